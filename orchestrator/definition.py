@@ -1,0 +1,153 @@
+"""A study as frozen values: what a study file says once it is read and found right."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ulrl.attacks import Attack, LabelRule, Stamp
+from ulrl.datasets import Dataset
+from ulrl.hyperparameters import Preset
+from ulrl.models import Architecture
+from ulrl.victim import VictimConfig
+
+SCENARIO_AXES = ("attack", "dataset", "architecture", "poison_ratio", "target_label", "seed")
+
+
+class Objective(StrEnum):
+    """What a study seeks, on the selection half."""
+
+    DER = "der"
+    ASR = "asr"
+    ACC = "acc"
+    RA = "ra"
+
+    @property
+    def maximise(self) -> bool:
+        return self is not Objective.ASR
+
+
+class LogModels(StrEnum):
+    """Which repaired models MLflow gets."""
+
+    BEST = "best"
+    ALL = "all"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackChoice:
+    """One entry of the attack axis.
+
+    Attributes:
+        attack: The trigger with its options.
+        labels: Which images are poisoned and how they are labelled.
+        stamp: When the trigger meets a training image.
+        poison_ratio: The entry's own ratio, or None: then the axis of that name applies.
+    """
+
+    attack: Attack
+    labels: LabelRule
+    stamp: Stamp = Stamp.BEFORE_AUGMENTATION
+    poison_ratio: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The axes. Scenario axes have values; a setting axis may instead be a range.
+
+    Attributes:
+        settings: Values of each setting axis by its name, in the order of the results'
+            columns: ``defence_seed`` (None: equal to the scenario's seed), ``clean_ratio``,
+            ``unlearn_threshold``, ``reinit_ratio``, then further axes as in the file. An
+            axis that the file leaves out of these four has the preset's value, or None
+            where presets differ by dataset.
+    """
+
+    attacks: tuple[AttackChoice, ...]
+    datasets: tuple[Dataset, ...]
+    architectures: tuple[Architecture, ...]
+    poison_ratios: tuple[float, ...] = (0.1,)
+    target_labels: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)
+    settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """Combinations to leave out: every condition must hold.
+
+    Attributes:
+        conditions: Per axis, the values that match. For attack, dataset and architecture a
+            value is a bare name, which matches every variant, or an entry of the axis.
+    """
+
+    conditions: Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerChoice:
+    """One of Optuna's pruners, by its name in snake case, with its own arguments."""
+
+    pruner: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Who may abandon work; None is nobody.
+
+    Attributes:
+        setting: Across scenarios, settings that are worse beyond doubt.
+        curve: Within a scenario, trials whose relearning curve is hopeless.
+    """
+
+    setting: PrunerChoice | None = None
+    curve: PrunerChoice | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimRule:
+    """What a victim must reach on the selection half to count as one."""
+
+    min_acc: float = 0.5
+    min_asr: float = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Trials at once, and a trial's share; None is what the machine or cluster has."""
+
+    workers: int | None = None
+    cpu: int = 1
+    gpu: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where MLflow's record goes."""
+
+    uri: str
+    log_models: LogModels = LogModels.BEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything a study file says, defaults filled in, paths absolute.
+
+    Attributes:
+        source: The file as the user named it, for messages.
+    """
+
+    name: str
+    source: str
+    grid: Grid
+    preset: Preset = Preset.DEFAULT
+    exclude: tuple[Exclusion, ...] = ()
+    victim: VictimConfig = field(default_factory=VictimConfig)
+    victim_rule: VictimRule = field(default_factory=VictimRule)
+    prune: Prune = field(default_factory=Prune)
+    objective: Objective = Objective.DER
+    resources: Resources = field(default_factory=Resources)
+    mlflow: Tracking
+    store: str

@@ -1,0 +1,40 @@
+"""What can go wrong for a user, and the exit code each has.
+
+- ``Stop``: anything the command ends with, but success
+    - ``Mistakes``: the study file or the command line is wrong (2)
+    - ``Unusable``: another driver holds the study, or cluster or store cannot be used (3)
+    - ``Interrupted``: SIGINT (130) or SIGTERM (143)
+"""
+
+import signal
+from collections.abc import Sequence
+
+
+class Stop(Exception):  # noqa: N818 - an interruption is not an error
+    """The command ends early; the text is all that the user needs to read."""
+
+    exit_code = 1
+
+
+class Mistakes(Stop):
+    """What the user wrote cannot be run; every mistake is listed, a line each."""
+
+    exit_code = 2
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
+
+
+class Unusable(Stop):
+    """Something outside the study file is in the way: a lock, the cluster, the store."""
+
+    exit_code = 3
+
+
+class Interrupted(Stop):
+    """The user, or a scheduler of the machine, asked the study to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum

@@ -1,0 +1,12 @@
+"""Datasets by name. A module of this package that registers a class adds one."""
+
+from ulrl.datasets._base import DATASETS as DATASETS
+from ulrl.datasets._base import Dataset as Dataset
+from ulrl.datasets._base import DatasetError as DatasetError
+from ulrl.datasets._base import Facts as Facts
+from ulrl.datasets._base import ImageSet as ImageSet
+from ulrl.datasets._base import Treatment as Treatment
+from ulrl.datasets._base import register as register
+from ulrl.registry import import_all
+
+import_all(__name__, __path__)

@@ -1,0 +1,106 @@
+"""What a dataset is: named images as uint8 tensors, and how the field treats them."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from ulrl.registry import label_of, registrar
+
+DATASETS: dict[str, type["Dataset"]] = {}
+register = registrar("dataset", DATASETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a dataset before any image is read.
+
+    Attributes:
+        train_counts: Training images of each class.
+        test_count: Test images in all.
+        side: Height and width in pixels; images are square.
+        channels: 1 or 3.
+    """
+
+    train_counts: tuple[int, ...]
+    test_count: int
+    side: int
+    channels: int = 3
+
+    @property
+    def classes(self) -> int:
+        return len(self.train_counts)
+
+    @property
+    def train_count(self) -> int:
+        return sum(self.train_counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """How images become a network's input, in training and in test.
+
+    Attributes:
+        mean: Subtracted per channel, for pixels in [0, 1].
+        std: Divisor per channel, for pixels in [0, 1].
+        padding: Pixels of black border from which training views are cropped at random.
+        flip: Whether training views are mirrored with probability 1/2.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    padding: int
+    flip: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """Images and labels of one dataset, undivided and untouched."""
+
+    train_images: UInt8[Tensor, "train c h w"]
+    train_labels: Int64[Tensor, " train"]
+    test_images: UInt8[Tensor, "test c h w"]
+    test_labels: Int64[Tensor, " test"]
+    classes: int
+
+
+class DatasetError(Exception):
+    """A dataset cannot be read; the message says which file and what to do."""
+
+
+class Dataset(ABC):
+    """A source of images; each subclass is a final frozen dataclass of its options."""
+
+    name: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """The name a table shows: it tells variants apart and holds no path."""
+        return label_of(self)
+
+    @property
+    @abstractmethod
+    def treatment(self) -> Treatment:
+        """Normalisation and augmentation as the field uses them for this dataset."""
+
+    @abstractmethod
+    def facts(self) -> Facts | None:
+        """Return what is known without reading images, or None if a file is missing."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return plain values that fix the content: never a path.
+
+        Raises:
+            DatasetError: The content cannot be told because a file is missing.
+        """
+
+    @abstractmethod
+    def load(self) -> ImageSet:
+        """Read, and where there is a public source and no local copy download, the images.
+
+        Raises:
+            DatasetError: A file is missing, damaged or of another shape.
+        """

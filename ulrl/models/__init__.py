@@ -1,0 +1,13 @@
+"""Architectures by name. A module of this package that registers a class adds one."""
+
+from ulrl.models._base import ARCHITECTURES as ARCHITECTURES
+from ulrl.models._base import Architecture as Architecture
+from ulrl.models._base import Blueprint as Blueprint
+from ulrl.models._base import Classifier as Classifier
+from ulrl.models._base import Weights as Weights
+from ulrl.models._base import initialise as initialise
+from ulrl.models._base import register as register
+from ulrl.models._base import restore as restore
+from ulrl.registry import import_all
+
+import_all(__name__, __path__)

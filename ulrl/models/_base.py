@@ -1,0 +1,132 @@
+"""What an architecture is, and the one way a network is built, fed and copied."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Generator, Tensor, nn
+
+from ulrl.datasets import Treatment
+from ulrl.randomness import seeded_default
+from ulrl.registry import label_of, registrar
+
+ARCHITECTURES: dict[str, type["Architecture"]] = {}
+register = registrar("architecture", ARCHITECTURES)
+
+EVALUATION_BATCH = 500  # fixed: another batch size may change the last bit of a logit
+
+
+class Architecture(ABC):
+    """A family member with its options; each subclass is a final frozen dataclass.
+
+    Attributes:
+        head: Path of the last linear layer inside the built module.
+    """
+
+    name: ClassVar[str]
+    head: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """The name a table shows; it tells variants apart."""
+        return label_of(self)
+
+    @abstractmethod
+    def build(self, *, classes: int, channels: int, side: int) -> nn.Module:
+        """Return a new network for images of `channels` × `side` × `side`.
+
+        Initial weights come from torch's default generator, as layers draw them.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """All that is needed to build a network for given images, but its weights."""
+
+    architecture: Architecture
+    classes: int
+    channels: int
+    side: int
+    treatment: Treatment
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """A network's parameters and buffers by name, on the CPU, with its blueprint."""
+
+    blueprint: Blueprint
+    state: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def head(self) -> Float[Tensor, "classes fan_in"]:
+        """Weight of the last linear layer: a row per class."""
+        return self.state[f"{self.blueprint.architecture.head}.weight"]
+
+
+class Classifier:
+    """A network on a device, fed with uint8 images."""
+
+    def __init__(self, blueprint: Blueprint, network: nn.Module, device: torch.device) -> None:
+        self.blueprint = blueprint
+        self.device = device
+        self.network = network.to(device)
+        shape = (1, -1, 1, 1)
+        treatment = blueprint.treatment
+        self._mean = 255 * torch.tensor(treatment.mean, device=device).reshape(shape)
+        self._std = 255 * torch.tensor(treatment.std, device=device).reshape(shape)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer."""
+        head = self.network.get_submodule(self.blueprint.architecture.head)
+        if not isinstance(head, nn.Linear):
+            name = self.blueprint.architecture.head
+            raise TypeError(f"{name} is {type(head).__name__}, not the linear layer ULRL needs")
+        return head
+
+    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Return class scores in the network's present mode; gradients are recorded."""
+        inputs = (images.to(self.device).float() - self._mean) / self._std
+        scores: Tensor = self.network(inputs)
+        return scores
+
+    @torch.no_grad()
+    def predict(self, images: UInt8[Tensor, "n c h w"]) -> Tensor:
+        """Return the predicted class of each image, on the CPU; the mode is kept."""
+        training = self.network.training
+        self.network.eval()
+        batches = images.split(EVALUATION_BATCH)
+        predictions = [self.logits(batch).argmax(dim=1) for batch in batches]
+        self.network.train(training)
+        return torch.cat(predictions).cpu()
+
+    def weights(self) -> Weights:
+        """Return a copy of the present weights."""
+        state = self.network.state_dict()
+        copies = {
+            name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, value in state.items()
+        }
+        return Weights(blueprint=self.blueprint, state=copies)
+
+
+def initialise(blueprint: Blueprint, source: Generator, device: torch.device) -> Classifier:
+    """Return a new classifier whose initial weights depend on `source` alone."""
+    with seeded_default(source):
+        return Classifier(blueprint, _build(blueprint), device)
+
+
+def restore(weights: Weights, device: torch.device) -> Classifier:
+    """Return a classifier with a copy of `weights`."""
+    with torch.random.fork_rng(devices=[]):
+        classifier = Classifier(weights.blueprint, _build(weights.blueprint), device)
+    classifier.network.load_state_dict(weights.state)
+    return classifier
+
+
+def _build(blueprint: Blueprint) -> nn.Module:
+    return blueprint.architecture.build(
+        classes=blueprint.classes, channels=blueprint.channels, side=blueprint.side
+    )

@@ -1,0 +1,77 @@
+"""PreAct-ResNet18, the field's standard victim."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, relu
+
+from ulrl.models._base import Architecture, register
+
+
+@register("preact_resnet18")
+@dataclass(frozen=True, kw_only=True)
+class PreActResNet18(Architecture):
+    """Identity mappings of He et al. (arXiv:1603.05027), eighteen layers, for small images.
+
+    Parameter names and shapes at width 64 are BackdoorBench's, so its checkpoints load by
+    name: a 3×3 stem without normalisation, and none after the last block.
+
+    Attributes:
+        width: Channels of the stem and the first stage; doubled in each later stage.
+    """
+
+    head: ClassVar[str] = "linear"
+
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.width <= 1024:
+            raise ValueError(f"width is in channels, from 1 to 1024; got {self.width}")
+
+    def build(self, *, classes: int, channels: int, side: int) -> nn.Module:
+        del side  # fully convolutional up to the pool
+        return _Network(self.width, channels, classes)
+
+
+class _Block(nn.Module):
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.shortcut: nn.Sequential | None = None
+        if stride != 1 or channels_in != channels:
+            convolution = nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(convolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = relu(self.bn1(x))
+        identity = x if self.shortcut is None else self.shortcut(active)
+        out: Tensor = self.conv2(relu(self.bn2(self.conv1(active))))
+        return out + identity
+
+
+class _Network(nn.Module):
+    def __init__(self, width: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        channels_in = width
+        for stage in range(4):
+            channels_out = width * 2**stage
+            blocks = nn.Sequential(
+                _Block(channels_in, channels_out, stride=1 if stage == 0 else 2),
+                _Block(channels_out, channels_out, stride=1),
+            )
+            self.add_module(f"layer{stage + 1}", blocks)
+            channels_in = channels_out
+        self.linear = nn.Linear(channels_in, classes)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        out = self.conv1(x)
+        for stage in range(4):
+            out = self.get_submodule(f"layer{stage + 1}")(out)
+        logits: Tensor = self.linear(adaptive_avg_pool2d(out, 1).flatten(1))
+        return logits

@@ -1,0 +1,33 @@
+"""Named random generators: every use of chance has its own, derived from one seed."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Generator
+
+
+def generator(seed: int, *purpose: str) -> Generator:
+    """Return a CPU generator that depends on `seed` and `purpose` alone.
+
+    Separate names give independent streams, so a new consumer of randomness moves none
+    of the others, and a result does not depend on what ran before it. Draws are made on
+    the CPU whatever device computes, so that a CPU and a GPU see the same samples.
+    """
+    text = "\x1f".join((str(int(seed)), *purpose))
+    digest = hashlib.sha256(text.encode()).digest()
+    # torch keeps 64 bits of a seed; the top bit is left out because it reads signed ones.
+    return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@contextmanager
+def seeded_default(source: Generator) -> Iterator[None]:
+    """Let code that draws from torch's default generator draw from `source` instead.
+
+    Layers initialise themselves from the default generator and take no other; its state
+    is put back on leaving, so nothing outside notices.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.set_state(source.get_state())
+        yield

@@ -1,0 +1,52 @@
+"""Selection by name: what a study file may call an attack, a dataset or an architecture."""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=type)
+
+
+def registrar(kind: str, entries: dict[str, Any]) -> Callable[[str], Callable[[T], T]]:
+    """Return the decorator factory that enters classes into `entries` under a name.
+
+    A name that is taken raises ``ValueError``: two meanings of one word in a study file
+    would be worse than a failed import.
+    """
+
+    def register(name: str) -> Callable[[T], T]:
+        def add(entry: T) -> T:
+            if name in entries:
+                taken = entries[name].__qualname__
+                raise ValueError(f"{kind} {name!r} is already registered by {taken}")
+            entry.name = name  # type: ignore[attr-defined]
+            entries[name] = entry
+            return entry
+
+        return add
+
+    return register
+
+
+def import_all(package: str, path: list[str]) -> None:
+    """Import every public module of `package`, so that adding a file is enough."""
+    for module in pkgutil.iter_modules(path):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package}.{module.name}")
+
+
+def options_of(entry: Any) -> dict[str, Any]:
+    """Return the fields of a registered object that differ from their defaults."""
+    return {
+        field.name: getattr(entry, field.name)
+        for field in dataclasses.fields(entry)
+        if getattr(entry, field.name) != field.default
+    }
+
+
+def label_of(entry: Any) -> str:
+    """Return the name with its non-default options, as ``preact_resnet18(width=16)``."""
+    options = ",".join(f"{name}={value}" for name, value in options_of(entry).items())
+    return f"{entry.name}({options})" if options else str(entry.name)
