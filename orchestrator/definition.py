@@ -58,10 +58,9 @@ class Grid:
 
     Attributes:
         settings: Values of each setting axis by its name, in the order of the results'
-            columns: ``defence_seed`` (None: equal to the scenario's seed), ``clean_ratio``,
-            ``unlearn_threshold``, ``reinit_ratio``, then further axes as in the file. An
-            axis that the file leaves out of these four has the preset's value, or None
-            where presets differ by dataset.
+            columns: ``defence_seed``, ``clean_ratio``, ``unlearn_threshold``,
+            ``reinit_ratio``, then further axes as in the file. Only axes that the file names
+            are here; the plan takes the scenario's seed and the preset's values for others.
     """
 
     attacks: tuple[AttackChoice, ...]

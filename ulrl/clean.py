@@ -77,7 +77,7 @@ def draw_clean_samples(config: CleanConfig, images: ImageSet, seed: int) -> Clea
 def _per_class(ratio: float, labels: Tensor, seed: int) -> Tensor:
     order = torch.randperm(len(labels), generator=generator(seed, "clean samples"))
     parts = []
-    for label in labels.unique():
+    for label in torch.unique(labels):
         members = order[labels[order] == label]
         parts.append(members[: max(1, int(len(members) * ratio))])
     return torch.cat(parts)

@@ -88,7 +88,7 @@ def train(
         views = draw_views(count, treatment, sources[1], classifier.device)
         loss_sum = torch.zeros((), device=classifier.device)
         hits = torch.zeros((), device=classifier.device)
-        for step, index in enumerate(order.split(schedule.batch_size)):
+        for step, index in enumerate(torch.split(order, schedule.batch_size)):
             for group in optimiser.param_groups:
                 group["lr"] = schedule.rate(epoch + step / steps)
             seen = apply_views(samples.images[index], views.of(index), treatment)

@@ -102,9 +102,7 @@ def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
     )
 
 
-def modified_z(
-    shift: Float[Tensor, " classes"], zero_mad: ZeroMAD
-) -> Float[Tensor, " classes"]:
+def modified_z(shift: Float[Tensor, " classes"], zero_mad: ZeroMAD) -> Float[Tensor, " classes"]:
     """Return ``|c - m| / (1.4826 MAD)`` with the sign of ``c - m`` (Iglewicz, Hoaglin 1993).
 
     Both medians are torch's: the lower middle of an even count. With MAD 0 and

@@ -1,6 +1,6 @@
 """Stage 2 of 5: gradient ascent on the clean samples, to expose suspicious neurons."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from ulrl.clean import CleanSamples
 from ulrl.fitting import Schedule, train
-from ulrl.models import Weights, restore
+from ulrl.models import Classifier, Weights, restore
 from ulrl.randomness import generator
 
 VERSION = 1
@@ -42,7 +42,7 @@ class UnlearnConfig:
 
     def __post_init__(self) -> None:
         check_sgd("unlearn", self.unlearn_lr, self.unlearn_momentum, self.unlearn_weight_decay)
-        if not 0 < self.unlearn_clip_norm:
+        if not self.unlearn_clip_norm > 0:
             raise ValueError(f"unlearn_clip_norm is above 0; got {self.unlearn_clip_norm}")
         if not 1 <= self.unlearn_epochs <= 1000:
             raise ValueError(f"unlearn_epochs is from 1 to 1000; got {self.unlearn_epochs}")
@@ -111,13 +111,16 @@ def unlearn(
     clean: CleanSamples,
     floor: float,
     device: torch.device,
+    *,
+    observe: Callable[[Classifier], None] | None = None,
 ) -> Iterator[Ascent]:
     """Maximise cross-entropy on the clean samples; yield the ascent so far, epoch by epoch.
 
     It ends after the first epoch whose running accuracy is at most `floor`, the lowest
     threshold anyone will ask for, or after ``unlearn_epochs``. All parameters train, in
     train mode, as in the official code; what the stop rule reads does not depend on the
-    threshold, so one ascent serves all of them exactly.
+    threshold, so one ascent serves all of them exactly. `observe` is called with the
+    climbing classifier after each epoch; it may measure, and shall change nothing.
     """
     classifier = restore(victim, device)
     optimiser = torch.optim.SGD(
@@ -147,6 +150,8 @@ def unlearn(
         last = diverged or epoch.accuracy <= floor or epoch.number == config.unlearn_epochs
         if last or not accuracy or epoch.accuracy < min(accuracy):
             kept[epoch.number] = _head(classifier.head)
+        if observe is not None:
+            observe(classifier)
         accuracy.append(epoch.accuracy)
         loss.append(-epoch.loss)
         yield Ascent(

@@ -85,9 +85,7 @@ def train_victim(
     classifier = initialise(blueprint, generator(seed, "victim", "weights"), device)
     poisoned = poison_training_set(poison, images, seed)
     late = poison.stamp is Stamp.AFTER_AUGMENTATION
-    trigger = partial(
-        stamp_bytes, poison.attack, generator=generator(seed, "training triggers")
-    )
+    trigger = partial(stamp_bytes, poison.attack, generator=generator(seed, "training triggers"))
     samples = Samples(
         images=poisoned.images,
         labels=poisoned.labels,

@@ -97,7 +97,7 @@ class Classifier:
         """Return the predicted class of each image, on the CPU; the mode is kept."""
         training = self.network.training
         self.network.eval()
-        batches = images.split(EVALUATION_BATCH)
+        batches = torch.split(images, EVALUATION_BATCH)
         predictions = [self.logits(batch).argmax(dim=1) for batch in batches]
         self.network.train(training)
         return torch.cat(predictions).cpu()

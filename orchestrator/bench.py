@@ -1,0 +1,28 @@
+"""One item from start to end, as every executor runs it."""
+
+import traceback
+from collections.abc import Generator
+from typing import TypeAlias
+
+from orchestrator.errors import Unusable
+from orchestrator.work import Finished, Item, Progress
+from orchestrator.workshop import Workshop
+
+Steps: TypeAlias = Generator[Progress, None, Finished]
+
+
+def steps_of(workshop: Workshop, item: Item) -> Steps:
+    """Work on an item, yielding progress; an exception becomes its result.
+
+    What a user's data or model raises belongs to the one trial; only a store that cannot
+    be used concerns all of them.
+    """
+    try:
+        runs = yield from workshop.work(item)
+    except Unusable as error:
+        return Finished(error=str(error), fatal=True)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
+        reason = " ".join(str(error).split()) or "no message"
+        line = f"{type(error).__name__}: {reason}"
+        return Finished(runs=workshop.executed, error=line[:500], trace=traceback.format_exc())
+    return Finished(runs=runs)

@@ -1,0 +1,307 @@
+"""Ray Tune: the executor for a machine's cores, its GPUs, or a cluster."""
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from orchestrator.bench import Steps, steps_of
+from orchestrator.catalogue import Catalogue
+from orchestrator.conductor import Conductor
+from orchestrator.definition import Resources, Study
+from orchestrator.errors import Unusable
+from orchestrator.plan import make_plan
+from orchestrator.signals import Interrupts
+from orchestrator.work import Finished, Item, Progress, Site
+from orchestrator.workshop import Workshop
+
+REPORT_EVERY = 2.0  # seconds between reports of an item that nobody may cut
+_LIVE: dict[str, "_Session"] = {}  # Tune pickles what it is given; this stays behind
+
+
+class Worker(tune.Trainable):
+    """A process that works on one item after another, everything loaded kept."""
+
+    def setup(self, config: dict[str, Any], study: Study, site: Site) -> None:  # type: ignore[override]
+        warnings.simplefilter("ignore")  # the driver's terminal is for the study
+        self._workshop = Workshop(site, study.victim)
+        self._catalogue = Catalogue(make_plan(study))
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._take(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Work until there is something to tell."""
+        until = time.monotonic() + REPORT_EVERY
+        while True:
+            try:
+                progress = next(self._steps)
+            except StopIteration as end:
+                return {"done": True, "finished": end.value}
+            if self._stream or time.monotonic() >= until:
+                return {"done": False, "progress": progress}
+
+    def cleanup(self) -> None:
+        self._steps.close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Results are in the store; there is nothing else to save."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing was saved."""
+
+    def _take(self, config: dict[str, Any]) -> None:
+        item = self._catalogue.item(config["item"])
+        self._stream = getattr(item, "stream", False)
+        self._steps: Steps = steps_of(self._workshop, item)
+
+
+class _Session:
+    """What the hooks of one Tuner share: the conductor, and which Tune trial has what."""
+
+    def __init__(self, conductor: Conductor, interrupts: Interrupts) -> None:
+        self.conductor = conductor
+        self.interrupts = interrupts
+        self.items: dict[str, Item] = {}
+        self.failure: Exception | None = None
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keep an exception for `check`: in most hooks Tune would take it for a trial's."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again by the next `check`
+            self.failure = self.failure or error
+
+    def check(self) -> None:
+        """Raise whatever ends the study: from here it also ends Tune's loop."""
+        if self.failure is not None:
+            raise self.failure
+        self.interrupts.check()
+
+
+class _Feed(Searcher):
+    """Tune's source of trials: the conductor's items."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__()
+        self._session = session
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        session = _LIVE[self._session]
+        with session.guarded():
+            item = session.conductor.next_item()
+            if item is not None:
+                session.items[trial_id] = item
+                return {"item": item.name}
+        return Searcher.FINISHED if session.conductor.complete else None
+
+    def on_trial_complete(self, trial_id: str, *args: Any, **kwargs: Any) -> None:
+        """The scheduler has heard of it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The store and the study folder are all there is to resume from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
+
+
+class _Ears(TrialScheduler):
+    """Tune's scheduler: hears every result, and stops what the conductor gives up."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._session = session
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        del tune_controller
+        session = _LIVE[self._session]
+        item = session.items.get(trial.trial_id)
+        progress = result.get("progress")
+        if item is None or not isinstance(progress, Progress):
+            return TrialScheduler.CONTINUE
+        with session.guarded():
+            if session.conductor.progress(item, progress):
+                session.items.pop(trial.trial_id)
+                session.conductor.stopped(item, progress)
+                return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        del tune_controller
+        session = _LIVE[self._session]
+        item = session.items.pop(trial.trial_id, None)
+        finished = result.get("finished")
+        if item is None or not isinstance(finished, Finished):
+            return
+        with session.guarded():
+            session.conductor.finished(item, finished)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        del tune_controller
+        session = _LIVE[self._session]
+        item = session.items.pop(trial.trial_id, None)
+        if item is not None:
+            lines = str(trial.get_error() or "no reason given").strip().splitlines()
+            with session.guarded():
+                session.conductor.lost(item, lines[-1])
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """The feed knows."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """The feed knows."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        for trial in tune_controller.get_live_trials():
+            if trial.status == "PENDING":
+                return trial
+        return None
+
+    def debug_string(self) -> str:
+        return "the conductor decides"
+
+
+class _Pulse(tune.Callback):
+    """Ends Tune's loop when the study has to end."""
+
+    def __init__(self, session: str) -> None:
+        self._session = session
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        _LIVE[self._session].check()
+
+
+def run_on_ray(
+    conductor: Conductor, site: Site, address: str | None, interrupts: Interrupts
+) -> None:
+    """Run a study to its end on Ray Tune: embedded, or on the cluster at `address`.
+
+    Tune gets a new Tuner at every start, fed from what the store says is left: its own
+    restore keeps neither the scheduler's state nor what ran since its last snapshot.
+
+    Raises:
+        Unusable: There is no such cluster, or it is too small.
+    """
+    study = conductor.plan.study
+    resources = study.resources
+    _quiet()
+    _connect(address, resources)
+    token = uuid.uuid4().hex
+    session = _LIVE[token] = _Session(conductor, interrupts)
+    scratch = tempfile.mkdtemp(prefix="ulrl-tune-")
+    try:
+        workers = _workers(resources)
+        trainable = tune.with_resources(
+            tune.with_parameters(Worker, study=study, site=site),
+            tune.PlacementGroupFactory([{"CPU": resources.cpu, "GPU": resources.gpu or 0}]),
+        )
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_Feed(token),
+                scheduler=_Ears(token),
+                num_samples=-1,
+                max_concurrent_trials=workers,
+                reuse_actors=True,
+                trial_dirname_creator=_folder_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[_Pulse(token)],
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        with interrupts.watched():
+            tuner.fit()
+            session.check()
+    except Exception as error:
+        session.check()  # what was meant to end the study, not how Tune wrapped it
+        raise Unusable(f"Ray ended the study: {error}") from error
+    finally:
+        del _LIVE[token]
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _folder_name(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _quiet() -> None:
+    """Keep Ray's own output off the terminal, and its files out of the way."""
+    os.environ |= {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    }
+    for name in ("ray", "ray.tune", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _connect(address: str | None, resources: Resources) -> None:
+    try:
+        if address is None:
+            ray.init(
+                num_cpus=_embedded_cpus(resources),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                _node_ip_address="127.0.0.1",
+            )
+        else:
+            package = Path(__file__).resolve().parent
+            modules = [str(package), str(package.parent / "ulrl")]
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                runtime_env={"py_modules": modules},
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = "an embedded Ray" if address is None else f"the Ray cluster at {address}"
+        raise Unusable(f"{where} cannot be used ({error})") from error
+
+
+def _embedded_cpus(resources: Resources) -> int:
+    if resources.workers is not None:
+        return resources.workers * resources.cpu
+    return max(os.cpu_count() or 1, resources.cpu)
+
+
+def _workers(resources: Resources) -> int:
+    """Return how many trials run at once, or refuse a request that would wait for ever."""
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus, gpu = there.get("CPU", 0), there.get("GPU", 0), resources.gpu or 0
+    room = int(cpus // resources.cpu)
+    if gpu:
+        room = min(room, int(gpus) * int(1 // gpu) if gpu <= 1 else int(gpus // gpu))
+    wanted = resources.workers or room
+    if room < max(1, wanted):
+        raise Unusable(
+            f"resources asks for {max(1, wanted)} workers of {resources.cpu} CPU and {gpu} GPU; "
+            f"this Ray has {cpus:g} CPUs and {gpus:g} GPUs, which is room for {room}"
+        )
+    return wanted

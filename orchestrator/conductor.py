@@ -1,0 +1,245 @@
+"""The one brain of a study: it hands out items, takes what comes back, and decides.
+
+It knows nothing of Ray. An executor asks `next_item`, reports `progress`, and ends each
+item with `finished`, `stopped` or `lost`; everything it says twice is harmless.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable
+
+from orchestrator.catalogue import Catalogue, Group
+from orchestrator.decisions import Decisions, Outcome
+from orchestrator.errors import Unusable
+from orchestrator.findings import Findings, RepairFinding, ScoreFinding, objective_value
+from orchestrator.folder import Folder
+from orchestrator.observers import Observer
+from orchestrator.plan import Plan, Scenario, Trial
+from orchestrator.work import AscentItem, Finished, Item, Progress, StageRun, TrialItem, VictimItem
+from ulrl.metrics import Metrics
+
+ATTEMPTS = 3  # of an item whose worker dies: the machine may be at fault, or the item
+
+
+class Conductor:
+    """What to do next, given what is done."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Folder,
+        findings: Findings,
+        observer: Observer,
+    ) -> None:
+        self.plan = plan
+        self.decisions = Decisions(plan)
+        self.errors: dict[str, Finished] = {}  # by the item's name
+        self._folder = folder
+        self._findings = findings
+        self._observer = observer
+        self._study = folder.identity()
+        self._cuts = folder.cuts()
+        self._rank = {trial.number: rank for rank, trial in enumerate(self.decisions.order)}
+        self._catalogue = Catalogue(plan)
+        self._groups: dict[int, list[Group]] = defaultdict(list)  # by the scenario's number
+        for group in self._catalogue.groups:
+            self._groups[group.scenario.number].append(group)
+        self._ready: list[tuple[float, int, Item]] = []
+        self._pushed = 0
+        self._running: dict[str, Item] = {}
+        self._attempts: dict[str, int] = defaultdict(int)
+        self.scores: dict[int, ScoreFinding] = {}  # by the trial's number, as the next
+        self.repairs: dict[int, RepairFinding] = {}
+        self._followers: dict[str, list[Trial]] = {}  # by the key of a relearning in work
+
+    def open(self) -> None:
+        """Take in what the store has, and make ready what it lacks."""
+        for number in self.plan.scenario_order:
+            scenario = self.plan.scenarios[number]
+            if self._findings.victim(scenario) is not None:
+                self._victim_ready(scenario)
+            else:
+                first = min(self._first(group) for group in self._groups[number])
+                self._push(first - 0.5, VictimItem(scenario=scenario))
+
+    def next_item(self) -> Item | None:
+        """Return the most useful item that can be worked on now, or None for the moment."""
+        while self._ready:
+            _, _, item = heapq.heappop(self._ready)
+            if isinstance(item, TrialItem) and self.decisions.verdict(item.trial) is not None:
+                self._hand_on(item.trial)
+                continue
+            self._running[item.name] = item
+            self._observer.started(item)
+            return item
+        return None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing runs and nothing more will."""
+        return not self._running and not self._ready
+
+    def progress(self, item: Item, progress: Progress) -> bool:
+        """Take news of a running item, and return whether it should stop."""
+        self._observer.progressed(item, progress)
+        if not isinstance(item, TrialItem):
+            return False
+        return self.decisions.hopeless(item.trial, self._values(item.trial, progress.curve))
+
+    def stopped(self, item: Item, progress: Progress) -> None:
+        """Take back a trial that was told to stop."""
+        if self._running.pop(item.name, None) is None or not isinstance(item, TrialItem):
+            return
+        trial = item.trial
+        if self.decisions.verdict(trial) is None:
+            key = self.scores[trial.number].relearn_key
+            self._folder.record_cut(key, progress.curve)
+            self._cuts[key] = progress.curve
+            self._offer(trial, Outcome(curve=self._values(trial, progress.curve)))
+        self._hand_on(trial)
+
+    def finished(self, item: Item, result: Finished) -> None:
+        """Take back an item that ended by itself, well or with an error.
+
+        Raises:
+            Unusable: The error is one that every other item would meet too.
+        """
+        if self._running.pop(item.name, None) is None:
+            return
+        self._folder.record(result.runs)
+        self._observer.ended(item, result)
+        if result.fatal:
+            raise Unusable(result.error)
+        if result.error:
+            self._failed(item, result)
+        elif isinstance(item, VictimItem):
+            self._victim_ready(item.scenario)
+        elif isinstance(item, AscentItem):
+            if not self._open_group(self._catalogue.groups[item.number]):
+                self._vanished(item)
+        else:
+            if not self._take_result(item.trial):
+                self._vanished(item)
+            self._hand_on(item.trial)
+
+    def lost(self, item: Item, reason: str) -> None:
+        """Take back an item whose worker died; it is tried again, but not for ever."""
+        if self._running.pop(item.name, None) is None:
+            return
+        self._attempts[item.name] += 1
+        if self._attempts[item.name] < ATTEMPTS:
+            self._push(-1.0, item)
+            return
+        error = f"its worker died {ATTEMPTS} times: {reason}"
+        result = Finished(error=error, trace=error)
+        self._observer.ended(item, result)
+        self._failed(item, result)
+
+    def _failed(self, item: Item, result: Finished) -> None:
+        self.errors[item.name] = result
+        if isinstance(item, TrialItem):
+            self._offer(item.trial, Outcome(error=result.error))
+            self._hand_on(item.trial)
+            return
+        if isinstance(item, AscentItem):
+            groups = [self._catalogue.groups[item.number]]
+        else:
+            groups = self._groups[item.scenario.number]
+        for group in groups:
+            for trial in group.trials:
+                self._offer(trial, Outcome(error=f"{item.text}: {result.error}"))
+
+    def _victim_ready(self, scenario: Scenario) -> None:
+        finding = self._findings.victim(scenario)
+        if finding is None:
+            self._vanished(VictimItem(scenario=scenario))
+            return
+        self._account(finding.runs)
+        self._observer.victim(scenario, finding)
+        for group in self._groups[scenario.number]:
+            if not self._open_group(group):
+                self._push(self._first(group) - 0.25, group.item)
+
+    def _open_group(self, group: Group) -> bool:
+        """Take what is finished of a group and make ready the rest, if phase 1 is known."""
+        scored = {trial.number: self._findings.scores(trial) for trial in group.trials}
+        found = {number: finding for number, finding in scored.items() if finding is not None}
+        if len(found) < len(scored):
+            return False
+        self.scores |= found
+        for trial in group.trials:
+            finding = found[trial.number]
+            self._account(finding.runs)
+            if self._take_result(trial):
+                continue
+            cut = self._cuts.get(finding.relearn_key)
+            if cut and self.plan.study.prune.curve is not None:
+                self._offer(trial, Outcome(curve=self._values(trial, cut)))
+            else:
+                self._push_trial(trial)
+        return True
+
+    def _vanished(self, item: Item) -> None:
+        """What a worker just stored cannot be read: no result of this store can be trusted."""
+        raise Unusable(
+            f"{item.name} was stored and cannot be read back; is the store on a path that "
+            f"all nodes see?"
+        )
+
+    def _take_result(self, trial: Trial) -> bool:
+        """Offer a trial's result to the decisions if the store has it."""
+        scored = self.scores[trial.number]
+        repaired = self._findings.repair(trial, scored.relearn_key)
+        victim = self._findings.victim(trial.scenario)
+        if repaired is None or victim is None:
+            return False
+        self.repairs[trial.number] = repaired
+        self._account(repaired.runs)
+        before, after = victim.evaluation.selection, repaired.evaluation.selection
+        value = objective_value(self.plan.study.objective, before, after)
+        self._offer(trial, Outcome(value=value, curve=self._values(trial, repaired.curve)))
+        return True
+
+    def _offer(self, trial: Trial, outcome: Outcome) -> None:
+        for verdict in self.decisions.offer(trial, outcome):
+            self._observer.decided(verdict)
+        while self.decisions.unsettled:
+            self._push_trial(self.decisions.unsettled.pop())
+
+    def _hand_on(self, trial: Trial) -> None:
+        """A trial will not make the result that others wait for: let the next one."""
+        finding = self.scores.get(trial.number)
+        if finding is None:
+            return
+        waiting = self._followers.pop(finding.relearn_key, [])
+        for follower in waiting:
+            self._push_trial(follower)
+
+    def _push_trial(self, trial: Trial) -> None:
+        """Make a trial ready, or let it wait for another that makes the same result."""
+        key = self.scores[trial.number].relearn_key
+        if self._findings.repair(trial, key) is None:
+            if key in self._followers:
+                self._followers[key].append(trial)
+                return
+            self._followers[key] = []
+        self._push(self._rank[trial.number], self._catalogue.trial_item(trial))
+
+    def _push(self, rank: float, item: Item) -> None:
+        self._pushed += 1
+        heapq.heappush(self._ready, (rank, self._pushed, item))
+
+    def _values(self, trial: Trial, curve: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+        """Return a monitor curve as the objective's values."""
+        victim = self._findings.victim(trial.scenario)
+        if victim is None:
+            return ()
+        before, objective = victim.evaluation.selection, self.plan.study.objective
+        points = (Metrics(acc=acc, asr=asr, ra=ra) for acc, asr, ra in curve)
+        return tuple(objective_value(objective, before, point) for point in points)
+
+    def _account(self, runs: Iterable[StageRun]) -> None:
+        self._folder.account(runs, self._study)
+
+    def _first(self, group: Group) -> int:
+        return min(self._rank[trial.number] for trial in group.trials)

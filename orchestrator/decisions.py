@@ -1,0 +1,227 @@
+"""Which trials count, decided in the order of the plan, never in the order of arrival."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.plan import Plan, Trial
+from orchestrator.search import Evidence, Judge
+
+
+class Status(StrEnum):
+    """What a row of the results says of its trial."""
+
+    DONE = "done"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is known of a trial once it ran, before anyone decides whether it counts.
+
+    Attributes:
+        value: The objective on the selection half; None if the trial failed or was cut.
+        curve: The objective on the monitor subset after each epoch.
+        error: One line, if it failed.
+    """
+
+    value: float | None = None
+    curve: tuple[float, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """One act of pruning, for the record.
+
+    Attributes:
+        level: ``setting``: abandoned for all further scenarios; ``curve``: one trial cut.
+        trial: The trial after which a setting was abandoned, or that was cut.
+    """
+
+    level: str
+    trial: Trial
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A trial's final status."""
+
+    trial: Trial
+    status: Status
+    error: str = ""
+
+
+class Decisions:
+    """Takes outcomes in any order and gives verdicts in the plan's.
+
+    With setting pruning, trials are judged setting by setting, each through the shuffled
+    scenarios, and a verdict waits for all before it. Without, scenarios are judged apart.
+    What ran ahead of a decision that then abandons it counts as pruned.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        prune, objective = plan.study.prune, plan.study.objective
+        self._plan = plan
+        self._outcomes: dict[int, Outcome] = {}
+        self._verdicts: dict[int, Verdict] = {}
+        self._abandoned: set[int] = set()
+        self._incomplete: set[int] = set()
+        self._values: dict[int, list[float]] = {}
+        self._settings = (
+            Judge("settings", prune.setting, objective) if prune.setting is not None else None
+        )
+        self._curves: dict[int, Judge] = {}
+        if prune.curve is not None:
+            self._curves = {
+                scenario.number: Judge(f"scenario: {scenario.text}", prune.curve, objective)
+                for scenario in plan.scenarios
+            }
+        self._chains = [_Chain(chain) for chain in self._make_chains()]
+        self._in_scenario = {
+            scenario.number: [
+                plan.by_place[place]
+                for setting in plan.setting_order
+                if (place := (setting, scenario.number)) in plan.by_place
+            ]
+            for scenario in plan.scenarios
+        }
+        self.prunings: list[Pruning] = []
+        self.unsettled: list[Trial] = []  # cut once, for reasons that no longer hold
+
+    @property
+    def order(self) -> list[Trial]:
+        """All trials in the order in which work on them is most useful."""
+        return list(self._setting_major())
+
+    @property
+    def judges(self) -> list[Judge]:
+        """The Optuna studies, that of the settings first."""
+        first = [self._settings] if self._settings is not None else []
+        return first + [self._curves[number] for number in sorted(self._curves)]
+
+    def verdict(self, trial: Trial) -> Verdict | None:
+        """Return what was decided of a trial, if anything."""
+        return self._verdicts.get(trial.number)
+
+    def complete(self) -> bool:
+        """Whether every trial has its verdict."""
+        return len(self._verdicts) == len(self._plan.trials)
+
+    def offer(self, trial: Trial, outcome: Outcome) -> list[Verdict]:
+        """Take an outcome and return the verdicts that it makes possible, in order."""
+        self._outcomes[trial.number] = outcome
+        return [verdict for chain in self._chains for verdict in self._advance(chain)]
+
+    def hopeless(self, trial: Trial, curve: tuple[float, ...]) -> bool:
+        """Whether a running trial may stop: it is pruned already, or its curve is cut now.
+
+        A curve is judged live only if all that comes before it in its scenario is decided;
+        otherwise it runs to its end and is judged then, with the same result.
+        """
+        if trial.number in self._verdicts or trial.setting.number in self._abandoned:
+            return True
+        judge = self._curves.get(trial.scenario.number)
+        if judge is None:
+            return False
+        for earlier in self._in_scenario[trial.scenario.number]:
+            if earlier.number == trial.number:
+                break
+            if earlier.number not in self._verdicts:
+                return False
+        judge.begin(trial.setting.number, trial.setting.values)
+        return judge.cut(trial.setting.number, list(curve)) is not None
+
+    def _advance(self, chain: "_Chain") -> Iterator[Verdict]:
+        while (trial := chain.head) is not None:
+            verdict = self._decide(trial)
+            if verdict is None:
+                return
+            self._verdicts[trial.number] = verdict
+            chain.position += 1
+            following = chain.head
+            if following is None or following.setting.number != trial.setting.number:
+                self._close(trial.setting.number)
+            yield verdict
+
+    def _decide(self, trial: Trial) -> Verdict | None:
+        setting = trial.setting.number
+        if setting in self._abandoned:
+            return Verdict(trial=trial, status=Status.PRUNED)
+        outcome = self._outcomes.get(trial.number)
+        if outcome is None:
+            return None
+        if outcome.error:
+            return Verdict(trial=trial, status=Status.FAILED, error=outcome.error)
+        if self._cut(trial, outcome):
+            self._incomplete.add(setting)
+            return Verdict(trial=trial, status=Status.PRUNED)
+        if outcome.value is None:
+            del self._outcomes[trial.number]
+            self.unsettled.append(trial)
+            return None
+        self._weigh(trial, outcome.value)
+        return Verdict(trial=trial, status=Status.DONE)
+
+    def _cut(self, trial: Trial, outcome: Outcome) -> bool:
+        judge = self._curves.get(trial.scenario.number)
+        if judge is None:
+            return False
+        number = trial.setting.number
+        judge.begin(number, trial.setting.values)
+        cut = judge.cut(number, list(outcome.curve))
+        if cut is not None:
+            evidence = judge.evidence(number)
+            self.prunings.append(Pruning(level="curve", trial=trial, evidence=evidence))
+            judge.finish(number, None)
+        elif outcome.value is not None:
+            judge.finish(number, outcome.curve[-1])
+        return cut is not None
+
+    def _weigh(self, trial: Trial, value: float) -> None:
+        if self._settings is None:
+            return
+        number = trial.setting.number
+        self._settings.begin(number, trial.setting.values)
+        self._values.setdefault(number, []).append(value)
+        if self._settings.report(number, trial.scenario.number, value):
+            self._abandoned.add(number)
+            evidence = self._settings.evidence(number)
+            self.prunings.append(Pruning(level="setting", trial=trial, evidence=evidence))
+
+    def _close(self, setting: int) -> None:
+        """Tell the judge how a setting ended; one that lacks a curve is no reference."""
+        values = self._values.get(setting)
+        if self._settings is None or not values:
+            return
+        whole = setting not in self._abandoned | self._incomplete
+        self._settings.finish(setting, sum(values) / len(values) if whole else None)
+
+    def _make_chains(self) -> list[list[Trial]]:
+        if self._settings is not None:
+            return [list(self._setting_major())]
+        by_scenario: dict[int, list[Trial]] = {s: [] for s in self._plan.scenario_order}
+        for trial in self._setting_major():
+            by_scenario[trial.scenario.number].append(trial)
+        return list(by_scenario.values())
+
+    def _setting_major(self) -> Iterator[Trial]:
+        for setting in self._plan.setting_order:
+            for scenario in self._plan.scenario_order:
+                if (trial := self._plan.by_place.get((setting, scenario))) is not None:
+                    yield trial
+
+
+class _Chain:
+    """Trials that are judged one after the other, and how far they are."""
+
+    def __init__(self, trials: list[Trial]) -> None:
+        self._trials = trials
+        self.position = 0
+
+    @property
+    def head(self) -> Trial | None:
+        return self._trials[self.position] if self.position < len(self._trials) else None

@@ -1,0 +1,132 @@
+"""What the store knows of a study, in the terms of decisions and results."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.definition import Objective
+from orchestrator.entries import evaluation_of, scores_of
+from orchestrator.keys import KeyRing
+from orchestrator.plan import Scenario, Trial
+from orchestrator.store import Entry, Store
+from orchestrator.work import StageRun
+from ulrl.evaluation import Evaluation
+from ulrl.metrics import Metrics, der
+from ulrl.relearning import choose_resets
+from ulrl.scoring import NeuronScores
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VictimFinding:
+    """A scenario's victim, measured."""
+
+    key: str
+    evaluation: Evaluation
+    training: tuple[tuple[float, float], ...]  # loss and accuracy of each epoch
+    seconds: float
+    runs: tuple[StageRun, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoreFinding:
+    """Phase 1 of a trial, and the key of the relearning that it leads to."""
+
+    scores: NeuronScores
+    relearn_key: str
+    seconds: float  # of the ascent and the scores
+    runs: tuple[StageRun, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RepairFinding:
+    """A repaired model, measured."""
+
+    evaluation: Evaluation
+    curve: tuple[tuple[float, float, float], ...]  # ACC, ASR, RA on the monitor subset
+    seconds: float
+    runs: tuple[StageRun, ...]
+
+
+class Findings:
+    """Reads results of stages; every answer is None until the store has it."""
+
+    def __init__(self, store: Store, keys: KeyRing) -> None:
+        self._store = store
+        self._keys = keys
+        self._victims: dict[int, VictimFinding] = {}
+
+    def victim(self, scenario: Scenario) -> VictimFinding | None:
+        """Return a scenario's victim as evaluated."""
+        if scenario.number not in self._victims:
+            key = self._keys.victim(scenario)
+            evaluated = self._read("evaluate", self._keys.evaluation(key), scenario)
+            trained = self._store.peek("train_victim", key)
+            if evaluated is None or trained is None:
+                return None
+            run = _run("train_victim", key, scenario, trained)
+            self._victims[scenario.number] = VictimFinding(
+                key=key,
+                evaluation=evaluation_of(evaluated[0]),
+                training=tuple((a, b) for a, b in trained.values["training"]),
+                seconds=trained.seconds + evaluated[0].seconds,
+                runs=(run, evaluated[1]),
+            )
+        return self._victims[scenario.number]
+
+    def scores(self, trial: Trial) -> ScoreFinding | None:
+        """Return what phase 1 of a trial found."""
+        parts = trial.hyperparameters
+        found = self._read("score_neurons", self._keys.scores(trial, parts.score), trial.scenario)
+        if found is None:
+            return None
+        entry, run = found
+        scores = scores_of(entry)
+        suspects = choose_resets(parts.reset, scores)
+        ascent = StageRun(
+            stage="unlearn",
+            key=entry.values["ascent_key"],
+            scenario=trial.scenario.text,
+            seconds=entry.values["ascent_seconds"],
+            study=entry.values["ascent_study"],
+        )
+        return ScoreFinding(
+            scores=scores,
+            relearn_key=self._keys.relearn(trial, suspects),
+            seconds=ascent.seconds + entry.seconds,
+            runs=(ascent, run),
+        )
+
+    def repair(self, trial: Trial, relearn_key: str) -> RepairFinding | None:
+        """Return a trial's repaired model as evaluated."""
+        relearned = self._read("relearn", relearn_key, trial.scenario)
+        evaluated = self._read("evaluate", self._keys.evaluation(relearn_key), trial.scenario)
+        if relearned is None or evaluated is None:
+            return None
+        curve = relearned[0].values["curve"]
+        return RepairFinding(
+            evaluation=evaluation_of(evaluated[0]),
+            curve=tuple((acc, asr, ra) for acc, asr, ra in curve),
+            seconds=relearned[0].seconds + evaluated[0].seconds,
+            runs=(relearned[1], evaluated[1]),
+        )
+
+    def ascent(self, finding: ScoreFinding) -> dict[str, Any]:
+        """Return the curves of an ascent: its accuracy, its loss, and the monitor's."""
+        entry = self._store.peek("unlearn", finding.runs[0].key)
+        return {} if entry is None else entry.values
+
+    def _read(self, stage: str, key: str, scenario: Scenario) -> tuple[Entry, StageRun] | None:
+        entry = self._store.read(stage, key)
+        return None if entry is None else (entry, _run(stage, key, scenario, entry))
+
+
+def objective_value(objective: Objective, before: Metrics, after: Metrics) -> float:
+    """Return what a study seeks, from a victim's and a repaired model's metrics."""
+    if objective is Objective.DER:
+        return der(before, after)
+    return float(getattr(after, objective.value))
+
+
+def _run(stage: str, key: str, scenario: Scenario, entry: Entry) -> StageRun:
+    return StageRun(
+        stage=stage, key=key, scenario=scenario.text, seconds=entry.seconds, study=entry.study
+    )

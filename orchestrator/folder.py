@@ -1,0 +1,147 @@
+"""The study folder: who holds it, what was executed, what was cut."""
+
+import csv
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from orchestrator.errors import Unusable
+from orchestrator.work import StageRun
+
+STAGE_COLUMNS = ("stage", "key", "scenario", "seconds", "computed")
+
+
+class Folder:
+    """Files of one study, and the record of its work.
+
+    Attributes:
+        path: The folder itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._listed: set[tuple[str, str]] = set()
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder against other drivers, until left or the process ends.
+
+        Raises:
+            Unusable: Another driver holds it, or the folder cannot be written to.
+        """
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.logs / "driver.lock")
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise Unusable(f"{self.path} is held by {self._holder()}") from error
+        except OSError as error:
+            raise Unusable(
+                f"the study folder {self.path} cannot be written to ({error}); name another "
+                f"with --out"
+            ) from error
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        try:
+            self._holder_file.write_text(json.dumps(holder))
+            yield
+        finally:
+            self._holder_file.unlink(missing_ok=True)
+            lock.release()
+
+    def identity(self) -> str:
+        """Return the study's identifier, made up when the folder is new."""
+        file = self.logs / "study-id"
+        if not file.exists():
+            write_text(file, uuid.uuid4().hex)
+        return file.read_text()
+
+    def open_record(self) -> None:
+        """Read the list of executed stages; a line torn by a kill is cut off."""
+        file = self.path / "stages.csv"
+        lines = whole_lines(file)
+        if not lines:
+            write_text(file, ",".join(STAGE_COLUMNS) + "\n")
+            lines = [",".join(STAGE_COLUMNS)]
+        self._listed = {(row["stage"], row["key"]) for row in csv.DictReader(lines)}
+
+    def record(self, runs: Iterable[StageRun]) -> None:
+        """List stages that were executed just now, at once on disk.
+
+        Each execution is a line, so that the file would show work done twice.
+        """
+        self._append((run, True) for run in runs)
+
+    def account(self, runs: Iterable[StageRun], study: str) -> None:
+        """List stages that results rest on and that are not listed yet.
+
+        `study` executed some of them and was killed before it could say so; the others
+        were in the store.
+        """
+        new = [run for run in runs if (run.stage, run.key) not in self._listed]
+        if new:
+            self._append((run, run.study == study) for run in new)
+
+    def _append(self, lines: Iterable[tuple[StageRun, bool]]) -> None:
+        with (self.path / "stages.csv").open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for run, computed in lines:
+                self._listed.add((run.stage, run.key))
+                seconds = f"{run.seconds:.4f}"
+                writer.writerow((run.stage, run.key, run.scenario, seconds, computed))
+
+    def cuts(self) -> dict[str, tuple[tuple[float, ...], ...]]:
+        """Return the curves of relearnings that were cut, by their key: the longest each."""
+        found: dict[str, tuple[tuple[float, ...], ...]] = {}
+        for line in whole_lines(self.logs / "cuts.jsonl"):
+            cut = json.loads(line)
+            curve = tuple(tuple(point) for point in cut["curve"])
+            if len(curve) > len(found.get(cut["key"], ())):
+                found[cut["key"]] = curve
+        return found
+
+    def record_cut(self, key: str, curve: tuple[tuple[float, ...], ...]) -> None:
+        """Keep the curve of a relearning that was cut: it is what the decision rests on."""
+        with (self.logs / "cuts.jsonl").open("a") as file:
+            file.write(json.dumps({"key": key, "curve": curve}) + "\n")
+
+    @property
+    def _holder_file(self) -> Path:
+        return self.logs / "driver.json"
+
+    def _holder(self) -> str:
+        try:
+            holder = json.loads(self._holder_file.read_text())
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+            return f"process {holder['pid']} on {holder['host']} since {since}"
+        except (OSError, ValueError, KeyError):
+            return "another driver"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole: aside, then renamed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Return a file's complete lines, after cutting a torn last one off the file itself."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return content[:end].decode().splitlines()

@@ -1,0 +1,165 @@
+"""The names of results, known before anything is computed."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from math import isfinite
+from typing import Any
+
+from orchestrator.plan import Scenario, Trial
+from ulrl import evaluation, poisoning, relearning, scoring, unlearning
+from ulrl import victim as victim_stage
+from ulrl.relearning import Suspects
+from ulrl.scoring import ScoreConfig
+from ulrl.victim import VictimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What of a machine changes the last bits of a result.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: Threads of torch on a CPU: sums are split among them.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+
+
+def result_key(stage: str, version: int, config: Any, inputs: Mapping[str, str]) -> str:
+    """Name the result of a stage before it is computed.
+
+    The key covers the stage and its version, every field of `config` (defaults too, so
+    that editing a default cannot revive an old result) and the keys of its inputs. Fields
+    marked ``runtime`` (where a dataset lies) are left out.
+
+    Raises:
+        TypeError: Something in `config` has no canonical form.
+    """
+    recipe = {
+        "stage": stage,
+        "version": version,
+        "config": plain(config),
+        "inputs": dict(sorted(inputs.items())),
+    }
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it, with the type's name beside each dataclass."""
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float) and isfinite(value):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: plain(item) for name, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not field.metadata.get("runtime", False)
+        }
+        return {"type": type(value).__name__, **fields}
+    raise TypeError(f"{value!r} has no canonical form, so it cannot be part of a key")
+
+
+def digest_of(suspects: Suspects) -> dict[str, Any]:
+    """Return what tells two choices of suspects apart, as plain values."""
+    marks = suspects.reset.numpy().tobytes()
+    return {
+        "rows": list(suspects.rows),
+        "reset": hashlib.sha256(marks).hexdigest(),
+        "reset_bias": suspects.reset_bias,
+    }
+
+
+class KeyRing:
+    """The keys of a study's results on one kind of machine."""
+
+    def __init__(self, victim: VictimConfig, compute: Compute) -> None:
+        self._victim = victim
+        self._compute = compute
+        self._known: dict[Any, str] = {}
+
+    def victim(self, scenario: Scenario) -> str:
+        """Return the key of a scenario's victim."""
+        return self._once(("victim", scenario.number), lambda: self._victim_key(scenario))
+
+    def ascent(self, trial: Trial) -> str:
+        """Return the first part of the key of a trial's ascent; its floor is the rest."""
+        parts = trial.hyperparameters
+        name = (
+            "ascent",
+            trial.scenario.number,
+            trial.defence_seed,
+            parts.clean,
+            parts.unlearn,
+        )
+        return self._once(
+            name,
+            lambda: result_key(
+                "unlearn",
+                unlearning.VERSION,
+                {"unlearn": parts.unlearn, "compute": self._compute, **self._clean(trial)},
+                {"victim": self.victim(trial.scenario)},
+            ),
+        )
+
+    def scores(self, trial: Trial, config: ScoreConfig) -> str:
+        """Return the key of the scores that a rule gives to a trial's ascent."""
+        ascent = self.ascent(trial)
+        return self._once(
+            ("scores", ascent, config),
+            lambda: result_key("score_neurons", scoring.VERSION, config, {"unlearn": ascent}),
+        )
+
+    def relearn(self, trial: Trial, suspects: Suspects) -> str:
+        """Return the key of a trial's relearning, which knows phase 1 by its suspects only."""
+        parts = trial.hyperparameters
+        config = {
+            "relearn": parts.relearn,
+            "suspects": digest_of(suspects),
+            "compute": self._compute,
+            "monitor": poisoning.MONITOR_COUNT,
+            **self._clean(trial),
+        }
+        inputs = {"victim": self.victim(trial.scenario)}
+        return result_key("relearn", relearning.VERSION, config, inputs)
+
+    def evaluation(self, model: str) -> str:
+        """Return the key of the evaluation of the model behind a key."""
+        return self._once(
+            ("evaluate", model),
+            lambda: result_key(
+                "evaluate", evaluation.VERSION, {"compute": self._compute}, {"model": model}
+            ),
+        )
+
+    def _victim_key(self, scenario: Scenario) -> str:
+        config = {
+            "victim": self._victim,
+            "architecture": scenario.architecture,
+            "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
+            "treatment": scenario.dataset.treatment,
+            "poison": scenario.poison,
+            "seed": scenario.seed,
+            "compute": self._compute,
+        }
+        return result_key("train_victim", victim_stage.VERSION, config, {})
+
+    def _clean(self, trial: Trial) -> dict[str, Any]:
+        return {"clean": trial.hyperparameters.clean, "defence_seed": trial.defence_seed}
+
+    def _once(self, name: Any, make: Callable[[], str]) -> str:
+        if name not in self._known:
+            self._known[name] = make()
+        return self._known[name]

@@ -1,0 +1,254 @@
+"""The grid as lists: scenarios, settings, trials, and the orders that matter."""
+
+import itertools
+import json
+import random
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from orchestrator.definition import AttackChoice, Study
+from orchestrator.spec import is_excluded
+from ulrl.attacks import Stamp
+from ulrl.datasets import Dataset
+from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
+from ulrl.models import Architecture
+from ulrl.poisoning import Poison
+from ulrl.registry import options_of
+
+BASE_AXES = ("defence_seed", "clean_ratio", "unlearn_threshold", "reinit_ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What makes a victim."""
+
+    number: int
+    choice: AttackChoice
+    dataset: Dataset
+    architecture: Architecture
+    poison: Poison
+    seed: int
+
+    @cached_property
+    def columns(self) -> dict[str, Any]:
+        """The columns of the results that name this scenario."""
+        return {
+            "attack": self.choice.attack.name,
+            "attack_options": json.dumps(attack_options(self.choice), sort_keys=True),
+            "dataset": self.dataset.label,
+            "architecture": self.architecture.label,
+            "poison_ratio": self.poison.poison_ratio,
+            "target_label": self.poison.target_label,
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def family(self) -> str:
+        """The scenario but its seed, for people."""
+        columns = self.columns
+        options = attack_options(self.choice)
+        attack = columns["attack"] + "".join(f" {k}={v}" for k, v in options.items())
+        return (
+            f"{attack}, {columns['dataset']}, {columns['architecture']}, "
+            f"poison_ratio={columns['poison_ratio']}, target_label={columns['target_label']}"
+        )
+
+    @property
+    def text(self) -> str:
+        """The scenario in one line, for people."""
+        return f"{self.family}, seed={self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One value for each setting axis that the study file names."""
+
+    number: int
+    values: Mapping[str, Any]
+
+    @cached_property
+    def text(self) -> str:
+        """The setting in one line, for people."""
+        shown = (
+            f"{name}={'seed' if value is None else value}" for name, value in self.values.items()
+        )
+        return ", ".join(shown) or "the preset"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point of the grid: scenario × setting.
+
+    Attributes:
+        number: Place in the plan, from 0; the order of the results' rows.
+        hyperparameters: Resolved: preset, dataset and setting together.
+        defence_seed: Resolved: the setting's, or the scenario's seed.
+    """
+
+    number: int
+    scenario: Scenario
+    setting: Setting
+    hyperparameters: Hyperparameters
+    defence_seed: int
+
+    @property
+    def name(self) -> str:
+        """A short name for logs and files."""
+        return f"trial-{self.number:05d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a study will do, in order.
+
+    Attributes:
+        trials: In the order of the results' rows: scenario by scenario, as in the file.
+        scenario_order: Scenarios as decisions meet them: shuffled once, attacks spread, so
+            that early evidence is about all of them.
+        setting_order: Settings as decisions meet them: the preset's own first.
+    """
+
+    study: Study
+    scenarios: tuple[Scenario, ...]
+    settings: tuple[Setting, ...]
+    trials: tuple[Trial, ...]
+    scenario_order: tuple[int, ...]
+    setting_order: tuple[int, ...]
+
+    @cached_property
+    def by_place(self) -> dict[tuple[int, int], Trial]:
+        """Trials by (setting number, scenario number); excluded pairs are absent."""
+        return {(t.setting.number, t.scenario.number): t for t in self.trials}
+
+    @property
+    def further_axes(self) -> tuple[str, ...]:
+        """Setting axes that have no column of their own."""
+        return tuple(name for name in self.study.grid.settings if name not in BASE_AXES)
+
+
+def make_plan(study: Study) -> Plan:
+    """Expand the grid of `study`; the same study gives the same plan anywhere."""
+    names = tuple(study.grid.settings)
+    settings = tuple(
+        Setting(number=number, values=dict(zip(names, values, strict=True)))
+        for number, values in enumerate(itertools.product(*study.grid.settings.values()))
+    )
+    resolved: dict[tuple[str, int], Hyperparameters] = {}
+    scenarios: list[Scenario] = []
+    trials: list[Trial] = []
+    for scenario in _scenarios(study):
+        numbered = Scenario(
+            number=len(scenarios),
+            choice=scenario.choice,
+            dataset=scenario.dataset,
+            architecture=scenario.architecture,
+            poison=scenario.poison,
+            seed=scenario.seed,
+        )
+        kept = [setting for setting in settings if not _excluded(study, numbered, setting)]
+        if not kept:
+            continue
+        scenarios.append(numbered)
+        for setting in kept:
+            place = (numbered.dataset.name, setting.number)
+            if place not in resolved:
+                resolved[place] = _resolve(study, numbered.dataset, setting)
+            seed = setting.values.get("defence_seed")
+            trials.append(
+                Trial(
+                    number=len(trials),
+                    scenario=numbered,
+                    setting=setting,
+                    hyperparameters=resolved[place],
+                    defence_seed=numbered.seed if seed is None else seed,
+                )
+            )
+    return Plan(
+        study=study,
+        scenarios=tuple(scenarios),
+        settings=settings,
+        trials=tuple(trials),
+        scenario_order=spread(scenarios),
+        setting_order=_setting_order(study, settings),
+    )
+
+
+def attack_options(choice: AttackChoice) -> dict[str, Any]:
+    """Return what an entry of the attack axis says beyond the attack's name."""
+    options = dict(options_of(choice.attack))
+    if choice.labels is not choice.attack.label_rules[0]:
+        options["labels"] = choice.labels.value
+    if choice.stamp is not Stamp.BEFORE_AUGMENTATION:
+        options["stamp"] = choice.stamp.value
+    return options
+
+
+def spread(scenarios: list[Scenario]) -> tuple[int, ...]:
+    """Return scenario numbers shuffled by a fixed seed, the attacks taking turns."""
+    source = random.Random("order of scenarios")  # noqa: S311 - no secret depends on it
+    groups: dict[str, list[int]] = defaultdict(list)
+    for scenario in scenarios:
+        columns = scenario.columns
+        groups[f"{columns['attack']} {columns['attack_options']}"].append(scenario.number)
+    queues = list(groups.values())
+    source.shuffle(queues)
+    for queue in queues:
+        source.shuffle(queue)
+    rounds = itertools.zip_longest(*queues)
+    return tuple(number for turn in rounds for number in turn if number is not None)
+
+
+def _scenarios(study: Study) -> list[Scenario]:
+    grid = study.grid
+    product = itertools.product(
+        grid.attacks, grid.datasets, grid.architectures, grid.target_labels, grid.seeds
+    )
+    return [
+        Scenario(
+            number=0,
+            choice=choice,
+            dataset=dataset,
+            architecture=architecture,
+            poison=Poison(
+                attack=choice.attack,
+                labels=choice.labels,
+                poison_ratio=ratio,
+                target_label=target,
+                stamp=choice.stamp,
+            ),
+            seed=seed,
+        )
+        for choice, dataset, architecture, target, seed in product
+        for ratio in (grid.poison_ratios if choice.poison_ratio is None else (choice.poison_ratio,))
+    ]
+
+
+def _excluded(study: Study, scenario: Scenario, setting: Setting) -> bool:
+    values = {
+        "poison_ratio": scenario.poison.poison_ratio,
+        "target_label": scenario.poison.target_label,
+        "seed": scenario.seed,
+        **setting.values,
+    }
+    return is_excluded(
+        study.exclude, scenario.choice, scenario.dataset, scenario.architecture, values
+    )
+
+
+def _resolve(study: Study, dataset: Dataset, setting: Setting) -> Hyperparameters:
+    values = preset_values(study.preset, dataset.name)
+    values |= {name: value for name, value in setting.values.items() if name != "defence_seed"}
+    return assemble(values)
+
+
+def _setting_order(study: Study, settings: tuple[Setting, ...]) -> tuple[int, ...]:
+    own = preset_values(study.preset, study.grid.datasets[0].name)
+    numbers = [setting.number for setting in settings]
+    for setting in settings:
+        if all(value == own.get(name) for name, value in setting.values.items()):
+            numbers.remove(setting.number)
+            return (setting.number, *numbers)
+    return tuple(numbers)

@@ -1,0 +1,105 @@
+"""One run of the mirror as values: what it holds, and how it is written down."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # characters that MLflow takes
+NOT_FINITE = "ulrl.not_finite"
+STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run of the mirror, whole; the last record of a key is the one that counts.
+
+    Attributes:
+        key: Names the run for good: ``study``, a scenario's key or a trial's.
+        parent: Key of the run it hangs under, recorded before it.
+        name: What a person reads.
+        metrics: Final values; a curve has another name.
+        curves: Per metric, pairs of step and value.
+        status: One of `STATUSES`.
+        artifacts: Pairs of a local file and the run's folder for it, "" for the top.
+        model: Plain values from which the tracker's `materialise` makes the model.
+    """
+
+    key: str
+    parent: str | None
+    name: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    status: str = "FINISHED"
+    artifacts: tuple[tuple[str, str], ...] = ()
+    model: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status is one of {', '.join(STATUSES)}; got {self.status!r}")
+
+
+def fitted(record: Record) -> Record:
+    """Return `record` within what MLflow takes; a tag names the numbers left out."""
+    metrics = {name: value for name, value in record.metrics.items() if isfinite(value)}
+    curves = {
+        name: tuple(point for point in points if isfinite(point[1]))
+        for name, points in record.curves.items()
+    }
+    left_out = [name for name in record.metrics if name not in metrics]
+    for name, points in record.curves.items():
+        left_out += [f"{name} at {step}" for step, value in points if not isfinite(value)]
+    tags = {**record.tags, **({NOT_FINITE: ", ".join(left_out)} if left_out else {})}
+    return replace(
+        record,
+        params={name: str(value)[:LONGEST_PARAM] for name, value in record.params.items()},
+        metrics=metrics,
+        curves=curves,
+        tags={name: str(value)[:LONGEST_TAG] for name, value in tags.items()},
+    )
+
+
+def to_plain(record: Record) -> dict[str, Any]:
+    """Return `record` as JSON values, artifacts with the hash of what they hold now."""
+    return {
+        "key": record.key,
+        "parent": record.parent,
+        "name": record.name,
+        "params": dict(record.params),
+        "metrics": {name: float(value) for name, value in record.metrics.items()},
+        "curves": {
+            name: [[int(step), float(value)] for step, value in points]
+            for name, points in record.curves.items()
+        },
+        "tags": dict(record.tags),
+        "status": record.status,
+        "artifacts": [[file, folder, _content_digest(file)] for file, folder in record.artifacts],
+        "model": None if record.model is None else dict(record.model),
+    }
+
+
+def from_plain(plain: Mapping[str, Any]) -> Record:
+    curves = {
+        name: tuple((step, value) for step, value in points)
+        for name, points in plain["curves"].items()
+    }
+    artifacts = tuple((file, folder) for file, folder, _ in plain["artifacts"])
+    return Record(**{**plain, "curves": curves, "artifacts": artifacts})
+
+
+def _content_digest(file: str) -> str:
+    path = Path(file)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def digest_of(plain: Any) -> str:
+    return text_digest(json.dumps(plain, sort_keys=True, allow_nan=False))
+
+
+def text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""What stands beside the results: why trials were pruned, and what the work cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.errors import Mistakes
+from orchestrator.reporting.naming import distinct
+from orchestrator.reporting.tables import Table, read_table
+
+_PRUNING = ("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs")
+_STAGES = ("stage", "key", "scenario", "seconds", "computed")
+_STAGE_ORDER = ("train_victim", "unlearn", "score_neurons", "relearn", "evaluate")
+_OBJECTIVES = ("der", "asr", "acc", "ra")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """The work of one stage.
+
+    Attributes:
+        results: How many different results the study needed.
+        computed: How many executions computed one.
+        stored: How often the store had it.
+        seconds: What computing took.
+    """
+
+    stage: str
+    results: int
+    computed: int
+    stored: int
+    seconds: float
+
+
+def read_study(path: Path) -> tuple[str | None, str | None]:
+    """Return a study file's name and objective, None where it does not say.
+
+    Raises:
+        Mistakes: It is there, but is no study file.
+    """
+    if not path.exists():
+        return None, None
+    try:
+        study: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise Mistakes([f"{path}: cannot be read as YAML; {reason}"]) from None
+    if not isinstance(study, dict):
+        raise Mistakes([f"{path}: is no study file; it holds no mapping"])
+    objective = study.get("objective", "der")
+    if objective not in _OBJECTIVES:
+        known = ", ".join(_OBJECTIVES)
+        raise Mistakes([f"{path}: objective: must be one of {known}; got {objective!r}"])
+    name = study.get("name")
+    return (None if name is None else str(name)), objective
+
+
+def read_pruning(path: Path) -> Sequence[Mapping[str, str]]:
+    """Return the rows of the pruning log; none if there is no such file.
+
+    Raises:
+        Mistakes: It is there, but is no pruning log.
+    """
+    if not path.exists():
+        return ()
+    table = read_table(path, _PRUNING)
+    _refuse_words(table, ("value", "reference", "p_value"))
+    return table.rows
+
+
+def read_costs(path: Path) -> list[StageCost]:
+    """Return the work of each stage, in the order of the pipeline; nothing if no file is there.
+
+    Raises:
+        Mistakes: It is there, but is no list of stages.
+    """
+    if not path.exists():
+        return []
+    table = read_table(path, _STAGES)
+    _refuse_words(table, ("seconds",))
+    stages = distinct(row["stage"] for row in table.rows)
+    order = distinct((*_STAGE_ORDER, *stages))
+    return [_cost(stage, table) for stage in sorted(stages, key=order.index)]
+
+
+def _cost(stage: str, table: Table) -> StageCost:
+    rows = [row for row in table.rows if row["stage"] == stage]
+    computed = [row for row in rows if row["computed"] == "True"]
+    return StageCost(
+        stage=stage,
+        results=len({row["key"] for row in rows}),
+        computed=len(computed),
+        stored=len(rows) - len(computed),
+        seconds=sum(float(row["seconds"] or 0) for row in computed),
+    )
+
+
+def _refuse_words(table: Table, columns: Sequence[str]) -> None:
+    """Refuse a cell of `columns` that is neither empty nor a number."""
+    for number, row in enumerate(table.rows, start=2):
+        for name in columns:
+            try:
+                float(row[name] or 0)
+            except ValueError:
+                raise Mistakes(
+                    [f"{table.path}: row {number}, {name}: must be a number; got {row[name]!r}"]
+                ) from None

@@ -1,0 +1,100 @@
+"""What the page calls things: whatever tells them apart in this study, and no more."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.reporting.results import Family, Results, Scenario, Setting
+
+_LONGEST_SLUG = 120  # file systems take 255 bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """Names of attacks, families and scenarios.
+
+    Attributes:
+        options: Per attack, the options in which its variants differ.
+        families: The scenario axes, of poison ratio and target label, that vary.
+    """
+
+    options: Mapping[str, tuple[str, ...]]
+    families: tuple[str, ...]
+
+    def attack(self, family: Family) -> str:
+        """Return the attack with the options that tell its variants apart."""
+        chosen = json.loads(family.attack_options)
+        told = [
+            f"{name}={_plain(chosen[name])}"
+            for name in self.options[family.attack]
+            if name in chosen
+        ]
+        return f"{family.attack}({', '.join(told)})" if told else family.attack
+
+    def details(self, family: Family) -> tuple[str, ...]:
+        """Return dataset and architecture, poison ratio and target label where they vary."""
+        words = {"poison_ratio": "poison ratio", "target_label": "target"}
+        told = (f"{words[axis]} {getattr(family, axis)}" for axis in self.families)
+        return (family.dataset, family.architecture, *told)
+
+    def family(self, family: Family) -> str:
+        return " · ".join((self.attack(family), *self.details(family)))
+
+    def scenario(self, scenario: Scenario) -> str:
+        return f"{self.family(scenario.family)} · seed {scenario.seed}"
+
+
+def names_of(results: Results) -> Names:
+    """Return how this study's things are called."""
+    families = distinct(trial.scenario.family for trial in results.trials)
+    variants: dict[str, list[dict[str, Any]]] = {}
+    for attack, text in distinct((family.attack, family.attack_options) for family in families):
+        variants.setdefault(attack, []).append(json.loads(text))
+    return Names(
+        options={attack: _differing(entries) for attack, entries in variants.items()},
+        families=tuple(
+            axis
+            for axis in ("poison_ratio", "target_label")
+            if len({getattr(family, axis) for family in families}) > 1
+        ),
+    )
+
+
+def setting_text(setting: Setting) -> str:
+    """Return a setting in the form of the pruning log: ``axis=value, axis=value``."""
+    return ", ".join(f"{axis}={value}" for axis, value in setting)
+
+
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """Return each value once, in the order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def in_order(values: Iterable[str]) -> list[str]:
+    """Return the values of an axis once each: numbers by size, words as they come."""
+    found = distinct(values)
+    try:
+        return sorted(found, key=float)
+    except ValueError:
+        return found
+
+
+def slug(text: str) -> str:
+    """Return `text` as a part of a file name."""
+    return re.sub(r"[^a-z0-9._=]+", "-", text.lower())[:_LONGEST_SLUG].strip("-.")
+
+
+def _differing(variants: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the options that not all variants give the same value."""
+    options = distinct(name for variant in variants for name in variant)
+    texts = {
+        name: {json.dumps(variant.get(name), sort_keys=True) for variant in variants}
+        for name in options
+    }
+    return tuple(name for name in options if len(texts[name]) > 1)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

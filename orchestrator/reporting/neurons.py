@@ -1,0 +1,63 @@
+"""Which neurons were flagged, against the one that the attacker used."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.reporting.naming import Names
+from orchestrator.reporting.results import Results, Trial
+
+_ALL_TO_ALL = "all_to_all"  # every class is a target, so no row is *the* target's
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlagCount:
+    """Done trials of an attack at a threshold.
+
+    Attributes:
+        trials: How many there are.
+        target: In how many of them the target's row was flagged.
+        others: In how many any other row was.
+        nothing: In how many no row was.
+        short: In how many the ascent ended above its threshold.
+    """
+
+    attack: str
+    unlearn_threshold: str
+    trials: int
+    target: int
+    others: int
+    nothing: int
+    short: int
+
+
+def count_flags(results: Results, names: Names) -> list[FlagCount]:
+    """Return the counts by attack and threshold; all-to-all trials are left out."""
+    groups: dict[tuple[str, str], list[Trial]] = {}
+    for trial in results.trials:
+        family = trial.scenario.family
+        if trial.done and json.loads(family.attack_options).get("labels") != _ALL_TO_ALL:
+            place = (names.attack(family), trial.cells["unlearn_threshold"])
+            groups.setdefault(place, []).append(trial)
+    return [_count(attack, threshold, group) for (attack, threshold), group in groups.items()]
+
+
+def total(counts: Iterable[FlagCount], what: str) -> int:
+    """Return a count's sum over attacks and thresholds."""
+    return sum(getattr(count, what) for count in counts)
+
+
+def _count(attack: str, threshold: str, trials: Sequence[Trial]) -> FlagCount:
+    flags = [
+        (trial.flagged or frozenset(), int(float(trial.scenario.family.target_label)))
+        for trial in trials
+    ]
+    return FlagCount(
+        attack=attack,
+        unlearn_threshold=threshold,
+        trials=len(trials),
+        target=sum(target in rows for rows, target in flags),
+        others=sum(bool(rows - {target}) for rows, target in flags),
+        nothing=sum(not rows for rows, _ in flags),
+        short=sum(trial.cells["threshold_reached"] == "False" for trial in trials),
+    )

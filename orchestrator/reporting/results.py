@@ -1,0 +1,218 @@
+"""results.csv as values: every cell that the report uses is checked before it is used."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from orchestrator.errors import Mistakes
+from orchestrator.reporting.tables import Table, read_table
+
+STATUSES = ("done", "pruned", "failed", "pending")
+METRICS = ("acc", "asr", "ra")
+HALVES = ("selection", "report")
+SURFACE_AXES = ("unlearn_threshold", "reinit_ratio")
+BEFORE = tuple(f"{metric}_before_{half}" for metric in METRICS for half in HALVES)
+AFTER = tuple(f"{metric}_after_{half}" for metric in METRICS for half in HALVES)
+DER = tuple(f"der_{half}" for half in HALVES)
+
+
+class Family(NamedTuple):
+    """A scenario but for its seed; every value as its text in the file."""
+
+    attack: str
+    attack_options: str
+    dataset: str
+    architecture: str
+    poison_ratio: str
+    target_label: str
+
+
+class Scenario(NamedTuple):
+    """What makes a victim; every value as its text in the file."""
+
+    family: Family
+    seed: str
+
+    def cells(self) -> dict[str, str]:
+        """Return the scenario's columns of results.csv."""
+        return {**self.family._asdict(), "seed": self.seed}
+
+
+SCENARIO = (*Family._fields, "seed")
+SETTING = ("defence_seed", "clean_ratio", *SURFACE_AXES)
+_LAST = ("target_z", "stop_epoch", "threshold_reached", "seconds", "mlflow_run_id")
+REQUIRED = (
+    *(*SCENARIO, *SETTING, "status", "error", "victim_ok"),
+    *(*BEFORE, *AFTER, *DER, "flagged", *_LAST),
+)
+
+Setting = tuple[tuple[str, str], ...]  # (axis, value as text), of the axes that vary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row.
+
+    Attributes:
+        setting: Values of those setting axes that some scenario has several values of.
+        cells: The row as text, for files that must repeat it to the letter.
+        numbers: The metrics that the row has, by column.
+        flagged: Rows of the head that were flagged, None unless the trial is done.
+    """
+
+    scenario: Scenario
+    setting: Setting
+    cells: Mapping[str, str]
+    status: str
+    victim_ok: bool | None
+    numbers: Mapping[str, float]
+    flagged: frozenset[int] | None
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The trials of a study, in plan order.
+
+    Attributes:
+        setting_axes: All setting axes, as the columns stand in the file.
+        varied: Those of them that make a trial's `setting`: the axes of the surfaces, and
+            any axis with several values in one scenario. (A ``defence_seed`` that only
+            follows the seed is thus no axis.)
+    """
+
+    trials: tuple[Trial, ...]
+    setting_axes: tuple[str, ...]
+    varied: tuple[str, ...]
+
+
+def read_results(path: Path) -> Results:
+    """Return the trials in `path`.
+
+    Raises:
+        Mistakes: It is no results.csv, or has holes or bad values; in one line.
+    """
+    table = read_table(path, REQUIRED)
+    if not table.rows:
+        raise Mistakes([f"{path}: has no trials; there is only a header"])
+    position = {name: place for place, name in enumerate(table.columns)}
+    further = table.columns[position["reinit_ratio"] + 1 : position["status"]]
+    axes = (*SETTING, *further)
+    _refuse_faults(table, further)
+    scenarios = [_scenario(row) for row in table.rows]
+    varied = tuple(axis for axis in axes if axis in SURFACE_AXES or _varies(axis, table, scenarios))
+    trials = tuple(
+        _trial(row, scenario, varied) for row, scenario in zip(table.rows, scenarios, strict=True)
+    )
+    _refuse_doubles(path, trials)
+    return Results(trials=trials, setting_axes=axes, varied=varied)
+
+
+def _scenario(row: Mapping[str, str]) -> Scenario:
+    return Scenario(Family(*(row[name] for name in Family._fields)), row["seed"])
+
+
+def _varies(axis: str, table: Table, scenarios: list[Scenario]) -> bool:
+    pairs = {(scenario, row[axis]) for scenario, row in zip(scenarios, table.rows, strict=True)}
+    return len(pairs) > len(set(scenarios))
+
+
+def _trial(row: Mapping[str, str], scenario: Scenario, varied: tuple[str, ...]) -> Trial:
+    done = row["status"] == "done"
+    columns = (*BEFORE, *AFTER, *DER) if done else BEFORE
+    return Trial(
+        scenario=scenario,
+        setting=tuple((axis, row[axis]) for axis in varied),
+        cells=row,
+        status=row["status"],
+        victim_ok=row["victim_ok"] == "True" if row["victim_ok"] else None,
+        numbers={name: float(row[name]) for name in columns if row[name]},
+        flagged=frozenset(json.loads(row["flagged"])) if done else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a cell must hold; `admits` may also raise ``ValueError``."""
+
+    text: str
+    admits: Callable[[str], bool]
+
+
+def _is_rows(text: str) -> bool:
+    value = json.loads(text)
+    return isinstance(value, list) and all(type(row) is int for row in value)
+
+
+_PRESENT = _Rule("a value", lambda text: text != "")
+_NUMBER = _Rule("a number", lambda text: abs(float(text)) < float("inf"))
+_FRACTION = _Rule("a fraction in [0, 1]", lambda text: 0 <= float(text) <= 1)
+_WHOLE = _Rule("a whole number", lambda text: float(text).is_integer())
+_BOOLEAN = _Rule("True or False", lambda text: text in {"True", "False"})
+_STATUS = _Rule(f"one of {', '.join(STATUSES)}", lambda text: text in STATUSES)
+_OPTIONS = _Rule("a JSON object", lambda text: isinstance(json.loads(text), dict))
+_ROWS = _Rule("a JSON list of whole numbers", _is_rows)
+
+_ALWAYS: dict[str, _Rule] = {
+    "attack": _PRESENT,
+    "attack_options": _OPTIONS,
+    "dataset": _PRESENT,
+    "architecture": _PRESENT,
+    "poison_ratio": _FRACTION,
+    "target_label": _WHOLE,
+    "seed": _WHOLE,
+    "defence_seed": _WHOLE,
+    "clean_ratio": _FRACTION,
+    "unlearn_threshold": _FRACTION,
+    "reinit_ratio": _FRACTION,
+    "status": _STATUS,
+}
+_VICTIM: dict[str, _Rule] = {"victim_ok": _BOOLEAN} | dict.fromkeys(BEFORE, _FRACTION)
+_DONE: dict[str, _Rule] = {
+    **dict.fromkeys((*AFTER, *DER), _FRACTION),
+    "flagged": _ROWS,
+    "threshold_reached": _BOOLEAN,
+    "seconds": _NUMBER,
+}
+
+
+def _refuse_faults(table: Table, further: tuple[str, ...]) -> None:
+    first, *others = [*_faults(table, further)] or [""]
+    if first:
+        more = f" (and {len(others)} more like this)" if others else ""
+        raise Mistakes([f"{table.path}: {first}{more}"])
+
+
+def _faults(table: Table, further: tuple[str, ...]) -> Iterator[str]:
+    """Yield what is wrong; rows are counted as a spreadsheet does, the header being row 1."""
+    everywhere = _ALWAYS | dict.fromkeys(further, _PRESENT)
+    for number, row in enumerate(table.rows, start=2):
+        rules: list[tuple[str, Any]] = [("", everywhere)]
+        if row["status"] == "done":
+            rules.append(("a done trial has ", _VICTIM | _DONE))
+        elif row["victim_ok"]:
+            rules.append(("a trial with a victim has ", _VICTIM))
+        for who, columns in rules:
+            for name, rule in columns.items():
+                if not _holds(rule, row[name]):
+                    yield f"row {number}, {name}: {who or 'must be '}{rule.text}; got {row[name]!r}"
+
+
+def _holds(rule: _Rule, text: str) -> bool:
+    try:
+        return rule.admits(text)
+    except (ValueError, OverflowError, RecursionError):
+        return False
+
+
+def _refuse_doubles(path: Path, trials: tuple[Trial, ...]) -> None:
+    seen: dict[tuple[Scenario, Setting], int] = {}
+    for number, trial in enumerate(trials, start=2):
+        same = seen.setdefault((trial.scenario, trial.setting), number)
+        if same != number:
+            raise Mistakes([f"{path}: row {number} is the same trial as row {same}"])

@@ -1,0 +1,147 @@
+"""Surfaces: ACC, ASR and DER over unlearn threshold × reinit ratio, on the report half."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.reporting.canvas import Drawing, Sheet
+from orchestrator.reporting.heatmap import BRIGHT_IS_HIGH, BRIGHT_IS_LOW, Cell, draw_cells
+from orchestrator.reporting.naming import distinct, in_order, setting_text
+from orchestrator.reporting.results import (
+    SCENARIO,
+    STATUSES,
+    SURFACE_AXES,
+    Results,
+    Setting,
+    Trial,
+)
+from orchestrator.reporting.summary import column_of, spread_of
+from orchestrator.reporting.tables import csv_text
+
+MOST_ROWS = 12  # of surfaces in one figure
+_METRICS = ("acc", "asr", "der")
+_MEASURED = (
+    *("acc_before_report", "asr_before_report"),
+    *("acc_after_report", "asr_after_report", "der_report"),
+)
+_CELL_WIDTH, _CELL_HEIGHT = 42.0, 30.0  # points
+_LEFT, _BOTTOM, _RIGHT, _LINE = 44.0, 34.0, 8.0, 12.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurfaceAxes:
+    """The values of the two axes in the whole study, so that all surfaces look alike."""
+
+    thresholds: Sequence[str]
+    ratios: Sequence[str]
+
+
+def axes_of(results: Results) -> SurfaceAxes:
+    """Return the axes that every surface of a study has."""
+    thresholds, ratios = (
+        in_order(trial.cells[axis] for trial in results.trials) for axis in SURFACE_AXES
+    )
+    return SurfaceAxes(thresholds=thresholds, ratios=ratios)
+
+
+def rest(setting: Setting) -> Setting:
+    """Return a setting without the axes of the surface."""
+    return tuple((axis, value) for axis, value in setting if axis not in SURFACE_AXES)
+
+
+def draw_surfaces(trials: Sequence[Trial], axes: SurfaceAxes, marked: Setting | None) -> Drawing:
+    """Draw a row of three surfaces per combination of the other axes, up to `MOST_ROWS`.
+
+    Trials of the same setting (from several scenarios) share a cell; a cell shows their
+    mean, with colour only if all of them are done.
+    """
+    rows = distinct(rest(trial.setting) for trial in trials)[:MOST_ROWS]
+    heads = [textwrap.wrap(setting_text(row), 34) for row in rows]
+    top = _LINE * (1.5 + max(map(len, heads)))
+    sheet = Sheet(
+        rows=len(rows),
+        columns=len(_METRICS),
+        width=_LEFT + max(3, len(axes.thresholds)) * _CELL_WIDTH + _RIGHT,
+        height=_BOTTOM + max(3, len(axes.ratios)) * _CELL_HEIGHT + top,
+    )
+    for number, (row, head) in enumerate(zip(rows, heads, strict=True)):
+        shown = [trial for trial in trials if rest(trial.setting) == row]
+        for column, metric in enumerate(_METRICS):
+            panel = sheet.panel(number, column, (_LEFT, _BOTTOM, _RIGHT, top))
+            panel.set_title("\n".join((_title(metric), *head)), loc="left")
+            panel.set(xlabel=SURFACE_AXES[0], ylabel=SURFACE_AXES[1])
+            cells = _cells(shown, axes, metric, marked)
+            colours = BRIGHT_IS_LOW if metric == "asr" else BRIGHT_IS_HIGH
+            draw_cells(panel, cells, axes.thresholds, axes.ratios, colours)
+    return sheet.finish()
+
+
+def scenario_csv(trials: Sequence[Trial], results: Results) -> str:
+    """Return the trials behind a scenario's surfaces, every cell as in results.csv."""
+    columns = (*SCENARIO, *results.setting_axes, "status", "victim_ok", *_MEASURED)
+    return csv_text(
+        columns,
+        (
+            {name: trial.cells[name] for name in columns}
+            if trial.done
+            else {name: trial.cells[name] for name in columns if name not in _AFTER}
+            for trial in trials
+        ),
+    )
+
+
+def pooled_csv(trials: Sequence[Trial], shared: Mapping[str, str], results: Results) -> str:
+    """Return mean, spread and counts of each setting; `shared` is what all trials share."""
+    measures = tuple(column_of(metric, "report") for metric in _METRICS)
+    spreads = tuple(f"{name}_{part}" for name in measures for part in ("mean", "sd"))
+    columns = (*shared, *results.varied, *STATUSES, *spreads)
+    rows = []
+    for setting in distinct(trial.setting for trial in trials):
+        group = [trial for trial in trials if trial.setting == setting]
+        statuses = Counter(trial.status for trial in group)
+        row: dict[str, object] = {**shared, **dict(setting)}
+        row |= {status: statuses[status] for status in STATUSES}
+        for name in measures:
+            found = spread_of((trial for trial in group if trial.done), name)
+            row |= {f"{name}_mean": found.mean, f"{name}_sd": found.sd} if found else {}
+        rows.append(row)
+    return csv_text(columns, rows)
+
+
+_AFTER = {column_of(metric, "report") for metric in _METRICS}
+
+
+def _title(metric: str) -> str:
+    return "DER" if metric == "der" else f"{metric.upper()}, %"
+
+
+def _cells(
+    trials: Sequence[Trial], axes: SurfaceAxes, metric: str, marked: Setting | None
+) -> dict[tuple[int, int], Cell]:
+    places: dict[tuple[int, int], list[Trial]] = {}
+    for trial in trials:
+        threshold, ratio = (trial.cells[axis] for axis in SURFACE_AXES)
+        place = axes.thresholds.index(threshold), axes.ratios.index(ratio)
+        places.setdefault(place, []).append(trial)
+    return {
+        place: _cell(group, metric, marked=group[0].setting == marked)
+        for place, group in places.items()
+    }
+
+
+def _cell(group: Sequence[Trial], metric: str, *, marked: bool) -> Cell:
+    found = spread_of((trial for trial in group if trial.done), column_of(metric, "report"))
+    statuses = {trial.status for trial in group}
+    if found is None:
+        worst = next(status for status in ("failed", "pending", "pruned") if status in statuses)
+        return Cell(text="-" if worst == "pending" else worst, hatched=worst == "pruned")
+    text = f"{found.mean:.3f}" if metric == "der" else f"{100 * found.mean:.1f}"
+    if found.n == len(group):
+        return Cell(share=found.mean, text=text, marked=marked)
+    return Cell(
+        text=text,
+        note=f"{found.n} of {len(group)}",
+        hatched="pruned" in statuses,
+        marked=marked,
+    )

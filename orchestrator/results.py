@@ -1,0 +1,146 @@
+"""The table of results: a row per trial, in plan order, the same bytes every time."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.conductor import Conductor
+from orchestrator.decisions import Status
+from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimFinding
+from orchestrator.folder import write_text
+from orchestrator.plan import Plan, Trial
+from ulrl.attacks import LabelRule
+from ulrl.metrics import der
+
+METRICS = ("acc", "asr", "ra")
+
+
+def columns_of(plan: Plan) -> tuple[str, ...]:
+    """Return the columns of a study's results, in order."""
+    metrics = tuple(
+        f"{metric}_{when}_{half}"
+        for metric in METRICS
+        for when in ("before", "after")
+        for half in ("selection", "report")
+    )
+    return (
+        *("attack", "attack_options", "dataset", "architecture", "poison_ratio"),
+        *("target_label", "seed", "defence_seed", "clean_ratio", "unlearn_threshold"),
+        *("reinit_ratio", *plan.further_axes, "status", "error", "victim_ok", *metrics),
+        *("der_selection", "der_report", "flagged", "target_z", "stop_epoch"),
+        *("threshold_reached", "seconds", "mlflow_run_id"),
+    )
+
+
+class Results:
+    """Rows of a study as they stand."""
+
+    def __init__(self, conductor: Conductor, findings: Findings) -> None:
+        self._conductor = conductor
+        self._findings = findings
+        self._plan = conductor.plan
+        self.columns = columns_of(conductor.plan)
+
+    def row(self, trial: Trial, run_id: str = "") -> dict[str, Any]:
+        """Return a trial's row; columns that do not apply are None."""
+        verdict = self._conductor.decisions.verdict(trial)
+        status = Status.PENDING if verdict is None else verdict.status
+        row: dict[str, Any] = dict.fromkeys(self.columns)
+        row |= self._point(trial)
+        row |= {"status": status.value, "mlflow_run_id": run_id or None}
+        row["error"] = verdict.error or None if verdict is not None else None
+        victim = self._findings.victim(trial.scenario)
+        if victim is None:
+            return row
+        row |= _before(victim)
+        row["victim_ok"] = self.victim_ok(victim)
+        scores = self._conductor.scores.get(trial.number)
+        repaired = self._conductor.repairs.get(trial.number)
+        if status is Status.DONE and scores is not None and repaired is not None:
+            row |= _after(trial, victim, scores, repaired)
+        return row
+
+    def victim_ok(self, victim: VictimFinding) -> bool:
+        """Whether a victim is one, by the study's rule, on the selection half."""
+        rule, reached = self._plan.study.victim_rule, victim.evaluation.selection
+        return reached.acc >= rule.min_acc and reached.asr >= rule.min_asr
+
+    def write(self, folder: Path, run_ids: Mapping[str, str]) -> None:
+        """Write ``results.csv`` and ``results.parquet``, each whole or not at all."""
+        rows = [self.row(trial, run_ids.get(key_of(trial), "")) for trial in self._plan.trials]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(folder / "results.csv", text.getvalue())
+        _write_parquet(folder, rows, self.columns)
+
+    def _point(self, trial: Trial) -> dict[str, Any]:
+        parts = trial.hyperparameters
+        point = {
+            **trial.scenario.columns,
+            "defence_seed": trial.defence_seed,
+            "clean_ratio": parts.clean.clean_ratio,
+            "unlearn_threshold": parts.score.unlearn_threshold,
+            "reinit_ratio": parts.reset.reinit_ratio,
+        }
+        for axis in self._plan.further_axes:
+            value = trial.setting.values[axis]
+            point[axis] = json.dumps(value) if isinstance(value, tuple) else value
+        return point
+
+
+def key_of(trial: Trial) -> str:
+    """Return what names a trial in MLflow, whatever its number in a changed grid."""
+    values = {name: str(value) for name, value in trial.setting.values.items()}
+    point = {**trial.scenario.columns, **values, "defence_seed": trial.defence_seed}
+    return json.dumps(point, sort_keys=True)
+
+
+def _before(victim: VictimFinding) -> dict[str, Any]:
+    return {
+        f"{metric}_before_{half}": getattr(getattr(victim.evaluation, half), metric)
+        for metric in METRICS
+        for half in ("selection", "report")
+    }
+
+
+def _after(
+    trial: Trial, victim: VictimFinding, scored: ScoreFinding, repaired: RepairFinding
+) -> dict[str, Any]:
+    before, after, scores = victim.evaluation, repaired.evaluation, scored.scores
+    metrics = {
+        f"{metric}_after_{half}": getattr(getattr(after, half), metric)
+        for metric in METRICS
+        for half in ("selection", "report")
+    }
+    return {
+        **metrics,
+        "der_selection": der(before.selection, after.selection),
+        "der_report": der(before.report, after.report),
+        "flagged": json.dumps(list(scores.suspects)),
+        "target_z": target_z(trial, scored),
+        "stop_epoch": scores.stop_epoch,
+        "threshold_reached": scores.threshold_reached,
+        "seconds": round(victim.seconds + scored.seconds + repaired.seconds, 4),
+    }
+
+
+def target_z(trial: Trial, scored: ScoreFinding) -> float | None:
+    """Return the modified z-score of the target's row; None for all-to-all, or NaN."""
+    if trial.scenario.poison.labels is LabelRule.ALL_TO_ALL:
+        return None
+    z = float(scored.scores.z[trial.scenario.poison.target_label])
+    return z if z == z else None  # noqa: PLR0124 - NaN is the one number that is not itself
+
+
+def _write_parquet(folder: Path, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    import pandas as pd  # half a second of import, needed here only
+
+    frame = pd.DataFrame(rows, columns=list(columns)).convert_dtypes()
+    aside = folder / ".results.parquet.tmp"
+    frame.to_parquet(aside, index=False)
+    aside.replace(folder / "results.parquet")

@@ -1,0 +1,162 @@
+"""Optuna: which settings and which trials are not worth their time."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from scipy.stats import wilcoxon
+
+from orchestrator.definition import Objective, PrunerChoice
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+PRUNERS: dict[str, type[BasePruner]] = {
+    "wilcoxon": optuna.pruners.WilcoxonPruner,
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "threshold": optuna.pruners.ThresholdPruner,
+    "patient": optuna.pruners.PatientPruner,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Why something was pruned.
+
+    Attributes:
+        step: Scenarios, or epochs, seen until then.
+        value: Mean of what it reached in them; for a curve its last value.
+        reference: Mean of the best setting on the same scenarios.
+        p_value: One-sided, of Wilcoxon's signed-rank test.
+        pairs: Scenarios that the test paired.
+    """
+
+    step: int
+    value: float
+    reference: float | None = None
+    p_value: float | None = None
+    pairs: int | None = None
+
+
+def make_pruner(choice: PrunerChoice) -> BasePruner:
+    """Return Optuna's pruner for a choice whose arguments have been checked."""
+    arguments = dict(choice.arguments)
+    if "wrapped" in arguments:
+        wrapped = arguments.pop("wrapped")
+        arguments["wrapped_pruner"] = None if wrapped is None else make_pruner(wrapped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PRUNERS[choice.pruner](**arguments)
+
+
+class Judge:
+    """One Optuna study, fed in the order of the plan.
+
+    It lives in memory: given the same values in the same order it decides the same, so
+    nothing of it needs to survive a kill.
+    """
+
+    def __init__(self, name: str, choice: PrunerChoice, objective: Objective) -> None:
+        self.name = name
+        self._study = optuna.create_study(
+            study_name=name,
+            direction="maximize" if objective.maximise else "minimize",
+            sampler=optuna.samplers.RandomSampler(seed=0),  # never asked for a value
+            pruner=make_pruner(choice),
+        )
+        self._trials: dict[int, optuna.Trial] = {}
+        self._cuts: dict[int, int] = {}
+
+    def begin(self, number: int, params: Mapping[str, Any]) -> None:
+        """Enter a setting, by its number; entering twice changes nothing."""
+        if number not in self._trials:
+            trial = self._study.ask()
+            for name, value in params.items():
+                trial.set_user_attr(name, value)
+            self._trials[number] = trial
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Take one value of a setting and return whether the pruner gives it up."""
+        trial = self._trials[number]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a ragged grid's missing pairs are no news
+            trial.report(value, step)
+            return trial.should_prune()
+
+    def cut(self, number: int, values: list[float]) -> int | None:
+        """Return the epoch (from 1) after which the pruner gives a curve up, if it does.
+
+        Values already seen are passed over, so a growing curve may be given again.
+        """
+        if number in self._cuts:
+            return self._cuts[number]
+        trial = self._trials[number]
+        seen = len(self._study.trials[trial.number].intermediate_values)
+        for epoch, value in enumerate(values[seen:], start=seen + 1):
+            if self.report(number, epoch, value):
+                self._cuts[number] = epoch
+                return epoch
+        return None
+
+    def finish(self, number: int, value: float | None) -> None:
+        """Close a setting: with its value if it may serve as a reference, or as pruned."""
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        self._study.tell(self._trials[number], value, state, skip_if_finished=True)
+
+    def evidence(self, number: int) -> Evidence:
+        """Return what stood against a setting when it was last reported."""
+        own = self._values(self._trials[number].number)
+        step, last = len(own), list(own.values())[-1]
+        if not isinstance(self._study.pruner, optuna.pruners.WilcoxonPruner):
+            return Evidence(step=step, value=last)
+        best = self._study.best_trial.intermediate_values
+        shared = [name for name in own if name in best]
+        differences = [own[name] - best[name] for name in shared]
+        worse: Literal["less", "greater"] = (
+            "less" if self._study.direction.name == "MAXIMIZE" else "greater"
+        )
+        p_value = wilcoxon(np.array(differences), alternative=worse, zero_method="zsplit").pvalue
+        return Evidence(
+            step=step,
+            value=sum(own[name] for name in shared) / len(shared),
+            reference=sum(best[name] for name in shared) / len(shared),
+            p_value=float(p_value),
+            pairs=len(shared),
+        )
+
+    def _values(self, number: int) -> dict[int, float]:
+        return dict(self._study.trials[number].intermediate_values)
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study behind this judge."""
+        return self._study
+
+
+def save_studies(path: Path, judges: list[Judge]) -> None:
+    """Write the judges' studies as Optuna's journal, for its dashboard and for scripts.
+
+    The file is made aside and renamed: whoever opens it sees one state or the next.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.unlink(missing_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(aside)))
+    for judge in judges:
+        optuna.copy_study(
+            from_study_name=judge.study.study_name,
+            from_storage=judge.study._storage,  # noqa: SLF001 - copy_study's own argument
+            to_storage=storage,
+        )
+    if judges:
+        aside.replace(path)
+    path.with_name(f"{aside.name}.lock").unlink(missing_ok=True)

@@ -1,0 +1,186 @@
+"""The study file: from YAML to a frozen `Study`, or every mistake in it at once."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+from orchestrator.definition import (
+    Exclusion,
+    Grid,
+    LogModels,
+    Objective,
+    Resources,
+    Study,
+    Tracking,
+    VictimRule,
+)
+from orchestrator.spec_combinations import check_combinations
+from orchestrator.spec_entries import MAX_TRIALS
+from orchestrator.spec_exclude import is_excluded, read_exclude
+from orchestrator.spec_findings import Findings, Node, Wrong
+from orchestrator.spec_grid import NO_RANGES, read_grid
+from orchestrator.spec_places import store_place, tracking_uri
+from orchestrator.spec_prune import DEFAULT_PRUNE, read_prune
+from orchestrator.spec_values import (
+    NOTHING,
+    Reader,
+    between,
+    choice,
+    fail,
+    field_reader,
+    fraction,
+    mapping,
+    number,
+    whole,
+    word,
+)
+from orchestrator.spec_yaml import resolved_yaml
+from orchestrator.yamlfile import read_tree
+from ulrl.datasets import DatasetError
+from ulrl.hyperparameters import Preset
+from ulrl.victim import VictimConfig
+
+__all__ = ["is_excluded", "load_study", "missing_data", "resolved_yaml"]
+
+KEYS = (
+    *("name", "preset", "grid", "exclude", "victim", "prune", "objective"),
+    *("resources", "mlflow", "store"),
+)
+DEFAULT_URI = "sqlite:///runs/mlflow.db"
+DEFAULT_STORE = "runs/store"
+NO_IMPORT = "pre-trained victims are not in this version, which trains its own"
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,100}")
+
+
+def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
+    """Return the study that a file describes, after ``KEY=VALUE`` overrides.
+
+    Raises:
+        Mistakes: All that is wrong with the file, in its order, a line each.
+    """
+    found = Findings()
+    root = read_tree(path, overrides, found)
+    keys = _top_level(root, found)
+    preset = found.read(keys.get("preset"), partial(choice, enum=Preset), Preset.DEFAULT)
+    grid, exclude = _grid(keys, preset, found)
+    victim, rule = found.read(
+        keys.get("victim"), partial(_victim, found=found), (VictimConfig(), VictimRule())
+    )
+    study = Study(
+        name=found.read(keys.get("name"), _name, ""),
+        source=path,
+        grid=grid,
+        preset=preset,
+        exclude=exclude,
+        victim=victim,
+        victim_rule=rule,
+        prune=found.read(keys.get("prune"), partial(read_prune, found=found), DEFAULT_PRUNE),
+        objective=found.read(keys.get("objective"), partial(choice, enum=Objective), Objective.DER),
+        resources=found.read(keys.get("resources"), partial(_resources, found=found), Resources()),
+        mlflow=found.read(keys["mlflow"], partial(_tracking, found=found), Tracking(uri="")),
+        store=found.read(keys["store"], store_place, ""),
+    )
+    found.raise_if_any()
+    return study
+
+
+def missing_data(study: Study) -> list[str]:
+    """Return a line for each dataset whose file is not there; a plan can do without."""
+    lines = []
+    for place, dataset in enumerate(study.grid.datasets):
+        try:
+            if dataset.facts() is None:
+                dataset.identity()
+        except DatasetError as error:
+            lines.append(f"grid.dataset.{place}: {error}")
+    return lines
+
+
+def _top_level(root: Node, found: Findings) -> dict[str, Node]:
+    """Return the keys of the file, and those whose defaults need work as if written there."""
+    keys = mapping(root, KEYS, found, refused={"search": NO_RANGES})
+    for key in ("name", "grid"):
+        if key not in keys:
+            found.add(Node(path=key, place=root.place, value=None), "this key is required")
+    keys.setdefault("mlflow", Node(path="mlflow", place=root.place, value=None))
+    keys.setdefault("store", Node(path="store", place=root.place, value=DEFAULT_STORE))
+    return keys
+
+
+def _grid(
+    keys: Mapping[str, Node], preset: Preset, found: Findings
+) -> tuple[Grid, tuple[Exclusion, ...]]:
+    nothing = Grid(attacks=(), datasets=(), architectures=())
+    if "grid" not in keys:
+        return nothing, ()
+    with found.collecting():
+        axes = read_grid(keys["grid"], found)
+        if axes.count <= MAX_TRIALS:
+            exclude, kept = read_exclude(keys.get("exclude"), axes, found)
+            check_combinations(axes, kept, preset, found)
+            return axes.grid(), exclude
+    return nothing, ()
+
+
+def _name(node: Node) -> str:
+    name = word(node)
+    if not _NAME.fullmatch(name):
+        rule = "letters, digits, - _ and . (not first), at most 100"
+        raise fail(node, rule)
+    return name
+
+
+def _section(
+    node: Node,
+    readers: Mapping[str, Reader],
+    found: Findings,
+    refused: Mapping[str, str] = NOTHING,
+) -> dict[str, Any]:
+    """Return the right values of a section by key."""
+    values = {}
+    for key, part in mapping(node, readers, found, refused).items():
+        with found.collecting():
+            values[key] = readers[key](part)
+    return values
+
+
+def _victim(node: Node, found: Findings) -> tuple[VictimConfig, VictimRule]:
+    trained = {part.name: field_reader(VictimConfig, part.name)[0] for part in fields(VictimConfig)}
+    needed: dict[str, Reader] = {"min_acc": fraction, "min_asr": fraction}
+    values = _section(node, trained | needed, found, refused={"import": NO_IMPORT})
+    rule = VictimRule(**{key: values.pop(key) for key in needed if key in values})
+    try:
+        return VictimConfig(**values), rule
+    except ValueError as error:
+        raise Wrong(node, str(error)) from error
+
+
+def _resources(node: Node, found: Findings) -> Resources:
+    readers: dict[str, Reader] = {"workers": _at_least_one, "cpu": _at_least_one, "gpu": _gpu}
+    return Resources(**_section(node, readers, found))
+
+
+def _tracking(node: Node, found: Findings) -> Tracking:
+    readers: dict[str, Reader] = {
+        "uri": tracking_uri,
+        "log_models": partial(choice, enum=LogModels),
+    }
+    default = Node(path="mlflow.uri", place=node.place, value=DEFAULT_URI)
+    values = _section(node, readers, found)
+    return Tracking(**{"uri": tracking_uri(default), **values})
+
+
+def _at_least_one(node: Node) -> int:
+    count = whole(node)
+    between(node, count, 1)
+    return count
+
+
+def _gpu(node: Node) -> float:
+    share = number(node)
+    between(node, share, 0)
+    if share > 1 and not share.is_integer():
+        raise fail(node, "at most 1, or a whole number")
+    return share

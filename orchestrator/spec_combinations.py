@@ -1,0 +1,105 @@
+"""Combinations of the grid that no dataset can supply, found before anything runs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from orchestrator.spec_entries import Item
+from orchestrator.spec_exclude import Mask
+from orchestrator.spec_findings import Findings, Node
+from orchestrator.spec_grid import Axes
+from ulrl.clean import CleanConfig
+from ulrl.datasets import DatasetError, Facts
+from ulrl.hyperparameters import Preset, preset_values
+from ulrl.poisoning import Poison
+
+
+def check_combinations(axes: Axes, kept: Mask, preset: Preset, found: Findings) -> None:
+    """Note each attack and each clean ratio that a dataset it meets cannot supply.
+
+    Only combinations that `kept` leaves count. A dataset whose file is not there tells
+    nothing yet, so nothing is held against it.
+    """
+    facts = [_facts(item, found) for item in axes.by_name["dataset"].items]
+    _check_poison(axes, kept, facts, found)
+    _check_clean(axes, kept, facts, preset, found)
+
+
+def _facts(item: Item, found: Findings) -> Facts | None:
+    try:
+        facts: Facts | None = item.value.facts()
+    except (DatasetError, OSError) as error:
+        found.add(item.node, str(error))
+        return None
+    return facts
+
+
+def _check_poison(axes: Axes, kept: Mask, facts: Sequence[Facts | None], found: Findings) -> None:
+    poisonings, targets = axes.poisonings, axes.by_name["target_label"].items
+    for p, d, t in _left(axes, kept, "poisoning", "dataset", "target_label"):
+        supply, attack, ratio, target = (
+            facts[d],
+            poisonings[p].attack,
+            poisonings[p].ratio,
+            targets[t],
+        )
+        if supply is None:
+            continue
+        try:
+            Poison(
+                attack=attack.value.attack,
+                labels=attack.value.labels,
+                poison_ratio=ratio.value,
+                target_label=target.value,
+            ).check(supply)
+        except ValueError as error:
+            # A rule's text begins with what it is about; an attack's own are about its entry.
+            places = {"poison_ratio": ratio.node, "target_label": target.node}
+            node = places.get(str(error).split()[0], attack.node)
+            found.add(node if _is_written(node, axes) else attack.node, _on(axes, d, error))
+
+
+def _check_clean(
+    axes: Axes, kept: Mask, facts: Sequence[Facts | None], preset: Preset, found: Findings
+) -> None:
+    datasets = axes.by_name["dataset"].items
+    if "clean_ratio" in axes.by_name:
+        ratios = axes.by_name["clean_ratio"].items
+        pairs = [(ratios[c], d) for c, d in _left(axes, kept, "clean_ratio", "dataset")]
+    else:
+        pairs = [
+            (
+                replace(
+                    datasets[d], value=preset_values(preset, datasets[d].value.name)["clean_ratio"]
+                ),
+                d,
+            )
+            for (d,) in _left(axes, kept, "dataset")
+        ]
+    for ratio, d in pairs:
+        supply = facts[d]
+        try:
+            if supply is not None:
+                CleanConfig(clean_ratio=ratio.value).check(supply.train_count)
+        except ValueError as error:
+            found.add(ratio.node, _on(axes, d, error))
+
+
+def _left(axes: Axes, kept: Mask, *names: str) -> list[list[int]]:
+    """Return the positions on some dimensions of whatever is left of the grid."""
+    dimensions = list(axes.dimensions)
+    others = tuple(place for place, name in enumerate(dimensions) if name not in names)
+    in_grid_order = [name for name in dimensions if name in names]
+    columns = [in_grid_order.index(name) for name in names]
+    rows: list[list[int]] = np.argwhere(kept.any(axis=others))[:, columns].tolist()
+    return rows
+
+
+def _is_written(node: Node, axes: Axes) -> bool:
+    """Whether the user wrote a value; a default stands for an axis at the grid's place."""
+    return node.place != axes.node.place
+
+
+def _on(axes: Axes, dataset: int, error: ValueError) -> str:
+    return f"on {axes.by_name['dataset'].items[dataset].value.label}, {error}"

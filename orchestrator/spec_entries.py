@@ -1,0 +1,207 @@
+"""Entries of the attack, dataset and architecture axes: a name, or a name with options."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import product
+from math import prod
+from typing import Any, get_type_hints
+
+from orchestrator.definition import AttackChoice
+from orchestrator.spec_findings import UNREADABLE, Findings, Node, Wrong
+from orchestrator.spec_places import absolute_path
+from orchestrator.spec_values import Reader, axis_values, fail, known, nearest, reader_for, word
+from ulrl.attacks import ATTACKS, LabelRule, Stamp
+from ulrl.datasets import DATASETS
+from ulrl.models import ARCHITECTURES
+from ulrl.poisoning import Poison
+
+MAX_TRIALS = 1_000_000
+ATTACK_OPTIONS = {"labels": LabelRule, "poison_ratio": float, "stamp": Stamp}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One value of an axis, its place, and those of its options."""
+
+    node: Node
+    value: Any
+    options: Mapping[str, Node] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What an axis of named things is made of.
+
+    Attributes:
+        word: What a message calls one.
+        registry: Classes by name.
+        planned: Patterns of names that users know and this version does not have.
+        build: Makes one of its class and options; ``ValueError`` where they are out of range.
+        extra: Types of options that are not the class's own.
+        usage: How to write those that need an option; the option of the same name says the
+            name too.
+    """
+
+    word: str
+    registry: Mapping[str, type[Any]]
+    planned: tuple[str, ...]
+    build: Callable[[type[Any], Mapping[str, Any]], Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    usage: Mapping[str, str] = field(default_factory=dict)
+
+
+def attack_choice(attack_class: type[Any], options: Mapping[str, Any]) -> AttackChoice:
+    """Return an attack with its own options and with how it poisons."""
+    own = {name: value for name, value in options.items() if name not in ATTACK_OPTIONS}
+    attack = attack_class(**own)
+    poison = {name: options[name] for name in ATTACK_OPTIONS if name in options}
+    poison.setdefault("labels", attack.label_rules[0])
+    Poison(attack=attack, **poison)  # for its rules
+    return AttackChoice(attack=attack, **poison)
+
+
+KINDS = {
+    "attack": Kind(
+        word="attack",
+        registry=ATTACKS,
+        planned=(
+            *("badnets", "blended", "sig", "lc", "lf", "ssba", "trojannn", "input_aware"),
+            *("wanet", "bpp", "lira", "blind", "refool", "ctrl", "ftrojan"),
+            *("adaptive_blend", "adaptive_patch", "tact"),
+        ),
+        build=attack_choice,
+        extra=ATTACK_OPTIONS,
+    ),
+    "dataset": Kind(
+        word="dataset",
+        registry=DATASETS,
+        planned=("cifar10", "cifar100", "gtsrb", "tiny_imagenet", "digits"),
+        build=lambda dataset, options: dataset(**options),
+        usage={"arrays": "{arrays: FILE.npz}"},
+    ),
+    "architecture": Kind(
+        word="architecture",
+        registry=ARCHITECTURES,
+        planned=("preact_resnet18", "vgg19_bn", "vit_b_16", "timm:*"),
+        build=lambda architecture, options: architecture(**options),
+    ),
+}
+
+
+def class_of(node: Node, name: str, kind: Kind) -> type[Any]:
+    """Return the class that a name selects.
+
+    Raises:
+        Wrong: There is none.
+    """
+    if name in kind.registry:
+        return kind.registry[name]
+    names = sorted(kind.registry)
+    if any(fnmatchcase(name, pattern) for pattern in kind.planned):
+        text = f"{kind.word} {name!r} is not in this version; it has {', '.join(names)}"
+        raise Wrong(node, text)
+    raise Wrong(node, f"no {kind.word} is called {name!r}" + nearest(name, names, "there are"))
+
+
+def read_entry(node: Node, kind: Kind, found: Findings) -> list[Item]:
+    """Return what one entry stands for: one thing, or one per value of its options.
+
+    What is wrong with an option is noted, and its right values stand.
+
+    Raises:
+        Wrong: The entry cannot be understood at all.
+    """
+    place, name, given = _name_and_options(node, kind)
+    chosen = class_of(place, name, kind)
+    readers = _option_readers(chosen, kind)
+    complaint = f"{name} has no option {{!r}}"
+    options = known(given, readers, found, complaint, "it has")
+    needed = [part.name for part in dataclasses.fields(chosen) if _is_required(part)]
+    for option in needed:
+        if option not in options:
+            usage = kind.usage.get(name, f"{{name: {name}, {option}: ...}}")
+            raise Wrong(node, f"{name} needs {option}; write {usage}")
+    values = {
+        option: axis_values(where, *readers[option], found) for option, where in options.items()
+    }
+    if not all(values[option] for option in needed):
+        return []
+    required = {option: values[option][0][1] for option in needed}
+    for option, candidates in values.items():
+        values[option] = [
+            (place, value)
+            for place, value in candidates
+            if _made(kind, chosen, {**required, option: value}, place, found) is not None
+        ]
+    return _expanded(node, kind, chosen, values, found)
+
+
+def _name_and_options(node: Node, kind: Kind) -> tuple[Node, str, dict[str, Node]]:
+    """Return where the thing is named, its name and its options."""
+    if isinstance(node.value, str):
+        return node, node.value, {}
+    if not isinstance(node.value, dict):
+        raise fail(node, "a name, or a mapping with a name and options")
+    options = dict(node.value)
+    if "name" in options:
+        named = options.pop("name")
+        return replace(named, path=node.path), word(named), options
+    for name in kind.usage:
+        if name in options:
+            return node, name, options
+    if any(option.value is UNREADABLE for option in options.values()):
+        raise Wrong(node, "")
+    raise Wrong(node, f"the {kind.word} has no name; write {{name: ..., OPTION: ...}}")
+
+
+def _option_readers(chosen: type[Any], kind: Kind) -> dict[str, tuple[Reader, Any]]:
+    """Return the reader and the type of each option; paths are made absolute."""
+    hints = get_type_hints(chosen)
+    readers = {
+        part.name: (
+            absolute_path
+            if part.metadata.get("runtime") and hints[part.name] is str
+            else reader_for(hints[part.name]),
+            hints[part.name],
+        )
+        for part in dataclasses.fields(chosen)
+    }
+    return readers | {name: (reader_for(hint), hint) for name, hint in kind.extra.items()}
+
+
+def _is_required(part: dataclasses.Field[Any]) -> bool:
+    return part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
+
+
+def _made(
+    kind: Kind, chosen: type[Any], options: Mapping[str, Any], place: Node, found: Findings
+) -> Any:
+    """Return the thing with these options, or None after a note of what forbids them."""
+    try:
+        return kind.build(chosen, options)
+    except ValueError as error:
+        found.add(place, str(error))
+        return None
+
+
+def _expanded(
+    node: Node,
+    kind: Kind,
+    chosen: type[Any],
+    values: Mapping[str, list[tuple[Node, Any]]],
+    found: Findings,
+) -> list[Item]:
+    count = prod(len(candidates) for candidates in values.values())
+    if count > MAX_TRIALS:
+        raise Wrong(node, f"a grid has at most {MAX_TRIALS:,} trials; got {count:,} entries here")
+    entries = []
+    for combination in product(*values.values()):
+        named = dict(zip(values, combination, strict=True))
+        options = {option: value for option, (_, value) in named.items()}
+        value = _made(kind, chosen, options, node, found)
+        if value is not None:
+            places = {option: place for option, (place, _) in named.items()}
+            entries.append(Item(node=node, value=value, options=places))
+    return entries

@@ -1,0 +1,131 @@
+"""The `exclude` section: which combinations of the grid are left out."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.definition import AttackChoice, Exclusion
+from orchestrator.spec_entries import KINDS, class_of, read_entry
+from orchestrator.spec_findings import Findings, Node, Wrong
+from orchestrator.spec_grid import AXES, Axes, dimension_of, value_reader
+from orchestrator.spec_values import axis_values, fail, items, known, plainly
+from ulrl.datasets import Dataset
+from ulrl.models import Architecture
+
+Mask = npt.NDArray[np.bool_]  # one axis per dimension of the grid
+
+
+def is_excluded(
+    exclusions: Sequence[Exclusion],
+    attack: AttackChoice,
+    dataset: Dataset,
+    architecture: Architecture,
+    values: Mapping[str, Any],
+) -> bool:
+    """Return whether any exclusion leaves a combination out.
+
+    Args:
+        exclusions: As the study has them.
+        attack: An entry of the axis, as are the next two.
+        dataset: See `attack`.
+        architecture: See `attack`.
+        values: Poison ratio (the attack's own where it has one), target label, seed, and
+            the value of every setting axis that the grid names.
+    """
+    point = {"attack": attack, "dataset": dataset, "architecture": architecture, **values}
+    return any(
+        all(_matches(wanted, point[axis]) for axis, wanted in exclusion.conditions.items())
+        for exclusion in exclusions
+    )
+
+
+def _matches(wanted: Sequence[Any], value: Any) -> bool:
+    """Whether one of the wanted values is this one, or is its name."""
+    if isinstance(value, AttackChoice):
+        return value in wanted or value.attack.name in wanted
+    if isinstance(value, Dataset | Architecture):
+        return value in wanted or value.name in wanted
+    return value in wanted
+
+
+def read_exclude(
+    node: Node | None, axes: Axes, found: Findings
+) -> tuple[tuple[Exclusion, ...], Mask]:
+    """Return the exclusions, and which points of the grid they leave."""
+    exclusions = []
+    nothing: dict[str, tuple[Any, ...]] = {}
+    kept = np.ones([len(values) for values in axes.dimensions.values()], dtype=np.bool_)
+    for entry in () if node is None or node.value is None else items(node):
+        before = len(found)
+        conditions = found.read(entry, partial(_read_conditions, axes=axes, found=found), nothing)
+        exclusion = Exclusion(conditions=conditions)
+        dropped = _mask(exclusion, axes) if conditions else np.zeros_like(kept)
+        if len(found) == before and axes.is_sound() and not dropped.any():
+            found.add(entry, "the entry matches nothing in the grid")
+        if len(found) == before:
+            exclusions.append(exclusion)
+            kept &= ~dropped
+    if node is not None and axes.is_sound() and not kept.any():
+        found.add(node, f"nothing is left of the grid's {axes.count:,} trials")
+    return tuple(exclusions), kept
+
+
+def _read_conditions(node: Node, axes: Axes, found: Findings) -> dict[str, tuple[Any, ...]]:
+    if not isinstance(node.value, dict):
+        raise fail(node, "a list of mappings, each from axes to values")
+    if not node.value:
+        raise Wrong(node, "the entry names no axis, so it would leave nothing")
+    given = known(node.value, AXES, found, "no axis is called {!r}", "there are")
+    conditions = {}
+    for name, values in given.items():
+        if name not in axes.by_name:
+            found.add(values, f"the grid has no axis {name}, so there is nothing to tell apart")
+            continue
+        read = _read_named if name in KINDS else _read_values
+        column = axes.column(name) if axes.is_sound(name) else ()
+        conditions[name] = read(values, name, column, found)
+    return conditions
+
+
+def _read_values(node: Node, name: str, column: Sequence[Any], found: Findings) -> tuple[Any, ...]:
+    values = axis_values(node, *value_reader(name), found)
+    for place, value in values:
+        if column and value not in column:
+            there = ", ".join(plainly(other) for other in dict.fromkeys(column))
+            found.add(place, f"{name} in the grid is {there}; got {plainly(value)}")
+    return tuple(value for _, value in values)
+
+
+def _read_named(node: Node, name: str, column: Sequence[Any], found: Findings) -> tuple[Any, ...]:
+    kind = KINDS[name]
+    wanted: list[Any] = []
+    for entry in items(node):
+        with found.collecting():
+            values = [entry.value]
+            if isinstance(entry.value, str):
+                class_of(entry, entry.value, kind)
+            else:
+                values = [item.value for item in read_entry(entry, kind, found)]
+            for value in values:
+                if column and not any(_matches([value], other) for other in column):
+                    found.add(entry, f"the grid has no such {name}")
+            wanted += values
+    if not wanted and node.value in (None, ()):
+        found.add(node, f"{name} has no values; list at least one")
+    return tuple(wanted)
+
+
+def _mask(exclusion: Exclusion, axes: Axes) -> Mask:
+    """Return the points of the grid that an exclusion matches."""
+    dimensions = axes.dimensions
+    mask: Mask = np.ones([len(values) for values in dimensions.values()], dtype=np.bool_)
+    for name, wanted in exclusion.conditions.items():
+        matching = np.array(
+            [_matches(wanted, value) for value in axes.column(name)], dtype=np.bool_
+        )
+        place = dimension_of(name)
+        mask &= matching.reshape([-1 if other == place else 1 for other in dimensions])
+    return mask

@@ -1,0 +1,211 @@
+"""One reader per type of value: from a node to a value, or `Wrong` with what to change."""
+
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from enum import StrEnum
+from math import isfinite
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from orchestrator.spec_findings import UNREADABLE, Findings, Node, Wrong
+
+E = TypeVar("E", bound=StrEnum)
+Reader: TypeAlias = Callable[[Node], Any]
+NOTHING: Mapping[str, str] = {}
+LARGEST = 10**18  # whole numbers fit 64 bits, in tables and elsewhere
+# YAML 1.1 wants a dot and a signed exponent; people write 1e-3.
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+
+
+def shown(node: Node) -> str:
+    """Return a value as a message shows it."""
+    kinds = {type(None): "nothing", tuple: "a list", dict: "a mapping"}
+    if isinstance(node.value, bool):
+        return str(node.value).lower()
+    text = kinds.get(type(node.value)) or repr(node.value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def listed(words: Iterable[str], joint: str = ", ") -> str:
+    """Return ``a, b or c`` (or with another last joint)."""
+    *most, last = words
+    return f"{', '.join(most)}{joint}{last}" if most else last
+
+
+def nearest(word: str, valid: Iterable[str], otherwise: str = "") -> str:
+    """Return the end of a message about a misspelt word: the valid one that it resembles.
+
+    Without one, `otherwise` introduces the list of all, if it is given.
+    """
+    words = list(valid)
+    by_lower = {name.lower(): name for name in words}
+    if close := get_close_matches(word.lower(), by_lower, n=1):
+        return f"; did you mean {by_lower[close[0]]!r}?"
+    return f"; {otherwise} {', '.join(words)}" if otherwise else ""
+
+
+def fail(node: Node, rule: str, end: str = "") -> Wrong:
+    """Return the exception for a value that is not what its key wants."""
+    if node.value is UNREADABLE:
+        return Wrong(node, "")
+    return Wrong(node, f"{node.name} is {rule}; got {shown(node)}{end}")
+
+
+def number(node: Node) -> float:
+    """Return a finite number, as a float."""
+    value = node.value
+    if node.plain and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise fail(node, "a number")
+    return float(value) + 0.0  # -0.0 becomes 0.0: equal values have equal text
+
+
+def whole(node: Node) -> int:
+    """Return a whole number; ``2.0`` is one."""
+    try:
+        value = number(node)
+    except Wrong:
+        raise fail(node, "a whole number") from None
+    if not value.is_integer() or abs(value) > LARGEST:
+        raise fail(node, "a whole number" if not value.is_integer() else "at most 10^18")
+    return node.value if isinstance(node.value, int) else int(value)
+
+
+def truth(node: Node) -> bool:
+    """Return a bool."""
+    if not isinstance(node.value, bool):
+        raise fail(node, "true or false")
+    return node.value
+
+
+def word(node: Node) -> str:
+    """Return a text of one line or less, that is not empty."""
+    if not isinstance(node.value, str) or not node.value or not node.value.isprintable():
+        numeric = isinstance(node.value, int | float)
+        raise fail(node, "a text", "; quote it to make it one" if numeric else "")
+    return node.value
+
+
+def choice(node: Node, enum: type[E]) -> E:
+    """Return the member of a set of names."""
+    names = [str(member) for member in enum]
+    if node.value not in names:
+        end = nearest(node.value, names) if isinstance(node.value, str) else ""
+        raise fail(node, listed(names, " or "), end)
+    return enum(node.value)
+
+
+def between(node: Node, value: float, low: float, high: float | None = None) -> None:
+    """Raise `Wrong` unless ``low <= value <= high``."""
+    if value < low or (high is not None and value > high):
+        raise fail(node, f"at least {low:g}" if high is None else f"in [{low:g}, {high:g}]")
+
+
+def fraction(node: Node) -> float:
+    """Return a number in [0, 1]."""
+    value = number(node)
+    between(node, value, 0, 1)
+    return value
+
+
+def mapping(
+    node: Node, valid: Iterable[str], found: Findings, refused: Mapping[str, str] = NOTHING
+) -> dict[str, Node]:
+    """Return the known keys of a section; an empty one has none.
+
+    Keys in `refused` are none of them, and have their own explanation.
+    """
+    if node.value is None:
+        return {}
+    if not isinstance(node.value, dict):
+        raise fail(node, "a mapping")
+    for key in refused.keys() & node.value.keys():
+        found.add(node.value[key], refused[key])
+    others = {key: part for key, part in node.value.items() if key not in refused}
+    return known(others, valid, found, "unknown key", "the keys are")
+
+
+def known(
+    entries: Mapping[str, Node], valid: Iterable[str], found: Findings, complaint: str, hint: str
+) -> dict[str, Node]:
+    """Return the entries with valid keys, and note the others."""
+    names = list(valid)
+    for key, node in entries.items():
+        if key not in names:
+            found.add(node, complaint.format(key) + nearest(key, names, hint))
+    return {key: node for key, node in entries.items() if key in names}
+
+
+def reader_for(hint: Any) -> Reader:
+    """Return the reader for a dataclass field's type.
+
+    Raises:
+        TypeError: No study file can hold a value of that type.
+    """
+    simple: dict[Any, Reader] = {float: number, int: whole, bool: truth, str: word}
+    if hint in simple:
+        return simple[hint]
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return lambda node: choice(node, hint)
+    parts = get_args(hint)
+    if get_origin(hint) is tuple and parts[1:] == (...,):
+        one = reader_for(parts[0])
+        return lambda node: tuple(one(item) for item in items(node))
+    if get_origin(hint) in (Union, types.UnionType) and len(parts) == 2 and parts[1] is type(None):
+        inner = reader_for(parts[0])
+        return lambda node: None if node.value is None else inner(node)
+    raise TypeError(f"a study file has no values of type {hint}")
+
+
+def field_reader(owner: type[Any], name: str) -> tuple[Reader, Any]:
+    """Return the reader of one field of a dataclass whose rules `owner` knows, and its type."""
+    hint = get_type_hints(owner)[name]
+    read = reader_for(hint)
+
+    def checked(node: Node) -> Any:
+        value = read(node)
+        try:
+            owner(**{name: value})
+        except ValueError as error:
+            raise Wrong(node, str(error)) from error
+        return value
+
+    return checked, hint
+
+
+def items(node: Node) -> tuple[Node, ...]:
+    """Return a list's items; anything else is a list of one."""
+    return node.value if isinstance(node.value, tuple) else (node,)
+
+
+def axis_values(node: Node, reader: Reader, hint: Any, found: Findings) -> list[tuple[Node, Any]]:
+    """Return the values of one key that may list several, each with its place.
+
+    A scalar is a list of one. Where each value is a list of its own, a flat list is one
+    value. What is wrong, empty or there twice is noted and left out.
+    """
+    nodes = items(node)
+    is_list = get_origin(hint) is tuple
+    if is_list and nodes and not any(isinstance(item.value, tuple) for item in nodes):
+        nodes = (node,)
+    if not nodes or (node.value is None and type(None) not in get_args(hint)):
+        found.add(node, f"{node.name} has no values; list at least one")
+        return []
+    places: dict[Any, Node] = {}
+    for item in nodes:
+        with found.collecting():
+            value = reader(item)
+            if value in places:
+                found.add(item, f"{plainly(value)} stands twice; first at {places[value].path}")
+            else:
+                places[value] = item
+    return [(item, value) for value, item in places.items()]
+
+
+def plainly(value: Any) -> str:
+    """Return a value as one would write it in the file."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(plainly, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,75 @@
+"""A study written out again: every default said, and readable by `load_study`."""
+
+import dataclasses
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import yaml
+
+from orchestrator.definition import AttackChoice, PrunerChoice, Study
+from ulrl.datasets import Dataset
+from ulrl.models import Architecture
+
+HEADER = "# The study as it was resolved: every default is written out, paths are absolute.\n"
+
+
+def resolved_yaml(study: Study) -> str:
+    """Return the study file that says all of a study; read again, it gives an equal one."""
+    grid = study.grid
+    content = {
+        "name": study.name,
+        "preset": study.preset,
+        "grid": {
+            "attack": grid.attacks,
+            "dataset": grid.datasets,
+            "architecture": grid.architectures,
+            **grid.settings,
+            "poison_ratio": grid.poison_ratios,
+            "target_label": grid.target_labels,
+            "seed": grid.seeds,
+        },
+        "exclude": [exclusion.conditions for exclusion in study.exclude],
+        "victim": {**_fields(study.victim), **_fields(study.victim_rule)},
+        "prune": {
+            "setting": study.prune.setting or "none",
+            "curve": study.prune.curve or "none",
+        },
+        "objective": study.objective,
+        "resources": {
+            name: value for name, value in _fields(study.resources).items() if value is not None
+        },
+        "mlflow": _fields(study.mlflow),
+        "store": study.store,
+    }
+    body = yaml.safe_dump(
+        _plain(content), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+    )
+    return HEADER + body
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a study file writes it: mappings, lists, texts and numbers."""
+    if isinstance(value, AttackChoice):
+        return _plain(_attack_entry(value))
+    if isinstance(value, PrunerChoice):
+        arguments = {name: "none" if one is None else one for name, one in value.arguments.items()}
+        return _plain({"pruner": value.pruner, **arguments})
+    if isinstance(value, Dataset | Architecture):
+        return _plain({"name": value.name, **_fields(value)})
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def _attack_entry(choice: AttackChoice) -> dict[str, Any]:
+    entry = {"name": choice.attack.name, **_fields(choice.attack)}
+    entry |= {"labels": choice.labels, "stamp": choice.stamp}
+    own = {} if choice.poison_ratio is None else {"poison_ratio": choice.poison_ratio}
+    return entry | own
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}

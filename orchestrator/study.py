@@ -1,0 +1,88 @@
+"""The command: ``python -m orchestrator.study GRID.yaml``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.errors import Interrupted, Mistakes, Stop
+from orchestrator.signals import Interrupts
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    console = Console(highlight=False)
+    errors = Console(stderr=True, highlight=False)
+    interrupts = Interrupts()
+    try:
+        with interrupts.watched():
+            return _command(arguments, console, interrupts)
+    except Stop as stop:
+        if isinstance(stop, Interrupted):
+            again = " ".join(["python -m orchestrator.study", *(argv or sys.argv[1:])])
+            errors.print(f"stopped by {stop}; nothing finished is lost. To go on: {again}")
+        else:
+            prefix = "" if isinstance(stop, Mistakes) else "error: "
+            errors.print(f"{prefix}{stop}", markup=False, soft_wrap=True)
+        return stop.exit_code
+
+
+def _command(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:
+    # Imported here so that --help and a refused file do not wait for what they do not need.
+    from orchestrator.run import run_study, show_plan
+    from orchestrator.spec import load_study, missing_data
+
+    study = load_study(arguments.grid, arguments.set)
+    if arguments.plan:
+        show_plan(study, console)
+        return 0
+    missing = missing_data(study)
+    if missing:
+        raise Mistakes(missing)
+    out = Path(arguments.out) if arguments.out else Path("runs") / study.name
+    return run_study(
+        study,
+        out.absolute(),
+        console,
+        interrupts,
+        address=arguments.address,
+        inline=arguments.inline,
+        verbose=arguments.verbose,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with this project's form of an error."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"command line: {message}\n{self.format_usage()}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m orchestrator.study",
+        description="Run, resume or plan a study of ULRL. The same command again resumes.",
+    )
+    parser.add_argument("grid", metavar="GRID.yaml", help="the study file")
+    parser.add_argument("--plan", action="store_true", help="show what would be done, and stop")
+    parser.add_argument("--address", metavar="ADDR", help="an existing Ray cluster to run on")
+    parser.add_argument("--out", metavar="DIR", help="the study folder (default: runs/NAME)")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a value of the file by its dotted path; may be repeated",
+    )
+    parser.add_argument(
+        "--inline", action="store_true", help="no Ray, one process; the same results"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show libraries' messages")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""What a worker is handed, and what it hands back: plain values, no machinery."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from orchestrator.plan import Scenario, Trial
+from ulrl.scoring import ScoreConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimItem:
+    """Train and evaluate a scenario's victim."""
+
+    scenario: Scenario
+
+    @property
+    def name(self) -> str:
+        return f"victim-{self.scenario.number:04d}"
+
+    @property
+    def text(self) -> str:
+        return "victim"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AscentItem:
+    """One ascent, and the scores of every setting that reads it.
+
+    Attributes:
+        number: Of the group of trials that share the ascent.
+        trial: Any of them.
+        floor: The lowest threshold among them.
+        scores: Their different scoring rules.
+    """
+
+    number: int
+    trial: Trial
+    floor: float
+    scores: tuple[ScoreConfig, ...]
+
+    @property
+    def name(self) -> str:
+        return f"ascent-{self.number:05d}"
+
+    @property
+    def scenario(self) -> Scenario:
+        return self.trial.scenario
+
+    @property
+    def text(self) -> str:
+        return "ascent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialItem:
+    """Relearn and evaluate one trial.
+
+    Attributes:
+        floor: As for its ascent, should that have to be made again.
+        stream: Whether every epoch is reported, because somebody may cut the trial.
+    """
+
+    trial: Trial
+    floor: float
+    stream: bool
+
+    @property
+    def name(self) -> str:
+        return self.trial.name
+
+    @property
+    def scenario(self) -> Scenario:
+        return self.trial.scenario
+
+    @property
+    def text(self) -> str:
+        return self.trial.setting.text
+
+
+Item: TypeAlias = VictimItem | AscentItem | TrialItem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far an item is.
+
+    Attributes:
+        stage: The stage that runs.
+        epoch: Epochs done.
+        epochs: Epochs there will be at most.
+        curve: For a relearning: ACC, ASR and RA on the monitor subset after each epoch.
+    """
+
+    stage: str
+    epoch: int
+    epochs: int
+    curve: tuple[tuple[float, float, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """A stage that was executed and its result stored.
+
+    Attributes:
+        study: Identifier of the study that executed it.
+    """
+
+    stage: str
+    key: str
+    scenario: str
+    seconds: float
+    study: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """How an item ended.
+
+    Attributes:
+        runs: Stages executed for it, in order.
+        error: One line, if it failed by an exception.
+        trace: The traceback that goes with it.
+        fatal: Whether no other item can do better (a store that cannot be written to).
+    """
+
+    runs: tuple[StageRun, ...] = ()
+    error: str = ""
+    trace: str = ""
+    fatal: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What every worker of a study needs to know, whatever it works on.
+
+    Attributes:
+        store: Where results are.
+        study: Identifier of the study, kept with each result.
+        device: ``cpu`` or ``cuda``.
+        threads: Threads of torch.
+        keep_repaired: Whether repaired weights stay in the store after their evaluation.
+    """
+
+    store: str
+    study: str
+    device: str = "cpu"
+    threads: int = 1
+    keep_repaired: bool = True

@@ -1,0 +1,293 @@
+"""Where items are worked on: stages called in order, each through the store."""
+
+import dataclasses
+import time
+from collections.abc import Generator
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from orchestrator.entries import ascent_of, pack, scores_of, weights_of
+from orchestrator.keys import Compute, KeyRing
+from orchestrator.plan import Scenario, Trial
+from orchestrator.store import Entry, Store
+from orchestrator.work import AscentItem, Item, Progress, Site, StageRun, TrialItem, VictimItem
+from ulrl.clean import CleanSamples, draw_clean_samples
+from ulrl.datasets import Dataset, ImageSet
+from ulrl.evaluation import evaluate
+from ulrl.metrics import measure
+from ulrl.models import Blueprint, Classifier, Weights
+from ulrl.poisoning import TestSets, make_test_sets
+from ulrl.relearning import Suspects, choose_resets, relearn
+from ulrl.scoring import NeuronScores, ScoreConfig, score_neurons
+from ulrl.unlearning import Ascent, unlearn
+from ulrl.victim import VictimConfig, train_victim
+
+Steps: TypeAlias = Generator[Progress, None, None]
+FoundAscent: TypeAlias = tuple[Ascent, StageRun]
+Point: TypeAlias = tuple[float, float, float]  # ACC, ASR, RA on the monitor subset
+
+VICTIMS_AT_HAND = 2
+
+
+class Workshop:
+    """A worker's bench: the store, and what the last scenarios left loaded.
+
+    Torch's number of threads is set here, for the life of the process, because sums
+    depend on it.
+    """
+
+    def __init__(self, site: Site, victim: VictimConfig) -> None:
+        torch.set_num_threads(site.threads)
+        self._site = site
+        self._store = Store(site.store)
+        self._device = torch.device(site.device)
+        self._victim_config = victim
+        self._keys = KeyRing(victim, Compute(device=site.device, threads=site.threads))
+        self._runs: list[StageRun] = []
+        self._images = lru_cache(maxsize=2)(_load)
+        self._tests = lru_cache(maxsize=2)(self._make_tests)
+        self._victims: dict[str, Weights] = {}
+
+    def work(self, item: Item) -> Generator[Progress, None, tuple[StageRun, ...]]:
+        """Do an item step by step; leaving the iterator early abandons the stage in flight.
+
+        Nothing is done twice: what the store has is taken from there, and what should
+        have been there but is not (a file damaged meanwhile) is made again.
+        """
+        self._runs = []
+        if isinstance(item, VictimItem):
+            victim = yield from self._victim(item.scenario)
+            self._evaluate(item.scenario, self._keys.victim(item.scenario), victim)
+        elif isinstance(item, AscentItem):
+            for config in item.scores:
+                yield from self._scores(item.trial, config, item.floor)
+        else:
+            yield from self._trial(item)
+        return self.executed
+
+    @property
+    def executed(self) -> tuple[StageRun, ...]:
+        """The stages executed for the present item so far."""
+        return tuple(self._runs)
+
+    def _victim(self, scenario: Scenario) -> Generator[Progress, None, Weights]:
+        """Return a scenario's victim: at hand, stored, or trained now."""
+        key = self._keys.victim(scenario)
+        if key not in self._victims:
+            entry = self._store.read("train_victim", key)
+            if entry is not None:
+                weights = weights_of(entry, self._blueprint(scenario))
+            else:
+                weights = yield from self._train_victim(scenario, key)
+            while len(self._victims) >= VICTIMS_AT_HAND:
+                self._victims.pop(next(iter(self._victims)))
+            self._victims[key] = weights
+        return self._victims[key]
+
+    def _train_victim(self, scenario: Scenario, key: str) -> Generator[Progress, None, Weights]:
+        started = time.perf_counter()
+        config = self._victim_config
+        run = train_victim(
+            config,
+            self._blueprint(scenario),
+            scenario.poison,
+            self._images(scenario.dataset),
+            scenario.seed,
+            self._device,
+        )
+        training = []
+        for epoch in run.epochs:
+            training.append([epoch.loss, epoch.accuracy])
+            yield Progress(stage="train_victim", epoch=epoch.number, epochs=config.epochs)
+        weights = run.classifier.weights()
+        seconds = time.perf_counter() - started
+        values = {"training": training}
+        self._keep("train_victim", key, scenario, seconds, values, weights.state)
+        return weights
+
+    def _ascent(self, trial: Trial, threshold: float) -> Generator[Progress, None, FoundAscent]:
+        """Return an ascent that goes down to `threshold`, its key, and what it took."""
+        found = find_ascent(self._store, self._keys.ascent(trial), trial, threshold)
+        if found is not None:
+            return found
+        ascent: Ascent | None = None
+        scenario, config = trial.scenario, trial.hyperparameters.unlearn
+        victim = yield from self._victim(scenario)
+        started = time.perf_counter()
+        tests = self._tests(scenario)
+        curve: list[Point] = []
+        steps = unlearn(
+            config,
+            victim,
+            self._clean(trial),
+            threshold,
+            self._device,
+            observe=lambda classifier: curve.append(_monitor(classifier, tests)),
+        )
+        for ascent in steps:
+            done = len(ascent.accuracy)
+            yield Progress(stage="unlearn", epoch=done, epochs=config.unlearn_epochs)
+        if ascent is None:
+            raise RuntimeError("an ascent has at least one epoch")
+        values, tensors = pack(ascent)
+        key = ascent_entry(self._keys.ascent(trial), threshold)
+        seconds = time.perf_counter() - started
+        self._keep("unlearn", key, scenario, seconds, {**values, "curve": curve}, tensors)
+        return ascent, self._runs[-1]
+
+    def _scores(
+        self, trial: Trial, config: ScoreConfig, floor: float
+    ) -> Generator[Progress, None, NeuronScores]:
+        key = self._keys.scores(trial, config)
+        entry = self._store.read("score_neurons", key)
+        if entry is not None:
+            return scores_of(entry)
+        threshold = min(floor, config.unlearn_threshold)
+        ascent, run = yield from self._ascent(trial, threshold)
+        started = time.perf_counter()
+        scores = score_neurons(config, ascent)
+        values, tensors = pack(scores)
+        values |= {
+            "ascent_key": run.key,
+            "ascent_seconds": run.seconds,
+            "ascent_study": run.study,
+        }
+        seconds = time.perf_counter() - started
+        self._keep("score_neurons", key, trial.scenario, seconds, values, tensors)
+        return scores
+
+    def _trial(self, item: TrialItem) -> Steps:
+        trial, scenario = item.trial, item.scenario
+        parts = trial.hyperparameters
+        scores = yield from self._scores(trial, parts.score, item.floor)
+        suspects = choose_resets(parts.reset, scores)
+        key = self._keys.relearn(trial, suspects)
+        done = self._store.read("relearn", key) is not None
+        evaluated = self._store.read("evaluate", self._keys.evaluation(key)) is not None
+        if done and evaluated:
+            return
+        repaired = self._store.read("repaired", key) if done else None
+        if repaired is not None:
+            weights = weights_of(repaired, self._blueprint(scenario))
+        else:
+            weights = yield from self._relearn(trial, suspects, key)
+        self._evaluate(scenario, key, weights)
+        if not self._site.keep_repaired:
+            self._store.delete("repaired", key)
+
+    def _relearn(
+        self, trial: Trial, suspects: Suspects, key: str
+    ) -> Generator[Progress, None, Weights]:
+        scenario, config = trial.scenario, trial.hyperparameters.relearn
+        victim = yield from self._victim(scenario)
+        started = time.perf_counter()
+        tests = self._tests(scenario)
+        run = relearn(config, victim, suspects, self._clean(trial), self._device)
+        curve: list[Point] = []
+        training = []
+        for epoch in run.epochs:
+            curve.append(_monitor(run.classifier, tests))
+            training.append([epoch.loss, epoch.accuracy])
+            yield Progress(
+                stage="relearn",
+                epoch=epoch.number,
+                epochs=config.relearn_epochs,
+                curve=tuple(curve),
+            )
+        weights = run.classifier.weights()
+        seconds = time.perf_counter() - started
+        self._store.write("repaired", key, Entry(values={}, tensors=weights.state))
+        self._keep("relearn", key, scenario, seconds, {"curve": curve, "training": training}, {})
+        return weights
+
+    def _evaluate(self, scenario: Scenario, model: str, weights: Weights) -> None:
+        key = self._keys.evaluation(model)
+        if self._store.read("evaluate", key) is not None:
+            return
+        started = time.perf_counter()
+        result = evaluate(weights, self._tests(scenario), self._device)
+        seconds = time.perf_counter() - started
+        self._keep("evaluate", key, scenario, seconds, dataclasses.asdict(result), {})
+
+    def _keep(
+        self,
+        stage: str,
+        key: str,
+        scenario: Scenario,
+        seconds: float,
+        values: dict[str, Any],
+        tensors: dict[str, Tensor],
+    ) -> None:
+        entry = Entry(values=values, tensors=tensors, seconds=seconds, study=self._site.study)
+        self._store.write(stage, key, entry)
+        run = StageRun(
+            stage=stage,
+            key=key,
+            scenario=scenario.text,
+            seconds=seconds,
+            study=self._site.study,
+        )
+        self._runs.append(run)
+
+    def _clean(self, trial: Trial) -> CleanSamples:
+        images = self._images(trial.scenario.dataset)
+        return draw_clean_samples(trial.hyperparameters.clean, images, trial.defence_seed)
+
+    def _make_tests(self, scenario: Scenario) -> TestSets:
+        return make_test_sets(scenario.poison, self._images(scenario.dataset), scenario.seed)
+
+    def _blueprint(self, scenario: Scenario) -> Blueprint:
+        return blueprint_of(scenario, self._images(scenario.dataset))
+
+
+def blueprint_of(scenario: Scenario, images: ImageSet) -> Blueprint:
+    """Return what a scenario's network is built from."""
+    _, channels, side, _ = images.train_images.shape
+    return Blueprint(
+        architecture=scenario.architecture,
+        classes=images.classes,
+        channels=channels,
+        side=side,
+        treatment=scenario.dataset.treatment,
+    )
+
+
+def ascent_entry(ascent: str, floor: float) -> str:
+    """Return the key of an ascent that went down to `floor`."""
+    return f"{ascent}-{floor!r}"
+
+
+def find_ascent(store: Store, ascent: str, trial: Trial, threshold: float) -> FoundAscent | None:
+    """Return a stored ascent that passed `threshold`, its key, and what it took.
+
+    The epochs of two ascents that differ in nothing but the floor are the same, so a
+    deeper one answers for a shallower.
+    """
+    exact = ascent_entry(ascent, threshold)
+    others = [name for name in store.names("unlearn", ascent) if name != exact]
+    for name in (exact, *others):
+        entry = store.read("unlearn", name)
+        if entry is not None:
+            found = ascent_of(entry)
+            if found.covers(threshold, trial.hyperparameters.unlearn):
+                run = StageRun(
+                    stage="unlearn",
+                    key=name,
+                    scenario=trial.scenario.text,
+                    seconds=entry.seconds,
+                    study=entry.study,
+                )
+                return found, run
+    return None
+
+
+def _load(dataset: Dataset) -> ImageSet:
+    return dataset.load()
+
+
+def _monitor(classifier: Classifier, tests: TestSets) -> Point:
+    found = measure(classifier.predict, tests.monitor)
+    return found.acc, found.asr, found.ra

@@ -1,0 +1,179 @@
+"""Study folders made up for tests of the report: every status, weak victims, hostile text."""
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+HOSTILE = 'boom </script><script>alert("1")</script> <img src="http://evil.test/x.png"> {{ 7*7 }}'
+COLUMNS = (
+    *("attack", "attack_options", "dataset", "architecture", "poison_ratio", "target_label"),
+    *("seed", "defence_seed", "clean_ratio", "unlearn_threshold", "reinit_ratio"),
+)
+OUTCOME = (
+    *("status", "error", "victim_ok"),
+    *(
+        f"{metric}_{when}_{half}"
+        for metric in ("acc", "asr", "ra")
+        for when in ("before", "after")
+        for half in ("selection", "report")
+    ),
+    *("der_selection", "der_report", "flagged", "target_z", "stop_epoch", "threshold_reached"),
+    *("seconds", "mlflow_run_id"),
+)
+AFTER_THE_VICTIM = [name for name in OUTCOME if "_after_" in name or name.startswith("der_")]
+AFTER_THE_VICTIM += ["flagged", "target_z", "stop_epoch", "threshold_reached", "seconds"]
+
+Row = dict[str, Any]
+Attack = tuple[str, Mapping[str, Any]]
+
+
+def make_rows(  # one argument per axis
+    *,
+    attacks: Sequence[Attack] = (("badnets", {}), ("blended", {"alpha": 0.1}), ("sig", {})),
+    datasets: Sequence[str] = ("digits",),
+    architectures: Sequence[str] = ("preact_resnet18(width=16)",),
+    seeds: Sequence[int] = (0,),
+    thresholds: Sequence[float] = (0.1, 0.2, 0.4),
+    ratios: Sequence[float] = (0.25, 0.5, 1.0),
+    further: Mapping[str, Sequence[Any]] | None = None,
+) -> list[Row]:
+    """Return the rows of a study whose trials are all done, as a plan orders them."""
+    further = further or {}
+    rows = []
+    scenarios = itertools.product(attacks, datasets, architectures, seeds)
+    for (attack, options), dataset, architecture, seed in scenarios:
+        random = Random(f"{attack}{options}{dataset}{architecture}{seed}")
+        before = {
+            f"{metric}_before_{half}": _near(random, middle)
+            for metric, middle in (("acc", 0.93), ("asr", 0.98), ("ra", 0.02))
+            for half in ("selection", "report")
+        }
+        for threshold, ratio, *others in itertools.product(thresholds, ratios, *further.values()):
+            row: Row = {
+                "attack": attack,
+                "attack_options": json.dumps(options),
+                "dataset": dataset,
+                "architecture": architecture,
+                "poison_ratio": 0.1,
+                "target_label": 0,
+                "seed": seed,
+                "defence_seed": seed,
+                "clean_ratio": 0.05,
+                "unlearn_threshold": threshold,
+                "reinit_ratio": ratio,
+                **dict(zip(further, others, strict=True)),
+                **{"status": "done", "error": "", "victim_ok": True},
+                **before,
+                **_repaired(random, before, threshold, ratio),
+            }
+            rows.append(row)
+    return rows
+
+
+def _near(random: Random, middle: float) -> float:
+    return min(1.0, max(0.0, random.gauss(middle, 0.01)))
+
+
+def _repaired(random: Random, before: Row, threshold: float, ratio: float) -> Row:
+    row: Row = {}
+    for half in ("selection", "report"):
+        acc = _near(random, 0.91 - 0.1 * (ratio - 0.5) ** 2)
+        asr = _near(random, 0.02 + 0.6 * (threshold - 0.2) ** 2 + 0.2 * (1 - ratio) ** 2)
+        row |= {f"acc_after_{half}": acc, f"asr_after_{half}": asr}
+        row[f"ra_after_{half}"] = _near(random, 0.8)
+        asr_drop = max(0.0, before[f"asr_before_{half}"] - asr)
+        acc_drop = max(0.0, before[f"acc_before_{half}"] - acc)
+        row[f"der_{half}"] = (asr_drop - acc_drop + 1) / 2
+    flagged = random.choice([[0], [0], [0, 3], [5], []])
+    return row | {
+        "flagged": json.dumps(flagged),
+        "target_z": random.uniform(2, 30),
+        "stop_epoch": random.randint(2, 20),
+        "threshold_reached": random.random() > 0.1,
+        "seconds": random.uniform(1, 60),
+        "mlflow_run_id": f"{random.getrandbits(64):016x}",
+    }
+
+
+def unfinish(row: Row, status: str, error: str = "") -> None:
+    """Make a done row one that ended otherwise."""
+    row |= {"status": status, "error": error} | dict.fromkeys(AFTER_THE_VICTIM, "")
+
+
+def weaken(rows: Sequence[Row], where: Callable[[Row], bool]) -> None:
+    """Let the victims of some rows not take."""
+    for row in filter(where, rows):
+        row |= {"victim_ok": False, "asr_before_selection": 0.11, "asr_before_report": 0.125}
+
+
+def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_study(folder: Path, rows: Sequence[Row], objective: str = "der") -> Path:
+    """Write results.csv, stages.csv and study.yaml; return the folder."""
+    further = [name for name in rows[0] if name not in {*COLUMNS, *OUTCOME}]
+    write_csv(folder / "results.csv", rows, [*COLUMNS, *further, *OUTCOME])
+    stages = ("train_victim", "unlearn", "score_neurons", "relearn", "evaluate")
+    work = [
+        {
+            "stage": stage,
+            "key": f"{stage}{number // (9 if stage == 'train_victim' else 1):04}",
+            "scenario": f"{row['attack']} {row['dataset']} seed {row['seed']}",
+            "seconds": 0.5 + number % 7,
+            "computed": number % 3 != 2,
+        }
+        for number, row in enumerate(rows)
+        for stage in stages
+    ]
+    write_csv(folder / "stages.csv", work)
+    study = f"name: sensitivity-made-up\nobjective: {objective}\n"
+    (folder / "study.yaml").write_text(study, encoding="utf-8")
+    return folder
+
+
+def write_pruning(folder: Path, scenario: str) -> None:
+    """Write a pruning log of two decisions."""
+    columns = ("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs")
+    setting = "unlearn_threshold=0.4, reinit_ratio=0.25"
+    rows = [
+        ("setting", setting, "", 7, 0.8123456, 0.95, 0.0078125, 7),
+        ("curve", setting, scenario, 5, 0.6, 0.9, "", ""),
+    ]
+    log = folder / "logs" / "pruning.csv"
+    write_csv(log, [dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def mixed_rows() -> list[Row]:
+    """Return rows with everything that can happen in a study."""
+    rows = make_rows(
+        attacks=(
+            ("badnets", {}),
+            ("blended", {"alpha": 0.1}),
+            ("blended", {"alpha": 0.2, "labels": "all_to_all"}),
+            ("sig", {"labels": "clean_label"}),
+        ),
+        datasets=("digits", "cifar10"),
+        seeds=(0, 1, 2),
+    )
+    weaken(rows, lambda row: row["attack"] == "sig" and row["seed"] == 2)
+    weaken(rows, lambda row: row["attack"] == "sig" and row["dataset"] == "cifar10")
+    for row in rows:
+        worst = row["unlearn_threshold"] == 0.4 and row["reinit_ratio"] == 0.25
+        if worst and (row["dataset"], row["seed"]) != ("digits", 0):
+            unfinish(row, "pruned")
+        if row["attack"] == "badnets" and row["dataset"] == "cifar10":
+            row |= {"asr_after_report": row["asr_after_report"] + 0.3} if row["der_report"] else {}
+    unfinish(rows[4], "failed", HOSTILE)
+    unfinish(rows[40], "failed", "Traceback (most recent call last):\n  File x\nValueError: no")
+    for row in rows[-3:]:
+        unfinish(row, "pending")
+    return rows

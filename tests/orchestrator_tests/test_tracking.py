@@ -1,0 +1,297 @@
+"""The mirror in MLflow's own database file, read back with MLflow's client and with sqlite."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.database import ensure_database
+from orchestrator.delivery import Delivery
+from orchestrator.records import Record
+from orchestrator.tracking import Tracker
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+STUDY = Record(key="study", parent=None, name="demo", status="RUNNING", tags={"objective": "der"})
+SCENARIO = Record(
+    key="scenario",
+    parent="study",
+    name="badnets digits",
+    params={"attack": "badnets", "seed": "0"},
+    metrics={"acc": 0.1 + 0.2, "asr": 1.0},
+    curves={"train/acc": ((1, 1 / 3), (2, 2 / 3))},
+    tags={"attack": "badnets", "dataset": "digits"},
+)
+TRIAL = Record(
+    key="trial",
+    parent="scenario",
+    name="threshold 0.2",
+    params={"unlearn_threshold": "0.2", "reinit_ratio": "1.0"},
+    metrics={"acc": 0.9, "asr": 5e-324, "der": 1 - 2**-53},
+    curves={
+        "relearn/acc": tuple((epoch, epoch / 7) for epoch in range(20)),
+        "relearn/asr": tuple((epoch, 1 / (epoch + 3)) for epoch in range(20)),
+    },
+    tags={"attack": "badnets", "status": "done"},
+)
+TREE = (STUDY, SCENARIO, TRIAL)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty database as the tracker makes it."""
+    path = tmp_path_factory.mktemp("template") / "folder" / "mlflow.db"
+    ensure_database(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["mlflow.db"]
+    return path
+
+
+@dataclass
+class Desk:
+    """A folder with a database and an outbox, and the trackers opened on them."""
+
+    folder: Path
+    database: Path
+    trackers: list[Tracker] = field(default_factory=list)
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.database}"
+
+    @property
+    def outbox(self) -> Path:
+        return self.folder / "runs" / "demo" / "outbox.jsonl"
+
+    def tracker(self) -> Tracker:
+        self.trackers.append(Tracker(uri=self.uri, experiment="demo", outbox=self.outbox))
+        return self.trackers[-1]
+
+    def send(self, *records: Record) -> Delivery:
+        tracker = self.tracker()
+        for record in records:
+            tracker.record(record)
+        return tracker.close(60)
+
+    @property
+    def client(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
+
+    @property
+    def experiment(self) -> str:
+        experiment = self.client.get_experiment_by_name("demo")
+        assert experiment is not None
+        return experiment.experiment_id
+
+    def runs(self) -> dict[str, "Run"]:
+        """Return the active runs by key; a key with two runs fails."""
+        runs = self.client.search_runs([self.experiment])
+        keys = [run.data.tags["ulrl.key"] for run in runs]
+        assert len(set(keys)) == len(keys)
+        return dict(zip(keys, runs, strict=True))
+
+    def curve(self, key: str, name: str) -> list[tuple[int, float]]:
+        history = self.client.get_metric_history(self.runs()[key].info.run_id, name)
+        return sorted((metric.step, metric.value) for metric in history)
+
+    def dump(self) -> list[str]:
+        with closing(sqlite3.connect(self.database)) as connection:
+            return list(connection.iterdump())
+
+
+@pytest.fixture
+def desk(tmp_path: Path, template: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path, tmp_path / "mlflow.db")
+    shutil.copyfile(template, desk.database)
+    yield desk
+    for tracker in desk.trackers:
+        tracker.close(10)
+
+
+def own_tags(run: "Run") -> dict[str, str]:
+    return {name: v for name, v in run.data.tags.items() if not name.startswith(("mlflow", "ulrl"))}
+
+
+def test_the_tree_holds_exactly_what_was_recorded(desk: Desk) -> None:
+    assert desk.send(*TREE) == Delivery(3, 0, None)
+    runs = desk.runs()
+    assert set(runs) == {"study", "scenario", "trial"}
+    for record in TREE:
+        run = runs[record.key]
+        assert run.info.run_name == record.name
+        assert run.info.status == record.status
+        assert run.data.params == record.params
+        assert {n: run.data.metrics[n] for n in record.metrics} == record.metrics
+        assert set(run.data.metrics) == {*record.metrics, *record.curves}
+        assert own_tags(run) == record.tags
+        parent = None if record.parent is None else runs[record.parent].info.run_id
+        assert run.data.tags.get("mlflow.parentRunId") == parent
+        for name, points in record.curves.items():
+            assert desk.curve(record.key, name) == list(points)
+
+
+def test_run_ids_are_mlflows(desk: Desk) -> None:
+    tracker = desk.tracker()
+    assert tracker.run_ids() == {}
+    for record in TREE:
+        tracker.record(record)
+    tracker.close(60)
+    expected = {key: run.info.run_id for key, run in desk.runs().items()}
+    assert tracker.run_ids() == expected
+    assert desk.tracker().run_ids() == expected
+
+
+def test_the_same_records_again_change_nothing(desk: Desk) -> None:
+    desk.send(*TREE)
+    before = desk.dump()
+    assert desk.send(*TREE) == Delivery(0, 0, None)
+    assert desk.dump() == before
+
+
+def test_a_lost_outbox_doubles_nothing(desk: Desk) -> None:
+    desk.send(*TREE)
+    before = desk.dump()
+    desk.outbox.unlink()
+    assert desk.send(*TREE) == Delivery(3, 0, None)
+    assert desk.dump() == before
+
+
+def test_a_changed_record_updates_its_run(desk: Desk) -> None:
+    failed = replace(
+        TRIAL, status="FAILED", metrics={"acc": 0.5}, curves={}, tags={"error": "out of memory"}
+    )
+    desk.send(STUDY, SCENARIO, failed)
+    first = desk.runs()["trial"].info.run_id
+    longer = {**TRIAL.curves, "relearn/acc": (*TRIAL.curves["relearn/acc"], (20, 0.125))}
+    assert desk.send(TRIAL) == Delivery(1, 0, None)
+    assert desk.send(replace(TRIAL, name="renamed", curves=longer)) == Delivery(1, 0, None)
+    run = desk.runs()["trial"]
+    assert run.info.run_id == first
+    assert run.info.run_name == "renamed"
+    assert run.info.status == "FINISHED"
+    assert own_tags(run) == TRIAL.tags
+    assert {name: run.data.metrics[name] for name in TRIAL.metrics} == TRIAL.metrics
+    assert desk.curve("trial", "relearn/acc") == list(longer["relearn/acc"])
+    assert desk.curve("trial", "relearn/asr") == list(TRIAL.curves["relearn/asr"])
+
+
+def test_a_study_that_goes_on_is_running_again(desk: Desk) -> None:
+    desk.send(replace(STUDY, status="KILLED"))
+    assert desk.runs()["study"].info.status == "KILLED"
+    desk.send(STUDY)
+    assert desk.runs()["study"].info.status == "RUNNING"
+    desk.send(replace(STUDY, status="FINISHED"))
+    assert desk.runs()["study"].info.status == "FINISHED"
+
+
+def test_a_changed_parameter_is_told_in_a_tag(desk: Desk) -> None:
+    desk.send(replace(STUDY, params={"trials": "9"}))
+    assert desk.send(replace(STUDY, params={"trials": "18", "seed": "0"})) == Delivery(1, 0, None)
+    run = desk.runs()["study"]
+    assert run.data.params == {"trials": "9", "seed": "0"}
+    assert run.data.tags["ulrl.now.trials"] == "18"
+    desk.send(replace(STUDY, params={"trials": "9", "seed": "0"}))
+    assert "ulrl.now.trials" not in desk.runs()["study"].data.tags
+
+
+def test_what_a_person_added_stays(desk: Desk) -> None:
+    desk.send(STUDY)
+    run = desk.runs()["study"].info.run_id
+    desk.client.set_tag(run, "mlflow.note.content", "my note")
+    desk.client.log_param(run, "mine", "1")
+    desk.send(replace(STUDY, tags={}))
+    data = desk.runs()["study"].data
+    assert data.tags["mlflow.note.content"] == "my note"
+    assert data.params == {"mine": "1"}
+    assert "objective" not in data.tags
+
+
+def test_numbers_that_are_none_are_named_and_left_out(desk: Desk) -> None:
+    nan = float("nan")
+    odd = replace(STUDY, metrics={"acc": 0.5, "asr": nan}, curves={"c": ((0, nan), (1, 0.5))})
+    assert desk.send(odd) == Delivery(1, 0, None)
+    run = desk.runs()["study"]
+    assert run.data.metrics == {"acc": 0.5, "c": 0.5}
+    assert run.data.tags["ulrl.not_finite"] == "asr, c at 0"
+
+
+def test_more_than_a_batch_arrives_whole(desk: Desk) -> None:
+    curve = tuple((step, step / 3) for step in range(2500))
+    params = {f"p{number}": str(number) for number in range(230)}
+    many = replace(STUDY, params=params, curves={"c": curve}, tags=params)
+    assert desk.send(many) == Delivery(1, 0, None)
+    assert desk.curve("study", "c") == list(curve)
+    assert desk.runs()["study"].data.params == params
+    assert own_tags(desk.runs()["study"]) == params
+
+
+def test_a_name_that_mlflow_refuses_costs_only_its_record(desk: Desk) -> None:
+    bad = replace(TRIAL, metrics={"asr@0.5": 0.5})
+    delivery = desk.send(STUDY, SCENARIO, bad, replace(TRIAL, key="other"))
+    assert (delivery.delivered, delivery.left) == (3, 1)
+    assert delivery.error is not None
+    assert "asr@0.5" in delivery.error
+    assert desk.send(TRIAL) == Delivery(1, 0, None)
+    assert desk.runs()["trial"].data.params == TRIAL.params
+
+
+def test_a_deleted_run_comes_back_once_when_its_record_changes(desk: Desk) -> None:
+    desk.send(*TREE)
+    old = desk.runs()["trial"].info.run_id
+    desk.client.delete_run(old)
+    assert desk.send(*TREE) == Delivery(0, 0, None)
+    changed = replace(TRIAL, name="again")
+    assert desk.send(changed) == Delivery(1, 0, None)
+    assert desk.send(changed) == Delivery(0, 0, None)
+    assert desk.runs()["trial"].info.run_id != old
+
+
+def test_a_deleted_parent_comes_back_with_all_its_children(desk: Desk) -> None:
+    desk.send(*TREE)
+    desk.client.delete_run(desk.runs()["scenario"].info.run_id)
+    second = replace(TRIAL, key="second", name="second")
+    assert desk.send(*TREE, second) == Delivery(3, 0, None)
+    runs = desk.runs()
+    scenario = runs["scenario"].info.run_id
+    assert runs["trial"].data.tags["mlflow.parentRunId"] == scenario
+    assert runs["second"].data.tags["mlflow.parentRunId"] == scenario
+
+
+def test_a_deleted_experiment_is_restored(desk: Desk) -> None:
+    desk.send(*TREE)
+    before = set(desk.runs())
+    experiment = desk.experiment
+    desk.client.delete_experiment(experiment)
+    assert desk.send(*TREE) == Delivery(0, 0, None)
+    assert desk.client.get_experiment(experiment).lifecycle_stage == "active"
+    assert set(desk.runs()) == before
+
+
+def test_another_database_gets_everything_and_the_first_is_still_known(
+    desk: Desk, template: Path
+) -> None:
+    desk.send(*TREE)
+    before = desk.dump()
+    other = replace(desk, database=desk.folder / "other.db")
+    shutil.copyfile(template, other.database)
+    assert other.send(*TREE) == Delivery(3, 0, None)
+    assert set(other.runs()) == {"study", "scenario", "trial"}
+    assert desk.send(*TREE) == Delivery(0, 0, None)
+    assert desk.dump() == before
+
+
+def test_two_studies_of_one_name_keep_apart(desk: Desk) -> None:
+    desk.send(STUDY)
+    other = replace(desk, folder=desk.folder / "elsewhere")
+    other.folder.mkdir()
+    assert other.send(replace(STUDY, name="another")) == Delivery(1, 0, None)
+    names = [run.info.run_name for run in desk.client.search_runs([desk.experiment])]
+    assert sorted(names) == ["another", "demo"]

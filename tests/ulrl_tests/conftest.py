@@ -1,0 +1,92 @@
+"""A small world for the core's tests: pictures that a narrow network learns in a second."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import interpolate
+
+from ulrl.attacks import LabelRule
+from ulrl.attacks.badnets import BadNets
+from ulrl.datasets import ImageSet, Treatment
+from ulrl.models import Blueprint, Weights
+from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.poisoning import Poison
+from ulrl.victim import VictimConfig, train_victim
+
+CLASSES, SIDE = 10, 16
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """One torch thread, as every trial of a study has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def cpu() -> torch.device:
+    return torch.device("cpu")
+
+
+def _noisy_copies(prototypes: Tensor, labels: Tensor, source: Generator) -> Tensor:
+    noise = 30 * torch.randn((len(labels), *prototypes.shape[1:]), generator=source)
+    return (prototypes[labels] + noise).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> ImageSet:
+    """Ten classes of coarse colour patterns under noise: 30 + 15 images of each."""
+    source = Generator().manual_seed(0)
+    coarse = torch.randint(40, 215, (CLASSES, 3, 4, 4), generator=source).float()
+    prototypes = interpolate(coarse, scale_factor=4)
+    train = torch.arange(CLASSES).repeat_interleave(30)
+    test = torch.arange(CLASSES).repeat_interleave(15)
+    return ImageSet(
+        train_images=_noisy_copies(prototypes, train, source),
+        train_labels=train,
+        test_images=_noisy_copies(prototypes, test, source),
+        test_labels=test,
+        classes=CLASSES,
+    )
+
+
+@pytest.fixture(scope="session")
+def blueprint() -> Blueprint:
+    treatment = Treatment(mean=(0.5, 0.4, 0.6), std=(0.25, 0.3, 0.2), padding=1, flip=True)
+    return Blueprint(
+        architecture=PreActResNet18(width=4),
+        classes=CLASSES,
+        channels=3,
+        side=SIDE,
+        treatment=treatment,
+    )
+
+
+@pytest.fixture(scope="session")
+def badnets() -> Poison:
+    return Poison(
+        attack=BadNets(size=4), labels=LabelRule.ALL_TO_ONE, poison_ratio=0.15, target_label=1
+    )
+
+
+@pytest.fixture(scope="session")
+def victim_of(
+    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+) -> Callable[[int], Weights]:
+    """Return the victim of a seed, trained once."""
+    trained: dict[int, Weights] = {}
+
+    def train(seed: int) -> Weights:
+        if seed not in trained:
+            config = VictimConfig(epochs=8, batch_size=32)
+            run = train_victim(config, blueprint, badnets, pictures, seed, cpu)
+            for _ in run.epochs:
+                pass
+            trained[seed] = run.classifier.weights()
+        return trained[seed]
+
+    return train

@@ -1,0 +1,207 @@
+"""The contract of every attack, and closed forms of those that have one."""
+
+from math import pi
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from ulrl.attacks import ATTACKS, Attack, LabelRule, stamp_bytes
+from ulrl.attacks.badnets import BadNets
+from ulrl.attacks.blended import Blended, Pattern
+from ulrl.attacks.sig import SIG
+from ulrl.registry import label_of
+
+
+def source(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def random_images(count: int, channels: int, side: int) -> Tensor:
+    return torch.rand(count, channels, side, side, generator=source(99))
+
+
+def attack_for(name: str, side: int, channels: int) -> Attack:
+    attack = ATTACKS[name]()
+    try:
+        attack.check(side=side, channels=channels)
+    except ValueError as error:
+        pytest.skip(f"by its own word: {error}")
+    return attack
+
+
+SIZES = pytest.mark.parametrize("side", [16, 32, 64])
+CHANNELS = pytest.mark.parametrize("channels", [1, 3])
+EVERY = pytest.mark.parametrize("name", sorted(ATTACKS))
+
+
+@EVERY
+@SIZES
+@CHANNELS
+def test_stamp_returns_new_images_in_range(name: str, side: int, channels: int) -> None:
+    attack = attack_for(name, side, channels)
+    images = random_images(3, channels, side)
+    before = images.clone()
+    triggered = attack.stamp(images, source())
+    assert triggered.shape == images.shape
+    assert triggered.dtype == images.dtype
+    assert torch.equal(images, before)
+    assert float(triggered.min()) >= 0
+    assert float(triggered.max()) <= 1
+    assert bool((triggered != images).flatten(1).any(dim=1).all())
+    triggered.zero_()
+    assert torch.equal(images, before), "the result shares memory with the argument"
+
+
+@EVERY
+@SIZES
+@CHANNELS
+def test_the_same_generator_gives_the_same_images(name: str, side: int, channels: int) -> None:
+    attack = attack_for(name, side, channels)
+    images = random_images(3, channels, side)
+    torch.manual_seed(1)
+    once = attack.stamp(images, source())
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert torch.equal(attack.stamp(images, source()), once)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@EVERY
+@SIZES
+@CHANNELS
+def test_a_fixed_trigger_treats_each_image_alone(name: str, side: int, channels: int) -> None:
+    attack = attack_for(name, side, channels)
+    images = random_images(4, channels, side)
+    drawing = source()
+    state = drawing.get_state()
+    batch = attack.stamp(images, drawing)
+    if not torch.equal(drawing.get_state(), state):
+        pytest.skip("its triggers are drawn image by image")
+    order = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(attack.stamp(images[order], source()), batch[order])
+    for i in range(len(images)):
+        assert torch.equal(attack.stamp(images[i : i + 1], source()), batch[i : i + 1])
+
+
+@EVERY
+@SIZES
+@CHANNELS
+def test_stored_images_stay_bytes(name: str, side: int, channels: int) -> None:
+    attack = attack_for(name, side, channels)
+    images = (random_images(3, channels, side) * 256).to(torch.uint8)
+    before = images.clone()
+    triggered = stamp_bytes(attack, images, source())
+    assert triggered.dtype == torch.uint8
+    assert triggered.shape == images.shape
+    assert torch.equal(images, before)
+    assert stamp_bytes(attack, images[:0], source()).shape == images[:0].shape
+
+
+@EVERY
+def test_names_and_label_rules(name: str) -> None:
+    attack = ATTACKS[name]()
+    assert attack.name == label_of(attack) == name
+    assert attack.label_rules
+    assert len(set(attack.label_rules)) == len(attack.label_rules)
+    assert isinstance(attack.label_rules[0], LabelRule)
+
+
+def every_level(channels: int = 3, side: int = 16) -> Tensor:
+    """256 images, each of one grey level."""
+    levels = torch.arange(256, dtype=torch.uint8)
+    return levels[:, None, None, None].expand(-1, channels, side, side).contiguous()
+
+
+class Nothing(BadNets):
+    """Leaves images as they are."""
+
+    def stamp(self, images: Tensor, generator: Generator) -> Tensor:
+        del generator
+        return images.clone()
+
+
+def test_bytes_survive_the_way_through_floats() -> None:
+    assert torch.equal(stamp_bytes(Nothing(), every_level(), source()), every_level())
+
+
+@pytest.mark.parametrize(
+    ("attack", "rows", "value"),
+    [
+        (BadNets(), slice(29, 32), 255),
+        (BadNets(size=5, inset=2), slice(25, 30), 255),
+        (BadNets(size=1, level=0.0), slice(31, 32), 0),
+        (BadNets(size=2, level=0.5), slice(30, 32), 127),  # 127.5 truncated
+    ],
+)
+def test_badnets_sets_a_square_and_nothing_else(
+    attack: BadNets, rows: slice, value: int
+) -> None:
+    expected = every_level(side=32)
+    expected[:, :, rows, rows] = value
+    assert torch.equal(stamp_bytes(attack, every_level(side=32), source()), expected)
+
+
+@pytest.mark.parametrize("side", [16, 32, 64])
+@pytest.mark.parametrize("attack", [SIG(), SIG(delta=20 / 255, frequency=3)])
+def test_sig_adds_a_sinusoid_along_the_columns(attack: SIG, side: int) -> None:
+    column = np.arange(side)
+    strip = attack.delta * 255 * np.sin(2 * pi * attack.frequency * column / side)
+    # What is a whole number but for the last bits must not be truncated to the one below.
+    strip = np.round(strip, 9)
+    levels = every_level(side=side).numpy().astype(np.float64)
+    expected = np.floor(np.clip(levels + strip, 0, 255)).astype(np.uint8)
+    ours = stamp_bytes(attack, every_level(side=side), source()).numpy()
+    assert (ours == expected).all()
+
+
+@pytest.mark.parametrize("pattern", list(Pattern))
+@pytest.mark.parametrize("alpha", [0.2, 0.1, 1.0])
+def test_blended_is_a_weighted_mean(pattern: Pattern, alpha: float) -> None:
+    attack = Blended(alpha=alpha, pattern=pattern)
+    black = torch.zeros(1, 3, 32, 32)
+    picture = attack.stamp(black, source()).double() / alpha
+    assert float(picture.std()) > 0.05
+    images = random_images(5, 3, 32).double()
+    expected = (1 - alpha) * images + alpha * picture
+    ours = attack.stamp(images.float(), source()).double()
+    assert float((ours - expected).abs().max()) < 1e-6
+
+
+def test_blended_shows_one_picture_at_every_size() -> None:
+    """Means over sixteenths of the picture agree between sizes."""
+    coarse = []
+    for side in (16, 32, 64):
+        picture = Blended(alpha=1.0).stamp(torch.zeros(1, 3, side, side), source())
+        coarse.append(torch.nn.functional.adaptive_avg_pool2d(picture, 4))
+    assert float((coarse[0] - coarse[1]).abs().max()) < 0.05
+    assert float((coarse[1] - coarse[2]).abs().max()) < 0.05
+
+
+def test_blended_greys_its_picture_for_grey_images() -> None:
+    attack = Blended(alpha=1.0)
+    coloured = attack.stamp(torch.zeros(1, 3, 16, 16), source())
+    grey = attack.stamp(torch.zeros(1, 1, 16, 16), source())
+    assert torch.allclose(grey, coloured.mean(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("attack", "option", "value", "message"),
+    [
+        (BadNets, "size", 0, "size is in pixels, at least 1; got 0"),
+        (BadNets, "inset", -1, "inset is in pixels, at least 0; got -1"),
+        (BadNets, "level", 1.5, "level is in [0, 1] pixel units; got 1.5"),
+        (BadNets, "level", float("nan"), "level is in [0, 1] pixel units; got nan"),
+        (Blended, "alpha", 0.0, "alpha is a weight, so 0 < alpha <= 1; got 0.0"),
+        (Blended, "alpha", 1.1, "alpha is a weight, so 0 < alpha <= 1; got 1.1"),
+        (SIG, "delta", 20.0, "delta is in [0, 1] pixel units, so 0 < delta <= 1; got 20.0"),
+        (SIG, "frequency", 0, "frequency is in periods, at least 1; got 0"),
+    ],
+)
+def test_options_out_of_range(
+    attack: type[Attack], option: str, value: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=option) as error:
+        attack(**{option: value})
+    assert str(error.value) == message

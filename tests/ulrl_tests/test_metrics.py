@@ -1,0 +1,111 @@
+"""ACC, ASR, RA on predictions made up for the purpose, and DER worked by hand."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ulrl.metrics import Metrics, der, measure
+from ulrl.poisoning import TestHalf
+
+FRACTION = st.floats(0, 1)
+METRICS = st.builds(Metrics, acc=FRACTION, asr=FRACTION, ra=FRACTION)
+
+
+def part(clean: list[int], true: list[int], wanted: list[int]) -> TestHalf:
+    """Images whose first pixel is their number: clean ones from 0, triggered from 100."""
+
+    def numbered(count: int, start: int) -> Tensor:
+        pixels = torch.arange(start, start + count, dtype=torch.uint8)
+        return pixels[:, None, None, None].expand(-1, 3, 2, 2)
+
+    return TestHalf(
+        clean=numbered(len(clean), 0),
+        clean_labels=torch.tensor(clean, dtype=torch.long),
+        triggered=numbered(len(true), 100),
+        true_labels=torch.tensor(true, dtype=torch.long),
+        wanted_labels=torch.tensor(wanted, dtype=torch.long),
+    )
+
+
+def predicting(clean: list[int], triggered: list[int]) -> "Predict":
+    return Predict(clean, triggered)
+
+
+class Predict:
+    """Predictions by the number of the image."""
+
+    def __init__(self, clean: list[int], triggered: list[int]) -> None:
+        self.answers = dict(enumerate(clean)) | dict(enumerate(triggered, start=100))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.tensor([self.answers[int(image[0, 0, 0])] for image in images])
+
+
+def test_shares_of_constructed_predictions() -> None:
+    half = part(clean=[0, 1, 2, 3, 0], true=[1, 2, 3, 1], wanted=[0, 0, 0, 0])
+    # clean: 3 of 5 right; triggered: 2 of 4 as the target, 1 of 4 as the true class
+    metrics = measure(predicting([0, 1, 2, 0, 1], [0, 2, 0, 3]), half)
+    assert metrics == Metrics(acc=3 / 5, asr=2 / 4, ra=1 / 4)
+
+
+def test_all_to_all_wants_the_next_class() -> None:
+    half = part(clean=[0, 1, 2], true=[0, 1, 2], wanted=[1, 2, 0])
+    assert measure(predicting([0, 1, 2], [1, 2, 0]), half) == Metrics(acc=1, asr=1, ra=0)
+    assert measure(predicting([1, 2, 0], [0, 1, 2]), half) == Metrics(acc=0, asr=0, ra=1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30))
+def test_asr_and_ra_cannot_exceed_one_together(pairs: list[tuple[int, int]]) -> None:
+    true = [label for label, _ in pairs]
+    half = part(clean=[0], true=true, wanted=[(label + 1) % 5 for label in true])
+    metrics = measure(predicting([0], [predicted for _, predicted in pairs]), half)
+    assert metrics.asr + metrics.ra <= 1
+    assert metrics.asr * len(pairs) == pytest.approx(sum((p - y) % 5 == 1 for y, p in pairs))
+
+
+@pytest.mark.parametrize(("clean", "triggered"), [(0, 3), (3, 0), (0, 0)])
+def test_undefined_shares_are_refused(clean: int, triggered: int) -> None:
+    half = part(clean=[1] * clean, true=[1] * triggered, wanted=[0] * triggered)
+    with pytest.raises(ValueError, match="ACC") as error:
+        measure(predicting([1] * clean, [1] * triggered), half)
+    assert str(error.value) == (
+        f"ACC, ASR and RA need at least one image each; this part of the test set has "
+        f"{clean} clean and {triggered} triggered"
+    )
+
+
+@pytest.mark.parametrize(
+    ("acc", "asr", "rating"),
+    [
+        ((0.9, 0.9), (1.0, 1.0), 0.5),  # no effect: (0 - 0 + 1) / 2
+        ((0.9, 0.9), (1.0, 0.0), 1.0),  # a backdoor removed for nothing: (1 - 0 + 1) / 2
+        ((1.0, 0.0), (0.5, 0.5), 0.0),  # only harm: (0 - 1 + 1) / 2
+        ((0.9, 0.8), (1.0, 0.2), 0.85),  # (0.8 - 0.1 + 1) / 2
+        ((0.8, 0.9), (1.0, 0.2), 0.9),  # a gain in ACC counts nothing: (0.8 - 0 + 1) / 2
+        ((0.9, 0.8), (0.2, 1.0), 0.45),  # nor does a rise of ASR: (0 - 0.1 + 1) / 2
+        ((0.937, 0.260), (0.834, 0.100), 0.5285),  # NAD's collapsed ViT: above no effect
+    ],
+)
+def test_der_by_hand(
+    acc: tuple[float, float], asr: tuple[float, float], rating: float
+) -> None:
+    before = Metrics(acc=acc[0], asr=asr[0], ra=0.0)
+    after = Metrics(acc=acc[1], asr=asr[1], ra=0.0)
+    assert der(before, after) == pytest.approx(rating, abs=1e-12)
+
+
+@given(METRICS, METRICS)
+def test_der_lies_between_zero_and_one(before: Metrics, after: Metrics) -> None:
+    assert 0 <= der(before, after) <= 1
+
+
+@given(METRICS, METRICS, FRACTION)
+def test_der_rewards_a_lower_asr_and_a_higher_acc(
+    before: Metrics, after: Metrics, value: float
+) -> None:
+    lower = Metrics(acc=after.acc, asr=min(after.asr, value), ra=0)
+    higher = Metrics(acc=max(after.acc, value), asr=after.asr, ra=0)
+    assert der(before, lower) >= der(before, after)
+    assert der(before, higher) >= der(before, after)

@@ -1,0 +1,207 @@
+"""How networks are built, fed and copied."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from ulrl.datasets import Treatment
+from ulrl.models import ARCHITECTURES, Blueprint, Classifier, initialise, restore
+from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.randomness import generator
+
+WIDTHS = (64, 128, 256, 512)
+
+
+def names_of_preact_resnet18() -> dict[str, tuple[int, ...]]:
+    """BackdoorBench's state entries with their shapes, by rule."""
+
+    def norm(prefix: str, channels: int) -> dict[str, tuple[int, ...]]:
+        parts = ("weight", "bias", "running_mean", "running_var")
+        return {f"{prefix}.{part}": (channels,) for part in parts} | {
+            f"{prefix}.num_batches_tracked": ()
+        }
+
+    entries: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 3, 3)}
+    before = 64
+    for stage, width in enumerate(WIDTHS, start=1):
+        for block in (0, 1):
+            path = f"layer{stage}.{block}"
+            entries |= norm(f"{path}.bn1", before)
+            entries[f"{path}.conv1.weight"] = (width, before, 3, 3)
+            entries |= norm(f"{path}.bn2", width)
+            entries[f"{path}.conv2.weight"] = (width, width, 3, 3)
+            if stage > 1 and block == 0:
+                entries[f"{path}.shortcut.0.weight"] = (width, before, 1, 1)
+            before = width
+    return entries | {"linear.weight": (10, 512), "linear.bias": (10,)}
+
+
+def test_preact_resnet18_has_backdoorbenchs_names_and_shapes() -> None:
+    with torch.device("meta"):
+        network = PreActResNet18().build(classes=10, channels=3, side=32)
+    state = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    assert len(state) == 102
+    assert state == names_of_preact_resnet18()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 11_171_146
+
+
+def test_strides_halve_the_image_three_times() -> None:
+    network = PreActResNet18(width=2).build(classes=10, channels=3, side=32)
+    out = network.get_submodule("conv1")(torch.zeros(1, 3, 32, 32))
+    sides = []
+    for stage in (1, 2, 3, 4):
+        out = network.get_submodule(f"layer{stage}")(out)
+        sides.append(out.shape[1:])
+    assert sides == [(2, 32, 32), (4, 16, 16), (8, 8, 8), (16, 4, 4)]
+
+
+def test_a_block_is_the_pre_activation_identity_mapping() -> None:
+    """Written out: out = conv2(relu(bn2(conv1(relu(bn1(x)))))) + shortcut."""
+    network = PreActResNet18(width=2).build(classes=4, channels=3, side=8).eval()
+    x = torch.randn(2, 2, 8, 8, generator=Generator().manual_seed(0))
+
+    def norm(x: Tensor, bn: nn.Module) -> Tensor:
+        state = bn.state_dict()
+        scale = state["weight"] / (state["running_var"] + 1e-5).sqrt()
+        shape = (1, -1, 1, 1)
+        offset = state["bias"] - state["running_mean"] * scale
+        return x * scale.reshape(shape) + offset.reshape(shape)
+
+    block = network.get_submodule("layer2.0")
+    for bn in ("bn1", "bn2"):
+        block.get_submodule(bn).load_state_dict(
+            {
+                "weight": torch.tensor([0.5, 2.0] * (1 + (bn == "bn2"))),
+                "bias": torch.tensor([0.1, -0.2] * (1 + (bn == "bn2"))),
+                "running_mean": torch.tensor([0.3, -0.3] * (1 + (bn == "bn2"))),
+                "running_var": torch.tensor([2.0, 0.7] * (1 + (bn == "bn2"))),
+                "num_batches_tracked": torch.tensor(1),
+            }
+        )
+    active = norm(x, block.get_submodule("bn1")).clamp(min=0)
+    hidden = block.get_submodule("conv1")(active)
+    hidden = norm(hidden, block.get_submodule("bn2")).clamp(min=0)
+    shortcut = block.get_submodule("shortcut.0")(active)  # of the activated input
+    expected = block.get_submodule("conv2")(hidden) + shortcut
+    assert torch.allclose(block(x), expected, atol=1e-6)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randint(256, (7, 3, 16, 16), generator=Generator().manual_seed(0)).byte()
+
+
+def test_initial_weights_depend_on_the_generator_alone(
+    blueprint: Blueprint, cpu: torch.device
+) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    once = initialise(blueprint, generator(0, "a"), cpu).weights().state
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = initialise(blueprint, generator(0, "a"), cpu).weights().state
+    other = initialise(blueprint, generator(1, "a"), cpu).weights().state
+    assert all(torch.equal(value, again[name]) for name, value in once.items())
+    assert not torch.equal(once["conv1.weight"], other["conv1.weight"])
+
+
+def test_restoring_gives_identical_logits(
+    blueprint: Blueprint, images: Tensor, cpu: torch.device
+) -> None:
+    torch.manual_seed(3)
+    classifier = initialise(blueprint, generator(0, "a"), cpu)
+    with torch.no_grad():
+        classifier.logits(images)  # moves the running statistics off their start
+    before = torch.get_rng_state()
+    copy = restore(classifier.weights(), cpu)
+    assert torch.equal(torch.get_rng_state(), before)
+    classifier.network.eval()
+    copy.network.eval()
+    with torch.no_grad():
+        assert torch.equal(classifier.logits(images), copy.logits(images))
+
+
+def test_weights_are_a_copy(blueprint: Blueprint, images: Tensor, cpu: torch.device) -> None:
+    classifier = initialise(blueprint, generator(0, "a"), cpu)
+    weights = classifier.weights()
+    kept = weights.head.clone()
+    with torch.no_grad():
+        classifier.head.weight.zero_()
+    assert torch.equal(weights.head, kept)
+    other = restore(weights, cpu)
+    with torch.no_grad():
+        other.head.weight.zero_()
+    assert torch.equal(weights.head, kept)
+    assert weights.head.shape == (10, 32)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predict_keeps_the_mode_and_the_statistics(
+    blueprint: Blueprint, images: Tensor, cpu: torch.device, *, training: bool
+) -> None:
+    classifier = initialise(blueprint, generator(0, "a"), cpu)
+    classifier.network.train(training)
+    before = classifier.weights().state
+    predictions = classifier.predict(images)
+    assert classifier.network.training is training
+    after = classifier.weights().state
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    classifier.network.eval()
+    with torch.no_grad():
+        assert torch.equal(predictions, classifier.logits(images).argmax(dim=1))
+
+
+def test_predict_goes_through_any_number_of_images(
+    blueprint: Blueprint, cpu: torch.device
+) -> None:
+    images = torch.randint(256, (1203, 3, 16, 16), generator=Generator().manual_seed(0)).byte()
+    classifier = initialise(blueprint, generator(0, "a"), cpu)
+    whole = classifier.predict(images)
+    assert len(whole) == 1203
+    assert torch.equal(whole[1000:], classifier.predict(images[1000:]))
+
+
+def test_inputs_are_normalised_per_channel(cpu: torch.device) -> None:
+    class Eye(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs
+
+    treatment = Treatment(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0), padding=0, flip=False)
+    blueprint = Blueprint(
+        architecture=PreActResNet18(), classes=2, channels=3, side=1, treatment=treatment
+    )
+    levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    pixels = levels[:, None, None, None].expand(3, 3, 1, 1)
+    inputs = Classifier(blueprint, Eye(), cpu).logits(pixels)[:, :, 0, 0]
+    # (level / 255 - mean) / std
+    expected = [
+        [(level - mean) / std for mean, std in ((0.1, 0.5), (0.2, 0.25), (0.3, 2.0))]
+        for level in (0.0, 0.2, 1.0)
+    ]
+    assert torch.allclose(inputs, torch.tensor(expected), atol=1e-6)
+
+
+def test_a_head_that_is_not_linear_is_refused(blueprint: Blueprint, cpu: torch.device) -> None:
+    class Wrong(PreActResNet18):
+        head = "layer4"
+
+    wrong = replace(blueprint, architecture=Wrong(width=2))
+    classifier = initialise(wrong, generator(0, "a"), cpu)
+    with pytest.raises(TypeError, match="layer4") as error:
+        _ = classifier.head
+    assert str(error.value) == "layer4 is Sequential, not the linear layer ULRL needs"
+
+
+def test_labels_tell_variants_apart() -> None:
+    assert ARCHITECTURES["preact_resnet18"] is PreActResNet18
+    assert PreActResNet18().label == "preact_resnet18"
+    assert PreActResNet18(width=16).label == "preact_resnet18(width=16)"
+
+
+@pytest.mark.parametrize("width", [0, -1, 1025])
+def test_width_out_of_range(width: int) -> None:
+    with pytest.raises(ValueError, match="width") as error:
+        PreActResNet18(width=width)
+    assert str(error.value) == f"width is in channels, from 1 to 1024; got {width}"

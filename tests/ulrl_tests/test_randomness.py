@@ -1,0 +1,177 @@
+"""Named generators, and stages that nothing from outside can move."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from ulrl.clean import CleanConfig, CleanDraw, draw_clean_samples
+from ulrl.datasets import ImageSet
+from ulrl.evaluation import Evaluation, evaluate
+from ulrl.models import Blueprint, Weights
+from ulrl.poisoning import Poison, make_test_sets, poison_training_set
+from ulrl.randomness import generator, seeded_default
+from ulrl.relearning import RelearnConfig, ResetConfig, choose_resets, relearn
+from ulrl.scoring import ScoreConfig, score_neurons
+from ulrl.unlearning import UnlearnConfig, unlearn
+from ulrl.victim import VictimConfig, train_victim
+
+
+def draws(*name: object, count: int = 4000) -> Tensor:
+    seed, *purpose = name
+    assert isinstance(seed, int)
+    return torch.rand(count, generator=generator(seed, *map(str, purpose)))
+
+
+def test_the_same_name_gives_the_same_stream() -> None:
+    assert torch.equal(draws(3, "victim", "order"), draws(3, "victim", "order"))
+
+
+def test_streams_are_pinned() -> None:
+    """Other numbers here would silently change the results of every study."""
+    assert generator(0, "victim", "weights").initial_seed() == 6_944_103_411_340_270_870
+    numbers = torch.randint(1000, (5,), generator=generator(0, "victim", "weights"))
+    assert numbers.tolist() == [36, 684, 158, 210, 571]
+
+
+def test_different_names_give_independent_streams() -> None:
+    names = [
+        (0, "a"),
+        (1, "a"),
+        (-1, "a"),
+        (2**40, "a"),
+        (0, "b"),
+        (0, "a", "b"),
+        (0, "ab"),
+        (0, "b", "a"),
+        (0,),
+        (10, "a"),
+    ]
+    streams = torch.stack([draws(*name) for name in names])
+    correlation = torch.corrcoef(streams)
+    off_diagonal = correlation - torch.eye(len(names))
+    # Five standard errors of a correlation of 4000 independent pairs: 0.079.
+    assert float(off_diagonal.abs().max()) < 0.079
+
+
+def test_one_consumer_does_not_move_another() -> None:
+    expected = draws(0, "relearn", "order")
+    torch.rand(100, generator=generator(0, "something new"))
+    assert torch.equal(draws(0, "relearn", "order"), expected)
+
+
+def test_seeded_default_restores_the_state() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with seeded_default(generator(0, "x")):
+        inside = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(inside, torch.rand(3, generator=generator(0, "x")))
+
+
+def test_seeded_default_restores_the_state_after_an_error() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded_default(Generator().manual_seed(1)):
+        torch.rand(3)
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def flat(result: object) -> Iterator[Tensor]:
+    """Every number of a result as a tensor, in a fixed order."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, Weights):
+        yield from (result.state[name] for name in sorted(result.state))
+    elif isinstance(result, (tuple, list)):
+        for item in result:
+            yield from flat(item)
+    elif isinstance(result, (bool, int, float)):
+        yield torch.tensor(result, dtype=torch.float64)
+    elif hasattr(result, "__dataclass_fields__"):
+        for name in result.__dataclass_fields__:
+            yield from flat(getattr(result, name))
+    else:
+        assert callable(result) or result is None
+
+
+@pytest.fixture
+def stages(
+    pictures: ImageSet,
+    blueprint: Blueprint,
+    badnets: Poison,
+    cpu: torch.device,
+    victim_of: Callable[[int], Weights],
+) -> dict[str, Callable[[], object]]:
+    victim = victim_of(0)
+    clean = draw_clean_samples(CleanConfig(clean_ratio=0.12), pictures, seed=0)
+
+    def trained() -> object:
+        config = VictimConfig(epochs=1, batch_size=64)
+        run = train_victim(config, blueprint, badnets, pictures, 4, cpu)
+        return list(run.epochs), run.classifier.weights()
+
+    def ascent() -> object:
+        config = UnlearnConfig(unlearn_batch_size=16, unlearn_epochs=4)
+        return list(unlearn(config, victim, clean, 0.0, cpu))[-1]
+
+    def scores() -> object:
+        config = UnlearnConfig(unlearn_batch_size=16, unlearn_epochs=4)
+        return score_neurons(ScoreConfig(), list(unlearn(config, victim, clean, 0.0, cpu))[-1])
+
+    def repaired() -> object:
+        config = UnlearnConfig(unlearn_batch_size=16, unlearn_epochs=6)
+        *_, end = unlearn(config, victim, clean, 0.2, cpu)
+        suspects = choose_resets(
+            ResetConfig(reinit_ratio=0.5), score_neurons(ScoreConfig(z_threshold=0.5), end)
+        )
+        assert suspects.rows
+        config_b = RelearnConfig(relearn_epochs=2, relearn_batch_size=16)
+        run = relearn(config_b, victim, suspects, clean, cpu)
+        return list(run.epochs), run.classifier.weights()
+
+    def evaluated() -> Evaluation:
+        return evaluate(victim, make_test_sets(badnets, pictures, 0), cpu)
+
+    def drawn() -> object:
+        config = CleanConfig(clean_ratio=0.2, clean_draw=CleanDraw.PER_CLASS)
+        return draw_clean_samples(config, pictures, 0), poison_training_set(badnets, pictures, 0)
+
+    return {
+        "train_victim": trained,
+        "unlearn": ascent,
+        "score_neurons": scores,
+        "relearn": repaired,
+        "evaluate": evaluated,
+        "draws": drawn,
+    }
+
+
+STAGES = ["train_victim", "unlearn", "score_neurons", "relearn", "evaluate", "draws"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_gives_the_same_bits_whatever_ran_before(
+    stages: dict[str, Callable[[], object]], name: str
+) -> None:
+    torch.manual_seed(1)
+    once = list(flat(stages[name]()))
+    torch.manual_seed(2)
+    torch.randn(1000)
+    stages["evaluate"]()
+    again = list(flat(stages[name]()))
+    assert len(once) == len(again) > 0
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_leaves_the_global_generators_alone(
+    stages: dict[str, Callable[[], object]], name: str
+) -> None:
+    torch.manual_seed(7)
+    before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()
+    stages[name]()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpys).all()

@@ -1,0 +1,146 @@
+"""Phase 2: the cosine term, and what suspects change."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy
+
+from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
+from ulrl.datasets import ImageSet
+from ulrl.fitting import Schedule, train
+from ulrl.models import Weights, restore
+from ulrl.randomness import generator
+from ulrl.relearning import RelearnConfig, RelearnRun, Suspects, cosine_term, relearn
+
+CONFIG = RelearnConfig(relearn_epochs=3, relearn_batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def clean(pictures: ImageSet) -> CleanSamples:
+    return draw_clean_samples(CleanConfig(clean_ratio=0.12), pictures, seed=0)
+
+
+def finish(run: RelearnRun) -> Weights:
+    for _ in run.epochs:
+        pass
+    return run.classifier.weights()
+
+
+def same(a: Weights, b: Weights) -> bool:
+    return all(torch.equal(value, b.state[name]) for name, value in a.state.items())
+
+
+def suspects(*rows: int, reset: bool = True) -> Suspects:
+    marks = torch.full((len(rows), 32), reset)
+    return Suspects(rows=rows, reset=marks, reset_bias=reset)
+
+
+def test_cosine_term_is_the_signed_sum_over_rows() -> None:
+    rows = torch.tensor([[3.0, 4.0], [1.0, 0.0], [2.0, 2.0]])
+    original = torch.tensor([[4.0, 3.0], [-5.0, 0.0], [7.0, 7.0]])
+    # 24 / 25, -1 and 1
+    assert cosine_term(rows, original).item() == pytest.approx(24 / 25)
+    assert cosine_term(rows[:2], original[:2]).item() == pytest.approx(24 / 25 - 1)
+
+
+def test_gradient_of_the_cosine_term() -> None:
+    source = Generator().manual_seed(0)
+    rows = torch.randn(3, 7, generator=source, dtype=torch.float64, requires_grad=True)
+    original = torch.randn(3, 7, generator=source, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(cosine_term(rows, original), rows)
+    for k in range(3):
+        w, u = rows[k].detach(), original[k]
+        length = (w @ w).sqrt()
+        cosine = w @ u / (length * (u @ u).sqrt())
+        expected = (u / (u @ u).sqrt() - cosine * w / length) / length
+        assert torch.allclose(gradient[k], expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, -1.0])
+def test_gradient_is_zero_where_rows_are_parallel(scale: float) -> None:
+    original = torch.randn(2, 64, generator=Generator().manual_seed(0))
+    rows = (scale * original).requires_grad_()
+    (gradient,) = torch.autograd.grad(cosine_term(rows, original), rows)
+    assert float(gradient.abs().max()) < 1e-7
+
+
+def test_without_suspects_it_is_plain_fine_tuning(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    victim = victim_of(0)
+    plain = restore(victim, cpu)
+    optimiser = torch.optim.SGD(
+        plain.network.parameters(), lr=CONFIG.relearn_lr, momentum=0.9, fused=True
+    )
+    sources = (generator(0, "relearn", "order"), generator(0, "relearn", "views"))
+    schedule = Schedule(epochs=3, batch_size=16, rate=CONFIG.rate)
+    for _ in train(plain, clean.samples, optimiser, cross_entropy, schedule, sources):
+        pass
+    for alpha in (0.0, 0.7, 1000.0):
+        config = replace(CONFIG, alpha=alpha)
+        assert same(finish(relearn(config, victim, suspects(), clean, cpu)), plain.weights())
+
+
+def test_alpha_matters_with_suspects(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    victim = victim_of(0)
+
+    def cosine(alpha: float) -> float:
+        config = replace(CONFIG, alpha=alpha, relearn_lr=0.05)
+        after = finish(relearn(config, victim, suspects(1), clean, cpu))
+        return float(cosine_term(after.head[1:2], victim.head[1:2]))
+
+    assert cosine(10.0) < cosine(0.0) - 0.3
+    assert cosine(10.0) < -0.5
+
+
+def test_ascent_weights_are_not_where_it_starts(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    victim = victim_of(0)
+    start = relearn(CONFIG, victim, suspects(3, 5), clean, cpu).classifier.weights()
+    for name, value in start.state.items():
+        if not name.startswith("linear."):
+            assert torch.equal(value, victim.state[name]), name
+    others = [row for row in range(10) if row not in (3, 5)]
+    assert torch.equal(start.head[others], victim.head[others])
+    assert bool((start.head[[3, 5]] != victim.head[[3, 5]]).all())
+
+
+def test_one_suspect_does_not_move_anothers_draw(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    def head(rows: Suspects) -> Tensor:
+        return relearn(CONFIG, victim_of(0), rows, clean, cpu).classifier.head.weight.detach()
+
+    assert torch.equal(head(suspects(3))[3], head(suspects(3, 5))[3])
+
+
+def test_a_second_batchnorm_update_changes_the_statistics_and_nothing_else_at_once(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    victim = victim_of(0)
+    name = "layer1.0.bn1.num_batches_tracked"
+    ends = {}
+    for updates in (1, 2):
+        config = replace(CONFIG, batchnorm_updates=updates)
+        ends[updates] = finish(relearn(config, victim, suspects(1), clean, cpu))
+        steps = 3 * 3  # epochs × batches of 16, 16 and 4
+        assert int(ends[updates].state[name] - victim.state[name]) == updates * steps
+    # In train mode the running statistics play no part in the loss.
+    for name, value in ends[1].state.items():
+        buffer = "running" in name or "tracked" in name
+        assert torch.equal(value, ends[2].state[name]) is not buffer, name
+
+
+def test_the_victim_is_left_alone(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    victim = victim_of(0)
+    state = {name: value.clone() for name, value in victim.state.items()}
+    finish(relearn(CONFIG, victim, suspects(1), clean, cpu))
+    assert all(torch.equal(state[name], value) for name, value in victim.state.items())

@@ -1,0 +1,81 @@
+"""Learning rates at points worked by hand."""
+
+from math import sqrt
+
+import pytest
+import torch
+
+from ulrl.relearning import RelearnConfig
+from ulrl.unlearning import UnlearnConfig
+from ulrl.victim import VictimConfig
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "rate"),
+    [
+        (0, 0.01),
+        (0.75, 0.01),
+        (9.99, 0.01),
+        (10, 0.001),
+        (10.25, 0.001),
+        (19.99, 0.001),
+        (20, 0.0001),
+    ],
+)
+def test_ascent_falls_to_a_tenth_at_each_milestone(elapsed: float, rate: float) -> None:
+    assert UnlearnConfig().rate(elapsed) == pytest.approx(rate, rel=1e-12)
+
+
+def test_ascent_without_milestones_keeps_its_rate() -> None:
+    config = UnlearnConfig(unlearn_lr=0.3, unlearn_milestones=())
+    assert {config.rate(elapsed) for elapsed in (0, 10, 500)} == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "rate"),
+    [
+        (0, 0.4),
+        (0.9, 0.4),
+        (1, 0.4 * (1 + sqrt(1 / 2)) / 2),  # cos(pi / 4)
+        (1.99, 0.4 * (1 + sqrt(1 / 2)) / 2),
+        (2, 0.2),
+        (3, 0.4 * (1 - sqrt(1 / 2)) / 2),
+        (4, 0),
+    ],
+)
+def test_relearning_falls_along_half_a_cosine_once_an_epoch(elapsed: float, rate: float) -> None:
+    config = RelearnConfig(relearn_lr=0.4, relearn_epochs=4)
+    assert config.rate(elapsed) == pytest.approx(rate, abs=1e-12)
+
+
+def test_every_epoch_of_the_official_relearning() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=0.005)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=20)
+    for epoch in range(20):
+        (expected,) = annealing.get_last_lr()
+        assert RelearnConfig().rate(epoch + 0.5) == pytest.approx(expected, rel=1e-9)
+        optimiser.step()
+        annealing.step()
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "rate"),
+    [
+        (0, 0),
+        (1, 0.02),  # a fifth of the way up
+        (2.5, 0.05),
+        (5, 0.1),  # the peak, after a quarter of 20 epochs
+        (8.75, 0.1 * (1 + sqrt(1 / 2)) / 2),  # a quarter of the way down
+        (12.5, 0.05),
+        (16.25, 0.1 * (1 - sqrt(1 / 2)) / 2),
+        (20, 0),
+    ],
+)
+def test_victims_have_one_cycle(elapsed: float, rate: float) -> None:
+    assert VictimConfig().rate(elapsed) == pytest.approx(rate, abs=1e-12)
+
+
+def test_no_warmup_starts_at_the_peak() -> None:
+    config = VictimConfig(epochs=2, lr=0.3, warmup=0.0)
+    assert [config.rate(elapsed) for elapsed in (0, 1, 2)] == pytest.approx([0.3, 0.15, 0])

@@ -1,0 +1,215 @@
+"""Phase 1: what one ascent says about every threshold."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
+from ulrl.datasets import ImageSet
+from ulrl.models import Classifier, Weights
+from ulrl.scoring import ScoreConfig, score_neurons
+from ulrl.unlearning import Ascent, UnlearnConfig, unlearn
+
+THRESHOLDS = (0.9, 0.7, 0.5, 0.3, 0.1)
+CONFIG = UnlearnConfig(unlearn_batch_size=16)
+EXPLOSIVE = UnlearnConfig(unlearn_batch_size=16, unlearn_lr=100.0, unlearn_clip_norm=1e30)
+
+
+def last(ascent: Iterator[Ascent]) -> Ascent:
+    *_, end = ascent
+    return end
+
+
+@pytest.fixture(scope="module")
+def clean(pictures: ImageSet) -> CleanSamples:
+    return draw_clean_samples(CleanConfig(clean_ratio=0.12), pictures, seed=0)
+
+
+def by_hand(*accuracy: float, kept: tuple[int, ...], diverged: bool = False) -> Ascent:
+    """An ascent of a head with two rows of one weight, which is its epoch's number."""
+    return Ascent(
+        before=torch.zeros(2, 1),
+        before_bias=torch.zeros(2),
+        heads=torch.tensor([[[float(epoch)], [0.0]] for epoch in kept]),
+        biases=torch.zeros(len(kept), 2),
+        kept=kept,
+        accuracy=accuracy,
+        loss=(1.0,) * len(accuracy),
+        diverged=diverged,
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_ascent_serves_every_threshold_bit_for_bit(
+    victim_of: Callable[[int], Weights], pictures: ImageSet, cpu: torch.device, seed: int
+) -> None:
+    victim = victim_of(seed)
+    clean = draw_clean_samples(CleanConfig(clean_ratio=0.12), pictures, seed)
+    shared = last(unlearn(CONFIG, victim, clean, min(THRESHOLDS), cpu))
+    stops = set()
+    for threshold in THRESHOLDS:
+        alone = last(unlearn(CONFIG, victim, clean, threshold, cpu))
+        epoch = shared.stop_epoch(threshold)
+        stops.add(epoch)
+        assert epoch == alone.stop_epoch(threshold) == len(alone.accuracy)
+        assert shared.reaches(threshold) is alone.reaches(threshold)
+        place = shared.kept.index(epoch)
+        assert torch.equal(shared.heads[place], alone.heads[-1])
+        assert torch.equal(shared.biases[place], alone.biases[-1])
+        assert shared.accuracy[:epoch] == alone.accuracy
+        assert shared.loss[:epoch] == alone.loss
+        config = ScoreConfig(unlearn_threshold=threshold)
+        ours, theirs = score_neurons(config, shared), score_neurons(config, alone)
+        assert torch.equal(ours.shift, theirs.shift)
+        assert torch.equal(ours.movement, theirs.movement)
+        assert ours.suspects == theirs.suspects
+        assert ours.threshold_reached is theirs.threshold_reached
+    assert len(stops) >= 3, "thresholds that all stop together would prove little"
+
+
+def test_ascent_climbs_and_keeps_every_new_minimum(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    config = replace(CONFIG, unlearn_epochs=12)
+    ascent = last(unlearn(config, victim_of(0), clean, 0.0, cpu))
+    minima = [
+        epoch
+        for epoch in range(1, 13)
+        if all(ascent.accuracy[epoch - 1] < earlier for earlier in ascent.accuracy[: epoch - 1])
+    ]
+    assert ascent.kept == tuple(sorted({*minima, 12}))
+    assert len(ascent.heads) == len(ascent.biases) == len(ascent.kept)
+    assert ascent.loss[0] > 0
+    assert ascent.loss[-1] > ascent.loss[0]
+    assert torch.equal(ascent.before, victim_of(0).head)
+    assert torch.equal(ascent.before_bias, victim_of(0).state["linear.bias"])
+
+
+def test_yields_the_ascent_so_far_epoch_by_epoch(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    config = replace(CONFIG, unlearn_epochs=5)
+    steps = list(unlearn(config, victim_of(0), clean, 0.0, cpu))
+    assert [len(step.accuracy) for step in steps] == [1, 2, 3, 4, 5]
+    for earlier, later in pairwise(steps):
+        assert later.accuracy[:-1] == earlier.accuracy
+        shared = [epoch for epoch in earlier.kept if epoch in later.kept]
+        for epoch in shared:
+            ours, theirs = earlier.kept.index(epoch), later.kept.index(epoch)
+            assert torch.equal(earlier.heads[ours], later.heads[theirs])
+
+
+def test_an_observer_sees_every_epoch_and_changes_nothing(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    config = replace(CONFIG, unlearn_epochs=4)
+    heads = []
+
+    def observe(classifier: Classifier) -> None:
+        classifier.predict(clean.samples.images)
+        torch.rand(5)
+        heads.append(classifier.head.weight.detach().clone())
+
+    watched = last(unlearn(config, victim_of(0), clean, 0.0, cpu, observe=observe))
+    alone = last(unlearn(config, victim_of(0), clean, 0.0, cpu))
+    assert len(heads) == 4
+    assert torch.equal(torch.stack([heads[epoch - 1] for epoch in watched.kept]), watched.heads)
+    assert torch.equal(watched.heads, alone.heads)
+    assert watched.accuracy == alone.accuracy
+
+
+def test_never_reaching_means_the_last_epoch(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    config = replace(CONFIG, unlearn_epochs=2)
+    ascent = last(unlearn(config, victim_of(0), clean, 0.2, cpu))
+    assert min(ascent.accuracy) > 0.2
+    assert not ascent.reaches(0.2)
+    assert ascent.stop_epoch(0.2) == 2
+    assert ascent.covers(0.2, config)
+    scores = score_neurons(ScoreConfig(unlearn_threshold=0.2), ascent)
+    assert (scores.stop_epoch, scores.threshold_reached, scores.diverged) == (2, False, False)
+    assert torch.equal(scores.shift, (ascent.heads[-1] - victim_of(0).head).abs().sum(dim=1))
+
+
+def test_divergence_is_an_outcome_that_flags_nothing(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    ascent = last(unlearn(EXPLOSIVE, victim_of(0), clean, 0.2, cpu))
+    assert ascent.diverged
+    assert len(ascent.accuracy) < EXPLOSIVE.unlearn_epochs
+    assert min(ascent.accuracy[:-1]) > 0.2
+    assert not ascent.reaches(0.2)
+    assert ascent.covers(0.2, EXPLOSIVE)
+    scores = score_neurons(ScoreConfig(unlearn_threshold=0.2), ascent)
+    assert scores.diverged
+    assert not scores.threshold_reached
+    assert scores.suspects == ()
+    assert scores.movement.shape == (0, victim_of(0).head.shape[1])
+    assert scores.stop_epoch == len(ascent.accuracy)
+
+
+def test_a_later_divergence_spares_the_thresholds_passed_before(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    """Else a setting's result would depend on which lower thresholds share its ascent."""
+    alone = last(unlearn(EXPLOSIVE, victim_of(0), clean, 0.9, cpu))
+    shared = last(unlearn(EXPLOSIVE, victim_of(0), clean, 0.2, cpu))
+    assert (alone.diverged, shared.diverged) == (False, True)
+    config = ScoreConfig(unlearn_threshold=0.9)
+    theirs, ours = score_neurons(config, alone), score_neurons(config, shared)
+    assert ours.stop_epoch == theirs.stop_epoch
+    assert torch.equal(ours.shift, theirs.shift)
+    assert ours.suspects == theirs.suspects
+    assert (ours.threshold_reached, ours.diverged) == (True, False)
+
+
+@pytest.mark.parametrize("lr", [100.0, 10.0, 1.0])
+def test_no_head_is_kept_that_left_the_finite_numbers_unseen(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device, lr: float
+) -> None:
+    for ascent in unlearn(replace(EXPLOSIVE, unlearn_lr=lr), victim_of(0), clean, 0.0, cpu):
+        if not ascent.diverged:
+            assert bool(ascent.heads.isfinite().all()), f"after epoch {len(ascent.accuracy)}"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "epoch", "reached"),
+    [(1.0, 1, True), (0.5, 2, True), (0.49, 4, True), (0.4, 4, True), (0.39, 5, False)],
+)
+def test_stops_after_the_first_epoch_at_or_below(
+    threshold: float, epoch: int, *, reached: bool
+) -> None:
+    ascent = by_hand(0.9, 0.5, 0.6, 0.4, 0.4, kept=(1, 2, 4, 5))
+    assert ascent.stop_epoch(threshold) == epoch
+    assert ascent.reaches(threshold) is reached
+    shift = score_neurons(ScoreConfig(unlearn_threshold=threshold), ascent).shift
+    assert shift.tolist() == [epoch, 0]
+
+
+@pytest.mark.parametrize(
+    ("ascent", "epochs", "covers"),
+    [
+        (by_hand(0.9, 0.3, kept=(1, 2)), 20, True),  # reached
+        (by_hand(0.9, 0.4, kept=(1, 2)), 20, False),  # a separate ascent would go on
+        (by_hand(0.9, 0.4, kept=(1, 2)), 2, True),  # nor could it
+        (by_hand(0.9, 0.4, kept=(1, 2)), 3, False),
+        (by_hand(0.9, 0.0, kept=(1, 2), diverged=True), 20, True),
+    ],
+)
+def test_covers(ascent: Ascent, epochs: int, *, covers: bool) -> None:
+    assert ascent.covers(0.3, UnlearnConfig(unlearn_epochs=epochs)) is covers
+
+
+def test_the_victim_and_the_samples_are_left_alone(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    victim = victim_of(0)
+    state = {name: value.clone() for name, value in victim.state.items()}
+    images = clean.samples.images.clone()
+    last(unlearn(replace(CONFIG, unlearn_epochs=2), victim, clean, 0.0, cpu))
+    assert all(torch.equal(state[name], value) for name, value in victim.state.items())
+    assert torch.equal(images, clean.samples.images)
