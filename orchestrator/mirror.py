@@ -135,7 +135,7 @@ class Mirror:
         record = Record(
             key=_scenario_key(scenario),
             parent=STUDY,
-            name=scenario.text,
+            name=self._conductor.plan.name_of(scenario),
             params={**_texts(scenario.columns), **_texts(dataclasses.asdict(study.victim))},
             metrics=metrics,
             curves=curves,

@@ -45,37 +45,23 @@ class Scenario:
             "seed": self.seed,
         }
 
-    @cached_property
-    def family(self) -> str:
-        """The scenario but its seed, for people."""
-        columns = self.columns
-        options = attack_options(self.choice)
-        attack = columns["attack"] + "".join(f" {k}={v}" for k, v in options.items())
-        return (
-            f"{attack}, {columns['dataset']}, {columns['architecture']}, "
-            f"poison_ratio={columns['poison_ratio']}, target_label={columns['target_label']}"
-        )
-
     @property
     def text(self) -> str:
-        """The scenario in one line, for people."""
-        return f"{self.family}, seed={self.seed}"
+        """The whole scenario in one line."""
+        return scenario_text(self.columns)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One value for each setting axis that the study file names."""
+    """One value for each setting axis that the study file names.
+
+    Attributes:
+        text: The values that differ among settings, in one line for people.
+    """
 
     number: int
     values: Mapping[str, Any]
-
-    @cached_property
-    def text(self) -> str:
-        """The setting in one line, for people."""
-        shown = (
-            f"{name}={'seed' if value is None else value}" for name, value in self.values.items()
-        )
-        return ", ".join(shown) or "the preset"
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +109,24 @@ class Plan:
         """Trials by (setting number, scenario number); excluded pairs are absent."""
         return {(t.setting.number, t.scenario.number): t for t in self.trials}
 
+    @cached_property
+    def _constant(self) -> frozenset[str]:
+        """Columns in which scenarios do not differ; the attack is always worth naming."""
+        columns = [scenario.columns for scenario in self.scenarios]
+        return frozenset(
+            name
+            for name in columns[0]
+            if name != "attack" and len({column[name] for column in columns}) == 1
+        )
+
+    def family_of(self, scenario: Scenario) -> str:
+        """Return what tells a scenario from others of this plan, but for the seed."""
+        return scenario_text(scenario.columns, self._constant | {"seed"})
+
+    def name_of(self, scenario: Scenario) -> str:
+        """Return what tells a scenario from the others of this plan."""
+        return scenario_text(scenario.columns, self._constant)
+
     @property
     def further_axes(self) -> tuple[str, ...]:
         """Setting axes that have no column of their own."""
@@ -133,7 +137,11 @@ def make_plan(study: Study) -> Plan:
     """Expand the grid of `study`; the same study gives the same plan anywhere."""
     names = tuple(study.grid.settings)
     settings = tuple(
-        Setting(number=number, values=dict(zip(names, values, strict=True)))
+        Setting(
+            number=number,
+            values=dict(zip(names, values, strict=True)),
+            text=_setting_text(study, dict(zip(names, values, strict=True))),
+        )
         for number, values in enumerate(itertools.product(*study.grid.settings.values()))
     )
     resolved: dict[tuple[str, int], Hyperparameters] = {}
@@ -174,6 +182,22 @@ def make_plan(study: Study) -> Plan:
         scenario_order=spread(scenarios),
         setting_order=_setting_order(study, settings),
     )
+
+
+def scenario_text(columns: Mapping[str, Any], without: frozenset[str] = frozenset()) -> str:
+    """Return a scenario's columns in one line, as ``blended alpha=0.1, digits, seed=0``."""
+    options = json.loads(columns["attack_options"]) if "attack_options" not in without else {}
+    parts = [" ".join([columns["attack"], *(f"{k}={v}" for k, v in options.items())])]
+    parts += [columns[name] for name in ("dataset", "architecture") if name not in without]
+    numbers = ("poison_ratio", "target_label", "seed")
+    return ", ".join([*parts, *(f"{n}={columns[n]}" for n in numbers if n not in without)])
+
+
+def _setting_text(study: Study, values: Mapping[str, Any]) -> str:
+    axes = study.grid.settings
+    varied = {name: value for name, value in values.items() if len(axes[name]) > 1} or values
+    shown = (f"{name}={'seed' if value is None else value}" for name, value in varied.items())
+    return ", ".join(shown) or "the preset"
 
 
 def attack_options(choice: AttackChoice) -> dict[str, Any]:

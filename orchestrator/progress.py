@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Self
 
 from rich.console import Console, Group
@@ -29,9 +28,21 @@ class Tally:
         self.statuses: Counter[Status] = Counter()
         self.running: dict[str, tuple[Item, Progress | None]] = {}
         self.best: tuple[float, Trial] | None = None
+        self.victims_left = len(plan.scenarios)
         self._value_of = value_of
         self._started = time.monotonic()
-        self._before = 0  # trials that were decided when the study started
+        self._begun: dict[str, float] = {}
+        self._durations: dict[str, list[float]] = {"victim": [], "ascent": [], "trial": []}
+
+    def start(self, item: Item) -> None:
+        self.running[item.name] = (item, None)
+        self._begun[item.name] = time.monotonic()
+
+    def end(self, name: str) -> None:
+        self.running.pop(name, None)
+        if name in self._begun:
+            spent = time.monotonic() - self._begun.pop(name)
+            self._durations[name.partition("-")[0]].append(spent)
 
     def decided(self, verdict: Verdict) -> None:
         self.statuses[verdict.status] += 1
@@ -40,9 +51,8 @@ class Tally:
             self.best = (value, verdict.trial)
 
     def begin(self) -> None:
-        """Start the clock: what is decided by now was stored."""
+        """Start the clock."""
         self._started = time.monotonic()
-        self._before = self.decided_count
 
     @property
     def decided_count(self) -> int:
@@ -54,11 +64,21 @@ class Tally:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end if it goes on as so far, once there is a basis."""
-        made = self.decided_count - self._before
-        if made < 5:
+        """Seconds until the end, from what items of each kind took so far, once known."""
+        trials = self._durations["trial"]
+        if len(trials) < 3:
             return None
-        return self.elapsed / made * (len(self.plan.trials) - self.decided_count)
+        ahead = {
+            "victim": self.victims_left,
+            "ascent": self.victims_left,
+            "trial": len(self.plan.trials) - self.decided_count,
+        }
+        work = sum(
+            count * sum(self._durations[kind]) / len(self._durations[kind])
+            for kind, count in ahead.items()
+            if self._durations[kind]
+        )
+        return work / max(1, len(self.running))
 
     def line(self) -> str:
         """Return the state of the study in one line."""
@@ -77,6 +97,16 @@ class Tally:
             parts.append(f"about {span(self.left)} left")
         return "; ".join(parts)
 
+    def doing(self) -> str:
+        """Return what runs, in one line."""
+        shown = (
+            f"{item.text if progress is None else progress.stage} of "
+            f"{self.plan.name_of(item.scenario)}"
+            + (f" {progress.epoch}/{progress.epochs}" if progress is not None else "")
+            for item, progress in list(self.running.values())[:4]
+        )
+        return "; ".join(shown)
+
     def _better(self, value: float, than: float) -> bool:
         objective: Objective = self.plan.study.objective
         return value > than if objective.maximise else value < than
@@ -89,10 +119,12 @@ class Screen:
         self._console = console
         self._tally = tally
         self._live: Live | None = None
+        self._open = False
         self._next_line = 0.0
 
     def __enter__(self) -> Self:
         self._tally.begin()
+        self._open = True
         if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self._render, console=self._console, refresh_per_second=4
@@ -111,7 +143,8 @@ class Screen:
         self._console.print(Text(text, style=style), soft_wrap=True)
 
     def started(self, item: Item) -> None:
-        self._tally.running[item.name] = (item, None)
+        self._tally.start(item)
+        self._tick()
 
     def progressed(self, item: Item, progress: Progress) -> None:
         if item.name in self._tally.running:
@@ -119,29 +152,34 @@ class Screen:
         self._tick()
 
     def ended(self, item: Item, result: Finished) -> None:
-        self._tally.running.pop(item.name, None)
+        self._tally.end(item.name)
         if result.error:
-            self.say(f"failed: {item.name} ({item.scenario.text}): {result.error}", "red")
+            self.say(
+                f"failed: {item.name} ({self._tally.plan.name_of(item.scenario)}): {result.error}",
+                "red",
+            )
         self._tick()
 
     def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+        self._tally.victims_left -= 1
         rule, reached = self._tally.plan.study.victim_rule, finding.evaluation.selection
         if reached.acc < rule.min_acc or reached.asr < rule.min_asr:
-            self.say(
-                f"weak victim: {scenario.text}: ACC {reached.acc:.1%}, ASR {reached.asr:.1%}",
-                "yellow",
-            )
+            name = self._tally.plan.name_of(scenario)
+            reach = f"ACC {reached.acc:.1%}, ASR {reached.asr:.1%}"
+            self.say(f"weak victim: {name}: {reach}", "yellow")
 
     def decided(self, verdict: Verdict) -> None:
-        self._tally.running.pop(verdict.trial.name, None)
+        self._tally.running.pop(verdict.trial.name, None)  # stopped, if it still runs
         self._tally.decided(verdict)
         self._tick()
 
     def _tick(self) -> None:
-        if self._live is not None or time.monotonic() < self._next_line:
+        if not self._open or self._live is not None or time.monotonic() < self._next_line:
             return
         self._next_line = time.monotonic() + PLAIN_EVERY
         self.say(f"{span(self._tally.elapsed)}  {self._tally.line()}")
+        if self._tally.running:
+            self.say(f"      {self._tally.doing()}")
 
     def _render(self) -> Group:
         tally = self._tally
@@ -150,16 +188,16 @@ class Screen:
         head.add_row(bar, Text(span(tally.elapsed)), Text(tally.line()))
         running = Table.grid(padding=(0, 2))
         for item, progress in list(tally.running.values())[:16]:
-            where = f"{progress.stage} {progress.epoch}/{progress.epochs}" if progress else "starts"
-            running.add_row(Text(item.name, style="cyan"), where, item.scenario.text, item.text)
+            where = "starts"
+            if progress is not None:
+                where = f"{progress.stage} {progress.epoch}/{progress.epochs}"
+            name = tally.plan.name_of(item.scenario)
+            running.add_row(Text(item.name, style="cyan"), where, name, item.text)
         return Group(head, running)
 
 
 def span(seconds: float) -> str:
     """Return a duration as people write it: 0:42, 3:05, 2:10:00."""
-    text = str(timedelta(seconds=round(seconds)))
-    return (
-        text.removeprefix("0:").removeprefix("0")
-        if text.startswith("0:0")
-        else (text.removeprefix("0:"))
-    )
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

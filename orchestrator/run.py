@@ -153,7 +153,7 @@ class _Run:
 
         self.mirror.record_best()
         timeout = HURRIED_SECONDS if hurried else DELIVERY_SECONDS
-        pass  # flush
+
         self.results.write(self.folder.path, self.tracker.run_ids())
         _write_prunings(self.conductor, self.folder.logs / "pruning.csv")
         save_studies(self.folder.path / "optuna.journal", self.conductor.decisions.judges)

@@ -17,10 +17,9 @@ from orchestrator.definition import (
     VictimRule,
 )
 from orchestrator.spec_combinations import check_combinations
-from orchestrator.spec_entries import MAX_TRIALS
 from orchestrator.spec_exclude import is_excluded, read_exclude
 from orchestrator.spec_findings import Findings, Node, Wrong
-from orchestrator.spec_grid import NO_RANGES, read_grid
+from orchestrator.spec_grid import MAX_TRIALS, NO_RANGES, read_grid
 from orchestrator.spec_places import store_place, tracking_uri
 from orchestrator.spec_prune import DEFAULT_PRUNE, read_prune
 from orchestrator.spec_values import (

@@ -38,12 +38,8 @@ def _facts(item: Item, found: Findings) -> Facts | None:
 def _check_poison(axes: Axes, kept: Mask, facts: Sequence[Facts | None], found: Findings) -> None:
     poisonings, targets = axes.poisonings, axes.by_name["target_label"].items
     for p, d, t in _left(axes, kept, "poisoning", "dataset", "target_label"):
-        supply, attack, ratio, target = (
-            facts[d],
-            poisonings[p].attack,
-            poisonings[p].ratio,
-            targets[t],
-        )
+        supply, target = facts[d], targets[t]
+        attack, ratio = poisonings[p].attack, poisonings[p].ratio
         if supply is None:
             continue
         try:
@@ -56,7 +52,7 @@ def _check_poison(axes: Axes, kept: Mask, facts: Sequence[Facts | None], found: 
         except ValueError as error:
             # A rule's text begins with what it is about; an attack's own are about its entry.
             places = {"poison_ratio": ratio.node, "target_label": target.node}
-            node = places.get(str(error).split()[0], attack.node)
+            node = places.get(str(error).partition(" ")[0], attack.node)
             found.add(node if _is_written(node, axes) else attack.node, _on(axes, d, error))
 
 

@@ -17,7 +17,7 @@ from ulrl.datasets import DATASETS
 from ulrl.models import ARCHITECTURES
 from ulrl.poisoning import Poison
 
-MAX_TRIALS = 1_000_000
+MAX_VARIANTS = 10_000
 ATTACK_OPTIONS = {"labels": LabelRule, "poison_ratio": float, "stamp": Stamp}
 
 
@@ -117,12 +117,12 @@ def read_entry(node: Node, kind: Kind, found: Findings) -> list[Item]:
     chosen = class_of(place, name, kind)
     readers = _option_readers(chosen, kind)
     complaint = f"{name} has no option {{!r}}"
-    options = known(given, readers, found, complaint, "it has")
+    options = known({**_default_paths(node, chosen), **given}, readers, found, complaint, "it has")
     needed = [part.name for part in dataclasses.fields(chosen) if _is_required(part)]
     for option in needed:
         if option not in options:
             usage = kind.usage.get(name, f"{{name: {name}, {option}: ...}}")
-            raise Wrong(node, f"{name} needs {option}; write {usage}")
+            raise Wrong(node, f"{name} cannot stand alone; write {usage}")
     values = {
         option: axis_values(where, *readers[option], found) for option, where in options.items()
     }
@@ -157,18 +157,31 @@ def _name_and_options(node: Node, kind: Kind) -> tuple[Node, str, dict[str, Node
 
 
 def _option_readers(chosen: type[Any], kind: Kind) -> dict[str, tuple[Reader, Any]]:
-    """Return the reader and the type of each option; paths are made absolute."""
+    """Return the reader and the type of each option."""
     hints = get_type_hints(chosen)
     readers = {
         part.name: (
-            absolute_path
-            if part.metadata.get("runtime") and hints[part.name] is str
-            else reader_for(hints[part.name]),
+            absolute_path if part in _paths(chosen) else reader_for(hints[part.name]),
             hints[part.name],
         )
         for part in dataclasses.fields(chosen)
     }
     return readers | {name: (reader_for(hint), hint) for name, hint in kind.extra.items()}
+
+
+def _default_paths(node: Node, chosen: type[Any]) -> dict[str, Node]:
+    """Return the paths that an entry leaves to their defaults, so that they are made absolute."""
+    return {
+        part.name: Node(path=f"{node.path}.{part.name}", place=node.place, value=part.default)
+        for part in _paths(chosen)
+        if not _is_required(part)
+    }
+
+
+def _paths(chosen: type[Any]) -> list[dataclasses.Field[Any]]:
+    hints = get_type_hints(chosen)
+    parts = dataclasses.fields(chosen)
+    return [part for part in parts if part.metadata.get("runtime") and hints[part.name] is str]
 
 
 def _is_required(part: dataclasses.Field[Any]) -> bool:
@@ -194,8 +207,8 @@ def _expanded(
     found: Findings,
 ) -> list[Item]:
     count = prod(len(candidates) for candidates in values.values())
-    if count > MAX_TRIALS:
-        raise Wrong(node, f"a grid has at most {MAX_TRIALS:,} trials; got {count:,} entries here")
+    if count > MAX_VARIANTS:
+        raise Wrong(node, f"one entry stands for at most {MAX_VARIANTS:,}; got {count:,}")
     entries = []
     for combination in product(*values.values()):
         named = dict(zip(values, combination, strict=True))

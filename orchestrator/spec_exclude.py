@@ -54,8 +54,12 @@ def _matches(wanted: Sequence[Any], value: Any) -> bool:
 def read_exclude(
     node: Node | None, axes: Axes, found: Findings
 ) -> tuple[tuple[Exclusion, ...], Mask]:
-    """Return the exclusions, and which points of the grid they leave."""
+    """Return the exclusions, and which points of the grid they leave.
+
+    Where an exclusion is wrong, what it was meant to leave is not known: then nothing is.
+    """
     exclusions = []
+    at_first = len(found)
     nothing: dict[str, tuple[Any, ...]] = {}
     kept = np.ones([len(values) for values in axes.dimensions.values()], dtype=np.bool_)
     for entry in () if node is None or node.value is None else items(node):
@@ -68,6 +72,8 @@ def read_exclude(
         if len(found) == before:
             exclusions.append(exclusion)
             kept &= ~dropped
+    if len(found) > at_first:
+        return (), np.zeros_like(kept)
     if node is not None and axes.is_sound() and not kept.any():
         found.add(node, f"nothing is left of the grid's {axes.count:,} trials")
     return tuple(exclusions), kept

@@ -7,10 +7,9 @@ from math import prod
 from typing import Any
 
 from orchestrator.definition import SCENARIO_AXES, AttackChoice, Grid
-from orchestrator.spec_entries import KINDS, MAX_TRIALS, Item, read_entry
+from orchestrator.spec_entries import KINDS, Item, read_entry
 from orchestrator.spec_findings import UNREADABLE, Findings, Node, Wrong
 from orchestrator.spec_values import (
-    LARGEST,
     Reader,
     axis_values,
     between,
@@ -26,6 +25,7 @@ from ulrl.hyperparameters import PARTS, names
 from ulrl.poisoning import Poison
 
 FIRST_SETTINGS = ("defence_seed", "clean_ratio", "unlearn_threshold", "reinit_ratio")
+MAX_TRIALS = 1_000_000
 AXES = (*SCENARIO_AXES, *FIRST_SETTINGS, *(name for name in names() if name not in FIRST_SETTINGS))
 DEFAULTS = {"poison_ratio": 0.1, "target_label": 0, "seed": 0}
 RANGE_KEYS = {"low", "high", "log", "step"}
@@ -94,7 +94,9 @@ class Axes:
     @property
     def count(self) -> int:
         """Trials before any is excluded."""
-        return prod(len(values) for values in self.dimensions.values())
+        poisonings = sum(len(self.ratios(attack)) for attack in self.by_name["attack"].items)
+        others = [name for name in self.by_name if dimension_of(name) == name]
+        return poisonings * prod(len(self.by_name[name].items) for name in others)
 
     def column(self, name: str) -> tuple[Any, ...]:
         """Return an axis's value at each place of the dimension that it belongs to."""
@@ -146,9 +148,10 @@ def read_grid(node: Node, found: Findings) -> Axes:
         values = found.read(axis_node, read, nothing)
         by_name[name] = Axis(items=values, sound=len(found) == before)
     axes = Axes(node=node, by_name=by_name)
-    _note_duplicates(axes, found)
     if axes.count > MAX_TRIALS:
         found.add(node, f"a grid has at most {MAX_TRIALS:,} trials; got {axes.count:,}")
+    else:
+        _note_duplicates(axes, found)
     return axes
 
 
@@ -207,7 +210,7 @@ def _poison_ratio(node: Node) -> float:
 
 def _from_zero(node: Node) -> int:
     value = whole(node)
-    between(node, value, 0, LARGEST)
+    between(node, value, 0)
     return value
 
 

@@ -18,6 +18,16 @@ from torch import Tensor
 from orchestrator.errors import Unusable
 
 FORMAT = 1
+# What reading a file can raise whose content is not what this module wrote.
+UNSOUND = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +77,7 @@ class Store:
         try:
             content = self._files.cat_file(self._path(stage, key))
             return _decode(content)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        except UNSOUND:
             return None
 
     def peek(self, stage: str, key: str) -> Entry | None:
@@ -76,7 +86,7 @@ class Store:
             with self._files.open(self._path(stage, key), "rb") as file:
                 _, entry = _decode_header(_read_header(file))
                 return entry
-        except (OSError, ValueError, KeyError, TypeError):
+        except UNSOUND:
             return None
 
     def write(self, stage: str, key: str, entry: Entry) -> None:

@@ -32,10 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:
     # Imported here so that --help and a refused file do not wait for what they do not need.
-    from orchestrator.run import run_study, show_plan
     from orchestrator.spec import load_study, missing_data
 
     study = load_study(arguments.grid, arguments.set)
+    from orchestrator.run import run_study, show_plan
+
     if arguments.plan:
         show_plan(study, console)
         return 0

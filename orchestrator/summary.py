@@ -50,34 +50,36 @@ def print_summary(
         return
     console.print(
         f"best setting by mean {plan.study.objective.upper()} on the selection half: "
-        f"[bold]{setting.text}[/]; below, the report half, mean ± sd over seeds, in percent"
+        f"[bold]{setting.text}[/]; below, victim → repaired on the report half in percent, "
+        f"mean ± sd over n seeds"
     )
     families: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for trial, row in zip(plan.trials, rows, strict=True):
         if trial.setting.number == setting.number and row["status"] == "done":
-            families[trial.scenario.family].append(row)
-    table = Table("scenario", box=None, padding=(0, 1), header_style="bold")
-    for name in ("n", "ACC victim", "ACC", "ASR victim", "ASR", "RA", "DER"):
+            families[plan.family_of(trial.scenario)].append(row)
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("scenario", min_width=9, overflow="fold")
+    for name in ("n", "ACC", "ASR", "RA", "DER"):
         table.add_column(name, justify="right", no_wrap=True)
     for family, members in families.items():
         weak = sum(row["victim_ok"] is False for row in members)
         table.add_row(
             family + (f" [yellow]({weak} weak)[/]" if weak else ""),
             str(len(members)),
-            _percent(members, "acc_before_report"),
-            _percent(members, "acc_after_report"),
-            _percent(members, "asr_before_report"),
-            _percent(members, "asr_after_report"),
-            _percent(members, "ra_after_report"),
+            _change(members, "acc"),
+            _change(members, "asr"),
+            f"{100 * fmean(row['ra_after_report'] for row in members):.1f}",
             _spread([row["der_report"] for row in members], "{:.3f}"),
         )
     console.print(table)
 
 
-def _percent(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    return _spread([100 * row[column] for row in rows], "{:.1f}")
+def _change(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    before = 100 * fmean(row[f"{metric}_before_report"] for row in rows)
+    after = [100 * row[f"{metric}_after_report"] for row in rows]
+    return f"{before:.1f} → {_spread(after, '{:.1f}')}"
 
 
 def _spread(values: Sequence[float], form: str) -> str:
     mean = form.format(fmean(values))
-    return f"{mean} ± {form.format(stdev(values))}" if len(values) > 1 else mean
+    return f"{mean} ±{form.format(stdev(values))}" if len(values) > 1 else mean

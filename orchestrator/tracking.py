@@ -30,8 +30,7 @@ ENVIRONMENT = {  # a server that is away costs seconds, and MLflow keeps silent
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
 
 KEY, STUDY, PLACE, MODEL = "ulrl.key", "ulrl.study", "ulrl.place", "ulrl.model"

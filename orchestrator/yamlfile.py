@@ -5,7 +5,7 @@ value stood. Its parser tells all of that, so the tree is made from the parser's
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import yaml
 from orchestrator.errors import Mistakes
 from orchestrator.spec_findings import UNREADABLE, Findings, Node, Place, Wrong
 
-MAX_BYTES = 256_000  # PyYAML needs a second or two for so much
+MAX_BYTES = 100_000  # PyYAML needs a second or two for so much
 MAX_DEPTH = 12
 YAML_TAG = "tag:yaml.org,2002:"
 _RESOLVER = yaml.SafeLoader("")
@@ -104,8 +104,8 @@ def _put(node: Node, keys: Sequence[str], new: Node) -> Node:
 
 def _parse(text: str, path: str, place: Callable[[int, int], Place], found: Findings) -> Node:
     """Return the root of the one document in `text`; None is the value of an empty one."""
-    builder = _Builder(text, place, found)
     try:
+        builder = _Builder(text, place, found)
         return builder.document(path)
     except yaml.reader.ReaderError as error:
         start = place(text.count("\n", 0, error.position), 0)
@@ -114,8 +114,8 @@ def _parse(text: str, path: str, place: Callable[[int, int], Place], found: Find
         mark = error.problem_mark or error.context_mark
         start = place(mark.line, mark.column) if mark else place(0, 0)
         problem = ", ".join(part for part in (error.context, error.problem) if part)
-    except (ValueError, OverflowError) as error:  # an escape beyond Unicode
-        start, problem = place(0, 0), str(error)
+    except (ValueError, OverflowError):
+        start, problem = builder.reached(), "an escape names no character"
     raise Wrong(Node(path=path, place=start, value=UNREADABLE), f"this is not YAML: {problem}")
 
 
@@ -123,13 +123,12 @@ class _Builder:
     """Nodes from the parser's events, which come one by one as the text is scanned."""
 
     def __init__(self, text: str, place: Callable[[int, int], Place], found: Findings) -> None:
-        self._events: Any = None
-        self._text = text
+        self._loader = yaml.SafeLoader(text)
+        self._events: Iterator[Any] = iter(self._loader.get_event, None)
         self._place = place
         self._found = found
 
     def document(self, path: str) -> Node:
-        self._events = yaml.parse(self._text, Loader=yaml.SafeLoader)
         next(self._events)  # the stream's start
         if isinstance(next(self._events), yaml.StreamEndEvent):
             return Node(path=path, place=self._place(0, 0), value=None)
@@ -140,6 +139,10 @@ class _Builder:
             second = Node(path=path, place=self._at(event), value=None)
             self._found.add(second, "a second document starts here; a study file has one")
         return root
+
+    def reached(self) -> Place:
+        """Return the place up to which the text has been scanned."""
+        return self._place(self._loader.line, self._loader.column)
 
     def _at(self, event: Any) -> Place:
         return self._place(event.start_mark.line, event.start_mark.column)

@@ -41,11 +41,11 @@ class CleanConfig:
 
     def check(self, train_count: int) -> None:
         """Raise ``ValueError`` where the ratio leaves fewer than two samples."""
-        if int(train_count * self.clean_ratio) < 2:
+        count = int(train_count * self.clean_ratio)
+        if count < 2:
             raise ValueError(
-                f"clean_ratio {self.clean_ratio} of {train_count} training images is "
-                f"{int(train_count * self.clean_ratio)} samples, and ULRL needs at least 2: "
-                f"from {2 / train_count:.2g} on"
+                f"ULRL needs at least 2 clean samples, so of {train_count} training images "
+                f"clean_ratio is at least {2 / train_count:.2g}; {self.clean_ratio} gives {count}"
             )
 
 

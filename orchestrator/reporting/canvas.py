@@ -6,7 +6,6 @@ font, and what is drawn in `INK` takes the colour of the text around it.
 
 import io
 import re
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,11 +70,6 @@ def drawing_settings() -> Iterator[None]:
         yield
 
 
-def printable(text: str) -> str:
-    """Return `text` with control characters, which no XML may hold, as spaces."""
-    return "".join(" " if unicodedata.category(char) in {"Cc", "Cs"} else char for char in text)
-
-
 class Sheet:
     """Rows and columns of panels of one size, in points."""
 
@@ -137,7 +131,7 @@ def _document(size: str, drawn: ET.Element) -> str:
 
 def _inline(box: str, drawn: ET.Element) -> str:
     """Return an ``<svg>`` for HTML, where caption and title stand beside it."""
-    root = ET.Element("svg", {"viewBox": box, "aria-hidden": "true", **_INHERITED})
+    root = ET.Element("svg", {"viewBox": box, **_INHERITED})
     root.extend(drawn)
     return ET.tostring(root, encoding="unicode")
 
@@ -155,16 +149,17 @@ def _clean(root: ET.Element) -> None:
             element.attrib.pop(name, None)
         for name in ("d", "x", "y", "transform"):
             if name in element.attrib:
-                rounded = _DECIMALS.sub(
-                    lambda number: f"{float(number[0]):.2f}", element.attrib[name]
-                )
-                element.set(name, " ".join(rounded.split()))
+                element.set(name, _DECIMALS.sub(_shorter, " ".join(element.attrib[name].split())))
         if "style" in element.attrib:
             style = element.attrib["style"].replace(INK, "currentColor")
             element.set("style", re.sub(r"font-family: [^;]*;? ?", "", style))
         if element.get("transform", "").startswith("rotate(-0 "):
             del element.attrib["transform"]
     _flatten(root)
+
+
+def _shorter(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}"
 
 
 def _become_path(use: ET.Element, shape: ET.Element) -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from orchestrator.reporting.canvas import INK, Drawing, Sheet, printable
+from orchestrator.reporting.canvas import INK, Drawing, Sheet
 from orchestrator.reporting.heatmap import BRIGHT_IS_HIGH, Cell, draw_cells
-from orchestrator.reporting.naming import Names, distinct, in_order
+from orchestrator.reporting.naming import Names, distinct, in_order, printable
 from orchestrator.reporting.neurons import FlagCount
 from orchestrator.reporting.summary import HIGHEST_ASR, Outcome, column_of
 
@@ -46,7 +46,7 @@ def draw_before_after(outcomes: Sequence[Outcome], names: Names, styles: Styles)
     row = max(_ROW, min(90.0, 4.5 * max(map(len, by_attack.values()))))
     sheet = Sheet(rows=1, columns=2, width=330, height=56 + row * len(by_attack))
     for column, metric in enumerate(("asr", "acc")):
-        axes = sheet.panel(0, column, (112, 34, 10, 22))
+        axes = sheet.panel(0, column, (_room(by_attack), 34, 10, 22))
         axes.set_title(f"{metric.upper()}, %", loc="left")
         axes.set(xlim=_PERCENT, ylim=(len(by_attack) - 0.5, -0.5))
         axes.set_yticks(range(len(by_attack)), [_short(attack) for attack in by_attack])
@@ -95,10 +95,10 @@ def draw_flagged(counts: Sequence[FlagCount]) -> Drawing:
     sheet = Sheet(
         rows=1,
         columns=1,
-        width=120 + 52.0 * max(4, len(thresholds)),
+        width=_room(attacks) + 8 + 52.0 * max(4, len(thresholds)),
         height=60 + 26.0 * len(attacks),
     )
-    axes = sheet.panel(0, 0, (112, 34, 8, 22))
+    axes = sheet.panel(0, 0, (_room(attacks), 34, 8, 22))
     axes.set_title("Target's row flagged, % of done trials", loc="left")
     axes.set(xlabel="unlearn_threshold")
     cells = {
@@ -143,6 +143,11 @@ def _legend(axes: Axes, styles: Styles) -> None:
     for place, (attack, style) in enumerate(styles.items()):
         axes.plot(0.4, place, style.mark, color=style.colour, ms=4.5, mew=0)
         axes.text(1.1, place, printable(attack), va="center")
+
+
+def _room(labels: Iterable[str]) -> float:
+    """Return the points that the longest label takes beside its axis."""
+    return 10 + 5.2 * max(len(_short(label)) for label in labels)
 
 
 def _short(label: str) -> str:

@@ -10,7 +10,8 @@ from matplotlib.colors import Colormap
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 
-from orchestrator.reporting.canvas import FONT_SIZE, INK, printable
+from orchestrator.reporting.canvas import FONT_SIZE, INK
+from orchestrator.reporting.naming import printable, value_text
 
 BRIGHT_IS_HIGH = mpl.colormaps["cividis"]  # reads the same without red or green
 BRIGHT_IS_LOW = mpl.colormaps["cividis_r"]
@@ -93,7 +94,7 @@ def _hatching(column: int, row: int) -> PathPatch:
 
 
 def _labels(values: Sequence[str]) -> list[str]:
-    return [printable(value) for value in values]
+    return [printable(value_text(value)) for value in values]
 
 
 def _luminance(red: float, green: float, blue: float) -> float:

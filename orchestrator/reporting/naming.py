@@ -2,12 +2,15 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.reporting.results import Family, Results, Scenario, Setting
 
+T = TypeVar("T")
+_LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
 _LONGEST_SLUG = 120  # file systems take 255 bytes
 
 
@@ -64,10 +67,18 @@ def names_of(results: Results) -> Names:
 
 def setting_text(setting: Setting) -> str:
     """Return a setting in the form of the pruning log: ``axis=value, axis=value``."""
-    return ", ".join(f"{axis}={value}" for axis, value in setting)
+    return ", ".join(f"{axis}={value_text(value)}" for axis, value in setting)
 
 
-def distinct(values: Iterable[Any]) -> list[Any]:
+def value_text(value: str) -> str:
+    """Return an axis value for a person: 0.30000000000000004 is 0.3."""
+    try:
+        return value if len(value) <= _LONGEST_NUMBER else f"{float(value):.6g}"
+    except ValueError:
+        return value
+
+
+def distinct(values: Iterable[T]) -> list[T]:
     """Return each value once, in the order of first appearance."""
     return list(dict.fromkeys(values))
 
@@ -79,6 +90,11 @@ def in_order(values: Iterable[str]) -> list[str]:
         return sorted(found, key=float)
     except ValueError:
         return found
+
+
+def printable(text: str) -> str:
+    """Return `text` without control characters and others that no XML may hold."""
+    return "".join(char for char in text if unicodedata.category(char) not in {"Cc", "Cn", "Cs"})
 
 
 def slug(text: str) -> str:
@@ -97,4 +113,4 @@ def _differing(variants: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return printable(value) if isinstance(value, str) else json.dumps(value)

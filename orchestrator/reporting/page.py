@@ -1,5 +1,7 @@
 """report.html: what stands where on the page."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +10,7 @@ from markupsafe import Markup
 
 from orchestrator.reporting.canvas import Drawing
 from orchestrator.reporting.evidence import StageCost
-from orchestrator.reporting.naming import Names, distinct, in_order, setting_text
+from orchestrator.reporting.naming import Names, distinct, in_order, setting_text, value_text
 from orchestrator.reporting.neurons import FlagCount
 from orchestrator.reporting.results import Results, Trial
 from orchestrator.reporting.summary import (
@@ -20,11 +22,19 @@ from orchestrator.reporting.summary import (
     spread,
     spread_of,
 )
-from orchestrator.reporting.wording import NOTHING, PLUS_MINUS, answer, count, duration, fraction, percent
+from orchestrator.reporting.wording import (
+    NOTHING,
+    PLUS_MINUS,
+    answer,
+    count,
+    duration,
+    fraction,
+    percent,
+)
 
 MOST_FAILURES = 100  # listed on the page; results.csv has them all
+_COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")  # a terminal's, which Ray's messages carry
 _AXES = (
-    ("Attacks", "attack"),
     ("Datasets", "dataset"),
     ("Architectures", "architecture"),
     ("Poison ratio", "poison_ratio"),
@@ -54,7 +64,7 @@ class FamilyRow:
     weak: str
     victim: tuple[str, ...]  # ACC, ASR
     own: tuple[str, ...]  # ACC, ASR, RA, DER
-    settings: str
+    settings: tuple[str, ...]
     common: tuple[str, ...]  # ACC, ASR, DER
 
 
@@ -121,6 +131,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "number": _number, "setting_text": setting_text}
+    environment.filters["value_text"] = value_text
     environment.globals["count"] = count
     failed = [trial for trial in page.results.trials if trial.status == "failed"]
     pruned = [trial for trial in page.results.trials if trial.status == "pruned"]
@@ -143,39 +154,43 @@ def render(page: Page) -> str:
 def _facts(page: Page) -> list[tuple[str, str]]:
     """Return what the study varies and what it holds fixed."""
     trials = page.results.trials
-    told = [
-        (title, ", ".join(in_order(trial.cells[axis] for trial in trials))) for title, axis in _AXES
-    ]
     attacks = distinct(page.names.attack(trial.scenario.family) for trial in trials)
-    told[0] = ("Attacks", ", ".join(attacks))
-    told += [
-        (axis, ", ".join(in_order(trial.cells[axis] for trial in trials)))
-        for axis in page.results.varied
-    ]
-    return told
+    axes = (*_AXES, *((axis, axis) for axis in page.results.varied))
+    values = (
+        (title, map(value_text, in_order(trial.cells[axis] for trial in trials)))
+        for title, axis in axes
+    )
+    return [("Attacks", ", ".join(attacks)), *((title, ", ".join(told)) for title, told in values)]
 
 
 def _row(group: Sequence[Outcome], page: Page) -> FamilyRow:
     family = group[0].scenario.family
     counted = [outcome for outcome in sound(group) if outcome.best]
     bests = [outcome.best for outcome in counted if outcome.best]
-    settings = distinct(", ".join(text for _, text in trial.setting) for trial in bests)
+    settings = distinct(trial.setting for trial in bests)
     return _family_row(
         page.names.attack(family),
         page.names.details(family),
         counted or sound(group),
         weak=weak_text(group),
-        settings="; ".join(settings) or NOTHING,
+        settings=tuple(
+            ", ".join(value_text(value) for _, value in setting) for setting in settings
+        ),
     )
 
 
 def _total(page: Page) -> FamilyRow:
     counted = [outcome for outcome in sound(page.summary.outcomes) if outcome.best]
-    return _family_row("All scenarios", (), counted, weak="", settings="each its own")
+    return _family_row("All scenarios", (), counted, weak="", settings=("each its own",))
 
 
 def _family_row(
-    title: str, details: tuple[str, ...], counted: Sequence[Outcome], *, weak: str, settings: str
+    title: str,
+    details: tuple[str, ...],
+    counted: Sequence[Outcome],
+    *,
+    weak: str,
+    settings: tuple[str, ...],
 ) -> FamilyRow:
     bests = [outcome.best for outcome in counted]
     commons = [outcome.common for outcome in counted if outcome.common]
@@ -219,16 +234,17 @@ def _halves(page: Page) -> list[tuple[str, str, str, str]]:
 def _signed(gaps: Spread | None, metric: str) -> str:
     if gaps is None:
         return NOTHING
-    return f"{gaps.mean:+.3f}" if metric == "der" else f"{100 * gaps.mean:+.1f}"
+    text = f"{gaps.mean:+.3f}" if metric == "der" else f"{100 * gaps.mean:+.1f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _failure(trial: Trial, names: Names) -> tuple[str, str, str]:
-    return names.scenario(trial.scenario), setting_text(trial.setting), trial.cells["error"]
+    error = _COLOUR_CODES.sub("", trial.cells["error"])
+    return names.scenario(trial.scenario), setting_text(trial.setting), error
 
 
 def _pruned_settings(pruned: Sequence[Trial]) -> list[tuple[str, int]]:
-    settings = [setting_text(trial.setting) for trial in pruned]
-    return [(setting, settings.count(setting)) for setting in distinct(settings)]
+    return list(Counter(setting_text(trial.setting) for trial in pruned).items())
 
 
 def _number(text: str) -> str:

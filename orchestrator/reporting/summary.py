@@ -66,16 +66,12 @@ class Summary:
     Attributes:
         objective: The metric by which settings were chosen: der, acc, asr or ra.
         common: The best setting over all scenarios, None if no trial is done.
-        judged: Scenarios by which `common` was chosen: those in which it is done.
-        eligible: Scenarios that could have had a say: with a victim that took, if any did.
     """
 
     objective: str
     outcomes: tuple[Outcome, ...]
     counts: Mapping[str, int]
     common: Setting | None
-    judged: int
-    eligible: int
 
     def families(self) -> dict[Family, list[Outcome]]:
         """Return the outcomes of each family, one for each seed."""
@@ -93,7 +89,7 @@ def summarise(results: Results, objective: str) -> Summary:
     takes = [scenario for scenario, trials in by_scenario.items() if _took(trials)]
     eligible = takes or list(by_scenario)
     done = [t for scenario in eligible for t in by_scenario[scenario] if t.done]
-    common, judged = _best_for_all(done, results, objective)
+    common = _best_for_all(done, results, objective)
     return Summary(
         objective=objective,
         outcomes=tuple(
@@ -104,8 +100,6 @@ def summarise(results: Results, objective: str) -> Summary:
             status: sum(trial.status == status for trial in results.trials) for status in STATUSES
         },
         common=common,
-        judged=judged,
-        eligible=len(eligible),
     )
 
 
@@ -158,10 +152,8 @@ def _outcome(
     )
 
 
-def _best_for_all(
-    done: list[Trial], results: Results, objective: str
-) -> tuple[Setting | None, int]:
-    """Return the setting with the best mean among those with most scenarios, and how many.
+def _best_for_all(done: list[Trial], results: Results, objective: str) -> Setting | None:
+    """Return the setting with the best mean among those with most scenarios.
 
     A setting that was pruned or failed somewhere has a mean over fewer, perhaps easier,
     scenarios; it competes only if no setting has more. Of equals the plan's first wins.
@@ -170,8 +162,8 @@ def _best_for_all(
     for trial in done:
         values.setdefault(trial.setting, []).append(_value(trial, objective))
     if not values:
-        return None, 0
+        return None
     most = max(len(found) for found in values.values())
     plan = distinct(trial.setting for trial in results.trials)
     full = [setting for setting in plan if len(values.get(setting, ())) == most]
-    return max(full, key=lambda setting: fmean(values[setting])), most
+    return max(full, key=lambda setting: fmean(values[setting]))

@@ -1,13 +1,12 @@
 """Surfaces: ACC, ASR and DER over unlearn threshold × reinit ratio, on the report half."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.reporting.canvas import Drawing, Sheet
+from orchestrator.reporting.canvas import FONT_SIZE, Drawing, Sheet
 from orchestrator.reporting.heatmap import BRIGHT_IS_HIGH, BRIGHT_IS_LOW, Cell, draw_cells
-from orchestrator.reporting.naming import distinct, in_order, setting_text
+from orchestrator.reporting.naming import distinct, in_order, printable, value_text
 from orchestrator.reporting.results import (
     SCENARIO,
     STATUSES,
@@ -25,6 +24,7 @@ _MEASURED = (
     *("acc_before_report", "asr_before_report"),
     *("acc_after_report", "asr_after_report", "der_report"),
 )
+_LONGEST_HEAD = 32  # characters above a panel
 _CELL_WIDTH, _CELL_HEIGHT = 42.0, 30.0  # points
 _LEFT, _BOTTOM, _RIGHT, _LINE = 44.0, 34.0, 8.0, 12.0
 
@@ -57,7 +57,7 @@ def draw_surfaces(trials: Sequence[Trial], axes: SurfaceAxes, marked: Setting | 
     mean, with colour only if all of them are done.
     """
     rows = distinct(rest(trial.setting) for trial in trials)[:MOST_ROWS]
-    heads = [textwrap.wrap(setting_text(row), 34) for row in rows]
+    heads = [[_head(*pair) for pair in row] for row in rows]
     top = _LINE * (1.5 + max(map(len, heads)))
     sheet = Sheet(
         rows=len(rows),
@@ -69,7 +69,7 @@ def draw_surfaces(trials: Sequence[Trial], axes: SurfaceAxes, marked: Setting | 
         shown = [trial for trial in trials if rest(trial.setting) == row]
         for column, metric in enumerate(_METRICS):
             panel = sheet.panel(number, column, (_LEFT, _BOTTOM, _RIGHT, top))
-            panel.set_title("\n".join((_title(metric), *head)), loc="left")
+            panel.set_title("\n".join((_title(metric), *head)), loc="left", fontsize=FONT_SIZE)
             panel.set(xlabel=SURFACE_AXES[0], ylabel=SURFACE_AXES[1])
             cells = _cells(shown, axes, metric, marked)
             colours = BRIGHT_IS_LOW if metric == "asr" else BRIGHT_IS_HIGH
@@ -110,6 +110,11 @@ def pooled_csv(trials: Sequence[Trial], shared: Mapping[str, str], results: Resu
 
 
 _AFTER = {column_of(metric, "report") for metric in _METRICS}
+
+
+def _head(axis: str, value: str) -> str:
+    text = printable(f"{axis}={value_text(value)}")
+    return text if len(text) <= _LONGEST_HEAD else f"{text[: _LONGEST_HEAD - 1]}…"
 
 
 def _title(metric: str) -> str:

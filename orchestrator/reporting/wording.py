@@ -67,38 +67,49 @@ def _best(summary: Summary) -> str:
     sought = (
         "lowest mean ASR"
         if summary.objective == "asr"
-        else (f"best mean {summary.objective.upper()}")
+        else f"best mean {summary.objective.upper()}"
     )
-    over = count(summary.judged, "scenario")
-    if summary.judged < summary.eligible:
-        over = f"{summary.judged} of {count(summary.eligible, 'scenario')}"
+    over = count(len(outcomes), "scenario")
+    eligible = len(sound(summary.outcomes))
+    if len(outcomes) < eligible:
+        over = f"{len(outcomes)} of {count(eligible, 'scenario')}"
     spoken = "" if len(trials) == 1 else " (mean ± standard deviation over scenarios)"
     return (
         f"{setting_text(summary.common)} has the {sought} on the selection half, over {over}; "
         f"on the report half, which nothing was chosen by, it takes ACC from "
-        f"{percent(acc_before)}\u00a0% to {percent(acc)}\u00a0% and ASR from {percent(asr_before)}\u00a0% to "
-        f"{percent(asr)}\u00a0%, a DER of {fraction(der)}{spoken}."
+        f"{percent(acc_before)}\u00a0% to {percent(acc)}\u00a0% and ASR from "
+        f"{percent(asr_before)}\u00a0% to {percent(asr)}\u00a0%, a DER of {fraction(der)}{spoken}."
     )
 
 
 def _progress(summary: Summary) -> str:
+    return f"{_trials(summary)}; {_victims(summary.outcomes)}."
+
+
+def _trials(summary: Summary) -> str:
     counts = summary.counts
-    told = ", ".join(
-        f"{counts[status]} {status}" for status in ("pruned", "failed", "pending") if counts[status]
-    )
     total = count(sum(counts.values()), "trial")
-    trials = f"Of {total} {counts['done']} {'is' if counts['done'] == 1 else 'are'} done"
-    trials += f", {told}" if told else " and none was pruned or failed"
-    weak = sum(outcome.took is False for outcome in summary.outcomes)
-    none = sum(outcome.took is None for outcome in summary.outcomes)
-    victims = [f"{weak} did not take"] if weak else []
-    victims += [f"{none} {'is' if none == 1 else 'are'} not there"] if none else []
-    total = count(len(summary.outcomes), "victim")
-    if not victims:
-        return f"{trials}; {'the' if total == '1 victim' else 'all'} {total} took."
-    left = ", and the means leave it out" if weak == 1 else ", and the means leave them out"
-    took = any(outcome.took for outcome in summary.outcomes)
-    return f"{trials}; of {total} {' and '.join(victims)}{left if weak and took else ''}."
+    others = [status for status in ("pruned", "failed", "pending") if counts[status]]
+    if not others:
+        return "The only trial is done" if total == "1 trial" else f"All {total} are done"
+    told = ", ".join(f"{counts[status]} {status}" for status in others)
+    return f"Of {total} {counts['done']} {'is' if counts['done'] == 1 else 'are'} done, {told}"
+
+
+def _victims(outcomes: Sequence[Outcome]) -> str:
+    total = len(outcomes)
+    weak = sum(outcome.took is False for outcome in outcomes)
+    missing = sum(outcome.took is None for outcome in outcomes)
+    if weak == total:
+        return "no victim took, so the numbers say nothing about a defence"
+    told = [f"{weak} did not take"] if weak else []
+    told += [f"{missing} {'is' if missing == 1 else 'are'} missing"] if missing else []
+    if not told:
+        return "the victim took" if total == 1 else f"all {total} victims took"
+    left = ""
+    if weak and any(outcome.took for outcome in outcomes):
+        left = f", and the means leave {'it' if weak == 1 else 'them'} out"
+    return f"of {count(total, 'victim')} {' and '.join(told)}{left}"
 
 
 def _failures(summary: Summary, names: Names) -> str:

@@ -195,7 +195,7 @@ def test_a_closed_outbox_takes_nothing_more(tmp_path: Path, opened: Open) -> Non
     outbox.close()
     outbox.acknowledge("here", "study", Receipt(run="r1"))
     assert not outbox.add(TRIAL)
-    with pytest.raises(RuntimeError, match="^the outbox is closed$"):
+    with pytest.raises(RuntimeError, match=r"^the outbox is closed$"):
         outbox.intend("here", "study")
     assert path.read_bytes() == before
     assert outbox.pending("here") == ["study"]

@@ -46,8 +46,8 @@ TREE = (STUDY, SCENARIO, TRIAL)
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an empty database as the tracker makes it."""
-    path = tmp_path_factory.mktemp("template") / "folder" / "mlflow.db"
+    """Return an empty database as the tracker makes it, one for all modules."""
+    path = tmp_path_factory.getbasetemp() / "template" / "mlflow.db"
     ensure_database(path)
     assert [entry.name for entry in path.parent.iterdir()] == ["mlflow.db"]
     return path

@@ -1,7 +1,11 @@
 """A small world for the core's tests: pictures that a narrow network learns in a second."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -90,3 +94,22 @@ def victim_of(
         return trained[seed]
 
     return train
+
+
+@pytest.fixture
+def write_arrays(tmp_path: Path) -> Callable[..., Path]:
+    """Write a small valid file for ``arrays:``, some of its arrays changed, and return it."""
+
+    def write(**changes: npt.NDArray[Any]) -> Path:
+        source = np.random.default_rng(0)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "train_images": source.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8),
+            "train_labels": np.array([0, 1, 2, 0, 1, 0]),
+            "test_images": source.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),
+            "test_labels": np.array([2, 1, 0, 0]),
+        }
+        path = tmp_path / "mine.npz"
+        np.savez_compressed(path, allow_pickle=True, **(arrays | changes))
+        return path
+
+    return write

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ulrl.augmentation import draw_views
-from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
+from ulrl.clean import CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
 from ulrl.models import Classifier, Weights, restore
@@ -90,7 +90,7 @@ class SGD:
                 old = self.velocity[i]
                 velocity = slope if old is None else self.momentum * old + slope
                 self.velocity[i] = velocity
-                parameter -= lr * velocity
+                parameter.sub_(lr * velocity)
 
 
 def hits(logits: Tensor, labels: Tensor) -> int:
@@ -102,7 +102,9 @@ def naive_unlearn(
 ) -> tuple[list[float], nn.Module]:
     model = restore(victim, torch.device("cpu"))
     network = model.network.train()
-    sgd = SGD(list(network.parameters()), h.unlearn.unlearn_momentum, h.unlearn.unlearn_weight_decay)
+    sgd = SGD(
+        list(network.parameters()), h.unlearn.unlearn_momentum, h.unlearn.unlearn_weight_decay
+    )
     sources = (
         generator(clean.seed, "unlearn", "order"),
         generator(clean.seed, "unlearn", "views"),
@@ -135,9 +137,7 @@ def naive_suspects(h: Hyperparameters, before: Tensor, after: Tensor) -> list[in
     median = lower_middle(scores)
     mad = lower_middle([abs(score - median) for score in scores])
     z = [abs(score - median) / (1.4826 * mad) for score in scores]
-    flagged = [
-        k for k in range(len(z)) if z[k] > h.score.z_threshold and scores[k] > median
-    ]
+    flagged = [k for k in range(len(z)) if z[k] > h.score.z_threshold and scores[k] > median]
     if h.score.suspect_order.value == "score":
         flagged.sort(key=lambda k: (-z[k], k))
     return sorted(flagged[: h.score.max_suspects])
@@ -153,7 +153,7 @@ def naive_relearn(
     uniform = torch.rand(head.weight.shape, generator=generator(clean.seed, "relearn", "reset"))
     for k in rows:
         moved = [float((after[k, j] - original[k, j]).abs()) for j in range(fan_in)]
-        ranked = sorted(range(fan_in), key=lambda j, moved=moved: (-moved[j], j))
+        ranked = [j for _, j in sorted((-distance, j) for j, distance in enumerate(moved))]
         for j in ranked[: floor(h.reset.reinit_ratio * fan_in + 0.5)]:
             head.weight.data[k, j] = (2 / fan_in) ** 0.5 * (2 * uniform[k, j] - 1)
         if h.reset.reinit_ratio > 0:

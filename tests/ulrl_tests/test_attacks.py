@@ -135,9 +135,7 @@ def test_bytes_survive_the_way_through_floats() -> None:
         (BadNets(size=2, level=0.5), slice(30, 32), 127),  # 127.5 truncated
     ],
 )
-def test_badnets_sets_a_square_and_nothing_else(
-    attack: BadNets, rows: slice, value: int
-) -> None:
+def test_badnets_sets_a_square_and_nothing_else(attack: BadNets, rows: slice, value: int) -> None:
     expected = every_level(side=32)
     expected[:, :, rows, rows] = value
     assert torch.equal(stamp_bytes(attack, every_level(side=32), source()), expected)

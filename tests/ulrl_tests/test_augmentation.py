@@ -30,9 +30,7 @@ def naive(image: Tensor, top: int, left: int, padding: int, *, mirrored: bool) -
 
 
 @given(st.integers(0, 4), st.integers(1, 3), st.integers(3, 6), st.integers(0, 1000))
-def test_agrees_with_slicing_each_image(
-    padding: int, channels: int, side: int, seed: int
-) -> None:
+def test_agrees_with_slicing_each_image(padding: int, channels: int, side: int, seed: int) -> None:
     source = Generator().manual_seed(seed)
     images = torch.randint(1, 256, (5, channels, side, side), generator=source).to(torch.uint8)
     treatment = replace(TREATMENT, padding=padding)
@@ -86,9 +84,7 @@ def test_the_argument_is_untouched() -> None:
 @pytest.mark.parametrize("padding", [0, 1, 4])
 def test_draws_are_uniform_over_crops(padding: int) -> None:
     count, places = 20_000, 2 * padding + 1
-    views = draw_views(
-        count, replace(TREATMENT, padding=padding), Generator().manual_seed(0), CPU
-    )
+    views = draw_views(count, replace(TREATMENT, padding=padding), Generator().manual_seed(0), CPU)
     for offsets in (views.top, views.left):
         frequencies = offsets.bincount(minlength=places) / count
         assert len(frequencies) == places

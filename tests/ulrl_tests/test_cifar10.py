@@ -9,7 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10  # type: ignore[import-untyped]
 
 from ulrl.datasets import DatasetError
 from ulrl.datasets.cifar10 import Cifar10
@@ -113,9 +113,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
-def test_a_file_of_another_checksum_is_not_unpickled(
-    tmp_path: Path, pin: Pin, name: str
-) -> None:
+def test_a_file_of_another_checksum_is_not_unpickled(tmp_path: Path, pin: Pin, name: str) -> None:
     write_folder(tmp_path)
     pin(tmp_path)
     trace = tmp_path / "exploded"

@@ -26,7 +26,7 @@ def test_official_indices_of_cifar10() -> None:
     clean = draw_clean_samples(CleanConfig(), blank(torch.arange(50_000) % 10), seed=0)
     assert len(clean.index) == 500
     assert clean.index[:5].tolist() == [25247, 49673, 27562, 2653, 16968]
-    assert len(clean.index.unique()) == 500
+    assert len(torch.unique(clean.index)) == 500
     random.seed(0)
     assert clean.index.tolist() == random.sample(range(50_000), 500)
 
@@ -45,7 +45,7 @@ def test_official_indices_of_cifar10() -> None:
 def test_count_is_truncated(total: int, ratio: float, count: int) -> None:
     images = blank(torch.arange(total) % 10)
     clean = draw_clean_samples(CleanConfig(clean_ratio=ratio), images, seed=3)
-    assert len(clean.index) == len(clean.index.unique()) == count
+    assert len(clean.index) == len(torch.unique(clean.index)) == count
 
 
 def test_samples_are_clean_copies_even_of_poisoned_images(
@@ -87,7 +87,7 @@ def test_per_class_takes_the_same_share_of_each() -> None:
     clean = draw_clean_samples(config, blank(labels), seed=0)
     # 10, 5.9 truncated, 1, and 0.3 raised to the one image each class supplies
     assert clean.samples.labels.bincount().tolist() == [10, 5, 1, 1]
-    assert len(clean.index.unique()) == 17
+    assert len(torch.unique(clean.index)) == 17
     assert torch.equal(labels[clean.index], clean.samples.labels)
 
 
@@ -111,3 +111,9 @@ def test_the_ratio_that_the_message_names_is_admitted(count: int) -> None:
     named = float(str(error.value).split("from ")[1].removesuffix(" on"))
     CleanConfig(clean_ratio=named).check(count)
     assert named < 2.2 / count
+
+
+def test_per_class_always_has_a_sample_of_each() -> None:
+    config = CleanConfig(clean_ratio=0.001, clean_draw=CleanDraw.PER_CLASS)
+    assert len(draw_clean_samples(config, blank(torch.arange(500) % 10), seed=0).index) == 10
+    config.check(500)

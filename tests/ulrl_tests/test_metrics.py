@@ -88,9 +88,7 @@ def test_undefined_shares_are_refused(clean: int, triggered: int) -> None:
         ((0.937, 0.260), (0.834, 0.100), 0.5285),  # NAD's collapsed ViT: above no effect
     ],
 )
-def test_der_by_hand(
-    acc: tuple[float, float], asr: tuple[float, float], rating: float
-) -> None:
+def test_der_by_hand(acc: tuple[float, float], asr: tuple[float, float], rating: float) -> None:
     before = Metrics(acc=acc[0], asr=asr[0], ra=0.0)
     after = Metrics(acc=acc[1], asr=asr[1], ra=0.0)
     assert der(before, after) == pytest.approx(rating, abs=1e-12)

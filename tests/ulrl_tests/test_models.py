@@ -63,7 +63,7 @@ def test_a_block_is_the_pre_activation_identity_mapping() -> None:
     x = torch.randn(2, 2, 8, 8, generator=Generator().manual_seed(0))
 
     def norm(x: Tensor, bn: nn.Module) -> Tensor:
-        state = bn.state_dict()
+        state: dict[str, Tensor] = bn.state_dict()
         scale = state["weight"] / (state["running_var"] + 1e-5).sqrt()
         shape = (1, -1, 1, 1)
         offset = state["bias"] - state["running_mean"] * scale
@@ -123,7 +123,7 @@ def test_restoring_gives_identical_logits(
         assert torch.equal(classifier.logits(images), copy.logits(images))
 
 
-def test_weights_are_a_copy(blueprint: Blueprint, images: Tensor, cpu: torch.device) -> None:
+def test_weights_are_a_copy(blueprint: Blueprint, cpu: torch.device) -> None:
     classifier = initialise(blueprint, generator(0, "a"), cpu)
     weights = classifier.weights()
     kept = weights.head.clone()
@@ -153,9 +153,7 @@ def test_predict_keeps_the_mode_and_the_statistics(
         assert torch.equal(predictions, classifier.logits(images).argmax(dim=1))
 
 
-def test_predict_goes_through_any_number_of_images(
-    blueprint: Blueprint, cpu: torch.device
-) -> None:
+def test_predict_goes_through_any_number_of_images(blueprint: Blueprint, cpu: torch.device) -> None:
     images = torch.randint(256, (1203, 3, 16, 16), generator=Generator().manual_seed(0)).byte()
     classifier = initialise(blueprint, generator(0, "a"), cpu)
     whole = classifier.predict(images)
@@ -175,7 +173,6 @@ def test_inputs_are_normalised_per_channel(cpu: torch.device) -> None:
     levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
     pixels = levels[:, None, None, None].expand(3, 3, 1, 1)
     inputs = Classifier(blueprint, Eye(), cpu).logits(pixels)[:, :, 0, 0]
-    # (level / 255 - mean) / std
     expected = [
         [(level - mean) / std for mean, std in ((0.1, 0.5), (0.2, 0.25), (0.3, 2.0))]
         for level in (0.0, 0.2, 1.0)

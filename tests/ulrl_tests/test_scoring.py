@@ -41,9 +41,7 @@ def test_z_of_an_odd_number_of_rows() -> None:
 
 def test_medians_of_an_even_number_of_rows_are_the_lower_middle() -> None:
     # median of 1 2 3 10 is 2, not 2.5; |c - 2| = 1 0 1 8, sorted 0 1 1 8, MAD 1
-    assert z_of([1, 2, 3, 10]) == pytest.approx(
-        [-1 / 1.4826, 0, 1 / 1.4826, 8 / 1.4826], rel=1e-6
-    )
+    assert z_of([1, 2, 3, 10]) == pytest.approx([-1 / 1.4826, 0, 1 / 1.4826, 8 / 1.4826], rel=1e-6)
     # |c - 2| = 1 0 2 8: the middle pair is 1 and 2, MAD the lower of them
     assert z_of([1, 2, 4, 10])[3] == pytest.approx(8 / 1.4826, rel=1e-6)
 

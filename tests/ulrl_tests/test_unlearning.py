@@ -102,6 +102,15 @@ def test_yields_the_ascent_so_far_epoch_by_epoch(
             assert torch.equal(earlier.heads[ours], later.heads[theirs])
 
 
+def test_an_accuracy_equal_to_the_floor_ends_it(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    whole = last(unlearn(CONFIG, victim_of(0), clean, 0.0, cpu))
+    epoch = whole.kept[2]
+    ascent = last(unlearn(CONFIG, victim_of(0), clean, whole.accuracy[epoch - 1], cpu))
+    assert len(ascent.accuracy) == epoch < len(whole.accuracy)
+
+
 def test_an_observer_sees_every_epoch_and_changes_nothing(
     victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
 ) -> None:

@@ -1,0 +1,31 @@
+# The two commands of the README are `make study` and `make test`; both set up first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup study test format clean
+
+setup: .venv/installed
+
+# Made again only when what is to be installed has changed.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+study: setup
+	$(BIN)/python -m orchestrator.study studies/quickstart.yaml
+
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

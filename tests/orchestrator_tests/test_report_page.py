@@ -1,0 +1,238 @@
+"""The page and its files: complete, self-contained, and the same every time."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from orchestrator.report import main, write_report
+from tests.orchestrator_tests.report_folders import (
+    HOSTILE,
+    Row,
+    make_rows,
+    mixed_rows,
+    unfinish,
+    weaken,
+    write_pruning,
+    write_study,
+)
+
+SECTIONS = ["repairs", "surfaces", "neurons", "pruned", "failed", "cost", "halves", "resume"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_study(tmp_path_factory.mktemp("study") / "mixed", mixed_rows())
+    write_pruning(folder, "badnets, digits")
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(study: Path) -> str:
+    return (study / "report.html").read_text(encoding="utf-8")
+
+
+def page(folder: Path, rows: list[Row]) -> str:
+    return write_report(write_study(folder, rows)).read_text(encoding="utf-8")
+
+
+def answer(html: str) -> list[str]:
+    return re.findall(
+        "<p>(.*?)</p>", html.partition('<div class="answer">')[2].partition("</div>")[0]
+    )
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    written = [folder / "report.html", *(folder / "figures").iterdir()]
+    return {path.name: path.read_bytes() for path in written}
+
+
+def test_the_sections_stand_in_order(html: str) -> None:
+    assert re.findall('<section id="(.*?)">', html) == SECTIONS
+    assert "<title>sensitivity-made-up: ULRL study</title>" in html
+
+
+def test_nothing_on_the_page_asks_for_anything(html: str) -> None:
+    harmless = html.replace("http://evil.test", "")  # shown as text, in an error
+    for reference in (r"https?:", r"<[^>]+\ssrc\s*=", "@import", r"url\(", "<link", "<iframe"):
+        assert not re.search(reference, harmless), reference
+    assert set(re.findall(r'href="(.)', html)) == {"#"}
+
+
+def test_what_files_say_is_shown_and_not_obeyed(html: str) -> None:
+    assert html.count("<script>") == 1
+    assert HOSTILE not in html
+    assert (
+        "boom &lt;/script&gt;&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt; "
+        "&lt;img src=&#34;http://evil.test/x.png&#34;&gt; {{ 7*7 }}"
+    ) in html
+
+
+def test_no_id_is_used_twice(html: str) -> None:
+    ids = re.findall(r'\sid="(.*?)"', html)
+    assert len(ids) == len(set(ids))
+
+
+def test_no_path_of_this_machine_is_on_the_page(study: Path, html: str) -> None:
+    assert str(study.parent) not in html
+
+
+def test_every_figure_is_a_valid_svg_beside_its_numbers(study: Path) -> None:
+    figures = list((study / "figures").glob("*.svg"))
+    assert {path.with_suffix(".csv") for path in figures} == set(study.glob("figures/*.csv"))
+    for path in figures:
+        assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        assert "#010203" not in path.read_text(encoding="utf-8")
+
+
+def test_figures_are_inlined_as_they_are_on_disk(study: Path, html: str) -> None:
+    for path in (study / "figures").glob("*.svg"):
+        for shape in ET.parse(path).getroot():
+            text = ET.tostring(shape, encoding="unicode")
+            assert re.sub(r'ns0:| xmlns:ns0="[^"]*"', "", text) in html
+
+
+def test_a_second_time_writes_the_same_bytes(study: Path) -> None:
+    first = everything(study)
+    write_report(study)
+    assert everything(study) == first
+
+
+def test_figures_of_scenarios_that_are_gone_go_too(tmp_path: Path) -> None:
+    write_report(write_study(tmp_path, make_rows()))
+    own = tmp_path / "figures" / "my-own.svg"
+    own.write_text("mine", encoding="utf-8")
+    write_report(write_study(tmp_path, make_rows(attacks=(("badnets", {}),))))
+    assert sorted(path.stem for path in (tmp_path / "figures").glob("*.svg")) == [
+        "before-after",
+        "flagged",
+        "my-own",
+        "selection-report",
+        "surfaces-badnets-digits-preact_resnet18-width=16-seed-0",
+    ]
+
+
+def test_weak_victims_are_named_where_they_stand(html: str) -> None:
+    assert html.count("victim of seed 2 did not take: left out of the means") == 2  # table, surface
+    assert html.count("no victim took<") == 2
+    assert "victim did not take: ACC 9" in html
+
+
+def test_pruning_shows_its_evidence(html: str) -> None:
+    text = re.sub(r"\s+", " ", html)
+    assert (
+        '<tr><td class="word">setting</td>'
+        '<td class="word">unlearn_threshold=0.4, reinit_ratio=0.25</td><td class="word">–</td>'
+        "<td>7</td><td>0.812</td><td>0.95</td><td>0.00781</td><td>7</td></tr>"
+    ) in text
+
+
+def test_further_axes_have_a_row_of_surfaces_each_up_to_twelve(tmp_path: Path) -> None:
+    further: dict[str, list[Any]] = {
+        "alpha": [0.1, 0.3, 0.5, 0.7, 1.0, 2.0, 4.0],
+        "suspect_order": ["score", "index"],
+    }
+    html = page(tmp_path, make_rows(attacks=(("badnets", {}),), further=further))
+    name = "surfaces-badnets-digits-preact_resnet18-width=16-seed-0"
+    drawn = (tmp_path / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+    assert drawn.count(">ACC, %<") == drawn.count(">DER<") == 12
+    assert drawn.count(">alpha=0.3<") == 2 * 3
+    assert (
+        "Shown are the first 12 combinations of the other axes; "
+        f"figures/{name}.csv has the other 2 too."
+    ) in html
+    lines = (tmp_path / "figures" / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 14 * 9
+
+
+def test_a_study_in_which_nothing_is_done_yet(tmp_path: Path) -> None:
+    rows = make_rows()
+    for row in rows:
+        unfinish(row, "pending")
+        if row["attack"] != "badnets":
+            row |= {name: "" for name in row if "_before_" in name or name == "victim_ok"}
+    assert answer(page(tmp_path, rows)) == [
+        "No trial is done, so there is no answer yet.",
+        "Of 27 trials 0 are done, 27 pending; of 3 victims 2 are missing.",
+        "No victim that took has been repaired, so where ULRL fails is not known.",
+    ]
+
+
+def test_a_study_in_which_no_victim_took(tmp_path: Path) -> None:
+    rows = make_rows(thresholds=(0.2,), ratios=(1.0,))
+    weaken(rows, lambda _: True)
+    assert answer(page(tmp_path, rows))[1] == (
+        "All 3 trials are done; no victim took, so the numbers say nothing about a defence."
+    )
+
+
+def test_a_study_in_which_all_goes_well(tmp_path: Path) -> None:
+    rows = make_rows(attacks=(("badnets", {}),), thresholds=(0.2,), ratios=(1.0,))
+    rows[0] |= {"acc_before_report": 0.9, "asr_before_report": 1, "der_report": 0.9725}
+    rows[0] |= {"acc_after_report": 0.875, "asr_after_report": 0.03}
+    assert answer(page(tmp_path, rows)) == [
+        (
+            "unlearn_threshold=0.2, reinit_ratio=1.0 has the best mean DER on the selection half, "
+            "over 1 scenario; on the report half, which nothing was chosen by, it takes ACC from "
+            "90.0\u00a0% to 87.5\u00a0% and ASR from 100.0\u00a0% to 3.0\u00a0%, a DER of 0.973."
+        ),
+        "The only trial is done; the victim took.",
+        (
+            "With each scenario&#39;s own best setting, nowhere does it happen that ASR stays "
+            "above 20\u00a0% or ACC falls by more than 10 points."
+        ),
+    ]
+
+
+def test_lost_accuracy_is_a_failure_too(tmp_path: Path) -> None:
+    rows = make_rows(thresholds=(0.2,), ratios=(1.0,))
+    for row, lost in zip(rows, (0.05, 0.125, 0.25), strict=True):
+        row |= {"acc_before_report": 0.9, "acc_after_report": 0.9 - lost, "asr_after_report": 0}
+    assert answer(page(tmp_path, rows))[2] == (
+        "Even with each scenario&#39;s own best setting, ULRL fails in places: ACC falls by more "
+        "than 10 points for blended (1 of 1 scenario, by up to 12.5 points) and sig (1 of 1 "
+        "scenario, by up to 25.0 points)."
+    )
+
+
+def test_odd_characters_do_no_harm(tmp_path: Path) -> None:
+    odd = "$x_1$ <b>&amp; \x07 \U0001f984 ../../up"
+    rows = make_rows(attacks=((odd, {"k": "\x1b[31m"}), (odd, {"k": 2})), datasets=("=1+1",))
+    unfinish(rows[0], "failed", "\x1b[36m(worker)\x1b[0m died")
+    html = page(tmp_path, rows)
+    assert '<pre class="error">(worker) died</pre>' in html
+    assert len(list((tmp_path / "figures").glob("surfaces-*.svg"))) == 1 + 2
+    for path in (tmp_path / "figures").glob("*.svg"):
+        ET.parse(path)
+
+
+def test_only_results_are_needed(tmp_path: Path) -> None:
+    write_study(tmp_path / "alone", make_rows())
+    (tmp_path / "alone" / "study.yaml").unlink()
+    (tmp_path / "alone" / "stages.csv").unlink()
+    html = write_report(tmp_path / "alone").read_text(encoding="utf-8")
+    assert "<title>alone: ULRL study</title>" in html
+    assert "DER on the selection half of the test set (no study.yaml says otherwise)" in html
+    assert "There is no stages.csv, or it lists nothing yet" in html
+
+
+def test_the_command_rebuilds_each_folder_and_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (write_study(tmp_path / name, make_rows()) for name in ("one", "two"))
+    assert main([str(one), str(two)]) == 0
+    assert capsys.readouterr().out == f"{one}/report.html\n{two}/report.html\n"
+
+
+def test_the_command_loads_no_heavy_library() -> None:
+    heavy = ("torch", "ray", "optuna", "mlflow", "orchestrator.study")
+    program = f"import orchestrator.report, sys; print([m for m in {heavy} if m in sys.modules])"
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "[]\n"

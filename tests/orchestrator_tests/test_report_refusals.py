@@ -1,0 +1,235 @@
+"""What the report refuses, to the letter: one line, exit code 2, nothing written."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from orchestrator.report import main
+from tests.orchestrator_tests.report_folders import Row, make_rows, unfinish, write_csv, write_study
+
+
+@pytest.fixture
+def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Return a function that runs the report and returns what it says, less the folder."""
+
+    def run() -> str:
+        assert main([str(tmp_path)]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert not (tmp_path / "report.html").exists()
+        assert not (tmp_path / "figures").exists()
+        line, end, rest = told.err.partition("\n")
+        assert (end, rest) == ("\n", "")
+        return line.replace(str(tmp_path), "DIR")
+
+    return run
+
+
+def rows() -> list[Row]:
+    return make_rows(attacks=(("badnets", {}),))
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "gone")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path}/gone: no study folder; it is not there\n"
+
+
+def test_a_file_in_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "results.csv"
+    file.touch()
+    assert main([str(file)]) == 2
+    assert capsys.readouterr().err == f"{file}: no study folder; it is no folder\n"
+
+
+def test_a_folder_without_results(refusal: Callable[[], str]) -> None:
+    assert refusal() == "DIR: no study folder; it has no results.csv"
+
+
+def test_a_bad_folder_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write_study(tmp_path / "good", rows())
+    assert main([str(tmp_path / "gone"), str(good)]) == 2
+    told = capsys.readouterr()
+    assert told.out == f"{good}/report.html\n"
+    assert told.err == f"{tmp_path}/gone: no study folder; it is not there\n"
+
+
+def test_no_traceback_reaches_the_terminal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orchestrator.report", str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert told.stderr == f"{tmp_path}: no study folder; it has no results.csv\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; a header was expected"),
+        (b"\n\n", "is empty; a header was expected"),
+        (b"attack,\xff\xfe\n", "cannot be read; it is not UTF-8 text"),
+        (b'attack,"status\nbadnets', "cannot be read as CSV; unexpected end of data"),
+        (b"attack,seed,attack\n", "has the column 'attack' twice"),
+    ],
+)
+def test_results_that_are_no_table(
+    tmp_path: Path, refusal: Callable[[], str], content: bytes, message: str
+) -> None:
+    (tmp_path / "results.csv").write_bytes(content)
+    assert refusal() == f"DIR/results.csv: {message}"
+
+
+def test_results_that_cannot_be_opened(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    (tmp_path / "results.csv").mkdir()
+    assert refusal() == "DIR/results.csv: cannot be read; Is a directory"
+
+
+def test_results_without_a_row(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    write_study(tmp_path, rows())
+    path = tmp_path / "results.csv"
+    path.write_text(path.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+    assert refusal() == "DIR/results.csv: has no trials; there is only a header"
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [
+        (["der_report"], "column der_report"),
+        (["status", "flagged", "acc_after_report"], "columns status, acc_after_report, flagged"),
+    ],
+)
+def test_missing_columns_are_all_named(
+    tmp_path: Path, refusal: Callable[[], str], gone: list[str], told: str
+) -> None:
+    columns = [name for name in rows()[0] if name not in gone]
+    write_csv(tmp_path / "results.csv", [{name: row[name] for name in columns} for row in rows()])
+    assert refusal() == f"DIR/results.csv: lacks the {told}"
+
+
+def test_a_row_that_was_cut_off(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    write_study(tmp_path, rows())
+    path = tmp_path / "results.csv"
+    path.write_text(path.read_text(encoding="utf-8").rsplit(",", 9)[0] + "\n", encoding="utf-8")
+    assert refusal() == "DIR/results.csv: row 10 has 25 cells; the header has 34"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"acc_after_report": ""},
+            "acc_after_report: a done trial has a fraction in [0, 1]; got ''",
+        ),
+        (
+            {"der_selection": "nan"},
+            "der_selection: a done trial has a fraction in [0, 1]; got 'nan'",
+        ),
+        (
+            {"asr_after_report": 97.3},
+            "asr_after_report: a done trial has a fraction in [0, 1]; got '97.3'",
+        ),
+        (
+            {"acc_before_report": "x"},
+            "acc_before_report: a done trial has a fraction in [0, 1]; got 'x'",
+        ),
+        ({"victim_ok": ""}, "victim_ok: a done trial has True or False; got ''"),
+        ({"flagged": "[0"}, "flagged: a done trial has a JSON list of whole numbers; got '[0'"),
+        (
+            {"flagged": "[true]"},
+            "flagged: a done trial has a JSON list of whole numbers; got '[true]'",
+        ),
+        ({"seconds": ""}, "seconds: a done trial has a number; got ''"),
+        (
+            {"status": "finished"},
+            "status: must be one of done, pruned, failed, pending; got 'finished'",
+        ),
+        ({"attack": ""}, "attack: must be a value; got ''"),
+        ({"attack_options": "alpha"}, "attack_options: must be a JSON object; got 'alpha'"),
+        ({"seed": "1.5"}, "seed: must be a whole number; got '1.5'"),
+        ({"unlearn_threshold": ""}, "unlearn_threshold: must be a fraction in [0, 1]; got ''"),
+    ],
+)
+def test_holes_and_bad_values_are_placed(
+    tmp_path: Path, refusal: Callable[[], str], change: Mapping[str, object], message: str
+) -> None:
+    trials = rows()
+    trials[3] |= change
+    write_study(tmp_path, trials)
+    assert refusal() == f"DIR/results.csv: row 5, {message}"
+
+
+def test_a_victim_of_a_pruned_trial_needs_its_metrics(
+    tmp_path: Path, refusal: Callable[[], str]
+) -> None:
+    trials = rows()
+    unfinish(trials[0], "pruned")
+    trials[0]["ra_before_selection"] = ""
+    write_study(tmp_path, trials)
+    assert refusal() == (
+        "DIR/results.csv: row 2, ra_before_selection: a trial with a victim has a fraction in "
+        "[0, 1]; got ''"
+    )
+
+
+def test_a_hole_in_a_further_axis(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    trials = make_rows(attacks=(("badnets", {}),), further={"alpha": [0.5]})
+    trials[0]["alpha"] = ""
+    write_study(tmp_path, trials)
+    assert refusal() == "DIR/results.csv: row 2, alpha: must be a value; got ''"
+
+
+def test_many_faults_are_counted(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    trials = rows()
+    for trial in trials:
+        trial["der_report"] = ""
+    write_study(tmp_path, trials)
+    assert refusal() == (
+        "DIR/results.csv: row 2, der_report: a done trial has a fraction in [0, 1]; got '' "
+        "(and 8 more like this)"
+    )
+
+
+def test_the_same_trial_twice(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    trials = rows()
+    write_study(tmp_path, [*trials, trials[2]])
+    assert refusal() == "DIR/results.csv: row 11 is the same trial as row 4"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("study.yaml", "- a\n", "is no study file; it holds no mapping"),
+        (
+            "study.yaml",
+            "objective: speed\n",
+            "objective: must be one of der, asr, acc, ra; got 'speed'",
+        ),
+        ("stages.csv", "stage,key\n", "lacks the columns scenario, seconds, computed"),
+        (
+            "stages.csv",
+            "stage,key,scenario,seconds,computed\nrelearn,1,x,soon,True\n",
+            "row 2, seconds: must be a number; got 'soon'",
+        ),
+        (
+            "logs/pruning.csv",
+            "level,setting\n",
+            "lacks the columns scenario, step, value, reference, p_value, pairs",
+        ),
+    ],
+)
+def test_other_files_that_are_not_what_they_should_be(
+    tmp_path: Path, refusal: Callable[[], str], file: str, content: str, message: str
+) -> None:
+    write_study(tmp_path, rows())
+    (tmp_path / "logs").mkdir()
+    (tmp_path / file).write_text(content, encoding="utf-8")
+    assert refusal() == f"DIR/{file}: {message}"
+
+
+def test_yaml_that_cannot_be_read(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    write_study(tmp_path, rows())
+    (tmp_path / "study.yaml").write_text("name: [", encoding="utf-8")
+    assert refusal().startswith("DIR/study.yaml: cannot be read as YAML; while parsing a flow")

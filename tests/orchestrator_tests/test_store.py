@@ -1,0 +1,361 @@
+"""The store: what is written comes back, and whatever is damaged counts as absent."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+
+from orchestrator.errors import Unusable
+from orchestrator.store import Entry, Store
+
+KEY = "ab" + "0" * 62
+VALUES: dict[str, Any] = {
+    "curve": [[0.1, 0.2, 1 / 3], [0.5, 1e-300, 0.0]],
+    "reached": True,
+    "epoch": 2**40,
+    "nothing": None,
+    "text": 'naïve ☃ \n"quoted"',
+    "deep": {"a": {"b": []}},
+}
+TENSORS = {
+    "float": torch.tensor([[1.5, float("inf")], [-0.0, 1e-38]]),
+    "float64": torch.tensor([1 / 3], dtype=torch.float64),
+    "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+    "long": torch.tensor([-(2**62), 7]),
+    "bytes": torch.arange(5, dtype=torch.uint8),
+    "marks": torch.tensor([[True, False], [False, True]]),
+    "one": torch.tensor(3),
+    "empty": torch.empty(0, 4),
+    "turned": torch.arange(6.0).reshape(2, 3).T,
+}
+ENTRY = Entry(values=VALUES, tensors=TENSORS, seconds=12.25, study="abc")
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "memory":
+        MemoryFileSystem.store.clear()
+        return Store("memory://a/store")
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def file_of(store: Store) -> Path:
+    """Return the one file of a local store."""
+    (path,) = (p for p in Path(store.url).rglob("*") if p.is_file())
+    return path
+
+
+def same(found: Entry | None, wanted: Entry) -> bool:
+    return (
+        found is not None
+        and (found.values, found.seconds, found.study)
+        == (wanted.values, wanted.seconds, wanted.study)
+        and list(found.tensors) == sorted(wanted.tensors, key=list(found.tensors).index)
+        and all(
+            found.tensors[name].dtype == tensor.dtype and torch.equal(found.tensors[name], tensor)
+            for name, tensor in wanted.tensors.items()
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [ENTRY, Entry(values={}), Entry(values=VALUES), Entry(values={}, tensors=TENSORS)],
+    ids=["both", "neither", "values", "tensors"],
+)
+def test_what_is_written_comes_back(store: Store, entry: Entry) -> None:
+    assert store.read("relearn", KEY) is None
+    store.write("relearn", KEY, entry)
+    assert same(store.read("relearn", KEY), entry)
+    assert store.read("evaluate", KEY) is None
+    assert store.read("relearn", "ab" + "1" * 62) is None
+
+
+def test_numbers_that_are_none_come_back(store: Store) -> None:
+    values = {"loss": [float("inf"), float("-inf"), float("nan")]}
+    store.write("unlearn", KEY, Entry(values=values))
+    found = store.read("unlearn", KEY)
+    assert found is not None
+    assert repr(found.values) == repr(values)
+
+
+def test_what_is_read_may_be_changed(store: Store) -> None:
+    store.write("unlearn", KEY, ENTRY)
+    first = store.read("unlearn", KEY)
+    assert first is not None
+    first.tensors["long"][0] = 5
+    assert same(store.read("unlearn", KEY), ENTRY)
+
+
+def test_the_last_write_counts(store: Store) -> None:
+    store.write("unlearn", KEY, ENTRY)
+    store.write("unlearn", KEY, Entry(values={"a": 1}))
+    assert same(store.read("unlearn", KEY), Entry(values={"a": 1}))
+    assert store.names("unlearn", "ab") == [KEY]
+
+
+def test_delete(store: Store) -> None:
+    store.delete("unlearn", KEY)
+    store.write("unlearn", KEY, ENTRY)
+    store.delete("unlearn", KEY)
+    assert store.read("unlearn", KEY) is None
+    assert store.peek("unlearn", KEY) is None
+    assert store.names("unlearn", KEY) == []
+
+
+def test_names(store: Store) -> None:
+    keys = ["abc-0.1", "abc-0.2", "abd-0.1", "ab", "xyz"]
+    for key in keys:
+        store.write("unlearn", key, Entry(values={}))
+    store.write("relearn", "abc-0.3", Entry(values={}))
+    assert store.names("unlearn", "ab") == ["ab", "abc-0.1", "abc-0.2", "abd-0.1"]
+    assert store.names("unlearn", "abc") == ["abc-0.1", "abc-0.2"]
+    assert store.names("unlearn", "abc-0.2") == ["abc-0.2"]
+    assert store.names("unlearn", "qq") == []
+    assert store.names("evaluate", "ab") == []
+
+
+def test_peek_returns_the_values_and_reads_no_array(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Entry(values=VALUES, tensors={"a": torch.zeros(100_000)}, seconds=1.5, study="s")
+    store.write("unlearn", KEY, large)
+    read: list[int] = []
+    opened = store._files.open
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        file = opened(*arguments, **options)
+        take = file.read
+
+        def counted(size: int = -1) -> bytes:
+            content: bytes = take(size)
+            read.append(len(content))
+            return content
+
+        monkeypatch.setattr(file, "read", counted, raising=False)
+        return file
+
+    monkeypatch.setattr(store._files, "open", counting)
+    monkeypatch.setattr(store._files, "cat_file", None)
+    found = store.peek("unlearn", KEY)
+    assert found is not None
+    assert (found.values, found.tensors) == (VALUES, {})
+    assert (found.seconds, found.study) == (1.5, "s")
+    assert 0 < sum(read) < 4000
+
+
+def test_an_entry_is_a_safetensors_file(local: Store) -> None:
+    local.write("unlearn", KEY, ENTRY)
+    path = file_of(local)
+    assert path.relative_to(local.url) == Path("unlearn", "ab", f"{KEY}.safetensors")
+    loaded = safetensors.torch.load_file(path)
+    assert loaded.keys() == TENSORS.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in TENSORS.items())
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["entry"])["values"] == VALUES
+
+
+# A damaged entry. The head of this file is some 700 bytes long, its arrays 200.
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    store = Store(str(tmp_path_factory.mktemp("sound")))
+    tensors = {"a": torch.arange(40.0), "b": torch.ones(40, dtype=torch.bool)}
+    store.write("unlearn", KEY, Entry(values={"loss": [0.25, 0.5]}, tensors=tensors, seconds=3.5))
+    return file_of(store).read_bytes()
+
+
+def test_every_truncation_counts_as_absent(local: Store, sound: bytes) -> None:
+    local.write("unlearn", KEY, ENTRY)
+    path = file_of(local)
+    for length in range(len(sound)):
+        path.write_bytes(sound[:length])
+        assert local.read("unlearn", KEY) is None, length
+    path.write_bytes(sound)
+    assert local.read("unlearn", KEY) is not None
+    path.write_bytes(sound + b"\0")
+    assert local.read("unlearn", KEY) is None
+
+
+@pytest.mark.parametrize("bit", [0, 3, 7])
+def test_a_flipped_bit_is_noticed_wherever_it_is(local: Store, sound: bytes, bit: int) -> None:
+    local.write("unlearn", KEY, ENTRY)
+    path = file_of(local)
+    path.write_bytes(sound)
+    whole = local.read("unlearn", KEY)
+    assert whole is not None
+    for place in range(len(sound)):
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        # White space between the parts of the head may change and mean the same.
+        found = local.read("unlearn", KEY)
+        assert found is None or same(found, whole), place
+
+
+@pytest.mark.parametrize("bit", [0, 3, 7])
+def test_peek_never_returns_a_wrong_value(local: Store, sound: bytes, bit: int) -> None:
+    local.write("unlearn", KEY, ENTRY)
+    path = file_of(local)
+    for place in range(8 + int.from_bytes(sound[:8], "little")):
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        found = local.peek("unlearn", KEY)
+        told = None if found is None else (found.values, found.seconds, found.study)
+        assert told in (None, ({"loss": [0.25, 0.5]}, 3.5, "")), place
+
+
+def head(text: str) -> bytes:
+    return len(text).to_bytes(8, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 8,
+        b"\xff" * 64,
+        b"not a store's file, but something longer than a length",
+        head("{}"),
+        head("[]"),
+        head("1"),
+        head("null"),
+        head('"text"'),
+        head('{"__metadata__": 1}'),
+        head('{"__metadata__": null}'),
+        head('{"__metadata__": {"format": "1", "entry": "1", "sha256": ""}}'),
+        head('{"__metadata__": {"format": "1", "entry": 1, "sha256": ""}}'),
+        head("[" * 100_000),
+        (2**62).to_bytes(8, "little") + b"{}",
+        safetensors.torch.save({"a": torch.ones(3)}),
+        safetensors.torch.save({"a": torch.ones(3)}, {"format": "1", "entry": "{}"}),
+    ],
+    ids=range(17),
+)
+def test_a_foreign_file_counts_as_absent(local: Store, content: bytes) -> None:
+    local.write("unlearn", KEY, ENTRY)
+    file_of(local).write_bytes(content)
+    assert local.read("unlearn", KEY) is None
+    assert local.peek("unlearn", KEY) is None
+
+
+def test_another_version_counts_as_absent(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.write("unlearn", KEY, ENTRY)
+    monkeypatch.setattr("orchestrator.store.FORMAT", 2)
+    assert local.read("unlearn", KEY) is None
+    assert local.peek("unlearn", KEY) is None
+
+
+def test_a_folder_in_the_place_of_an_entry_counts_as_absent(local: Store) -> None:
+    local.write("unlearn", KEY, ENTRY)
+    path = file_of(local)
+    path.unlink()
+    path.mkdir()
+    assert local.read("unlearn", KEY) is None
+    assert local.peek("unlearn", KEY) is None
+
+
+# A write that fails.
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    return fail
+
+
+PLACES = ["os.fsync", "pathlib.Path.replace"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("error", [Killed(), OSError(errno.EIO, "Input/output error")])
+def test_a_write_that_does_not_end_leaves_the_old_state(
+    local: Store, place: str, error: BaseException
+) -> None:
+    expected = Unusable if isinstance(error, OSError) else Killed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, failing(error))
+        with pytest.raises(expected):
+            local.write("unlearn", KEY, ENTRY)
+    assert local.read("unlearn", KEY) is None
+    assert local.names("unlearn", "ab") == []
+    local.write("unlearn", KEY, Entry(values={"old": True}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, failing(error))
+        with pytest.raises(expected):
+            local.write("unlearn", KEY, ENTRY)
+    assert same(local.read("unlearn", KEY), Entry(values={"old": True}))
+    assert local.names("unlearn", "ab") == [KEY]
+
+
+@pytest.mark.parametrize("place", [*PLACES, "os.makedirs"])
+def test_a_full_disk_is_told(local: Store, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(place, failing(full))
+    with pytest.raises(Unusable) as caught:
+        local.write("unlearn", KEY, ENTRY)
+    assert str(caught.value) == (
+        f"the store {local.url} cannot be written to ([Errno 28] No space left on device); "
+        f"nothing stored is lost: make room or mend it, and run the same command again"
+    )
+    assert [path for path in Path(local.url).rglob("*") if path.is_file()] == []
+
+
+def test_two_writers_of_one_entry_do_not_meet(local: Store) -> None:
+    """Their files aside have different names, so neither renames the other's half."""
+    seen: list[str] = []
+
+    def note(path: Path, target: Path) -> Path:
+        seen.append(path.name)
+        os.replace(path, target)
+        return target
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", note)
+        local.write("unlearn", KEY, ENTRY)
+        local.write("unlearn", KEY, ENTRY)
+    assert len(set(seen)) == 2
+    assert all(name.startswith(".") and name.endswith(".tmp") for name in seen)
+
+
+def test_check_finds_a_store_that_works(store: Store) -> None:
+    store.check()
+    store.check()
+    store.write("unlearn", KEY, ENTRY)
+    assert store.names("unlearn", "ab") == [KEY]
+
+
+def test_check_leaves_nothing_behind(local: Store) -> None:
+    local.check()
+    assert list(Path(local.url).iterdir()) == []
+
+
+def test_check_refuses_a_file(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    root.write_text("in the way")
+    with pytest.raises(Unusable) as caught:
+        Store(str(root)).check()
+    assert str(caught.value) == (
+        f"the store {root} cannot be written to ([Errno 17] File exists: '{root}'); "
+        f"name another with store:"
+    )

@@ -1,0 +1,61 @@
+"""Inline, Ray with one worker and Ray with two give the same table, bit for bit."""
+
+import pytest
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_gives_the_inline_table(command, small, undisturbed, same, computed, workers):
+    command.write(small)
+    command.run("grid.yaml", "--set", f"resources.workers={workers}")
+    same(command.results(), undisturbed.results())
+    stages = computed(command.stages())
+    needed = set(computed(undisturbed.stages()))
+    # Two workers may run ahead of a decision; one does exactly what inline does.
+    assert needed <= set(stages) if workers > 1 else needed == set(stages)
+
+
+def test_the_small_study_has_every_kind_of_decision(undisturbed):
+    """What the comparisons above rest on: pruning of both kinds, and shared results."""
+    results, stages = undisturbed.results(), undisturbed.stages()
+    assert set(results.status) == {"done", "pruned"}
+    prunings = (undisturbed.folder / "runs/small/logs/pruning.csv").read_text()
+    assert "\nsetting," in prunings
+    assert "\ncurve," in prunings
+    relearns = stages[(stages.stage == "relearn") & stages.computed]
+    assert len(relearns) < (results.status == "done").sum()
+
+
+def test_running_again_computes_nothing_and_writes_the_same_bytes(undisturbed):
+    folder = undisturbed.folder / "runs/small"
+    names = ("results.csv", "results.parquet", "stages.csv", "report.html", "study.yaml")
+    before = {name: (folder / name).read_bytes() for name in names}
+    undisturbed.run("grid.yaml")  # with Ray this time: nothing is left for it to start
+    assert {name: (folder / name).read_bytes() for name in names} == before
+
+
+def test_a_study_that_shares_the_store_computes_nothing(undisturbed, same):
+    undisturbed.run("grid.yaml", "--out", "other", "--set", "name=other")
+    import pandas as pd
+
+    same(pd.read_csv(undisturbed.folder / "other/results.csv"), undisturbed.results())
+    stages = pd.read_csv(undisturbed.folder / "other/stages.csv")
+    assert not stages.computed.any()
+    assert set(stages.key) == set(undisturbed.stages().key)
+
+
+def test_a_changed_grid_adds_what_is_new_and_leaves_out_what_is_gone(undisturbed, small):
+    text = small.replace("name: small", "name: changed").replace("seed: [0, 1]", "seed: [1]")
+    undisturbed.write(text.replace("unlearn_threshold: [0.3, 0.6]", "unlearn_threshold: 0.6"))
+    undisturbed.run("grid.yaml", "--inline", "--set", "prune=none")
+    first = undisturbed.results("changed")
+    assert sorted(first.seed.unique()) == [1]
+    assert sorted(first.unlearn_threshold.unique()) == [0.6]
+    undisturbed.write(text)
+    undisturbed.run("grid.yaml", "--inline", "--set", "prune=none")
+    second = undisturbed.results("changed")
+    assert sorted(second.unlearn_threshold.unique()) == [0.3, 0.6]
+    kept = second[second.unlearn_threshold == 0.6].reset_index(drop=True)
+    assert kept.equals(first)
+    stages = undisturbed.stages("changed")
+    assert not (stages[stages.stage == "train_victim"].computed).any()
+    undisturbed.write(small)

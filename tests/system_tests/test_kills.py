@@ -1,0 +1,72 @@
+"""A study killed with -9 again and again ends as if nothing had happened."""
+
+import os
+import signal
+
+import psutil
+
+
+def kill(process) -> None:
+    """Kill the driver alone, as the machine's owner or its memory manager would."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_killed_drivers_lose_nothing(command, small, undisturbed, same, computed):
+    command.write(small)
+    for stages in (1, 6, 14):
+        process = command.start("grid.yaml")
+        command.wait_for_stages(stages)
+        kill(process)
+    command.run("grid.yaml")
+    same(command.results(), undisturbed.results())
+    assert set(computed(undisturbed.stages())) <= set(computed(command.stages()))
+
+
+def test_a_killed_inline_study_goes_on_with_ray(command, small, undisturbed, same, computed):
+    command.write(small)
+    process = command.start("grid.yaml", "--inline")
+    command.wait_for_stages(8)
+    kill(process)
+    command.run("grid.yaml", "--set", "resources.workers=1")
+    same(command.results(), undisturbed.results())
+    assert computed(undisturbed.stages()) == computed(command.stages())
+
+
+def test_a_killed_worker_costs_the_stage_in_flight(command, small, undisturbed, same, computed):
+    command.write(small)
+    process = command.start("grid.yaml")
+    command.wait_for_stages(4)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "ray::" in " ".join(child.cmdline())
+    ]
+    assert workers
+    workers[0].kill()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    same(command.results(), undisturbed.results())
+    computed(command.stages())
+
+
+def test_ctrl_c_keeps_everything_and_says_how_to_go_on(command, small, undisturbed, same, computed):
+    command.write(small)
+    for arguments, signum, code in (
+        (("--inline",), signal.SIGINT, 130),
+        ((), signal.SIGINT, 130),
+        ((), signal.SIGTERM, 143),
+    ):
+        process = command.start("grid.yaml", *arguments)
+        command.wait_for_stages(4 if arguments else 10)
+        os.kill(process.pid, signum)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == code, out + err
+        again = " ".join(["python -m orchestrator.study grid.yaml", *arguments])
+        name = signal.Signals(signum).name
+        wanted = f"stopped by {name}; nothing finished is lost. To go on: {again}"
+        assert " ".join(err.split()) == wanted
+        assert (command.results().status == "pending").any()
+    command.run("grid.yaml", "--set", "resources.workers=1")
+    same(command.results(), undisturbed.results())
+    assert set(computed(undisturbed.stages())) <= set(computed(command.stages()))

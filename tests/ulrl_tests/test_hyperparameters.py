@@ -1,0 +1,217 @@
+"""Presets against the official configuration files, and the range of every field."""
+
+import dataclasses
+from collections import Counter
+from enum import Enum
+from typing import Any
+
+import pytest
+
+from ulrl.clean import CleanConfig, CleanDraw
+from ulrl.hyperparameters import PARTS, Hyperparameters, Preset, assemble, names, preset_values
+from ulrl.relearning import RelearnConfig, ResetConfig
+from ulrl.scoring import ScoreConfig, SuspectOrder, ZeroMAD
+from ulrl.unlearning import UnlearnConfig
+from ulrl.victim import VictimConfig
+
+NAN, INF = float("nan"), float("inf")
+FOUR = ["cifar10", "cifar100", "gtsrb", "tiny_imagenet"]
+
+# From the official repository's files and code, read on paper: what every dataset has.
+OFFICIAL = {
+    "clean_ratio": 0.01,
+    "clean_draw": CleanDraw.RANDOM,
+    "unlearn_lr": 0.01,
+    "unlearn_momentum": 0.9,
+    "unlearn_weight_decay": 5e-4,
+    "unlearn_clip_norm": 20.0,
+    "unlearn_epochs": 20,
+    "unlearn_milestones": (10, 20),
+    "unlearn_batch_size": 128,
+    "unlearn_threshold": 0.20,
+    "z_threshold": 3.5,
+    "max_suspects": 2,
+    "suspect_order": SuspectOrder.INDEX,
+    "zero_mad": ZeroMAD.INFINITE,
+    "reinit_ratio": 1.0,
+    "relearn_momentum": 0.9,
+    "relearn_weight_decay": 0.0,
+    "relearn_epochs": 20,
+    "relearn_batch_size": 128,
+    "batchnorm_updates": 2,
+}
+BY_DATASET = {
+    "cifar10": {"relearn_lr": 0.005, "alpha": 0.7},
+    "cifar100": {"relearn_lr": 0.001, "alpha": 0.001},
+    "gtsrb": {"relearn_lr": 0.001, "alpha": 0.001},
+    "tiny_imagenet": {"relearn_lr": 0.001, "alpha": 0.001},
+}
+
+
+@pytest.mark.parametrize("dataset", FOUR)
+def test_official_values(dataset: str) -> None:
+    assert preset_values(Preset.OFFICIAL, dataset) == OFFICIAL | BY_DATASET[dataset]
+
+
+@pytest.mark.parametrize("dataset", FOUR)
+def test_default_decides_the_quirks_and_keeps_the_rest(dataset: str) -> None:
+    decided = {
+        "suspect_order": SuspectOrder.SCORE,
+        "zero_mad": ZeroMAD.MEAN_DEVIATION,
+        "batchnorm_updates": 1,
+    }
+    expected = OFFICIAL | BY_DATASET[dataset] | decided
+    assert preset_values(Preset.DEFAULT, dataset) == expected
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+def test_other_datasets_take_cifar10s_values(preset: Preset) -> None:
+    assert preset_values(preset, "digits") == preset_values(preset, "cifar10")
+
+
+def test_no_name_occurs_twice() -> None:
+    counts = Counter(field.name for part in PARTS.values() for field in dataclasses.fields(part))
+    assert max(counts.values()) == 1
+    assert set(names()) == set(counts) == set(OFFICIAL | BY_DATASET["cifar10"])
+    assert all(field.name == name for name, (_, field) in names().items())
+
+
+def test_parts_are_those_of_the_whole() -> None:
+    assert set(PARTS) == {field.name for field in dataclasses.fields(Hyperparameters)}
+    for part, config in PARTS.items():
+        assert getattr(Hyperparameters(), part) == config()
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+def test_assembled_values_are_those_put_in(preset: Preset) -> None:
+    values = preset_values(preset, "gtsrb") | {"reinit_ratio": 0.25, "unlearn_threshold": 0.4}
+    whole = assemble(values)
+    for name, (part, _) in names().items():
+        assert getattr(getattr(whole, part), name) == values[name]
+
+
+def test_silence_means_default() -> None:
+    assert assemble({}) == Hyperparameters()
+    assert assemble({"alpha": 0.1}) == Hyperparameters(relearn=RelearnConfig(alpha=0.1))
+
+
+def test_unknown_names_are_errors() -> None:
+    with pytest.raises(KeyError, match="aplha"):
+        assemble({"aplha": 0.1})
+
+
+def test_values_out_of_range_are_errors() -> None:
+    with pytest.raises(ValueError, match=r"^reinit_ratio .*got 1\.5$"):
+        assemble({"reinit_ratio": 1.5})
+
+
+CONFIGS = (VictimConfig, *PARTS.values())
+
+# The rule each field's message states, and values just outside it.
+RANGES: dict[tuple[type, str], tuple[str, tuple[Any, ...]]] = {
+    (VictimConfig, "epochs"): ("epochs is at least 1", (0, -1)),
+    (VictimConfig, "batch_size"): ("batch_size is at least 2", (1, 0)),
+    (VictimConfig, "lr"): (
+        "lr is a learning rate, above 0 and at most 100",
+        (0.0, -0.1, 100.5, NAN, INF),
+    ),
+    (VictimConfig, "warmup"): ("warmup is a fraction, in [0, 1)", (-0.1, 1.0, NAN)),
+    (VictimConfig, "momentum"): (
+        "momentum is in (0, 1), for Nesterov's form",
+        (0.0, 1.0, -0.5, NAN),
+    ),
+    (VictimConfig, "weight_decay"): ("weight_decay is in [0, 1)", (-1e-9, 1.0, NAN)),
+    (CleanConfig, "clean_ratio"): (
+        "clean_ratio is a fraction of the clean training set, above 0 and at most 1",
+        (0.0, -0.1, 1.01, NAN),
+    ),
+    (UnlearnConfig, "unlearn_lr"): (
+        "unlearn_lr is above 0 and at most 100",
+        (0.0, -0.1, 100.5, NAN, INF),
+    ),
+    (UnlearnConfig, "unlearn_momentum"): ("unlearn_momentum is in [0, 1)", (-0.1, 1.0, NAN)),
+    (UnlearnConfig, "unlearn_weight_decay"): (
+        "unlearn_weight_decay is in [0, 1)",
+        (-0.1, 1.0, NAN),
+    ),
+    (UnlearnConfig, "unlearn_clip_norm"): ("unlearn_clip_norm is above 0", (0.0, -1.0, NAN)),
+    (UnlearnConfig, "unlearn_epochs"): ("unlearn_epochs is from 1 to 1000", (0, 1001)),
+    (UnlearnConfig, "unlearn_milestones"): (
+        "unlearn_milestones are epochs from 1",
+        ((0,), (10, -1)),
+    ),
+    (UnlearnConfig, "unlearn_batch_size"): ("unlearn_batch_size is at least 1", (0, -3)),
+    (ScoreConfig, "unlearn_threshold"): (
+        "unlearn_threshold is an accuracy, in [0, 1]",
+        (-0.01, 1.01, NAN),
+    ),
+    (ScoreConfig, "z_threshold"): ("z_threshold is above 0 and at most 1e6", (0.0, 2e6, NAN)),
+    (ScoreConfig, "max_suspects"): ("max_suspects is at least 0", (-1,)),
+    (ResetConfig, "reinit_ratio"): (
+        "reinit_ratio is a fraction of a neuron's weights, in [0, 1]",
+        (-0.01, 1.01, NAN),
+    ),
+    (RelearnConfig, "relearn_lr"): (
+        "relearn_lr is above 0 and at most 100",
+        (0.0, 100.5, NAN, INF),
+    ),
+    (RelearnConfig, "relearn_momentum"): ("relearn_momentum is in [0, 1)", (-0.1, 1.0, NAN)),
+    (RelearnConfig, "relearn_weight_decay"): (
+        "relearn_weight_decay is in [0, 1)",
+        (-0.1, 1.0, NAN),
+    ),
+    (RelearnConfig, "relearn_epochs"): ("relearn_epochs is from 1 to 1000", (0, 1001)),
+    (RelearnConfig, "relearn_batch_size"): ("relearn_batch_size is at least 1", (0,)),
+    (RelearnConfig, "alpha"): ("alpha is a weight, in [0, 1000]", (-0.1, 1000.5, NAN, INF)),
+    (RelearnConfig, "batchnorm_updates"): ("batchnorm_updates is 1 or 2", (0, 3)),
+}
+BAD = [(config, name, value) for (config, name), (_, bad) in RANGES.items() for value in bad]
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "value"), BAD, ids=[f"{name}={value}" for _, name, value in BAD]
+)
+def test_out_of_range(config: type, name: str, value: Any) -> None:
+    rule, _ = RANGES[config, name]
+    with pytest.raises(ValueError, match=name) as error:
+        config(**{name: value})
+    shown = list(value) if isinstance(value, tuple) else value
+    assert str(error.value) == f"{rule}; got {shown}"
+
+
+def test_every_field_has_a_range() -> None:
+    fields = {
+        (config, field.name)
+        for config in CONFIGS
+        for field in dataclasses.fields(config)
+        if not isinstance(field.default, Enum)
+    }
+    assert fields == set(RANGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("unlearn_threshold", 0.0),
+        ("unlearn_threshold", 1.0),
+        ("reinit_ratio", 0.0),
+        ("clean_ratio", 1.0),
+        ("max_suspects", 0),
+        ("unlearn_momentum", 0.0),
+        ("unlearn_milestones", ()),
+        ("unlearn_clip_norm", INF),
+        ("alpha", 0.0),
+    ],
+)
+def test_bounds_belong_to_the_range(name: str, value: Any) -> None:
+    part, _ = names()[name]
+    assert getattr(getattr(assemble({name: value}), part), name) == value
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_configurations_are_frozen_and_comparable(config: type) -> None:
+    assert config() == config()
+    assert hash(config()) == hash(config())
+    name = dataclasses.fields(config)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config(), name, 1)

@@ -1,0 +1,98 @@
+"""The first stage against SGD written out, and its two ways of stamping."""
+
+from dataclasses import replace
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ulrl.attacks import Stamp, stamp_bytes
+from ulrl.augmentation import apply_views, draw_views
+from ulrl.datasets import ImageSet
+from ulrl.metrics import measure
+from ulrl.models import Blueprint, initialise
+from ulrl.poisoning import Poison, make_test_sets, poison_training_set
+from ulrl.randomness import generator
+from ulrl.victim import VictimConfig, train_victim
+
+CONFIG = VictimConfig(epochs=2, batch_size=64, lr=0.05)
+
+
+def test_one_cycle_of_nesterovs_sgd(
+    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+) -> None:
+    run = train_victim(CONFIG, blueprint, badnets, pictures, 5, cpu)
+    losses = [epoch.loss for epoch in run.epochs]
+
+    poisoned = poison_training_set(badnets, pictures, 5)
+    model = initialise(blueprint, generator(5, "victim", "weights"), cpu)
+    parameters = list(model.network.parameters())
+    velocity = [torch.zeros_like(parameter) for parameter in parameters]
+    sources = generator(5, "victim", "order"), generator(5, "victim", "views")
+    expected, steps = [], 5  # 300 images: 64 × 4 + 44
+    for epoch in range(CONFIG.epochs):
+        model.network.train()
+        order = torch.randperm(300, generator=sources[0])
+        views = draw_views(300, blueprint.treatment, sources[1], cpu)
+        total = 0.0
+        for step in range(steps):
+            index = order[64 * step : 64 * (step + 1)]
+            batch = apply_views(poisoned.images[index], views.of(index), blueprint.treatment)
+            loss = cross_entropy(model.logits(batch), poisoned.labels[index])
+            total += loss.item() * len(index)
+            rate = CONFIG.rate(epoch + step / steps)
+            gradients = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                for p, g, v in zip(parameters, gradients, velocity, strict=True):
+                    slope = g + 5e-4 * p
+                    v.mul_(0.9).add_(slope)
+                    p.sub_(rate * (slope + 0.9 * v))
+        expected.append(total / 300)
+
+    assert max(abs(a - b) for a, b in zip(losses, expected, strict=True)) < 1e-4
+    state = model.network.state_dict()
+    for name, value in run.classifier.weights().state.items():
+        assert torch.allclose(value, state[name], rtol=1e-4, atol=1e-4), name
+
+
+def test_nothing_is_trained_before_the_epochs_are_drawn(
+    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+) -> None:
+    run = train_victim(CONFIG, blueprint, badnets, pictures, 5, cpu)
+    fresh = initialise(blueprint, generator(5, "victim", "weights"), cpu).weights().state
+    start = run.classifier.weights().state
+    assert all(torch.equal(value, fresh[name]) for name, value in start.items())
+
+
+def test_a_trigger_after_augmentation_is_learned_too(
+    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+) -> None:
+    late = replace(badnets, stamp=Stamp.AFTER_AUGMENTATION)
+    config = VictimConfig(epochs=8, batch_size=32)
+    run = train_victim(config, blueprint, late, pictures, 0, cpu)
+    for _ in run.epochs:
+        pass
+    metrics = measure(run.classifier.predict, make_test_sets(late, pictures, 0).report)
+    assert metrics.acc > 0.9
+    assert metrics.asr > 0.9
+
+
+def test_the_seed_makes_the_victim(
+    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+) -> None:
+    heads = []
+    for seed in (0, 0, 1):
+        run = train_victim(CONFIG, blueprint, badnets, pictures, seed, cpu)
+        next(run.epochs)
+        heads.append(run.classifier.weights().head)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_stamping_needs_no_more_than_the_named_generator(
+    pictures: ImageSet, badnets: Poison
+) -> None:
+    result = poison_training_set(badnets, pictures, 3)
+    stamped = stamp_bytes(
+        badnets.attack, pictures.train_images[result.poisoned], generator(3, "training triggers")
+    )
+    assert torch.equal(result.images[result.poisoned], stamped)
