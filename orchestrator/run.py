@@ -173,8 +173,8 @@ class _Run:
             )
 
     def _say_where(self, failures: int) -> None:
-        rows = [self.results.row(trial) for trial in self.plan.trials]
-        print_summary(self.console, self.plan, rows, self.tally.statuses)
+        objective = self.plan.study.objective.value
+        print_summary(self.console, self.folder.path / "results.csv", objective)
         for name, result in self.conductor.errors.items():
             log = _relative(self.folder.logs / f"{name}.log")
             self.console.print(f"failed: {name}: {result.error}; see {log}", markup=False)

@@ -1,85 +1,91 @@
 """The end of a study on the terminal: what worked, in one table."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.decisions import Status
-from orchestrator.plan import Plan, Setting
+from orchestrator.reporting.naming import Names, names_of, setting_text
+from orchestrator.reporting.results import Family, read_results
+from orchestrator.reporting.summary import Outcome, Spread, sound, spread, spread_of, summarise
 
 
-def best_setting(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Setting | None:
-    """Return the setting with the best mean objective on the selection half.
+def print_summary(console: Console, results_file: Path, objective: str) -> None:
+    """Print the counts, the best setting, and what it does to each kind of scenario.
 
-    Only settings whose every trial is done compete; if there is none, all that have a
-    result do.
+    The numbers are the report's: read from the same file, by the same rules.
     """
-    objective = plan.study.objective
-    column = "der_selection" if objective == "der" else f"{objective}_after_selection"
-    values: dict[int, list[float | None]] = defaultdict(list)
-    for trial, row in zip(plan.trials, rows, strict=True):
-        values[trial.setting.number].append(row[column])
-    means = {
-        number: fmean(v for v in column_values if v is not None)
-        for number, column_values in values.items()
-        if any(v is not None for v in column_values)
-    }
-    whole = {number for number in means if None not in values[number]}
-    candidates = sorted(whole or means)
-    if not candidates:
-        return None
-    sign = 1 if objective.maximise else -1
-    return plan.settings[max(candidates, key=lambda number: (sign * means[number], -number))]
-
-
-def print_summary(
-    console: Console,
-    plan: Plan,
-    rows: Sequence[Mapping[str, Any]],
-    statuses: Counter[Status],
-) -> None:
-    """Print the counts, the best setting, and what it does to each kind of scenario."""
-    counts = ", ".join(f"{statuses[s]} {s}" for s in Status if statuses[s])
-    console.print(f"\n{len(rows)} trials: {counts}")
-    setting = best_setting(plan, rows)
-    if setting is None:
+    results = read_results(results_file)
+    summary = summarise(results, objective)
+    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
+    console.print(f"\n{len(results.trials)} trials: {counts}")
+    if summary.common is None:
         return
     console.print(
-        f"best setting by mean {plan.study.objective.upper()} on the selection half: "
-        f"[bold]{setting.text}[/]; below, victim → repaired on the report half in percent, "
-        f"mean ± sd over n seeds"
+        f"best setting by mean {objective.upper()} on the selection half: "
+        f"[bold]{escape(setting_text(summary.common))}[/]; below, victim → repaired by it on "
+        f"the report half in percent, mean ±sd over n seeds"
     )
-    families: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for trial, row in zip(plan.trials, rows, strict=True):
-        if trial.setting.number == setting.number and row["status"] == "done":
-            families[plan.family_of(trial.scenario)].append(row)
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("scenario", min_width=9, overflow="fold")
     for name in ("n", "ACC", "ASR", "RA", "DER"):
         table.add_column(name, justify="right", no_wrap=True)
-    for family, members in families.items():
-        weak = sum(row["victim_ok"] is False for row in members)
+    families = summary.families()
+    names = _names(names_of(results), list(families))
+    for family, outcomes in families.items():
+        weak = sum(outcome.took is False for outcome in outcomes)
+        measured = [outcome for outcome in sound(outcomes) if outcome.common is not None]
         table.add_row(
-            family + (f" [yellow]({weak} weak)[/]" if weak else ""),
-            str(len(members)),
-            _change(members, "acc"),
-            _change(members, "asr"),
-            f"{100 * fmean(row['ra_after_report'] for row in members):.1f}",
-            _spread([row["der_report"] for row in members], "{:.3f}"),
+            escape(names[family]) + (f" [yellow]({weak} weak)[/]" if weak else ""),
+            *_cells(measured),
         )
     console.print(table)
 
 
-def _change(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
-    before = 100 * fmean(row[f"{metric}_before_report"] for row in rows)
-    after = [100 * row[f"{metric}_after_report"] for row in rows]
-    return f"{before:.1f} → {_spread(after, '{:.1f}')}"
+def _names(names: Names, families: list[Family]) -> dict[Family, str]:
+    """Return each family's attack, and those of its details in which families differ."""
+    details = [names.details(family) for family in families]
+    told = [len(set(column)) > 1 for column in zip(*details, strict=True)]
+    return {
+        family: " ".join([names.attack(family), *itertools.compress(detail, told)])
+        for family, detail in zip(families, details, strict=True)
+    }
 
 
-def _spread(values: Sequence[float], form: str) -> str:
-    mean = form.format(fmean(values))
-    return f"{mean} ±{form.format(stdev(values))}" if len(values) > 1 else mean
+def _cells(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    if not outcomes:
+        return ("0", "", "", "", "")
+    repaired = [outcome.common for outcome in outcomes]
+    ra = spread_of(repaired, "ra_after_report")
+    return (
+        str(len(outcomes)),
+        *(
+            f"{_percent(_victims(outcomes, metric), sd=False)} → "
+            f"{_percent(spread_of(repaired, f'{metric}_after_report'))}"
+            for metric in ("acc", "asr")
+        ),
+        _percent(ra, sd=False),
+        _text(spread_of(repaired, "der_report"), "{:.3f}"),
+    )
+
+
+def _victims(outcomes: Sequence[Outcome], metric: str) -> Spread | None:
+    return spread([outcome.victim[f"{metric}_before_report"] for outcome in outcomes])
+
+
+def _percent(values: Spread | None, *, sd: bool = True) -> str:
+    if values is None:
+        return ""
+    scaled = None if values.sd is None else 100 * values.sd
+    shown = Spread(mean=100 * values.mean, sd=scaled if sd else None, n=values.n)
+    return _text(shown, "{:.1f}")
+
+
+def _text(values: Spread | None, form: str) -> str:
+    if values is None:
+        return ""
+    mean = form.format(values.mean)
+    return mean if values.sd is None else f"{mean} ±{form.format(values.sd)}"

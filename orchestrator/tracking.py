@@ -35,7 +35,6 @@ ENVIRONMENT = {  # a server that is away costs seconds, and MLflow keeps silent
 
 KEY, STUDY, PLACE, MODEL = "ulrl.key", "ulrl.study", "ulrl.place", "ulrl.model"
 MISSING, NOW = "ulrl.missing", "ulrl.now."
-SOURCE = "orchestrator.study"
 
 
 class Tracker:
@@ -89,20 +88,21 @@ class _Experiment:
     """One of MLflow's experiments, connected when constructed; a `Place` of `delivery`."""
 
     def __init__(self, uri: str, name: str, materialise: Materialise | None) -> None:
+        # Filters of warnings are the process's, not the thread's, hence only by module.
         warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
         database = database_file(uri)
         if database is not None:
             ensure_database(database)
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+        logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
         self._materialise = materialise
         self._client = MlflowClient(tracking_uri=uri)
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            # MLflow's own choice would depend on the working directory.
-            files = None if database is None else database.parent / "mlartifacts" / name
-            location = None if files is None else files.as_uri()
+            location = None  # a server's own choice; for a file, MLflow's depends on the cwd
+            if database is not None:
+                location = (database.parent / "mlartifacts" / name).as_uri()
             self.name = uuid4().hex
             self._id = self._client.create_experiment(name, location, tags={PLACE: self.name})
             return
@@ -141,8 +141,7 @@ class _Experiment:
         return Held(run, content) if content.info.lifecycle_stage == "active" else None
 
     def create(self, study: str, record: Record, parent: str | None) -> Held:
-        # Key and study go in at the birth of the run: by them it is found if a kill comes
-        # before its receipt.
+        # Key and study are there from birth, to find the run if a kill comes before its receipt.
         tags = {KEY: record.key, STUDY: study, **_tags(record, parent)}
         run = self._client.create_run(self._id, tags=tags)
         return Held(run.info.run_id, run)
@@ -160,15 +159,13 @@ class _Experiment:
         for name in set(former) - set(tags):
             if name in run.data.tags:
                 self._client.delete_tag(held.run, name)
-        metrics = self._metrics(run, record)
         self._client.log_batch(
             held.run,
-            metrics=[*metrics, *self._curves(run, record)],
+            metrics=[*self._metrics(run, record), *self._curves(run, record)],
             params=[Param(n, v) for n, v in record.params.items() if n not in params],
             tags=[RunTag(n, v) for n, v in tags.items() if run.data.tags.get(n) != v],
         )
-        missing = self._log_files(run, record)
-        missing += self._log_model(run, record)
+        missing = self._log_files(run, record) + self._log_model(run, record)
         if missing:
             tags[MISSING] = ", ".join(missing)
             self._client.set_tag(held.run, MISSING, tags[MISSING])
@@ -183,9 +180,9 @@ class _Experiment:
         """
         from mlflow.entities import Metric
 
-        birth, had = run.info.start_time, run.data.metrics
+        had = run.data.metrics
         return [
-            Metric(name, value, _now() if name in had else birth, 0)
+            Metric(name, value, _later(run) if name in had else run.info.start_time, 0)
             for name, value in record.metrics.items()
             if had.get(name) != value
         ]
@@ -199,8 +196,8 @@ class _Experiment:
             if name in run.data.metrics:
                 past = self._client.get_metric_history(run.info.run_id, name)
             had = {m.step: m.value for m in sorted(past, key=lambda metric: metric.timestamp)}
-            time = _now() if had else run.info.start_time
-            points += [Metric(name, v, time, step) for step, v in curve if had.get(step) != v]
+            when = _later(run) if had else run.info.start_time
+            points += [Metric(name, v, when, step) for step, v in curve if had.get(step) != v]
         return points
 
     def _log_files(self, run: "Run", record: Record) -> list[str]:
@@ -217,13 +214,11 @@ class _Experiment:
         """Make the run's model the record's; return its name if the weights are gone."""
         if record.model is None and not (run.outputs and run.outputs.model_outputs):
             return []
-        from mlflow.entities import LoggedModelStatus
-
         digest = digest_of(record.model)
         query = f"source_run_id = '{run.info.run_id}'"
         kept = False
         for model in self._client.search_logged_models([self._id], query):
-            if model.tags.get(MODEL) == digest and model.status == LoggedModelStatus.READY:
+            if model.tags.get(MODEL) == digest and str(model.status) == "READY":
                 kept = True
             elif MODEL in model.tags:
                 self._client.delete_logged_model(model.model_id)
@@ -247,8 +242,7 @@ class _Experiment:
         home = self._client.create_logged_model(
             self._id, "model", run.info.run_id, {MODEL: digest}, dict(record.params)
         )
-        output = LoggedModelOutput(home.model_id, step=0)
-        self._client.log_outputs(run.info.run_id, [output])
+        self._client.log_outputs(run.info.run_id, [LoggedModelOutput(home.model_id, step=0)])
         with TemporaryDirectory() as scratch:
             save_model(
                 network.eval(),
@@ -266,10 +260,12 @@ class _Experiment:
                 serialization_format="pickle",
             )
             self._client.log_model_artifacts(home.model_id, str(Path(scratch, "model")))
-        self._client.finalize_logged_model(home.model_id, LoggedModelStatus.READY)
-        birth = run.info.start_time
-        points = [Metric(n, v, birth, 0, model_id=home.model_id) for n, v in record.metrics.items()]
+        points = [
+            Metric(name, value, run.info.start_time, 0, model_id=home.model_id)
+            for name, value in record.metrics.items()
+        ]
         self._client.log_batch(run.info.run_id, metrics=points)
+        self._client.finalize_logged_model(home.model_id, LoggedModelStatus.READY)
 
     def _set_status(self, run: "Run", status: str) -> None:
         if run.info.status == status:
@@ -281,7 +277,7 @@ class _Experiment:
 
 
 def _tags(record: Record, parent: str | None) -> dict[str, str]:
-    tags = {**record.tags, "mlflow.runName": record.name, "mlflow.source.name": SOURCE}
+    tags = {**record.tags, "mlflow.runName": record.name, "mlflow.source.name": "orchestrator"}
     return tags if parent is None else {**tags, "mlflow.parentRunId": parent}
 
 
@@ -297,5 +293,7 @@ def _signature(network: torch.nn.Module, example: np.ndarray) -> "ModelSignature
     return ModelSignature(inputs, outputs)
 
 
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+def _later(run: "Run") -> int:
+    """Return the time in milliseconds, which is after the run's birth whatever clocks say."""
+    birth: int = run.info.start_time
+    return max(time.time_ns() // 1_000_000, birth + 1)

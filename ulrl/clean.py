@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 
 import torch
 from jaxtyping import Int64
@@ -11,6 +12,7 @@ from torch import Tensor
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Samples
 from ulrl.randomness import generator
+from ulrl.wording import at_least
 
 
 class CleanDraw(StrEnum):
@@ -41,11 +43,14 @@ class CleanConfig:
 
     def check(self, train_count: int) -> None:
         """Raise ``ValueError`` where the ratio leaves fewer than two samples."""
+        if self.clean_draw is CleanDraw.PER_CLASS:
+            return  # one image of each class at least
         count = int(train_count * self.clean_ratio)
         if count < 2:
             raise ValueError(
-                f"ULRL needs at least 2 clean samples, so of {train_count} training images "
-                f"clean_ratio is at least {2 / train_count:.2g}; {self.clean_ratio} gives {count}"
+                f"clean_ratio {self.clean_ratio} of {train_count} training images is {count} "
+                f"sample{'' if count == 1 else 's'}, and ULRL needs at least 2: "
+                f"from {at_least(Fraction(2, train_count))} on"
             )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
@@ -10,6 +11,7 @@ from torch import Tensor
 from ulrl.attacks import Attack, LabelRule, Stamp, stamp_bytes
 from ulrl.datasets import Facts, ImageSet
 from ulrl.randomness import generator
+from ulrl.wording import at_least, at_most
 
 MONITOR_COUNT = 256  # images of the selection half behind each point of a curve
 
@@ -67,17 +69,16 @@ class Poison:
         if count < 1:
             raise ValueError(
                 f"poison_ratio {self.poison_ratio} of {total} training images is no image; "
-                f"the smallest value is {1 / total:.2g}"
+                f"the smallest value is {at_least(Fraction(1, 2 * total))}"
             )
         supply = total
         if self.labels is LabelRule.CLEAN_LABEL:
             supply = facts.train_counts[self.target_label]
         if count > supply:
-            largest = int(supply / total * 10_000) / 10_000
             raise ValueError(
                 f"poison_ratio counts against all {total} training images, and clean_label "
                 f"takes them from class {self.target_label}, which has {supply}: at most "
-                f"{largest}; got {self.poison_ratio}"
+                f"{at_most(Fraction(supply, total))}; got {self.poison_ratio}"
             )
 
 

@@ -79,7 +79,7 @@ def read_costs(path: Path) -> list[StageCost]:
     """
     if not path.exists():
         return []
-    table = read_table(path, _STAGES)
+    table = read_table(path, _STAGES, grows=True)
     _refuse_words(table, ("seconds",))
     stages = distinct(row["stage"] for row in table.rows)
     order = distinct((*_STAGE_ORDER, *stages))

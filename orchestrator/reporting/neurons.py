@@ -1,7 +1,7 @@
 """Which neurons were flagged, against the one that the attacker used."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.reporting.naming import Names
@@ -40,11 +40,6 @@ def count_flags(results: Results, names: Names) -> list[FlagCount]:
             place = (names.attack(family), trial.cells["unlearn_threshold"])
             groups.setdefault(place, []).append(trial)
     return [_count(attack, threshold, group) for (attack, threshold), group in groups.items()]
-
-
-def total(counts: Iterable[FlagCount], what: str) -> int:
-    """Return a count's sum over attacks and thresholds."""
-    return sum(getattr(count, what) for count in counts)
 
 
 def _count(attack: str, threshold: str, trials: Sequence[Trial]) -> FlagCount:

@@ -20,13 +20,13 @@ class Table:
     rows: tuple[Mapping[str, str], ...]
 
 
-def read_table(path: Path, required: Sequence[str]) -> Table:
-    """Return the table in `path`.
+def read_table(path: Path, required: Sequence[str], *, grows: bool = False) -> Table:
+    """Return the table in `path`; of one that grows line by line, the whole lines.
 
     Raises:
         Mistakes: It cannot be read, is no table, or lacks one of the columns `required`.
     """
-    header, *records = _records(path)
+    header, *records = _records(path, grows=grows)
     twice = [name for position, name in enumerate(header) if name in header[:position]]
     if twice:
         raise Mistakes([f"{path}: has the column {twice[0]!r} twice"])
@@ -52,11 +52,13 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> st
     return text.getvalue()
 
 
-def _records(path: Path) -> list[list[str]]:
+def _records(path: Path, *, grows: bool) -> list[list[str]]:
     csv.field_size_limit(_LONGEST_CELL)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            records = list(csv.reader(file, strict=True))
+        text = path.read_bytes().decode("utf-8-sig")
+        if grows:
+            text = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
+        records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except UnicodeDecodeError:
         raise Mistakes([f"{path}: cannot be read; it is not UTF-8 text"]) from None
     except csv.Error as error:

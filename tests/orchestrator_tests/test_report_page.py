@@ -221,6 +221,14 @@ def test_only_results_are_needed(tmp_path: Path) -> None:
     assert "There is no stages.csv, or it lists nothing yet" in html
 
 
+def test_a_line_torn_by_a_kill_is_no_stage(tmp_path: Path) -> None:
+    write_study(tmp_path, make_rows())
+    whole = write_report(tmp_path).read_bytes()
+    with (tmp_path / "stages.csv").open("a", encoding="utf-8") as file:
+        file.write("relearn,ab12")
+    assert write_report(tmp_path).read_bytes() == whole
+
+
 def test_the_command_rebuilds_each_folder_and_says_where(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

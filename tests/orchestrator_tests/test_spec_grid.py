@@ -47,7 +47,7 @@ AXES_CASES = {
     "clean_ratio: [0.1, 0.001]": [
         (
             "6: grid.clean_ratio.1: on digits, clean_ratio 0.001 of 1297 training images is 1 "
-            "samples, and ULRL needs at least 2: from 0.0015 on"
+            "sample, and ULRL needs at least 2: from 0.0015 on"
         ),
     ],
     "clean_ratio: 0": [

@@ -278,7 +278,7 @@ class Killed(BaseException):
 
 
 def failing(error: BaseException) -> Callable[..., Any]:
-    def fail(*arguments: Any, **options: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise error
 
     return fail
@@ -324,11 +324,11 @@ def test_a_full_disk_is_told(local: Store, monkeypatch: pytest.MonkeyPatch, plac
 def test_two_writers_of_one_entry_do_not_meet(local: Store) -> None:
     """Their files aside have different names, so neither renames the other's half."""
     seen: list[str] = []
+    replace = Path.replace
 
     def note(path: Path, target: Path) -> Path:
         seen.append(path.name)
-        os.replace(path, target)
-        return target
+        return replace(path, target)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "replace", note)

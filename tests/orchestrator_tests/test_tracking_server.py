@@ -156,6 +156,7 @@ def check_runs(uri: str, trials: int, changed: str = "trial 0") -> None:
         assert run.data.metrics == {"acc": number / 3, "relearn/acc": 4 / 7}
         assert run.data.params == {"number": str(number)}
         assert run.data.tags["mlflow.parentRunId"] == study.info.run_id
+        assert len(client.get_metric_history(run.info.run_id, "acc")) == 1
         history = client.get_metric_history(run.info.run_id, "relearn/acc")
         assert sorted((m.step, m.value) for m in history) == [(s, s / 7) for s in range(5)]
 

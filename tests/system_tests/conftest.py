@@ -1,95 +1,10 @@
-"""The command as a user runs it: a process of its own in an empty folder."""
+"""Studies that several tests look at, run once."""
 
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
-# Small enough for seconds, with every kind of decision in it: settings are abandoned early,
-# curves are cut, several settings share a relearning.
-SMALL = """\
-name: small
-grid:
-  attack: [badnets, {name: blended, alpha: 0.3}]
-  dataset: digits
-  architecture: {name: preact_resnet18, width: 2}
-  seed: [0, 1]
-  clean_ratio: 0.05
-  unlearn_threshold: [0.3, 0.6]
-  reinit_ratio: [1.0, 0.0]
-  relearn_lr: [0.01, 2.0]
-  relearn_epochs: 4
-  unlearn_epochs: 5
-victim: {epochs: 2, batch_size: 64, min_acc: 0.2, min_asr: 0.2}
-prune:
-  setting: {pruner: wilcoxon, p_threshold: 0.3, n_startup_steps: 2}
-  curve: {pruner: median, n_startup_trials: 2, n_warmup_steps: 1}
-objective: acc
-resources: {workers: 2}
-"""
-
-
-def environment() -> dict[str, str]:
-    """Return an environment in which no test setting reaches the command."""
-    return {**os.environ, "COLUMNS": "100", "TERM": "dumb"}
-
-
-class Command:
-    """``python -m orchestrator.study`` in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def write(self, text: str, name: str = "grid.yaml") -> None:
-        (self.folder / name).write_text(text)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.study", *arguments],
-            cwd=self.folder,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *arguments: str, code: int = 0, timeout: float = 400) -> tuple[str, str]:
-        """Return what the command printed, after checking its exit code."""
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=timeout)
-        assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
-        return out, err
-
-    def results(self, name: str = "small") -> pd.DataFrame:
-        return pd.read_csv(self.folder / "runs" / name / "results.csv")
-
-    def stages(self, name: str = "small") -> pd.DataFrame:
-        return pd.read_csv(self.folder / "runs" / name / "stages.csv")
-
-    def wait_for_stages(self, count: int, name: str = "small", timeout: float = 120) -> None:
-        """Return once that many stages are listed as executed."""
-        file = self.folder / "runs" / name / "stages.csv"
-        until = time.monotonic() + timeout
-        while time.monotonic() < until:
-            if file.exists() and file.read_text().count("\n") > count:
-                return
-            time.sleep(0.05)
-        pytest.fail(f"fewer than {count} stages after {timeout} s")
-
-
-def comparable(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns that may not depend on who computed them, or when."""
-    return results.drop(columns=["seconds", "mlflow_run_id"])
+from tests.system_tests.commands import SMALL, Command
 
 
 @pytest.fixture
@@ -98,44 +13,9 @@ def command(tmp_path: Path) -> Command:
 
 
 @pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Command]:
-    return lambda name: Command(tmp_path_factory.mktemp(name))
-
-
-@pytest.fixture(scope="session")
-def undisturbed(commands: Callable[[str], Command]) -> Iterator[Command]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """The small study, run inline from start to end."""
-    command = commands("undisturbed")
+    command = Command(tmp_path_factory.mktemp("undisturbed"))
     command.write(SMALL)
     command.run("grid.yaml", "--inline")
-    yield command
-
-
-@pytest.fixture(scope="session")
-def small() -> str:
-    return SMALL
-
-
-@pytest.fixture(scope="session")
-def same() -> Callable[[pd.DataFrame, pd.DataFrame], None]:
-    """Assert that two tables of results agree to the last bit."""
-
-    def check(found: pd.DataFrame, wanted: pd.DataFrame) -> None:
-        pd.testing.assert_frame_equal(
-            comparable(found), comparable(wanted), check_exact=True, check_dtype=True
-        )
-
-    return check
-
-
-@pytest.fixture(scope="session")
-def computed() -> Callable[[pd.DataFrame], list[Any]]:
-    """Return what was computed, after checking that nothing was computed twice."""
-
-    def collect(stages: pd.DataFrame) -> list[Any]:
-        done = stages[stages.computed]
-        twice = done[done.duplicated(["stage", "key"])]
-        assert twice.empty, f"computed twice:\n{twice}"
-        return sorted(zip(done.stage, done.key, strict=True))
-
-    return collect
+    return command

@@ -1,11 +1,14 @@
 """Inline, Ray with one worker and Ray with two give the same table, bit for bit."""
 
+import pandas as pd
 import pytest
+
+from tests.system_tests.commands import SMALL, Command, computed, same
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ray_gives_the_inline_table(command, small, undisturbed, same, computed, workers):
-    command.write(small)
+def test_ray_gives_the_inline_table(command: Command, undisturbed: Command, workers: int) -> None:
+    command.write(SMALL)
     command.run("grid.yaml", "--set", f"resources.workers={workers}")
     same(command.results(), undisturbed.results())
     stages = computed(command.stages())
@@ -14,7 +17,7 @@ def test_ray_gives_the_inline_table(command, small, undisturbed, same, computed,
     assert needed <= set(stages) if workers > 1 else needed == set(stages)
 
 
-def test_the_small_study_has_every_kind_of_decision(undisturbed):
+def test_the_small_study_has_every_kind_of_decision(undisturbed: Command) -> None:
     """What the comparisons above rest on: pruning of both kinds, and shared results."""
     results, stages = undisturbed.results(), undisturbed.stages()
     assert set(results.status) == {"done", "pruned"}
@@ -25,7 +28,7 @@ def test_the_small_study_has_every_kind_of_decision(undisturbed):
     assert len(relearns) < (results.status == "done").sum()
 
 
-def test_running_again_computes_nothing_and_writes_the_same_bytes(undisturbed):
+def test_running_again_computes_nothing_and_writes_the_same_bytes(undisturbed: Command) -> None:
     folder = undisturbed.folder / "runs/small"
     names = ("results.csv", "results.parquet", "stages.csv", "report.html", "study.yaml")
     before = {name: (folder / name).read_bytes() for name in names}
@@ -33,18 +36,16 @@ def test_running_again_computes_nothing_and_writes_the_same_bytes(undisturbed):
     assert {name: (folder / name).read_bytes() for name in names} == before
 
 
-def test_a_study_that_shares_the_store_computes_nothing(undisturbed, same):
+def test_a_study_that_shares_the_store_computes_nothing(undisturbed: Command) -> None:
     undisturbed.run("grid.yaml", "--out", "other", "--set", "name=other")
-    import pandas as pd
-
     same(pd.read_csv(undisturbed.folder / "other/results.csv"), undisturbed.results())
     stages = pd.read_csv(undisturbed.folder / "other/stages.csv")
     assert not stages.computed.any()
     assert set(stages.key) == set(undisturbed.stages().key)
 
 
-def test_a_changed_grid_adds_what_is_new_and_leaves_out_what_is_gone(undisturbed, small):
-    text = small.replace("name: small", "name: changed").replace("seed: [0, 1]", "seed: [1]")
+def test_a_changed_grid_adds_what_is_new_and_leaves_out_what_is_gone(undisturbed: Command) -> None:
+    text = SMALL.replace("name: small", "name: changed").replace("seed: [0, 1]", "seed: [1]")
     undisturbed.write(text.replace("unlearn_threshold: [0.3, 0.6]", "unlearn_threshold: 0.6"))
     undisturbed.run("grid.yaml", "--inline", "--set", "prune=none")
     first = undisturbed.results("changed")
@@ -58,4 +59,4 @@ def test_a_changed_grid_adds_what_is_new_and_leaves_out_what_is_gone(undisturbed
     assert kept.equals(first)
     stages = undisturbed.stages("changed")
     assert not (stages[stages.stage == "train_victim"].computed).any()
-    undisturbed.write(small)
+    undisturbed.write(SMALL)

@@ -2,18 +2,21 @@
 
 import os
 import signal
+import subprocess
 
 import psutil
 
+from tests.system_tests.commands import SMALL, Command, computed, same
 
-def kill(process) -> None:
+
+def kill(process: subprocess.Popen[str]) -> None:
     """Kill the driver alone, as the machine's owner or its memory manager would."""
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 
 
-def test_killed_drivers_lose_nothing(command, small, undisturbed, same, computed):
-    command.write(small)
+def test_killed_drivers_lose_nothing(command: Command, undisturbed: Command) -> None:
+    command.write(SMALL)
     for stages in (1, 6, 14):
         process = command.start("grid.yaml")
         command.wait_for_stages(stages)
@@ -23,8 +26,8 @@ def test_killed_drivers_lose_nothing(command, small, undisturbed, same, computed
     assert set(computed(undisturbed.stages())) <= set(computed(command.stages()))
 
 
-def test_a_killed_inline_study_goes_on_with_ray(command, small, undisturbed, same, computed):
-    command.write(small)
+def test_a_killed_inline_study_goes_on_with_ray(command: Command, undisturbed: Command) -> None:
+    command.write(SMALL)
     process = command.start("grid.yaml", "--inline")
     command.wait_for_stages(8)
     kill(process)
@@ -33,8 +36,8 @@ def test_a_killed_inline_study_goes_on_with_ray(command, small, undisturbed, sam
     assert computed(undisturbed.stages()) == computed(command.stages())
 
 
-def test_a_killed_worker_costs_the_stage_in_flight(command, small, undisturbed, same, computed):
-    command.write(small)
+def test_a_killed_worker_costs_the_stage_in_flight(command: Command, undisturbed: Command) -> None:
+    command.write(SMALL)
     process = command.start("grid.yaml")
     command.wait_for_stages(4)
     workers = [
@@ -50,8 +53,10 @@ def test_a_killed_worker_costs_the_stage_in_flight(command, small, undisturbed, 
     computed(command.stages())
 
 
-def test_ctrl_c_keeps_everything_and_says_how_to_go_on(command, small, undisturbed, same, computed):
-    command.write(small)
+def test_ctrl_c_keeps_everything_and_says_how_to_go_on(
+    command: Command, undisturbed: Command
+) -> None:
+    command.write(SMALL)
     for arguments, signum, code in (
         (("--inline",), signal.SIGINT, 130),
         ((), signal.SIGINT, 130),

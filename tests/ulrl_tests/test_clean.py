@@ -99,7 +99,7 @@ def test_too_few_samples() -> None:
     with pytest.raises(ValueError, match="clean_ratio") as error:
         CleanConfig(clean_ratio=0.01).check(100)
     assert str(error.value) == (
-        "clean_ratio 0.01 of 100 training images is 1 samples, and ULRL needs at least 2: "
+        "clean_ratio 0.01 of 100 training images is 1 sample, and ULRL needs at least 2: "
         "from 0.02 on"
     )
 

@@ -52,8 +52,8 @@ def test_shares_of_constructed_predictions() -> None:
 
 def test_all_to_all_wants_the_next_class() -> None:
     half = part(clean=[0, 1, 2], true=[0, 1, 2], wanted=[1, 2, 0])
-    assert measure(predicting([0, 1, 2], [1, 2, 0]), half) == Metrics(acc=1, asr=1, ra=0)
-    assert measure(predicting([1, 2, 0], [0, 1, 2]), half) == Metrics(acc=0, asr=0, ra=1)
+    assert measure(predicting([0, 1, 2], [1, 2, 0]), half) == Metrics(acc=1.0, asr=1.0, ra=0.0)
+    assert measure(predicting([1, 2, 0], [0, 1, 2]), half) == Metrics(acc=0.0, asr=0.0, ra=1.0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30))
@@ -103,7 +103,7 @@ def test_der_lies_between_zero_and_one(before: Metrics, after: Metrics) -> None:
 def test_der_rewards_a_lower_asr_and_a_higher_acc(
     before: Metrics, after: Metrics, value: float
 ) -> None:
-    lower = Metrics(acc=after.acc, asr=min(after.asr, value), ra=0)
-    higher = Metrics(acc=max(after.acc, value), asr=after.asr, ra=0)
+    lower = Metrics(acc=after.acc, asr=min(after.asr, value), ra=0.0)
+    higher = Metrics(acc=max(after.acc, value), asr=after.asr, ra=0.0)
     assert der(before, lower) >= der(before, after)
     assert der(before, higher) >= der(before, after)

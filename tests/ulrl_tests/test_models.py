@@ -164,7 +164,7 @@ def test_predict_goes_through_any_number_of_images(blueprint: Blueprint, cpu: to
 def test_inputs_are_normalised_per_channel(cpu: torch.device) -> None:
     class Eye(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
-            return inputs
+            return inputs.flatten(1)
 
     treatment = Treatment(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0), padding=0, flip=False)
     blueprint = Blueprint(
@@ -172,7 +172,7 @@ def test_inputs_are_normalised_per_channel(cpu: torch.device) -> None:
     )
     levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
     pixels = levels[:, None, None, None].expand(3, 3, 1, 1)
-    inputs = Classifier(blueprint, Eye(), cpu).logits(pixels)[:, :, 0, 0]
+    inputs = Classifier(blueprint, Eye(), cpu).logits(pixels)
     expected = [
         [(level - mean) / std for mean, std in ((0.1, 0.5), (0.2, 0.25), (0.3, 2.0))]
         for level in (0.0, 0.2, 1.0)

@@ -13,13 +13,13 @@ from ulrl.victim import VictimConfig
 @pytest.mark.parametrize(
     ("elapsed", "rate"),
     [
-        (0, 0.01),
+        (0.0, 0.01),
         (0.75, 0.01),
         (9.99, 0.01),
-        (10, 0.001),
+        (10.0, 0.001),
         (10.25, 0.001),
         (19.99, 0.001),
-        (20, 0.0001),
+        (20.0, 0.0001),
     ],
 )
 def test_ascent_falls_to_a_tenth_at_each_milestone(elapsed: float, rate: float) -> None:
@@ -28,19 +28,19 @@ def test_ascent_falls_to_a_tenth_at_each_milestone(elapsed: float, rate: float) 
 
 def test_ascent_without_milestones_keeps_its_rate() -> None:
     config = UnlearnConfig(unlearn_lr=0.3, unlearn_milestones=())
-    assert {config.rate(elapsed) for elapsed in (0, 10, 500)} == {0.3}
+    assert {config.rate(elapsed) for elapsed in (0.0, 10.0, 500.0)} == {0.3}
 
 
 @pytest.mark.parametrize(
     ("elapsed", "rate"),
     [
-        (0, 0.4),
+        (0.0, 0.4),
         (0.9, 0.4),
-        (1, 0.4 * (1 + sqrt(1 / 2)) / 2),  # cos(pi / 4)
+        (1.0, 0.4 * (1 + sqrt(1 / 2)) / 2),  # cos(pi / 4)
         (1.99, 0.4 * (1 + sqrt(1 / 2)) / 2),
-        (2, 0.2),
-        (3, 0.4 * (1 - sqrt(1 / 2)) / 2),
-        (4, 0),
+        (2.0, 0.2),
+        (3.0, 0.4 * (1 - sqrt(1 / 2)) / 2),
+        (4.0, 0),
     ],
 )
 def test_relearning_falls_along_half_a_cosine_once_an_epoch(elapsed: float, rate: float) -> None:
@@ -62,14 +62,14 @@ def test_every_epoch_of_the_official_relearning() -> None:
 @pytest.mark.parametrize(
     ("elapsed", "rate"),
     [
-        (0, 0),
-        (1, 0.02),  # a fifth of the way up
+        (0.0, 0),
+        (1.0, 0.02),  # a fifth of the way up
         (2.5, 0.05),
-        (5, 0.1),  # the peak, after a quarter of 20 epochs
+        (5.0, 0.1),  # the peak, after a quarter of 20 epochs
         (8.75, 0.1 * (1 + sqrt(1 / 2)) / 2),  # a quarter of the way down
         (12.5, 0.05),
         (16.25, 0.1 * (1 - sqrt(1 / 2)) / 2),
-        (20, 0),
+        (20.0, 0),
     ],
 )
 def test_victims_have_one_cycle(elapsed: float, rate: float) -> None:
@@ -78,4 +78,4 @@ def test_victims_have_one_cycle(elapsed: float, rate: float) -> None:
 
 def test_no_warmup_starts_at_the_peak() -> None:
     config = VictimConfig(epochs=2, lr=0.3, warmup=0.0)
-    assert [config.rate(elapsed) for elapsed in (0, 1, 2)] == pytest.approx([0.3, 0.15, 0])
+    assert [config.rate(elapsed) for elapsed in (0.0, 1.0, 2.0)] == pytest.approx([0.3, 0.15, 0])
