@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 import uuid
@@ -28,6 +29,7 @@ from orchestrator.work import Finished, Item, Progress, Site
 from orchestrator.workshop import Workshop
 
 REPORT_EVERY = 2.0  # seconds between reports of an item that nobody may cut
+KNOCK_SECONDS = 10.0  # until an address counts as unreachable
 _LIVE: dict[str, "_Session"] = {}  # Tune pickles what it is given; this stays behind
 
 
@@ -188,7 +190,12 @@ class _Pulse(tune.Callback):
 
 
 def run_on_ray(
-    conductor: Conductor, site: Site, address: str | None, interrupts: Interrupts
+    conductor: Conductor,
+    site: Site,
+    address: str | None,
+    interrupts: Interrupts,
+    *,
+    verbose: bool,
 ) -> None:
     """Run a study to its end on Ray Tune: embedded, or on the cluster at `address`.
 
@@ -200,7 +207,7 @@ def run_on_ray(
     """
     study = conductor.plan.study
     resources = study.resources
-    _quiet()
+    _configure(verbose=verbose)
     _connect(address, resources)
     token = uuid.uuid4().hex
     session = _LIVE[token] = _Session(conductor, interrupts)
@@ -246,8 +253,8 @@ def _folder_name(trial: Any) -> str:
     return str(trial.trial_id)
 
 
-def _quiet() -> None:
-    """Keep Ray's own output off the terminal, and its files out of the way."""
+def _configure(*, verbose: bool) -> None:
+    """Switch off what a study has no use for and, unless asked, what Ray says meanwhile."""
     os.environ |= {
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -257,11 +264,16 @@ def _quiet() -> None:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     }
+    if verbose:
+        return
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     for name in ("ray", "ray.tune", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _connect(address: str | None, resources: Resources) -> None:
+    if address is not None:
+        _knock(address)
     try:
         if address is None:
             ray.init(
@@ -283,6 +295,17 @@ def _connect(address: str | None, resources: Resources) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "an embedded Ray" if address is None else f"the Ray cluster at {address}"
         raise Unusable(f"{where} cannot be used ({error})") from error
+
+
+def _knock(address: str) -> None:
+    """Refuse an address where nobody listens; Ray itself would ask for minutes, aloud."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto" and the like, which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    except OSError as error:
+        raise Unusable(f"the Ray cluster at {address} cannot be used ({error})") from error
 
 
 def _embedded_cpus(resources: Resources) -> int:

@@ -51,7 +51,7 @@ class Place(Protocol):
         """Return whether the experiment is there to be written."""
 
     def find(self, study: str, key: str | None = None) -> dict[str, str]:
-        """Return run ids by key, of one key or all, of the runs made for `study`."""
+        """Return run ids by key of the runs made for `study`, at least that of `key`."""
 
     def get(self, run: str) -> Held | None:
         """Return a run, or None if there is none or the user deleted it."""
@@ -83,7 +83,7 @@ class Courier:
         self._refusals: Counter[str] = Counter()
         self._parents: set[str] = set()  # run ids that were there when last looked at
         self._delivered, self._lost, self._error = 0, 0, ""
-        self._started = self._closing = self._stopped = False
+        self._started = self._closing = self._stopped = self._away = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
@@ -104,6 +104,15 @@ class Courier:
                 self._refusals.pop(record.key, None)
                 self._queue[record.key] = None
             self._change.notify_all()
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all is delivered, the server turns out to be away, or time is up."""
+        with self._change:
+            self._started, self._away = True, False
+            self._change.notify_all()
+            self._change.wait_for(
+                lambda: self._away or (self._place is not None and not self._queue), timeout
+            )
 
     def close(self, timeout: float) -> Delivery:
         """Deliver what can be delivered within `timeout` seconds, then stop for good."""
@@ -142,11 +151,12 @@ class Courier:
                 if key is not None and self._answers():
                     self._set_back(key)
                     continue
-                self._place = None
                 with self._change:
+                    self._place, self._away = None, True
+                    self._change.notify_all()
                     if self._closing:
                         return
-                    self._change.wait_for(lambda: self._closing, timeout=pause)
+                    self._change.wait_for(lambda: self._closing or not self._away, pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _reach(self) -> Place:
@@ -156,15 +166,17 @@ class Courier:
             if not self._outbox.receipts(place.name):  # a lost outbox, or a place not seen before
                 for key, run in place.find(self._outbox.study).items():
                     self._outbox.acknowledge(place.name, key, Receipt(run=run))
-            self._place = place
             self._parents.clear()
-            self._refill()
+            with self._change:
+                self._place, self._away = place, False
+                self._refill()
         return self._place
 
     def _refill(self) -> None:
         with self._change:
             waiting = self._outbox.pending(self._name)
             self._queue = {key: None for key in waiting if self._refusals[key] < ATTEMPTS}
+            self._change.notify_all()
 
     def _next(self) -> str | None:
         """Wait for a key to deliver and return it; None is the end."""
@@ -184,6 +196,7 @@ class Courier:
             self._queue.pop(key, None)
             if self._refusals[key] < ATTEMPTS:
                 self._queue[key] = None
+            self._change.notify_all()
 
     def _deliver(self, place: Place, key: str) -> str:
         """Bring the run of `key` up to date and return its id."""
@@ -222,6 +235,7 @@ class Courier:
         with self._change:
             if self._outbox.arrived(place.name, key):
                 self._queue.pop(key, None)
+            self._change.notify_all()
 
 
 def sentence(error: BaseException) -> str:

@@ -18,7 +18,7 @@ class Record:
     """One run of the mirror, whole; the last record of a key is the one that counts.
 
     Attributes:
-        key: Names the run for good: ``study``, a scenario's key or a trial's; no quotes.
+        key: Names the run for good: ``study``, a scenario's key or a trial's.
         parent: Key of the run it hangs under, recorded before it.
         name: What a person reads.
         metrics: Final values; a curve has another name.

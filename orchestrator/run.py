@@ -143,7 +143,7 @@ class _Run:
         else:
             from orchestrator.cluster import run_on_ray
 
-            run_on_ray(self.conductor, self.site, address, self.interrupts)
+            run_on_ray(self.conductor, self.site, address, self.interrupts, verbose=self._verbose)
 
     def _conclude(self, *, hurried: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""

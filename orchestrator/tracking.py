@@ -68,12 +68,12 @@ class Tracker:
         self._courier = Courier(backlog, backlog.place(uri), connect)
 
     def record(self, record: Record) -> None:
-        """Mirror `record` soon; the same record twice is one.
-
-        Raises:
-            ValueError: The parent was never recorded.
-        """
+        """Mirror `record` soon, after its parent's; the same record twice is one."""
         self._courier.record(fitted(record))
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all is delivered, the server turns out to be away, or time is up."""
+        self._courier.flush(timeout)
 
     def close(self, timeout: float) -> Delivery:
         """Deliver what can be delivered within `timeout` seconds, then stop for good."""
@@ -118,7 +118,7 @@ class _Experiment:
 
     def find(self, study: str, key: str | None = None) -> dict[str, str]:
         query = f"tags.`{STUDY}` = '{study}'"
-        if key is not None:
+        if key is not None and "'" not in key:  # which nothing escapes
             query += f" and tags.`{KEY}` = '{key}'"
         runs: dict[str, str] = {}
         token = None

@@ -239,6 +239,25 @@ def test_a_deleted_parent_is_made_again_for_a_new_child_and_takes_the_others(sta
     }
 
 
+def test_flushing_waits_for_what_can_be_delivered_and_no_longer(start: Start) -> None:
+    place = FakePlace(refused={"trial-1"})
+    courier = start(place)
+    for record in (STUDY, trial(1), trial(2)):
+        courier.record(record)
+    courier.flush(5)
+    assert set(courier.runs()) == {"study", "trial-2"}
+    place.away = True
+    courier.record(trial(3))
+    begin = monotonic()
+    courier.flush(5)
+    assert monotonic() - begin < 1
+    place.away = False
+    courier.flush(5)
+    assert set(courier.runs()) == {"study", "trial-2", "trial-3"}
+    ended = courier.close(5)
+    assert (ended.delivered, ended.left) == (3, 1)
+
+
 def test_closing_does_not_wait_longer_than_asked(start: Start) -> None:
     class SlowPlace(FakePlace):
         def connect(self) -> FakePlace:

@@ -1,5 +1,6 @@
 """The mirror when its driver is killed, wherever that comes: nothing is doubled or lost."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -28,6 +29,11 @@ from {Path(__file__).stem} import send
 """
 
 
+def key_of(number: int) -> str:
+    """Return a key of the trial with quotes in it, of both kinds but for the first trial."""
+    return json.dumps({"note": "it's a trial" if number else "a trial", "number": number})
+
+
 def send(folder: Path | str, trials: int, uri: str | None = None) -> Delivery:
     uri = uri or f"sqlite:///{folder}/mlflow.db"
     tracker = Tracker(uri=uri, experiment="demo", outbox=Path(folder, "outbox.jsonl"))
@@ -35,7 +41,7 @@ def send(folder: Path | str, trials: int, uri: str | None = None) -> Delivery:
     for number in range(trials):
         tracker.record(
             Record(
-                key=f"trial-{number}",
+                key=key_of(number),
                 parent="study",
                 name=f"trial {number}",
                 params={"number": str(number)},
@@ -77,7 +83,7 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 
 def check(path: Path, trials: int) -> None:
     """Check that every run is there once with all it has to hold."""
-    keys = ["study", *(f"trial-{number}" for number in range(trials))]
+    keys = ["study", *(key_of(number) for number in range(trials))]
     found = rows(path, "select value from tags where key = 'ulrl.key'")
     assert Counter(found) == Counter((key,) for key in keys)
     assert rows(path, "select distinct status from runs") == [("FINISHED",)]

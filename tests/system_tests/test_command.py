@@ -24,11 +24,13 @@ def test_a_wrong_file_is_refused_at_once_and_nothing_is_written(command: Command
     assert out == ""
     assert err.splitlines() == [
         "grid.yaml:3: grid.attack.1: no attack is called 'sgi'; did you mean 'sig'?",
-        "grid.yaml:6: grid.unlearn_treshold: no axis is called 'unlearn_treshold'; "
-        "did you mean 'unlearn_threshold'?",
+        (
+            "grid.yaml:6: grid.unlearn_treshold: no axis is called 'unlearn_treshold'; "
+            "did you mean 'unlearn_threshold'?"
+        ),
     ]
     assert [path.name for path in command.folder.iterdir()] == ["grid.yaml"]
-    print(f"refused in {elapsed:.1f} s")
+    assert elapsed < 20, "4 s is the aim on an idle machine"
 
 
 def test_the_plan_needs_no_data_and_writes_nothing(command: Command) -> None:
@@ -54,31 +56,62 @@ def test_a_held_study_is_left_to_its_driver(command: Command) -> None:
         holder.communicate()
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [("store=taken/store", "cannot be written to"), ("resources.workers=9999", "workers")],
-)
-def test_an_unusable_store_or_machine_is_exit_3(command: Command, setting: str, said: str) -> None:
+def test_a_store_that_cannot_be_written_to_is_exit_3(command: Command) -> None:
     (command.folder / "taken").write_text("a file, not a folder")
     command.write(SMALL)
-    if "workers" in setting:
-        _, err = command.run(
-            "grid.yaml", "--address", "127.0.0.1:1", "--set", setting, code=3, timeout=200
-        )
-        assert "the Ray cluster at 127.0.0.1:1 cannot be used" in " ".join(err.split())
-    else:
-        _, err = command.run("grid.yaml", "--set", setting, code=3)
-        assert said in " ".join(err.split())
+    out, err = command.run("grid.yaml", "--set", "store=taken/store", code=3)
+    assert out == ""
+    assert err.startswith(f"error: the store {command.folder}/taken/store cannot be written to (")
 
 
-def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command) -> None:
-    """An inset that leaves no room in this data fails in the stage, not in the file."""
-    text = SMALL.replace("seed: [0, 1]", "seed: [0]").replace("prune:", "prune: none\nother:")
-    text = text.partition("other:")[0] + "resources: {workers: 1}\n"
-    command.write(text.replace("unlearn_epochs: 5", "unlearn_epochs: 5\n  relearn_batch_size: 64"))
-    command.run("grid.yaml", "--inline")
-    results = command.results()
-    assert (results.status == "done").all()
+def test_a_cluster_that_is_not_there_is_exit_3(command: Command) -> None:
+    command.write(SMALL)
+    _, err = command.run("grid.yaml", "--address", "127.0.0.1:1", code=3)
+    assert err == (
+        "error: the Ray cluster at 127.0.0.1:1 cannot be used ([Errno 111] Connection refused)\n"
+    )
+
+
+def test_a_request_that_would_wait_for_ever_is_exit_3(command: Command) -> None:
+    command.write(SMALL)
+    _, err = command.run("grid.yaml", "--set", "resources.gpu=1", code=3)
+    assert err.startswith("error: resources asks for 2 workers of 1 CPU and 1 GPU; this Ray has 2")
+
+
+FAILING = """\
+name: failing
+grid:
+  attack: badnets
+  dataset: {name: digits, size: 8}
+  architecture: {name: preact_resnet18, width: 2}
+  clean_ratio: 0.0502                # 65 images; a batch of one cannot pass BatchNorm at 1×1
+  relearn_batch_size: [64, 65]
+  unlearn_batch_size: 65
+  unlearn_epochs: 2
+  relearn_epochs: 2
+victim: {epochs: 1, min_acc: 0, min_asr: 0}
+resources: {workers: 1}
+"""
+
+
+@pytest.mark.parametrize("how", ["--inline", "-v"])
+def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command, how: str) -> None:
+    command.write(FAILING)
+    for _ in range(2):
+        out, _ = command.run("grid.yaml", how, code=1)
+        results = command.results("failing")
+        assert list(results.status) == ["failed", "done"]
+        assert results.error[0].startswith("ValueError: Expected more than 1 value per channel")
+        assert results.loc[0, "acc_after_selection":"threshold_reached"].isna().all()
+        assert results.victim_ok.all()
+        log = "runs/failing/logs/trial-00000.log"
+        assert f"see {log}" in " ".join(out.split())
+        assert "Traceback" not in out
+        text = (command.folder / log).read_text()
+        assert "Traceback" in text
+        assert "relearn_batch_size=64" in text
+    report = (command.folder / "runs/failing/report.html").read_text()
+    assert "Expected more than 1 value per channel" in report
 
 
 def test_unknown_options_are_refused_in_one_line(command: Command) -> None:

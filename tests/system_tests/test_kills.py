@@ -53,7 +53,7 @@ def test_a_killed_worker_costs_the_stage_in_flight(command: Command, undisturbed
     computed(command.stages())
 
 
-def test_ctrl_c_keeps_everything_and_says_how_to_go_on(
+def test_signals_keep_everything_and_say_how_to_go_on(
     command: Command, undisturbed: Command
 ) -> None:
     command.write(SMALL)

@@ -167,7 +167,7 @@ FACTS = Facts(train_counts=(300, 128, 72), test_count=50, side=16)
         ),
         (
             Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE, poison_ratio=0.0005),
-            "poison_ratio 0.0005 of 500 training images is no image; the smallest value is 0.002",
+            "poison_ratio 0.0005 of 500 training images is no image; the smallest value is 0.001",
         ),
         (
             poison_by(LabelRule.CLEAN_LABEL, 0.3, target_label=1),
