@@ -153,6 +153,7 @@ class _Run:
 
         self.mirror.record_best()
         timeout = HURRIED_SECONDS if hurried else DELIVERY_SECONDS
+        self.tracker.flush(timeout)  # so that the table has its run ids
 
         self.results.write(self.folder.path, self.tracker.run_ids())
         _write_prunings(self.conductor, self.folder.logs / "pruning.csv")

@@ -1,11 +1,14 @@
 """Named random generators: every use of chance has its own, derived from one seed."""
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Generator
+
+_DEFAULT = threading.RLock()
 
 
 def generator(seed: int, *purpose: str) -> Generator:
@@ -25,9 +28,18 @@ def generator(seed: int, *purpose: str) -> Generator:
 def seeded_default(source: Generator) -> Iterator[None]:
     """Let code that draws from torch's default generator draw from `source` instead.
 
-    Layers initialise themselves from the default generator and take no other; its state
-    is put back on leaving, so nothing outside notices.
+    Layers initialise themselves from the default generator and take no other.
     """
-    with torch.random.fork_rng(devices=[]):
+    with spared_default():
         torch.default_generator.set_state(source.get_state())
+        yield
+
+
+@contextmanager
+def spared_default() -> Iterator[None]:
+    """Put the state of torch's default generator back on leaving, so nothing notices.
+
+    One thread at a time: another that builds a network meanwhile would draw from it too.
+    """
+    with _DEFAULT, torch.random.fork_rng(devices=[]):
         yield

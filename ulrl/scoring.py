@@ -71,7 +71,7 @@ class NeuronScores:
         movement: Absolute change of each incoming weight of each suspect.
         stop_epoch: Epoch at whose end the rows were read, from 1.
         threshold_reached: Whether the accuracy had fallen to the threshold there.
-        diverged: Whether the ascent left the finite numbers.
+        diverged: Whether the ascent left the finite numbers before it reached the threshold.
     """
 
     shift: Float[Tensor, " classes"]
@@ -91,14 +91,15 @@ def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
     shift = movement.sum(dim=1)
     z = modified_z(shift, config.zero_mad)
     suspects = pick_suspects(config, shift, z)
+    reached = ascent.reaches(config.unlearn_threshold)
     return NeuronScores(
         shift=shift,
         z=z,
         suspects=suspects,
         movement=movement[list(suspects)],
         stop_epoch=epoch,
-        threshold_reached=ascent.reaches(config.unlearn_threshold),
-        diverged=ascent.diverged,
+        threshold_reached=reached,
+        diverged=ascent.diverged and not reached,
     )
 
 

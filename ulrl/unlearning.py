@@ -75,7 +75,8 @@ class Ascent:
         kept: Those epochs, from 1.
         accuracy: Running accuracy of every epoch: train mode, augmented, before each step.
         loss: Running cross-entropy of every epoch.
-        diverged: Whether the loss stopped being finite, which ends the ascent.
+        diverged: Whether loss or head stopped being finite in the last epoch, which ends the
+            ascent.
     """
 
     before: Float[Tensor, "classes fan_in"]
@@ -88,16 +89,19 @@ class Ascent:
     diverged: bool
 
     def reaches(self, threshold: float) -> bool:
-        """Whether the accuracy ever fell to `threshold` (a diverged ascent never did)."""
-        return not self.diverged and min(self.accuracy) <= threshold
+        """Whether the accuracy fell to `threshold` in an epoch that did not diverge."""
+        return any(accuracy <= threshold for accuracy in self._sound())
 
     def stop_epoch(self, threshold: float) -> int:
         """Return the first epoch at or below `threshold`, else the last there is."""
-        if not self.diverged:
-            for number, accuracy in enumerate(self.accuracy, start=1):
-                if accuracy <= threshold:
-                    return number
+        for number, accuracy in enumerate(self._sound(), start=1):
+            if accuracy <= threshold:
+                return number
         return len(self.accuracy)
+
+    def _sound(self) -> tuple[float, ...]:
+        """Accuracies of the finite epochs: a divergence, always in the last, spares them."""
+        return self.accuracy[:-1] if self.diverged else self.accuracy
 
     def covers(self, threshold: float, config: UnlearnConfig) -> bool:
         """Whether a separate ascent to `threshold` would have gone no further."""
@@ -146,10 +150,11 @@ def unlearn(
     kept: dict[int, tuple[Tensor, Tensor]] = {}
     epochs = train(classifier, clean.samples, optimiser, _climb, schedule, sources)
     for epoch in epochs:
-        diverged = not isfinite(epoch.loss)
+        head = _head(classifier.head)
+        diverged = not (isfinite(epoch.loss) and bool(head[0].isfinite().all()))
         last = diverged or epoch.accuracy <= floor or epoch.number == config.unlearn_epochs
         if last or not accuracy or epoch.accuracy < min(accuracy):
-            kept[epoch.number] = _head(classifier.head)
+            kept[epoch.number] = head
         if observe is not None:
             observe(classifier)
         accuracy.append(epoch.accuracy)

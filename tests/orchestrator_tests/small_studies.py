@@ -14,6 +14,7 @@ from ulrl.victim import VictimConfig
 BADNETS = BadNets(size=2)
 BLENDED = Blended(alpha=0.3)
 WILCOXON = PrunerChoice(pruner="wilcoxon", arguments={"p_threshold": 0.05, "n_startup_steps": 5})
+FEW = {"clean_ratio": (0.05,), "relearn_epochs": (2,), "unlearn_epochs": (3,)}
 MEDIAN = PrunerChoice(pruner="median", arguments={"n_startup_trials": 2, "n_warmup_steps": 1})
 
 
@@ -29,10 +30,10 @@ def small_study(
     settings: Mapping[str, tuple[Any, ...]] | None = None,
     grid: Mapping[str, Any] | None = None,
     prune: Prune | None = None,
+    few: Mapping[str, tuple[Any, ...]] = FEW,
     **other: Any,
 ) -> Study:
     """Return a study on tiny pictures with a tiny network: a second for all of it."""
-    few = {"clean_ratio": (0.05,), "relearn_epochs": (2,), "unlearn_epochs": (3,)}
     axes: dict[str, Any] = {
         "datasets": (Digits(size=8),),
         "architectures": (PreActResNet18(width=1),),
@@ -62,6 +63,7 @@ def table_study(settings: int, scenarios: int, prune: Prune | None = None, **oth
         attacks=[choice(BADNETS)],
         settings={"alpha": alphas},
         grid={"seeds": tuple(range(scenarios))},
+        few={},
         prune=prune,
         **other,
     )

@@ -2,18 +2,23 @@
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib.npyio import NpzFile
 
 from ulrl.datasets._base import Dataset, DatasetError, Facts, ImageSet, Treatment, register
 
 Arrays_ = dict[str, npt.NDArray[Any]]
+UNREADABLE = "cannot be read as an .npz of plain arrays"
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, NotImplementedError, RuntimeError)
 NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -43,6 +48,8 @@ class Arrays(Dataset):
         for option, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, 3):
                 raise ValueError(f"{option} has one number or one per channel; got {len(values)}")
+            if not all(isfinite(value) for value in values):
+                raise ValueError(f"{option} is in finite numbers; got {list(values)}")
         if min(self.std) <= 0:
             raise ValueError(f"std is a divisor, so above 0; got {min(self.std)}")
         if self.padding is not None and self.padding < 0:
@@ -65,6 +72,7 @@ class Arrays(Dataset):
             return None
         shapes, counts = _survey(self.arrays, _stamp(self.arrays))
         _, side, _, channels = shapes["train_images"]
+        self._check_channels(channels)
         return Facts(
             train_counts=counts,
             test_count=shapes["test_images"][0],
@@ -79,7 +87,8 @@ class Arrays(Dataset):
 
     def load(self) -> ImageSet:
         content = _read(self.arrays, NEEDED)
-        _shapes_of(self.arrays, content)
+        shapes = _shapes_of(self.arrays, content)
+        self._check_channels(shapes["train_images"][3])
         counts = _class_counts(self.arrays, content)
         return ImageSet(
             train_images=_pixels(content["train_images"]),
@@ -88,6 +97,14 @@ class Arrays(Dataset):
             test_labels=torch.from_numpy(content["test_labels"].astype(np.int64)),
             classes=len(counts),
         )
+
+    def _check_channels(self, channels: int) -> None:
+        for option, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise DatasetError(
+                    f"{self.arrays}: {option} has {len(values)} numbers, and the images have "
+                    f"{channels} channel"
+                )
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -114,19 +131,27 @@ def _survey(
 
 def _read(path: str, names: tuple[str, ...]) -> Arrays_:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since numpy leaves a file open that it opens itself and cannot read.
+        with Path(path).open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, NpzFile):
+                raise DatasetError(f"{path} {UNREADABLE}: it is a single array")
             missing = [name for name in names if name not in archive.files]
             if missing:
                 raise DatasetError(f"{path} lacks {', '.join(missing)}; it has {archive.files}")
-            return {name: archive[name] for name in names}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise DatasetError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error
+            content = {name: archive[name] for name in names}
+    except (*DAMAGE, OSError, ValueError) as error:
+        raise DatasetError(f"{path} {UNREADABLE}: {error}") from error
+    for name, array in content.items():
+        if not isinstance(array, np.ndarray):  # numpy hands out what is no array as bytes
+            raise DatasetError(f"{path} {UNREADABLE}: {name} is none")
+    return content
 
 
 def _shapes_of(path: str, content: Arrays_) -> dict[str, tuple[int, ...]]:
     for part in ("train", "test"):
         images, labels = content[f"{part}_images"], content[f"{part}_labels"]
-        square = images.ndim == 4 and images.shape[1] == images.shape[2]
+        square = images.ndim == 4 and images.shape[1] == images.shape[2] > 0
         if not square or images.shape[3] not in (1, 3) or images.dtype != np.uint8:
             raise DatasetError(
                 f"{path}: {part}_images is uint8 [N, H, W, C] with H = W and C 1 or 3; "
@@ -147,7 +172,8 @@ def _shapes_of(path: str, content: Arrays_) -> dict[str, tuple[int, ...]]:
 def _class_counts(path: str, content: Arrays_) -> tuple[int, ...]:
     train, test = content["train_labels"], content["test_labels"]
     classes = int(train.max()) + 1
-    if min(train.min(), test.min()) < 0 or test.max() >= classes or classes < 2:
+    sound = 2 <= classes <= len(train) and min(train.min(), test.min()) >= 0
+    if not sound or not np.isin(test, train).all():
         raise DatasetError(
             f"{path}: labels are 0 to K-1 with K >= 2, and test labels occur in training; got "
             f"{train.min()} to {train.max()} in training, {test.min()} to {test.max()} in test"

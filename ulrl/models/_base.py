@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Generator, Tensor, nn
 
 from ulrl.datasets import Treatment
-from ulrl.randomness import seeded_default
+from ulrl.randomness import seeded_default, spared_default
 from ulrl.registry import label_of, registrar
 
 ARCHITECTURES: dict[str, type["Architecture"]] = {}
@@ -120,7 +120,7 @@ def initialise(blueprint: Blueprint, source: Generator, device: torch.device) ->
 
 def restore(weights: Weights, device: torch.device) -> Classifier:
     """Return a classifier with a copy of `weights`."""
-    with torch.random.fork_rng(devices=[]):
+    with spared_default():
         classifier = Classifier(weights.blueprint, _build(weights.blueprint), device)
     classifier.network.load_state_dict(weights.state)
     return classifier
