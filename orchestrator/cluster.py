@@ -1,9 +1,7 @@
 """Ray Tune: the executor for a machine's cores, its GPUs, or a cluster."""
 
 import logging
-import os
 import shutil
-import socket
 import tempfile
 import time
 import uuid
@@ -24,12 +22,12 @@ from orchestrator.conductor import Conductor
 from orchestrator.definition import Resources, Study
 from orchestrator.errors import Unusable
 from orchestrator.plan import make_plan
+from orchestrator.rayside import configure, embedded_cpus, knock
 from orchestrator.signals import Interrupts
 from orchestrator.work import Finished, Item, Progress, Site
 from orchestrator.workshop import Workshop
 
 REPORT_EVERY = 2.0  # seconds between reports of an item that nobody may cut
-KNOCK_SECONDS = 10.0  # until an address counts as unreachable
 _LIVE: dict[str, "_Session"] = {}  # Tune pickles what it is given; this stays behind
 
 
@@ -207,7 +205,7 @@ def run_on_ray(
     """
     study = conductor.plan.study
     resources = study.resources
-    _configure(verbose=verbose)
+    configure(verbose=verbose)
     _connect(address, resources)
     token = uuid.uuid4().hex
     session = _LIVE[token] = _Session(conductor, interrupts)
@@ -240,6 +238,8 @@ def run_on_ray(
         with interrupts.watched():
             tuner.fit()
             session.check()
+    except Unusable:
+        raise
     except Exception as error:
         session.check()  # what was meant to end the study, not how Tune wrapped it
         raise Unusable(f"Ray ended the study: {error}") from error
@@ -253,31 +253,13 @@ def _folder_name(trial: Any) -> str:
     return str(trial.trial_id)
 
 
-def _configure(*, verbose: bool) -> None:
-    """Switch off what a study has no use for and, unless asked, what Ray says meanwhile."""
-    os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
-    }
-    if verbose:
-        return
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    for name in ("ray", "ray.tune", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
 def _connect(address: str | None, resources: Resources) -> None:
     if address is not None:
-        _knock(address)
+        knock(address)
     try:
         if address is None:
             ray.init(
-                num_cpus=_embedded_cpus(resources),
+                num_cpus=embedded_cpus(resources),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
@@ -297,23 +279,6 @@ def _connect(address: str | None, resources: Resources) -> None:
         raise Unusable(f"{where} cannot be used ({error})") from error
 
 
-def _knock(address: str) -> None:
-    """Refuse an address where nobody listens; Ray itself would ask for minutes, aloud."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return  # "auto" and the like, which Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
-    except OSError as error:
-        raise Unusable(f"the Ray cluster at {address} cannot be used ({error})") from error
-
-
-def _embedded_cpus(resources: Resources) -> int:
-    if resources.workers is not None:
-        return resources.workers * resources.cpu
-    return max(os.cpu_count() or 1, resources.cpu)
-
-
 def _workers(resources: Resources) -> int:
     """Return how many trials run at once, or refuse a request that would wait for ever."""
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -324,7 +289,7 @@ def _workers(resources: Resources) -> int:
     wanted = resources.workers or room
     if room < max(1, wanted):
         raise Unusable(
-            f"resources asks for {max(1, wanted)} workers of {resources.cpu} CPU and {gpu} GPU; "
+            f"resources asks for {max(1, wanted)} workers of {resources.cpu} CPU and {gpu:g} GPU; "
             f"this Ray has {cpus:g} CPUs and {gpus:g} GPUs, which is room for {room}"
         )
     return wanted

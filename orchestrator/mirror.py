@@ -37,12 +37,15 @@ class Mirror:
         self._store = store
         self._scenarios: set[int] = set()
         self._best: dict[int, tuple[float, Trial]] = {}
+        self._known: set[str] = set()  # trials whose runs are older than this start
+        self._waiting: list[Trial] = []
         self._conductor: Conductor
         self._results: Results
 
     def attach(self, conductor: Conductor, results: Results) -> None:
         """Say whose study this is; the parent run is opened."""
         self._conductor, self._results = conductor, results
+        self._known = set(self._tracker.run_ids())
         self.study_record(status="RUNNING", metrics={}, artifacts=())
 
     def study_record(
@@ -92,16 +95,21 @@ class Mirror:
         if trial.scenario.number not in self._scenarios:  # its victim failed
             self._scenarios.add(trial.scenario.number)
             self._record_scenario(trial.scenario, None, {})
-        policy = self._conductor.plan.study.mlflow.log_models
-        self._record_trial(trial, model=policy is LogModels.ALL, best=False)
+        if key_of(trial) in self._known:  # right already, most likely: best or not, says `finish`
+            self._waiting.append(trial)
+        else:
+            self._record_trial(trial, best=False)
         if verdict.status is Status.DONE:
             self._compare(trial)
 
-    def record_best(self) -> None:
+    def finish(self) -> None:
         """Mark each scenario's best trial, with its model where the policy says so."""
-        policy = self._conductor.plan.study.mlflow.log_models
-        for _, trial in self._best.values():
-            self._record_trial(trial, model=policy is not LogModels.NONE, best=True)
+        best = {trial.number: trial for _, trial in self._best.values()}
+        for trial in self._waiting:
+            if trial.number not in best:
+                self._record_trial(trial, best=False)
+        for trial in best.values():
+            self._record_trial(trial, best=True)
 
     def _compare(self, trial: Trial) -> None:
         """Keep the weights of the best trial of each scenario, if only those are wanted."""
@@ -145,8 +153,10 @@ class Mirror:
         )
         self._tracker.record(record)
 
-    def _record_trial(self, trial: Trial, *, model: bool, best: bool) -> None:
+    def _record_trial(self, trial: Trial, *, best: bool) -> None:
         row = self._results.row(trial)
+        policy = self._conductor.plan.study.mlflow.log_models
+        model = policy is LogModels.ALL or (best and policy is LogModels.BEST)
         scored = self._conductor.scores.get(trial.number)
         repaired = self._conductor.repairs.get(trial.number)
         done = row["status"] == Status.DONE.value

@@ -11,7 +11,6 @@ from rich.table import Table
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
 from orchestrator.definition import Study
-from orchestrator.errors import Interrupted
 from orchestrator.estimate import estimate
 from orchestrator.findings import Findings
 from orchestrator.folder import Folder, write_text
@@ -26,7 +25,7 @@ from orchestrator.summary import print_summary
 from orchestrator.work import Site
 
 DELIVERY_SECONDS = 60.0  # for MLflow's backlog at the end of a study
-HURRIED_SECONDS = 5.0  # the same after Ctrl-C
+HURRIED_SECONDS = 5.0  # the same when the study ends early
 
 
 def show_plan(study: Study, console: Console) -> None:
@@ -115,7 +114,7 @@ class _Run:
     def go(self, address: str | None, *, inline: bool) -> int:
         """Do what is left, write everything, and return the exit code."""
         self.console.print(f"[bold]{self.plan.study.name}[/]: {_counts(self.plan)}")
-        interruption: Interrupted | None = None
+        whole = False
         try:
             self.conductor.open()
             stored = self.tally.decided_count
@@ -123,12 +122,9 @@ class _Run:
                 self.console.print(f"{stored} trials are decided already")
             with self.screen:
                 self._execute(address, inline=inline)
-        except Interrupted as stop:
-            interruption = stop
+            whole = True
         finally:
-            self._conclude(hurried=interruption is not None)
-        if interruption is not None:
-            raise interruption
+            self._conclude(whole=whole)
         failures = self.tally.statuses[Status.FAILED]
         self._say_where(failures)
         return 1 if failures else 0
@@ -145,25 +141,26 @@ class _Run:
 
             run_on_ray(self.conductor, self.site, address, self.interrupts, verbose=self._verbose)
 
-    def _conclude(self, *, hurried: bool) -> None:
+    def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""
         from orchestrator.mirror import artifacts_of
         from orchestrator.report import write_report
         from orchestrator.search import save_studies
 
-        self.mirror.record_best()
-        timeout = HURRIED_SECONDS if hurried else DELIVERY_SECONDS
-        self.tracker.flush(timeout)  # so that the table has its run ids
-
         self.results.write(self.folder.path, self.tracker.run_ids())
+        self.mirror.finish()
+        timeout = DELIVERY_SECONDS if whole else HURRIED_SECONDS
+        self.tracker.flush(timeout)
+        self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
         _write_prunings(self.conductor, self.folder.logs / "pruning.csv")
         save_studies(self.folder.path / "optuna.journal", self.conductor.decisions.judges)
-        if not hurried:
-            write_report(self.folder.path)
-            metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}
-            self.mirror.study_record(
-                status="FINISHED", metrics=metrics, artifacts=artifacts_of(self.folder.path)
-            )
+        write_report(self.folder.path)
+        metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}
+        self.mirror.study_record(
+            status="FINISHED" if whole else "KILLED",
+            metrics=metrics if whole else {},
+            artifacts=artifacts_of(self.folder.path) if whole else (),
+        )
         delivery = self.tracker.close(timeout)
         if delivery.left:
             self.console.print(

@@ -46,7 +46,7 @@ def test_the_order_is_setting_by_setting_through_the_same_scenarios() -> None:
         assert [trial.scenario.number for trial in trials] == list(plan.scenario_order)
 
 
-def test_nothing_is_pruned_where_nobody_may() -> None:
+def test_where_nobody_may_prune_no_verdict_waits() -> None:
     plan = plan_of(2, 3, Prune())
     decisions = Decisions(plan)
     for trial in reversed(decisions.order):
@@ -62,6 +62,17 @@ def test_without_setting_pruning_scenarios_do_not_wait_for_each_other() -> None:
     assert offer(decisions, later, 0.5, 0.5) == ""
     assert offer(decisions, second, 0.5, 0.5) == f"{second.number}d {last.number}d"
     assert offer(decisions, first, 0.5, 0.5) == f"{first.number}d {later.number}d"
+
+
+def test_a_failure_after_the_epoch_of_its_cut_counts_as_pruned() -> None:
+    """Watched, the trial would have been stopped before it could fail."""
+    decisions = Decisions(plan_of(4, 1, WITHIN))
+    trials = [trial for (trial,) in in_order(decisions._plan)]
+    offer(decisions, trials[0], 0.9, 0.5, 0.5, 0.9)
+    offer(decisions, trials[1], 0.7, 0.5, 0.5, 0.7)
+    decisions.offer(trials[2], Outcome(error="late", curve=(0.5, 0.4)))
+    decisions.offer(trials[3], Outcome(error="early", curve=(0.5, 0.6)))
+    assert statuses(decisions, trials) == "ddpf"
 
 
 # Across scenarios. Five pairs that are all worse have p = 1/2^5 = 0.03125; four have 0.0625.
@@ -185,8 +196,8 @@ def test_a_curve_below_the_median_is_cut() -> None:
     trials = [trial for (trial,) in in_order(decisions._plan)]
     offer(decisions, trials[0], 0.9, 0.1, 0.5, 0.9)
     offer(decisions, trials[1], 0.7, 0.1, 0.3, 0.7)
-    offer(decisions, trials[2], 0.8, 0.0, 0.41, 0.79)  # medians: -, 0.4, 0.8
-    offer(decisions, trials[3], 0.9, 0.0, 0.5, 0.9)
+    offer(decisions, trials[2], 0.8, 0.1, 0.41, 0.79)  # medians: 0.1, 0.4, 0.8
+    offer(decisions, trials[3], 0.9, 0.1, 0.5, 0.9)
     assert statuses(decisions, trials) == "ddpd"
     (pruning,) = decisions.prunings
     assert (pruning.level, pruning.trial) == ("curve", trials[2])
@@ -199,12 +210,12 @@ def test_a_running_trial_is_cut_by_the_same_rule() -> None:
     offer(decisions, first, 0.9, 0.1, 0.5, 0.9)
     assert not decisions.hopeless(third, (0.0, 0.0))  # the second is not decided yet
     offer(decisions, second, 0.7, 0.1, 0.3, 0.7)
-    assert not decisions.hopeless(third, (0.0,))
-    assert not decisions.hopeless(third, (0.0, 0.41))
-    assert decisions.hopeless(third, (0.0, 0.41, 0.79))
+    assert not decisions.hopeless(third, (0.1,))
+    assert not decisions.hopeless(third, (0.1, 0.41))
+    assert decisions.hopeless(third, (0.1, 0.41, 0.79))
     assert decisions.verdict(third) is None
-    assert offer(decisions, third, None, 0.0, 0.41, 0.79) == f"{third.number}p"
-    assert decisions.hopeless(third, (0.0, 0.41, 0.79))
+    assert offer(decisions, third, None, 0.1, 0.41, 0.79) == f"{third.number}p"
+    assert decisions.hopeless(third, (0.1, 0.41, 0.79))
 
 
 def test_a_setting_with_a_cut_trial_is_no_reference() -> None:

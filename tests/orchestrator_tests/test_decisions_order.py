@@ -43,9 +43,9 @@ class Table:
     failing: frozenset[int]
 
     def outcome(self, number: int) -> Outcome:
-        if number in self.failing:
-            return Outcome(error=f"error {number}")
         curve = self.curves[number]
+        if number in self.failing:
+            return Outcome(error=f"error {number}", curve=curve[: EPOCHS // 2])
         return Outcome(value=(curve[-1] + curve[0]) / 2, curve=curve)
 
 
@@ -99,11 +99,10 @@ def arrive(decisions: Decisions, table: Table, number: int, *, live: bool) -> No
     trial, outcome = table.plan.trials[number], table.outcome(number)
     if decisions.verdict(trial) is not None:
         return
-    seen = table.curves[number][: EPOCHS // 2 if outcome.error else EPOCHS]
-    for epoch in range(1, len(seen) + 1) if live else ():
-        if decisions.hopeless(trial, seen[:epoch]):
+    for epoch in range(1, len(outcome.curve) + 1) if live else ():
+        if decisions.hopeless(trial, outcome.curve[:epoch]):
             if decisions.verdict(trial) is None:
-                decisions.offer(trial, Outcome(curve=seen[:epoch]))
+                decisions.offer(trial, Outcome(curve=outcome.curve[:epoch]))
             break
     else:
         decisions.offer(trial, outcome)
