@@ -14,6 +14,7 @@ from orchestrator.definition import Study
 from orchestrator.estimate import estimate
 from orchestrator.findings import Findings
 from orchestrator.folder import Folder, write_text
+from orchestrator.invocation import program, shown
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.observers import Observers
 from orchestrator.plan import Plan, make_plan
@@ -174,12 +175,12 @@ class _Run:
         objective = self.plan.study.objective.value
         print_summary(self.console, self.folder.path / "results.csv", objective)
         for name, result in self.conductor.errors.items():
-            log = _relative(self.folder.logs / f"{name}.log")
+            log = shown(self.folder.logs / f"{name}.log")
             self.console.print(f"failed: {name}: {result.error}; see {log}", markup=False)
         if failures:
             self.console.print(f"{failures} trials failed; the same command tries them again")
-        self.console.print(f"report   {_relative(self.folder.path / 'report.html')}")
-        self.console.print(f"results  {_relative(self.folder.path / 'results.csv')}")
+        self.console.print(f"report   {shown(self.folder.path / 'report.html')}")
+        self.console.print(f"results  {shown(self.folder.path / 'results.csv')}")
         self.console.print(f"MLflow   {_ui_command(self.plan.study.mlflow.uri)}", soft_wrap=True)
 
     def _value_of(self, trial: Any) -> float | None:
@@ -258,13 +259,8 @@ def _workers(study: Study, gpu: float) -> int:
     return max(1, min(by_cpu, int(torch.cuda.device_count() / gpu)) if gpu else by_cpu)
 
 
-def _relative(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
 def _ui_command(uri: str) -> str:
     if not uri.startswith("sqlite:"):
         return uri
-    file = _relative(Path(uri.removeprefix("sqlite:///")))
-    return f"mlflow ui --backend-store-uri sqlite:///{file}"
+    file = shown(Path(uri.removeprefix("sqlite:///")))
+    return f"{program('mlflow')} ui --backend-store-uri sqlite:///{file}"

@@ -146,8 +146,12 @@ class Judge:
 def save_studies(path: Path, judges: list[Judge]) -> None:
     """Write the judges' studies as Optuna's journal, for its dashboard and for scripts.
 
-    The file is made aside and renamed: whoever opens it sees one state or the next.
+    The file is made aside and renamed: whoever opens it sees one state or the next. Without
+    judges there is none, nor that of a former run, in which somebody pruned.
     """
+    if not judges:
+        path.unlink(missing_ok=True)
+        return
     aside = path.with_name(f".{path.name}.tmp")
     aside.unlink(missing_ok=True)
     storage = JournalStorage(JournalFileBackend(str(aside)))
@@ -157,6 +161,5 @@ def save_studies(path: Path, judges: list[Judge]) -> None:
             from_storage=judge.study._storage,  # noqa: SLF001 - copy_study's own argument
             to_storage=storage,
         )
-    if judges:
-        aside.replace(path)
+    aside.replace(path)
     path.with_name(f"{aside.name}.lock").unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The command: ``python -m orchestrator.study GRID.yaml``."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.errors import Interrupted, Mistakes, Stop
+from orchestrator.invocation import program
 from orchestrator.signals import Interrupts
 
 
@@ -22,8 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _command(arguments, console, interrupts)
     except Stop as stop:
         if isinstance(stop, Interrupted):
-            again = " ".join(["python -m orchestrator.study", *(argv or sys.argv[1:])])
-            errors.print(f"stopped by {stop}; nothing finished is lost. To go on: {again}")
+            words = sys.argv[1:] if argv is None else argv
+            again = shlex.join([program("python"), "-m", "orchestrator.study", *words])
+            text = f"stopped by {stop}; nothing finished is lost. To go on: {again}"
+            errors.print(text, markup=False, soft_wrap=True)
         else:
             prefix = "" if isinstance(stop, Mistakes) else "error: "
             errors.print(f"{prefix}{stop}", markup=False, soft_wrap=True)

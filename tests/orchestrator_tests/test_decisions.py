@@ -70,7 +70,7 @@ def test_a_failure_after_the_epoch_of_its_cut_counts_as_pruned() -> None:
     trials = [trial for (trial,) in in_order(decisions._plan)]
     offer(decisions, trials[0], 0.9, 0.5, 0.5, 0.9)
     offer(decisions, trials[1], 0.7, 0.5, 0.5, 0.7)
-    decisions.offer(trials[2], Outcome(error="late", curve=(0.5, 0.4)))
+    decisions.offer(trials[2], Outcome(error="late", curve=(0.4, 0.4)))
     decisions.offer(trials[3], Outcome(error="early", curve=(0.5, 0.6)))
     assert statuses(decisions, trials) == "ddpf"
 

@@ -37,7 +37,8 @@ resources: {workers: 2}
 
 def environment() -> dict[str, str]:
     """Return an environment in which no test setting reaches the command."""
-    return {**os.environ, "COLUMNS": "100", "TERM": "dumb"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "COLUMNS": "100", "TERM": "dumb", "PATH": path}
 
 
 class Command:
@@ -74,12 +75,16 @@ class Command:
     def stages(self, name: str = "small") -> pd.DataFrame:
         return pd.read_csv(self.folder / "runs" / name / "stages.csv")
 
+    def listed(self, name: str = "small") -> int:
+        """Return how many stages are listed."""
+        file = self.folder / "runs" / name / "stages.csv"
+        return max(0, file.read_text().count("\n") - 1) if file.exists() else 0
+
     def wait_for_stages(self, count: int, name: str = "small", timeout: float = 120) -> None:
         """Return once that many stages are listed as executed."""
-        file = self.folder / "runs" / name / "stages.csv"
         until = time.monotonic() + timeout
         while time.monotonic() < until:
-            if file.exists() and file.read_text().count("\n") > count:
+            if self.listed(name) >= count:
                 return
             time.sleep(0.05)
         pytest.fail(f"fewer than {count} stages after {timeout} s")

@@ -102,7 +102,9 @@ def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command
         results = command.results("failing")
         assert list(results.status) == ["failed", "done"]
         assert results.error[0].startswith("ValueError: Expected more than 1 value per channel")
-        assert results.loc[0, "acc_after_selection":"threshold_reached"].isna().all()
+        after = [name for name in results.columns if "_after_" in name or name.startswith("der_")]
+        after += ["flagged", "target_z", "stop_epoch", "threshold_reached", "seconds"]
+        assert results.loc[0, after].isna().all()
         assert results.victim_ok.all()
         log = "runs/failing/logs/trial-00000.log"
         assert f"see {log}" in " ".join(out.split())
