@@ -211,10 +211,10 @@ def run_on_ray(
     session = _LIVE[token] = _Session(conductor, interrupts)
     scratch = tempfile.mkdtemp(prefix="ulrl-tune-")
     try:
-        workers = _workers(resources)
+        workers = _workers(resources, site.gpu)
         trainable = tune.with_resources(
             tune.with_parameters(Worker, study=study, site=site),
-            tune.PlacementGroupFactory([{"CPU": resources.cpu, "GPU": resources.gpu or 0}]),
+            tune.PlacementGroupFactory([{"CPU": resources.cpu, "GPU": site.gpu}]),
         )
         tuner = tune.Tuner(
             trainable,
@@ -279,10 +279,10 @@ def _connect(address: str | None, resources: Resources) -> None:
         raise Unusable(f"{where} cannot be used ({error})") from error
 
 
-def _workers(resources: Resources) -> int:
+def _workers(resources: Resources, gpu: float) -> int:
     """Return how many trials run at once, or refuse a request that would wait for ever."""
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus, gpu = there.get("CPU", 0), there.get("GPU", 0), resources.gpu or 0
+    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
     room = int(cpus // resources.cpu)
     if gpu:
         room = min(room, int(gpus) * int(1 // gpu) if gpu <= 1 else int(gpus // gpu))

@@ -92,6 +92,7 @@ class _Run:
             study=folder.identity(),
             device=compute.device,
             threads=compute.threads,
+            gpu=gpu,
             keep_repaired=study.mlflow.log_models != "none",
         )
         folder.open_record()

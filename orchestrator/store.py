@@ -57,7 +57,10 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._files, self._root = fsspec.core.url_to_fs(url)
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError, OSError) as error:
+            raise Unusable(f"the store {url} cannot be used: {error}") from error
         self._local = isinstance(self._files, LocalFileSystem)
 
     def check(self) -> None:

@@ -138,6 +138,7 @@ class Site:
         study: Identifier of the study, kept with each result.
         device: ``cpu`` or ``cuda``.
         threads: Threads of torch.
+        gpu: Share of a GPU that a worker takes.
         keep_repaired: Whether repaired weights stay in the store after their evaluation.
     """
 
@@ -145,4 +146,5 @@ class Site:
     study: str
     device: str = "cpu"
     threads: int = 1
+    gpu: float = 0.0
     keep_repaired: bool = True

@@ -1,0 +1,289 @@
+"""A study without training: workers that put made-up results into the store."""
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from orchestrator.conductor import Conductor
+from orchestrator.decisions import Verdict
+from orchestrator.definition import Study
+from orchestrator.findings import Findings, VictimFinding
+from orchestrator.folder import Folder
+from orchestrator.keys import Compute, KeyRing
+from orchestrator.plan import Scenario, Trial, make_plan
+from orchestrator.results import Results
+from orchestrator.store import Entry, Store
+from orchestrator.work import AscentItem, Finished, Item, Progress, StageRun, VictimItem
+from orchestrator.workshop import ascent_entry
+
+SECONDS = {
+    "train_victim": 8.0,
+    "unlearn": 4.0,
+    "score_neurons": 2.0,
+    "relearn": 1.0,
+    "evaluate": 0.5,
+}
+
+
+class Recorder:
+    """An observer that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.started_items: list[str] = []
+        self.ended_items: list[tuple[str, Finished]] = []
+        self.verdicts: list[Verdict] = []
+        self.victims: list[int] = []
+
+    def started(self, item: Item) -> None:
+        self.started_items.append(item.name)
+
+    def progressed(self, item: Item, progress: Progress) -> None:
+        """Too many to keep."""
+
+    def ended(self, item: Item, result: Finished) -> None:
+        self.ended_items.append((item.name, result))
+
+    def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+        assert finding.evaluation.selection.acc == 0.9
+        self.victims.append(scenario.number)
+
+    def decided(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+
+
+class Desk:
+    """One start of a study's driver: its conductor and all around it."""
+
+    def __init__(self, study: Study, path: Path) -> None:
+        self.plan = make_plan(study)
+        self.folder = Folder(path)
+        self.folder.logs.mkdir(parents=True, exist_ok=True)
+        self.folder.open_record()
+        self.store = Store(study.store)
+        self.keys = KeyRing(study.victim, Compute())
+        self.findings = Findings(self.store, self.keys)
+        self.recorder = Recorder()
+        self.conductor = Conductor(self.plan, self.folder, self.findings, self.recorder)
+        self.results = Results(self.conductor, self.findings)
+
+    def statuses(self) -> list[str]:
+        """Return the status of every trial, in the order of the plan."""
+        return [row["status"] for row in self.rows()]
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [self.results.row(trial) for trial in self.plan.trials]
+
+    def listed(self) -> Counter[tuple[str, str, str]]:
+        """Return how often the record lists each stage and key, and whether as computed."""
+        with (self.folder.path / "stages.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return Counter((row["stage"], row["key"], row["computed"]) for row in rows)
+
+
+class Workers:
+    """As many workers as wanted, which finish in any order, fail, and die.
+
+    Attributes:
+        executed: How often each stage and key was made.
+        failing: Names of items that cannot be done, whoever tries to make their result.
+        stumbling: Names of items that fail by an accident, once for each time they stand here.
+        dying: Names of items that take their worker with them, likewise.
+    """
+
+    def __init__(
+        self,
+        source: Random | None = None,
+        count: int = 1,
+        *,
+        failing: Collection[str] = (),
+        stumbling: Iterable[str] = (),
+        dying: Iterable[str] = (),
+    ) -> None:
+        self.executed: Counter[tuple[str, str]] = Counter()
+        self.failing = failing
+        self.stumbling = list(stumbling)
+        self.dying = list(dying)
+        self._source = source or Random(0)
+        self._count = count
+        self._busy: list[tuple[Item, Generator[Progress, None, Finished]]] = []
+
+    def run(self, desk: Desk, steps: int = 10**9) -> None:
+        """Work until the study is complete, or for so many steps; then everything is gone."""
+        conductor = desk.conductor
+        conductor.open()
+        while steps and not conductor.complete:
+            while len(self._busy) < self._count and (item := conductor.next_item()) is not None:
+                self._check_alone(desk, item)
+                self._busy.append((item, self.steps(desk, item)))
+            if not self._busy:
+                assert conductor.complete, "nothing runs, and nothing is handed out"
+                break
+            self._advance(desk, self._source.randrange(len(self._busy)))
+            steps -= 1
+        self._busy.clear()
+
+    def _advance(self, desk: Desk, place: int) -> None:
+        item, steps = self._busy[place]
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            del self._busy[place]
+            desk.conductor.finished(item, end.value)
+            return
+        if item.name in self.dying:
+            self.dying.remove(item.name)
+            del self._busy[place]
+            desk.conductor.lost(item, "the machine is gone")
+        elif desk.conductor.progress(item, progress):
+            del self._busy[place]
+            desk.conductor.stopped(item, progress)
+
+    def _check_alone(self, desk: Desk, item: Item) -> None:
+        """Check that no two workers make the same result."""
+        wanted = made_by(desk, item)
+        for other, _ in self._busy:
+            assert not wanted & made_by(desk, other), f"{item.name} makes what {other.name} makes"
+
+    def steps(self, desk: Desk, item: Item) -> Generator[Progress, None, Finished]:
+        """Work on an item, as `orchestrator.bench.steps_of` does."""
+        runs: list[StageRun] = []
+        yield Progress(stage="train_victim", epoch=1, epochs=2)
+        try:
+            yield from self._work(desk, item, runs)
+        except RuntimeError as error:
+            return Finished(runs=tuple(runs), error=f"RuntimeError: {error}", trace="where")
+        return Finished(runs=tuple(runs))
+
+    def _work(
+        self, desk: Desk, item: Item, runs: list[StageRun]
+    ) -> Generator[Progress, None, None]:
+        if isinstance(item, VictimItem):
+            self._try(item.name, item.name in self.failing)
+            key = desk.keys.victim(item.scenario)
+            self._make(desk, item, runs, "train_victim", key, {"training": [[0.5, 0.9]]})
+            yield Progress(stage="train_victim", epoch=2, epochs=2)
+            evaluation = {"selection": metrics(0.9, 0.95), "report": metrics(0.88, 0.94)}
+            self._make(desk, item, runs, "evaluate", desk.keys.evaluation(key), evaluation)
+        elif isinstance(item, AscentItem):
+            self._try(item.name, item.name in self.failing)
+            yield from self._phase_one(desk, item, runs)
+        else:
+            yield from self._phase_two(desk, item, runs)
+
+    def _phase_one(
+        self, desk: Desk, item: AscentItem, runs: list[StageRun]
+    ) -> Generator[Progress, None, None]:
+        ascent = ascent_entry(desk.keys.ascent(item.trial), item.floor)
+        self._make(desk, item, runs, "unlearn", ascent, {"curve": [], "accuracy": []})
+        yield Progress(stage="unlearn", epoch=1, epochs=1)
+        for config in item.scores:
+            rows = suspects_of(item.scenario.seed, config.unlearn_threshold)
+            values = {
+                "suspects": rows,
+                "stop_epoch": 2,
+                "threshold_reached": True,
+                "diverged": False,
+                "ascent_key": ascent,
+                "ascent_seconds": SECONDS["unlearn"],
+                "ascent_study": desk.folder.identity(),
+            }
+            tensors = {
+                "shift": torch.ones(10),
+                "z": torch.arange(10.0),
+                "movement": torch.arange(8.0).repeat(len(rows), 1),
+            }
+            key = desk.keys.scores(item.trial, config)
+            self._make(desk, item, runs, "score_neurons", key, values, tensors)
+
+    def _phase_two(
+        self, desk: Desk, item: Any, runs: list[StageRun]
+    ) -> Generator[Progress, None, None]:
+        scores = desk.conductor.scores
+        key = scores[item.trial.number].relearn_key
+        impossible = {
+            scores[trial.number].relearn_key
+            for trial in desk.plan.trials
+            if trial.name in self.failing and trial.number in scores
+        }
+        epochs = item.trial.hyperparameters.relearn.relearn_epochs
+        quality = quality_of(item.trial, key)
+        curve = []
+        stored = desk.store.peek("relearn", key) is not None
+        for epoch in range(1, epochs + 1):
+            asr = 1 - (quality * epoch + chance(f"{key}{epoch}")) / (epochs + 1)
+            curve.append((0.9 - 0.05 * chance(key), asr, 1 - asr))
+            if not stored:
+                stage = "relearn"
+                yield Progress(stage=stage, epoch=epoch, epochs=epochs, curve=tuple(curve))
+                self._try(item.name, key in impossible)
+        self._make(desk, item, runs, "relearn", key, {"curve": curve})
+        evaluation = {
+            "selection": metrics(0.88, 1 - quality),
+            "report": metrics(0.87, 1 - 0.99 * quality),
+        }
+        self._make(desk, item, runs, "evaluate", desk.keys.evaluation(key), evaluation)
+
+    def _try(self, name: str, impossible: bool) -> None:  # noqa: FBT001
+        if name in self.stumbling:
+            self.stumbling.remove(name)
+            raise RuntimeError("an accident")
+        if impossible:
+            raise RuntimeError("it cannot be done")
+
+    def _make(
+        self,
+        desk: Desk,
+        item: Item,
+        runs: list[StageRun],
+        stage: str,
+        key: str,
+        values: dict[str, Any],
+        tensors: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Put a result into the store unless it is there."""
+        if desk.store.peek(stage, key) is not None:
+            return
+        seconds, study = SECONDS[stage], desk.folder.identity()
+        entry = Entry(values=values, tensors=tensors or {}, seconds=seconds, study=study)
+        desk.store.write(stage, key, entry)
+        self.executed[stage, key] += 1
+        text = item.scenario.text
+        runs.append(StageRun(stage=stage, key=key, scenario=text, seconds=seconds, study=study))
+
+
+def made_by(desk: Desk, item: Item) -> set[str]:
+    """Return the keys of what an item makes and the store lacks."""
+    if isinstance(item, VictimItem):
+        keys = {("train_victim", desk.keys.victim(item.scenario))}
+    elif isinstance(item, AscentItem):
+        keys = {("score_neurons", desk.keys.scores(item.trial, c)) for c in item.scores}
+    else:
+        keys = {("relearn", desk.conductor.scores[item.trial.number].relearn_key)}
+    return {key for stage, key in keys if desk.store.peek(stage, key) is None}
+
+
+def suspects_of(seed: int, threshold: float) -> list[int]:
+    """Return the flagged rows: every other scenario's depend on the threshold."""
+    return [seed % 3, 5] if seed % 2 and threshold > 0.3 else [seed % 3]
+
+
+def quality_of(trial: Trial, key: str) -> float:
+    """Return how well a trial repairs: the worse, the more of anything; a little by chance."""
+    parts = trial.hyperparameters
+    best = min(0.9, 1.2 - parts.relearn.alpha) - 2 * parts.clean.clean_ratio
+    return best - 0.1 * chance(f"{key}value")
+
+
+def chance(text: str) -> float:
+    """Return a number in [0, 1) that depends on a text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") / 2**32
+
+
+def metrics(acc: float, asr: float) -> dict[str, float]:
+    return {"acc": acc, "asr": asr, "ra": (1 - asr) * acc}

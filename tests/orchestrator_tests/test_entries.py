@@ -1,0 +1,120 @@
+"""Stage results as entries: what goes into the store comes out as the same result."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.entries import ascent_of, evaluation_of, pack, scores_of, weights_of
+from orchestrator.store import Entry, Store
+from ulrl.evaluation import Evaluation
+from ulrl.metrics import Metrics
+from ulrl.models import Blueprint, initialise
+from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.datasets.digits import Digits
+from ulrl.randomness import generator
+from ulrl.scoring import NeuronScores, ScoreConfig, score_neurons
+from ulrl.unlearning import Ascent
+
+ASCENT = Ascent(
+    before=torch.randn(10, 4, generator=generator(0, "a")),
+    before_bias=torch.zeros(10),
+    heads=torch.randn(2, 10, 4, generator=generator(0, "b")),
+    biases=torch.ones(2, 10),
+    kept=(1, 3),
+    accuracy=(0.9, 0.95, 1 / 3),
+    loss=(0.1, float("inf"), float("nan")),
+    diverged=True,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path))
+
+
+def through(store: Store, result: Any) -> Entry:
+    """Return what a later process reads of a result."""
+    values, tensors = pack(result)
+    store.write("stage", "key", Entry(values=values, tensors=tensors))
+    found = store.read("stage", "key")
+    assert found is not None
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two results are of one type and agree to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and one.equal(other)
+    if dataclasses.is_dataclass(one):
+        fields = dataclasses.fields(one)
+        return type(one) is type(other) and all(
+            same(getattr(one, f.name), getattr(other, f.name)) for f in fields
+        )
+    return type(one) is type(other) and repr(one) == repr(other)
+
+
+def test_an_ascent(store: Store) -> None:
+    assert same(ascent_of(through(store, ASCENT)), ASCENT)
+
+
+@pytest.mark.parametrize("max_suspects", [0, 1, 10])
+def test_scores(store: Store, max_suspects: int) -> None:
+    config = ScoreConfig(unlearn_threshold=0.5, z_threshold=0.1, max_suspects=max_suspects)
+    scores = score_neurons(config, ASCENT)
+    assert 0 <= len(scores.suspects) <= max_suspects
+    assert same(scores_of(through(store, scores)), scores)
+
+
+def test_what_else_an_entry_holds_is_left_out(store: Store) -> None:
+    values, tensors = pack(ASCENT)
+    store.write("stage", "key", Entry(values={**values, "curve": [[1, 2, 3]]}, tensors=tensors))
+    found = store.read("stage", "key")
+    assert found is not None
+    assert same(ascent_of(found), ASCENT)
+    scores = score_neurons(ScoreConfig(), ASCENT)
+    values, tensors = pack(scores)
+    store.write("stage", "key", Entry(values={**values, "ascent_key": "a"}, tensors=tensors))
+    found = store.read("stage", "key")
+    assert found is not None
+    assert same(scores_of(found), scores)
+
+
+def test_an_evaluation(store: Store) -> None:
+    evaluation = Evaluation(
+        selection=Metrics(acc=1 / 3, asr=0.0, ra=1.0), report=Metrics(acc=0.1, asr=0.2, ra=0.3)
+    )
+    store.write("evaluate", "key", Entry(values=dataclasses.asdict(evaluation)))
+    found = store.read("evaluate", "key")
+    assert found is not None
+    assert evaluation_of(found) == evaluation
+
+
+def test_weights(store: Store) -> None:
+    blueprint = Blueprint(
+        architecture=PreActResNet18(width=1),
+        classes=3,
+        channels=1,
+        side=8,
+        treatment=Digits().treatment,
+    )
+    weights = initialise(blueprint, generator(0, "x"), torch.device("cpu")).weights()
+    store.write("train_victim", "key", Entry(values={}, tensors=weights.state))
+    found = store.read("train_victim", "key")
+    assert found is not None
+    back = weights_of(found, blueprint)
+    assert back.blueprint is blueprint
+    assert back.state.keys() == weights.state.keys()
+    assert all(same(back.state[name], value) for name, value in weights.state.items())
+
+
+@pytest.mark.parametrize("kind", [Ascent, NeuronScores])
+def test_pack_parts_a_result_into_plain_values_and_tensors(kind: type) -> None:
+    result = ASCENT if kind is Ascent else score_neurons(ScoreConfig(), ASCENT)
+    values, tensors = pack(result)
+    assert {*values, *tensors} == {field.name for field in dataclasses.fields(kind)}
+    assert all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+    json.dumps(values)

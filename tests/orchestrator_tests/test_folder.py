@@ -1,0 +1,227 @@
+"""The study folder: its holder, and records that a kill may have torn."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import Unusable
+from orchestrator.folder import Folder, whole_lines, write_text
+from orchestrator.work import StageRun
+
+ROOT = Path(__file__).parents[2]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from orchestrator.folder import Folder
+with Folder(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+HEAD = "stage,key,scenario,seconds,computed\n"
+
+
+def run(stage: str, key: str, study: str = "mine", scenario: str = "badnets, seed=0") -> StageRun:
+    return StageRun(stage=stage, key=key, scenario=scenario, seconds=1.23456, study=study)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path / "study")
+    folder.logs.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def another_holder(folder: Folder) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOLDER, str(folder.path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+# One holder at a time.
+
+
+def test_a_second_holder_is_told_who_the_first_is(folder: Folder) -> None:
+    with another_holder(folder) as process:
+        since = json.loads((folder.logs / "driver.json").read_text())["since"]
+        with pytest.raises(Unusable) as caught, folder.held():
+            pass
+        text = str(caught.value)
+        assert text.startswith(
+            f"{folder.path} is held by process {process.pid} on {socket.gethostname()} since 20"
+        )
+        assert since > 1.7e9
+
+
+def test_a_killed_holder_holds_no_more(folder: Folder) -> None:
+    with another_holder(folder) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        with folder.held():
+            holder = json.loads((folder.logs / "driver.json").read_text())
+            assert (holder["pid"], holder["host"]) == (os.getpid(), socket.gethostname())
+
+
+def test_a_holder_that_leaves_holds_no_more(folder: Folder) -> None:
+    for _ in range(2):
+        with folder.held():
+            assert (folder.logs / "driver.json").exists()
+        assert not (folder.logs / "driver.json").exists()
+    with pytest.raises(KeyError), folder.held():
+        raise KeyError
+    with folder.held():
+        pass
+
+
+def test_within_a_process_too_there_is_one_holder(folder: Folder) -> None:
+    second = Folder(folder.path)
+    with folder.held():
+        with pytest.raises(Unusable, match=f"process {os.getpid()} on "), second.held():
+            pass
+        assert (folder.logs / "driver.json").exists()  # still the first one's
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "1"])
+def test_a_holder_that_cannot_be_told_is_another_driver(folder: Folder, content: str) -> None:
+    with folder.held():
+        (folder.logs / "driver.json").write_text(content)
+        with pytest.raises(Unusable) as caught, Folder(folder.path).held():
+            pass
+        assert str(caught.value) == f"{folder.path} is held by another driver"
+
+
+def test_holding_makes_the_folder(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "a" / "b")
+    with folder.held():
+        assert folder.logs.is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    folder = Folder(tmp_path / "file" / "study")
+    with pytest.raises(Unusable) as caught, folder.held():
+        pass
+    assert str(caught.value) == (
+        f"the study folder {folder.path} cannot be written to ([Errno 20] Not a directory: "
+        f"'{folder.logs}'); name another with --out"
+    )
+
+
+def test_the_identity_stays(folder: Folder, tmp_path: Path) -> None:
+    first = folder.identity()
+    assert len(first) == 32
+    assert folder.identity() == Folder(folder.path).identity() == first
+    other = Folder(tmp_path / "other")
+    other.logs.mkdir(parents=True)
+    assert other.identity() != first
+
+
+# The record of work.
+
+
+def lines(folder: Folder) -> list[str]:
+    return (folder.path / "stages.csv").read_text().splitlines()[1:]
+
+
+def test_every_execution_is_a_line(folder: Folder) -> None:
+    """So that the file would show work done twice."""
+    folder.open_record()
+    folder.record([run("unlearn", "a"), run("relearn", "b", scenario='x "y", z')])
+    folder.record([run("unlearn", "a")])
+    folder.record([])
+    assert (folder.path / "stages.csv").read_text() == (
+        HEAD
+        + 'unlearn,a,"badnets, seed=0",1.2346,True\n'
+        + 'relearn,b,"x ""y"", z",1.2346,True\n'
+        + 'unlearn,a,"badnets, seed=0",1.2346,True\n'
+    )
+
+
+def test_what_results_rest_on_is_listed_once(folder: Folder) -> None:
+    folder.open_record()
+    folder.record([run("unlearn", "a")])
+    runs = [run("unlearn", "a"), run("relearn", "a"), run("relearn", "b", study="another")]
+    for _ in range(2):
+        folder.account(runs, "mine")
+    assert lines(folder) == [
+        'unlearn,a,"badnets, seed=0",1.2346,True',
+        'relearn,a,"badnets, seed=0",1.2346,True',
+        'relearn,b,"badnets, seed=0",1.2346,False',
+    ]
+
+
+def test_a_later_start_knows_what_is_listed(folder: Folder) -> None:
+    folder.open_record()
+    folder.record([run("unlearn", "a")])
+    again = Folder(folder.path)
+    again.open_record()
+    again.account([run("unlearn", "a"), run("unlearn", "b")], "mine")
+    assert [line.split(",")[1] for line in lines(folder)] == ["a", "b"]
+
+
+def test_a_torn_line_is_cut_off(folder: Folder) -> None:
+    folder.open_record()
+    folder.record([run("unlearn", "a"), run("relearn", "b")])
+    whole = (folder.path / "stages.csv").read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for length in range(len(whole)):
+        (folder.path / "stages.csv").write_bytes(whole[:length])
+        again = Folder(folder.path)
+        again.open_record()
+        again.account([run("unlearn", "a"), run("relearn", "b")], "mine")
+        assert (folder.path / "stages.csv").read_bytes() == whole, length
+    assert 0 < last < len(whole)
+
+
+def test_cuts_keep_the_longest_curve_of_each_key(folder: Folder) -> None:
+    assert folder.cuts() == {}
+    short, long = ((0.1, 0.2, 0.3),), ((0.1, 0.2, 0.3), (0.4, 1 / 3, 0.6))
+    for key, curve in (("a", short), ("a", long), ("a", short), ("b", short)):
+        folder.record_cut(key, curve)
+    assert Folder(folder.path).cuts() == {"a": long, "b": short}
+
+
+def test_a_torn_cut_is_cut_off(folder: Folder) -> None:
+    curve = ((0.5, 0.25, 1.0),)
+    folder.record_cut("a", curve)
+    first = (folder.logs / "cuts.jsonl").read_bytes()
+    folder.record_cut("b", curve)
+    whole = (folder.logs / "cuts.jsonl").read_bytes()
+    for length in range(len(first), len(whole)):
+        (folder.logs / "cuts.jsonl").write_bytes(whole[:length])
+        again = Folder(folder.path)
+        assert again.cuts() == {"a": curve}
+        again.record_cut("b", curve)
+        assert (folder.logs / "cuts.jsonl").read_bytes() == whole
+
+
+def test_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert whole_lines(path) == []
+    for content, wanted in ((b"", []), (b"a\nb\n", ["a", "b"]), (b"a\n\xc3", ["a"]), (b"a", [])):
+        path.write_bytes(content)
+        assert whole_lines(path) == wanted
+        assert path.read_bytes() == "".join(f"{line}\n" for line in wanted).encode()
+
+
+def test_a_small_file_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: os._exit(1) if _ is None else None)
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new"
