@@ -47,6 +47,7 @@ class Conductor:
         self._ready: list[tuple[float, int, Item]] = []
         self._pushed = 0
         self._running: dict[str, Item] = {}
+        self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
         self._attempts: dict[str, int] = defaultdict(int)
         self.scores: dict[int, ScoreFinding] = {}  # by the trial's number, as the next
         self.repairs: dict[int, RepairFinding] = {}
@@ -70,6 +71,7 @@ class Conductor:
                 self._hand_on(item.trial)
                 continue
             self._running[item.name] = item
+            self._seen.pop(item.name, None)
             self._observer.started(item)
             return item
         return None
@@ -82,6 +84,7 @@ class Conductor:
     def progress(self, item: Item, progress: Progress) -> bool:
         """Take news of a running item, and return whether it should stop."""
         self._observer.progressed(item, progress)
+        self._seen[item.name] = progress.curve
         if not isinstance(item, TrialItem):
             return False
         return self.decisions.hopeless(item.trial, self._values(item.trial, progress.curve))
@@ -138,7 +141,8 @@ class Conductor:
     def _failed(self, item: Item, result: Finished) -> None:
         self.errors[item.name] = result
         if isinstance(item, TrialItem):
-            self._offer(item.trial, Outcome(error=result.error))
+            curve = self._values(item.trial, self._seen.get(item.name, ()))
+            self._offer(item.trial, Outcome(error=result.error, curve=curve))
             self._hand_on(item.trial)
             return
         if isinstance(item, AscentItem):

@@ -23,7 +23,7 @@ class Outcome:
 
     Attributes:
         value: The objective on the selection half; None if the trial failed or was cut.
-        curve: The objective on the monitor subset after each epoch.
+        curve: The objective on the monitor subset after each epoch there was.
         error: One line, if it failed.
     """
 
@@ -80,7 +80,12 @@ class Decisions:
                 scenario.number: Judge(f"scenario: {scenario.text}", prune.curve, objective)
                 for scenario in plan.scenarios
             }
-        self._chains = [_Chain(chain) for chain in self._make_chains()]
+        self._chain_of = {
+            trial.number: chain
+            for trials in self._make_chains()
+            for chain in [_Chain(trials)]
+            for trial in trials
+        }
         self._in_scenario = {
             scenario.number: [
                 plan.by_place[place]
@@ -114,7 +119,7 @@ class Decisions:
     def offer(self, trial: Trial, outcome: Outcome) -> list[Verdict]:
         """Take an outcome and return the verdicts that it makes possible, in order."""
         self._outcomes[trial.number] = outcome
-        return [verdict for chain in self._chains for verdict in self._advance(chain)]
+        return list(self._advance(self._chain_of[trial.number]))
 
     def hopeless(self, trial: Trial, curve: tuple[float, ...]) -> bool:
         """Whether a running trial may stop: it is pruned already, or its curve is cut now.
@@ -150,21 +155,28 @@ class Decisions:
     def _decide(self, trial: Trial) -> Verdict | None:
         setting = trial.setting.number
         if setting in self._abandoned:
+            self._forget(trial)
             return Verdict(trial=trial, status=Status.PRUNED)
         outcome = self._outcomes.get(trial.number)
         if outcome is None:
             return None
-        if outcome.error:
-            return Verdict(trial=trial, status=Status.FAILED, error=outcome.error)
-        if self._cut(trial, outcome):
+        if self._cut(trial, outcome):  # before an error: watched, it would have stopped there
             self._incomplete.add(setting)
             return Verdict(trial=trial, status=Status.PRUNED)
+        if outcome.error:
+            self._forget(trial)
+            return Verdict(trial=trial, status=Status.FAILED, error=outcome.error)
         if outcome.value is None:
             del self._outcomes[trial.number]
             self.unsettled.append(trial)
             return None
         self._weigh(trial, outcome.value)
         return Verdict(trial=trial, status=Status.DONE)
+
+    def _forget(self, trial: Trial) -> None:
+        """What a trial reported while it ran is no evidence if it does not count."""
+        if (judge := self._curves.get(trial.scenario.number)) is not None:
+            judge.forget(trial.setting.number)
 
     def _cut(self, trial: Trial, outcome: Outcome) -> bool:
         judge = self._curves.get(trial.scenario.number)
@@ -203,6 +215,8 @@ class Decisions:
     def _make_chains(self) -> list[list[Trial]]:
         if self._settings is not None:
             return [list(self._setting_major())]
+        if not self._curves:
+            return [[trial] for trial in self._setting_major()]
         by_scenario: dict[int, list[Trial]] = {s: [] for s in self._plan.scenario_order}
         for trial in self._setting_major():
             by_scenario[trial.scenario.number].append(trial)

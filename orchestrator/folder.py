@@ -124,7 +124,7 @@ class Folder:
             holder = json.loads(self._holder_file.read_text())
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
             return f"process {holder['pid']} on {holder['host']} since {since}"
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return "another driver"
 
 

@@ -68,12 +68,11 @@ class Judge:
 
     def __init__(self, name: str, choice: PrunerChoice, objective: Objective) -> None:
         self.name = name
-        self._study = optuna.create_study(
-            study_name=name,
-            direction="maximize" if objective.maximise else "minimize",
-            sampler=optuna.samplers.RandomSampler(seed=0),  # never asked for a value
-            pruner=make_pruner(choice),
+        self._choice = choice
+        self._direction: Literal["maximize", "minimize"] = (
+            "maximize" if objective.maximise else "minimize"
         )
+        self._study = self._new_study()
         self._trials: dict[int, optuna.Trial] = {}
         self._cuts: dict[int, int] = {}
 
@@ -84,6 +83,32 @@ class Judge:
             for name, value in params.items():
                 trial.set_user_attr(name, value)
             self._trials[number] = trial
+
+    def forget(self, number: int) -> None:
+        """Undo all that was said of a setting: it ran ahead, and turned out not to count.
+
+        Some pruners look at every trial that ever reported, so the study is told anew
+        without it.
+        """
+        if self._trials.pop(number, None) is None:
+            return
+        self._cuts.pop(number, None)
+        told = [(n, self._study.trials[trial.number]) for n, trial in self._trials.items()]
+        self._study, self._trials = self._new_study(), {}
+        for other, former in told:
+            self.begin(other, former.user_attrs)
+            for step, value in former.intermediate_values.items():
+                self.report(other, step, value)
+            if former.state.is_finished():
+                self.finish(other, former.value if former.state is TrialState.COMPLETE else None)
+
+    def _new_study(self) -> optuna.Study:
+        return optuna.create_study(
+            study_name=self.name,
+            direction=self._direction,
+            sampler=optuna.samplers.RandomSampler(seed=0),  # never asked for a value
+            pruner=make_pruner(self._choice),
+        )
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Take one value of a setting and return whether the pruner gives it up."""

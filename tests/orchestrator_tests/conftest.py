@@ -1,9 +1,13 @@
 """What holds for every test of the orchestrator."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from orchestrator.plan import Plan
+from tests.orchestrator_tests.places import Place, plan_of
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,3 +17,28 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def plan() -> Plan:
+    """Return a plan of one scenario and four settings."""
+    return plan_of(0)
+
+
+@pytest.fixture(scope="session")
+def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Return a store with all of that plan in it; not to be changed."""
+    place = Place(plan, tmp_path_factory.mktemp("made"))
+    place.do_all()
+    return place
+
+
+@pytest.fixture
+def copy(plan: Plan, made: Place, tmp_path: Path) -> Place:
+    """Return a store with all of that plan in it, of a test's own."""
+    place = Place(plan, tmp_path)
+    for path in Path(made.store.url).rglob("*.safetensors"):
+        target = tmp_path / path.relative_to(made.store.url)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return place

@@ -10,11 +10,11 @@ import torch
 
 from orchestrator.entries import ascent_of, evaluation_of, pack, scores_of, weights_of
 from orchestrator.store import Entry, Store
+from ulrl.datasets.digits import Digits
 from ulrl.evaluation import Evaluation
 from ulrl.metrics import Metrics
 from ulrl.models import Blueprint, initialise
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.datasets.digits import Digits
 from ulrl.randomness import generator
 from ulrl.scoring import NeuronScores, ScoreConfig, score_neurons
 from ulrl.unlearning import Ascent

@@ -1,0 +1,89 @@
+"""A tiny study of one scenario that is really computed, and the store it is computed into."""
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.catalogue import Catalogue
+from orchestrator.findings import Findings
+from orchestrator.keys import Compute, KeyRing
+from orchestrator.plan import Plan, make_plan
+from orchestrator.store import Store
+from orchestrator.work import Item, Progress, Site, StageRun, VictimItem
+from orchestrator.workshop import Workshop
+from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
+from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.victim import VictimConfig
+
+VICTIM = VictimConfig(epochs=2, batch_size=64)
+AXES: dict[str, tuple[Any, ...]] = {
+    "unlearn_threshold": (0.2, 0.5),
+    "z_threshold": (0.5,),
+    "reinit_ratio": (0.5, 1.0),
+    "clean_ratio": (0.05,),
+    "relearn_epochs": (2,),
+    "unlearn_epochs": (6,),
+    "unlearn_lr": (0.05,),
+}
+
+
+def plan_of(*seeds: int) -> Plan:
+    """Return a plan of four settings, with a scenario for each seed."""
+    grid = {"architectures": (PreActResNet18(width=2),), "seeds": seeds}
+    attacks = [choice(BADNETS)]
+    return make_plan(small_study(attacks=attacks, settings=AXES, grid=grid, few={}, victim=VICTIM))
+
+
+class Place:
+    """A store with a workshop before it, and how to ask what the store has."""
+
+    def __init__(self, plan: Plan, root: Path, **site: Any) -> None:
+        self.plan = plan
+        self.store = Store(str(root))
+        self.site = Site(store=str(root), study="me", **site)
+        self.keys = KeyRing(VICTIM, Compute())
+        self.catalogue = Catalogue(plan)
+
+    @property
+    def items(self) -> list[Item]:
+        """All items in an order in which they can be worked on."""
+        trials = [self.catalogue.trial_item(trial) for trial in self.plan.trials]
+        victims = [VictimItem(scenario=scenario) for scenario in self.plan.scenarios]
+        return [*victims, *(group.item for group in self.catalogue.groups), *trials]
+
+    def do(self, item: Item) -> tuple[list[Progress], tuple[StageRun, ...]]:
+        """Do an item in a new workshop, and return its progress and what was executed."""
+        steps, seen = Workshop(self.site, VICTIM).work(item), []
+        while True:
+            try:
+                seen.append(next(steps))
+            except StopIteration as end:
+                return seen, end.value
+
+    def do_all(self) -> list[str]:
+        """Do everything, and return the stages that were executed."""
+        return [run.stage for item in self.items for run in self.do(item)[1]]
+
+    @property
+    def findings(self) -> Findings:
+        return Findings(self.store, self.keys)
+
+    def content(self) -> dict[str, tuple[Any, ...]]:
+        """Return every sound result of the store, but for how long it took."""
+        found = {}
+        for path in Path(self.store.url).rglob("*.safetensors"):
+            entry = self.store.read(path.parts[-3], path.stem)
+            if entry is None:
+                continue
+            values = {k: v for k, v in entry.values.items() if k != "ascent_seconds"}
+            tensors = {name: tensor.tolist() for name, tensor in sorted(entry.tensors.items())}
+            found[f"{path.parts[-3]} {path.stem}"] = (repr(values), repr(tensors), entry.study)
+        return found
+
+    def damage(self, stage: str, key: str = "") -> None:
+        """Flip a bit in the middle of each entry of a stage."""
+        paths = list((Path(self.store.url) / stage).rglob(f"{key}*.safetensors"))
+        assert paths
+        for path in paths:
+            content = bytearray(path.read_bytes())
+            content[-1 if stage in {"train_victim", "repaired"} else len(content) // 2] ^= 4
+            path.write_bytes(content)

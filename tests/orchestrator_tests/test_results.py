@@ -1,0 +1,293 @@
+"""The table of results: columns, empty cells, and the same bytes every time."""
+
+import csv
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from orchestrator.decisions import Outcome
+from orchestrator.definition import Objective, Prune, Study, VictimRule
+from orchestrator.findings import objective_value
+from orchestrator.results import columns_of, key_of, target_z
+from orchestrator.store import Entry
+from orchestrator.work import VictimItem
+from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
+from tests.orchestrator_tests.small_studies import (
+    BADNETS,
+    BLENDED,
+    MEDIAN,
+    choice,
+    small_study,
+)
+from ulrl.attacks import LabelRule
+from ulrl.metrics import Metrics
+from ulrl.scoring import SuspectOrder
+
+POINT = [
+    *("attack", "attack_options", "dataset", "architecture", "poison_ratio", "target_label"),
+    *("seed", "defence_seed", "clean_ratio", "unlearn_threshold", "reinit_ratio"),
+]
+BEFORE = [
+    f"{metric}_before_{half}" for metric in ("acc", "asr", "ra") for half in ("selection", "report")
+]
+AFTER = [name.replace("before", "after") for name in BEFORE]
+METRICS = [
+    f"{metric}_{when}_{half}"
+    for metric in ("acc", "asr", "ra")
+    for when in ("before", "after")
+    for half in ("selection", "report")
+]
+REPAIR = ["der_selection", "der_report", "flagged", "target_z", "stop_epoch"]
+REPAIR += ["threshold_reached", "seconds"]
+
+
+def study_of(path: Path, **other: Any) -> Study:
+    return small_study(
+        **{
+            "store": f"memory://{path}",
+            "attacks": [choice(BADNETS), choice(BLENDED, LabelRule.ALL_TO_ALL)],
+            "settings": {"reinit_ratio": (0.5, 1.0), "alpha": (0.5, 0.7)},
+            **other,
+        }
+    )
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    Workers().run(desk)
+    return desk
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_columns_without_further_axes(tmp_path: Path) -> None:
+    settings = {"reinit_ratio": (0.5,), "unlearn_threshold": (0.1,), "clean_ratio": (0.1,)}
+    desk = Desk(study_of(tmp_path, settings=settings, few={}), tmp_path)
+    assert list(columns_of(desk.plan)) == [
+        *POINT,
+        *("status", "error", "victim_ok"),
+        *METRICS,
+        *REPAIR,
+        "mlflow_run_id",
+    ]
+
+
+def test_further_axes_stand_between_the_point_and_the_status(desk: Desk) -> None:
+    assert list(columns_of(desk.plan)) == [
+        *POINT,
+        *("alpha", "relearn_epochs", "unlearn_epochs"),
+        *("status", "error", "victim_ok"),
+        *METRICS,
+        *REPAIR,
+        "mlflow_run_id",
+    ]
+
+
+def test_a_row_per_trial_in_the_order_of_the_plan(desk: Desk, tmp_path: Path) -> None:
+    run_ids = {key_of(desk.plan.trials[2]): "abc"}
+    desk.results.write(tmp_path, run_ids)
+    rows = read(tmp_path)
+    assert len(rows) == len(desk.plan.trials) == 8
+    assert list(rows[0]) == list(columns_of(desk.plan))
+    for row, trial in zip(rows, desk.plan.trials, strict=True):
+        assert row["attack"] == trial.scenario.columns["attack"]
+        values = dict(trial.setting.values)
+        assert float(row["reinit_ratio"]) == values["reinit_ratio"]
+        assert float(row["alpha"]) == values["alpha"]
+        assert row["clean_ratio"] == "0.05"
+        assert row["unlearn_threshold"] == "0.2"
+        assert row["defence_seed"] == "0"
+        assert row["mlflow_run_id"] == ("abc" if trial.number == 2 else "")
+    assert json.loads(rows[4]["attack_options"]) == {"alpha": 0.3, "labels": "all_to_all"}
+
+
+def test_numbers_of_a_done_row(desk: Desk) -> None:
+    row = desk.rows()[0]
+    assert (row["status"], row["error"], row["victim_ok"]) == ("done", None, True)
+    assert (row["acc_before_selection"], row["acc_before_report"]) == (0.9, 0.88)
+    assert (row["asr_before_selection"], row["asr_before_report"]) == (0.95, 0.94)
+    assert (row["acc_after_selection"], row["acc_after_report"]) == (0.88, 0.87)
+    for half, acc_drop in (("selection", 0.9 - 0.88), ("report", 0.88 - 0.87)):
+        asr_drop = row[f"asr_before_{half}"] - row[f"asr_after_{half}"]
+        assert row[f"der_{half}"] == pytest.approx((asr_drop - acc_drop + 1) / 2)
+    assert json.loads(row["flagged"]) == [0]
+    assert (row["target_z"], row["stop_epoch"], row["threshold_reached"]) == (0.0, 2, True)
+
+
+def test_seconds_are_those_of_all_stages_that_a_row_rests_on(desk: Desk) -> None:
+    """Whoever executed them: the row tells what it costs, not what it cost this time."""
+    wanted = sum(SECONDS.values()) + SECONDS["evaluate"]
+    assert [row["seconds"] for row in desk.rows()] == [wanted] * 8
+
+
+def test_all_to_all_has_no_target(desk: Desk) -> None:
+    assert [row["target_z"] is None for row in desk.rows()] == [False] * 4 + [True] * 4
+
+
+def test_the_targets_score_is_that_of_its_row(desk: Desk) -> None:
+    trial = desk.plan.trials[0]
+    scored = desk.conductor.scores[0]
+    assert target_z(trial, scored) == 0.0
+    z = scored.scores.z
+    z[0] = 7.5
+    assert target_z(trial, scored) == 7.5
+    z[0] = torch.nan
+    assert target_z(trial, scored) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "ok"),
+    [
+        (VictimRule(min_acc=0.9, min_asr=0.95), True),
+        (VictimRule(min_acc=0.91, min_asr=0.0), False),
+        (VictimRule(min_acc=0.0, min_asr=0.96), False),
+    ],
+)
+def test_a_victim_is_one_by_the_studys_rule(tmp_path: Path, rule: VictimRule, *, ok: bool) -> None:
+    desk = Desk(study_of(tmp_path, victim_rule=rule), tmp_path)
+    Workers().run(desk)
+    assert {row["victim_ok"] for row in desk.rows()} == {ok}
+
+
+def filled(row: dict[str, Any]) -> set[str]:
+    return {name for name, value in row.items() if value is not None}
+
+
+def test_a_pending_row_is_empty_but_for_its_victim(tmp_path: Path) -> None:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    point = {*POINT, "alpha", "relearn_epochs", "unlearn_epochs", "status"}
+    assert [filled(row) for row in desk.rows()] == [point] * 8
+    assert desk.statuses() == ["pending"] * 8
+    desk.conductor.open()
+    item = desk.conductor.next_item()
+    assert isinstance(item, VictimItem)
+    for _ in Workers().steps(desk, item):
+        pass
+    for trial, row in zip(desk.plan.trials, desk.rows(), strict=True):
+        has_victim = trial.scenario.number == item.scenario.number
+        assert filled(row) == point | ({*BEFORE, "victim_ok"} if has_victim else set())
+
+
+def test_a_failed_row_has_its_error_and_its_victim(tmp_path: Path) -> None:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    Workers(failing=["trial-00001", "victim-0001"]).run(desk)
+    rows = desk.rows()
+    point = {*POINT, "alpha", "relearn_epochs", "unlearn_epochs", "status", "error"}
+    assert filled(rows[1]) == point | {*BEFORE, "victim_ok"}
+    assert rows[1]["error"] == "RuntimeError: it cannot be done"
+    assert filled(rows[4]) == point
+    assert rows[4]["error"] == "victim: RuntimeError: it cannot be done"
+
+
+def test_a_pruned_row_is_empty_after_its_victim_even_if_all_was_computed(tmp_path: Path) -> None:
+    study = study_of(
+        tmp_path,
+        attacks=[choice(BADNETS)],
+        settings={"alpha": (0.3, 0.4, 0.7)},
+        few={},
+        prune=Prune(curve=MEDIAN),
+    )
+    desk = Desk(study, tmp_path)
+    Workers().run(Desk(study_of(tmp_path, settings={"alpha": (0.3, 0.4, 0.7)}, few={}), tmp_path))
+    first, second, third = desk.conductor.decisions.order
+    desk.conductor.decisions.offer(first, Outcome(value=1.0, curve=(1.0,) * 20))
+    desk.conductor.decisions.offer(second, Outcome(value=1.0, curve=(1.0,) * 20))
+    desk.conductor.open()
+    assert desk.store.peek("relearn", desk.conductor.scores[third.number].relearn_key) is not None
+    row = desk.results.row(third)
+    assert row["status"] == "pruned"
+    assert filled(row) == {*POINT, "alpha", "status", "victim_ok", *BEFORE}
+
+
+def test_the_same_state_gives_the_same_bytes(desk: Desk, tmp_path: Path) -> None:
+    desk.results.write(tmp_path, {})
+    names = ("results.csv", "results.parquet")
+    first = [(tmp_path / name).read_bytes() for name in names]
+    again = Desk(study_of(tmp_path), tmp_path)
+    Workers(Random(9), 3).run(again)
+    again.results.write(tmp_path, {})
+    assert [(tmp_path / name).read_bytes() for name in names] == first
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "logs", "stages.csv"}
+
+
+def test_a_table_without_results_can_be_written(tmp_path: Path) -> None:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    desk.results.write(tmp_path, {})
+    assert [row["status"] for row in read(tmp_path)] == ["pending"] * 8
+    assert list(pd.read_parquet(tmp_path / "results.parquet").status) == ["pending"] * 8
+
+
+def test_the_two_files_hold_the_same(desk: Desk, tmp_path: Path) -> None:
+    desk.results.write(tmp_path, {key_of(trial): "run" for trial in desk.plan.trials})
+    table = pd.read_csv(tmp_path / "results.csv")
+    parquet = pd.read_parquet(tmp_path / "results.parquet")
+    assert list(table.columns) == list(parquet.columns)
+    for name in table.columns:
+        for one, other in zip(table[name], parquet[name], strict=True):
+            assert (pd.isna(one) and pd.isna(other)) or one == other, name
+
+
+def test_a_column_has_one_type_whatever_its_values(desk: Desk, tmp_path: Path) -> None:
+    """A ratio that happens to be 1.0 everywhere is still a number with a fraction."""
+    desk.results.write(tmp_path, {})
+    done = pd.read_parquet(tmp_path / "results.parquet").dtypes
+    empty = Desk(study_of(tmp_path, store="memory://none", victim_rule=VictimRule()), tmp_path)
+    empty.results.write(tmp_path, {})
+    pending = pd.read_parquet(tmp_path / "results.parquet").dtypes
+    assert done.astype(str).to_dict() == pending.astype(str).to_dict()
+    for name in (*METRICS, "poison_ratio", "reinit_ratio", "der_report", "seconds", "target_z"):
+        assert str(done[name]) == "Float64", name
+    assert str(done["stop_epoch"]) == "Int64"
+
+
+def test_axes_of_lists_are_written_as_json(tmp_path: Path) -> None:
+    settings: dict[str, tuple[Any, ...]] = {"unlearn_milestones": ((10, 20), (5,))}
+    desk = Desk(study_of(tmp_path, settings=settings, few={}), tmp_path)
+    Workers().run(desk)
+    desk.results.write(tmp_path, {})
+    assert [row["unlearn_milestones"] for row in read(tmp_path)] == ["[10, 20]", "[5]"] * 2
+
+
+def test_keys_of_trials_outlive_a_changed_grid(desk: Desk, tmp_path: Path) -> None:
+    keys = [key_of(trial) for trial in desk.plan.trials]
+    assert len(set(keys)) == 8
+    larger = {"reinit_ratio": (0.25, 0.5, 1.0), "alpha": (0.5, 0.7)}
+    other = Desk(study_of(tmp_path, settings=larger), tmp_path / "other")
+    assert set(keys) < {key_of(trial) for trial in other.plan.trials}
+
+
+def test_a_done_entry_that_is_damaged_later_leaves_the_row_as_it_was(desk: Desk) -> None:
+    before = desk.rows()
+    key = desk.conductor.scores[0].relearn_key
+    desk.store.write("evaluate", desk.keys.evaluation(key), Entry(values={}))
+    assert desk.rows() == before
+
+
+@pytest.mark.parametrize(
+    ("objective", "value"),
+    [(Objective.DER, 0.875), (Objective.ASR, 0.1), (Objective.ACC, 0.8), (Objective.RA, 0.7)],
+)
+def test_objectives(objective: Objective, value: float) -> None:
+    before = Metrics(acc=0.9, asr=0.95, ra=0.05)
+    found = objective_value(objective, before, Metrics(acc=0.8, asr=0.1, ra=0.7))
+    assert found == pytest.approx(value)
+    assert objective.maximise is (objective is not Objective.ASR)
+
+
+def test_axes_of_names_are_texts(tmp_path: Path) -> None:
+    settings = {"suspect_order": tuple(SuspectOrder), "max_suspects": (1, 2)}
+    desk = Desk(study_of(tmp_path, settings=settings, few={}), tmp_path)
+    desk.results.write(tmp_path, {})
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert list(table.suspect_order) == ["score", "score", "index", "index"] * 2
+    assert list(table.max_suspects) == [1, 2] * 4
+    assert [row["suspect_order"] for row in read(tmp_path)] == list(table.suspect_order)

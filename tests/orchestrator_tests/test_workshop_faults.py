@@ -1,0 +1,147 @@
+"""The workshop when something goes wrong: made again and the same, or told."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.bench import steps_of
+from orchestrator.errors import Unusable
+from orchestrator.plan import Plan
+from orchestrator.store import Entry, Store
+from orchestrator.work import Finished, Item
+from orchestrator.workshop import Workshop
+from tests.orchestrator_tests.places import VICTIM, Place
+from ulrl.evaluation import Evaluation
+
+# Damage.
+
+
+@pytest.mark.parametrize(
+    ("damaged", "again", "left"),
+    [
+        ("train_victim", ["train_victim"], set()),
+        ("unlearn", [], {"unlearn"}),
+        ("score_neurons", ["score_neurons"] * 2, set()),
+        ("unlearn score_neurons", ["unlearn", "score_neurons", "score_neurons"], set()),
+        ("relearn", ["relearn"], set()),
+        ("repaired", [], {"repaired"}),
+        ("repaired relearn", ["relearn"], set()),
+        ("train_victim relearn", ["train_victim", "relearn"], set()),
+    ],
+)
+def test_what_is_damaged_and_needed_is_made_again_and_is_the_same(
+    made: Place, copy: Place, damaged: str, again: list[str], left: set[str]
+) -> None:
+    for stage in damaged.split():
+        copy.damage(stage)
+    executed = [stage for stage, _ in groupby(copy.do_all())]
+    assert executed == [stage for stage, _ in groupby(again)]
+    found, wanted = copy.content(), made.content()
+    assert {name.split()[0] for name in wanted.keys() - found.keys()} == left
+    assert found == {name: wanted[name] for name in found}
+
+
+def test_a_damaged_evaluation_is_made_from_the_stored_weights(made: Place, copy: Place) -> None:
+    copy.damage("evaluate")
+    assert set(copy.do_all()) == {"evaluate"}
+    assert copy.content() == made.content()
+
+
+def test_without_kept_weights_the_relearning_is_made_again(
+    plan: Plan, made: Place, tmp_path: Path
+) -> None:
+    place = Place(plan, tmp_path, keep_repaired=False)
+    place.do_all()
+    stored = {name for name in place.content() if not name.startswith("repaired")}
+    assert stored == set(place.content())
+    assert place.content() == {k: v for k, v in made.content().items() if k in stored}
+    place.damage("evaluate")
+    assert set(place.do_all()) == {"evaluate", "relearn"}
+    assert place.content() == {k: v for k, v in made.content().items() if k in stored}
+
+
+def test_a_victim_that_vanishes_while_a_trial_needs_it_is_trained_again(copy: Place) -> None:
+    before = copy.content()
+    copy.store.delete("train_victim", copy.keys.victim(copy.plan.scenarios[0]))
+    copy.damage("relearn")
+    _, runs = copy.do(copy.items[-1])
+    assert [run.stage for run in runs] == ["train_victim", "relearn"]
+    copy.do_all()
+    assert copy.content() == before
+
+
+# Work that is left early.
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("kind", ["victim", "ascent", "trial"])
+def test_what_is_left_early_stores_nothing_of_the_stage_in_flight(
+    plan: Plan, made: Place, tmp_path: Path, kind: str, steps: int
+) -> None:
+    place = Place(plan, tmp_path)
+    for item in place.items:
+        if item.name.startswith(kind):
+            break
+        place.do(item)
+    before = place.content()
+    work = Workshop(place.site, VICTIM).work(item)
+    assert [next(work) for _ in range(steps)]
+    work.close()
+    assert place.content() == before
+    place.do_all()
+    assert place.content() == made.content()
+
+
+# How an item ends.
+
+
+def ended(place: Place, item: Item) -> Finished:
+    steps = steps_of(Workshop(place.site, VICTIM), item)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            finished: Finished = end.value
+            return finished
+
+
+def test_an_exception_is_an_items_result(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(plan, tmp_path)
+
+    def fail(*_: Any) -> Evaluation:
+        raise ValueError("two\n  lines " + "x" * 600)
+
+    monkeypatch.setattr("orchestrator.workshop.evaluate", fail)
+    result = ended(place, place.items[0])
+    assert result.error == f"ValueError: two lines {'x' * 600}"[:500]
+    assert [run.stage for run in result.runs] == ["train_victim"]
+    assert result.trace.startswith("Traceback (most recent call last):")
+    assert "in fail" in result.trace
+    assert not result.fatal
+
+
+def test_a_store_that_cannot_be_written_to_is_fatal(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(plan, tmp_path)
+
+    def full(*_: Any) -> None:
+        raise Unusable("full")
+
+    monkeypatch.setattr(Store, "write", full)
+    assert ended(place, place.items[0]) == Finished(error="full", fatal=True)
+
+
+def test_an_exception_without_words_has_some(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Entry:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Store, "read", fail)
+    result = ended(Place(plan, tmp_path), Place(plan, tmp_path).items[0])
+    assert result.error == "ZeroDivisionError: no message"
