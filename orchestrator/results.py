@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimF
 from orchestrator.folder import write_text
 from orchestrator.plan import Plan, Trial
 from ulrl.attacks import LabelRule
+from ulrl.hyperparameters import names
 from ulrl.metrics import der
 
 METRICS = ("acc", "asr", "ra")
+_METRIC = re.compile(r"(acc|asr|ra)_(before|after)_|der_")
 
 
 def columns_of(plan: Plan) -> tuple[str, ...]:
@@ -140,7 +143,23 @@ def target_z(trial: Trial, scored: ScoreFinding) -> float | None:
 def _write_parquet(folder: Path, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     import pandas as pd  # half a second of import, needed here only
 
-    frame = pd.DataFrame(rows, columns=list(columns)).convert_dtypes()
+    frame = pd.DataFrame(rows, columns=list(columns), dtype="object")
+    typed = frame.astype({name: _type_of(name) for name in columns})
     aside = folder / ".results.parquet.tmp"
-    frame.to_parquet(aside, index=False)
+    typed.to_parquet(aside, index=False)
     aside.replace(folder / "results.parquet")
+
+
+def _type_of(column: str) -> str:
+    """Return pandas' name of a column's type, which its values cannot change."""
+    if column in ("target_label", "seed", "defence_seed", "stop_epoch"):
+        return "Int64"
+    if column in ("victim_ok", "threshold_reached"):
+        return "boolean"
+    if column in ("poison_ratio", "target_z", "seconds") or _METRIC.match(column):
+        return "Float64"
+    known = names()
+    if column not in known:
+        return "string"
+    default = known[column][1].default
+    return {bool: "boolean", int: "Int64", float: "Float64"}.get(type(default), "string")

@@ -1,0 +1,107 @@
+"""Items by name: driver and workers derive the same ones from the study."""
+
+import pickle
+from itertools import groupby
+
+import pytest
+
+from orchestrator.catalogue import Catalogue
+from orchestrator.definition import Prune
+from orchestrator.plan import Plan, make_plan
+from orchestrator.work import AscentItem, TrialItem, VictimItem
+from tests.orchestrator_tests.small_studies import MEDIAN, WILCOXON, small_study
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """Return a plan of 4 scenarios × 24 settings, with eight ascents in each scenario."""
+    settings = {
+        "unlearn_threshold": (0.4, 0.1, 0.2),
+        "reinit_ratio": (0.5,),
+        "defence_seed": (0, 7),
+        "clean_ratio": (0.05, 0.1),
+        "unlearn_lr": (0.01, 0.02),
+    }
+    return make_plan(small_study(settings=settings, few={}, grid={"seeds": (0, 7)}))
+
+
+def test_trials_of_a_group_share_their_ascent_and_no_others_do(plan: Plan) -> None:
+    catalogue = Catalogue(plan)
+    assert len(catalogue.groups) == 4 * 8
+    numbers = [trial.number for group in catalogue.groups for trial in group.trials]
+    assert sorted(numbers) == list(range(96))
+    told = []
+    for number, group in enumerate(catalogue.groups):
+        assert group.number == number
+        (shared,) = {
+            (
+                trial.scenario.number,
+                trial.defence_seed,
+                trial.hyperparameters.clean,
+                trial.hyperparameters.unlearn,
+            )
+            for trial in group.trials
+        }
+        assert shared[0] == group.scenario.number
+        told.append(shared)
+    assert len(set(told)) == len(told)
+    assert [scenario for scenario, _ in groupby(told, key=lambda shared: shared[0])] == [0, 1, 2, 3]
+
+
+def test_an_ascent_goes_down_to_the_lowest_threshold_and_scores_all(plan: Plan) -> None:
+    for group in Catalogue(plan).groups:
+        item = group.item
+        assert item.floor == 0.1
+        assert [rule.unlearn_threshold for rule in item.scores] == [0.4, 0.1, 0.2]
+        assert item.trial is group.trials[0]
+        assert item.scenario is group.scenario
+
+
+def test_group_of(plan: Plan) -> None:
+    catalogue = Catalogue(plan)
+    for trial in plan.trials:
+        assert trial in catalogue.group_of(trial).trials
+
+
+def test_every_name_gives_its_item(plan: Plan) -> None:
+    catalogue = Catalogue(plan)
+    victims = [VictimItem(scenario=scenario) for scenario in plan.scenarios]
+    ascents = [group.item for group in catalogue.groups]
+    trials = [catalogue.trial_item(trial) for trial in plan.trials]
+    items = [*victims, *ascents, *trials]
+    assert len({item.name for item in items}) == len(items)
+    for item in items:
+        assert catalogue.item(item.name) == item
+    assert [victims[1].name, ascents[2].name, trials[3].name] == [
+        *("victim-0001", "ascent-00002", "trial-00003"),
+    ]
+    assert [victims[1].text, ascents[2].text] == ["victim", "ascent"]
+    assert trials[0].text == plan.settings[0].text
+
+
+def test_a_worker_derives_the_drivers_items_from_the_study(plan: Plan) -> None:
+    there = Catalogue(make_plan(pickle.loads(pickle.dumps(plan.study))))
+    here = Catalogue(plan)
+    for group in here.groups:
+        assert there.item(group.item.name) == group.item
+    for trial in plan.trials:
+        assert there.item(trial.name) == here.trial_item(trial)
+
+
+@pytest.mark.parametrize(
+    ("prune", "stream"),
+    [(Prune(), False), (Prune(setting=WILCOXON), False), (Prune(curve=MEDIAN), True)],
+)
+def test_epochs_are_told_where_somebody_may_cut(prune: Prune, *, stream: bool) -> None:
+    plan = make_plan(small_study(prune=prune))
+    item = Catalogue(plan).item("trial-00000")
+    assert isinstance(item, TrialItem)
+    assert (item.stream, item.floor) == (stream, 0.2)
+
+
+def test_items_are_values(plan: Plan) -> None:
+    one, other = Catalogue(plan).groups[0].item, Catalogue(plan).groups[0].item
+    assert isinstance(one, AscentItem)
+    assert one == other
+    assert hash(one.scores) == hash(other.scores)
+    assert pickle.loads(pickle.dumps(one)) == one

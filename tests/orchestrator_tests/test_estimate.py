@@ -1,0 +1,133 @@
+"""What a plan will cost: exact counts, and nothing touched."""
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from orchestrator.definition import Study
+from orchestrator.estimate import Estimate, estimate
+from orchestrator.keys import Compute, KeyRing
+from orchestrator.plan import make_plan
+from orchestrator.store import Store
+from tests.orchestrator_tests.simulation import Desk, Workers
+from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
+from ulrl.datasets.arrays import Arrays
+from ulrl.datasets.digits import Digits
+from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.victim import VictimConfig
+
+SETTINGS: dict[str, tuple[Any, ...]] = {
+    "unlearn_threshold": (0.2, 0.4),
+    "reinit_ratio": (0.5, 0.55),
+    "clean_ratio": (0.05, 0.1),
+}
+
+
+def study_of(store: Path | str, **other: Any) -> Study:
+    return small_study(
+        **{
+            "store": str(store),
+            "attacks": [choice(BADNETS)],
+            "settings": SETTINGS,
+            "grid": {"seeds": (0, 1, 2, 3)},
+            "few": {},
+            **other,
+        }
+    )
+
+
+def cost(study: Study, workers: int = 2, gpu: float = 0.0) -> Estimate:
+    keys = KeyRing(study.victim, Compute())
+    return estimate(make_plan(study), Store(study.store), keys, workers, gpu)
+
+
+def test_counts_of_a_new_study(tmp_path: Path) -> None:
+    found = cost(study_of(tmp_path / "store"))
+    assert found.runs == {"train_victim": 4, "unlearn": 8, "relearn": 32}
+    assert not any(found.cached.values())
+    assert found.seconds > 0
+    assert found.disk > 0
+
+
+def test_counts_of_a_study_that_is_done(tmp_path: Path) -> None:
+    """Relearnings are counted after sharing once phase 1 is known."""
+    study = study_of(f"memory://{tmp_path}")
+    crew = Workers()
+    crew.run(Desk(study, tmp_path))
+    found = cost(study)
+    executed = [stage for stage, _ in crew.executed]
+    assert found.runs == {stage: executed.count(stage) for stage in found.runs}
+    assert found.runs == {"train_victim": 4, "unlearn": 8, "relearn": 12}
+    assert found.cached == found.runs
+    assert (found.seconds, found.disk) == (0, 0)
+
+
+def test_counts_of_a_study_that_was_interrupted(tmp_path: Path) -> None:
+    study = study_of(f"memory://{tmp_path}")
+    whole = cost(study)
+    desk = Desk(study, tmp_path)
+    crew = Workers(Random(0), 2)
+    crew.run(desk, steps=40)
+    found = cost(study)
+    stored = [stage for stage, _ in crew.executed]
+    assert 0 < found.cached["relearn"] < found.runs["relearn"] <= 32
+    assert found.cached["train_victim"] == stored.count("train_victim") < 4
+    assert found.cached["relearn"] <= stored.count("relearn")
+    assert 0 < found.seconds < whole.seconds
+    assert 0 < found.disk < whole.disk
+
+
+def test_nothing_is_written_or_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    missing = Arrays(arrays=str(tmp_path / "missing.npz"))
+    study = study_of(tmp_path / "store", grid={"datasets": (missing, Digits(size=8))})
+    found = cost(study)
+    assert found.runs["train_victim"] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_another_machine_kind_is_no_help(tmp_path: Path) -> None:
+    study = study_of(f"memory://{tmp_path}")
+    Workers().run(Desk(study, tmp_path))
+    keys = KeyRing(study.victim, Compute(device="cuda"))
+    found = estimate(make_plan(study), Store(study.store), keys, 1, 1.0)
+    assert not any(found.cached.values())
+
+
+def test_time_is_spread_over_workers_and_gpus_cost_while_they_are_held(tmp_path: Path) -> None:
+    found = cost(study_of(tmp_path), workers=4, gpu=0.5)
+    assert found.hours == pytest.approx(found.seconds / 4 / 3600)
+    assert found.gpu_hours == pytest.approx(found.seconds * 0.5 / 3600)
+    assert cost(study_of(tmp_path)).gpu_hours == 0
+
+
+def test_more_work_costs_more(tmp_path: Path) -> None:
+    base = cost(study_of(tmp_path))
+    longer = cost(study_of(tmp_path, victim=VictimConfig(epochs=50)))
+    wider = cost(
+        study_of(tmp_path, grid={"architectures": (PreActResNet18(width=16),), "seeds": range(4)})
+    )
+    more = cost(study_of(tmp_path, attacks=[choice(BADNETS), choice(BLENDED)]))
+    assert longer.seconds > base.seconds
+    assert wider.seconds > base.seconds
+    assert wider.disk > 10 * base.disk
+    assert more.seconds == pytest.approx(2 * base.seconds)
+    assert more.disk == pytest.approx(2 * base.disk)
+
+
+def test_disk_is_what_the_results_take(made_bytes: int, tmp_path: Path) -> None:
+    """Within a factor of two: the headers of small files are not counted."""
+    from tests.orchestrator_tests.places import VICTIM, plan_of
+
+    keys = KeyRing(VICTIM, Compute())
+    found = estimate(plan_of(0), Store(str(tmp_path)), keys, 1, 0.0)
+    assert made_bytes / 4 < found.disk < made_bytes * 2
+
+
+@pytest.fixture
+def made_bytes(made: Any) -> int:
+    root = Path(made.store.url)
+    kept = [path for path in root.rglob("*.safetensors") if path.parts[-3] != "repaired"]
+    return sum(path.stat().st_size for path in kept)
