@@ -67,14 +67,23 @@ class Conductor:
         """Return the most useful item that can be worked on now, or None for the moment."""
         while self._ready:
             _, _, item = heapq.heappop(self._ready)
-            if isinstance(item, TrialItem) and self.decisions.verdict(item.trial) is not None:
-                self._hand_on(item.trial)
+            if not self._needed(item):
                 continue
             self._running[item.name] = item
             self._seen.pop(item.name, None)
             self._observer.started(item)
             return item
         return None
+
+    def _needed(self, item: Item) -> bool:
+        """Whether an item that was ready still is of use; a trial that is not hands on."""
+        if isinstance(item, AscentItem):
+            trials = self._catalogue.groups[item.number].trials
+            return any(self.decisions.verdict(trial) is None for trial in trials)
+        if isinstance(item, TrialItem) and self.decisions.verdict(item.trial) is not None:
+            self._hand_on(item.trial)
+            return False
+        return True
 
     @property
     def complete(self) -> bool:
@@ -93,6 +102,7 @@ class Conductor:
         """Take back a trial that was told to stop."""
         if self._running.pop(item.name, None) is None or not isinstance(item, TrialItem):
             return
+        self._observer.ended(item, Finished())
         trial = item.trial
         if self.decisions.verdict(trial) is None:
             key = self.scores[trial.number].relearn_key

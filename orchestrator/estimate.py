@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.catalogue import Catalogue, Group
+from orchestrator.definition import LogModels
 from orchestrator.findings import Findings
 from orchestrator.keys import KeyRing
 from orchestrator.plan import Plan, Scenario, Trial
@@ -19,6 +20,7 @@ from ulrl.poisoning import MONITOR_COUNT
 
 STEP_SECONDS = 0.004  # of a training step besides its arithmetic: Python and small kernels
 EFFICIENCY = 0.4  # of the measured matrix-product rate that small convolutions reach
+CURVE_BYTES = 4096  # of a relearning without its weights
 ASCENT_EPOCHS = 8  # a typical ascent; it ends where the threshold is reached
 
 
@@ -83,6 +85,8 @@ def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) 
         count.add("train_victim", cached=known, seconds=cost.victim, disk=cost.weights)
         for group in groups[scenario.number]:
             _count_group(count, group, cost, findings if known else None, relearns)
+        if plan.study.mlflow.log_models is LogModels.BEST and not known:
+            count.disk += cost.weights
     return Estimate(
         runs=dict(count.runs),
         cached=dict(count.cached),
@@ -101,11 +105,11 @@ def _count_group(
     count.add("unlearn", cached=known, seconds=cost.ascent(group.trials[0]), disk=cost.head)
     for trial, scored in zip(group.trials, found, strict=True):
         if scored is None or findings is None:
-            count.add("relearn", cached=False, seconds=cost.relearn(trial), disk=4096)
+            count.add("relearn", cached=False, seconds=cost.relearn(trial), disk=cost.repaired)
         elif scored.relearn_key not in relearns:
             relearns.add(scored.relearn_key)
             done = findings.repair(trial, scored.relearn_key) is not None
-            count.add("relearn", cached=done, seconds=cost.relearn(trial), disk=4096)
+            count.add("relearn", cached=done, seconds=cost.relearn(trial), disk=cost.repaired)
 
 
 class _Cost:
@@ -121,6 +125,8 @@ class _Cost:
         self._forward, parameters, head = _network(scenario.architecture, classes, channels, side)
         self._victim = plan.study.victim
         self.weights = 4.0 * parameters
+        everyone = plan.study.mlflow.log_models is LogModels.ALL
+        self.repaired = CURVE_BYTES + (self.weights if everyone else 0)
         self.head = 4.0 * head * 4
 
     @property

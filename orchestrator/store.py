@@ -161,6 +161,7 @@ def _encode(entry: Entry) -> bytes:
     metadata = {
         "format": str(FORMAT),
         "entry": values,
+        "head": _checksum(layout, values, b""),
         "sha256": _checksum(layout, values, data),
     }
     header = json.dumps({"__metadata__": metadata, **layout}).encode()
@@ -190,6 +191,8 @@ def _decode_header(header: bytes) -> tuple[dict[str, Any], Entry]:
     metadata = layout.pop("__metadata__")
     if metadata["format"] != str(FORMAT):
         raise ValueError("written by another version")
+    if _checksum(layout, metadata["entry"], b"") != metadata["head"]:
+        raise ValueError("the head is not what was written")
     content = json.loads(metadata["entry"])
     entry = Entry(values=content["values"], seconds=content["seconds"], study=content["study"])
     return layout, entry

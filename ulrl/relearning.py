@@ -105,7 +105,7 @@ def choose_resets(config: ResetConfig, scores: NeuronScores) -> Suspects:
     return Suspects(
         rows=scores.suspects,
         reset=weights_to_reset(scores.movement, config.reinit_ratio),
-        reset_bias=config.reinit_ratio > 0,
+        reset_bias=bool(scores.suspects) and config.reinit_ratio > 0,
     )
 
 

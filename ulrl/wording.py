@@ -17,4 +17,4 @@ def at_most(value: Fraction) -> str:
 def _rounded(value: Fraction, digits: int, direction: str) -> str:
     exact = Decimal(value.numerator) / Decimal(value.denominator)  # 28 digits
     step = Decimal(1).scaleb(exact.adjusted() - digits + 1)
-    return f"{float(exact.quantize(step, rounding=direction))}"
+    return f"{float(exact.quantize(step, rounding=direction)):.{digits}g}"

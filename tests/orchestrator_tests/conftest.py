@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from orchestrator.plan import Plan
 from tests.orchestrator_tests.places import Place, plan_of
+from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
+from tests.orchestrator_tests.simulation import Desk, Workers
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,3 +45,22 @@ def copy(plan: Plan, made: Place, tmp_path: Path) -> Place:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     return place
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """Return the place of a store of a test's own, in memory."""
+    return f"memory://{tmp_path}"
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each pruned study when one worker does all of it, in order."""
+    rows = {}
+    for prune in PRUNES:
+        path = tmp_path_factory.mktemp(prune)
+        desk = Desk(study_of(prune, f"memory://{path}"), path)
+        Workers().run(desk)
+        assert desk.conductor.decisions.complete()
+        rows[prune] = desk.rows()
+    return rows

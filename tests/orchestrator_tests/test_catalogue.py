@@ -8,7 +8,7 @@ import pytest
 from orchestrator.catalogue import Catalogue
 from orchestrator.definition import Prune
 from orchestrator.plan import Plan, make_plan
-from orchestrator.work import AscentItem, TrialItem, VictimItem
+from orchestrator.work import AscentItem, Item, TrialItem, VictimItem
 from tests.orchestrator_tests.small_studies import MEDIAN, WILCOXON, small_study
 
 
@@ -68,7 +68,7 @@ def test_every_name_gives_its_item(plan: Plan) -> None:
     victims = [VictimItem(scenario=scenario) for scenario in plan.scenarios]
     ascents = [group.item for group in catalogue.groups]
     trials = [catalogue.trial_item(trial) for trial in plan.trials]
-    items = [*victims, *ascents, *trials]
+    items: list[Item] = [*victims, *ascents, *trials]
     assert len({item.name for item in items}) == len(items)
     for item in items:
         assert catalogue.item(item.name) == item

@@ -4,62 +4,23 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from orchestrator.definition import Exclusion, Grid, Study
-from orchestrator.plan import Plan, make_plan, scenario_text, spread
-from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
+from orchestrator.plan import Plan, make_plan, scenario_text
+from tests.orchestrator_tests.grids import plan_of, plan_with_every_axis
+from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice
 from ulrl.attacks import LabelRule, Stamp
 from ulrl.attacks.sig import SIG
 from ulrl.datasets.cifar10 import Cifar10
 from ulrl.datasets.digits import Digits
 from ulrl.hyperparameters import Preset
-from ulrl.models.preact_resnet import PreActResNet18
-
-SIG_CLEAN = choice(SIG(), LabelRule.CLEAN_LABEL, poison_ratio=0.05)
-
-
-def plan_of(
-    settings: dict[str, tuple[Any, ...]] | None = None,
-    attacks: Sequence[Any] = (choice(BADNETS), choice(BLENDED), SIG_CLEAN),
-    exclude: Sequence[dict[str, tuple[Any, ...]]] = (),
-    preset: Preset = Preset.DEFAULT,
-    **axes: Any,
-) -> Plan:
-    grid = Grid(
-        attacks=tuple(attacks),
-        settings=settings or {},
-        **{"datasets": (Digits(),), "architectures": (PreActResNet18(),), **axes},
-    )
-    exclusions = tuple(Exclusion(conditions=conditions) for conditions in exclude)
-    base = small_study()
-    return make_plan(
-        Study(
-            name="s",
-            source="s",
-            grid=grid,
-            exclude=exclusions,
-            preset=preset,
-            mlflow=base.mlflow,
-            store="",
-        )
-    )
 
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    """Return a plan with every kind of axis: 3 × 2 × 2 × 2 × 2 scenarios and 12 settings."""
-    return plan_of(
-        {"clean_ratio": (0.1,), "unlearn_threshold": (0.4, 0.2, 0.1), "reinit_ratio": (0, 0.5, 1)},
-        datasets=(Digits(), Digits(size=32)),
-        architectures=(PreActResNet18(width=4), PreActResNet18(width=8)),
-        poison_ratios=(0.1, 0.2),
-        target_labels=(0, 3),
-        seeds=(0, 1),
-    )
+    return plan_with_every_axis()
 
 
 def test_counts(plan: Plan) -> None:
@@ -193,54 +154,6 @@ def test_two_exclusions_leave_what_neither_matches() -> None:
     )
     wanted = [(a, s, x) for a in ("badnets", "blended") for s, x in ((0, 0.2), (0, 0.7), (1, 0.7))]
     assert found == Counter(wanted)
-
-
-# The orders in which decisions are made.
-
-
-@pytest.mark.parametrize(
-    ("settings", "first"),
-    [
-        ({"unlearn_threshold": (0.1, 0.2, 0.4)}, 1),
-        ({"unlearn_threshold": (0.1, 0.2), "reinit_ratio": (0.5, 1.0)}, 3),
-        ({"unlearn_threshold": (0.1, 0.4)}, 0),  # the preset's own is not in the grid
-        ({"clean_ratio": (0.1,), "unlearn_threshold": (0.1, 0.2)}, 0),
-        ({"defence_seed": (5, None)}, 1),
-        ({}, 0),
-    ],
-)
-def test_the_presets_own_setting_goes_first(
-    settings: dict[str, tuple[Any, ...]], first: int
-) -> None:
-    plan = plan_of(settings)
-    others = [number for number in range(len(plan.settings)) if number != first]
-    assert plan.setting_order == (first, *others)
-
-
-def test_the_official_presets_own_setting_is_another() -> None:
-    settings = {"batchnorm_updates": (1, 2)}
-    assert plan_of(settings).setting_order == (0, 1)
-    assert plan_of(settings, preset=Preset.OFFICIAL).setting_order == (1, 0)
-
-
-def test_scenarios_are_shuffled_and_the_attacks_take_turns(plan: Plan) -> None:
-    order = plan.scenario_order
-    assert sorted(order) == list(range(80))
-    attacks = [plan.scenarios[number].columns["attack"] for number in order]
-    for turn in range(0, 48, 3):  # sig has 16 scenarios, the others 32
-        assert set(attacks[turn : turn + 3]) == {"badnets", "blended", "sig"}
-    for turn in range(48, 80, 2):
-        assert set(attacks[turn : turn + 2]) == {"badnets", "blended"}
-    badnets = [number for number in order if number < 32]
-    assert badnets != sorted(badnets)
-    assert order == spread(list(plan.scenarios))
-
-
-def test_variants_of_an_attack_count_as_attacks() -> None:
-    late = choice(BADNETS, stamp=Stamp.AFTER_AUGMENTATION)
-    plan = plan_of(attacks=[choice(BADNETS), late, choice(BLENDED)], seeds=tuple(range(4)))
-    kinds = [number // 4 for number in plan.scenario_order]
-    assert all(set(kinds[turn : turn + 3]) == {0, 1, 2} for turn in range(0, 12, 3))
 
 
 # What people read.

@@ -41,13 +41,13 @@ AXES_CASES = {
     "poison_ratio: 1e-5": [
         (
             "6: grid.poison_ratio: on digits, poison_ratio 1e-05 of 1297 training images is no "
-            "image; the smallest value is 0.00077"
+            "image; the smallest value is 0.00039"
         ),
     ],
     "clean_ratio: [0.1, 0.001]": [
         (
             "6: grid.clean_ratio.1: on digits, clean_ratio 0.001 of 1297 training images is 1 "
-            "sample, and ULRL needs at least 2: from 0.0015 on"
+            "sample, and ULRL needs at least 2: from 0.0016 on"
         ),
     ],
     "clean_ratio: 0": [
@@ -150,13 +150,13 @@ ATTACKS_CASES = {
         (
             "3: grid.attack.poison_ratio: on digits, poison_ratio counts against all 1297 "
             "training images, and clean_label takes them from class 0, which has 128: at most "
-            "0.0986; got 0.2"
+            "0.09868; got 0.2"
         ),
     ],
     "[badnets, sig]": [
         (
             "3: grid.attack.1: on digits, poison_ratio counts against all 1297 training images, "
-            "and clean_label takes them from class 0, which has 128: at most 0.0986; got 0.1"
+            "and clean_label takes them from class 0, which has 128: at most 0.09868; got 0.1"
         ),
     ],
 }

@@ -1,0 +1,87 @@
+"""Keys of all that a trial needs, and configurations that differ in one field."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import replace
+from enum import StrEnum
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.keys import Compute, KeyRing
+from orchestrator.plan import Trial, make_plan
+from tests.orchestrator_tests.small_studies import BLENDED, choice, small_study
+from ulrl.relearning import Suspects
+from ulrl.victim import VictimConfig
+
+SUSPECTS = Suspects(rows=(1,), reset=torch.tensor([[True, False, True, False]]), reset_bias=True)
+ALL = {"victim", "ascent", "scores", "relearn", "evaluated victim", "evaluated"}
+FROM_ASCENT = {"ascent", "scores"}
+FROM_RELEARN = {"relearn", "evaluated"}
+
+
+def first_trial(**other: Any) -> Trial:
+    """Return a trial of the blended attack on tiny pictures."""
+    return make_plan(small_study(attacks=[choice(BLENDED)], **other)).trials[0]
+
+
+def ring(victim: VictimConfig | None = None, compute: Compute | None = None) -> KeyRing:
+    return KeyRing(victim or VictimConfig(), compute or Compute())
+
+
+def all_keys(keys: KeyRing, trial: Trial, suspects: Suspects = SUSPECTS) -> dict[str, str]:
+    """Return the keys of everything that a trial needs."""
+    victim = keys.victim(trial.scenario)
+    relearn = keys.relearn(trial, suspects)
+    return {
+        "victim": victim,
+        "ascent": keys.ascent(trial),
+        "scores": keys.scores(trial, trial.hyperparameters.score),
+        "relearn": relearn,
+        "evaluated victim": keys.evaluation(victim),
+        "evaluated": keys.evaluation(relearn),
+    }
+
+
+def changed(one: dict[str, str], other: dict[str, str]) -> set[str]:
+    return {name for name in one if one[name] != other[name]}
+
+
+def other_value(value: Any) -> Any:
+    """Return a legal value beside `value`."""
+    if isinstance(value, StrEnum):
+        return next(member for member in type(value) if member is not value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return 2 if value == 1 else value - 1
+    if isinstance(value, float):
+        return value * 0.5 if value else 0.25
+    if isinstance(value, tuple):
+        return (*value, 15)
+    raise TypeError(value)
+
+
+def variants(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield, for each field that is no place, its name and a copy that differs in it."""
+    for part in dataclasses.fields(config):
+        if not part.metadata.get("runtime", False):
+            value = getattr(config, part.name)
+            yield part.name, replace(config, **{part.name: other_value(value)})
+
+
+def cases(*configs: Any) -> list[Any]:
+    return [
+        pytest.param(config, id=f"{type(config).__name__}.{name}")
+        for config in configs
+        for name, config in variants(config)
+    ]
+
+
+def with_part(trial: Trial, **parts: Any) -> Trial:
+    return replace(trial, hyperparameters=replace(trial.hyperparameters, **parts))
+
+
+def with_scenario(trial: Trial, **parts: Any) -> Trial:
+    return replace(trial, scenario=replace(trial.scenario, **parts))

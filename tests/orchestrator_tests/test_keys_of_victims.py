@@ -1,0 +1,102 @@
+"""Keys of victims: each part of a scenario changes them, the place of its images does not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.plan import Scenario, Trial
+from tests.orchestrator_tests.key_cases import (
+    ALL,
+    all_keys,
+    cases,
+    changed,
+    first_trial,
+    ring,
+    with_scenario,
+)
+from tests.orchestrator_tests.small_studies import BADNETS
+from ulrl.attacks import LabelRule, Stamp
+from ulrl.attacks.blended import Blended
+from ulrl.datasets import Treatment
+from ulrl.datasets.arrays import Arrays
+from ulrl.datasets.cifar10 import Cifar10
+from ulrl.datasets.digits import Digits
+from ulrl.models.preact_resnet import PreActResNet18
+
+
+@pytest.fixture(scope="module")
+def trial() -> Trial:
+    return first_trial()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: {"seed": s.seed + 1},
+        lambda _: {"architecture": PreActResNet18(width=2)},
+        lambda _: {"dataset": Digits(size=9)},
+        lambda s: {"poison": replace(s.poison, poison_ratio=0.2)},
+        lambda s: {"poison": replace(s.poison, target_label=1)},
+        lambda s: {"poison": replace(s.poison, labels=LabelRule.ALL_TO_ALL)},
+        lambda s: {"poison": replace(s.poison, stamp=Stamp.AFTER_AUGMENTATION)},
+        lambda s: {"poison": replace(s.poison, attack=BADNETS)},
+    ],
+)
+def test_every_part_of_a_scenario_changes_all_keys(
+    trial: Trial, change: Callable[[Scenario], dict[str, Any]]
+) -> None:
+    other = with_scenario(trial, **change(trial.scenario))
+    assert changed(all_keys(ring(), trial), all_keys(ring(), other)) == ALL
+
+
+@pytest.mark.parametrize("attack", cases(Blended(alpha=0.3)))
+def test_every_option_of_an_attack_changes_all_keys(trial: Trial, attack: Blended) -> None:
+    poison = replace(trial.scenario.poison, attack=attack)
+    other = with_scenario(trial, poison=poison)
+    assert changed(all_keys(ring(), trial), all_keys(ring(), other)) == ALL
+
+
+def test_the_place_of_a_dataset_changes_nothing(trial: Trial) -> None:
+    one, other = (
+        with_scenario(trial, dataset=dataset)
+        for dataset in (Cifar10(), Cifar10(root="elsewhere", download=False))
+    )
+    assert all_keys(ring(), one) == all_keys(ring(), other)
+
+
+def write_arrays(path: Path, level: int = 0, **other: Any) -> Arrays:
+    images = np.full((20, 8, 8, 3), level, dtype=np.uint8)
+    labels = np.arange(20) % 2
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    return Arrays(arrays=str(path), **other)
+
+
+def test_the_content_of_a_users_file_changes_the_key_and_its_place_does_not(
+    tmp_path: Path, trial: Trial
+) -> None:
+    def key(dataset: Arrays) -> str:
+        return ring().victim(replace(trial.scenario, dataset=dataset))
+
+    first = key(write_arrays(tmp_path / "a.npz"))
+    assert key(write_arrays(tmp_path / "b.npz")) == first
+    assert key(write_arrays(tmp_path / "c.npz", level=1)) != first
+    options: dict[str, Any] = {"mean": (0.5,), "std": (0.5,), "flip": True, "padding": 3}
+    for name, value in options.items():
+        assert key(Arrays(arrays=str(tmp_path / "a.npz"), **{name: value})) != first, name
+
+
+TREATMENT = Treatment(mean=(0.1,), std=(0.5,), padding=1, flip=False)
+
+
+@pytest.mark.parametrize("treatment", cases(TREATMENT))
+def test_how_images_are_treated_changes_all_keys(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, treatment: Treatment
+) -> None:
+    monkeypatch.setattr(Digits, "treatment", TREATMENT)
+    one = all_keys(ring(), trial)
+    monkeypatch.setattr(Digits, "treatment", treatment)
+    assert changed(one, all_keys(ring(), trial)) == ALL

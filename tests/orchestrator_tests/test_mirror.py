@@ -1,0 +1,253 @@
+"""What MLflow is told of a study, with a tracker that only listens."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from orchestrator.definition import LogModels, Objective, Prune, Study, Tracking, VictimRule
+from orchestrator.mirror import STUDY, Mirror
+from orchestrator.records import Record
+from orchestrator.results import key_of
+from tests.orchestrator_tests.simulation import Desk, Workers
+from tests.orchestrator_tests.small_studies import (
+    BADNETS,
+    BLENDED,
+    WILCOXON,
+    choice,
+    small_study,
+)
+from ulrl.hyperparameters import names
+
+METRICS = [
+    f"{metric}_{when}_{half}"
+    for metric in ("acc", "asr", "ra")
+    for when in ("before", "after")
+    for half in ("selection", "report")
+]
+
+
+class Listener:
+    """A tracker that keeps every record, and the last of each key."""
+
+    def __init__(self, known: Mapping[str, str] | None = None) -> None:
+        self.heard: list[Record] = []
+        self.last: dict[str, Record] = {}
+        self._known = dict(known or {})
+
+    def record(self, record: Record) -> None:
+        assert record.parent is None or record.parent in self.last, "a child before its parent"
+        self.heard.append(record)
+        self.last[record.key] = record
+
+    def run_ids(self) -> Mapping[str, str]:
+        return self._known
+
+    def of(self, kind: str) -> list[Record]:
+        return [record for record in self.last.values() if record.tags["kind"] == kind]
+
+
+def study_of(path: Path, policy: LogModels = LogModels.BEST, **other: Any) -> Study:
+    return small_study(
+        **{
+            "store": f"memory://{path}",
+            "attacks": [choice(BADNETS), choice(BLENDED)],
+            "settings": {"alpha": (0.5, 0.7), "reinit_ratio": (0.5, 0.55, 1.0)},
+            "grid": {"seeds": (0, 1)},
+            "mlflow": Tracking(uri="", log_models=policy),
+            **other,
+        }
+    )
+
+
+def mirrored(
+    study: Study, path: Path, listener: Listener | None = None, **crew: Any
+) -> tuple[Desk, Listener]:
+    """Run a study under the eyes of a mirror, to its end."""
+    desk, heard = Desk(study, path), listener or Listener()
+    mirror = Mirror(heard, desk.findings, desk.store)  # type: ignore[arg-type]
+    desk.watch(mirror)
+    mirror.attach(desk.conductor, desk.results)
+    Workers(Random(1), 2, **crew).run(desk)
+    mirror.finish()
+    return desk, heard
+
+
+def trial_record(listener: Listener, desk: Desk, number: int) -> Record:
+    return listener.last[key_of(desk.plan.trials[number])]
+
+
+def test_study_scenarios_and_trials_are_a_tree(tmp_path: Path) -> None:
+    desk, heard = mirrored(study_of(tmp_path), tmp_path)
+    first = heard.heard[0]
+    assert (first.key, first.parent, first.name, first.status) == (STUDY, None, "small", "RUNNING")
+    assert first.params == {
+        "preset": "default",
+        "objective": "der",
+        "scenarios": "4",
+        "settings": "6",
+        "trials": "24",
+    }
+    scenarios, trials = heard.of("scenario"), heard.of("trial")
+    assert {record.parent for record in scenarios} == {STUDY}
+    assert sorted(record.name for record in scenarios) == sorted(
+        desk.plan.name_of(scenario) for scenario in desk.plan.scenarios
+    )
+    assert {record.key for record in trials} == {key_of(trial) for trial in desk.plan.trials}
+    for trial in desk.plan.trials:
+        record = trial_record(heard, desk, trial.number)
+        assert record.name == trial.setting.text
+        assert record.parent is not None
+        assert heard.last[record.parent].name == desk.plan.name_of(trial.scenario)
+    assert {record.status for record in (*scenarios, *trials)} == {"FINISHED"}
+
+
+def test_a_trials_numbers_are_its_rows(tmp_path: Path) -> None:
+    desk, heard = mirrored(study_of(tmp_path), tmp_path)
+    for trial, row in zip(desk.plan.trials, desk.rows(), strict=True):
+        record = trial_record(heard, desk, trial.number)
+        wanted = [*METRICS, "der_selection", "der_report", "target_z", "stop_epoch", "seconds"]
+        assert dict(record.metrics) == {name: row[name] for name in wanted}
+        assert record.tags["status"] == "done"
+        assert record.tags["victim_ok"] == "True"
+        assert record.tags["flagged"] == row["flagged"]
+        assert record.tags["error"] == ""
+        curve = desk.conductor.repairs[trial.number].curve
+        for place, metric in enumerate(("acc", "asr", "ra")):
+            points = [(epoch, point[place]) for epoch, point in enumerate(curve, start=1)]
+            assert list(record.curves[f"relearn/{metric}"]) == points
+
+
+def test_parameters_are_all_hyperparameters_as_resolved(tmp_path: Path) -> None:
+    desk, heard = mirrored(study_of(tmp_path), tmp_path)
+    params = trial_record(heard, desk, 7).params
+    scenario = desk.plan.trials[7].scenario
+    assert set(params) == {*names(), *scenario.columns, "defence_seed"}
+    assert all(isinstance(value, str) for value in params.values())
+    assert (params["alpha"], params["reinit_ratio"]) == ("0.5", "0.55")
+    assert (params["suspect_order"], params["clean_ratio"]) == ("score", "0.05")
+    assert (params["attack"], params["seed"]) == ("badnets", "1")
+    (victim,) = {r.params["epochs"] for r in heard.of("scenario")}
+    assert victim == "1"
+
+
+def test_a_scenario_holds_its_victim(tmp_path: Path) -> None:
+    rule = VictimRule(min_acc=0.95)
+    desk, heard = mirrored(study_of(tmp_path, victim_rule=rule), tmp_path)
+    row = desk.rows()[0]
+    for record in heard.of("scenario"):
+        assert dict(record.metrics) == {name: row[name] for name in METRICS if "before" in name}
+        assert dict(record.curves) == {
+            "train_victim/loss": ((1, 0.5),),
+            "train_victim/accuracy": ((1, 0.9),),
+        }
+        assert record.tags["victim_ok"] == "False"
+        assert set(record.tags) == {
+            *("kind", "victim_ok", "attack", "dataset", "architecture", "seed"),
+        }
+
+
+def test_pruned_trials_have_no_number_after_the_victim(tmp_path: Path) -> None:
+    study = study_of(
+        tmp_path,
+        settings={"alpha": (0.3, 0.7)},
+        grid={"seeds": tuple(range(4))},
+        prune=Prune(setting=WILCOXON),
+    )
+    desk, heard = mirrored(study, tmp_path)
+    statuses = desk.statuses()
+    assert statuses.count("pruned") == 3
+    for number, status in enumerate(statuses):
+        record = trial_record(heard, desk, number)
+        assert record.tags["status"] == status
+        if status == "pruned":
+            assert set(record.metrics) == {name for name in METRICS if "before" in name}
+            assert dict(record.curves) == {}
+            assert record.model is None
+            assert record.status == "FINISHED"
+
+
+def test_failures(tmp_path: Path) -> None:
+    failing = ["victim-0001", "trial-00000"]
+    desk, heard = mirrored(study_of(tmp_path), tmp_path, failing=failing)
+    record = trial_record(heard, desk, 0)
+    assert (record.status, record.tags["status"]) == ("FAILED", "failed")
+    assert record.tags["error"] == "RuntimeError: it cannot be done"
+    orphan = trial_record(heard, desk, 6)
+    assert orphan.tags["error"] == "victim: RuntimeError: it cannot be done"
+    assert orphan.tags["victim_ok"] == "None"
+    assert orphan.parent is not None
+    scenario = heard.last[orphan.parent]
+    assert (scenario.status, scenario.tags["victim_ok"]) == ("FAILED", "unknown")
+    assert dict(scenario.metrics) == dict(orphan.metrics) == {}
+
+
+# Which repaired models are kept.
+
+
+def weights_in(desk: Desk) -> set[str]:
+    """Return the keys of repaired models that the store has."""
+    keys = {finding.relearn_key for finding in desk.conductor.scores.values()}
+    return {key for key in keys if desk.store.peek("repaired", key) is not None}
+
+
+@pytest.mark.parametrize("objective", [Objective.DER, Objective.ASR])
+def test_the_best_model_of_each_scenario_is_kept(tmp_path: Path, objective: Objective) -> None:
+    desk, heard = mirrored(study_of(tmp_path, objective=objective), tmp_path)
+    name = {"der": "der_selection", "asr": "asr_after_selection"}[objective.value]
+    sign = 1 if objective.maximise else -1
+    rows = desk.rows()
+    best = {
+        max(trials, key=lambda number: (sign * rows[number][name], -number))
+        for trials in (range(first, first + 6) for first in (0, 6, 12, 18))
+    }
+    for trial in desk.plan.trials:
+        record = trial_record(heard, desk, trial.number)
+        assert record.tags["best"] == str(trial.number in best)
+        assert (record.model is not None) is (trial.number in best)
+    assert weights_in(desk) == {desk.conductor.scores[number].relearn_key for number in best}
+
+
+def test_all_models_are_kept_if_wanted(tmp_path: Path) -> None:
+    desk, heard = mirrored(study_of(tmp_path, LogModels.ALL), tmp_path)
+    for trial in desk.plan.trials:
+        model = trial_record(heard, desk, trial.number).model
+        assert model is not None
+        assert model["key"] == desk.conductor.scores[trial.number].relearn_key
+    assert len(weights_in(desk)) == 16
+    assert all(record.model is not None for record in heard.of("scenario"))
+
+
+def test_no_model_is_told_of_if_none_is_wanted(tmp_path: Path) -> None:
+    _, heard = mirrored(study_of(tmp_path, LogModels.NONE), tmp_path)
+    assert all(record.model is None for record in heard.last.values())
+
+
+def test_another_order_of_arrival_keeps_the_same_models(tmp_path: Path) -> None:
+    desks = []
+    for number in range(3):
+        desk = Desk(study_of(tmp_path / str(number)), tmp_path / str(number))
+        mirror = Mirror(Listener(), desk.findings, desk.store)  # type: ignore[arg-type]
+        desk.watch(mirror)
+        mirror.attach(desk.conductor, desk.results)
+        Workers(Random(number), 1 + 2 * number).run(desk)
+        mirror.finish()
+        desks.append(desk)
+    assert weights_in(desks[0]) == weights_in(desks[1]) == weights_in(desks[2])
+
+
+# A second start.
+
+
+def test_a_second_start_says_the_same(tmp_path: Path) -> None:
+    desk, first = mirrored(study_of(tmp_path), tmp_path)
+    known = dict.fromkeys(first.last, "run")
+    listener = Listener(known)
+    listener.last = dict.fromkeys((record.key for record in first.of("scenario")), first.heard[0])
+    _, second = mirrored(study_of(tmp_path), tmp_path, listener)
+    told = {record.key: record for record in second.heard}
+    assert told == first.last
+    trials = [record.key for record in second.heard if record.tags["kind"] == "trial"]
+    assert sorted(trials) == sorted(key_of(trial) for trial in desk.plan.trials)  # each once

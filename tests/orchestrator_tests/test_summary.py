@@ -1,0 +1,127 @@
+"""The summary on the terminal, against the same numbers computed plainly."""
+
+import re
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from orchestrator.decisions import Outcome
+from orchestrator.definition import Study, VictimRule
+from orchestrator.summary import print_summary
+from tests.orchestrator_tests.simulation import Desk, Workers
+from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
+
+
+def study_of(path: Path, **other: Any) -> Study:
+    return small_study(
+        **{
+            "store": f"memory://{path}",
+            "attacks": [choice(BADNETS), choice(BLENDED)],
+            "settings": {"alpha": (0.5, 0.7), "reinit_ratio": (0.5, 1.0)},
+            "grid": {"seeds": (0, 1, 2)},
+            "few": {},
+            **other,
+        }
+    )
+
+
+def made(path: Path, failing: Sequence[str] = (), **other: Any) -> Path:
+    """Return the table of a study that ran."""
+    desk = Desk(study_of(path, **other), path)
+    Workers(failing=failing).run(desk)
+    desk.results.write(path, {})
+    return path / "results.csv"
+
+
+def printed(table: Path, objective: str = "der", width: int = 80) -> list[str]:
+    console = Console(file=StringIO(), width=width, highlight=False)
+    print_summary(console, table, objective)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def numbers(line: str) -> list[float]:
+    return [float(text) for text in re.findall(r"(?<![\w.=])\d+(?:\.\d+)?(?![\w.=])", line)]
+
+
+def test_the_numbers_are_those_of_the_table(tmp_path: Path) -> None:
+    table = made(tmp_path)
+    frame = pd.read_csv(table)
+    keys = ["alpha", "reinit_ratio"]
+    best: Any = frame.groupby(keys).der_selection.mean().idxmax()
+    alpha, ratio = best
+    text = " ".join(printed(table))
+    assert "24 trials: 24 done" in text
+    assert "best setting by mean DER on the selection half:" in text
+    assert f"reinit_ratio={ratio}" in text.replace(" ", "")
+    assert f"alpha={alpha}" in text.replace(" ", "")
+    chosen = frame[(frame.alpha == alpha) & (frame.reinit_ratio == ratio)]
+    for attack, line in zip(("badnets", "blended"), printed(table)[-2:], strict=True):
+        assert line.split()[0] == attack
+        part = chosen[chosen.attack == attack]
+        wanted = [
+            3,
+            *(
+                value
+                for metric in ("acc", "asr")
+                for value in (
+                    100 * fmean(part[f"{metric}_before_report"]),
+                    100 * fmean(part[f"{metric}_after_report"]),
+                    100 * stdev(part[f"{metric}_after_report"]),
+                )
+            ),
+            100 * fmean(part.ra_after_report),
+        ]
+        found = numbers(line)
+        assert found[-len(wanted) - 2 : -2] == [pytest.approx(v, abs=0.0501) for v in wanted]
+        der = [fmean(part.der_report), stdev(part.der_report)]
+        assert found[-2:] == [pytest.approx(value, abs=0.000501) for value in der]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_number_is_cut_off(tmp_path: Path, width: int) -> None:
+    lines = printed(made(tmp_path), width=width)
+    assert "…" not in "".join(lines)
+    assert all(len(line.rstrip()) <= width for line in lines)
+
+
+def test_counts_of_every_status(tmp_path: Path) -> None:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    Workers(failing=["trial-00003"]).run(desk, steps=60)
+    desk.results.write(tmp_path, {})
+    counts = {status: desk.statuses().count(status) for status in ("done", "failed", "pending")}
+    told = printed(tmp_path / "results.csv")[1]
+    assert told == "24 trials: " + ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    assert counts["pending"]
+
+
+def test_without_results_the_counts_are_all(tmp_path: Path) -> None:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    for trial in desk.plan.trials:
+        desk.conductor.decisions.offer(trial, Outcome(error="boom"))
+    desk.results.write(tmp_path, {})
+    assert printed(tmp_path / "results.csv") == ["", "24 trials: 24 failed"]
+
+
+def test_weak_victims_are_counted_and_left_out(tmp_path: Path) -> None:
+    rule = VictimRule(min_acc=0.9, min_asr=0.95)
+    strong = printed(made(tmp_path / "strong", victim_rule=rule))
+    assert not any("weak" in line for line in strong)
+    weak = printed(made(tmp_path / "weak", victim_rule=VictimRule(min_acc=0.91, min_asr=0.95)))
+    assert " ".join(weak).count("weak)") == 2
+
+
+def test_the_objective_is_named(tmp_path: Path) -> None:
+    table = made(tmp_path)
+    assert "best setting by mean ASR on the selection half" in " ".join(printed(table, "asr"))
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    lines = printed(made(tmp_path, grid={"seeds": (0,)}))
+    assert not any("±0" in line or "±1" in line for line in lines)

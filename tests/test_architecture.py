@@ -1,0 +1,177 @@
+"""Rules that no single module can keep: who imports whom, what is packaged, what is never done."""
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.plan import make_plan
+from orchestrator.spec import load_study
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(path for name in ("orchestrator", "ulrl") for path in (ROOT / name).rglob("*.py"))
+VENDORS = {
+    "ray": "orchestrator/cluster.py",
+    "optuna": "orchestrator/search.py",
+    "mlflow": "orchestrator/tracking.py",
+}
+HEAVY = ("ray", "optuna", "mlflow", "orchestrator", "pandas", "timm", "torchvision", "sklearn")
+LONGEST = 300  # lines of a module
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the top-level name of every import in a file, lazy ones too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} imports relatively"
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize(("vendor", "module"), VENDORS.items())
+def test_one_vendor_one_module(vendor: str, module: str) -> None:
+    importers = {name_of(path) for path in SOURCES if vendor in imports(path)}
+    assert importers == {module}
+
+
+def test_the_core_imports_nothing_of_studies() -> None:
+    found = defaultdict(set)
+    for path in (ROOT / "ulrl").rglob("*.py"):
+        for name in imports(path):
+            found[name].add(name_of(path))
+    forbidden = {"ray", "optuna", "mlflow", "orchestrator", "yaml", "pydantic", "pandas"}
+    assert forbidden & set(found) == set()
+
+
+def test_nobody_imports_the_command() -> None:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module != "orchestrator.study", name_of(path)
+
+
+@pytest.mark.parametrize("module", ["ulrl", "ulrl.datasets", "ulrl.attacks", "ulrl.models"])
+def test_importing_the_core_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*[n for n in {HEAVY} if n in sys.modules])"
+    assert run(code).split() == []
+
+
+@pytest.mark.parametrize("module", ["orchestrator.spec", "orchestrator.plan", "orchestrator.study"])
+def test_reading_a_study_loads_nothing_heavy(module: str) -> None:
+    heavy = ("ray", "optuna", "mlflow", "timm", "torchvision", "sklearn", "pandas", "matplotlib")
+    code = f"import sys, {module}; print(*[n for n in {heavy} if n in sys.modules])"
+    assert run(code).split() == []
+
+
+def run(code: str) -> str:
+    """Return what a fresh process prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# The folder called mlflow.
+
+
+def test_the_folder_mlflow_holds_no_python() -> None:
+    """It would stand in the way of the library of that name."""
+    assert (ROOT / "mlflow").is_dir()
+    assert list((ROOT / "mlflow").rglob("*.py")) == []
+
+
+def test_mlflow_is_the_library_even_from_here() -> None:
+    place = run("import mlflow; print(mlflow.__file__)").strip()
+    assert not Path(place).is_relative_to(ROOT / "mlflow")
+    assert Path(place).name == "__init__.py"
+
+
+# What a module looks like.
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_modules_are_short_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text()
+    if path.name == "__init__.py" and not text:
+        return
+    assert text.count("\n") <= LONGEST
+    summary = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    assert summary.endswith((".", ":")), f"the docstring begins with {summary!r}"
+
+
+FORBIDDEN_CALLS = {
+    *("torch.manual_seed", "torch.seed", "torch.cuda.manual_seed_all", "np.random.seed"),
+    *("numpy.random.seed", "random.seed", "pickle.load", "pickle.loads", "eval", "exec"),
+    *("torch.random.manual_seed", "np.random.rand", "np.random.randn"),
+}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nothing_is_seeded_for_all_and_nothing_is_unpickled(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in FORBIDDEN_CALLS, f"{name_of(path)}:{node.lineno}: {called}"
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        assert options.get("weights_only") != "False", f"{name_of(path)}:{node.lineno}"
+        assert options.get("allow_pickle") != "True", f"{name_of(path)}:{node.lineno}"
+        if called == "torch.load":
+            assert options.get("weights_only") == "True", f"{name_of(path)}:{node.lineno}"
+        if called in {"np.load", "numpy.load"}:
+            assert options.get("allow_pickle") == "False", f"{name_of(path)}:{node.lineno}"
+
+
+# What comes with the program.
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_study_that_comes_along_loads_and_expands(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no data is there, and none is needed
+    plan = make_plan(load_study(str(path)))
+    assert len(plan.trials) >= 2
+    assert {trial.scenario.number for trial in plan.trials} == set(range(len(plan.scenarios)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir"]
+    done = subprocess.run(
+        [*command, str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.partition("/")[0] for name in names}
+    (info,) = (top for top in tops if top.endswith(".dist-info"))
+    assert tops == {"orchestrator", "ulrl", info}
+    assert info.startswith("ulrl_orchestrator-")
+    assert {name_of(path) for path in SOURCES} <= set(names)
+    templates = [name for name in names if name.endswith((".jinja", ".css", "py.typed"))]
+    assert len(templates) >= 4
