@@ -7,6 +7,7 @@ from typing import TypeAlias
 from orchestrator.errors import Unusable
 from orchestrator.work import Finished, Item, Progress
 from orchestrator.workshop import Workshop
+from ulrl.datasets import DatasetError
 
 Steps: TypeAlias = Generator[Progress, None, Finished]
 
@@ -23,6 +24,8 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
         return Finished(error=str(error), fatal=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
         reason = " ".join(str(error).split()) or "no message"
+        if isinstance(error, DatasetError):  # its text names places, and results hold none
+            reason = f"{item.scenario.dataset.label} cannot be read; the log says why"
         line = f"{type(error).__name__}: {reason}"
         return Finished(runs=workshop.executed, error=line[:500], trace=traceback.format_exc())
     return Finished(runs=runs)

@@ -259,6 +259,7 @@ def _connect(address: str | None, resources: Resources) -> None:
     try:
         if address is None:
             ray.init(
+                address="local",  # whatever else runs on this machine
                 num_cpus=embedded_cpus(resources),
                 include_dashboard=False,
                 log_to_driver=False,

@@ -143,8 +143,8 @@ class Conductor:
         if self._attempts[item.name] < ATTEMPTS:
             self._push(-1.0, item)
             return
-        error = f"its worker died {ATTEMPTS} times: {reason}"
-        result = Finished(error=error, trace=error)
+        error = f"its worker died {ATTEMPTS} times"
+        result = Finished(error=error, trace=reason)
         self._observer.ended(item, result)
         self._failed(item, result)
 
@@ -211,7 +211,9 @@ class Conductor:
         self._account(repaired.runs)
         before, after = victim.evaluation.selection, repaired.evaluation.selection
         value = objective_value(self.plan.study.objective, before, after)
-        self._offer(trial, Outcome(value=value, curve=self._values(trial, repaired.curve)))
+        curve = self._values(trial, repaired.curve)
+        sound = self.plan.study.victim_rule.admits(before)
+        self._offer(trial, Outcome(value=value, curve=curve, sound=sound))
         return True
 
     def _offer(self, trial: Trial, outcome: Outcome) -> None:

@@ -25,11 +25,13 @@ class Outcome:
         value: The objective on the selection half; None if the trial failed or was cut.
         curve: The objective on the monitor subset after each epoch there was.
         error: One line, if it failed.
+        sound: Whether its victim is one: what a defence does to a weak one proves nothing.
     """
 
     value: float | None = None
     curve: tuple[float, ...] = ()
     error: str = ""
+    sound: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class Decisions:
         self._abandoned: set[int] = set()
         self._incomplete: set[int] = set()
         self._values: dict[int, list[float]] = {}
+        self._widest = 0  # scenarios behind the best-covered reference
         self._settings = (
             Judge("settings", prune.setting, objective) if prune.setting is not None else None
         )
@@ -170,7 +173,8 @@ class Decisions:
             del self._outcomes[trial.number]
             self.unsettled.append(trial)
             return None
-        self._weigh(trial, outcome.value)
+        if outcome.sound:
+            self._weigh(trial, outcome.value)
         return Verdict(trial=trial, status=Status.DONE)
 
     def _forget(self, trial: Trial) -> None:
@@ -205,11 +209,16 @@ class Decisions:
             self.prunings.append(Pruning(level="setting", trial=trial, evidence=evidence))
 
     def _close(self, setting: int) -> None:
-        """Tell the judge how a setting ended; one that lacks a curve is no reference."""
+        """Tell the judge how a setting ended.
+
+        One that was cut somewhere, or has fewer scenarios than the present reference, is
+        none: its mean may be over the easier ones.
+        """
         values = self._values.get(setting)
         if self._settings is None or not values:
             return
-        whole = setting not in self._abandoned | self._incomplete
+        whole = setting not in self._abandoned | self._incomplete and len(values) >= self._widest
+        self._widest = max(self._widest, len(values) if whole else 0)
         self._settings.finish(setting, sum(values) / len(values) if whole else None)
 
     def _make_chains(self) -> list[list[Trial]]:

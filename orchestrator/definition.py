@@ -8,6 +8,7 @@ from typing import Any
 from ulrl.attacks import Attack, LabelRule, Stamp
 from ulrl.datasets import Dataset
 from ulrl.hyperparameters import Preset
+from ulrl.metrics import Metrics
 from ulrl.models import Architecture
 from ulrl.victim import VictimConfig
 
@@ -111,6 +112,10 @@ class VictimRule:
 
     min_acc: float = 0.5
     min_asr: float = 0.8
+
+    def admits(self, reached: Metrics) -> bool:
+        """Whether a victim with these metrics took."""
+        return reached.acc >= self.min_acc and reached.asr >= self.min_asr
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,10 @@ class Folder:
         if not lines:
             write_text(file, ",".join(STAGE_COLUMNS) + "\n")
             lines = [",".join(STAGE_COLUMNS)]
-        self._listed = {(row["stage"], row["key"]) for row in csv.DictReader(lines)}
+        if lines[0] != ",".join(STAGE_COLUMNS):
+            raise Unusable(f"{file} is not this program's: its first line is {lines[0][:80]!r}")
+        rows = csv.reader(lines[1:])
+        self._listed = {(row[0], row[1]) for row in rows if len(row) == len(STAGE_COLUMNS)}
 
     def record(self, runs: Iterable[StageRun]) -> None:
         """List stages that were executed just now, at once on disk.
@@ -104,8 +107,11 @@ class Folder:
         """Return the curves of relearnings that were cut, by their key: the longest each."""
         found: dict[str, tuple[tuple[float, ...], ...]] = {}
         for line in whole_lines(self.logs / "cuts.jsonl"):
-            cut = json.loads(line)
-            curve = tuple(tuple(point) for point in cut["curve"])
+            try:
+                cut = json.loads(line)
+                curve = tuple(tuple(point) for point in cut["curve"])
+            except (ValueError, KeyError, TypeError):
+                continue  # the trial is run again
             if len(curve) > len(found.get(cut["key"], ())):
                 found[cut["key"]] = curve
         return found
@@ -131,7 +137,7 @@ class Folder:
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole: aside, then renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text)
+    aside.write_text(text, encoding="utf-8", newline="\n")
     aside.replace(path)
 
 

@@ -109,7 +109,12 @@ class KeyRing:
             lambda: result_key(
                 "unlearn",
                 unlearning.VERSION,
-                {"unlearn": parts.unlearn, "compute": self._compute, **self._clean(trial)},
+                {
+                    "unlearn": parts.unlearn,
+                    "compute": self._compute,
+                    "monitor": poisoning.MONITOR_COUNT,
+                    **self._clean(trial),
+                },
                 {"victim": self.victim(trial.scenario)},
             ),
         )

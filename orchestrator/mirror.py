@@ -16,6 +16,7 @@ from orchestrator.definition import LogModels
 from orchestrator.findings import Findings, VictimFinding
 from orchestrator.plan import Scenario, Trial
 from orchestrator.records import Record
+from orchestrator.reporting.summary import column_of
 from orchestrator.results import METRICS, Results, key_of
 from orchestrator.store import Store
 from orchestrator.tracking import Tracker
@@ -39,6 +40,7 @@ class Mirror:
         self._best: dict[int, tuple[float, Trial]] = {}
         self._known: set[str] = set()  # trials whose runs are older than this start
         self._waiting: list[Trial] = []
+        self.models_gone = 0  # wanted by the policy, but no longer in the store
         self._conductor: Conductor
         self._results: Results
 
@@ -115,8 +117,8 @@ class Mirror:
         """Keep the weights of the best trial of each scenario, if only those are wanted."""
         row = self._results.row(trial)
         study = self._conductor.plan.study
-        half = f"{study.objective.value}{'' if study.objective == 'der' else '_after'}_selection"
-        value = row[half] if study.objective.maximise else -row[half]
+        reached = row[column_of(study.objective.value, "selection")]
+        value = reached if study.objective.maximise else -reached
         number = trial.scenario.number
         standing = self._best.get(number)
         better = standing is None or (value, -trial.number) > (standing[0], -standing[1].number)
@@ -171,6 +173,7 @@ class Mirror:
             }
             if model:
                 description = self._describe("repaired", scored.relearn_key, trial.scenario)
+                self.models_gone += self._store.peek("repaired", scored.relearn_key) is None
         names = (
             *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),
             *("der_selection", "der_report", "target_z", "stop_epoch", "seconds"),

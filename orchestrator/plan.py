@@ -196,8 +196,14 @@ def scenario_text(columns: Mapping[str, Any], without: frozenset[str] = frozense
 def _setting_text(study: Study, values: Mapping[str, Any]) -> str:
     axes = study.grid.settings
     varied = {name: value for name, value in values.items() if len(axes[name]) > 1} or values
-    shown = (f"{name}={'seed' if value is None else value}" for name, value in varied.items())
+    shown = (f"{name}={_plainly(value)}" for name, value in varied.items())
     return ", ".join(shown) or "the preset"
+
+
+def _plainly(value: Any) -> str:
+    if value is None:
+        return "seed"
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
 def attack_options(choice: AttackChoice) -> dict[str, Any]:
@@ -269,10 +275,16 @@ def _resolve(study: Study, dataset: Dataset, setting: Setting) -> Hyperparameter
 
 
 def _setting_order(study: Study, settings: tuple[Setting, ...]) -> tuple[int, ...]:
+    """Return the preset's own setting first: as near as the axes with a choice allow."""
     own = preset_values(study.preset, study.grid.datasets[0].name)
+    own["defence_seed"] = None
+    axes = study.grid.settings
+    free = [name for name, values in axes.items() if len(values) > 1]
+    if None not in axes.get("defence_seed", (None,)):
+        free = [name for name in free if name != "defence_seed"]
     numbers = [setting.number for setting in settings]
     for setting in settings:
-        if all(value == own.get(name) for name, value in setting.values.items()):
+        if all(setting.values[name] == own[name] for name in free):
             numbers.remove(setting.number)
             return (setting.number, *numbers)
     return tuple(numbers)

@@ -163,7 +163,7 @@ class Screen:
     def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
         self._tally.victims_left -= 1
         rule, reached = self._tally.plan.study.victim_rule, finding.evaluation.selection
-        if reached.acc < rule.min_acc or reached.asr < rule.min_asr:
+        if not rule.admits(reached):
             name = self._tally.plan.name_of(scenario)
             reach = f"ACC {reached.acc:.1%}, ASR {reached.asr:.1%}"
             self.say(f"weak victim: {name}: {reach}", "yellow")
@@ -192,7 +192,7 @@ class Screen:
             if progress is not None:
                 where = f"{progress.stage} {progress.epoch}/{progress.epochs}"
             name = tally.plan.name_of(item.scenario)
-            running.add_row(Text(item.name, style="cyan"), where, name, item.text)
+            running.add_row(Text(item.name, style="cyan"), where, Text(name), Text(item.text))
         return Group(head, running)
 
 

@@ -32,12 +32,18 @@ def knock(address: str) -> None:
     Raises:
         Unusable: Nobody listens there.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise Unusable(
+            f"{address} is a Ray Client, through which a study cannot run; start the command "
+            f"on a node of the cluster and name its HOST:PORT, or auto"
+        )
+    host, _, port = address.rpartition(":")
     if not port.isdigit():
         return  # "auto" and the like, which Ray resolves
     try:
-        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
-    except OSError as error:
+        place = (host.strip("[]"), int(port))
+        socket.create_connection(place, timeout=KNOCK_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
         raise Unusable(f"the Ray cluster at {address} cannot be used ({error})") from error
 
 

@@ -68,8 +68,7 @@ class Results:
 
     def victim_ok(self, victim: VictimFinding) -> bool:
         """Whether a victim is one, by the study's rule, on the selection half."""
-        rule, reached = self._plan.study.victim_rule, victim.evaluation.selection
-        return reached.acc >= rule.min_acc and reached.asr >= rule.min_asr
+        return self._plan.study.victim_rule.admits(victim.evaluation.selection)
 
     def write(self, folder: Path, run_ids: Mapping[str, str]) -> None:
         """Write ``results.csv`` and ``results.parquet``, each whole or not at all."""

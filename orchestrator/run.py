@@ -1,6 +1,7 @@
 """A study from its definition to its report."""
 
 import csv
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from rich.table import Table
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
 from orchestrator.definition import Study
+from orchestrator.errors import Unusable
 from orchestrator.estimate import estimate
 from orchestrator.findings import Findings
 from orchestrator.folder import Folder, write_text
-from orchestrator.invocation import program, shown
+from orchestrator.invocation import program, redacted, shown
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.observers import Observers
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Screen, Tally, span
+from orchestrator.reporting.summary import column_of
 from orchestrator.results import Results
 from orchestrator.signals import Interrupts
 from orchestrator.store import Store
@@ -62,6 +65,9 @@ def run_study(
     plan = make_plan(study)
     folder = Folder(out)
     store = Store(study.store)
+    _check_place(study, out)
+    if inline and _gpu(study) and not _has_gpu():
+        raise Unusable("resources asks for a GPU, and torch finds none on this machine")
     store.check()
     with folder.held():
         return _Run(plan, folder, store, console, interrupts, verbose).go(address, inline=inline)
@@ -115,7 +121,7 @@ class _Run:
 
     def go(self, address: str | None, *, inline: bool) -> int:
         """Do what is left, write everything, and return the exit code."""
-        self.console.print(f"[bold]{self.plan.study.name}[/]: {_counts(self.plan)}")
+        self.console.print(f"[bold]{self.plan.study.name}[/]: {_counts(self.plan)}", soft_wrap=True)
         whole = False
         try:
             self.conductor.open()
@@ -145,13 +151,36 @@ class _Run:
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""
+        timeout = DELIVERY_SECONDS if whole else HURRIED_SECONDS
+        try:
+            self._write(timeout, whole=whole)
+        except OSError as error:
+            raise Unusable(
+                f"the study folder {self.folder.path} cannot be written to ({error}); the store "
+                f"has all results: run the same command again"
+            ) from error
+        finally:
+            delivery = self.tracker.close(timeout)
+        if delivery.left:
+            self._say(
+                f"MLflow at {redacted(self.plan.study.mlflow.uri)} lacks {delivery.left} records "
+                f"({delivery.error}); they are delivered when this command runs again",
+                style="yellow",
+            )
+        if self.mirror.models_gone:
+            self._say(
+                f"{self.mirror.models_gone} repaired models are not in the store any more: when "
+                f"they were made, log_models kept fewer",
+                style="yellow",
+            )
+
+    def _write(self, timeout: float, *, whole: bool) -> None:
         from orchestrator.mirror import artifacts_of
         from orchestrator.report import write_report
         from orchestrator.search import save_studies
 
         self.results.write(self.folder.path, self.tracker.run_ids())
         self.mirror.finish()
-        timeout = DELIVERY_SECONDS if whole else HURRIED_SECONDS
         self.tracker.flush(timeout)
         self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
         _write_prunings(self.conductor, self.folder.logs / "pruning.csv")
@@ -163,32 +192,25 @@ class _Run:
             metrics=metrics if whole else {},
             artifacts=artifacts_of(self.folder.path) if whole else (),
         )
-        delivery = self.tracker.close(timeout)
-        if delivery.left:
-            self.console.print(
-                f"MLflow at {self.plan.study.mlflow.uri} lacks {delivery.left} runs "
-                f"({delivery.error}); they are delivered when this command runs again",
-                style="yellow",
-                markup=False,
-            )
 
     def _say_where(self, failures: int) -> None:
         objective = self.plan.study.objective.value
         print_summary(self.console, self.folder.path / "results.csv", objective)
         for name, result in self.conductor.errors.items():
             log = shown(self.folder.logs / f"{name}.log")
-            self.console.print(f"failed: {name}: {result.error}; see {log}", markup=False)
+            self._say(f"failed: {name}: {result.error}; see {log}")
         if failures:
-            self.console.print(f"{failures} trials failed; the same command tries them again")
-        self.console.print(f"report   {shown(self.folder.path / 'report.html')}")
-        self.console.print(f"results  {shown(self.folder.path / 'results.csv')}")
-        self.console.print(f"MLflow   {_ui_command(self.plan.study.mlflow.uri)}", soft_wrap=True)
+            self._say(f"{failures} trials failed; the same command tries them again")
+        self._say(f"report   {shown(self.folder.path / 'report.html')}")
+        self._say(f"results  {shown(self.folder.path / 'results.csv')}")
+        self._say(f"MLflow   {_ui_command(self.plan.study.mlflow.uri)}")
+
+    def _say(self, text: str, style: str = "") -> None:
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
 
     def _value_of(self, trial: Any) -> float | None:
-        row = self.results.row(trial)
-        objective = self.plan.study.objective
-        name = "der_selection" if objective == "der" else f"{objective}_after_selection"
-        value: float | None = row[name]
+        column = column_of(self.plan.study.objective.value, "selection")
+        value: float | None = self.results.row(trial)[column]
         return value
 
 
@@ -218,33 +240,43 @@ class _FailureLog:
 
 def _write_prunings(conductor: Conductor, path: Path) -> None:
     columns = ("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs")
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for pruning in conductor.decisions.prunings:
-            e = pruning.evidence
-            trial = pruning.trial
-            writer.writerow(
-                (
-                    *(pruning.level, trial.setting.text, trial.scenario.text),
-                    *(e.step, e.value, e.reference, e.p_value, e.pairs),
-                )
-            )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for pruning in conductor.decisions.prunings:
+        e, trial = pruning.evidence, pruning.trial
+        names = (pruning.level, trial.setting.text, trial.scenario.text)
+        writer.writerow((*names, e.step, e.value, e.reference, e.p_value, e.pairs))
+    write_text(path, text.getvalue())
 
 
 def _counts(plan: Plan) -> str:
+    whole = len(plan.scenarios) * len(plan.settings)
+    excluded = f" - {whole - len(plan.trials):,} excluded" if whole > len(plan.trials) else ""
     return (
-        f"{len(plan.scenarios):,} scenarios × {len(plan.settings):,} settings = "
+        f"{len(plan.scenarios):,} scenarios × {len(plan.settings):,} settings{excluded} = "
         f"{len(plan.trials):,} trials"
     )
+
+
+def _check_place(study: Study, out: Path) -> None:
+    """Refuse a study folder that would lie on the store or on MLflow's database."""
+    taken = {"the store": study.store, "MLflow's database": study.mlflow.uri.partition(":///")[2]}
+    for what, place in taken.items():
+        if place and Path(place).absolute() == out:
+            raise Unusable(f"{out} is {what}; name another study folder with --out")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _gpu(study: Study) -> float:
     if study.resources.gpu is not None:
         return study.resources.gpu
-    import torch
-
-    return 1.0 if torch.cuda.is_available() else 0.0
+    return 1.0 if _has_gpu() else 0.0
 
 
 def _compute(study: Study, gpu: float) -> Compute:
@@ -262,6 +294,6 @@ def _workers(study: Study, gpu: float) -> int:
 
 def _ui_command(uri: str) -> str:
     if not uri.startswith("sqlite:"):
-        return uri
+        return redacted(uri)
     file = shown(Path(uri.removeprefix("sqlite:///")))
     return f"{program('mlflow')} ui --backend-store-uri sqlite:///{file}"

@@ -29,7 +29,8 @@ class Interrupts:
             yield self
         finally:
             for signum, handler in former.items():
-                signal.signal(signum, handler)
+                if signum != self.signum:  # the second one does what it does by default
+                    signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         del frame

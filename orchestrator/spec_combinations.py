@@ -9,7 +9,7 @@ from orchestrator.spec_entries import Item
 from orchestrator.spec_exclude import Mask
 from orchestrator.spec_findings import Findings, Node
 from orchestrator.spec_grid import Axes
-from ulrl.clean import CleanConfig
+from ulrl.clean import CleanConfig, CleanDraw
 from ulrl.datasets import DatasetError, Facts
 from ulrl.hyperparameters import Preset, preset_values
 from ulrl.poisoning import Poison
@@ -73,11 +73,16 @@ def _check_clean(
             )
             for (d,) in _left(axes, kept, "dataset")
         ]
+    draws = [CleanDraw.RANDOM]
+    if "clean_draw" in axes.by_name:
+        draws = [node.value for node in axes.by_name["clean_draw"].items]
     for ratio, d in pairs:
         supply = facts[d]
         try:
             if supply is not None:
-                CleanConfig(clean_ratio=ratio.value).check(supply.train_count)
+                for draw in draws:
+                    config = CleanConfig(clean_ratio=ratio.value, clean_draw=draw)
+                    config.check(supply.train_count)
         except ValueError as error:
             found.add(ratio.node, _on(axes, d, error))
 

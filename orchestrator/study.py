@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.errors import Interrupted, Mistakes, Stop
+from orchestrator.errors import Interrupted, Mistakes, Stop, Unusable
 from orchestrator.invocation import program
 from orchestrator.signals import Interrupts
 
@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             prefix = "" if isinstance(stop, Mistakes) else "error: "
             errors.print(f"{prefix}{stop}", markup=False, soft_wrap=True)
         return stop.exit_code
+    except OSError as error:
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        return Unusable.exit_code
 
 
 def _command(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:

@@ -21,7 +21,7 @@ def print_summary(console: Console, results_file: Path, objective: str) -> None:
     results = read_results(results_file)
     summary = summarise(results, objective)
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
-    console.print(f"\n{len(results.trials)} trials: {counts}")
+    console.print(f"\n{len(results.trials)} trials: {counts}", soft_wrap=True)
     if summary.common is None:
         return
     console.print(

@@ -222,7 +222,8 @@ class Workshop:
         tensors: dict[str, Tensor],
     ) -> None:
         entry = Entry(values=values, tensors=tensors, seconds=seconds, study=self._site.study)
-        self._store.write(stage, key, entry)
+        if self._store.read(stage, key) is None:  # another study may have been faster
+            self._store.write(stage, key, entry)
         run = StageRun(
             stage=stage,
             key=key,

@@ -16,7 +16,7 @@ from ulrl.victim import VictimConfig
 
 VICTIM = VictimConfig(epochs=2, batch_size=64)
 AXES: dict[str, tuple[Any, ...]] = {
-    "unlearn_threshold": (0.2, 0.5),
+    "unlearn_threshold": (0.5, 0.2),
     "z_threshold": (0.5,),
     "reinit_ratio": (0.5, 1.0),
     "clean_ratio": (0.05,),

@@ -93,12 +93,13 @@ def test_a_finished_study_hands_out_nothing(
 def test_another_study_finds_what_the_store_has(
     tmp_path: Path, store: str, reference: dict[str, Any]
 ) -> None:
-    Workers(Random(3), 2).run(Desk(study_of("nobody", store), tmp_path / "one"))
+    crew = Workers(Random(3), 2)
+    crew.run(Desk(study_of("nobody", store), tmp_path / "one"))
     desk = Desk(study_of("settings", store, name="another"), tmp_path / "two")
     desk.conductor.open()
     assert desk.conductor.complete
     assert desk.rows() == reference["settings"]
-    assert {computed for _, _, computed in desk.listed()} == {"False"}
+    assert desk.listed() == {(stage, key, "False"): 1 for stage, key in crew.executed}
 
 
 def test_an_abandoned_setting_costs_no_further_work(tmp_path: Path, store: str) -> None:
@@ -174,6 +175,24 @@ def test_a_cut_is_kept_with_its_curve(tmp_path: Path, store: str) -> None:
     assert all(desk.store.peek("relearn", key) is None for key in cuts)
 
 
+def test_a_cut_serves_all_trials_that_need_the_same_result(tmp_path: Path, store: str) -> None:
+    """Here settings of another ascent, which finds the same suspects later."""
+    study = small_study(
+        store=store,
+        attacks=[choice(BADNETS)],
+        settings={"unlearn_lr": (0.01, 0.02), "alpha": (0.3, 0.4, 0.8)},
+        few={"relearn_epochs": (4,)},
+        prune=PRUNES["curves"],
+    )
+    desk = Desk(study, tmp_path)
+    crew = Workers()
+    crew.run(desk)
+    assert desk.statuses()[2::3] == ["pruned"] * 2
+    trials = [name for name in desk.recorder.started_items if name.startswith("trial")]
+    assert trials == [f"trial-0000{number}" for number in (0, 1, 2)]
+    assert sum(1 for stage, _ in crew.executed if stage == "unlearn") == 2
+
+
 def test_cuts_are_no_evidence_once_nobody_cuts(
     tmp_path: Path, store: str, reference: dict[str, Any]
 ) -> None:
@@ -208,4 +227,5 @@ def test_the_reference_goes_first_and_decides_first(tmp_path: Path, store: str) 
     first = desk.plan.setting_order[0]
     wanted = [desk.plan.by_place[first, s].name for s in desk.plan.scenario_order]
     assert trials[:6] == wanted
-    assert desk.recorder.started_items[0].startswith("victim")
+    kinds = [name.partition("-")[0] for name in desk.recorder.started_items[:18]]
+    assert kinds == ["victim", "ascent", "trial"] * 6  # no scenario waits for another

@@ -238,16 +238,18 @@ def test_a_setting_with_a_cut_trial_is_no_reference() -> None:
 
 def test_a_cut_that_no_longer_holds_is_unsettled() -> None:
     """An earlier run cut the trial; in the present grid nothing speaks against it."""
-    decisions = Decisions(plan_of(3, 1, WITHIN))
-    first, second, third = (trial for (trial,) in in_order(decisions._plan))
+    decisions = Decisions(plan_of(4, 1, WITHIN))
+    first, second, third, last = (trial for (trial,) in in_order(decisions._plan))
     offer(decisions, first, 0.3, 0.1, 0.2, 0.3)
     assert offer(decisions, third, None, 0.1, 0.5) == ""
     assert decisions.unsettled == []
     assert offer(decisions, second, 0.3, 0.1, 0.2, 0.3) == f"{second.number}d"
     assert decisions.unsettled == [third]
     decisions.unsettled.clear()
+    assert offer(decisions, last, 0.9, 0.1, 0.5, 0.9) == ""
+    assert decisions.unsettled == []  # it is worked on meanwhile
     assert not decisions.hopeless(third, (0.1, 0.5))
-    assert offer(decisions, third, 0.9, 0.1, 0.5, 0.9) == f"{third.number}d"
+    assert offer(decisions, third, 0.9, 0.1, 0.5, 0.9) == f"{third.number}d {last.number}d"
     assert decisions.complete()
 
 

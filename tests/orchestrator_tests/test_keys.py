@@ -174,13 +174,20 @@ def test_the_size_of_the_monitor_changes_the_curve(
 ) -> None:
     before = all_keys(ring(), trial)
     monkeypatch.setattr(poisoning, "MONITOR_COUNT", 128)
-    assert changed(before, all_keys(ring(), trial)) == FROM_RELEARN
+    assert changed(before, all_keys(ring(), trial)) == FROM_ASCENT | FROM_RELEARN
 
 
 def test_a_ring_that_has_seen_other_trials_gives_the_same_keys() -> None:
     study = small_study(
-        settings={"unlearn_threshold": (0.1, 0.2), "alpha": (0.1, 0.2), "unlearn_lr": (0.1, 0.2)},
+        settings={
+            "unlearn_threshold": (0.1, 0.2),
+            "alpha": (0.1, 0.2),
+            "unlearn_lr": (0.1, 0.2),
+            "defence_seed": (0, 1),
+            "clean_ratio": (0.1, 0.2),
+        },
         grid={"seeds": (0, 1)},
+        few={},
     )
     trials = make_plan(study).trials
     used = ring()

@@ -152,7 +152,7 @@ def test_a_scenario_holds_its_victim(tmp_path: Path) -> None:
 def test_pruned_trials_have_no_number_after_the_victim(tmp_path: Path) -> None:
     study = study_of(
         tmp_path,
-        settings={"alpha": (0.3, 0.7)},
+        settings={"alpha": (0.3, 0.5)},
         grid={"seeds": tuple(range(4))},
         prune=Prune(setting=WILCOXON),
     )

@@ -22,7 +22,9 @@ def plan() -> Plan:
         ({"unlearn_threshold": (0.1, 0.2, 0.4)}, 1),
         ({"unlearn_threshold": (0.1, 0.2), "reinit_ratio": (0.5, 1.0)}, 3),
         ({"unlearn_threshold": (0.1, 0.4)}, 0),  # the preset's own is not in the grid
-        ({"clean_ratio": (0.1,), "unlearn_threshold": (0.1, 0.2)}, 0),
+        ({"clean_ratio": (0.1,), "unlearn_threshold": (0.1, 0.2)}, 1),  # no choice, no matter
+        ({"defence_seed": (5, 6), "unlearn_threshold": (0.1, 0.2)}, 1),
+        ({"unlearn_threshold": (0.1, 0.4), "reinit_ratio": (0.5, 1.0)}, 0),  # nor is it here
         ({"defence_seed": (5, None)}, 1),
         ({}, 0),
     ],

@@ -191,7 +191,7 @@ def ascent_item(plan: Plan, *thresholds: float) -> AscentItem:
 
 def test_a_deeper_ascent_answers_for_a_shallower(plan: Plan, tmp_path: Path) -> None:
     place = Place(plan, tmp_path)
-    low, high = AXES["unlearn_threshold"]
+    high, low = AXES["unlearn_threshold"]
     _, runs = place.do(ascent_item(plan, low))
     assert [run.stage for run in runs] == ["train_victim", "unlearn", "score_neurons"]
     _, runs = place.do(ascent_item(plan, high))
@@ -205,7 +205,7 @@ def test_a_shallow_ascent_does_not_answer_for_a_deeper(
     plan: Plan, made: Place, tmp_path: Path
 ) -> None:
     place = Place(plan, tmp_path)
-    low, high = AXES["unlearn_threshold"]
+    high, low = AXES["unlearn_threshold"]
     place.do(ascent_item(plan, high))
     _, runs = place.do(ascent_item(plan, low))
     assert [run.stage for run in runs] == ["unlearn", "score_neurons"]
