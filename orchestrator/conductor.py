@@ -181,7 +181,8 @@ class Conductor:
         if len(found) < len(scored):
             return False
         self.scores |= found
-        for trial in group.trials:
+        # In order of use: of trials that share a result, the first to be decided makes it.
+        for trial in sorted(group.trials, key=lambda trial: self._rank[trial.number]):
             finding = found[trial.number]
             self._account(finding.runs)
             if self._take_result(trial):

@@ -1,41 +1,18 @@
 """Decisions: small cases worked by hand."""
 
-from itertools import groupby
-from typing import Any
-
 import pytest
 
 from orchestrator.decisions import Decisions, Outcome, Status
-from orchestrator.definition import Objective, Prune, PrunerChoice
-from orchestrator.plan import Plan, Trial, make_plan
-from tests.orchestrator_tests.small_studies import MEDIAN, WILCOXON, table_study
-
-ACROSS = Prune(setting=WILCOXON)  # p < 0.05, from five pairs on
-WITHIN = Prune(curve=MEDIAN)  # from the second epoch on, after two whole curves
-
-
-def plan_of(settings: int, scenarios: int, prune: Prune, **other: Any) -> Plan:
-    return make_plan(table_study(settings, scenarios, prune, **other))
-
-
-def in_order(plan: Plan) -> list[list[Trial]]:
-    """Return the trials as decisions meet them, setting by setting."""
-    order = Decisions(plan).order
-    return [list(trials) for _, trials in groupby(order, key=lambda trial: trial.setting.number)]
-
-
-def statuses(decisions: Decisions, trials: list[Trial]) -> str:
-    """Return a letter per trial: d(one), p(runed), f(ailed), or - without a verdict."""
-    verdicts = [decisions.verdict(trial) for trial in trials]
-    return "".join("-" if verdict is None else verdict.status[0] for verdict in verdicts)
-
-
-def offer(decisions: Decisions, trial: Trial, value: float | None, *curve: float) -> str:
-    """Offer an outcome, and return the verdicts that it brings as numbers and letters."""
-    outcome = Outcome(value=value, curve=curve or (0.5 if value is None else value,))
-    return " ".join(
-        f"{verdict.trial.number}{verdict.status[0]}" for verdict in decisions.offer(trial, outcome)
-    )
+from orchestrator.definition import Objective, Prune
+from tests.orchestrator_tests.outcomes import (
+    ACROSS,
+    WITHIN,
+    in_order,
+    offer,
+    plan_of,
+    statuses,
+)
+from tests.orchestrator_tests.small_studies import MEDIAN, WILCOXON
 
 
 def test_the_order_is_setting_by_setting_through_the_same_scenarios() -> None:
@@ -62,17 +39,6 @@ def test_without_setting_pruning_scenarios_do_not_wait_for_each_other() -> None:
     assert offer(decisions, later, 0.5, 0.5) == ""
     assert offer(decisions, second, 0.5, 0.5) == f"{second.number}d {last.number}d"
     assert offer(decisions, first, 0.5, 0.5) == f"{first.number}d {later.number}d"
-
-
-def test_a_failure_after_the_epoch_of_its_cut_counts_as_pruned() -> None:
-    """Watched, the trial would have been stopped before it could fail."""
-    decisions = Decisions(plan_of(4, 1, WITHIN))
-    trials = [trial for (trial,) in in_order(decisions._plan)]
-    offer(decisions, trials[0], 0.9, 0.5, 0.5, 0.9)
-    offer(decisions, trials[1], 0.7, 0.5, 0.5, 0.7)
-    decisions.offer(trials[2], Outcome(error="late", curve=(0.4, 0.4)))
-    decisions.offer(trials[3], Outcome(error="early", curve=(0.5, 0.6)))
-    assert statuses(decisions, trials) == "ddpf"
 
 
 # Across scenarios. Five pairs that are all worse have p = 1/2^5 = 0.03125; four have 0.0625.
@@ -188,78 +154,30 @@ def test_a_failure_in_an_abandoned_setting_counts_as_pruned() -> None:
     assert statuses(decisions, worse) == "dddddp"
 
 
-# Within a scenario: the median of the best value so far of the whole curves, per epoch.
+def test_what_a_defence_does_to_a_weak_victim_proves_nothing() -> None:
+    decisions = Decisions(plan_of(2, 8, ACROSS))
+    best, worse = in_order(decisions._plan)
+    for trial in best:
+        offer(decisions, trial, 0.9)
+    for number, trial in enumerate(worse):
+        decisions.offer(trial, Outcome(value=0.1, curve=(0.1,), sound=number not in {1, 3}))
+    assert statuses(decisions, worse) == "dddddddp"
+    assert decisions.prunings[0].evidence.pairs == 5
 
 
-def test_a_curve_below_the_median_is_cut() -> None:
-    decisions = Decisions(plan_of(4, 1, WITHIN))
-    trials = [trial for (trial,) in in_order(decisions._plan)]
-    offer(decisions, trials[0], 0.9, 0.1, 0.5, 0.9)
-    offer(decisions, trials[1], 0.7, 0.1, 0.3, 0.7)
-    offer(decisions, trials[2], 0.8, 0.1, 0.41, 0.79)  # medians: 0.1, 0.4, 0.8
-    offer(decisions, trials[3], 0.9, 0.1, 0.5, 0.9)
-    assert statuses(decisions, trials) == "ddpd"
-    (pruning,) = decisions.prunings
-    assert (pruning.level, pruning.trial) == ("curve", trials[2])
-    assert (pruning.evidence.step, pruning.evidence.value) == (3, 0.79)
-
-
-def test_a_running_trial_is_cut_by_the_same_rule() -> None:
-    decisions = Decisions(plan_of(3, 1, WITHIN))
-    first, second, third = (trial for (trial,) in in_order(decisions._plan))
-    offer(decisions, first, 0.9, 0.1, 0.5, 0.9)
-    assert not decisions.hopeless(third, (0.0, 0.0))  # the second is not decided yet
-    offer(decisions, second, 0.7, 0.1, 0.3, 0.7)
-    assert not decisions.hopeless(third, (0.1,))
-    assert not decisions.hopeless(third, (0.1, 0.41))
-    assert decisions.hopeless(third, (0.1, 0.41, 0.79))
-    assert decisions.verdict(third) is None
-    assert offer(decisions, third, None, 0.1, 0.41, 0.79) == f"{third.number}p"
-    assert decisions.hopeless(third, (0.1, 0.41, 0.79))
-
-
-def test_a_setting_with_a_cut_trial_is_no_reference() -> None:
-    """Its mean over fewer, easier scenarios would beat settings that are as good."""
-    plan = plan_of(4, 6, Prune(setting=WILCOXON, curve=MEDIAN))
-    decisions = Decisions(plan)
-    first, second, cut, last = in_order(plan)
-    for trials in (first, second):
-        for trial in trials:
-            offer(decisions, trial, 0.5, 0.5, 0.5)
-    offer(decisions, cut[0], 0.1, 0.1, 0.1)
-    for trial in cut[1:]:
-        offer(decisions, trial, 0.9, 0.9, 0.9)
+def test_a_setting_that_failed_somewhere_is_no_reference_beside_a_whole_one() -> None:
+    """Its mean may be over the easier scenarios."""
+    decisions = Decisions(plan_of(3, 6, ACROSS))
+    whole, failing, last = in_order(decisions._plan)
+    for trial in whole:
+        offer(decisions, trial, 0.5)
+    decisions.offer(failing[0], Outcome(error="boom"))
+    for trial in failing[1:]:
+        offer(decisions, trial, 0.9)
     for trial in last:
-        offer(decisions, trial, 0.6, 0.6, 0.6)
-    assert statuses(decisions, cut) == "pddddd"
+        offer(decisions, trial, 0.6)
+    assert statuses(decisions, failing) == "fddddd"
     assert statuses(decisions, last) == "dddddd"
-    assert [pruning.level for pruning in decisions.prunings] == ["curve"]
-
-
-def test_a_cut_that_no_longer_holds_is_unsettled() -> None:
-    """An earlier run cut the trial; in the present grid nothing speaks against it."""
-    decisions = Decisions(plan_of(4, 1, WITHIN))
-    first, second, third, last = (trial for (trial,) in in_order(decisions._plan))
-    offer(decisions, first, 0.3, 0.1, 0.2, 0.3)
-    assert offer(decisions, third, None, 0.1, 0.5) == ""
-    assert decisions.unsettled == []
-    assert offer(decisions, second, 0.3, 0.1, 0.2, 0.3) == f"{second.number}d"
-    assert decisions.unsettled == [third]
-    decisions.unsettled.clear()
-    assert offer(decisions, last, 0.9, 0.1, 0.5, 0.9) == ""
-    assert decisions.unsettled == []  # it is worked on meanwhile
-    assert not decisions.hopeless(third, (0.1, 0.5))
-    assert offer(decisions, third, 0.9, 0.1, 0.5, 0.9) == f"{third.number}d {last.number}d"
-    assert decisions.complete()
-
-
-def test_thresholds_cut_by_value_alone() -> None:
-    lower = Prune(curve=PrunerChoice(pruner="threshold", arguments={"lower": 0.5}))
-    decisions = Decisions(plan_of(2, 1, lower))
-    first, second = (trial for (trial,) in in_order(decisions._plan))
-    assert decisions.hopeless(first, (0.6, 0.4))
-    assert offer(decisions, first, None, 0.6, 0.4) == f"{first.number}p"
-    assert offer(decisions, second, 0.9, 0.5, 0.9) == f"{second.number}d"
 
 
 def test_judges_are_named_after_what_they_judge() -> None:

@@ -41,12 +41,14 @@ class Table:
     plan: Plan
     curves: list[tuple[float, ...]]
     failing: frozenset[int]
+    weak: frozenset[int]  # scenarios whose victim is none
 
     def outcome(self, number: int) -> Outcome:
         curve = self.curves[number]
         if number in self.failing:
             return Outcome(error=f"error {number}", curve=curve[: EPOCHS // 2])
-        return Outcome(value=(curve[-1] + curve[0]) / 2, curve=curve)
+        sound = self.plan.trials[number].scenario.number not in self.weak
+        return Outcome(value=(curve[-1] + curve[0]) / 2, curve=curve, sound=sound)
 
 
 @cache
@@ -64,6 +66,7 @@ def tables(prune: str) -> st.SearchStrategy[Table]:
             plan=st.just(plan),
             curves=st.lists(curve, min_size=count, max_size=count),
             failing=st.frozensets(st.integers(0, count - 1), max_size=2),
+            weak=st.frozensets(st.integers(0, len(plan.scenarios) - 1), max_size=1),
         )
 
     shapes = st.tuples(st.integers(2, 5), st.integers(1, 5), st.sampled_from(list(Objective)[:2]))
