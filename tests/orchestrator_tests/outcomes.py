@@ -9,7 +9,7 @@ from orchestrator.plan import Plan, Trial, make_plan
 from tests.orchestrator_tests.small_studies import MEDIAN, WILCOXON, table_study
 
 ACROSS = Prune(setting=WILCOXON)  # p < 0.05, from five pairs on
-WITHIN = Prune(curve=MEDIAN)  # from the second epoch on, after two whole curves
+WITHIN = Prune(curve=MEDIAN)  # after two whole curves
 
 
 def plan_of(settings: int, scenarios: int, prune: Prune, **other: Any) -> Plan:
