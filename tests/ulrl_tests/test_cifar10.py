@@ -2,7 +2,9 @@
 
 import hashlib
 import pickle
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -134,3 +136,25 @@ def test_what_is_known_without_a_file() -> None:
     assert treatment.mean == (0.4914, 0.4822, 0.4465)
     assert treatment.std == (0.247, 0.243, 0.261)
     assert (treatment.padding, treatment.flip) == (4, True)
+
+
+def test_two_workers_never_fetch_at_once(
+    tmp_path: Path, pin: Pin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its own handle of the lock, as two processes would."""
+    write_folder(tmp_path)
+    pin(tmp_path)
+    inside, most = 0, 0
+
+    def fetch(_: CIFAR10) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.05)
+        inside -= 1
+
+    monkeypatch.setattr(CIFAR10, "download", fetch)
+    with ThreadPoolExecutor(3) as workers:
+        loaded = list(workers.map(lambda _: Cifar10(root=str(tmp_path)).load(), range(3)))
+    assert most == 1
+    assert all(len(images.train_labels) == 5 * BATCH for images in loaded)

@@ -1,5 +1,8 @@
 """CIFAR-10, downloaded by torchvision or read from a local folder."""
 
+import contextlib
+import fcntl
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,9 +45,10 @@ class Cifar10(Dataset):
         from torchvision.datasets import CIFAR10  # type: ignore[import-untyped]
 
         try:
-            parts = [
-                CIFAR10(self.root, train=train, download=self.download) for train in (True, False)
-            ]
+            with _alone(Path(self.root), fills=self.download):
+                parts = [
+                    CIFAR10(self.root, train, download=self.download) for train in (True, False)
+                ]
         except (OSError, RuntimeError) as error:
             folder = Path(self.root).absolute()
             raise DatasetError(
@@ -60,3 +64,19 @@ class Cifar10(Dataset):
             test_labels=labels[1],
             classes=10,
         )
+
+
+@contextlib.contextmanager
+def _alone(root: Path, *, fills: bool) -> Iterator[None]:
+    """Let one process at a time look into a folder that it may have to fill.
+
+    Workers start together: without this, the second would find the first one's archive
+    half written and call it corrupted.
+    """
+    with contextlib.ExitStack() as stack:
+        if fills:
+            with contextlib.suppress(OSError):  # a read-only folder is complete, or of no use
+                root.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context((root / ".cifar10.lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
