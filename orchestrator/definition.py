@@ -13,6 +13,8 @@ from ulrl.models import Architecture
 from ulrl.victim import VictimConfig
 
 SCENARIO_AXES = ("attack", "dataset", "architecture", "poison_ratio", "target_label", "seed")
+# Setting axes with a column of their own in every table; further ones follow as in the file.
+FIRST_SETTINGS = ("defence_seed", "clean_ratio", "unlearn_threshold", "reinit_ratio")
 
 
 class Objective(StrEnum):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from orchestrator.definition import AttackChoice, Study
+from orchestrator.definition import FIRST_SETTINGS, AttackChoice, Study
 from orchestrator.spec import is_excluded
 from ulrl.attacks import Stamp
 from ulrl.datasets import Dataset
@@ -17,8 +17,6 @@ from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
 from ulrl.models import Architecture
 from ulrl.poisoning import Poison
 from ulrl.registry import options_of
-
-BASE_AXES = ("defence_seed", "clean_ratio", "unlearn_threshold", "reinit_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,7 @@ class Plan:
     @property
     def further_axes(self) -> tuple[str, ...]:
         """Setting axes that have no column of their own."""
-        return tuple(name for name in self.study.grid.settings if name not in BASE_AXES)
+        return tuple(name for name in self.study.grid.settings if name not in FIRST_SETTINGS)
 
 
 def make_plan(study: Study) -> Plan:

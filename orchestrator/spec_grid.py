@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from math import prod
 from typing import Any
 
-from orchestrator.definition import SCENARIO_AXES, AttackChoice, Grid
+from orchestrator.definition import FIRST_SETTINGS, SCENARIO_AXES, AttackChoice, Grid
 from orchestrator.spec_entries import KINDS, Item, read_entry
 from orchestrator.spec_findings import UNREADABLE, Findings, Node, Wrong
 from orchestrator.spec_values import (
@@ -24,7 +24,6 @@ from ulrl.attacks import ATTACKS
 from ulrl.hyperparameters import PARTS, names
 from ulrl.poisoning import Poison
 
-FIRST_SETTINGS = ("defence_seed", "clean_ratio", "unlearn_threshold", "reinit_ratio")
 MAX_TRIALS = 1_000_000
 AXES = (*SCENARIO_AXES, *FIRST_SETTINGS, *(name for name in names() if name not in FIRST_SETTINGS))
 DEFAULTS = {"poison_ratio": 0.1, "target_label": 0, "seed": 0}
