@@ -8,6 +8,15 @@ from orchestrator.errors import Unusable
 from orchestrator.work import Finished, Item, Progress
 from orchestrator.workshop import Workshop
 from ulrl.datasets import DatasetError
+from ulrl.interchange import ImportRefused
+from ulrl.models import WeightsError
+
+# Errors whose text names places, of which results hold none, and what they are about.
+PLACED: dict[type[Exception], str] = {
+    DatasetError: "the dataset",
+    ImportRefused: "the imported victim",
+    WeightsError: "the weights to start from",
+}
 
 Steps: TypeAlias = Generator[Progress, None, Finished]
 
@@ -24,8 +33,9 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
         return Finished(error=str(error), fatal=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
         reason = " ".join(str(error).split()) or "no message"
-        if isinstance(error, DatasetError):  # its text names places, and results hold none
-            reason = f"{item.scenario.dataset.label} cannot be read; the log says why"
+        for kind, what in PLACED.items():
+            if isinstance(error, kind):
+                reason = f"{what} cannot be used; the log says why"
         line = f"{type(error).__name__}: {reason}"
         return Finished(runs=workshop.executed, error=line[:500], trace=traceback.format_exc())
     return Finished(runs=runs)

@@ -21,8 +21,7 @@ class Group:
         return AscentItem(
             number=self.number,
             trial=self.trials[0],
-            floor=min(rule.unlearn_threshold for rule in rules),
-            scores=tuple(rules),
+            rules=tuple(rules),
         )
 
 
@@ -51,7 +50,7 @@ class Catalogue:
         """Return the item that works on `trial`."""
         return TrialItem(
             trial=trial,
-            floor=self.group_of(trial).item.floor,
+            rules=self.group_of(trial).item.rules,
             stream=self._plan.study.prune.curve is not None,
         )
 

@@ -10,7 +10,7 @@ from ulrl.datasets import Dataset
 from ulrl.hyperparameters import Preset
 from ulrl.metrics import Metrics
 from ulrl.models import Architecture
-from ulrl.victim import VictimConfig
+from ulrl.recipes import VictimRecipe
 
 SCENARIO_AXES = ("attack", "dataset", "architecture", "poison_ratio", "target_label", "seed")
 # Setting axes with a column of their own in every table; further ones follow as in the file.
@@ -88,6 +88,19 @@ class Exclusion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VictimImport:
+    """Where pre-trained victims lie.
+
+    Attributes:
+        path: A folder or file; names of scenario axes in braces stand for their values.
+        conditions: Which scenarios it serves, as for an exclusion; none is all of them.
+    """
+
+    path: str
+    conditions: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrunerChoice:
     """One of Optuna's pruners, by its name in snake case, with its own arguments."""
 
@@ -143,6 +156,7 @@ class Study:
 
     Attributes:
         source: The file as the user named it, for messages.
+        imports: Where victims come from that are not trained; the first that matches counts.
     """
 
     name: str
@@ -150,7 +164,8 @@ class Study:
     grid: Grid
     preset: Preset = Preset.DEFAULT
     exclude: tuple[Exclusion, ...] = ()
-    victim: VictimConfig = field(default_factory=VictimConfig)
+    victim: VictimRecipe = field(default_factory=VictimRecipe)
+    imports: tuple[VictimImport, ...] = ()
     victim_rule: VictimRule = field(default_factory=VictimRule)
     prune: Prune = field(default_factory=Prune)
     objective: Objective = Objective.DER

@@ -1,6 +1,7 @@
 """Stage results as entries of the store, and back."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,12 +13,26 @@ from ulrl.models import Blueprint, Weights
 from ulrl.scoring import NeuronScores
 from ulrl.unlearning import Ascent
 
+_MAPPINGS = ("before", "after", "movement")  # fields that are tensors by name
+
 
 def pack(result: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a dataclass's fields as plain values and tensors."""
-    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    tensors = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
-    values = {name: value for name, value in fields.items() if name not in tensors}
+    """Return a dataclass's fields as plain values and tensors.
+
+    A mapping of tensors, whose order counts, becomes tensors named ``field/name`` and a
+    list of the names.
+    """
+    values: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for field in dataclasses.fields(result):
+        value = getattr(result, field.name)
+        if isinstance(value, Tensor):
+            tensors[field.name] = value
+        elif isinstance(value, Mapping):
+            values[field.name] = list(value)
+            tensors |= {f"{field.name}/{name}": tensor for name, tensor in value.items()}
+        else:
+            values[field.name] = value
     return values, tensors
 
 
@@ -44,10 +59,15 @@ def evaluation_of(entry: Entry) -> Evaluation:
 
 
 def _fields(kind: type[Any], entry: Entry) -> dict[str, Any]:
-    wanted = {field.name for field in dataclasses.fields(kind)}
-    values = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in entry.values.items()
-        if name in wanted
-    }
-    return values | entry.tensors
+    fields: dict[str, Any] = {}
+    for name in (field.name for field in dataclasses.fields(kind)):
+        if name in entry.tensors:
+            fields[name] = entry.tensors[name]
+        elif name not in entry.values:
+            continue  # the dataclass says what is missing
+        elif name in _MAPPINGS:
+            fields[name] = {key: entry.tensors[f"{name}/{key}"] for key in entry.values[name]}
+        else:
+            value = entry.values[name]
+            fields[name] = tuple(value) if isinstance(value, list) else value
+    return fields

@@ -15,7 +15,9 @@ from orchestrator.findings import Findings
 from orchestrator.keys import KeyRing
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.store import Store
-from ulrl.models import Architecture
+from ulrl.datasets import DatasetError
+from ulrl.interchange import ImportRefused
+from ulrl.models import Architecture, WeightsError
 from ulrl.poisoning import MONITOR_COUNT
 
 STEP_SECONDS = 0.004  # of a training step besides its arithmetic: Python and small kernels
@@ -81,7 +83,7 @@ def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) 
     relearns: set[str] = set()
     for scenario in plan.scenarios:
         cost = _Cost(scenario, plan)
-        known = findings.victim(scenario) is not None if _readable(scenario) else False
+        known = _is_known(findings, scenario)
         count.add("train_victim", cached=known, seconds=cost.victim, disk=cost.weights)
         for group in groups[scenario.number]:
             _count_group(count, group, cost, findings if known else None, relearns)
@@ -123,7 +125,8 @@ class _Cost:
         self._train = facts.train_count if facts else 50_000
         self._test = facts.test_count if facts else 10_000
         self._forward, parameters, head = _network(scenario.architecture, classes, channels, side)
-        self._victim = plan.study.victim
+        self._imported = scenario.source is not None
+        self._victim = plan.study.victim.config(scenario.dataset.name)
         self.weights = 4.0 * parameters
         everyone = plan.study.mlflow.log_models is LogModels.ALL
         self.repaired = CURVE_BYTES + (self.weights if everyone else 0)
@@ -132,6 +135,8 @@ class _Cost:
     @property
     def victim(self) -> float:
         epochs, batch = self._victim.epochs, self._victim.batch_size
+        if self._imported:
+            return self._seconds(0, 2 * self._test)
         steps = epochs * -(-self._train // batch)
         return self._seconds(steps, 3 * epochs * self._train + 2 * self._test)
 
@@ -155,8 +160,12 @@ class _Cost:
         return steps * STEP_SECONDS + passes * self._forward / (EFFICIENCY * _rate())
 
 
-def _readable(scenario: Scenario) -> bool:
-    return scenario.dataset.facts() is not None
+def _is_known(findings: Findings, scenario: Scenario) -> bool:
+    """Whether the store has a scenario's victim; not, where a file that names it is missing."""
+    try:
+        return findings.victim(scenario) is not None
+    except (DatasetError, ImportRefused, WeightsError):
+        return False
 
 
 @lru_cache

@@ -11,7 +11,7 @@ from orchestrator.store import Entry, Store
 from orchestrator.work import StageRun
 from ulrl.evaluation import Evaluation
 from ulrl.metrics import Metrics, der
-from ulrl.relearning import choose_resets
+from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores
 
 

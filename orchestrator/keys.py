@@ -7,14 +7,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from orchestrator.plan import Scenario, Trial
 from ulrl import evaluation, poisoning, relearning, scoring, unlearning
 from ulrl import victim as victim_stage
-from ulrl.relearning import Suspects
+from ulrl.interchange import fingerprint
+from ulrl.precision import Precision
+from ulrl.recipes import VictimRecipe
+from ulrl.relearning import RelearnConfig
+from ulrl.resetting import Suspects
 from ulrl.scoring import ScoreConfig
+from ulrl.unlearning import UnlearnConfig
 from ulrl.victim import VictimConfig
+
+Config = TypeVar("Config", VictimConfig, UnlearnConfig, RelearnConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +83,37 @@ def plain(value: Any) -> Any:
 
 def digest_of(suspects: Suspects) -> dict[str, Any]:
     """Return what tells two choices of suspects apart, as plain values."""
-    marks = suspects.reset.numpy().tobytes()
-    return {
-        "rows": list(suspects.rows),
-        "reset": hashlib.sha256(marks).hexdigest(),
-        "reset_bias": suspects.reset_bias,
+    layers = [
+        {
+            "weight": layer.weight,
+            "rows": layer.rows,
+            "reset": hashlib.sha256(layer.reset.numpy().tobytes()).hexdigest(),
+        }
+        for layer in suspects.layers
+    ]
+    return {"layers": layers, "reset_bias": suspects.reset_bias}
+
+
+def settled(config: Config, compute: Compute) -> Config:
+    """Return a configuration whose precision is what `compute` makes of it.
+
+    On a CPU two names for one arithmetic are one key. Whether a GPU has bf16 is for the
+    worker to know, so there `auto` stands.
+    """
+    device = torch.device(compute.device)
+    changes: dict[str, Any] = {
+        field.name: getattr(config, field.name).on(device)
+        for field in dataclasses.fields(config)
+        if isinstance(getattr(config, field.name), Precision)
+        and (compute.device == "cpu" or getattr(config, field.name) is not Precision.AUTO)
     }
+    return dataclasses.replace(config, **changes)
 
 
 class KeyRing:
     """The keys of a study's results on one kind of machine."""
 
-    def __init__(self, victim: VictimConfig, compute: Compute) -> None:
+    def __init__(self, victim: VictimRecipe, compute: Compute) -> None:
         self._victim = victim
         self._compute = compute
         self._known: dict[Any, str] = {}
@@ -110,7 +138,7 @@ class KeyRing:
                 "unlearn",
                 unlearning.VERSION,
                 {
-                    "unlearn": parts.unlearn,
+                    "unlearn": settled(parts.unlearn, self._compute),
                     "compute": self._compute,
                     "monitor": poisoning.MONITOR_COUNT,
                     **self._clean(trial),
@@ -131,7 +159,7 @@ class KeyRing:
         """Return the key of a trial's relearning, which knows phase 1 by its suspects only."""
         parts = trial.hyperparameters
         config = {
-            "relearn": parts.relearn,
+            "relearn": settled(parts.relearn, self._compute),
             "suspects": digest_of(suspects),
             "compute": self._compute,
             "monitor": poisoning.MONITOR_COUNT,
@@ -150,9 +178,12 @@ class KeyRing:
         )
 
     def _victim_key(self, scenario: Scenario) -> str:
+        if scenario.source is not None:
+            return self._imported_key(scenario, scenario.source)
+        architecture = scenario.architecture
         config = {
-            "victim": self._victim,
-            "architecture": scenario.architecture,
+            "victim": settled(self._victim.config(scenario.dataset.name), self._compute),
+            "architecture": {"options": architecture, **architecture.identity()},
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
             "treatment": scenario.dataset.treatment,
             "poison": scenario.poison,
@@ -160,6 +191,18 @@ class KeyRing:
             "compute": self._compute,
         }
         return result_key("train_victim", victim_stage.VERSION, config, {})
+
+    def _imported_key(self, scenario: Scenario, source: str) -> str:
+        """Return the key of a victim that is what its files hold, whoever trained it."""
+        config = {
+            "import": fingerprint(source),
+            "architecture": scenario.architecture,
+            "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
+            "treatment": scenario.dataset.treatment,
+            "poison": scenario.poison,
+            "compute": self._compute,
+        }
+        return result_key("import_victim", victim_stage.VERSION, config, {})
 
     def _clean(self, trial: Trial) -> dict[str, Any]:
         return {"clean": trial.hyperparameters.clean, "defence_seed": trial.defence_seed}

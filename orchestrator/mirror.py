@@ -12,7 +12,7 @@ import torch
 
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status, Verdict
-from orchestrator.definition import LogModels
+from orchestrator.definition import LogModels, Study
 from orchestrator.findings import Findings, VictimFinding
 from orchestrator.plan import Scenario, Trial
 from orchestrator.records import Record
@@ -146,7 +146,7 @@ class Mirror:
             key=_scenario_key(scenario),
             parent=STUDY,
             name=self._conductor.plan.name_of(scenario),
-            params={**_texts(scenario.columns), **_texts(dataclasses.asdict(study.victim))},
+            params={**_texts(scenario.columns), **_texts(_trained(study, scenario))},
             metrics=metrics,
             curves=curves,
             tags={"kind": "scenario", "victim_ok": ok, **_tags(scenario)},
@@ -176,7 +176,8 @@ class Mirror:
                 self.models_gone += self._store.peek("repaired", scored.relearn_key) is None
         names = (
             *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),
-            *("der_selection", "der_report", "target_z", "stop_epoch", "seconds"),
+            *("der_selection", "der_report", "target_z", "target_rank", "stop_epoch"),
+            *("accuracy_at_stop", "seconds"),
         )
         record = Record(
             key=key_of(trial),
@@ -191,6 +192,7 @@ class Mirror:
                 "best": str(best),
                 "victim_ok": str(row["victim_ok"]),
                 "flagged": row["flagged"] or "",
+                "plain_fine_tuning": str(row["plain_fine_tuning"] or False),
                 "error": row["error"] or "",
                 **_tags(trial.scenario),
             },
@@ -213,12 +215,17 @@ class Mirror:
             "stage": stage,
             "key": key,
             "architecture": scenario.architecture.name,
-            "options": options_of(scenario.architecture),
+            "options": options_of(scenario.architecture, places=False),
             "classes": facts.classes,
             "channels": facts.channels,
             "side": facts.side,
             "treatment": dataclasses.asdict(scenario.dataset.treatment),
         }
+
+
+def _trained(study: Study, scenario: Scenario) -> dict[str, Any]:
+    """Return how a scenario's victim is trained, every value of it."""
+    return dataclasses.asdict(study.victim.config(scenario.dataset.name))
 
 
 def materialise(

@@ -5,23 +5,30 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from orchestrator.definition import FIRST_SETTINGS, AttackChoice, Study
+from orchestrator.names import attack_options, scenario_text, setting_text
 from orchestrator.spec import is_excluded
-from ulrl.attacks import Stamp
+from orchestrator.spec_exclude import holds
+from orchestrator.spec_victim import import_path
 from ulrl.datasets import Dataset
 from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
 from ulrl.models import Architecture
 from ulrl.poisoning import Poison
-from ulrl.registry import options_of
+
+NO_VALUES = ("preset", "defence_seed")  # setting axes that are no hyper-parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What makes a victim."""
+    """What makes a victim.
+
+    Attributes:
+        source: Where a pre-trained victim lies, or None: then it is trained.
+    """
 
     number: int
     choice: AttackChoice
@@ -29,6 +36,7 @@ class Scenario:
     architecture: Architecture
     poison: Poison
     seed: int
+    source: str | None = None
 
     @cached_property
     def columns(self) -> dict[str, Any]:
@@ -138,7 +146,7 @@ def make_plan(study: Study) -> Plan:
         Setting(
             number=number,
             values=dict(zip(names, values, strict=True)),
-            text=_setting_text(study, dict(zip(names, values, strict=True))),
+            text=setting_text(study, dict(zip(names, values, strict=True))),
         )
         for number, values in enumerate(itertools.product(*study.grid.settings.values()))
     )
@@ -146,14 +154,8 @@ def make_plan(study: Study) -> Plan:
     scenarios: list[Scenario] = []
     trials: list[Trial] = []
     for scenario in _scenarios(study):
-        numbered = Scenario(
-            number=len(scenarios),
-            choice=scenario.choice,
-            dataset=scenario.dataset,
-            architecture=scenario.architecture,
-            poison=scenario.poison,
-            seed=scenario.seed,
-        )
+        source = _source(study, scenario)
+        numbered = replace(scenario, number=len(scenarios), source=source)
         kept = [setting for setting in settings if not _excluded(study, numbered, setting)]
         if not kept:
             continue
@@ -180,38 +182,6 @@ def make_plan(study: Study) -> Plan:
         scenario_order=spread(scenarios),
         setting_order=_setting_order(study, settings),
     )
-
-
-def scenario_text(columns: Mapping[str, Any], without: frozenset[str] = frozenset()) -> str:
-    """Return a scenario's columns in one line, as ``blended alpha=0.1, digits, seed=0``."""
-    options = json.loads(columns["attack_options"]) if "attack_options" not in without else {}
-    parts = [" ".join([columns["attack"], *(f"{k}={v}" for k, v in options.items())])]
-    parts += [columns[name] for name in ("dataset", "architecture") if name not in without]
-    numbers = ("poison_ratio", "target_label", "seed")
-    return ", ".join([*parts, *(f"{n}={columns[n]}" for n in numbers if n not in without)])
-
-
-def _setting_text(study: Study, values: Mapping[str, Any]) -> str:
-    axes = study.grid.settings
-    varied = {name: value for name, value in values.items() if len(axes[name]) > 1} or values
-    shown = (f"{name}={_plainly(value)}" for name, value in varied.items())
-    return ", ".join(shown) or "the preset"
-
-
-def _plainly(value: Any) -> str:
-    if value is None:
-        return "seed"
-    return json.dumps(value) if isinstance(value, tuple) else str(value)
-
-
-def attack_options(choice: AttackChoice) -> dict[str, Any]:
-    """Return what an entry of the attack axis says beyond the attack's name."""
-    options = dict(options_of(choice.attack))
-    if choice.labels is not choice.attack.label_rules[0]:
-        options["labels"] = choice.labels.value
-    if choice.stamp is not Stamp.BEFORE_AUGMENTATION:
-        options["stamp"] = choice.stamp.value
-    return options
 
 
 def spread(scenarios: list[Scenario]) -> tuple[int, ...]:
@@ -254,6 +224,29 @@ def _scenarios(study: Study) -> list[Scenario]:
     ]
 
 
+def _source(study: Study, scenario: Scenario) -> str | None:
+    """Return where a scenario's victim is imported from, if victims are."""
+    axes = {
+        "poison_ratio": scenario.poison.poison_ratio,
+        "target_label": scenario.poison.target_label,
+        "seed": scenario.seed,
+    }
+    things = {
+        "attack": scenario.choice,
+        "dataset": scenario.dataset,
+        "architecture": scenario.architecture,
+    }
+    names = {
+        "attack": scenario.choice.attack.name,
+        "dataset": scenario.dataset.name,
+        "architecture": scenario.architecture.called,
+    }
+    for entry in study.imports:
+        if holds(entry.conditions, things | axes):
+            return import_path(entry, names | axes)
+    return None
+
+
 def _excluded(study: Study, scenario: Scenario, setting: Setting) -> bool:
     values = {
         "poison_ratio": scenario.poison.poison_ratio,
@@ -267,15 +260,15 @@ def _excluded(study: Study, scenario: Scenario, setting: Setting) -> bool:
 
 
 def _resolve(study: Study, dataset: Dataset, setting: Setting) -> Hyperparameters:
-    values = preset_values(study.preset, dataset.name)
-    values |= {name: value for name, value in setting.values.items() if name != "defence_seed"}
+    values = preset_values(setting.values.get("preset", study.preset), dataset.name)
+    values |= {name: value for name, value in setting.values.items() if name not in NO_VALUES}
     return assemble(values)
 
 
 def _setting_order(study: Study, settings: tuple[Setting, ...]) -> tuple[int, ...]:
     """Return the preset's own setting first: as near as the axes with a choice allow."""
     own = preset_values(study.preset, study.grid.datasets[0].name)
-    own["defence_seed"] = None
+    own |= {"preset": study.preset, "defence_seed": None}
     axes = study.grid.settings
     free = [name for name, values in axes.items() if len(values) > 1]
     if None not in axes.get("defence_seed", (None,)):

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
@@ -14,7 +14,8 @@ from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimF
 from orchestrator.folder import write_text
 from orchestrator.plan import Plan, Trial
 from ulrl.attacks import LabelRule
-from ulrl.hyperparameters import names
+from ulrl.hyperparameters import PARTS, names
+from ulrl.layers import Layers
 from ulrl.metrics import der
 
 METRICS = ("acc", "asr", "ra")
@@ -35,6 +36,7 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
         *("reinit_ratio", *plan.further_axes, "status", "error", "victim_ok", *metrics),
         *("der_selection", "der_report", "flagged", "target_z", "stop_epoch"),
         *("threshold_reached", "seconds", "mlflow_run_id"),
+        *("target_rank", "accuracy_at_stop", "plain_fine_tuning"),
     )
 
 
@@ -123,9 +125,12 @@ def _after(
         **metrics,
         "der_selection": der(before.selection, after.selection),
         "der_report": der(before.report, after.report),
-        "flagged": json.dumps(list(scores.suspects)),
+        "flagged": json.dumps(flagged(trial, scored)),
         "target_z": target_z(trial, scored),
+        "target_rank": target_rank(trial, scored),
         "stop_epoch": scores.stop_epoch,
+        "accuracy_at_stop": scores.stop_accuracy,
+        "plain_fine_tuning": not scores.suspects,
         "threshold_reached": scores.threshold_reached,
         "seconds": round(victim.seconds + scored.seconds + repaired.seconds, 4),
     }
@@ -135,8 +140,22 @@ def target_z(trial: Trial, scored: ScoreFinding) -> float | None:
     """Return the modified z-score of the target's row; None for all-to-all, or NaN."""
     if trial.scenario.poison.labels is LabelRule.ALL_TO_ALL:
         return None
-    z = float(scored.scores.z[trial.scenario.poison.target_label])
+    z = float(scored.scores.head_z[trial.scenario.poison.target_label])
     return z if z == z else None  # noqa: PLR0124 - NaN is the one number that is not itself
+
+
+def target_rank(trial: Trial, scored: ScoreFinding) -> int | None:
+    """Return the place of the target's row among the head's, 1 being the one that moved most."""
+    if trial.scenario.poison.labels is LabelRule.ALL_TO_ALL:
+        return None
+    return scored.scores.rank(trial.scenario.poison.target_label)
+
+
+def flagged(trial: Trial, scored: ScoreFinding) -> list[int] | list[str]:
+    """Return the flagged rows of the head; with ``layers: all``, each as ``layer:row``."""
+    if trial.hyperparameters.unlearn.layers is Layers.HEAD:
+        return list(scored.scores.suspects)
+    return [f"{layer}:{row}" for layer, row in scored.scores.places]
 
 
 def _write_parquet(folder: Path, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
@@ -151,14 +170,18 @@ def _write_parquet(folder: Path, rows: list[dict[str, Any]], columns: tuple[str,
 
 def _type_of(column: str) -> str:
     """Return pandas' name of a column's type, which its values cannot change."""
-    if column in ("target_label", "seed", "defence_seed", "stop_epoch"):
+    if column in ("target_label", "seed", "defence_seed", "stop_epoch", "target_rank"):
         return "Int64"
-    if column in ("victim_ok", "threshold_reached"):
+    if column in ("victim_ok", "threshold_reached", "plain_fine_tuning"):
         return "boolean"
-    if column in ("poison_ratio", "target_z", "seconds") or _METRIC.match(column):
+    if column in ("poison_ratio", "target_z", "accuracy_at_stop", "seconds") or _METRIC.match(
+        column
+    ):
         return "Float64"
     known = names()
     if column not in known:
         return "string"
-    default = known[column][1].default
-    return {bool: "boolean", int: "Int64", float: "Float64"}.get(type(default), "string")
+    hint = get_type_hints(PARTS[known[column][0]])[column]
+    parts = (hint,) if isinstance(hint, type) else get_args(hint)
+    kinds = {bool: "boolean", int: "Int64", float: "Float64"}
+    return kinds.get(parts[0], "string") if get_origin(hint) is not tuple else "string"

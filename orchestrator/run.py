@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from orchestrator.errors import Unusable
 from orchestrator.estimate import estimate
 from orchestrator.findings import Findings
 from orchestrator.folder import Folder, write_text
+from orchestrator.imports import check_imports
 from orchestrator.invocation import program, redacted, shown
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import compute_of, gpu_of, has_gpu, workers_of
 from orchestrator.observers import Observers
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Screen, Tally, span
@@ -35,9 +36,9 @@ HURRIED_SECONDS = 5.0  # the same when the study ends early
 def show_plan(study: Study, console: Console) -> None:
     """Print what a study would do; nothing is run, written or needed on disk."""
     plan = make_plan(study)
-    gpu = _gpu(study)
-    workers = _workers(study, gpu)
-    keys = KeyRing(study.victim, _compute(study, gpu))
+    gpu = gpu_of(study)
+    workers = workers_of(study, gpu)
+    keys = KeyRing(study.victim, compute_of(study, gpu))
     cost = estimate(plan, Store(study.store), keys, workers, gpu)
     console.print(f"[bold]{study.name}[/]: {_counts(plan)}")
     table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
@@ -66,8 +67,9 @@ def run_study(
     folder = Folder(out)
     store = Store(study.store)
     _check_place(study, out)
-    if inline and _gpu(study) and not _has_gpu():
+    if inline and gpu_of(study) and not has_gpu():
         raise Unusable("resources asks for a GPU, and torch finds none on this machine")
+    check_imports(plan)
     store.check()
     with folder.held():
         return _Run(plan, folder, store, console, interrupts, verbose).go(address, inline=inline)
@@ -91,8 +93,8 @@ class _Run:
 
         self.plan, self.folder, self.console, self.interrupts = plan, folder, console, interrupts
         study = plan.study
-        gpu = _gpu(study)
-        compute = _compute(study, gpu)
+        gpu = gpu_of(study)
+        compute = compute_of(study, gpu)
         self.site = Site(
             store=study.store,
             study=folder.identity(),
@@ -265,31 +267,6 @@ def _check_place(study: Study, out: Path) -> None:
     for what, place in taken.items():
         if place and Path(place).absolute() == out:
             raise Unusable(f"{out} is {what}; name another study folder with --out")
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _gpu(study: Study) -> float:
-    if study.resources.gpu is not None:
-        return study.resources.gpu
-    return 1.0 if _has_gpu() else 0.0
-
-
-def _compute(study: Study, gpu: float) -> Compute:
-    return Compute(device="cuda" if gpu else "cpu", threads=study.resources.cpu)
-
-
-def _workers(study: Study, gpu: float) -> int:
-    if study.resources.workers is not None:
-        return study.resources.workers
-    import torch
-
-    by_cpu = (os.cpu_count() or 1) // study.resources.cpu
-    return max(1, min(by_cpu, int(torch.cuda.device_count() / gpu)) if gpu else by_cpu)
 
 
 def _ui_command(uri: str) -> str:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -14,32 +13,30 @@ from orchestrator.definition import (
     Resources,
     Study,
     Tracking,
-    VictimRule,
 )
 from orchestrator.spec_combinations import check_combinations
 from orchestrator.spec_exclude import is_excluded, read_exclude
-from orchestrator.spec_findings import Findings, Node, Wrong
-from orchestrator.spec_grid import MAX_TRIALS, NO_RANGES, read_grid
+from orchestrator.spec_findings import Findings, Node
+from orchestrator.spec_grid import MAX_TRIALS, NO_RANGES, Axes, read_grid
 from orchestrator.spec_places import store_place, tracking_uri
 from orchestrator.spec_prune import DEFAULT_PRUNE, read_prune
 from orchestrator.spec_values import (
-    NOTHING,
     Reader,
     between,
     choice,
     fail,
-    field_reader,
-    fraction,
     mapping,
     number,
     whole,
     word,
 )
+from orchestrator.spec_victim import Combinations, Victims, read_victim
 from orchestrator.spec_yaml import resolved_yaml
 from orchestrator.yamlfile import read_tree
+from ulrl.attacks.imported import Imported
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
-from ulrl.victim import VictimConfig
+from ulrl.models import WeightsError
 
 __all__ = ["is_excluded", "load_study", "missing_data", "resolved_yaml"]
 
@@ -49,7 +46,6 @@ KEYS = (
 )
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
-NO_IMPORT = "pre-trained victims are not in this version, which trains its own"
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,100}")
 
 
@@ -63,18 +59,23 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     root = read_tree(path, overrides, found)
     keys = _top_level(root, found)
     preset = found.read(keys.get("preset"), partial(choice, enum=Preset), Preset.DEFAULT)
-    grid, exclude = _grid(keys, preset, found)
-    victim, rule = found.read(
-        keys.get("victim"), partial(_victim, found=found), (VictimConfig(), VictimRule())
+    axes, grid, exclude = _grid(keys, preset, found)
+    if "preset" in keys and "preset" in grid.settings:
+        found.add(keys["preset"], "preset is an axis of this grid already; say it there alone")
+    victims = found.read(
+        keys.get("victim"), partial(read_victim, grid=axes, found=found), Victims()
     )
+    if axes is not None and "import" not in _keys_of(keys.get("victim")):
+        _refuse_imported(axes.axes, found)
     study = Study(
         name=found.read(keys.get("name"), _name, ""),
         source=path,
         grid=grid,
         preset=preset,
         exclude=exclude,
-        victim=victim,
-        victim_rule=rule,
+        victim=victims.recipe,
+        imports=victims.imports,
+        victim_rule=victims.rule,
         prune=found.read(keys.get("prune"), partial(read_prune, found=found), DEFAULT_PRUNE),
         objective=found.read(keys.get("objective"), partial(choice, enum=Objective), Objective.DER),
         resources=found.read(keys.get("resources"), partial(_resources, found=found), Resources()),
@@ -86,7 +87,7 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
 
 
 def missing_data(study: Study) -> list[str]:
-    """Return a line for each dataset whose file is not there; a plan can do without."""
+    """Return a line for each file that is not there; a plan can do without."""
     lines = []
     for place, dataset in enumerate(study.grid.datasets):
         try:
@@ -94,6 +95,11 @@ def missing_data(study: Study) -> list[str]:
                 dataset.identity()
         except DatasetError as error:
             lines.append(f"grid.dataset.{place}: {error}")
+    for place, architecture in enumerate(study.grid.architectures):
+        try:
+            architecture.identity()
+        except WeightsError as error:
+            lines.append(f"grid.architecture.{place}: {error}")
     return lines
 
 
@@ -110,17 +116,31 @@ def _top_level(root: Node, found: Findings) -> dict[str, Node]:
 
 def _grid(
     keys: Mapping[str, Node], preset: Preset, found: Findings
-) -> tuple[Grid, tuple[Exclusion, ...]]:
+) -> tuple[Combinations | None, Grid, tuple[Exclusion, ...]]:
     nothing = Grid(attacks=(), datasets=(), architectures=())
     if "grid" not in keys:
-        return nothing, ()
+        return None, nothing, ()
     with found.collecting():
         axes = read_grid(keys["grid"], found)
         if axes.count <= MAX_TRIALS:
             exclude, kept = read_exclude(keys.get("exclude"), axes, found)
             check_combinations(axes, kept, preset, found)
-            return axes.grid(), exclude
-    return nothing, ()
+            return Combinations(axes=axes, kept=kept), axes.grid(), exclude
+    return None, nothing, ()
+
+
+def _keys_of(node: Node | None) -> Mapping[str, Node]:
+    return node.value if node is not None and isinstance(node.value, dict) else {}
+
+
+def _refuse_imported(axes: Axes, found: Findings) -> None:
+    """Note attacks that are known by an import alone, where nothing is imported."""
+    for item in axes.by_name["attack"].items:
+        if isinstance(item.value.attack, Imported):
+            found.add(
+                item.node,
+                "imported attacks come with their victims; name them under victim: {import: ...}",
+            )
 
 
 def _name(node: Node) -> str:
@@ -135,25 +155,13 @@ def _section(
     node: Node,
     readers: Mapping[str, Reader],
     found: Findings,
-    refused: Mapping[str, str] = NOTHING,
 ) -> dict[str, Any]:
     """Return the right values of a section by key."""
     values = {}
-    for key, part in mapping(node, readers, found, refused).items():
+    for key, part in mapping(node, readers, found).items():
         with found.collecting():
             values[key] = readers[key](part)
     return values
-
-
-def _victim(node: Node, found: Findings) -> tuple[VictimConfig, VictimRule]:
-    trained = {part.name: field_reader(VictimConfig, part.name)[0] for part in fields(VictimConfig)}
-    needed: dict[str, Reader] = {"min_acc": fraction, "min_asr": fraction}
-    values = _section(node, trained | needed, found, refused={"import": NO_IMPORT})
-    rule = VictimRule(**{key: values.pop(key) for key in needed if key in values})
-    try:
-        return VictimConfig(**values), rule
-    except ValueError as error:
-        raise Wrong(node, str(error)) from error
 
 
 def _resources(node: Node, found: Findings) -> Resources:

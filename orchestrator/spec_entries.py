@@ -1,6 +1,7 @@
 """Entries of the attack, dataset and architecture axes: a name, or a name with options."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ from ulrl.models import ARCHITECTURES
 from ulrl.poisoning import Poison
 
 MAX_VARIANTS = 10_000
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 ATTACK_OPTIONS = {"labels": LabelRule, "poison_ratio": float, "stamp": Stamp}
 
 
@@ -42,6 +44,7 @@ class Kind:
         extra: Types of options that are not the class's own.
         usage: How to write those that need an option; the option of the same name says the
             name too.
+        families: Names that go on after a colon, and the option that the rest is for.
     """
 
     word: str
@@ -50,6 +53,7 @@ class Kind:
     build: Callable[[type[Any], Mapping[str, Any]], Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, str] = field(default_factory=dict)
+    families: Mapping[str, str] = field(default_factory=dict)
 
 
 def attack_choice(attack_class: type[Any], options: Mapping[str, Any]) -> AttackChoice:
@@ -86,6 +90,7 @@ KINDS = {
         registry=ARCHITECTURES,
         planned=("preact_resnet18", "vgg19_bn", "vit_b_16", "timm:*"),
         build=lambda architecture, options: architecture(**options),
+        families={"timm": "model"},
     ),
 }
 
@@ -96,13 +101,21 @@ def class_of(node: Node, name: str, kind: Kind) -> type[Any]:
     Raises:
         Wrong: There is none.
     """
-    if name in kind.registry:
-        return kind.registry[name]
-    names = sorted(kind.registry)
+    family, _, rest = name.partition(":")
+    registered = family if rest and family in kind.families else name
+    if registered in kind.registry:
+        return kind.registry[registered]
+    names = [_usual(other, kind) for other in sorted(kind.registry)]
     if any(fnmatchcase(name, pattern) for pattern in kind.planned):
         text = f"{kind.word} {name!r} is not in this version; it has {', '.join(names)}"
         raise Wrong(node, text)
-    raise Wrong(node, f"no {kind.word} is called {name!r}" + nearest(name, names, "there are"))
+    misspelt = family if kind.families else name
+    raise Wrong(node, f"no {kind.word} is called {name!r}" + nearest(misspelt, names, "there are"))
+
+
+def _usual(name: str, kind: Kind) -> str:
+    """Return how an entry of that name is written at its shortest."""
+    return f"{name}:{kind.families[name].upper()}" if name in kind.families else name
 
 
 def read_entry(node: Node, kind: Kind, found: Findings) -> list[Item]:
@@ -115,13 +128,16 @@ def read_entry(node: Node, kind: Kind, found: Findings) -> list[Item]:
     """
     place, name, given = _name_and_options(node, kind)
     chosen = class_of(place, name, kind)
+    given = _implied(place, name, kind, given)
     readers = _option_readers(chosen, kind)
     complaint = f"{name} has no option {{!r}}"
     options = known({**_default_paths(node, chosen), **given}, readers, found, complaint, "it has")
     needed = [part.name for part in dataclasses.fields(chosen) if _is_required(part)]
     for option in needed:
         if option not in options:
-            usage = kind.usage.get(name, f"{{name: {name}, {option}: ...}}")
+            usual = _usual(name, kind)
+            usual = usual if usual != name else f"{{name: {name}, {option}: ...}}"
+            usage = kind.usage.get(name, usual)
             raise Wrong(node, f"{name} cannot stand alone; write {usage}")
     values = {
         option: axis_values(where, *readers[option], found) for option, where in options.items()
@@ -156,12 +172,23 @@ def _name_and_options(node: Node, kind: Kind) -> tuple[Node, str, dict[str, Node
     raise Wrong(node, f"the {kind.word} has no name; write {{name: ..., OPTION: ...}}")
 
 
+def _implied(place: Node, name: str, kind: Kind, given: dict[str, Node]) -> dict[str, Node]:
+    """Return the options of an entry with the one that its name says after a colon."""
+    family, _, rest = name.partition(":")
+    if not rest or family not in kind.families:
+        return given
+    option = kind.families[family]
+    if option in given:
+        raise Wrong(given[option], f"{name} says its {option} in its name; leave {option} out")
+    return {option: replace(place, value=rest), **given}
+
+
 def _option_readers(chosen: type[Any], kind: Kind) -> dict[str, tuple[Reader, Any]]:
     """Return the reader and the type of each option."""
     hints = get_type_hints(chosen)
     readers = {
         part.name: (
-            absolute_path if part in _paths(chosen) else reader_for(hints[part.name]),
+            _place_reader(part) if part in _paths(chosen) else reader_for(hints[part.name]),
             hints[part.name],
         )
         for part in dataclasses.fields(chosen)
@@ -169,19 +196,32 @@ def _option_readers(chosen: type[Any], kind: Kind) -> dict[str, tuple[Reader, An
     return readers | {name: (reader_for(hint), hint) for name, hint in kind.extra.items()}
 
 
+def _place_reader(part: dataclasses.Field[Any]) -> Reader:
+    """Return the reader of a path, or of what may stand instead of one: a word, a URL."""
+    words = part.metadata.get("words", ())
+    spared = words if part.default is not None else (None, *words)
+
+    def read(node: Node) -> Any:
+        is_url = isinstance(node.value, str) and _URL.match(node.value)
+        return node.value if is_url or node.value in spared else absolute_path(node)
+
+    return read
+
+
 def _default_paths(node: Node, chosen: type[Any]) -> dict[str, Node]:
     """Return the paths that an entry leaves to their defaults, so that they are made absolute."""
     return {
         part.name: Node(path=f"{node.path}.{part.name}", place=node.place, value=part.default)
         for part in _paths(chosen)
-        if not _is_required(part)
+        if isinstance(part.default, str)
     }
 
 
 def _paths(chosen: type[Any]) -> list[dataclasses.Field[Any]]:
     hints = get_type_hints(chosen)
     parts = dataclasses.fields(chosen)
-    return [part for part in parts if part.metadata.get("runtime") and hints[part.name] is str]
+    places = (str, str | None)
+    return [part for part in parts if part.metadata.get("runtime") and hints[part.name] in places]
 
 
 def _is_required(part: dataclasses.Field[Any]) -> bool:

@@ -36,18 +36,22 @@ def is_excluded(
             the value of every setting axis that the grid names.
     """
     point = {"attack": attack, "dataset": dataset, "architecture": architecture, **values}
-    return any(
-        all(_matches(wanted, point[axis]) for axis, wanted in exclusion.conditions.items())
-        for exclusion in exclusions
-    )
+    return any(holds(exclusion.conditions, point) for exclusion in exclusions)
+
+
+def holds(conditions: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> bool:
+    """Return whether a point of the grid, by axis, meets every condition."""
+    return all(_matches(wanted, point[axis]) for axis, wanted in conditions.items())
 
 
 def _matches(wanted: Sequence[Any], value: Any) -> bool:
     """Whether one of the wanted values is this one, or is its name."""
     if isinstance(value, AttackChoice):
         return value in wanted or value.attack.name in wanted
-    if isinstance(value, Dataset | Architecture):
+    if isinstance(value, Dataset):
         return value in wanted or value.name in wanted
+    if isinstance(value, Architecture):
+        return value in wanted or value.called in wanted or value.name in wanted
     return value in wanted
 
 
@@ -64,9 +68,9 @@ def read_exclude(
     kept = np.ones([len(values) for values in axes.dimensions.values()], dtype=np.bool_)
     for entry in () if node is None or node.value is None else items(node):
         before = len(found)
-        conditions = found.read(entry, partial(_read_conditions, axes=axes, found=found), nothing)
+        conditions = found.read(entry, partial(read_conditions, axes=axes, found=found), nothing)
         exclusion = Exclusion(conditions=conditions)
-        dropped = _mask(exclusion, axes) if conditions else np.zeros_like(kept)
+        dropped = mask_of(exclusion.conditions, axes) if conditions else np.zeros_like(kept)
         if len(found) == before and axes.is_sound() and not dropped.any():
             found.add(entry, "the entry matches nothing in the grid")
         if len(found) == before:
@@ -79,7 +83,7 @@ def read_exclude(
     return tuple(exclusions), kept
 
 
-def _read_conditions(node: Node, axes: Axes, found: Findings) -> dict[str, tuple[Any, ...]]:
+def read_conditions(node: Node, axes: Axes, found: Findings) -> dict[str, tuple[Any, ...]]:
     if not isinstance(node.value, dict):
         raise fail(node, "a list of mappings, each from axes to values")
     if not node.value:
@@ -124,11 +128,11 @@ def _read_named(node: Node, name: str, column: Sequence[Any], found: Findings) -
     return tuple(wanted)
 
 
-def _mask(exclusion: Exclusion, axes: Axes) -> Mask:
-    """Return the points of the grid that an exclusion matches."""
+def mask_of(conditions: Mapping[str, tuple[Any, ...]], axes: Axes) -> Mask:
+    """Return the points of the grid that meet every condition."""
     dimensions = axes.dimensions
     mask: Mask = np.ones([len(values) for values in dimensions.values()], dtype=np.bool_)
-    for name, wanted in exclusion.conditions.items():
+    for name, wanted in conditions.items():
         matching = np.array(
             [_matches(wanted, value) for value in axes.column(name)], dtype=np.bool_
         )

@@ -13,6 +13,7 @@ from orchestrator.spec_values import (
     Reader,
     axis_values,
     between,
+    choice,
     fail,
     field_reader,
     items,
@@ -21,11 +22,14 @@ from orchestrator.spec_values import (
     whole,
 )
 from ulrl.attacks import ATTACKS
-from ulrl.hyperparameters import PARTS, names
+from ulrl.hyperparameters import PARTS, Preset, names
 from ulrl.poisoning import Poison
 
 MAX_TRIALS = 1_000_000
-AXES = (*SCENARIO_AXES, *FIRST_SETTINGS, *(name for name in names() if name not in FIRST_SETTINGS))
+AXES = (
+    *(*SCENARIO_AXES, *FIRST_SETTINGS, "preset"),
+    *(name for name in names() if name not in FIRST_SETTINGS),
+)
 DEFAULTS = {"poison_ratio": 0.1, "target_label": 0, "seed": 0}
 RANGE_KEYS = {"low", "high", "log", "step"}
 NO_RANGES = "ranges are drawn by a sampler, which this version does not have; list the values"
@@ -158,6 +162,8 @@ def value_reader(name: str) -> tuple[Reader, Any]:
     """Return the reader of one value of a numeric or named axis, and the value's type."""
     if name == "poison_ratio":
         return _poison_ratio, float
+    if name == "preset":
+        return partial(choice, enum=Preset), Preset
     if name in ("target_label", "seed", "defence_seed"):
         return _from_zero, int
     return field_reader(PARTS[names()[name][0]], name)

@@ -169,7 +169,9 @@ def field_reader(owner: type[Any], name: str) -> tuple[Reader, Any]:
         try:
             owner(**{name: value})
         except ValueError as error:
-            raise Wrong(node, str(error)) from error
+            # A rule about several fields names another first, and waits for them all.
+            if str(error).startswith(name):
+                raise Wrong(node, str(error)) from error
         return value
 
     return checked, hint
@@ -208,4 +210,6 @@ def plainly(value: Any) -> str:
     """Return a value as one would write it in the file."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(plainly, value))}]"
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

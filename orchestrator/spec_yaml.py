@@ -11,15 +11,18 @@ from orchestrator.definition import AttackChoice, PrunerChoice, Study
 from ulrl.datasets import Dataset
 from ulrl.models import Architecture
 
-HEADER = "# The study as it was resolved: every default is written out, paths are absolute.\n"
+HEADER = (
+    "# The study as it was resolved: every default is written out, paths are absolute. A preset\n"
+    "# and a recipe stand for their values, which may differ by dataset.\n"
+)
 
 
 def resolved_yaml(study: Study) -> str:
     """Return the study file that says all of a study; read again, it gives an equal one."""
     grid = study.grid
-    content = {
+    content: dict[str, Any] = {
         "name": study.name,
-        "preset": study.preset,
+        **({} if "preset" in grid.settings else {"preset": study.preset}),
         "grid": {
             "attack": grid.attacks,
             "dataset": grid.datasets,
@@ -30,7 +33,7 @@ def resolved_yaml(study: Study) -> str:
             "seed": grid.seeds,
         },
         "exclude": [exclusion.conditions for exclusion in study.exclude],
-        "victim": {**_fields(study.victim), **_fields(study.victim_rule)},
+        "victim": {**_victims(study), **_fields(study.victim_rule)},
         "prune": {
             "setting": study.prune.setting or "none",
             "curve": study.prune.curve or "none",
@@ -62,6 +65,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, StrEnum) else value
+
+
+def _victims(study: Study) -> dict[str, Any]:
+    if study.imports:
+        return {"import": [{"path": one.path, **one.conditions} for one in study.imports]}
+    return {"recipe": study.victim.recipe, **study.victim.changes}
 
 
 def _attack_entry(choice: AttackChoice) -> dict[str, Any]:

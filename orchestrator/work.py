@@ -29,14 +29,12 @@ class AscentItem:
     Attributes:
         number: Of the group of trials that share the ascent.
         trial: Any of them.
-        floor: The lowest threshold among them.
-        scores: Their different scoring rules.
+        rules: Their different scoring rules.
     """
 
     number: int
     trial: Trial
-    floor: float
-    scores: tuple[ScoreConfig, ...]
+    rules: tuple[ScoreConfig, ...]
 
     @property
     def name(self) -> str:
@@ -56,12 +54,12 @@ class TrialItem:
     """Relearn and evaluate one trial.
 
     Attributes:
-        floor: As for its ascent, should that have to be made again.
+        rules: As for its ascent, should that have to be made again.
         stream: Whether every epoch is reported, because somebody may cut the trial.
     """
 
     trial: Trial
-    floor: float
+    rules: tuple[ScoreConfig, ...]
     stream: bool
 
     @property

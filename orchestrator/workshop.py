@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Generator
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -11,19 +10,20 @@ from torch import Tensor
 
 from orchestrator.entries import ascent_of, pack, scores_of, weights_of
 from orchestrator.keys import Compute, KeyRing
+from orchestrator.materials import Materials
 from orchestrator.plan import Scenario, Trial
 from orchestrator.store import Entry, Store
 from orchestrator.work import AscentItem, Item, Progress, Site, StageRun, TrialItem, VictimItem
-from ulrl.clean import CleanSamples, draw_clean_samples
-from ulrl.datasets import Dataset, ImageSet
 from ulrl.evaluation import evaluate
 from ulrl.metrics import measure
-from ulrl.models import Blueprint, Classifier, Weights
-from ulrl.poisoning import TestSets, make_test_sets
-from ulrl.relearning import Suspects, choose_resets, relearn
+from ulrl.models import Classifier, Weights
+from ulrl.poisoning import TestSets
+from ulrl.recipes import VictimRecipe
+from ulrl.relearning import relearn
+from ulrl.resetting import Suspects, choose_resets
 from ulrl.scoring import NeuronScores, ScoreConfig, score_neurons
 from ulrl.unlearning import Ascent, unlearn
-from ulrl.victim import VictimConfig, train_victim
+from ulrl.victim import train_victim
 
 Steps: TypeAlias = Generator[Progress, None, None]
 FoundAscent: TypeAlias = tuple[Ascent, StageRun]
@@ -39,16 +39,15 @@ class Workshop:
     depend on it.
     """
 
-    def __init__(self, site: Site, victim: VictimConfig) -> None:
+    def __init__(self, site: Site, victim: VictimRecipe) -> None:
         torch.set_num_threads(site.threads)
         self._site = site
         self._store = Store(site.store)
         self._device = torch.device(site.device)
-        self._victim_config = victim
+        self._recipe = victim
         self._keys = KeyRing(victim, Compute(device=site.device, threads=site.threads))
         self._runs: list[StageRun] = []
-        self._images = lru_cache(maxsize=2)(_load)
-        self._tests = lru_cache(maxsize=2)(self._make_tests)
+        self._materials = Materials()
         self._victims: dict[str, Weights] = {}
 
     def work(self, item: Item) -> Generator[Progress, None, tuple[StageRun, ...]]:
@@ -62,8 +61,8 @@ class Workshop:
             victim = yield from self._victim(item.scenario)
             self._evaluate(item.scenario, self._keys.victim(item.scenario), victim)
         elif isinstance(item, AscentItem):
-            for config in item.scores:
-                yield from self._scores(item.trial, config, item.floor)
+            for rule in item.rules:
+                yield from self._scores(item.trial, rule, item.rules)
         else:
             yield from self._trial(item)
         return self.executed
@@ -74,12 +73,13 @@ class Workshop:
         return tuple(self._runs)
 
     def _victim(self, scenario: Scenario) -> Generator[Progress, None, Weights]:
-        """Return a scenario's victim: at hand, stored, or trained now."""
+        """Return a scenario's victim: at hand, stored, or trained or imported now."""
         key = self._keys.victim(scenario)
+        yield from self._materials.fetch(scenario.dataset)
         if key not in self._victims:
             entry = self._store.read("train_victim", key)
             if entry is not None:
-                weights = weights_of(entry, self._blueprint(scenario))
+                weights = weights_of(entry, self._materials.blueprint(scenario))
             else:
                 weights = yield from self._train_victim(scenario, key)
             while len(self._victims) >= VICTIMS_AT_HAND:
@@ -89,12 +89,17 @@ class Workshop:
 
     def _train_victim(self, scenario: Scenario, key: str) -> Generator[Progress, None, Weights]:
         started = time.perf_counter()
-        config = self._victim_config
+        if scenario.source is not None:
+            weights = self._materials.imported(scenario).weights
+            seconds = time.perf_counter() - started
+            self._keep("train_victim", key, scenario, seconds, {"training": []}, weights.state)
+            return weights
+        config = self._recipe.config(scenario.dataset.name)
         run = train_victim(
             config,
-            self._blueprint(scenario),
+            self._materials.blueprint(scenario),
             scenario.poison,
-            self._images(scenario.dataset),
+            self._materials.images(scenario.dataset),
             scenario.seed,
             self._device,
         )
@@ -117,12 +122,12 @@ class Workshop:
         scenario, config = trial.scenario, trial.hyperparameters.unlearn
         victim = yield from self._victim(scenario)
         started = time.perf_counter()
-        tests = self._tests(scenario)
+        tests = self._materials.tests(scenario)
         curve: list[Point] = []
         steps = unlearn(
             config,
             victim,
-            self._clean(trial),
+            self._materials.clean(trial),
             threshold,
             self._device,
             observe=lambda classifier: curve.append(_monitor(classifier, tests)),
@@ -139,13 +144,15 @@ class Workshop:
         return ascent, self._runs[-1]
 
     def _scores(
-        self, trial: Trial, config: ScoreConfig, floor: float
+        self, trial: Trial, config: ScoreConfig, rules: tuple[ScoreConfig, ...]
     ) -> Generator[Progress, None, NeuronScores]:
         key = self._keys.scores(trial, config)
         entry = self._store.read("score_neurons", key)
         if entry is not None:
             return scores_of(entry)
-        threshold = min(floor, config.unlearn_threshold)
+        yield from self._materials.fetch(trial.scenario.dataset)
+        classes = self._materials.images(trial.scenario.dataset).classes
+        threshold = min(rule.stop_at(classes) for rule in (config, *rules))
         ascent, run = yield from self._ascent(trial, threshold)
         started = time.perf_counter()
         scores = score_neurons(config, ascent)
@@ -162,7 +169,7 @@ class Workshop:
     def _trial(self, item: TrialItem) -> Steps:
         trial, scenario = item.trial, item.scenario
         parts = trial.hyperparameters
-        scores = yield from self._scores(trial, parts.score, item.floor)
+        scores = yield from self._scores(trial, parts.score, item.rules)
         suspects = choose_resets(parts.reset, scores)
         key = self._keys.relearn(trial, suspects)
         done = self._store.read("relearn", key) is not None
@@ -171,7 +178,7 @@ class Workshop:
             return
         repaired = self._store.read("repaired", key) if done else None
         if repaired is not None:
-            weights = weights_of(repaired, self._blueprint(scenario))
+            weights = weights_of(repaired, self._materials.blueprint(scenario))
         else:
             weights = yield from self._relearn(trial, suspects, key)
         self._evaluate(scenario, key, weights)
@@ -184,8 +191,8 @@ class Workshop:
         scenario, config = trial.scenario, trial.hyperparameters.relearn
         victim = yield from self._victim(scenario)
         started = time.perf_counter()
-        tests = self._tests(scenario)
-        run = relearn(config, victim, suspects, self._clean(trial), self._device)
+        tests = self._materials.tests(scenario)
+        run = relearn(config, victim, suspects, self._materials.clean(trial), self._device)
         curve: list[Point] = []
         training = []
         for epoch in run.epochs:
@@ -208,7 +215,7 @@ class Workshop:
         if self._store.read("evaluate", key) is not None:
             return
         started = time.perf_counter()
-        result = evaluate(weights, self._tests(scenario), self._device)
+        result = evaluate(weights, self._materials.tests(scenario), self._device)
         seconds = time.perf_counter() - started
         self._keep("evaluate", key, scenario, seconds, dataclasses.asdict(result), {})
 
@@ -232,28 +239,6 @@ class Workshop:
             study=self._site.study,
         )
         self._runs.append(run)
-
-    def _clean(self, trial: Trial) -> CleanSamples:
-        images = self._images(trial.scenario.dataset)
-        return draw_clean_samples(trial.hyperparameters.clean, images, trial.defence_seed)
-
-    def _make_tests(self, scenario: Scenario) -> TestSets:
-        return make_test_sets(scenario.poison, self._images(scenario.dataset), scenario.seed)
-
-    def _blueprint(self, scenario: Scenario) -> Blueprint:
-        return blueprint_of(scenario, self._images(scenario.dataset))
-
-
-def blueprint_of(scenario: Scenario, images: ImageSet) -> Blueprint:
-    """Return what a scenario's network is built from."""
-    _, channels, side, _ = images.train_images.shape
-    return Blueprint(
-        architecture=scenario.architecture,
-        classes=images.classes,
-        channels=channels,
-        side=side,
-        treatment=scenario.dataset.treatment,
-    )
 
 
 def ascent_entry(ascent: str, floor: float) -> str:
@@ -283,10 +268,6 @@ def find_ascent(store: Store, ascent: str, trial: Trial, threshold: float) -> Fo
                 )
                 return found, run
     return None
-
-
-def _load(dataset: Dataset) -> ImageSet:
-    return dataset.load()
 
 
 def _monitor(classifier: Classifier, tests: TestSets) -> Point:

@@ -1,19 +1,22 @@
 """The one training loop: victims, ascent and relearning differ in what they pass it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from ulrl.augmentation import apply_views, draw_views
 from ulrl.models import Classifier
+from ulrl.precision import Precision
+from ulrl.randomness import default_draws, generator
 
 Objective: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> scalar
 Rate: TypeAlias = Callable[[float], float]  # epochs elapsed, with a fraction -> lr
+BATCHNORM = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch has no public common base
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,14 +29,8 @@ class Samples:
     stamp: Callable[[Tensor], Tensor] | None = None
 
     def to(self, device: torch.device) -> "Samples":
-        """Return the same samples on `device`."""
-        late = None if self.late is None else self.late.to(device)
-        return Samples(
-            images=self.images.to(device),
-            labels=self.labels.to(device),
-            late=late,
-            stamp=self.stamp,
-        )
+        """Return the same samples on `device`; `late` stays, to be asked without waiting."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +44,52 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long, in which portions, and how fast."""
+    """How long, in which portions, how fast and in which arithmetic.
+
+    Attributes:
+        epochs: Passes over the samples.
+        batch_size: Samples per step.
+        rate: Learning rate at each moment.
+        clip_norm: Largest global L2 norm of the gradient.
+        batchnorm_updates: Train-mode passes per step; with 0 BatchNorm is frozen: it
+            normalises by its running statistics and leaves them as they are.
+        precision: Of the forward pass in which gradients are taken.
+        augment: Whether samples are seen in random views, or as they are.
+        drop_last: Whether a last short batch is left out (never the only one).
+    """
 
     epochs: int
     batch_size: int
     rate: Rate
-    clip_norm: float | None = None  # largest global L2 norm of the gradient
-    forwards_after_step: int = 0  # further train-mode passes, for their BatchNorm updates
+    clip_norm: float | None = None
+    batchnorm_updates: int = 1
+    precision: Precision = Precision.FP32
+    augment: bool = True
+    drop_last: bool = False
+
+    def batches(self, order: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " b"], ...]:
+        """Return the indices of each step of an epoch."""
+        batches = torch.split(order, self.batch_size)
+        short = len(batches) > 1 and len(batches[-1]) < self.batch_size
+        return batches[:-1] if self.drop_last and short else batches
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sources:
+    """Generators of a training's order, of its views, and for layers such as dropout."""
+
+    order: Generator
+    views: Generator
+    layers: Generator
+
+    @classmethod
+    def of(cls, seed: int, stage: str) -> "Sources":
+        """Return the generators of a stage."""
+        return cls(
+            order=generator(seed, stage, "order"),
+            views=generator(seed, stage, "views"),
+            layers=generator(seed, stage, "layers"),
+        )
 
 
 def train(
@@ -62,59 +98,83 @@ def train(
     optimiser: torch.optim.Optimizer,
     objective: Objective,
     schedule: Schedule,
-    sources: tuple[Generator, Generator],
+    sources: Sources,
 ) -> Iterator[Epoch]:
     """Train `classifier` in place and yield after each epoch, in eval-safe state.
 
-    Each epoch shuffles all samples, draws a view of each, and keeps the last short batch.
-    The caller may measure, or stop by leaving the iterator; neither changes what follows.
+    Each epoch shuffles all samples and draws a view of each. The caller may measure, or
+    stop by leaving the iterator; neither changes what follows. On a GPU nothing waits for
+    the device within an epoch.
 
     Args:
         classifier: Trained in place, in train mode.
         samples: What to train on.
         optimiser: Made for the classifier's parameters; its lr is set before each step.
-        objective: Maps logits and labels to what is minimised.
-        schedule: Length, batches and learning rate.
-        sources: Generators of the order and of the views.
+        objective: Maps logits (in float32) and labels to what is minimised.
+        schedule: Length, batches, learning rate and arithmetic.
+        sources: Where its randomness comes from.
     """
-    samples = samples.to(classifier.device)
-    parameters = list(classifier.network.parameters())
+    device, network = classifier.device, classifier.network
+    samples = samples.to(device)
     treatment = classifier.blueprint.treatment
+    if not schedule.augment:
+        treatment = replace(treatment, padding=0, flip=False)
+    scaler = schedule.precision.scaler(device)
     count = len(samples.labels)
-    steps = -(-count // schedule.batch_size)
     for epoch in range(schedule.epochs):
-        classifier.network.train()
-        order = torch.randperm(count, generator=sources[0]).to(classifier.device)
-        views = draw_views(count, treatment, sources[1], classifier.device)
-        loss_sum = torch.zeros((), device=classifier.device)
-        hits = torch.zeros((), device=classifier.device)
-        for step, index in enumerate(torch.split(order, schedule.batch_size)):
-            for group in optimiser.param_groups:
-                group["lr"] = schedule.rate(epoch + step / steps)
-            seen = apply_views(samples.images[index], views.of(index), treatment)
-            batch = _with_late_triggers(seen, samples, index)
-            labels = samples.labels[index]
-            logits = classifier.logits(batch)
-            loss = objective(logits, labels)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if schedule.clip_norm is not None:
-                clip_grad_norm_(parameters, schedule.clip_norm)
-            optimiser.step()
-            loss_sum += loss.detach() * len(index)
-            hits += (logits.detach().argmax(dim=1) == labels).sum()
-            for _ in range(schedule.forwards_after_step):
-                with torch.no_grad():
-                    classifier.logits(batch)
-        yield Epoch(number=epoch + 1, loss=float(loss_sum) / count, accuracy=float(hits) / count)
+        set_train_mode(network, schedule.batchnorm_updates)
+        batches = schedule.batches(torch.randperm(count, generator=sources.order))
+        views = draw_views(count, treatment, sources.views, device)
+        loss_sum = torch.zeros((), device=device)
+        hits = torch.zeros((), device=device)
+        with default_draws(sources.layers, device):
+            for step, chosen in enumerate(batches):
+                for group in optimiser.param_groups:
+                    group["lr"] = schedule.rate(epoch + step / len(batches))
+                index = chosen.to(device, non_blocking=True)
+                seen = apply_views(samples.images[index], views.of(index), treatment)
+                batch = _with_late_triggers(seen, samples, chosen)
+                labels = samples.labels[index]
+                with schedule.precision.casting(device):
+                    logits = classifier.logits(batch)
+                logits = logits.float()
+                loss = objective(logits, labels)
+                optimiser.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                if schedule.clip_norm is not None:
+                    scaler.unscale_(optimiser)
+                    clip_grad_norm_(network.parameters(), schedule.clip_norm)
+                scaler.step(optimiser)
+                scaler.update()
+                loss_sum += loss.detach() * len(index)
+                hits += (logits.detach().argmax(dim=1) == labels).sum()
+                for _ in range(schedule.batchnorm_updates - 1):
+                    with torch.no_grad():
+                        classifier.logits(batch)
+        seen_count = sum(map(len, batches))
+        yield Epoch(
+            number=epoch + 1,
+            loss=float(loss_sum) / seen_count,
+            accuracy=float(hits) / seen_count,
+        )
 
 
-def _with_late_triggers(seen: Tensor, samples: Samples, index: Tensor) -> Tensor:
+def set_train_mode(network: nn.Module, batchnorm_updates: int) -> None:
+    """Put `network` in train mode, but for BatchNorm where it is frozen."""
+    network.train()
+    if batchnorm_updates == 0:
+        for module in network.modules():
+            if isinstance(module, BATCHNORM):
+                module.eval()
+
+
+def _with_late_triggers(seen: Tensor, samples: Samples, chosen: Int64[Tensor, " b"]) -> Tensor:
     if samples.late is None or samples.stamp is None:
         return seen
-    late = samples.late[index]
-    if not bool(late.any()):
+    late = samples.late[chosen].nonzero().flatten()
+    if len(late) == 0:
         return seen
+    late = late.to(seen.device)
     shown = seen.clone()
     shown[late] = samples.stamp(shown[late])
     return shown

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 from ulrl.clean import CleanConfig
-from ulrl.relearning import RelearnConfig, ResetConfig
+from ulrl.relearning import RelearnConfig
+from ulrl.resetting import ResetConfig
 from ulrl.scoring import ScoreConfig, SuspectOrder, ZeroMAD
 from ulrl.unlearning import UnlearnConfig
 
@@ -17,6 +18,7 @@ class Preset(StrEnum):
 
     DEFAULT = "default"  # the method with the official code's quirks decided
     OFFICIAL = "official"  # the official code to the letter
+    FINE_TUNING = "fine_tuning"  # no ULRL: BackdoorBench's plain fine-tuning, for comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,15 @@ _QUIRKS = {
     "zero_mad": ZeroMAD.INFINITE,
     "batchnorm_updates": 2,
 }
+# SGD at 0.01 with weight decay for a hundred epochs (Wu et al., NeurIPS 2022); no neuron is
+# suspected, so nothing is reinitialised and no cosine is penalised.
+_FINE_TUNING = {
+    "max_suspects": 0,
+    "relearn_lr": 0.01,
+    "relearn_weight_decay": 5e-4,
+    "relearn_epochs": 100,
+    "relearn_batch_size": 256,
+}
 
 
 def names() -> dict[str, tuple[str, dataclasses.Field[Any]]]:
@@ -61,17 +72,19 @@ def preset_values(preset: Preset, dataset: str) -> dict[str, Any]:
     """Return the value of every hyper-parameter in `preset` for a dataset's name.
 
     The official code has values for CIFAR-10, CIFAR-100, GTSRB and Tiny-ImageNet; any
-    other dataset takes CIFAR-10's.
+    other dataset takes CIFAR-10's. Fine-tuning has the same values everywhere.
     """
     values = {name: entry.default for name, (_, entry) in names().items()}
+    if preset is Preset.FINE_TUNING:
+        return values | _FINE_TUNING
     values |= _BY_DATASET.get(dataset, {})
-    if preset is Preset.OFFICIAL:
-        values |= _QUIRKS
-    return values
+    return values | _QUIRKS if preset is Preset.OFFICIAL else values
 
 
 def assemble(values: Mapping[str, Any]) -> Hyperparameters:
     """Return the configuration with `values`, and defaults where they are silent.
+
+    A member of a set of names may be given as its text, ``"l2"`` for `Score.L2`.
 
     Raises:
         ValueError: A value is out of range.
@@ -80,5 +93,16 @@ def assemble(values: Mapping[str, Any]) -> Hyperparameters:
     known = names()
     parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
     for name, value in values.items():
-        parts[known[name][0]][name] = value
+        part, entry = known[name]
+        usual = entry.default
+        parts[part][name] = (
+            _member(type(usual), name, value) if isinstance(usual, StrEnum) else value
+        )
     return Hyperparameters(**{part: PARTS[part](**chosen) for part, chosen in parts.items()})
+
+
+def _member(kind: type[StrEnum], name: str, value: Any) -> StrEnum:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{name} is {' or '.join(kind)}; got {value!r}") from None

@@ -36,6 +36,20 @@ def seeded_default(source: Generator) -> Iterator[None]:
 
 
 @contextmanager
+def default_draws(source: Generator, device: torch.device) -> Iterator[None]:
+    """Let layers that draw as they run (dropout) draw what `source` decides, on `device` too.
+
+    Layers know no generator but torch's defaults; those are put back on leaving.
+    """
+    seed = int(torch.randint(2**62, (), generator=source))
+    with _DEFAULT, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def spared_default() -> Iterator[None]:
     """Put the state of torch's default generator back on leaving, so nothing notices.
 

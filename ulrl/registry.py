@@ -37,12 +37,16 @@ def import_all(package: str, path: list[str]) -> None:
             importlib.import_module(f"{package}.{module.name}")
 
 
-def options_of(entry: Any) -> dict[str, Any]:
-    """Return the fields of a registered object that differ from their defaults."""
+def options_of(entry: Any, *, places: bool = True) -> dict[str, Any]:
+    """Return the fields of a registered object that differ from their defaults.
+
+    Without `places`, those that say where something lies are left out.
+    """
     return {
         field.name: getattr(entry, field.name)
         for field in dataclasses.fields(entry)
         if getattr(entry, field.name) != field.default
+        and (places or not field.metadata.get("runtime", False))
     }
 
 

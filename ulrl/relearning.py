@@ -1,41 +1,56 @@
 """Stage 4 of 5: reinitialise the suspects and fine-tune the victim away from them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from math import cos, pi, sqrt
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ulrl.clean import CleanSamples
-from ulrl.fitting import Epoch, Schedule, train
+from ulrl.fitting import Epoch, Schedule, Sources, train
+from ulrl.layers import Layers, as_rows, bias_name, neurons_of
 from ulrl.models import Classifier, Weights, restore
+from ulrl.precision import Precision
 from ulrl.randomness import generator
-from ulrl.scoring import NeuronScores, weights_to_reset
-from ulrl.unlearning import check_sgd
+from ulrl.resetting import Suspects
+from ulrl.unlearning import check_loop, check_sgd
 
-VERSION = 1
+VERSION = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResetConfig:
-    """How much of a suspect is re-initialised.
+class ReinitDistribution(StrEnum):
+    """What re-initialised weights are drawn from; s is `reinit_scale` × sqrt(2 / fan-in)."""
 
-    Attributes:
-        reinit_ratio: Fraction of a suspect's incoming weights, those that moved most; 1.0
-            is the official code (the whole neuron), 0.0 re-initialises nothing.
-    """
+    UNIFORM = "uniform"  # U(-s, s), the official code's; scale sqrt(3) makes it He's
+    NORMAL = "normal"  # N(0, s²): He et al. (arXiv:1502.01852)
+    ZERO = "zero"  # nothing is left, as TSBD does
 
-    reinit_ratio: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.reinit_ratio <= 1:
-            raise ValueError(
-                f"reinit_ratio is a fraction of a neuron's weights, in [0, 1]; "
-                f"got {self.reinit_ratio}"
-            )
+class RelearnSchedule(StrEnum):
+    """How the learning rate goes, in a step per epoch."""
+
+    COSINE = "cosine"  # half a cosine down to 0: the official code
+    LINEAR = "linear"  # a straight line down to 0
+    CONSTANT = "constant"
+
+
+class CosineForm(StrEnum):
+    """What of the cosine between a suspect and what it was is penalised."""
+
+    SIGNED = "signed"  # the cosine: the best is -1, the opposite direction (official code)
+    ABSOLUTE = "absolute"  # its magnitude: the best is 0, an orthogonal direction
+    CLAMPED = "clamped"  # what is above 0: any direction from orthogonal on is as good
+
+
+class CosineReduction(StrEnum):
+    """How the cosines of several suspects become one."""
+
+    SUM = "sum"  # the official code
+    MEAN = "mean"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,53 +58,61 @@ class RelearnConfig:
     """Phase 2; defaults are the official code's for CIFAR-10.
 
     Attributes:
-        relearn_lr: Initial learning rate of SGD; it falls to 0 along half a cosine.
+        reinit_distribution: What re-initialised weights are drawn from.
+        reinit_scale: Factor of its width.
+        relearn_lr: Initial learning rate of SGD.
+        relearn_schedule: How it changes.
         relearn_momentum: Of SGD.
         relearn_weight_decay: L2 penalty.
+        relearn_clip_norm: Largest global L2 norm of the gradient; None leaves it alone.
         relearn_epochs: Epochs.
         relearn_batch_size: Samples per step; the last batch may be short.
+        relearn_augment: Whether samples are seen in random views, or as they are.
+        relearn_precision: Of the forward pass in which gradients are taken.
         alpha: Weight of the cosine term.
+        cosine_form: What of the cosine is penalised.
+        cosine_reduction: How the cosines of several suspects become one.
         batchnorm_updates: Train-mode passes per step; the official code's logging makes a
-            second one, and with it a second update of BatchNorm's running statistics.
+            second one, and with it a second update of BatchNorm's running statistics. With
+            0 BatchNorm is frozen.
     """
 
+    reinit_distribution: ReinitDistribution = ReinitDistribution.UNIFORM
+    reinit_scale: float = 1.0
     relearn_lr: float = 0.005
+    relearn_schedule: RelearnSchedule = RelearnSchedule.COSINE
     relearn_momentum: float = 0.9
     relearn_weight_decay: float = 0.0
+    relearn_clip_norm: float | None = None
     relearn_epochs: int = 20
     relearn_batch_size: int = 128
+    relearn_augment: bool = True
+    relearn_precision: Precision = Precision.AMP
     alpha: float = 0.7
+    cosine_form: CosineForm = CosineForm.SIGNED
+    cosine_reduction: CosineReduction = CosineReduction.SUM
     batchnorm_updates: int = 1
 
     def __post_init__(self) -> None:
         check_sgd("relearn", self.relearn_lr, self.relearn_momentum, self.relearn_weight_decay)
-        if not 1 <= self.relearn_epochs <= 1000:
-            raise ValueError(f"relearn_epochs is from 1 to 1000; got {self.relearn_epochs}")
-        if self.relearn_batch_size < 1:
-            raise ValueError(f"relearn_batch_size is at least 1; got {self.relearn_batch_size}")
+        check_loop("relearn", self.relearn_epochs, self.relearn_batch_size, self.relearn_clip_norm)
+        if not 0 < self.reinit_scale <= 1000:
+            raise ValueError(
+                f"reinit_scale is a factor, above 0 and at most 1000; got {self.reinit_scale}"
+            )
         if not 0 <= self.alpha <= 1000:
             raise ValueError(f"alpha is a weight, in [0, 1000]; got {self.alpha}")
-        if self.batchnorm_updates not in (1, 2):
-            raise ValueError(f"batchnorm_updates is 1 or 2; got {self.batchnorm_updates}")
+        if self.batchnorm_updates not in (0, 1, 2):
+            raise ValueError(f"batchnorm_updates is 0, 1 or 2; got {self.batchnorm_updates}")
 
     def rate(self, elapsed: float) -> float:
         """Return the learning rate, which changes between epochs only."""
-        return self.relearn_lr * (1 + cos(pi * int(elapsed) / self.relearn_epochs)) / 2
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Suspects:
-    """All that phase 1 hands on: the flagged rows and which weights start afresh.
-
-    Attributes:
-        rows: Flagged rows in increasing order.
-        reset: Which incoming weights of each are re-initialised.
-        reset_bias: Whether their biases are set to 0.
-    """
-
-    rows: tuple[int, ...]
-    reset: Bool[Tensor, "suspects fan_in"]
-    reset_bias: bool
+        done = int(elapsed) / self.relearn_epochs
+        if self.relearn_schedule is RelearnSchedule.COSINE:
+            return self.relearn_lr * (1 + cos(pi * done)) / 2
+        if self.relearn_schedule is RelearnSchedule.LINEAR:
+            return self.relearn_lr * (1 - done)
+        return self.relearn_lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +121,6 @@ class RelearnRun:
 
     classifier: Classifier
     epochs: Iterator[Epoch]
-
-
-def choose_resets(config: ResetConfig, scores: NeuronScores) -> Suspects:
-    """Return the suspects with the share of their weights that `config` gives up."""
-    return Suspects(
-        rows=scores.suspects,
-        reset=weights_to_reset(scores.movement, config.reinit_ratio),
-        reset_bias=bool(scores.suspects) and config.reinit_ratio > 0,
-    )
 
 
 def relearn(
@@ -122,16 +136,12 @@ def relearn(
     plus ``alpha`` times `cosine_term`. Without suspects this is plain fine-tuning.
     """
     classifier = restore(victim, device)
-    rows = torch.tensor(suspects.rows, dtype=torch.long, device=device)
-    original = classifier.head.weight.detach()[rows].clone()
-    reinitialise(classifier.head, suspects, clean.seed)
-    head = classifier.head
+    penalty = _penalty(config, classifier, suspects)  # before anything is drawn afresh
+    reinitialise(config, classifier, suspects, clean.seed)
 
     def objective(logits: Tensor, labels: Tensor) -> Tensor:
         loss = cross_entropy(logits, labels)
-        if len(rows) == 0:
-            return loss
-        return loss + config.alpha * cosine_term(head.weight[rows], original)
+        return loss + config.alpha * penalty() if suspects.layers else loss
 
     optimiser = torch.optim.SGD(
         classifier.network.parameters(),
@@ -144,39 +154,77 @@ def relearn(
         epochs=config.relearn_epochs,
         batch_size=config.relearn_batch_size,
         rate=config.rate,
-        forwards_after_step=config.batchnorm_updates - 1,
+        clip_norm=config.relearn_clip_norm,
+        batchnorm_updates=config.batchnorm_updates,
+        precision=config.relearn_precision,
+        augment=config.relearn_augment,
     )
-    sources = (
-        generator(clean.seed, "relearn", "order"),
-        generator(clean.seed, "relearn", "views"),
-    )
+    sources = Sources.of(clean.seed, "relearn")
     epochs = train(classifier, clean.samples, optimiser, objective, schedule, sources)
     return RelearnRun(classifier=classifier, epochs=epochs)
 
 
-def cosine_term(
-    rows: Float[Tensor, "suspects fan_in"], original: Float[Tensor, "suspects fan_in"]
-) -> Float[Tensor, ""]:
-    """Return the sum over suspects of the cosine between a row and what it was.
+def _penalty(
+    config: RelearnConfig, classifier: Classifier, suspects: Suspects
+) -> Callable[[], Tensor]:
+    """Return what gives the cosine term of the present weights against those of now."""
+    parameters = neurons_of(classifier, Layers.ALL)
+    pairs: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+    for layer in suspects.layers:
+        weight = parameters[layer.weight]
+        rows = torch.tensor(layer.rows, device=weight.device)
+        pairs.append((weight, rows, as_rows(weight.detach()[rows]).clone()))
 
-    Signed, so its minimum pushes each row to point away from its original direction.
-    """
-    return cosine_similarity(rows, original, dim=1).sum()
+    def penalty() -> Tensor:
+        cosines = [_cosines(as_rows(weight[rows]), original) for weight, rows, original in pairs]
+        return cosine_term(config, torch.cat(cosines))
+
+    return penalty
+
+
+def _cosines(
+    rows: Float[Tensor, "suspects fan_in"], original: Float[Tensor, "suspects fan_in"]
+) -> Float[Tensor, " suspects"]:
+    # A row of zeros has no direction to be turned: its cosine is 0 and so is the gradient,
+    # of which torch, dividing by its epsilon, makes a step of a hundred million.
+    return cosine_similarity(rows, original, dim=1) * (rows != 0).any(dim=1)
+
+
+def cosine_term(config: RelearnConfig, cosines: Float[Tensor, " suspects"]) -> Float[Tensor, ""]:
+    """Return one number from the cosines between suspects and what they were."""
+    if config.cosine_form is CosineForm.ABSOLUTE:
+        cosines = cosines.abs()
+    elif config.cosine_form is CosineForm.CLAMPED:
+        cosines = cosines.clamp(min=0)
+    return cosines.sum() if config.cosine_reduction is CosineReduction.SUM else cosines.mean()
 
 
 @torch.no_grad()
-def reinitialise(head: nn.Linear, suspects: Suspects, seed: int) -> None:
-    """Draw the marked weights afresh from U(-r, r), r = sqrt(2 / fan-in), in place.
+def reinitialise(
+    config: RelearnConfig, classifier: Classifier, suspects: Suspects, seed: int
+) -> None:
+    """Draw the marked weights afresh, in place, and set biases to 0 where that is asked.
 
-    Every weight of the head has its own draw, used or not, so that two choices of
-    suspects agree where they overlap.
+    Every weight of a layer has its own draw, used or not, so that two choices of suspects
+    agree where they overlap.
     """
-    bound = sqrt(2 / head.in_features)
-    source = generator(seed, "relearn", "reset")
-    fresh = (torch.rand(head.weight.shape, generator=source) * 2 - 1) * bound
-    marked = torch.zeros(head.weight.shape, dtype=torch.bool)
-    marked[list(suspects.rows)] = suspects.reset
-    device = head.weight.device
-    head.weight.copy_(torch.where(marked.to(device), fresh.to(device), head.weight))
-    if suspects.reset_bias:
-        head.bias[list(suspects.rows)] = 0
+    parameters = neurons_of(classifier, Layers.ALL)
+    for layer in suspects.layers:
+        weight = parameters[layer.weight]
+        source = generator(seed, "relearn", "reset", layer.weight)
+        fresh = _draw(config, weight.shape, source)
+        marked = torch.zeros(weight.shape, dtype=torch.bool)
+        marked.flatten(1)[list(layer.rows)] = layer.reset
+        weight.copy_(torch.where(marked.to(weight.device), fresh.to(weight.device), weight))
+        bias = parameters.get(bias_name(layer.weight))
+        if suspects.reset_bias and bias is not None:
+            bias[list(layer.rows)] = 0
+
+
+def _draw(config: RelearnConfig, shape: torch.Size, source: torch.Generator) -> Tensor:
+    scale = config.reinit_scale * sqrt(2 / shape[1:].numel())
+    if config.reinit_distribution is ReinitDistribution.ZERO:
+        return torch.zeros(shape)
+    if config.reinit_distribution is ReinitDistribution.NORMAL:
+        return torch.randn(shape, generator=source) * scale
+    return (torch.rand(shape, generator=source) * 2 - 1) * scale

@@ -1,23 +1,47 @@
-"""Stage 3 of 5: rank the head's rows by how far unlearning moved them."""
+"""Stage 3 of 5: rank neurons by how far unlearning moved them, and flag outliers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from ulrl.layers import bias_name, layer_name
 from ulrl.unlearning import Ascent
 
-VERSION = 1
+VERSION = 2
 
 NORMAL_MAD = 1.4826  # MAD × this estimates a normal distribution's standard deviation
 NORMAL_MEAN_AD = 1.253314  # so does the mean absolute deviation × this: sqrt(pi / 2)
 
 
+class ThresholdScale(StrEnum):
+    """What the unlearn threshold is a fraction of."""
+
+    ABSOLUTE = "absolute"  # the official code: an accuracy, the same for any class count
+    ABOVE_CHANCE = "above_chance"  # 0 is the accuracy of chance, 1 / classes, and 1 is 1
+
+
+class Score(StrEnum):
+    """How the change of a neuron's incoming weights becomes one number."""
+
+    L1 = "l1"  # the official code: the sum of absolute changes
+    L2 = "l2"  # the Euclidean length of the change
+    RELATIVE = "relative"  # the sum of absolute changes over that of absolute weights
+
+
+class SuspectRule(StrEnum):
+    """What makes a neuron suspicious."""
+
+    OUTLIER = "outlier"  # the official code: its modified z-score is above `z_threshold`
+    LARGEST = "largest"  # TSBD: it is among the `suspect_share` with the largest scores
+
+
 class SuspectOrder(StrEnum):
-    """Which flagged rows stay when there are more than the cap admits."""
+    """Which flagged neurons stay when there are more than the cap admits."""
 
     SCORE = "score"  # the largest scores
     INDEX = "index"  # the lowest classes: the official code, by oversight
@@ -35,19 +59,32 @@ class ScoreConfig:
     """The rule that makes a neuron suspicious.
 
     Attributes:
-        unlearn_threshold: Phase 1 stops after the first epoch whose running accuracy on
-            the clean samples is at most this; 0.20 in the official code.
-        z_threshold: A suspect's modified z-score is above this; 3.5 in the official code.
-        max_suspects: At most so many suspects; 2 in the official code.
+        unlearn_threshold: Phase 1 stops after the first epoch whose accuracy on the clean
+            samples is at most this; 0.20 in the official code.
+        threshold_scale: What `unlearn_threshold` is a fraction of.
+        score: How a neuron's change becomes one number.
+        score_bias: Whether its bias counts as one more weight.
+        suspect_rule: What makes a neuron suspicious.
+        z_threshold: For ``outlier``: a suspect's z is above this; 3.5 in the official code.
+        suspect_share: For ``largest``: the share of all neurons that is flagged.
+        max_suspects: At most so many suspects, 2 in the official code; None is no limit,
+            and 0 makes relearning plain fine-tuning.
         suspect_order: Which suspects stay when there are more.
         zero_mad: What to do when the median absolute deviation is 0.
+        mad_epsilon: Added to the median absolute deviation.
     """
 
     unlearn_threshold: float = 0.20
+    threshold_scale: ThresholdScale = ThresholdScale.ABSOLUTE
+    score: Score = Score.L1
+    score_bias: bool = False
+    suspect_rule: SuspectRule = SuspectRule.OUTLIER
     z_threshold: float = 3.5
-    max_suspects: int = 2
+    suspect_share: float = 0.15
+    max_suspects: int | None = 2
     suspect_order: SuspectOrder = SuspectOrder.SCORE
     zero_mad: ZeroMAD = ZeroMAD.MEAN_DEVIATION
+    mad_epsilon: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.unlearn_threshold <= 1:
@@ -56,62 +93,140 @@ class ScoreConfig:
             )
         if not 0 < self.z_threshold <= 1e6:
             raise ValueError(f"z_threshold is above 0 and at most 1e6; got {self.z_threshold}")
-        if self.max_suspects < 0:
-            raise ValueError(f"max_suspects is at least 0; got {self.max_suspects}")
+        if not 0 <= self.suspect_share <= 1:
+            raise ValueError(
+                f"suspect_share is a fraction of the neurons, in [0, 1]; got {self.suspect_share}"
+            )
+        if self.max_suspects is not None and self.max_suspects < 0:
+            raise ValueError(f"max_suspects is at least 0, or null; got {self.max_suspects}")
+        if not 0 <= self.mad_epsilon <= 1e6:
+            raise ValueError(f"mad_epsilon is in [0, 1e6]; got {self.mad_epsilon}")
+
+    def stop_at(self, classes: int) -> float:
+        """Return the accuracy that `unlearn_threshold` means for so many classes."""
+        if self.threshold_scale is ThresholdScale.ABSOLUTE:
+            return self.unlearn_threshold
+        return (1 + self.unlearn_threshold * (classes - 1)) / classes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NeuronScores:
     """One score per neuron, and the suspects.
 
+    Neurons are numbered through the layers that were watched, the head's last. When only
+    the head was, a neuron's number is its row, which is its class.
+
     Attributes:
-        shift: L1 change of each row's incoming weights during the ascent.
+        layers: Names of the layers.
+        sizes: Neurons of each.
+        shift: How far each neuron moved during the ascent, by the chosen score.
         z: Modified z-score of `shift`; NaN where none is defined.
-        suspects: Flagged rows in increasing order.
-        movement: Absolute change of each incoming weight of each suspect.
-        stop_epoch: Epoch at whose end the rows were read, from 1.
-        threshold_reached: Whether the accuracy had fallen to the threshold there.
+        suspects: Flagged neurons in increasing order.
+        movement: Absolute change of each incoming weight of each suspect, by the name of the
+            weight: ``[suspects of that layer, fan_in]``.
+        stop_epoch: Epoch at whose end the weights were read, from 1.
+        stop_accuracy: The accuracy that was compared there.
+        threshold_reached: Whether it had fallen to the threshold.
         diverged: Whether the ascent left the finite numbers before it reached the threshold.
     """
 
-    shift: Float[Tensor, " classes"]
-    z: Float[Tensor, " classes"]
+    layers: tuple[str, ...]
+    sizes: tuple[int, ...]
+    shift: Float[Tensor, " neurons"]
+    z: Float[Tensor, " neurons"]
     suspects: tuple[int, ...]
-    movement: Float[Tensor, "suspects fan_in"]
+    movement: Mapping[str, Float[Tensor, "suspects fan_in"]]
     stop_epoch: int
+    stop_accuracy: float
     threshold_reached: bool
     diverged: bool
 
+    @property
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """Layer and row of each suspect."""
+        found = []
+        for suspect in self.suspects:
+            row = suspect
+            for layer, size in zip(self.layers, self.sizes, strict=True):
+                if row < size:
+                    found.append((layer, row))
+                    break
+                row -= size
+        return tuple(found)
+
+    @property
+    def head_z(self) -> Float[Tensor, " classes"]:
+        """The z-scores of the head's rows."""
+        return self.z[-self.sizes[-1] :]
+
+    def rank(self, row: int) -> int | None:
+        """Return the place of a row of the head among its rows, 1 being the largest shift.
+
+        Equal shifts share the better place. None where the shift is not a number.
+        """
+        shifts = self.shift[-self.sizes[-1] :]
+        if not bool(shifts.isfinite().all()):
+            return None
+        return 1 + int((shifts > shifts[row]).sum())
+
 
 def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
-    """Score each row by the L1 change of its weights (bias left out), and flag outliers."""
-    epoch = ascent.stop_epoch(config.unlearn_threshold)
-    after = ascent.heads[ascent.kept.index(epoch)]
-    movement = (after - ascent.before).abs()
-    shift = movement.sum(dim=1)
-    z = modified_z(shift, config.zero_mad)
+    """Score every watched neuron by what the ascent changed about it, and flag suspects."""
+    weights = [name for name, values in ascent.before.items() if values.ndim == 2]
+    stop = config.stop_at(len(ascent.before[weights[-1]]))
+    epoch = ascent.stop_epoch(stop)
+    after = ascent.at(epoch)
+    changes = {name: (after[name] - ascent.before[name]).abs() for name in after}
+    shift = torch.cat([_shift(config, name, changes, ascent.before) for name in weights])
+    z = modified_z(shift, config.zero_mad, config.mad_epsilon)
     suspects = pick_suspects(config, shift, z)
-    reached = ascent.reaches(config.unlearn_threshold)
+    reached = ascent.reaches(stop)
+    sizes = [len(changes[name]) for name in weights]
+    parts = torch.zeros(len(shift), dtype=torch.bool)
+    parts[list(suspects)] = True
     return NeuronScores(
+        layers=tuple(layer_name(name) for name in weights),
+        sizes=tuple(sizes),
         shift=shift,
         z=z,
         suspects=suspects,
-        movement=movement[list(suspects)],
+        movement={
+            name: changes[name][flagged]
+            for name, flagged in zip(weights, torch.split(parts, sizes), strict=True)
+            if bool(flagged.any())
+        },
         stop_epoch=epoch,
+        stop_accuracy=ascent.accuracy[epoch - 1],
         threshold_reached=reached,
         diverged=ascent.diverged and not reached,
     )
 
 
-def modified_z(shift: Float[Tensor, " classes"], zero_mad: ZeroMAD) -> Float[Tensor, " classes"]:
+def _shift(
+    config: ScoreConfig, weight: str, changes: Mapping[str, Tensor], before: Mapping[str, Tensor]
+) -> Float[Tensor, " rows"]:
+    change, start = changes[weight], before[weight].abs()
+    bias = bias_name(weight)
+    if config.score_bias and bias in changes:
+        change = torch.cat([change, changes[bias][:, None]], dim=1)
+        start = torch.cat([start, before[bias].abs()[:, None]], dim=1)
+    if config.score is Score.L2:
+        return change.square().sum(dim=1).sqrt()
+    total = change.sum(dim=1)
+    return total / start.sum(dim=1) if config.score is Score.RELATIVE else total
+
+
+def modified_z(
+    shift: Float[Tensor, " neurons"], zero_mad: ZeroMAD, epsilon: float = 0.0
+) -> Float[Tensor, " neurons"]:
     """Return ``|c - m| / (1.4826 MAD)`` with the sign of ``c - m`` (Iglewicz, Hoaglin 1993).
 
-    Both medians are torch's: the lower middle of an even count. With MAD 0 and
-    ``mean_deviation``, the mean absolute deviation times 1.253314 takes its place; if that
-    is 0 too, nothing stands out and every score is 0.
+    Both medians are torch's: the lower middle of an even count. `epsilon` is added to the
+    MAD. If it is 0 even so, with ``mean_deviation`` the mean absolute deviation times
+    1.253314 takes its place; if that is 0 too, nothing stands out and every score is 0.
     """
     deviation = shift - shift.median()
-    mad = deviation.abs().median()
+    mad = deviation.abs().median() + epsilon
     if mad == 0 and zero_mad is ZeroMAD.MEAN_DEVIATION:
         spread = NORMAL_MEAN_AD * deviation.abs().mean()
         return deviation / spread if spread > 0 else torch.zeros_like(deviation)
@@ -119,29 +234,25 @@ def modified_z(shift: Float[Tensor, " classes"], zero_mad: ZeroMAD) -> Float[Ten
 
 
 def pick_suspects(
-    config: ScoreConfig, shift: Float[Tensor, " classes"], z: Float[Tensor, " classes"]
+    config: ScoreConfig, shift: Float[Tensor, " neurons"], z: Float[Tensor, " neurons"]
 ) -> tuple[int, ...]:
-    """Return the flagged rows that the cap leaves, in increasing order.
+    """Return the flagged neurons that the cap leaves, in increasing order.
 
-    A row is flagged if its z is above the limit and its shift above the median. NaN is
-    never flagged. Equal scores keep the order of the rows.
+    An ``outlier`` has a z above the limit and a shift above the median. The ``largest``
+    are the round-half-up(share × neurons) with the largest shifts. NaN is never flagged.
+    Equal scores keep the order of the neurons.
     """
-    flagged = ((z > config.z_threshold) & (shift > shift.median())).nonzero().flatten()
+    if config.suspect_rule is SuspectRule.OUTLIER:
+        flagged = ((z > config.z_threshold) & (shift > shift.median())).nonzero().flatten()
+    else:
+        ranked = shift.sort(descending=True, stable=True).indices
+        ranked = ranked[~shift[ranked].isnan()]
+        flagged = ranked[: rounded_share(config.suspect_share, len(shift))].sort().values
     if config.suspect_order is SuspectOrder.SCORE:
-        flagged = flagged[z[flagged].sort(descending=True, stable=True).indices]
+        flagged = flagged[shift[flagged].sort(descending=True, stable=True).indices]
     return tuple(sorted(flagged[: config.max_suspects].tolist()))
 
 
-def weights_to_reset(
-    movement: Float[Tensor, "suspects fan_in"], ratio: float
-) -> Bool[Tensor, "suspects fan_in"]:
-    """Mark the `ratio` of each suspect's incoming weights that moved most.
-
-    That is the round-half-up(ratio × fan-in) largest movements of the row, ties by index.
-    """
-    fan_in = movement.shape[1]
-    exact = Decimal(str(ratio)) * fan_in
-    count = int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
-    order = movement.sort(dim=1, descending=True, stable=True).indices
-    chosen = torch.zeros(movement.shape, dtype=torch.bool)
-    return chosen.scatter(1, order[:, :count], value=True)
+def rounded_share(share: float, total: int) -> int:
+    """Return `share` of `total`, halves rounded up, in exact decimal arithmetic."""
+    return int((Decimal(str(share)) * total).quantize(Decimal(1), rounding=ROUND_HALF_UP))

@@ -1,21 +1,29 @@
 """Stage 2 of 5: gradient ascent on the clean samples, to expose suspicious neurons."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from math import isfinite
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl.clean import CleanSamples
-from ulrl.fitting import Schedule, train
+from ulrl.fitting import Schedule, Sources, train
+from ulrl.layers import Layers, as_rows, neurons_of
 from ulrl.models import Classifier, Weights, restore
-from ulrl.randomness import generator
+from ulrl.precision import Precision
 
-VERSION = 1
+VERSION = 2
+
+
+class StopAccuracy(StrEnum):
+    """Which accuracy on the clean samples the stop rule compares."""
+
+    RUNNING = "running"  # the official code's: train mode, augmented, before each step
+    EVAL = "eval"  # of the weights at the end of the epoch: eval mode, images as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,32 +34,41 @@ class UnlearnConfig:
         unlearn_lr: Learning rate of SGD.
         unlearn_momentum: Of SGD.
         unlearn_weight_decay: L2 penalty; its sign is the usual one although the loss climbs.
-        unlearn_clip_norm: Largest global L2 norm of the gradient.
+        unlearn_clip_norm: Largest global L2 norm of the gradient; None leaves it alone.
         unlearn_epochs: Epochs at most.
         unlearn_milestones: Epochs after which the rate falls to a tenth.
         unlearn_batch_size: Samples per step; the last batch may be short.
+        unlearn_augment: Whether samples are seen in random views, or as they are.
+        unlearn_batchnorm_updates: Train-mode passes per step; with 0 BatchNorm is frozen.
+        unlearn_precision: Of the forward pass.
+        stop_accuracy: Which accuracy the threshold is compared with.
+        layers: Whose neurons are watched.
     """
 
     unlearn_lr: float = 0.01
     unlearn_momentum: float = 0.9
     unlearn_weight_decay: float = 5e-4
-    unlearn_clip_norm: float = 20.0
+    unlearn_clip_norm: float | None = 20.0
     unlearn_epochs: int = 20
     unlearn_milestones: tuple[int, ...] = (10, 20)
     unlearn_batch_size: int = 128
+    unlearn_augment: bool = True
+    unlearn_batchnorm_updates: int = 1
+    unlearn_precision: Precision = Precision.AMP
+    stop_accuracy: StopAccuracy = StopAccuracy.RUNNING
+    layers: Layers = Layers.HEAD
 
     def __post_init__(self) -> None:
         check_sgd("unlearn", self.unlearn_lr, self.unlearn_momentum, self.unlearn_weight_decay)
-        if not self.unlearn_clip_norm > 0:
-            raise ValueError(f"unlearn_clip_norm is above 0; got {self.unlearn_clip_norm}")
-        if not 1 <= self.unlearn_epochs <= 1000:
-            raise ValueError(f"unlearn_epochs is from 1 to 1000; got {self.unlearn_epochs}")
+        check_loop("unlearn", self.unlearn_epochs, self.unlearn_batch_size, self.unlearn_clip_norm)
         if any(milestone < 1 for milestone in self.unlearn_milestones):
             raise ValueError(
                 f"unlearn_milestones are epochs from 1; got {list(self.unlearn_milestones)}"
             )
-        if self.unlearn_batch_size < 1:
-            raise ValueError(f"unlearn_batch_size is at least 1; got {self.unlearn_batch_size}")
+        if self.unlearn_batchnorm_updates not in (0, 1, 2):
+            raise ValueError(
+                f"unlearn_batchnorm_updates is 0, 1 or 2; got {self.unlearn_batchnorm_updates}"
+            )
 
     def rate(self, elapsed: float) -> float:
         """Return the learning rate, which changes between epochs only."""
@@ -64,29 +81,31 @@ class Ascent:
     """One trajectory of phase 1, from which every stop threshold can be read.
 
     The first epoch whose accuracy is at most a threshold is a new minimum of the
-    accuracy, so keeping the head at each new minimum, and at the end, keeps all that any
-    threshold can ask for.
+    accuracy, so keeping the watched layers at each new minimum, and at the end, keeps all
+    that any threshold can ask for.
 
     Attributes:
-        before: Head weight of the victim.
-        before_bias: Its bias.
-        heads: Head weights at the kept epochs, in order.
-        biases: Their biases.
+        before: Parameters of the victim's watched layers by name, a row per neuron, the
+            head's last: weights ``[rows, fan_in]``, biases ``[rows]``.
+        after: The same at the kept epochs, in order: ``[kept, rows, fan_in]``, ``[kept, rows]``.
         kept: Those epochs, from 1.
-        accuracy: Running accuracy of every epoch: train mode, augmented, before each step.
+        accuracy: The accuracy that is compared, of every epoch.
         loss: Running cross-entropy of every epoch.
-        diverged: Whether loss or head stopped being finite in the last epoch, which ends the
-            ascent.
+        diverged: Whether loss or weights stopped being finite in the last epoch, which ends
+            the ascent.
     """
 
-    before: Float[Tensor, "classes fan_in"]
-    before_bias: Float[Tensor, " classes"]
-    heads: Float[Tensor, "kept classes fan_in"]
-    biases: Float[Tensor, "kept classes"]
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
     kept: tuple[int, ...]
     accuracy: tuple[float, ...]
     loss: tuple[float, ...]
     diverged: bool
+
+    def at(self, epoch: int) -> dict[str, Tensor]:
+        """Return the watched parameters at the end of a kept epoch."""
+        place = self.kept.index(epoch)
+        return {name: values[place] for name, values in self.after.items()}
 
     def reaches(self, threshold: float) -> bool:
         """Whether the accuracy fell to `threshold` in an epoch that did not diverge."""
@@ -127,6 +146,7 @@ def unlearn(
     climbing classifier after each epoch; it may measure, and shall change nothing.
     """
     classifier = restore(victim, device)
+    watched = neurons_of(classifier, config.layers)
     optimiser = torch.optim.SGD(
         classifier.network.parameters(),
         lr=config.unlearn_lr,
@@ -139,34 +159,35 @@ def unlearn(
         batch_size=config.unlearn_batch_size,
         rate=config.rate,
         clip_norm=config.unlearn_clip_norm,
+        batchnorm_updates=config.unlearn_batchnorm_updates,
+        precision=config.unlearn_precision,
+        augment=config.unlearn_augment,
     )
-    sources = (
-        generator(clean.seed, "unlearn", "order"),
-        generator(clean.seed, "unlearn", "views"),
-    )
-    before = _head(classifier.head)
-    accuracy: list[float] = []
-    loss: list[float] = []
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
-    epochs = train(classifier, clean.samples, optimiser, _climb, schedule, sources)
-    for epoch in epochs:
-        head = _head(classifier.head)
-        diverged = not (isfinite(epoch.loss) and bool(head[0].isfinite().all()))
-        last = diverged or epoch.accuracy <= floor or epoch.number == config.unlearn_epochs
-        if last or not accuracy or epoch.accuracy < min(accuracy):
-            kept[epoch.number] = head
+    before = _copies(watched)
+    accuracies: list[float] = []
+    losses: list[float] = []
+    kept: dict[int, dict[str, Tensor]] = {}
+    sources = Sources.of(clean.seed, "unlearn")
+    for epoch in train(classifier, clean.samples, optimiser, _climb, schedule, sources):
+        now = _copies(watched)
+        accuracy = epoch.accuracy
+        if config.stop_accuracy is StopAccuracy.EVAL:
+            accuracy = _accuracy(classifier, clean)
+        finite = all(bool(values.isfinite().all()) for values in now.values())
+        diverged = not (isfinite(epoch.loss) and finite)
+        last = diverged or accuracy <= floor or epoch.number == config.unlearn_epochs
+        if last or not accuracies or accuracy < min(accuracies):
+            kept[epoch.number] = now
         if observe is not None:
             observe(classifier)
-        accuracy.append(epoch.accuracy)
-        loss.append(-epoch.loss)
+        accuracies.append(accuracy)
+        losses.append(-epoch.loss)
         yield Ascent(
-            before=before[0],
-            before_bias=before[1],
-            heads=torch.stack([weight for weight, _ in kept.values()]),
-            biases=torch.stack([bias for _, bias in kept.values()]),
+            before=before,
+            after={name: torch.stack([part[name] for part in kept.values()]) for name in before},
             kept=tuple(kept),
-            accuracy=tuple(accuracy),
-            loss=tuple(loss),
+            accuracy=tuple(accuracies),
+            loss=tuple(losses),
             diverged=diverged,
         )
         if last:
@@ -185,9 +206,24 @@ def check_sgd(phase: str, lr: float, momentum: float, weight_decay: float) -> No
             raise ValueError(f"{phase}_{name} is {rule}; got {value}")
 
 
+def check_loop(phase: str, epochs: int, batch_size: int, clip_norm: float | None) -> None:
+    """Raise ``ValueError`` where one of a training loop's numbers is out of range."""
+    if not 1 <= epochs <= 1000:
+        raise ValueError(f"{phase}_epochs is from 1 to 1000; got {epochs}")
+    if batch_size < 1:
+        raise ValueError(f"{phase}_batch_size is at least 1; got {batch_size}")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"{phase}_clip_norm is above 0, or null; got {clip_norm}")
+
+
 def _climb(logits: Tensor, labels: Tensor) -> Tensor:
     return -cross_entropy(logits, labels)
 
 
-def _head(head: torch.nn.Linear) -> tuple[Tensor, Tensor]:
-    return head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone()
+def _copies(watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: as_rows(values.detach()).cpu().clone() for name, values in watched.items()}
+
+
+def _accuracy(classifier: Classifier, clean: CleanSamples) -> float:
+    labels = clean.samples.labels
+    return int((classifier.predict(clean.samples.images) == labels).sum()) / len(labels)

@@ -32,14 +32,29 @@ class FlagCount:
 
 
 def count_flags(results: Results, names: Names) -> list[FlagCount]:
-    """Return the counts by attack and threshold; all-to-all trials are left out."""
+    """Return the counts by attack and threshold of trials that can flag the target's row.
+
+    All-to-all attacks have no such row, plain fine-tuning flags none, and where all layers
+    are watched the head's rows are a few among many.
+    """
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in results.trials:
         family = trial.scenario.family
-        if trial.done and json.loads(family.attack_options).get("labels") != _ALL_TO_ALL:
+        if trial.done and _can_flag(trial):
             place = (names.attack(family), trial.cells["unlearn_threshold"])
             groups.setdefault(place, []).append(trial)
     return [_count(attack, threshold, group) for (attack, threshold), group in groups.items()]
+
+
+def _can_flag(trial: Trial) -> bool:
+    options = json.loads(trial.scenario.family.attack_options)
+    cells = trial.cells
+    return (
+        options.get("labels") != _ALL_TO_ALL
+        and cells.get("preset") != "fine_tuning"
+        and cells.get("max_suspects") != "0"
+        and cells.get("layers") != "all"
+    )
 
 
 def _count(attack: str, threshold: str, trials: Sequence[Trial]) -> FlagCount:

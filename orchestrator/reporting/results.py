@@ -59,7 +59,8 @@ class Trial:
         setting: Values of those setting axes that some scenario has several values of.
         cells: The row as text, for files that must repeat it to the letter.
         numbers: The metrics that the row has, by column.
-        flagged: Rows of the head that were flagged, None unless the trial is done.
+        flagged: Rows of the head that were flagged, or ``layer:row`` where all layers were
+            watched; None unless the trial is done.
     """
 
     scenario: Scenario
@@ -68,7 +69,7 @@ class Trial:
     status: str
     victim_ok: bool | None
     numbers: Mapping[str, float]
-    flagged: frozenset[int] | None
+    flagged: frozenset[int | str] | None
 
     @property
     def done(self) -> bool:
@@ -103,7 +104,7 @@ def read_results(path: Path) -> Results:
     position = {name: place for place, name in enumerate(table.columns)}
     further = table.columns[position["reinit_ratio"] + 1 : position["status"]]
     axes = (*SETTING, *further)
-    _refuse_faults(table, further)
+    _refuse_faults(table)
     scenarios = [_scenario(row) for row in table.rows]
     varied = tuple(axis for axis in axes if axis in SURFACE_AXES or _varies(axis, table, scenarios))
     trials = tuple(
@@ -127,7 +128,7 @@ def _trial(row: Mapping[str, str], scenario: Scenario, varied: tuple[str, ...]) 
     columns = (*BEFORE, *AFTER, *DER) if done else BEFORE
     return Trial(
         scenario=scenario,
-        setting=tuple((axis, row[axis]) for axis in varied),
+        setting=tuple((axis, row[axis] or "none") for axis in varied),
         cells=row,
         status=row["status"],
         victim_ok=row["victim_ok"] == "True" if row["victim_ok"] else None,
@@ -146,7 +147,7 @@ class _Rule:
 
 def _is_rows(text: str) -> bool:
     value = json.loads(text)
-    return isinstance(value, list) and all(type(row) is int for row in value)
+    return isinstance(value, list) and {type(row) for row in value} in (set(), {int}, {str})
 
 
 _PRESENT = _Rule("a value", lambda text: text != "")
@@ -156,7 +157,7 @@ _WHOLE = _Rule("a whole number", lambda text: float(text).is_integer())
 _BOOLEAN = _Rule("True or False", lambda text: text in {"True", "False"})
 _STATUS = _Rule(f"one of {', '.join(STATUSES)}", lambda text: text in STATUSES)
 _OPTIONS = _Rule("a JSON object", lambda text: isinstance(json.loads(text), dict))
-_ROWS = _Rule("a JSON list of whole numbers", _is_rows)
+_ROWS = _Rule("a JSON list of rows", _is_rows)
 
 _ALWAYS: dict[str, _Rule] = {
     "attack": _PRESENT,
@@ -181,18 +182,17 @@ _DONE: dict[str, _Rule] = {
 }
 
 
-def _refuse_faults(table: Table, further: tuple[str, ...]) -> None:
-    first, *others = [*_faults(table, further)] or [""]
+def _refuse_faults(table: Table) -> None:
+    first, *others = [*_faults(table)] or [""]
     if first:
         more = f" (and {len(others)} more like this)" if others else ""
         raise Mistakes([f"{table.path}: {first}{more}"])
 
 
-def _faults(table: Table, further: tuple[str, ...]) -> Iterator[str]:
+def _faults(table: Table) -> Iterator[str]:
     """Yield what is wrong; rows are counted as a spreadsheet does, the header being row 1."""
-    everywhere = _ALWAYS | dict.fromkeys(further, _PRESENT)
     for number, row in enumerate(table.rows, start=2):
-        rules: list[tuple[str, Any]] = [("", everywhere)]
+        rules: list[tuple[str, Any]] = [("", _ALWAYS)]
         if row["status"] == "done":
             rules.append(("a done trial has ", _VICTIM | _DONE))
         elif row["victim_ok"]:

@@ -12,10 +12,15 @@ import torch
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.plan import Trial, make_plan
 from tests.orchestrator_tests.small_studies import BLENDED, choice, small_study
-from ulrl.relearning import Suspects
+from ulrl.precision import Precision
+from ulrl.recipes import VictimRecipe
+from ulrl.resetting import LayerSuspects, Suspects
 from ulrl.victim import VictimConfig
 
-SUSPECTS = Suspects(rows=(1,), reset=torch.tensor([[True, False, True, False]]), reset_bias=True)
+ROW = LayerSuspects(
+    weight="linear.weight", rows=(1,), reset=torch.tensor([[True, False, True, False]])
+)
+SUSPECTS = Suspects(layers=(ROW,), reset_bias=True)
 ALL = {"victim", "ascent", "scores", "relearn", "evaluated victim", "evaluated"}
 FROM_ASCENT = {"ascent", "scores"}
 FROM_RELEARN = {"relearn", "evaluated"}
@@ -27,7 +32,9 @@ def first_trial(**other: Any) -> Trial:
 
 
 def ring(victim: VictimConfig | None = None, compute: Compute | None = None) -> KeyRing:
-    return KeyRing(victim or VictimConfig(), compute or Compute())
+    fields = dataclasses.fields(VictimConfig)
+    changes = {part.name: getattr(victim, part.name) for part in fields} if victim else {}
+    return KeyRing(VictimRecipe.of(**changes), compute or Compute())
 
 
 def all_keys(keys: KeyRing, trial: Trial, suspects: Suspects = SUSPECTS) -> dict[str, str]:
@@ -50,10 +57,12 @@ def changed(one: dict[str, str], other: dict[str, str]) -> set[str]:
 
 def other_value(value: Any) -> Any:
     """Return a legal value beside `value`."""
+    if isinstance(value, Precision):  # most mean the same on a CPU, and share their keys
+        return Precision.BF16
     if isinstance(value, StrEnum):
         return next(member for member in type(value) if member is not value)
-    if isinstance(value, bool):
-        return not value
+    if value is None or isinstance(value, bool):
+        return 7 if value is None else not value
     if isinstance(value, int):
         return 2 if value == 1 else value - 1
     if isinstance(value, float):

@@ -12,9 +12,9 @@ from orchestrator.work import Item, Progress, Site, StageRun, VictimItem
 from orchestrator.workshop import Workshop
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.victim import VictimConfig
+from ulrl.recipes import VictimRecipe
 
-VICTIM = VictimConfig(epochs=2, batch_size=64)
+VICTIM = VictimRecipe.of(epochs=2, batch_size=64)
 AXES: dict[str, tuple[Any, ...]] = {
     "unlearn_threshold": (0.5, 0.2),
     "z_threshold": (0.5,),

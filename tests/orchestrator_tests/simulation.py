@@ -30,6 +30,8 @@ SECONDS = {
     "relearn": 1.0,
     "evaluate": 0.5,
 }
+SCORED = {"layers": ["linear"], "sizes": [10], "movement": ["linear.weight"]}
+STOPPED = {"stop_epoch": 2, "stop_accuracy": 0.125, "threshold_reached": True, "diverged": False}
 
 
 class Recorder:
@@ -185,16 +187,15 @@ class Workers:
     def _phase_one(
         self, desk: Desk, item: AscentItem, runs: list[StageRun]
     ) -> Generator[Progress, None, None]:
-        ascent = ascent_entry(desk.keys.ascent(item.trial), item.floor)
+        ascent = ascent_entry(desk.keys.ascent(item.trial), min(r.stop_at(10) for r in item.rules))
         self._make(desk, item, runs, "unlearn", ascent, {"curve": [], "accuracy": []})
         yield Progress(stage="unlearn", epoch=1, epochs=1)
-        for config in item.scores:
+        for config in item.rules:
             rows = suspects_of(item.scenario.seed, config.unlearn_threshold)
             values = {
                 "suspects": rows,
-                "stop_epoch": 2,
-                "threshold_reached": True,
-                "diverged": False,
+                **SCORED,
+                **STOPPED,
                 "ascent_key": ascent,
                 "ascent_seconds": SECONDS["unlearn"],
                 "ascent_study": desk.folder.identity(),
@@ -202,7 +203,7 @@ class Workers:
             tensors = {
                 "shift": torch.ones(10),
                 "z": torch.arange(10.0),
-                "movement": torch.arange(8.0).repeat(len(rows), 1),
+                "movement/linear.weight": torch.arange(8.0).repeat(len(rows), 1),
             }
             key = desk.keys.scores(item.trial, config)
             self._make(desk, item, runs, "score_neurons", key, values, tensors)
@@ -271,7 +272,7 @@ def made_by(desk: Desk, item: Item) -> set[str]:
     if isinstance(item, VictimItem):
         keys = {("train_victim", desk.keys.victim(item.scenario))}
     elif isinstance(item, AscentItem):
-        keys = {("score_neurons", desk.keys.scores(item.trial, c)) for c in item.scores}
+        keys = {("score_neurons", desk.keys.scores(item.trial, c)) for c in item.rules}
     else:
         keys = {("relearn", desk.conductor.scores[item.trial.number].relearn_key)}
     return {key for stage, key in keys if desk.store.peek(stage, key) is None}

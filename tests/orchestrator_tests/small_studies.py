@@ -9,7 +9,7 @@ from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended
 from ulrl.datasets.digits import Digits
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.victim import VictimConfig
+from ulrl.recipes import VictimRecipe
 
 BADNETS = BadNets(size=2)
 BLENDED = Blended(alpha=0.3)
@@ -44,7 +44,7 @@ def small_study(
             "name": "small",
             "source": "grid.yaml",
             "grid": Grid(attacks=tuple(attacks), settings={**(settings or {}), **few}, **axes),
-            "victim": VictimConfig(epochs=1, batch_size=64),
+            "victim": VictimRecipe.of(epochs=1, batch_size=64),
             "prune": prune or Prune(),
             "mlflow": Tracking(uri="sqlite:///nowhere.db"),
             "store": store,

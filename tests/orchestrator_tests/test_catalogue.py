@@ -51,8 +51,8 @@ def test_trials_of_a_group_share_their_ascent_and_no_others_do(plan: Plan) -> No
 def test_an_ascent_goes_down_to_the_lowest_threshold_and_scores_all(plan: Plan) -> None:
     for group in Catalogue(plan).groups:
         item = group.item
-        assert item.floor == 0.1
-        assert [rule.unlearn_threshold for rule in item.scores] == [0.4, 0.1, 0.2]
+        assert [rule.unlearn_threshold for rule in item.rules] == [0.4, 0.1, 0.2]
+        assert min(rule.stop_at(10) for rule in item.rules) == 0.1
         assert item.trial is group.trials[0]
         assert item.scenario is group.scenario
 
@@ -96,12 +96,13 @@ def test_epochs_are_told_where_somebody_may_cut(prune: Prune, *, stream: bool) -
     plan = make_plan(small_study(prune=prune))
     item = Catalogue(plan).item("trial-00000")
     assert isinstance(item, TrialItem)
-    assert (item.stream, item.floor) == (stream, 0.2)
+    assert item.stream is stream
+    assert [rule.unlearn_threshold for rule in item.rules] == [0.2]
 
 
 def test_items_are_values(plan: Plan) -> None:
     one, other = Catalogue(plan).groups[0].item, Catalogue(plan).groups[0].item
     assert isinstance(one, AscentItem)
     assert one == other
-    assert hash(one.scores) == hash(other.scores)
+    assert hash(one.rules) == hash(other.rules)
     assert pickle.loads(pickle.dumps(one)) == one

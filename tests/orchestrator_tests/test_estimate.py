@@ -18,7 +18,7 @@ from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, sma
 from ulrl.datasets.arrays import Arrays
 from ulrl.datasets.digits import Digits
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.victim import VictimConfig
+from ulrl.recipes import VictimRecipe
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "unlearn_threshold": (0.2, 0.4),
@@ -107,7 +107,7 @@ def test_time_is_spread_over_workers_and_gpus_cost_while_they_are_held(tmp_path:
 
 def test_more_work_costs_more(tmp_path: Path) -> None:
     base = cost(study_of(tmp_path))
-    longer = cost(study_of(tmp_path, victim=VictimConfig(epochs=50)))
+    longer = cost(study_of(tmp_path, victim=VictimRecipe.of(epochs=50)))
     wider = cost(
         study_of(tmp_path, grid={"architectures": (PreActResNet18(width=16),), "seeds": range(4)})
     )

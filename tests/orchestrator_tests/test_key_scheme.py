@@ -18,7 +18,8 @@ from ulrl.clean import CleanConfig
 from ulrl.datasets import DATASETS, Treatment
 from ulrl.models import ARCHITECTURES
 from ulrl.poisoning import Poison
-from ulrl.relearning import RelearnConfig, ResetConfig
+from ulrl.relearning import RelearnConfig
+from ulrl.resetting import ResetConfig
 from ulrl.scoring import ScoreConfig
 from ulrl.unlearning import UnlearnConfig
 from ulrl.victim import VictimConfig

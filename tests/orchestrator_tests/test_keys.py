@@ -12,6 +12,7 @@ from tests.orchestrator_tests.key_cases import (
     ALL,
     FROM_ASCENT,
     FROM_RELEARN,
+    ROW,
     SUSPECTS,
     all_keys,
     cases,
@@ -23,7 +24,8 @@ from tests.orchestrator_tests.key_cases import (
 from tests.orchestrator_tests.small_studies import small_study
 from ulrl import poisoning
 from ulrl.clean import CleanConfig
-from ulrl.relearning import RelearnConfig, ResetConfig, Suspects, choose_resets
+from ulrl.relearning import RelearnConfig
+from ulrl.resetting import LayerSuspects, ResetConfig, Suspects, choose_resets
 from ulrl.scoring import NeuronScores, ScoreConfig
 from ulrl.unlearning import UnlearnConfig
 from ulrl.victim import VictimConfig
@@ -88,24 +90,33 @@ def test_the_reset_reaches_the_key_through_the_suspects(trial: Trial, config: Re
 def some_scores(suspects: tuple[int, ...] = (1,), *, reached: bool = True) -> NeuronScores:
     movement = torch.arange(len(suspects) * 8.0).reshape(len(suspects), 8)
     return NeuronScores(
+        layers=("linear",),
+        sizes=(10,),
         shift=torch.ones(10),
         z=torch.ones(10),
         suspects=suspects,
-        movement=movement,
+        movement={"linear.weight": movement} if suspects else {},
         stop_epoch=2,
+        stop_accuracy=0.1,
         threshold_reached=reached,
         diverged=False,
     )
 
 
+def suspects_in(*layers: LayerSuspects) -> Suspects:
+    return Suspects(layers=layers, reset_bias=True)
+
+
 @pytest.mark.parametrize(
     "suspects",
     [
-        replace(SUSPECTS, rows=(2,)),
-        replace(SUSPECTS, reset=torch.tensor([[True, False, False, True]])),
+        suspects_in(replace(ROW, rows=(2,))),
+        suspects_in(replace(ROW, reset=torch.tensor([[True, False, False, True]]))),
+        suspects_in(replace(ROW, weight="conv.weight")),
+        suspects_in(replace(ROW, rows=(1, 2), reset=ROW.reset.repeat(2, 1))),
+        suspects_in(replace(ROW, weight="conv.weight"), ROW),
+        suspects_in(),
         replace(SUSPECTS, reset_bias=False),
-        Suspects(rows=(1, 2), reset=SUSPECTS.reset.repeat(2, 1), reset_bias=True),
-        Suspects(rows=(), reset=torch.empty(0, 4, dtype=torch.bool), reset_bias=True),
     ],
 )
 def test_every_part_of_the_suspects_changes_the_relearning(
@@ -201,4 +212,4 @@ def test_a_ring_that_has_seen_other_trials_gives_the_same_keys() -> None:
 def test_the_scheme_is_a_file_format() -> None:
     """A change of this key makes every store in the world recompute: bump VERSION instead."""
     found = all_keys(ring(), first_trial())["evaluated"]
-    assert found == "95ec43952db9b14e7aca8a40d04c7b7a084d7c61e7a8740db3f8a30f5fa93e2f"
+    assert found == "2aa5175de046735fc5f2432c6bd01e465f8e57153527a3f30c89ff7023c5bfab"

@@ -108,11 +108,13 @@ def test_a_trials_numbers_are_its_rows(tmp_path: Path) -> None:
     desk, heard = mirrored(study_of(tmp_path), tmp_path)
     for trial, row in zip(desk.plan.trials, desk.rows(), strict=True):
         record = trial_record(heard, desk, trial.number)
-        wanted = [*METRICS, "der_selection", "der_report", "target_z", "stop_epoch", "seconds"]
+        wanted = [*METRICS, "der_selection", "der_report", "target_z", "target_rank"]
+        wanted += ["stop_epoch", "accuracy_at_stop", "seconds"]
         assert dict(record.metrics) == {name: row[name] for name in wanted}
         assert record.tags["status"] == "done"
         assert record.tags["victim_ok"] == "True"
         assert record.tags["flagged"] == row["flagged"]
+        assert record.tags["plain_fine_tuning"] == str(row["plain_fine_tuning"])
         assert record.tags["error"] == ""
         curve = desk.conductor.repairs[trial.number].curve
         for place, metric in enumerate(("acc", "asr", "ra")):

@@ -8,8 +8,8 @@ from unittest.mock import Mock
 import torch
 
 from orchestrator.entries import weights_of
+from orchestrator.materials import blueprint_of
 from orchestrator.mirror import Mirror, artifacts_of, materialise
-from orchestrator.workshop import blueprint_of
 from tests.orchestrator_tests.places import Place
 from tests.orchestrator_tests.simulation import Desk
 from ulrl.models import restore

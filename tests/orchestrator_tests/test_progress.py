@@ -132,7 +132,7 @@ def test_time_left_comes_from_what_items_took(plan: Plan, clock: Clock) -> None:
     tally = Tally(plan, lambda _: None)
     for number in range(3):
         assert tally.left is None
-        item = TrialItem(trial=plan.trials[number], floor=0.2, stream=False)
+        item = TrialItem(trial=plan.trials[number], rules=(), stream=False)
         tally.start(item)
         clock.now += 10
         tally.end(item.name)
@@ -144,7 +144,7 @@ def test_time_left_comes_from_what_items_took(plan: Plan, clock: Clock) -> None:
     tally.end(victim.name)
     assert tally.left == 2 * 100 + 5 * 10
     for number in (3, 4):  # two run at once
-        tally.start(TrialItem(trial=plan.trials[number], floor=0.2, stream=False))
+        tally.start(TrialItem(trial=plan.trials[number], rules=(), stream=False))
     assert tally.left == (2 * 100 + 5 * 10) / 2
     assert tally.line() == "3/8 trials (3 done); about 2:05 left"
 
@@ -163,7 +163,7 @@ def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:
     shown = console()
     screen = Screen(shown, Tally(plan, lambda _: 0.75))
     victim = VictimItem(scenario=plan.scenarios[1])
-    trial = TrialItem(trial=plan.trials[0], floor=0.2, stream=True)
+    trial = TrialItem(trial=plan.trials[0], rules=(), stream=True)
     screen.decided(verdict(plan, 2))  # stored: told before the clock starts
     with screen:
         screen.started(victim)
@@ -193,7 +193,7 @@ def test_failures_and_weak_victims_are_told_at_once(clock: Clock) -> None:
     screen.victim(plan.scenarios[0], finding())
     screen.victim(plan.scenarios[1], finding(acc=0.4999))
     screen.victim(plan.scenarios[2], finding(asr=0.5))
-    item = TrialItem(trial=plan.trials[1], floor=0.2, stream=False)
+    item = TrialItem(trial=plan.trials[1], rules=(), stream=False)
     screen.ended(item, Finished(error="RuntimeError: [bold]all[/] of a very long line " + "x" * 90))
     clock.now += 1
     assert output(shown).splitlines() == [
@@ -209,7 +209,7 @@ def test_the_live_view_shows_what_runs(plan: Plan) -> None:
     screen = Screen(shown, Tally(plan, lambda _: 0.75))
     with screen:
         for number in range(3):
-            item = TrialItem(trial=plan.trials[number], floor=0.2, stream=False)
+            item = TrialItem(trial=plan.trials[number], rules=(), stream=False)
             screen.started(item)
             screen.progressed(item, Progress(stage="relearn", epoch=number, epochs=20))
         screen.started(VictimItem(scenario=plan.scenarios[1]))
@@ -233,7 +233,7 @@ def test_a_narrow_terminal_cuts_no_number_off(clock: Clock) -> None:
     tally = Tally(plan, lambda _: 0.912)
     screen = Screen(console(), tally)
     for trial in plan.trials[:20]:
-        item = TrialItem(trial=trial, floor=0.2, stream=False)
+        item = TrialItem(trial=trial, rules=(), stream=False)
         screen.started(item)
         screen.progressed(item, Progress(stage="relearn", epoch=11, epochs=20))
         clock.now += 1000

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.report import main
+from orchestrator.reporting.results import read_results
 from tests.orchestrator_tests.report_folders import Row, make_rows, unfinish, write_csv, write_study
 
 
@@ -136,10 +137,11 @@ def test_a_row_that_was_cut_off(tmp_path: Path, refusal: Callable[[], str]) -> N
             "acc_before_report: a done trial has a fraction in [0, 1]; got 'x'",
         ),
         ({"victim_ok": ""}, "victim_ok: a done trial has True or False; got ''"),
-        ({"flagged": "[0"}, "flagged: a done trial has a JSON list of whole numbers; got '[0'"),
+        ({"flagged": "[0"}, "flagged: a done trial has a JSON list of rows; got '[0'"),
+        ({"flagged": "[true]"}, "flagged: a done trial has a JSON list of rows; got '[true]'"),
         (
-            {"flagged": "[true]"},
-            "flagged: a done trial has a JSON list of whole numbers; got '[true]'",
+            {"flagged": '[1, "conv:2"]'},
+            "flagged: a done trial has a JSON list of rows; got '[1, \"conv:2\"]'",
         ),
         ({"seconds": ""}, "seconds: a done trial has a number; got ''"),
         (
@@ -174,11 +176,12 @@ def test_a_victim_of_a_pruned_trial_needs_its_metrics(
     )
 
 
-def test_a_hole_in_a_further_axis(tmp_path: Path, refusal: Callable[[], str]) -> None:
-    trials = make_rows(attacks=(("badnets", {}),), further={"alpha": [0.5]})
-    trials[0]["alpha"] = ""
-    write_study(tmp_path, trials)
-    assert refusal() == "DIR/results.csv: row 2, alpha: must be a value; got ''"
+def test_an_empty_value_of_a_further_axis_is_none(tmp_path: Path) -> None:
+    """`max_suspects: [2, null]` writes such cells."""
+    trials = make_rows(attacks=(("badnets", {}),), further={"max_suspects": ["2", ""]})
+    results = read_results(write_study(tmp_path, trials) / "results.csv")
+    settings = [dict(trial.setting)["max_suspects"] for trial in results.trials]
+    assert settings == ["2", "none"] * 9
 
 
 def test_many_faults_are_counted(tmp_path: Path, refusal: Callable[[], str]) -> None:

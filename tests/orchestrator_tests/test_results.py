@@ -26,7 +26,6 @@ from tests.orchestrator_tests.small_studies import (
 )
 from ulrl.attacks import LabelRule
 from ulrl.metrics import Metrics
-from ulrl.scoring import SuspectOrder
 
 POINT = [
     *("attack", "attack_options", "dataset", "architecture", "poison_ratio", "target_label"),
@@ -44,6 +43,7 @@ METRICS = [
 ]
 REPAIR = ["der_selection", "der_report", "flagged", "target_z", "stop_epoch"]
 REPAIR += ["threshold_reached", "seconds"]
+LATER = ["target_rank", "accuracy_at_stop", "plain_fine_tuning"]
 
 
 def study_of(path: Path, **other: Any) -> Study:
@@ -78,6 +78,7 @@ def test_columns_without_further_axes(tmp_path: Path) -> None:
         *METRICS,
         *REPAIR,
         "mlflow_run_id",
+        *LATER,
     ]
 
 
@@ -89,6 +90,7 @@ def test_further_axes_stand_between_the_point_and_the_status(desk: Desk) -> None
         *METRICS,
         *REPAIR,
         "mlflow_run_id",
+        *LATER,
     ]
 
 
@@ -121,6 +123,12 @@ def test_numbers_of_a_done_row(desk: Desk) -> None:
         assert row[f"der_{half}"] == pytest.approx((asr_drop - acc_drop + 1) / 2)
     assert json.loads(row["flagged"]) == [0]
     assert (row["target_z"], row["stop_epoch"], row["threshold_reached"]) == (0.0, 2, True)
+    # All rows of the made-up scores moved alike, so each has the first place.
+    assert (row["target_rank"], row["accuracy_at_stop"], row["plain_fine_tuning"]) == (
+        1,
+        0.125,
+        False,
+    )
 
 
 def test_seconds_are_those_of_all_stages_that_a_row_rests_on(desk: Desk) -> None:
@@ -130,7 +138,8 @@ def test_seconds_are_those_of_all_stages_that_a_row_rests_on(desk: Desk) -> None
 
 
 def test_all_to_all_has_no_target(desk: Desk) -> None:
-    assert [row["target_z"] is None for row in desk.rows()] == [False] * 4 + [True] * 4
+    for column in ("target_z", "target_rank"):
+        assert [row[column] is None for row in desk.rows()] == [False] * 4 + [True] * 4
 
 
 def test_the_targets_score_is_that_of_its_row(desk: Desk) -> None:
@@ -244,17 +253,11 @@ def test_a_column_has_one_type_whatever_its_values(desk: Desk, tmp_path: Path) -
     empty.results.write(tmp_path, {})
     pending = pd.read_parquet(tmp_path / "results.parquet").dtypes
     assert done.astype(str).to_dict() == pending.astype(str).to_dict()
-    for name in (*METRICS, "poison_ratio", "reinit_ratio", "der_report", "seconds", "target_z"):
+    fractions = ("poison_ratio", "reinit_ratio", "der_report", "seconds", "target_z")
+    for name in (*METRICS, *fractions, "accuracy_at_stop"):
         assert str(done[name]) == "Float64", name
-    assert str(done["stop_epoch"]) == "Int64"
-
-
-def test_axes_of_lists_are_written_as_json(tmp_path: Path) -> None:
-    settings: dict[str, tuple[Any, ...]] = {"unlearn_milestones": ((10, 20), (5,))}
-    desk = Desk(study_of(tmp_path, settings=settings, few={}), tmp_path)
-    Workers().run(desk)
-    desk.results.write(tmp_path, {})
-    assert [row["unlearn_milestones"] for row in read(tmp_path)] == ["[10, 20]", "[5]"] * 2
+    assert [str(done[name]) for name in ("stop_epoch", "target_rank")] == ["Int64"] * 2
+    assert [str(done[name]) for name in ("victim_ok", "plain_fine_tuning")] == ["boolean"] * 2
 
 
 def test_keys_of_trials_outlive_a_changed_grid(desk: Desk, tmp_path: Path) -> None:
@@ -281,13 +284,3 @@ def test_objectives(objective: Objective, value: float) -> None:
     found = objective_value(objective, before, Metrics(acc=0.8, asr=0.1, ra=0.7))
     assert found == pytest.approx(value)
     assert objective.maximise is (objective is not Objective.ASR)
-
-
-def test_axes_of_names_are_texts(tmp_path: Path) -> None:
-    settings = {"suspect_order": tuple(SuspectOrder), "max_suspects": (1, 2)}
-    desk = Desk(study_of(tmp_path, settings=settings, few={}), tmp_path)
-    desk.results.write(tmp_path, {})
-    table = pd.read_parquet(tmp_path / "results.parquet")
-    assert list(table.suspect_order) == ["score", "score", "index", "index"] * 2
-    assert list(table.max_suspects) == [1, 2] * 4
-    assert [row["suspect_order"] for row in read(tmp_path)] == list(table.suspect_order)

@@ -32,8 +32,8 @@ from ulrl.datasets.cifar10 import Cifar10
 from ulrl.datasets.digits import Digits
 from ulrl.hyperparameters import Preset
 from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.recipes import VictimRecipe
 from ulrl.scoring import SuspectOrder
-from ulrl.victim import VictimConfig
 
 FULL = """\
 name: Sensitivity_2.0-b
@@ -90,7 +90,7 @@ def test_the_smallest_study_has_every_default(tmp_path: Path) -> None:
         ),
         preset=Preset.DEFAULT,
         exclude=(),
-        victim=VictimConfig(),
+        victim=VictimRecipe(),
         victim_rule=VictimRule(),
         prune=Prune(setting=PrunerChoice(pruner="wilcoxon", arguments=wilcoxon), curve=None),
         objective=Objective.DER,
@@ -138,7 +138,7 @@ def test_the_grid_of_a_full_study(tmp_path: Path) -> None:
 def test_the_sections_of_a_full_study() -> None:
     study = load(FULL)
     assert (study.name, study.preset) == ("Sensitivity_2.0-b", Preset.OFFICIAL)
-    assert study.victim == VictimConfig(epochs=10, lr=0.05)
+    assert study.victim == VictimRecipe.of(epochs=10, lr=0.05)
     assert study.victim_rule == VictimRule(min_acc=0.9)
     assert study.objective is Objective.ASR
     assert study.resources == Resources(workers=2, cpu=4, gpu=0.25)
@@ -195,15 +195,13 @@ grid:
   dataset:
   - {{name: digits, size: 16}}
   architecture:
-  - {{name: preact_resnet18, width: 64}}
+  - {{name: preact_resnet18, width: 64, weights: null}}
   reinit_ratio: [0.5, 1.0]
   poison_ratio: [0.1]
   target_label: [0]
   seed: [0]
 exclude: []
-victim:
-  {{epochs: 20, batch_size: 128, lr: 0.1, warmup: 0.25, momentum: 0.9, weight_decay: 0.0005, min_acc: 0.5,
-    min_asr: 0.8}}
+victim: {{recipe: fast, min_acc: 0.5, min_asr: 0.8}}
 prune:
   setting: {{pruner: wilcoxon, p_threshold: 0.01, n_startup_steps: 7}}
   curve: none
@@ -211,7 +209,7 @@ objective: der
 resources: {{cpu: 1}}
 mlflow: {{uri: 'sqlite:///{tmp_path}/runs/mlflow.db', log_models: best}}
 store: {tmp_path}/runs/store
-"""  # noqa: E501 - the file's own lines
+"""
 
     def flat(text: str) -> list[str]:
         return text.replace(",\n", ", ").split()

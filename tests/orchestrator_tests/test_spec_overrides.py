@@ -37,7 +37,7 @@ def test_overrides() -> None:
         AttackChoice(attack=Blended(alpha=0.4), labels=LabelRule.ALL_TO_ONE),
     )
     assert (study.grid.seeds, study.grid.poison_ratios) == ((3, 4), (0.05,))
-    assert study.victim.epochs == 7
+    assert study.victim.config("digits").epochs == 7
     assert study.prune.setting == PrunerChoice(
         pruner="wilcoxon", arguments={"p_threshold": 0.05, "n_startup_steps": 7}
     )
@@ -83,5 +83,5 @@ def test_mistakes_of_overrides_follow_those_of_the_file() -> None:
         "6: objective: objective is der, asr, acc or ra; got 'dre'; did you mean 'der'?",
         "--set victim.epochs=0: victim.epochs: epochs is at least 1; got 0",
         "--set gird=1: gird: unknown key; did you mean 'grid'?",
-        "--set preset=x: preset: preset is default or official; got 'x'",
+        "--set preset=x: preset: preset is default, official or fine_tuning; got 'x'",
     ]

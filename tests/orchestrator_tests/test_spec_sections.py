@@ -22,9 +22,10 @@ SECTIONS_CASES = {
     "'a\\nb': 1\n": f"6: a\\nb: unknown key; the keys are {SECTIONS}",
     "search: {sampler: tpe}\n": f"6: search: {NO_RANGES}",
     "preset: offical\n": (
-        "6: preset: preset is default or official; got 'offical'; did you mean 'official'?"
+        "6: preset: preset is default, official or fine_tuning; got 'offical'; did you mean "
+        "'official'?"
     ),
-    "preset:\n": "6: preset: preset is default or official; got nothing",
+    "preset:\n": "6: preset: preset is default, official or fine_tuning; got nothing",
     "objective: [der]\n": "6: objective: objective is der, asr, acc or ra; got a list",
     "victim: {epoch: 3}\n": "6: victim.epoch: unknown key; did you mean 'epochs'?",
     "victim: {epochs: 0}\n": "6: victim.epochs: epochs is at least 1; got 0",
@@ -42,8 +43,11 @@ SECTIONS_CASES = {
     "victim: {lr: 1:30}\n": "6: victim.lr: lr is a number; got '1:30'",
     "victim: {lr: 0}\n": "6: victim.lr: lr is a learning rate, above 0 and at most 100; got 0.0",
     "victim: {min_asr: 80}\n": "6: victim.min_asr: min_asr is in [0, 1]; got 80",
-    "victim: {import: a.pt}\n": (
-        "6: victim.import: pre-trained victims are not in this version, which trains its own"
+    "victim: {recipe: slow}\n": "6: victim.recipe: recipe is fast or backdoorbench; got 'slow'",
+    "victim: {momentum: 0}\n": "6: victim: nesterov wants a momentum above 0; got 0",
+    "victim: {period: 0}\n": "6: victim.period: period is in epochs, at least 1; got 0",
+    "victim: {precision: fp8}\n": (
+        "6: victim.precision: precision is fp32, bf16, fp16, auto or amp; got 'fp8'"
     ),
     "victim: 3\n": "6: victim: victim is a mapping; got 3",
     "resources: {workers: 0}\n": "6: resources.workers: workers is at least 1; got 0",
@@ -168,7 +172,7 @@ stor: x
     assert time.perf_counter() - start < 1
     assert found == [
         "1: name: name is letters, digits, - _ and . (not first), at most 100; got 'a b'",
-        "2: preset: preset is default or official; got 'best'",
+        "2: preset: preset is default, official or fine_tuning; got 'best'",
         "4: grid.attack.0: no attack is called 'sgi'; did you mean 'sig'?",
         "4: grid.attack.1.size: size is in pixels, at least 1; got 0",
         "6: grid.seed.1: 0 stands twice; first at grid.seed.0",

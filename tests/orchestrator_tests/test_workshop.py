@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from orchestrator.entries import pack
+from orchestrator.materials import blueprint_of
 from orchestrator.plan import Plan, Trial
 from orchestrator.work import AscentItem, Progress, Site, VictimItem
-from orchestrator.workshop import Workshop, ascent_entry, blueprint_of
+from orchestrator.workshop import Workshop, ascent_entry
 from tests.orchestrator_tests.places import AXES, VICTIM, Place, plan_of
 from ulrl.clean import draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.metrics import measure
 from ulrl.models import Weights
 from ulrl.poisoning import make_test_sets
-from ulrl.relearning import choose_resets, relearn
+from ulrl.relearning import relearn
+from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.unlearning import unlearn
 from ulrl.victim import train_victim
@@ -51,7 +53,8 @@ def images(plan: Plan) -> Any:
 def victim(plan: Plan, images: Any) -> Weights:
     scenario = plan.scenarios[0]
     blueprint = blueprint_of(scenario, images)
-    run = train_victim(VICTIM, blueprint, scenario.poison, images, scenario.seed, CPU)
+    config = VICTIM.config(scenario.dataset.name)
+    run = train_victim(config, blueprint, scenario.poison, images, scenario.seed, CPU)
     assert [epoch.number for epoch in run.epochs] == [1, 2]
     return run.classifier.weights()
 
@@ -94,7 +97,7 @@ def test_the_victim_is_what_its_stages_give(
     finding = made.findings.victim(plan.scenarios[0])
     assert finding is not None
     assert finding.evaluation == alone(plan.trials[0])["before"]
-    assert len(finding.training) == VICTIM.epochs
+    assert len(finding.training) == VICTIM.config("digits").epochs
 
 
 def test_every_trial_is_what_its_stages_give(
@@ -186,7 +189,7 @@ def ascent_item(plan: Plan, *thresholds: float) -> AscentItem:
         if trial.hyperparameters.score.unlearn_threshold in thresholds
     ]
     rules = tuple(dict.fromkeys(trial.hyperparameters.score for trial in trials))
-    return AscentItem(number=0, trial=trials[0], floor=min(thresholds), scores=rules)
+    return AscentItem(number=0, trial=trials[0], rules=rules)
 
 
 def test_a_deeper_ascent_answers_for_a_shallower(plan: Plan, tmp_path: Path) -> None:

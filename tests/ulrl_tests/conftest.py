@@ -14,9 +14,10 @@ from torch.nn.functional import interpolate
 from ulrl.attacks import LabelRule
 from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import ImageSet, Treatment
-from ulrl.models import Blueprint, Weights
+from ulrl.models import Blueprint, Weights, initialise
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import Poison
+from ulrl.randomness import generator
 from ulrl.victim import VictimConfig, train_victim
 
 CLASSES, SIDE = 10, 16
@@ -94,6 +95,23 @@ def victim_of(
         return trained[seed]
 
     return train
+
+
+@pytest.fixture(scope="module")
+def state(blueprint: Blueprint, cpu: torch.device) -> dict[str, Tensor]:
+    """The weights of a new network, to be brought in as if from outside."""
+    return initialise(blueprint, generator(0, "imported"), cpu).weights().state
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[Any], Path]:
+    """Save anything with torch, and return the file."""
+
+    def save(content: Any) -> Path:
+        torch.save(content, tmp_path / "model.pt")
+        return tmp_path / "model.pt"
+
+    return save
 
 
 @pytest.fixture

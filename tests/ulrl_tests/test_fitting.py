@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from ulrl.attacks import stamp_bytes
 from ulrl.attacks.badnets import BadNets
-from ulrl.fitting import Epoch, Samples, Schedule, train
+from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
 from ulrl.models import Blueprint, Classifier, initialise
 from ulrl.randomness import generator
 
@@ -54,8 +54,12 @@ def fit(
     treatment = replace(classifier.blueprint.treatment, padding=padding, flip=padding > 0)
     classifier.blueprint = replace(classifier.blueprint, treatment=treatment)
     optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.1, momentum=0.9)
-    sources = (Generator().manual_seed(1), Generator().manual_seed(2))
-    return train(classifier, samples, optimiser, cross_entropy, schedule, sources)
+    return train(classifier, samples, optimiser, cross_entropy, schedule, three_sources())
+
+
+def three_sources() -> Sources:
+    one, two, three = (Generator().manual_seed(seed) for seed in (1, 2, 3))
+    return Sources(order=one, views=two, layers=three)
 
 
 def test_each_epoch_sees_every_sample_once_in_its_own_order(
@@ -113,7 +117,7 @@ def test_further_forwards_follow_each_step_with_the_same_batch(
     classifier: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(classifier, monkeypatch)
-    schedule = Schedule(epochs=1, batch_size=16, rate=lambda _: 0.01, forwards_after_step=1)
+    schedule = Schedule(epochs=1, batch_size=16, rate=lambda _: 0.01, batchnorm_updates=2)
     list(fit(classifier, samples, schedule))
     assert [len(batch) for batch in spy.batches] == [16, 16, 16, 16, 4, 4]
     for first, second in zip(spy.batches[::2], spy.batches[1::2], strict=True):

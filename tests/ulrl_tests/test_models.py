@@ -1,6 +1,7 @@
 """How networks are built, fed and copied."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,9 @@ def test_a_block_is_the_pre_activation_identity_mapping() -> None:
     active = norm(x, block.get_submodule("bn1")).clamp(min=0)
     hidden = block.get_submodule("conv1")(active)
     hidden = norm(hidden, block.get_submodule("bn2")).clamp(min=0)
-    shortcut = block.get_submodule("shortcut.0")(active)  # of the activated input
+    shortcut = nn.functional.conv2d(  # of the activated input
+        active, block.get_submodule("shortcut.0").get_parameter("weight"), stride=2
+    )
     expected = block.get_submodule("conv2")(hidden) + shortcut
     assert torch.allclose(block(x), expected, atol=1e-6)
 
@@ -182,7 +185,9 @@ def test_inputs_are_normalised_per_channel(cpu: torch.device) -> None:
 
 def test_a_head_that_is_not_linear_is_refused(blueprint: Blueprint, cpu: torch.device) -> None:
     class Wrong(PreActResNet18):
-        head = "layer4"
+        @property
+        def head(self) -> str:
+            return "layer4"
 
     wrong = replace(blueprint, architecture=Wrong(width=2))
     classifier = initialise(wrong, generator(0, "a"), cpu)
@@ -202,3 +207,76 @@ def test_width_out_of_range(width: int) -> None:
     with pytest.raises(ValueError, match="width") as error:
         PreActResNet18(width=width)
     assert str(error.value) == f"width is in channels, from 1 to 1024; got {width}"
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "preact_resnet18": {"width": 2},
+    "vgg19_bn": {"width": 2},
+    "vit_b_16": {"size": 32, "patch": 8, "width": 16, "depth": 2, "heads": 2},
+    "timm": {"model": "resnet10t"},
+}
+IN_FULL = [(name, {"model": "resnet18"} if name == "timm" else {}) for name in ARCHITECTURES]
+PLAIN = Treatment(mean=(0.5,), std=(0.25,), padding=0, flip=False)
+SIZES = [(side, channels) for side in (16, 32, 64) for channels in (1, 3)]
+
+
+def small(name: str, side: int, channels: int) -> Blueprint:
+    return Blueprint(
+        architecture=ARCHITECTURES[name](**SMALL[name]),
+        classes=4,
+        channels=channels,
+        side=side,
+        treatment=replace(PLAIN, mean=(0.5,) * channels, std=(0.25,) * channels),
+    )
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("side", "channels"), SIZES)
+def test_every_architecture_learns_and_comes_back(
+    name: str, side: int, channels: int, cpu: torch.device
+) -> None:
+    """A step of training moves each weight but dead ones, and the copy of that gives its scores."""
+    blueprint = small(name, side, channels)
+    classifier = initialise(blueprint, generator(0, "a"), cpu)
+    drawn = classifier.weights().state
+    again = initialise(blueprint, generator(0, "a"), cpu).weights().state
+    assert all(torch.equal(value, again[entry]) for entry, value in drawn.items())
+    source = Generator().manual_seed(0)
+    images = torch.randint(256, (8, channels, side, side), generator=source).byte()
+    optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.1)
+    for _ in range(2):  # a head of zeros lets nothing through at first
+        optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(classifier.logits(images), torch.arange(8) % 4)
+        torch.autograd.backward(loss)
+        gradients = [value.grad for value in classifier.network.parameters()]
+        assert all(part is not None and bool(part.isfinite().all()) for part in gradients)
+        optimiser.step()
+    assert not any(
+        torch.equal(value, drawn[entry])
+        for entry, value in classifier.weights().state.items()
+        if value.ndim > 1
+    )
+    copy = restore(classifier.weights(), cpu)
+    for model in (classifier, copy):
+        model.network.eval()
+    with torch.no_grad():
+        scores = classifier.logits(images)
+        assert scores.shape == (8, 4)
+        assert torch.equal(copy.logits(images), scores)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_head_of_every_architecture_is_linear(name: str, cpu: torch.device) -> None:
+    classifier = initialise(small(name, 32, 3), generator(0, "a"), cpu)
+    assert classifier.head.out_features == 4
+    assert torch.equal(classifier.weights().head, classifier.head.weight)
+
+
+@pytest.mark.parametrize(("name", "options"), IN_FULL)
+def test_every_architecture_can_be_sized_up_without_memory(
+    name: str, options: dict[str, str]
+) -> None:
+    with torch.device("meta"), torch.no_grad():
+        network = ARCHITECTURES[name](**options).build(classes=10, channels=3, side=32).eval()
+        assert network(torch.empty(1, 3, 32, 32)).shape == (1, 10)
+    assert all(value.is_meta for value in network.parameters())

@@ -1,7 +1,7 @@
 """Named generators, and stages that nothing from outside can move."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -13,8 +13,9 @@ from ulrl.datasets import ImageSet
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.models import Blueprint, Weights
 from ulrl.poisoning import Poison, make_test_sets, poison_training_set
-from ulrl.randomness import generator, seeded_default
-from ulrl.relearning import RelearnConfig, ResetConfig, choose_resets, relearn
+from ulrl.randomness import default_draws, generator, seeded_default
+from ulrl.relearning import RelearnConfig, relearn
+from ulrl.resetting import ResetConfig, choose_resets
 from ulrl.scoring import ScoreConfig, score_neurons
 from ulrl.unlearning import UnlearnConfig, unlearn
 from ulrl.victim import VictimConfig, train_victim
@@ -81,12 +82,37 @@ def test_seeded_default_restores_the_state_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_default_draws_come_from_the_source_and_leave_the_state(cpu: torch.device) -> None:
+    seen = []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        state = torch.get_rng_state()
+        source = generator(0, "x")
+        with default_draws(source, cpu):
+            first = torch.rand(3)
+        with default_draws(source, cpu):
+            seen.append((first, torch.rand(3)))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.stack(seen[0]), torch.stack(seen[1]))
+    assert not torch.equal(*seen[0]), "the second block goes on where the first ended"
+
+
+def test_default_draws_restore_the_state_after_an_error(cpu: torch.device) -> None:
+    before = torch.get_rng_state()
+    with contextlib.suppress(KeyError), default_draws(generator(0, "x"), cpu):
+        torch.rand(3)
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def flat(result: object) -> Iterator[Tensor]:
     """Every number of a result as a tensor, in a fixed order."""
     if isinstance(result, Tensor):
         yield result
     elif isinstance(result, Weights):
         yield from (result.state[name] for name in sorted(result.state))
+    elif isinstance(result, Mapping):
+        yield from flat(list(result.values()))
     elif isinstance(result, (tuple, list)):
         for item in result:
             yield from flat(item)
@@ -96,7 +122,7 @@ def flat(result: object) -> Iterator[Tensor]:
         for name in result.__dataclass_fields__:
             yield from flat(getattr(result, name))
     else:
-        assert callable(result) or result is None
+        assert callable(result) or isinstance(result, str) or result is None
 
 
 @pytest.fixture
@@ -129,7 +155,7 @@ def stages(
         suspects = choose_resets(
             ResetConfig(reinit_ratio=0.5), score_neurons(ScoreConfig(z_threshold=0.5), end)
         )
-        assert suspects.rows
+        assert suspects.layers
         config_b = RelearnConfig(relearn_epochs=2, relearn_batch_size=16)
         run = relearn(config_b, victim, suspects, clean, cpu)
         return list(run.epochs), run.classifier.weights()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
-from ulrl.fitting import Schedule, train
+from ulrl.fitting import Schedule, Sources, train
+from ulrl.hyperparameters import assemble
 from ulrl.models import Weights, restore
-from ulrl.randomness import generator
-from ulrl.relearning import RelearnConfig, RelearnRun, Suspects, cosine_term, relearn
+from ulrl.relearning import RelearnConfig, RelearnRun, _cosines, cosine_term, relearn
+from ulrl.resetting import LayerSuspects, Suspects
 
 CONFIG = RelearnConfig(relearn_epochs=3, relearn_batch_size=16)
 
@@ -35,22 +37,28 @@ def same(a: Weights, b: Weights) -> bool:
 
 def suspects(*rows: int, reset: bool = True) -> Suspects:
     marks = torch.full((len(rows), 32), reset)
-    return Suspects(rows=rows, reset=marks, reset_bias=reset)
+    layer = LayerSuspects(weight="linear.weight", rows=rows, reset=marks)
+    return Suspects(layers=(layer,) if rows else (), reset_bias=reset)
+
+
+def penalty(rows: Tensor, original: Tensor, **config: Any) -> Tensor:
+    """The term whose gradient relearning follows, for rows that were `original`."""
+    return cosine_term(RelearnConfig(**config), _cosines(rows, original))
 
 
 def test_cosine_term_is_the_signed_sum_over_rows() -> None:
     rows = torch.tensor([[3.0, 4.0], [1.0, 0.0], [2.0, 2.0]])
     original = torch.tensor([[4.0, 3.0], [-5.0, 0.0], [7.0, 7.0]])
     # 24 / 25, -1 and 1
-    assert cosine_term(rows, original).item() == pytest.approx(24 / 25)
-    assert cosine_term(rows[:2], original[:2]).item() == pytest.approx(24 / 25 - 1)
+    assert penalty(rows, original).item() == pytest.approx(24 / 25)
+    assert penalty(rows[:2], original[:2]).item() == pytest.approx(24 / 25 - 1)
 
 
 def test_gradient_of_the_cosine_term() -> None:
     source = Generator().manual_seed(0)
     rows = torch.randn(3, 7, generator=source, dtype=torch.float64, requires_grad=True)
     original = torch.randn(3, 7, generator=source, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(cosine_term(rows, original), rows)
+    (gradient,) = torch.autograd.grad(penalty(rows, original), rows)
     for k in range(3):
         w, u = rows[k].detach(), original[k]
         length = (w @ w).sqrt()
@@ -59,11 +67,43 @@ def test_gradient_of_the_cosine_term() -> None:
         assert torch.allclose(gradient[k], expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("config", "term", "slopes"),
+    [
+        ({}, 0.6 - 0.8, (1, 1)),
+        ({"cosine_reduction": "mean"}, (0.6 - 0.8) / 2, (0.5, 0.5)),
+        ({"cosine_form": "absolute"}, 0.6 + 0.8, (1, -1)),
+        ({"cosine_form": "clamped"}, 0.6, (1, 0)),
+        ({"cosine_form": "absolute", "cosine_reduction": "mean"}, 0.7, (0.5, -0.5)),
+    ],
+)
+def test_forms_and_reductions(
+    config: dict[str, str], term: float, slopes: tuple[float, float]
+) -> None:
+    cosines = torch.tensor([0.6, -0.8], requires_grad=True)
+    found = cosine_term(assemble(config).relearn, cosines)
+    assert found.item() == pytest.approx(term)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert cosines.grad is not None
+    assert cosines.grad.tolist() == pytest.approx(slopes)
+
+
+def test_a_row_of_zeros_has_no_direction() -> None:
+    """Torch alone would give it a gradient of 1 / epsilon, and one step would throw it away."""
+    original = torch.tensor([[3.0, 4.0], [3.0, 4.0]])
+    rows = torch.tensor([[0.0, 0.0], [0.0, 2.0]], requires_grad=True)
+    term = penalty(rows, original)
+    assert term.item() == pytest.approx(0.8)
+    (gradient,) = torch.autograd.grad(term, rows)
+    # (u / |u| - cos w / |w|) / |w| = ((0.6, 0.8) - 0.8 (0, 1)) / 2
+    assert gradient.flatten().tolist() == pytest.approx([0, 0, 0.3, 0], abs=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.5, -1.0])
 def test_gradient_is_zero_where_rows_are_parallel(scale: float) -> None:
     original = torch.randn(2, 64, generator=Generator().manual_seed(0))
     rows = (scale * original).requires_grad_()
-    (gradient,) = torch.autograd.grad(cosine_term(rows, original), rows)
+    (gradient,) = torch.autograd.grad(penalty(rows, original), rows)
     assert float(gradient.abs().max()) < 1e-7
 
 
@@ -75,9 +115,10 @@ def test_without_suspects_it_is_plain_fine_tuning(
     optimiser = torch.optim.SGD(
         plain.network.parameters(), lr=CONFIG.relearn_lr, momentum=0.9, fused=True
     )
-    sources = (generator(0, "relearn", "order"), generator(0, "relearn", "views"))
     schedule = Schedule(epochs=3, batch_size=16, rate=CONFIG.rate)
-    for _ in train(plain, clean.samples, optimiser, cross_entropy, schedule, sources):
+    for _ in train(
+        plain, clean.samples, optimiser, cross_entropy, schedule, Sources.of(0, "relearn")
+    ):
         pass
     for alpha in (0.0, 0.7, 1000.0):
         config = replace(CONFIG, alpha=alpha)
@@ -92,7 +133,7 @@ def test_alpha_matters_with_suspects(
     def cosine(alpha: float) -> float:
         config = replace(CONFIG, alpha=alpha, relearn_lr=0.05)
         after = finish(relearn(config, victim, suspects(1), clean, cpu))
-        return float(cosine_term(after.head[1:2], victim.head[1:2]))
+        return float(penalty(after.head[1:2], victim.head[1:2]))
 
     assert cosine(10.0) < cosine(0.0) - 0.3
     assert cosine(10.0) < -0.5

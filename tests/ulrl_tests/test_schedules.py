@@ -5,9 +5,9 @@ from math import sqrt
 import pytest
 import torch
 
-from ulrl.relearning import RelearnConfig
+from ulrl.relearning import RelearnConfig, RelearnSchedule
 from ulrl.unlearning import UnlearnConfig
-from ulrl.victim import VictimConfig
+from ulrl.victim import VictimConfig, VictimSchedule
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,18 @@ def test_relearning_falls_along_half_a_cosine_once_an_epoch(elapsed: float, rate
     assert config.rate(elapsed) == pytest.approx(rate, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (RelearnSchedule.LINEAR, [0.4, 0.4, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.0]),
+        (RelearnSchedule.CONSTANT, [0.4] * 9),
+    ],
+)
+def test_other_ways_of_relearning(schedule: RelearnSchedule, rates: list[float]) -> None:
+    config = RelearnConfig(relearn_lr=0.4, relearn_epochs=4, relearn_schedule=schedule)
+    assert [config.rate(half / 2) for half in range(9)] == pytest.approx(rates, abs=1e-12)
+
+
 def test_every_epoch_of_the_official_relearning() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimiser = torch.optim.SGD([parameter], lr=0.005)
@@ -79,3 +91,36 @@ def test_victims_have_one_cycle(elapsed: float, rate: float) -> None:
 def test_no_warmup_starts_at_the_peak() -> None:
     config = VictimConfig(epochs=2, lr=0.3, warmup=0.0)
     assert [config.rate(elapsed) for elapsed in (0.0, 1.0, 2.0)] == pytest.approx([0.3, 0.15, 0])
+
+
+COSINE = VictimConfig(epochs=50, lr=0.01, schedule=VictimSchedule.COSINE, period=100)
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "rate"),
+    [
+        (0.0, 0.01),
+        (0.99, 0.01),
+        (25.5, 0.01 * (1 + sqrt(1 / 2)) / 2),  # a quarter of its period
+        # The last epoch is the one from 49 on: (1 + cos(0.49 pi)) / 2, and cos(0.49 pi) is
+        # sin(0.01 pi) = 0.0314107590781.
+        (49.0, 0.01 * 1.0314107590781 / 2),
+        (49.99, 0.01 * 1.0314107590781 / 2),
+        (50.0, 0.005),
+    ],
+)
+def test_a_cosine_of_a_longer_period_ends_half_way(elapsed: float, rate: float) -> None:
+    assert COSINE.rate(elapsed) == pytest.approx(rate, rel=1e-12)
+
+
+def test_a_cosine_without_a_period_ends_at_nothing() -> None:
+    config = VictimConfig(epochs=4, lr=0.4, schedule=VictimSchedule.COSINE)
+    rates = [config.rate(epoch + 0.5) for epoch in range(5)]
+    expected = [0.4, 0.4 * (1 + sqrt(1 / 2)) / 2, 0.2, 0.4 * (1 - sqrt(1 / 2)) / 2, 0]
+    assert rates == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [VictimSchedule.CONSTANT, VictimSchedule.PLATEAU])
+def test_a_rate_that_the_clock_does_not_change(schedule: VictimSchedule) -> None:
+    config = VictimConfig(lr=0.3, schedule=schedule)
+    assert {config.rate(elapsed) for elapsed in (0.0, 0.5, 10.0, 20.0)} == {0.3}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
+from tests.ulrl_tests.ascents import ascent_of, scored
 from ulrl.scoring import (
     ScoreConfig,
     SuspectOrder,
@@ -16,7 +16,6 @@ from ulrl.scoring import (
     pick_suspects,
     score_neurons,
 )
-from ulrl.unlearning import Ascent
 
 OFFICIAL = ScoreConfig(suspect_order=SuspectOrder.INDEX, zero_mad=ZeroMAD.INFINITE)
 DEFAULT = ScoreConfig()
@@ -136,38 +135,24 @@ def test_agrees_with_plain_python(values: list[int]) -> None:
     assert z_of([float(value) for value in values]) == pytest.approx(expected, rel=1e-5)
 
 
-def ascent_of(before: Tensor, heads: Tensor, accuracy: tuple[float, ...]) -> Ascent:
-    count, classes = heads.shape[:2]
-    return Ascent(
-        before=before,
-        before_bias=torch.zeros(classes),
-        heads=heads,
-        biases=torch.full((count, classes), 1e6) * torch.arange(classes),
-        kept=tuple(range(1, count + 1)),
-        accuracy=accuracy,
-        loss=(1.0,) * count,
-        diverged=False,
-    )
-
-
 def test_scores_are_the_l1_change_of_the_weights_alone() -> None:
-    before = torch.tensor([[1.0, -1.0], [0.0, 2.0], [3.0, 3.0], [1.0, 1.0], [0.0, 0.0]])
-    first = before + 1
-    # L1 changes 1 + 0, 1 + 1, 1.5 + 1.5, 2 + 2, 20 + 10; median 3, MAD 1, z[4] = 18.2
-    change = torch.tensor([[-1.0, 0], [1, -1], [1.5, 1.5], [-2, -2], [20, -10]])
-    ascent = ascent_of(before, torch.stack([first, before + change]), accuracy=(0.9, 0.1))
-    scores = score_neurons(ScoreConfig(unlearn_threshold=0.2), ascent)
+    scores = scored()
     assert scores.shift.tolist() == [1, 2, 3, 4, 30]
-    assert scores.z[4].item() == pytest.approx(27 / 1.4826)
+    assert scores.z[4].item() == pytest.approx(27 / 1.4826)  # median 3, MAD 1
     assert scores.suspects == (4,)
-    assert scores.movement.tolist() == [[20, 10]]
-    assert (scores.stop_epoch, scores.threshold_reached) == (2, True)
+    assert {name: part.tolist() for name, part in scores.movement.items()} == {
+        "head.weight": [[20, 10]]
+    }
+    assert (scores.stop_epoch, scores.stop_accuracy, scores.threshold_reached) == (2, 0.125, True)
+    assert (scores.layers, scores.sizes, scores.places) == (("head",), (5,), (("head", 4),))
+    assert torch.equal(scores.head_z, scores.z)
 
 
 def test_the_threshold_picks_the_snapshot() -> None:
-    before = torch.zeros(3, 2)
-    heads = torch.stack([torch.full((3, 2), float(epoch)) for epoch in (1, 2, 3)])
-    ascent = ascent_of(before, heads, accuracy=(0.9, 0.5, 0.2))
+    before = {"head.weight": [[0.0, 0.0]] * 3}
+    epochs = [{"head.weight": [[float(epoch)] * 2] * 3} for epoch in (1, 2, 3)]
+    ascent = ascent_of(before, *epochs, accuracy=(0.9, 0.5, 0.2))
     for threshold, epoch in ((0.9, 1), (0.6, 2), (0.5, 2), (0.2, 3)):
         scores = score_neurons(ScoreConfig(unlearn_threshold=threshold), ascent)
         assert (scores.stop_epoch, scores.shift.tolist()) == (epoch, [2.0 * epoch] * 3)
+        assert scores.stop_accuracy == ascent.accuracy[epoch - 1]

@@ -16,7 +16,8 @@ from ulrl.metrics import der
 from ulrl.models import Blueprint, Weights, restore
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import Poison, TestSets, make_test_sets
-from ulrl.relearning import choose_resets, relearn
+from ulrl.relearning import relearn
+from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.unlearning import Ascent, unlearn
 from ulrl.victim import VictimConfig, train_victim

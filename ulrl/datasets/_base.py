@@ -1,8 +1,9 @@
 """What a dataset is: named images as uint8 tensors, and how the field treats them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Int64, UInt8
 from torch import Tensor
@@ -66,6 +67,23 @@ class ImageSet:
     classes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """How far the images are on their way to this machine.
+
+    Attributes:
+        what: What is being done, for a person: ``decoding gtsrb``.
+        done: Bytes or images so far.
+        total: Bytes or images in all; 0 where that cannot be told.
+        unit: What is counted.
+    """
+
+    what: str
+    done: int
+    total: int
+    unit: Literal["bytes", "images"] = "bytes"
+
+
 class DatasetError(Exception):
     """A dataset cannot be read; the message says which file and what to do."""
 
@@ -97,9 +115,20 @@ class Dataset(ABC):
             DatasetError: The content cannot be told because a file is missing.
         """
 
+    def fetch(self) -> Iterator[Fetched]:
+        """Make sure that the images lie on this machine ready to be loaded; yield progress.
+
+        It may be left at any point: what is there by then is used by the next call. By
+        default there is nothing to do.
+
+        Raises:
+            DatasetError: They cannot be had; the message says what to do.
+        """
+        return iter(())
+
     @abstractmethod
     def load(self) -> ImageSet:
-        """Read, and where there is a public source and no local copy download, the images.
+        """Return the images; they are fetched first where that has not been done.
 
         Raises:
             DatasetError: A file is missing, damaged or of another shape.

@@ -1,82 +1,53 @@
-"""CIFAR-10, downloaded by torchvision or read from a local folder."""
+"""CIFAR-10, from its archive or from a local folder."""
 
-import contextlib
-import fcntl
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import torch
+from ulrl.datasets._base import Facts, Treatment, register
+from ulrl.datasets._cifar import Batch, Cifar, CifarSource
+from ulrl.datasets._download import Archive
+from ulrl.datasets._public import Part
 
-from ulrl.datasets._base import Dataset, DatasetError, Facts, ImageSet, Treatment, register
+SOURCE = CifarSource(  # checksums as torchvision has them
+    parts={
+        "images": Part(
+            archive=Archive(
+                file="cifar-10-python.tar.gz",
+                url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+                md5="c58f30108f718f92721af3b95e74349a",
+                size=170_498_071,
+            ),
+            inside="cifar-10-batches-py/",
+            folders=("cifar-10-batches-py", ""),
+            marker="data_batch_1",
+        )
+    },
+    facts=Facts(train_counts=(5000,) * 10, test_count=10_000, side=32),
+    batches=(
+        Batch(file="data_batch_1", md5="c99cafc152244af753f735de768cd75f"),
+        Batch(file="data_batch_2", md5="d4bba439e000b95fd0a9bffe97cbabec"),
+        Batch(file="data_batch_3", md5="54ebc095f3ab1f0389bbae665268c751"),
+        Batch(file="data_batch_4", md5="634d18415352ddfa80567beed471001a"),
+        Batch(file="data_batch_5", md5="482c414d41f54cd18b22e5b47cb7c3cb"),
+        Batch(file="test_batch", md5="40351d587109b95175f43aff81a1287e", split="test"),
+    ),
+    labels="labels",
+)
 
 
 @register("cifar10")
 @dataclass(frozen=True, kw_only=True)
-class Cifar10(Dataset):
+class Cifar10(Cifar):
     """Krizhevsky's 60,000 images of ten classes (2009), 32×32.
 
-    Attributes:
-        root: Folder that holds, or shall hold, torchvision's ``cifar-10-batches-py``.
-        download: Fetch the archive when the folder lacks it; its checksum is verified.
+    The root holds, or shall hold, ``cifar-10-python.tar.gz`` or what it unpacks to.
     """
 
-    root: str = field(default="data", metadata={"runtime": True})
-    download: bool = field(default=True, metadata={"runtime": True})
-
     @property
-    def label(self) -> str:
-        return self.name
+    def source(self) -> CifarSource:
+        return SOURCE
 
     @property
     def treatment(self) -> Treatment:
         return Treatment(
             mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), padding=4, flip=True
         )
-
-    def facts(self) -> Facts:
-        return Facts(train_counts=(5000,) * 10, test_count=10_000, side=32)
-
-    def identity(self) -> dict[str, Any]:
-        return {}  # torchvision verifies checksums, so the name fixes the content
-
-    def load(self) -> ImageSet:
-        from torchvision.datasets import CIFAR10  # type: ignore[import-untyped]
-
-        try:
-            with _alone(Path(self.root), fills=self.download):
-                parts = [
-                    CIFAR10(self.root, train, download=self.download) for train in (True, False)
-                ]
-        except (OSError, RuntimeError) as error:
-            folder = Path(self.root).absolute()
-            raise DatasetError(
-                f"cifar10 is not in {folder} and could not be fetched ({error}); put "
-                f"cifar-10-python.tar.gz there, or name a folder that has it with root:"
-            ) from error
-        tensors = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
-        labels = [torch.tensor(part.targets) for part in parts]
-        return ImageSet(
-            train_images=tensors[0],
-            train_labels=labels[0],
-            test_images=tensors[1],
-            test_labels=labels[1],
-            classes=10,
-        )
-
-
-@contextlib.contextmanager
-def _alone(root: Path, *, fills: bool) -> Iterator[None]:
-    """Let one process at a time look into a folder that it may have to fill.
-
-    Workers start together: without this, the second would find the first one's archive
-    half written and call it corrupted.
-    """
-    with contextlib.ExitStack() as stack:
-        if fills:
-            with contextlib.suppress(OSError):  # a read-only folder is complete, or of no use
-                root.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context((root / ".cifar10.lock").open("w"))
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -5,6 +5,7 @@ from ulrl.models._base import Architecture as Architecture
 from ulrl.models._base import Blueprint as Blueprint
 from ulrl.models._base import Classifier as Classifier
 from ulrl.models._base import Weights as Weights
+from ulrl.models._base import WeightsError as WeightsError
 from ulrl.models._base import initialise as initialise
 from ulrl.models._base import register as register
 from ulrl.models._base import restore as restore

@@ -1,18 +1,18 @@
 """PreAct-ResNet18, the field's standard victim."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, relu
 
-from ulrl.models._base import Architecture, register
+from ulrl.models._base import register
+from ulrl.models._pretrained import WEIGHTS, Pretrainable
 
 
 @register("preact_resnet18")
 @dataclass(frozen=True, kw_only=True)
-class PreActResNet18(Architecture):
+class PreActResNet18(Pretrainable):
     """Identity mappings of He et al. (arXiv:1603.05027), eighteen layers, for small images.
 
     Parameter names and shapes at width 64 are BackdoorBench's, so its checkpoints load by
@@ -20,15 +20,20 @@ class PreActResNet18(Architecture):
 
     Attributes:
         width: Channels of the stem and the first stage; doubled in each later stage.
+        weights: A file that training starts from; by default a random draw.
     """
 
-    head: ClassVar[str] = "linear"
-
     width: int = 64
+    weights: str | None = field(default=None, metadata=WEIGHTS)
 
     def __post_init__(self) -> None:
         if not 1 <= self.width <= 1024:
             raise ValueError(f"width is in channels, from 1 to 1024; got {self.width}")
+        self.check_weights()
+
+    @property
+    def head(self) -> str:
+        return "linear"
 
     def build(self, *, classes: int, channels: int, side: int) -> nn.Module:
         del side  # fully convolutional up to the pool
@@ -42,14 +47,18 @@ class _Block(nn.Module):
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.stride = stride
         self.shortcut: nn.Sequential | None = None
         if stride != 1 or channels_in != channels:
-            convolution = nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(convolution)
+            self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         active = relu(self.bn1(x))
-        identity = x if self.shortcut is None else self.shortcut(active)
+        identity = x
+        if self.shortcut is not None:
+            # The stride is taken here, since torch 2.14's 1×1 convolution with a stride writes
+            # beyond its memory on CPUs, for 8 channels or less in channels-last order.
+            identity = self.shortcut(active[:, :, :: self.stride, :: self.stride])
         out: Tensor = self.conv2(relu(self.bn2(self.conv1(active))))
         return out + identity
 

@@ -1,0 +1,120 @@
+"""Repaired models of a study for others: ``python -m orchestrator.export DIR OUT``."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.definition import SCENARIO_AXES
+from orchestrator.entries import weights_of
+from orchestrator.errors import Mistakes, Stop
+from orchestrator.findings import Findings
+from orchestrator.imports import blueprint_from_facts
+from orchestrator.keys import KeyRing
+from orchestrator.machine import compute_of, gpu_of
+from orchestrator.plan import Plan, Trial, make_plan
+from orchestrator.results import METRICS, columns_of
+from orchestrator.spec import load_study
+from orchestrator.store import Store
+from ulrl.interchange import export_model
+
+RECORD, RESULTS = "study.yaml", "results.csv"
+SCENARIO = ("attack", "attack_options", *SCENARIO_AXES[1:])
+
+
+def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterator[tuple[int, str]]:
+    """Write the repaired model of each trial to its own folder under `out`.
+
+    Yields the number of a trial and where its model is, or why there is none.
+
+    Args:
+        folder: The study's folder.
+        out: Where folders ``trial-NNNNN`` appear, each complete or not at all.
+        numbers: Trials by their row of ``results.csv``, from 0; by default all.
+
+    Raises:
+        Mistakes: `folder` is no study folder, or has no such trial.
+    """
+    for name in (RECORD, RESULTS):
+        if not (folder / name).is_file():
+            raise Mistakes([f"{folder}: no study folder; it has no {name}"])
+    study = load_study(str(folder / RECORD))
+    plan = make_plan(study)
+    with (folder / RESULTS).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if len(rows) != len(plan.trials):
+        raise Mistakes([f"{folder}: {RESULTS} and {RECORD} are not of one study; run it again"])
+    for number in numbers:
+        if not 0 <= number < len(rows):
+            raise Mistakes([f"{folder}: trials are 0 to {len(rows) - 1}; got {number}"])
+    store = Store(study.store)
+    findings = Findings(store, KeyRing(study.victim, compute_of(study, gpu_of(study))))
+    for number in numbers or range(len(rows)):
+        trial = plan.trials[number]
+        yield number, _export(plan, trial, rows[number], store, findings, out / trial.name)
+
+
+def _export(
+    plan: Plan, trial: Trial, row: dict[str, str], store: Store, findings: Findings, place: Path
+) -> str:
+    if row["status"] != "done":
+        return f"nothing to export; it is {row['status']}"
+    found = findings.scores(trial)
+    entry = None if found is None else store.read("repaired", found.relearn_key)
+    blueprint = blueprint_from_facts(trial.scenario)
+    if entry is None or blueprint is None:
+        return (
+            "its weights are not in the store, which keeps those that mlflow.log_models names; "
+            "with another one there, run the study from an empty store"
+        )
+    columns = columns_of(plan)
+    settings = columns[columns.index("defence_seed") : columns.index("status")]
+    card: dict[str, dict[str, Any]] = {
+        "scenario": {name: row[name] for name in SCENARIO},
+        "setting": {name: row[name] for name in settings},
+        "metrics": {
+            **{
+                f"{metric}_{when}_report": float(row[f"{metric}_{when}_report"])
+                for metric in METRICS
+                for when in ("before", "after")
+            },
+            "der_report": float(row["der_report"]),
+        },
+    }
+    try:
+        export_model(weights_of(entry, blueprint), place, card)
+    except OSError as error:
+        raise Mistakes([f"{place}: the model cannot be written; {error}"]) from None
+    return str(place)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export what is asked for; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.export",
+        description="Write a study's repaired models as safetensors with model cards.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the study's folder")
+    parser.add_argument("out", metavar="OUT", type=Path, help="where a folder per trial appears")
+    parser.add_argument(
+        "--trial",
+        metavar="N",
+        type=int,
+        action="append",
+        default=[],
+        help="a row of results.csv, from 0; may be repeated (default: all)",
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        for number, text in export_study(arguments.folder, arguments.out, arguments.trial):
+            print(f"trial {number}: {text}")  # noqa: T201 - the command's answer
+    except Stop as stop:
+        print(stop, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
+        return stop.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

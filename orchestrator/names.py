@@ -1,0 +1,42 @@
+"""Scenarios and settings in a line of text, as people and tables name them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.definition import AttackChoice, Study
+from ulrl.attacks import Stamp
+from ulrl.registry import options_of
+
+
+def scenario_text(columns: Mapping[str, Any], without: frozenset[str] = frozenset()) -> str:
+    """Return a scenario's columns in one line, as ``blended alpha=0.1, digits, seed=0``."""
+    options = json.loads(columns["attack_options"]) if "attack_options" not in without else {}
+    parts = [" ".join([columns["attack"], *(f"{k}={v}" for k, v in options.items())])]
+    parts += [columns[name] for name in ("dataset", "architecture") if name not in without]
+    numbers = ("poison_ratio", "target_label", "seed")
+    return ", ".join([*parts, *(f"{n}={columns[n]}" for n in numbers if n not in without)])
+
+
+def setting_text(study: Study, values: Mapping[str, Any]) -> str:
+    """Return a setting's values that differ among settings, as ``alpha=0.7, layers=all``."""
+    axes = study.grid.settings
+    varied = {name: value for name, value in values.items() if len(axes[name]) > 1} or values
+    shown = (f"{name}={_plainly(name, value)}" for name, value in varied.items())
+    return ", ".join(shown) or "the preset"
+
+
+def _plainly(name: str, value: Any) -> str:
+    if value is None:
+        return "seed" if name == "defence_seed" else "none"
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
+
+
+def attack_options(choice: AttackChoice) -> dict[str, Any]:
+    """Return what an entry of the attack axis says beyond the attack's name."""
+    options = dict(options_of(choice.attack))
+    if choice.labels is not choice.attack.label_rules[0]:
+        options["labels"] = choice.labels.value
+    if choice.stamp is not Stamp.BEFORE_AUGMENTATION:
+        options["stamp"] = choice.stamp.value
+    return options

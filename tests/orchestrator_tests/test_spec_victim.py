@@ -1,0 +1,109 @@
+"""The `victim` section: recipes, and victims that are imported."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.definition import VictimImport
+from orchestrator.plan import make_plan
+from orchestrator.spec import resolved_yaml
+from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
+from ulrl.recipes import Recipe, VictimRecipe
+from ulrl.victim import VictimSchedule
+
+TWO = """\
+name: s
+grid:
+  attack: [badnets, {name: blended, alpha: 0.1}, blended]
+  dataset: [digits, cifar10]
+  architecture: preact_resnet18
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_recipe_with_changes() -> None:
+    study = load(SMALL + "victim: {recipe: backdoorbench, epochs: 7, lr: 0.02, min_acc: 0.9}\n")
+    assert study.victim == VictimRecipe(
+        recipe=Recipe.BACKDOORBENCH, changes={"epochs": 7, "lr": 0.02}
+    )
+    config = study.victim.config("cifar10")
+    assert (config.epochs, config.lr, config.nesterov) == (7, 0.02, False)
+    assert config.schedule is VictimSchedule.COSINE
+    assert study.victim_rule.min_acc == 0.9
+    Path("again.yaml").write_text(resolved_yaml(study))
+    assert load(Path("again.yaml").read_text()) == study
+
+
+def test_what_a_recipe_cannot_be() -> None:
+    lines = mistakes(SMALL + "victim: {recipe: backdorbench, schedule: cosin, momentum: 2}\n")
+    assert "did you mean 'backdoorbench'?" in lines[0]
+    assert "did you mean 'cosine'?" in lines[1]
+    assert "momentum is in [0, 1); got 2" in lines[2]
+    (line,) = mistakes(SMALL + "victim: {momentum: 0}\n")
+    assert "nesterov wants a momentum above 0" in line
+    load(SMALL + "victim: {momentum: 0, nesterov: false}\n")
+
+
+def test_one_path_for_all() -> None:
+    study = load(TWO + "victim: {import: 'zoo/{dataset}_{attack}_{seed}', min_asr: 0.9}\n")
+    assert study.imports == (
+        VictimImport(path=str(Path("zoo/{dataset}_{attack}_{seed}").absolute())),
+    )
+    sources = [scenario.source for scenario in make_plan(study).scenarios]
+    assert sources[0] == str(Path("zoo/digits_badnets_0").absolute())
+    assert sources[-1] == str(Path("zoo/cifar10_blended_0").absolute())
+    Path("again.yaml").write_text(resolved_yaml(study))
+    assert load(Path("again.yaml").read_text()) == study
+
+
+def test_a_path_for_each_kind_of_scenario() -> None:
+    study = load(
+        TWO
+        + """\
+victim:
+  import:
+    - {path: a, attack: {name: blended, alpha: 0.1}, dataset: digits}
+    - {path: b, attack: [blended, badnets], seed: 0}
+"""
+    )
+    names = [Path(str(scenario.source)).name for scenario in make_plan(study).scenarios]
+    assert names == ["b", "b", "a", "b", "b", "b"]
+    Path("again.yaml").write_text(resolved_yaml(study))
+    assert load(Path("again.yaml").read_text()) == study
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("{import: 'zoo/{atack}'}", "no scenario axis is called 'atack'; did you mean 'attack'?"),
+        ("{import: 'zoo/{attack'}", "import is a path with axes in braces; expected '}'"),
+        ("{import: []}", "import has no values"),
+        ("{import: 3}", "import is a path, or a mapping with a path"),
+        ("{import: {attack: badnets}}", "the entry has no path; write {path: FOLDER"),
+        ("{import: zoo, epochs: 3}", "the victims of this study are imported, so nothing is"),
+        ("{import: {path: a, attack: badnets}}", "no entry serves blended, digits"),
+        ("{import: [a, {path: b, attack: sig}]}", "the grid has no such attack"),
+        ("{import: [a, {path: b, alpha: 1}]}", "no scenario axis is called 'alpha'"),
+        ("{import: [a, {path: b, sead: 1}]}", "did you mean 'seed'?"),
+    ],
+)
+def test_what_an_import_cannot_be(section: str, expected: str) -> None:
+    lines = mistakes(TWO + f"victim: {section}\n")
+    assert len(lines) == 1, lines
+    assert expected in lines[0]
+
+
+def test_excluded_scenarios_need_no_victim() -> None:
+    text = TWO + "exclude: [{attack: blended}]\nvictim: {import: {path: a, attack: badnets}}\n"
+    assert len(make_plan(load(text)).scenarios) == 2
+
+
+def test_an_imported_attack_wants_an_import() -> None:
+    text = SMALL.replace("badnets", "[{name: imported, of: mine}, badnets]")
+    (line,) = mistakes(text)
+    assert "imported attacks come with their victims" in line
+    assert load(text + "victim: {import: 'zoo/{attack}'}\n").imports

@@ -1,0 +1,77 @@
+"""The page of all hyper-parameters, from the core itself: ``python -m tests.settings_table``."""
+
+import inspect
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from ulrl.hyperparameters import PARTS, Preset, names, preset_values
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
+ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+TITLES = {
+    "clean": "The clean samples",
+    "unlearn": "Phase 1: the ascent",
+    "score": "Phase 1: scores and suspects",
+    "reset": "What is reinitialised",
+    "relearn": "Phase 2: relearning",
+}
+INTRO = """\
+# Every hyper-parameter of ULRL
+
+Each is an axis of a study by its name (`grid: {alpha: [0.0, 0.7]}`) and an argument of
+`ulrl.repair`. A blank means *as in `default`*. `official` is the public code to the letter, with
+its values per dataset: on CIFAR-100, GTSRB and Tiny-ImageNet both presets have `relearn_lr` 0.001
+and `alpha` 0.001. `fine_tuning` is BackdoorBench's plain fine-tuning, the baseline to beat.
+`preset` is itself an axis. `null` in a file switches an optional value off.
+
+This page is made from the code by `python -m tests.settings_table`; a test keeps it fresh.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    values = {preset: preset_values(preset, "cifar10") for preset in Preset}
+    parts = [INTRO]
+    for part, config in PARTS.items():
+        rows = [
+            "| name | default | official | fine_tuning | choices | meaning |",
+            "|---|---|---|---|---|---|",
+        ]
+        meanings = _meanings(config)
+        hints = get_type_hints(config)
+        for name in (name for name, (owner, _) in names().items() if owner == part):
+            default = values[Preset.DEFAULT][name]
+            others = [values[preset][name] for preset in (Preset.OFFICIAL, Preset.FINE_TUNING)]
+            cells = ["" if value == default else _shown(value) for value in others]
+            row = [f"`{name}`", _shown(default), *cells, _choices(hints[name]), meanings[name]]
+            rows.append(f"| {' | '.join(row)} |")
+        parts.append(f"## {TITLES[part]}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _choices(hint: Any) -> str:
+    for kind in (hint, *get_args(hint)):
+        if isinstance(kind, type) and issubclass(kind, StrEnum):
+            return ", ".join(kind)
+    return ""
+
+
+def _meanings(config: type[Any]) -> dict[str, str]:
+    """Return the lines of a docstring's ``Attributes`` by name."""
+    text = inspect.getdoc(config) or ""
+    found = ATTRIBUTE.findall(text.partition("Attributes:\n")[2])
+    return {name: " ".join(line.split()).replace("|", "\\|") for name, line in found}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

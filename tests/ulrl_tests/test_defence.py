@@ -1,0 +1,137 @@
+"""The whole defence as one call, on a network that the library did not build."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ulrl
+from ulrl.clean import CleanConfig, draw_clean_samples
+from ulrl.datasets import ImageSet
+from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
+from ulrl.metrics import measure
+from ulrl.models import Weights, restore
+from ulrl.poisoning import Poison, make_test_sets
+from ulrl.relearning import relearn
+from ulrl.resetting import choose_resets
+from ulrl.scoring import score_neurons
+from ulrl.unlearning import unlearn
+
+SHORT: dict[str, Any] = {"unlearn_batch_size": 16, "relearn_batch_size": 16, "relearn_epochs": 10}
+
+
+class Foreign(nn.Module):
+    """Somebody's network: the library's victim under other names."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.wrapped(x)
+        return scores
+
+
+@pytest.fixture
+def samples(pictures: ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
+    clean = draw_clean_samples(CleanConfig(clean_ratio=0.3), pictures, seed=0)
+    return clean.samples.images, clean.samples.labels
+
+
+def test_ten_lines_repair_a_foreign_network(
+    victim_of: Callable[[int], Weights],
+    samples: tuple[torch.Tensor, torch.Tensor],
+    pictures: ImageSet,
+    badnets: Poison,
+    cpu: torch.device,
+) -> None:
+    victim = Foreign(restore(victim_of(0), cpu).network).eval()
+    before = {name: value.clone() for name, value in victim.state_dict().items()}
+    repaired = ulrl.repair(victim, *samples, victim_of(0).blueprint.treatment, **SHORT)
+    assert repaired.scores.places == (("wrapped.linear", badnets.target_label),)
+    assert not repaired.plain_fine_tuning
+    assert not repaired.network.training
+    assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
+    tests = make_test_sets(badnets, pictures, seed=0)
+    model = restore(victim_of(0), cpu)
+    was = measure(model.predict, tests.report)
+    model.network = repaired.network
+    now = measure(model.predict, tests.report)
+    assert was.asr > 0.9
+    assert now.asr < 0.1
+    assert now.acc > was.acc - 0.1
+
+
+def test_it_is_the_stages_one_after_the_other(
+    victim_of: Callable[[int], Weights],
+    samples: tuple[torch.Tensor, torch.Tensor],
+    pictures: ImageSet,
+    cpu: torch.device,
+) -> None:
+    weights = victim_of(1)
+    parts: Hyperparameters = assemble(preset_values(ulrl.Preset.OFFICIAL, "cifar10") | SHORT)
+    clean = draw_clean_samples(CleanConfig(clean_ratio=0.3), pictures, seed=0)
+    *_, ascent = unlearn(parts.unlearn, weights, clean, 0.2, cpu)
+    suspects = choose_resets(parts.reset, score_neurons(parts.score, ascent))
+    run = relearn(parts.relearn, weights, suspects, clean, cpu)
+    for _ in run.epochs:
+        pass
+    whole = ulrl.repair(
+        restore(weights, cpu).network,
+        *samples,
+        weights.blueprint.treatment,
+        preset="official",
+        **SHORT,
+    )
+    theirs = run.classifier.network.state_dict()
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_nothing_suspicious_is_plain_fine_tuning_and_says_so(
+    victim_of: Callable[[int], Weights],
+    samples: tuple[torch.Tensor, torch.Tensor],
+    cpu: torch.device,
+) -> None:
+    network = restore(victim_of(0), cpu).network
+    treatment = victim_of(0).blueprint.treatment
+    values = SHORT | {"relearn_epochs": 1, "unlearn_epochs": 1}
+    assert ulrl.repair(network, *samples, treatment, z_threshold=1e6, **values).plain_fine_tuning
+    tuned = ulrl.repair(network, *samples, treatment, preset="fine_tuning", **values)
+    assert tuned.plain_fine_tuning
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": "layer1"}, "head is the path of a linear layer of the victim; got 'layer1'"),
+        ({"unlearn_threshold": 2}, r"unlearn_threshold is an accuracy, in \[0, 1\]; got 2"),
+        ({"images": torch.zeros(4, 3, 16, 16)}, "images are uint8"),
+        ({"labels": torch.tensor([0, 1, 2, 10])}, "classes of the victim, 0 to 9; got 0 to 10"),
+        ({"labels": torch.tensor([0, 1, 2])}, r"got torch.int64 \[3\] for 4"),
+        ({"images": torch.zeros(4, 1, 16, 16, dtype=torch.uint8)}, "got 3 for 1"),
+        ({"preset": "offical"}, "'offical' is not a valid Preset"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    victim_of: Callable[[int], Weights], cpu: torch.device, change: dict[str, Any], message: str
+) -> None:
+    sound: dict[str, Any] = {
+        "images": torch.zeros(4, 3, 16, 16, dtype=torch.uint8),
+        "labels": torch.tensor([0, 1, 2, 3]),
+    }
+    network = restore(victim_of(0), cpu).network
+    with pytest.raises(ValueError, match=message):
+        ulrl.repair(network, treatment=victim_of(0).blueprint.treatment, **(sound | change))
+
+
+def test_an_unknown_hyperparameter_is_named(
+    victim_of: Callable[[int], Weights],
+    samples: tuple[torch.Tensor, torch.Tensor],
+    cpu: torch.device,
+) -> None:
+    network = restore(victim_of(0), cpu).network
+    with pytest.raises(TypeError, match="no hyper-parameter is called 'aplha'"):
+        ulrl.repair(network, *samples, victim_of(0).blueprint.treatment, aplha=1.0)

@@ -1,0 +1,293 @@
+"""BackdoorBench's run folders: what is read of them, and what is refused in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.ulrl_tests.backdoorbench import (
+    Bomb,
+    Entry,
+    as_numpy_1,
+    dataset_dict,
+    rewrite_pickle,
+)
+from tests.ulrl_tests.bb_runs import STATE, TEST, TOTAL, Writer, picture, refusal
+from ulrl.attacks import LabelRule
+from ulrl.interchange import PoisonedCount, read_backdoorbench
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Writer:
+    return Writer(tmp_path / "badnet_0_1")
+
+
+# What is read.
+
+
+@pytest.mark.parametrize("numpy_1", [False, True])
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_run_of_either_numpy(write: Writer, numpy_1: bool, by_file: bool) -> None:  # noqa: FBT001
+    folder = write()
+    if numpy_1:
+        rewrite_pickle(write.file(), as_numpy_1)
+    run = read_backdoorbench(write.file() if by_file else folder)
+    facts = run.facts
+    assert (facts.architecture, facts.dataset) == ("preact_resnet18", "cifar10")
+    assert (facts.classes, facts.side, facts.channels) == (10, 16, 3)
+    assert run.state.keys() == STATE.keys()
+    assert torch.equal(run.state["linear.weight"], STATE["linear.weight"])
+
+    triggered = run.triggered
+    assert triggered.index is not None
+    assert triggered.wanted_labels is not None
+    assert triggered.index.tolist() == [index for index, _, _ in TEST]
+    assert triggered.true_labels.tolist() == [true for _, _, true in TEST]
+    assert triggered.wanted_labels.tolist() == [0] * len(TEST)
+    expected = torch.stack([picture(index) for index, _, _ in TEST])
+    assert torch.equal(triggered.images, expected)
+
+
+def test_numbers_may_be_numpys_or_pythons(write: Writer) -> None:
+    content = dataset_dict("bd_test_dataset", TEST, TOTAL)
+    container = content["bd_data_container"]
+    container["data_dict"] = {
+        int(key): {**entry, "other_info": [np.int64(label) for label in entry["other_info"]]}
+        for key, entry in container["data_dict"].items()
+    }
+    run = read_backdoorbench(write(bd_test=content))
+    assert run.triggered.true_labels.tolist() == [true for _, _, true in TEST]
+
+
+def test_newer_files_may_say_more(write: Writer) -> None:
+    assert read_backdoorbench(write(note={"anything": [1, 2.5, None]})).facts.classes == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("preactresnet18", "preact_resnet18"), ("vgg19_bn", "vgg19_bn"), ("vit_b_16", "vit_b_16")],
+)
+def test_names_of_architectures(write: Writer, name: str, ours: str) -> None:
+    assert read_backdoorbench(write(model_name=name)).facts.architecture == ours
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("gtsrb", "gtsrb"), ("cifar100", "cifar100"), ("tiny", "tiny_imagenet")]
+)
+def test_names_of_datasets(write: Writer, name: str, ours: str) -> None:
+    assert read_backdoorbench(write(clean_data=name)).facts.dataset == ours
+
+
+def test_data_parallels_prefix(write: Writer) -> None:
+    parallel = {f"module.{name}": value for name, value in STATE.items()}
+    assert read_backdoorbench(write(model=parallel)).state.keys() == STATE.keys()
+
+
+def test_images_that_are_not_marked_are_no_triggered_ones(write: Writer) -> None:
+    content = dataset_dict("bd_test_dataset", TEST, TOTAL)
+    content["poison_indicator"][TEST[0][0]] = 0
+    run = read_backdoorbench(write(bd_test=content))
+    assert len(run.triggered.images) == len(TEST) - 1
+
+
+# What the labels tell.
+
+
+def facts_with_training(write: Writer, train: list[Entry], total: int) -> Any:
+    return read_backdoorbench(write(bd_train=dataset_dict("bd_train_dataset", train, total))).facts
+
+
+def test_without_training_set_clean_labels_cannot_be_told_apart(write: Writer) -> None:
+    facts = read_backdoorbench(write()).facts
+    assert facts.label_rules == (LabelRule.ALL_TO_ONE, LabelRule.CLEAN_LABEL)
+    assert facts.target_label == 0
+    assert facts.poisoned is None
+
+
+def test_all_to_one_poisons_the_target_class_too(write: Writer) -> None:
+    facts = facts_with_training(write, [(0, 0, 0), (3, 0, 3), (5, 0, 5)], 30)
+    assert facts.label_rules == (LabelRule.ALL_TO_ONE,)
+    assert facts.poisoned == PoisonedCount(total=30, fewest=3, most=3)
+
+
+def test_clean_labels(write: Writer) -> None:
+    facts = facts_with_training(write, [(0, 0, 0), (10, 0, 0)], 30)
+    assert facts.label_rules == (LabelRule.CLEAN_LABEL,)
+    assert facts.target_label == 0
+    assert facts.poisoned == PoisonedCount(total=30, fewest=2, most=2)
+
+
+def test_images_with_noise_are_not_poisoned(write: Writer) -> None:
+    noisy = [(11, 1, 1), (12, 2, 2), (20, 0, 0)]  # of the target class: of either kind
+    facts = facts_with_training(write, [(3, 0, 3), (5, 0, 5), *noisy], 30)
+    assert facts.label_rules == (LabelRule.ALL_TO_ONE,)
+    assert facts.poisoned == PoisonedCount(total=30, fewest=2, most=3)
+
+
+def test_all_to_all(write: Writer) -> None:
+    entries = [(i, (i + 1) % 10, i % 10) for i in range(TOTAL)]
+    content = dataset_dict("bd_test_dataset", entries, TOTAL)
+    train = dataset_dict("bd_train_dataset", [(4, 5, 4), (9, 0, 9), (7, 7, 7)], 30)
+    (write.folder / "bd_test_dataset/0").mkdir(parents=True)
+    for index in (0, 10):
+        pixels = picture(index).permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(write.folder / f"bd_test_dataset/0/{index}.png")
+    facts = read_backdoorbench(write(bd_test=content, bd_train=train)).facts
+    assert facts.label_rules == (LabelRule.ALL_TO_ALL,)
+    assert facts.target_label is None
+    assert facts.poisoned == PoisonedCount(total=30, fewest=2, most=2)
+
+
+def test_a_single_class_may_be_of_either_rule(write: Writer) -> None:
+    content = dataset_dict("bd_test_dataset", [(4, 5, 4)], TOTAL)
+    facts = read_backdoorbench(write(bd_test=content)).facts
+    assert set(facts.label_rules) == set(LabelRule)
+    assert facts.target_label is None
+
+
+def test_labels_of_no_rule(write: Writer) -> None:
+    content = dataset_dict("bd_test_dataset", [(4, 5, 4), (5, 5, 5), (3, 1, 3)], TOTAL)
+    assert refusal(write(bd_test=content)) == (
+        f"{write.file()}: the labels of bd_test are neither one target for all nor each class "
+        f"plus 1; such an attack is not supported"
+    )
+
+
+# What is refused.
+
+
+def test_a_hostile_file_is_not_executed(write: Writer, tmp_path: Path) -> None:
+    trace = tmp_path / "exploded"
+    assert "which was not run" in refusal(write(bd_train=Bomb(trace)))
+    assert not trace.exists()
+    torch.load(write.file(), weights_only=False)
+    assert trace.exists(), "the bomb was none"
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.ones(3, np.int32), "a NumPy dtype 'i4'"),
+        (np.array([Path], dtype=object), "a NumPy dtype 'O8'"),
+        (np.array(["a"]), "a NumPy dtype 'U1'"),
+        (np.ones((2, 2)), "a NumPy array of other than one axis of int64 or float64"),
+        (np.ones(3, ">i8"), "a NumPy dtype with the state (3, '>', None, None, None, -1, -1, 0)"),
+        (np.float32(1), "a NumPy dtype 'f4'"),
+    ],
+)
+def test_other_arrays_of_numpy(write: Writer, array: Any, reason: str) -> None:
+    content = dataset_dict("bd_test_dataset", TEST, TOTAL)
+    content["poison_indicator"] = array
+    message = refusal(write(bd_test=content))
+    assert reason in message or "asks for 'pathlib" in message
+
+
+def test_a_dtype_that_calls_its_integers_pointers(write: Writer) -> None:
+    """NumPy itself would take the flags, and follow the integers."""
+    path = write()
+    plain = b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"  # the end of a dtype's state: no flags
+    rewrite_pickle(write.file(), lambda data: data.replace(plain, plain[:-2] + b"\x3ft"))
+    assert "a NumPy dtype with the state (3, '<', None, None, None, -1, -1, 63)" in refusal(path)
+
+
+def test_an_array_that_claims_another_length(write: Writer) -> None:
+    path = write()
+    told = b"K\x01K\x0c\x85"  # version 1, twelve numbers
+    rewrite_pickle(write.file(), lambda data: data.replace(told, told.replace(b"\x0c", b"\x0d")))
+    assert "a NumPy array of other than one axis of int64 or float64" in refusal(path)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 500, -1])
+def test_a_truncated_file(write: Writer, keep: int) -> None:
+    folder = write()
+    write.file().write_bytes(write.file().read_bytes()[:keep])
+    assert refusal(folder).startswith(f"{write.file()} cannot be read as a file of torch.save (")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    message = refusal(tmp_path)
+    assert message == f"{tmp_path}/attack_result.pt is not there; copy the folder as a whole"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_name": "densenet161"}, "model_name is one of preactresnet18, vgg19_bn, vit_b_16"),
+        ({"model_name": "../vgg19_bn"}, "model_name is a name of letters, digits and _; got '../"),
+        ({"clean_data": None}, "clean_data is a name of letters, digits and _; got None"),
+        ({"num_classes": 1}, "num_classes is a whole number from 2 to 100000; got 1"),
+        ({"num_classes": True}, "num_classes is a whole number from 2 to 100000; got True"),
+        ({"num_classes": "10"}, "num_classes is a whole number from 2 to 100000; got '10'"),
+        ({"img_size": (16, 32, 3)}, "img_size is height, width and channels of square images; "),
+        ({"img_size": (16, 16, 4)}, "img_size is height, width and channels of square images; "),
+        ({"img_size": 16}, "img_size is height, width and channels of square images; got 16"),
+        ({"bd_test": None}, "bd_test is a dict; got None"),
+        ({"bd_test": {}}, "bd_test: bd_data_container is a dict; got None"),
+        ({"model": None}, "model holds no tensors by name"),
+        ({"num_classes": 5}, "is a dict with other_info, two classes from 0 to 4; got [0, 5]"),
+    ],
+)
+def test_values_that_are_not_what_they_should_be(
+    write: Writer, changes: dict[str, Any], reason: str
+) -> None:
+    message = refusal(write(**changes))
+    assert message.startswith(f"{write.file()}: ")
+    assert reason in message
+
+
+def broken(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    content = dataset_dict("bd_test_dataset", TEST, TOTAL)
+    change(content)
+    return content
+
+
+def _in_memory(content: dict[str, Any]) -> None:
+    content["bd_data_container"]["save_folder_path"] = None
+
+
+def _jpeg(content: dict[str, Any]) -> None:
+    content["bd_data_container"]["save_file_format"] = ".jpg"
+
+
+def _entry(value: object) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        content["bd_data_container"]["data_dict"][1] = value
+
+    return change
+
+
+def _indices(*values: float) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        content["original_index_array"] = np.array(values)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_in_memory, "kept its pictures in memory (save_folder_path is None)"),
+        (_jpeg, "save_file_format is '.png'; got '.jpg'"),
+        (_entry(None), "data_dict: 1 is a dict with other_info, two classes from 0 to 9; got None"),
+        (_entry({"other_info": [0]}), "two classes from 0 to 9; got [0]"),
+        (_entry({"other_info": [0, -1]}), "two classes from 0 to 9; got [0, -1]"),
+        (_entry({"other_info": [0, "../../x"]}), "two classes from 0 to 9; got [0, '../../x']"),
+        (_entry({"other_info": [0, 1.5]}), "two classes from 0 to 9; got [0, 1.5]"),
+        (_entry({"other_info": [0, True]}), "two classes from 0 to 9; got [0, True]"),
+        (_indices(-1), "original_index_array is numbers of 12 images"),
+        (_indices(12), "original_index_array is numbers of 12 images"),
+        (_indices(1.5), "original_index_array is numbers of 12 images"),
+        (_indices(1, 1), "original_index_array is each number once"),
+        (_indices(0), "bd_test marks no image as triggered"),
+    ],
+)
+def test_entries_that_are_not_what_they_should_be(
+    write: Writer, change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    message = refusal(write(bd_test=broken(change)))
+    assert message.startswith(f"{write.file()}: bd_test")
+    assert reason in message

@@ -1,0 +1,202 @@
+"""The test sets that are made of triggered images from outside."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ulrl.attacks import LabelRule, stamp_bytes
+from ulrl.datasets import ImageSet
+from ulrl.interchange import (
+    ImportRefused,
+    TriggeredImages,
+    imported_test_sets,
+)
+from ulrl.poisoning import MONITOR_COUNT, Poison, TestHalf, make_test_sets, split_halves
+from ulrl.randomness import generator
+
+FIELDS = ("clean", "clean_labels", "triggered", "true_labels", "wanted_labels")
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(ImportRefused) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def stamped(poison: Poison, pictures: ImageSet) -> TriggeredImages:
+    """All test images with the trigger, as a stranger would have saved them, in any order."""
+    count = len(pictures.test_labels)
+    order = torch.randperm(count, generator=generator(1, "order"))
+    stamps = stamp_bytes(poison.attack, pictures.test_images, generator(0, "test triggers"))
+    labels = pictures.test_labels
+    return TriggeredImages(
+        images=stamps[order],
+        true_labels=labels[order],
+        wanted_labels=poison.wanted(labels, pictures.classes)[order],
+        index=order,
+        source="theirs",
+    )
+
+
+def some(triggered: TriggeredImages, positions: torch.Tensor) -> TriggeredImages:
+    wanted, index = triggered.wanted_labels, triggered.index
+    return TriggeredImages(
+        images=triggered.images[positions],
+        true_labels=triggered.true_labels[positions],
+        wanted_labels=None if wanted is None else wanted[positions],
+        index=None if index is None else index[positions],
+        source=triggered.source,
+    )
+
+
+def parts_equal(one: TestHalf, other: TestHalf) -> bool:
+    return all(torch.equal(getattr(one, field), getattr(other, field)) for field in FIELDS)
+
+
+@pytest.fixture
+def theirs(badnets: Poison, pictures: ImageSet) -> TriggeredImages:
+    return stamped(badnets, pictures)
+
+
+@pytest.mark.parametrize("rule", [LabelRule.ALL_TO_ONE, LabelRule.ALL_TO_ALL])
+def test_the_same_images_give_the_same_sets_as_our_own_attack(
+    badnets: Poison, pictures: ImageSet, rule: LabelRule
+) -> None:
+    poison = replace(badnets, labels=rule)
+    ours = make_test_sets(poison, pictures, seed=0)
+    for wanted in (True, False):
+        theirs = stamped(poison, pictures)
+        if not wanted:
+            theirs = replace(theirs, wanted_labels=None)
+        sets = imported_test_sets(poison, pictures, theirs)
+        for name in ("selection", "report", "monitor"):
+            assert parts_equal(getattr(sets, name), getattr(ours, name))
+
+
+def test_a_few_images_stay_in_the_half_of_their_test_image(
+    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
+) -> None:
+    few = some(theirs, torch.arange(0, 150, 7))
+    assert few.index is not None
+    sets = imported_test_sets(badnets, pictures, few)
+    halves = [set(half.tolist()) for half in split_halves(pictures.test_labels)]
+    for part, half in zip((sets.selection, sets.report), halves, strict=True):
+        expected = {
+            few.images[i].numpy().tobytes()
+            for i, index in enumerate(few.index.tolist())
+            if index in half and int(few.true_labels[i]) != badnets.target_label
+        }
+        assert {image.numpy().tobytes() for image in part.triggered} == expected
+        assert len(part.clean) == 75
+    assert len(sets.selection.triggered) + len(sets.report.triggered) == int(
+        (few.true_labels != badnets.target_label).sum()
+    )
+
+
+def test_the_monitor_has_its_own_images(badnets: Poison, pictures: ImageSet) -> None:
+    many = replace(
+        pictures,
+        test_images=pictures.test_images.repeat(6, 1, 1, 1),
+        test_labels=pictures.test_labels.repeat(6),
+    )
+    sets = imported_test_sets(badnets, many, stamped(badnets, many))
+    assert parts_equal(sets.monitor, make_test_sets(badnets, many, seed=0).monitor)
+    assert len(sets.monitor.clean) == MONITOR_COUNT
+
+    later = split_halves(many.test_labels)
+    all_theirs = stamped(badnets, many)
+    assert all_theirs.index is not None
+    beyond = torch.cat([later[0][MONITOR_COUNT:], later[1]])
+    without = some(all_theirs, torch.isin(all_theirs.index, beyond).nonzero().flatten())
+    sets = imported_test_sets(badnets, many, without)
+    assert len(sets.monitor.triggered) > 0
+    assert torch.equal(sets.monitor.triggered, sets.selection.triggered[:MONITOR_COUNT])
+
+
+def test_without_numbers_images_are_halved_class_by_class(
+    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
+) -> None:
+    unnumbered = replace(theirs, index=None)
+    sets = imported_test_sets(badnets, pictures, unnumbered)
+    counts = [
+        part.true_labels.bincount(minlength=10).tolist() for part in (sets.selection, sets.report)
+    ]
+    assert [a + b for a, b in zip(*counts, strict=True)] == [15, 0, *[15] * 8]
+    assert all(abs(a - b) <= 1 for a, b in zip(*counts, strict=True))
+    both = torch.cat([sets.selection.triggered, sets.report.triggered])
+    expected = unnumbered.images[unnumbered.true_labels != badnets.target_label]
+    assert sorted(i.numpy().tobytes() for i in both) == sorted(
+        i.numpy().tobytes() for i in expected
+    )
+    again = imported_test_sets(badnets, pictures, unnumbered)
+    assert parts_equal(sets.report, again.report)
+    assert torch.equal(sets.monitor.triggered, sets.selection.triggered[:MONITOR_COUNT])
+    ours = make_test_sets(badnets, pictures, seed=0)
+    assert torch.equal(sets.report.clean, ours.report.clean)
+
+
+def test_other_labels_than_the_datasets(
+    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
+) -> None:
+    true = theirs.true_labels.clone()
+    true[4] = (true[4] + 3) % 10
+    assert theirs.index is not None
+    wrong = replace(theirs, true_labels=true, wanted_labels=None)
+    assert refusal(lambda: imported_test_sets(badnets, pictures, wrong)) == (
+        f"theirs has test image {int(theirs.index[4])} with class {int(true[4])}, and in the "
+        f"dataset it is of class {int(theirs.true_labels[4])} (1 of 150 differ); name the dataset "
+        f"that they were made from, or give an .npz without index"
+    )
+
+
+def test_a_test_image_that_the_dataset_lacks(
+    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
+) -> None:
+    assert theirs.index is not None
+    wrong = replace(theirs, index=theirs.index + 1)
+    message = refusal(lambda: imported_test_sets(badnets, pictures, wrong))
+    assert message.startswith("theirs has test image 150, and the dataset's are 0 to 149; ")
+
+
+def test_a_class_that_the_dataset_lacks(
+    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
+) -> None:
+    wrong = replace(theirs, true_labels=theirs.true_labels + 1, wanted_labels=None)
+    message = refusal(lambda: imported_test_sets(badnets, pictures, wrong))
+    assert message.startswith("theirs has an image of class 10, and the dataset's classes are 0 ")
+
+
+def test_another_target(badnets: Poison, pictures: ImageSet, theirs: TriggeredImages) -> None:
+    other = replace(badnets, target_label=2)
+    message = refusal(lambda: imported_test_sets(other, pictures, theirs))
+    assert message.startswith("theirs wants class 1 for an image of class ")
+    assert "(all_to_one, target_label 2) wants 2" in message
+
+
+def test_images_of_another_size(
+    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
+) -> None:
+    wrong = replace(theirs, images=theirs.images[:, :, :8, :8])
+    assert refusal(lambda: imported_test_sets(badnets, pictures, wrong)) == (
+        "theirs has images of 8×8×3, and the dataset of 16×16×3; name the dataset that they were "
+        "made from"
+    )
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_half_without_images(
+    *, badnets: Poison, pictures: ImageSet, theirs: TriggeredImages, numbered: bool
+) -> None:
+    selection, _ = split_halves(pictures.test_labels)
+    target = theirs.true_labels == badnets.target_label
+    assert theirs.index is not None
+    first = (~target & torch.isin(theirs.index, selection)).nonzero().flatten()[:1]
+    alone = some(theirs, torch.cat([first, target.nonzero().flatten()]))
+    if not numbered:
+        alone = replace(alone, index=None)
+    message = refusal(lambda: imported_test_sets(badnets, pictures, alone))
+    assert message.startswith("theirs has no triggered image for the report half of the test set ")

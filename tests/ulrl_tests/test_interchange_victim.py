@@ -1,0 +1,285 @@
+"""A victim from outside in one step: what is accepted, compared and keyed."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.ulrl_tests.backdoorbench import (
+    as_numpy_1,
+    dataset_dict,
+    result,
+    rewrite_pickle,
+    write_pngs,
+    write_run,
+)
+from ulrl.attacks import LabelRule, stamp_bytes
+from ulrl.datasets import ImageSet
+from ulrl.interchange import (
+    ImportedVictim,
+    ImportRefused,
+    check_scenario,
+    fingerprint,
+    imported_test_sets,
+    load_victim,
+)
+from ulrl.metrics import measure
+from ulrl.models import Blueprint, Weights, restore
+from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.poisoning import Poison, make_test_sets
+from ulrl.randomness import generator
+
+COUNT = 150  # test images
+
+
+@pytest.fixture
+def victim(victim_of: Callable[[int], Weights]) -> Weights:
+    return victim_of(0)
+
+
+@pytest.fixture
+def pngs(badnets: Poison, pictures: ImageSet) -> dict[tuple[int, int], torch.Tensor]:
+    stamps = stamp_bytes(badnets.attack, pictures.test_images, generator(0, "test triggers"))
+    return {
+        (label, index): stamps[index]
+        for index, label in enumerate(pictures.test_labels.tolist())
+        if label != badnets.target_label
+    }
+
+
+@pytest.fixture
+def write(
+    tmp_path: Path, victim: Weights, pngs: dict[tuple[int, int], torch.Tensor]
+) -> Callable[..., Path]:
+    """Write the run of a victim that BackdoorBench might have trained as ours was."""
+    test = [(index, 1, label) for label, index in pngs]
+    train = dataset_dict("bd_train_dataset", [(i, 1, i // 30) for i in range(0, 300, 7)], 300)
+
+    def save(**changes: Any) -> Path:
+        content = result(victim.state, test, COUNT, bd_train=train, **changes)
+        return write_run(tmp_path / "run", content, pngs)
+
+    return save
+
+
+@pytest.fixture
+def bare(tmp_path: Path, victim: Weights, pngs: dict[tuple[int, int], torch.Tensor]) -> Path:
+    """Return a folder of weights and pictures that says nothing else."""
+    write_pngs(tmp_path / "mine/triggered", pngs)
+    save_file(victim.state, tmp_path / "mine/model.safetensors")
+    return tmp_path / "mine"
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(ImportRefused) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# Loading.
+
+
+@pytest.mark.parametrize("numpy_1", [False, True])
+def test_a_run_gives_the_victim_and_its_test_sets(
+    *,
+    write: Callable[..., Path],
+    victim: Weights,
+    badnets: Poison,
+    pictures: ImageSet,
+    cpu: torch.device,
+    numpy_1: bool,
+) -> None:
+    path = write()
+    if numpy_1:
+        rewrite_pickle(path / "attack_result.pt", as_numpy_1)
+    imported = load_victim(path, victim.blueprint)
+    check_scenario(
+        imported, architecture_name="preact_resnet18", dataset_name="cifar10", poison=badnets
+    )
+    sets = imported_test_sets(badnets, pictures, imported.triggered)
+    ours = make_test_sets(badnets, pictures, seed=0)
+    scores = [
+        measure(restore(weights, cpu).predict, half)
+        for weights, half in ((imported.weights, sets.report), (victim, ours.report))
+    ]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "model.pth"])
+def test_a_bare_state_dict(bare: Path, victim: Weights, name: str) -> None:
+    if name != "model.safetensors":
+        (bare / "model.safetensors").unlink()
+        torch.save({"model": victim.state}, bare / name)
+    imported = load_victim(bare, victim.blueprint)
+    assert torch.equal(imported.weights.head, victim.head)
+    assert len(imported.triggered.images) == 135
+    assert imported.facts.architecture is None
+    assert imported.facts.label_rules == ()
+
+
+def test_images_in_an_npz(bare: Path, victim: Weights) -> None:
+    pictures = load_victim(bare, victim.blueprint).triggered
+    shutil.rmtree(bare / "triggered")
+    images = pictures.images.permute(0, 2, 3, 1).numpy()
+    np.savez(bare / "triggered.npz", images=images, labels=pictures.true_labels.numpy())
+    again = load_victim(bare, victim.blueprint).triggered
+    assert torch.equal(again.images, pictures.images)
+    assert again.index is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda p: shutil.rmtree(p / "triggered"), "has no triggered images; a victim's folder "),
+        (lambda p: (p / "model.safetensors").unlink(), "has no model; a victim's folder has "),
+        (lambda p: (p / "triggered.npz").touch(), "has triggered.npz and triggered; a victim's"),
+        (lambda p: (p / "model.pt").touch(), "has model.safetensors and model.pt; a victim's"),
+        (lambda p: (p / "attack_result.pt").touch(), "has attack_result.pt and model.safetensors"),
+    ],
+)
+def test_folders_that_leave_doubt(
+    bare: Path, victim: Weights, change: Callable[[Path], object], reason: str
+) -> None:
+    change(bare)
+    assert f"{bare} {reason}" in refusal(lambda: load_victim(bare, victim.blueprint))
+    assert f"{bare} {reason}" in refusal(lambda: fingerprint(bare))
+
+
+def test_no_folder(tmp_path: Path, victim: Weights) -> None:
+    path = tmp_path / "none"
+    message = refusal(lambda: load_victim(path, victim.blueprint))
+    assert message.startswith(f"{path} is no folder; a victim's folder has attack_result.pt with ")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "triggered"])
+def test_links_out_of_the_folder(bare: Path, victim: Weights, name: str) -> None:
+    (bare / name).rename(bare.parent / name)
+    (bare / name).symlink_to(bare.parent / name)
+    expected = f"{bare / name} leads out of {bare}"
+    assert expected in refusal(lambda: load_victim(bare, victim.blueprint))
+    assert expected in refusal(lambda: fingerprint(bare))
+
+
+def test_another_architecture_than_the_files(write: Callable[..., Path], victim: Weights) -> None:
+    path = write(model_name="vgg19_bn")
+    assert refusal(lambda: load_victim(path, victim.blueprint)) == (
+        f"{path} has architecture vgg19_bn, and the scenario preact_resnet18; change the "
+        f"scenario's architecture or dataset, or name another file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("classes", 43, "has classes 10, and the scenario 43"),
+        ("side", 32, "has side 16, and the scenario 32"),
+        ("channels", 1, "has channels 3, and the scenario 1"),
+    ],
+)
+def test_other_images_than_the_files(
+    write: Callable[..., Path], blueprint: Blueprint, field: str, value: int, reason: str
+) -> None:
+    other: Blueprint = replace(blueprint, **{field: value})  # type: ignore[arg-type]
+    path = write()
+    assert reason in refusal(lambda: load_victim(path, other))
+
+
+def test_other_options_of_the_architecture(write: Callable[..., Path], victim: Weights) -> None:
+    wide = replace(victim.blueprint, architecture=PreActResNet18(width=8))
+    path = write()
+    message = refusal(lambda: load_victim(path, wide))
+    assert message.startswith(f"{path}/attack_result.pt does not fit preact_resnet18(width=8): ")
+
+
+# Comparing.
+
+
+@pytest.fixture
+def imported(write: Callable[..., Path], victim: Weights) -> ImportedVictim:
+    return load_victim(write(), victim.blueprint)
+
+
+def comparison(imported: ImportedVictim, poison: Poison, **changes: str) -> str:
+    names = {"architecture_name": "preact_resnet18", "dataset_name": "cifar10"} | changes
+    return refusal(lambda: check_scenario(imported, poison=poison, **names))
+
+
+def test_another_dataset(imported: ImportedVictim, badnets: Poison) -> None:
+    message = comparison(imported, badnets, dataset_name="gtsrb")
+    assert "was made with the dataset cifar10, and the scenario has gtsrb" in message
+
+
+def test_a_users_own_arrays_may_be_any_dataset(imported: ImportedVictim, badnets: Poison) -> None:
+    check_scenario(
+        imported, architecture_name="preact_resnet18", dataset_name="arrays", poison=badnets
+    )
+
+
+def test_another_architecture(imported: ImportedVictim, badnets: Poison) -> None:
+    message = comparison(imported, badnets, architecture_name="vgg19_bn")
+    assert "was read as preact_resnet18, and the scenario has vgg19_bn" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"target_label": 2}, "has target_label 1, and the scenario 2"),
+        ({"labels": LabelRule.ALL_TO_ALL}, "has labels all_to_one, and the scenario all_to_all"),
+        ({"poison_ratio": 0.05}, "has 43 poisoned of 300 training images, and poison_ratio 0.05 "),
+        ({"poison_ratio": 0.3}, "has 43 poisoned of 300 training images, and poison_ratio 0.3 is"),
+    ],
+)
+def test_another_attacker(
+    imported: ImportedVictim, badnets: Poison, changes: dict[str, Any], reason: str
+) -> None:
+    assert reason in comparison(imported, replace(badnets, **changes))
+
+
+def test_another_attacker_than_bare_pictures_want(
+    bare: Path, victim: Weights, badnets: Poison
+) -> None:
+    pictures = load_victim(bare, victim.blueprint).triggered
+    told = replace(pictures, wanted_labels=torch.full((135,), 4))
+    imported = replace(load_victim(bare, victim.blueprint), triggered=told)
+    assert "wants class 4 for an image of class 0" in comparison(imported, badnets)
+
+
+# Keys.
+
+
+def test_the_place_is_not_in_the_fingerprint(bare: Path, tmp_path: Path) -> None:
+    before = fingerprint(bare)
+    moved = tmp_path / "else/where"
+    shutil.copytree(bare, moved)
+    (moved / "notes.txt").write_text("not read")
+    assert fingerprint(moved) == before
+    assert len(before) == 64
+
+
+def test_whatever_is_read_is_in_the_fingerprint(
+    bare: Path, write: Callable[..., Path], victim: Weights
+) -> None:
+    seen = {fingerprint(bare)}
+    picture = bare / "triggered/0/0.png"
+    data = picture.read_bytes()
+    write_pngs(bare / "triggered", {(0, 0): torch.zeros(3, 16, 16, dtype=torch.uint8)})
+    seen.add(fingerprint(bare))
+    picture.write_bytes(data)
+    picture.rename(bare / "triggered/2/0.png")  # another true class
+    seen.add(fingerprint(bare))
+    (bare / "triggered/2/0.png").unlink()
+    seen.add(fingerprint(bare))
+    save_file(victim.state | {"linear.bias": torch.zeros(10)}, bare / "model.safetensors")
+    seen.add(fingerprint(bare))
+    assert len(seen) == 5
+    run = write()
+    assert fingerprint(run) == fingerprint(run / "attack_result.pt")
+    assert fingerprint(run) not in seen

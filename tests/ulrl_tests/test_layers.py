@@ -1,0 +1,247 @@
+"""Neurons of every layer: which there are, how they are scored, reset and penalised."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from tests.ulrl_tests.ascents import Rows, ascent_of
+from tests.ulrl_tests.tiny_networks import Mixed, classifier_of, weights_of
+from ulrl.clean import CleanSamples
+from ulrl.fitting import Samples
+from ulrl.hyperparameters import assemble
+from ulrl.layers import Layers, as_rows, bias_name, layer_name, neurons_of
+from ulrl.models import Classifier, Weights, restore
+from ulrl.randomness import generator
+from ulrl.relearning import reinitialise, relearn
+from ulrl.resetting import LayerSuspects, Suspects
+from ulrl.scoring import score_neurons
+from ulrl.unlearning import unlearn
+
+ALL_OF_MIXED = [
+    *("conv.weight", "conv.bias", "point.weight"),
+    *("attention.in_proj_weight", "attention.in_proj_bias"),
+    *("attention.out_proj.weight", "attention.out_proj.bias", "mixer.weight"),
+    *("head.weight", "head.bias"),
+]
+
+
+def marks(rows: list[int], fan_in: int, *places: tuple[int, int]) -> Tensor:
+    found = torch.zeros(len(rows), fan_in, dtype=torch.bool)
+    for row, place in places:
+        found[row, place] = True
+    return found
+
+
+def test_all_layers_with_neurons_the_head_last() -> None:
+    """It is built first; normalisation has no neurons; attention projects in and out."""
+    classifier = classifier_of(Mixed)
+    found = neurons_of(classifier, Layers.ALL)
+    assert list(found) == ALL_OF_MIXED
+    state = dict(classifier.network.named_parameters())
+    assert all(parameter is state[name] for name, parameter in found.items())
+    assert list(neurons_of(classifier, Layers.HEAD)) == ["head.weight", "head.bias"]
+
+
+def test_the_victims_layers(blueprint: Any, victim_of: Callable[[int], Weights]) -> None:
+    """Twenty convolutions without bias in the order of the network, then the head."""
+    weights = victim_of(0)
+    found = neurons_of(restore(weights, torch.device("cpu")), Layers.ALL)
+    with_neurons = [
+        name
+        for name, value in weights.state.items()
+        if name.endswith("weight") and value.ndim in (2, 4)
+    ]
+    assert [name for name in found if not name.endswith("bias")] == with_neurons
+    assert len(with_neurons) == 21
+    assert list(found)[-2:] == ["linear.weight", "linear.bias"]
+    assert blueprint.architecture.head == "linear"
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "layer"),
+    [
+        ("head.weight", "head.bias", "head"),
+        ("a.weight.weight", "a.weight.bias", "a.weight"),
+        ("a.in_proj_weight", "a.in_proj_bias", "a.in_proj_weight"),
+    ],
+)
+def test_names(weight: str, bias: str, layer: str) -> None:
+    assert (bias_name(weight), layer_name(weight)) == (bias, layer)
+
+
+def test_a_filters_row_is_read_by_channels_whatever_the_memory() -> None:
+    weight = torch.arange(16.0).reshape(2, 2, 2, 2)
+    apart = weight.contiguous(memory_format=torch.channels_last)
+    assert apart.stride() != weight.stride()
+    for values in (weight, apart):
+        assert as_rows(values).tolist() == [list(range(8)), list(range(8, 16))]
+    assert as_rows(torch.arange(3.0)).tolist() == [0, 1, 2]
+
+
+def test_an_ascent_keeps_the_rows_of_every_layer() -> None:
+    weights, clean = weights_of(Mixed), clean_pictures()
+    config = assemble({"layers": "all", "unlearn_epochs": 1, "unlearn_batch_size": 3}).unlearn
+    states: list[dict[str, Tensor]] = []
+
+    def observe(classifier: Classifier) -> None:
+        states.append(classifier.weights().state)
+
+    (ascent,) = unlearn(config, weights, clean, 0.0, torch.device("cpu"), observe=observe)
+    assert list(ascent.before) == list(ascent.after) == ALL_OF_MIXED
+    for name in ALL_OF_MIXED:
+        for kept, state in ((ascent.before, weights.state), (ascent.at(1), states[0])):
+            value = state[name]
+            rows = [row.reshape(-1).tolist() for row in value] if value.ndim > 1 else value.tolist()
+            assert kept[name].tolist() == rows, name
+
+
+def clean_pictures() -> CleanSamples:
+    images = torch.randint(0, 256, (6, 2, 5, 5), generator=generator(0, "pictures"))
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    samples = Samples(images=images.to(torch.uint8), labels=labels)
+    return CleanSamples(samples=samples, index=torch.arange(6), seed=3)
+
+
+# Two filters of four weights, a projection of two rows without a bias, and a head of two.
+BEFORE: Rows = {
+    "conv.weight": [[1.0, 1.0, 1.0, 1.0], [2.0, 0.0, 0.0, 0.0]],
+    "conv.bias": [0.0, 1.0],
+    "mixer.weight": [[1.0, -1.0], [0.0, 4.0]],
+    "head.weight": [[3.0, 1.0], [5.0, -5.0]],
+    "head.bias": [0.0, 0.0],
+}
+AFTER: Rows = {
+    "conv.weight": [[1.0, 2.0, 1.0, 0.0], [2.0, 0.0, 3.0, -4.0]],  # 2 and 7
+    "conv.bias": [3.0, 0.0],  # 3 and 1
+    "mixer.weight": [[1.0, 2.0], [1.0, 4.0]],  # 3 and 1
+    "head.weight": [[4.0, 3.0], [25.0, -5.0]],  # 3 and 20
+    "head.bias": [8.0, 0.0],  # 8 and 0
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "shift"),
+    [
+        ({}, [2, 7, 3, 1, 3, 20]),
+        ({"score_bias": True}, [5, 8, 3, 1, 11, 20]),
+        ({"score": "l2"}, [2**0.5, 5, 3, 1, 5**0.5, 20]),
+        # of 4, 2, 2, 4, 4 and 10
+        ({"score": "relative"}, [0.5, 3.5, 1.5, 0.25, 0.75, 2]),
+        ({"score": "relative", "score_bias": True}, [1.25, 8 / 3, 1.5, 0.25, 2.75, 2]),
+    ],
+)
+def test_scores_of_all_layers_are_one_list(config: dict[str, Any], shift: list[float]) -> None:
+    rule = {"suspect_rule": "largest", "suspect_share": 0.5, "max_suspects": None}
+    scores = score_neurons(assemble(rule | config).score, ascent_of(BEFORE, AFTER, accuracy=(0.1,)))
+    assert (scores.layers, scores.sizes) == (("conv", "mixer", "head"), (2, 2, 2))
+    assert scores.shift.tolist() == pytest.approx(shift)
+    largest = sorted(sorted(range(6), key=lambda neuron: -shift[neuron])[:3])
+    assert scores.suspects == tuple(largest)
+    names = [("conv", 0), ("conv", 1), ("mixer", 0), ("mixer", 1), ("head", 0), ("head", 1)]
+    assert scores.places == tuple(names[neuron] for neuron in largest)
+    assert torch.equal(scores.head_z, scores.z[4:])
+    assert [scores.rank(row) for row in (0, 1)] == ([2, 1] if shift[5] > shift[4] else [1, 2])
+
+
+def test_z_is_over_the_neurons_of_all_layers() -> None:
+    scores = score_neurons(assemble({}).score, ascent_of(BEFORE, AFTER, accuracy=(0.1,)))
+    # Sorted 1 2 3 | 3 7 20: median 3, deviations 0 0 1 | 2 4 17, MAD 1.
+    expected = [deviation / 1.4826 for deviation in (-1, 4, 0, -2, 0, 17)]
+    assert scores.z.tolist() == pytest.approx(expected)
+    assert scores.places == (("head", 1),)
+    assert {name: rows.tolist() for name, rows in scores.movement.items()} == {
+        "head.weight": [[20, 0]]
+    }
+
+
+def test_the_movement_is_kept_by_layer() -> None:
+    config = {"suspect_rule": "largest", "suspect_share": 0.5, "max_suspects": None}
+    scores = score_neurons(assemble(config).score, ascent_of(BEFORE, AFTER, accuracy=(0.1,)))
+    assert {name: rows.tolist() for name, rows in scores.movement.items()} == {
+        "conv.weight": [[0, 0, 3, 4]],
+        "mixer.weight": [[0, 3]],
+        "head.weight": [[20, 0]],
+    }
+
+
+def test_only_marked_weights_of_the_right_filters_start_afresh() -> None:
+    classifier, before = classifier_of(Mixed), weights_of(Mixed).state
+    assert classifier.network.get_parameter("conv.weight").stride()[1] == 1, "channels last"
+    suspects = Suspects(
+        layers=(
+            LayerSuspects(
+                weight="conv.weight", rows=(0, 3), reset=marks([0, 3], 8, (0, 0), (0, 6), (1, 5))
+            ),
+            LayerSuspects(
+                weight="attention.in_proj_weight", rows=(7,), reset=marks([7], 4, (0, 2))
+            ),
+            LayerSuspects(weight="mixer.weight", rows=(1,), reset=marks([1], 4, (0, 1), (0, 3))),
+        ),
+        reset_bias=True,
+    )
+    reinitialise(assemble({}).relearn, classifier, suspects, seed=9)
+
+    expected = {name: value.clone() for name, value in before.items()}
+    # Place 6 of a filter [2, 2, 2] is channel 1, row 1, column 0; 5 is channel 1, row 0, column 1.
+    places: dict[str, list[tuple[int, ...]]] = {
+        "conv.weight": [(0, 0, 0, 0), (0, 1, 1, 0), (3, 1, 0, 1)],
+        "attention.in_proj_weight": [(7, 2)],
+        "mixer.weight": [(1, 1), (1, 3)],
+    }
+    for name, changed in places.items():
+        source = generator(9, "relearn", "reset", name)
+        uniform = torch.rand(before[name].shape, generator=source)
+        fan_in = before[name][0].numel()
+        for place in changed:
+            expected[name][place] = (2 / fan_in) ** 0.5 * (2 * uniform[place] - 1)
+    expected["conv.bias"][[0, 3]] = 0
+    expected["attention.in_proj_bias"][7] = 0
+    for name, value in classifier.weights().state.items():
+        assert torch.allclose(value, expected[name], rtol=1e-6, atol=0), name
+        unmarked = expected[name] == before[name]
+        assert torch.equal(value[unmarked], before[name][unmarked]), name
+
+
+def test_the_cosine_is_over_whole_filters() -> None:
+    """One step of plain SGD on one batch, with its gradient written out."""
+    weights, clean = weights_of(Mixed), clean_pictures()
+    rows = {"conv.weight": (1, 2), "attention.in_proj_weight": (5,), "head.weight": (0,)}
+    layers = tuple(
+        LayerSuspects(
+            weight=name,
+            rows=chosen,
+            reset=torch.ones(len(chosen), weights.state[name][0].numel(), dtype=torch.bool),
+        )
+        for name, chosen in rows.items()
+    )
+    config = {"relearn_epochs": 1, "relearn_batch_size": 6, "relearn_augment": False}
+    values = {"alpha": 3.0, "cosine_reduction": "mean", "relearn_lr": 0.5}
+    run = relearn(
+        assemble(config | values).relearn,
+        weights,
+        Suspects(layers=layers, reset_bias=True),
+        clean,
+        torch.device("cpu"),
+    )
+    start = run.classifier.weights()
+    assert len(list(run.epochs)) == 1
+
+    network = restore(start, torch.device("cpu")).network.train()
+    parameters = dict(network.named_parameters())
+    inputs = (clean.samples.images.float() / 255 - 0.5) / 0.25
+    loss = cross_entropy(network(inputs), clean.samples.labels)
+    for name, chosen in rows.items():
+        for row in chosen:
+            now = parameters[name][row].reshape(-1)
+            then = weights.state[name][row].reshape(-1)
+            cosine = (now @ then) / ((now @ now).sqrt() * (then @ then).sqrt())
+            loss = loss + 3.0 / 4 * cosine
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    end = run.classifier.weights().state
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        expected = parameter.detach() - 0.5 * gradient
+        assert torch.allclose(end[name], expected, rtol=1e-4, atol=1e-5), name

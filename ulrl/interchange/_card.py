@@ -1,0 +1,162 @@
+"""The model card of an exported model."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ulrl.interchange._config import Inner, shape_options
+from ulrl.models import Blueprint
+from ulrl.registry import options_of
+
+TABLES = {
+    "scenario": "What was attacked, and how",
+    "setting": "How ULRL repaired it",
+    "metrics": "What came of it",
+}
+WARNING = """\
+This is a model from a study of backdoors. It was trained on poisoned data, and it may still
+react to a trigger: use it for research, not in production."""
+
+
+def card_text(blueprint: Blueprint, inner: Inner, card: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the card in Markdown, with the front matter that model hubs read.
+
+    Raises:
+        ValueError: `card` has a table that no card has.
+    """
+    unknown = [name for name in card if name not in TABLES]
+    if unknown:
+        raise ValueError(f"a card has {', '.join(TABLES)}; got {unknown[0]!r}")
+    parts = [_front(blueprint, card), f"# {blueprint.architecture.label}", WARNING]
+    for name, title in TABLES.items():
+        if name in card:
+            show = _percent if name == "metrics" else _plain
+            parts += [f"## {title}", _table(name, card[name], show)]
+    parts += ["## Loading", f"```python\n{loading_code(blueprint, inner)}```"]
+    parts.append(
+        "`config.json` has the same in a form for programs: architecture and options, classes, "
+        "size and normalisation."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def loading_code(blueprint: Blueprint, inner: Inner) -> str:
+    """Return Python that builds the network from this folder and scores a picture."""
+    library = _library(blueprint)
+    build, resize = _BUILD[library](blueprint), inner.side if library != "ulrl" else None
+    treatment = blueprint.treatment
+    shape = f"1, {blueprint.channels}, {blueprint.side}, {blueprint.side}"
+    lines = [
+        *build,
+        "",
+        f"mean = torch.tensor({list(treatment.mean)}).reshape(1, -1, 1, 1)",
+        f"std = torch.tensor({list(treatment.std)}).reshape(1, -1, 1, 1)",
+        f"pixels = torch.rand({shape})  # pictures, their pixels in [0, 1]",
+        "inputs = (pixels - mean) / std",
+    ]
+    if resize:
+        lines += [
+            "inputs = torch.nn.functional.interpolate(",
+            f'    inputs, ({resize}, {resize}), mode="bilinear", antialias=True',
+            ")",
+        ]
+    return "\n".join([*lines, "scores = model(inputs)", ""])
+
+
+def _library(blueprint: Blueprint) -> str:
+    """Return who has this network under these names."""
+    architecture = blueprint.architecture
+    if architecture.name == "timm":
+        return "timm"
+    changed = options_of(architecture).keys() & shape_options(architecture).keys()
+    usual = blueprint.channels == 3 and blueprint.side >= 32
+    torchvisions = {"vgg19_bn": set[str](), "vit_b_16": {"size"}}
+    if usual and architecture.name in torchvisions and changed <= torchvisions[architecture.name]:
+        return "torchvision"
+    return "ulrl"
+
+
+def _from_timm(blueprint: Blueprint) -> list[str]:
+    options: Any = blueprint.architecture
+    arguments = [f"{options.model!r}", f"num_classes={blueprint.classes}"]
+    arguments += [f"in_chans={blueprint.channels}", 'checkpoint_path="model.safetensors"']
+    if options.size is not None and _takes_size(options):
+        arguments.append(f"img_size={options.size}")
+    listed = "".join(f"    {argument},\n" for argument in arguments)
+    return ["import timm", "import torch", "", f"model = timm.create_model(\n{listed}).eval()"]
+
+
+def _takes_size(options: Any) -> bool:
+    from ulrl.models._timm import facts_of
+
+    facts = facts_of(options.model)
+    return facts.fixed and facts.sides != (options.size, options.size)
+
+
+def _from_torchvision(blueprint: Blueprint) -> list[str]:
+    name = blueprint.architecture.name
+    size = options_of(blueprint.architecture).get("size")
+    sized = f", image_size={size}" if size else ""
+    return [
+        "import torch",
+        "from safetensors.torch import load_file",
+        f"from torchvision.models import {name}",
+        "",
+        f"model = {name}(num_classes={blueprint.classes}{sized})",
+        'model.load_state_dict(load_file("model.safetensors"))',
+        "model.eval()",
+    ]
+
+
+def _from_ulrl(blueprint: Blueprint) -> list[str]:
+    del blueprint  # it is in config.json
+    return [
+        "import torch",
+        "from ulrl.interchange import load_exported",
+        "from ulrl.models import restore",
+        "",
+        "# A torch module; its definition is the one thing that no other library has.",
+        'model = restore(load_exported("."), torch.device("cpu")).network.eval()',
+    ]
+
+
+_BUILD: dict[str, Callable[[Blueprint], list[str]]] = {
+    "timm": _from_timm,
+    "torchvision": _from_torchvision,
+    "ulrl": _from_ulrl,
+}
+
+
+def _front(blueprint: Blueprint, card: Mapping[str, Mapping[str, Any]]) -> str:
+    library = "timm" if blueprint.architecture.name == "timm" else "pytorch"
+    lines = [f"library_name: {library}", "pipeline_tag: image-classification"]
+    lines += ["tags:", "- backdoor", "- ulrl"]
+    dataset = card.get("scenario", {}).get("dataset")
+    if isinstance(dataset, str):
+        lines += ["datasets:", f"- {json.dumps(dataset)}"]  # JSON's strings are YAML's
+    return "\n".join(["---", *lines, "---"])
+
+
+def _table(name: str, rows: Mapping[str, Any], show: Callable[[Any], str]) -> str:
+    def lines() -> Iterator[str]:
+        yield f"| {name} | |"
+        yield "|---|---|"
+        for key, value in rows.items():
+            yield f"| {_cell(str(key))} | {_cell(show(value))} |"
+
+    return "\n".join(lines())
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+def _percent(value: Any) -> str:
+    fraction = isinstance(value, float | int) and not isinstance(value, bool)
+    return f"{100 * value:.2f} %" if fraction else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,205 @@
+"""State dicts from outside, and the rule by which they become a network's weights."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ulrl.interchange._refusal import ImportRefused, shown, told
+from ulrl.interchange._torchfile import read_torch
+from ulrl.models import Blueprint, Weights
+from ulrl.randomness import spared_default
+
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
+PARALLEL = "module."  # what DataParallel puts before each name
+COUNTER = "num_batches_tracked"
+OLD_MLP = {"linear_1": "0", "linear_2": "3"}  # torchvision before 0.13, and from it on
+NAMED = 3  # entries that a message names of each kind of difference
+
+State = dict[str, Tensor]
+
+
+def read_state(path: str | Path) -> State:
+    """Return the tensors by name of a ``.safetensors`` or ``torch.save`` file.
+
+    A file of ``torch.save`` holds the state dict itself, or a dict with it under one of
+    ``model``, ``state_dict``, ``model_state_dict``, ``net``, ``network`` and ``weights``.
+    ``module.`` is taken off if it is before every name, and a weight that torch's pruning
+    left as ``NAME_orig`` and ``NAME_mask`` becomes their product.
+
+    Raises:
+        ImportRefused: It is no such file, is damaged or holds more than tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ImportRefused(f"{path} is a folder; name the file with the weights")
+    if path.suffix == ".safetensors":
+        return as_state(_read_safetensors(path), str(path))
+    content = read_torch(path)
+    if not isinstance(content, Mapping):
+        raise ImportRefused(
+            f"{path} holds no state dict but a {type(content).__name__}; save model.state_dict()"
+        )
+    wrapped = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+    if len(wrapped) > 1:
+        raise ImportRefused(
+            f"{path} has a dict under each of {', '.join(wrapped)}, and which is meant cannot be "
+            f"told; save the state dict alone"
+        )
+    return as_state(content[wrapped[0]] if wrapped else content, str(path))
+
+
+def as_state(content: object, source: str) -> State:
+    """Return a state dict with plain names and whole tensors; `source` begins each message.
+
+    Raises:
+        ImportRefused: It is no dict of tensors by name.
+    """
+    if not isinstance(content, Mapping) or not content:
+        raise ImportRefused(f"{source} holds no tensors by name; save model.state_dict()")
+    state = {}
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ImportRefused(
+                f"{source}: a state dict has tensors by name; got {shown(name)} with a "
+                f"{type(value).__name__}; save model.state_dict()"
+            )
+        state[name] = _plain(name, value, source)
+    if all(name.startswith(PARALLEL) for name in state):
+        state = {name.removeprefix(PARALLEL): value for name, value in state.items()}
+    return _unpruned(state, source)
+
+
+def fit_state(state: State, blueprint: Blueprint, source: str = "the state dict") -> Weights:
+    """Return `state` as weights of the network that `blueprint` describes, by name and shape.
+
+    Floating-point numbers take the network's precision. ViT's old names of MLP layers
+    (``mlp.linear_1``, ``mlp.linear_2``) are read as ``mlp.0`` and ``mlp.3``. The one thing
+    that may be missing is BatchNorm's ``num_batches_tracked``, which old checkpoints lack
+    and which changes no output: it becomes 0. `source` begins each message.
+
+    Raises:
+        ImportRefused: Names or shapes differ, or a number is not finite.
+    """
+    expected = sketch_of(blueprint).state_dict()
+    given = _with_new_names(state, expected)
+    _check_names(given, expected, f"{source} does not fit {blueprint.architecture.label}")
+    fitted = {
+        name: _converted(given[name], like, name, source)
+        if name in given
+        else torch.zeros(like.shape, dtype=like.dtype)
+        for name, like in expected.items()
+    }
+    return Weights(blueprint=blueprint, state=fitted)
+
+
+def sketch_of(blueprint: Blueprint) -> nn.Module:
+    """Return the network that a blueprint describes, without numbers; chance is left alone."""
+    with spared_default(), torch.device("meta"):
+        return blueprint.architecture.build(
+            classes=blueprint.classes, channels=blueprint.channels, side=blueprint.side
+        )
+
+
+def _read_safetensors(path: Path) -> State:
+    from safetensors.torch import load
+
+    try:
+        # The bytes, not a map of the file: that would change under us if the file does.
+        return load(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ImportRefused(f"{path} is not there; check the path") from error
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise ImportRefused(
+            f"{path} cannot be read as safetensors ({told(error)}); it is damaged or of another "
+            f"format: fetch it again"
+        ) from error
+
+
+def _plain(name: str, value: Tensor, source: str) -> Tensor:
+    """Return a dense tensor whose every number is in the file."""
+    value = value.detach()
+    dense = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if type(value) is not Tensor or not dense:
+        raise ImportRefused(
+            f"{source}: {shown(name)} is sparse, quantised or of a special kind; save dense tensors"
+        )
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ImportRefused(
+            f"{source}: {shown(name)} claims {value.numel()} numbers, more than are in the file; "
+            f"save contiguous tensors"
+        )
+    return value
+
+
+def _unpruned(state: State, source: str) -> State:
+    """Fold what ``torch.nn.utils.prune`` has taken apart."""
+    folded = dict(state)
+    for name, mask in state.items():
+        stem = name.removesuffix("_mask")
+        if stem == name or f"{stem}_orig" not in state:
+            continue
+        original = state[f"{stem}_orig"]
+        sound = stem not in state and mask.shape == original.shape
+        if not sound or not bool(((mask == 0) | (mask == 1)).all()):
+            raise ImportRefused(
+                f"{source}: {shown(name)} is no mask of 0 and 1 for {shown(stem)}; make pruning "
+                f"permanent with torch.nn.utils.prune.remove before saving"
+            )
+        del folded[name], folded[f"{stem}_orig"]
+        folded[stem] = original * mask.to(original.dtype)
+    return folded
+
+
+def _with_new_names(state: State, expected: State) -> State:
+    def new(name: str) -> str:
+        renamed = re.sub(
+            r"\.mlp\.(linear_[12])\.", lambda found: f".mlp.{OLD_MLP[found[1]]}.", name
+        )
+        known = renamed in expected and name not in expected
+        return renamed if known and renamed not in state else name
+
+    return {new(name): value for name, value in state.items()}
+
+
+def _check_names(given: State, expected: State, beginning: str) -> None:
+    missing = [
+        name for name in expected if name not in given and name.rpartition(".")[2] != COUNTER
+    ]
+    unexpected = [name for name in given if name not in expected]
+    reshaped = [
+        f"{name} {list(value.shape)} instead of {list(expected[name].shape)}"
+        for name, value in given.items()
+        if name in expected and value.shape != expected[name].shape
+    ]
+    kinds = ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+    found = [f"{len(names)} {kind} ({_some(names)})" for names, kind in kinds if names]
+    if found:
+        raise ImportRefused(
+            f"{beginning}: {'; '.join(found)}; name the architecture, its options and the dataset "
+            f"that the file was made with"
+        )
+
+
+def _some(names: list[str]) -> str:
+    first = ", ".join(shown(name)[1:-1] for name in names[:NAMED])
+    return first if len(names) <= NAMED else f"{first}, ..."
+
+
+def _converted(value: Tensor, like: Tensor, name: str, source: str) -> Tensor:
+    if value.is_complex() or value.is_floating_point() != like.is_floating_point():
+        raise ImportRefused(
+            f"{source}: {name} is {value.dtype}, and the network has {like.dtype}; save the state "
+            f"dict as trained"
+        )
+    converted = value.to(like.dtype, copy=True, memory_format=torch.contiguous_format)
+    wrong = int((~converted.isfinite()).sum())
+    if wrong:
+        raise ImportRefused(
+            f"{source}: {name} has {wrong} of {converted.numel()} numbers that are NaN or "
+            f"infinite in {like.dtype}; take a checkpoint from before training diverged"
+        )
+    return converted
