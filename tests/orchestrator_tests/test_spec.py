@@ -186,7 +186,8 @@ def test_the_resolved_file_says_all_and_reads_back_the_same(
 
 def test_the_resolved_file_is_readable(tmp_path: Path) -> None:
     expected = f"""\
-# The study as it was resolved: every default is written out, paths are absolute.
+# The study as it was resolved: every default is written out, paths are absolute. A preset
+# and a recipe stand for their values, which may differ by dataset.
 name: s
 preset: default
 grid:
