@@ -1,6 +1,7 @@
 """Tables of docs/results.md from a study over `preset`: ``presets_table.py RESULTS.csv``.
 
 Means over seeds, sample standard deviations, the report half, in percent; DER a fraction.
+Victims that did not take are in the last table only.
 """
 
 import sys
@@ -15,7 +16,8 @@ def main(path: Path) -> None:
     """Print a table per architecture, a row per attack, and one of all attacks together."""
     rows = pd.read_csv(path).rename(columns={"stop_accuracy": "accuracy_at_stop"})  # its first name
     rows = rows[rows.status == "done"]
-    for architecture, group in rows.groupby("architecture", sort=False):
+    sound = rows[rows.victim_ok.astype(str) == "True"]
+    for architecture, group in sound.groupby("architecture", sort=False):
         print(f"\n### {architecture}\n")
         heads = " | ".join(f"{preset} ACC / ASR / DER" for preset in PRESETS)
         print(f"| attack | n | victim ACC / ASR | {heads} |")
@@ -34,7 +36,8 @@ def main(path: Path) -> None:
         stop = f"{row.stop_epoch:.0f} ({100 * row.accuracy_at_stop:.0f} %)"
         print(
             f"| {row.architecture} | {row.attack} | {row.seed} | {row.preset} "
-            f"| {percent(row.acc_before_report)} / {percent(row.asr_before_report)} "
+            f"| {percent(row.acc_before_report)} / {percent(row.asr_before_report)}"
+            f"{'' if str(row.victim_ok) == 'True' else ' (weak)'} "
             f"| {percent(row.acc_after_report)} / {percent(row.asr_after_report)} "
             f"| {row.flagged} | {z} | {stop} |"
         )
