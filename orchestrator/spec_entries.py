@@ -144,13 +144,33 @@ def read_entry(node: Node, kind: Kind, found: Findings) -> list[Item]:
     }
     if not all(values[option] for option in needed):
         return []
-    required = {option: values[option][0][1] for option in needed}
+    first = {option: candidates[0][1] for option, candidates in values.items() if candidates}
+    required = {option: first[option] for option in needed}
+
+    def complaint_about(**some: Any) -> str:
+        try:
+            kind.build(chosen, {**required, **some})
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    alone = {option: complaint_about(**{option: value}) for option, value in first.items()}
     for option, candidates in values.items():
-        values[option] = [
-            (place, value)
-            for place, value in candidates
-            if _made(kind, chosen, {**required, option: value}, place, found) is not None
-        ]
+        kept = []
+        for where, value in candidates:
+            own = complaint_about(**{option: value})
+            # What another option cures, or changes, is for their combination to say.
+            beside = [
+                complaint_about(**{option: value, other: first[other]})
+                for other in first
+                if other != option
+            ]
+            known_already = {own, *alone.values()} - {""}
+            if own and known_already.issuperset(beside):
+                found.add(where, own)
+            else:
+                kept.append((where, value))
+        values[option] = kept
     return _expanded(node, kind, chosen, values, found)
 
 

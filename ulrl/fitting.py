@@ -1,6 +1,7 @@
 """The one training loop: victims, ascent and relearning differ in what they pass it."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -12,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from ulrl.augmentation import apply_views, draw_views
 from ulrl.models import Classifier
 from ulrl.precision import Precision
-from ulrl.randomness import default_draws, generator
+from ulrl.randomness import default_draws, generator, spared_default
 
 Objective: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> scalar
 Rate: TypeAlias = Callable[[float], float]  # epochs elapsed, with a fraction -> lr
@@ -73,6 +74,10 @@ class Schedule:
         short = len(batches) > 1 and len(batches[-1]) < self.batch_size
         return batches[:-1] if self.drop_last and short else batches
 
+    def leaves_one(self, count: int) -> bool:
+        """Whether the last batch of `count` samples is a single one, beside others."""
+        return not self.drop_last and count > self.batch_size and count % self.batch_size == 1
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sources:
@@ -121,9 +126,12 @@ def train(
         treatment = replace(treatment, padding=0, flip=False)
     scaler = schedule.precision.scaler(device)
     count = len(samples.labels)
+    join = schedule.leaves_one(count) and not _takes_one(classifier, samples)
     for epoch in range(schedule.epochs):
         set_train_mode(network, schedule.batchnorm_updates)
         batches = schedule.batches(torch.randperm(count, generator=sources.order))
+        if join:
+            batches = (*batches[:-2], torch.cat(batches[-2:]))
         views = draw_views(count, treatment, sources.views, device)
         loss_sum = torch.zeros((), device=device)
         hits = torch.zeros((), device=device)
@@ -157,6 +165,22 @@ def train(
             loss=float(loss_sum) / seen_count,
             accuracy=float(hits) / seen_count,
         )
+
+
+def _takes_one(classifier: Classifier, samples: Samples) -> bool:
+    """Whether the network can train on a single image.
+
+    BatchNorm over features of 1×1 cannot, since one value has no variance. There a last
+    batch of one joins the one before it; the official code ends with an error.
+    """
+    probe = Classifier(classifier.blueprint, deepcopy(classifier.network), classifier.device)
+    probe.network.train()
+    try:
+        with torch.no_grad(), spared_default():
+            probe.logits(samples.images[:1])
+    except ValueError:
+        return False
+    return True
 
 
 def set_train_mode(network: nn.Module, batchnorm_updates: int) -> None:

@@ -124,3 +124,13 @@ def test_only_a_study_with_such_a_model_imports_timm() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_options_that_go_together_are_judged_together() -> None:
+    small = "{name: vit_b_16, size: 32, patch: 8, width: 32, depth: 2, heads: [2, 4]}"
+    assert [one.heads for one in load(with_architectures(small)).grid.architectures] == [2, 4]  # type: ignore[attr-defined]
+    (line,) = mistakes(with_architectures("{name: vit_b_16, width: 33, heads: 2}"))
+    assert "width is a multiple of heads, here 2; got 33" in line
+    lines = mistakes(with_architectures("{name: vit_b_16, width: 32, heads: 2, depth: 0}"))
+    assert len(lines) == 1
+    assert "depth" in lines[0]

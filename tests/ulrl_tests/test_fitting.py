@@ -12,8 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from ulrl.attacks import stamp_bytes
 from ulrl.attacks.badnets import BadNets
+from ulrl.datasets import ImageSet, Treatment
 from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
 from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.models.vgg import VGG19BN
 from ulrl.randomness import generator
 
 COUNT = 36
@@ -188,3 +190,26 @@ def test_clipping_bounds_the_first_step(
     free = distance(None)
     assert distance(free / 4) == pytest.approx(free / 4, rel=1e-4)
     assert distance(free * 2) == pytest.approx(free, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [32, 33, 34])
+def test_a_last_sample_that_cannot_stand_alone_joins_the_batch_before(
+    pictures: ImageSet, cpu: torch.device, count: int
+) -> None:
+    """VGG's features of such images are 1×1, and BatchNorm wants more than one value."""
+    treatment = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=0, flip=False)
+    blueprint = Blueprint(
+        architecture=VGG19BN(width=2), classes=10, channels=3, side=16, treatment=treatment
+    )
+    classifier = initialise(blueprint, generator(0, "one"), cpu)
+    sizes: list[int] = []
+    classifier.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    samples = Samples(
+        images=pictures.train_images[:count], labels=pictures.train_labels[:count] % 2
+    )
+    optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.01)
+    schedule = Schedule(epochs=1, batch_size=16, rate=lambda _: 0.01)
+    list(train(classifier, samples, optimiser, cross_entropy, schedule, Sources.of(0, "one")))
+    assert [size for size in sizes if size > 1] == {32: [16, 16], 33: [16, 17], 34: [16, 16, 2]}[
+        count
+    ]
