@@ -84,8 +84,8 @@ grid:
   attack: badnets
   dataset: {name: digits, size: 8}
   architecture: {name: preact_resnet18, width: 2}
-  clean_ratio: 0.0502                # 65 images; a batch of one cannot pass BatchNorm at 1×1
-  relearn_batch_size: [64, 65]
+  clean_ratio: 0.0502                # 65 images
+  relearn_batch_size: [1, 65]        # a batch of one cannot pass BatchNorm at 1×1
   unlearn_batch_size: 65
   unlearn_epochs: 2
   relearn_epochs: 2
@@ -111,7 +111,7 @@ def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command
         assert "Traceback" not in out
         text = (command.folder / log).read_text()
         assert "Traceback" in text
-        assert "relearn_batch_size=64" in text
+        assert "relearn_batch_size=1" in text
     report = (command.folder / "runs/failing/report.html").read_text()
     assert "Expected more than 1 value per channel" in report
 
