@@ -7,12 +7,15 @@ from typing import TypeAlias
 from orchestrator.errors import Unusable
 from orchestrator.work import Finished, Item, Progress
 from orchestrator.workshop import Workshop
+from ulrl.attacks import PictureError
 from ulrl.datasets import DatasetError
 from ulrl.interchange import ImportRefused
 from ulrl.models import WeightsError
 
-# Errors whose text names places, of which results hold none, and what they are about.
+# Errors whose text names places, of which results hold none, and what they are about: the
+# first that fits.
 PLACED: dict[type[Exception], str] = {
+    PictureError: "the attack's picture",
     DatasetError: "the dataset",
     ImportRefused: "the imported victim",
     WeightsError: "the weights to start from",
@@ -33,9 +36,9 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
         return Finished(error=str(error), fatal=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
         reason = " ".join(str(error).split()) or "no message"
-        for kind, what in PLACED.items():
-            if isinstance(error, kind):
-                reason = f"{what} cannot be used; the log says why"
+        about = [what for kind, what in PLACED.items() if isinstance(error, kind)]
+        if about:
+            reason = f"{about[0]} cannot be used; the log says why"
         line = f"{type(error).__name__}: {reason}"
         return Finished(runs=workshop.executed, error=line[:500], trace=traceback.format_exc())
     return Finished(runs=runs)

@@ -15,7 +15,16 @@ from orchestrator.findings import Findings, RepairFinding, ScoreFinding, objecti
 from orchestrator.folder import Folder
 from orchestrator.observers import Observer
 from orchestrator.plan import Plan, Scenario, Trial
-from orchestrator.work import AscentItem, Finished, Item, Progress, StageRun, TrialItem, VictimItem
+from orchestrator.work import (
+    AscentItem,
+    Finished,
+    HelperItem,
+    Item,
+    Progress,
+    StageRun,
+    TrialItem,
+    VictimItem,
+)
 from ulrl.metrics import Metrics
 
 ATTEMPTS = 3  # of an item whose worker dies: the machine may be at fault, or the item
@@ -44,6 +53,7 @@ class Conductor:
         self._groups: dict[int, list[Group]] = defaultdict(list)  # by the scenario's number
         for group in self._catalogue.groups:
             self._groups[group.scenario.number].append(group)
+        self._waiting: dict[int, list[Scenario]] = defaultdict(list)  # by the helper's number
         self._ready: list[tuple[float, int, Item]] = []
         self._pushed = 0
         self._running: dict[str, Item] = {}
@@ -60,8 +70,7 @@ class Conductor:
             if self._findings.victim(scenario) is not None:
                 self._victim_ready(scenario)
             else:
-                first = min(self._first(group) for group in self._groups[number])
-                self._push(first - 0.5, VictimItem(scenario=scenario))
+                self._push_victim(scenario)
 
     def next_item(self) -> Item | None:
         """Return the most useful item that can be worked on now, or None for the moment."""
@@ -125,6 +134,8 @@ class Conductor:
             raise Unusable(result.error)
         if result.error:
             self._failed(item, result)
+        elif isinstance(item, HelperItem):
+            self._helper_ready(item)
         elif isinstance(item, VictimItem):
             self._victim_ready(item.scenario)
         elif isinstance(item, AscentItem):
@@ -157,11 +168,33 @@ class Conductor:
             return
         if isinstance(item, AscentItem):
             groups = [self._catalogue.groups[item.number]]
+        elif isinstance(item, HelperItem):
+            waiting = self._waiting.pop(item.number, [])
+            groups = [group for scenario in waiting for group in self._groups[scenario.number]]
         else:
             groups = self._groups[item.scenario.number]
         for group in groups:
             for trial in group.trials:
                 self._offer(trial, Outcome(error=f"{item.text}: {result.error}"))
+
+    def _push_victim(self, scenario: Scenario) -> None:
+        """Make a victim ready, or let it wait for a helper that its attack needs first."""
+        first = min(self._first(group) for group in self._groups[scenario.number])
+        for item in self._catalogue.helpers_of(scenario):
+            run = self._findings.helper(scenario, item.helper)
+            if run is None:
+                self._waiting[item.number].append(scenario)
+                if len(self._waiting[item.number]) == 1:
+                    self._push(first - 0.75, item)
+                return
+            self._account([run])
+        self._push(first - 0.5, VictimItem(scenario=scenario))
+
+    def _helper_ready(self, item: HelperItem) -> None:
+        if self._findings.helper(item.scenario, item.helper) is None:
+            self._vanished(item)
+        for scenario in self._waiting.pop(item.number, []):
+            self._push_victim(scenario)
 
     def _victim_ready(self, scenario: Scenario) -> None:
         finding = self._findings.victim(scenario)

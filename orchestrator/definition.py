@@ -10,6 +10,7 @@ from ulrl.datasets import Dataset
 from ulrl.hyperparameters import Preset
 from ulrl.metrics import Metrics
 from ulrl.models import Architecture
+from ulrl.poisoning import Poison
 from ulrl.recipes import VictimRecipe
 
 SCENARIO_AXES = ("attack", "dataset", "architecture", "poison_ratio", "target_label", "seed")
@@ -47,12 +48,31 @@ class AttackChoice:
         labels: Which images are poisoned and how they are labelled.
         stamp: When the trigger meets a training image.
         poison_ratio: The entry's own ratio, or None: then the axis of that name applies.
+        source: The source classes, under ``labels: source_specific``.
     """
 
     attack: Attack
     labels: LabelRule
     stamp: Stamp = Stamp.BEFORE_AUGMENTATION
     poison_ratio: float | None = None
+    source: tuple[int, ...] = ()
+
+    def poison(self, poison_ratio: float, target_label: int) -> Poison:
+        """Return what the attacker does at this ratio, with this target."""
+        return Poison(
+            attack=self.attack,
+            labels=self.labels,
+            poison_ratio=poison_ratio,
+            target_label=target_label,
+            stamp=self.stamp,
+            source=self.source,
+        )
+
+    @property
+    def usual_source(self) -> tuple[int, ...]:
+        """The source classes of an entry that names none."""
+        specific = self.labels is LabelRule.SOURCE_SPECIFIC
+        return self.attack.default_source if specific else ()
 
 
 @dataclass(frozen=True, kw_only=True)

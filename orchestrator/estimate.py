@@ -15,6 +15,7 @@ from orchestrator.findings import Findings
 from orchestrator.keys import KeyRing
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.store import Store
+from orchestrator.work import HelperItem
 from ulrl.datasets import DatasetError
 from ulrl.interchange import ImportRefused
 from ulrl.models import Architecture, WeightsError
@@ -78,9 +79,14 @@ def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) 
     findings = Findings(store, keys)
     count = _Count()
     groups = defaultdict(list)
-    for group in Catalogue(plan).groups:
+    catalogue = Catalogue(plan)
+    for group in catalogue.groups:
         groups[group.scenario.number].append(group)
     relearns: set[str] = set()
+    for item in catalogue.helpers:
+        cost = _Cost(item.scenario, plan)
+        known = _has_helper(findings, item)
+        count.add("train_helper", cached=known, seconds=cost.helper(item), disk=cost.weights)
     for scenario in plan.scenarios:
         cost = _Cost(scenario, plan)
         known = _is_known(findings, scenario)
@@ -140,6 +146,11 @@ class _Cost:
         steps = epochs * -(-self._train // batch)
         return self._seconds(steps, 3 * epochs * self._train + 2 * self._test)
 
+    def helper(self, item: HelperItem) -> float:
+        passes = item.helper.cost(self._victim)
+        steps = passes * -(-self._train // self._victim.batch_size)
+        return self._seconds(int(steps), int(3 * passes * self._train))
+
     def ascent(self, trial: Trial) -> float:
         config = trial.hyperparameters.unlearn
         epochs = min(ASCENT_EPOCHS, config.unlearn_epochs)
@@ -158,6 +169,13 @@ class _Cost:
 
     def _seconds(self, steps: int, passes: int) -> float:
         return steps * STEP_SECONDS + passes * self._forward / (EFFICIENCY * _rate())
+
+
+def _has_helper(findings: Findings, item: HelperItem) -> bool:
+    try:
+        return findings.helper(item.scenario, item.helper) is not None
+    except (DatasetError, WeightsError):
+        return False
 
 
 def _is_known(findings: Findings, scenario: Scenario) -> bool:

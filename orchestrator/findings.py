@@ -1,7 +1,10 @@
 """What the store knows of a study, in the terms of decisions and results."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from orchestrator.definition import Objective
 from orchestrator.entries import evaluation_of, scores_of
@@ -9,6 +12,7 @@ from orchestrator.keys import KeyRing
 from orchestrator.plan import Scenario, Trial
 from orchestrator.store import Entry, Store
 from orchestrator.work import StageRun
+from ulrl.attacks import Helper
 from ulrl.evaluation import Evaluation
 from ulrl.metrics import Metrics, der
 from ulrl.resetting import choose_resets
@@ -24,6 +28,7 @@ class VictimFinding:
     training: tuple[tuple[float, float], ...]  # loss and accuracy of each epoch
     seconds: float
     runs: tuple[StageRun, ...]
+    specimens: Mapping[str, Tensor]  # clean test images beside triggered ones
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +59,12 @@ class Findings:
         self._keys = keys
         self._victims: dict[int, VictimFinding] = {}
 
+    def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
+        """Return what it took to train what a scenario's attack needs first."""
+        key = self._keys.helper(scenario, helper)
+        entry = self._store.peek("train_helper", key)
+        return None if entry is None else _run("train_helper", key, scenario, entry)
+
     def victim(self, scenario: Scenario) -> VictimFinding | None:
         """Return a scenario's victim as evaluated."""
         if scenario.number not in self._victims:
@@ -63,12 +74,15 @@ class Findings:
             if evaluated is None or trained is None:
                 return None
             run = _run("train_victim", key, scenario, trained)
+            helpers = [self.helper(scenario, helper) for helper in scenario.helpers]
+            helped = [found.seconds for found in helpers if found is not None]
             self._victims[scenario.number] = VictimFinding(
                 key=key,
                 evaluation=evaluation_of(evaluated[0]),
                 training=tuple((a, b) for a, b in trained.values["training"]),
-                seconds=trained.seconds + evaluated[0].seconds,
+                seconds=sum(helped) + trained.seconds + evaluated[0].seconds,
                 runs=(run, evaluated[1]),
+                specimens=evaluated[0].tensors,
             )
         return self._victims[scenario.number]
 

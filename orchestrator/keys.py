@@ -14,14 +14,15 @@ import torch
 from orchestrator.plan import Scenario, Trial
 from ulrl import evaluation, poisoning, relearning, scoring, unlearning
 from ulrl import victim as victim_stage
+from ulrl.attacks import HELPER_VERSION, Helper
 from ulrl.interchange import fingerprint
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
 from ulrl.relearning import RelearnConfig
 from ulrl.resetting import Suspects
 from ulrl.scoring import ScoreConfig
+from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
-from ulrl.victim import VictimConfig
 
 Config = TypeVar("Config", VictimConfig, UnlearnConfig, RelearnConfig)
 
@@ -122,6 +123,11 @@ class KeyRing:
         """Return the key of a scenario's victim."""
         return self._once(("victim", scenario.number), lambda: self._victim_key(scenario))
 
+    def helper(self, scenario: Scenario, helper: Helper) -> str:
+        """Return the key of what a scenario's attack has trained beforehand."""
+        name = ("helper", scenario.number, helper)
+        return self._once(name, lambda: self._helper_key(scenario, helper))
+
     def ascent(self, trial: Trial) -> str:
         """Return the first part of the key of a trial's ascent; its floor is the rest."""
         parts = trial.hyperparameters
@@ -180,17 +186,41 @@ class KeyRing:
     def _victim_key(self, scenario: Scenario) -> str:
         if scenario.source is not None:
             return self._imported_key(scenario, scenario.source)
-        architecture = scenario.architecture
         config = {
+            **self._kind(scenario),
+            **self._pictures(scenario),
+            "poison": scenario.poison,
+            "attack": scenario.poison.attack.identity(),
+        }
+        inputs = {}
+        if scenario.helpers:
+            inputs["helper"] = self.helper(scenario, scenario.helpers[-1])
+        return result_key("train_victim", victim_stage.VERSION, config, inputs)
+
+    def _helper_key(self, scenario: Scenario, helper: Helper) -> str:
+        """Return a key without what the helper does not look at, so that others share it."""
+        config = {
+            "helper": helper,
+            **(self._kind(scenario) if helper.of_victim else {}),
+            **self._pictures(scenario),
+        }
+        inputs = {"needs": self.helper(scenario, helper.needs)} if helper.needs else {}
+        return result_key("train_helper", HELPER_VERSION, config, inputs)
+
+    def _kind(self, scenario: Scenario) -> dict[str, Any]:
+        architecture = scenario.architecture
+        return {
             "victim": settled(self._victim.config(scenario.dataset.name), self._compute),
             "architecture": {"options": architecture, **architecture.identity()},
+        }
+
+    def _pictures(self, scenario: Scenario) -> dict[str, Any]:
+        return {
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
             "treatment": scenario.dataset.treatment,
-            "poison": scenario.poison,
             "seed": scenario.seed,
             "compute": self._compute,
         }
-        return result_key("train_victim", victim_stage.VERSION, config, {})
 
     def _imported_key(self, scenario: Scenario, source: str) -> str:
         """Return the key of a victim that is what its files hold, whoever trained it."""
@@ -200,6 +230,7 @@ class KeyRing:
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
             "treatment": scenario.dataset.treatment,
             "poison": scenario.poison,
+            "attack": scenario.poison.attack.identity(),
             "compute": self._compute,
         }
         return result_key("import_victim", victim_stage.VERSION, config, {})

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from orchestrator.plan import Scenario, Trial
 from orchestrator.work import Progress
+from ulrl.attacks import Learned
 from ulrl.clean import CleanSamples, draw_clean_samples
 from ulrl.datasets import Dataset, ImageSet
 from ulrl.interchange import ImportedVictim, check_scenario, imported_test_sets, load_victim
@@ -15,12 +16,11 @@ MEGABYTE = 1_000_000
 
 
 class Materials:
-    """The last few datasets, test sets and imports that a worker needed."""
+    """The last few datasets and imports that a worker needed."""
 
     def __init__(self) -> None:
         self._ready: set[Dataset] = set()
         self.images = lru_cache(maxsize=2)(_load)
-        self.tests = lru_cache(maxsize=2)(self._make_tests)
         self.imported = lru_cache(maxsize=1)(self._import)
 
     def fetch(self, dataset: Dataset) -> Iterator[Progress]:
@@ -41,10 +41,11 @@ class Materials:
         images = self.images(trial.scenario.dataset)
         return draw_clean_samples(trial.hyperparameters.clean, images, trial.defence_seed)
 
-    def _make_tests(self, scenario: Scenario) -> TestSets:
+    def tests(self, scenario: Scenario, learned: Learned) -> TestSets:
+        """Return a scenario's test sets, stamped by what its attack learned, or imported."""
         images = self.images(scenario.dataset)
         if scenario.source is None:
-            return make_test_sets(scenario.poison, images, scenario.seed)
+            return make_test_sets(scenario.poison, images, scenario.seed, learned)
         return imported_test_sets(scenario.poison, images, self.imported(scenario).triggered)
 
     def _import(self, scenario: Scenario) -> ImportedVictim:

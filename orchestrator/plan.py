@@ -14,6 +14,7 @@ from orchestrator.names import attack_options, scenario_text, setting_text
 from orchestrator.spec import is_excluded
 from orchestrator.spec_exclude import holds
 from orchestrator.spec_victim import import_path
+from ulrl.attacks import Helper
 from ulrl.datasets import Dataset
 from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
 from ulrl.models import Architecture
@@ -50,6 +51,16 @@ class Scenario:
             "target_label": self.poison.target_label,
             "seed": self.seed,
         }
+
+    @cached_property
+    def helpers(self) -> tuple[Helper, ...]:
+        """What is trained before the victim, what is needed first at the front."""
+        helper = None if self.source is not None else self.poison.attack.helper(self.poison)
+        chain: list[Helper] = []
+        while helper is not None:
+            chain.insert(0, helper)
+            helper = helper.needs
+        return tuple(chain)
 
     @property
     def text(self) -> str:
@@ -210,13 +221,7 @@ def _scenarios(study: Study) -> list[Scenario]:
             choice=choice,
             dataset=dataset,
             architecture=architecture,
-            poison=Poison(
-                attack=choice.attack,
-                labels=choice.labels,
-                poison_ratio=ratio,
-                target_label=target,
-                stamp=choice.stamp,
-            ),
+            poison=choice.poison(ratio, target),
             seed=seed,
         )
         for choice, dataset, architecture, target, seed in product

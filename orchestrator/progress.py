@@ -32,7 +32,9 @@ class Tally:
         self._value_of = value_of
         self._started = time.monotonic()
         self._begun: dict[str, float] = {}
-        self._durations: dict[str, list[float]] = {"victim": [], "ascent": [], "trial": []}
+        self._durations: dict[str, list[float]] = {
+            kind: [] for kind in ("helper", "victim", "ascent", "trial")
+        }
 
     def start(self, item: Item) -> None:
         self.running[item.name] = (item, None)

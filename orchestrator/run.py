@@ -42,9 +42,15 @@ def show_plan(study: Study, console: Console) -> None:
     cost = estimate(plan, Store(study.store), keys, workers, gpu)
     console.print(f"[bold]{study.name}[/]: {_counts(plan)}")
     table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
-    names = {"train_victim": "victims", "unlearn": "ascents", "relearn": "relearns (at most)"}
+    names = {
+        "train_helper": "helpers of attacks",
+        "train_victim": "victims",
+        "unlearn": "ascents",
+        "relearn": "relearns (at most)",
+    }
     for stage, name in names.items():
-        table.add_row(name, f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}")
+        if stage in cost.runs:
+            table.add_row(name, f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}")
     console.print(table)
     console.print(
         f"about {span(cost.hours * 3600)} on {workers} workers; {cost.gpu_hours:.2f} GPU-hours; "

@@ -33,6 +33,7 @@ from orchestrator.spec_values import (
 from orchestrator.spec_victim import Combinations, Victims, read_victim
 from orchestrator.spec_yaml import resolved_yaml
 from orchestrator.yamlfile import read_tree
+from ulrl.attacks import PictureError
 from ulrl.attacks.imported import Imported
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
@@ -89,6 +90,11 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
 def missing_data(study: Study) -> list[str]:
     """Return a line for each file that is not there; a plan can do without."""
     lines = []
+    for place, entry in enumerate(study.grid.attacks):
+        try:
+            entry.attack.identity()
+        except PictureError as error:
+            lines.append(f"grid.attack.{place}: {error}")
     for place, dataset in enumerate(study.grid.datasets):
         try:
             if dataset.facts() is None:

@@ -12,7 +12,6 @@ from orchestrator.spec_grid import Axes
 from ulrl.clean import CleanConfig, CleanDraw
 from ulrl.datasets import DatasetError, Facts
 from ulrl.hyperparameters import Preset, preset_values
-from ulrl.poisoning import Poison
 
 
 def check_combinations(axes: Axes, kept: Mask, preset: Preset, found: Findings) -> None:
@@ -43,15 +42,10 @@ def _check_poison(axes: Axes, kept: Mask, facts: Sequence[Facts | None], found: 
         if supply is None:
             continue
         try:
-            Poison(
-                attack=attack.value.attack,
-                labels=attack.value.labels,
-                poison_ratio=ratio.value,
-                target_label=target.value,
-            ).check(supply)
+            attack.value.poison(ratio.value, target.value).check(supply)
         except ValueError as error:
             # A rule's text begins with what it is about; an attack's own are about its entry.
-            places = {"poison_ratio": ratio.node, "target_label": target.node}
+            places = {"poison_ratio": ratio.node, "target_label": target.node, **attack.options}
             node = places.get(str(error).partition(" ")[0], attack.node)
             found.add(node if _is_written(node, axes) else attack.node, _on(axes, d, error))
 

@@ -16,11 +16,15 @@ from orchestrator.spec_values import Reader, axis_values, fail, known, nearest, 
 from ulrl.attacks import ATTACKS, LabelRule, Stamp
 from ulrl.datasets import DATASETS
 from ulrl.models import ARCHITECTURES
-from ulrl.poisoning import Poison
 
 MAX_VARIANTS = 10_000
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-ATTACK_OPTIONS = {"labels": LabelRule, "poison_ratio": float, "stamp": Stamp}
+ATTACK_OPTIONS = {
+    "labels": LabelRule,
+    "poison_ratio": float,
+    "stamp": Stamp,
+    "source": tuple[int, ...],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +66,12 @@ def attack_choice(attack_class: type[Any], options: Mapping[str, Any]) -> Attack
     attack = attack_class(**own)
     poison = {name: options[name] for name in ATTACK_OPTIONS if name in options}
     poison.setdefault("labels", attack.label_rules[0])
-    Poison(attack=attack, **poison)  # for its rules
-    return AttackChoice(attack=attack, **poison)
+    poison.setdefault("stamp", attack.default_stamp)
+    choice = AttackChoice(attack=attack, **poison)
+    choice = replace(choice, source=choice.source or choice.usual_source)
+    some = 0.1 if choice.poison_ratio is None else choice.poison_ratio
+    choice.poison(some, 0)  # for its rules
+    return choice
 
 
 KINDS = {

@@ -25,7 +25,7 @@ from orchestrator.spec_values import (
     nearest,
 )
 from ulrl.recipes import Recipe, VictimRecipe
-from ulrl.victim import VictimConfig
+from ulrl.supervised import VictimConfig
 
 PATH = "path"
 

@@ -76,8 +76,11 @@ def _victims(study: Study) -> dict[str, Any]:
 def _attack_entry(choice: AttackChoice) -> dict[str, Any]:
     entry = {"name": choice.attack.name, **_fields(choice.attack)}
     entry |= {"labels": choice.labels, "stamp": choice.stamp}
-    own = {} if choice.poison_ratio is None else {"poison_ratio": choice.poison_ratio}
-    return entry | own
+    if choice.poison_ratio is not None:
+        entry["poison_ratio"] = choice.poison_ratio
+    if choice.source:
+        entry["source"] = choice.source
+    return entry
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -4,7 +4,31 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from orchestrator.plan import Scenario, Trial
+from ulrl.attacks import Helper
 from ulrl.scoring import ScoreConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class HelperItem:
+    """Train what the attacks of several scenarios need first.
+
+    Attributes:
+        number: Among the helpers of the plan.
+        scenario: Any of those that need it.
+        helper: What to train; what it needs itself is trained already.
+    """
+
+    number: int
+    scenario: Scenario
+    helper: Helper
+
+    @property
+    def name(self) -> str:
+        return f"helper-{self.number:04d}"
+
+    @property
+    def text(self) -> str:
+        return f"helper {type(self.helper).__name__}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +99,7 @@ class TrialItem:
         return self.trial.setting.text
 
 
-Item: TypeAlias = VictimItem | AscentItem | TrialItem
+Item: TypeAlias = HelperItem | VictimItem | AscentItem | TrialItem
 
 
 @dataclass(frozen=True, kw_only=True)

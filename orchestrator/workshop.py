@@ -3,33 +3,42 @@
 import dataclasses
 import time
 from collections.abc import Generator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
 from orchestrator.entries import ascent_of, pack, scores_of, weights_of
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.materials import Materials
 from orchestrator.plan import Scenario, Trial
-from orchestrator.store import Entry, Store
-from orchestrator.work import AscentItem, Item, Progress, Site, StageRun, TrialItem, VictimItem
+from orchestrator.shelf import Shelf
+from orchestrator.store import Store
+from orchestrator.victims import Victims
+from orchestrator.work import (
+    AscentItem,
+    HelperItem,
+    Item,
+    Progress,
+    Site,
+    StageRun,
+    TrialItem,
+    VictimItem,
+)
 from ulrl.evaluation import evaluate
 from ulrl.metrics import measure
 from ulrl.models import Classifier, Weights
-from ulrl.poisoning import TestSets
+from ulrl.poisoning import TestSets, specimens_of
 from ulrl.recipes import VictimRecipe
 from ulrl.relearning import relearn
 from ulrl.resetting import Suspects, choose_resets
 from ulrl.scoring import NeuronScores, ScoreConfig, score_neurons
 from ulrl.unlearning import Ascent, unlearn
-from ulrl.victim import train_victim
 
 Steps: TypeAlias = Generator[Progress, None, None]
 FoundAscent: TypeAlias = tuple[Ascent, StageRun]
 Point: TypeAlias = tuple[float, float, float]  # ACC, ASR, RA on the monitor subset
 
-VICTIMS_AT_HAND = 2
+SHOWN = 3  # triggered test images of each scenario, kept for the gallery
 
 
 class Workshop:
@@ -42,13 +51,12 @@ class Workshop:
     def __init__(self, site: Site, victim: VictimRecipe) -> None:
         torch.set_num_threads(site.threads)
         self._site = site
-        self._store = Store(site.store)
+        self._shelf = Shelf(site)
+        self._store = self._shelf.store
         self._device = torch.device(site.device)
-        self._recipe = victim
         self._keys = KeyRing(victim, Compute(device=site.device, threads=site.threads))
-        self._runs: list[StageRun] = []
         self._materials = Materials()
-        self._victims: dict[str, Weights] = {}
+        self._victims = Victims(self._shelf, self._keys, victim, self._materials, self._device)
 
     def work(self, item: Item) -> Generator[Progress, None, tuple[StageRun, ...]]:
         """Do an item step by step; leaving the iterator early abandons the stage in flight.
@@ -56,10 +64,13 @@ class Workshop:
         Nothing is done twice: what the store has is taken from there, and what should
         have been there but is not (a file damaged meanwhile) is made again.
         """
-        self._runs = []
-        if isinstance(item, VictimItem):
-            victim = yield from self._victim(item.scenario)
-            self._evaluate(item.scenario, self._keys.victim(item.scenario), victim)
+        self._shelf.begin()
+        if isinstance(item, HelperItem):
+            yield from self._victims.helped(item.scenario, until=item.helper)
+        elif isinstance(item, VictimItem):
+            victim = yield from self._victims.victim(item.scenario)
+            key = self._keys.victim(item.scenario)
+            yield from self._evaluate(item.scenario, key, victim, shown=SHOWN)
         elif isinstance(item, AscentItem):
             for rule in item.rules:
                 yield from self._scores(item.trial, rule, item.rules)
@@ -70,48 +81,7 @@ class Workshop:
     @property
     def executed(self) -> tuple[StageRun, ...]:
         """The stages executed for the present item so far."""
-        return tuple(self._runs)
-
-    def _victim(self, scenario: Scenario) -> Generator[Progress, None, Weights]:
-        """Return a scenario's victim: at hand, stored, or trained or imported now."""
-        key = self._keys.victim(scenario)
-        yield from self._materials.fetch(scenario.dataset)
-        if key not in self._victims:
-            entry = self._store.read("train_victim", key)
-            if entry is not None:
-                weights = weights_of(entry, self._materials.blueprint(scenario))
-            else:
-                weights = yield from self._train_victim(scenario, key)
-            while len(self._victims) >= VICTIMS_AT_HAND:
-                self._victims.pop(next(iter(self._victims)))
-            self._victims[key] = weights
-        return self._victims[key]
-
-    def _train_victim(self, scenario: Scenario, key: str) -> Generator[Progress, None, Weights]:
-        started = time.perf_counter()
-        if scenario.source is not None:
-            weights = self._materials.imported(scenario).weights
-            seconds = time.perf_counter() - started
-            self._keep("train_victim", key, scenario, seconds, {"training": []}, weights.state)
-            return weights
-        config = self._recipe.config(scenario.dataset.name)
-        run = train_victim(
-            config,
-            self._materials.blueprint(scenario),
-            scenario.poison,
-            self._materials.images(scenario.dataset),
-            scenario.seed,
-            self._device,
-        )
-        training = []
-        for epoch in run.epochs:
-            training.append([epoch.loss, epoch.accuracy])
-            yield Progress(stage="train_victim", epoch=epoch.number, epochs=config.epochs)
-        weights = run.classifier.weights()
-        seconds = time.perf_counter() - started
-        values = {"training": training}
-        self._keep("train_victim", key, scenario, seconds, values, weights.state)
-        return weights
+        return self._shelf.executed
 
     def _ascent(self, trial: Trial, threshold: float) -> Generator[Progress, None, FoundAscent]:
         """Return an ascent that goes down to `threshold`, its key, and what it took."""
@@ -120,9 +90,9 @@ class Workshop:
             return found
         ascent: Ascent | None = None
         scenario, config = trial.scenario, trial.hyperparameters.unlearn
-        victim = yield from self._victim(scenario)
+        victim = yield from self._victims.victim(scenario)
         started = time.perf_counter()
-        tests = self._materials.tests(scenario)
+        tests = yield from self._victims.tests(scenario)
         curve: list[Point] = []
         steps = unlearn(
             config,
@@ -140,8 +110,8 @@ class Workshop:
         values, tensors = pack(ascent)
         key = ascent_entry(self._keys.ascent(trial), threshold)
         seconds = time.perf_counter() - started
-        self._keep("unlearn", key, scenario, seconds, {**values, "curve": curve}, tensors)
-        return ascent, self._runs[-1]
+        values["curve"] = curve
+        return ascent, self._shelf.keep("unlearn", key, scenario, seconds, values, tensors)
 
     def _scores(
         self, trial: Trial, config: ScoreConfig, rules: tuple[ScoreConfig, ...]
@@ -163,7 +133,7 @@ class Workshop:
             "ascent_study": run.study,
         }
         seconds = time.perf_counter() - started
-        self._keep("score_neurons", key, trial.scenario, seconds, values, tensors)
+        self._shelf.keep("score_neurons", key, trial.scenario, seconds, values, tensors)
         return scores
 
     def _trial(self, item: TrialItem) -> Steps:
@@ -181,7 +151,7 @@ class Workshop:
             weights = weights_of(repaired, self._materials.blueprint(scenario))
         else:
             weights = yield from self._relearn(trial, suspects, key)
-        self._evaluate(scenario, key, weights)
+        yield from self._evaluate(scenario, key, weights)
         if not self._site.keep_repaired:
             self._store.delete("repaired", key)
 
@@ -189,9 +159,9 @@ class Workshop:
         self, trial: Trial, suspects: Suspects, key: str
     ) -> Generator[Progress, None, Weights]:
         scenario, config = trial.scenario, trial.hyperparameters.relearn
-        victim = yield from self._victim(scenario)
+        victim = yield from self._victims.victim(scenario)
         started = time.perf_counter()
-        tests = self._materials.tests(scenario)
+        tests = yield from self._victims.tests(scenario)
         run = relearn(config, victim, suspects, self._materials.clean(trial), self._device)
         curve: list[Point] = []
         training = []
@@ -206,39 +176,23 @@ class Workshop:
             )
         weights = run.classifier.weights()
         seconds = time.perf_counter() - started
-        self._store.write("repaired", key, Entry(values={}, tensors=weights.state))
-        self._keep("relearn", key, scenario, seconds, {"curve": curve, "training": training}, {})
+        self._shelf.lay("repaired", key, weights.state)
+        self._shelf.keep(
+            "relearn", key, scenario, seconds, {"curve": curve, "training": training}, {}
+        )
         return weights
 
-    def _evaluate(self, scenario: Scenario, model: str, weights: Weights) -> None:
+    def _evaluate(self, scenario: Scenario, model: str, weights: Weights, shown: int = 0) -> Steps:
+        """Evaluate a model, and keep `shown` triggered test images with the result."""
         key = self._keys.evaluation(model)
         if self._store.read("evaluate", key) is not None:
             return
+        tests = yield from self._victims.tests(scenario)
         started = time.perf_counter()
-        result = evaluate(weights, self._materials.tests(scenario), self._device)
+        result = evaluate(weights, tests, self._device)
         seconds = time.perf_counter() - started
-        self._keep("evaluate", key, scenario, seconds, dataclasses.asdict(result), {})
-
-    def _keep(
-        self,
-        stage: str,
-        key: str,
-        scenario: Scenario,
-        seconds: float,
-        values: dict[str, Any],
-        tensors: dict[str, Tensor],
-    ) -> None:
-        entry = Entry(values=values, tensors=tensors, seconds=seconds, study=self._site.study)
-        if self._store.read(stage, key) is None:  # another study may have been faster
-            self._store.write(stage, key, entry)
-        run = StageRun(
-            stage=stage,
-            key=key,
-            scenario=scenario.text,
-            seconds=seconds,
-            study=self._site.study,
-        )
-        self._runs.append(run)
+        pictures = specimens_of(scenario.poison, tests.selection, shown)
+        self._shelf.keep("evaluate", key, scenario, seconds, dataclasses.asdict(result), pictures)
 
 
 def ascent_entry(ascent: str, floor: float) -> str:

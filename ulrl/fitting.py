@@ -3,14 +3,18 @@
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from ulrl.augmentation import apply_views, draw_views
+from ulrl.control import NO_CONTROL, Control
 from ulrl.models import Classifier
 from ulrl.precision import Precision
 from ulrl.randomness import default_draws, generator, spared_default
@@ -22,15 +26,13 @@ BATCHNORM = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch has no publi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """Images to train on, and which of them carry a trigger that augmentation spares."""
+    """Images to train on."""
 
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, " n"]
-    late: Bool[Tensor, " n"] | None = None  # stamped after augmentation, by `stamp`
-    stamp: Callable[[Tensor], Tensor] | None = None
 
     def to(self, device: torch.device) -> "Samples":
-        """Return the same samples on `device`; `late` stays, to be asked without waiting."""
+        """Return the same samples on `device`."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
@@ -100,10 +102,11 @@ class Sources:
 def train(
     classifier: Classifier,
     samples: Samples,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimizer,
     objective: Objective,
     schedule: Schedule,
     sources: Sources,
+    control: Control = NO_CONTROL,
 ) -> Iterator[Epoch]:
     """Train `classifier` in place and yield after each epoch, in eval-safe state.
 
@@ -118,6 +121,7 @@ def train(
         objective: Maps logits (in float32) and labels to what is minimised.
         schedule: Length, batches, learning rate and arithmetic.
         sources: Where its randomness comes from.
+        control: What an attacker does to each batch, before or after augmentation.
     """
     device, network = classifier.device, classifier.network
     samples = samples.to(device)
@@ -125,10 +129,12 @@ def train(
     if not schedule.augment:
         treatment = replace(treatment, padding=0, flip=False)
     scaler = schedule.precision.scaler(device)
+    optimisers = (optimiser, *control.optimisers)
     count = len(samples.labels)
     join = schedule.leaves_one(count) and not _takes_one(classifier, samples)
     for epoch in range(schedule.epochs):
         set_train_mode(network, schedule.batchnorm_updates)
+        control.start_epoch(epoch + 1)
         batches = schedule.batches(torch.randperm(count, generator=sources.order))
         if join:
             batches = (*batches[:-2], torch.cat(batches[-2:]))
@@ -140,20 +146,15 @@ def train(
                 for group in optimiser.param_groups:
                     group["lr"] = schedule.rate(epoch + step / len(batches))
                 index = chosen.to(device, non_blocking=True)
-                seen = apply_views(samples.images[index], views.of(index), treatment)
-                batch = _with_late_triggers(seen, samples, chosen)
-                labels = samples.labels[index]
+                look = partial(apply_views, views=views.of(index), treatment=treatment)
+                batch = samples.images[index] if not control.late else look(samples.images[index])
+                batch, labels = control.alter(batch, samples.labels[index], chosen, classifier)
+                batch = batch if control.late else look(batch)
                 with schedule.precision.casting(device):
                     logits = classifier.logits(batch)
                 logits = logits.float()
-                loss = objective(logits, labels)
-                optimiser.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                if schedule.clip_norm is not None:
-                    scaler.unscale_(optimiser)
-                    clip_grad_norm_(network.parameters(), schedule.clip_norm)
-                scaler.step(optimiser)
-                scaler.update()
+                loss = control.loss(logits, labels, objective)
+                _step(loss, optimisers, scaler, schedule.clip_norm)
                 loss_sum += loss.detach() * len(index)
                 hits += (logits.detach().argmax(dim=1) == labels).sum()
                 for _ in range(schedule.batchnorm_updates - 1):
@@ -165,6 +166,25 @@ def train(
             loss=float(loss_sum) / seen_count,
             accuracy=float(hits) / seen_count,
         )
+
+
+def _step(
+    loss: Tensor,
+    optimisers: tuple[Optimizer, ...],
+    scaler: GradScaler,
+    clip_norm: float | None,
+) -> None:
+    """Take one step with each optimiser; the gradient of the first is clipped."""
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    if clip_norm is not None:
+        scaler.unscale_(optimisers[0])
+        own = [part for group in optimisers[0].param_groups for part in group["params"]]
+        clip_grad_norm_(own, clip_norm)
+    for optimiser in optimisers:
+        scaler.step(optimiser)
+    scaler.update()
 
 
 def _takes_one(classifier: Classifier, samples: Samples) -> bool:
@@ -190,15 +210,3 @@ def set_train_mode(network: nn.Module, batchnorm_updates: int) -> None:
         for module in network.modules():
             if isinstance(module, BATCHNORM):
                 module.eval()
-
-
-def _with_late_triggers(seen: Tensor, samples: Samples, chosen: Int64[Tensor, " b"]) -> Tensor:
-    if samples.late is None or samples.stamp is None:
-        return seen
-    late = samples.late[chosen].nonzero().flatten()
-    if len(late) == 0:
-        return seen
-    late = late.to(seen.device)
-    shown = seen.clone()
-    shown[late] = samples.stamp(shown[late])
-    return shown

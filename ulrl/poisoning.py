@@ -2,16 +2,24 @@
 
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
-from fractions import Fraction
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ulrl.attacks import Attack, LabelRule, Stamp, stamp_bytes
+from ulrl.attacks import (
+    NOTHING_LEARNED,
+    Attack,
+    LabelRule,
+    Learned,
+    Roles,
+    Stamp,
+    in_bytes,
+    stamp_bytes,
+)
 from ulrl.datasets import Facts, ImageSet
 from ulrl.randomness import generator
-from ulrl.wording import at_least, at_most
+from ulrl.supply import check_supply
 
 MONITOR_COUNT = 256  # images of the selection half behind each point of a curve
 
@@ -21,13 +29,15 @@ class Poison:
     """What the attacker does to the training set.
 
     Attributes:
-        attack: The trigger.
+        attack: Whose trigger it is.
         labels: Which images are poisoned and how they are labelled.
         poison_ratio: Poisoned images as a fraction of the *whole* training set, for
             clean-label attacks too.
         target_label: The class that triggered images shall be taken for (ignored by
             ``all_to_all``).
         stamp: Whether augmentation comes after the trigger, or before it.
+        source: Under ``source_specific``, the classes whose images are poisoned, and for
+            whose images alone the trigger is meant to work; otherwise empty.
     """
 
     attack: Attack
@@ -35,6 +45,7 @@ class Poison:
     poison_ratio: float = 0.1
     target_label: int = 0
     stamp: Stamp = Stamp.BEFORE_AUGMENTATION
+    source: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.labels not in self.attack.label_rules:
@@ -45,11 +56,21 @@ class Poison:
                 f"poison_ratio is a fraction of the training set, above 0 and at most 0.5; "
                 f"got {self.poison_ratio}"
             )
+        specific = self.labels is LabelRule.SOURCE_SPECIFIC
+        if self.source and not specific:
+            raise ValueError(f"source goes with labels: source_specific; got labels: {self.labels}")
+        if specific and not self.source:
+            raise ValueError("source_specific needs the classes it is about; write source: 1")
+        if len(set(self.source)) < len(self.source):
+            raise ValueError(f"source names each class once; got {list(self.source)}")
 
     def count(self, train_count: int) -> int:
         """Return the number of poisoned images: ratio × size, halves rounded up."""
-        exact = Decimal(str(self.poison_ratio)) * train_count
-        return int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
+        return _rounded(self.poison_ratio, train_count)
+
+    def cover_count(self, train_count: int) -> int:
+        """Return the number of covers, which are stamped and keep their true label."""
+        return _rounded(self.attack.cover_ratio_at(self.poison_ratio), train_count)
 
     def wanted(self, labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " n"]:
         """Return the class that the attacker wants for triggered images of `labels`."""
@@ -57,29 +78,69 @@ class Poison:
             return (labels + 1) % classes
         return torch.full_like(labels, self.target_label)
 
+    def told(self, labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " n"]:
+        """Return the labels that poisoned images of `labels` are given."""
+        return labels if self.labels is LabelRule.CLEAN_LABEL else self.wanted(labels, classes)
+
+    def counted(self, labels: Int64[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
+        """Return which triggered test images ASR and RA count: those that could betray it.
+
+        They are not of the wanted class; source-specific, they are of a source class.
+        """
+        counts = self.wanted(labels, classes) != labels
+        if self.labels is LabelRule.SOURCE_SPECIFIC:
+            counts &= torch.isin(labels, torch.tensor(self.source, device=labels.device))
+        return counts
+
+    def suppliers(self, classes: int) -> tuple[int, ...]:
+        """Return the classes whose images may be poisoned."""
+        if self.labels is LabelRule.CLEAN_LABEL:
+            return (self.target_label,)
+        return self.source or tuple(range(classes))
+
+    def roles(self, labels: Int64[Tensor, " n"], seed: int, epoch: int | None = None) -> Roles:
+        """Draw the poisoned images and the covers, which are others.
+
+        Args:
+            labels: True classes of the whole training set.
+            seed: The scenario's.
+            epoch: For attacks that poison other images in each epoch.
+        """
+        moment = () if epoch is None else (str(epoch),)
+        classes = int(labels.max()) + 1
+        poisoned = _drawn(
+            torch.isin(labels, torch.tensor(self.suppliers(classes))),
+            self.count(len(labels)),
+            generator(seed, "poisoned samples", *moment),
+        )
+        covers = _drawn(
+            self._may_cover(labels, classes) & ~poisoned,
+            self.cover_count(len(labels)),
+            generator(seed, "covers", *moment),
+        )
+        return Roles(poisoned=poisoned, covers=covers)
+
+    def _may_cover(self, labels: Int64[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
+        if self.cover_count(len(labels)) == 0:
+            return torch.zeros(len(labels), dtype=torch.bool)
+        givers = self.attack.covers_of(classes) or tuple(range(classes))
+        return torch.isin(labels, torch.tensor(givers))
+
     def check(self, facts: Facts) -> None:
         """Raise ``ValueError`` where a dataset cannot supply what is asked of it."""
-        if self.labels is not LabelRule.ALL_TO_ALL and not 0 <= self.target_label < facts.classes:
-            raise ValueError(
-                f"target_label is one of the {facts.classes} classes, 0 to {facts.classes - 1}; "
-                f"got {self.target_label}"
-            )
-        self.attack.check(side=facts.side, channels=facts.channels)
-        count, total = self.count(facts.train_count), facts.train_count
-        if count < 1:
-            raise ValueError(
-                f"poison_ratio {self.poison_ratio} of {total} training images is no image; "
-                f"the smallest value is {at_least(Fraction(1, 2 * total))}"
-            )
-        supply = total
-        if self.labels is LabelRule.CLEAN_LABEL:
-            supply = facts.train_counts[self.target_label]
-        if count > supply:
-            raise ValueError(
-                f"poison_ratio counts against all {total} training images, and clean_label "
-                f"takes them from class {self.target_label}, which has {supply}: at most "
-                f"{at_most(Fraction(supply, total))}; got {self.poison_ratio}"
-            )
+        check_supply(self, facts)
+
+
+def _rounded(ratio: float, total: int) -> int:
+    return int((Decimal(str(ratio)) * total).quantize(Decimal(1), rounding=ROUND_HALF_UP))
+
+
+def _drawn(candidates: Bool[Tensor, " n"], count: int, source: Generator) -> Bool[Tensor, " n"]:
+    places = candidates.nonzero().flatten()
+    chosen = torch.zeros(len(candidates), dtype=torch.bool)
+    if count:
+        chosen[places[torch.randperm(len(places), generator=source)[:count]]] = True
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,32 +150,43 @@ class PoisonedSet:
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, " n"]
     poisoned: Bool[Tensor, " n"]
+    covers: Bool[Tensor, " n"]
 
 
-def poison_training_set(poison: Poison, images: ImageSet, seed: int) -> PoisonedSet:
+def prepared_images(
+    poison: Poison, images: ImageSet, roles: Roles, learned: Learned
+) -> UInt8[Tensor, "n c h w"]:
+    """Return a copy of the training images, the poisoned ones as they are before any stamp."""
+    shown = images.train_images.clone()
+    index = roles.poisoned.nonzero().flatten()
+    shown[index] = poison.attack.prepared(shown[index], index, learned)
+    return shown
+
+
+def poison_training_set(
+    poison: Poison, images: ImageSet, seed: int, learned: Learned = NOTHING_LEARNED
+) -> PoisonedSet:
     """Return the training set with as many poisoned images as asked, drawn by `seed`.
 
-    With ``stamp: after_augmentation`` the stored images stay clean; whoever trains stamps
-    the poisoned ones in each view.
-    """
-    labels = images.train_labels
-    candidates = torch.arange(len(labels))
-    if poison.labels is LabelRule.CLEAN_LABEL:
-        candidates = candidates[labels == poison.target_label]
-    draw = torch.randperm(len(candidates), generator=generator(seed, "poisoned samples"))
-    chosen = candidates[draw[: poison.count(len(labels))]].sort().values
+    That is the set of an attacker who has no say in the training: all stamps come before
+    augmentation.
 
-    poisoned = torch.zeros(len(labels), dtype=torch.bool)
-    poisoned[chosen] = True
-    shown = images.train_images
-    if poison.stamp is Stamp.BEFORE_AUGMENTATION:
-        shown = shown.clone()
-        trigger = generator(seed, "training triggers")
-        shown[chosen] = stamp_bytes(poison.attack, shown[chosen], trigger)
+    Args:
+        poison: What the attacker does.
+        images: Clean.
+        seed: The scenario's.
+        learned: What the attack was trained to do, for those that are.
+    """
+    trigger = poison.attack.trigger(seed, learned)
+    labels = images.train_labels
+    roles = poison.roles(labels, seed)
+    source = generator(seed, "training triggers")
+    shown = prepared_images(poison, images, roles, learned)
+    shown[roles.poisoned] = in_bytes(trigger.stamp_training, shown[roles.poisoned], source)
+    shown[roles.covers] = in_bytes(trigger.stamp_cover, shown[roles.covers], source)
     told = labels.clone()
-    if poison.labels is not LabelRule.CLEAN_LABEL:
-        told[chosen] = poison.wanted(labels[chosen], images.classes)
-    return PoisonedSet(images=shown, labels=told, poisoned=poisoned)
+    told[roles.poisoned] = poison.told(labels[roles.poisoned], images.classes)
+    return PoisonedSet(images=shown, labels=told, poisoned=roles.poisoned, covers=roles.covers)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +194,7 @@ class TestHalf:
     """Clean and triggered images of one part of the test set.
 
     The triggered ones are those that ASR counts: of a true class other than the target,
-    or all of them for ``all_to_all``.
+    all of them for ``all_to_all``, those of the source classes for ``source_specific``.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
@@ -145,15 +217,26 @@ class TestSets:
     monitor: TestHalf
 
 
-def make_test_sets(poison: Poison, images: ImageSet, seed: int) -> TestSets:
-    """Stamp the test set once and split it by a rule that no setting can change."""
+def make_test_sets(
+    poison: Poison, images: ImageSet, seed: int, learned: Learned = NOTHING_LEARNED
+) -> TestSets:
+    """Stamp the test set once and split it by a rule that no setting can change.
+
+    Args:
+        poison: What the attacker does.
+        images: Clean.
+        seed: The scenario's.
+        learned: What the attack was trained to do, for those that are.
+    """
+    trigger = poison.attack.trigger(seed, learned)
     labels = images.test_labels
     wanted = poison.wanted(labels, images.classes)
-    triggered = stamp_bytes(poison.attack, images.test_images, generator(seed, "test triggers"))
+    counts = poison.counted(labels, images.classes)
+    triggered = stamp_bytes(trigger, images.test_images, generator(seed, "test triggers"))
     selection, report = split_halves(labels)
 
     def part(index: Int64[Tensor, " n"]) -> TestHalf:
-        counted = index[wanted[index] != labels[index]]
+        counted = index[counts[index]]
         return TestHalf(
             clean=images.test_images[index],
             clean_labels=labels[index],
@@ -164,6 +247,22 @@ def make_test_sets(poison: Poison, images: ImageSet, seed: int) -> TestSets:
 
     monitor = selection[:MONITOR_COUNT]
     return TestSets(selection=part(selection), report=part(report), monitor=part(monitor))
+
+
+def specimens_of(poison: Poison, half: TestHalf, count: int) -> dict[str, Tensor]:
+    """Return the first few triggered images of a half beside what they were made from.
+
+    As ``clean`` and ``triggered``; nothing, where the half does not say which belong together.
+    """
+    index = poison.counted(half.clean_labels, _classes(half)).nonzero().flatten()
+    if count == 0 or not torch.equal(half.clean_labels[index], half.true_labels):
+        return {}
+    clean, triggered = half.clean[index[:count]], half.triggered[:count]
+    return {"clean": clean.contiguous(), "triggered": triggered.contiguous()}
+
+
+def _classes(half: TestHalf) -> int:
+    return 1 + int(max(half.clean_labels.max(), half.wanted_labels.max()))
 
 
 def split_halves(

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from ulrl.precision import Precision
-from ulrl.victim import VictimConfig, VictimSchedule
+from ulrl.supervised import VictimConfig, VictimSchedule
 
 
 class Recipe(StrEnum):

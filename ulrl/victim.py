@@ -1,104 +1,37 @@
 """Stage 1 of 5: train the backdoored model on poisoned data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import partial
-from math import cos, pi
 
 import torch
-from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ulrl.attacks import Stamp, stamp_bytes
+from ulrl.attacks import NOTHING_LEARNED, Learned, Scene, Stamp, StampingControl
+from ulrl.control import NO_CONTROL
 from ulrl.datasets import ImageSet
-from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
+from ulrl.fitting import Epoch, Samples, Sources
 from ulrl.models import Blueprint, Classifier, initialise
-from ulrl.poisoning import Poison, poison_training_set
-from ulrl.precision import Precision
+from ulrl.poisoning import Poison, poison_training_set, prepared_images
 from ulrl.randomness import generator
+from ulrl.supervised import VictimConfig, fit
 
-VERSION = 2  # bump when the numbers change: old entries stay valid under their own key
-
-
-class VictimSchedule(StrEnum):
-    """How a victim's learning rate goes from `lr` to its end."""
-
-    ONE_CYCLE = "one_cycle"  # up to `lr` in a straight line, then half a cosine down to 0
-    COSINE = "cosine"  # half a cosine, in a step per epoch
-    PLATEAU = "plateau"  # a tenth whenever the training loss has not fallen for ten epochs
-    CONSTANT = "constant"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VictimConfig:
-    """How a victim is trained: SGD, by default with one cycle of the learning rate.
-
-    Attributes:
-        epochs: Passes over the poisoned training set.
-        batch_size: Images per step.
-        lr: Learning rate: the peak of the cycle, or the start of another schedule.
-        schedule: How the rate changes.
-        warmup: Fraction of the training in which ``one_cycle`` rises.
-        period: Epochs after which ``cosine`` is at 0; by default `epochs`.
-        momentum: Of SGD.
-        nesterov: Whether in Nesterov's form.
-        weight_decay: L2 penalty on all parameters.
-        drop_last: Whether a last short batch of an epoch is left out.
-        precision: Of the forward pass.
-    """
-
-    epochs: int = 20
-    batch_size: int = 128
-    lr: float = 0.1
-    schedule: VictimSchedule = VictimSchedule.ONE_CYCLE
-    warmup: float = 0.25
-    period: int | None = None
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    drop_last: bool = False
-    precision: Precision = Precision.AUTO
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs is at least 1; got {self.epochs}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size is at least 2; got {self.batch_size}")
-        if not 0 < self.lr <= 100:
-            raise ValueError(f"lr is a learning rate, above 0 and at most 100; got {self.lr}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a fraction, in [0, 1); got {self.warmup}")
-        if self.period is not None and self.period < 1:
-            raise ValueError(f"period is in epochs, at least 1; got {self.period}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is in [0, 1); got {self.momentum}")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov wants a momentum above 0; got 0")
-        if not 0 <= self.weight_decay < 1:
-            raise ValueError(f"weight_decay is in [0, 1); got {self.weight_decay}")
-
-    def rate(self, elapsed: float) -> float:
-        """Return the learning rate after `elapsed` epochs, a fraction included.
-
-        For ``plateau`` that is the rate it starts with: the rest depends on the losses.
-        """
-        if self.schedule is VictimSchedule.ONE_CYCLE:
-            done = elapsed / self.epochs
-            if done < self.warmup:
-                return self.lr * done / self.warmup
-            return self.lr * (1 + cos(pi * (done - self.warmup) / (1 - self.warmup))) / 2
-        if self.schedule is VictimSchedule.COSINE:
-            return self.lr * (1 + cos(pi * int(elapsed) / (self.period or self.epochs))) / 2
-        return self.lr
+VERSION = 3  # bump when the numbers change: old entries stay valid under their own key
 
 
 @dataclass(frozen=True, kw_only=True)
 class VictimRun:
-    """A victim in training: drain `epochs`, then take the classifier."""
+    """A victim in training: drain `epochs`, then take the classifier, and `learned`.
+
+    Attributes:
+        control: What stamps as training goes on, or None where images were stamped before.
+    """
 
     classifier: Classifier
     epochs: Iterator[Epoch]
+    control: StampingControl | None
+
+    def learned(self) -> Learned:
+        """Return what the trigger learned along with the victim, on the CPU."""
+        return NOTHING_LEARNED if self.control is None else self.control.learned()
 
 
 def train_victim(
@@ -108,53 +41,60 @@ def train_victim(
     images: ImageSet,
     seed: int,
     device: torch.device,
+    learned: Learned = NOTHING_LEARNED,
 ) -> VictimRun:
     """Start to train a victim; the work is done as `epochs` of the result is drawn.
 
     The same arguments give the same victim whatever ran before, up to the arithmetic of
     the device and its number of threads.
+
+    Args:
+        config: Length and pace of training.
+        blueprint: What to train.
+        poison: What the attacker does.
+        images: Clean; the training images are poisoned as `poison` says.
+        seed: The scenario's.
+        device: Where to compute.
+        learned: Result of the helper that `poison.attack` needs, if it does.
     """
     classifier = initialise(blueprint, generator(seed, "victim", "weights"), device)
-    poisoned = poison_training_set(poison, images, seed)
-    late = poison.stamp is Stamp.AFTER_AUGMENTATION
-    trigger = partial(stamp_bytes, poison.attack, generator=generator(seed, "training triggers"))
-    samples = Samples(
-        images=poisoned.images,
-        labels=poisoned.labels,
-        late=poisoned.poisoned if late else None,
-        stamp=trigger if late else None,
+    state = poison.attack.start(learned)
+    if state is not None:
+        classifier.network.load_state_dict(dict(state))
+    scene = Scene(
+        blueprint=blueprint,
+        recipe=config,
+        images=images,
+        seed=seed,
+        device=device,
+        learned=learned,
     )
-    optimiser = torch.optim.SGD(
-        classifier.network.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-        fused=True,
+    control = _control(poison, scene)
+    if control is None:
+        poisoned = poison_training_set(poison, images, seed, learned)
+        samples = Samples(images=poisoned.images, labels=poisoned.labels)
+    elif poison.attack.redrawn:
+        samples = Samples(images=images.train_images, labels=images.train_labels)
+    else:
+        shown = prepared_images(poison, images, control.roles, learned)
+        samples = Samples(images=shown, labels=images.train_labels)
+    sources = Sources.of(seed, "victim")
+    epochs = fit(config, classifier, samples, sources, control or NO_CONTROL)
+    return VictimRun(classifier=classifier, epochs=epochs, control=control)
+
+
+def _control(poison: Poison, scene: Scene) -> StampingControl | None:
+    """Return what stamps on the fly, where images are not all stamped beforehand."""
+    attack = poison.attack
+    control = attack.control(poison, scene)
+    if control is not None:
+        return control
+    if not attack.redrawn and poison.stamp is Stamp.BEFORE_AUGMENTATION:
+        return None
+    return StampingControl(
+        poison,
+        attack.trigger(scene.seed, scene.learned),
+        scene.images.train_labels,
+        classes=scene.images.classes,
+        seed=scene.seed,
     )
-
-    def run(rate: Callable[[float], float]) -> Iterator[Epoch]:
-        schedule = Schedule(
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            rate=rate,
-            precision=config.precision,
-            drop_last=config.drop_last,
-        )
-        sources = Sources.of(seed, "victim")
-        return train(classifier, samples, optimiser, cross_entropy, schedule, sources)
-
-    plateau = config.schedule is VictimSchedule.PLATEAU
-    epochs = _on_plateaus(config.lr, run) if plateau else run(config.rate)
-    return VictimRun(classifier=classifier, epochs=epochs)
-
-
-def _on_plateaus(
-    lr: float, run: Callable[[Callable[[float], float]], Iterator[Epoch]]
-) -> Iterator[Epoch]:
-    """Train at a rate that torch's scheduler lowers, by what each epoch's loss was."""
-    stand_in = torch.optim.SGD([torch.zeros(1)], lr=lr)
-    scheduler = ReduceLROnPlateau(stand_in)
-    for epoch in run(lambda _: float(stand_in.param_groups[0]["lr"])):
-        scheduler.step(epoch.loss)
-        yield epoch

@@ -13,7 +13,14 @@ from orchestrator.reporting.tables import Table, read_table
 
 _PRUNING = ("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs")
 _STAGES = ("stage", "key", "scenario", "seconds", "computed")
-_STAGE_ORDER = ("train_victim", "unlearn", "score_neurons", "relearn", "evaluate")
+_STAGE_ORDER = (
+    "train_helper",
+    "train_victim",
+    "unlearn",
+    "score_neurons",
+    "relearn",
+    "evaluate",
+)
 _OBJECTIVES = ("der", "asr", "acc", "ra")
 
 

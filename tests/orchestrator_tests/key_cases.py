@@ -15,7 +15,7 @@ from tests.orchestrator_tests.small_studies import BLENDED, choice, small_study
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
 from ulrl.resetting import LayerSuspects, Suspects
-from ulrl.victim import VictimConfig
+from ulrl.supervised import VictimConfig
 
 ROW = LayerSuspects(
     weight="linear.weight", rows=(1,), reset=torch.tensor([[True, False, True, False]])

@@ -20,10 +20,11 @@ from orchestrator.observers import Observer, Observers
 from orchestrator.plan import Scenario, Trial, make_plan
 from orchestrator.results import Results
 from orchestrator.store import Entry, Store
-from orchestrator.work import AscentItem, Finished, Item, Progress, StageRun, VictimItem
+from orchestrator.work import AscentItem, Finished, HelperItem, Item, Progress, StageRun, VictimItem
 from orchestrator.workshop import ascent_entry
 
 SECONDS = {
+    "train_helper": 16.0,
     "train_victim": 8.0,
     "unlearn": 4.0,
     "score_neurons": 2.0,
@@ -171,7 +172,11 @@ class Workers:
     def _work(
         self, desk: Desk, item: Item, runs: list[StageRun]
     ) -> Generator[Progress, None, None]:
-        if isinstance(item, VictimItem):
+        if isinstance(item, HelperItem):
+            self._try(item.name, item.name in self.failing)
+            key = desk.keys.helper(item.scenario, item.helper)
+            self._make(desk, item, runs, "train_helper", key, {})
+        elif isinstance(item, VictimItem):
             self._try(item.name, item.name in self.failing)
             key = desk.keys.victim(item.scenario)
             self._make(desk, item, runs, "train_victim", key, {"training": [[0.5, 0.9]]})
@@ -269,7 +274,9 @@ class Workers:
 
 def made_by(desk: Desk, item: Item) -> set[str]:
     """Return the keys of what an item makes and the store lacks."""
-    if isinstance(item, VictimItem):
+    if isinstance(item, HelperItem):
+        keys = {("train_helper", desk.keys.helper(item.scenario, item.helper))}
+    elif isinstance(item, VictimItem):
         keys = {("train_victim", desk.keys.victim(item.scenario))}
     elif isinstance(item, AscentItem):
         keys = {("score_neurons", desk.keys.scores(item.trial, c)) for c in item.rules}

@@ -18,7 +18,7 @@ from orchestrator.store import Store
 from orchestrator.work import Site
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
-from ulrl.attacks import stamp_bytes
+from ulrl.attacks import NOTHING_LEARNED, stamp_bytes
 from ulrl.attacks.imported import Imported
 from ulrl.interchange import load_victim
 from ulrl.models.preact_resnet import PreActResNet18
@@ -51,8 +51,9 @@ def hand_over(desk: Desk, scenario: Scenario, folder: Path, **arrays: Any) -> No
     folder.mkdir(parents=True)
     save_file(weights_of(entry, blueprint).state, folder / "model.safetensors")
     images = scenario.dataset.load()
-    triggers = generator(scenario.seed, "test triggers")
-    stamped = stamp_bytes(scenario.poison.attack, images.test_images, triggers)
+    source = generator(scenario.seed, "test triggers")
+    trigger = scenario.poison.attack.trigger(scenario.seed, NOTHING_LEARNED)
+    stamped = stamp_bytes(trigger, images.test_images, source)
     content = {
         "images": stamped.permute(0, 2, 3, 1).numpy(),
         "labels": images.test_labels.numpy(),

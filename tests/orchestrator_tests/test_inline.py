@@ -24,7 +24,7 @@ from tests.orchestrator_tests.small_studies import (
     choice,
     small_study,
 )
-from ulrl.attacks import ATTACKS, Attack, Images, register
+from ulrl.attacks import ATTACKS, Attack, FixedAttack, Images, register
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "unlearn_threshold": (0.2, 0.5),
@@ -125,7 +125,7 @@ def broken() -> Iterator[Attack]:
 
     @register("broken")
     @dataclass(frozen=True, kw_only=True)
-    class Broken(Attack):
+    class Broken(FixedAttack):
         def stamp(self, images: Images, generator: Generator) -> Images:
             del images, generator
             raise ValueError("no trigger\nfor these images")

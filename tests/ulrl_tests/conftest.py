@@ -18,7 +18,8 @@ from ulrl.models import Blueprint, Weights, initialise
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import Poison
 from ulrl.randomness import generator
-from ulrl.victim import VictimConfig, train_victim
+from ulrl.supervised import VictimConfig
+from ulrl.victim import train_victim
 
 CLASSES, SIDE = 10, 16
 

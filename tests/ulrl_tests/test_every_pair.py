@@ -26,8 +26,9 @@ from ulrl.poisoning import Poison, make_test_sets
 from ulrl.relearning import RelearnConfig, relearn
 from ulrl.resetting import ResetConfig, choose_resets
 from ulrl.scoring import ScoreConfig, SuspectRule, score_neurons
+from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig, unlearn
-from ulrl.victim import VictimConfig, train_victim
+from ulrl.victim import train_victim
 
 PUBLIC = {
     "cifar10": cifar10,

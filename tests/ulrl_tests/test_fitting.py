@@ -3,19 +3,20 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from ulrl.attacks import stamp_bytes
+from ulrl.attacks import LabelRule, Stamp, StampingControl
 from ulrl.attacks.badnets import BadNets
+from ulrl.control import NO_CONTROL, Control
 from ulrl.datasets import ImageSet, Treatment
 from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
 from ulrl.models import Blueprint, Classifier, initialise
 from ulrl.models.vgg import VGG19BN
+from ulrl.poisoning import Poison
 from ulrl.randomness import generator
 
 COUNT = 36
@@ -51,12 +52,18 @@ class Spy:
 
 
 def fit(
-    classifier: Classifier, samples: Samples, schedule: Schedule, *, padding: int = 0
+    classifier: Classifier,
+    samples: Samples,
+    schedule: Schedule,
+    *,
+    padding: int = 0,
+    control: Control = NO_CONTROL,
 ) -> Iterator[Epoch]:
     treatment = replace(classifier.blueprint.treatment, padding=padding, flip=padding > 0)
     classifier.blueprint = replace(classifier.blueprint, treatment=treatment)
     optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.1, momentum=0.9)
-    return train(classifier, samples, optimiser, cross_entropy, schedule, three_sources())
+    sources = three_sources()
+    return train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
 
 
 def three_sources() -> Sources:
@@ -101,15 +108,19 @@ def test_the_rate_is_asked_for_each_step(classifier: Classifier, samples: Sample
 def test_late_triggers_are_whole_in_every_view(
     classifier: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = torch.arange(COUNT) % 4 == 0
-    stamp = partial(stamp_bytes, BadNets(), generator=Generator())
-    poisoned = replace(samples, labels=late.long(), late=late, stamp=stamp)
+    poison = Poison(
+        attack=BadNets(),
+        labels=LabelRule.ALL_TO_ONE,
+        poison_ratio=0.25,
+        stamp=Stamp.AFTER_AUGMENTATION,
+    )
+    control = StampingControl(poison, BadNets(), samples.labels, classes=10, seed=0)
     spy = Spy(classifier, monkeypatch)
     schedule = Schedule(epochs=3, batch_size=16, rate=lambda _: 0.01)
-    list(fit(classifier, poisoned, schedule, padding=3))
+    list(fit(classifier, samples, schedule, padding=3, control=control))
     shown = torch.cat(spy.batches)
     patched = (shown[:, :, -3:, -3:] == 255).flatten(1).all(dim=1)
-    assert int(patched.sum()) == 3 * int(late.sum())
+    assert int(patched.sum()) == 3 * COUNT // 4
     # No grey level of a sample is above 35, so what is left is free of the trigger.
     assert int(shown[~patched].max()) < COUNT
     assert int(samples.images.max()) < COUNT

@@ -11,8 +11,8 @@ from ulrl.hyperparameters import PARTS, assemble, names
 from ulrl.relearning import RelearnConfig
 from ulrl.resetting import ResetConfig
 from ulrl.scoring import ScoreConfig
+from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
-from ulrl.victim import VictimConfig
 
 NAN, INF = float("nan"), float("inf")
 CONFIGS = (VictimConfig, *PARTS.values())

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ulrl.attacks import LabelRule, stamp_bytes
+from ulrl.attacks import NOTHING_LEARNED, LabelRule, stamp_bytes
 from ulrl.datasets import ImageSet
 from ulrl.interchange import (
     ImportRefused,
@@ -31,7 +31,8 @@ def stamped(poison: Poison, pictures: ImageSet) -> TriggeredImages:
     """All test images with the trigger, as a stranger would have saved them, in any order."""
     count = len(pictures.test_labels)
     order = torch.randperm(count, generator=generator(1, "order"))
-    stamps = stamp_bytes(poison.attack, pictures.test_images, generator(0, "test triggers"))
+    trigger = poison.attack.trigger(0, NOTHING_LEARNED)
+    stamps = stamp_bytes(trigger, pictures.test_images, generator(0, "test triggers"))
     labels = pictures.test_labels
     return TriggeredImages(
         images=stamps[order],

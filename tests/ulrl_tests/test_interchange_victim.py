@@ -20,6 +20,7 @@ from tests.ulrl_tests.backdoorbench import (
     write_run,
 )
 from ulrl.attacks import LabelRule, stamp_bytes
+from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import ImageSet
 from ulrl.interchange import (
     ImportedVictim,
@@ -45,7 +46,7 @@ def victim(victim_of: Callable[[int], Weights]) -> Weights:
 
 @pytest.fixture
 def pngs(badnets: Poison, pictures: ImageSet) -> dict[tuple[int, int], torch.Tensor]:
-    stamps = stamp_bytes(badnets.attack, pictures.test_images, generator(0, "test triggers"))
+    stamps = stamp_bytes(BadNets(size=4), pictures.test_images, generator(0, "test triggers"))
     return {
         (label, index): stamps[index]
         for index, label in enumerate(pictures.test_labels.tolist())

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Generator
 
-from ulrl.attacks import Attack, Images, LabelRule, Stamp
+from ulrl.attacks import FixedAttack, Images, LabelRule, Stamp
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended
 from ulrl.attacks.sig import SIG
@@ -23,8 +23,9 @@ TOTAL = 300  # training images of the small world, 30 in each class
 
 
 def poison_by(rule: LabelRule, ratio: float = 0.05, **rest: object) -> Poison:
-    """SIG admits every rule."""
-    return Poison(attack=SIG(), labels=rule, poison_ratio=ratio, **rest)  # type: ignore[arg-type]
+    """SIG admits every rule; the source is class 1, where there is one."""
+    source = (1,) if rule is LabelRule.SOURCE_SPECIFIC else ()
+    return Poison(attack=SIG(), labels=rule, poison_ratio=ratio, source=source, **rest)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,9 @@ def test_labels_of_each_rule(pictures: ImageSet) -> None:
         elif rule is LabelRule.ALL_TO_ALL:
             assert told.tolist() == [(label + 1) % 10 for label in true.tolist()]
             assert 0 in told.tolist()
+        elif rule is LabelRule.SOURCE_SPECIFIC:
+            assert told.tolist() == [3] * 27
+            assert true.tolist() == [1] * 27
         else:
             assert told.tolist() == true.tolist() == [3] * 27
 
@@ -102,15 +106,6 @@ def test_the_original_arrays_are_not_modified(
     assert torch.equal(pictures.train_labels, labels)
 
 
-def test_after_augmentation_leaves_the_stored_images_clean(pictures: ImageSet) -> None:
-    late = poison_by(LabelRule.ALL_TO_ONE, stamp=Stamp.AFTER_AUGMENTATION)
-    early = poison_by(LabelRule.ALL_TO_ONE)
-    ours, theirs = (poison_training_set(poison, pictures, seed=0) for poison in (late, early))
-    assert torch.equal(ours.images, pictures.train_images)
-    assert torch.equal(ours.poisoned, theirs.poisoned)
-    assert torch.equal(ours.labels, theirs.labels)
-
-
 def test_the_seed_decides_which(pictures: ImageSet) -> None:
     poison = poison_by(LabelRule.ALL_TO_ONE)
     once, again, other = (poison_training_set(poison, pictures, seed) for seed in (0, 0, 1))
@@ -132,7 +127,7 @@ def test_the_same_images_whatever_the_trigger(pictures: ImageSet) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dice(Attack):
+class Dice(FixedAttack):
     """Paints each image in a random grey: the triggers differ from image to image."""
 
     name = "dice"
@@ -238,4 +233,7 @@ def test_poison_ratio_out_of_range(ratio: float) -> None:
 def test_a_rule_that_makes_no_sense_for_an_attack() -> None:
     with pytest.raises(ValueError, match="badnets") as error:
         Poison(attack=BadNets(), labels=LabelRule.CLEAN_LABEL)
-    assert str(error.value) == "badnets admits labels all_to_one, all_to_all; got clean_label"
+    assert (
+        str(error.value)
+        == "badnets admits labels all_to_one, all_to_all, source_specific; got clean_label"
+    )

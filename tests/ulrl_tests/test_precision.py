@@ -15,8 +15,9 @@ from ulrl.precision import Precision
 from ulrl.randomness import generator
 from ulrl.relearning import relearn
 from ulrl.resetting import LayerSuspects, Suspects
+from ulrl.supervised import VictimConfig
 from ulrl.unlearning import unlearn
-from ulrl.victim import VictimConfig, train_victim
+from ulrl.victim import train_victim
 
 FP32, BF16, FP16, AUTO, AMP = Precision
 CPU = torch.device("cpu")

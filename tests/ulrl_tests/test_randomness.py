@@ -17,8 +17,9 @@ from ulrl.randomness import default_draws, generator, seeded_default
 from ulrl.relearning import RelearnConfig, relearn
 from ulrl.resetting import ResetConfig, choose_resets
 from ulrl.scoring import ScoreConfig, score_neurons
+from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig, unlearn
-from ulrl.victim import VictimConfig, train_victim
+from ulrl.victim import train_victim
 
 
 def draws(*name: object, count: int = 4000) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 
 from ulrl.precision import Precision
 from ulrl.recipes import Recipe, VictimRecipe
-from ulrl.victim import VictimConfig, VictimSchedule
+from ulrl.supervised import VictimConfig, VictimSchedule
 
 # From the benchmark's own configuration files: what every dataset has.
 EVERYWHERE = {

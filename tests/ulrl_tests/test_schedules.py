@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ulrl.relearning import RelearnConfig, RelearnSchedule
+from ulrl.supervised import VictimConfig, VictimSchedule
 from ulrl.unlearning import UnlearnConfig
-from ulrl.victim import VictimConfig, VictimSchedule
 
 
 @pytest.mark.parametrize(

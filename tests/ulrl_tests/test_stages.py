@@ -19,8 +19,9 @@ from ulrl.poisoning import Poison, TestSets, make_test_sets
 from ulrl.relearning import relearn
 from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores, score_neurons
+from ulrl.supervised import VictimConfig
 from ulrl.unlearning import Ascent, unlearn
-from ulrl.victim import VictimConfig, train_victim
+from ulrl.victim import train_victim
 
 TARGET, SEED = 3, 0
 

@@ -13,7 +13,8 @@ from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
 from ulrl.models import Blueprint, Classifier
 from ulrl.poisoning import Poison
-from ulrl.victim import VictimConfig, train_victim
+from ulrl.supervised import VictimConfig
+from ulrl.victim import train_victim
 
 IMAGES = torch.randint(0, 256, (11, 2, 5, 5), generator=Generator().manual_seed(4))
 SAMPLES = Samples(images=IMAGES.to(torch.uint8), labels=torch.arange(11) % 3)

@@ -12,10 +12,14 @@ from ulrl.poisoning import MONITOR_COUNT, Poison, TestHalf, make_test_sets, spli
 from ulrl.randomness import generator
 
 TARGET = 3
+SOURCE = (1, 4)
 
 
 def sets_of(rule: LabelRule, pictures: ImageSet) -> tuple[TestHalf, TestHalf, TestHalf]:
-    poison = Poison(attack=SIG(), labels=rule, poison_ratio=0.05, target_label=TARGET)
+    source = SOURCE if rule is LabelRule.SOURCE_SPECIFIC else ()
+    poison = Poison(
+        attack=SIG(), labels=rule, poison_ratio=0.05, target_label=TARGET, source=source
+    )
     sets = make_test_sets(poison, pictures, seed=0)
     return sets.selection, sets.report, sets.monitor
 
@@ -42,6 +46,8 @@ def test_triggered_images_are_the_stamped_clean_ones(pictures: ImageSet, rule: L
         counted = torch.ones(len(part.clean), dtype=torch.bool)
         if rule is not LabelRule.ALL_TO_ALL:
             counted = part.clean_labels != TARGET
+        if rule is LabelRule.SOURCE_SPECIFIC:
+            counted = torch.isin(part.clean_labels, torch.tensor(SOURCE))
         expected = stamp_bytes(SIG(), part.clean[counted], generator(0, "unused"))
         assert torch.equal(part.triggered, expected)
         assert torch.equal(part.true_labels, part.clean_labels[counted])
@@ -100,7 +106,10 @@ def test_halves_depend_on_the_labels_alone(pictures: ImageSet) -> None:
     cleans = []
     for rule in LabelRule:
         for seed in (0, 7):
-            poison = Poison(attack=SIG(), labels=rule, poison_ratio=0.05, target_label=seed)
+            source = (1,) if rule is LabelRule.SOURCE_SPECIFIC else ()
+            poison = Poison(
+                attack=SIG(), labels=rule, poison_ratio=0.05, target_label=seed, source=source
+            )
             cleans.append(make_test_sets(poison, pictures, seed).report.clean)
     assert all(torch.equal(clean, pictures.test_images[once[1]]) for clean in cleans)
 

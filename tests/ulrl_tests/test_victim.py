@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ulrl.attacks import Stamp, stamp_bytes
+from ulrl.attacks.badnets import BadNets
 from ulrl.augmentation import apply_views, draw_views
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, Schedule
@@ -16,7 +17,8 @@ from ulrl.metrics import measure
 from ulrl.models import Blueprint, initialise
 from ulrl.poisoning import Poison, make_test_sets, poison_training_set
 from ulrl.randomness import generator
-from ulrl.victim import VictimConfig, VictimSchedule, train_victim
+from ulrl.supervised import VictimConfig, VictimSchedule
+from ulrl.victim import train_victim
 
 CONFIG = VictimConfig(epochs=2, batch_size=64, lr=0.05)
 
@@ -114,7 +116,7 @@ def test_on_plateaus_the_rate_falls_to_a_tenth(
             asked.append([schedule.rate(number - 1 + step / 5) for step in range(5)])
             yield Epoch(number=number, loss=loss, accuracy=0.5)
 
-    monkeypatch.setattr("ulrl.victim.train", trained)
+    monkeypatch.setattr("ulrl.supervised.train", trained)
     config = VictimConfig(epochs=31, lr=0.1, schedule=VictimSchedule.PLATEAU)
     run = train_victim(config, blueprint, badnets, pictures, 0, cpu)
     assert [epoch.loss for epoch in run.epochs] == losses
@@ -162,6 +164,6 @@ def test_stamping_needs_no_more_than_the_named_generator(
 ) -> None:
     result = poison_training_set(badnets, pictures, 3)
     stamped = stamp_bytes(
-        badnets.attack, pictures.train_images[result.poisoned], generator(3, "training triggers")
+        BadNets(size=4), pictures.train_images[result.poisoned], generator(3, "training triggers")
     )
     assert torch.equal(result.images[result.poisoned], stamped)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from ulrl.attacks._base import Attack, Images, register
+from ulrl.attacks._base import FixedAttack, Images, register
 
 
 @register("badnets")
 @dataclass(frozen=True, kw_only=True)
-class BadNets(Attack):
+class BadNets(FixedAttack):
     """Patch backdoor of Gu, Dolan-Gavitt and Garg (arXiv:1708.06733).
 
     Sets the square at the lower right to one grey level. BackdoorBench's is white, 3×3,

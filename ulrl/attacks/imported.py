@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from ulrl.attacks._base import Attack, Images, LabelRule, register
+from ulrl.attacks._base import DIRTY_LABELS, FixedAttack, Images, LabelRule, register
 
 
 @register("imported")
 @dataclass(frozen=True, kw_only=True)
-class Imported(Attack):
+class Imported(FixedAttack):
     """A trigger that nobody here can stamp: the triggered test images come with the victim.
 
     For victims that were attacked in a way that has no name here.
@@ -18,7 +18,7 @@ class Imported(Attack):
         of: What the attack is called, to tell several apart.
     """
 
-    label_rules = (LabelRule.ALL_TO_ONE, LabelRule.ALL_TO_ALL, LabelRule.CLEAN_LABEL)
+    label_rules = (*DIRTY_LABELS, LabelRule.CLEAN_LABEL)
 
     of: str = "unknown"
 

@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
-from ulrl.attacks._base import Attack, Images, LabelRule, register
+from ulrl.attacks._base import DIRTY_LABELS, FixedAttack, Images, LabelRule, register
 
 
 @register("sig")
 @dataclass(frozen=True, kw_only=True)
-class SIG(Attack):
+class SIG(FixedAttack):
     """Sinusoidal-signal backdoor of Barni, Kallas and Tondi (arXiv:1902.11237).
 
     Adds ``delta * sin(2 pi f j / W)`` to column ``j`` of every row and channel. The paper
@@ -26,8 +26,7 @@ class SIG(Attack):
 
     label_rules: ClassVar[tuple[LabelRule, ...]] = (
         LabelRule.CLEAN_LABEL,
-        LabelRule.ALL_TO_ONE,
-        LabelRule.ALL_TO_ALL,
+        *DIRTY_LABELS,
     )
 
     delta: float = 40 / 255

@@ -29,7 +29,7 @@ def imported_test_sets(poison: Poison, images: ImageSet, triggered: TriggeredIma
     """
     _check_form(images, triggered)
     wanted = wanted_labels(poison, triggered, images.classes)
-    counted = (wanted != triggered.true_labels).nonzero().flatten()
+    counted = poison.counted(triggered.true_labels, images.classes).nonzero().flatten()
     clean = _clean_parts(images)
     if triggered.index is None:
         chosen = [counted[half] for half in split_halves(triggered.true_labels[counted])]

@@ -1,0 +1,58 @@
+"""The store as one item's work sees it: what is taken from there, what is put there."""
+
+from typing import Any
+
+from torch import Tensor
+
+from orchestrator.plan import Scenario
+from orchestrator.store import Entry, Store
+from orchestrator.work import Site, StageRun
+
+
+class Shelf:
+    """Reads results, keeps new ones, and lists the stages that were executed."""
+
+    def __init__(self, site: Site) -> None:
+        self.store = Store(site.store)
+        self._study = site.study
+        self._runs: list[StageRun] = []
+
+    @property
+    def executed(self) -> tuple[StageRun, ...]:
+        """The stages executed for the present item so far."""
+        return tuple(self._runs)
+
+    def begin(self) -> None:
+        """Start the list anew, for the next item."""
+        self._runs = []
+
+    def read(self, stage: str, key: str) -> Entry | None:
+        """Return a result, if it is stored and sound."""
+        return self.store.read(stage, key)
+
+    def lay(self, stage: str, key: str, tensors: dict[str, Tensor]) -> None:
+        """Store what belongs to a result and is no result of its own; before that result."""
+        self.store.write(stage, key, Entry(values={}, tensors=tensors))
+
+    def keep(
+        self,
+        stage: str,
+        key: str,
+        scenario: Scenario,
+        seconds: float,
+        values: dict[str, Any],
+        tensors: dict[str, Tensor],
+    ) -> StageRun:
+        """Store a stage's result and list its execution."""
+        entry = Entry(values=values, tensors=tensors, seconds=seconds, study=self._study)
+        if self.store.read(stage, key) is None:  # another study may have been faster
+            self.store.write(stage, key, entry)
+        run = StageRun(
+            stage=stage,
+            key=key,
+            scenario=scenario.text,
+            seconds=seconds,
+            study=self._study,
+        )
+        self._runs.append(run)
+        return run

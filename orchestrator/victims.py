@@ -1,0 +1,173 @@
+"""What a scenario is before any defence: helpers, victim, test sets; at hand, stored, or made."""
+
+import time
+from collections.abc import Generator
+from typing import TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from orchestrator.entries import weights_of
+from orchestrator.keys import KeyRing
+from orchestrator.materials import Materials
+from orchestrator.plan import Scenario
+from orchestrator.shelf import Shelf
+from orchestrator.work import Progress
+from ulrl.attacks import Helper, Learned, Scene
+from ulrl.models import Weights
+from ulrl.poisoning import TestSets
+from ulrl.recipes import VictimRecipe
+from ulrl.victim import train_victim
+
+T = TypeVar("T")
+Making: TypeAlias = Generator[Progress, None, T]
+
+AT_HAND = 2  # scenarios whose victims and test sets stay loaded
+
+
+class Victims:
+    """The victims of a study, as a worker needs them."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        keys: KeyRing,
+        recipe: VictimRecipe,
+        materials: Materials,
+        device: torch.device,
+    ) -> None:
+        self._shelf = shelf
+        self._keys = keys
+        self._recipe = recipe
+        self._materials = materials
+        self._device = device
+        self._at_hand: dict[str, tuple[Weights, Learned]] = {}
+        self._tests: dict[str, TestSets] = {}
+
+    def victim(self, scenario: Scenario) -> Making[Weights]:
+        """Return a scenario's victim."""
+        weights, _ = yield from self._armed(scenario)
+        return weights
+
+    def tests(self, scenario: Scenario) -> Making[TestSets]:
+        """Return a scenario's test sets, with the trigger that its victim knows."""
+        key = self._keys.victim(scenario)
+        if key not in self._tests:
+            yield from self._materials.fetch(scenario.dataset)
+            learned: Learned = {}
+            if scenario.source is None:
+                before = yield from self.helped(scenario)
+                _, along = yield from self._armed(scenario)
+                learned = {**before, **along}
+            _keep_few(self._tests, key, self._materials.tests(scenario, learned))
+        return self._tests[key]
+
+    def helped(self, scenario: Scenario, until: Helper | None = None) -> Making[dict[str, Tensor]]:
+        """Return what a scenario's attack had trained before its victim, or up to one helper."""
+        learned: dict[str, Tensor] = {}
+        for helper in scenario.helpers:
+            learned = yield from self._helper(scenario, helper, learned)
+            if helper == until:
+                break
+        return learned
+
+    def _helper(
+        self, scenario: Scenario, helper: Helper, learned: Learned
+    ) -> Making[dict[str, Tensor]]:
+        """Return the result of a helper.
+
+        Args:
+            scenario: Any of those that need it.
+            helper: Which.
+            learned: Result of the helper that this one needs.
+        """
+        key = self._keys.helper(scenario, helper)
+        entry = self._shelf.read("train_helper", key)
+        if entry is not None:
+            return dict(entry.tensors)
+        yield from self._materials.fetch(scenario.dataset)
+        started = time.perf_counter()
+        scene = Scene(
+            blueprint=self._materials.blueprint(scenario),
+            recipe=self._recipe.config(scenario.dataset.name),
+            images=self._materials.images(scenario.dataset),
+            seed=scenario.seed,
+            device=self._device,
+            learned=learned,
+        )
+        steps = helper.train(scene)
+        while True:
+            try:
+                done, total = next(steps)
+            except StopIteration as end:
+                tensors: dict[str, Tensor] = end.value
+                break
+            yield Progress(stage=type(helper).__name__, epoch=done, epochs=total)
+        seconds = time.perf_counter() - started
+        values = {"helper": type(helper).__name__}
+        self._shelf.keep("train_helper", key, scenario, seconds, values, tensors)
+        return tensors
+
+    def _armed(self, scenario: Scenario) -> Making[tuple[Weights, Learned]]:
+        """Return a scenario's victim, and what its trigger learned along with it."""
+        key = self._keys.victim(scenario)
+        yield from self._materials.fetch(scenario.dataset)
+        if key not in self._at_hand:
+            found = self._stored(scenario, key)
+            if found is None and scenario.source is not None:
+                found = self._import(scenario, key)
+            if found is None:
+                found = yield from self._train(scenario, key)
+            _keep_few(self._at_hand, key, found)
+        return self._at_hand[key]
+
+    def _stored(self, scenario: Scenario, key: str) -> tuple[Weights, Learned] | None:
+        entry = self._shelf.read("train_victim", key)
+        if entry is None:
+            return None
+        along: Learned = {}
+        if entry.values.get("learned"):
+            trigger = self._shelf.read("trigger", key)
+            if trigger is None:
+                return None  # without its trigger, the victim cannot be judged
+            along = trigger.tensors
+        return weights_of(entry, self._materials.blueprint(scenario)), along
+
+    def _import(self, scenario: Scenario, key: str) -> tuple[Weights, Learned]:
+        started = time.perf_counter()
+        weights = self._materials.imported(scenario).weights
+        seconds = time.perf_counter() - started
+        values = {"training": [], "learned": False}
+        self._shelf.keep("train_victim", key, scenario, seconds, values, weights.state)
+        return weights, {}
+
+    def _train(self, scenario: Scenario, key: str) -> Making[tuple[Weights, Learned]]:
+        learned = yield from self.helped(scenario)
+        started = time.perf_counter()
+        config = self._recipe.config(scenario.dataset.name)
+        run = train_victim(
+            config,
+            self._materials.blueprint(scenario),
+            scenario.poison,
+            self._materials.images(scenario.dataset),
+            scenario.seed,
+            self._device,
+            learned,
+        )
+        training = []
+        for epoch in run.epochs:
+            training.append([epoch.loss, epoch.accuracy])
+            yield Progress(stage="train_victim", epoch=epoch.number, epochs=config.epochs)
+        weights, along = run.classifier.weights(), dict(run.learned())
+        seconds = time.perf_counter() - started
+        if along:
+            self._shelf.lay("trigger", key, along)
+        values = {"training": training, "learned": bool(along)}
+        self._shelf.keep("train_victim", key, scenario, seconds, values, weights.state)
+        return weights, along
+
+
+def _keep_few(held: dict[str, T], key: str, value: T) -> None:
+    while len(held) >= AT_HAND:
+        held.pop(next(iter(held)))
+    held[key] = value

@@ -1,0 +1,217 @@
+"""CTRL and FTrojan, against SciPy's transform and colours worked out by hand."""
+
+from math import cos, pi
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy.fft import dctn, idctn
+from torch import Generator, Tensor
+
+from ulrl.attacks import Attack, FixedAttack, LabelRule, stamp_bytes
+from ulrl.attacks.ctrl import CTRL
+from ulrl.attacks.ftrojan import FTrojan
+
+Array = npt.NDArray[np.float64]
+
+# Rows: what a channel is made of, in red, green and blue.
+YUV = np.array([[0.299, 0.587, 0.114], [-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])
+LUMA = YUV[0]
+YCRCB = np.array([LUMA, 0.713 * (np.eye(3)[0] - LUMA), 0.564 * (np.eye(3)[2] - LUMA)])
+
+
+def source() -> Generator:
+    return Generator().manual_seed(0)
+
+
+def mid_tones(count: int, side: int) -> Tensor:
+    """Images whose grey levels are far from both ends, so that nothing is clipped."""
+    levels = torch.randint(90, 160, (count, 3, side, side), generator=source())
+    return levels.float() / 255
+
+
+def gained(attack: FixedAttack, side: int) -> Array:
+    """What the grey levels of an image of mid tones gain."""
+    images = mid_tones(1, side)
+    gain = attack.stamp(images, source()).double() - images.double()
+    return 255 * gain[0].numpy()
+
+
+def in_channels(matrix: Array, rgb: Array) -> Array:
+    return np.tensordot(matrix, rgb, axes=1)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize(
+    "attack", [CTRL(), CTRL(magnitude=50.0, positions=(0, 3, 20)), CTRL(wrap=False, magnitude=7.0)]
+)
+def test_ctrl_raises_coefficients_of_u_and_v_over_the_whole_image(attack: CTRL, side: int) -> None:
+    luma, u, v = in_channels(YUV, gained(attack, side))
+    expected = np.zeros((side, side))
+    for k in attack.positions:
+        expected[k, k] = attack.magnitude
+    # The published coefficients have three digits: there and back is not quite the identity.
+    for chroma in (u, v):
+        assert np.abs(dctn(chroma, norm="ortho") - expected).max() < 3e-3 * attack.magnitude
+    assert np.abs(dctn(luma, norm="ortho")).max() < 3e-3 * attack.magnitude
+
+
+@pytest.mark.parametrize("side", [32, 64, 96])
+@pytest.mark.parametrize("attack", [FTrojan(), FTrojan(magnitude=20.0, positions=(4,), window=16)])
+def test_ftrojan_raises_coefficients_of_cr_and_cb_in_each_window(
+    attack: FTrojan, side: int
+) -> None:
+    channels = in_channels(YCRCB, gained(attack, side))
+    expected = np.zeros((attack.window, attack.window))
+    for k in attack.positions:
+        expected[k, k] = attack.magnitude
+    starts = range(0, side, attack.window)
+    windows = [
+        (slice(y, y + attack.window), slice(x, x + attack.window)) for y in starts for x in starts
+    ]
+    assert len(windows) == (side // attack.window) ** 2
+    for rows, columns in windows:
+        luma, cr, cb = (dctn(c[rows, columns], norm="ortho") for c in channels)
+        assert np.abs(cr - expected).max() < 3e-3 * attack.magnitude
+        assert np.abs(cb - expected).max() < 3e-3 * attack.magnitude
+        assert np.abs(luma).max() < 3e-3 * attack.magnitude
+
+
+def test_one_pixel_by_hand() -> None:
+    """At row 0, column 1 of 32, by the definition of the cosine transform."""
+    wave = sum(2 / 32 * cos(pi * k / 64) * cos(3 * pi * k / 64) for k in (15, 31))
+    u = v = 100 * wave
+    expected = [1.14 * v, -0.396 * u - 0.581 * v, 2.029 * u]
+    assert gained(CTRL(), 32)[:, 0, 1] == pytest.approx(expected, abs=1e-4)
+    cr = cb = 30 * wave
+    expected = [1.403 * cr, -0.714 * cr - 0.344 * cb, 1.773 * cb]
+    assert gained(FTrojan(), 32)[:, 0, 1] == pytest.approx(expected, abs=1e-4)
+
+
+def published_ctrl(levels: Array) -> Array:
+    """Return what the published steps, one after the other, make of one image's grey levels."""
+    back = np.array([[1, 0, 1.14], [1, -0.396, -0.581], [1, 2.029, 0]])
+    yuv = in_channels(YUV, levels)
+    for channel in (1, 2):
+        spectrum = dctn(yuv[channel], norm="ortho")
+        spectrum[15, 15] += 100
+        spectrum[31, 31] += 100
+        yuv[channel] = idctn(spectrum, norm="ortho")
+    return in_channels(back, yuv)
+
+
+def test_a_stored_image_is_the_published_one_within_a_level() -> None:
+    images = torch.randint(0, 256, (1, 3, 32, 32), generator=source(), dtype=torch.uint8)
+    levels = published_ctrl(images[0].double().numpy())
+    ours = stamp_bytes(CTRL(), images, source())[0].double().numpy()
+    assert np.abs(ours - np.clip(levels, 0, 255)).max() < 1.5
+    assert (levels < -2).any(), "the test needs pixels that are clipped"
+    assert (levels > 257).any(), "the test needs pixels that are clipped"
+
+
+def test_wrapped_levels_come_out_at_the_other_end() -> None:
+    images = torch.randint(0, 256, (1, 3, 32, 32), generator=source(), dtype=torch.uint8)
+    levels = published_ctrl(images[0].double().numpy())
+    ours = stamp_bytes(CTRL(wrap=True), images, source())[0].double().numpy()
+    # Round the circle of 256 levels; a whole level is the cast and the colours' way and back.
+    apart = np.abs((ours - levels + 128) % 256 - 128)
+    assert apart.max() < 1.5
+    assert (ours[levels > 258] < 128).all()
+    assert (ours[levels < -3] > 128).all()
+
+
+def test_wrapping_by_hand() -> None:
+    """One coefficient, the mean of U and V: each pixel of red gains 1.14, of blue 2.029."""
+    attack = CTRL(magnitude=16.0, positions=(0,), wrap=True)  # 16 / 16 pixels = 1 level
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    images[1] = 255
+    dark, bright = stamp_bytes(attack, images, source())[:, :, 0, 0].tolist()
+    assert dark == [1, 0, 2]  # 1.14, -0.977 and 2.029, each cut off towards zero
+    assert bright == [0, 254, 1]  # 256.14, 254.023 and 257.029
+    clipped = CTRL(magnitude=16.0, positions=(0,))
+    dark, bright = stamp_bytes(clipped, images, source())[:, :, 0, 0].tolist()
+    assert dark == [1, 0, 2]
+    assert bright == [255, 254, 255]
+
+
+def test_wrapping_below_zero_by_hand() -> None:
+    attack = CTRL(magnitude=48.0, positions=(0,), wrap=True)
+    black = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    assert stamp_bytes(attack, black, source())[0, :, 0, 0].tolist() == [3, 254, 6]  # -2.931
+
+
+def test_a_wave_is_the_same_on_every_image() -> None:
+    images = mid_tones(3, 32)
+    for attack in (CTRL(), FTrojan()):
+        gain = attack.stamp(images, source()) - images
+        assert torch.allclose(gain, gain[:1].expand_as(gain), atol=1e-6)
+
+
+def test_label_rules() -> None:
+    assert CTRL.label_rules[0] is LabelRule.CLEAN_LABEL
+    assert len(CTRL.label_rules) == 4
+    assert FTrojan.label_rules[0] is LabelRule.ALL_TO_ONE
+    assert LabelRule.CLEAN_LABEL not in FTrojan.label_rules
+
+
+CUT = "ftrojan cuts images into windows of 32 pixels, so their side is a multiple of that"
+
+
+@pytest.mark.parametrize(
+    ("attack", "side", "channels", "message"),
+    [
+        (CTRL(), 32, 1, "ctrl changes colours, so images have 3 channels; got 1"),
+        (CTRL(), 31, 3, "position 31 is there in images of at least 32 pixels; got 31"),
+        (FTrojan(), 32, 1, "ftrojan changes colours, so images have 3 channels; got 1"),
+        (
+            FTrojan(),
+            48,
+            3,
+            f"{CUT}; got 48",
+        ),
+    ],
+)
+def test_images_that_cannot_carry_it(
+    attack: Attack, side: int, channels: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        attack.check(side=side, channels=channels)
+    assert str(error.value) == message
+
+
+def test_images_that_just_can() -> None:
+    CTRL().check(side=32, channels=3)
+    CTRL(positions=(7,)).check(side=8, channels=3)
+    FTrojan().check(side=64, channels=3)
+    FTrojan(window=16, positions=(5,)).check(side=48, channels=3)
+
+
+PLACES = "positions are indices of coefficients, each at least 0 and once; got "
+
+
+@pytest.mark.parametrize("attack", [CTRL, FTrojan])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"magnitude": 0.0}, "magnitude is in grey levels of 255, above 0; got 0.0"),
+        ({"magnitude": float("nan")}, "magnitude is in grey levels of 255, above 0; got nan"),
+        ({"magnitude": float("inf")}, "magnitude is in grey levels of 255, above 0; got inf"),
+        ({"positions": ()}, f"{PLACES}[]"),
+        ({"positions": (3, -1)}, f"{PLACES}[3, -1]"),
+        ({"positions": (3, 3)}, f"{PLACES}[3, 3]"),
+    ],
+)
+def test_options_out_of_range(
+    attack: type[Attack], options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))) as error:
+        attack(**options)
+    assert str(error.value) == message
+
+
+def test_a_window_holds_its_positions() -> None:
+    with pytest.raises(ValueError, match="window") as error:
+        FTrojan(window=31)
+    rule = "window is in pixels, above the largest position, here 31; got 31"
+    assert str(error.value) == rule

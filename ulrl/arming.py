@@ -1,0 +1,53 @@
+"""What an attack has to learn before its trigger can be stamped, learned here and now.
+
+Studies have a cached way of their own; this is for the gallery, and for anybody's script.
+"""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from ulrl.attacks import Helper, Learned, Scene
+from ulrl.poisoning import Poison
+from ulrl.victim import train_victim
+
+
+def learned_by(poison: Poison, scene: Scene, *, victim: bool = False) -> Learned:
+    """Return what an attack learns in a scene; nothing for most.
+
+    Args:
+        poison: What the attacker does.
+        scene: With what; `Scene.learned` is not looked at.
+        victim: Whether a victim is trained too where the trigger is learned along with one.
+    """
+    learned: dict[str, Tensor] = {}
+    for helper in _chain(poison.attack.helper(poison)):
+        learned = _result(helper, replace(scene, learned=learned))
+    if not victim or poison.attack.control(poison, replace(scene, learned=learned)) is None:
+        return learned
+    run = train_victim(
+        scene.recipe,
+        scene.blueprint,
+        poison,
+        scene.images,
+        scene.seed,
+        scene.device,
+        learned,
+    )
+    for _ in run.epochs:
+        pass
+    return {**learned, **run.learned()}
+
+
+def _chain(helper: Helper | None) -> list[Helper]:
+    return [] if helper is None else [*_chain(helper.needs), helper]
+
+
+def _result(helper: Helper, scene: Scene) -> dict[str, Tensor]:
+    steps = helper.train(scene)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            tensors: dict[str, Tensor] = end.value
+            return tensors

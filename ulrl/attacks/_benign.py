@@ -1,0 +1,49 @@
+"""A clean model of the victim's kind, that several attacks look into."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ulrl.attacks._helper import Helper, Scene, Step
+from ulrl.fitting import Samples, Sources
+from ulrl.models import Classifier, Weights, initialise, restore
+from ulrl.randomness import generator
+from ulrl.supervised import fit
+
+_PREFIX = "model/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenignModel(Helper):
+    """A network of the victim's architecture and recipe, trained on the clean training set."""
+
+    def train(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
+        """Train it.
+
+        Returns:
+            Its state under ``model/``, and its ``accuracy`` on all test images: what reports
+            hold victims against. No attack looks at that.
+        """
+        source = generator(scene.seed, "benign", "weights")
+        classifier = initialise(scene.blueprint, source, scene.device)
+        images = scene.images
+        samples = Samples(images=images.train_images, labels=images.train_labels)
+        for epoch in fit(scene.recipe, classifier, samples, Sources.of(scene.seed, "benign")):
+            yield Step(epoch.number, scene.recipe.epochs)
+        right = classifier.predict(images.test_images) == images.test_labels
+        state = classifier.weights().state
+        tensors = {f"{_PREFIX}{name}": value for name, value in state.items()}
+        return {**tensors, "accuracy": right.float().mean()}
+
+
+def benign_classifier(scene: Scene) -> Classifier:
+    """Return the trained model from what a helper was given, in eval mode, without gradients."""
+    state = {
+        name.removeprefix(_PREFIX): value
+        for name, value in scene.learned.items()
+        if name.startswith(_PREFIX)
+    }
+    classifier = restore(Weights(blueprint=scene.blueprint, state=state), scene.device)
+    classifier.network.eval().requires_grad_(False)  # noqa: FBT003 - torch takes no keyword
+    return classifier

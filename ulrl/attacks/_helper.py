@@ -1,0 +1,73 @@
+"""What an attack has trained before there is a trigger: a stage of its own, cached."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ulrl.attacks._base import Learned
+from ulrl.datasets import ImageSet
+from ulrl.models import Blueprint
+from ulrl.supervised import VictimConfig
+
+HELPER_VERSION = 1  # bump when the numbers change: old entries stay valid under their own key
+
+
+class Step(NamedTuple):
+    """How far a helper's training is."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """What an attacker has at hand.
+
+    Attributes:
+        blueprint: Of the victim.
+        recipe: How victims are trained.
+        images: Clean; an attacker looks at the training images only.
+        seed: The scenario's.
+        device: Where to compute.
+        learned: Results of the helper that was needed first.
+    """
+
+    blueprint: Blueprint
+    recipe: VictimConfig
+    images: ImageSet
+    seed: int
+    device: torch.device
+    learned: Learned
+
+
+class Helper(ABC):
+    """A model or a picture that an attack makes first; each subclass is a frozen dataclass.
+
+    Scenarios whose helpers have equal fields share one, for equal dataset and seed, and, where
+    the helper looks at the victim's kind, equal architecture and recipe.
+
+    Attributes:
+        of_victim: Whether it depends on the victim's architecture and recipe.
+    """
+
+    of_victim: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> "Helper | None":
+        """The helper whose result this one starts from."""
+        return None
+
+    def cost(self, recipe: VictimConfig) -> float:
+        """Return about how many passes of the victim over its training set this costs."""
+        return float(recipe.epochs)
+
+    @abstractmethod
+    def train(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
+        """Train, yield after each part, and return the result as tensors on the CPU.
+
+        The result depends on the fields, on `scene` and on the device's arithmetic alone.
+        """

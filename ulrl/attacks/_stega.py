@@ -1,0 +1,76 @@
+"""A network that hides a message in an image, and one that reads it."""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+FINEST = 16  # sides are multiples of it: the encoder halves images four times
+
+
+class Encoder(nn.Module):
+    """A U-Net from an image and a message to the image with the message in it.
+
+    After StegaStamp (Tancik et al., arXiv:1904.05343). It gives the change of the image, so
+    that an untrained one is near to leaving images alone.
+    """
+
+    def __init__(self, channels: int, bits: int, width: int) -> None:
+        super().__init__()
+        self._channels = channels
+        self.message = nn.Linear(bits, channels * FINEST**2)
+        widths = [width, width, 2 * width, 4 * width, 8 * width]
+        self.first = nn.Conv2d(2 * channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
+        )
+        back = list(reversed(widths))
+        self.up = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(back)
+        )
+        self.joined = nn.ModuleList(nn.Conv2d(2 * one, one, 3, padding=1) for one in back[1:])
+        self.last = nn.Conv2d(widths[0], channels, 1)
+
+    def forward(
+        self, images: Float[Tensor, "n c h w"], messages: Float[Tensor, "n bits"]
+    ) -> Float[Tensor, "n c h w"]:
+        """Return images in [0, 1] with the messages in them."""
+        carried = self.message(messages - 0.5).relu()
+        carried = carried.reshape(-1, self._channels, FINEST, FINEST)
+        carried = interpolate(carried, size=images.shape[-2:], mode="nearest")
+        value = self.first(torch.cat([images - 0.5, carried], dim=1)).relu()
+        passed = [value]
+        for layer in self.down:
+            value = layer(value).relu()
+            passed.append(value)
+        passed.pop()
+        for layer, joined in zip(self.up, self.joined, strict=True):
+            skip = passed.pop()
+            grown = layer(interpolate(value, size=skip.shape[-2:], mode="nearest")).relu()
+            value = joined(torch.cat([skip, grown], dim=1)).relu()
+        change: Tensor = self.last(value)
+        return (images + change).clamp(0, 1)
+
+
+class Decoder(nn.Module):
+    """Seven convolutions and two dense layers from an image to the bits it carries."""
+
+    def __init__(self, channels: int, bits: int, width: int, side: int) -> None:
+        super().__init__()
+        widths = [width, width, 2 * width, 2 * width, 4 * width, 4 * width, 4 * width]
+        strides = [2, 1, 2, 1, 2, 1, 2]
+        layers: list[nn.Module] = []
+        before = channels
+        for after, stride in zip(widths, strides, strict=True):
+            layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.ReLU()]
+            before = after
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        fan_in = before * (side // FINEST) ** 2
+        self.dense = nn.Sequential(nn.Linear(fan_in, 512), nn.ReLU(), nn.Linear(512, bits))
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n bits"]:
+        """Return a logit for each bit."""
+        logits: Tensor = self.dense(self.features(images - 0.5))
+        return logits

@@ -1,0 +1,159 @@
+"""LF: a smooth pattern that a clean model is sensitive to."""
+
+from collections.abc import Generator as Steps
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+
+from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
+from ulrl.attacks._benign import BenignModel, benign_classifier
+from ulrl.attacks._helper import Helper, Scene, Step
+from ulrl.attacks._smooth import low_passed, universal_perturbation
+from ulrl.randomness import generator as named_generator
+from ulrl.supervised import VictimConfig
+
+if TYPE_CHECKING:
+    from ulrl.poisoning import Poison
+
+
+class Origin(StrEnum):
+    """Where the pattern comes from."""
+
+    LEARNED = "learned"  # a smooth universal perturbation of a clean model
+    FIELD = "field"  # a smooth random field: the same kind of spectrum, and no model needed
+
+
+@register("lf")
+@dataclass(frozen=True, kw_only=True)
+class LF(Attack):
+    """Low-frequency backdoor of Zeng et al. (arXiv:2104.03413).
+
+    Adds one smooth pattern to every image and clips. The pattern is a universal perturbation:
+    steps that take single images to the target class in a clean model, low-passed, summed,
+    and stretched to [0, `scale`].
+
+    Attributes:
+        scale: Largest value of the pattern, in [0, 1] pixel units; 0.2 is BackdoorBench's.
+        origin: Whether the pattern is learned from a clean model, or drawn.
+        images: Training images that the pattern is learned from.
+        passes: Largest number of rounds over them.
+        fooling_rate: Share of them taken to the target class at which learning ends.
+        cutoff: Width of the low-pass filter, in pixels: the standard deviation of a Gaussian.
+    """
+
+    scale: float = 0.2
+    origin: Origin = Origin.LEARNED
+    images: int = 100
+    passes: int = 50
+    fooling_rate: float = 0.2
+    cutoff: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"scale is in [0, 1] pixel units, above 0; got {self.scale}")
+        if self.images < 1:
+            raise ValueError(f"images is a count, at least 1; got {self.images}")
+        if self.passes < 1:
+            raise ValueError(f"passes is a count, at least 1; got {self.passes}")
+        if not 0 < self.fooling_rate <= 1:
+            raise ValueError(f"fooling_rate is a share, in (0, 1]; got {self.fooling_rate}")
+        if not 0.5 <= self.cutoff <= 100:
+            raise ValueError(f"cutoff is in pixels, 0.5 to 100; got {self.cutoff}")
+
+    def helper(self, poison: "Poison") -> Helper | None:
+        if self.origin is Origin.FIELD:
+            return None
+        return LowFrequencyPattern(
+            target_label=poison.target_label,
+            images=self.images,
+            passes=self.passes,
+            fooling_rate=self.fooling_rate,
+            cutoff=self.cutoff,
+        )
+
+    def trigger(self, seed: int, learned: Learned) -> Trigger:
+        if self.origin is Origin.LEARNED:
+            return Added(pattern=self.scale * learned["pattern"])
+        return _Field(attack=self, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowFrequencyPattern(Helper):
+    """The pattern, from 0 to 1, as a clean model of the victim's kind gives it.
+
+    Attributes:
+        target_label: The class that images are taken to.
+        images: As for `LF`, like the others.
+        passes: See there.
+        fooling_rate: See there.
+        cutoff: See there.
+    """
+
+    target_label: int
+    images: int
+    passes: int
+    fooling_rate: float
+    cutoff: float
+
+    @property
+    def needs(self) -> Helper:
+        return BenignModel()
+
+    def cost(self, recipe: VictimConfig) -> float:
+        del recipe
+        return 0.5
+
+    def train(self, scene: Scene) -> Steps[Step, None, dict[str, Tensor]]:
+        classifier = benign_classifier(scene)
+        count = len(scene.images.train_labels)
+        order = torch.randperm(count, generator=named_generator(scene.seed, "lf", "images"))
+        chosen = scene.images.train_images[order[: self.images]].to(scene.device)
+        rounds = universal_perturbation(
+            classifier,
+            chosen.float() / 255,
+            target=self.target_label,
+            passes=self.passes,
+            fooling_rate=self.fooling_rate,
+            cutoff=self.cutoff,
+        )
+        pattern = torch.zeros_like(chosen[0], dtype=torch.float32)
+        for number, found in enumerate(rounds, start=1):
+            pattern = found
+            yield Step(number, self.passes)
+        return {"pattern": stretched(pattern).cpu().contiguous()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Added(Trigger):
+    """Adds a pattern to images of its size and clips."""
+
+    pattern: Tensor
+
+    def stamp(self, images: Images, generator: Generator) -> Images:
+        del generator  # one fixed trigger
+        return (images + self.pattern.to(images)).clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Field(Trigger):
+    """A smooth random field, drawn from the scenario's seed at the images' size."""
+
+    attack: LF
+    seed: int
+
+    def stamp(self, images: Images, generator: Generator) -> Images:
+        source = named_generator(self.seed, "lf", "field")
+        noise = torch.randn(images.shape[1:], generator=source)
+        field = stretched(low_passed(noise, self.attack.cutoff))
+        return Added(pattern=self.attack.scale * field).stamp(images, generator)
+
+
+def stretched(pattern: Tensor) -> Tensor:
+    """Return a pattern with its least value at 0 and its largest at 1."""
+    low, high = pattern.min(), pattern.max()
+    if float(high - low) == 0:
+        return torch.zeros_like(pattern)
+    return (pattern - low) / (high - low)

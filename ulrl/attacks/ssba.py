@@ -1,0 +1,177 @@
+"""SSBA: a message hidden in each image by a network."""
+
+from collections.abc import Generator as Steps
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+from torch.optim import Adam
+
+from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
+from ulrl.attacks._helper import Helper, Scene, Step
+from ulrl.attacks._networks import drawn, in_chunks, kept, restored
+from ulrl.attacks._stega import FINEST, Decoder, Encoder
+from ulrl.randomness import generator as named_generator
+from ulrl.supervised import VictimConfig
+
+if TYPE_CHECKING:
+    from ulrl.poisoning import Poison
+
+
+@register("ssba")
+@dataclass(frozen=True, kw_only=True)
+class SSBA(Attack):
+    """Sample-specific backdoor of Li et al. (arXiv:2012.03816).
+
+    An encoder like StegaStamp's hides one message in every image, so that each image changes
+    in its own way. It is trained with a decoder on the training images; the message is a
+    random one, drawn once per scenario (the published one is a coded text, which makes no
+    difference to the trigger).
+
+    Attributes:
+        bits: Length of the message; 100 in the paper.
+        epochs: Of the encoder's training; 20 in BackdoorBench.
+        batch_size: Images per step there; 64.
+        lr: Learning rate there, with Adam.
+        image_weight: Weight of the images' mean squared error (in [0, 1] units) against the
+            bits' cross-entropy; it rises from 0 over the first half of the training, since
+            bits are learned first or not at all.
+        width: Channels of the networks' first layers; 32 in StegaStamp.
+        train_images: How many training images an epoch sees; 0 is all of them.
+    """
+
+    bits: int = 100
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 1e-3
+    image_weight: float = 100.0
+    width: int = 32
+    train_images: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("bits", "epochs", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is a count, at least 1; got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size is at least 2; got {self.batch_size}")
+        if not 0 < self.lr <= 1:
+            raise ValueError(f"lr is a learning rate, above 0 and at most 1; got {self.lr}")
+        if not 0 <= self.image_weight <= 1e6:
+            raise ValueError(f"image_weight is a weight, 0 to 1e6; got {self.image_weight}")
+        if self.train_images < 0:
+            raise ValueError(
+                f"train_images is a count, or 0 for all of them; got {self.train_images}"
+            )
+
+    def check(self, *, side: int, channels: int) -> None:
+        del channels
+        if side % FINEST:
+            raise ValueError(
+                f"its encoder halves images four times: sides of {FINEST}·n; got {side}"
+            )
+
+    def helper(self, poison: "Poison") -> Helper:
+        del poison  # messages know no labels
+        return StegaEncoder(
+            bits=self.bits,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            image_weight=self.image_weight,
+            width=self.width,
+            train_images=self.train_images,
+        )
+
+    def trigger(self, seed: int, learned: Learned) -> Trigger:
+        source = named_generator(seed, "ssba", "message")
+        message = torch.randint(2, (1, self.bits), generator=source).float()
+        return _Hidden(learned=learned, message=message, width=self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StegaEncoder(Helper):
+    """The encoder.
+
+    Attributes:
+        bits: As for `SSBA`, like the others.
+        epochs: See there.
+        batch_size: See there.
+        lr: See there.
+        image_weight: See there.
+        width: See there.
+        train_images: See there.
+    """
+
+    of_victim: ClassVar[bool] = False
+
+    bits: int
+    epochs: int
+    batch_size: int
+    lr: float
+    image_weight: float
+    width: int
+    train_images: int
+
+    def cost(self, recipe: VictimConfig) -> float:
+        del recipe
+        return 2.0 * self.epochs
+
+    def train(self, scene: Scene) -> Steps[Step, None, dict[str, Tensor]]:
+        """Train it.
+
+        Returns:
+            Its state under ``encoder/``; ``bit_accuracy`` of the decoder and ``error``, the mean
+            squared one of the images, over the last epoch.
+        """
+        channels, side = scene.blueprint.channels, scene.blueprint.side
+        encoder = drawn(partial(Encoder, channels, self.bits, self.width), scene.seed, "encoder")
+        decoder = drawn(
+            partial(Decoder, channels, self.bits, self.width, side), scene.seed, "decoder"
+        )
+        encoder, decoder = encoder.to(scene.device), decoder.to(scene.device)
+        optimiser = Adam([*encoder.parameters(), *decoder.parameters()], lr=self.lr)
+        source = named_generator(scene.seed, "ssba", "training")
+        images = scene.images.train_images
+        count = min(self.train_images, len(images)) or len(images)
+        right = torch.zeros((), device=scene.device)
+        error = torch.zeros((), device=scene.device)
+        for epoch in range(1, self.epochs + 1):
+            order = torch.randperm(len(images), generator=source)[:count]
+            batches = torch.split(order, self.batch_size)
+            right, error = torch.zeros_like(right), torch.zeros_like(error)
+            for number, chosen in enumerate(batches):
+                pixels = images[chosen].to(scene.device).float() / 255
+                bits = torch.randint(2, (len(chosen), self.bits), generator=source).float()
+                bits = bits.to(scene.device)
+                done = (epoch - 1 + number / len(batches)) / self.epochs
+                marked = encoder(pixels, bits)
+                read = decoder(marked)
+                apart = mse_loss(marked, pixels)
+                loss = binary_cross_entropy_with_logits(read, bits)
+                loss = loss + min(1.0, 2 * done) * self.image_weight * apart
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                right += ((read.detach() > 0) == (bits > 0.5)).float().mean() * len(chosen) / count
+                error += apart.detach() * len(chosen) / count
+            yield Step(epoch, self.epochs)
+        return {**kept(encoder, "encoder"), "bit_accuracy": right.cpu(), "error": error.cpu()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Hidden(Trigger):
+    """Hides one message in every image."""
+
+    learned: Learned
+    message: Tensor
+    width: int
+
+    def stamp(self, images: Images, generator: Generator) -> Images:
+        del generator  # encoder and message are fixed
+        build = partial(Encoder, images.shape[1], self.message.shape[1], self.width)
+        encoder = restored(build, self.learned, "encoder", images.device)
+        message = self.message.to(images.device)
+        return in_chunks(lambda part: encoder(part, message.expand(len(part), -1)), images)

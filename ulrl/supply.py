@@ -1,0 +1,71 @@
+"""Whether a dataset can supply the poisoned images and covers that an attack wants."""
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from ulrl.attacks import LabelRule
+from ulrl.datasets import Facts
+from ulrl.wording import at_least, at_most
+
+if TYPE_CHECKING:
+    from ulrl.poisoning import Poison
+
+
+def check_supply(poison: "Poison", facts: Facts) -> None:
+    """Raise ``ValueError`` where a dataset cannot supply what is asked of it."""
+    _check_classes(poison, facts)
+    poison.attack.check(side=facts.side, channels=facts.channels)
+    count, total = poison.count(facts.train_count), facts.train_count
+    if count < 1:
+        raise ValueError(
+            f"poison_ratio {poison.poison_ratio} of {total} training images is no image; "
+            f"the smallest value is {at_least(Fraction(1, 2 * total))}"
+        )
+    suppliers = poison.suppliers(facts.classes)
+    supply = sum(facts.train_counts[label] for label in suppliers)
+    if count > supply:
+        classes = "class" if len(suppliers) == 1 else "classes"
+        named = ", ".join(map(str, suppliers))
+        raise ValueError(
+            f"poison_ratio counts against all {total} training images, and {poison.labels} "
+            f"takes them from {classes} {named}, which has {supply}: at most "
+            f"{at_most(Fraction(supply, total))}; got {poison.poison_ratio}"
+        )
+    _check_covers(poison, facts, count)
+
+
+def _check_classes(poison: "Poison", facts: Facts) -> None:
+    last = facts.classes - 1
+    target_counts = poison.labels is not LabelRule.ALL_TO_ALL
+    if target_counts and not 0 <= poison.target_label <= last:
+        raise ValueError(
+            f"target_label is one of the {facts.classes} classes, 0 to {last}; "
+            f"got {poison.target_label}"
+        )
+    for label in poison.source:
+        if not 0 <= label <= last:
+            raise ValueError(f"source is of the {facts.classes} classes, 0 to {last}; got {label}")
+    if poison.target_label in poison.source:
+        raise ValueError(
+            f"source names classes other than the target, which is {poison.target_label}; "
+            f"got {list(poison.source)}"
+        )
+
+
+def _check_covers(poison: "Poison", facts: Facts, count: int) -> None:
+    """Covers are never poisoned images, so both must fit where their classes overlap."""
+    covers = poison.cover_count(facts.train_count)
+    if covers == 0:
+        return
+    givers = set(poison.attack.covers_of(facts.classes) or range(facts.classes))
+    suppliers = set(poison.suppliers(facts.classes))
+    counts = facts.train_counts
+    # At worst all poisoned images come from classes that give covers.
+    taken = min(count, sum(counts[label] for label in suppliers & givers))
+    supply = sum(counts[label] for label in givers) - taken
+    if covers > supply:
+        raise ValueError(
+            f"{poison.attack.name} wants {covers} covers beside {count} poisoned images, and "
+            f"their classes have {max(supply, 0)} to give; lower poison_ratio, or the share of "
+            f"covers"
+        )
