@@ -4,7 +4,6 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from itertools import product
 from math import prod
 from typing import Any, get_type_hints
@@ -43,7 +42,6 @@ class Kind:
     Attributes:
         word: What a message calls one.
         registry: Classes by name.
-        planned: Patterns of names that users know and this version does not have.
         build: Makes one of its class and options; ``ValueError`` where they are out of range.
         extra: Types of options that are not the class's own.
         usage: How to write those that need an option; the option of the same name says the
@@ -53,7 +51,6 @@ class Kind:
 
     word: str
     registry: Mapping[str, type[Any]]
-    planned: tuple[str, ...]
     build: Callable[[type[Any], Mapping[str, Any]], Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, str] = field(default_factory=dict)
@@ -78,25 +75,18 @@ KINDS = {
     "attack": Kind(
         word="attack",
         registry=ATTACKS,
-        planned=(
-            *("badnets", "blended", "sig", "lc", "lf", "ssba", "trojannn", "input_aware"),
-            *("wanet", "bpp", "lira", "blind", "refool", "ctrl", "ftrojan"),
-            *("adaptive_blend", "adaptive_patch", "tact"),
-        ),
         build=attack_choice,
         extra=ATTACK_OPTIONS,
     ),
     "dataset": Kind(
         word="dataset",
         registry=DATASETS,
-        planned=("cifar10", "cifar100", "gtsrb", "tiny_imagenet", "digits"),
         build=lambda dataset, options: dataset(**options),
         usage={"arrays": "{arrays: FILE.npz}"},
     ),
     "architecture": Kind(
         word="architecture",
         registry=ARCHITECTURES,
-        planned=("preact_resnet18", "vgg19_bn", "vit_b_16", "timm:*"),
         build=lambda architecture, options: architecture(**options),
         families={"timm": "model"},
     ),
@@ -109,14 +99,11 @@ def class_of(node: Node, name: str, kind: Kind) -> type[Any]:
     Raises:
         Wrong: There is none.
     """
-    family, _, rest = name.partition(":")
-    registered = family if rest and family in kind.families else name
+    family = name.partition(":")[0]
+    registered = family if family in kind.families else name
     if registered in kind.registry:
         return kind.registry[registered]
     names = [_usual(other, kind) for other in sorted(kind.registry)]
-    if any(fnmatchcase(name, pattern) for pattern in kind.planned):
-        text = f"{kind.word} {name!r} is not in this version; it has {', '.join(names)}"
-        raise Wrong(node, text)
     misspelt = family if kind.families else name
     raise Wrong(node, f"no {kind.word} is called {name!r}" + nearest(misspelt, names, "there are"))
 
@@ -143,10 +130,11 @@ def read_entry(node: Node, kind: Kind, found: Findings) -> list[Item]:
     needed = [part.name for part in dataclasses.fields(chosen) if _is_required(part)]
     for option in needed:
         if option not in options:
-            usual = _usual(name, kind)
-            usual = usual if usual != name else f"{{name: {name}, {option}: ...}}"
-            usage = kind.usage.get(name, usual)
-            raise Wrong(node, f"{name} cannot stand alone; write {usage}")
+            bare = name.removesuffix(":")
+            usual = _usual(bare, kind)
+            usual = usual if usual != bare else f"{{name: {bare}, {option}: ...}}"
+            usage = kind.usage.get(bare, usual)
+            raise Wrong(node, f"{bare} cannot stand alone; write {usage}")
     values = {
         option: axis_values(where, *readers[option], found) for option, where in options.items()
     }

@@ -57,8 +57,10 @@ def _check_covers(poison: "Poison", facts: Facts, count: int) -> None:
     covers = poison.cover_count(facts.train_count)
     if covers == 0:
         return
-    givers = set(poison.attack.covers_of(facts.classes) or range(facts.classes))
+    named = poison.attack.covers_of(facts.classes)
+    givers = set(named or range(facts.classes))
     suppliers = set(poison.suppliers(facts.classes))
+    _check_cover_classes(poison, named)
     counts = facts.train_counts
     # At worst all poisoned images come from classes that give covers.
     taken = min(count, sum(counts[label] for label in suppliers & givers))
@@ -69,3 +71,16 @@ def _check_covers(poison: "Poison", facts: Facts, count: int) -> None:
             f"their classes have {max(supply, 0)} to give; lower poison_ratio, or the share of "
             f"covers"
         )
+
+
+def _check_cover_classes(poison: "Poison", named: tuple[int, ...]) -> None:
+    """Covers teach that the trigger alone means nothing: neither source nor target can."""
+    if poison.labels is not LabelRule.SOURCE_SPECIFIC:
+        return
+    for role, classes in (("target", (poison.target_label,)), ("source", poison.source)):
+        for label in classes:
+            if label in named:
+                raise ValueError(
+                    f"cover_classes are neither source nor target, and {label} is the {role}; "
+                    f"name others: got {list(named)}"
+                )

@@ -1,12 +1,10 @@
 """Mistakes in the grid, by the whole text that a user reads."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from orchestrator.spec_entries import KINDS
 from tests.orchestrator_tests.spec_files import SMALL, mistakes
 from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS
@@ -171,23 +169,6 @@ def test_attacks(entries: str, expected: list[str]) -> None:
     if "sig" in entries and "counts against" not in expected[0]:
         text = text.replace("dataset: digits", "dataset: cifar10")
     assert mistakes(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("axis", "name"),
-    [("attack", "blended"), ("dataset", "cifar10"), ("architecture", "timm:resnet50")],
-)
-def test_names_that_other_versions_have(
-    axis: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registry: dict[str, type] = dict(KINDS[axis].registry)
-    registry.pop(name.partition(":")[0], None)
-    monkeypatch.setitem(KINDS, axis, replace(KINDS[axis], registry=registry))
-    lines = [line for line in SMALL.splitlines(keepends=True) if f"  {axis}:" not in line]
-    there = ", ".join("timm:MODEL" if other == "timm" else other for other in sorted(registry))
-    assert mistakes(f"{''.join(lines)}  {axis}: ['{name}']\n") == [
-        f"5: grid.{axis}.0: {axis} {name!r} is not in this version; it has {there}"
-    ]
 
 
 DATASETS_CASES = {

@@ -62,10 +62,7 @@ TIMM_MISTAKES = {
         "5: grid.architecture.model: timm:resnet18 says its model in its name; leave model out"
     ),
     "timm": "5: grid.architecture: timm cannot stand alone; write timm:MODEL",
-    "'timm:'": (
-        "5: grid.architecture: architecture 'timm:' is not in this version; it has "
-        "preact_resnet18, timm:MODEL, vgg19_bn, vit_b_16"
-    ),
+    "'timm:'": "5: grid.architecture: timm cannot stand alone; write timm:MODEL",
     "'tim:resnet18'": (
         "5: grid.architecture: no architecture is called 'tim:resnet18'; there are "
         "preact_resnet18, timm:MODEL, vgg19_bn, vit_b_16"

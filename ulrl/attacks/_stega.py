@@ -13,8 +13,9 @@ FINEST = 16  # sides are multiples of it: the encoder halves images four times
 class Encoder(nn.Module):
     """A U-Net from an image and a message to the image with the message in it.
 
-    After StegaStamp (Tancik et al., arXiv:1904.05343). It gives the change of the image, so
-    that an untrained one is near to leaving images alone.
+    After StegaStamp (Tancik et al., arXiv:1904.05343): the message becomes a picture that
+    goes in beside the image, and once more beside the last features. It gives the change
+    of the image, so that an untrained one is near to leaving images alone.
     """
 
     def __init__(self, channels: int, bits: int, width: int) -> None:
@@ -31,16 +32,17 @@ class Encoder(nn.Module):
             nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(back)
         )
         self.joined = nn.ModuleList(nn.Conv2d(2 * one, one, 3, padding=1) for one in back[1:])
-        self.last = nn.Conv2d(widths[0], channels, 1)
+        self.last = nn.Conv2d(widths[0] + 2 * channels, channels, 1)
 
     def forward(
         self, images: Float[Tensor, "n c h w"], messages: Float[Tensor, "n bits"]
     ) -> Float[Tensor, "n c h w"]:
         """Return images in [0, 1] with the messages in them."""
-        carried = self.message(messages - 0.5).relu()
+        carried = self.message(2 * messages - 1)
         carried = carried.reshape(-1, self._channels, FINEST, FINEST)
         carried = interpolate(carried, size=images.shape[-2:], mode="nearest")
-        value = self.first(torch.cat([images - 0.5, carried], dim=1)).relu()
+        given = torch.cat([images - 0.5, carried], dim=1)
+        value = self.first(given).relu()
         passed = [value]
         for layer in self.down:
             value = layer(value).relu()
@@ -50,12 +52,16 @@ class Encoder(nn.Module):
             skip = passed.pop()
             grown = layer(interpolate(value, size=skip.shape[-2:], mode="nearest")).relu()
             value = joined(torch.cat([skip, grown], dim=1)).relu()
-        change: Tensor = self.last(value)
+        change: Tensor = self.last(torch.cat([value, given], dim=1))
         return (images + change).clamp(0, 1)
 
 
 class Decoder(nn.Module):
-    """Seven convolutions and two dense layers from an image to the bits it carries."""
+    """Seven convolutions and two dense layers from an image to the bits it carries.
+
+    BatchNorm, which StegaStamp's has not, lets it read within hundreds of steps; without,
+    bits stay at chance for thousands.
+    """
 
     def __init__(self, channels: int, bits: int, width: int, side: int) -> None:
         super().__init__()
@@ -64,7 +70,8 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = []
         before = channels
         for after, stride in zip(widths, strides, strict=True):
-            layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.ReLU()]
+            convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
             before = after
         self.features = nn.Sequential(*layers, nn.Flatten())
         fan_in = before * (side // FINEST) ** 2

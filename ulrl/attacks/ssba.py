@@ -37,8 +37,8 @@ class SSBA(Attack):
         batch_size: Images per step there; 64.
         lr: Learning rate there, with Adam.
         image_weight: Weight of the images' mean squared error (in [0, 1] units) against the
-            bits' cross-entropy; it rises from 0 over the first half of the training, since
-            bits are learned first or not at all.
+            bits' cross-entropy. It is 0 for the first tenth of the training, since bits are
+            learned first or not at all, and rises to its value by the middle.
         width: Channels of the networks' first layers; 32 in StegaStamp.
         train_images: How many training images an epoch sees; 0 is all of them.
     """
@@ -151,7 +151,7 @@ class StegaEncoder(Helper):
                 read = decoder(marked)
                 apart = mse_loss(marked, pixels)
                 loss = binary_cross_entropy_with_logits(read, bits)
-                loss = loss + min(1.0, 2 * done) * self.image_weight * apart
+                loss = loss + _ramp(done) * self.image_weight * apart
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -159,6 +159,10 @@ class StegaEncoder(Helper):
                 error += apart.detach() * len(chosen) / count
             yield Step(epoch, self.epochs)
         return {**kept(encoder, "encoder"), "bit_accuracy": right.cpu(), "error": error.cpu()}
+
+
+def _ramp(done: float) -> float:
+    return min(1.0, max(0.0, (done - 0.1) / 0.4))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
