@@ -14,6 +14,7 @@ from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status, Verdict
 from orchestrator.definition import LogModels, Study
 from orchestrator.findings import Findings, VictimFinding
+from orchestrator.pictures import Pictures
 from orchestrator.plan import Scenario, Trial
 from orchestrator.records import Record
 from orchestrator.reporting.summary import column_of
@@ -32,8 +33,11 @@ STUDY = "study"
 class Mirror:
     """The observer that keeps MLflow's record, and the repaired models worth keeping."""
 
-    def __init__(self, tracker: Tracker, findings: Findings, store: Store) -> None:
+    def __init__(
+        self, tracker: Tracker, findings: Findings, store: Store, pictures: Pictures
+    ) -> None:
         self._tracker = tracker
+        self._pictures = pictures
         self._findings = findings
         self._store = store
         self._scenarios: set[int] = set()
@@ -85,6 +89,7 @@ class Mirror:
 
     def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
         self._scenarios.add(scenario.number)
+        self._pictures.draw(scenario, finding)
         metrics = {
             f"{metric}_before_{half}": getattr(getattr(finding.evaluation, half), metric)
             for metric in METRICS
@@ -137,6 +142,7 @@ class Mirror:
         curves: dict[str, tuple[tuple[int, float], ...]] = {}
         model = None
         ok = "unknown"
+        picture = self._pictures.of(scenario)
         if finding is not None:
             curves = _curves("train_victim", ("loss", "accuracy"), finding.training)
             ok = str(self._results.victim_ok(finding))
@@ -151,6 +157,7 @@ class Mirror:
             curves=curves,
             tags={"kind": "scenario", "victim_ok": ok, **_tags(scenario)},
             status="FAILED" if finding is None else "FINISHED",
+            artifacts=() if picture is None else ((str(picture), ""),),
             model=model,
         )
         self._tracker.record(record)

@@ -94,6 +94,7 @@ class _Run:
         verbose: bool,  # noqa: FBT001 - private
     ) -> None:
         from orchestrator.mirror import Mirror, materialise
+        from orchestrator.pictures import Pictures
         from orchestrator.spec import resolved_yaml
         from orchestrator.tracking import Tracker
 
@@ -118,7 +119,8 @@ class _Run:
             outbox=folder.logs / "mlflow.jsonl",
             materialise=lambda description: materialise(store, description),
         )
-        self.mirror = Mirror(self.tracker, findings, store)
+        self.pictures = Pictures(plan, folder.path)
+        self.mirror = Mirror(self.tracker, findings, store, self.pictures)
         self.tally = Tally(plan, self._value_of)
         self.screen = Screen(console, self.tally)
         observers = Observers([self.screen, self.mirror, _FailureLog(folder)])
@@ -192,6 +194,7 @@ class _Run:
         self.tracker.flush(timeout)
         self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
         _write_prunings(self.conductor, self.folder.logs / "pruning.csv")
+        self.pictures.write()
         save_studies(self.folder.path / "optuna.journal", self.conductor.decisions.judges)
         write_report(self.folder.path)
         metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}

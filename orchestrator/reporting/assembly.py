@@ -36,6 +36,7 @@ from orchestrator.reporting.surfaces import (
     scenario_csv,
 )
 from orchestrator.reporting.tables import csv_text
+from orchestrator.reporting.triggers import trigger_views
 
 FIGURE_NAMES = ("before-after.", "flagged.", "selection-report.", "surfaces-")  # how they begin
 
@@ -78,6 +79,7 @@ def assemble(folder: Path) -> Assembly:
             pruning=pruning,
             costs=costs,
             halves=drafts.halves(),
+            triggers=trigger_views(folder / "figures", results, names),
         )
     return Assembly(page=page, files=drafts.files)
 

@@ -22,6 +22,7 @@ from orchestrator.reporting.summary import (
     spread,
     spread_of,
 )
+from orchestrator.reporting.triggers import TriggerView
 from orchestrator.reporting.wording import (
     NOTHING,
     PLUS_MINUS,
@@ -97,6 +98,7 @@ class Page:
     pruning: Sequence[Mapping[str, str]]
     costs: Sequence[StageCost]
     halves: FigureView | None
+    triggers: Sequence[TriggerView]
 
 
 def view(name: str, drawing: Drawing, note: str = "") -> FigureView:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.definition import LogModels, Objective, Prune, Study, Tracking, VictimRule
 from orchestrator.mirror import STUDY, Mirror
+from orchestrator.pictures import Pictures
 from orchestrator.records import Record
 from orchestrator.results import key_of
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -67,7 +68,8 @@ def mirrored(
 ) -> tuple[Desk, Listener]:
     """Run a study under the eyes of a mirror, to its end."""
     desk, heard = Desk(study, path), listener or Listener()
-    mirror = Mirror(heard, desk.findings, desk.store)  # type: ignore[arg-type]
+    pictures = Pictures(desk.plan, path)
+    mirror = Mirror(heard, desk.findings, desk.store, pictures)  # type: ignore[arg-type]
     desk.watch(mirror)
     mirror.attach(desk.conductor, desk.results)
     Workers(Random(1), 2, **crew).run(desk)
@@ -231,7 +233,8 @@ def test_another_order_of_arrival_keeps_the_same_models(tmp_path: Path) -> None:
     desks = []
     for number in range(3):
         desk = Desk(study_of(tmp_path / str(number)), tmp_path / str(number))
-        mirror = Mirror(Listener(), desk.findings, desk.store)  # type: ignore[arg-type]
+        pictures = Pictures(desk.plan, tmp_path / str(number))
+        mirror = Mirror(Listener(), desk.findings, desk.store, pictures)  # type: ignore[arg-type]
         desk.watch(mirror)
         mirror.attach(desk.conductor, desk.results)
         Workers(Random(number), 1 + 2 * number).run(desk)

@@ -10,6 +10,7 @@ import torch
 from orchestrator.entries import weights_of
 from orchestrator.materials import blueprint_of
 from orchestrator.mirror import Mirror, artifacts_of, materialise
+from orchestrator.pictures import Pictures
 from tests.orchestrator_tests.places import Place
 from tests.orchestrator_tests.simulation import Desk
 from ulrl.models import restore
@@ -18,7 +19,7 @@ from ulrl.models import restore
 def describe(made: Place, tmp_path: Path) -> dict[str, Any]:
     """Return what a record would say of the first trial's repaired model."""
     desk = Desk(made.plan.study, tmp_path)
-    mirror = Mirror(Mock(run_ids=dict), made.findings, made.store)
+    mirror = Mirror(Mock(run_ids=dict), made.findings, made.store, Pictures(made.plan, tmp_path))
     mirror.attach(desk.conductor, desk.results)
     trial = made.plan.trials[0]
     scored = made.findings.scores(trial)

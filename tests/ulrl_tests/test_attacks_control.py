@@ -1,0 +1,216 @@
+"""Attackers with a say in the training: who is poisoned when, and what is minimised."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy
+
+from ulrl.attacks import ATTACKS, LabelRule, Scene, Stamp, StampingControl
+from ulrl.attacks.badnets import BadNets
+from ulrl.attacks.blind import Blind
+from ulrl.datasets import ImageSet
+from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.poisoning import Poison
+from ulrl.randomness import generator
+from ulrl.supervised import VictimConfig
+
+TARGET = 4
+Make = Callable[..., StampingControl]
+
+
+def source(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def scene(pictures: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene:
+    recipe = VictimConfig(epochs=1, batch_size=32)
+    return Scene(
+        blueprint=blueprint, recipe=recipe, images=pictures, seed=0, device=cpu, learned={}
+    )
+
+
+@pytest.fixture
+def classifier(blueprint: Blueprint, cpu: torch.device) -> Classifier:
+    return initialise(blueprint, generator(0, "any"), cpu)
+
+
+@pytest.fixture
+def make(scene: Scene) -> Make:
+    """Return the control of an attack, as the training loop has it."""
+
+    def control(name: str, options: dict[str, Any] | None = None, **poison: Any) -> Any:
+        attack = ATTACKS[name](**(options or {}))
+        poisoned = Poison(
+            **{
+                "attack": attack,
+                "labels": LabelRule.ALL_TO_ONE,
+                "poison_ratio": 0.2,
+                "target_label": TARGET,
+                "stamp": attack.default_stamp,
+                **poison,
+            }
+        )
+        own = attack.control(poisoned, scene)
+        if own is not None:
+            return own
+        images = scene.images
+        return StampingControl(
+            poisoned,
+            attack.trigger(0, {}),
+            images.train_labels,
+            classes=images.classes,
+            seed=scene.seed,
+        )
+
+    return control
+
+
+def whole(control: StampingControl, scene: Scene, classifier: Classifier) -> tuple[Tensor, Tensor]:
+    """Return the whole training set as one batch that the attacker saw."""
+    images = scene.images
+    everyone = torch.arange(len(images.train_labels))
+    return control.alter(images.train_images, images.train_labels, everyone, classifier)
+
+
+@pytest.mark.parametrize("name", ["wanet", "bpp", "blind"])
+def test_each_epoch_poisons_as_many_but_other_images(
+    make: Make, scene: Scene, classifier: Classifier, name: str
+) -> None:
+    control = make(name)
+    seen = []
+    for epoch in (1, 2, 3):
+        control.start_epoch(epoch)
+        shown, told = whole(control, scene, classifier)
+        relabelled = control.roles.poisoned
+        assert int(relabelled.sum()) == 60  # 0.2 of 300
+        assert (told[relabelled] == TARGET).all()
+        labels = scene.images.train_labels
+        assert torch.equal(told[~relabelled], labels[~relabelled])
+        stamped = (shown != scene.images.train_images).flatten(1).any(dim=1)
+        assert bool(stamped[relabelled].all())
+        bystanders = ~relabelled & ~control.roles.covers
+        assert not bool(stamped[bystanders].any())
+        seen.append(relabelled)
+    assert not torch.equal(seen[0], seen[1])
+    control.start_epoch(1)
+    assert torch.equal(control.roles.poisoned, seen[0]), "an epoch depends on its number alone"
+
+
+def test_an_attacker_of_the_set_poisons_the_same_images_in_each_epoch(
+    make: Make, scene: Scene, classifier: Classifier
+) -> None:
+    control = make("badnets", stamp=Stamp.AFTER_AUGMENTATION)
+    roles = []
+    for epoch in (1, 2):
+        control.start_epoch(epoch)
+        whole(control, scene, classifier)
+        roles.append(control.roles.poisoned)
+    assert torch.equal(*roles)
+
+
+def test_covers_are_stamped_and_keep_their_labels(
+    make: Make, scene: Scene, classifier: Classifier
+) -> None:
+    control = make("wanet", {"cross_ratio": 2.0})
+    shown, told = whole(control, scene, classifier)
+    covers = control.roles.covers
+    assert int(covers.sum()) == 120
+    assert not bool((covers & control.roles.poisoned).any())
+    assert torch.equal(told[covers], scene.images.train_labels[covers])
+    assert bool((shown != scene.images.train_images).flatten(1).any(dim=1)[covers].all())
+
+
+def test_a_batch_is_stamped_in_its_places(make: Make, scene: Scene, classifier: Classifier) -> None:
+    control = make("badnets", {"size": 4})
+    chosen = torch.randperm(300, generator=source())[:50]
+    images, labels = scene.images.train_images[chosen], scene.images.train_labels[chosen]
+    before = images.clone()
+    shown, told = control.alter(images, labels, chosen, classifier)
+    assert torch.equal(images, before)
+    poisoned = control.roles.poisoned[chosen]
+    assert 0 < int(poisoned.sum()) < 50
+    white = (shown[..., -4:, -4:] == 255).flatten(1).all(dim=1)
+    assert torch.equal(white, poisoned)
+    assert torch.equal(told == TARGET, poisoned | (labels == TARGET))
+
+
+def test_stamps_come_before_or_after_augmentation_as_asked(make: Make) -> None:
+    late = {stamp: make("badnets", stamp=stamp).late for stamp in Stamp}
+    assert late == {Stamp.BEFORE_AUGMENTATION: False, Stamp.AFTER_AUGMENTATION: True}
+
+
+# Blind.
+
+
+def test_the_mark_is_five_by_three_at_its_place() -> None:
+    images = torch.full((1, 3, 32, 32), 0.5)
+    triggered = Blind().stamp(images, source())
+    changed = (triggered != images)[0].any(dim=0)
+    rows, columns = changed.nonzero(as_tuple=True)
+    # The published one is at row 3 and column 23 of 32.
+    assert [int(rows.min()), int(rows.max())] == [3, 7]
+    assert [int(columns.min()), int(columns.max())] == [23, 25]
+    assert triggered[0, 0, 3:8, 23:26].tolist() == [
+        [1, 0, 1],
+        [0, 1, 0],
+        [1, 1, 1],
+        [0, 1, 0],
+        [1, 0, 1],
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 3, 8])
+def test_the_loss_is_the_weighed_sum_of_two_means(
+    make: Make, scene: Scene, classifier: Classifier, count: int
+) -> None:
+    control = make("blind", {"clean_weight": 2.0, "backdoor_weight": 0.5})
+    poisoned = control.roles.poisoned
+    chosen = torch.cat(
+        [poisoned.nonzero().flatten()[:count], (~poisoned).nonzero().flatten()[: 8 - count]]
+    )
+    labels = scene.images.train_labels[chosen]
+    _, told = control.alter(scene.images.train_images[chosen], labels, chosen, classifier)
+    logits = torch.randn(8, 10, generator=source())
+    each = -(logits.softmax(dim=1)[torch.arange(8), told]).log()
+    expected = 0.0
+    if count:
+        expected += 0.5 * float(each[:count].mean())
+    if count < 8:
+        expected += 2.0 * float(each[count:].mean())
+    assert float(control.loss(logits, told, cross_entropy)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"row": -1}, "row is in pixels from the top, at least 0; got -1"),
+        (
+            {"column": -2},
+            "column is at least 0, or at most -3 to count from the right; got -2",
+        ),
+        ({"clean_weight": 0.0}, "clean_weight is a weight, above 0 and at most 100; got 0.0"),
+        (
+            {"backdoor_weight": 101.0},
+            "backdoor_weight is a weight, above 0 and at most 100; got 101.0",
+        ),
+    ],
+)
+def test_refusals(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="got") as error:
+        Blind(**options)
+    assert str(error.value) == message
+
+
+def test_a_mark_outside_the_image_is_refused() -> None:
+    Blind().check(side=16, channels=3)
+    with pytest.raises(ValueError, match="is not inside images of 8 pixels"):
+        Blind(row=4).check(side=8, channels=3)
+
+
+def test_badnets_has_no_control(scene: Scene) -> None:
+    poison = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE)
+    assert BadNets().control(poison, scene) is None

@@ -1,0 +1,287 @@
+"""Attacks whose trigger a network makes: LIRA, input-aware, SSBA."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy
+
+from ulrl.arming import learned_by
+from ulrl.attacks import LabelRule, Scene
+from ulrl.attacks._input_aware_control import PatternControl
+from ulrl.attacks._input_aware_networks import (
+    Dreamer,
+    density_loss,
+    diversity,
+    sharpened,
+    standardised,
+    statistics_of,
+)
+from ulrl.attacks._networks import drawn, kept, restored
+from ulrl.attacks._stega import Decoder
+from ulrl.attacks.input_aware import InputAware
+from ulrl.attacks.lira import LIRA, Perturber, _Together
+from ulrl.attacks.ssba import SSBA, _ramp
+from ulrl.datasets import ImageSet
+from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.poisoning import Poison
+from ulrl.randomness import generator
+from ulrl.supervised import VictimConfig
+from ulrl.victim import train_victim
+
+TARGET = 4
+
+
+def source(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def scene(pictures: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene:
+    recipe = VictimConfig(epochs=2, batch_size=32)
+    return Scene(
+        blueprint=blueprint, recipe=recipe, images=pictures, seed=0, device=cpu, learned={}
+    )
+
+
+def poison_of(attack: Any, **other: Any) -> Poison:
+    return Poison(
+        **{
+            "attack": attack,
+            "labels": LabelRule.ALL_TO_ONE,
+            "poison_ratio": 0.2,
+            "target_label": TARGET,
+            "stamp": attack.default_stamp,
+            **other,
+        }
+    )
+
+
+@pytest.fixture
+def classifier(blueprint: Blueprint, cpu: torch.device) -> Classifier:
+    return initialise(blueprint, generator(0, "any"), cpu)
+
+
+# LIRA.
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.1])
+def test_lira_adds_at_most_epsilon(scene: Scene, epsilon: float) -> None:
+    attack = LIRA(epsilon=epsilon, epochs=1, width=4, lr=0.1)
+    learned = learned_by(poison_of(attack), scene)
+    images = torch.rand(40, 3, 16, 16, generator=source())
+    added = attack.trigger(0, learned).stamp(images, source()) - images
+    assert float(added.abs().max()) <= epsilon + 1e-6
+    assert float(added.abs().max()) > 0.1 * epsilon
+
+
+def test_lira_triggers_half_of_each_batch_in_its_first_stage(
+    scene: Scene, classifier: Classifier
+) -> None:
+    helper = LIRA(clean_weight=0.25, epsilon=0.5).helper(poison_of(LIRA()))
+    network = drawn(partial(Perturber, 3, 4), 0, "any")
+    control = _Together(helper, network, 10, 0)  # type: ignore[arg-type]
+    images, labels = scene.images.train_images[::5], scene.images.train_labels[::5]
+    shown, told = control.alter(images, labels, torch.arange(60), classifier)
+    changed = (shown - images).flatten(1).abs().amax(dim=1) > 1e-3
+    assert int(changed.sum()) == 30
+    assert (told[changed] == TARGET).all()
+    assert torch.equal(told[~changed], labels[~changed])
+    logits = torch.randn(60, 10, generator=source())
+    each = cross_entropy(logits, told, reduction="none")
+    expected = 0.25 * each[~changed].mean() + 0.75 * each[changed].mean()
+    assert torch.allclose(control.loss(logits, told, cross_entropy), expected)
+
+
+def test_lira_learns_a_trigger_and_victims_start_from_its_classifier(scene: Scene) -> None:
+    attack = LIRA(epochs=6, width=8, epsilon=0.3, lr=0.01)
+    poison = poison_of(attack)
+    learned = learned_by(poison, scene)
+    images = scene.images
+    config = replace(scene.recipe, lr=1e-9)  # a victim that stays where it starts
+    run = train_victim(config, scene.blueprint, poison, images, 0, scene.device, learned)
+    state = run.classifier.weights().state
+    assert all(torch.equal(state[name], learned[f"classifier/{name}"]) for name in state)
+    triggered = attack.trigger(0, learned).stamp(images.test_images.float() / 255, source())
+    classes = run.classifier.predict((255 * triggered).round().to(torch.uint8))
+    others = images.test_labels != TARGET
+    taken = (classes[others] == TARGET).float().mean()
+    plain = (run.classifier.predict(images.test_images)[others] == TARGET).float().mean()
+    assert float(taken) > float(plain) + 0.5
+
+
+# Input-aware.
+
+
+def test_densities_and_diversities_by_hand() -> None:
+    mask = torch.tensor([[0.0, 0.5], [0.02, 0.132]])[None, None]
+    # What exceeds 0.032, over four pixels: (0.468 + 0.1) / 4.
+    assert float(density_loss(mask, 0.032)) == pytest.approx(0.142)
+    zero, two, three = (torch.full((1, 1, 2, 2), value) for value in (0.0, 2.0, 3.0))
+    assert float(diversity(zero, two, zero, three)) == pytest.approx(2 / 3)
+    assert sharpened(torch.tensor([0.5, 0.4, 1.0])).tolist() == pytest.approx(
+        [0.5, 0.5 - 0.5 * 0.9640276, 1.0], abs=1e-6
+    )
+
+
+@pytest.fixture(scope="module")
+def masked(scene: Scene) -> Scene:
+    attack = InputAware(mask_epochs=1, width=4)
+    return replace(scene, learned=learned_by(poison_of(attack), scene))
+
+
+def control_of(masked: Scene, **options: Any) -> PatternControl:
+    attack = InputAware(mask_epochs=1, width=4, **options)
+    return attack.control(poison_of(attack), masked)
+
+
+def test_covers_carry_the_pattern_of_the_image_before(
+    masked: Scene, classifier: Classifier
+) -> None:
+    control = control_of(masked)
+    images, labels = masked.images.train_images, masked.images.train_labels
+    poisoned = control.roles.poisoned.nonzero().flatten()[:6]
+    covers = control.roles.covers.nonzero().flatten()[:6]
+    chosen = torch.cat([poisoned, covers])
+    mask = restored(partial(Dreamer, 3, 1, 4), masked.learned, "mask", masked.device)
+    pattern = drawn(partial(Dreamer, 3, 3, 4), 0, "input_aware", "pattern").train()
+    pixels = images[chosen].float() / 255
+    treatment = masked.blueprint.treatment
+    seen = standardised(pixels, statistics_of(treatment.mean, treatment.std))
+    made, where = pattern(seen), sharpened(mask(seen))
+    own = [*range(6), *range(5, 11)]  # a cover has the pattern of the one before it
+    expected = 255 * (pixels + (made[own] - pixels) * where).clamp(0, 1)
+    shown, told = control.alter(images[chosen], labels[chosen], chosen, classifier)
+    assert torch.allclose(shown, expected, atol=1e-3)
+    assert (told[:6] == TARGET).all()
+    assert torch.equal(told[6:], labels[covers])
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_gradients_of_the_pattern_gather_only_if_asked(
+    masked: Scene, classifier: Classifier, *, accumulate: bool
+) -> None:
+    control = control_of(masked, accumulate_gradients=accumulate)
+    images, labels = masked.images.train_images, masked.images.train_labels
+    (optimiser,) = control.optimisers
+    chosen = torch.arange(60)
+    sizes = []
+    for _ in range(2):
+        shown, told = control.alter(images[chosen], labels[chosen], chosen, classifier)
+        optimiser.zero_grad(set_to_none=True)
+        control.loss(classifier.logits(shown), told, cross_entropy).backward()  # type: ignore[no-untyped-call]
+        first = optimiser.param_groups[0]["params"][-1]
+        sizes.append(first.grad.clone())
+    # Nothing was stepped: the second pass's own gradient is that of the first.
+    ratio = float((sizes[1] * sizes[0]).sum() / sizes[0].square().sum())
+    assert ratio == pytest.approx(2.0 if accumulate else 1.0, abs=0.2)
+
+
+def test_the_pattern_trains_along_and_the_mask_does_not(masked: Scene) -> None:
+    attack = InputAware(mask_epochs=1, width=4)
+    run = train_victim(
+        masked.recipe,
+        masked.blueprint,
+        poison_of(attack),
+        masked.images,
+        0,
+        masked.device,
+        masked.learned,
+    )
+    masks = {name: value.clone() for name, value in masked.learned.items()}
+    before = {name: value.clone() for name, value in run.learned().items()}
+    for _ in run.epochs:
+        pass
+    after = run.learned()
+    assert set(after) == set(before)
+    assert all(name.startswith("pattern/") for name in after)
+    weights = [name for name in after if name.endswith("weight")]
+    assert all(not torch.equal(after[name], before[name]) for name in weights)
+    assert all(torch.equal(masks[name], masked.learned[name]) for name in masks)
+    images = masked.images.test_images[:8].float() / 255
+    alone = attack.trigger(0, {**masked.learned, **after}).stamp(images, source())
+    assert not torch.equal(
+        alone, attack.trigger(0, {**masked.learned, **before}).stamp(images, source())
+    )
+
+
+def test_a_trigger_without_its_victim_is_no_trigger(masked: Scene) -> None:
+    with pytest.raises(RuntimeError, match="learned along with its victim"):
+        InputAware(width=4).trigger(0, masked.learned).stamp(torch.rand(1, 3, 16, 16), source())
+
+
+# SSBA.
+
+
+@pytest.fixture(scope="module")
+def stega(scene: Scene) -> tuple[SSBA, dict[str, Tensor]]:
+    attack = SSBA(bits=8, epochs=16, batch_size=30, width=8, lr=3e-3)
+    return attack, dict(learned_by(poison_of(attack), scene))
+
+
+def test_ssba_hides_a_message_that_can_be_read(stega: tuple[SSBA, dict[str, Tensor]]) -> None:
+    _, learned = stega
+    assert float(learned["bit_accuracy"]) > 0.8, "0.5 is chance"
+    assert float(learned["error"]) < 0.01, "PSNR above 20 dB"
+
+
+def test_ssba_changes_each_image_in_its_own_way(
+    stega: tuple[SSBA, dict[str, Tensor]], scene: Scene
+) -> None:
+    attack, learned = stega
+    images = scene.images.test_images[::15].float() / 255
+    first, again, other = (attack.trigger(s, learned).stamp(images, source()) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other), "another scenario has another message"
+    residuals = (first - images).flatten(1)
+    assert float((residuals[0] - residuals[1]).abs().max()) > 1 / 255
+
+
+def test_the_weight_of_the_images_rises_from_the_tenth_to_the_half() -> None:
+    assert [_ramp(done) for done in (0, 0.1, 0.3, 0.5, 0.9)] == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+def test_a_reader_has_a_logit_for_each_bit() -> None:
+    reader = Decoder(1, 12, 4, 32)
+    assert reader(torch.rand(5, 1, 32, 32)).shape == (5, 12)
+
+
+# Networks that are kept.
+
+
+def test_what_is_kept_is_restored_to_the_bit_and_asks_for_no_gradients() -> None:
+    network = drawn(partial(Perturber, 3, 4), 7, "some")
+    images = torch.rand(2, 3, 16, 16, generator=source())
+    restored_one = restored(partial(Perturber, 3, 4), kept(network, "p"), "p", images.device)
+    assert torch.equal(restored_one(images), network(images))
+    assert not any(value.requires_grad for value in restored_one.parameters())
+    again, other = (drawn(partial(Perturber, 3, 4), 7, purpose) for purpose in ("some", "other"))
+    assert torch.equal(again(images), network(images))
+    assert not torch.equal(other(images), network(images))
+
+
+REFUSALS: list[tuple[type, dict[str, Any], str]] = [
+    (LIRA, {"epsilon": 0.0}, "epsilon is in [0, 1] pixel units, above 0; got 0.0"),
+    (LIRA, {"epochs": 0}, "epochs is at least 1; got 0"),
+    (LIRA, {"lr": 0.0}, "lr is a learning rate, above 0 and at most 1; got 0.0"),
+    (LIRA, {"clean_weight": 1.0}, "clean_weight is a share, in (0, 1); got 1.0"),
+    (LIRA, {"width": 0}, "width is in channels, at least 1; got 0"),
+    (InputAware, {"density": 1.0}, "density is a share of pixels, in (0, 1); got 1.0"),
+    (InputAware, {"mask_epochs": 0}, "mask_epochs is at least 1; got 0"),
+    (InputAware, {"mask_weight": -1.0}, "mask_weight is a weight, 0 to 1e6; got -1.0"),
+    (InputAware, {"diversity_weight": -1.0}, "diversity_weight is a weight, 0 to 1e6; got -1.0"),
+    (SSBA, {"bits": 0}, "bits is a count, at least 1; got 0"),
+    (SSBA, {"batch_size": 1}, "batch_size is at least 2; got 1"),
+    (SSBA, {"image_weight": -1.0}, "image_weight is a weight, 0 to 1e6; got -1.0"),
+    (SSBA, {"train_images": -1}, "train_images is a count, or 0 for all of them; got -1"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "message"), REFUSALS)
+def test_refusals(kind: type, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="got") as error:
+        kind(**options)
+    assert str(error.value) == message
