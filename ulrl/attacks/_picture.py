@@ -55,7 +55,7 @@ def content_of(pattern: str) -> str:
     """Return what tells a picture from others, wherever it lies: its word, or its SHA-256.
 
     Raises:
-        PictureError: The file is missing or cannot be read.
+        PictureError: The file is missing or holds no picture.
     """
     return pattern if pattern in set(Pattern) else _digest(pattern, _state(pattern))
 
@@ -84,6 +84,7 @@ def _state(pattern: str) -> tuple[int, int]:
 @lru_cache(maxsize=16)
 def _digest(path: str, state: tuple[int, int]) -> str:
     del state
+    _read(path)  # what is no picture is said before anything is computed with it
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

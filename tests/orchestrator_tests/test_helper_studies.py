@@ -1,0 +1,155 @@
+"""Attacks that train something first, in real studies from end to end."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from orchestrator.definition import Study
+from orchestrator.inline import run_inline
+from orchestrator.signals import Interrupts
+from orchestrator.spec import load_study, missing_data
+from orchestrator.work import Site
+from tests.orchestrator_tests.simulation import Desk
+from tests.orchestrator_tests.small_studies import choice, small_study
+from ulrl.attacks import ATTACKS
+from ulrl.attacks.blended import Blended
+
+BRIEF: dict[str, dict[str, Any]] = {
+    "trojannn": {"steps": 2},
+    "lf": {"images": 4, "passes": 1},
+    "lira": {"epochs": 1, "width": 2},
+    "input_aware": {"mask_epochs": 1, "width": 2},
+}
+
+
+def study_of(store: Path, *names: str) -> Study:
+    attacks = [choice(ATTACKS[name](**BRIEF[name])) for name in names]
+    return small_study(attacks=attacks, store=str(store))
+
+
+def run(study: Study, path: Path) -> Desk:
+    desk = Desk(study, path)
+    desk.conductor.open()
+    run_inline(desk.conductor, Site(store=study.store, study=desk.folder.identity()), Interrupts())
+    return desk
+
+
+def table(desk: Desk) -> list[dict[str, Any]]:
+    return [{name: v for name, v in row.items() if name != "seconds"} for row in desk.rows()]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Path]:
+    path = tmp_path_factory.mktemp("done")
+    return run(study_of(path / "store", *BRIEF), path), path
+
+
+def test_every_stage_is_made_once_and_stored(done: tuple[Desk, Path]) -> None:
+    desk, _ = done
+    assert {row["status"] for row in table(desk)} == {"done"}
+    made = [stage for stage, _, computed in desk.listed() if computed == "True"]
+    # The clean model, the patch, the pattern, LIRA's generator and the masks.
+    assert made.count("train_helper") == 5
+    assert made.count("train_victim") == len(BRIEF)
+
+
+def test_a_second_start_computes_nothing(done: tuple[Desk, Path], tmp_path: Path) -> None:
+    desk, path = done
+    again = run(study_of(path / "store", *BRIEF), tmp_path)
+    assert table(again) == table(desk)
+    assert {computed for _, _, computed in again.listed()} == {"False"}
+
+
+def test_other_company_gives_the_same_numbers(done: tuple[Desk, Path], tmp_path: Path) -> None:
+    """A helper's result depends on what it is for alone, not on who came before."""
+    desk, _ = done
+    alone = run(study_of(tmp_path / "store", "input_aware", "trojannn"), tmp_path)
+    rows = {row["attack"]: row for row in table(desk)}
+    assert {row["attack"]: row for row in table(alone)} == {
+        name: rows[name] for name in ("input_aware", "trojannn")
+    }
+
+
+def test_what_was_learned_with_the_victim_stamps_the_test_images(
+    done: tuple[Desk, Path],
+) -> None:
+    desk, _ = done
+    for scenario in desk.plan.scenarios:
+        finding = desk.findings.victim(scenario)
+        assert finding is not None
+        if scenario.columns["attack"] == "lf":
+            continue  # a moment's model takes all images for one class: nothing to learn
+        clean, triggered = finding.specimens["clean"], finding.specimens["triggered"]
+        assert not torch.equal(clean, triggered), scenario.columns["attack"]
+
+
+# A picture of one's own.
+
+
+GRID = """\
+name: own
+grid:
+  attack: [{name: blended, pattern: mine.png}]
+  dataset: digits
+  architecture: {name: preact_resnet18, width: 2}
+"""
+
+
+def written(folder: Path, level: int) -> Study:
+    pixels = np.full((9, 7, 3), level, dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "mine.png")
+    (folder / "grid.yaml").write_text(GRID)
+    return load_study(str(folder / "grid.yaml"))
+
+
+def victim_key(study: Study, folder: Path) -> str:
+    desk = Desk(study, folder / "study")
+    return desk.keys.victim(desk.plan.scenarios[0])
+
+
+def test_the_content_of_a_picture_is_in_the_key_and_its_place_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for name, level in (("here", 10), ("there", 10), ("here", 20)):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        study = written(folder, level)
+        keys.append(victim_key(study, folder))
+        assert "mine.png" in str(study.grid.attacks[0].attack.__dict__["pattern"])
+    assert keys[0] == keys[1]
+    assert keys[0] != keys[2]
+    scenario = Desk(study, tmp_path / "last").plan.scenarios[0]
+    assert str(tmp_path) not in str(scenario.columns), "no path in a table"
+
+
+def test_a_picture_of_ones_own_is_what_is_blended(tmp_path: Path) -> None:
+    written(tmp_path, 200)
+    images = torch.zeros(1, 3, 16, 16)
+    attack = Blended(alpha=0.5, pattern=str(tmp_path / "mine.png"))
+    triggered = attack.stamp(images, torch.Generator())
+    assert torch.allclose(triggered, torch.full_like(triggered, 0.5 * 200 / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"], ids=["missing", "broken"])
+def test_a_picture_that_cannot_be_had_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.yaml").write_text(GRID)
+    if content is not None:
+        (tmp_path / "mine.png").write_bytes(content)
+    study = load_study(str(tmp_path / "grid.yaml"))  # a plan can do without
+    (line,) = missing_data(study)
+    path = tmp_path / "mine.png"
+    assert line == (
+        f"grid.attack.0: {path} is not there; pattern: names a picture's file, or is synthetic "
+        f"or noise"
+        if content is None
+        else f"grid.attack.0: {path} cannot be read as a picture (UnidentifiedImageError)"
+    )
