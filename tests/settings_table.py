@@ -39,19 +39,20 @@ def page() -> str:
             "| name | default | official | fine_tuning | choices | meaning |",
             "|---|---|---|---|---|---|",
         ]
-        meanings = _meanings(config)
+        told = meanings(config)
         hints = get_type_hints(config)
         for name in (name for name, (owner, _) in names().items() if owner == part):
             default = values[Preset.DEFAULT][name]
             others = [values[preset][name] for preset in (Preset.OFFICIAL, Preset.FINE_TUNING)]
-            cells = ["" if value == default else _shown(value) for value in others]
-            row = [f"`{name}`", _shown(default), *cells, _choices(hints[name]), meanings[name]]
+            cells = ["" if value == default else shown(value) for value in others]
+            row = [f"`{name}`", shown(default), *cells, choices(hints[name]), told[name]]
             rows.append(f"| {' | '.join(row)} |")
         parts.append(f"## {TITLES[part]}\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as a study file has it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -59,14 +60,15 @@ def _shown(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-def _choices(hint: Any) -> str:
+def choices(hint: Any) -> str:
+    """Return the words that an option may be, if it is one of a few."""
     for kind in (hint, *get_args(hint)):
         if isinstance(kind, type) and issubclass(kind, StrEnum):
             return ", ".join(kind)
     return ""
 
 
-def _meanings(config: type[Any]) -> dict[str, str]:
+def meanings(config: type[Any]) -> dict[str, str]:
     """Return the lines of a docstring's ``Attributes`` by name."""
     text = inspect.getdoc(config) or ""
     found = ATTRIBUTE.findall(text.partition("Attributes:\n")[2])

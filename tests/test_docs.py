@@ -1,7 +1,17 @@
 """Pages that are made from the code are as the code says."""
 
-from tests.settings_table import PAGE, page
+from tests import attacks_page, settings_table
 
 
 def test_the_page_of_hyperparameters_is_fresh() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.settings_table"
+    fresh = settings_table.page()
+    assert settings_table.PAGE.read_text(encoding="utf-8") == fresh, (
+        "run: python -m tests.settings_table"
+    )
+
+
+def test_the_page_of_attacks_is_fresh() -> None:
+    fresh = attacks_page.page()
+    assert attacks_page.PAGE.read_text(encoding="utf-8") == fresh, (
+        "run: python -m tests.attacks_page"
+    )

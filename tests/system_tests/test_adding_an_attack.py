@@ -51,5 +51,6 @@ def test_the_page_works(tmp_path: Path) -> None:
     assert int(passed[1]) >= 15, "the contract did not reach the new attack"
     with (tmp_path / "runs/frame/results.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
-    assert {row["attack"] for row in rows} == {"frame", "frame(thickness=2)"}
+    assert {row["attack"] for row in rows} == {"frame"}
+    assert {row["attack_options"] for row in rows} == {"{}", '{"thickness": 2}'}
     assert {row["status"] for row in rows} <= {"done", "pruned"}

@@ -1,0 +1,66 @@
+"""The page of all attacks and their options, from the code: ``python -m tests.attacks_page``."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from tests.settings_table import choices, meanings, shown
+from ulrl.attacks import ATTACKS
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "attack-options.md"
+NAMES = sorted(set(ATTACKS) - {"imported"})  # `imported` is for victims from elsewhere
+INTRO = """\
+# Every attack and its options
+
+A study names an attack, or several, with options: `attack: [sig, {name: badnets, size: [3, 5]}]`.
+A list makes an axis of an option; of an option that is a list itself (`cover_classes: [5, 7]`), a
+list of lists does. Every attack also takes
+
+- `labels`: which images are poisoned and how they are labelled. `all_to_one`: of any class, as the
+  target; `all_to_all`: of any class, as the next one; `clean_label`: of the target, left alone;
+  `source_specific`: of the classes in `source`, as the target. The rules that make sense are
+  listed with each attack, its default first;
+- `poison_ratio`, if not the grid's: of the *whole* training set, 0 to 0.5;
+- `stamp`: `before_augmentation`, as published poisoned sets are (a crop may cut the trigger away),
+  or `after_augmentation`: every view carries all of it;
+- `source`: the classes of `source_specific`.
+
+What a trained trigger needs first (a clean model, an encoder) is a stage of its own: trained once
+per dataset, seed and, where it looks at the victim, architecture. What these attacks reach:
+[attacks.md](attacks.md). How to add one: [adding-an-attack.md](adding-an-attack.md).
+
+This page is made from the code by `python -m tests.attacks_page`; a test keeps it fresh.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    return "\n".join([INTRO, *(_section(name, ATTACKS[name]) for name in NAMES)])
+
+
+def _section(name: str, attack: type[Any]) -> str:
+    text = inspect.getdoc(attack) or ""
+    about = text.partition("\n\nAttributes:")[0].replace("``", "`")
+    rules = ", ".join(f"`{rule}`" for rule in attack.label_rules)
+    facts = [f"Labels: {rules}", f"stamp: `{attack.default_stamp}`"]
+    if attack.default_source:
+        facts.append(f"source: {list(attack.default_source)}")
+    lines = [f"## {name}", "", about, "", f"{'; '.join(facts)}.", ""]
+    told, hints = meanings(attack), get_type_hints(attack)
+    rows = [
+        f"| `{part.name}` | {_default(part.default)} | {choices(hints[part.name])} "
+        f"| {told[part.name].replace('``', '`')} |"
+        for part in dataclasses.fields(attack)
+    ]
+    if rows:
+        lines += ["| option | default | choices | meaning |", "|---|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _default(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
