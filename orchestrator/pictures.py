@@ -60,7 +60,8 @@ class Pictures:
     ) -> dict[str, Any]:
         clean, triggered = specimens["clean"], specimens["triggered"]
         name = self._plan.name_of(scenario)
-        picture = draw_gallery([Specimen(name=name, clean=clean, triggered=triggered)])
+        short = scenario.poison.attack.name
+        picture = draw_gallery([Specimen(name=short, clean=clean, triggered=triggered)])
         # Names of scenarios may be cut, so two may have the same slug: the key tells them apart.
         file = f"triggers-{slug(name)[:80]}-{key[:8]}.png"
         self._figures.mkdir(parents=True, exist_ok=True)
