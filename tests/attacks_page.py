@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -34,9 +36,14 @@ This page is made from the code by `python -m tests.attacks_page`; a test keeps 
 """
 
 
-def page() -> str:
-    """Return the page."""
-    return "\n".join([INTRO, *(_section(name, ATTACKS[name]) for name in NAMES)])
+def page(names: Iterable[str] = NAMES) -> str:
+    """Return the page of some attacks, by default of all."""
+    return "\n".join([INTRO, *(_section(name, ATTACKS[name]) for name in names)])
+
+
+def told() -> list[str]:
+    """Return the attacks that the page in the repository is about."""
+    return re.findall(r"^## (\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def _section(name: str, attack: type[Any]) -> str:
