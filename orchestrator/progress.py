@@ -198,8 +198,14 @@ class Screen:
         return Group(head, running)
 
 
+DAY = 24 * 3600.0
+LONG = 3 * DAY  # from there on nobody counts hours
+
+
 def span(seconds: float) -> str:
-    """Return a duration as people write it: 0:42, 3:05, 2:10:00."""
+    """Return a duration as people write it: 0:42, 3:05, 2:10:00, 5.2 days."""
+    if seconds >= LONG:
+        return f"{seconds / DAY:,.1f} days"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
