@@ -1,4 +1,4 @@
-"""A study on many GPUs in simulated time: ``python -m benchmarks.scale [STUDY.yaml] [--gpus 1 8 64 512]``.
+"""A study on many GPUs in simulated time: ``python -m benchmarks.scale --gpus 1 8 64 512``.
 
 The scheduler is the real one, with the real store, decisions and results; only the work is not
 done: a stage takes the seconds below, which no clock waits for. It says how well a study fills
