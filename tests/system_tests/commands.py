@@ -1,12 +1,18 @@
 """The command as a user runs it: a process of its own in an empty folder."""
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,26 +47,67 @@ def environment() -> dict[str, str]:
     return {**os.environ, "COLUMNS": "100", "TERM": "dumb", "PATH": path}
 
 
+MARK = "ULRL_TEST_COMMAND"  # inherited by all that a command starts, Ray's daemons too
+WORKING = re.compile(r"ray::\w+\.train")  # the title of a worker while it is at an item
+
+
 class Command:
-    """``python -m orchestrator.study`` in a folder."""
+    """``python -m orchestrator.study`` in a folder; what it leaves running is killed at the end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._mark = uuid.uuid4().hex
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        wait_until(lambda: not self._killed(), "what was killed is gone")
+        for process in self._started:
+            process.communicate()
 
     def write(self, text: str, name: str = "grid.yaml") -> None:
         (self.folder / name).write_text(text)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.study", *arguments],
             cwd=self.folder,
-            env=environment(),
+            env={**environment(), MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all that runs of what this command started, whoever its parent is now."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self._mark and process.is_running():
+                    found.append(process)
+        return found
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the Ray workers that are at an item now."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if WORKING.match(" ".join(process.cmdline())):
+                    found.append(process)
+        return found
+
+    def _killed(self) -> list[psutil.Process]:
+        left = self.processes()
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        return left
 
     def run(self, *arguments: str, code: int = 0, timeout: float = 400) -> tuple[str, str]:
         """Return what the command printed, after checking its exit code."""
@@ -80,14 +127,18 @@ class Command:
         file = self.folder / "runs" / name / "stages.csv"
         return max(0, file.read_text().count("\n") - 1) if file.exists() else 0
 
-    def wait_for_stages(self, count: int, name: str = "small", timeout: float = 120) -> None:
+    def wait_for_stages(self, count: int, name: str = "small", timeout: float = 300) -> None:
         """Return once that many stages are listed as executed."""
-        until = time.monotonic() + timeout
-        while time.monotonic() < until:
-            if self.listed(name) >= count:
-                return
-            time.sleep(0.05)
-        pytest.fail(f"fewer than {count} stages after {timeout} s")
+        wait_until(lambda: self.listed(name) >= count, f"{count} stages are listed", timeout)
+
+
+def wait_until(true: Callable[[], object], what: str, timeout: float = 300) -> None:
+    """Return once a condition holds; a test fails that waits longer than `timeout` seconds."""
+    until = time.monotonic() + timeout
+    while not true():
+        if time.monotonic() > until:
+            pytest.fail(f"waited {timeout} s in vain until {what}")
+        time.sleep(0.05)
 
 
 def comparable(results: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Studies that several tests look at, run once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,15 @@ from tests.system_tests.commands import SMALL, Command
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    return Command(tmp_path)
+def command(tmp_path: Path) -> Iterator[Command]:
+    with Command(tmp_path) as command:
+        yield command
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Command:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """The small study, run inline from start to end."""
-    command = Command(tmp_path_factory.mktemp("undisturbed"))
-    command.write(SMALL)
-    command.run("grid.yaml", "--inline")
-    return command
+    with Command(tmp_path_factory.mktemp("undisturbed")) as command:
+        command.write(SMALL)
+        command.run("grid.yaml", "--inline")
+        yield command

@@ -6,13 +6,30 @@ import subprocess
 
 import psutil
 
-from tests.system_tests.commands import SMALL, Command, computed, same
+from tests.system_tests.commands import SMALL, Command, computed, same, wait_until
 
 
 def kill(process: subprocess.Popen[str]) -> None:
     """Kill the driver alone, as the machine's owner or its memory manager would."""
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+def frozen_at_work(command: Command) -> psutil.Process:
+    """Return a worker that was stopped in the midst of an item, so that it cannot end it."""
+    found: list[psutil.Process] = []
+
+    def freeze() -> bool:
+        for worker in command.workers():
+            worker.suspend()
+            if worker.pid in {one.pid for one in command.workers()}:
+                found.append(worker)
+                return True
+            worker.resume()
+        return False
+
+    wait_until(freeze, "a worker is seen at work")
+    return found[0]
 
 
 def test_killed_drivers_lose_nothing(command: Command, undisturbed: Command) -> None:
@@ -40,15 +57,16 @@ def test_a_killed_worker_costs_the_stage_in_flight(command: Command, undisturbed
     command.write(SMALL)
     process = command.start("grid.yaml")
     command.wait_for_stages(4)
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "Trainable" in " ".join(child.cmdline())
-    ]
-    assert workers
-    workers[0].kill()
+    worker = frozen_at_work(command)
+    done, alive = command.listed(), process.poll() is None
+    worker.kill()
+    assert alive
+    assert done < len(undisturbed.stages()), "the study was over before the worker was killed"
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
+    assert err == ""
+    assert not worker.is_running()
+    assert command.listed() > done
     same(command.results(), undisturbed.results())
     computed(command.stages())
 

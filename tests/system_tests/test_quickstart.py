@@ -1,6 +1,7 @@
 """The quickstart as a user runs it: a fresh folder, a fresh store, all 81 trials."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -15,12 +16,12 @@ POINT = ["attack", "seed", "unlearn_threshold", "reinit_ratio"]
 
 
 @pytest.fixture(scope="module")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    command = Command(tmp_path_factory.mktemp("quickstart"))
-    out, err = command.run(QUICKSTART)
-    (command.folder / "out.txt").write_text(out)
-    assert err == "", "no library may talk to the user"
-    return command
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    with Command(tmp_path_factory.mktemp("quickstart")) as command:
+        out, err = command.run(QUICKSTART)
+        (command.folder / "out.txt").write_text(out)
+        assert err == "", "no library may talk to the user"
+        yield command
 
 
 @pytest.fixture(scope="module")
