@@ -50,11 +50,17 @@ class Pruning:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A trial's final status."""
+    """A trial's final status.
+
+    Attributes:
+        pruning: What was decided by this trial's outcome, if something was: it is cut, or its
+            setting is abandoned for all that follow.
+    """
 
     trial: Trial
     status: Status
     error: str = ""
+    pruning: Pruning | None = None
 
 
 class Decisions:
@@ -163,9 +169,10 @@ class Decisions:
         outcome = self._outcomes.get(trial.number)
         if outcome is None:
             return None
-        if self._cut(trial, outcome):  # before an error: watched, it would have stopped there
+        cut = self._cut(trial, outcome)  # before an error: watched, it would have stopped there
+        if cut is not None:
             self._incomplete.add(setting)
-            return Verdict(trial=trial, status=Status.PRUNED)
+            return Verdict(trial=trial, status=Status.PRUNED, pruning=cut)
         if outcome.error:
             self._forget(trial)
             return Verdict(trial=trial, status=Status.FAILED, error=outcome.error)
@@ -173,40 +180,44 @@ class Decisions:
             del self._outcomes[trial.number]
             self.unsettled.append(trial)
             return None
-        if outcome.sound:
-            self._weigh(trial, outcome.value)
-        return Verdict(trial=trial, status=Status.DONE)
+        abandoned = self._weigh(trial, outcome.value) if outcome.sound else None
+        return Verdict(trial=trial, status=Status.DONE, pruning=abandoned)
 
     def _forget(self, trial: Trial) -> None:
         """What a trial reported while it ran is no evidence if it does not count."""
         if (judge := self._curves.get(trial.scenario.number)) is not None:
             judge.forget(trial.setting.number)
 
-    def _cut(self, trial: Trial, outcome: Outcome) -> bool:
+    def _cut(self, trial: Trial, outcome: Outcome) -> Pruning | None:
         judge = self._curves.get(trial.scenario.number)
         if judge is None:
-            return False
+            return None
         number = trial.setting.number
         judge.begin(number, trial.setting.values)
-        cut = judge.cut(number, list(outcome.curve))
-        if cut is not None:
-            evidence = judge.evidence(number)
-            self.prunings.append(Pruning(level="curve", trial=trial, evidence=evidence))
+        if judge.cut(number, list(outcome.curve)) is not None:
+            pruning = self._record("curve", trial, judge)
             judge.finish(number, None)
-        elif outcome.value is not None:
+            return pruning
+        if outcome.value is not None:
             judge.finish(number, outcome.curve[-1])
-        return cut is not None
+        return None
 
-    def _weigh(self, trial: Trial, value: float) -> None:
+    def _record(self, level: str, trial: Trial, judge: Judge) -> Pruning:
+        evidence = judge.evidence(trial.setting.number)
+        pruning = Pruning(level=level, trial=trial, evidence=evidence)
+        self.prunings.append(pruning)
+        return pruning
+
+    def _weigh(self, trial: Trial, value: float) -> Pruning | None:
         if self._settings is None:
-            return
+            return None
         number = trial.setting.number
         self._settings.begin(number, trial.setting.values)
         self._values.setdefault(number, []).append(value)
-        if self._settings.report(number, trial.scenario.number, value):
-            self._abandoned.add(number)
-            evidence = self._settings.evidence(number)
-            self.prunings.append(Pruning(level="setting", trial=trial, evidence=evidence))
+        if not self._settings.report(number, trial.scenario.number, value):
+            return None
+        self._abandoned.add(number)
+        return self._record("setting", trial, self._settings)
 
     def _close(self, setting: int) -> None:
         """Tell the judge how a setting ended.

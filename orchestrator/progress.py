@@ -15,6 +15,7 @@ from orchestrator.decisions import Status, Verdict
 from orchestrator.definition import Objective
 from orchestrator.findings import VictimFinding
 from orchestrator.plan import Plan, Scenario, Trial
+from orchestrator.prunings import amount, sentence
 from orchestrator.work import Finished, Item, Progress
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
@@ -92,9 +93,9 @@ class Tally:
             parts[0] += f" ({counts})"
         if self.best is not None:
             value, trial = self.best
-            name = self.plan.study.objective.value.upper()
-            shown = f"{value:.3f}" if name == "DER" else f"{value:.1%}"
-            parts.append(f"best {name} {shown} ({trial.setting.text})")
+            objective = self.plan.study.objective
+            shown = f"{objective.value.upper()} {amount(objective, value)}"
+            parts.append(f"best {shown} ({trial.setting.text})")
         if self.left is not None:
             parts.append(f"about {span(self.left)} left")
         return "; ".join(parts)
@@ -173,6 +174,8 @@ class Screen:
     def decided(self, verdict: Verdict) -> None:
         self._tally.running.pop(verdict.trial.name, None)  # stopped, if it still runs
         self._tally.decided(verdict)
+        if self._open and verdict.pruning is not None:
+            self.say(sentence(self._tally.plan, verdict.pruning), "magenta")
         self._tick()
 
     def _tick(self) -> None:

@@ -1,7 +1,5 @@
 """A study from its definition to its report."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from orchestrator.machine import compute_of, gpu_of, has_gpu, workers_of
 from orchestrator.observers import Observers
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Screen, Tally, span
+from orchestrator.prunings import write_prunings
 from orchestrator.reporting.summary import column_of
 from orchestrator.results import Results
 from orchestrator.signals import Interrupts
@@ -193,7 +192,8 @@ class _Run:
         self.mirror.finish()
         self.tracker.flush(timeout)
         self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
-        _write_prunings(self.conductor, self.folder.logs / "pruning.csv")
+        prunings = self.conductor.decisions.prunings
+        write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
         self.pictures.write()
         save_studies(self.folder.path / "optuna.journal", self.conductor.decisions.judges)
         write_report(self.folder.path)
@@ -247,18 +247,6 @@ class _FailureLog:
 
     def decided(self, verdict: Any) -> None:
         """The item's end said it."""
-
-
-def _write_prunings(conductor: Conductor, path: Path) -> None:
-    columns = ("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for pruning in conductor.decisions.prunings:
-        e, trial = pruning.evidence, pruning.trial
-        names = (pruning.level, trial.setting.text, trial.scenario.text)
-        writer.writerow((*names, e.step, e.value, e.reference, e.p_value, e.pairs))
-    write_text(path, text.getvalue())
 
 
 def _counts(plan: Plan) -> str:

@@ -11,6 +11,7 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from scipy.stats import wilcoxon
 
@@ -36,9 +37,12 @@ class Evidence:
     Attributes:
         step: Scenarios, or epochs, seen until then.
         value: Mean of what it reached in them; for a curve its last value.
-        reference: Mean of the best setting on the same scenarios.
+        reference: Mean of the best setting on the same scenarios; for a curve the median
+            of the others at that epoch.
         p_value: One-sided, of Wilcoxon's signed-rank test.
-        pairs: Scenarios that the test paired.
+        pairs: Scenarios that the test paired; for a curve the others that came as far.
+        worse: In how many of them it was the worse one.
+        against: The best setting, by its number; None for a curve.
     """
 
     step: int
@@ -46,6 +50,8 @@ class Evidence:
     reference: float | None = None
     p_value: float | None = None
     pairs: int | None = None
+    worse: int | None = None
+    against: int | None = None
 
 
 def make_pruner(choice: PrunerChoice) -> BasePruner:
@@ -141,22 +147,37 @@ class Judge:
     def evidence(self, number: int) -> Evidence:
         """Return what stood against a setting when it was last reported."""
         own = self._values(self._trials[number].number)
-        step, last = len(own), list(own.values())[-1]
         if not isinstance(self._study.pruner, optuna.pruners.WilcoxonPruner):
-            return Evidence(step=step, value=last)
-        best = self._study.best_trial.intermediate_values
+            return self._evidence_of_curve(number, own)
+        maximise = self._study.direction is StudyDirection.MAXIMIZE
+        rival = self._study.best_trial
+        best = rival.intermediate_values
         shared = [name for name in own if name in best]
         differences = [own[name] - best[name] for name in shared]
-        worse: Literal["less", "greater"] = (
-            "less" if self._study.direction.name == "MAXIMIZE" else "greater"
-        )
-        p_value = wilcoxon(np.array(differences), alternative=worse, zero_method="zsplit").pvalue
+        tail: Literal["less", "greater"] = "less" if maximise else "greater"
+        p_value = wilcoxon(np.array(differences), alternative=tail, zero_method="zsplit").pvalue
+        (against,) = (n for n, trial in self._trials.items() if trial.number == rival.number)
         return Evidence(
-            step=step,
+            step=len(own),
             value=sum(own[name] for name in shared) / len(shared),
             reference=sum(best[name] for name in shared) / len(shared),
             p_value=float(p_value),
             pairs=len(shared),
+            worse=sum(d < 0 if maximise else d > 0 for d in differences),
+            against=against,
+        )
+
+    def _evidence_of_curve(self, number: int, own: Mapping[int, float]) -> Evidence:
+        step, value = list(own.items())[-1]
+        curves = (self._values(t.number) for n, t in self._trials.items() if n != number)
+        others = [curve[step] for curve in curves if step in curve]
+        maximise = self._study.direction is StudyDirection.MAXIMIZE
+        return Evidence(
+            step=step,
+            value=value,
+            reference=float(np.median(others)) if others else None,
+            pairs=len(others),
+            worse=sum(value < other if maximise else value > other for other in others),
         )
 
     def _values(self, number: int) -> dict[int, float]:

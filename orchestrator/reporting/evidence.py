@@ -12,6 +12,7 @@ from orchestrator.reporting.naming import distinct
 from orchestrator.reporting.tables import Table, read_table
 
 _PRUNING = ("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs")
+_LATER = ("worse", "against")  # columns that older logs lack
 _STAGES = ("stage", "key", "scenario", "seconds", "computed")
 _STAGE_ORDER = (
     "train_helper",
@@ -75,7 +76,7 @@ def read_pruning(path: Path) -> Sequence[Mapping[str, str]]:
         return ()
     table = read_table(path, _PRUNING)
     _refuse_words(table, ("value", "reference", "p_value"))
-    return table.rows
+    return [{**dict.fromkeys(_LATER, ""), **row} for row in table.rows]
 
 
 def read_costs(path: Path) -> list[StageCost]:

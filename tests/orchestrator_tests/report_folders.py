@@ -144,11 +144,14 @@ def write_study(folder: Path, rows: Sequence[Row], objective: str = "der") -> Pa
 
 def write_pruning(folder: Path, scenario: str) -> None:
     """Write a pruning log of two decisions."""
-    columns = ("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs")
-    setting = "unlearn_threshold=0.4, reinit_ratio=0.25"
+    columns = (
+        *("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs"),
+        *("worse", "against"),
+    )
+    setting, best = (f"unlearn_threshold={value}, reinit_ratio=0.25" for value in (0.4, 0.2))
     rows = [
-        ("setting", setting, "", 7, 0.8123456, 0.95, 0.0078125, 7),
-        ("curve", setting, scenario, 5, 0.6, 0.9, "", ""),
+        ("setting", setting, "", 7, 0.8123456, 0.95, 0.0078125, 7, 7, best),
+        ("curve", setting, scenario, 5, 0.6, 0.9, "", 6, 5, ""),
     ]
     log = folder / "logs" / "pruning.csv"
     write_csv(log, [dict(zip(columns, row, strict=True)) for row in rows])

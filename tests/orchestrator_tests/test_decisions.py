@@ -62,6 +62,8 @@ def test_a_setting_that_is_worse_five_times_is_abandoned() -> None:
     assert (pruning.evidence.step, pruning.evidence.pairs) == (5, 5)
     assert pruning.evidence.value == pytest.approx((0.8 + 0.79 + 0.78 + 0.77 + 0.7) / 5)
     assert pruning.evidence.reference == pytest.approx(0.9)
+    assert pruning.evidence.worse == 5
+    assert pruning.evidence.against == best[0].setting.number
 
 
 def test_four_pairs_are_not_enough() -> None:

@@ -23,6 +23,8 @@ def test_a_curve_below_the_median_is_cut() -> None:
     (pruning,) = decisions.prunings
     assert (pruning.level, pruning.trial) == ("curve", trials[2])
     assert (pruning.evidence.step, pruning.evidence.value) == (3, 0.79)
+    assert (pruning.evidence.pairs, pruning.evidence.worse) == (2, 1)
+    assert pruning.evidence.reference == (0.9 + 0.7) / 2
 
 
 def test_a_running_trial_is_cut_by_the_same_rule() -> None:

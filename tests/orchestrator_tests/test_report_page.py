@@ -128,7 +128,8 @@ def test_pruning_shows_its_evidence(html: str) -> None:
     assert (
         '<tr><td class="word">setting</td>'
         '<td class="word">unlearn_threshold=0.4, reinit_ratio=0.25</td><td class="word">–</td>'
-        "<td>7</td><td>0.812</td><td>0.95</td><td>0.00781</td><td>7</td></tr>"
+        "<td>7</td><td>0.812</td><td>0.95</td><td>0.00781</td><td>7</td><td>7</td>"
+        '<td class="word">unlearn_threshold=0.2, reinit_ratio=0.25</td></tr>'
     ) in text
 
 

@@ -162,6 +162,8 @@ def check_evidence(judge: Judge, number: int, study: optuna.Study, trial: optuna
     assert (found.pairs, found.step) == (len(shared), len(own))
     assert found.value == pytest.approx(sum(own[step] for step in shared) / len(shared))
     assert found.reference == pytest.approx(sum(best[step] for step in shared) / len(shared))
+    assert found.worse == sum(differences < 0)
+    assert found.against == study.best_trial.number  # here settings are entered in order
 
 
 def test_five_pairs_that_are_all_worse_have_p_one_in_thirty_two() -> None:

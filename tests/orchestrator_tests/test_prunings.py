@@ -1,0 +1,73 @@
+"""Decisions in words, and as a table that does not know in which order they came."""
+
+import csv
+from pathlib import Path
+
+from orchestrator.decisions import Decisions, Outcome, Pruning
+from orchestrator.definition import Objective, Prune, PrunerChoice
+from orchestrator.prunings import COLUMNS, sentence, write_prunings
+from orchestrator.search import Evidence
+from tests.orchestrator_tests.outcomes import ACROSS, WITHIN, in_order, offer, plan_of
+
+
+def test_an_abandoned_setting_in_words() -> None:
+    decisions = Decisions(plan_of(2, 7, ACROSS))
+    best, worse = in_order(decisions._plan)
+    for trial in best:
+        offer(decisions, trial, 0.9)
+    verdicts = [
+        verdict
+        for trial in worse[:5]
+        for verdict in decisions.offer(trial, Outcome(value=0.8, curve=(0.8,)))
+    ]
+    told = [verdict.pruning for verdict in verdicts]
+    (pruning,) = decisions.prunings
+    assert told == [None] * 4 + [pruning] + [None] * 2  # the fifth decides, two more follow
+    assert sentence(decisions._plan, pruning) == (
+        "setting alpha=0.8 abandoned after 5 scenarios: worse than alpha=0.7 on 5 of 5, "
+        "p = 0.031 (mean DER 0.800 against 0.900)"
+    )
+
+
+def test_a_cut_curve_in_words_and_percent() -> None:
+    plan = plan_of(3, 1, WITHIN, objective=Objective.ASR)
+    decisions = Decisions(plan)
+    first, second, third = (trial for (trial,) in in_order(plan))
+    offer(decisions, first, 0.1, 0.5, 0.3, 0.1)
+    offer(decisions, second, 0.3, 0.5, 0.4, 0.3)
+    (verdict,) = decisions.offer(third, Outcome(curve=(0.5, 0.6)))
+    assert verdict.pruning is not None
+    assert sentence(plan, verdict.pruning) == (
+        f"{third.name} cut after epoch 2: ASR 60.0%, worse than 2 of 2 settings there "
+        f"(median 35.0%)"
+    )
+
+
+def test_the_first_of_a_scenario_has_nobody_beside_it() -> None:
+    lower = PrunerChoice(pruner="threshold", arguments={"lower": 0.4})
+    plan = plan_of(2, 1, Prune(curve=lower))
+    decisions = Decisions(plan)
+    ((first,), _) = in_order(plan)
+    (verdict,) = decisions.offer(first, Outcome(curve=(0.3,)))
+    assert verdict.pruning is not None
+    assert sentence(plan, verdict.pruning) == f"{first.name} cut after epoch 1: DER 0.300"
+
+
+def test_the_table_is_in_the_plans_order(tmp_path: Path) -> None:
+    plan = plan_of(2, 3, WITHIN)
+    trials = [trial for trials in in_order(plan) for trial in trials]
+    prunings = [
+        Pruning(
+            level="curve",
+            trial=trial,
+            evidence=Evidence(step=3, value=0.1 * place, reference=0.9, pairs=2, worse=1),
+        )
+        for place, trial in enumerate(trials)
+    ]
+    file = tmp_path / "pruning.csv"
+    write_prunings(plan, [prunings[place] for place in (4, 1, 5, 0, 3, 2)], file)
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert tuple(rows[0]) == COLUMNS
+    assert [float(row["value"]) for row in rows] == [0.1 * place for place in range(6)]
+    assert {row["against"] for row in rows} == {""}
+    assert rows[0]["scenario"] == trials[0].scenario.text
