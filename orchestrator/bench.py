@@ -35,10 +35,14 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
     except Unusable as error:
         return Finished(error=str(error), fatal=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
-        reason = " ".join(str(error).split()) or "no message"
+        told = " ".join(str(error).split()) or "no message"
         about = [what for kind, what in PLACED.items() if isinstance(error, kind)]
-        if about:
-            reason = f"{about[0]} cannot be used; the log says why"
-        line = f"{type(error).__name__}: {reason}"
-        return Finished(runs=workshop.executed, error=line[:500], trace=traceback.format_exc())
+        kept = f"{about[0]} cannot be used; the log says why" if about else told
+        kind = type(error).__name__
+        return Finished(
+            runs=workshop.executed,
+            error=f"{kind}: {kept}"[:500],
+            told=f"{kind}: {told}"[:1000],
+            trace=traceback.format_exc(),
+        )
     return Finished(runs=runs)

@@ -192,8 +192,6 @@ def run_on_ray(
     site: Site,
     address: str | None,
     interrupts: Interrupts,
-    *,
-    verbose: bool,
 ) -> None:
     """Run a study to its end on Ray Tune: embedded, or on the cluster at `address`.
 
@@ -205,7 +203,7 @@ def run_on_ray(
     """
     study = conductor.plan.study
     resources = study.resources
-    configure(verbose=verbose)
+    configure()
     _connect(address, resources)
     token = uuid.uuid4().hex
     session = _LIVE[token] = _Session(conductor, interrupts)

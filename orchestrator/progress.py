@@ -158,7 +158,7 @@ class Screen:
         self._tally.end(item.name)
         if result.error:
             self.say(
-                f"failed: {item.name} ({self._tally.plan.name_of(item.scenario)}): {result.error}",
+                f"failed: {item.name} ({self._tally.plan.name_of(item.scenario)}): {result.reason}",
                 "red",
             )
         self._tick()

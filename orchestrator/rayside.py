@@ -1,6 +1,5 @@
 """What has to be right around Ray before it is started or joined."""
 
-import logging
 import os
 import socket
 
@@ -10,8 +9,8 @@ from orchestrator.errors import Unusable
 KNOCK_SECONDS = 10.0  # until an address counts as unreachable
 
 
-def configure(*, verbose: bool) -> None:
-    """Switch off what a study has no use for and, unless asked, what Ray says meanwhile."""
+def configure() -> None:
+    """Switch off what a study has no use for."""
     os.environ |= {
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -21,9 +20,6 @@ def configure(*, verbose: bool) -> None:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshots are never read
     }
-    if not verbose:
-        for name in ("ray", "ray.tune", "ray.data", "ray.train"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def knock(address: str) -> None:

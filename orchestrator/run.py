@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.chatter import hush_libraries
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
 from orchestrator.definition import Study
@@ -152,11 +153,13 @@ class _Run:
         if inline:
             from orchestrator.inline import run_inline
 
+            hush_libraries(verbose=self._verbose)
             run_inline(self.conductor, self.site, self.interrupts)
         else:
             from orchestrator.cluster import run_on_ray
 
-            run_on_ray(self.conductor, self.site, address, self.interrupts, verbose=self._verbose)
+            hush_libraries(verbose=self._verbose)  # Ray sets its loggers up when it is imported
+            run_on_ray(self.conductor, self.site, address, self.interrupts)
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""
@@ -209,7 +212,7 @@ class _Run:
         print_summary(self.console, self.folder.path / "results.csv", objective)
         for name, result in self.conductor.errors.items():
             log = shown(self.folder.logs / f"{name}.log")
-            self._say(f"failed: {name}: {result.error}; see {log}")
+            self._say(f"failed: {name}: {result.reason}; see {log}")
         if failures:
             self._say(f"{failures} trials failed; the same command tries them again")
         self._say(f"report   {shown(self.folder.path / 'report.html')}")

@@ -140,15 +140,22 @@ class Finished:
 
     Attributes:
         runs: Stages executed for it, in order.
-        error: One line, if it failed by an exception.
+        error: One line, if it failed by an exception; without places, as results are.
+        told: The same for a person's eyes, places included.
         trace: The traceback that goes with it.
         fatal: Whether no other item can do better (a store that cannot be written to).
     """
 
     runs: tuple[StageRun, ...] = ()
     error: str = ""
+    told: str = ""
     trace: str = ""
     fatal: bool = False
+
+    @property
+    def reason(self) -> str:
+        """What to tell a person of the failure."""
+        return self.told or self.error
 
 
 @dataclass(frozen=True, kw_only=True)

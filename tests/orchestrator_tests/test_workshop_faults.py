@@ -13,6 +13,7 @@ from orchestrator.store import Entry, Store
 from orchestrator.work import Finished, Item
 from orchestrator.workshop import Workshop
 from tests.orchestrator_tests.places import VICTIM, Place
+from ulrl.datasets import DatasetError
 from ulrl.evaluation import Evaluation
 
 # Damage.
@@ -145,3 +146,16 @@ def test_an_exception_without_words_has_some(
     monkeypatch.setattr(Store, "read", fail)
     result = ended(Place(plan, tmp_path), Place(plan, tmp_path).items[0])
     assert result.error == "ZeroDivisionError: no message"
+
+
+def test_results_name_no_place_and_people_are_told(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Entry:
+        raise DatasetError("not in /a/place")
+
+    monkeypatch.setattr(Store, "read", fail)
+    result = ended(Place(plan, tmp_path), Place(plan, tmp_path).items[0])
+    assert result.error == "DatasetError: the dataset cannot be used; the log says why"
+    assert result.reason == "DatasetError: not in /a/place"
+    assert Finished(error="RuntimeError: no place in it").reason == "RuntimeError: no place in it"
