@@ -1,8 +1,9 @@
 # The two commands of the README are `make study` and `make test`; both set up first.
 PYTHON ?= python3
 BIN := .venv/bin
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup study test format clean
+.PHONY: setup study test format clean system-packages
 
 setup: .venv/installed
 
@@ -22,6 +23,11 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# What some tests need beyond Python; without it they are skipped and say so.
+system-packages:
+	$(AS_ROOT) apt-get update -qq
+	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium postgresql >/dev/null
 
 format: setup
 	$(BIN)/ruff format .
