@@ -3,11 +3,8 @@
 import logging
 import shutil
 import tempfile
-import time
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +13,44 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.bench import Steps, steps_of
 from orchestrator.catalogue import Catalogue
 from orchestrator.conductor import Conductor
 from orchestrator.definition import Resources, Study
 from orchestrator.errors import Unusable
 from orchestrator.plan import make_plan
 from orchestrator.rayside import configure, embedded_cpus, knock
+from orchestrator.session import Session
+from orchestrator.shift import News, Shift
 from orchestrator.signals import Interrupts
-from orchestrator.work import Finished, Item, Progress, Site
+from orchestrator.work import Site
 from orchestrator.workshop import Workshop
 
-REPORT_EVERY = 2.0  # seconds between reports of an item that nobody may cut
-_LIVE: dict[str, "_Session"] = {}  # Tune pickles what it is given; this stays behind
+_LIVE: dict[str, Session] = {}  # Tune pickles what it is given; this stays behind
 
 
 class Worker(tune.Trainable):
-    """A process that works on one item after another, everything loaded kept."""
+    """A process that works one shift after another, everything loaded kept."""
 
-    def setup(self, config: dict[str, Any], study: Study, site: Site) -> None:  # type: ignore[override]
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], study: Study, site: Site, workshop: type[Workshop]
+    ) -> None:
         warnings.simplefilter("ignore")  # the driver's terminal is for the study
-        self._workshop = Workshop(site, study.victim)
+        self._workshop = workshop(site, study.victim)
         self._catalogue = Catalogue(make_plan(study))
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._shift.close()
         self._take(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Work until there is something to tell."""
-        until = time.monotonic() + REPORT_EVERY
-        while True:
-            try:
-                progress = next(self._steps)
-            except StopIteration as end:
-                return {"done": True, "finished": end.value}
-            if self._stream or time.monotonic() >= until:
-                return {"done": False, "progress": progress}
+        news = self._shift.work()
+        return {"done": news.over, "news": news}
 
     def cleanup(self) -> None:
-        self._steps.close()
+        self._shift.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Results are in the store; there is nothing else to save."""
@@ -65,37 +59,12 @@ class Worker(tune.Trainable):
         """Nothing was saved."""
 
     def _take(self, config: dict[str, Any]) -> None:
-        item = self._catalogue.item(config["item"])
-        self._stream = getattr(item, "stream", False)
-        self._steps: Steps = steps_of(self._workshop, item)
-
-
-class _Session:
-    """What the hooks of one Tuner share: the conductor, and which Tune trial has what."""
-
-    def __init__(self, conductor: Conductor, interrupts: Interrupts) -> None:
-        self.conductor = conductor
-        self.interrupts = interrupts
-        self.items: dict[str, Item] = {}
-        self.failure: Exception | None = None
-
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Keep an exception for `check`: in most hooks Tune would take it for a trial's."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - raised again by the next `check`
-            self.failure = self.failure or error
-
-    def check(self) -> None:
-        """Raise whatever ends the study: from here it also ends Tune's loop."""
-        if self.failure is not None:
-            raise self.failure
-        self.interrupts.check()
+        items = [self._catalogue.item(name) for name in config["items"]]
+        self._shift = Shift(self._workshop, items)
 
 
 class _Feed(Searcher):
-    """Tune's source of trials: the conductor's items."""
+    """Tune's source of trials: the conductor's items, a shift each."""
 
     def __init__(self, session: str) -> None:
         super().__init__()
@@ -103,12 +72,10 @@ class _Feed(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         session = _LIVE[self._session]
-        with session.guarded():
-            item = session.conductor.next_item()
-            if item is not None:
-                session.items[trial_id] = item
-                return {"item": item.name}
-        return Searcher.FINISHED if session.conductor.complete else None
+        names = session.hand_out(trial_id)
+        if names:
+            return {"items": names}
+        return Searcher.FINISHED if session.complete else None
 
     def on_trial_complete(self, trial_id: str, *args: Any, **kwargs: Any) -> None:
         """The scheduler has heard of it."""
@@ -129,36 +96,21 @@ class _Ears(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         del tune_controller
-        session = _LIVE[self._session]
-        item = session.items.get(trial.trial_id)
-        progress = result.get("progress")
-        if item is None or not isinstance(progress, Progress):
-            return TrialScheduler.CONTINUE
-        with session.guarded():
-            if session.conductor.progress(item, progress):
-                session.items.pop(trial.trial_id)
-                session.conductor.stopped(item, progress)
-                return TrialScheduler.STOP
-        return TrialScheduler.CONTINUE
+        stop = self._take(trial, result)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         del tune_controller
-        session = _LIVE[self._session]
-        item = session.items.pop(trial.trial_id, None)
-        finished = result.get("finished")
-        if item is None or not isinstance(finished, Finished):
-            return
-        with session.guarded():
-            session.conductor.finished(item, finished)
+        self._take(trial, result)
+
+    def _take(self, trial: Any, result: dict[str, Any]) -> bool:
+        news = result.get("news")
+        return isinstance(news, News) and _LIVE[self._session].take(trial.trial_id, news)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         del tune_controller
-        session = _LIVE[self._session]
-        item = session.items.pop(trial.trial_id, None)
-        if item is not None:
-            lines = str(trial.get_error() or "no reason given").strip().splitlines()
-            with session.guarded():
-                session.conductor.lost(item, lines[-1])
+        lines = str(trial.get_error() or "no reason given").strip().splitlines()
+        _LIVE[self._session].lost(trial.trial_id, lines[-1])
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """The feed knows."""
@@ -192,6 +144,7 @@ def run_on_ray(
     site: Site,
     address: str | None,
     interrupts: Interrupts,
+    workshop: type[Workshop] = Workshop,
 ) -> None:
     """Run a study to its end on Ray Tune: embedded, or on the cluster at `address`.
 
@@ -206,12 +159,12 @@ def run_on_ray(
     configure()
     _connect(address, resources)
     token = uuid.uuid4().hex
-    session = _LIVE[token] = _Session(conductor, interrupts)
+    session = _LIVE[token] = Session(conductor, interrupts)
     scratch = tempfile.mkdtemp(prefix="ulrl-tune-")
     try:
-        workers = _workers(resources, site.gpu)
+        session.workers = _workers(resources, site.gpu)
         trainable = tune.with_resources(
-            tune.with_parameters(Worker, study=study, site=site),
+            tune.with_parameters(Worker, study=study, site=site, workshop=workshop),
             tune.PlacementGroupFactory([{"CPU": resources.cpu, "GPU": site.gpu}]),
         )
         tuner = tune.Tuner(
@@ -220,7 +173,7 @@ def run_on_ray(
                 search_alg=_Feed(token),
                 scheduler=_Ears(token),
                 num_samples=-1,
-                max_concurrent_trials=workers,
+                max_concurrent_trials=session.workers,
                 reuse_actors=True,
                 trial_dirname_creator=_folder_name,
             ),

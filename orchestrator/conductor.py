@@ -1,15 +1,16 @@
 """The one brain of a study: it hands out items, takes what comes back, and decides.
 
-It knows nothing of Ray. An executor asks `next_item`, reports `progress`, and ends each
-item with `finished`, `stopped` or `lost`; everything it says twice is harmless.
+It knows nothing of Ray. An executor asks `next_item` or `next_shift`, reports `progress`,
+and ends each item with `finished`, `stopped`, `lost` or `returned`; everything it says twice
+is harmless.
 """
 
-import heapq
 from collections import defaultdict
 from collections.abc import Iterable
 
 from orchestrator.catalogue import Catalogue, Group
 from orchestrator.decisions import Decisions, Outcome
+from orchestrator.dispatch import ATTEMPTS, Dispatch
 from orchestrator.errors import Unusable
 from orchestrator.findings import Findings, RepairFinding, ScoreFinding, objective_value
 from orchestrator.folder import Folder
@@ -26,8 +27,6 @@ from orchestrator.work import (
     VictimItem,
 )
 from ulrl.metrics import Metrics
-
-ATTEMPTS = 3  # of an item whose worker dies: the machine may be at fault, or the item
 
 
 class Conductor:
@@ -54,11 +53,8 @@ class Conductor:
         for group in self._catalogue.groups:
             self._groups[group.scenario.number].append(group)
         self._waiting: dict[int, list[Scenario]] = defaultdict(list)  # by the helper's number
-        self._ready: list[tuple[float, int, Item]] = []
-        self._pushed = 0
-        self._running: dict[str, Item] = {}
+        self._dispatch = Dispatch(self._needed, self.decisions.sure, observer.started)
         self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
-        self._attempts: dict[str, int] = defaultdict(int)
         self.scores: dict[int, ScoreFinding] = {}  # by the trial's number, as the next
         self.repairs: dict[int, RepairFinding] = {}
         self._followers: dict[str, list[Trial]] = {}  # by the key of a relearning in work
@@ -74,33 +70,40 @@ class Conductor:
 
     def next_item(self) -> Item | None:
         """Return the most useful item that can be worked on now, or None for the moment."""
-        while self._ready:
-            _, _, item = heapq.heappop(self._ready)
-            if not self._needed(item):
-                continue
-            self._running[item.name] = item
-            self._seen.pop(item.name, None)
-            self._observer.started(item)
-            return item
-        return None
+        return self._dispatch.next_item()
+
+    def next_shift(self, workers: int, near: Scenario | None = None) -> tuple[Item, ...]:
+        """Return what one of `workers` should do next, in order; nothing for the moment.
+
+        One item as a rule; several of a kind where they are short. What no decision can
+        spare is taken scenario by scenario, `near` first: there a victim is loaded.
+        """
+        return self._dispatch.next_shift(workers, near)
 
     def _needed(self, item: Item) -> bool:
         """Whether an item that was ready still is of use; a trial that is not hands on."""
         if isinstance(item, AscentItem):
             trials = self._catalogue.groups[item.number].trials
             return any(self.decisions.verdict(trial) is None for trial in trials)
-        if isinstance(item, TrialItem) and self.decisions.verdict(item.trial) is not None:
+        if isinstance(item, TrialItem) and not self.wanted(item):
             self._hand_on(item.trial)
             return False
         return True
 
+    def wanted(self, item: Item) -> bool:
+        """Whether nobody has decided of a trial yet; anything else is wanted."""
+        return not isinstance(item, TrialItem) or self.decisions.verdict(item.trial) is None
+
     @property
     def complete(self) -> bool:
         """Whether nothing runs and nothing more will."""
-        return not self._running and not self._ready
+        return self._dispatch.idle
 
     def progress(self, item: Item, progress: Progress) -> bool:
         """Take news of a running item, and return whether it should stop."""
+        if not self._dispatch.is_out(item):
+            return True
+        self._dispatch.begin(item)
         self._observer.progressed(item, progress)
         self._seen[item.name] = progress.curve
         if not isinstance(item, TrialItem):
@@ -109,7 +112,7 @@ class Conductor:
 
     def stopped(self, item: Item, progress: Progress) -> None:
         """Take back a trial that was told to stop."""
-        if self._running.pop(item.name, None) is None or not isinstance(item, TrialItem):
+        if not self._dispatch.end(item) or not isinstance(item, TrialItem):
             return
         self._observer.ended(item, Finished())
         trial = item.trial
@@ -126,7 +129,7 @@ class Conductor:
         Raises:
             Unusable: The error is one that every other item would meet too.
         """
-        if self._running.pop(item.name, None) is None:
+        if not self._dispatch.end(item, result.spent):
             return
         self._folder.record(result.runs)
         self._observer.ended(item, result)
@@ -148,16 +151,22 @@ class Conductor:
 
     def lost(self, item: Item, reason: str) -> None:
         """Take back an item whose worker died; it is tried again, but not for ever."""
-        if self._running.pop(item.name, None) is None:
-            return
-        self._attempts[item.name] += 1
-        if self._attempts[item.name] < ATTEMPTS:
-            self._push(-1.0, item)
+        if not self._dispatch.end(item) or self._dispatch.try_again(item):
             return
         error = f"its worker died {ATTEMPTS} times"
         result = Finished(error=error, trace=reason)
         self._observer.ended(item, result)
         self._failed(item, result)
+
+    def returned(self, item: Item) -> None:
+        """Take back an item that was handed out and not begun."""
+        self._dispatch.give_back(item)
+
+    def settle(self, item: Item) -> bool:
+        """Take an item as finished if the store has its result, and return whether it has."""
+        if stored := self._findings.has(item):
+            self.finished(item, Finished())
+        return stored
 
     def _failed(self, item: Item, result: Finished) -> None:
         self.errors[item.name] = result
@@ -185,10 +194,10 @@ class Conductor:
             if run is None:
                 self._waiting[item.number].append(scenario)
                 if len(self._waiting[item.number]) == 1:
-                    self._push(first - 0.75, item)
+                    self._dispatch.push(first - 0.75, item)
                 return
             self._account([run])
-        self._push(first - 0.5, VictimItem(scenario=scenario))
+        self._dispatch.push(first - 0.5, VictimItem(scenario=scenario))
 
     def _helper_ready(self, item: HelperItem) -> None:
         if self._findings.helper(item.scenario, item.helper) is None:
@@ -205,7 +214,7 @@ class Conductor:
         self._observer.victim(scenario, finding)
         for group in self._groups[scenario.number]:
             if not self._open_group(group):
-                self._push(self._first(group) - 0.25, group.item)
+                self._dispatch.push(self._first(group) - 0.25, group.item)
 
     def _open_group(self, group: Group) -> bool:
         """Take what is finished of a group and make ready the rest, if phase 1 is known."""
@@ -257,27 +266,23 @@ class Conductor:
             self._push_trial(self.decisions.unsettled.pop())
 
     def _hand_on(self, trial: Trial) -> None:
-        """A trial will not make the result that others wait for: let the next one."""
+        """A trial made, or will not make, the result that others wait for: they go on."""
         finding = self.scores.get(trial.number)
         if finding is None:
             return
-        waiting = self._followers.pop(finding.relearn_key, [])
-        for follower in waiting:
-            self._push_trial(follower)
+        for follower in self._followers.pop(finding.relearn_key, []):
+            undecided = self.decisions.verdict(follower) is None
+            if undecided and not self._take_result(follower):
+                self._push_trial(follower)
 
     def _push_trial(self, trial: Trial) -> None:
         """Make a trial ready, or let it wait for another that makes the same result."""
         key = self.scores[trial.number].relearn_key
-        if self._findings.repair(trial, key) is None:
-            if key in self._followers:
-                self._followers[key].append(trial)
-                return
-            self._followers[key] = []
-        self._push(self._rank[trial.number], self._catalogue.trial_item(trial))
-
-    def _push(self, rank: float, item: Item) -> None:
-        self._pushed += 1
-        heapq.heappush(self._ready, (rank, self._pushed, item))
+        if key in self._followers:
+            self._followers[key].append(trial)
+            return
+        self._followers[key] = []
+        self._dispatch.push(self._rank[trial.number], self._catalogue.trial_item(trial))
 
     def _values(self, trial: Trial, curve: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
         """Return a monitor curve as the objective's values."""

@@ -69,6 +69,9 @@ class Decisions:
     With setting pruning, trials are judged setting by setting, each through the shuffled
     scenarios, and a verdict waits for all before it. Without, scenarios are judged apart.
     What ran ahead of a decision that then abandons it counts as pruned.
+
+    Attributes:
+        sure: Numbers of the scenarios in which no setting can be abandoned yet.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -83,6 +86,8 @@ class Decisions:
         self._settings = (
             Judge("settings", prune.setting, objective) if prune.setting is not None else None
         )
+        startup = prune.setting.arguments["n_startup_steps"] if prune.setting else None
+        self.sure = frozenset(plan.scenario_order[:startup])
         self._curves: dict[int, Judge] = {}
         if prune.curve is not None:
             self._curves = {

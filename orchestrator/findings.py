@@ -11,7 +11,7 @@ from orchestrator.entries import evaluation_of, scores_of
 from orchestrator.keys import KeyRing
 from orchestrator.plan import Scenario, Trial
 from orchestrator.store import Entry, Store
-from orchestrator.work import StageRun
+from orchestrator.work import AscentItem, HelperItem, Item, StageRun, VictimItem
 from ulrl.attacks import Helper
 from ulrl.evaluation import Evaluation
 from ulrl.metrics import Metrics, der
@@ -122,6 +122,18 @@ class Findings:
             seconds=relearned[0].seconds + evaluated[0].seconds,
             runs=(relearned[1], evaluated[1]),
         )
+
+    def has(self, item: Item) -> bool:
+        """Whether the store has all that an item makes."""
+        if isinstance(item, HelperItem):
+            return self.helper(item.scenario, item.helper) is not None
+        if isinstance(item, VictimItem):
+            return self.victim(item.scenario) is not None
+        if isinstance(item, AscentItem):
+            keys = [self._keys.scores(item.trial, rule) for rule in item.rules]
+            return all(self._store.read("score_neurons", key) is not None for key in keys)
+        finding = self.scores(item.trial)
+        return finding is not None and self.repair(item.trial, finding.relearn_key) is not None
 
     def ascent(self, finding: ScoreFinding) -> dict[str, Any]:
         """Return the curves of an ascent: its accuracy, its loss, and the monitor's."""

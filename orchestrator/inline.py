@@ -1,7 +1,7 @@
 """The executor for a debugger: everything in this process, one item after the other."""
 
-from orchestrator.bench import steps_of
 from orchestrator.conductor import Conductor
+from orchestrator.shift import Assignment, Shift
 from orchestrator.signals import Interrupts
 from orchestrator.work import Item, Site
 from orchestrator.workshop import Workshop
@@ -17,15 +17,8 @@ def run_inline(conductor: Conductor, site: Site, interrupts: Interrupts) -> None
 
 
 def _run(conductor: Conductor, workshop: Workshop, item: Item, interrupts: Interrupts) -> None:
-    steps = steps_of(workshop, item)
-    while True:
+    shift, assignment = Shift(workshop, [item], bundled=False), Assignment(conductor, [item])
+    interrupts.check()
+    while not assignment.take(shift.work()):
         interrupts.check()
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            conductor.finished(item, end.value)
-            return
-        if conductor.progress(item, progress):
-            steps.close()
-            conductor.stopped(item, progress)
-            return
+    shift.close()

@@ -144,6 +144,7 @@ class Finished:
         told: The same for a person's eyes, places included.
         trace: The traceback that goes with it.
         fatal: Whether no other item can do better (a store that cannot be written to).
+        spent: Seconds on its worker, or 0 where nobody counted.
     """
 
     runs: tuple[StageRun, ...] = ()
@@ -151,6 +152,7 @@ class Finished:
     told: str = ""
     trace: str = ""
     fatal: bool = False
+    spent: float = 0.0
 
     @property
     def reason(self) -> str:

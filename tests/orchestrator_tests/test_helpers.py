@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.conductor import ATTEMPTS
 from orchestrator.definition import Study
+from orchestrator.dispatch import ATTEMPTS
 from orchestrator.estimate import estimate
 from orchestrator.work import HelperItem
 from tests.orchestrator_tests.simulation import Desk, Workers

@@ -11,10 +11,8 @@ def test_ray_gives_the_inline_table(command: Command, undisturbed: Command, work
     command.write(SMALL)
     command.run("grid.yaml", "--set", f"resources.workers={workers}")
     same(command.results(), undisturbed.results())
-    stages = computed(command.stages())
-    needed = set(computed(undisturbed.stages()))
-    # Two workers may run ahead of a decision; one does exactly what inline does.
-    assert needed <= set(stages) if workers > 1 else needed == set(stages)
+    # Workers may run ahead of a decision, one alone too: it is handed short trials together.
+    assert set(computed(undisturbed.stages())) <= set(computed(command.stages()))
 
 
 def test_the_small_study_has_every_kind_of_decision(undisturbed: Command) -> None:

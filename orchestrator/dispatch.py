@@ -1,0 +1,127 @@
+"""Who gets what: items that are ready, items that are out, and how many go out together."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable
+
+from orchestrator.pace import Pace
+from orchestrator.plan import Scenario
+from orchestrator.ready import Ready, kind_of
+from orchestrator.work import Item, TrialItem
+
+ATTEMPTS = 3  # of an item whose worker dies: the machine may be at fault, or the item
+
+
+class Dispatch:
+    """Hands out items by rank, each to one worker at a time.
+
+    Args:
+        needed: Whether an item that is ready still is of use.
+        sure: Numbers of scenarios in which no decision can spare a trial.
+        started: Told of each item that a worker begins.
+    """
+
+    def __init__(
+        self,
+        needed: Callable[[Item], bool],
+        sure: Collection[int],
+        started: Callable[[Item], None],
+    ) -> None:
+        self._needed = needed
+        self._sure = sure
+        self._started = started
+        self._ready = Ready()
+        self._pace = Pace()
+        self._out: dict[str, float] = {}  # ranks of items by name
+        self._begun: set[str] = set()  # those of them that are known to be in work
+        self._attempts: dict[str, int] = defaultdict(int)
+
+    def push(self, rank: float, item: Item) -> None:
+        """Make an item ready; the lowest rank goes first."""
+        self._ready.push(rank, item)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is out and nothing is ready."""
+        return not self._out and not self._ready
+
+    def is_out(self, item: Item) -> bool:
+        """Whether a worker has an item."""
+        return item.name in self._out
+
+    def next_item(self) -> Item | None:
+        """Return the most useful item that can be worked on now, or None for the moment."""
+        item = self._take(None)
+        if item is not None:
+            self.begin(item)
+        return item
+
+    def next_shift(self, workers: int, near: Scenario | None) -> tuple[Item, ...]:
+        """Return what one of `workers` should do next, in order; nothing for the moment."""
+        group: Hashable = None
+        if near is not None and near.number in self._sure:
+            group = near.number if isinstance(self._ready.peek(), TrialItem) else None
+        first = self._take(group) or self._take(None)
+        if first is None:
+            return ()
+        self.begin(first)
+        items = [first]
+        if first.name not in self._attempts:  # which may kill again: alone
+            room = self._pace.room(first, len(self._ready), workers)
+            while len(items) < room and (item := self._companion(first)) is not None:
+                items.append(item)
+        return tuple(items)
+
+    def begin(self, item: Item) -> None:
+        """Note that a worker has begun an item; noting it twice is noting it once."""
+        if item.name not in self._begun:
+            self._begun.add(item.name)
+            self._started(item)
+
+    def end(self, item: Item, spent: float = 0.0) -> bool:
+        """Take an item back for good, and return whether it was out.
+
+        Args:
+            item: The item.
+            spent: Seconds that it took, where that is known.
+        """
+        if self._out.pop(item.name, None) is None:
+            return False
+        self.begin(item)
+        self._begun.discard(item.name)
+        if spent:
+            self._pace.note(item, spent)
+        return True
+
+    def give_back(self, item: Item) -> None:
+        """Make an item ready again that was handed out and not begun."""
+        if (rank := self._out.pop(item.name, None)) is not None:
+            self._ready.push(rank, item)
+
+    def try_again(self, item: Item) -> bool:
+        """Make an item ready again whose worker died, unless that happened too often."""
+        self._attempts[item.name] += 1
+        if self._attempts[item.name] < ATTEMPTS:
+            self._ready.push(-1.0, item)
+            return True
+        return False
+
+    def _companion(self, first: Item) -> Item | None:
+        """Hand out another item like `first`, of its scenario where that is no waste."""
+        groups = [kind_of(first)]
+        if isinstance(first, TrialItem) and first.scenario.number in self._sure:
+            groups.insert(0, first.scenario.number)
+        for group in groups:
+            head = self._ready.peek(group)
+            if head is not None and head.name not in self._attempts:
+                item = self._take(group)
+                if item is not None:
+                    return item
+        return None
+
+    def _take(self, group: Hashable) -> Item | None:
+        while (entry := self._ready.pop(group)) is not None:
+            rank, item = entry
+            if self._needed(item):
+                self._out[item.name] = rank
+                return item
+        return None

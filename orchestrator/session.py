@@ -1,0 +1,72 @@
+"""What the hooks of Ray Tune do, without Ray."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.conductor import Conductor
+from orchestrator.plan import Scenario
+from orchestrator.shift import Assignment, News
+from orchestrator.signals import Interrupts
+
+
+class Session:
+    """One Tuner's way to the conductor, and which Tune trial has what.
+
+    Attributes:
+        workers: How many there are.
+    """
+
+    def __init__(self, conductor: Conductor, interrupts: Interrupts) -> None:
+        self._conductor = conductor
+        self._interrupts = interrupts
+        self.workers = 1
+        self._shifts: dict[str, tuple[Assignment, Scenario]] = {}
+        self._near: Scenario | None = None  # where the worker was that is free now
+        self._failure: Exception | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self._conductor.complete
+
+    def hand_out(self, trial_id: str) -> list[str]:
+        """Return the names of what a Tune trial shall work on; none for the moment."""
+        with self._guarded():
+            items = self._conductor.next_shift(self.workers, self._near)
+            if items:
+                self._near = None
+                self._shifts[trial_id] = Assignment(self._conductor, items), items[-1].scenario
+            return [item.name for item in items]
+        return []
+
+    def take(self, trial_id: str, news: News) -> bool:
+        """Take in what a Tune trial tells, and return whether it should stop."""
+        if trial_id not in self._shifts:
+            return True
+        assignment, scenario = self._shifts[trial_id]
+        with self._guarded():
+            if not assignment.take(news):
+                return False
+        self._near = scenario
+        del self._shifts[trial_id]
+        return True
+
+    def lost(self, trial_id: str, reason: str) -> None:
+        """Take back what a Tune trial had when its worker died."""
+        assignment, _ = self._shifts.pop(trial_id, (None, None))
+        if assignment is not None:
+            with self._guarded():
+                assignment.lost(reason)
+
+    def check(self) -> None:
+        """Raise whatever ends the study: from here it also ends Tune's loop."""
+        if self._failure is not None:
+            raise self._failure
+        self._interrupts.check()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Keep an exception for `check`: in most hooks Tune would take it for a trial's."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again by the next `check`
+            self._failure = self._failure or error

@@ -1,0 +1,241 @@
+"""Several items handed out together: nothing of the results changes, and nothing is lost."""
+
+from collections.abc import Generator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from orchestrator.dispatch import ATTEMPTS
+from orchestrator.pace import SHIFT_SECONDS, Pace
+from orchestrator.shift import Assignment, News, Shift
+from orchestrator.work import Finished, Item, Progress, StageRun, TrialItem
+from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
+from tests.orchestrator_tests.simulation import Desk, Workers
+
+
+class Bench:
+    """A workshop's place: simulated work, after which a clock has moved on."""
+
+    def __init__(self, desk: Desk, crew: Workers, clock: "Clock", seconds: float) -> None:
+        self._desk, self._crew, self._clock, self._seconds = desk, crew, clock, seconds
+
+    def work(self, item: Item) -> Generator[Progress, None, tuple[StageRun, ...]]:
+        finished = yield from self._crew.steps(self._desk, item)
+        self._clock.now += self._seconds
+        if finished.error:
+            raise RuntimeError(finished.error.removeprefix("RuntimeError: "))
+        return finished.runs
+
+    executed: tuple[StageRun, ...] = ()
+
+
+class Clock:
+    """Time that passes only where somebody says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(f"orchestrator.shift.time.{name}", clock)
+    return clock
+
+
+class Gang:
+    """Workers that take shifts, tell news in any order, and die."""
+
+    def __init__(self, desk: Desk, clock: Clock, seconds: float, source: Random) -> None:
+        self._desk, self._source = desk, source
+        self.crew = Workers()
+        self._bench: Any = Bench(desk, self.crew, clock, seconds)
+        self._out: list[tuple[Shift, Assignment]] = []
+        self.sizes: list[int] = []
+
+    def run(self, workers: int, deaths: int = 0) -> None:
+        conductor = self._desk.conductor
+        conductor.open()
+        near = None
+        while not conductor.complete:
+            while len(self._out) < workers and (items := conductor.next_shift(workers, near)):
+                self.sizes.append(len(items))
+                assert len({type(item) for item in items}) == 1
+                near = items[-1].scenario
+                self._out.append((Shift(self._bench, items), Assignment(conductor, items)))
+            if not self._out:
+                break
+            place = self._source.randrange(len(self._out))
+            shift, assignment = self._out[place]
+            news = shift.work()
+            if deaths and self._source.random() < 0.2:
+                deaths -= 1
+                shift.close()
+                assignment.lost("the machine is gone")
+                del self._out[place]
+            elif assignment.take(news):
+                shift.close()
+                del self._out[place]
+
+
+@pytest.mark.parametrize("prune", PRUNES)
+@pytest.mark.parametrize("seconds", [0.01, 0.3])
+def test_shifts_give_the_same_rows(
+    seconds: float, prune: str, tmp_path: Path, store: str, reference: dict[str, Any], clock: Clock
+) -> None:
+    desk = Desk(study_of(prune, store), tmp_path)
+    gang = Gang(desk, clock, seconds, Random(prune))
+    gang.run(workers=2)
+    assert max(gang.sizes) > 3
+    assert desk.rows() == reference[prune]
+    assert set(gang.crew.executed.values()) == {1}
+    assert sorted(desk.recorder.started_items) == sorted(
+        name for name, _ in desk.recorder.ended_items
+    )
+
+
+@pytest.mark.parametrize("prune", PRUNES)
+def test_workers_that_die_with_a_shift_lose_nothing(
+    prune: str, tmp_path: Path, store: str, reference: dict[str, Any], clock: Clock
+) -> None:
+    desk = Desk(study_of(prune, store), tmp_path)
+    gang = Gang(desk, clock, 0.05, Random(5))
+    gang.run(workers=3, deaths=6)
+    assert desk.rows() == reference[prune]
+    assert set(gang.crew.executed.values()) == {1}
+    assert set(desk.listed().values()) == {1}
+
+
+def test_only_the_item_in_work_pays_for_an_accident(
+    tmp_path: Path, store: str, clock: Clock
+) -> None:
+    """It finished two and told of neither; the third kills, alone the next times."""
+    desk = Desk(study_of("nobody", store), tmp_path)
+    items = _shift_of(desk, clock, 4)
+    bench: Any = Bench(desk, Workers(), clock, 0.01)
+    Shift(bench, items[:2]).work()
+    Assignment(desk.conductor, items).lost("out of memory")
+    ended = [name for name, _ in desk.recorder.ended_items]
+    assert ended[-2:] == [items[0].name, items[1].name]
+    for _ in range(ATTEMPTS - 1):
+        again = desk.conductor.next_shift(1)
+        assert [item.name for item in again] == [items[2].name]
+        Assignment(desk.conductor, again).lost("out of memory")
+    assert desk.conductor.errors[items[2].name].error == f"its worker died {ATTEMPTS} times"
+    assert items[3].name in _ready(desk)
+
+
+def test_what_a_slow_worker_keeps_from_others_is_taken_out(
+    tmp_path: Path, store: str, clock: Clock
+) -> None:
+    desk = Desk(study_of("nobody", store), tmp_path)
+    items = _shift_of(desk, clock, 4)
+    assignment = Assignment(desk.conductor, items)
+    slow = Progress(stage="relearn", epoch=1, epochs=9)
+    assert not assignment.take(News(current=items[0].name, progress=slow, closing=True))
+    ready = _ready(desk)
+    assert ready >= {item.name for item in items[1:]}
+    assert items[0].name not in ready
+    failed = Finished(error="RuntimeError: it cannot be done", trace="where")
+    assert assignment.take(News(finished=((items[0].name, failed),), over=True))
+
+
+def test_a_shift_tells_at_once_of_an_error_and_in_bundles_else(
+    tmp_path: Path, store: str, clock: Clock
+) -> None:
+    desk = Desk(study_of("nobody", store), tmp_path)
+    items = _shift_of(desk, clock, 6)
+    stumbling: Any = Bench(desk, Workers(stumbling=[items[1].name]), clock, 0.2)
+    shift = Shift(stumbling, items[:6])
+    news = shift.work()
+    assert [name for name, _ in news.finished] == [items[0].name, items[1].name]
+    assert news.finished[1][1].error == "RuntimeError: an accident"
+    assert not news.over
+    news = shift.work()
+    assert [name for name, _ in news.finished] == [item.name for item in items[2:5]]
+    assert [result.spent for _, result in news.finished] == pytest.approx([0.2] * 3)
+    assert shift.work().over
+    shift.close()
+
+
+def test_a_late_shift_ends_with_the_item_in_work(tmp_path: Path, store: str, clock: Clock) -> None:
+    desk = Desk(study_of("nobody", store), tmp_path)
+    items = _shift_of(desk, clock, 4)
+    slow: Any = Bench(desk, Workers(), clock, 3 * SHIFT_SECONDS)
+    news = Shift(slow, items).work()
+    assert len(news.finished) == 1
+    assert news.over
+    assert Assignment(desk.conductor, items).take(news)
+    assert desk.recorder.ended_items[-1][0] == items[0].name
+    assert _ready(desk) >= {item.name for item in items[1:]}
+
+
+def test_long_items_go_out_alone_and_short_ones_by_seconds(tmp_path: Path, store: str) -> None:
+    desk = Desk(study_of("nobody", store), tmp_path)
+    item = _prepared(desk)[0]
+    pace = Pace()
+    assert pace.room(item, ready=10**6, workers=1) == 1  # nobody knows
+    pace.note(item, 0.5)
+    assert pace.room(item, ready=10**6, workers=1) == SHIFT_SECONDS / 0.5
+    assert pace.room(item, ready=4, workers=2) == 2  # as much again for everyone else
+    for _ in range(20):
+        pace.note(item, 60.0)
+    assert pace.room(item, ready=10**6, workers=1) == 1
+
+
+def test_a_setting_that_may_be_abandoned_is_not_run_ahead_through_settings(
+    tmp_path: Path, store: str, clock: Clock
+) -> None:
+    """Where a decision can spare trials, short ones go out as they are decided."""
+    desk = Desk(study_of("settings", store), tmp_path)
+    Gang(desk, clock, 0.001, Random(1)).run(workers=1)
+    undisturbed = Desk(study_of("settings", store + "-inline"), tmp_path / "inline")
+    crew = Workers()
+    crew.run(undisturbed)
+    pruned = {trial.number for trial in with_status(desk, "pruned")}
+    ahead = {n for n in desk.recorder.started_items if n.startswith("trial")} - {
+        n for n in undisturbed.recorder.started_items if n.startswith("trial")
+    }
+    assert len(ahead) < len(pruned) / 2
+
+
+def _prepared(desk: Desk) -> list[TrialItem]:
+    """Do all that comes before trials, and return those that are ready."""
+    conductor, trials = desk.conductor, []
+    conductor.open()
+    while (item := conductor.next_item()) is not None:
+        if isinstance(item, TrialItem):
+            trials.append(item)
+        else:
+            for _ in Workers().steps(desk, item):
+                pass
+            conductor.finished(item, Finished())
+    for trial in trials:
+        conductor.returned(trial)
+    return trials
+
+
+def _shift_of(desk: Desk, clock: Clock, size: int) -> tuple[Item, ...]:
+    """Return a shift of at least so many trials."""
+    _prepared(desk)
+    (first,) = desk.conductor.next_shift(1)
+    bench: Any = Bench(desk, Workers(), clock, 0.1)
+    Assignment(desk.conductor, [first]).take(Shift(bench, [first]).work())
+    items = desk.conductor.next_shift(1, first.scenario)
+    assert len(items) >= size
+    assert items[0].scenario == items[1].scenario == first.scenario
+    return items
+
+
+def _ready(desk: Desk) -> set[str]:
+    """Hand out all there is, and return the names."""
+    names = set()
+    while (item := desk.conductor.next_item()) is not None:
+        names.add(item.name)
+    return names
