@@ -1,126 +1,45 @@
 """What a person sees while a study runs: a live view, or plain lines where it is no terminal."""
 
 import time
-from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.decisions import Status, Verdict
-from orchestrator.definition import Objective
+from orchestrator.decisions import Verdict
 from orchestrator.findings import VictimFinding
-from orchestrator.plan import Plan, Scenario, Trial
+from orchestrator.plan import Scenario, Trial
 from orchestrator.prunings import amount, sentence
+from orchestrator.tally import Reached, Tally
 from orchestrator.work import Finished, Item, Progress
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
-
-
-class Tally:
-    """Counts of a running study, from what its observer hears."""
-
-    def __init__(self, plan: Plan, value_of: Callable[[Trial], float | None]) -> None:
-        self.plan = plan
-        self.statuses: Counter[Status] = Counter()
-        self.running: dict[str, tuple[Item, Progress | None]] = {}
-        self.best: tuple[float, Trial] | None = None
-        self.victims_left = len(plan.scenarios)
-        self._value_of = value_of
-        self._started = time.monotonic()
-        self._begun: dict[str, float] = {}
-        self._durations: dict[str, list[float]] = {
-            kind: [] for kind in ("helper", "victim", "ascent", "trial")
-        }
-
-    def start(self, item: Item) -> None:
-        self.running[item.name] = (item, None)
-        self._begun[item.name] = time.monotonic()
-
-    def end(self, name: str) -> None:
-        self.running.pop(name, None)
-        if name in self._begun:
-            spent = time.monotonic() - self._begun.pop(name)
-            self._durations[name.partition("-")[0]].append(spent)
-
-    def decided(self, verdict: Verdict) -> None:
-        self.statuses[verdict.status] += 1
-        value = self._value_of(verdict.trial) if verdict.status is Status.DONE else None
-        if value is not None and (self.best is None or self._better(value, self.best[0])):
-            self.best = (value, verdict.trial)
-
-    def begin(self) -> None:
-        """Start the clock."""
-        self._started = time.monotonic()
-
-    @property
-    def decided_count(self) -> int:
-        return self.statuses.total()
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self._started
-
-    @property
-    def left(self) -> float | None:
-        """Seconds until the end, from what items of each kind took so far, once known."""
-        trials = self._durations["trial"]
-        if len(trials) < 3:
-            return None
-        ahead = {
-            "victim": self.victims_left,
-            "ascent": self.victims_left,
-            "trial": len(self.plan.trials) - self.decided_count,
-        }
-        work = sum(
-            count * sum(self._durations[kind]) / len(self._durations[kind])
-            for kind, count in ahead.items()
-            if self._durations[kind]
-        )
-        return work / max(1, len(self.running))
-
-    def line(self) -> str:
-        """Return the state of the study in one line."""
-        counts = ", ".join(
-            f"{self.statuses[status]} {status}" for status in Status if self.statuses[status]
-        )
-        parts = [f"{self.decided_count}/{len(self.plan.trials)} trials"]
-        if counts:
-            parts[0] += f" ({counts})"
-        if self.best is not None:
-            value, trial = self.best
-            objective = self.plan.study.objective
-            shown = f"{objective.value.upper()} {amount(objective, value)}"
-            parts.append(f"best {shown} ({trial.setting.text})")
-        if self.left is not None:
-            parts.append(f"about {span(self.left)} left")
-        return "; ".join(parts)
-
-    def doing(self) -> str:
-        """Return what runs, in one line."""
-        shown = (
-            f"{item.text if progress is None else progress.stage} of "
-            f"{self.plan.name_of(item.scenario)}"
-            + (f" {progress.epoch}/{progress.epochs}" if progress is not None else "")
-            for item, progress in list(self.running.values())[:4]
-        )
-        return "; ".join(shown)
-
-    def _better(self, value: float, than: float) -> bool:
-        objective: Objective = self.plan.study.objective
-        return value > than if objective.maximise else value < than
+ROWS = 16  # of running items on a screen
+SHOWN = 4  # running items in a plain line
+STAGES = {"train_victim": "train victim"}  # what a stage is called on a screen
 
 
 class Screen:
-    """The observer that keeps the terminal up to date."""
+    """The observer that keeps the terminal up to date.
 
-    def __init__(self, console: Console, tally: Tally) -> None:
+    Args:
+        console: Where to write.
+        tally: What to write.
+        log_of: Where the log of an item lies, by its name.
+    """
+
+    def __init__(
+        self, console: Console, tally: Tally, log_of: Callable[[str], Path] | None = None
+    ) -> None:
         self._console = console
         self._tally = tally
+        self._log_of = log_of
         self._live: Live | None = None
         self._open = False
         self._next_line = 0.0
@@ -140,65 +59,143 @@ class Screen:
             self._live.update(Text(""), refresh=True)
             self._live.__exit__(None, None, None)
             self._live = None
+        elif self._open and not any(reason):
+            self.say(self._line())
+        self._open = False
 
-    def say(self, text: str, style: str = "") -> None:
-        """Print a line that stays."""
-        self._console.print(Text(text, style=style), soft_wrap=True)
+    def say(self, text: str, style: str = "", item: str = "") -> None:
+        """Print a line that stays; `item` is whose log it leads to."""
+        self._console.print(Text(text, style=self._style(style, item)), soft_wrap=True)
 
     def started(self, item: Item) -> None:
         self._tally.start(item)
         self._tick()
 
     def progressed(self, item: Item, progress: Progress) -> None:
-        if item.name in self._tally.running:
-            self._tally.running[item.name] = (item, progress)
+        self._tally.progress(item, progress)
         self._tick()
 
     def ended(self, item: Item, result: Finished) -> None:
-        self._tally.end(item.name)
+        self._tally.end(item, result)
         if result.error:
-            self.say(
-                f"failed: {item.name} ({self._tally.plan.name_of(item.scenario)}): {result.reason}",
-                "red",
-            )
+            text = f"failed: {item.name} ({self._tally.name(item.scenario)}): {result.reason}"
+            self.say(text, "red", item.name)
         self._tick()
 
     def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
-        self._tally.victims_left -= 1
         rule, reached = self._tally.plan.study.victim_rule, finding.evaluation.selection
-        if not rule.admits(reached):
-            name = self._tally.plan.name_of(scenario)
+        weak = not rule.admits(reached)
+        self._tally.victim(scenario, weak=weak)
+        if weak:
+            name = self._tally.name(scenario)
+            wanted = f"wanted {rule.min_acc:.1%} and {rule.min_asr:.1%}"
             reach = f"ACC {reached.acc:.1%}, ASR {reached.asr:.1%}"
-            self.say(f"weak victim: {name}: {reach}", "yellow")
+            self.say(f"weak victim: {name}: {reach}; {wanted}", "yellow")
 
     def decided(self, verdict: Verdict) -> None:
-        self._tally.running.pop(verdict.trial.name, None)  # stopped, if it still runs
         self._tally.decided(verdict)
         if self._open and verdict.pruning is not None:
-            self.say(sentence(self._tally.plan, verdict.pruning), "magenta")
+            text = sentence(self._tally.plan, verdict.pruning)
+            self.say(text, "magenta", verdict.trial.name)
         self._tick()
+
+    def _style(self, style: str, item: str) -> Style:
+        """Return a style that a terminal which can makes a link to an item's log."""
+        link = self._log_of(item).as_uri() if item and self._log_of is not None else None
+        return Style.parse(style) + Style(link=link)
 
     def _tick(self) -> None:
         if not self._open or self._live is not None or time.monotonic() < self._next_line:
             return
         self._next_line = time.monotonic() + PLAIN_EVERY
-        self.say(f"{span(self._tally.elapsed)}  {self._tally.line()}")
-        if self._tally.running:
-            self.say(f"      {self._tally.doing()}")
+        self.say(self._line())
+        running = [self._doing(item, progress) for item, progress in self._active()]
+        if running:
+            more = f"; {len(running) - SHOWN} more" if len(running) > SHOWN else ""
+            self.say(f"      {'; '.join(running[:SHOWN])}{more}")
+        if self._tally.recent:
+            self.say(f"      last: {self._outcome(*self._tally.recent[-1])}")
+
+    def _line(self) -> str:
+        """Return the state of the study in one line."""
+        tally = self._tally
+        left = tally.left
+        parts = (
+            tally.counts(),
+            tally.best(),
+            "" if left is None or not tally.running else f"about {span(left)} left",
+        )
+        return f"{span(tally.elapsed)}  {'; '.join(part for part in parts if part)}"
+
+    def _active(self) -> list[tuple[Item, Progress | None]]:
+        """Return what workers are at, first those that have said so."""
+        running = list(self._tally.running.values())
+        return sorted(running, key=lambda pair: pair[1] is None)
+
+    def _doing(self, item: Item, progress: Progress | None) -> str:
+        what = item.text if progress is None else _stage(progress)
+        return f"{what} of {self._tally.name(item.scenario)}"
+
+    def _outcome(self, trial: Trial, reached: Reached) -> str:
+        """Return what a trial came to, in a line."""
+        objective, metrics = self._tally.plan.study.objective, reached.metrics
+        parts = [f"ACC {metrics.acc:.1%}", f"ASR {metrics.asr:.1%}"]
+        if objective.value not in ("acc", "asr"):
+            parts.append(f"{objective.value.upper()} {amount(objective, reached.value)}")
+        where = self._tally.name(trial.scenario)
+        return f"{trial.name} {', '.join(parts)} ({where}; {trial.setting.text})"
 
     def _render(self) -> Group:
         tally = self._tally
-        bar = ProgressBar(total=len(tally.plan.trials), completed=tally.decided_count, width=40)
-        head = Table.grid(padding=(0, 2))
-        head.add_row(bar, Text(span(tally.elapsed)), Text(tally.line()))
-        running = Table.grid(padding=(0, 2))
-        for item, progress in list(tally.running.values())[:16]:
-            where = "starts"
-            if progress is not None:
-                where = f"{progress.stage} {progress.epoch}/{progress.epochs}"
-            name = tally.plan.name_of(item.scenario)
-            running.add_row(Text(item.name, style="cyan"), where, Text(name), Text(item.text))
-        return Group(head, running)
+        total, left = len(tally.plan.trials), tally.left
+        width = max(10, min(40, self._console.width - 40))
+        head = Table.grid(padding=(0, 1))
+        time_left = "" if left is None else f", about {span(left)} left"
+        head.add_row(
+            ProgressBar(total=total, completed=tally.decided_count, width=width),
+            Text(f"{span(tally.elapsed)}{time_left}"),
+        )
+        scenarios = len(tally.plan.scenarios)
+        victims = f"victims {scenarios - tally.victims_left}/{scenarios}"
+        if tally.weak:
+            victims += f" ({len(tally.weak)} weak)"
+        given_up = f"; {len(tally.abandoned)} settings abandoned" if tally.abandoned else ""
+        lines = [Text(f"{tally.counts()}; {victims}{given_up}")]
+        if best := tally.best():
+            lines.append(Text(best, style="bold"))
+        return Group(head, *lines, self._workers(), self._recent())
+
+    def _workers(self) -> Table:
+        """Return a row for each item in work: worker, item, stage and epoch, what it is about."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        active = self._active()
+        for item, progress in active[:ROWS]:
+            place = "" if progress is None else self._tally.worker(progress.place)
+            stage = "waits" if progress is None else _stage(progress)
+            about = Text(self._tally.name(item.scenario))
+            if item.text != "victim":
+                about.append(f"  {item.text}", style="dim")
+            named = Text(item.name, style=self._style("cyan", item.name))
+            table.add_row(Text(place, style="dim"), named, stage, about)
+        if len(active) > ROWS:
+            table.add_row("", Text(f"and {len(active) - ROWS} more", style="dim"), "", "")
+        return table
+
+    def _recent(self) -> Group:
+        lines = []
+        for trial, reached in self._tally.recent:
+            style = self._style("green", trial.name)
+            lines.append(Text(self._outcome(trial, reached), style=style))
+        return Group(*lines)
+
+
+def _stage(progress: Progress) -> str:
+    name = STAGES.get(progress.stage, progress.stage)
+    return f"{name} {progress.epoch}/{progress.epochs}" if progress.epochs else name
 
 
 DAY = 24 * 3600.0

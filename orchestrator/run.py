@@ -1,10 +1,11 @@
 """A study from its definition to its report."""
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.chatter import hush_libraries
 from orchestrator.conductor import Conductor
@@ -12,21 +13,22 @@ from orchestrator.decisions import Status
 from orchestrator.definition import Study
 from orchestrator.errors import Unusable
 from orchestrator.estimate import estimate
-from orchestrator.findings import Findings
+from orchestrator.findings import Findings, objective_value
 from orchestrator.folder import Folder, write_text
 from orchestrator.imports import check_imports
 from orchestrator.invocation import program, redacted, shown
 from orchestrator.keys import KeyRing
 from orchestrator.machine import compute_of, gpu_of, has_gpu, workers_of
 from orchestrator.observers import Observers
-from orchestrator.plan import Plan, make_plan
-from orchestrator.progress import Screen, Tally, span
+from orchestrator.plan import Plan, Trial, make_plan
+from orchestrator.progress import Screen, span
 from orchestrator.prunings import write_prunings
-from orchestrator.reporting.summary import column_of
 from orchestrator.results import Results
 from orchestrator.signals import Interrupts
 from orchestrator.store import Store
 from orchestrator.summary import print_summary
+from orchestrator.tally import Reached, Tally
+from orchestrator.triallogs import TrialLogs
 from orchestrator.work import Site
 
 DELIVERY_SECONDS = 60.0  # for MLflow's backlog at the end of a study
@@ -112,7 +114,7 @@ class _Run:
         )
         folder.open_record()
         write_text(folder.path / "study.yaml", resolved_yaml(study))
-        findings = Findings(store, KeyRing(study.victim, compute))
+        self.findings = findings = Findings(store, KeyRing(study.victim, compute))
         self.tracker = Tracker(
             uri=study.mlflow.uri,
             experiment=study.name,
@@ -121,10 +123,12 @@ class _Run:
         )
         self.pictures = Pictures(plan, folder.path)
         self.mirror = Mirror(self.tracker, findings, store, self.pictures)
-        self.tally = Tally(plan, self._value_of)
-        self.screen = Screen(console, self.tally)
-        observers = Observers([self.screen, self.mirror, _FailureLog(folder)])
+        self.tally = Tally(plan, self._reached)
+        logs = TrialLogs(folder, plan)
+        self.screen = Screen(console, self.tally, logs.path)
+        observers = Observers([self.screen, self.mirror, logs])
         self.conductor = Conductor(plan, folder, findings, observers)
+        logs.attach(self.conductor)
         self.results = Results(self.conductor, findings)
         self.mirror.attach(self.conductor, self.results)
         self._verbose = verbose
@@ -211,45 +215,33 @@ class _Run:
         objective = self.plan.study.objective.value
         print_summary(self.console, self.folder.path / "results.csv", objective)
         for name, result in self.conductor.errors.items():
-            log = shown(self.folder.logs / f"{name}.log")
-            self._say(f"failed: {name}: {result.reason}; see {log}")
+            log = self.folder.logs / f"{name}.log"
+            self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)
         if failures:
             self._say(f"{failures} trials failed; the same command tries them again")
-        self._say(f"report   {shown(self.folder.path / 'report.html')}")
-        self._say(f"results  {shown(self.folder.path / 'results.csv')}")
+        path = self.folder.path
+        if self.conductor.decisions.prunings:
+            count = len(self.conductor.decisions.prunings)
+            file = path / "logs" / "pruning.csv"
+            decisions = "decision" if count == 1 else "decisions"
+            self._say(f"pruned   by {count} {decisions}, in {shown(file)}", link=file)
+        for word, name in (("report", "report.html"), ("results", "results.csv"), ("logs", "logs")):
+            self._say(f"{word:<8} {shown(path / name)}", link=path / name)
         self._say(f"MLflow   {_ui_command(self.plan.study.mlflow.uri)}")
 
-    def _say(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+    def _say(self, text: str, style: str = "", link: Path | None = None) -> None:
+        looks = Style.parse(style) + Style(link=None if link is None else link.as_uri())
+        self.console.print(Text(text, style=looks), soft_wrap=True)
 
-    def _value_of(self, trial: Any) -> float | None:
-        column = column_of(self.plan.study.objective.value, "selection")
-        value: float | None = self.results.row(trial)[column]
-        return value
-
-
-class _FailureLog:
-    """The observer that keeps the traceback of every failure."""
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-
-    def started(self, item: Any) -> None:
-        (self._folder.logs / f"{item.name}.log").unlink(missing_ok=True)
-
-    def progressed(self, item: Any, progress: Any) -> None:
-        """No failure."""
-
-    def ended(self, item: Any, result: Any) -> None:
-        if result.error:
-            text = f"{item.name}: {item.scenario.text}; {item.text}\n\n{result.trace}"
-            write_text(self._folder.logs / f"{item.name}.log", text)
-
-    def victim(self, scenario: Any, finding: Any) -> None:
-        """No failure."""
-
-    def decided(self, verdict: Any) -> None:
-        """The item's end said it."""
+    def _reached(self, trial: Trial) -> Reached | None:
+        """Return what a done trial reached on the selection half."""
+        repaired = self.conductor.repairs.get(trial.number)
+        victim = self.findings.victim(trial.scenario)
+        if repaired is None or victim is None:
+            return None
+        before, after = victim.evaluation.selection, repaired.evaluation.selection
+        value = objective_value(self.plan.study.objective, before, after)
+        return Reached(value=value, metrics=after)
 
 
 def _counts(plan: Plan) -> str:

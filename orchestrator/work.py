@@ -1,6 +1,9 @@
 """What a worker is handed, and what it hands back: plain values, no machinery."""
 
-from dataclasses import dataclass
+import os
+import socket
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeAlias
 
 from orchestrator.plan import Scenario, Trial
@@ -102,6 +105,14 @@ class TrialItem:
 Item: TypeAlias = HelperItem | VictimItem | AscentItem | TrialItem
 
 
+@lru_cache(maxsize=1)
+def here() -> str:
+    """Return where this process is, as ``host:pid`` and its GPUs if it has some of its own."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    place = f"{socket.gethostname()}:{os.getpid()}"
+    return f"{place} gpu {gpus}" if gpus else place
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far an item is.
@@ -111,12 +122,14 @@ class Progress:
         epoch: Epochs done.
         epochs: Epochs there will be at most.
         curve: For a relearning: ACC, ASR and RA on the monitor subset after each epoch.
+        place: The process that made it.
     """
 
     stage: str
     epoch: int
     epochs: int
     curve: tuple[tuple[float, float, float], ...] = ()
+    place: str = field(default_factory=here, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +158,7 @@ class Finished:
         trace: The traceback that goes with it.
         fatal: Whether no other item can do better (a store that cannot be written to).
         spent: Seconds on its worker, or 0 where nobody counted.
+        place: The process that made it.
     """
 
     runs: tuple[StageRun, ...] = ()
@@ -153,6 +167,7 @@ class Finished:
     trace: str = ""
     fatal: bool = False
     spent: float = 0.0
+    place: str = field(default_factory=here, compare=False)
 
     @property
     def reason(self) -> str:

@@ -1,6 +1,6 @@
 """What a person sees while a study runs."""
 
-from collections.abc import Callable
+import re
 from io import StringIO
 from pathlib import Path
 from random import Random
@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.decisions import Status, Verdict
-from orchestrator.definition import Objective, Prune, VictimRule
-from orchestrator.plan import Plan, make_plan
-from orchestrator.progress import Screen, Tally, span
+from orchestrator.decisions import Decisions, Outcome, Status, Verdict
+from orchestrator.definition import Prune, VictimRule
+from orchestrator.plan import Plan, Trial, make_plan
+from orchestrator.progress import Screen, span
+from orchestrator.prunings import sentence
+from orchestrator.tally import Reached, Tally
 from orchestrator.work import Finished, Progress, TrialItem, VictimItem
-from tests.orchestrator_tests.simulation import Desk, Workers
+from tests.orchestrator_tests.outcomes import ACROSS, in_order, plan_of
+from tests.orchestrator_tests.simulation import Desk, Workers, metrics
 from tests.orchestrator_tests.small_studies import (
     BADNETS,
     MEDIAN,
@@ -23,6 +26,7 @@ from tests.orchestrator_tests.small_studies import (
     small_study,
     table_study,
 )
+from ulrl.metrics import Metrics
 
 
 class Clock:
@@ -39,6 +43,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("orchestrator.progress.time", clock)
+    monkeypatch.setattr("orchestrator.tally.time", clock)
     return clock
 
 
@@ -85,70 +90,28 @@ def verdict(plan: Plan, number: int, status: Status = Status.DONE) -> Verdict:
     return Verdict(trial=plan.trials[number], status=status)
 
 
+def reached(value: float) -> Reached:
+    return Reached(value=value, metrics=Metrics(acc=0.9, asr=0.05, ra=0.8))
+
+
+def nothing(_: Trial) -> None:
+    return None
+
+
 def test_counts(plan: Plan, clock: Clock) -> None:
-    tally = Tally(plan, lambda _: None)
-    assert tally.line() == "0/8 trials"
+    tally = Tally(plan, nothing)
+    assert tally.counts() == "0/8 trials"
     tally.decided(verdict(plan, 0))
     tally.decided(verdict(plan, 1))
     tally.decided(verdict(plan, 2, Status.PRUNED))
     tally.decided(verdict(plan, 3, Status.FAILED))
     assert tally.decided_count == 4
-    assert tally.line() == "4/8 trials (2 done, 1 pruned, 1 failed)"
+    assert tally.counts() == "4/8 trials (2 done, 1 pruned, 1 failed)"
+    assert tally.best() == ""
     clock.now += 65
     assert tally.elapsed == 65
     tally.begin()
     assert tally.elapsed == 0
-
-
-@pytest.mark.parametrize(
-    ("objective", "shown"),
-    [
-        (Objective.DER, "best DER 0.900 (alpha=0.8)"),
-        (Objective.ASR, "best ASR 10.0% (alpha=0.7)"),
-        (Objective.RA, "best RA 90.0% (alpha=0.8)"),
-    ],
-)
-def test_the_best_is_the_objectives(objective: Objective, shown: str) -> None:
-    plan = make_plan(table_study(2, 1, objective=objective))
-    tally = Tally(plan, lambda trial: {0: 0.9, 1: 0.1}[trial.number])
-    for number in (0, 1):
-        tally.decided(verdict(plan, number))
-    assert tally.line() == f"2/2 trials (2 done); {shown}"
-
-
-def test_what_is_pruned_or_failed_is_not_the_best(plan: Plan) -> None:
-    tally = Tally(plan, lambda _: 1.0)
-    tally.decided(verdict(plan, 0, Status.PRUNED))
-    tally.decided(verdict(plan, 1, Status.FAILED))
-    assert tally.best is None
-
-
-def test_the_first_of_equals_stays_the_best(plan: Plan) -> None:
-    tally = Tally(plan, lambda _: 0.5)
-    tally.decided(verdict(plan, 3))
-    tally.decided(verdict(plan, 0))
-    assert tally.best == (0.5, plan.trials[3])
-
-
-def test_time_left_comes_from_what_items_took(plan: Plan, clock: Clock) -> None:
-    tally = Tally(plan, lambda _: None)
-    for number in range(3):
-        assert tally.left is None
-        item = TrialItem(trial=plan.trials[number], rules=(), stream=False)
-        tally.start(item)
-        clock.now += 10
-        tally.end(item.name)
-        tally.decided(verdict(plan, number))
-    tally.victims_left = 2
-    victim = VictimItem(scenario=plan.scenarios[3])
-    tally.start(victim)
-    clock.now += 100
-    tally.end(victim.name)
-    assert tally.left == 2 * 100 + 5 * 10
-    for number in (3, 4):  # two run at once
-        tally.start(TrialItem(trial=plan.trials[number], rules=(), stream=False))
-    assert tally.left == (2 * 100 + 5 * 10) / 2
-    assert tally.line() == "3/8 trials (3 done); about 2:05 left"
 
 
 def finding(acc: float = 0.9, asr: float = 0.95) -> Any:
@@ -165,7 +128,7 @@ def finding(acc: float = 0.9, asr: float = 0.95) -> Any:
 
 def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:
     shown = console()
-    screen = Screen(shown, Tally(plan, lambda _: 0.75))
+    screen = Screen(shown, Tally(plan, lambda _: reached(0.75)))
     victim = VictimItem(scenario=plan.scenarios[1])
     trial = TrialItem(trial=plan.trials[0], rules=(), stream=True)
     screen.decided(verdict(plan, 2))  # stored: told before the clock starts
@@ -180,20 +143,26 @@ def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:
         clock.now += 61
         screen.progressed(trial, Progress(stage="relearn", epoch=1, epochs=20))
         screen.decided(verdict(plan, 0))
-    assert output(shown).splitlines() == [
-        "0:00  1/8 trials (1 done); best DER 0.750 (alpha=0.8)",
+    best = "1/8 trials (1 done); best DER 0.750 in 1 scenario: alpha=0.8"
+    last = "      last: trial-00002 ACC 90.0%, ASR 5.0%, DER 0.750 (badnets, seed=1; alpha=0.8)"
+    assert re.sub(r"; about [\d:]+ left", "; about a while left", output(shown)).splitlines() == [
+        f"0:00  {best}",
         "      victim of badnets, seed=1",
-        "0:12  1/8 trials (1 done); best DER 0.750 (alpha=0.8)",
-        "      train_victim of badnets, seed=1 4/20",
-        "1:13  1/8 trials (1 done); best DER 0.750 (alpha=0.8)",
-        "      relearn of badnets, seed=0 1/20",
+        last,
+        f"0:12  {best}; about a while left",
+        "      train victim 4/20 of badnets, seed=1",
+        last,
+        f"1:13  {best}; about a while left",
+        "      relearn 1/20 of badnets, seed=0",
+        last,
+        "1:13  2/8 trials (2 done); best DER 0.750 in 2 scenarios: alpha=0.8",
     ]
 
 
 def test_failures_and_weak_victims_are_told_at_once(clock: Clock) -> None:
     plan = make_plan(table_study(2, 4, victim_rule=VictimRule(min_acc=0.5, min_asr=0.8)))
     shown = console()
-    screen = Screen(shown, Tally(plan, lambda _: None))
+    screen = Screen(shown, Tally(plan, nothing))
     screen.victim(plan.scenarios[0], finding())
     screen.victim(plan.scenarios[1], finding(acc=0.4999))
     screen.victim(plan.scenarios[2], finding(asr=0.5))
@@ -201,40 +170,63 @@ def test_failures_and_weak_victims_are_told_at_once(clock: Clock) -> None:
     screen.ended(item, Finished(error="RuntimeError: [bold]all[/] of a very long line " + "x" * 90))
     clock.now += 1
     assert output(shown).splitlines() == [
-        "weak victim: badnets, seed=1: ACC 50.0%, ASR 95.0%",
-        "weak victim: badnets, seed=2: ACC 90.0%, ASR 50.0%",
+        "weak victim: badnets, seed=1: ACC 50.0%, ASR 95.0%; wanted 50.0% and 80.0%",
+        "weak victim: badnets, seed=2: ACC 90.0%, ASR 50.0%; wanted 50.0% and 80.0%",
         "failed: trial-00001 (badnets, seed=0): RuntimeError: [bold]all[/] of a very long line "
         + "x" * 90,
     ]
 
 
-def test_the_live_view_shows_what_runs(plan: Plan) -> None:
+def test_a_decision_to_prune_is_told_with_its_evidence(clock: Clock, tmp_path: Path) -> None:
+    decisions = Decisions(plan_of(2, 7, ACROSS))
+    plan = decisions._plan
+    shown = console()
+    screen = Screen(shown, Tally(plan, nothing), lambda name: tmp_path / f"{name}.log")
+    best, worse = in_order(plan)
+    with screen:
+        for trials, value in ((best, 0.9), (worse, 0.8)):
+            for trial in trials:
+                for told in decisions.offer(trial, Outcome(value=value)):
+                    screen.decided(told)
+    (pruning,) = decisions.prunings
+    assert sentence(plan, pruning) in output(shown).splitlines()
+    clock.now += 1
+
+
+def test_the_live_view_shows_who_does_what(plan: Plan, clock: Clock, tmp_path: Path) -> None:
     shown = console(terminal=True)
-    screen = Screen(shown, Tally(plan, lambda _: 0.75))
+    tally = Tally(plan, lambda _: reached(0.75))
+    screen = Screen(shown, tally, lambda name: tmp_path / f"{name}.log")
     with screen:
         for number in range(3):
             item = TrialItem(trial=plan.trials[number], rules=(), stream=False)
+            place = ("north:11", "south:12", "north:13")[number]
             screen.started(item)
-            screen.progressed(item, Progress(stage="relearn", epoch=number, epochs=20))
+            screen.progressed(item, Progress(stage="relearn", epoch=number, epochs=20, place=place))
         screen.started(VictimItem(scenario=plan.scenarios[1]))
         screen.decided(verdict(plan, 0))
-        view = console()
+        view = console(terminal=True, width=100)
         view.print(screen._render())
-    text = output(view)
-    assert "1/8 trials (1 done); best DER 0.750 (alpha=0.8)" in " ".join(text.split())
-    rows = [line.split() for line in text.splitlines() if "trial-" in line or "victim-" in line]
-    assert rows == [
-        ["trial-00001", "relearn", "1/20", "badnets,", "seed=0", "alpha=0.7"],
-        ["trial-00002", "relearn", "2/20", "badnets,", "seed=1", "alpha=0.8"],
-        ["victim-0001", "starts", "badnets,", "seed=1", "victim"],
-    ]
+        plain = console(width=100)
+        plain.print(screen._render())
+    lines = output(plain).splitlines()
+    assert lines[1] == "1/8 trials (1 done); victims 0/4"
+    assert lines[2] == "best DER 0.750 in 1 scenario: alpha=0.8"
+    assert [line.split() for line in lines[3:6]] == [
+        ["north/3", "trial-00002", "relearn", "2/20", "badnets,", "seed=1", "alpha=0.8"],
+        ["south/2", "trial-00001", "relearn", "1/20", "badnets,", "seed=0", "alpha=0.7"],
+        ["victim-0001", "waits", "badnets,", "seed=1"],
+    ] or [line.split()[1] for line in lines[3:5]] == ["trial-00001", "trial-00002"]
+    assert "trial-00000 ACC 90.0%, ASR 5.0%, DER 0.750 (badnets, seed=0; alpha=0.8)" in lines[6]
+    assert (tmp_path / "trial-00001.log").as_uri() in output(view)  # a link, on a terminal
+    clock.now += 1
 
 
 def test_a_narrow_terminal_cuts_no_number_off(clock: Clock) -> None:
     settings = {"unlearn_threshold": (0.1, 0.2), "reinit_ratio": (0.25, 1.0), "alpha": (0.7, 0.8)}
     study = small_study(settings=settings, grid={"seeds": (0, 1)})
     plan = make_plan(study)
-    tally = Tally(plan, lambda _: 0.912)
+    tally = Tally(plan, lambda _: reached(0.912))
     screen = Screen(console(), tally)
     for trial in plan.trials[:20]:
         item = TrialItem(trial=trial, rules=(), stream=False)
@@ -247,7 +239,9 @@ def test_a_narrow_terminal_cuts_no_number_off(clock: Clock) -> None:
     text = output(view)
     assert "…" not in text
     assert text.count("11/20") == 16  # so many fit a screen
+    assert "and 3 more" in text
     assert min(text.count("alpha=0.7"), text.count("alpha=0.8")) >= 8
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("prune", [Prune(), Prune(setting=WILCOXON, curve=MEDIAN)])
@@ -263,8 +257,13 @@ def test_a_whole_study_ends_with_all_counted_and_nothing_running(
         prune=prune,
     )
     desk = Desk(study, tmp_path)
-    value: Callable[[Any], Any] = lambda trial: desk.results.row(trial)["der_selection"]  # noqa: E731
-    tally = Tally(desk.plan, value)
+
+    def of(trial: Trial) -> Reached | None:
+        row = desk.results.row(trial)
+        point = metrics(row["acc_after_selection"], row["asr_after_selection"])
+        return Reached(value=row["der_selection"], metrics=Metrics(**point))
+
+    tally = Tally(desk.plan, of)
     shown = console(width=100)
     screen = Screen(shown, tally)
     desk.watch(screen)
@@ -275,8 +274,13 @@ def test_a_whole_study_ends_with_all_counted_and_nothing_running(
     statuses = desk.statuses()
     assert tally.statuses == {Status(s): statuses.count(s) for s in set(statuses)}
     assert len(desk.recorder.verdicts) == 24
-    values = [row["der_selection"] for row in desk.rows() if row["status"] == "done"]
-    assert tally.best is not None
-    assert tally.best[0] == max(values)
+    assert tally.standing is not None
+    by_setting: dict[float, list[float]] = {}
+    for row in desk.rows():
+        if row["status"] == "done":
+            by_setting.setdefault(row["alpha"], []).append(row["der_selection"])
+    whole = {alpha: sum(v) / len(v) for alpha, v in by_setting.items() if len(v) == 6}
+    assert tally.standing.value == pytest.approx(max(whole.values()))
+    assert tally.left == 0
     assert output(shown).startswith("0:00  0/24 trials\n")
     clock.now += 1

@@ -1,0 +1,121 @@
+"""Time left: what stages took, times what is left of each."""
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.outlook import Outlook
+from orchestrator.plan import Plan, make_plan
+from orchestrator.work import AscentItem, TrialItem, VictimItem
+from orchestrator.workload import Workload
+from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study, table_study
+from ulrl.models.preact_resnet import PreActResNet18
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan(table_study(3, 4))
+
+
+def victim(plan: Plan, number: int) -> VictimItem:
+    return VictimItem(scenario=plan.scenarios[number])
+
+
+def trial(plan: Plan, number: int) -> TrialItem:
+    return TrialItem(trial=plan.trials[number], rules=(), stream=False)
+
+
+def ascent(plan: Plan, number: int) -> AscentItem:
+    (first,) = (t for t in plan.trials if t.scenario.number == number and t.setting.number == 0)
+    return AscentItem(number=number, trial=first, rules=())
+
+
+def test_nothing_is_known_before_anything_ran(plan: Plan) -> None:
+    outlook = Outlook(plan)
+    assert outlook.left(0.0, 1) is None
+    outlook.heard(victim(plan, 0), "a:1", 0.0, 0, 20)
+    assert outlook.left(1.0, 1) is None  # not a twentieth of it is done
+
+
+def test_stages_are_counted_apart(plan: Plan) -> None:
+    """Victims of 100 s, ascents of 10, trials of 1: three, three and eleven are left."""
+    outlook = Outlook(plan)
+    outlook.begin()
+    now = 0.0
+    for item, seconds in ((victim(plan, 0), 100.0), (ascent(plan, 0), 10.0)):
+        outlook.heard(item, "a:1", now)
+        now += seconds
+        outlook.ended(item, "a:1", now)
+    outlook.heard(trial(plan, 0), "a:1", now)
+    outlook.ended(trial(plan, 0), "a:1", now + 1)
+    outlook.decided(plan.trials[0])
+    assert outlook.left(now + 1, 1) == pytest.approx(3 * 100 + 3 * 10 + 11 * 1)
+    assert outlook.left(now + 1, 2) == pytest.approx((3 * 100 + 3 * 10 + 11 * 1) / 2)
+
+
+def test_an_unknown_stage_is_told_from_a_known_one(plan: Plan) -> None:
+    outlook, load = Outlook(plan), Workload(plan)
+    outlook.begin()
+    outlook.heard(victim(plan, 0), "a:1", 0.0)
+    outlook.ended(victim(plan, 0), "a:1", 60.0)
+    rate = 60 / load.victim(plan.scenarios[0]).passes
+    rest = 4 * load.ascent(plan.trials[0]).passes + 12 * load.relearn(plan.trials[0]).passes
+    assert outlook.left(60.0, 1) == pytest.approx(3 * 60 + rate * rest)
+
+
+def test_half_of_the_first_item_is_enough_to_tell(plan: Plan) -> None:
+    outlook = Outlook(plan)
+    outlook.begin()
+    outlook.heard(victim(plan, 0), "a:1", 0.0)
+    outlook.heard(victim(plan, 0), "a:1", 30.0, 10, 20)
+    whole = Outlook(plan)
+    whole.begin()
+    whole.heard(victim(plan, 0), "a:1", 0.0)
+    whole.ended(victim(plan, 0), "a:1", 60.0)
+    left, after = outlook.left(30.0, 1), whole.left(60.0, 1)
+    assert left is not None
+    assert after is not None
+    assert left == pytest.approx(after + 30)
+
+
+def test_shared_and_pruned_trials_make_the_rest_cheaper(plan: Plan) -> None:
+    outlook = Outlook(plan)
+    for number in range(4):
+        outlook.victim(plan.scenarios[number])
+        outlook.ended(ascent(plan, number), "a:1", 0.0)
+    outlook.begin()
+    outlook.heard(trial(plan, 0), "a:1", 0.0)
+    outlook.ended(trial(plan, 0), "a:1", 8.0)
+    outlook.decided(plan.trials[0])
+    assert outlook.left(8.0, 1) == pytest.approx(11 * 8)
+    outlook.decided(plan.trials[1])  # never ran
+    assert outlook.left(8.0, 1) == pytest.approx(10 * 4)
+
+
+def test_what_was_stored_says_nothing_of_the_pace(plan: Plan) -> None:
+    outlook = Outlook(plan)
+    for done in plan.trials[:6]:
+        outlook.decided(done)
+    outlook.begin()
+    assert outlook.left(0.0, 1) is None
+    for done in plan.trials[6:]:
+        outlook.decided(done)
+    assert outlook.left(0.0, 1) == 0
+
+
+def test_networks_are_timed_apart() -> None:
+    """A victim that takes 10 s says nothing of one that takes 90."""
+    networks = (PreActResNet18(width=1), PreActResNet18(width=8))
+    study = small_study(
+        attacks=[choice(BADNETS)], grid={"architectures": networks, "seeds": (0, 1)}, few={}
+    )
+    plan = make_plan(study)
+    plan = replace(plan, trials=())  # victims alone
+    narrow, _, wide, _ = plan.scenarios
+    outlook = Outlook(plan)
+    outlook.begin()
+    for scenario, seconds in ((narrow, 10.0), (wide, 90.0)):
+        item = VictimItem(scenario=scenario)
+        outlook.heard(item, "a:1", 0.0)
+        outlook.ended(item, "a:1", 0.0, spent=seconds)
+    assert outlook.left(0.0, 1) == pytest.approx(100.0)
