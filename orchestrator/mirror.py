@@ -260,7 +260,10 @@ def materialise(
 
 def artifacts_of(folder: Path) -> tuple[tuple[str, str], ...]:
     """Return the files of a study folder that its run shows."""
-    wanted = ("report.html", "results.csv", "results.parquet", "stages.csv", "study.yaml")
+    wanted = (
+        *("report.html", "results.csv", "results.parquet", "stages.csv", "study.yaml"),
+        *("curves.csv", "table.tex", "table.md"),
+    )
     files = [(str(folder / name), "") for name in wanted if (folder / name).exists()]
     figures = sorted((folder / "figures").glob("*"))
     return (*files, *((str(path), "figures") for path in figures))

@@ -10,7 +10,7 @@ from torch import Tensor
 from orchestrator.findings import VictimFinding
 from orchestrator.plan import Plan, Scenario
 from orchestrator.reporting.naming import slug
-from orchestrator.reporting.results import SCENARIO
+from orchestrator.reporting.schema import SCENARIO
 from orchestrator.reporting.tables import csv_text
 from orchestrator.reporting.triggers import COLUMNS, INDEX, pictured
 from ulrl.fidelity import WINDOW, psnr, ssim

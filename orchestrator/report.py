@@ -1,4 +1,7 @@
-"""The report of a study, from what lies in its folder: ``python -m orchestrator.report DIR``."""
+"""The report of a study, from what lies in its folder: ``python -m orchestrator.report DIR``.
+
+Several folders are compared instead: ``python -m orchestrator.report A B ...``.
+"""
 
 import argparse
 import os
@@ -12,6 +15,7 @@ from orchestrator.reporting.page import render
 
 RESULTS = "results.csv"
 FIGURES = "figures"
+COMPARISON = "comparison.html"
 
 
 def write_report(folder: Path) -> Path:
@@ -29,30 +33,64 @@ def write_report(folder: Path) -> Path:
     try:
         (folder / FIGURES).mkdir(exist_ok=True)
         for stale in (folder / FIGURES).iterdir():
-            if stale.name.startswith(FIGURE_NAMES) and stale.name not in assembled.files:
+            if stale.name.startswith(FIGURE_NAMES) and stale.name not in assembled.figures:
                 stale.unlink()  # of a scenario that the study no longer has
-        for name, text in assembled.files.items():
+        for name, text in assembled.figures.items():
             _replace(folder / FIGURES / name, text)
+        for name, text in assembled.tables.items():
+            _replace(folder / name, text)
         return _replace(folder / "report.html", render(assembled.page))
     except OSError as error:
         raise Mistakes([f"{folder}: the report cannot be written; {error.strerror}"]) from None
 
 
+def write_comparison(folders: Sequence[Path], path: Path) -> Path:
+    """Return the path of a page that compares studies; the same as CSV is written beside it.
+
+    Raises:
+        Mistakes: A folder is named twice or is no study's, or the page cannot be written.
+    """
+    from orchestrator.reporting.compared import comparison_csv, comparison_page
+    from orchestrator.reporting.comparison import read_sides
+
+    twice = [f for n, f in enumerate(folders) if f.resolve() in {o.resolve() for o in folders[:n]}]
+    if twice:
+        raise Mistakes([f"{folder}: is named twice" for folder in twice])
+    comparison = read_sides(folders)
+    try:
+        _replace(path.with_suffix(".csv"), comparison_csv(comparison))
+        return _replace(path, comparison_page(comparison))
+    except OSError as error:
+        raise Mistakes([f"{path}: cannot be written; {error.strerror}"]) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rebuild the reports of the named studies; return the exit code."""
+    """Rebuild the report of a study, or compare several; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.report",
-        description="Rebuild a study's report.html and figures from what is on disk.",
+        description="Rebuild a study's report.html, tables and figures from what is on disk; or, "
+        "of several studies, write a page that compares them.",
     )
     parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a study's folder")
-    worst = 0
-    for folder in parser.parse_args(argv).folders:
-        try:
-            print(write_report(folder))  # noqa: T201 - the command's answer
-        except Stop as stop:
-            print(stop, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
-            worst = max(worst, stop.exit_code)
-    return worst
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help=f"the page that compares (default: {COMPARISON}); a CSV file is put beside it",
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        if len(arguments.folders) > 1:
+            path = write_comparison(arguments.folders, arguments.out or Path(COMPARISON))
+        elif arguments.out is not None:
+            raise Mistakes(["command line: --out is for a comparison of several folders"])
+        else:
+            path = write_report(arguments.folders[0])
+    except Stop as stop:
+        print(stop, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
+        return stop.exit_code
+    print(path)  # noqa: T201 - the command's answer
+    return 0
 
 
 def _replace(path: Path, text: str) -> Path:

@@ -11,7 +11,7 @@ from orchestrator.chatter import hush_libraries
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
 from orchestrator.definition import Study
-from orchestrator.errors import Spent, Unusable
+from orchestrator.errors import Unusable
 from orchestrator.estimate import estimate
 from orchestrator.findings import Findings, objective_value
 from orchestrator.folder import Folder, write_text
@@ -22,7 +22,9 @@ from orchestrator.machine import compute_of, gpu_of, has_gpu, workers_of
 from orchestrator.observers import Observers
 from orchestrator.plan import Plan, Trial, make_plan
 from orchestrator.progress import Screen, span
+from orchestrator.provenance import StartLog
 from orchestrator.prunings import write_prunings
+from orchestrator.reporting.curves import FILE as CURVES
 from orchestrator.results import Results
 from orchestrator.signals import Interrupts
 from orchestrator.store import Store
@@ -111,7 +113,6 @@ class _Run:
             threads=compute.threads,
             gpu=gpu,
             keep_repaired=study.mlflow.log_models != "none",
-            limits=study.limits,
         )
         folder.open_record()
         write_text(folder.path / "study.yaml", resolved_yaml(study))
@@ -127,7 +128,8 @@ class _Run:
         self.tally = Tally(plan, self._reached)
         logs = TrialLogs(folder, plan)
         self.screen = Screen(console, self.tally, logs.path)
-        observers = Observers([self.screen, self.mirror, logs])
+        self.starts = StartLog(folder.logs, compute.device)
+        observers = Observers([self.screen, self.mirror, logs, self.starts])
         self.conductor = Conductor(plan, folder, findings, observers)
         logs.attach(self.conductor)
         self.results = Results(self.conductor, findings)
@@ -145,19 +147,17 @@ class _Run:
                 self.console.print(f"{stored} trials are decided already")
             with self.screen:
                 self._execute(address, inline=inline)
-            pending = len(self.plan.trials) - self.tally.decided_count
-            whole = not pending
+            whole = True
         finally:
             self._conclude(whole=whole)
         failures = self.tally.statuses[Status.FAILED]
         self._say_where(failures)
-        if pending:
-            raise Spent(f"{self.conductor.allowance.spent} with {pending} trials pending")
         return 1 if failures else 0
 
     def _execute(self, address: str | None, *, inline: bool) -> None:
         if self.conductor.complete:
             return
+        self.starts.executor = "inline" if inline else address or "Ray on this machine"
         if inline:
             from orchestrator.inline import run_inline
 
@@ -195,6 +195,7 @@ class _Run:
             )
 
     def _write(self, timeout: float, *, whole: bool) -> None:
+        from orchestrator.epochs import write_curves
         from orchestrator.mirror import artifacts_of
         from orchestrator.report import write_report
         from orchestrator.search import save_studies
@@ -205,6 +206,7 @@ class _Run:
         self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
         prunings = self.conductor.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
+        write_curves(self.conductor, self.results, self.findings, self.folder.path / CURVES)
         self.pictures.write()
         save_studies(self.folder.path / "optuna.journal", self.conductor.decisions.judges)
         write_report(self.folder.path)

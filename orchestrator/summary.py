@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.reporting.naming import Names, names_of, setting_text
-from orchestrator.reporting.results import Family, read_results
+from orchestrator.reporting.results import read_results
+from orchestrator.reporting.schema import Family
 from orchestrator.reporting.summary import Outcome, Spread, sound, spread, spread_of, summarise
 
 

@@ -4,10 +4,9 @@ import os
 import socket
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from orchestrator.plan import Scenario, Trial
-from orchestrator.resources import Limits
 from ulrl.attacks import Helper
 from ulrl.scoring import ScoreConfig
 
@@ -22,7 +21,6 @@ class HelperItem:
         helper: What to train; what it needs itself is trained already.
     """
 
-    stage: ClassVar[str] = "train_helper"
     number: int
     scenario: Scenario
     helper: Helper
@@ -40,7 +38,6 @@ class HelperItem:
 class VictimItem:
     """Train and evaluate a scenario's victim."""
 
-    stage: ClassVar[str] = "train_victim"
     scenario: Scenario
 
     @property
@@ -62,7 +59,6 @@ class AscentItem:
         rules: Their different scoring rules.
     """
 
-    stage: ClassVar[str] = "unlearn"
     number: int
     trial: Trial
     rules: tuple[ScoreConfig, ...]
@@ -89,7 +85,6 @@ class TrialItem:
         stream: Whether every epoch is reported, because somebody may cut the trial.
     """
 
-    stage: ClassVar[str] = "relearn"
     trial: Trial
     rules: tuple[ScoreConfig, ...]
     stream: bool
@@ -128,7 +123,6 @@ class Progress:
         epochs: Epochs there will be at most.
         curve: For a relearning: ACC, ASR and RA on the monitor subset after each epoch.
         place: The process that made it.
-        begins: Whether the item begins now; told of items whose time is limited.
     """
 
     stage: str
@@ -136,7 +130,6 @@ class Progress:
     epochs: int
     curve: tuple[tuple[float, float, float], ...] = ()
     place: str = field(default_factory=here, compare=False)
-    begins: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +186,6 @@ class Site:
         threads: Threads of torch.
         gpu: Share of a GPU that a worker takes.
         keep_repaired: Whether repaired weights stay in the store after their evaluation.
-        limits: What an item may take.
-        expendable: Whether an item that does not stop in time ends its process.
     """
 
     store: str
@@ -203,5 +194,3 @@ class Site:
     threads: int = 1
     gpu: float = 0.0
     keep_repaired: bool = True
-    limits: Limits = field(default_factory=Limits)
-    expendable: bool = False

@@ -2,19 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
-from matplotlib.patches import PathPatch, Rectangle
-from matplotlib.path import Path as Outline
+from orchestrator.reporting.canvas import FONT_SIZE, INK, Panel, Point, Scale
+from orchestrator.reporting.naming import value_text
 
-from orchestrator.reporting.canvas import FONT_SIZE, INK
-from orchestrator.reporting.naming import printable, value_text
-
-BRIGHT_IS_HIGH = mpl.colormaps["cividis"]  # reads the same without red or green
-BRIGHT_IS_LOW = mpl.colormaps["cividis_r"]
+# Cividis (Nunez, Anderton, Renslow 2018), tenth by tenth: it reads the same without red or green.
+CIVIDIS = (
+    *("#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78"),
+    *("#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838"),
+)
 _BLACK_ABOVE = 0.179  # relative luminance at which black and white contrast alike
 _GAP = 0.02  # between cells, in cells
 
@@ -27,6 +23,7 @@ class Cell:
         share: Place on the colour scale, in [0, 1]; None leaves the cell without colour.
         text: The number, or why there is none.
         note: A second, smaller line.
+        tip: What is told of it when it is pointed at.
         hatched: Whether the cell is censored.
         marked: Whether the cell is outlined.
     """
@@ -34,73 +31,88 @@ class Cell:
     share: float | None = None
     text: str = ""
     note: str = ""
+    tip: str = ""
     hatched: bool = False
     marked: bool = False
 
 
+def cell_scales(columns: int, rows: int) -> tuple[Scale, Scale]:
+    """Return the scales of a heat map with so many cells."""
+    return Scale(low=0, high=columns), Scale(low=0, high=rows)
+
+
 def draw_cells(
-    axes: Axes,
+    panel: Panel,
     cells: Mapping[tuple[int, int], Cell],
     columns: Sequence[str],
     rows: Sequence[str],
-    colours: Colormap,
 ) -> None:
     """Draw cells by (column, row), the first row at the bottom."""
-    axes.set(xlim=(0, len(columns)), ylim=(0, len(rows)))
-    axes.set_xticks([place + 0.5 for place in range(len(columns))], _labels(columns))
-    axes.set_yticks([place + 0.5 for place in range(len(rows))], _labels(rows))
-    axes.tick_params(length=0, pad=3)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    for axis, values in (("x", columns), ("y", rows)):
+        labels = [(place + 0.5, value_text(value)) for place, value in enumerate(values)]
+        panel.ticks(axis, labels, grid=False)
     for (column, row), cell in cells.items():
-        _draw(axes, column, row, cell, colours)
+        _draw(panel, column, row, cell)
 
 
-def _draw(axes: Axes, column: int, row: int, cell: Cell, colours: Colormap) -> None:
+def colour_at(share: float) -> str:
+    """Return the colour of a place on the scale, dark at 0 and bright at 1."""
+    place = min(1.0, max(0.0, share)) * (len(CIVIDIS) - 1)
+    index = min(int(place), len(CIVIDIS) - 2)
+    low, high = (_parts(colour) for colour in CIVIDIS[index : index + 2])
+    mixed = (a + (b - a) * (place - index) for a, b in zip(low, high, strict=True))
+    return "#" + "".join(f"{round(part):02x}" for part in mixed)
+
+
+def _draw(panel: Panel, column: int, row: int, cell: Cell) -> None:
     colour = INK
     if cell.share is not None:
-        red, green, blue, _ = fill = colours(cell.share)
-        colour = "#000000" if _luminance(red, green, blue) > _BLACK_ABOVE else "#ffffff"
-        axes.add_patch(_box(column, row, _GAP, facecolor=fill))
+        fill = colour_at(cell.share)
+        colour = "#000" if _luminance(fill) > _BLACK_ABOVE else "#fff"
+        panel.box(*_corners(column, row, _GAP), fill=fill, tip=cell.tip)
     else:
-        axes.add_patch(_box(column, row, 2 * _GAP, fill=False, edgecolor=INK, alpha=0.35, lw=0.5))
+        panel.box(
+            *_corners(column, row, 2 * _GAP),
+            tip=cell.tip,
+            fill="none",
+            pointer_events="all",
+            stroke=INK,
+            stroke_opacity=0.35,
+            stroke_width=0.5,
+        )
     if cell.hatched:
-        axes.add_patch(_hatching(column, row))
+        _hatch(panel, column, row)
     if cell.marked:
-        axes.add_patch(_box(column, row, 2 * _GAP, fill=False, edgecolor=INK, lw=2))
-    middle, lift = column + 0.5, 0.14 if cell.note else 0.0
+        panel.box(*_corners(column, row, 2 * _GAP), fill="none", stroke=INK, stroke_width=2)
     size = FONT_SIZE if cell.share is not None else FONT_SIZE - 1.5
-    centred: dict[str, Any] = {"ha": "center", "va": "center", "color": colour}
-    axes.text(middle, row + 0.5 + lift, printable(cell.text), fontsize=size, **centred)
+    lift = 4.0 if cell.note else 0.0
+    middle = column + 0.5, row + 0.5
+    panel.text(*middle, cell.text, dy=-lift, size=size, colour=colour)
     if cell.note:
-        axes.text(middle, row + 0.3, printable(cell.note), fontsize=FONT_SIZE - 3, **centred)
+        panel.text(*middle, cell.note, dy=6, size=FONT_SIZE - 3, colour=colour)
 
 
-def _box(column: int, row: int, inset: float, **style: Any) -> Rectangle:
-    side = 1 - 2 * inset
-    style = {"linewidth": 0, **style} if "lw" not in style else style
-    return Rectangle((column + inset, row + inset), side, side, **style)
+def _corners(column: int, row: int, inset: float) -> tuple[Point, Point]:
+    return (column + inset, row + inset), (column + 1 - inset, row + 1 - inset)
 
 
-def _hatching(column: int, row: int) -> PathPatch:
-    """Return diagonals across a cell as one path: a pattern would need an id."""
-    points: list[tuple[float, float]] = []
+def _hatch(panel: Panel, column: int, row: int) -> None:
+    """Draw diagonals across a cell: a pattern would need an id."""
     low, high = 2 * _GAP, 1 - 2 * _GAP
     for shift in (-0.66, -0.33, 0.0, 0.33, 0.66):
         start, end = max(low, low - shift), min(high, high - shift)
-        points += [(column + start, row + start + shift), (column + end, row + end + shift)]
-    codes = [Outline.MOVETO, Outline.LINETO] * (len(points) // 2)
-    return PathPatch(Outline(points, codes), fill=False, edgecolor=INK, alpha=0.3, lw=0.6)
+        ends = [(column + start, row + start + shift), (column + end, row + end + shift)]
+        panel.line(ends, stroke_width=0.6, opacity=0.3)
 
 
-def _labels(values: Sequence[str]) -> list[str]:
-    return [printable(value_text(value)) for value in values]
+def _parts(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
 
 
-def _luminance(red: float, green: float, blue: float) -> float:
+def _luminance(colour: str) -> float:
     """Return the relative luminance of an sRGB colour, as WCAG defines it."""
     linear = (
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
-        for part in (red, green, blue)
+        for part in (value / 255 for value in _parts(colour))
     )
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

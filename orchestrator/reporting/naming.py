@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from orchestrator.reporting.results import Family, Results, Scenario, Setting
+from orchestrator.reporting.results import Results, Scenario, Setting
+from orchestrator.reporting.schema import Family
 
 T = TypeVar("T")
 _LONGEST_NUMBER = 8  # digits; what is longer was hardly typed

@@ -1,12 +1,14 @@
 """Which neurons were flagged, against the one that the attacker used."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.reporting.naming import Names
+from orchestrator.reporting.naming import Names, in_order
 from orchestrator.reporting.results import Results, Trial
 
+MOST_THRESHOLDS = 12  # that are counted one by one
+_BINS = 8  # of equal width, where there are more
 _ALL_TO_ALL = "all_to_all"  # every class is a target, so no row is *the* target's
 
 
@@ -15,6 +17,7 @@ class FlagCount:
     """Done trials of an attack at a threshold.
 
     Attributes:
+        unlearn_threshold: The threshold, or a range where there are many.
         trials: How many there are.
         target: In how many of them the target's row was flagged.
         others: In how many any other row was.
@@ -37,13 +40,29 @@ def count_flags(results: Results, names: Names) -> list[FlagCount]:
     All-to-all attacks have no such row, plain fine-tuning flags none, and where all layers
     are watched the head's rows are a few among many.
     """
+    bins = _bins(trial.cells["unlearn_threshold"] for trial in results.trials)
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in results.trials:
         family = trial.scenario.family
         if trial.done and _can_flag(trial):
-            place = (names.attack(family), trial.cells["unlearn_threshold"])
+            place = (names.attack(family), bins[trial.cells["unlearn_threshold"]])
             groups.setdefault(place, []).append(trial)
     return [_count(attack, threshold, group) for (attack, threshold), group in groups.items()]
+
+
+def _bins(thresholds: Iterable[str]) -> dict[str, str]:
+    """Return where each threshold is counted: by itself, or if there are many among others.
+
+    The last bin takes its upper end too.
+    """
+    values = in_order(thresholds)
+    if len(values) <= MOST_THRESHOLDS:
+        return {value: value for value in values}
+    low, high = float(values[0]), float(values[-1])
+    width = (high - low) / _BINS
+    ends = [f"{low + width * number:.3g}" for number in range(_BINS + 1)]
+    places = {value: min(_BINS - 1, int((float(value) - low) / width)) for value in values}
+    return {value: f"{ends[place]}–{ends[place + 1]}" for value, place in places.items()}
 
 
 def _can_flag(trial: Trial) -> bool:

@@ -7,26 +7,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator.errors import Mistakes
+from orchestrator.reporting.contradictions import contradictions
+from orchestrator.reporting.schema import (
+    AFTER,
+    BEFORE,
+    DER,
+    REQUIRED,
+    SETTING,
+    STATUSES,
+    SURFACE_AXES,
+    Family,
+)
 from orchestrator.reporting.tables import Table, read_table
-
-STATUSES = ("done", "pruned", "failed", "pending")
-METRICS = ("acc", "asr", "ra")
-HALVES = ("selection", "report")
-SURFACE_AXES = ("unlearn_threshold", "reinit_ratio")
-BEFORE = tuple(f"{metric}_before_{half}" for metric in METRICS for half in HALVES)
-AFTER = tuple(f"{metric}_after_{half}" for metric in METRICS for half in HALVES)
-DER = tuple(f"der_{half}" for half in HALVES)
-
-
-class Family(NamedTuple):
-    """A scenario but for its seed; every value as its text in the file."""
-
-    attack: str
-    attack_options: str
-    dataset: str
-    architecture: str
-    poison_ratio: str
-    target_label: str
 
 
 class Scenario(NamedTuple):
@@ -39,14 +31,6 @@ class Scenario(NamedTuple):
         """Return the scenario's columns of results.csv."""
         return {**self.family._asdict(), "seed": self.seed}
 
-
-SCENARIO = (*Family._fields, "seed")
-SETTING = ("defence_seed", "clean_ratio", *SURFACE_AXES)
-_LAST = ("target_z", "stop_epoch", "threshold_reached", "seconds", "mlflow_run_id")
-REQUIRED = (
-    *(*SCENARIO, *SETTING, "status", "error", "victim_ok"),
-    *(*BEFORE, *AFTER, *DER, "flagged", *_LAST),
-)
 
 Setting = tuple[tuple[str, str], ...]  # (axis, value as text), of the axes that vary
 
@@ -105,7 +89,7 @@ def read_results(path: Path) -> Results:
     further = table.columns[position["reinit_ratio"] + 1 : position["status"]]
     axes = (*SETTING, *further)
     _refuse_faults(table)
-    scenarios = [_scenario(row) for row in table.rows]
+    scenarios = [scenario_of(row) for row in table.rows]
     varied = tuple(axis for axis in axes if axis in SURFACE_AXES or _varies(axis, table, scenarios))
     trials = tuple(
         _trial(row, scenario, varied) for row, scenario in zip(table.rows, scenarios, strict=True)
@@ -114,7 +98,8 @@ def read_results(path: Path) -> Results:
     return Results(trials=trials, setting_axes=axes, varied=varied)
 
 
-def _scenario(row: Mapping[str, str]) -> Scenario:
+def scenario_of(row: Mapping[str, str]) -> Scenario:
+    """Return the scenario that a row names."""
     return Scenario(Family(*(row[name] for name in Family._fields)), row["seed"])
 
 
@@ -183,7 +168,7 @@ _DONE: dict[str, _Rule] = {
 
 
 def _refuse_faults(table: Table) -> None:
-    first, *others = [*_faults(table)] or [""]
+    first, *others = [*_faults(table)] or [*contradictions(table)] or [""]
     if first:
         more = f" (and {len(others)} more like this)" if others else ""
         raise Mistakes([f"{table.path}: {first}{more}"])

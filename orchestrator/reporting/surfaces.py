@@ -4,22 +4,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.reporting.canvas import FONT_SIZE, Drawing, Sheet
-from orchestrator.reporting.heatmap import BRIGHT_IS_HIGH, BRIGHT_IS_LOW, Cell, draw_cells
-from orchestrator.reporting.naming import distinct, in_order, printable, value_text
-from orchestrator.reporting.results import (
-    SCENARIO,
-    STATUSES,
-    SURFACE_AXES,
-    Results,
-    Setting,
-    Trial,
+from orchestrator.reporting.canvas import Drawing, Sheet
+from orchestrator.reporting.figures import title_of
+from orchestrator.reporting.heatmap import Cell, cell_scales, draw_cells
+from orchestrator.reporting.naming import (
+    distinct,
+    in_order,
+    printable,
+    setting_text,
+    value_text,
 )
-from orchestrator.reporting.summary import column_of, spread_of
+from orchestrator.reporting.results import Results, Setting, Trial
+from orchestrator.reporting.schema import SCENARIO, STATUSES, SURFACE_AXES
+from orchestrator.reporting.summary import Spread, column_of, spread_of
 from orchestrator.reporting.tables import csv_text
 
 MOST_ROWS = 12  # of surfaces in one figure
-_METRICS = ("acc", "asr", "der")
+METRICS = ("acc", "asr", "der")
 _MEASURED = (
     *("acc_before_report", "asr_before_report"),
     *("acc_after_report", "asr_after_report", "der_report"),
@@ -59,21 +60,22 @@ def draw_surfaces(trials: Sequence[Trial], axes: SurfaceAxes, marked: Setting | 
     rows = distinct(rest(trial.setting) for trial in trials)[:MOST_ROWS]
     heads = [[_head(*pair) for pair in row] for row in rows]
     top = _LINE * (1.5 + max(map(len, heads)))
+    across, up = max(3, len(axes.thresholds)), max(3, len(axes.ratios))
     sheet = Sheet(
         rows=len(rows),
-        columns=len(_METRICS),
-        width=_LEFT + max(3, len(axes.thresholds)) * _CELL_WIDTH + _RIGHT,
-        height=_BOTTOM + max(3, len(axes.ratios)) * _CELL_HEIGHT + top,
+        columns=len(METRICS),
+        width=_LEFT + across * _CELL_WIDTH + _RIGHT,
+        height=_BOTTOM + up * _CELL_HEIGHT + top,
     )
     for number, (row, head) in enumerate(zip(rows, heads, strict=True)):
         shown = [trial for trial in trials if rest(trial.setting) == row]
-        for column, metric in enumerate(_METRICS):
-            panel = sheet.panel(number, column, (_LEFT, _BOTTOM, _RIGHT, top))
-            panel.set_title("\n".join((_title(metric), *head)), loc="left", fontsize=FONT_SIZE)
-            panel.set(xlabel=SURFACE_AXES[0], ylabel=SURFACE_AXES[1])
+        for column, metric in enumerate(METRICS):
+            scales = cell_scales(len(axes.thresholds), len(axes.ratios))
+            panel = sheet.panel(number, column, (_LEFT, _BOTTOM, _RIGHT, top), *scales)
+            panel.title(title_of(metric), *head)
+            panel.labels(*SURFACE_AXES)
             cells = _cells(shown, axes, metric, marked)
-            colours = BRIGHT_IS_LOW if metric == "asr" else BRIGHT_IS_HIGH
-            draw_cells(panel, cells, axes.thresholds, axes.ratios, colours)
+            draw_cells(panel, cells, axes.thresholds, axes.ratios)
     return sheet.finish()
 
 
@@ -93,7 +95,7 @@ def scenario_csv(trials: Sequence[Trial], results: Results) -> str:
 
 def pooled_csv(trials: Sequence[Trial], shared: Mapping[str, str], results: Results) -> str:
     """Return mean, spread and counts of each setting; `shared` is what all trials share."""
-    measures = tuple(column_of(metric, "report") for metric in _METRICS)
+    measures = tuple(column_of(metric, "report") for metric in METRICS)
     spreads = tuple(f"{name}_{part}" for name in measures for part in ("mean", "sd"))
     columns = (*shared, *results.varied, *STATUSES, *spreads)
     rows = []
@@ -109,16 +111,12 @@ def pooled_csv(trials: Sequence[Trial], shared: Mapping[str, str], results: Resu
     return csv_text(columns, rows)
 
 
-_AFTER = {column_of(metric, "report") for metric in _METRICS}
+_AFTER = {column_of(metric, "report") for metric in METRICS}
 
 
 def _head(axis: str, value: str) -> str:
     text = printable(f"{axis}={value_text(value)}")
     return text if len(text) <= _LONGEST_HEAD else f"{text[: _LONGEST_HEAD - 1]}…"
-
-
-def _title(metric: str) -> str:
-    return "DER" if metric == "der" else f"{metric.upper()}, %"
 
 
 def _cells(
@@ -137,16 +135,42 @@ def _cells(
 
 def _cell(group: Sequence[Trial], metric: str, *, marked: bool) -> Cell:
     found = spread_of((trial for trial in group if trial.done), column_of(metric, "report"))
-    statuses = {trial.status for trial in group}
+    statuses = Counter(trial.status for trial in group)
+    tip = cell_tip(group, metric, found) if len(group) > 1 else ""
     if found is None:
-        worst = next(status for status in ("failed", "pending", "pruned") if status in statuses)
-        return Cell(text="-" if worst == "pending" else worst, hatched=worst == "pruned")
-    text = f"{found.mean:.3f}" if metric == "der" else f"{100 * found.mean:.1f}"
+        worst = next(status for status in ("failed", "pending", "pruned") if statuses[status])
+        text = "-" if worst == "pending" else worst
+        return Cell(text=text, hatched=worst == "pruned", tip=tip)
+    text = number_text(found.mean, metric)
     if found.n == len(group):
-        return Cell(share=found.mean, text=text, marked=marked)
+        return Cell(share=bright(found.mean, metric), text=text, marked=marked, tip=tip)
     return Cell(
         text=text,
         note=f"{found.n} of {len(group)}",
-        hatched="pruned" in statuses,
+        hatched=statuses["pruned"] > 0,
         marked=marked,
+        tip=tip,
     )
+
+
+def bright(value: float, metric: str) -> float:
+    """Return a place on the colour scale at which brighter is better."""
+    return 1 - value if metric == "asr" else value
+
+
+def number_text(value: float, metric: str) -> str:
+    """Return a metric as a figure shows it: percent, or DER with three digits."""
+    return f"{value:.3f}" if metric == "der" else f"{100 * value:.1f}"
+
+
+def cell_tip(group: Sequence[Trial], metric: str, found: Spread | None) -> str:
+    """Return what the trials of one setting reach, and how many of them there are."""
+    told = [setting_text(group[0].setting)]
+    if found is not None:
+        spoken = "" if found.sd is None else f" ± {number_text(found.sd, metric)}"
+        told.append(
+            f"{title_of(metric)}: {number_text(found.mean, metric)}{spoken} (n = {found.n})"
+        )
+    statuses = Counter(trial.status for trial in group)
+    told.append(", ".join(f"{statuses[name]} {name}" for name in STATUSES if statuses[name]))
+    return "\n".join(told)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from orchestrator.errors import Mistakes
 from orchestrator.reporting.naming import Names
-from orchestrator.reporting.results import SCENARIO, Results
+from orchestrator.reporting.results import Results
+from orchestrator.reporting.schema import SCENARIO
 from orchestrator.reporting.tables import read_table
 
 INDEX = "triggers.csv"  # in the folder of figures

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.reporting.naming import Names, distinct, setting_text
+from orchestrator.reporting.results import Results
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
     LARGEST_ACC_DROP,
@@ -42,6 +43,21 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def asked(results: Results, summary: Summary) -> str:
+    """Return the question that the study put."""
+    settings = len(distinct(trial.setting for trial in results.trials))
+    axes = [axis for axis in results.varied if len({t.cells[axis] for t in results.trials}) > 1]
+    over = f" of {_listed(axes)}" if axes else ""
+    families = len(summary.families())
+    scenarios = len(summary.outcomes)
+    spread_over = "" if families == scenarios else f" ({families} but for the seed)"
+    sought = "low ASR" if summary.objective == "asr" else f"high {summary.objective.upper()}"
+    return (
+        f"Which of {count(settings, 'setting')}{over} repairs {count(scenarios, 'scenario')}"
+        f"{spread_over} best, by {sought}, and what depends on the choice?"
+    )
 
 
 def answer(summary: Summary, names: Names) -> list[str]:

@@ -101,6 +101,22 @@ def _repaired(random: Random, before: Row, threshold: float, ratio: float) -> Ro
     }
 
 
+def settle(row: Row) -> None:
+    """Make the DER of a done row that of its ACC and ASR."""
+    for half in ("selection", "report"):
+        asr, acc = (
+            max(0.0, row[f"{metric}_before_{half}"] - row[f"{metric}_after_{half}"])
+            for metric in ("asr", "acc")
+        )
+        row[f"der_{half}"] = (asr - acc + 1) / 2
+
+
+def reach(row: Row, der: float, half: str = "selection") -> None:
+    """Let a done row reach a DER, at no cost in ACC."""
+    row |= {f"asr_before_{half}": 1.0, f"asr_after_{half}": 2 - 2 * der}
+    row |= {f"acc_before_{half}": 0.9, f"acc_after_{half}": 0.9, f"der_{half}": der}
+
+
 def unfinish(row: Row, status: str, error: str = "") -> None:
     """Make a done row one that ended otherwise."""
     row |= {"status": status, "error": error} | dict.fromkeys(AFTER_THE_VICTIM, "")
@@ -110,6 +126,8 @@ def weaken(rows: Sequence[Row], where: Callable[[Row], bool]) -> None:
     """Let the victims of some rows not take."""
     for row in filter(where, rows):
         row |= {"victim_ok": False, "asr_before_selection": 0.11, "asr_before_report": 0.125}
+        if row["status"] == "done":
+            settle(row)
 
 
 def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
@@ -175,6 +193,7 @@ def mixed_rows() -> list[Row]:
         worst = row["unlearn_threshold"] == 0.4 and row["reinit_ratio"] == 0.25
         if row["attack"] == "badnets" and row["dataset"] == "cifar10":
             row["asr_after_report"] += 0.3
+            settle(row)
         if worst and (row["dataset"], row["seed"]) != ("digits", 0):
             unfinish(row, "pruned")
     unfinish(rows[4], "failed", HOSTILE)
@@ -182,3 +201,38 @@ def mixed_rows() -> list[Row]:
     for row in rows[-3:]:
         unfinish(row, "pending")
     return rows
+
+
+def write_curves(folder: Path, rows: Sequence[Row], epochs: int = 12) -> None:
+    """Write curves.csv: an ascent per scenario, a relearning per done trial."""
+    further = [name for name in rows[0] if name not in {*COLUMNS, *OUTCOME}]
+    columns = ("phase", *COLUMNS, *further, "accuracy", "acc", "asr", "ra")
+    curves, seen = [], set()
+    for row in rows:
+        if row["status"] == "done":
+            point = {name: row[name] for name in (*COLUMNS, *further)}
+            scenario = tuple(str(row[name]) for name in COLUMNS[:7])
+            falling = json.dumps([round(1 - epoch / epochs, 3) for epoch in range(epochs)])
+            flat = json.dumps([round(row["acc_after_selection"], 3)] * epochs)
+            if scenario not in seen:
+                seen.add(scenario)
+                values = {"accuracy": falling, "acc": falling, "asr": flat, "ra": flat}
+                curves.append({"phase": "unlearn", **point, **values})
+            values = {"accuracy": "[]", "acc": flat, "asr": falling, "ra": flat}
+            curves.append({"phase": "relearn", **point, **values})
+    write_csv(folder / "curves.csv", curves, columns)
+
+
+def write_starts(folder: Path) -> None:
+    """Write the record of one start."""
+    start = {
+        "command": "python -m orchestrator.study grid.yaml",
+        "executor": "inline",
+        "device": "cpu",
+        "hardware": "2 × a processor, 8 GiB",
+        "system": "Linux",
+        "versions": {"python": "3.11", "torch": "2.14.1"},
+        "commit": "",
+    }
+    (folder / "logs").mkdir(exist_ok=True)
+    (folder / "logs" / "starts.jsonl").write_text(json.dumps(start) + "\n", encoding="utf-8")

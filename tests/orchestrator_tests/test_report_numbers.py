@@ -12,6 +12,8 @@ from orchestrator.report import write_report
 from tests.orchestrator_tests.report_folders import (
     make_rows,
     mixed_rows,
+    reach,
+    settle,
     unfinish,
     write_pruning,
     write_study,
@@ -219,7 +221,7 @@ def test_the_answer_of_a_mixed_study(study: Path, results: pd.DataFrame) -> None
 def test_a_setting_that_was_pruned_somewhere_does_not_compete(tmp_path: Path) -> None:
     rows = make_rows(thresholds=(0.1, 0.2), ratios=(1.0,))
     for row in rows:
-        row |= {"der_selection": 0.9 if row["unlearn_threshold"] == 0.1 else 0.8}
+        reach(row, 0.9 if row["unlearn_threshold"] == 0.1 else 0.8)
     unfinish(rows[0], "pruned")  # the better setting, in the first of three scenarios
     html = write_report(write_study(tmp_path, rows)).read_text(encoding="utf-8")
     assert "<p>unlearn_threshold=0.2, reinit_ratio=1.0 has the best mean DER" in html
@@ -229,7 +231,9 @@ def test_the_objective_of_the_study_file_decides(tmp_path: Path) -> None:
     rows = make_rows(thresholds=(0.1, 0.2), ratios=(1.0,))
     for row in rows:
         low = row["unlearn_threshold"] == 0.1
-        row |= {"der_selection": 0.9 if low else 0.8, "asr_after_selection": 0.2 if low else 0.1}
+        reach(row, 0.9 if low else 0.95)
+        row["acc_after_selection"] -= 0 if low else 0.3
+        settle(row)
     html = write_report(write_study(tmp_path, rows, "asr")).read_text(encoding="utf-8")
     assert "<p>unlearn_threshold=0.2, reinit_ratio=1.0 has the lowest mean ASR" in html
 

@@ -49,16 +49,6 @@ def test_a_folder_without_results(refusal: Callable[[], str]) -> None:
     assert refusal() == "DIR: no study folder; it has no results.csv"
 
 
-def test_a_bad_folder_does_not_stop_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    good = write_study(tmp_path / "good", rows())
-    assert main([str(tmp_path / "gone"), str(good)]) == 2
-    told = capsys.readouterr()
-    assert told.out == f"{good}/report.html\n"
-    assert told.err == f"{tmp_path}/gone: no study folder; it is not there\n"
-
-
 def test_no_traceback_reaches_the_terminal(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "orchestrator.report", str(tmp_path)]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -199,40 +189,3 @@ def test_the_same_trial_twice(tmp_path: Path, refusal: Callable[[], str]) -> Non
     trials = rows()
     write_study(tmp_path, [*trials, trials[2]])
     assert refusal() == "DIR/results.csv: row 11 is the same trial as row 4"
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("study.yaml", "- a\n", "is no study file; it holds no mapping"),
-        (
-            "study.yaml",
-            "objective: speed\n",
-            "objective: must be one of der, asr, acc, ra; got 'speed'",
-        ),
-        ("stages.csv", "stage,key\n", "lacks the columns scenario, seconds, computed"),
-        (
-            "stages.csv",
-            "stage,key,scenario,seconds,computed\nrelearn,1,x,soon,True\n",
-            "row 2, seconds: must be a number; got 'soon'",
-        ),
-        (
-            "logs/pruning.csv",
-            "level,setting\n",
-            "lacks the columns scenario, step, value, reference, p_value, pairs",
-        ),
-    ],
-)
-def test_other_files_that_are_not_what_they_should_be(
-    tmp_path: Path, refusal: Callable[[], str], file: str, content: str, message: str
-) -> None:
-    write_study(tmp_path, rows())
-    (tmp_path / "logs").mkdir()
-    (tmp_path / file).write_text(content, encoding="utf-8")
-    assert refusal() == f"DIR/{file}: {message}"
-
-
-def test_yaml_that_cannot_be_read(tmp_path: Path, refusal: Callable[[], str]) -> None:
-    write_study(tmp_path, rows())
-    (tmp_path / "study.yaml").write_text("name: [", encoding="utf-8")
-    assert refusal().startswith("DIR/study.yaml: cannot be read as YAML; while parsing a flow")

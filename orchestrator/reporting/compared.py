@@ -1,0 +1,258 @@
+"""The page that compares studies, and its table of trials side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.reporting.canvas import INK, Drawing, Sheet
+from orchestrator.reporting.comparison import (
+    METRICS,
+    Comparison,
+    Difference,
+    Side,
+    aligned,
+    bests,
+    difference,
+    fair,
+    other_victims,
+)
+from orchestrator.reporting.figures import (
+    Styles,
+    attack_styles,
+    colour_of,
+    factor,
+    legend,
+    metric_ticks,
+    scale_of,
+    title_of,
+)
+from orchestrator.reporting.naming import Names, distinct, names_of, setting_text
+from orchestrator.reporting.page import FigureView, fill, view
+from orchestrator.reporting.results import Results, Scenario, Trial
+from orchestrator.reporting.schema import AFTER, DER, SCENARIO, STATUSES
+from orchestrator.reporting.summary import column_of, sound, spread_of
+from orchestrator.reporting.tables import csv_text
+from orchestrator.reporting.wording import NOTHING, count, fraction, percent
+
+MOST_LISTED = 100  # scenarios that only some studies have
+_SHOWN = ("acc", "asr", "der")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """A study beside the first one, in words.
+
+    Attributes:
+        rows: What is compared, trials, scenarios, and the difference of each metric.
+        sentence: What the two share.
+    """
+
+    label: str
+    sentence: str
+    rows: Sequence[tuple[str, ...]]
+    figure: FigureView | None
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """Return the page as one HTML file that asks for nothing else."""
+    names = _names(comparison)
+    styles = attack_styles(names.attack(family) for family in comparison.families())
+    first = comparison.sides[0]
+    others = [_against(comparison, first, o, names, styles) for o in comparison.sides[1:]]
+    missing = _missing(comparison, names)
+    return fill(
+        "comparison.html.jinja",
+        [against.figure for against in others if against.figure is not None],
+        labels=[side.label for side in comparison.sides],
+        studies=[_study(side) for side in comparison.sides],
+        repairs=_repairs(comparison, names),
+        others=others,
+        lonely=comparison.lonely,
+        settings=_settings(comparison),
+        missing=missing[:MOST_LISTED],
+        missing_more=max(0, len(missing) - MOST_LISTED),
+        metrics=[title_of(metric) for metric in METRICS],
+    )
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """Return every trial that any study has, with what each of them reached."""
+    axes = (*comparison.axes, *comparison.lonely)
+    measures = ("status", *AFTER, *DER)
+    found = [comparison.points(side) for side in comparison.sides]
+    points = distinct(point for trials in found for point in trials)
+    columns = [f"{name} [{side.label}]" for side in comparison.sides for name in measures]
+    rows = []
+    for point in points:
+        scenario, setting = point
+        row: dict[str, object] = {**scenario.cells(), **dict(zip(axes, setting, strict=True))}
+        for side, trials in zip(comparison.sides, found, strict=True):
+            cells = trials[point].cells if point in trials else {}
+            row |= {f"{name} [{side.label}]": cells.get(name, "") for name in measures}
+        rows.append(row)
+    return csv_text((*SCENARIO, *axes, *columns), rows)
+
+
+def difference_text(found: Difference | None, metric: str) -> str:
+    """Return a difference with its interval: points of percent, or DER with three digits."""
+    if found is None:
+        return NOTHING
+    numbers = (found.mean, found.low, found.high)
+    form = "{:+.3f}" if metric == "der" else "{:+.1f}"
+    told = [
+        _signed(form.format(factor(metric) * number)) for number in numbers if number is not None
+    ]
+    return told[0] if len(told) < 3 else f"{told[0]} ({told[1]} to {told[2]})"
+
+
+def _signed(text: str) -> str:
+    """Return a number with a real minus, and without any where it rounds to nothing."""
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
+
+
+def _names(comparison: Comparison) -> Names:
+    trials = tuple(trial for side in comparison.sides for trial in side.results.trials)
+    return names_of(Results(trials=trials, setting_axes=(), varied=()))
+
+
+def _study(side: Side) -> tuple[str, ...]:
+    """Return label, scenarios, settings, counts by status, weak victims, and the best setting."""
+    summary = side.summary
+    weak = sum(outcome.took is False for outcome in summary.outcomes)
+    settings = len(distinct(trial.setting for trial in side.results.trials))
+    best = setting_text(summary.common) if summary.common else NOTHING
+    return (
+        side.label,
+        *map(str, (len(summary.outcomes), settings)),
+        *(str(summary.counts[status]) for status in STATUSES),
+        str(weak),
+        f"{best} (by {summary.objective.upper()})",
+    )
+
+
+def _repairs(comparison: Comparison, names: Names) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Return per family what each study's own best settings reach."""
+    rows = []
+    for family in comparison.families():
+        cells = []
+        for side in comparison.sides:
+            group = [o for o in side.summary.outcomes if o.scenario.family == family]
+            found = [outcome.best for outcome in sound(group) if outcome.best]
+            spreads = {m: spread_of(found, column_of(m, "report")) for m in _SHOWN}
+            told = (fraction(s) if m == "der" else percent(s) for m, s in spreads.items())
+            cells.append((str(len(found)), *told))
+        rows.append((names.family(family), cells))
+    return rows
+
+
+def _against(
+    comparison: Comparison, first: Side, other: Side, names: Names, styles: Styles
+) -> Against:
+    same = aligned(comparison, first, other)
+    best = bests(first, other)
+    rows = [("The same trials, all scenarios", same), ("Own best settings, all scenarios", best)]
+    for attack in distinct(names.attack(one.scenario.family) for one, _ in same):
+        group = [pair for pair in same if names.attack(pair[0].scenario.family) == attack]
+        rows.append((f"The same trials, {attack}", group))
+    common = set(first.outcomes()) & set(other.outcomes())
+    victims = other_victims(first, other)
+    sentence = (
+        f"Both have {count(len(common), 'scenario')} and have done {count(len(same), 'trial')} "
+        f"that are the same in scenario and setting."
+    )
+    if victims:
+        sentence += (
+            f" But in {count(victims, 'scenario')} the victims are not the same (trained "
+            f"otherwise, or on another kind of machine): differences are theirs too."
+        )
+    return Against(
+        label=other.label,
+        sentence=sentence,
+        rows=[_told(what, fair(pairs)) for what, pairs in rows],
+        figure=_figure(first, other, same, names, styles),
+    )
+
+
+def _told(what: str, pairs: Sequence[tuple[Trial, Trial]]) -> tuple[str, ...]:
+    found = {metric: difference(pairs, metric) for metric in METRICS}
+    size = found["der"]
+    numbers = (str(size.scenarios), str(size.trials)) if size else ("0", "0")
+    return (what, *numbers, *(difference_text(gap, metric) for metric, gap in found.items()))
+
+
+def _figure(
+    first: Side,
+    other: Side,
+    pairs: Sequence[tuple[Trial, Trial]],
+    names: Names,
+    styles: Styles,
+) -> FigureView | None:
+    if not pairs:
+        return None
+    drawing = _draw(first, other, pairs, names, styles)
+    return view(f"against-{first.label}-{other.label}".replace(" ", "-"), drawing)
+
+
+def _draw(
+    first: Side,
+    other: Side,
+    pairs: Sequence[tuple[Trial, Trial]],
+    names: Names,
+    styles: Styles,
+) -> Drawing:
+    sheet = Sheet(rows=1, columns=len(_SHOWN) + 1, width=235, height=235)
+    took = first.outcomes()
+    for column, metric in enumerate(_SHOWN):
+        scale = scale_of(metric)
+        panel = sheet.panel(0, column, (42, 36, 12, 24), scale, scale)
+        panel.title(title_of(metric))
+        panel.labels(first.label[:36], other.label[:36])
+        metric_ticks(panel, "x", metric)
+        metric_ticks(panel, "y", metric)
+        panel.frame()
+        end = factor(metric)
+        panel.line([(0, 0), (end, end)], stroke=INK, stroke_width=0.6, opacity=0.5)
+        for one, two in pairs:
+            x, y = (end * trial.numbers[column_of(metric, "report")] for trial in (one, two))
+            style = styles[names.attack(one.scenario.family)]
+            tip = f"{names.scenario(one.scenario)}\n{setting_text(one.setting)}\n{x:.4g} → {y:.4g}"
+            panel.mark(x, y, style.mark, colour_of(took[one.scenario], style), tip=tip)
+    legend(sheet, len(_SHOWN), styles)
+    return sheet.finish()
+
+
+def _missing(comparison: Comparison, names: Names) -> list[tuple[str, list[str]]]:
+    """Return the scenarios that not all studies have done alike: done of all, per study."""
+    rows = []
+    for scenario in comparison.scenarios():
+        told = [_extent(side, scenario) for side in comparison.sides]
+        if len(set(told)) > 1:
+            rows.append((names.scenario(scenario), told))
+    return rows
+
+
+def _settings(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return the settings that only some studies have, with the labels of those."""
+    axes = (*comparison.axes, *comparison.lonely)
+    varied = [place for place, axis in enumerate(axes) if _differs(comparison, axis)]
+    having: dict[str, list[str]] = {}
+    for side in comparison.sides:
+        for _, setting in comparison.points(side):
+            text = setting_text(tuple((axes[p], setting[p] or NOTHING) for p in varied))
+            labels = having.setdefault(text, [])
+            if side.label not in labels:
+                labels.append(side.label)
+    everywhere = len(comparison.sides)
+    return [(text, ", ".join(who)) for text, who in having.items() if len(who) < everywhere]
+
+
+def _differs(comparison: Comparison, axis: str) -> bool:
+    """Whether an axis makes settings: a defence seed that follows the seed does not."""
+    return axis in comparison.lonely or any(axis in s.results.varied for s in comparison.sides)
+
+
+def _extent(side: Side, scenario: Scenario) -> str:
+    outcome = side.outcomes().get(scenario)
+    if outcome is None:
+        return "missing"
+    done = sum(trial.done for trial in outcome.trials)
+    return f"{done} of {len(outcome.trials)}"

@@ -1,0 +1,188 @@
+"""Several studies side by side: what they share, and how far they differ there.
+
+Trials are the same where scenario and setting are, value by value. Scenarios are what varies
+independently, so a difference is first a mean within each scenario, and its confidence
+interval is Student's over scenarios.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from orchestrator.errors import Mistakes
+from orchestrator.reporting.evidence import read_study
+from orchestrator.reporting.marginals import interval
+from orchestrator.reporting.naming import distinct
+from orchestrator.reporting.results import Results, Scenario, Trial, read_results
+from orchestrator.reporting.schema import Family
+from orchestrator.reporting.summary import Outcome, Summary, column_of, summarise
+
+METRICS = ("acc", "asr", "ra", "der")
+Point = tuple[Scenario, tuple[str, ...]]  # a scenario, and a value of every axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One study of a comparison.
+
+    Attributes:
+        label: Its name, with the folder's where two studies have the same.
+    """
+
+    label: str
+    results: Results
+    summary: Summary
+
+    def outcomes(self) -> Mapping[Scenario, Outcome]:
+        return {outcome.scenario: outcome for outcome in self.summary.outcomes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What a study has more than the first one, on the report half.
+
+    Attributes:
+        mean: Over scenarios, in fractions.
+        low, high: Of the 95 % confidence interval; None for a single scenario.
+        scenarios: How many both have.
+        trials: How many trials both have done, or how many pairs of best ones there are.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    scenarios: int
+    trials: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Studies, and the axes by which their settings are told apart.
+
+    Attributes:
+        axes: Named by every study; settings are the same where all of these are.
+        lonely: Axes named by only some studies, with the labels of those.
+    """
+
+    sides: Sequence[Side]
+    axes: Sequence[str]
+    lonely: Mapping[str, Sequence[str]]
+
+    def points(self, side: Side) -> dict[Point, Trial]:
+        """Return a study's trials by what they are; without those that have a lonely axis."""
+        everything = (*self.axes, *self.lonely)
+        return {
+            (t.scenario, tuple(t.cells.get(axis, "") for axis in everything)): t
+            for t in side.results.trials
+        }
+
+    def scenarios(self) -> list[Scenario]:
+        return distinct(o.scenario for side in self.sides for o in side.summary.outcomes)
+
+    def families(self) -> list[Family]:
+        return distinct(scenario.family for scenario in self.scenarios())
+
+
+def read_sides(folders: Sequence[Path]) -> Comparison:
+    """Return the studies in `folders`.
+
+    Raises:
+        Mistakes: A folder is no study's, or a file in it is not what it should be: all at once.
+    """
+    found: list[tuple[Path, str, Results, Summary]] = []
+    mistakes: list[str] = []
+    for folder in folders:
+        if not (folder / "results.csv").exists():
+            mistakes.append(f"{folder}: no study folder; it has no results.csv")
+            continue
+        try:
+            results = read_results(folder / "results.csv")
+            name, objective = read_study(folder / "study.yaml")
+        except Mistakes as error:
+            mistakes += error.lines
+            continue
+        summary = summarise(results, objective or "der")
+        found.append((folder, name or folder.resolve().name, results, summary))
+    if mistakes:
+        raise Mistakes(mistakes)
+    names = [name for _, name, _, _ in found]
+    places = [folder.resolve().name for folder, _, _, _ in found]
+    sides = [
+        Side(
+            label=name
+            if names.count(name) == 1
+            else f"{name} ({folder.name if places.count(folder.name) == 1 else folder})",
+            results=results,
+            summary=summary,
+        )
+        for folder, name, results, summary in found
+    ]
+    axes = distinct(axis for side in sides for axis in side.results.setting_axes)
+    having = {a: [s.label for s in sides if a in s.results.setting_axes] for a in axes}
+    return Comparison(
+        sides=sides,
+        axes=[axis for axis in axes if len(having[axis]) == len(sides)],
+        lonely={axis: labels for axis, labels in having.items() if len(labels) < len(sides)},
+    )
+
+
+def aligned(comparison: Comparison, first: Side, other: Side) -> list[tuple[Trial, Trial]]:
+    """Return the trials that both studies have done, in the first one's order."""
+    theirs = comparison.points(other)
+    return [
+        (trial, theirs[point])
+        for point, trial in comparison.points(first).items()
+        if trial.done and point in theirs and theirs[point].done
+    ]
+
+
+def fair(pairs: Iterable[tuple[Trial, Trial]]) -> list[tuple[Trial, Trial]]:
+    """Return the pairs whose victims both took: a weak one says nothing about a defence."""
+    return [pair for pair in pairs if all(trial.victim_ok for trial in pair)]
+
+
+def bests(first: Side, other: Side) -> list[tuple[Trial, Trial]]:
+    """Return the best trials of each scenario that both have repaired, whatever their settings."""
+    theirs = other.outcomes()
+    found = []
+    for scenario, outcome in first.outcomes().items():
+        rival = theirs.get(scenario)
+        if outcome.best is not None and rival is not None and rival.best is not None:
+            found.append((outcome.best, rival.best))
+    return found
+
+
+def difference(pairs: Iterable[tuple[Trial, Trial]], metric: str) -> Difference | None:
+    """Return the mean of second minus first over scenarios, None without a pair."""
+    column = column_of(metric, "report")
+    by_scenario: dict[Scenario, list[float]] = {}
+    for first, other in pairs:
+        gap = other.numbers[column] - first.numbers[column]
+        by_scenario.setdefault(first.scenario, []).append(gap)
+    if not by_scenario:
+        return None
+    means = [fmean(gaps) for gaps in by_scenario.values()]
+    bounds = interval(means)
+    return Difference(
+        mean=fmean(means),
+        low=None if bounds is None else bounds[0],
+        high=None if bounds is None else bounds[1],
+        scenarios=len(means),
+        trials=sum(map(len, by_scenario.values())),
+    )
+
+
+def other_victims(first: Side, other: Side) -> int:
+    """Return how many scenarios both have, with victims that are not the same."""
+    theirs = other.outcomes()
+    return sum(
+        bool(o.victim and theirs[scenario].victim)
+        and any(
+            abs(theirs[scenario].victim[name] - v) > 1e-9
+            for name, v in o.victim.items()
+            if "_before_" in name
+        )
+        for scenario, o in first.outcomes().items()
+        if scenario in theirs
+    )

@@ -1,0 +1,136 @@
+"""How much each axis matters, by three measures that answer different questions.
+
+Each is taken of the settings' means over scenarios, and its uncertainty from resampled
+scenarios. The exact ANOVA needs a complete grid; Optuna's two measures do not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from orchestrator.reporting.axes import Axis
+from orchestrator.reporting.blocks import Block, Floats
+from orchestrator.reporting.variance import as_grid
+
+EXACT, FANOVA, PED_ANOVA = "exact ANOVA", "Optuna fANOVA", "Optuna PED-ANOVA"
+RESAMPLES = {EXACT: 500, FANOVA: 16, PED_ANOVA: 60}
+_FOREST_WORK = 640  # settings × resamples that fANOVA may take, 20 ms each
+FEWEST_SETTINGS = 4
+
+Shares = Mapping[str, float]  # by the axis's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """One axis by one measure.
+
+    Attributes:
+        share: Of all axes' main effects by this measure, in [0, 1].
+        low, high: The middle 95 % of what resampled scenarios give; None with fewer than three.
+        resamples: How many of those there were.
+    """
+
+    axis: str
+    measure: str
+    share: float
+    low: float | None
+    high: float | None
+    resamples: int
+
+
+def importances(block: Block, axes: Sequence[Axis], *, maximise: bool) -> list[Importance]:
+    """Return the importance of each axis by each measure that the data allow.
+
+    `block` must be whole. Nothing is returned for a single axis, or for so few settings that
+    any answer would be noise.
+    """
+    if len(axes) < 2 or len(block.settings) < FEWEST_SETTINGS or not block.whole:
+        return []
+    found = []
+    for measure, shares_of in _measures(block, axes, maximise=maximise).items():
+        shares = shares_of(block.values)
+        if shares is None:
+            continue
+        draws = [
+            drawn
+            for rows in _resampled(len(block.scenarios), _resamples(measure, block))
+            if (drawn := shares_of(block.values[rows])) is not None
+        ]
+        for axis in axes:
+            bounds = (
+                np.quantile([drawn[axis.name] for drawn in draws], (0.025, 0.975))
+                if draws
+                else (None, None)
+            )
+            low, high = (None if bound is None else float(bound) for bound in bounds)
+            found.append(
+                Importance(
+                    axis=axis.name,
+                    measure=measure,
+                    share=shares[axis.name],
+                    low=low,
+                    high=high,
+                    resamples=len(draws),
+                )
+            )
+    return found
+
+
+def _measures(
+    block: Block, axes: Sequence[Axis], *, maximise: bool
+) -> dict[str, Callable[[Floats], Shares | None]]:
+    from orchestrator.search import axis_importances
+
+    points = [_point(setting, axes) for setting in block.settings]
+
+    def by_optuna(name: Literal["fanova", "ped_anova"]) -> Callable[[Floats], Shares | None]:
+        def shares_of(values: Floats) -> Shares | None:
+            means = values.mean(axis=0)
+            if not float(means.var()) > 1e-18:
+                return None
+            return axis_importances(name, points, means.tolist(), maximise=maximise)
+
+        return shares_of
+
+    measures: dict[str, Callable[[Floats], Shares | None]] = {}
+    if as_grid(block, axes) is not None:
+        measures[EXACT] = lambda values: _exact(block, axes, values)
+    return measures | {FANOVA: by_optuna("fanova"), PED_ANOVA: by_optuna("ped_anova")}
+
+
+def _point(setting: Sequence[tuple[str, str]], axes: Sequence[Axis]) -> dict[str, float | str]:
+    chosen = dict(setting)
+    return {a.name: float(chosen[a.name]) if a.numeric else chosen[a.name] for a in axes}
+
+
+def _exact(block: Block, axes: Sequence[Axis], values: Floats) -> Shares | None:
+    """Return each axis's main effect among the settings' means, as shares of their sum."""
+    means = values.mean(axis=0, keepdims=True)
+    whole = Block(scenarios=block.scenarios[:1], settings=block.settings, values=means)
+    grid = as_grid(whole, axes)
+    if grid is None:
+        return None
+    surface = grid[0]
+    effects = {
+        axis.name: float(
+            surface.mean(axis=tuple(p for p in range(surface.ndim) if p != place)).var()
+        )
+        for place, axis in enumerate(axes)
+    }
+    total = sum(effects.values())
+    return {name: effect / total for name, effect in effects.items()} if total > 1e-18 else None
+
+
+def _resamples(measure: str, block: Block) -> int:
+    """Return how many resamples a measure is worth: a forest of many settings takes long."""
+    most = RESAMPLES[measure]
+    return min(most, max(6, _FOREST_WORK // len(block.settings))) if measure == FANOVA else most
+
+
+def _resampled(scenarios: int, resamples: int) -> list[list[int]]:
+    if scenarios < 3:
+        return []
+    random = np.random.default_rng(0)
+    return [random.integers(scenarios, size=scenarios).tolist() for _ in range(resamples)]

@@ -1,0 +1,151 @@
+"""What the settings matter: figures over all scenarios, and what each of them rests on."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from orchestrator.reporting.axes import Axis, setting_axes
+from orchestrator.reporting.blocks import Block, block_of, complete_part, complete_scenarios
+from orchestrator.reporting.drafts import Drafts
+from orchestrator.reporting.effects import (
+    draw_importance,
+    draw_marginals,
+    draw_sampled,
+    draw_variance,
+)
+from orchestrator.reporting.importance import EXACT, FANOVA, PED_ANOVA, Importance, importances
+from orchestrator.reporting.marginals import Marginal, left_out, marginals
+from orchestrator.reporting.page import FigureView, Sensitivity
+from orchestrator.reporting.results import Trial
+from orchestrator.reporting.schema import SCENARIO
+from orchestrator.reporting.summary import Outcome, column_of, sound
+from orchestrator.reporting.tables import csv_text
+from orchestrator.reporting.variance import Part, as_grid, decompose
+from orchestrator.reporting.wording import count
+
+
+def sensitivity(drafts: Drafts) -> Sensitivity:
+    """Return the figures; what the data do not bear out is None, and a note says why."""
+    summary = drafts.summary
+    axes = setting_axes(drafts.results)
+    outcomes = [outcome for outcome in sound(summary.outcomes) if outcome.best]
+    notes: dict[str, str] = {}
+    block = block_of(outcomes, column_of(summary.objective, "report"))
+    return Sensitivity(
+        grid=drafts.grid,
+        everything=drafts.everything(),
+        marginals=_marginals(drafts, outcomes, axes, notes),
+        importance=_importance(drafts, block, axes, notes),
+        variance=_variance(drafts, block, axes, notes),
+        notes=notes,
+    )
+
+
+def _marginals(
+    drafts: Drafts, outcomes: Sequence[Outcome], axes: Sequence[Axis], notes: dict[str, str]
+) -> FigureView | None:
+    if not axes or not outcomes:
+        notes["marginals"] = "There is no axis with several values, or no trial is done."
+        return None
+    if not drafts.grid:
+        notes["marginals"] = (
+            "Settings were sampled, so none shares its values with another: each point is a "
+            "setting's mean over the scenarios in which it is done."
+        )
+        trials = [trial for outcome in outcomes for trial in outcome.trials]
+        return drafts.keep("marginals", draw_sampled(trials, axes), _done_csv(drafts, trials))
+    found = marginals(outcomes, axes, drafts.names)
+    shown = [axis for axis in axes if any(m.axis == axis.name for m in found)]
+    if not shown:
+        notes["marginals"] = "No scenario has any other combination done at every value of an axis."
+        return None
+    lost = {axis.name: left_out(outcomes, axis) for axis in shown}
+    told = ", ".join(f"{number} for {name}" for name, number in lost.items() if number)
+    notes["marginals"] = (
+        "Black: mean over scenarios, with Student's 95 % confidence band where there are several; "
+        "coloured: the attacks. In each scenario only combinations of the other axes count that "
+        "are done at every value of the axis"
+        + (f", which leaves out some done trials: {told}." if told else "; here that is all.")
+    )
+    columns = list(Marginal.__dataclass_fields__)
+    text = csv_text(columns, map(asdict, found))
+    return drafts.keep("marginals", draw_marginals(found, shown, drafts.styles), text)
+
+
+def _importance(
+    drafts: Drafts, block: Block, axes: Sequence[Axis], notes: dict[str, str]
+) -> FigureView | None:
+    part = complete_part(block)
+    found = importances(part, axes, maximise=drafts.summary.objective != "asr")
+    if not found:
+        notes["importance"] = (
+            "Importance needs two axes and four settings that are done in the same scenarios."
+        )
+        return None
+    measures = {entry.measure: entry.resamples for entry in found}
+    exact = (
+        f"{EXACT}: an axis's own share of the variance among settings. "
+        if EXACT in measures
+        else "No exact ANOVA: the settings done everywhere are no complete grid. "
+    )
+    resamples = "; ".join(f"{number} for {name}" for name, number in measures.items())
+    bars = (
+        f"Bars: the middle 95 % over resampled scenarios ({resamples})."
+        if any(measures.values())
+        else "Fewer than three scenarios: no uncertainty."
+    )
+    notes["importance"] = (
+        f"Of mean {drafts.summary.objective.upper()} on the report half, over {_rests_on(part)}"
+        f"{_lost(block, part)}. {exact}{FANOVA}: the same from a random forest. {PED_ANOVA}: how "
+        f"much an axis decides whether a setting is among the best tenth. The measures answer "
+        f"different questions and need not agree. {bars}"
+    )
+    text = csv_text(list(Importance.__dataclass_fields__), map(asdict, found))
+    return drafts.keep("importance", draw_importance(found), text)
+
+
+def _variance(
+    drafts: Drafts, block: Block, axes: Sequence[Axis], notes: dict[str, str]
+) -> FigureView | None:
+    whole = complete_scenarios(block)
+    parts = decompose(whole, axes)
+    if not parts:
+        reason = (
+            "The settings are no complete grid in any scenario"
+            if as_grid(whole, axes) is None
+            else "There is no variance to explain"
+        )
+        notes["variance"] = f"{reason}, so there is no exact analysis of variance."
+        return None
+    rest = next(part for part in parts if not part.factors)
+    notes["variance"] = (
+        f"Exact analysis of variance of {drafts.summary.objective.upper()} on the report half, "
+        f"over the {count(len(whole.scenarios), 'scenario')} in which all "
+        f"{len(whole.settings)} settings are done (of {len(block.scenarios)}). On the diagonal "
+        f"what each factor explains by itself, below it what two explain only together; "
+        f"interactions of three or more have the other {100 * rest.share:.1f} %. A scenario's "
+        f"interaction with an axis says how much the best value depends on the scenario."
+    )
+    rows = (asdict(part) | {"factors": " × ".join(part.factors) or "rest"} for part in parts)
+    text = csv_text(list(Part.__dataclass_fields__), rows)
+    return drafts.keep("variance", draw_variance(parts), text)
+
+
+def _rests_on(part: Block) -> str:
+    settings = count(len(part.settings), "setting")
+    return f"{settings} that are all done in {count(len(part.scenarios), 'scenario')}"
+
+
+def _lost(block: Block, part: Block) -> str:
+    settings = len(block.settings) - len(part.settings)
+    scenarios = len(block.scenarios) - len(part.scenarios)
+    told = [count(settings, "setting")] if settings else []
+    told += [count(scenarios, "scenario")] if scenarios else []
+    if not told:
+        return ""
+    return f" (left out, being pruned, failed or pending somewhere: {' and '.join(told)})"
+
+
+def _done_csv(drafts: Drafts, trials: Sequence[Trial]) -> str:
+    columns = (*SCENARIO, *drafts.results.setting_axes)
+    columns += ("acc_after_report", "asr_after_report", "der_report")
+    return csv_text(columns, ({n: t.cells[n] for n in columns} for t in trials if t.done))

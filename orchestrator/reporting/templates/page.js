@@ -1,0 +1,32 @@
+const root = document.documentElement;
+const button = document.getElementById("theme");
+button.hidden = false;
+button.addEventListener("click", () => {
+  const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  root.dataset.theme = (root.dataset.theme || system) === "dark" ? "light" : "dark";
+});
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});
+
+// What a mark tells of itself: at once, in the page's own letters, and on a touch too.
+const tip = document.getElementById("tip");
+const told = (target) => target instanceof Element && target.closest("figure svg [data-tip]");
+for (const title of document.querySelectorAll("figure svg title")) {
+  title.parentElement.dataset.tip = title.textContent;
+  title.remove();
+}
+const show = (event) => {
+  const mark = told(event.target);
+  tip.hidden = !mark;
+  if (!mark) return;
+  tip.textContent = mark.dataset.tip;
+  const across = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
+  const below = event.clientY + 18;
+  const fits = below + tip.offsetHeight < innerHeight;
+  tip.style.left = `${Math.max(8, across)}px`;
+  tip.style.top = `${fits ? below : Math.max(8, event.clientY - tip.offsetHeight - 12)}px`;
+};
+addEventListener("pointermove", show);
+addEventListener("pointerdown", show);
+addEventListener("scroll", () => { tip.hidden = true; }, { passive: true, capture: true });

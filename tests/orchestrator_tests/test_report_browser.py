@@ -1,0 +1,236 @@
+"""The report in a real browser: quiet, whole, touchable, and narrow where the screen is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+
+from orchestrator.report import main, write_report
+from tests.installed import program
+from tests.orchestrator_tests.report_folders import (
+    make_rows,
+    mixed_rows,
+    write_curves,
+    write_pruning,
+    write_starts,
+    write_study,
+)
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+FIGURES = {
+    *("before-after", "marginals", "importance", "variance", "surfaces-all", "front", "flagged"),
+    *("unlearning", "relearning", "selection-report"),
+}
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    chromium = program("chromium", "chromium")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"), executable_path=chromium, args=FLAGS
+        )
+        yield context
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = mixed_rows()
+    folder = write_study(tmp_path_factory.mktemp("study") / "mixed", rows)
+    write_pruning(folder, "badnets, digits")
+    write_curves(folder, rows)
+    write_starts(folder)
+    return write_report(folder)
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("studies")
+    one = write_study(place / "one", make_rows(seeds=(0, 1)))
+    two = write_study(place / "two", make_rows(seeds=(1, 2)))
+    assert main([str(one), str(two), "--out", str(place / "page.html")]) == 0
+    return place / "page.html"
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    page = context.new_page()
+    yield page
+    page.close()
+
+
+class Watch:
+    """What a page says on its console, and what it asks for besides itself."""
+
+    def __init__(self, page: Page, path: Path) -> None:
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.goto(path.as_uri())
+        self.asked = [url for url in self.asked if url != path.as_uri() and url[:5] != "data:"]
+
+
+def overflow(page: Page) -> list[str]:
+    """Return what reaches beyond the right edge, scrolling boxes and what is in them aside."""
+    found: list[str] = page.evaluate(
+        """() => [...document.body.querySelectorAll("*")].filter((e) => {
+             const box = e.getBoundingClientRect();
+             const inside = e.parentElement.closest(".scroll, .panels, pre");
+             return box.width && box.right > innerWidth + 1 && !inside;
+           }).map((e) => e.outerHTML.slice(0, 80))"""
+    )
+    wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    return [*found, *(["the page itself"] if wide else [])]
+
+
+@pytest.mark.parametrize("which", ["study", "comparison"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_opens_quietly_and_asks_for_nothing(
+    page: Page, request: pytest.FixtureRequest, which: str, width: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    watch = Watch(page, request.getfixturevalue(which))
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    assert watch.said == []
+    assert watch.asked == []
+    assert overflow(page) == []
+
+
+def test_the_policy_stops_what_is_not_the_pages_own(page: Page, study: Path) -> None:
+    watch = Watch(page, study)
+    page.evaluate(
+        """() => {
+          const script = document.createElement("script");
+          script.textContent = "document.title = 'taken'";
+          document.body.append(script);
+          const image = new Image();
+          image.src = "http://127.0.0.1:9/x.png";
+          document.body.append(image);
+        }"""
+    )
+    page.wait_for_function("true")
+    assert page.title() == "sensitivity-made-up: ULRL study"
+    assert len([text for text in watch.said if "Content Security Policy" in text]) >= 2
+
+
+def test_every_figure_is_drawn(page: Page, study: Path) -> None:
+    Watch(page, study)
+    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+    drawn: list[dict[str, Any]] = page.evaluate(
+        """() => [...document.querySelectorAll("figure")].map((f) => ({
+             name: f.id.slice(7),
+             panels: [...f.querySelectorAll("svg")].map((s) => {
+               const seen = [...s.querySelectorAll("rect,circle,polyline,polygon,path,text")];
+               return [s.getBoundingClientRect().width, seen.filter(
+                 (e) => e.getBoundingClientRect().width + e.getBoundingClientRect().height > 0
+               ).length];
+             }),
+           }))"""
+    )
+    on_disk = {path.stem for path in (study.parent / "figures").glob("*.svg")}
+    assert {figure["name"] for figure in drawn} == on_disk
+    assert on_disk >= FIGURES
+    for figure in drawn:
+        assert figure["panels"], figure["name"]
+        for width, shapes in figure["panels"]:
+            assert width > 100, figure["name"]
+            empty = figure["name"] == "marginals"  # beside the second axis stands no legend
+            assert shapes > 2 or empty, figure["name"]
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_pointing_at_a_mark_tells_its_details(page: Page, study: Path, *, touch: bool) -> None:
+    Watch(page, study)
+    mark = page.locator("#figure-front [data-tip*='blended(alpha=0.1) · digits']").first
+    mark.scroll_into_view_if_needed()
+    assert page.locator("#tip").is_hidden()
+    told = mark.get_attribute("data-tip")
+    mark.dispatch_event(
+        "pointerdown" if touch else "pointermove",
+        {"clientX": 1000, "clientY": 500, "bubbles": True},
+    )
+    assert page.locator("#tip").is_visible()
+    text = page.locator("#tip").inner_text()
+    assert text == told
+    assert text.splitlines()[1].startswith("unlearn_threshold=")
+    assert "ACC " in text
+    assert "DER " in text
+    page.locator("h1").dispatch_event("pointermove", {"clientX": 5, "clientY": 5, "bubbles": True})
+    assert page.locator("#tip").is_hidden()
+
+
+def test_a_real_mouse_finds_a_mark(page: Page, study: Path) -> None:
+    Watch(page, study)
+    page.locator("#figure-importance [data-tip]").last.hover()
+    assert "unlearn_threshold" in page.locator("#tip").inner_text() or "reinit_ratio" in (
+        page.locator("#tip").inner_text()
+    )
+
+
+def test_light_and_dark(page: Page, study: Path) -> None:
+    page.emulate_media(color_scheme="light")
+    Watch(page, study)
+    colour = "getComputedStyle(document.body).backgroundColor"
+    ink = "getComputedStyle(document.querySelector('#front svg text')).fill"
+    light = page.evaluate(colour), page.evaluate(ink)
+    page.locator("#theme").click()
+    dark = page.evaluate(colour), page.evaluate(ink)
+    page.locator("#theme").click()
+    assert (page.evaluate(colour), page.evaluate(ink)) == light
+    page.emulate_media(color_scheme="dark")
+    assert (page.evaluate(colour), page.evaluate(ink)) == light  # chosen by hand
+    assert light == ("rgb(253, 253, 252)", "rgb(29, 31, 34)")
+    assert dark == ("rgb(22, 24, 27)", "rgb(228, 228, 225)")
+    page.reload()
+    assert (page.evaluate(colour), page.evaluate(ink)) == dark  # as the system says
+
+
+def test_it_prints_on_white_with_nothing_folded(page: Page, study: Path) -> None:
+    page.emulate_media(color_scheme="dark")
+    Watch(page, study)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("#theme").is_hidden()
+    assert page.evaluate("[...document.querySelectorAll('details')].every((d) => d.open)")
+    assert page.pdf(format="A4")[:5] == b"%PDF-"
+    page.emulate_media(media="screen")
+
+
+def test_three_thousand_trials_are_small_and_open_at_once(
+    context: BrowserContext, page: Page, tmp_path: Path
+) -> None:
+    """Its main thread's own time is counted: the clock would count what else is running too."""
+    rows = make_rows(
+        attacks=[(f"attack{number}", {"size": 3}) for number in range(12)],
+        datasets=("cifar10", "gtsrb"),
+        architectures=("preact_resnet18", "vgg19_bn"),
+        seeds=(0, 1, 2),
+        thresholds=(0.05, 0.1, 0.2, 0.3, 0.4),
+        ratios=(0.25, 0.5, 0.75, 1.0),
+        further={"relearn_lr": [0.001]},
+    )[:3000]
+    rows += make_rows(attacks=[("more", {})], seeds=range(20), thresholds=(0.1, 0.2))[:120]
+    for row in rows:
+        row["relearn_lr"] = 0.001
+    assert len(rows) == 3000
+    write_study(tmp_path, rows)
+    write_curves(tmp_path, rows)
+    report = write_report(tmp_path)
+    assert report.stat().st_size < 10e6
+    session = context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    watch = Watch(page, report)
+    assert watch.said == []
+    measured = session.send("Performance.getMetrics")["metrics"]
+    seconds = {entry["name"]: entry["value"] for entry in measured}["TaskDuration"]
+    assert 0 < seconds < 3
+    assert page.locator("#figure-front svg").first.locator("[data-tip]").count() == 3000

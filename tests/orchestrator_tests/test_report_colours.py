@@ -1,0 +1,77 @@
+"""Colours that tell attacks apart for everybody, and shades that rise for everybody."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from orchestrator.reporting.figures import COLOURS, attack_styles
+from orchestrator.reporting.heatmap import CIVIDIS, colour_at
+
+# Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
+SIGHTS = {
+    "all colours": np.eye(3),
+    "no red": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "no green": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "no blue": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = TO_XYZ.sum(axis=1)
+
+
+def lab(colour: str, sight: str) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """Return CIE L*a*b* of an sRGB colour as somebody sees it."""
+    parts = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(SIGHTS[sight] @ linear, 0, 1)
+    ratio = TO_XYZ @ seen / WHITE
+    f = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_attacks_are_told_apart(sight: str) -> None:
+    distances = {
+        (one, other): float(np.linalg.norm(lab(one, sight) - lab(other, sight)))
+        for one, other in itertools.combinations(COLOURS, 2)
+    }
+    assert min(distances.values()) > 10, distances  # 2.3 is just noticeable
+
+
+def test_no_two_of_the_attacks_look_the_same() -> None:
+    styles = attack_styles(f"attack {number}" for number in range(42))
+    assert len(set(map(str, styles.values()))) == 42
+
+
+def test_an_attack_keeps_its_style_however_often_it_comes() -> None:
+    assert attack_styles(["a", "b", "a"]) == attack_styles(["a", "b"])
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_brighter_is_more(sight: str) -> None:
+    lightness = [float(lab(colour_at(place / 50), sight)[0]) for place in range(51)]
+    assert all(low < high for low, high in itertools.pairwise(lightness))
+
+
+def test_the_scale_is_the_published_one_at_its_tenths() -> None:
+    assert [colour_at(place / 10) for place in range(11)] == list(CIVIDIS)
+    assert colour_at(-1) == CIVIDIS[0]
+    assert colour_at(2) == CIVIDIS[-1]

@@ -1,0 +1,165 @@
+"""Several studies on one page: what they share, how far they differ, what is missing where."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from orchestrator.report import main
+from tests.orchestrator_tests.report_folders import (
+    Row,
+    make_rows,
+    settle,
+    unfinish,
+    weaken,
+    write_study,
+)
+
+KEY = ["attack", "attack_options", "dataset", "architecture", "poison_ratio", "target_label"]
+KEY += ["seed", "defence_seed", "clean_ratio", "unlearn_threshold", "reinit_ratio"]
+SCENARIO = KEY[:7]
+
+
+def write(folder: Path, rows: list[Row], name: str) -> Path:
+    write_study(folder, rows)
+    (folder / "study.yaml").write_text(f"name: {name}\nobjective: der\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    place = tmp_path_factory.mktemp("studies")
+    first, second = make_rows(seeds=(0, 1, 2)), make_rows(seeds=(1, 2, 3), thresholds=(0.1, 0.2))
+    for number, row in enumerate(second):
+        row["asr_after_report"] += 0.01 * (number % 5)
+        row["acc_after_report"] -= 0.002 * (number % 7)
+        row["ra_after_report"] += 0.003 * (number % 3)
+        settle(row)
+    weaken(first, lambda row: row["attack"] == "sig" and row["seed"] == 2)
+    unfinish(second[0], "failed", "no")
+    return [write(place / "a", first, "first"), write(place / "b", second, "second")]
+
+
+@pytest.fixture(scope="module")
+def html(folders: list[Path]) -> str:
+    page = folders[0].parent / "page.html"
+    assert main([*map(str, folders), "--out", str(page)]) == 0
+    return page.read_text(encoding="utf-8")
+
+
+def rows_of(html: str, start: str) -> list[list[str]]:
+    found = re.search(rf"<table {start}.*?</table>", html, re.DOTALL)
+    assert found
+    rows = ET.fromstring(found[0]).iter("tr")
+    return [["".join(cell.itertext()).strip() for cell in row] for row in rows]
+
+
+def told(gaps: "pd.Series[float]", form: str) -> str:
+    low, high = stats.t.interval(0.95, len(gaps) - 1, gaps.mean(), stats.sem(gaps))
+    numbers = [form.format(number) for number in (gaps.mean(), low, high)]
+    text = f"{numbers[0]} ({numbers[1]} to {numbers[2]})".replace("-", "\N{MINUS SIGN}")
+    return re.sub(r"[+\N{MINUS SIGN}](0\.0+)(?!\d)", r"\1", text)
+
+
+def test_differences_are_paired_and_over_scenarios(folders: list[Path], html: str) -> None:
+    first, second = (pd.read_csv(folder / "results.csv") for folder in folders)
+    both = first.merge(second, on=KEY, suffixes=("_1", "_2"))
+    both = both[(both["status_1"] == "done") & (both["status_2"] == "done")]
+    assert f"and have done {len(both)} trials that are the same" in html
+    both = both[(both["victim_ok_1"] == True) & (both["victim_ok_2"] == True)]  # noqa: E712
+    row = rows_of(html, 'class="differences"')[1]
+    assert row[:3] == ["The same trials, all scenarios", "5", str(len(both))]
+    for place, (column, factor, form) in enumerate(
+        (
+            ("acc_after_report", 100, "{:+.1f}"),
+            ("asr_after_report", 100, "{:+.1f}"),
+            ("ra_after_report", 100, "{:+.1f}"),
+            ("der_report", 1, "{:+.3f}"),
+        ),
+        start=3,
+    ):
+        both["gap"] = factor * (both[f"{column}_2"] - both[f"{column}_1"])
+        means = both.groupby(SCENARIO)["gap"].mean()
+        assert row[place] == told(means, form), column
+
+
+def test_what_is_missing_is_named(html: str) -> None:
+    missing = {row[0].split(" · ")[0] + row[0][-1]: row[1:] for row in rows_of(html, 'id="missing')}
+    assert missing["badnets0"] == ["9 of 9", "missing"]
+    assert missing["sig3"] == ["missing", "6 of 6"]
+    settings = rows_of(html, 'id="settings-table"')[1:]
+    assert settings[0] == ["unlearn_threshold=0.4, reinit_ratio=0.25", "first"]
+    assert len(settings) == 3
+
+
+def test_other_victims_are_said_to_be_others(html: str) -> None:
+    assert "in 1 scenario the victims are not the same" in html
+
+
+def test_the_same_study_twice_differs_nowhere(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", make_rows(), "same")
+    two = write(tmp_path / "two", make_rows(), "same")
+    page = tmp_path / "page.html"
+    assert main([str(one), str(two), "--out", str(page)]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert "<h1>same (one) · same (two)</h1>" in html
+    for row in rows_of(html, 'class="differences"')[1:]:
+        numbers = set(re.findall(r"[\d.]+", " ".join(row[3:])))
+        assert numbers == {"0.0", "0.000"}
+    assert "All studies have done as many trials of each scenario." in html
+
+
+def test_an_axis_of_one_study_only_makes_other_settings(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", make_rows(), "one")
+    two = write(tmp_path / "two", make_rows(further={"relearn_lr": [0.001]}), "two")
+    page = tmp_path / "page.html"
+    assert main([str(one), str(two), "--out", str(page)]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert "relearn_lr is an axis of two only" in html
+    assert "have done 0 trials that are the same" in html
+    row = rows_of(html, 'class="differences"')[2]
+    assert row[:3] == ["Own best settings, all scenarios", "3", "3"]
+
+
+def test_every_trial_is_in_the_csv_file(folders: list[Path], html: str) -> None:
+    assert html
+    table = pd.read_csv(folders[0].parent / "page.csv")
+    first, second = (pd.read_csv(folder / "results.csv") for folder in folders)
+    assert len(table) == len(first.merge(second, on=KEY, how="outer"))
+    assert table["der_report [second]"].count() == (second["status"] == "done").sum()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one", "gone"], "gone: no study folder; it has no results.csv"),
+        (["one", "one"], "one: is named twice"),
+        (
+            ["gone", "away"],
+            "\n".join(
+                f"{name}: no study folder; it has no results.csv" for name in ("gone", "away")
+            ),
+        ),
+        (["one", "--out", "x.html"], "command line: --out is for a comparison of several folders"),
+        (
+            ["one", "two", "--out", "no/x.html"],
+            "no/x.html: cannot be written; No such file or directory",
+        ),
+    ],
+)
+def test_what_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("one"), make_rows(), "one")
+    write(Path("two"), make_rows(), "two")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == message + "\n"
+    assert not list(tmp_path.rglob("*.html"))
