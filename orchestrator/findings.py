@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -17,6 +18,11 @@ from ulrl.evaluation import Evaluation
 from ulrl.metrics import Metrics, der
 from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores
+
+PhaseOne: TypeAlias = tuple[NeuronScores, tuple[StageRun, StageRun]]
+
+LATELY = 64  # results of phase 1 at hand: those of a scenario's trials are asked for together
+CURVES = ("curve", "accuracy")  # of an ascent, for who shows it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,12 +64,14 @@ class Findings:
         self._store = store
         self._keys = keys
         self._victims: dict[int, VictimFinding] = {}
+        self._ascents: dict[str, dict[str, Any]] = {}
+        self._phase_one = lru_cache(maxsize=LATELY)(self._read_phase_one)
 
     def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
         """Return what it took to train what a scenario's attack needs first."""
         key = self._keys.helper(scenario, helper)
         entry = self._store.peek("train_helper", key)
-        return None if entry is None else _run("train_helper", key, scenario, entry)
+        return None if entry is None else _run("train_helper", key, scenario.text, entry)
 
     def victim(self, scenario: Scenario) -> VictimFinding | None:
         """Return a scenario's victim as evaluated."""
@@ -73,7 +81,7 @@ class Findings:
             trained = self._store.peek("train_victim", key)
             if evaluated is None or trained is None:
                 return None
-            run = _run("train_victim", key, scenario, trained)
+            run = _run("train_victim", key, scenario.text, trained)
             helpers = [self.helper(scenario, helper) for helper in scenario.helpers]
             helped = [found.seconds for found in helpers if found is not None]
             self._victims[scenario.number] = VictimFinding(
@@ -89,25 +97,36 @@ class Findings:
     def scores(self, trial: Trial) -> ScoreFinding | None:
         """Return what phase 1 of a trial found."""
         parts = trial.hyperparameters
-        found = self._read("score_neurons", self._keys.scores(trial, parts.score), trial.scenario)
-        if found is None:
+        key = self._keys.scores(trial, parts.score)
+        try:
+            scores, runs = self._phase_one(key, trial.scenario.text)
+        except LookupError:
             return None
-        entry, run = found
-        scores = scores_of(entry)
         suspects = choose_resets(parts.reset, scores)
-        ascent = StageRun(
-            stage="unlearn",
-            key=entry.values["ascent_key"],
-            scenario=trial.scenario.text,
-            seconds=entry.values["ascent_seconds"],
-            study=entry.values["ascent_study"],
-        )
         return ScoreFinding(
             scores=scores,
             relearn_key=self._keys.relearn(trial, suspects),
-            seconds=ascent.seconds + entry.seconds,
-            runs=(ascent, run),
+            seconds=sum(run.seconds for run in runs),
+            runs=runs,
         )
+
+    def _read_phase_one(self, key: str, scenario: str) -> PhaseOne:
+        """Return the scores behind a key, which many settings share.
+
+        Raises:
+            LookupError: The store has none; the next call asks again.
+        """
+        entry = self._store.read("score_neurons", key)
+        if entry is None:
+            raise LookupError(key)
+        ascent = StageRun(
+            stage="unlearn",
+            key=entry.values["ascent_key"],
+            scenario=scenario,
+            seconds=entry.values["ascent_seconds"],
+            study=entry.values["ascent_study"],
+        )
+        return scores_of(entry), (ascent, _run("score_neurons", key, scenario, entry))
 
     def repair(self, trial: Trial, relearn_key: str) -> RepairFinding | None:
         """Return a trial's repaired model as evaluated."""
@@ -137,12 +156,17 @@ class Findings:
 
     def ascent(self, finding: ScoreFinding) -> dict[str, Any]:
         """Return the curves of an ascent: its accuracy, its loss, and the monitor's."""
-        entry = self._store.peek("unlearn", finding.runs[0].key)
-        return {} if entry is None else entry.values
+        key = finding.runs[0].key
+        if key not in self._ascents:
+            entry = self._store.peek("unlearn", key)
+            if entry is None:
+                return {}
+            self._ascents[key] = {name: entry.values.get(name, ()) for name in CURVES}
+        return self._ascents[key]
 
     def _read(self, stage: str, key: str, scenario: Scenario) -> tuple[Entry, StageRun] | None:
         entry = self._store.read(stage, key)
-        return None if entry is None else (entry, _run(stage, key, scenario, entry))
+        return None if entry is None else (entry, _run(stage, key, scenario.text, entry))
 
 
 def objective_value(objective: Objective, before: Metrics, after: Metrics) -> float:
@@ -152,7 +176,7 @@ def objective_value(objective: Objective, before: Metrics, after: Metrics) -> fl
     return float(getattr(after, objective.value))
 
 
-def _run(stage: str, key: str, scenario: Scenario, entry: Entry) -> StageRun:
+def _run(stage: str, key: str, scenario: str, entry: Entry) -> StageRun:
     return StageRun(
-        stage=stage, key=key, scenario=scenario.text, seconds=entry.seconds, study=entry.study
+        stage=stage, key=key, scenario=scenario, seconds=entry.seconds, study=entry.study
     )
