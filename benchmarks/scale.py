@@ -1,142 +1,243 @@
 """A study on many GPUs in simulated time: ``python -m benchmarks.scale --gpus 1 8 64 512``.
 
-The scheduler is the real one, with the real store, decisions and results; only the work is not
-done: a stage takes the seconds below, which no clock waits for. It says how well a study fills
-machines that nobody has at hand, and what the driver itself costs.
+The scheduler is the real one (plan, conductor, decisions, shifts); only the work is not done: an
+item takes the seconds below, which no clock waits for, and its result is made up. It says how
+well a study fills machines that nobody has at hand, and what the driver itself costs.
 
 The seconds are synthetic, of one GPU: a victim of 100 epochs on 50,000 images of 32 pixels, and
-what an ascent and a relearning of the defender's 500 take beside it.
+what an ascent and a relearning of the defender's 500 take beside it, each times a factor of its
+own (log-normal). No two settings share a relearning, which is the most there can be to do.
 """
 
 import argparse
 import heapq
+import json
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
+from typing import Any
 
+from benchmarks.replay import NoObserver, Replay
 from orchestrator.catalogue import Catalogue
+from orchestrator.conductor import Conductor
+from orchestrator.folder import Folder
+from orchestrator.plan import Plan, Scenario, make_plan
 from orchestrator.spec import load_study
-from orchestrator.work import AscentItem, HelperItem, Item, TrialItem, VictimItem
-from tests.orchestrator_tests.simulation import Desk, Workers
+from orchestrator.work import AscentItem, Finished, HelperItem, Item, TrialItem, VictimItem
 
 VICTIM = {"preact_resnet18": 240.0, "vgg19_bn": 180.0, "vit_b_16": 2400.0}  # seconds
 PIXELS = {"cifar10": 1.0, "cifar100": 1.0, "gtsrb": 0.8, "tiny_imagenet": 6.0}
+LOADING = {"preact_resnet18": 1.0, "vgg19_bn": 1.0, "vit_b_16": 4.0}  # of a victim and test sets
 ASCENT, RELEARN = 0.02, 0.03  # of the victim's seconds
-BETWEEN = 0.02  # seconds from one item to the next on a worker
+SPREAD = 0.2  # standard deviation of the logarithm of an item's own factor
+BETWEEN = 0.05  # seconds of Tune from one shift to the next on a worker
 
 
-class Simulation:
-    """So many workers that take items from the scheduler, in simulated time."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a simulated study went, in seconds."""
 
-    def __init__(self, desk: Desk, gpus: int) -> None:
-        self._desk = desk
-        self._gpus = gpus
-        self._makers = Workers()
-        self._catalogue = Catalogue(desk.plan)
-        self._own: dict[int, float] = defaultdict(float)
-        self._shared: dict[int, float] = defaultdict(float)
-        self._last: dict[int, float] = defaultdict(float)
-        self.work = 0.0
-        self.makespan = 0.0
-        self.counts: dict[str, int] = defaultdict(int)
+    makespan: float
+    work: float
+    loading: float
+    chain: float  # the longest of items that wait for each other
+    driver: float
+    done: int
+    pruned: int
+    relearns: int
 
-    @property
-    def critical_path(self) -> float:
-        """The longest chain of items that had to wait for each other."""
-        chains = (self._own, self._shared, self._last)
-        return max(sum(part[number] for part in chains) for number in self._own)
 
-    def run(self) -> None:
-        """Do the whole study."""
-        conductor, now = self._desk.conductor, 0.0
-        conductor.open()
-        events: list[tuple[float, int, Item]] = []
-        number = 0
-        while not conductor.complete:
-            while len(events) < self._gpus and (item := conductor.next_item()) is not None:
-                seconds = self._seconds(item)
-                self.work += seconds
-                self.counts[type(item).__name__] += 1
-                self._lengthen(item, seconds)
-                number += 1
-                heapq.heappush(events, (now + seconds + BETWEEN, number, item))
-            now, _, item = heapq.heappop(events)
-            steps = self._makers.steps(self._desk, item)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    conductor.finished(item, end.value)
-                    break
-        self.makespan = now
+class Costs:
+    """How long each item of a plan takes on a GPU."""
 
-    def _seconds(self, item: Item) -> float:
-        scenario = item.scenario
-        whole = VICTIM[scenario.architecture.name] * PIXELS[scenario.dataset.name]
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def whole(self, scenario: Scenario) -> float:
+        """Return the typical seconds of a scenario's victim."""
+        return VICTIM[scenario.architecture.name] * PIXELS[scenario.dataset.name]
+
+    def of(self, item: Item) -> float:
+        factor = Random(item.name).lognormvariate(0.0, SPREAD)  # noqa: S311 - no secret
+        whole = factor * self.whole(item.scenario)
         if isinstance(item, HelperItem):
-            recipe = self._desk.plan.study.victim.config(scenario.dataset.name)
+            recipe = self._plan.study.victim.config(item.scenario.dataset.name)
             return whole * item.helper.cost(recipe) / recipe.epochs
         if isinstance(item, VictimItem):
             return whole
-        if isinstance(item, AscentItem):
-            return whole * ASCENT
-        key = self._desk.conductor.scores[item.trial.number].relearn_key
-        return 0.0 if self._desk.store.peek("relearn", key) else whole * RELEARN
+        return whole * (ASCENT if isinstance(item, AscentItem) else RELEARN)
 
-    def _lengthen(self, item: Item, seconds: float) -> None:
-        """Note how long a scenario's items keep each other waiting.
 
-        Relearnings wait for phase 1 but not for each other, so only the longest counts.
-        """
+class Simulation:
+    """So many GPUs that take shifts from the scheduler, in simulated time."""
+
+    def __init__(self, plan: Plan, folder: Path, *, near: bool) -> None:
+        self._plan, self._near = plan, near
+        self._costs = Costs(plan)
+        self._findings = Replay(plan)
+        (folder / "logs").mkdir(parents=True)
+        record = Folder(folder)
+        record.open_record()
+        self.conductor = Conductor(plan, record, self._findings, NoObserver())
+        self._chains = _Chains(plan)
+        self._work = self._loading = 0.0
+        self._relearns = 0
+
+    def run(self, gpus: int) -> Outcome:
+        """Do the whole study."""
+        started = time.process_time()
+        self.conductor.open()
+        free, now, number = [(None, gpu) for gpu in range(gpus)], 0.0, 0
+        places: list[tuple[Scenario | None, int]] = list(free)
+        events: list[tuple[float, int, tuple[Item, float], int]] = []
+        while True:
+            waiting = []
+            for last, gpu in places:
+                near = last if self._near else None
+                items = self.conductor.next_shift(gpus, near)
+                if not items:
+                    waiting.append((last, gpu))
+                    continue
+                at = now + BETWEEN
+                for item in items:
+                    seconds = self._costs.of(item)
+                    at += seconds + self._load(item, last)
+                    last = item.scenario
+                    number += 1
+                    heapq.heappush(events, (at, number, (item, seconds), gpu))
+                self._last_of[gpu] = number
+            if not events:
+                break
+            now, order, (item, seconds), gpu = heapq.heappop(events)
+            places = waiting + ([(item.scenario, gpu)] if self._last_of[gpu] == order else [])
+            self._finish(item, seconds)
+        if not self.conductor.decisions.complete():
+            raise RuntimeError("the simulated study is not complete")
+        statuses = self.conductor.decisions
+        verdicts = [statuses.verdict(trial) for trial in self._plan.trials]
+        done = sum(verdict is not None and verdict.status.value == "done" for verdict in verdicts)
+        return Outcome(
+            makespan=now,
+            work=self._work,
+            loading=self._loading,
+            chain=self._chains.longest,
+            driver=time.process_time() - started,
+            done=done,
+            pruned=len(verdicts) - done,
+            relearns=self._relearns,
+        )
+
+    def _load(self, item: Item, last: Scenario | None) -> float:
+        same = last is not None and last.number == item.scenario.number
+        if same or isinstance(item, (HelperItem, VictimItem)):
+            return 0.0
+        seconds = LOADING[item.scenario.architecture.name]
+        self._loading += seconds
+        return seconds
+
+    def _finish(self, item: Item, seconds: float) -> None:
+        self._work += seconds
+        self._relearns += isinstance(item, TrialItem)
+        self._chains.add(item, seconds)
+        self._findings.make(item)
+        self.conductor.finished(item, Finished(spent=seconds))
+
+    @property
+    def _last_of(self) -> dict[int, int]:
+        """The last event of each GPU's present shift."""
+        return self.__dict__.setdefault("_lasts", {})
+
+
+class _Chains:
+    """How long a scenario's items keep each other waiting: helpers, victim, ascent, one trial."""
+
+    def __init__(self, plan: Plan) -> None:
+        catalogue = Catalogue(plan)
+        self._users: dict[str, list[int]] = defaultdict(list)
+        for scenario in plan.scenarios:
+            for item in catalogue.helpers_of(scenario):
+                self._users[item.name].append(scenario.number)
+        self._own: dict[int, float] = defaultdict(float)
+        self._last: dict[int, float] = defaultdict(float)
+
+    def add(self, item: Item, seconds: float) -> None:
+        """Note an item; relearnings wait for phase 1 but not for each other."""
         number = item.scenario.number
         if isinstance(item, TrialItem):
             self._last[number] = max(self._last[number], seconds)
-        elif isinstance(item, HelperItem):
-            for scenario in self._desk.plan.scenarios:
-                if item in self._catalogue.helpers_of(scenario):
-                    self._shared[scenario.number] += seconds
         else:
-            self._own[number] += seconds
+            for user in self._users.get(item.name, [number]):
+                self._own[user] += seconds
+
+    @property
+    def longest(self) -> float:
+        return max(self._own[number] + self._last[number] for number in self._own)
 
 
-def main() -> None:
-    """Print a line for each number of GPUs."""
+def longest_first(plan: Plan) -> Plan:
+    """Return a plan whose preparation begins with the longest, as somebody would who knew."""
+    costs = Costs(plan)
+    order = sorted(plan.scenario_order, key=lambda n: -costs.whole(plan.scenarios[n]))
+    return replace(plan, scenario_order=tuple(order))
+
+
+def simulate(plan: Plan, gpus: int, *, near: bool = True) -> Outcome:
+    """Return how a study goes on so many GPUs."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Simulation(plan, Path(folder) / "study", near=near).run(gpus)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a line for each number of GPUs and each way to do it, and one of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("study", nargs="?", type=Path, default=Path("studies/paper.yaml"))
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 512])
-    given = parser.parse_args()
-    print(
-        "| GPUs | makespan, h | work, GPU-h | efficiency | bound, h | makespan / bound | driver |"
-    )
-    print("|" + "---|" * 7)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    given = parser.parse_args(argv)
+    overrides = ["store=memory://scale", "mlflow.uri=sqlite:///nowhere.db", *given.set]
+    whole = make_plan(load_study(str(given.study), [*overrides, "prune=none"]))
+    pruned = make_plan(load_study(str(given.study), overrides))
+    ways: dict[str, tuple[Plan, bool]] = {
+        "every trial": (whole, True),
+        "every trial, victims loaded anew": (whole, False),
+        "every trial, longest victims first": (longest_first(whole), True),
+        "with pruning": (pruned, True),
+    }
+    heads = ("GPUs", "way", "makespan, h", "efficiency", "loading", "÷ bound", "÷ greedy's bound")
+    print("| " + " | ".join((*heads, "relearns", "driver, ms a trial")) + " |")
+    print("|" + "---|" * (len(heads) + 2))
+    found: list[dict[str, Any]] = []
     for gpus in given.gpus:
-        print(line(given.study, gpus), flush=True)
+        for way, (plan, near) in ways.items():
+            outcome = simulate(plan, gpus, near=near)
+            print(line(gpus, way, outcome), flush=True)
+            found.append({"gpus": gpus, "way": way, **outcome.__dict__})
+    print(json.dumps({"benchmark": "scale", "n": len(whole.trials), "outcomes": found}))
 
 
-def line(path: Path, gpus: int) -> str:
+def line(gpus: int, way: str, outcome: Outcome) -> str:
     """Return a row of the table.
 
-    The bound is what no scheduler can beat: the work spread evenly, or the longest chain.
+    The bound is what no scheduler can beat: the work spread evenly, or the longest chain. The
+    greedy one is what none that leaves no GPU idle can exceed (Graham 1969): their sum.
     """
-    overrides = [f"store=memory://scale-{gpus}", "prune=none", "mlflow.uri=sqlite:///nowhere.db"]
-    study = load_study(str(path), overrides)
-    with tempfile.TemporaryDirectory() as folder:
-        desk = Desk(study, Path(folder))
-        simulation = Simulation(desk, gpus)
-        started = time.perf_counter()
-        simulation.run()
-        driver = time.perf_counter() - started
-        trials = len(desk.plan.trials)
-        if desk.statuses().count("done") < trials:
-            raise RuntimeError("the simulated study is not complete")
-    bound = max(simulation.critical_path, simulation.work / gpus)
-    hours = [seconds / 3600 for seconds in (simulation.makespan, simulation.work, bound)]
-    efficiency = simulation.work / gpus / simulation.makespan
-    return (
-        f"| {gpus} | {hours[0]:.2f} | {hours[1]:.1f} | {100 * efficiency:.1f} % | {hours[2]:.2f} "
-        f"| {simulation.makespan / bound:.3f} | {1000 * driver / trials:.1f} ms a trial |"
+    even = outcome.work / gpus
+    bound = max(outcome.chain, even)
+    greedy = even + (1 - 1 / gpus) * outcome.chain
+    cells = (
+        *(str(gpus), way, f"{outcome.makespan / 3600:.2f}"),
+        *(f"{100 * even / outcome.makespan:.1f} %", f"{outcome.loading / outcome.work:.1%}"),
+        *(f"{outcome.makespan / bound:.3f}", f"{outcome.makespan / greedy:.3f}"),
+        *(
+            f"{outcome.relearns:,}",
+            f"{1000 * outcome.driver / (outcome.done + outcome.pruned):.2f}",
+        ),
     )
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

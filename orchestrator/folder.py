@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,14 @@ class Folder:
 
     Attributes:
         path: The folder itself.
+        executed: How often each stage was executed since this start.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.executed: Counter[str] = Counter()
         self._listed: set[tuple[str, str]] = set()
+        self._used: dict[str, set[str]] = defaultdict(set)
 
     @property
     def logs(self) -> Path:
@@ -83,6 +87,9 @@ class Folder:
 
         Each execution is a line, so that the file would show work done twice.
         """
+        runs = tuple(runs)
+        self.executed.update(run.stage for run in runs)
+        self._note(runs)
         self._append((run, True) for run in runs)
 
     def account(self, runs: Iterable[StageRun], study: str) -> None:
@@ -91,9 +98,19 @@ class Folder:
         `study` executed some of them and was killed before it could say so; the others
         were in the store.
         """
+        runs = tuple(runs)
+        self._note(runs)
         new = [run for run in runs if (run.stage, run.key) not in self._listed]
         if new:
             self._append((run, run.study == study) for run in new)
+
+    def used(self, stage: str) -> set[str]:
+        """Return the keys of a stage that were executed or rested on since this start."""
+        return set(self._used[stage])
+
+    def _note(self, runs: Iterable[StageRun]) -> None:
+        for run in runs:
+            self._used[run.stage].add(run.key)
 
     def _append(self, lines: Iterable[tuple[StageRun, bool]]) -> None:
         with (self.path / "stages.csv").open("a", newline="") as file:

@@ -26,6 +26,7 @@ from orchestrator.provenance import StartLog
 from orchestrator.prunings import write_prunings
 from orchestrator.reporting.curves import FILE as CURVES
 from orchestrator.results import Results
+from orchestrator.sharing import planned, shared
 from orchestrator.signals import Interrupts
 from orchestrator.store import Store
 from orchestrator.summary import print_summary
@@ -45,6 +46,7 @@ def show_plan(study: Study, console: Console) -> None:
     keys = KeyRing(study.victim, compute_of(study, gpu))
     cost = estimate(plan, Store(study.store), keys, workers, gpu)
     console.print(f"[bold]{study.name}[/]: {_counts(plan)}")
+    console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
     table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
     names = {
         "train_helper": "helpers of attacks",
@@ -233,6 +235,7 @@ class _Run:
             self._say(f"pruned   by {count} {decisions}, in {shown(file)}", link=file)
         for word, name in (("report", "report.html"), ("results", "results.csv"), ("logs", "logs")):
             self._say(f"{word:<8} {shown(path / name)}", link=path / name)
+        self._say(f"shared   {shared(self.conductor, self.folder)}")
         self._say(f"MLflow   {_ui_command(self.plan.study.mlflow.uri)}")
 
     def _say(self, text: str, style: str = "", link: Path | None = None) -> None:

@@ -1,0 +1,110 @@
+"""Made-up results in place of a store, for schedulers in simulated time."""
+
+import hashlib
+
+import torch
+
+from orchestrator.decisions import Verdict
+from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimFinding
+from orchestrator.keys import Compute, KeyRing
+from orchestrator.plan import Plan, Scenario, Trial
+from orchestrator.store import Store
+from orchestrator.work import AscentItem, Finished, HelperItem, Item, Progress, StageRun, VictimItem
+from ulrl.attacks import Helper
+from ulrl.evaluation import Evaluation
+from ulrl.metrics import Metrics
+from ulrl.scoring import NeuronScores
+
+SCORES = NeuronScores(
+    layers=("linear",),
+    sizes=(10,),
+    shift=torch.ones(10),
+    z=torch.arange(10.0),
+    suspects=(0,),
+    movement={"linear.weight": torch.ones(1, 8)},
+    stop_epoch=2,
+    stop_accuracy=0.1,
+    threshold_reached=True,
+    diverged=False,
+)
+
+
+class Replay(Findings):
+    """Findings that are there as soon as somebody says so."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(Store("memory://replay"), KeyRing(plan.study.victim, Compute()))
+        self._helpers: set[tuple[Helper, str]] = set()
+        self._made: set[str] = set()
+        self._known: dict[int, VictimFinding] = {}
+
+    def make(self, item: Item) -> None:
+        """Note that an item's result is there now."""
+        if isinstance(item, HelperItem):
+            self._helpers.add((item.helper, self._keys.helper(item.scenario, item.helper)))
+        elif isinstance(item, VictimItem):
+            self._known[item.scenario.number] = VictimFinding(
+                key=item.name,
+                evaluation=_evaluation(0.9, 0.99),
+                training=(),
+                seconds=0.0,
+                runs=(),
+                specimens={},
+            )
+        elif isinstance(item, AscentItem):
+            self._made.add(_group(item.trial))
+        else:
+            self._made.add(item.trial.name)
+
+    def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
+        key = self._keys.helper(scenario, helper)
+        if (helper, key) not in self._helpers:
+            return None
+        return StageRun(stage="train_helper", key=key, scenario="", seconds=0.0, study="")
+
+    def victim(self, scenario: Scenario) -> VictimFinding | None:
+        return self._known.get(scenario.number)
+
+    def scores(self, trial: Trial) -> ScoreFinding | None:
+        if _group(trial) not in self._made:
+            return None
+        return ScoreFinding(scores=SCORES, relearn_key=trial.name, seconds=0.0, runs=())
+
+    def repair(self, trial: Trial, relearn_key: str) -> RepairFinding | None:
+        if relearn_key not in self._made:
+            return None
+        asr = min(1.0, 0.02 * trial.setting.number + 0.3 * _chance(relearn_key))
+        return RepairFinding(evaluation=_evaluation(0.88, asr), curve=(), seconds=0.0, runs=())
+
+
+class NoObserver:
+    """An observer that does not listen."""
+
+    def started(self, item: Item) -> None:
+        """Nobody asks."""
+
+    def progressed(self, item: Item, progress: Progress) -> None:
+        """Nobody asks."""
+
+    def ended(self, item: Item, result: Finished) -> None:
+        """Nobody asks."""
+
+    def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+        """Nobody asks."""
+
+    def decided(self, verdict: Verdict) -> None:
+        """Nobody asks."""
+
+
+def _group(trial: Trial) -> str:
+    return f"{trial.scenario.number} {trial.defence_seed} {trial.hyperparameters.unlearn}"
+
+
+def _evaluation(acc: float, asr: float) -> Evaluation:
+    half = Metrics(acc=acc, asr=asr, ra=(1 - asr) * acc)
+    return Evaluation(selection=half, report=half)
+
+
+def _chance(text: str) -> float:
+    """Return a number in [0, 1) that depends on a text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") / 2**32
