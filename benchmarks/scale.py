@@ -4,9 +4,10 @@ The scheduler is the real one (plan, conductor, decisions, shifts); only the wor
 item takes the seconds below, which no clock waits for, and its result is made up. It says how
 well a study fills machines that nobody has at hand, and what the driver itself costs.
 
-The seconds are synthetic, of one GPU: a victim of 100 epochs on 50,000 images of 32 pixels, and
-what an ascent and a relearning of the defender's 500 take beside it, each times a factor of its
-own (log-normal). No two settings share a relearning, which is the most there can be to do.
+The seconds are synthetic, of one GPU: an epoch of a victim on 50,000 images of 32 pixels, as often
+as the study's recipe and the attacks' helpers say, and what an ascent and a relearning of the
+defender's 500 take beside it; each item's times a factor of its own (log-normal). No two settings
+share a relearning, which is the most there can be to do.
 """
 
 import argparse
@@ -29,10 +30,10 @@ from orchestrator.plan import Plan, Scenario, make_plan
 from orchestrator.spec import load_study
 from orchestrator.work import AscentItem, Finished, HelperItem, Item, TrialItem, VictimItem
 
-VICTIM = {"preact_resnet18": 240.0, "vgg19_bn": 180.0, "vit_b_16": 2400.0}  # seconds
+EPOCH = {"preact_resnet18": 2.4, "vgg19_bn": 1.8, "vit_b_16": 24.0}  # seconds, 50,000 images
 PIXELS = {"cifar10": 1.0, "cifar100": 1.0, "gtsrb": 0.8, "tiny_imagenet": 6.0}
 LOADING = {"preact_resnet18": 1.0, "vgg19_bn": 1.0, "vit_b_16": 4.0}  # of a victim and test sets
-ASCENT, RELEARN = 0.02, 0.03  # of the victim's seconds
+ASCENT, RELEARN = 2.0, 3.0  # in epochs of a victim
 SPREAD = 0.2  # standard deviation of the logarithm of an item's own factor
 BETWEEN = 0.05  # seconds of Tune from one shift to the next on a worker
 
@@ -57,19 +58,25 @@ class Costs:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
 
-    def whole(self, scenario: Scenario) -> float:
-        """Return the typical seconds of a scenario's victim."""
-        return VICTIM[scenario.architecture.name] * PIXELS[scenario.dataset.name]
+    def _epoch(self, scenario: Scenario) -> float:
+        return EPOCH[scenario.architecture.name] * PIXELS[scenario.dataset.name]
 
     def of(self, item: Item) -> float:
+        """Return an item's seconds."""
         factor = Random(item.name).lognormvariate(0.0, SPREAD)  # noqa: S311 - no secret
-        whole = factor * self.whole(item.scenario)
+        one = factor * self._epoch(item.scenario)
+        recipe = self._plan.study.victim.config(item.scenario.dataset.name)
         if isinstance(item, HelperItem):
-            recipe = self._plan.study.victim.config(item.scenario.dataset.name)
-            return whole * item.helper.cost(recipe) / recipe.epochs
+            return one * item.helper.cost(recipe)
         if isinstance(item, VictimItem):
-            return whole
-        return whole * (ASCENT if isinstance(item, AscentItem) else RELEARN)
+            return one * recipe.epochs
+        return one * (ASCENT if isinstance(item, AscentItem) else RELEARN)
+
+    def before(self, scenario: Scenario) -> float:
+        """Return the typical seconds of a scenario's helpers and victim."""
+        recipe = self._plan.study.victim.config(scenario.dataset.name)
+        helpers = sum(helper.cost(recipe) for helper in scenario.helpers)
+        return self._epoch(scenario) * (helpers + recipe.epochs)
 
 
 class Simulation:
@@ -84,36 +91,22 @@ class Simulation:
         record.open_record()
         self.conductor = Conductor(plan, record, self._findings, NoObserver())
         self._chains = _Chains(plan)
+        self._events: list[tuple[float, int, Item, float, bool]] = []
+        self._number = 0
         self._work = self._loading = 0.0
         self._relearns = 0
 
     def run(self, gpus: int) -> Outcome:
         """Do the whole study."""
-        started = time.process_time()
+        started, now = time.process_time(), 0.0
         self.conductor.open()
-        free, now, number = [(None, gpu) for gpu in range(gpus)], 0.0, 0
-        places: list[tuple[Scenario | None, int]] = list(free)
-        events: list[tuple[float, int, tuple[Item, float], int]] = []
+        free: list[Scenario | None] = [None] * gpus  # where each idle GPU was last
         while True:
-            waiting = []
-            for last, gpu in places:
-                near = last if self._near else None
-                items = self.conductor.next_shift(gpus, near)
-                if not items:
-                    waiting.append((last, gpu))
-                    continue
-                at = now + BETWEEN
-                for item in items:
-                    seconds = self._costs.of(item)
-                    at += seconds + self._load(item, last)
-                    last = item.scenario
-                    number += 1
-                    heapq.heappush(events, (at, number, (item, seconds), gpu))
-                self._last_of[gpu] = number
-            if not events:
+            free = [last for last in free if not self._start(last, now, gpus)]
+            if not self._events:
                 break
-            now, order, (item, seconds), gpu = heapq.heappop(events)
-            places = waiting + ([(item.scenario, gpu)] if self._last_of[gpu] == order else [])
+            now, _, item, seconds, is_last = heapq.heappop(self._events)
+            free += [item.scenario] * is_last
             self._finish(item, seconds)
         if not self.conductor.decisions.complete():
             raise RuntimeError("the simulated study is not complete")
@@ -131,6 +124,18 @@ class Simulation:
             relearns=self._relearns,
         )
 
+    def _start(self, last: Scenario | None, now: float, gpus: int) -> bool:
+        """Give a GPU a shift, if there is one, and return whether there was."""
+        items = self.conductor.next_shift(gpus, last if self._near else None)
+        at = now + BETWEEN
+        for item in items:
+            seconds = self._costs.of(item)
+            at += seconds + self._load(item, last)
+            last = item.scenario
+            self._number += 1
+            heapq.heappush(self._events, (at, self._number, item, seconds, item is items[-1]))
+        return bool(items)
+
     def _load(self, item: Item, last: Scenario | None) -> float:
         same = last is not None and last.number == item.scenario.number
         if same or isinstance(item, (HelperItem, VictimItem)):
@@ -145,11 +150,6 @@ class Simulation:
         self._chains.add(item, seconds)
         self._findings.make(item)
         self.conductor.finished(item, Finished(spent=seconds))
-
-    @property
-    def _last_of(self) -> dict[int, int]:
-        """The last event of each GPU's present shift."""
-        return self.__dict__.setdefault("_lasts", {})
 
 
 class _Chains:
@@ -181,7 +181,7 @@ class _Chains:
 def longest_first(plan: Plan) -> Plan:
     """Return a plan whose preparation begins with the longest, as somebody would who knew."""
     costs = Costs(plan)
-    order = sorted(plan.scenario_order, key=lambda n: -costs.whole(plan.scenarios[n]))
+    order = sorted(plan.scenario_order, key=lambda n: -costs.before(plan.scenarios[n]))
     return replace(plan, scenario_order=tuple(order))
 
 

@@ -226,7 +226,7 @@ def _connect(address: str | None, resources: Resources) -> None:
                 logging_level=logging.CRITICAL,
                 runtime_env={"py_modules": modules},
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # a start that takes too long raises a bare one
         where = "an embedded Ray" if address is None else f"the Ray cluster at {address}"
         raise Unusable(f"{where} cannot be used ({error})") from error
 

@@ -57,6 +57,10 @@ class RepairFinding:
     runs: tuple[StageRun, ...]
 
 
+class _AbsentError(Exception):
+    """The store has no such result, yet."""
+
+
 class Findings:
     """Reads results of stages; every answer is None until the store has it."""
 
@@ -100,7 +104,7 @@ class Findings:
         key = self._keys.scores(trial, parts.score)
         try:
             scores, runs = self._phase_one(key, trial.scenario.text)
-        except LookupError:
+        except _AbsentError:
             return None
         suspects = choose_resets(parts.reset, scores)
         return ScoreFinding(
@@ -114,11 +118,12 @@ class Findings:
         """Return the scores behind a key, which many settings share.
 
         Raises:
-            LookupError: The store has none; the next call asks again.
+            _AbsentError: The store has none; the next call asks again.
         """
         entry = self._store.read("score_neurons", key)
         if entry is None:
-            raise LookupError(key)
+            raise _AbsentError
+        scores = scores_of(entry)
         ascent = StageRun(
             stage="unlearn",
             key=entry.values["ascent_key"],
@@ -126,7 +131,7 @@ class Findings:
             seconds=entry.values["ascent_seconds"],
             study=entry.values["ascent_study"],
         )
-        return scores_of(entry), (ascent, _run("score_neurons", key, scenario, entry))
+        return scores, (ascent, _run("score_neurons", key, scenario, entry))
 
     def repair(self, trial: Trial, relearn_key: str) -> RepairFinding | None:
         """Return a trial's repaired model as evaluated."""
