@@ -1,30 +1,37 @@
 """What a plan will cost: counted exactly where it can be, estimated where it cannot."""
 
-import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from enum import StrEnum
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
+from orchestrator.calibration import Calibration, Kind, Size, Speed, size_of
 from orchestrator.catalogue import Catalogue, Group
 from orchestrator.definition import LogModels
-from orchestrator.findings import Findings
-from orchestrator.keys import KeyRing
+from orchestrator.experience import Experience, gather, recall
+from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimFinding
+from orchestrator.keys import Compute, KeyRing
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.store import Store
 from orchestrator.work import HelperItem
+from orchestrator.workload import Load, Workload, machine_of
 from ulrl.datasets import DatasetError
 from ulrl.interchange import ImportRefused
-from ulrl.models import Architecture, WeightsError
-from ulrl.poisoning import MONITOR_COUNT
+from ulrl.models import WeightsError
+from ulrl.precision import Precision
 
-STEP_SECONDS = 0.004  # of a training step besides its arithmetic: Python and small kernels
-EFFICIENCY = 0.4  # of the measured matrix-product rate that small convolutions reach
 CURVE_BYTES = 4096  # of a relearning without its weights
-ASCENT_EPOCHS = 8  # a typical ascent; it ends where the threshold is reached
+START_SECONDS = 12.0  # until workers work: imports, Ray, MLflow's tables
+END_SECONDS = 6.0  # for the report and what MLflow still lacks
+
+
+class Source(StrEnum):
+    """Where an estimate's seconds come from."""
+
+    TAKEN = "what such stages took before"
+    TIMED = "steps of these networks, timed now"
+    ARITHMETIC = "arithmetic"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +43,27 @@ class Estimate:
             which is shared where phase 1 agrees.
         cached: How many of them the store has.
         seconds: Of one worker, for what is missing.
+        longest: Of these, the longest chain that no number of workers makes shorter.
         disk: Bytes that the missing results will take.
+        sources: Share of the seconds that each source vouches for.
     """
 
     runs: Mapping[str, int]
     cached: Mapping[str, int]
     seconds: float
+    longest: float
     disk: float
     workers: int
     gpu: float
+    sources: Mapping[Source, float]
 
     @property
     def hours(self) -> float:
-        """Wall-clock hours with all workers busy."""
-        return self.seconds / self.workers / 3600
+        """Wall-clock hours, with start and end."""
+        if not self.seconds:
+            return 0.0
+        work = max(self.seconds / self.workers, self.longest)
+        return (START_SECONDS + work + END_SECONDS) / 3600
 
     @property
     def gpu_hours(self) -> float:
@@ -60,115 +74,191 @@ class Estimate:
 class _Count:
     runs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     cached: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    sources: dict[Source, float] = field(default_factory=lambda: defaultdict(float))
     seconds: float = 0.0
     disk: float = 0.0
 
-    def add(self, stage: str, *, cached: bool, seconds: float = 0.0, disk: float = 0.0) -> None:
+    def add(self, stage: str, *, cached: bool, cost: tuple[float, Source], disk: float) -> float:
+        """Count a result and return the seconds that it will take, 0 if it is there."""
         self.runs[stage] += 1
         self.cached[stage] += cached
-        if not cached:
-            self.seconds += seconds
-            self.disk += disk
+        if cached:
+            return 0.0
+        seconds, source = cost
+        self.seconds += seconds
+        self.sources[source] += seconds
+        self.disk += disk
+        return seconds
 
 
-def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) -> Estimate:
+def estimate(
+    plan: Plan, store: Store, keys: KeyRing, compute: Compute, workers: int, gpu: float
+) -> Estimate:
     """Count what `plan` needs and what `store` has, and estimate the rest.
 
-    Nothing but the store's present entries is read, and nothing is written.
+    Seconds come from what the results that are there took, or such results of former
+    studies in this store; else from a few steps of the networks themselves, timed now; else
+    from arithmetic. Nothing but the store's present entries is read, and nothing is written.
     """
     findings = Findings(store, keys)
-    count = _Count()
+    victims = _victims(plan, findings)
+    scores, repairs = _present(plan, findings, victims)
+    taken = gather(plan, victims, scores, repairs)
+    costs = _Costs(plan, taken, recall(store, compute, plan), compute)
+    count, catalogue = _Count(), Catalogue(plan)
     groups = defaultdict(list)
-    catalogue = Catalogue(plan)
     for group in catalogue.groups:
         groups[group.scenario.number].append(group)
-    relearns: set[str] = set()
+    helped: dict[int, float] = {}
     for item in catalogue.helpers:
-        cost = _Cost(item.scenario, plan)
         known = _has_helper(findings, item)
-        count.add("train_helper", cached=known, seconds=cost.helper(item), disk=cost.weights)
+        disk = costs.weights(item.scenario)
+        spent = count.add("train_helper", cached=known, cost=costs.helper(item), disk=disk)
+        helped[item.number] = spent
+    relearns: set[str] = set()
+    longest = 0.0
     for scenario in plan.scenarios:
-        cost = _Cost(scenario, plan)
-        known = _is_known(findings, scenario)
-        count.add("train_victim", cached=known, seconds=cost.victim, disk=cost.weights)
+        known = scenario.number in victims
+        weights = costs.weights(scenario)
+        chain = sum(helped[item.number] for item in catalogue.helpers_of(scenario))
+        chain += count.add("train_victim", cached=known, cost=costs.victim(scenario), disk=weights)
         for group in groups[scenario.number]:
-            _count_group(count, group, cost, findings if known else None, relearns)
+            chain += _count_group(count, group, costs, scores, repairs, relearns)
+        longest = max(longest, chain)
         if plan.study.mlflow.log_models is LogModels.BEST and not known:
-            count.disk += cost.weights
+            count.disk += weights
+    total = sum(count.sources.values())
     return Estimate(
         runs=dict(count.runs),
         cached=dict(count.cached),
         seconds=count.seconds,
+        longest=longest,
         disk=count.disk,
         workers=workers,
         gpu=gpu,
+        sources={source: part / total for source, part in count.sources.items() if part},
     )
 
 
+def _present(
+    plan: Plan, findings: Findings, victims: Mapping[int, VictimFinding]
+) -> tuple[dict[int, ScoreFinding], dict[int, RepairFinding]]:
+    """Return what the store has of each trial."""
+    scores: dict[int, ScoreFinding] = {}
+    repairs: dict[int, RepairFinding] = {}
+    for trial in plan.trials:
+        if trial.scenario.number not in victims:
+            continue
+        scored = findings.scores(trial)
+        repaired = None if scored is None else findings.repair(trial, scored.relearn_key)
+        if scored is not None:
+            scores[trial.number] = scored
+        if repaired is not None:
+            repairs[trial.number] = repaired
+    return scores, repairs
+
+
 def _count_group(
-    count: _Count, group: Group, cost: "_Cost", findings: Findings | None, relearns: set[str]
-) -> None:
-    found = [findings.scores(trial) if findings else None for trial in group.trials]
-    known = all(item is not None for item in found)
-    count.add("unlearn", cached=known, seconds=cost.ascent(group.trials[0]), disk=cost.head)
-    for trial, scored in zip(group.trials, found, strict=True):
-        if scored is None or findings is None:
-            count.add("relearn", cached=False, seconds=cost.relearn(trial), disk=cost.repaired)
-        elif scored.relearn_key not in relearns:
+    count: _Count,
+    group: Group,
+    costs: "_Costs",
+    scores: Mapping[int, ScoreFinding],
+    repairs: Mapping[int, RepairFinding],
+    relearns: set[str],
+) -> float:
+    """Count an ascent and its relearnings; return the seconds of it and one of them."""
+    known = all(trial.number in scores for trial in group.trials)
+    scenario = group.scenario
+    first = group.trials[0]
+    chain = count.add("unlearn", cached=known, cost=costs.ascent(first), disk=costs.head(scenario))
+    longest = 0.0
+    for trial in group.trials:
+        scored = scores.get(trial.number) if known else None
+        if scored is not None and scored.relearn_key in relearns:
+            continue
+        if scored is not None:
             relearns.add(scored.relearn_key)
-            done = findings.repair(trial, scored.relearn_key) is not None
-            count.add("relearn", cached=done, seconds=cost.relearn(trial), disk=cost.repaired)
+        done = scored is not None and trial.number in repairs
+        disk = costs.repaired(scenario)
+        spent = count.add("relearn", cached=done, cost=costs.relearn(trial), disk=disk)
+        longest = max(longest, spent)
+    return chain + longest
 
 
-class _Cost:
-    """Seconds of each stage of a scenario on one worker of this machine."""
+class _Costs:
+    """Seconds of each item on one worker, from the best source there is."""
 
-    def __init__(self, scenario: Scenario, plan: Plan) -> None:
-        facts = scenario.dataset.facts()
-        classes, side, channels = (
-            (facts.classes, facts.side, facts.channels) if facts else (10, 32, 3)
+    def __init__(
+        self, plan: Plan, taken: Experience, recalled: Experience, compute: Compute
+    ) -> None:
+        self._plan = plan
+        self._load = Workload(plan)
+        self._taken, self._recalled = taken, recalled
+        self._keeps = plan.study.mlflow.log_models is LogModels.ALL
+        self._speeds: dict[tuple[int, int], Speed] = {}  # by scenario and batch
+        self._sizes: dict[int, Size] = {}  # by scenario
+        machines = {machine_of(scenario) for scenario in plan.scenarios}
+        kinds = 2 * len(machines)  # a victim's batches and the defender's
+        self._calibration = Calibration(compute.device, compute.threads, kinds)
+
+    def helper(self, item: HelperItem) -> tuple[float, Source]:
+        return self._cost("helper", item.scenario, self._load.helper(item))
+
+    def victim(self, scenario: Scenario) -> tuple[float, Source]:
+        return self._cost("victim", scenario, self._load.victim(scenario))
+
+    def ascent(self, trial: Trial) -> tuple[float, Source]:
+        return self._cost("ascent", trial.scenario, self._load.ascent(trial))
+
+    def relearn(self, trial: Trial) -> tuple[float, Source]:
+        return self._cost("trial", trial.scenario, self._load.relearn(trial))
+
+    def weights(self, scenario: Scenario) -> float:
+        """Return the bytes of a network."""
+        return 4.0 * self._size(scenario).parameters
+
+    def head(self, scenario: Scenario) -> float:
+        """Return the bytes of what an ascent keeps."""
+        return 4.0 * self._size(scenario).head * 4
+
+    def repaired(self, scenario: Scenario) -> float:
+        """Return the bytes of a relearning."""
+        return CURVE_BYTES + (self.weights(scenario) if self._keeps else 0)
+
+    def _cost(self, kind: str, scenario: Scenario, load: Load) -> tuple[float, Source]:
+        for experience in (self._taken, self._recalled):
+            rate = experience.rate(kind, scenario)
+            if rate is not None:
+                return rate * load.passes, Source.TAKEN
+        place = scenario.number, load.batch
+        if place not in self._speeds:
+            self._speeds[place] = self._calibration.speed(self._kind(scenario, load.batch))
+        speed = self._speeds[place]
+        seconds = load.trained * speed.train + load.tested * speed.test
+        return seconds, Source.TIMED if speed.timed else Source.ARITHMETIC
+
+    def _kind(self, scenario: Scenario, batch: int) -> Kind:
+        classes, channels, side = _shape(scenario)
+        return Kind(
+            architecture=scenario.architecture,
+            classes=classes,
+            channels=channels,
+            side=side,
+            treatment=scenario.dataset.treatment,
+            batch=batch,
+            precision=Precision.AUTO,
         )
-        self._train = facts.train_count if facts else 50_000
-        self._test = facts.test_count if facts else 10_000
-        self._forward, parameters, head = _network(scenario.architecture, classes, channels, side)
-        self._imported = scenario.source is not None
-        self._victim = plan.study.victim.config(scenario.dataset.name)
-        self.weights = 4.0 * parameters
-        everyone = plan.study.mlflow.log_models is LogModels.ALL
-        self.repaired = CURVE_BYTES + (self.weights if everyone else 0)
-        self.head = 4.0 * head * 4
 
-    @property
-    def victim(self) -> float:
-        epochs, batch = self._victim.epochs, self._victim.batch_size
-        if self._imported:
-            return self._seconds(0, 2 * self._test)
-        steps = epochs * -(-self._train // batch)
-        return self._seconds(steps, 3 * epochs * self._train + 2 * self._test)
+    def _size(self, scenario: Scenario) -> Size:
+        if scenario.number not in self._sizes:
+            self._sizes[scenario.number] = size_of(scenario.architecture, *_shape(scenario))
+        return self._sizes[scenario.number]
 
-    def helper(self, item: HelperItem) -> float:
-        passes = item.helper.cost(self._victim)
-        steps = passes * -(-self._train // self._victim.batch_size)
-        return self._seconds(int(steps), int(3 * passes * self._train))
 
-    def ascent(self, trial: Trial) -> float:
-        config = trial.hyperparameters.unlearn
-        epochs = min(ASCENT_EPOCHS, config.unlearn_epochs)
-        return self._epochs(trial, epochs, config.unlearn_batch_size)
-
-    def relearn(self, trial: Trial) -> float:
-        config = trial.hyperparameters.relearn
-        phase = self._epochs(trial, config.relearn_epochs, config.relearn_batch_size)
-        return phase + self._seconds(0, 2 * self._test)
-
-    def _epochs(self, trial: Trial, epochs: int, batch: int) -> float:
-        samples = int(self._train * trial.hyperparameters.clean.clean_ratio)
-        steps = epochs * -(-samples // batch)
-        passes = epochs * (3 * samples + 2 * min(MONITOR_COUNT, self._test // 2))
-        return self._seconds(steps, passes)
-
-    def _seconds(self, steps: int, passes: int) -> float:
-        return steps * STEP_SECONDS + passes * self._forward / (EFFICIENCY * _rate())
+def _shape(scenario: Scenario) -> tuple[int, int, int]:
+    """Return classes, channels and side; CIFAR-10's where the file that tells is missing."""
+    facts = scenario.dataset.facts()
+    return (facts.classes, facts.channels, facts.side) if facts else (10, 3, 32)
 
 
 def _has_helper(findings: Findings, item: HelperItem) -> bool:
@@ -178,40 +268,12 @@ def _has_helper(findings: Findings, item: HelperItem) -> bool:
         return False
 
 
-def _is_known(findings: Findings, scenario: Scenario) -> bool:
-    """Whether the store has a scenario's victim; not, where a file that names it is missing."""
-    try:
-        return findings.victim(scenario) is not None
-    except (DatasetError, ImportRefused, WeightsError):
-        return False
-
-
-@lru_cache
-def _network(
-    architecture: Architecture, classes: int, channels: int, side: int
-) -> tuple[float, int, int]:
-    """Return FLOPs of a forward pass per image, parameters, and weights of the head."""
-    with torch.device("meta"):
-        network = architecture.build(classes=classes, channels=channels, side=side).eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            network(torch.empty(1, channels, side, side))
-    head = network.get_submodule(architecture.head)
-    size = sum(p.numel() for p in head.parameters())
-    parameters = sum(p.numel() for p in network.parameters())
-    return float(counter.get_total_flops()), parameters, size
-
-
-@lru_cache
-def _rate() -> float:
-    """Return the FLOP/s of a matrix product on one thread of this machine, measured now."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    a = torch.ones(512, 512)
-    a @ a
-    started = time.perf_counter()
-    for _ in range(20):
-        a @ a
-    elapsed = time.perf_counter() - started
-    torch.set_num_threads(threads)
-    return 20 * 2 * 512**3 / elapsed
+def _victims(plan: Plan, findings: Findings) -> dict[int, VictimFinding]:
+    """Return the victims that the store has; none where a file that names one is missing."""
+    found: dict[int, VictimFinding] = {}
+    for scenario in plan.scenarios:
+        with suppress(DatasetError, ImportRefused, WeightsError):
+            victim = findings.victim(scenario)
+            if victim is not None:
+                found[scenario.number] = victim
+    return found

@@ -5,24 +5,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from orchestrator.catalogue import Catalogue
+from orchestrator.experience import Pace
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.work import Item, TrialItem, VictimItem
 from orchestrator.workload import Workload, machine_of
 
 ENOUGH = 0.05  # share of an item that must be done before its pace says anything
 Machine: TypeAlias = tuple[str, str]
-
-
-@dataclass
-class _Pace:
-    """Seconds and the load that they went into."""
-
-    seconds: float = 0.0
-    load: float = 0.0
-
-    @property
-    def rate(self) -> float | None:
-        return self.seconds / self.load if self.load else None
 
 
 @dataclass
@@ -47,7 +36,7 @@ class Outlook:
     def __init__(self, plan: Plan) -> None:
         self._load = Workload(plan)
         self._catalogue = Catalogue(plan)
-        self._paces: dict[tuple[str, Machine | None], _Pace] = defaultdict(_Pace)
+        self._paces: dict[tuple[str, Machine | None], Pace] = defaultdict(Pace)
         self._running: dict[str, _Run] = {}
         self._places: dict[str, float] = {}  # when each was last heard of
         self._counting = False
@@ -132,9 +121,7 @@ class Outlook:
 
     def _note(self, name: str, scenario: Scenario, seconds: float, load: float) -> None:
         for machine in (machine_of(scenario), None):
-            pace = self._paces[_kind(name), machine]
-            pace.seconds += seconds
-            pace.load += load
+            self._paces[_kind(name), machine].add(seconds, load)
 
     def _rate(self, kind: str, machine: Machine, now: float) -> float | None:
         """Return seconds per unit of load: the nearest that is known.

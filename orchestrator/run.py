@@ -13,6 +13,7 @@ from orchestrator.decisions import Status
 from orchestrator.definition import Study
 from orchestrator.errors import Unusable
 from orchestrator.estimate import estimate
+from orchestrator.experience import gather, keep
 from orchestrator.findings import Findings, objective_value
 from orchestrator.folder import Folder, write_text
 from orchestrator.imports import check_imports
@@ -43,8 +44,9 @@ def show_plan(study: Study, console: Console) -> None:
     plan = make_plan(study)
     gpu = gpu_of(study)
     workers = workers_of(study, gpu)
-    keys = KeyRing(study.victim, compute_of(study, gpu))
-    cost = estimate(plan, Store(study.store), keys, workers, gpu)
+    compute = compute_of(study, gpu)
+    keys = KeyRing(study.victim, compute)
+    cost = estimate(plan, Store(study.store), keys, compute, workers, gpu)
     console.print(f"[bold]{study.name}[/]: {_counts(plan)}")
     console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
     table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
@@ -60,8 +62,12 @@ def show_plan(study: Study, console: Console) -> None:
     console.print(table)
     console.print(
         f"about {span(cost.hours * 3600)} on {workers} workers; {cost.gpu_hours:.2f} GPU-hours; "
-        f"{cost.disk / 1e6:,.0f} MB of disk (an estimate from arithmetic and this machine's speed)"
+        f"{cost.disk / 1e6:,.0f} MB of disk"
     )
+    if cost.sources:
+        parts = sorted(cost.sources.items(), key=lambda pair: -pair[1])
+        told = ", ".join(f"{share:.0%} {source}" for source, share in parts)
+        console.print(f"the time is estimated from: {told}", soft_wrap=True)
 
 
 def run_study(
@@ -107,7 +113,8 @@ class _Run:
         self.plan, self.folder, self.console, self.interrupts = plan, folder, console, interrupts
         study = plan.study
         gpu = gpu_of(study)
-        compute = compute_of(study, gpu)
+        self.store, self.compute = store, compute_of(study, gpu)
+        compute = self.compute
         self.site = Site(
             store=study.store,
             study=folder.identity(),
@@ -209,6 +216,7 @@ class _Run:
         prunings = self.conductor.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
         write_curves(self.conductor, self.results, self.findings, self.folder.path / CURVES)
+        self._keep_paces()
         self.pictures.write()
         save_studies(self.folder.path / "optuna.journal", self.conductor.decisions.judges)
         write_report(self.folder.path)
@@ -218,6 +226,13 @@ class _Run:
             metrics=metrics if whole else {},
             artifacts=artifacts_of(self.folder.path) if whole else (),
         )
+
+    def _keep_paces(self) -> None:
+        """Let later studies know what stages took here."""
+        found = {s.number: self.findings.victim(s) for s in self.plan.scenarios}
+        victims = {number: victim for number, victim in found.items() if victim is not None}
+        scores, repairs = self.conductor.scores, self.conductor.repairs
+        keep(self.store, self.compute, gather(self.plan, victims, scores, repairs))
 
     def _say_where(self, failures: int) -> None:
         objective = self.plan.study.objective.value

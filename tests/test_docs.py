@@ -1,6 +1,20 @@
-"""Pages that are made from the code are as the code says."""
+"""Pages that are made from the code are as the code says; commands and manifests are sound."""
 
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.spec import load_study
 from tests import attacks_page, settings_table
+
+ROOT = Path(__file__).resolve().parents[1]
+CLUSTER = ROOT / "docs" / "cluster"
+SNIPPETS = re.findall(
+    r"^```bash\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8"), re.M | re.S
+)
 
 
 def test_the_page_of_hyperparameters_is_fresh() -> None:
@@ -17,3 +31,49 @@ def test_the_page_of_attacks_is_fresh() -> None:
     assert attacks_page.PAGE.read_text(encoding="utf-8") == fresh, (
         "run: python -m tests.attacks_page"
     )
+
+
+# Clusters.
+
+
+@pytest.mark.parametrize("text", [*SNIPPETS, (CLUSTER / "slurm.sh").read_text(encoding="utf-8")])
+def test_shell_of_the_page_of_clusters_parses(text: str) -> None:
+    done = subprocess.run(
+        ["bash", "-n"], input=text, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_commands_of_the_page_of_clusters_name_what_exists() -> None:
+    assert len(SNIPPETS) >= 8
+    named = set(re.findall(r"(?:docs|studies)/[\w./-]+\.(?:yaml|sh)", "\n".join(SNIPPETS)))
+    assert {"docs/cluster/slurm.sh", "studies/cluster.yaml"} <= named
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_manifests_parse_and_ask_for_gpus_that_limits_allow(path: Path) -> None:
+    documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    assert all({"apiVersion", "kind", "metadata"} <= set(document) for document in documents)
+    for document in documents:
+        spec = document.get("spec", {})
+        cluster = spec.get("rayClusterSpec", spec)
+        for group in cluster.get("workerGroupSpecs", []):
+            (container,) = group["template"]["spec"]["containers"]
+            resources = container["resources"]
+            assert resources["limits"]["nvidia.com/gpu"] == 1
+            assert resources["requests"] == resources["limits"]  # Ray counts the limits
+            assert container["image"] and container["volumeMounts"]
+
+
+def test_the_job_of_the_manifest_is_a_study_that_parses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = yaml.safe_load_all((CLUSTER / "kuberay-job.yaml").read_text(encoding="utf-8"))
+    words = job["spec"]["entrypoint"].split()
+    assert words[:3] == ["python", "-m", "orchestrator.study"]
+    overrides = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+    monkeypatch.chdir(tmp_path)
+    study = load_study(str(ROOT / words[3]), overrides)
+    assert study.store == "/ulrl/store"
+    assert study.mlflow.uri == "http://mlflow:5000"

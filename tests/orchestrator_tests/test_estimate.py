@@ -3,22 +3,30 @@
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from time import process_time
 from typing import Any
 
 import pytest
+import torch
 
+from orchestrator.calibration import Calibration, Kind, Speed
 from orchestrator.definition import LogModels, Study, Tracking
-from orchestrator.estimate import Estimate, estimate
+from orchestrator.estimate import END_SECONDS, START_SECONDS, Estimate, Source, estimate
+from orchestrator.experience import gather, keep
 from orchestrator.keys import Compute, KeyRing
+from orchestrator.materials import blueprint_of
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
+from orchestrator.workload import Workload
 from tests.orchestrator_tests.places import Place
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 from ulrl.datasets.arrays import Arrays
 from ulrl.datasets.digits import Digits
 from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
+from ulrl.victim import train_victim
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "unlearn_threshold": (0.2, 0.4),
@@ -42,7 +50,7 @@ def study_of(store: Path | str, **other: Any) -> Study:
 
 def cost(study: Study, workers: int = 2, gpu: float = 0.0) -> Estimate:
     keys = KeyRing(study.victim, Compute())
-    return estimate(make_plan(study), Store(study.store), keys, workers, gpu)
+    return estimate(make_plan(study), Store(study.store), keys, Compute(), workers, gpu)
 
 
 def test_counts_of_a_new_study(tmp_path: Path) -> None:
@@ -63,7 +71,7 @@ def test_counts_of_a_study_that_is_done(tmp_path: Path) -> None:
     assert found.runs == {stage: executed.count(stage) for stage in found.runs}
     assert found.runs == {"train_victim": 4, "unlearn": 8, "relearn": 12}
     assert found.cached == found.runs
-    assert (found.seconds, found.disk) == (0, 0)
+    assert (found.seconds, found.disk, found.hours) == (0, 0, 0)
 
 
 def test_counts_of_a_study_that_was_interrupted(tmp_path: Path) -> None:
@@ -77,7 +85,8 @@ def test_counts_of_a_study_that_was_interrupted(tmp_path: Path) -> None:
     assert 0 < found.cached["relearn"] < found.runs["relearn"] <= 32
     assert found.cached["train_victim"] == stored.count("train_victim") <= 4
     assert found.cached["relearn"] <= stored.count("relearn")
-    assert 0 < found.seconds < whole.seconds
+    assert found.seconds > 0
+    assert found.sources == {Source.TAKEN: 1.0}
     assert 0 < found.disk < whole.disk
 
 
@@ -93,18 +102,34 @@ def test_nothing_is_written_or_needed(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_store_of_another_machine_kind_is_no_help(tmp_path: Path) -> None:
     study = study_of(f"memory://{tmp_path}")
     Workers().run(Desk(study, tmp_path))
-    keys = KeyRing(study.victim, Compute(device="cuda"))
-    found = estimate(make_plan(study), Store(study.store), keys, 1, 1.0)
+    compute = Compute(device="cuda")
+    keys = KeyRing(study.victim, compute)
+    found = estimate(make_plan(study), Store(study.store), keys, compute, 1, 1.0)
     assert not any(found.cached.values())
 
 
 def test_time_is_spread_over_workers_and_gpus_cost_while_they_are_held(tmp_path: Path) -> None:
     found = cost(study_of(tmp_path), workers=4, gpu=0.5)
-    assert found.hours == pytest.approx(found.seconds / 4 / 3600)
+    assert found.hours == pytest.approx((START_SECONDS + found.seconds / 4 + END_SECONDS) / 3600)
+    many = cost(study_of(tmp_path), workers=1000)
+    assert many.seconds / 1000 < many.longest
+    assert many.hours == pytest.approx((START_SECONDS + many.longest + END_SECONDS) / 3600)
     assert found.gpu_hours == pytest.approx(found.seconds * 0.5 / 3600)
     assert cost(study_of(tmp_path)).gpu_hours == 0
 
 
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose speed does not change from one measurement to the next."""
+    monkeypatch.setattr(
+        "orchestrator.calibration.Calibration._measure",
+        lambda _, kind: Speed(
+            train=3e-5 * kind.architecture.width, test=1e-5 * kind.architecture.width, timed=True
+        ),
+    )
+
+
+@pytest.mark.usefixtures("steady")
 def test_more_work_costs_more(tmp_path: Path) -> None:
     base = cost(study_of(tmp_path))
     longer = cost(study_of(tmp_path, victim=VictimRecipe.of(epochs=50)))
@@ -151,5 +176,69 @@ def test_disk_is_about_what_the_results_take(made: Place, tmp_path: Path) -> Non
     kept = [path for path in root.rglob("*.safetensors") if path.parts[-3] != "repaired"]
     taken = sum(path.stat().st_size for path in kept)
     plan = make_plan(replace(made.plan.study, mlflow=Tracking(uri="", log_models=LogModels.NONE)))
-    found = estimate(plan, Store(str(tmp_path)), made.keys, 1, 0.0)
+    found = estimate(plan, Store(str(tmp_path)), made.keys, Compute(), 1, 0.0)
     assert taken / 4 < found.disk < taken * 2
+
+
+def test_what_stages_took_before_is_what_they_will_take(tmp_path: Path) -> None:
+    """Four of eight seeds are done: victims of 8.5 s, ascents of 6, trials of 1.5."""
+    study = study_of(f"memory://{tmp_path}", settings={"alpha": (0.5, 0.7)})
+    Workers().run(Desk(study, tmp_path))
+    found = cost(replace(study, grid=replace(study.grid, seeds=tuple(range(8)))))
+    assert found.sources == {Source.TAKEN: 1.0}
+    assert found.seconds == pytest.approx(4 * (8.5 + 6 + 2 * 1.5))
+
+
+def test_a_study_leaves_its_paces_for_later_ones(tmp_path: Path) -> None:
+    study = study_of(f"memory://{tmp_path}", settings={"alpha": (0.5, 0.7)})
+    desk = Desk(study, tmp_path)
+    Workers().run(desk)
+    victims = dict(desk.recorder.victims)
+    paces = gather(desk.plan, victims, desk.conductor.scores, desk.conductor.repairs)
+    keep(desk.store, Compute(), paces)
+    other = study_of(
+        f"memory://{tmp_path}", settings={"alpha": (0.5, 0.7)}, grid={"seeds": (10, 11)}
+    )
+    found = cost(other)
+    assert not any(found.cached.values())
+    assert found.sources == {Source.TAKEN: 1.0}
+    assert found.seconds == pytest.approx(2 * (8.5 + 6 + 2 * 1.5))
+
+
+def test_a_new_study_is_timed_here_and_now(tmp_path: Path) -> None:
+    """What a training of the same network takes is within a factor of two of the estimate."""
+    study = study_of(tmp_path, settings={}, grid={"seeds": (0,), "datasets": (Digits(size=16),)})
+    found = cost(study, workers=1)
+    assert found.sources == {Source.TIMED: 1.0}
+    images = study.grid.datasets[0].load()
+    facts = study.grid.datasets[0].facts()
+    assert facts is not None
+    scenario = make_plan(study).scenarios[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = process_time()
+    run = train_victim(
+        study.victim.config("digits"),
+        blueprint_of(scenario, images),
+        scenario.poison,
+        images,
+        0,
+        torch.device("cpu"),
+    )
+    assert [epoch.number for epoch in run.epochs] == [1]
+    spent = process_time() - began
+    torch.set_num_threads(threads)
+    load = Workload(make_plan(study)).victim(scenario)
+    assert load.trained == facts.train_count
+    kind = Kind(
+        architecture=scenario.architecture,
+        classes=facts.classes,
+        channels=facts.channels,
+        side=facts.side,
+        treatment=scenario.dataset.treatment,
+        batch=64,
+        precision=Precision.FP32,
+    )
+    speed = Calibration("cpu", 1, 1).speed(kind)
+    assert speed.timed
+    assert spent / 2 < load.trained * speed.train < spent * 2

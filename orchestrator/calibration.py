@@ -1,0 +1,185 @@
+"""How fast this machine works on a study's own networks: a few real steps, timed now."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from ulrl.datasets import Treatment
+from ulrl.fitting import Samples, Schedule, Sources, train
+from ulrl.models import Architecture, Blueprint, Classifier
+from ulrl.precision import Precision
+from ulrl.randomness import spared_default
+
+BUDGET = 4.0  # seconds for all that a plan wants to know
+LEAST = 0.2  # seconds for one network
+STEP_SECONDS = 0.004  # of a step besides its arithmetic, where nothing can be timed
+EFFICIENCY = 0.4  # of the measured matrix-product rate that small convolutions reach
+GPU_RATE = 1.5e14  # FLOP/s that training reaches on a GPU of the H100's class, if none is here
+LARGEST = 40_000_000  # parameters of what is built to be timed on a CPU
+TRIED = 64  # images of a timed forward pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """All that seconds per image depend on, but for the machine."""
+
+    architecture: Architecture
+    classes: int
+    channels: int
+    side: int
+    treatment: Treatment
+    batch: int
+    precision: Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds per image.
+
+    Attributes:
+        train: In a training step of the real batch size, augmentation included.
+        test: In a prediction.
+        timed: Whether measured here and now; otherwise it is arithmetic.
+    """
+
+    train: float
+    test: float
+    timed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a network is, counted without building it."""
+
+    forward: float  # FLOPs of one image
+    parameters: int
+    head: int  # weights of the last layer
+
+
+class Calibration:
+    """Times each kind of work once, within a few seconds for all.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: Of torch, on a CPU.
+        kinds: How many there are: each gets its share of the time.
+    """
+
+    def __init__(self, device: str, threads: int, kinds: int) -> None:
+        here = device == "cpu" or torch.cuda.is_available()
+        self._device = torch.device(device) if here else None
+        self._threads = threads
+        self._slice = max(LEAST, BUDGET / max(1, kinds))
+        self._left = BUDGET
+        self._known: dict[Kind, Speed] = {}
+
+    def speed(self, kind: Kind) -> Speed:
+        """Return how fast a kind of work goes."""
+        if kind not in self._known:
+            self._known[kind] = self._measure(kind)
+        return self._known[kind]
+
+    def _measure(self, kind: Kind) -> Speed:
+        size = size_of(kind.architecture, kind.classes, kind.channels, kind.side)
+        guess = self._arithmetic(kind, size)
+        cpu = self._device is not None and self._device.type == "cpu"
+        short = self._left < LEAST or (cpu and size.parameters > LARGEST)
+        if self._device is None or short or 6 * guess.train > self._slice:
+            return guess
+        began = time.perf_counter()
+        former = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            with spared_default():
+                return self._time(kind, self._device, guess)
+        finally:
+            torch.set_num_threads(former)
+            self._left -= time.perf_counter() - began
+
+    def _arithmetic(self, kind: Kind, size: Size) -> Speed:
+        rate = GPU_RATE if self._device is None or self._device.type == "cuda" else _rate()
+        one = size.forward / (EFFICIENCY * rate)
+        return Speed(train=3 * one + STEP_SECONDS / kind.batch, test=one, timed=False)
+
+    def _time(self, kind: Kind, device: torch.device, guess: Speed) -> Speed:
+        blueprint = Blueprint(
+            architecture=kind.architecture,
+            classes=kind.classes,
+            channels=kind.channels,
+            side=kind.side,
+            treatment=kind.treatment,
+        )
+        network = kind.architecture.build(
+            classes=kind.classes, channels=kind.channels, side=kind.side
+        )
+        classifier = Classifier(blueprint, network, device)
+        count = max(2, min(kind.batch, int(self._slice / (6 * guess.train))))
+        images = torch.zeros((count, kind.channels, kind.side, kind.side), dtype=torch.uint8)
+        samples = Samples(images=images, labels=torch.zeros(count, dtype=torch.int64))
+        schedule = Schedule(
+            epochs=1000, batch_size=count, rate=lambda _: 1e-4, precision=kind.precision
+        )
+        optimiser = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, fused=True)
+        sources = Sources.of(0, "calibration")
+        steps = train(classifier, samples, optimiser, cross_entropy, schedule, sources)
+        trained = self._repeat(lambda: next(steps))
+        shown = images[: min(count, TRIED)].to(device)
+        tested = self._repeat(lambda: classifier.predict(shown))
+        return Speed(train=trained / count, test=tested / len(shown), timed=True)
+
+    def _repeat(self, act: Callable[[], object]) -> float:
+        """Return the seconds of an act: the least of several, after a first that warms up.
+
+        On a CPU they are seconds of computing, so that what else runs here meanwhile does
+        not count.
+        """
+        act()
+        spent: list[float] = []
+        until = time.perf_counter() + self._slice / 3
+        while not spent or (time.perf_counter() < until and len(spent) < 20):
+            began = self._clock()
+            act()
+            spent.append(self._clock() - began)
+        return min(spent)
+
+    def _clock(self) -> float:
+        if self._device is not None and self._device.type == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time() / self._threads
+
+
+@lru_cache
+def size_of(architecture: Architecture, classes: int, channels: int, side: int) -> Size:
+    """Return a network's size, counted on torch's meta device."""
+    with torch.device("meta"):
+        network = architecture.build(classes=classes, channels=channels, side=side).eval()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            network(torch.empty(1, channels, side, side))
+    head = network.get_submodule(architecture.head)
+    return Size(
+        forward=float(counter.get_total_flops()),
+        parameters=sum(p.numel() for p in network.parameters()),
+        head=sum(p.numel() for p in head.parameters()),
+    )
+
+
+@lru_cache
+def _rate() -> float:
+    """Return the FLOP/s of a matrix product on one thread of this machine, measured now."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    a = torch.ones(512, 512)
+    a @ a
+    began = time.process_time()
+    for _ in range(20):
+        a @ a
+    elapsed = time.process_time() - began
+    torch.set_num_threads(threads)
+    return 20 * 2 * 512**3 / max(elapsed, 1e-6)
