@@ -12,9 +12,8 @@ from tests import attacks_page, settings_table
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "docs" / "cluster"
-SNIPPETS = re.findall(
-    r"^```bash\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8"), re.M | re.S
-)
+PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def test_the_page_of_hyperparameters_is_fresh() -> None:
@@ -63,7 +62,8 @@ def test_manifests_parse_and_ask_for_gpus_that_limits_allow(path: Path) -> None:
             resources = container["resources"]
             assert resources["limits"]["nvidia.com/gpu"] == 1
             assert resources["requests"] == resources["limits"]  # Ray counts the limits
-            assert container["image"] and container["volumeMounts"]
+            assert container["image"]
+            assert container["volumeMounts"]
 
 
 def test_the_job_of_the_manifest_is_a_study_that_parses(
