@@ -91,9 +91,7 @@ class _Count:
         return seconds
 
 
-def estimate(
-    plan: Plan, store: Store, keys: KeyRing, compute: Compute, workers: int, gpu: float
-) -> Estimate:
+def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) -> Estimate:
     """Count what `plan` needs and what `store` has, and estimate the rest.
 
     Seconds come from what the results that are there took, or such results of former
@@ -104,7 +102,7 @@ def estimate(
     victims = _victims(plan, findings)
     scores, repairs = _present(plan, findings, victims)
     taken = gather(plan, victims, scores, repairs)
-    costs = _Costs(plan, taken, recall(store, compute, plan), compute)
+    costs = _Costs(plan, taken, recall(store, keys.compute, plan), keys.compute)
     count, catalogue = _Count(), Catalogue(plan)
     groups = defaultdict(list)
     for group in catalogue.groups:

@@ -112,11 +112,15 @@ def settled(config: Config, compute: Compute) -> Config:
 
 
 class KeyRing:
-    """The keys of a study's results on one kind of machine."""
+    """The keys of a study's results on one kind of machine.
+
+    Attributes:
+        compute: The kind of machine.
+    """
 
     def __init__(self, victim: VictimRecipe, compute: Compute) -> None:
+        self.compute = compute
         self._victim = victim
-        self._compute = compute
         self._known: dict[Any, str] = {}
 
     def victim(self, scenario: Scenario) -> str:
@@ -144,8 +148,8 @@ class KeyRing:
                 "unlearn",
                 unlearning.VERSION,
                 {
-                    "unlearn": settled(parts.unlearn, self._compute),
-                    "compute": self._compute,
+                    "unlearn": settled(parts.unlearn, self.compute),
+                    "compute": self.compute,
                     "monitor": poisoning.MONITOR_COUNT,
                     **self._clean(trial),
                 },
@@ -165,9 +169,9 @@ class KeyRing:
         """Return the key of a trial's relearning, which knows phase 1 by its suspects only."""
         parts = trial.hyperparameters
         config = {
-            "relearn": settled(parts.relearn, self._compute),
+            "relearn": settled(parts.relearn, self.compute),
             "suspects": digest_of(suspects),
-            "compute": self._compute,
+            "compute": self.compute,
             "monitor": poisoning.MONITOR_COUNT,
             **self._clean(trial),
         }
@@ -179,7 +183,7 @@ class KeyRing:
         return self._once(
             ("evaluate", model),
             lambda: result_key(
-                "evaluate", evaluation.VERSION, {"compute": self._compute}, {"model": model}
+                "evaluate", evaluation.VERSION, {"compute": self.compute}, {"model": model}
             ),
         )
 
@@ -210,7 +214,7 @@ class KeyRing:
     def _kind(self, scenario: Scenario) -> dict[str, Any]:
         architecture = scenario.architecture
         return {
-            "victim": settled(self._victim.config(scenario.dataset.name), self._compute),
+            "victim": settled(self._victim.config(scenario.dataset.name), self.compute),
             "architecture": {"options": architecture, **architecture.identity()},
         }
 
@@ -219,7 +223,7 @@ class KeyRing:
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
             "treatment": scenario.dataset.treatment,
             "seed": scenario.seed,
-            "compute": self._compute,
+            "compute": self.compute,
         }
 
     def _imported_key(self, scenario: Scenario, source: str) -> str:
@@ -231,7 +235,7 @@ class KeyRing:
             "treatment": scenario.dataset.treatment,
             "poison": scenario.poison,
             "attack": scenario.poison.attack.identity(),
-            "compute": self._compute,
+            "compute": self.compute,
         }
         return result_key("import_victim", victim_stage.VERSION, config, {})
 

@@ -50,7 +50,7 @@ def study_of(store: Path | str, **other: Any) -> Study:
 
 def cost(study: Study, workers: int = 2, gpu: float = 0.0) -> Estimate:
     keys = KeyRing(study.victim, Compute())
-    return estimate(make_plan(study), Store(study.store), keys, Compute(), workers, gpu)
+    return estimate(make_plan(study), Store(study.store), keys, workers, gpu)
 
 
 def test_counts_of_a_new_study(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_store_of_another_machine_kind_is_no_help(tmp_path: Path) -> None:
     Workers().run(Desk(study, tmp_path))
     compute = Compute(device="cuda")
     keys = KeyRing(study.victim, compute)
-    found = estimate(make_plan(study), Store(study.store), keys, compute, 1, 1.0)
+    found = estimate(make_plan(study), Store(study.store), keys, 1, 1.0)
     assert not any(found.cached.values())
 
 
@@ -176,7 +176,7 @@ def test_disk_is_about_what_the_results_take(made: Place, tmp_path: Path) -> Non
     kept = [path for path in root.rglob("*.safetensors") if path.parts[-3] != "repaired"]
     taken = sum(path.stat().st_size for path in kept)
     plan = make_plan(replace(made.plan.study, mlflow=Tracking(uri="", log_models=LogModels.NONE)))
-    found = estimate(plan, Store(str(tmp_path)), made.keys, Compute(), 1, 0.0)
+    found = estimate(plan, Store(str(tmp_path)), made.keys, 1, 0.0)
     assert taken / 4 < found.disk < taken * 2
 
 
