@@ -4,8 +4,11 @@ import traceback
 from collections.abc import Generator
 from typing import TypeAlias
 
+import torch
+
 from orchestrator.errors import Unusable
-from orchestrator.work import Finished, Item, Progress
+from orchestrator.timelimit import Overdue, TimeLimit
+from orchestrator.work import Finished, Item, Progress, Site
 from orchestrator.workshop import Workshop
 from ulrl.attacks import PictureError
 from ulrl.datasets import DatasetError
@@ -28,21 +31,48 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
     """Work on an item, yielding progress; an exception becomes its result.
 
     What a user's data or model raises belongs to the one trial; only a store that cannot
-    be used concerns all of them.
+    be used concerns all of them. What ran out of time or memory leaves nothing loaded.
     """
+    site = workshop.site
+    limit = TimeLimit(site.limits.seconds(item.stage), expendable=site.expendable)
+    work = workshop.work(item)
+    exhausted = False
     try:
-        runs = yield from workshop.work(item)
+        while True:
+            with limit.running():
+                progress = next(work)
+            yield progress
+    except StopIteration as end:
+        return Finished(runs=end.value)
     except Unusable as error:
         return Finished(error=str(error), fatal=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
-        told = " ".join(str(error).split()) or "no message"
-        about = [what for kind, what in PLACED.items() if isinstance(error, kind)]
+        lack = _lack(error, site, item)
+        exhausted = bool(lack)
+        kind, told = type(error).__name__, " ".join(str(error).split()) or "no message"
+        about = [what for placed, what in PLACED.items() if isinstance(error, placed)]
         kept = f"{about[0]} cannot be used; the log says why" if about else told
-        kind = type(error).__name__
         return Finished(
             runs=workshop.executed,
-            error=f"{kind}: {kept}"[:500],
-            told=f"{kind}: {told}"[:1000],
+            error=lack or f"{kind}: {kept}"[:500],
+            told=lack or f"{kind}: {told}"[:1000],
             trace=traceback.format_exc(),
         )
-    return Finished(runs=runs)
+    finally:
+        work.close()
+        if exhausted:
+            workshop.forget()
+
+
+def _lack(error: Exception, site: Site, item: Item) -> str:
+    """Return what an item ran out of, in words that do not depend on the moment; or nothing."""
+    if isinstance(error, Overdue):
+        return site.limits.overdue(item.stage)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"out of GPU memory; smaller batches, or a larger share of a GPU for its worker "
+            f"(resources.stages.{item.stage}.gpu), may help"
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory; smaller batches, a smaller network or fewer workers may help"
+    return ""

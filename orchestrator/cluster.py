@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import uuid
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from ray.tune.search import Searcher
 
 from orchestrator.catalogue import Catalogue
 from orchestrator.conductor import Conductor
-from orchestrator.definition import Resources, Study
+from orchestrator.definition import Study
 from orchestrator.errors import Unusable
 from orchestrator.plan import make_plan
 from orchestrator.rayside import configure, embedded_cpus, knock
+from orchestrator.resources import Resources
 from orchestrator.session import Session
 from orchestrator.shift import News, Shift
 from orchestrator.signals import Interrupts
@@ -35,7 +37,7 @@ class Worker(tune.Trainable):
         self, config: dict[str, Any], study: Study, site: Site, workshop: type[Workshop]
     ) -> None:
         warnings.simplefilter("ignore")  # the driver's terminal is for the study
-        self._workshop = workshop(site, study.victim)
+        self._workshop = workshop(replace(site, expendable=True), study.victim)
         self._catalogue = Catalogue(make_plan(study))
         self._take(config)
 

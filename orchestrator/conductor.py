@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from orchestrator.catalogue import Catalogue, Group
 from orchestrator.decisions import Decisions, Outcome
-from orchestrator.dispatch import ATTEMPTS, Dispatch
+from orchestrator.dispatch import Dispatch
 from orchestrator.errors import Unusable
 from orchestrator.findings import Findings, RepairFinding, ScoreFinding, objective_value
 from orchestrator.folder import Folder
@@ -53,7 +53,8 @@ class Conductor:
         for group in self._catalogue.groups:
             self._groups[group.scenario.number].append(group)
         self._waiting: dict[int, list[Scenario]] = defaultdict(list)  # by the helper's number
-        self._dispatch = Dispatch(self._needed, self.decisions.sure, observer.started)
+        self._dispatch = Dispatch(self._needed, self.decisions.sure, observer.started, plan.study)
+        self.allowance = self._dispatch.allowance
         self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
         self.scores: dict[int, ScoreFinding] = {}  # by the trial's number, as the next
         self.repairs: dict[int, RepairFinding] = {}
@@ -103,7 +104,7 @@ class Conductor:
         """Take news of a running item, and return whether it should stop."""
         if not self._dispatch.is_out(item):
             return True
-        self._dispatch.begin(item)
+        self._dispatch.begin(item, now=progress.begins)
         self._observer.progressed(item, progress)
         self._seen[item.name] = progress.curve
         if not isinstance(item, TrialItem):
@@ -151,12 +152,10 @@ class Conductor:
 
     def lost(self, item: Item, reason: str) -> None:
         """Take back an item whose worker died; it is tried again, but not for ever."""
-        if not self._dispatch.end(item) or self._dispatch.try_again(item):
-            return
-        error = f"its worker died {ATTEMPTS} times"
-        result = Finished(error=error, trace=reason)
-        self._observer.ended(item, result)
-        self._failed(item, result)
+        if error := self._dispatch.lose(item):
+            result = Finished(error=error, trace=reason)
+            self._observer.ended(item, result)
+            self._failed(item, result)
 
     def returned(self, item: Item) -> None:
         """Take back an item that was handed out and not begun."""

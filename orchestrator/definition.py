@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.resources import Budget, Limits, Resources
 from ulrl.attacks import Attack, LabelRule, Stamp
 from ulrl.datasets import Dataset
 from ulrl.hyperparameters import Preset
@@ -154,15 +155,6 @@ class VictimRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resources:
-    """Trials at once, and a trial's share; None is what the machine or cluster has."""
-
-    workers: int | None = None
-    cpu: int = 1
-    gpu: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tracking:
     """Where MLflow's record goes."""
 
@@ -190,5 +182,7 @@ class Study:
     prune: Prune = field(default_factory=Prune)
     objective: Objective = Objective.DER
     resources: Resources = field(default_factory=Resources)
+    limits: Limits = field(default_factory=Limits)
+    budget: Budget = field(default_factory=Budget)
     mlflow: Tracking
     store: str

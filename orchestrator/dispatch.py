@@ -1,14 +1,15 @@
 """Who gets what: items that are ready, items that are out, and how many go out together."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable
 
+from orchestrator.allowance import Allowance
+from orchestrator.definition import Study
 from orchestrator.pace import Pace
 from orchestrator.plan import Scenario
 from orchestrator.ready import Ready, kind_of
 from orchestrator.work import Item, TrialItem
-
-ATTEMPTS = 3  # of an item whose worker dies: the machine may be at fault, or the item
 
 
 class Dispatch:
@@ -18,6 +19,10 @@ class Dispatch:
         needed: Whether an item that is ready still is of use.
         sure: Numbers of scenarios in which no decision can spare a trial.
         started: Told of each item that a worker begins.
+        study: Its limits of an item and its budget.
+
+    Attributes:
+        allowance: What may still be begun.
     """
 
     def __init__(
@@ -25,10 +30,14 @@ class Dispatch:
         needed: Callable[[Item], bool],
         sure: Collection[int],
         started: Callable[[Item], None],
+        study: Study,
     ) -> None:
         self._needed = needed
         self._sure = sure
         self._started = started
+        self.allowance = Allowance(study.budget)
+        self._limits = study.limits
+        self._clocked: dict[str, float] = {}  # when a limited item was begun
         self._ready = Ready()
         self._pace = Pace()
         self._out: dict[str, float] = {}  # ranks of items by name
@@ -41,8 +50,8 @@ class Dispatch:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is out and nothing is ready."""
-        return not self._out and not self._ready
+        """Whether nothing is out and nothing is to be handed out."""
+        return not self._out and (not self._ready or bool(self.allowance.spent))
 
     def is_out(self, item: Item) -> bool:
         """Whether a worker has an item."""
@@ -71,8 +80,15 @@ class Dispatch:
                 items.append(item)
         return tuple(items)
 
-    def begin(self, item: Item) -> None:
-        """Note that a worker has begun an item; noting it twice is noting it once."""
+    def begin(self, item: Item, *, now: bool = False) -> None:
+        """Note that a worker has begun an item; noting it twice is noting it once.
+
+        Args:
+            item: The item.
+            now: Whether it begins this moment, and its time counts from here.
+        """
+        if now:
+            self._clocked[item.name] = time.monotonic()
         if item.name not in self._begun:
             self._begun.add(item.name)
             self._started(item)
@@ -95,15 +111,25 @@ class Dispatch:
     def give_back(self, item: Item) -> None:
         """Make an item ready again that was handed out and not begun."""
         if (rank := self._out.pop(item.name, None)) is not None:
+            self.allowance.give_back(item)
             self._ready.push(rank, item)
 
-    def try_again(self, item: Item) -> bool:
-        """Make an item ready again whose worker died, unless that happened too often."""
+    def lose(self, item: Item) -> str:
+        """Make an item ready again whose worker died, or return why it is given up.
+
+        One that had worked longer than its limit was ended for that: it is not tried again.
+        """
+        begun, seconds = self._clocked.pop(item.name, None), self._limits.seconds(item.stage)
+        if not self.end(item):
+            return ""
+        if begun is not None and seconds is not None and time.monotonic() - begun >= seconds:
+            return self._limits.overdue(item.stage)
         self._attempts[item.name] += 1
-        if self._attempts[item.name] < ATTEMPTS:
+        most = self._limits.attempts
+        if self._attempts[item.name] < most:
             self._ready.push(-1.0, item)
-            return True
-        return False
+            return ""
+        return f"its worker died {most} time{'s' * (most > 1)}"
 
     def _companion(self, first: Item) -> Item | None:
         """Hand out another item like `first`, of its scenario where that is no waste."""
@@ -119,9 +145,12 @@ class Dispatch:
         return None
 
     def _take(self, group: Hashable) -> Item | None:
+        if self.allowance.spent:
+            return None
         while (entry := self._ready.pop(group)) is not None:
             rank, item = entry
             if self._needed(item):
                 self._out[item.name] = rank
+                self.allowance.take(item)
                 return item
         return None

@@ -4,6 +4,7 @@
     - ``Mistakes``: the study file or the command line is wrong (2)
     - ``Unusable``: another driver holds the study, or cluster or store cannot be used (3)
     - ``Interrupted``: SIGINT (130) or SIGTERM (143)
+    - ``Spent``: the study's budget is used up, and trials are left (4)
 """
 
 import signal
@@ -38,3 +39,9 @@ class Interrupted(Stop):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
+
+
+class Spent(Stop):
+    """The budget of this start is used up before all is done."""
+
+    exit_code = 4

@@ -3,8 +3,8 @@
 import os
 import socket
 
-from orchestrator.definition import Resources
 from orchestrator.errors import Unusable
+from orchestrator.resources import Resources
 
 KNOCK_SECONDS = 10.0  # until an address counts as unreachable
 

@@ -11,7 +11,7 @@ from orchestrator.chatter import hush_libraries
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
 from orchestrator.definition import Study
-from orchestrator.errors import Unusable
+from orchestrator.errors import Spent, Unusable
 from orchestrator.estimate import estimate
 from orchestrator.experience import gather, keep
 from orchestrator.findings import Findings, objective_value
@@ -121,6 +121,7 @@ class _Run:
             threads=compute.threads,
             gpu=gpu,
             keep_repaired=study.mlflow.log_models != "none",
+            limits=study.limits,
         )
         folder.open_record()
         write_text(folder.path / "study.yaml", resolved_yaml(study))
@@ -155,11 +156,14 @@ class _Run:
                 self.console.print(f"{stored} trials are decided already")
             with self.screen:
                 self._execute(address, inline=inline)
-            whole = True
+            pending = len(self.plan.trials) - self.tally.decided_count
+            whole = not pending
         finally:
             self._conclude(whole=whole)
         failures = self.tally.statuses[Status.FAILED]
         self._say_where(failures)
+        if pending:
+            raise Spent(f"{self.conductor.allowance.spent} with {pending} trials pending")
         return 1 if failures else 0
 
     def _execute(self, address: str | None, *, inline: bool) -> None:

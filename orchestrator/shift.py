@@ -63,7 +63,7 @@ class Shift:
                 finished.append((item.name, result))
                 if self._closing or result.error or waited >= self._after(TELL_EVERY):
                     break
-            elif waited >= self._after(STREAM_EVERY if _may_be_cut(item) else REPORT_EVERY):
+            elif result.begins or waited >= self._after(_report_every(item)):
                 return News(
                     finished=tuple(finished),
                     current=item.name,
@@ -82,6 +82,9 @@ class Shift:
         """Do the next step of an item."""
         if self._steps is None:
             self._steps, self._busy = steps_of(self._workshop, item), 0.0
+            site = self._workshop.site
+            if site.expendable and site.limits.seconds(item.stage) is not None:
+                return Progress(stage=item.stage, epoch=0, epochs=0, begins=True)
         started = time.perf_counter()
         try:
             return next(self._steps)
@@ -150,5 +153,6 @@ class Assignment:
         self._left.clear()
 
 
-def _may_be_cut(item: Item) -> bool:
-    return isinstance(item, TrialItem) and item.stream
+def _report_every(item: Item) -> float:
+    may_be_cut = isinstance(item, TrialItem) and item.stream
+    return STREAM_EVERY if may_be_cut else REPORT_EVERY

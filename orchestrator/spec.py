@@ -3,33 +3,24 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from orchestrator.definition import (
     Exclusion,
     Grid,
     LogModels,
     Objective,
-    Resources,
     Study,
     Tracking,
 )
+from orchestrator.resources import Budget, Limits, Resources
 from orchestrator.spec_combinations import check_combinations
 from orchestrator.spec_exclude import is_excluded, read_exclude
 from orchestrator.spec_findings import Findings, Node
 from orchestrator.spec_grid import MAX_TRIALS, NO_RANGES, Axes, read_grid
 from orchestrator.spec_places import store_place, tracking_uri
 from orchestrator.spec_prune import DEFAULT_PRUNE, read_prune
-from orchestrator.spec_values import (
-    Reader,
-    between,
-    choice,
-    fail,
-    mapping,
-    number,
-    whole,
-    word,
-)
+from orchestrator.spec_resources import read_budget, read_limits, read_resources
+from orchestrator.spec_values import Reader, choice, fail, mapping, section, word
 from orchestrator.spec_victim import Combinations, Victims, read_victim
 from orchestrator.spec_yaml import resolved_yaml
 from orchestrator.yamlfile import read_tree
@@ -43,7 +34,7 @@ __all__ = ["is_excluded", "load_study", "missing_data", "resolved_yaml"]
 
 KEYS = (
     *("name", "preset", "grid", "exclude", "victim", "prune", "objective"),
-    *("resources", "mlflow", "store"),
+    *("resources", "limits", "budget", "mlflow", "store"),
 )
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
@@ -79,7 +70,13 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
         victim_rule=victims.rule,
         prune=found.read(keys.get("prune"), partial(read_prune, found=found), DEFAULT_PRUNE),
         objective=found.read(keys.get("objective"), partial(choice, enum=Objective), Objective.DER),
-        resources=found.read(keys.get("resources"), partial(_resources, found=found), Resources()),
+        resources=found.read(
+            keys.get("resources"),
+            partial(read_resources, architectures=_architectures(grid), found=found),
+            Resources(),
+        ),
+        limits=found.read(keys.get("limits"), partial(read_limits, found=found), Limits()),
+        budget=found.read(keys.get("budget"), partial(read_budget, found=found), Budget()),
         mlflow=found.read(keys["mlflow"], partial(_tracking, found=found), Tracking(uri="")),
         store=found.read(keys["store"], store_place, ""),
     )
@@ -157,22 +154,8 @@ def _name(node: Node) -> str:
     return name
 
 
-def _section(
-    node: Node,
-    readers: Mapping[str, Reader],
-    found: Findings,
-) -> dict[str, Any]:
-    """Return the right values of a section by key."""
-    values = {}
-    for key, part in mapping(node, readers, found).items():
-        with found.collecting():
-            values[key] = readers[key](part)
-    return values
-
-
-def _resources(node: Node, found: Findings) -> Resources:
-    readers: dict[str, Reader] = {"workers": _at_least_one, "cpu": _at_least_one, "gpu": _gpu}
-    return Resources(**_section(node, readers, found))
+def _architectures(grid: Grid) -> list[str]:
+    return [architecture.name for architecture in grid.architectures]
 
 
 def _tracking(node: Node, found: Findings) -> Tracking:
@@ -181,19 +164,5 @@ def _tracking(node: Node, found: Findings) -> Tracking:
         "log_models": partial(choice, enum=LogModels),
     }
     default = Node(path="mlflow.uri", place=node.place, value=DEFAULT_URI)
-    values = _section(node, readers, found)
+    values = section(node, readers, found)
     return Tracking(**{"uri": tracking_uri(default), **values})
-
-
-def _at_least_one(node: Node) -> int:
-    count = whole(node)
-    between(node, count, 1)
-    return count
-
-
-def _gpu(node: Node) -> float:
-    share = number(node)
-    between(node, share, 0)
-    if share > 1 and not share.is_integer():
-        raise fail(node, "at most 1, or a whole number")
-    return share

@@ -127,6 +127,15 @@ def mapping(
     return known(others, valid, found, "unknown key", "the keys are")
 
 
+def section(node: Node, readers: Mapping[str, Reader], found: Findings) -> dict[str, Any]:
+    """Return the right values of a section by key, and note the others."""
+    values = {}
+    for key, part in mapping(node, readers, found).items():
+        with found.collecting():
+            values[key] = readers[key](part)
+    return values
+
+
 def known(
     entries: Mapping[str, Node], valid: Iterable[str], found: Findings, complaint: str, hint: str
 ) -> dict[str, Node]:

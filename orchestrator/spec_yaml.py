@@ -39,9 +39,9 @@ def resolved_yaml(study: Study) -> str:
             "curve": study.prune.curve or "none",
         },
         "objective": study.objective,
-        "resources": {
-            name: value for name, value in _fields(study.resources).items() if value is not None
-        },
+        "resources": _said(study.resources),
+        "limits": _said(study.limits),
+        "budget": _said(study.budget),
         "mlflow": _fields(study.mlflow),
         "store": study.store,
     }
@@ -81,6 +81,22 @@ def _attack_entry(choice: AttackChoice) -> dict[str, Any]:
     if choice.source:
         entry["source"] = choice.source
     return entry
+
+
+def _said(value: Any) -> dict[str, Any]:
+    """Return the fields that say something: None and an empty mapping leave it open."""
+    said = {}
+    for name, one in _fields(value).items():
+        if isinstance(one, Mapping):
+            inner = {
+                key: _said(part) if dataclasses.is_dataclass(part) else part
+                for key, part in one.items()
+            }
+            if inner:
+                said[name] = inner
+        elif one is not None:
+            said[name] = one
+    return said
 
 
 def _fields(value: Any) -> dict[str, Any]:

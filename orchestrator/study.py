@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.errors import Interrupted, Mistakes, Stop, Unusable
+from orchestrator.errors import Interrupted, Mistakes, Spent, Stop, Unusable
 from orchestrator.invocation import program
 from orchestrator.signals import Interrupts
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with interrupts.watched():
             return _command(arguments, console, interrupts)
     except Stop as stop:
-        if isinstance(stop, Interrupted):
+        if isinstance(stop, Interrupted | Spent):
             words = sys.argv[1:] if argv is None else argv
             again = shlex.join([program("python"), "-m", "orchestrator.study", *words])
             text = f"stopped by {stop}; nothing finished is lost. To go on: {again}"

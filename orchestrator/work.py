@@ -4,9 +4,10 @@ import os
 import socket
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from orchestrator.plan import Scenario, Trial
+from orchestrator.resources import Limits
 from ulrl.attacks import Helper
 from ulrl.scoring import ScoreConfig
 
@@ -21,6 +22,7 @@ class HelperItem:
         helper: What to train; what it needs itself is trained already.
     """
 
+    stage: ClassVar[str] = "train_helper"
     number: int
     scenario: Scenario
     helper: Helper
@@ -38,6 +40,7 @@ class HelperItem:
 class VictimItem:
     """Train and evaluate a scenario's victim."""
 
+    stage: ClassVar[str] = "train_victim"
     scenario: Scenario
 
     @property
@@ -59,6 +62,7 @@ class AscentItem:
         rules: Their different scoring rules.
     """
 
+    stage: ClassVar[str] = "unlearn"
     number: int
     trial: Trial
     rules: tuple[ScoreConfig, ...]
@@ -85,6 +89,7 @@ class TrialItem:
         stream: Whether every epoch is reported, because somebody may cut the trial.
     """
 
+    stage: ClassVar[str] = "relearn"
     trial: Trial
     rules: tuple[ScoreConfig, ...]
     stream: bool
@@ -123,6 +128,7 @@ class Progress:
         epochs: Epochs there will be at most.
         curve: For a relearning: ACC, ASR and RA on the monitor subset after each epoch.
         place: The process that made it.
+        begins: Whether the item begins now; told of items whose time is limited.
     """
 
     stage: str
@@ -130,6 +136,7 @@ class Progress:
     epochs: int
     curve: tuple[tuple[float, float, float], ...] = ()
     place: str = field(default_factory=here, compare=False)
+    begins: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +193,8 @@ class Site:
         threads: Threads of torch.
         gpu: Share of a GPU that a worker takes.
         keep_repaired: Whether repaired weights stay in the store after their evaluation.
+        limits: What an item may take.
+        expendable: Whether an item that does not stop in time ends its process.
     """
 
     store: str
@@ -194,3 +203,5 @@ class Site:
     threads: int = 1
     gpu: float = 0.0
     keep_repaired: bool = True
+    limits: Limits = field(default_factory=Limits)
+    expendable: bool = False

@@ -50,13 +50,22 @@ class Workshop:
 
     def __init__(self, site: Site, victim: VictimRecipe) -> None:
         torch.set_num_threads(site.threads)
-        self._site = site
+        self.site = site
+        self._recipe = victim
         self._shelf = Shelf(site)
         self._store = self._shelf.store
         self._device = torch.device(site.device)
         self._keys = KeyRing(victim, Compute(device=site.device, threads=site.threads))
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all that is loaded: it is loaded again when it is needed."""
         self._materials = Materials()
-        self._victims = Victims(self._shelf, self._keys, victim, self._materials, self._device)
+        self._victims = Victims(
+            self._shelf, self._keys, self._recipe, self._materials, self._device
+        )
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def work(self, item: Item) -> Generator[Progress, None, tuple[StageRun, ...]]:
         """Do an item step by step; leaving the iterator early abandons the stage in flight.
@@ -152,7 +161,7 @@ class Workshop:
         else:
             weights = yield from self._relearn(trial, suspects, key)
         yield from self._evaluate(scenario, key, weights)
-        if not self._site.keep_repaired:
+        if not self.site.keep_repaired:
             self._store.delete("repaired", key)
 
     def _relearn(

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.dispatch import ATTEMPTS
 from orchestrator.errors import Unusable
+from orchestrator.resources import Limits
 from orchestrator.work import AscentItem, Finished, TrialItem, VictimItem
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
+
+ATTEMPTS = Limits().attempts
 
 
 def test_a_failing_victim_fails_its_trials_and_no_others(tmp_path: Path, store: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.definition import Study
-from orchestrator.dispatch import ATTEMPTS
 from orchestrator.estimate import estimate
+from orchestrator.resources import Limits
 from orchestrator.work import HelperItem
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
@@ -22,6 +22,8 @@ from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.recipes import VictimRecipe
 
 NARROW, WIDER = PreActResNet18(width=1), PreActResNet18(width=2)
+
+ATTEMPTS = Limits().attempts
 
 
 def study_of(tmp_path: Path, *attacks: Attack, **grid: Any) -> Study:

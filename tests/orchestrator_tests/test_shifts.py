@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.dispatch import ATTEMPTS
 from orchestrator.pace import SHIFT_SECONDS, Pace
+from orchestrator.resources import Limits
 from orchestrator.shift import Assignment, News, Shift
-from orchestrator.work import Finished, Item, Progress, StageRun, TrialItem
+from orchestrator.work import Finished, Item, Progress, Site, StageRun, TrialItem
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
+
+ATTEMPTS = Limits().attempts
 
 
 class Bench:
@@ -29,6 +31,7 @@ class Bench:
         return finished.runs
 
     executed: tuple[StageRun, ...] = ()
+    site = Site(store="", study="")
 
 
 class Clock:

@@ -16,11 +16,11 @@ from orchestrator.definition import (
     Objective,
     Prune,
     PrunerChoice,
-    Resources,
     Study,
     Tracking,
     VictimRule,
 )
+from orchestrator.resources import Resources
 from orchestrator.spec import load_study, missing_data, resolved_yaml
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from ulrl.attacks import LabelRule, Stamp
@@ -208,6 +208,8 @@ prune:
   curve: none
 objective: der
 resources: {{cpu: 1}}
+limits: {{attempts: 3}}
+budget: {{}}
 mlflow: {{uri: 'sqlite:///{tmp_path}/runs/mlflow.db', log_models: best}}
 store: {tmp_path}/runs/store
 """

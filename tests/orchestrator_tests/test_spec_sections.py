@@ -8,7 +8,10 @@ import pytest
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
 NO_RANGES = "ranges are drawn by a sampler, which this version does not have; list the values"
-SECTIONS = "name, preset, grid, exclude, victim, prune, objective, resources, mlflow, store"
+SECTIONS = (
+    "name, preset, grid, exclude, victim, prune, objective, resources, limits, budget, mlflow, "
+    "store"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,109 @@
+"""Items that hang or want more memory than there is, and budgets: with real processes."""
+
+import shutil
+
+from tests.system_tests.commands import ROOT, SMALL, Command, same
+
+# An attack for these tests alone, in a copy of the checkout: some of its triggers never come.
+STUCK = '''\
+"""Stuck: a trigger that is not always made."""
+
+import time
+from dataclasses import dataclass
+
+from torch import Generator
+
+from ulrl.attacks._base import FixedAttack, Images, register
+
+
+@register("stuck")
+@dataclass(frozen=True, kw_only=True)
+class Stuck(FixedAttack):
+    """A bright corner, for which one may wait for ever."""
+
+    how: str = "well"
+
+    def stamp(self, images: Images, generator: Generator) -> Images:
+        del generator
+        if self.how == "sleeps":
+            time.sleep(10**6)
+        if self.how == "holds":
+            sum(range(10**15))  # C code that never lets Python look
+        triggered = images.clone()
+        triggered[..., :3, :3] = 1
+        return triggered
+'''
+HANGING = """\
+name: hanging
+grid:
+  attack: [{name: stuck, how: [well, sleeps, holds]}]
+  dataset: digits
+  architecture: {name: preact_resnet18, width: 2}
+  clean_ratio: 0.05
+  relearn_epochs: 1
+  unlearn_epochs: 2
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+resources: {workers: 1}
+limits: {minutes: {train_victim: 0.25}}
+"""
+OVERDUE = "victim: worked longer than limits.minutes, which is 0.25"
+
+
+def test_an_item_that_hangs_fails_and_its_worker_is_replaced(command: Command) -> None:
+    for name in ("ulrl", "orchestrator"):
+        shutil.copytree(ROOT / name, command.folder / name)
+    (command.folder / "ulrl/attacks/stuck.py").write_text(STUCK)
+    command.write(HANGING)
+    out, err = command.run("grid.yaml", code=1)
+    results = command.results("hanging")
+    assert list(results.status) == ["done", "failed", "failed"]
+    assert list(results.error[1:]) == [OVERDUE, OVERDUE]
+    assert err == ""
+    assert "Traceback" not in out
+    logs = command.folder / "runs/hanging/logs"
+    assert "time.sleep(10**6)" in (logs / "victim-0001.log").read_text(), "where it hung"
+
+
+HUGE = """\
+name: huge
+grid:
+  attack: badnets
+  dataset: digits
+  architecture: [{name: preact_resnet18, width: 2}, {name: preact_resnet18, width: 4000000}]
+  clean_ratio: 0.05
+  relearn_epochs: 1
+  unlearn_epochs: 2
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+resources: {workers: 1}
+"""
+
+
+def test_a_network_that_no_memory_holds_is_a_failure_with_its_reason(command: Command) -> None:
+    command.write(HUGE)
+    command.run("grid.yaml", "--inline", code=1)
+    results = command.results("huge")
+    assert list(results.status) == ["done", "failed"]
+    reason = "victim: out of memory; smaller batches, a smaller network or fewer workers may help"
+    assert results.error[1] == reason
+
+
+def test_a_budget_ends_a_start_and_the_same_command_goes_on(
+    command: Command, undisturbed: Command
+) -> None:
+    command.write(SMALL)
+    arguments = ("grid.yaml", "--inline", "--set", "budget.trials=4")
+    _, err = command.run(*arguments, code=4)
+    again = " ".join(["python -m orchestrator.study", *arguments])
+    pending = (command.results().status == "pending").sum()
+    assert pending
+    assert err == (
+        f"stopped by budget.trials = 4 with {pending} trials pending; nothing finished is lost. "
+        f"To go on: {again}\n"
+    )
+    _, err = command.run("grid.yaml", "--set", "budget.hours=0.000001", code=4)
+    assert err.startswith("stopped by budget.hours = 1e-06 with ")
+    assert (command.results().status == "pending").sum() == pending
+    command.run("grid.yaml", "--set", "resources.workers=1")
+    same(command.results(), undisturbed.results())
