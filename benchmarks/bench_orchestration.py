@@ -1,0 +1,267 @@
+"""What orchestration costs where trials do nothing: ``python -m benchmarks.bench_orchestration``.
+
+Contenders take turns in one run, each in a process of its own, on two workers: a study of ours
+(the Optuna bridge, keys, the store with its checks and syncs, the study folder and MLflow's outbox
+in the loop), a bare pool of Ray actors, Ray Tune with reused workers, Ray Tune with a fresh worker
+per trial; none of the other three keeps anything. A rate counts from the first that ends to the
+last, so nobody's start counts. `--sizes` are the trials of our studies; the larger ones show
+whether a trial's cost stays, and what planning, memory and resuming take.
+"""
+
+import argparse
+import importlib.metadata
+import io
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+SETTINGS = 25
+WORKERS = 2
+COUNTS = {"bare actor pool": 2000, "Tune, reused workers": 150, "Tune, fresh workers": 6}
+OURS = "this project"
+STUDY = """\
+name: bench
+grid:
+  attack: badnets
+  dataset: digits
+  architecture: {{name: preact_resnet18, width: 1}}
+  seed: [{seeds}]
+  relearn_lr: [{rates}]
+prune: {{setting: {{pruner: wilcoxon, p_threshold: 1.0e-9, n_startup_steps: 7}}}}
+resources: {{workers: {workers}}}
+mlflow: {{uri: "http://127.0.0.1:9", log_models: none}}  # nobody there: all waits in the outbox
+store: {store}
+"""
+
+
+def ours(count: int, folder: Path) -> dict[str, float]:
+    """Do a study of so many trials, or what is left of it."""
+    from rich.console import Console
+
+    from benchmarks.idle import Idle
+    from orchestrator import cluster
+    from orchestrator.conductor import Conductor
+    from orchestrator.plan import make_plan
+    from orchestrator.run import run_study
+    from orchestrator.signals import Interrupts
+    from orchestrator.spec import load_study
+    from orchestrator.work import Finished, Item
+
+    study = load_study(str(write_study(count, folder)), [])
+    started = time.perf_counter()
+    make_plan(study)
+    planned = time.perf_counter()
+    ends: list[float] = []
+    run_on_ray = cluster.run_on_ray
+
+    def watched(conductor: Conductor, *arguments: Any) -> None:
+        finished = conductor.finished
+
+        def note(item: Item, result: Finished) -> None:
+            finished(item, result)
+            ends.append(time.perf_counter())
+
+        conductor.finished = note  # type: ignore[method-assign]
+        run_on_ray(conductor, *arguments, workshop=Idle)
+
+    cluster.run_on_ray = watched  # type: ignore[assignment]
+    code = run_study(
+        study,
+        folder / "out",
+        Console(file=io.StringIO()),
+        Interrupts(),
+        address=None,
+        inline=False,
+        verbose=False,
+    )
+    if code:
+        raise RuntimeError(f"the study ended with {code}")
+    return {
+        "rate": count / (ends[-1] - ends[0]),
+        "plan": planned - started,
+        "whole": time.perf_counter() - planned,
+        "after": time.perf_counter() - ends[-1],
+        "cpu": time.process_time(),
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+    }
+
+
+def write_study(count: int, folder: Path) -> Path:
+    """Write the study's file; no two trials share a result."""
+    path = folder / "bench.yaml"
+    text = STUDY.format(
+        seeds=", ".join(str(seed) for seed in range(max(1, count // SETTINGS))),
+        rates=", ".join(f"{0.001 * (number + 1):.3f}" for number in range(min(count, SETTINGS))),
+        workers=WORKERS,
+        store=folder / "store",
+    )
+    path.write_text(text)
+    return path
+
+
+def pool(count: int, folder: Path) -> dict[str, float]:
+    """Let bare actors do nothing so many times."""
+    del folder
+    import ray
+    from ray.util import ActorPool
+
+    start_ray()
+
+    @ray.remote(num_cpus=1)
+    class Actor:
+        def work(self, number: int) -> int:
+            return number
+
+    actors = ActorPool([Actor.remote() for _ in range(WORKERS)])  # type: ignore[attr-defined]
+    results = actors.map_unordered(lambda actor, number: actor.work.remote(number), range(count))
+    return {"rate": rate_of(time.perf_counter() for _ in results)}
+
+
+def tune_reused(count: int, folder: Path) -> dict[str, float]:
+    """Let Tune's workers do nothing, one trial after the other."""
+    return plain_tune(count, folder, reuse=True)
+
+
+def tune_fresh(count: int, folder: Path) -> dict[str, float]:
+    """Let a new worker of Tune do nothing, for each trial."""
+    return plain_tune(count, folder, reuse=False)
+
+
+def plain_tune(count: int, folder: Path, *, reuse: bool) -> dict[str, float]:
+    from ray import tune
+
+    start_ray()
+    ends: list[float] = []
+
+    class Nothing(tune.Trainable):
+        def step(self) -> dict[str, Any]:
+            return {"done": True, "value": 1.0}
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            del new_config
+            return True
+
+    class Watch(tune.Callback):
+        def on_trial_complete(self, *args: Any, **kwargs: Any) -> None:
+            del args, kwargs
+            ends.append(time.perf_counter())
+
+    trainable = tune.with_resources(Nothing, {"cpu": 1})
+    config = tune.TuneConfig(num_samples=count, max_concurrent_trials=WORKERS, reuse_actors=reuse)
+    run = tune.RunConfig(
+        storage_path=str(folder / "tune"),
+        verbose=0,
+        callbacks=[Watch()],
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+    )
+    tune.Tuner(trainable, tune_config=config, run_config=run).fit()
+    return {"rate": rate_of(ends)}
+
+
+def start_ray() -> None:
+    import logging
+
+    import ray
+
+    from orchestrator.rayside import configure
+
+    configure()
+    ray.init(
+        address="local",
+        num_cpus=WORKERS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def rate_of(ends: Iterable[float]) -> float:
+    """Return how many ended a second, from the first to the last."""
+    moments = list(ends)
+    return (len(moments) - 1) / (moments[-1] - moments[0])
+
+
+CONTENDERS: dict[str, Callable[[int, Path], dict[str, float]]] = {
+    OURS: ours,
+    "bare actor pool": pool,
+    "Tune, reused workers": tune_reused,
+    "Tune, fresh workers": tune_fresh,
+}
+
+
+def measure(name: str, count: int, folder: Path) -> dict[str, float]:
+    """Run a contender in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.bench_orchestration"]
+    given = [f"--contender={name}", f"--count={count}", f"--folder={folder}"]
+    done = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Print tables, and a line of JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--contender", choices=CONTENDERS, help="run one, and print its JSON")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    if given.contender:
+        print(json.dumps(CONTENDERS[given.contender](given.count, given.folder)))
+        return
+    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for _ in range(given.rounds):
+        for name in CONTENDERS:
+            with tempfile.TemporaryDirectory() as folder:
+                count = COUNTS.get(name, given.sizes[0])
+                rates[name].append(measure(name, count, Path(folder))["rate"])
+    sizes = {count: at_size(count) for count in given.sizes}
+    show(rates, sizes)
+    versions = {name: importlib.metadata.version(name) for name in ("ray", "optuna", "torch")}
+    device = f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}"
+    found = {"benchmark": "orchestration", "device": device, "versions": versions}
+    print(json.dumps({**found, "n": given.rounds, "trials a second": rates, "sizes": sizes}))
+
+
+def at_size(count: int) -> dict[str, float]:
+    """Run a study of so many trials, and then once more when it is finished."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(OURS, count, Path(folder))
+        command = [sys.executable, "-m", "orchestrator.study", f"{folder}/bench.yaml"]
+        started = time.perf_counter()
+        subprocess.run([*command, "--out", f"{folder}/out"], capture_output=True, check=True)
+        return {**found, "resume": time.perf_counter() - started}
+
+
+def show(rates: dict[str, list[float]], sizes: dict[int, dict[str, float]]) -> None:
+    print("| trials that do nothing | trials a second: median (range) | ÷ fresh | ÷ reused |")
+    print("|---|---|---|---|")
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    for name, found in rates.items():
+        spread = f"{medians[name]:.1f} ({min(found):.1f}-{max(found):.1f})"
+        fresh, reused = medians["Tune, fresh workers"], medians["Tune, reused workers"]
+        print(f"| {name} | {spread} | {medians[name] / fresh:.1f} | {medians[name] / reused:.2f} |")
+    print("\n| our trials | ms each | planning, s | after the last, s | driver, MB | resume, s |")
+    print("|---|---|---|---|---|---|")
+    for count, found in sizes.items():
+        cells = (
+            *(f"{count:,}", f"{1000 / found['rate']:.1f}", f"{found['plan']:.2f}"),
+            *(f"{found['after']:.1f}", f"{found['memory']:.0f}", f"{found['resume']:.1f}"),
+        )
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
