@@ -2,13 +2,18 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 TIMEOUT = 300  # seconds; the tables take 2 to 8
+QUIET = 30.0  # seconds without a change: nobody is making this database any more
 
 
 def database_file(uri: str) -> Path | None:
@@ -22,13 +27,17 @@ def database_file(uri: str) -> Path | None:
 def ensure_database(path: Path) -> None:
     """Make the database if there is none; of two drivers that do, one comes first.
 
-    MLflow itself would make the tables in place, over seconds, and cannot use a half of them.
+    MLflow itself makes the tables in place, over seconds, and cannot use a half of them. One
+    that a kill left so is moved aside and made anew; nothing is lost, for it holds no run.
 
     Raises:
-        RuntimeError: MLflow cannot make it; the text is its own.
+        RuntimeError: There is something that MLflow cannot use, or it cannot make one; the
+            text says what to do.
     """
     if path.exists():
-        return
+        if _whole(path):
+            return
+        mend(path, "it is half made")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid4().hex}.part")
     with TemporaryDirectory() as scratch:
@@ -41,6 +50,54 @@ def ensure_database(path: Path) -> None:
             pass
         finally:
             partial.unlink(missing_ok=True)
+
+
+def mend(path: Path, reason: str) -> None:
+    """Move a database aside that MLflow refuses, if it holds no run.
+
+    Raises:
+        RuntimeError: It holds runs, or somebody may be making it; the text says what to do.
+    """
+    runs = _count_runs(path)
+    if runs:
+        raise RuntimeError(
+            f"MLflow cannot use {path} as it is, with {runs} runs in it; copy it, then run: "
+            f"mlflow db upgrade sqlite:///{path} (or name another with mlflow.uri); {reason}"
+        )
+    if path.stat().st_size and time.time() - path.stat().st_mtime < QUIET:
+        raise RuntimeError(
+            f"{path} is half made, by another program just now or until it was killed; once it "
+            f"has been so for {QUIET:.0f} s it is made anew"
+        )
+    for file in (path, path.with_name(f"{path.name}-journal")):
+        if file.exists():
+            file.rename(file.with_name(f"{file.name}.half-made-{uuid4().hex[:8]}"))
+
+
+def _whole(path: Path) -> bool:
+    """Return whether a database says which version it has, as the last act of making it does."""
+    tables = {name for (name,) in _ask(path, "select name from sqlite_master")}
+    if "alembic_version" not in tables or any(t.startswith("_alembic_tmp") for t in tables):
+        return False
+    return bool(_ask(path, "select version_num from alembic_version"))
+
+
+def _count_runs(path: Path) -> int:
+    found = _ask(path, "select 1 from sqlite_master where type = 'table' and name = 'runs'")
+    return int(_ask(path, "select count(*) from runs")[0][0]) if found else 0
+
+
+def _ask(path: Path, query: str) -> list[tuple[Any, ...]]:
+    try:
+        with closing(sqlite3.connect(path, timeout=20)) as connection:
+            return list(connection.execute(query))
+    except sqlite3.OperationalError as error:
+        raise RuntimeError(f"{path} cannot be read: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise RuntimeError(
+            f"{path} is no database of MLflow's ({error}); move it away, or name another with "
+            f"mlflow.uri"
+        ) from error
 
 
 def _make_tables(path: Path) -> None:

@@ -156,10 +156,16 @@ class VictimRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """Where MLflow's record goes."""
+    """Where MLflow's record goes.
+
+    Attributes:
+        register: Whether the best repaired model of each scenario stands in MLflow's registry,
+            under the alias ``best``.
+    """
 
     uri: str
     log_models: LogModels = LogModels.BEST
+    register: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.records import Record, digest_of, from_plain, text_digest, to_plain
+from orchestrator.records import Record, digest_of, from_plain, text_digest, text_of, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +71,22 @@ class Outbox:
         with self._lock:
             if record.parent is not None and record.parent not in self._entries:
                 raise ValueError(f"{record.key}: its parent {record.parent!r} is not recorded yet")
-            plain = to_plain(record)
-            entry = self._entries.get(record.key)
-            if entry is not None and entry.digest == digest_of(plain):
+            text = text_of(to_plain(record))
+            digest, entry = text_digest(text), self._entries.get(record.key)
+            if entry is not None and entry.digest == digest:
                 return False
-            return self._write({"record": plain})
+            times = json.dumps([record.began, record.ended])
+            line = f'{{"record": {text}, "digest": "{digest}", "times": {times}}}\n'.encode()
+            return self._put(line)
 
     def read(self, key: str) -> tuple[Record, str]:
         """Return the present record of `key` and its digest."""
         with self._lock:
             entry = self._entries[key]
             line = os.pread(self._file.fileno(), entry.length, entry.offset)
-        return from_plain(json.loads(line)["record"]), entry.digest
+        content = json.loads(line)
+        began, ended = content.get("times", (None, None))
+        return from_plain(content["record"], began, ended), entry.digest
 
     def pending(self, place: str) -> list[str]:
         """Return the keys whose present record `place` has not got, in order of first record.
@@ -156,7 +160,9 @@ class Outbox:
         self._file.seek(0, os.SEEK_END)
 
     def _write(self, content: Mapping[str, Any]) -> bool:
-        line = json.dumps(content, allow_nan=False).encode() + b"\n"
+        return self._put(json.dumps(content, allow_nan=False).encode() + b"\n")
+
+    def _put(self, line: bytes) -> bool:
         with self._lock:
             if self._file.closed:
                 return False
@@ -175,8 +181,8 @@ class Outbox:
             case {"study": study}:
                 self.study = study
             case {"record": plain}:
-                key, parent = plain["key"], plain["parent"]
-                self._entries[key] = _Entry(digest_of(plain), parent, offset, len(line))
+                key, digest = plain["key"], content.get("digest") or digest_of(plain)
+                self._entries[key] = _Entry(digest, plain["parent"], offset, len(line))
             case {"receipt": key, "place": place, "held": dict(held)}:
                 receipt = Receipt(**{**held, "tags": tuple(held["tags"])})
                 self._receipts.setdefault(place, {})[key] = receipt

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,22 @@ from typing import Any
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # characters that MLflow takes
 NOT_FINITE = "ulrl.not_finite"
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A set of images that a run rests on.
+
+    Attributes:
+        digest: Of what fixes its content.
+        context: What it is for, in a word or two.
+        facts: Plain values that a person wants to know of it.
+    """
+
+    name: str
+    digest: str
+    context: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +41,12 @@ class Record:
         curves: Per metric, pairs of step and value.
         status: One of `STATUSES`.
         artifacts: Pairs of a local file and the run's folder for it, "" for the top.
-        model: Plain values from which the tracker's `materialise` makes the model.
+        model: Plain values that say to the tracker's maker of models which one it is.
+        registered: Name under which the model stands in the registry, or "".
+        datasets: What the run rests on; the same name, digest and context once.
+        began: When its work began, in seconds since 1970; None is when its run is made. Like
+            `ended`, it is no part of what tells records apart.
+        ended: When its work ended; None is when it is first said to have.
     """
 
     key: str
@@ -38,6 +59,10 @@ class Record:
     status: str = "FINISHED"
     artifacts: tuple[tuple[str, str], ...] = ()
     model: Mapping[str, Any] | None = None
+    registered: str = ""
+    datasets: tuple[Dataset, ...] = ()
+    began: float | None = None
+    ended: float | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -65,7 +90,7 @@ def fitted(record: Record) -> Record:
 
 
 def to_plain(record: Record) -> dict[str, Any]:
-    """Return `record` as JSON values, artifacts with the hash of what they hold now."""
+    """Return `record` but for its times as JSON values, artifacts with a hash of what they hold."""
     return {
         "key": record.key,
         "parent": record.parent,
@@ -80,16 +105,22 @@ def to_plain(record: Record) -> dict[str, Any]:
         "status": record.status,
         "artifacts": [[file, folder, _content_digest(file)] for file, folder in record.artifacts],
         "model": None if record.model is None else dict(record.model),
+        "registered": record.registered,
+        "datasets": [{**asdict(one), "facts": dict(one.facts)} for one in record.datasets],
     }
 
 
-def from_plain(plain: Mapping[str, Any]) -> Record:
+def from_plain(
+    plain: Mapping[str, Any], began: float | None = None, ended: float | None = None
+) -> Record:
     curves = {
         name: tuple((step, value) for step, value in points)
         for name, points in plain["curves"].items()
     }
     artifacts = tuple((file, folder) for file, folder, _ in plain["artifacts"])
-    return Record(**{**plain, "curves": curves, "artifacts": artifacts})
+    datasets = tuple(Dataset(**one) for one in plain.get("datasets", ()))
+    parts = {"curves": curves, "artifacts": artifacts, "datasets": datasets}
+    return Record(**{**plain, **parts, "began": began, "ended": ended})
 
 
 def _content_digest(file: str) -> str:
@@ -97,8 +128,13 @@ def _content_digest(file: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
+def text_of(plain: Any) -> str:
+    """Return JSON that is the same for equal values."""
+    return json.dumps(plain, sort_keys=True, allow_nan=False)
+
+
 def digest_of(plain: Any) -> str:
-    return text_digest(json.dumps(plain, sort_keys=True, allow_nan=False))
+    return text_digest(text_of(plain))
 
 
 def text_digest(text: str) -> str:

@@ -16,6 +16,7 @@ from orchestrator.estimate import estimate
 from orchestrator.experience import gather, keep
 from orchestrator.findings import Findings, objective_value
 from orchestrator.folder import Folder, write_text
+from orchestrator.gauges import Gauges, curves_of
 from orchestrator.imports import check_imports
 from orchestrator.invocation import program, redacted, shown
 from orchestrator.keys import KeyRing
@@ -37,6 +38,7 @@ from orchestrator.work import Site
 
 DELIVERY_SECONDS = 60.0  # for MLflow's backlog at the end of a study
 HURRIED_SECONDS = 5.0  # the same when the study ends early
+GAUGES = "system.jsonl"  # in the folder's logs
 
 
 def show_plan(study: Study, console: Console) -> None:
@@ -104,10 +106,11 @@ class _Run:
         interrupts: Interrupts,
         verbose: bool,  # noqa: FBT001 - private
     ) -> None:
-        from orchestrator.mirror import Mirror, materialise
+        from orchestrator.foundry import Foundry
+        from orchestrator.mirror import Mirror
         from orchestrator.pictures import Pictures
         from orchestrator.spec import resolved_yaml
-        from orchestrator.tracking import Tracker
+        from orchestrator.tracker import Tracker
 
         self.plan, self.folder, self.console, self.interrupts = plan, folder, console, interrupts
         study = plan.study
@@ -130,7 +133,7 @@ class _Run:
             uri=study.mlflow.uri,
             experiment=study.name,
             outbox=folder.logs / "mlflow.jsonl",
-            materialise=lambda description: materialise(store, description),
+            maker=Foundry(study.store),
         )
         self.pictures = Pictures(plan, folder.path)
         self.mirror = Mirror(self.tracker, findings, store, self.pictures)
@@ -170,16 +173,17 @@ class _Run:
         if self.conductor.complete:
             return
         self.starts.executor = "inline" if inline else address or "Ray on this machine"
-        if inline:
-            from orchestrator.inline import run_inline
+        with Gauges(self.folder.logs / GAUGES):
+            if inline:
+                from orchestrator.inline import run_inline
 
-            hush_libraries(verbose=self._verbose)
-            run_inline(self.conductor, self.site, self.interrupts)
-        else:
-            from orchestrator.cluster import run_on_ray
+                hush_libraries(verbose=self._verbose)
+                run_inline(self.conductor, self.site, self.interrupts)
+            else:
+                from orchestrator.cluster import run_on_ray
 
-            hush_libraries(verbose=self._verbose)  # Ray sets its loggers up when it is imported
-            run_on_ray(self.conductor, self.site, address, self.interrupts)
+                hush_libraries(verbose=self._verbose)  # Ray sets its loggers up when imported
+                run_on_ray(self.conductor, self.site, address, self.interrupts)
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""
@@ -227,7 +231,8 @@ class _Run:
         self.mirror.study_record(
             status="FINISHED" if whole else "KILLED",
             metrics=metrics if whole else {},
-            artifacts=artifacts_of(self.folder.path) if whole else (),
+            curves=curves_of(self.folder.logs / GAUGES),
+            artifacts=artifacts_of(self.folder.path, self.plan) if whole else (),
         )
 
     def _keep_paces(self) -> None:

@@ -20,7 +20,7 @@ from orchestrator.spec_grid import MAX_TRIALS, NO_RANGES, Axes, read_grid
 from orchestrator.spec_places import store_place, tracking_uri
 from orchestrator.spec_prune import DEFAULT_PRUNE, read_prune
 from orchestrator.spec_resources import read_budget, read_limits, read_resources
-from orchestrator.spec_values import Reader, choice, fail, mapping, section, word
+from orchestrator.spec_values import Reader, choice, fail, mapping, section, truth, word
 from orchestrator.spec_victim import Combinations, Victims, read_victim
 from orchestrator.spec_yaml import resolved_yaml
 from orchestrator.yamlfile import read_tree
@@ -162,7 +162,13 @@ def _tracking(node: Node, found: Findings) -> Tracking:
     readers: dict[str, Reader] = {
         "uri": tracking_uri,
         "log_models": partial(choice, enum=LogModels),
+        "register": truth,
     }
     default = Node(path="mlflow.uri", place=node.place, value=DEFAULT_URI)
     values = section(node, readers, found)
+    if values.get("register") and values.get("log_models") is LogModels.NONE:
+        found.add(
+            _keys_of(node)["register"],
+            "a registered model is a logged one; let log_models be best or all",
+        )
     return Tracking(**{"uri": tracking_uri(default), **values})

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,6 +92,14 @@ class Store:
                 return entry
         except UNSOUND:
             return None
+
+    def written(self, stage: str, key: str) -> float | None:
+        """Return when a result was stored, in seconds since 1970, if the place can tell."""
+        try:
+            modified: datetime = self._files.modified(self._path(stage, key))
+        except Exception:  # noqa: BLE001 - any back end, any error: nobody's result rests on it
+            return None
+        return modified.timestamp()
 
     def write(self, stage: str, key: str, entry: Entry) -> None:
         """Store a result for good.

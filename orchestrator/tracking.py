@@ -1,93 +1,48 @@
 """MLflow's mirror of a study. Nothing is ever read back from it into a result."""
 
+import json
 import logging
 import os
-import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from orchestrator.database import database_file, ensure_database
-from orchestrator.delivery import Courier, Delivery, Held
-from orchestrator.outbox import Outbox
-from orchestrator.records import Record, digest_of, fitted
+from orchestrator.alias import found, register
+from orchestrator.database import database_file, ensure_database, mend
+from orchestrator.delivery import Held, sentence
+from orchestrator.differences import lacking
+from orchestrator.records import Record, digest_of
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import DatasetInput, Run
     from mlflow.models import ModelSignature
-
-Materialise = Callable[[Mapping[str, Any]], tuple[torch.nn.Module, np.ndarray] | None]
-
-ENVIRONMENT = {  # a server that is away costs seconds, and MLflow keeps silent
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-}
 
 KEY, STUDY, PLACE, MODEL = "ulrl.key", "ulrl.study", "ulrl.place", "ulrl.model"
 MISSING, NOW = "ulrl.missing", "ulrl.now."
 
 
-class Tracker:
-    """A study's way to MLflow; every method returns at once, but `close`.
+class ModelMaker(Protocol):
+    """Makes models where MLflow can take them from."""
 
-    The server may be away, slow or refuse: what it has not got waits in the outbox and is
-    delivered once, in order, when it is back or when the study runs again. A run that the
-    user deleted stays deleted until its record changes or a run under it is to be made.
+    def make(self, description: Mapping[str, Any], folder: Path) -> bool:
+        """Make `folder` with a model in it; return False if its weights are gone."""
 
-    Args:
-        uri: ``sqlite:///FILE``, which is made if absent, or the address of a server.
-        experiment: The study's name.
-        outbox: File of the backlog, in the study's folder.
-        materialise: Makes a record's model and an example of its input, a batch of one, or
-            None if the weights are gone. It is called in the tracker's thread and leaves
-            torch's global generator alone, from which an inline study draws meanwhile.
-    """
-
-    def __init__(
-        self, *, uri: str, experiment: str, outbox: Path, materialise: Materialise | None = None
-    ) -> None:
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        backlog = Outbox(outbox)
-
-        def connect() -> _Experiment:
-            place = _Experiment(uri, experiment, materialise)
-            backlog.settle(uri, place.name)
-            return place
-
-        self._courier = Courier(backlog, backlog.place(uri), connect)
-
-    def record(self, record: Record) -> None:
-        """Mirror `record` soon, after its parent's; the same record twice is one."""
-        self._courier.record(fitted(record))
-
-    def flush(self, timeout: float) -> None:
-        """Wait until all is delivered, the server turns out to be away, or time is up."""
-        self._courier.flush(timeout)
-
-    def close(self, timeout: float) -> Delivery:
-        """Deliver what can be delivered within `timeout` seconds, then stop for good."""
-        return self._courier.close(timeout)
-
-    def run_ids(self) -> Mapping[str, str]:
-        """Return run ids by key, of all that has arrived in this run of the study or before."""
-        return self._courier.runs()
+    def close(self) -> None:
+        """Make no more."""
 
 
-class _Experiment:
+class Experiment:
     """One of MLflow's experiments, connected when constructed; a `Place` of `delivery`."""
 
-    def __init__(self, uri: str, name: str, materialise: Materialise | None) -> None:
+    def __init__(self, uri: str, name: str, maker: ModelMaker | None) -> None:
         # Filters of warnings are the process's, not the thread's, hence only by module.
         warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
         database = database_file(uri)
@@ -96,9 +51,14 @@ class _Experiment:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
-        self._materialise = materialise
+        self._maker = maker
         self._client = MlflowClient(tracking_uri=uri)
-        experiment = self._client.get_experiment_by_name(name)
+        try:
+            experiment = self._client.get_experiment_by_name(name)
+        except Exception as error:
+            if database is not None:  # an attempt that failed is in the way of the next
+                mend(database, sentence(error))
+            raise
         if experiment is None:
             location = None  # a server's own choice; for a file, MLflow's depends on the cwd
             if database is not None:
@@ -130,26 +90,21 @@ class _Experiment:
                 return runs
 
     def get(self, run: str) -> Held | None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            content = self._client.get_run(run)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-        return Held(run, content) if content.info.lifecycle_stage == "active" else None
+        content = found(self._client.get_run, run)
+        active = content is not None and content.info.lifecycle_stage == "active"
+        return Held(run, content) if active else None
 
     def create(self, study: str, record: Record, parent: str | None) -> Held:
         # Key and study are there from birth, to find the run if a kill comes before its receipt.
         tags = {KEY: record.key, STUDY: study, **_tags(record, parent)}
-        run = self._client.create_run(self._id, tags=tags)
+        born = None if record.began is None else round(1000 * record.began)
+        run = self._client.create_run(self._id, start_time=born, tags=tags)
         return Held(run.info.run_id, run)
 
     def bring(
         self, held: Held, record: Record, parent: str | None, former: Collection[str]
     ) -> tuple[str, ...]:
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Metric, Param, RunTag
 
         run: Run = held.content
         params, tags = run.data.params, _tags(record, parent)
@@ -159,46 +114,27 @@ class _Experiment:
         for name in set(former) - set(tags):
             if name in run.data.tags:
                 self._client.delete_tag(held.run, name)
+        values = lacking(
+            record,
+            run.data.metrics,
+            run.info.start_time,
+            lambda name: self._client.get_metric_history(held.run, name),
+        )
         self._client.log_batch(
             held.run,
-            metrics=[*self._metrics(run, record), *self._curves(run, record)],
+            metrics=[Metric(*value) for value in values],
             params=[Param(n, v) for n, v in record.params.items() if n not in params],
             tags=[RunTag(n, v) for n, v in tags.items() if run.data.tags.get(n) != v],
         )
+        inputs = list(_inputs(run, record))
+        if inputs:
+            self._client.log_inputs(held.run, inputs)
         missing = self._log_files(run, record) + self._log_model(run, record)
         if missing:
             tags[MISSING] = ", ".join(missing)
             self._client.set_tag(held.run, MISSING, tags[MISSING])
-        self._set_status(run, record.status)
+        self._set_status(run, record)
         return tuple(tags)
-
-    def _metrics(self, run: "Run", record: Record) -> "list[Metric]":
-        """Return the final values that the run has not got, at the step all runs have.
-
-        A value's time is the run's birth, so that sending it twice is sending it once; a
-        value that takes another's place needs a later time.
-        """
-        from mlflow.entities import Metric
-
-        had = run.data.metrics
-        return [
-            Metric(name, value, _later(run) if name in had else run.info.start_time, 0)
-            for name, value in record.metrics.items()
-            if had.get(name) != value
-        ]
-
-    def _curves(self, run: "Run", record: Record) -> "list[Metric]":
-        from mlflow.entities import Metric
-
-        points: list[Metric] = []
-        for name, curve in record.curves.items():
-            past: list[Metric] = []
-            if name in run.data.metrics:
-                past = self._client.get_metric_history(run.info.run_id, name)
-            had = {m.step: m.value for m in sorted(past, key=lambda metric: metric.timestamp)}
-            when = _later(run) if had else run.info.start_time
-            points += [Metric(name, v, when, step) for step, v in curve if had.get(step) != v]
-        return points
 
     def _log_files(self, run: "Run", record: Record) -> list[str]:
         """Send the files and return the names of those that are gone."""
@@ -216,64 +152,105 @@ class _Experiment:
             return []
         digest = digest_of(record.model)
         query = f"source_run_id = '{run.info.run_id}'"
-        kept = False
+        kept = ""
         for model in self._client.search_logged_models([self._id], query):
             if model.tags.get(MODEL) == digest and str(model.status) == "READY":
-                kept = True
+                kept = model.model_id
             elif MODEL in model.tags:
                 self._client.delete_logged_model(model.model_id)
-        if kept or record.model is None:
+        if record.model is None:
             return []
-        made = None if self._materialise is None else self._materialise(record.model)
-        if made is None:
-            return ["model"]
-        self._send_model(run, record, digest, *made)
-        return []
+        if not kept:
+            kept = self._send_model(run, record, digest)
+        if kept and record.registered:
+            mine = {STUDY: run.data.tags[STUDY]}
+            register(self._client, record.registered, kept, run.info.run_id, mine)
+        return [] if kept else ["model"]
 
-    def _send_model(
-        self, run: "Run", record: Record, digest: str, network: torch.nn.Module, example: np.ndarray
-    ) -> None:
-        # Step by step what mlflow.pytorch.log_model does, without its active run and without
-        # its trial of the model as a server: 30 ms instead of 150.
+    def _send_model(self, run: "Run", record: Record, digest: str) -> str:
+        """Send a model as mlflow.pytorch.log_model would; return its id, "" if it is gone."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
         from mlflow.models import Model
-        from mlflow.pytorch import save_model
 
-        home = self._client.create_logged_model(
-            self._id, "model", run.info.run_id, {MODEL: digest}, dict(record.params)
-        )
-        self._client.log_outputs(run.info.run_id, [LoggedModelOutput(home.model_id, step=0)])
         with TemporaryDirectory() as scratch:
-            save_model(
-                network.eval(),
-                Path(scratch, "model"),
-                mlflow_model=Model(
-                    artifact_path=home.artifact_location,
-                    run_id=run.info.run_id,
-                    model_uuid=home.model_id,
-                    model_id=home.model_id,
-                ),
-                signature=_signature(network, example),
-                input_example=example,
-                # Given, since MLflow's own search takes seconds; ulrl has to be importable.
-                pip_requirements=[f"torch=={version('torch').partition('+')[0]}"],
-                serialization_format="pickle",
+            folder = Path(scratch, "model")
+            if self._maker is None or not self._maker.make(record.model or {}, folder):
+                return ""
+            home = self._client.create_logged_model(
+                self._id, "model", run.info.run_id, {MODEL: digest}, dict(record.params)
             )
-            self._client.log_model_artifacts(home.model_id, str(Path(scratch, "model")))
+            self._client.log_outputs(run.info.run_id, [LoggedModelOutput(home.model_id, step=0)])
+            content = Model.load(str(folder)).to_dict()
+            Model.from_dict(
+                {
+                    **content,
+                    "artifact_path": home.artifact_location,
+                    "run_id": run.info.run_id,
+                    "model_uuid": home.model_id,
+                    "model_id": home.model_id,
+                }
+            ).save(str(folder / "MLmodel"))
+            self._client.log_model_artifacts(home.model_id, str(folder))
         points = [
             Metric(name, value, run.info.start_time, 0, model_id=home.model_id)
             for name, value in record.metrics.items()
         ]
         self._client.log_batch(run.info.run_id, metrics=points)
         self._client.finalize_logged_model(home.model_id, LoggedModelStatus.READY)
+        return str(home.model_id)
 
-    def _set_status(self, run: "Run", status: str) -> None:
-        if run.info.status == status:
+    def _set_status(self, run: "Run", record: Record) -> None:
+        if run.info.status == record.status:
             return
-        if status == "RUNNING":
-            self._client.update_run(run.info.run_id, status=status)
+        if record.status == "RUNNING":
+            self._client.update_run(run.info.run_id, status=record.status)
         else:
-            self._client.set_terminated(run.info.run_id, status)
+            ended = None if record.ended is None else round(1000 * record.ended)
+            self._client.set_terminated(run.info.run_id, record.status, ended)
+
+
+def save_portable(network: torch.nn.Module, example: NDArray[np.float32], folder: Path) -> None:
+    """Make `folder` with a network as MLflow's model: a graph with weights, no pickled class.
+
+    It loads and serves where torch is installed and this project is not. A server that has a
+    GPU serves it on the CPU, where its weights are.
+
+    Args:
+        network: In eval mode.
+        example: A batch of two; the size of a batch stays open.
+        folder: Absent yet.
+    """
+    from mlflow.models import Model
+    from mlflow.pytorch import save_model
+
+    save_model(
+        network,
+        folder,
+        signature=_signature(network, example),
+        input_example=example,
+        # Given, since MLflow's own search takes seconds.
+        pip_requirements=[f"torch=={version('torch').partition('+')[0]}"],
+        serialization_format="pt2",
+    )
+    model = Model.load(str(folder))
+    model.flavors["python_function"]["config"] = {"device": "cpu"}
+    model.save(str(folder / "MLmodel"))
+
+
+def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
+    """Yield the datasets of a record that its run does not show yet."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    shown = run.inputs.dataset_inputs if run.inputs else ()
+    had = {(one.dataset.name, one.dataset.digest) for one in shown}
+    for one in record.datasets:
+        if (one.name, one.digest) in had:
+            continue
+        source = json.dumps({"tags": {"mlflow.source.name": f"ulrl.datasets: {one.name}"}})
+        yield DatasetInput(
+            Dataset(one.name, one.digest, "code", source, profile=json.dumps(dict(one.facts))),
+            [InputTag("mlflow.data.context", one.context)],
+        )
 
 
 def _tags(record: Record, parent: str | None) -> dict[str, str]:
@@ -291,9 +268,3 @@ def _signature(network: torch.nn.Module, example: np.ndarray) -> "ModelSignature
         Schema([TensorSpec(array.dtype, (-1, *array.shape[1:]))]) for array in (example, logits)
     )
     return ModelSignature(inputs, outputs)
-
-
-def _later(run: "Run") -> int:
-    """Return the time in milliseconds, which is after the run's birth whatever clocks say."""
-    birth: int = run.info.start_time
-    return max(time.time_ns() // 1_000_000, birth + 1)

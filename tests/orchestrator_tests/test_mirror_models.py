@@ -1,40 +1,38 @@
 """Models and files as the mirror describes them, and as they are made from what it says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import torch
 
+from orchestrator.definition import Tracking
 from orchestrator.entries import weights_of
 from orchestrator.materials import blueprint_of
-from orchestrator.mirror import Mirror, artifacts_of, materialise
-from orchestrator.pictures import Pictures
+from orchestrator.mirror import artifacts_of
+from orchestrator.modelling import REPAIRED, describe, materialise
+from orchestrator.plan import Plan
 from tests.orchestrator_tests.places import Place
-from tests.orchestrator_tests.simulation import Desk
 from ulrl.models import restore
 
 
-def describe(made: Place, tmp_path: Path) -> dict[str, Any]:
+def described(made: Place) -> dict[str, Any]:
     """Return what a record would say of the first trial's repaired model."""
-    desk = Desk(made.plan.study, tmp_path)
-    mirror = Mirror(Mock(run_ids=dict), made.findings, made.store, Pictures(made.plan, tmp_path))
-    mirror.attach(desk.conductor, desk.results)
     trial = made.plan.trials[0]
     scored = made.findings.scores(trial)
     assert scored is not None
-    description = mirror._describe("repaired", scored.relearn_key, trial.scenario)
+    description = describe(REPAIRED, scored.relearn_key, trial.scenario)
     assert description is not None
     return dict(json.loads(json.dumps(description)))
 
 
-def test_a_described_model_predicts_what_the_stored_weights_do(made: Place, tmp_path: Path) -> None:
-    description = describe(made, tmp_path)
+def test_a_described_model_predicts_what_the_stored_weights_do(made: Place) -> None:
+    description = described(made)
     found = materialise(made.store, description)
     assert found is not None
     model, example = found
-    assert example.shape == (1, 3, 8, 8)
+    assert example.shape == (2, 3, 8, 8)
     images = made.plan.scenarios[0].dataset.load()
     entry = made.store.read("repaired", description["key"])
     assert entry is not None
@@ -44,27 +42,40 @@ def test_a_described_model_predicts_what_the_stored_weights_do(made: Place, tmp_
     with torch.no_grad():
         ours = model(images.test_images[:50].float() / 255)
         theirs = classifier.logits(images.test_images[:50])
-        assert model(torch.from_numpy(example)).shape == (1, 10)
+        assert model(torch.from_numpy(example)).shape == (2, 10)
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def test_a_model_whose_weights_are_gone_is_none(copy: Place, tmp_path: Path) -> None:
-    description = describe(copy, tmp_path)
+def test_a_model_whose_weights_are_gone_is_none(copy: Place) -> None:
+    description = described(copy)
     copy.store.delete("repaired", description["key"])
     assert materialise(copy.store, description) is None
 
 
-def test_artifacts_are_the_files_that_there_are(tmp_path: Path) -> None:
-    assert artifacts_of(tmp_path) == ()
-    for name in ("study.yaml", "results.csv", "report.html", "other.txt"):
+def test_artifacts_are_the_files_that_there_are(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    planned = (str(tmp_path / "logs/plan.json"), "logs")
+    assert artifacts_of(tmp_path, plan) == (planned,)
+    outline = json.loads((tmp_path / "logs/plan.json").read_text())
+    assert (outline["trials"], outline["excluded"]) == (4, 0)
+    assert outline["settings"] == [setting.text for setting in plan.settings]
+    for name in ("study.yaml", "results.csv", "report.html", "other.txt", "logs/starts.jsonl"):
         (tmp_path / name).write_text("")
     (tmp_path / "figures").mkdir()
     for name in ("b.svg", "a.csv"):
         (tmp_path / "figures" / name).write_text("")
-    assert artifacts_of(tmp_path) == (
+    wanted = (
         (str(tmp_path / "report.html"), ""),
         (str(tmp_path / "results.csv"), ""),
         (str(tmp_path / "study.yaml"), ""),
+        planned,
+        (str(tmp_path / "logs/starts.jsonl"), "logs"),
         (str(tmp_path / "figures" / "a.csv"), "figures"),
         (str(tmp_path / "figures" / "b.svg"), "figures"),
+    )
+    assert artifacts_of(tmp_path, plan) == wanted
+    uri = "postgresql://me:secret@host/mlflow"
+    told = replace(plan, study=replace(plan.study, mlflow=Tracking(uri=uri)))
+    assert artifacts_of(tmp_path, told) == tuple(
+        one for one in wanted if "study.yaml" not in one[0]
     )

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.database import ensure_database
 from orchestrator.delivery import Delivery
 from orchestrator.records import Record
-from orchestrator.tracking import Tracker
+from orchestrator.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,7 +18,7 @@ from orchestrator import database
 from orchestrator.database import database_file, ensure_database
 from orchestrator.delivery import Delivery
 from orchestrator.records import Record
-from orchestrator.tracking import Tracker
+from orchestrator.tracker import Tracker
 
 ROOT = Path(__file__).parents[2]
 DRIVER = f"""

@@ -1,48 +1,44 @@
 """The mirror on a real server: models and files, and a server that comes late and goes."""
 
-import os
+import json
 import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-import numpy as np
+import mlflow
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from mlflow import MlflowClient
+from mlflow.models import Model
 
 from orchestrator import delivery
 from orchestrator.database import ensure_database
 from orchestrator.delivery import Delivery
-from orchestrator.records import Record
-from orchestrator.tracking import Tracker
-from ulrl.models.preact_resnet import PreActResNet18
+from orchestrator.records import Dataset, Record
+from orchestrator.tracker import Tracker
+from tests.servers import free_port, tracking_server
 
-ROOT = Path(__file__).parents[2]
 STUDY = Record(key="study", parent=None, name="demo", status="RUNNING")
 
 
-def build() -> torch.nn.Module:
-    return PreActResNet18(width=2).build(classes=5, channels=3, side=16)
+class Copies:
+    """A maker of models that only says which one it is."""
+
+    def make(self, description: Mapping[str, Any], folder: Path) -> bool:
+        if description["name"] == "gone":
+            return False
+        folder.mkdir()
+        (folder / "MLmodel").write_text("flavors: {}\n")
+        (folder / "name.txt").write_text(description["name"])
+        return True
+
+    def close(self) -> None:
+        """Nothing runs."""
 
 
-def materialise(description: Mapping[str, Any]) -> tuple[torch.nn.Module, np.ndarray] | None:
-    """Return the network of a file, made without a draw from torch's global generator."""
-    if not Path(description["file"]).is_file():
-        return None
-    with torch.device("meta"):
-        network = build()
-    network.load_state_dict(load_file(description["file"]), assign=True)
-    return network, np.full((1, 3, 16, 16), 0.5, dtype=np.float32)
-
-
-def trial(number: int, weights: Path | None = None) -> Record:
+def trial(number: int, model: str = "", **other: Any) -> Record:
     return Record(
         key=f"trial-{number}",
         parent="study",
@@ -50,7 +46,8 @@ def trial(number: int, weights: Path | None = None) -> Record:
         params={"number": str(number)},
         metrics={"acc": number / 3},
         curves={"relearn/acc": tuple((step, step / 7) for step in range(5))},
-        model=None if weights is None else {"file": str(weights)},
+        model={"name": model} if model else None,
+        **other,
     )
 
 
@@ -61,64 +58,31 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-    return number
-
-
-@contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
-    """Run a server with the settings that the repository gives."""
-    settings = ROOT / "mlflow" / "server.env"
-    command = [sys.executable, "-m", "mlflow", "--env-file", str(settings), "server"]
-    environment = {
-        **os.environ,
-        "MLFLOW_PORT": str(port),
-        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
-        "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
-    }
-    with subprocess.Popen(
-        command,
-        env=environment,
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        try:
-            yield
-        finally:
-            os.killpg(process.pid, 15)
-
-
 def test_a_server_that_comes_late_and_goes(
-    tmp_path: Path, template: Path, port: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(delivery, "LONGEST_PAUSE", 1.0)
     shutil.copyfile(template, tmp_path / "mlflow.db")
-    report, weights = tmp_path / "report.html", tmp_path / "weights.safetensors"
+    report = tmp_path / "report.html"
     report.write_text("<p>report")
-    save_file(build().state_dict(), weights)
 
     def start(uri: str) -> Tracker:
         return Tracker(
             uri=uri,
             experiment="demo",
             outbox=tmp_path / "outbox.jsonl",
-            materialise=materialise,
+            maker=Copies(),
         )
 
+    port = free_port()
     remote, local = f"http://127.0.0.1:{port}", f"sqlite:///{tmp_path}/mlflow.db"
     tracker = start(remote)
     tracker.record(STUDY)
     for number in range(5):
         tracker.record(trial(number))
-    with server(tmp_path, port):
-        tracker.record(trial(5, weights))
+    with tracking_server(tmp_path, port):
+        tracker.record(trial(5, "five"))
         tracker.record(replace(STUDY, status="FINISHED", artifacts=((str(report), "reports"),)))
         end = monotonic() + 90
         while not tracker.run_ids():
@@ -126,7 +90,9 @@ def test_a_server_that_comes_late_and_goes(
             sleep(0.1)
         assert tracker.close(90) == Delivery(7, 0, None)
         check_runs(remote, 6)
-        check_model(remote, tracker.run_ids()["trial-5"], weights)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", remote)  # where models:/ leads to
+        check_model(remote, tracker.run_ids()["trial-5"])
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
     again = start(remote)
     again.record(replace(trial(0), name="changed"))
     assert again.run_ids() == tracker.run_ids()
@@ -139,8 +105,6 @@ def test_a_server_that_comes_late_and_goes(
 
 
 def check_runs(uri: str, trials: int, changed: str = "trial 0") -> None:
-    from mlflow import MlflowClient
-
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
@@ -161,9 +125,7 @@ def check_runs(uri: str, trials: int, changed: str = "trial 0") -> None:
         assert sorted((m.step, m.value) for m in history) == [(s, s / 7) for s in range(5)]
 
 
-def check_model(uri: str, run: str, weights: Path) -> None:
-    from mlflow import MlflowClient
-
+def check_model(uri: str, run: str) -> None:
     client = MlflowClient(uri)
     study = client.get_parent_run(run)
     assert study is not None
@@ -175,68 +137,92 @@ def check_model(uri: str, run: str, weights: Path) -> None:
     model = client.get_logged_model(output.model_id)
     assert (model.name, model.source_run_id, str(model.status)) == ("model", run, "READY")
     assert {metric.key: metric.value for metric in model.metrics or ()} == {"acc": 5 / 3}
-    code = f"""
-import mlflow, torch
-from safetensors.torch import load_file
-torch.set_num_threads(1)
-mlflow.set_tracking_uri({uri!r})
-network = mlflow.pytorch.load_model("models:/{model.model_id}")
-state = load_file({str(weights)!r})
-assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
-images = torch.linspace(0, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
-from ulrl.models.preact_resnet import PreActResNet18
-other = PreActResNet18(width=2).build(classes=5, channels=3, side=16)
-other.load_state_dict(state)
-assert not network.training
-assert torch.equal(network(images), other.eval()(images))
-served = mlflow.pyfunc.load_model("models:/{model.model_id}")
-print(served.metadata.signature, served.predict(images.numpy()).shape)
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Tensor('float32', (-1, 3, 16, 16))" in done.stdout
-    assert "Tensor('float32', (-1, 5))" in done.stdout
-    assert done.stdout.splitlines()[-1].endswith("(2, 5)")
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model.model_id}"))
+    assert (folder / "name.txt").read_text() == "five"
+    stamped = Model.load(str(folder))
+    assert (stamped.run_id, stamped.model_id) == (run, model.model_id)
 
 
-def test_a_runs_model_is_its_records(tmp_path: Path, template: Path) -> None:
-    from mlflow import MlflowClient
-
+@pytest.fixture
+def send(tmp_path: Path, template: Path) -> Callable[..., str]:
+    """Send a study and trials, and return the address of the database they are in."""
     shutil.copyfile(template, tmp_path / "mlflow.db")
-    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    save_file(build().state_dict(), first)
-    save_file(build().state_dict(), second)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
 
-    def send(weights: Path | None) -> tuple[list[str], str | None]:
-        """Return the ids of the run's models and the tag for what is gone."""
-        tracker = Tracker(
-            uri=uri,
-            experiment="demo",
-            outbox=tmp_path / "outbox.jsonl",
-            materialise=materialise,
-        )
-        tracker.record(STUDY)
-        tracker.record(trial(1, weights))
+    def send_records(*records: Record) -> str:
+        outbox = tmp_path / "outbox.jsonl"
+        tracker = Tracker(uri=uri, experiment="demo", outbox=outbox, maker=Copies())
+        for record in (STUDY, *records):
+            tracker.record(record)
         assert tracker.close(60).left == 0
-        client = MlflowClient(uri)
-        run = client.get_run(tracker.run_ids()["trial-1"])
-        query = f"source_run_id = '{run.info.run_id}'"
-        models = client.search_logged_models([run.info.experiment_id], query)
-        return [model.model_id for model in models], run.data.tags.get("ulrl.missing")
+        return uri
 
-    assert send(None) == ([], None)
-    (kept,), gone = send(first)
+    return send_records
+
+
+def models_of(uri: str, name: str) -> tuple[list[str], str | None]:
+    """Return the ids of a run's models and the tag for what is gone."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    query = f"source_run_id = '{run.info.run_id}'"
+    models = client.search_logged_models([experiment.experiment_id], query)
+    return [model.model_id for model in models], run.data.tags.get("ulrl.missing")
+
+
+def test_a_runs_model_is_its_records(send: Callable[..., str]) -> None:
+    def after(model: str) -> tuple[list[str], str | None]:
+        return models_of(send(trial(1, model)), "trial 1")
+
+    assert after("") == ([], None)
+    (kept,), gone = after("first")
     assert gone is None
-    assert send(first) == ([kept], None)
-    (other,), _ = send(second)
+    assert after("first") == ([kept], None)
+    (other,), _ = after("second")
     assert other != kept
-    assert send(tmp_path / "gone.safetensors") == ([], "model")
-    assert send(None) == ([], None)
+    assert after("gone") == ([], "model")
+    assert after("") == ([], None)
+
+
+def test_the_alias_best_points_to_the_best_and_to_nothing_that_is_gone(
+    send: Callable[..., str],
+) -> None:
+    def versions(uri: str) -> tuple[str | None, list[str | None]]:
+        """Return which model is the best, and the models of all versions."""
+        client = MlflowClient(uri)
+        best = client.get_model_version_by_alias("demo.badnets", "best")
+        found = client.search_model_versions("name = 'demo.badnets'")
+        return best.model_id, [version.model_id for version in found]
+
+    first, second = trial(1, "one", registered="demo.badnets"), trial(2)
+    uri = send(first, second)
+    (one,), _ = models_of(uri, "trial 1")
+    assert versions(uri) == (one, [one])
+    assert versions(send(replace(first, name="trial 1", tags={"note": "new"}))) == (one, [one])
+    uri = send(trial(1), trial(2, "two", registered="demo.badnets"))
+    (two,), _ = models_of(uri, "trial 2")
+    assert versions(uri) == (two, [two])
+
+
+def test_times_and_datasets_arrive_and_come_once(send: Callable[..., str]) -> None:
+    image_set = Dataset(name="digits", digest="beef", context="defence", facts={"images": 64})
+    timed = trial(1, began=1_000_000_000.25, ended=1_000_000_007.5, datasets=(image_set,))
+    system = {"system/cpu": ((1_000_000_001, 50.0), (1_000_000_031, 75.0))}
+    send(timed)
+    uri = send(replace(timed, tags={"note": "changed"}, curves={**timed.curves, **system}))
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    query = "dataset.name = 'digits' and dataset.context = 'defence'"
+    (run,) = client.search_runs([experiment.experiment_id], query)
+    assert (run.info.start_time, run.info.end_time) == (1_000_000_000_250, 1_000_000_007_500)
+    assert run.inputs is not None
+    (found,) = run.inputs.dataset_inputs
+    assert found.dataset.digest == "beef"
+    assert json.loads(found.dataset.profile or "") == {"images": 64}
+    points = client.get_metric_history(run.info.run_id, "system/cpu")
+    times = sorted((point.timestamp, point.value) for point in points)
+    assert times == [(1_000_000_001_000, 50.0), (1_000_000_031_000, 75.0)]
+    points = client.get_metric_history(run.info.run_id, "acc")
+    assert [point.timestamp for point in points] == [run.info.start_time]

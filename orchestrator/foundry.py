@@ -1,0 +1,160 @@
+"""MLflow's folders of models, made in a process of its own at the lowest priority.
+
+Exporting a network changes things that belong to the whole process while it lasts; the driver,
+which may be training at the moment, is left alone.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
+
+PROGRAM = "model.pt2"  # in the folder `data` of a model
+
+
+class Foundry:
+    """Makes models by their descriptions from what a store holds, one after the other."""
+
+    def __init__(self, store: str) -> None:
+        self._store = store
+        self._process: subprocess.Popen[str] | None = None
+
+    def make(self, description: Mapping[str, Any], folder: Path) -> bool:
+        """Make `folder` with a model in it; return False if its weights are gone.
+
+        Raises:
+            RuntimeError: It cannot be made; the text says why in one line.
+        """
+        process = self._running()
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the process that makes models has no pipes")
+        try:
+            request = {"description": dict(description), "folder": str(folder)}
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except (OSError, ValueError):
+            line = ""
+        if not line:
+            raise RuntimeError("the process that makes models ended")
+        answer = json.loads(line)
+        if answer["error"]:
+            raise RuntimeError(f"the model cannot be made: {answer['error']}")
+        return bool(answer["made"])
+
+    def close(self) -> None:
+        """End the process; what it is at is given up."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError, ValueError):
+                    pipe.close()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-W", "ignore", "-m", "orchestrator.foundry", self._store]
+            self._process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the driver, which ends it by its pipe
+            )
+        return self._process
+
+
+class Moulds:
+    """Models of one network differ in their weights alone: its graph is made once.
+
+    Args:
+        folder: Where a model of each network is kept to be cast again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: dict[str, Path] = {}
+
+    def cast(self, kind: str, network: Any, example: Any, folder: Path) -> None:
+        """Make `folder` with the model of a network in it.
+
+        Args:
+            kind: Equal for networks that differ in their weights alone.
+            network: In eval mode.
+            example: A batch of two of its input.
+            folder: Absent yet.
+
+        Raises:
+            RuntimeError: The model does not say what the network says.
+        """
+        import torch
+
+        from orchestrator.tracking import save_portable
+
+        mould = self._names.get(kind)
+        if mould is None:
+            mould = self._names[kind] = self._folder / str(len(self._names))
+            save_portable(network, example, mould)
+        shutil.copytree(mould, folder)
+        program = torch.export.load(mould / "data" / PROGRAM)
+        state = network.state_dict()
+        if set(program.state_dict) - set(state):
+            raise RuntimeError("its graph holds weights that the network lacks")
+        for name, old in program.state_dict.items():
+            kept = isinstance(old, torch.nn.Parameter)
+            program.state_dict[name] = torch.nn.Parameter(state[name]) if kept else state[name]
+        torch.export.save(program, folder / "data" / PROGRAM)
+        with torch.inference_mode():
+            images = torch.rand(3, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+            says, shall = program.module()(images), network(images)
+        if not torch.allclose(says, shall, rtol=1e-3, atol=1e-4):
+            raise RuntimeError("its graph does not say what the network says")
+
+
+def serve(store: str, requests: TextIO, answers: TextIO) -> None:
+    """Answer requests, a line each, until there are no more."""
+    import torch
+
+    from orchestrator.delivery import sentence
+    from orchestrator.modelling import materialise
+    from orchestrator.store import Store
+
+    torch.set_num_threads(1)
+    place = Store(store)
+    with TemporaryDirectory() as scratch:
+        moulds = Moulds(Path(scratch))
+        for line in requests:
+            request, error, made = json.loads(line), "", None
+            description = request["description"]
+            weights = ("stage", "key")
+            kind = {name: value for name, value in description.items() if name not in weights}
+            try:
+                made = materialise(place, description)
+                if made is not None:
+                    text = json.dumps(kind, sort_keys=True)
+                    moulds.cast(text, *made, Path(request["folder"]))
+            except Exception as failure:  # noqa: BLE001 - told to who asked
+                error = sentence(failure)
+            answers.write(json.dumps({"made": made is not None, "error": error}) + "\n")
+            answers.flush()
+
+
+def main() -> None:
+    """Serve the driver that started this process."""
+    os.nice(10)
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # whatever a library prints is no answer
+        serve(sys.argv[1], sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

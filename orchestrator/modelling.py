@@ -1,0 +1,64 @@
+"""Models of a study by a description in plain values, and back."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.plan import Scenario
+from orchestrator.store import Store
+from ulrl.datasets import Treatment
+from ulrl.models import ARCHITECTURES, Blueprint, Weights
+from ulrl.portable import PixelModel, to_pixel_model
+from ulrl.registry import options_of
+
+VICTIM, REPAIRED = "train_victim", "repaired"  # stages whose entries hold weights
+
+
+def describe(stage: str, key: str, scenario: Scenario) -> dict[str, Any] | None:
+    """Return in plain values where weights are and what network they belong to.
+
+    None means that the dataset's facts are not known on this machine.
+    """
+    facts = scenario.dataset.facts()
+    if facts is None:
+        return None
+    return {
+        "stage": stage,
+        "key": key,
+        "architecture": scenario.architecture.name,
+        "options": options_of(scenario.architecture, places=False),
+        "classes": facts.classes,
+        "channels": facts.channels,
+        "side": facts.side,
+        "treatment": dataclasses.asdict(scenario.dataset.treatment),
+    }
+
+
+def materialise(
+    store: Store, description: Mapping[str, Any]
+) -> tuple[PixelModel, NDArray[np.float32]] | None:
+    """Return the model that a description names and an example of its input, if it is stored.
+
+    The example is a batch of two grey images: two, so that a graph made from it leaves the
+    size of a batch open.
+    """
+    entry = store.read(description["stage"], description["key"])
+    if entry is None:
+        return None
+    treatment: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in description["treatment"].items()
+    }
+    channels, side = description["channels"], description["side"]
+    blueprint = Blueprint(
+        architecture=ARCHITECTURES[description["architecture"]](**description["options"]),
+        classes=description["classes"],
+        channels=channels,
+        side=side,
+        treatment=Treatment(**treatment),
+    )
+    model = to_pixel_model(Weights(blueprint=blueprint, state=dict(entry.tensors)))
+    return model, np.full((2, channels, side, side), 0.5, dtype=np.float32)

@@ -1,0 +1,273 @@
+"""The runs of a study as MLflow shows them: the study, its scenarios, its trials."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any, TypeAlias
+
+import yaml
+
+from orchestrator.conductor import Conductor
+from orchestrator.decisions import Pruning, Status
+from orchestrator.definition import LogModels, Study
+from orchestrator.findings import Findings, VictimFinding
+from orchestrator.image_sets import ImageSets
+from orchestrator.modelling import REPAIRED, VICTIM, describe
+from orchestrator.pictures import Pictures
+from orchestrator.plan import Scenario, Trial
+from orchestrator.records import Record, digest_of
+from orchestrator.reporting.naming import slug
+from orchestrator.results import METRICS, Results, key_of
+from orchestrator.spec_yaml import resolved_yaml
+from orchestrator.store import Store
+from orchestrator.work import StageRun
+
+Curves: TypeAlias = dict[str, tuple[tuple[int, float], ...]]
+
+STUDY = "study"
+ADDRESSES = ("mlflow.uri", "store", "optuna")  # may hold passwords; the same study elsewhere
+ASCENTS = 64  # whose curves are kept at hand, since trials share them
+_HALVES = tuple((when, half) for when in ("before", "after") for half in ("selection", "report"))
+_NUMBERS = (
+    *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),
+    *("der_selection", "der_report", "target_z", "target_rank", "stop_epoch"),
+    *("accuracy_at_stop", "seconds"),
+)
+
+
+class Runs:
+    """Makes the record of each run from what the driver knows at the moment."""
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        results: Results,
+        findings: Findings,
+        store: Store,
+        pictures: Pictures,
+    ) -> None:
+        self._conductor, self._results = conductor, results
+        self._findings, self._store, self._pictures = findings, store, pictures
+        self._plan = conductor.plan
+        self._policy = conductor.plan.study.mlflow.log_models
+        self._ascents: dict[str, Mapping[str, Any]] = {}
+        self._sets = ImageSets()
+        self._prunings: dict[tuple[str, int], Pruning] = {}
+        self._told = 0  # of the prunings
+
+    def study(
+        self,
+        *,
+        status: str,
+        metrics: Mapping[str, float],
+        curves: Curves,
+        artifacts: tuple[tuple[str, str], ...],
+    ) -> Record:
+        """Return the parent of all."""
+        plan = self._plan
+        counts = {
+            "scenarios": len(plan.scenarios),
+            "settings": len(plan.settings),
+            "trials": len(plan.trials),
+        }
+        said = {"RUNNING": "running", "FINISHED": "done"}.get(status, "interrupted")
+        return Record(
+            key=STUDY,
+            parent=None,
+            name=plan.study.name,
+            params={**_texts(_settled(plan.study)), **_texts(counts)},
+            metrics=dict(metrics),
+            curves=curves,
+            tags={"kind": "study", "status": said},
+            status=status,
+            artifacts=artifacts,
+        )
+
+    def scenario(self, scenario: Scenario, finding: VictimFinding | None) -> Record:
+        """Return a scenario's run: its victim, or that there is none."""
+        metrics: dict[str, float] = {}
+        curves: Curves = {}
+        model = ended = began = None
+        ok = "unknown"
+        picture = self._pictures.of(scenario)
+        if finding is not None:
+            for metric in METRICS:
+                for half in ("selection", "report"):
+                    value = getattr(getattr(finding.evaluation, half), metric)
+                    metrics[f"{metric}_before_{half}"] = value
+            metrics |= {**_seconds(finding.runs), "seconds": finding.seconds}
+            curves = _curves("train_victim", ("loss", "accuracy"), finding.training)
+            ok = str(self._results.victim_ok(finding))
+            if self._policy is LogModels.ALL:
+                model = describe(VICTIM, finding.key, scenario)
+            ended = self._store.written("evaluate", finding.runs[-1].key)
+            began = None if ended is None else ended - finding.seconds
+        tags = {"kind": "scenario", "status": "failed" if finding is None else "done"}
+        return Record(
+            key=scenario_key(scenario),
+            parent=STUDY,
+            name=self._plan.name_of(scenario),
+            params=_texts({**scenario.columns, **_made(self._plan.study, scenario)}),
+            metrics=metrics,
+            curves=curves,
+            tags={**tags, "victim_ok": ok, **_tags(scenario)},
+            status="FAILED" if finding is None else "FINISHED",
+            artifacts=() if picture is None else ((str(picture), ""),),
+            model=model,
+            datasets=self._sets.of_scenario(scenario),
+            began=began,
+            ended=ended,
+        )
+
+    def trial(self, trial: Trial, *, best: bool) -> Record:
+        """Return a trial's run; `best` is that of its scenario's best."""
+        row = self._results.row(trial)
+        scored = self._conductor.scores.get(trial.number)
+        repaired = self._conductor.repairs.get(trial.number)
+        metrics = {name: float(row[name]) for name in _NUMBERS if row[name] is not None}
+        curves: Curves = {}
+        model = ended = began = None
+        if row["status"] == Status.DONE.value and scored is not None and repaired is not None:
+            curves = self._trial_curves(scored.runs[0].key, scored.scores.stop_epoch)
+            curves |= _curves("relearn", METRICS, repaired.curve)
+            relearned = self._store.peek("relearn", scored.relearn_key)
+            if relearned is not None:
+                training = relearned.values.get("training", ())
+                curves |= _curves("relearn", ("loss", "accuracy"), training)
+            metrics |= _seconds((*scored.runs, *repaired.runs))
+            ended = self._store.written("evaluate", repaired.runs[-1].key)
+            began = None if ended is None else ended - repaired.seconds
+            if self._policy is LogModels.ALL or (best and self._policy is LogModels.BEST):
+                model = describe(REPAIRED, scored.relearn_key, trial.scenario)
+        wanted = best and self._plan.study.mlflow.register
+        return Record(
+            key=key_of(trial),
+            parent=scenario_key(trial.scenario),
+            name=trial.setting.text,
+            params=_texts(_parameters(trial)),
+            metrics=metrics,
+            curves=curves,
+            tags={
+                "kind": "trial",
+                "status": row["status"],
+                "best": str(best),
+                "victim_ok": str(row["victim_ok"]),
+                "flagged": row["flagged"] or "",
+                "plain_fine_tuning": str(row["plain_fine_tuning"] or False),
+                "error": row["error"] or "",
+                **self._pruned(trial, row["status"]),
+                **_tags(trial.scenario),
+            },
+            status="FAILED" if row["status"] == Status.FAILED.value else "FINISHED",
+            model=model,
+            registered=self._registered(trial.scenario) if wanted and model is not None else "",
+            datasets=self._sets.of_trial(trial),
+            began=began,
+            ended=ended,
+        )
+
+    def _pruned(self, trial: Trial, status: str) -> dict[str, str]:
+        """Return when a pruned trial was given up: ``epoch 3``, or ``scenario 7`` of a setting."""
+        if status != Status.PRUNED.value:
+            return {}
+        prunings = self._conductor.decisions.prunings
+        for pruning in prunings[self._told :]:
+            whole = pruning.level == "setting"
+            number = pruning.trial.setting.number if whole else pruning.trial.number
+            self._prunings[pruning.level, number] = pruning
+        self._told = len(prunings)
+        for level, number, unit in (
+            ("curve", trial.number, "epoch"),
+            ("setting", trial.setting.number, "scenario"),
+        ):
+            found = self._prunings.get((level, number))
+            if found is not None:
+                return {"pruned_by": level, "pruned_at": f"{unit} {found.evidence.step}"}
+        return {}
+
+    def _registered(self, scenario: Scenario) -> str:
+        # Names of scenarios may be cut, so two may have the same slug: the key tells them apart.
+        text = slug(self._plan.name_of(scenario))[:60]
+        return f"{self._plan.study.name}.{text}.{digest_of(scenario_key(scenario))[:8]}"
+
+    def _trial_curves(self, ascent: str, stop: int) -> Curves:
+        """Return how a trial's phase 1 went until it stopped; others may have gone on."""
+        if ascent not in self._ascents:
+            if len(self._ascents) >= ASCENTS:
+                self._ascents.pop(next(iter(self._ascents)))
+            entry = self._store.peek("unlearn", ascent)
+            self._ascents[ascent] = {} if entry is None else entry.values
+        values = self._ascents[ascent]
+        singles = {
+            f"unlearn/{name}": tuple(enumerate(values.get(name, ())[:stop], start=1))
+            for name in ("loss", "accuracy")
+        }
+        return {**singles, **_curves("unlearn", METRICS, values.get("curve", ())[:stop])}
+
+
+def scenario_key(scenario: Scenario) -> str:
+    """Return what names a scenario in MLflow, whatever its number in a changed grid."""
+    return json.dumps(scenario.columns, sort_keys=True)
+
+
+def _parameters(trial: Trial) -> dict[str, Any]:
+    parts = dataclasses.asdict(trial.hyperparameters)
+    resolved = {name: value for part in parts.values() for name, value in part.items()}
+    return {**trial.scenario.columns, "defence_seed": trial.defence_seed, **resolved}
+
+
+def _made(study: Study, scenario: Scenario) -> dict[str, Any]:
+    """Return every option of what makes a victim, defaults included, but where files lie."""
+    choice = scenario.choice
+    entries: dict[str, Any] = {
+        "attack": choice.attack,
+        "dataset": scenario.dataset,
+        "architecture": scenario.architecture,
+    }
+    options: dict[str, Any] = {
+        f"{axis}.{field.name}": getattr(entry, field.name)
+        for axis, entry in entries.items()
+        for field in dataclasses.fields(entry)
+        if not field.metadata.get("runtime")
+    }
+    options |= {"attack.labels": choice.labels, "attack.stamp": choice.stamp}
+    options |= {"attack.source": choice.source, "victim_imported": scenario.source is not None}
+    if scenario.source is not None:
+        return options
+    return {**dataclasses.asdict(study.victim.config(scenario.dataset.name)), **options}
+
+
+def _settled(study: Study) -> dict[str, Any]:
+    """Return the study file with every default, a dotted name for each value."""
+    flat: dict[str, Any] = {}
+    rest: list[tuple[str, Any]] = [("", yaml.safe_load(resolved_yaml(study)))]
+    while rest:
+        name, value = rest.pop()
+        if isinstance(value, dict) and value:
+            rest += [(f"{name}.{key}" if name else str(key), one) for key, one in value.items()]
+        elif name not in ADDRESSES:
+            flat[name] = json.dumps(value) if isinstance(value, list | dict) else value
+    return dict(sorted(flat.items()))
+
+
+def _tags(scenario: Scenario) -> dict[str, str]:
+    columns = scenario.columns
+    return {name: str(columns[name]) for name in ("attack", "dataset", "architecture", "seed")}
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {k: str(v.value if isinstance(v, Enum) else v) for k, v in values.items()}
+
+
+def _seconds(runs: Iterable[StageRun]) -> dict[str, float]:
+    """Return what each stage took, when it was first computed."""
+    return {f"seconds/{run.stage}": run.seconds for run in runs}
+
+
+def _curves(stage: str, names: tuple[str, ...], points: Any) -> Curves:
+    """Return columns of a stage's per-epoch points as curves with epochs from 1."""
+    return {
+        f"{stage}/{name}": tuple((epoch, float(p[i])) for epoch, p in enumerate(points, start=1))
+        for i, name in enumerate(names)
+    }

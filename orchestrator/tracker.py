@@ -1,0 +1,67 @@
+"""A study's way to MLflow, which never holds it up."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.delivery import Courier, Delivery
+from orchestrator.outbox import Outbox
+from orchestrator.records import Record, fitted
+from orchestrator.tracking import Experiment, ModelMaker
+
+ENVIRONMENT = {  # a server that is away costs seconds, and MLflow keeps silent
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
+
+
+class Tracker:
+    """A study's way to MLflow; every method returns at once, but `close`.
+
+    The server may be away, slow or refuse: what it has not got waits in the outbox and is
+    delivered once, in order, when it is back or when the study runs again. A run that the
+    user deleted stays deleted until its record changes or a run under it is to be made.
+
+    Args:
+        uri: ``sqlite:///FILE``, which is made if absent, or the address of a server.
+        experiment: The study's name.
+        outbox: File of the backlog, in the study's folder.
+        maker: Makes records' models; without one, models are named as missing.
+    """
+
+    def __init__(
+        self, *, uri: str, experiment: str, outbox: Path, maker: ModelMaker | None = None
+    ) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        backlog = Outbox(outbox)
+        self._maker = maker
+
+        def connect() -> Experiment:
+            place = Experiment(uri, experiment, maker)
+            backlog.settle(uri, place.name)
+            return place
+
+        self._courier = Courier(backlog, backlog.place(uri), connect)
+
+    def record(self, record: Record) -> None:
+        """Mirror `record` soon, after its parent's; the same record twice is one."""
+        self._courier.record(fitted(record))
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all is delivered, the server turns out to be away, or time is up."""
+        self._courier.flush(timeout)
+
+    def close(self, timeout: float) -> Delivery:
+        """Deliver what can be delivered within `timeout` seconds, then stop for good."""
+        delivery = self._courier.close(timeout)
+        if self._maker is not None:
+            self._maker.close()
+        return delivery
+
+    def run_ids(self) -> Mapping[str, str]:
+        """Return run ids by key, of all that has arrived in this run of the study or before."""
+        return self._courier.runs()

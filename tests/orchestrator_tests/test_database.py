@@ -1,0 +1,131 @@
+"""A database that a kill left half made is mended or named, and never costs a run."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from orchestrator.database import ensure_database
+from orchestrator.records import Record
+from orchestrator.tracker import Tracker
+
+STUDY = Record(key="study", parent=None, name="demo")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.getbasetemp() / "template" / "mlflow.db"
+    ensure_database(path)
+    return path
+
+
+def send(path: Path) -> tuple[int, str | None]:
+    """Return how many records a driver did not get into a database, and why."""
+    folder = path.parent
+    tracker = Tracker(uri=f"sqlite:///{path}", experiment="demo", outbox=folder / "outbox.jsonl")
+    tracker.record(STUDY)
+    delivery = tracker.close(60)
+    return delivery.left, delivery.error
+
+
+def change(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def grow_old(path: Path) -> None:
+    os.utime(path, (time.time() - 60, time.time() - 60))
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.half-made-*"))
+
+
+def test_what_mlflow_was_making_when_it_was_killed_is_made_anew(
+    tmp_path: Path, template: Path
+) -> None:
+    path = tmp_path / "mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as making:
+        until = time.monotonic() + 120
+        while not (path.exists() and path.stat().st_size > 40_000) and time.monotonic() < until:
+            time.sleep(0.005)
+        making.kill()
+    whole = template.stat().st_size
+    assert 40_000 < path.stat().st_size < whole
+    grow_old(path)
+    assert send(path) == (0, None)
+    with closing(sqlite3.connect(path)) as connection:
+        ((runs,),) = connection.execute("select count(*) from runs")
+    assert runs == 1
+
+
+HALVES = {
+    "empty": None,
+    "a table": ("create table experiments (name text)",),
+    "no version": ("delete from alembic_version",),
+    "a migration that began": ("create table _alembic_tmp_runs (name text)",),
+    "a column too many": (
+        "update alembic_version set version_num = '451aebb31d03'",
+        "drop table logged_models",
+    ),
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_halves_are_mended(half: str, tmp_path: Path, template: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    if half in ("empty", "a table"):
+        path.touch()
+    else:
+        shutil.copyfile(template, path)
+    change(path, *(HALVES[half] or ()))
+    grow_old(path)
+    left, error = send(path)
+    if left:  # MLflow itself had to try first
+        assert half == "a column too many", error
+        grow_old(path)
+        left, error = send(path)
+    assert (left, error) == (0, None)
+
+
+def test_a_half_that_somebody_may_be_making_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    change(path, "create table experiments (name text)")
+    left, error = send(path)
+    assert left == 1
+    assert error is not None
+    assert error.startswith(f"{path} is half made, by another program just now or until it was")
+    assert leftovers(tmp_path) == []
+
+
+def test_runs_are_never_moved_aside(tmp_path: Path, template: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(template, path)
+    assert send(path) == (0, None)
+    change(path, "delete from alembic_version")
+    grow_old(path)
+    (tmp_path / "outbox.jsonl").unlink()
+    left, error = send(path)
+    assert left == 1
+    assert error is not None
+    assert error.startswith(f"MLflow cannot use {path} as it is, with 1 runs in it; copy it, ")
+    assert "mlflow db upgrade" in error
+    assert leftovers(tmp_path) == []
+
+
+def test_another_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_text("no database at all, but something that somebody wants to keep\n" * 50)
+    left, error = send(path)
+    assert left == 1
+    assert error is not None
+    assert error.startswith(f"{path} is no database of MLflow's (file is not a database); move it")
