@@ -22,7 +22,7 @@ from ulrl.scoring import NeuronScores
 PhaseOne: TypeAlias = tuple[NeuronScores, tuple[StageRun, StageRun]]
 
 LATELY = 64  # results of phase 1 at hand: those of a scenario's trials are asked for together
-CURVES = ("curve", "accuracy")  # of an ascent, for who shows it
+CURVES = ("curve", "accuracy", "loss")  # of an ascent, for who shows it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

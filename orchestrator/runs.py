@@ -11,7 +11,7 @@ import yaml
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Pruning, Status
 from orchestrator.definition import LogModels, Study
-from orchestrator.findings import Findings, VictimFinding
+from orchestrator.findings import Findings, ScoreFinding, VictimFinding
 from orchestrator.image_sets import ImageSets
 from orchestrator.modelling import REPAIRED, VICTIM, describe
 from orchestrator.pictures import Pictures
@@ -27,7 +27,6 @@ Curves: TypeAlias = dict[str, tuple[tuple[int, float], ...]]
 
 STUDY = "study"
 ADDRESSES = ("mlflow.uri", "store", "optuna")  # may hold passwords; the same study elsewhere
-ASCENTS = 64  # whose curves are kept at hand, since trials share them
 _HALVES = tuple((when, half) for when in ("before", "after") for half in ("selection", "report"))
 _NUMBERS = (
     *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),
@@ -51,7 +50,6 @@ class Runs:
         self._findings, self._store, self._pictures = findings, store, pictures
         self._plan = conductor.plan
         self._policy = conductor.plan.study.mlflow.log_models
-        self._ascents: dict[str, Mapping[str, Any]] = {}
         self._sets = ImageSets()
         self._prunings: dict[tuple[str, int], Pruning] = {}
         self._told = 0  # of the prunings
@@ -129,7 +127,7 @@ class Runs:
         curves: Curves = {}
         model = ended = began = None
         if row["status"] == Status.DONE.value and scored is not None and repaired is not None:
-            curves = self._trial_curves(scored.runs[0].key, scored.scores.stop_epoch)
+            curves = self._phase_one(scored)
             curves |= _curves("relearn", METRICS, repaired.curve)
             relearned = self._store.peek("relearn", scored.relearn_key)
             if relearned is not None:
@@ -191,14 +189,9 @@ class Runs:
         text = slug(self._plan.name_of(scenario))[:60]
         return f"{self._plan.study.name}.{text}.{digest_of(scenario_key(scenario))[:8]}"
 
-    def _trial_curves(self, ascent: str, stop: int) -> Curves:
+    def _phase_one(self, scored: ScoreFinding) -> Curves:
         """Return how a trial's phase 1 went until it stopped; others may have gone on."""
-        if ascent not in self._ascents:
-            if len(self._ascents) >= ASCENTS:
-                self._ascents.pop(next(iter(self._ascents)))
-            entry = self._store.peek("unlearn", ascent)
-            self._ascents[ascent] = {} if entry is None else entry.values
-        values = self._ascents[ascent]
+        values, stop = self._findings.ascent(scored), scored.scores.stop_epoch
         singles = {
             f"unlearn/{name}": tuple(enumerate(values.get(name, ())[:stop], start=1))
             for name in ("loss", "accuracy")
