@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.error import HTTPError
 
@@ -30,12 +31,16 @@ def as_nobody(command: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database() -> Iterator[str]:
     """Run an empty PostgreSQL, and return its address."""
+    with TemporaryDirectory() as place:
+        yield from serve_database(place)
+
+
+def serve_database(place: str) -> Iterator[str]:
     initdb, postgres = program("initdb", "postgresql"), program("postgres", "postgresql")
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
+    port, folder = free_port(), Path(place)
+    folder.chmod(0o755)  # its user is not ours
     data = folder / "data"
     data.mkdir()
     if not os.getuid():
@@ -55,7 +60,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         while subprocess.run(ready, capture_output=True, check=False).returncode:
             assert time.monotonic() < until, (folder / "server.log").read_text()
             time.sleep(0.1)
-        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,7 @@ def address(
     """Run MLflow on PostgreSQL as `compose.yaml` does, and return its address."""
     folder, port = tmp_path_factory.mktemp("team"), free_port()
     auth = compose["configs"]["auth"]["content"]
-    place = "postgresql://mlflow:${DATABASE_PASSWORD}@database/mlflow"
+    place = "postgresql+psycopg2://mlflow:${DATABASE_PASSWORD}@database/mlflow"
     assert place in auth
     (folder / "auth.ini").write_text(auth.replace(place, database))
     upgrade, serve = commands(compose)
