@@ -7,6 +7,7 @@ from orchestrator.reporting.curves import FILE as CURVES
 from orchestrator.reporting.curves import RELEARN, UNLEARN, read_curves, shown_curves
 from orchestrator.reporting.drafts import Drafts
 from orchestrator.reporting.evidence import read_costs, read_pruning, read_study
+from orchestrator.reporting.holes import refuse_holes
 from orchestrator.reporting.naming import names_of
 from orchestrator.reporting.neurons import count_flags
 from orchestrator.reporting.page import Page
@@ -46,12 +47,14 @@ def assemble(folder: Path) -> Assembly:
         Mistakes: A file is not what it should be.
     """
     results = read_results(folder / "results.csv")
-    told, objective = read_study(folder / "study.yaml")
+    study = read_study(folder / "study.yaml")
+    if study.whole:
+        refuse_holes(folder / "results.csv", results)
     costs = read_costs(folder / "stages.csv")
     pruning = read_pruning(folder / "logs" / "pruning.csv")
     starts = read_starts(folder / "logs" / STARTS)
-    name = told or folder.resolve().name
-    summary = summarise(results, objective or "der")
+    name = study.name or folder.resolve().name
+    summary = summarise(results, study.objective or "der")
     names = names_of(results)
     curves = shown_curves(read_curves(folder / CURVES, results), summary.common)
     flags = count_flags(results, names)
@@ -59,7 +62,7 @@ def assemble(folder: Path) -> Assembly:
     drafts = Drafts(results, summary, names)
     page = Page(
         name=name,
-        objective_known=objective is not None,
+        objective_known=study.objective is not None,
         results=results,
         summary=summary,
         names=names,

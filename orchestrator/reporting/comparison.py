@@ -98,12 +98,12 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
             continue
         try:
             results = read_results(folder / "results.csv")
-            name, objective = read_study(folder / "study.yaml")
+            study = read_study(folder / "study.yaml")
         except Mistakes as error:
             mistakes += error.lines
             continue
-        summary = summarise(results, objective or "der")
-        found.append((folder, name or folder.resolve().name, results, summary))
+        summary = summarise(results, study.objective or "der")
+        found.append((folder, study.name or folder.resolve().name, results, summary))
     if mistakes:
         raise Mistakes(mistakes)
     names = [name for _, name, _, _ in found]

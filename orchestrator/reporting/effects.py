@@ -117,6 +117,7 @@ def draw_variance(parts: Sequence[Part]) -> Drawing:
             cells[column, len(names) - 1 - row] = Cell(
                 share=part.share,
                 text=f"{100 * part.share:.1f}",
+                note=_range(part),
                 tip=f"{' × '.join(part.factors)}: {_bounded(part.share, part)}",
             )
     labels = [short(name) for name in names]
@@ -182,6 +183,12 @@ def _tip(point: Marginal, metric: str) -> str:
 
 def _scale(metric: str) -> Scale:
     return FRACTION if metric == "der" else PERCENT
+
+
+def _range(part: Part) -> str:
+    if part.low is None or part.high is None:
+        return ""
+    return f"{100 * part.low:.0f} to {100 * part.high:.0f}"
 
 
 def _bounded(share: float, entry: Importance | Part) -> str:

@@ -43,14 +43,27 @@ class StageCost:
     seconds: float
 
 
-def read_study(path: Path) -> tuple[str | None, str | None]:
-    """Return a study file's name and objective, None where it does not say.
+@dataclass(frozen=True, kw_only=True)
+class StudyFile:
+    """What the report takes from study.yaml; None where it does not say.
+
+    Attributes:
+        whole: Whether every scenario has every setting: nothing is excluded.
+    """
+
+    name: str | None = None
+    objective: str | None = None
+    whole: bool = False
+
+
+def read_study(path: Path) -> StudyFile:
+    """Return what a study file says; nothing if there is none.
 
     Raises:
         Mistakes: It is there, but is no study file.
     """
     if not path.exists():
-        return None, None
+        return StudyFile()
     try:
         study: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -63,7 +76,11 @@ def read_study(path: Path) -> tuple[str | None, str | None]:
         known = ", ".join(_OBJECTIVES)
         raise Mistakes([f"{path}: objective: must be one of {known}; got {objective!r}"])
     name = study.get("name")
-    return (None if name is None else str(name)), objective
+    return StudyFile(
+        name=None if name is None else str(name),
+        objective=objective,
+        whole=study.get("exclude") == [] and study.get("search") in (None, "none"),
+    )
 
 
 def read_pruning(path: Path) -> Sequence[Mapping[str, str]]:

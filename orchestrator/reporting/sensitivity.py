@@ -122,7 +122,8 @@ def _variance(
         f"over the {count(len(whole.scenarios), 'scenario')} in which all "
         f"{len(whole.settings)} settings are done (of {len(block.scenarios)}). On the diagonal "
         f"what each factor explains by itself, below it what two explain only together; "
-        f"interactions of three or more have the other {100 * rest.share:.1f} %. A scenario's "
+        f"interactions of three or more have the other {100 * rest.share:.1f} %. Small: the middle "
+        f"95 % over resampled scenarios, where there are three or more. A scenario's "
         f"interaction with an axis says how much the best value depends on the scenario."
     )
     rows = (asdict(part) | {"factors": " × ".join(part.factors) or "rest"} for part in parts)

@@ -69,6 +69,34 @@ def test_a_victim_has_the_same_metrics_in_every_row(
     )
 
 
+@pytest.mark.parametrize("exclude", ["exclude: []", "exclude: [{attack: sig}]"])
+def test_a_row_that_somebody_took_out(
+    tmp_path: Path, refusal: Callable[[], str], exclude: str
+) -> None:
+    trials = make_rows(attacks=(("badnets", {}), ("blended", {})))
+    del trials[13:15]
+    write_study(tmp_path, trials)
+    (tmp_path / "study.yaml").write_text(f"name: x\n{exclude}\n", encoding="utf-8")
+    if exclude != "exclude: []":  # then it may be right
+        assert main([str(tmp_path)]) == 0
+        return
+    assert refusal() == (
+        "DIR/results.csv: has no row of blended · digits · preact_resnet18(width=16) · seed 0 "
+        "with unlearn_threshold=0.2, reinit_ratio=0.5 (and 1 more like this), though study.yaml "
+        "excludes nothing; the study's own command writes the table anew"
+    )
+
+
+def test_a_scenario_that_somebody_took_out(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    trials = make_rows(attacks=(("badnets", {}), ("blended", {})), seeds=(0, 1))
+    write_study(tmp_path, trials[:-9])
+    (tmp_path / "study.yaml").write_text("name: x\nexclude: []\n", encoding="utf-8")
+    assert refusal() == (
+        "DIR/results.csv: has no row of blended · digits · preact_resnet18(width=16) · seed 1, "
+        "though study.yaml excludes nothing; the study's own command writes the table anew"
+    )
+
+
 def test_a_table_that_was_saved_with_three_digits_is_fine(tmp_path: Path) -> None:
     trials = rows()
     for row in trials:

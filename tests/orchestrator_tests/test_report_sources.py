@@ -1,0 +1,74 @@
+"""What the run writes down for the report: curves of its stages, and how it was started."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from orchestrator.epochs import write_curves
+from orchestrator.provenance import StartLog, describe_start
+from orchestrator.report import write_report
+from orchestrator.reporting.provenance import FILE, read_starts
+from tests.orchestrator_tests.pruned_studies import study_of, with_status
+from tests.orchestrator_tests.report_folders import make_rows, write_starts, write_study
+from tests.orchestrator_tests.simulation import Desk, Workers
+
+
+def test_a_start_says_what_it_ran_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["study", "my grid.yaml", "--set", "mlflow.uri=postgresql://me:secret@db/x"]
+    monkeypatch.setattr(sys, "argv", words)
+    log = StartLog(tmp_path, "cpu")
+    assert not (tmp_path / FILE).exists()  # nothing is computed yet
+    log.executor = "inline"
+    log.started(None)
+    log.started(None)
+    (start,) = read_starts(tmp_path / FILE)
+    assert start.command == (
+        "python -m orchestrator.study 'my grid.yaml' --set 'mlflow.uri=postgresql://me:***@db/x'"
+    )
+    assert start.executor == "inline"
+    assert start.versions["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"torch", "ray", "optuna", "mlflow", "numpy"} <= set(start.versions)
+    assert "GiB" in start.hardware
+    assert dict(start.facts())["Executor"] == "inline, on cpu"
+
+
+def test_a_torn_line_of_the_record_is_cut_off(tmp_path: Path) -> None:
+    whole = json.dumps(describe_start("inline", "cpu"))
+    (tmp_path / FILE).write_text(f'{whole}\n{{"comm', encoding="utf-8")
+    assert len(read_starts(tmp_path / FILE)) == 1
+    StartLog(tmp_path, "cpu").started(None)
+    assert len(read_starts(tmp_path / FILE)) == 2
+
+
+def test_the_report_shows_the_last_start(tmp_path: Path) -> None:
+    write_study(tmp_path, make_rows(attacks=(("badnets", {}),)))
+    write_starts(tmp_path)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "The driver was started once:" in html
+    assert '<pre id="command">python -m orchestrator.study grid.yaml</pre>' in html
+    assert "<dt>Driver&#39;s machine</dt>" in html or "<dt>Driver's machine</dt>" in html
+
+
+def test_curves_are_those_of_the_stages(tmp_path: Path) -> None:
+    desk = Desk(study_of("settings", f"memory://{tmp_path}"), tmp_path)
+    Workers().run(desk)
+    conductor = desk.conductor
+    write_curves(conductor, desk.results, desk.findings, tmp_path / "curves.csv")
+    table = pd.read_csv(tmp_path / "curves.csv")
+    done = with_status(desk, "done")
+    assert len(done) < len(conductor.plan.trials)
+    relearned = table[table["phase"] == "relearn"]
+    assert len(relearned) == len(done) > 0
+    for (_, row), trial in zip(relearned.iterrows(), done, strict=True):
+        assert row["attack"] == trial.scenario.columns["attack"]
+        assert row["seed"] == trial.scenario.seed
+        expected = [round(asr, 6) for _, asr, _ in conductor.repairs[trial.number].curve]
+        assert json.loads(row["asr"]) == expected
+    ascents = {conductor.scores[t.number].runs[0].key: t for t in done}
+    unlearned = table[table["phase"] == "unlearn"]
+    assert len(unlearned) == len(ascents)
+    stored = desk.findings.ascent(conductor.scores[done[0].number])
+    assert json.loads(unlearned.iloc[0]["accuracy"]) == [round(v, 6) for v in stored["accuracy"]]
