@@ -97,6 +97,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{told['median']:.3g} ({told['low']:.3g}–{told['high']:.3g})"
 
 
+def slug(name: str) -> str:
+    """Return a contender's name as a key of the line of JSON."""
+    return "_".join(name.replace(",", " ").replace(":", " ").split())
+
+
 def report(benchmark: str, **results: Any) -> None:
     """Print the one line of JSON: where and with what it ran, and what came out."""
     print(json.dumps({"benchmark": benchmark, **environment(), **results}, allow_nan=False))

@@ -169,7 +169,7 @@ class KeyRing:
         """Return the key of a trial's relearning, which knows phase 1 by its suspects only."""
         parts = trial.hyperparameters
         config = {
-            "relearn": settled(parts.relearn, self.compute),
+            "relearn": settled(parts.relearn.felt(suspects), self.compute),
             "suspects": digest_of(suspects),
             "compute": self.compute,
             "monitor": poisoning.MONITOR_COUNT,

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 
+from orchestrator.allocator import keep_memory
 from orchestrator.entries import ascent_of, pack, scores_of, weights_of
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.materials import Materials
@@ -45,11 +46,13 @@ class Workshop:
     """A worker's bench: the store, and what the last scenarios left loaded.
 
     Torch's number of threads is set here, for the life of the process, because sums
-    depend on it.
+    depend on it, and on a CPU how memory is kept, because speed does.
     """
 
     def __init__(self, site: Site, victim: VictimRecipe) -> None:
         torch.set_num_threads(site.threads)
+        if site.device == "cpu":
+            keep_memory()
         self.site = site
         self._recipe = victim
         self._shelf = Shelf(site)

@@ -1,7 +1,7 @@
 """Stage 4 of 5: reinitialise the suspects and fine-tune the victim away from them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import cos, pi, sqrt
 
@@ -104,6 +104,19 @@ class RelearnConfig:
             raise ValueError(f"alpha is a weight, in [0, 1000]; got {self.alpha}")
         if self.batchnorm_updates not in (0, 1, 2):
             raise ValueError(f"batchnorm_updates is 0, 1 or 2; got {self.batchnorm_updates}")
+
+    def felt(self, suspects: Suspects) -> "RelearnConfig":
+        """Return the same configuration, with defaults for what these suspects leave unused.
+
+        Without suspects there is no cosine to weigh, and without marked weights nothing is
+        drawn: configurations that differ in no more than that relearn alike.
+        """
+        unused: tuple[str, ...] = ()
+        if not suspects.layers:
+            unused = ("alpha", "cosine_form", "cosine_reduction")
+        if not any(bool(layer.reset.any()) for layer in suspects.layers):
+            unused += ("reinit_distribution", "reinit_scale")
+        return replace(self, **{name: getattr(RelearnConfig, name) for name in unused})
 
     def rate(self, elapsed: float) -> float:
         """Return the learning rate, which changes between epochs only."""

@@ -19,6 +19,7 @@ from tests.orchestrator_tests.key_cases import (
     changed,
     first_trial,
     ring,
+    variants,
     with_part,
 )
 from tests.orchestrator_tests.small_studies import small_study
@@ -149,6 +150,29 @@ def test_without_suspects_the_reinit_ratio_is_nothing(trial: Trial) -> None:
         for ratio in (0.0, 0.5, 1.0)
     }
     assert len(found) == 1
+
+
+NO_SUSPECTS = Suspects(layers=(), reset_bias=False)
+UNMARKED = suspects_in(replace(ROW, reset=torch.zeros_like(ROW.reset)))
+OF_COSINE = {"alpha", "cosine_form", "cosine_reduction"}
+OF_REINIT = {"reinit_distribution", "reinit_scale"}
+NOTHING: set[str] = set()
+
+
+@pytest.mark.parametrize(
+    ("suspects", "unused"),
+    [(NO_SUSPECTS, OF_COSINE | OF_REINIT), (UNMARKED, OF_REINIT), (SUSPECTS, NOTHING)],
+    ids=["no suspects", "no weights marked", "marked suspects"],
+)
+def test_what_suspects_leave_unused_is_no_part_of_the_relearning(
+    trial: Trial, suspects: Suspects, unused: set[str]
+) -> None:
+    def key(config: RelearnConfig) -> str:
+        return ring().relearn(with_part(trial, relearn=config), suspects)
+
+    base = RelearnConfig()
+    found = {name for name, config in variants(base) if key(config) == key(base)}
+    assert found == unused
 
 
 @pytest.mark.parametrize("compute", [Compute(device="cuda"), Compute(threads=2)])

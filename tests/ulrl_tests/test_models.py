@@ -126,6 +126,23 @@ def test_restoring_gives_identical_logits(
         assert torch.equal(classifier.logits(images), copy.logits(images))
 
 
+def test_restoring_draws_nothing(monkeypatch: pytest.MonkeyPatch, blueprint: Blueprint) -> None:
+    """Random weights that are overwritten at once cost seconds for the largest networks."""
+    weights = initialise(blueprint, generator(0), torch.device("cpu")).weights()
+    states = []
+    build = PreActResNet18.build
+
+    def watched(self: PreActResNet18, **sizes: int) -> nn.Module:
+        states.append(torch.get_rng_state())
+        network = build(self, **sizes)
+        states.append(torch.get_rng_state())
+        return network
+
+    monkeypatch.setattr(PreActResNet18, "build", watched)
+    restore(weights, torch.device("cpu"))
+    assert torch.equal(*states)
+
+
 def test_weights_are_a_copy(blueprint: Blueprint, cpu: torch.device) -> None:
     classifier = initialise(blueprint, generator(0, "a"), cpu)
     weights = classifier.weights()

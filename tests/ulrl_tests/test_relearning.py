@@ -14,7 +14,16 @@ from ulrl.datasets import ImageSet
 from ulrl.fitting import Schedule, Sources, train
 from ulrl.hyperparameters import assemble
 from ulrl.models import Weights, restore
-from ulrl.relearning import RelearnConfig, RelearnRun, _cosines, cosine_term, relearn
+from ulrl.relearning import (
+    CosineForm,
+    CosineReduction,
+    ReinitDistribution,
+    RelearnConfig,
+    RelearnRun,
+    _cosines,
+    cosine_term,
+    relearn,
+)
 from ulrl.resetting import LayerSuspects, Suspects
 
 CONFIG = RelearnConfig(relearn_epochs=3, relearn_batch_size=16)
@@ -185,3 +194,31 @@ def test_the_victim_is_left_alone(
     state = {name: value.clone() for name, value in victim.state.items()}
     finish(relearn(CONFIG, victim, suspects(1), clean, cpu))
     assert all(torch.equal(state[name], value) for name, value in victim.state.items())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "unused"),
+    [
+        (
+            suspects(),
+            {"alpha": 3.0, "cosine_form": CosineForm.ABSOLUTE}
+            | {"cosine_reduction": CosineReduction.MEAN},
+        ),
+        (suspects(1, reset=False), {}),
+    ],
+    ids=["no suspects", "no weights marked"],
+)
+def test_what_suspects_leave_unused_changes_no_bit(
+    clean: CleanSamples,
+    victim_of: Callable[[int], Weights],
+    cpu: torch.device,
+    chosen: Suspects,
+    unused: dict[str, Any],
+) -> None:
+    """So that such configurations may share their result."""
+    drawn = {"reinit_distribution": ReinitDistribution.NORMAL, "reinit_scale": 2.0}
+    other = replace(CONFIG, **unused, **drawn)
+    assert other.felt(chosen) == CONFIG
+    assert other.felt(suspects(1)) == other
+    one, two = (finish(relearn(c, victim_of(0), chosen, clean, cpu)) for c in (CONFIG, other))
+    assert same(one, two)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, UInt8
 from torch import Generator, Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from ulrl.datasets import Treatment
 from ulrl.randomness import seeded_default, spared_default
@@ -149,10 +151,41 @@ def initialise(blueprint: Blueprint, source: Generator, device: torch.device) ->
 
 def restore(weights: Weights, device: torch.device) -> Classifier:
     """Return a classifier with a copy of `weights`."""
-    with spared_default():
+    with spared_default(), _Undrawn():
         classifier = Classifier(weights.blueprint, _build(weights.blueprint), device)
     classifier.network.load_state_dict(weights.state)
     return classifier
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the random draws of layers whose weights are about to be loaded.
+
+    They are most of what it takes to build a network; whatever draws in another way than
+    these does so as ever, and is overwritten.
+    """
+
+    _DRAWS: ClassVar = frozenset(
+        {
+            Tensor.normal_,
+            Tensor.uniform_,
+            init.kaiming_normal_,
+            init.kaiming_uniform_,
+            init.normal_,
+            init.trunc_normal_,
+            init.uniform_,
+            init.xavier_normal_,
+            init.xavier_uniform_,
+        }
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        given = kwargs or {}
+        if func in self._DRAWS:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _build(blueprint: Blueprint) -> nn.Module:

@@ -1,0 +1,304 @@
+"""A sensitivity surface of 300 settings on one victim: ``python -m benchmarks.bench_surface``.
+
+5 thresholds × 5 ratios × 4 alphas × 3 defence seeds. Ours runs for real, all of it, and its
+epochs are counted from what was executed. Without sharing each setting would have an ascent of
+its own, to its own threshold, and a relearning of its own: those epochs are counted too, since
+phase 1 says where each would have stopped. Their time is worked out from units measured in this
+run, and so is that of the official loop's structure, which tests all images after every epoch.
+"""
+
+import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks._common import (
+    clock,
+    in_turn,
+    options,
+    report,
+    table,
+    the_device,
+)
+from benchmarks._material import whole
+from benchmarks._official import OfficialLoop
+from orchestrator.catalogue import Catalogue
+from orchestrator.entries import weights_of
+from orchestrator.findings import Findings
+from orchestrator.keys import Compute, KeyRing
+from orchestrator.materials import Materials
+from orchestrator.plan import make_plan
+from orchestrator.spec import load_study
+from orchestrator.store import Store
+from orchestrator.work import Item, Site, VictimItem
+from orchestrator.workshop import Workshop
+from ulrl.resetting import choose_resets
+from ulrl.shapes import shapes
+
+STUDY = """\
+name: surface
+grid:
+  attack: badnets
+  dataset: {{arrays: {file}, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25], flip: true}}
+  architecture: {{name: preact_resnet18, width: {width}}}
+  defence_seed: [0, 1, 2]
+  clean_ratio: 0.1
+  unlearn_threshold: [0.5, 0.4, 0.3, 0.2, 0.1]
+  reinit_ratio: [0.0, 0.25, 0.5, 0.75, 1.0]
+  alpha: [0.1, 0.4, 0.7, 1.0]
+  unlearn_batch_size: {batch}
+  relearn_batch_size: {batch}
+  relearn_epochs: {relearn}
+  z_threshold: {z}
+victim: {{epochs: {epochs}, batch_size: 64}}
+prune: none
+mlflow: {{uri: "sqlite:///{file}.db"}}
+store: {store}
+"""
+OFFICIAL_EPOCHS = 20  # of a relearning, which the whole surface is counted with as well
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print a row per way of doing it and the line of JSON."""
+    given = options(__doc__, width=4, training=640, relearn=5, epochs=5, rounds=3, workers=4)
+    given = given.parse_args(argv)
+    if given.quick:
+        given.width, given.training, given.relearn, given.epochs = 1, 80, 1, 1
+        given.rounds, given.workers = 1, 0
+    with tempfile.TemporaryDirectory() as folder:
+        surface = Surface(Path(folder), given)
+        surface.run()
+        units = surface.official_units(given.rounds, given.workers)
+        told(surface, units, given)
+
+
+def told(surface: "Surface", units: dict[str, float], given: argparse.Namespace) -> None:
+    """Print what was counted, measured and worked out."""
+    counts = surface.counts()
+    keys = surface.distinct_relearnings()
+    if surface.executed("relearn") != keys:
+        raise RuntimeError(f"{surface.executed('relearn')} relearnings for {keys} distinct keys")
+    seconds = {
+        "shared": surface.spent["ascent"] + surface.spent["trial"],
+        "unshared": surface.unshared_seconds(),
+        "official structure": counts["unshared"].ascent * units["ascent"]
+        + counts["unshared"].relearn * units["relearn"],
+    }
+    ways = {**counts, "official structure": counts["unshared"]}
+    how = {"shared": "measured", "unshared": "worked out", "official structure": "worked out"}
+    table(
+        [
+            "way",
+            "ascents",
+            "relearnings",
+            "epochs",
+            f"with {OFFICIAL_EPOCHS}-epoch relearnings",
+            "CPU s",
+            "",
+            "ratio of CPU s",
+        ],
+        [
+            [
+                way,
+                count.ascents,
+                count.relearnings,
+                count.epochs,
+                count.ascent + count.relearnings * OFFICIAL_EPOCHS,
+                seconds[way],
+                how[way],
+                seconds[way] / seconds["shared"],
+            ]
+            for way, count in ways.items()
+        ],
+    )
+    print(f"official epochs, CPU s: {', '.join(f'{k} {v:.3g}' for k, v in units.items())}")
+    report(
+        "surface",
+        width=given.width,
+        settings=len(surface.plan.trials),
+        relearn_epochs=given.relearn,
+        distinct_relearnings=keys,
+        collapsed_at_ratio_1=surface.collapsed(),
+        flagged=surface.flagged(),
+        **{
+            f"{way.replace(' ', '_')}_{name}": getattr(count, name)
+            for way, count in ways.items()
+            for name in ("ascents", "ascent", "relearnings", "epochs")
+        },
+        cpu_seconds={way: round(value, 2) for way, value in seconds.items()},
+        worked_out=[way for way, word in how.items() if word != "measured"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """Work of phase 1 and phase 2.
+
+    Attributes:
+        ascents: Ascents.
+        ascent: Epochs of all of them.
+        relearnings: Relearnings, each followed by an evaluation.
+        relearn: Epochs of all of them.
+    """
+
+    ascents: int
+    ascent: int
+    relearnings: int
+    relearn: int
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of both phases."""
+        return self.ascent + self.relearn
+
+
+class Surface:
+    """The study, done item by item as a worker of it would."""
+
+    def __init__(self, folder: Path, given: argparse.Namespace) -> None:
+        training, relearn = given.training, given.relearn
+        images, file = shapes(training, 2 * training, 0), folder / "shapes.npz"
+        arrays = {
+            f"{part}_{what}": values.permute(0, 2, 3, 1).numpy() if what == "images" else values
+            for part, what, values in (
+                ("train", "images", images.train_images),
+                ("train", "labels", images.train_labels),
+                ("test", "images", images.test_images),
+                ("test", "labels", images.test_labels),
+            )
+        }
+        np.savez(file, **{name: np.asarray(values) for name, values in arrays.items()})
+        store, batch = folder / "store", min(32, training // 20)
+        text = STUDY.format(
+            file=file,
+            width=given.width,
+            batch=batch,
+            relearn=relearn,
+            epochs=given.epochs,
+            store=store,
+            z=0.5 if given.quick else 3.5,  # so small a victim has no row that stands out
+        )
+        (folder / "surface.yaml").write_text(text, encoding="utf-8")
+        study = load_study(str(folder / "surface.yaml"), [])
+        self._folder, self._relearn = folder, relearn
+        self.plan = make_plan(study)
+        self._catalogue = Catalogue(self.plan)
+        device = the_device().type
+        self._site = Site(store=str(store), study="benchmark", device=device)
+        self._keys = KeyRing(study.victim, Compute(device=device, threads=1))
+        self._store = Store(str(store))
+        self._findings = Findings(self._store, self._keys)
+        self._runs: dict[str, list[str]] = {}
+        self.spent: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Do everything."""
+        workshop = Workshop(self._site, self.plan.study.victim)
+        self._do(workshop, VictimItem(scenario=self.plan.scenarios[0]))
+        for group in self._catalogue.groups:
+            self._do(workshop, group.item)
+        for trial in self.plan.trials:
+            self._do(workshop, self._catalogue.trial_item(trial))
+
+    def _do(self, workshop: Workshop, item: Item) -> None:
+        with clock() as taken:
+            for _ in workshop.work(item):
+                pass
+        kind = item.name.partition("-")[0]
+        self.spent[kind] = self.spent.get(kind, 0.0) + taken.cpu
+        for run in workshop.executed:
+            self._runs.setdefault(run.stage, []).append(run.key)
+
+    def executed(self, stage: str) -> int:
+        """Return how often a stage was executed."""
+        return len(self._runs.get(stage, []))
+
+    def distinct_relearnings(self) -> int:
+        """Return how many relearnings differ, by what they are and not by the store's keys.
+
+        A relearning is told by the defence seed, the suspects with their marked weights and
+        whether their bias is reset, and by alpha where anything is suspected at all.
+        """
+        found = set()
+        for trial in self.plan.trials:
+            scored = self._findings.scores(trial)
+            if scored is None:
+                raise RuntimeError(f"{trial.name} has no scores")
+            suspects = choose_resets(trial.hyperparameters.reset, scored.scores)
+            marks = tuple(
+                (layer.weight, layer.rows, tuple(layer.reset.flatten().tolist()))
+                for layer in suspects.layers
+            )
+            alpha = trial.hyperparameters.relearn.alpha if marks else None
+            found.add((trial.defence_seed, marks, suspects.reset_bias, alpha))
+        return len(found)
+
+    def collapsed(self) -> list[int]:
+        """Return settings with ratio 1, and the relearnings they share."""
+        some = [t for t in self.plan.trials if t.hyperparameters.reset.reinit_ratio == 1]
+        scored = [self._findings.scores(trial) for trial in some]
+        return [len(some), len({one.relearn_key for one in scored if one is not None})]
+
+    def flagged(self) -> list[int]:
+        """Return how many of the settings' phases 1 found no, one, two suspects."""
+        scored = [self._findings.scores(trial) for trial in self.plan.trials]
+        sizes = [len(one.scores.suspects) for one in scored if one is not None]
+        return [sizes.count(size) for size in range(3)]
+
+    def counts(self) -> dict[str, Count]:
+        """Return what was executed, and what it would be without sharing."""
+        keys = self._runs["unlearn"]
+        entries = [self._store.peek("unlearn", key) for key in keys]
+        lengths = [len(one.values["accuracy"]) for one in entries if one is not None]
+        scored = [self._findings.scores(trial) for trial in self.plan.trials]
+        stops = [one.scores.stop_epoch for one in scored if one is not None]
+        shared = self.executed("relearn")
+        return {
+            "shared": Count(
+                ascents=len(keys),
+                ascent=sum(lengths),
+                relearnings=shared,
+                relearn=shared * self._relearn,
+            ),
+            "unshared": Count(
+                ascents=len(stops),
+                ascent=sum(stops),
+                relearnings=len(stops),
+                relearn=len(stops) * self._relearn,
+            ),
+        }
+
+    def unshared_seconds(self) -> float:
+        """Work out the CPU seconds without sharing, from what an epoch and a trial took."""
+        counts = self.counts()
+        ours, theirs = counts["shared"], counts["unshared"]
+        ascent = self.spent["ascent"] / ours.ascent
+        return theirs.ascent * ascent + theirs.relearnings * self.spent["trial"] / ours.relearnings
+
+    def official_units(self, rounds: int, workers: int) -> dict[str, float]:
+        """Return CPU seconds of an epoch of each phase in the official loop's structure."""
+        trial, scenario = self.plan.trials[0], self.plan.scenarios[0]
+        materials = Materials()
+        victim = self._store.read("train_victim", self._keys.victim(scenario))
+        if victim is None:
+            raise RuntimeError("the victim comes first")
+        loop = OfficialLoop(
+            trial.hyperparameters,
+            weights_of(victim, materials.blueprint(scenario)),
+            materials.clean(trial),
+            whole(materials.tests(scenario, {})),
+            self._folder,
+            workers=workers,
+            device=the_device(),
+        )
+        taken = in_turn(
+            {"ascent": lambda: loop.unlearn(1), "relearn": lambda: loop.relearn(1)}, rounds
+        )
+        return {name: median(one.cpu for one in some) for name, some in taken.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Every benchmark runs to its end on something tiny: its results are checked, never its seconds."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("bench_*.py"))
+FACTS = {"benchmark", "device", "cores", "threads", "load", "python", "torch", "commit"}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Put back torch's threads, of which benchmarks take what they measure."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def quick(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the line of JSON of a benchmark's smoke test."""
+    importlib.import_module(f"benchmarks.{name}").main(["--quick"])
+    told = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("|---") for line in told), "no table"
+    found: dict[str, Any] = json.loads(told[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "bench_surface"])
+def test_a_benchmark_runs_and_tells_where(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = quick(name, capsys)
+    assert found.keys() > FACTS
+    assert found["benchmark"] == name.removeprefix("bench_")
+
+
+def test_a_surface_of_300_settings_is_executed_once_per_distinct_key(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Counted by what each relearning is, independently of the keys of the store."""
+    found = quick("bench_surface", capsys)
+    assert found.keys() > FACTS
+    assert found["settings"] == 5 * 5 * 4 * 3
+    assert found["shared_relearnings"] == found["distinct_relearnings"]
+    assert found["unshared_relearnings"] == 300
+    assert found["shared_ascents"] == 3  # one per defence seed
+    assert found["unshared_ascents"] == 300
+    assert 2 * found["shared_epochs"] <= found["unshared_epochs"]
+    settings, relearnings = found["collapsed_at_ratio_1"]
+    assert settings == 60
+    assert 3 <= relearnings < settings
+    assert sum(found["flagged"]) == 300
+    assert sum(found["flagged"][1:]) > 0, "without suspects there is little to tell apart"
