@@ -89,17 +89,9 @@ def told(surface: "Surface", units: dict[str, float], given: argparse.Namespace)
     }
     ways = {**counts, "official structure": counts["unshared"]}
     how = {"shared": "measured", "unshared": "worked out", "official structure": "worked out"}
+    longer = f"with {OFFICIAL_EPOCHS}-epoch relearnings"
     table(
-        [
-            "way",
-            "ascents",
-            "relearnings",
-            "epochs",
-            f"with {OFFICIAL_EPOCHS}-epoch relearnings",
-            "CPU s",
-            "",
-            "ratio of CPU s",
-        ],
+        ["way", "ascents", "relearnings", "epochs", longer, "CPU s", "", "ratio of CPU s"],
         [
             [
                 way,

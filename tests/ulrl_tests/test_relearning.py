@@ -216,7 +216,7 @@ def test_what_suspects_leave_unused_changes_no_bit(
     unused: dict[str, Any],
 ) -> None:
     """So that such configurations may share their result."""
-    drawn = {"reinit_distribution": ReinitDistribution.NORMAL, "reinit_scale": 2.0}
+    drawn: dict[str, Any] = {"reinit_distribution": ReinitDistribution.NORMAL, "reinit_scale": 2.0}
     other = replace(CONFIG, **unused, **drawn)
     assert other.felt(chosen) == CONFIG
     assert other.felt(suspects(1)) == other
