@@ -10,7 +10,11 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("bench_*.py"))
+NAMES = sorted(
+    path.stem
+    for path in (ROOT / "benchmarks").glob("bench_*.py")
+    if "options(__doc__" in path.read_text(encoding="utf-8")  # it has --quick
+)
 FACTS = {"benchmark", "device", "cores", "threads", "load", "python", "torch", "commit"}
 
 
@@ -29,6 +33,10 @@ def quick(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     assert any(line.startswith("|---") for line in told), "no table"
     found: dict[str, Any] = json.loads(told[-1])
     return found
+
+
+def test_there_are_benchmarks() -> None:
+    assert len(NAMES) >= 8
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "bench_surface"])
