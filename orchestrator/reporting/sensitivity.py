@@ -83,7 +83,7 @@ def _importance(
         return None
     measures = {entry.measure: entry.resamples for entry in found}
     exact = (
-        f"{EXACT}: an axis's own share of the variance among settings. "
+        "Exact ANOVA: an axis's own share of the variance among settings. "
         if EXACT in measures
         else "No exact ANOVA: the settings done everywhere are no complete grid. "
     )
