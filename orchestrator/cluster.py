@@ -61,7 +61,7 @@ class Worker(tune.Trainable):
         """Nothing was saved."""
 
     def _take(self, config: dict[str, Any]) -> None:
-        items = [self._catalogue.item(name) for name in config["items"]]
+        items = [self._catalogue.item(name, drawn) for name, drawn in config["items"]]
         self._shift = Shift(self._workshop, items)
 
 
@@ -74,9 +74,9 @@ class _Feed(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         session = _LIVE[self._session]
-        names = session.hand_out(trial_id)
-        if names:
-            return {"items": names}
+        items = session.hand_out(trial_id)
+        if items:
+            return {"items": items}
         return Searcher.FINISHED if session.complete else None
 
     def on_trial_complete(self, trial_id: str, *args: Any, **kwargs: Any) -> None:

@@ -5,17 +5,19 @@ and ends each item with `finished`, `stopped`, `lost` or `returned`; everything 
 is harmless.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from orchestrator.catalogue import Catalogue, Group
+from orchestrator.catalogue import Catalogue, Drawn, Group
 from orchestrator.decisions import Decisions, Outcome
 from orchestrator.dispatch import Dispatch
-from orchestrator.errors import Unusable
-from orchestrator.findings import Findings, RepairFinding, ScoreFinding, objective_value
+from orchestrator.drawing import Drawing
+from orchestrator.errors import Unusable, Vanished
+from orchestrator.findings import Findings, RepairFinding, ScoreFinding
 from orchestrator.folder import Folder
 from orchestrator.observers import Observer
+from orchestrator.outcomes import Outcomes
 from orchestrator.plan import Plan, Scenario, Trial
+from orchestrator.preparation import Preparation, Turns
 from orchestrator.work import (
     AscentItem,
     Finished,
@@ -26,66 +28,86 @@ from orchestrator.work import (
     TrialItem,
     VictimItem,
 )
-from ulrl.metrics import Metrics
 
 
 class Conductor:
     """What to do next, given what is done."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: Folder,
-        findings: Findings,
-        observer: Observer,
-    ) -> None:
+    def __init__(self, plan: Plan, folder: Folder, findings: Findings, observer: Observer) -> None:
         self.plan = plan
         self.decisions = Decisions(plan)
         self.errors: dict[str, Finished] = {}  # by the item's name
         self._folder = folder
         self._findings = findings
+        self._outcomes = Outcomes(plan, findings)
         self._observer = observer
         self._study = folder.identity()
         self._cuts = folder.cuts()
         self._rank = {trial.number: rank for rank, trial in enumerate(self.decisions.order)}
+        self.drawing = Drawing(plan, folder, self.decisions)
         self._catalogue = Catalogue(plan)
-        self._groups: dict[int, list[Group]] = defaultdict(list)  # by the scenario's number
-        for group in self._catalogue.groups:
-            self._groups[group.scenario.number].append(group)
-        self._waiting: dict[int, list[Scenario]] = defaultdict(list)  # by the helper's number
         self._dispatch = Dispatch(self._needed, self.decisions.sure, observer.started, plan.study)
         self.allowance = self._dispatch.allowance
+        self._victims = Preparation(self._catalogue, findings, self._dispatch.push, self._account)
+        self._climbers: Turns[Group] = Turns()
         self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
         self.scores: dict[int, ScoreFinding] = {}  # by the trial's number, as the next
         self.repairs: dict[int, RepairFinding] = {}
-        self._followers: dict[str, list[Trial]] = {}  # by the key of a relearning in work
+        self._followers: Turns[Trial] = Turns()
 
     def open(self) -> None:
         """Take in what the store has, and make ready what it lacks."""
         for number in self.plan.scenario_order:
-            scenario = self.plan.scenarios[number]
-            if self._findings.victim(scenario) is not None:
-                self._victim_ready(scenario)
-            else:
-                self._push_victim(scenario)
+            if self._catalogue.groups_in(number):
+                self._begin(self.plan.scenarios[number])
 
     def next_item(self) -> Item | None:
         """Return the most useful item that can be worked on now, or None for the moment."""
-        return self._dispatch.next_item()
+        return next(iter(self._or_drawn(self._dispatch.next_items)), None)
 
     def next_shift(self, workers: int, near: Scenario | None = None) -> tuple[Item, ...]:
-        """Return what one of `workers` should do next, in order; nothing for the moment.
+        """Return what one of `workers` should do next, where a victim is loaded if it may be."""
+        return self._or_drawn(lambda: self._dispatch.next_shift(workers, near))
 
-        One item as a rule; several of a kind where they are short. What no decision can
-        spare is taken scenario by scenario, `near` first: there a victim is loaded.
-        """
-        return self._dispatch.next_shift(workers, near)
+    def _or_drawn(self, ready: Callable[[], tuple[Item, ...]]) -> tuple[Item, ...]:
+        """Return what is ready; where nothing is, once another setting is drawn."""
+        items = ready()
+        while not items and self._may_draw:
+            self._draw()
+            items = ready()
+        for item in items:
+            if isinstance(item, AscentItem | TrialItem):
+                self.drawing.begun(item.trial)
+        return items
+
+    @property
+    def _may_draw(self) -> bool:
+        """Whether another setting is wanted: nothing is ready, and none waits to be begun."""
+        if self.allowance.spent or len(self._victims.broken) == len(self.plan.scenarios):
+            return False
+        return self.drawing.possible and (self.drawing.timely or self._dispatch.idle)
+
+    def _draw(self) -> None:
+        """Take in a setting that is drawn now."""
+        for trial in self.drawing.draw():
+            self._rank[trial.number] = len(self._rank)
+            group = self._catalogue.add(trial)
+            broken = self._victims.broken.get(trial.scenario.number)
+            if broken is not None:
+                self._offer(trial, Outcome(error=broken))
+            elif not self._victims.has_begun(trial.scenario):
+                self._begin(trial.scenario)
+            elif self._findings.victim(trial.scenario) is not None:
+                self._open_or_push(group)
 
     def _needed(self, item: Item) -> bool:
         """Whether an item that was ready still is of use; a trial that is not hands on."""
         if isinstance(item, AscentItem):
-            trials = self._catalogue.groups[item.number].trials
-            return any(self.decisions.verdict(trial) is None for trial in trials)
+            group = self._catalogue.group(item.number)
+            wanted = any(self.decisions.verdict(trial) is None for trial in group.trials)
+            if not wanted:
+                self._climbed(group)
+            return wanted
         if isinstance(item, TrialItem) and not self.wanted(item):
             self._hand_on(item.trial)
             return False
@@ -95,10 +117,14 @@ class Conductor:
         """Whether nobody has decided of a trial yet; anything else is wanted."""
         return not isinstance(item, TrialItem) or self.decisions.verdict(item.trial) is None
 
+    def drawn_for(self, item: Item) -> Drawn | None:
+        """Return what a worker has to be told to know an item by its name."""
+        return self._catalogue.drawn_for(item)
+
     @property
     def complete(self) -> bool:
         """Whether nothing runs and nothing more will."""
-        return self._dispatch.idle
+        return self._dispatch.idle and not self._may_draw
 
     def progress(self, item: Item, progress: Progress) -> bool:
         """Take news of a running item, and return whether it should stop."""
@@ -109,7 +135,8 @@ class Conductor:
         self._seen[item.name] = progress.curve
         if not isinstance(item, TrialItem):
             return False
-        return self.decisions.hopeless(item.trial, self._values(item.trial, progress.curve))
+        values = self._outcomes.of_curve(item.trial, progress.curve)
+        return self.decisions.hopeless(item.trial, values)
 
     def stopped(self, item: Item, progress: Progress) -> None:
         """Take back a trial that was told to stop."""
@@ -121,7 +148,7 @@ class Conductor:
             key = self.scores[trial.number].relearn_key
             self._folder.record_cut(key, progress.curve)
             self._cuts[key] = progress.curve
-            self._offer(trial, Outcome(curve=self._values(trial, progress.curve)))
+            self._offer(trial, Outcome(curve=self._outcomes.of_curve(trial, progress.curve)))
         self._hand_on(trial)
 
     def finished(self, item: Item, result: Finished) -> None:
@@ -139,15 +166,17 @@ class Conductor:
         if result.error:
             self._failed(item, result)
         elif isinstance(item, HelperItem):
-            self._helper_ready(item)
+            self._victims.helper_ready(item)
         elif isinstance(item, VictimItem):
             self._victim_ready(item.scenario)
         elif isinstance(item, AscentItem):
-            if not self._open_group(self._catalogue.groups[item.number]):
-                self._vanished(item)
+            group = self._catalogue.group(item.number)
+            if not self._open_group(group):
+                raise Vanished(item.name)
+            self._climbed(group)
         else:
             if not self._take_result(item.trial):
-                self._vanished(item)
+                raise Vanished(item.name)
             self._hand_on(item.trial)
 
     def lost(self, item: Item, reason: str) -> None:
@@ -170,50 +199,44 @@ class Conductor:
     def _failed(self, item: Item, result: Finished) -> None:
         self.errors[item.name] = result
         if isinstance(item, TrialItem):
-            curve = self._values(item.trial, self._seen.get(item.name, ()))
+            curve = self._outcomes.of_curve(item.trial, self._seen.get(item.name, ()))
             self._offer(item.trial, Outcome(error=result.error, curve=curve))
             self._hand_on(item.trial)
             return
         if isinstance(item, AscentItem):
-            groups = [self._catalogue.groups[item.number]]
-        elif isinstance(item, HelperItem):
-            waiting = self._waiting.pop(item.number, [])
-            groups = [group for scenario in waiting for group in self._groups[scenario.number]]
+            groups = [self._catalogue.group(item.number)]
+            self._climbed(groups[0])
         else:
-            groups = self._groups[item.scenario.number]
+            scenarios = self._victims.failed(item, f"{item.text}: {result.error}")
+            groups = [group for s in scenarios for group in self._catalogue.groups_in(s.number)]
         for group in groups:
             for trial in group.trials:
                 self._offer(trial, Outcome(error=f"{item.text}: {result.error}"))
 
-    def _push_victim(self, scenario: Scenario) -> None:
-        """Make a victim ready, or let it wait for a helper that its attack needs first."""
-        first = min(self._first(group) for group in self._groups[scenario.number])
-        for item in self._catalogue.helpers_of(scenario):
-            run = self._findings.helper(scenario, item.helper)
-            if run is None:
-                self._waiting[item.number].append(scenario)
-                if len(self._waiting[item.number]) == 1:
-                    self._dispatch.push(first - 0.75, item)
-                return
-            self._account([run])
-        self._dispatch.push(first - 0.5, VictimItem(scenario=scenario))
-
-    def _helper_ready(self, item: HelperItem) -> None:
-        if self._findings.helper(item.scenario, item.helper) is None:
-            self._vanished(item)
-        for scenario in self._waiting.pop(item.number, []):
-            self._push_victim(scenario)
+    def _begin(self, scenario: Scenario) -> None:
+        """Have a scenario's victim made, or take it from the store."""
+        first = min(self._first(group) for group in self._catalogue.groups_in(scenario.number))
+        if self._victims.begin(scenario, first):
+            self._victim_ready(scenario)
 
     def _victim_ready(self, scenario: Scenario) -> None:
         finding = self._findings.victim(scenario)
         if finding is None:
-            self._vanished(VictimItem(scenario=scenario))
-            return
+            raise Vanished(VictimItem(scenario=scenario).name)
         self._account(finding.runs)
         self._observer.victim(scenario, finding)
-        for group in self._groups[scenario.number]:
-            if not self._open_group(group):
-                self._dispatch.push(self._first(group) - 0.25, group.item)
+        for group in self._catalogue.groups_in(scenario.number):
+            self._open_or_push(group)
+
+    def _open_or_push(self, group: Group) -> None:
+        """Take phase 1 from the store, or have it made: by one group for all that share it."""
+        if not self._open_group(group) and self._climbers.take(group.shared, group):
+            self._dispatch.push(self._first(group) - 0.25, group.item)
+
+    def _climbed(self, group: Group) -> None:
+        """An ascent ended, well or not: let those go on that wait for it."""
+        for other in self._climbers.end(group.shared):
+            self._open_or_push(other)
 
     def _open_group(self, group: Group) -> bool:
         """Take what is finished of a group and make ready the rest, if phase 1 is known."""
@@ -228,38 +251,27 @@ class Conductor:
             self._account(finding.runs)
             if self._take_result(trial):
                 continue
-            cut = self._cuts.get(finding.relearn_key)
-            if cut and self.plan.study.prune.curve is not None:
-                self._offer(trial, Outcome(curve=self._values(trial, cut)))
+            if (cut := self._cuts.get(finding.relearn_key)) and self.plan.study.prune.curve:
+                self._offer(trial, Outcome(curve=self._outcomes.of_curve(trial, cut)))
             else:
                 self._push_trial(trial)
         return True
-
-    def _vanished(self, item: Item) -> None:
-        """What a worker just stored cannot be read: no result of this store can be trusted."""
-        raise Unusable(
-            f"{item.name} was stored and cannot be read back; is the store on a path that "
-            f"all nodes see?"
-        )
 
     def _take_result(self, trial: Trial) -> bool:
         """Offer a trial's result to the decisions if the store has it."""
         scored = self.scores[trial.number]
         repaired = self._findings.repair(trial, scored.relearn_key)
-        victim = self._findings.victim(trial.scenario)
-        if repaired is None or victim is None:
+        outcome = None if repaired is None else self._outcomes.of_repair(trial, repaired)
+        if repaired is None or outcome is None:
             return False
         self.repairs[trial.number] = repaired
         self._account(repaired.runs)
-        before, after = victim.evaluation.selection, repaired.evaluation.selection
-        value = objective_value(self.plan.study.objective, before, after)
-        curve = self._values(trial, repaired.curve)
-        sound = self.plan.study.victim_rule.admits(before)
-        self._offer(trial, Outcome(value=value, curve=curve, sound=sound))
+        self._offer(trial, outcome)
         return True
 
     def _offer(self, trial: Trial, outcome: Outcome) -> None:
         for verdict in self.decisions.offer(trial, outcome):
+            self.drawing.decided(verdict.trial)
             self._observer.decided(verdict)
         while self.decisions.unsettled:
             self._push_trial(self.decisions.unsettled.pop())
@@ -269,7 +281,7 @@ class Conductor:
         finding = self.scores.get(trial.number)
         if finding is None:
             return
-        for follower in self._followers.pop(finding.relearn_key, []):
+        for follower in self._followers.end(finding.relearn_key):
             undecided = self.decisions.verdict(follower) is None
             if undecided and not self._take_result(follower):
                 self._push_trial(follower)
@@ -277,20 +289,8 @@ class Conductor:
     def _push_trial(self, trial: Trial) -> None:
         """Make a trial ready, or let it wait for another that makes the same result."""
         key = self.scores[trial.number].relearn_key
-        if key in self._followers:
-            self._followers[key].append(trial)
-            return
-        self._followers[key] = []
-        self._dispatch.push(self._rank[trial.number], self._catalogue.trial_item(trial))
-
-    def _values(self, trial: Trial, curve: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
-        """Return a monitor curve as the objective's values."""
-        victim = self._findings.victim(trial.scenario)
-        if victim is None:
-            return ()
-        before, objective = victim.evaluation.selection, self.plan.study.objective
-        points = (Metrics(acc=acc, asr=asr, ra=ra) for acc, asr, ra in curve)
-        return tuple(objective_value(objective, before, point) for point in points)
+        if self._followers.take(key, trial):
+            self._dispatch.push(self._rank[trial.number], self._catalogue.trial_item(trial))
 
     def _account(self, runs: Iterable[StageRun]) -> None:
         self._folder.account(runs, self._study)

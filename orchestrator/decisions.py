@@ -1,5 +1,7 @@
 """Which trials count, decided in the order of the plan, never in the order of arrival."""
 
+import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -94,27 +96,25 @@ class Decisions:
                 scenario.number: Judge(f"scenario: {scenario.text}", prune.curve, objective)
                 for scenario in plan.scenarios
             }
-        self._chain_of = {
-            trial.number: chain
-            for trials in self._make_chains()
-            for chain in [_Chain(trials)]
-            for trial in trials
-        }
-        self._in_scenario = {
-            scenario.number: [
-                plan.by_place[place]
-                for setting in plan.setting_order
-                if (place := (setting, scenario.number)) in plan.by_place
-            ]
-            for scenario in plan.scenarios
-        }
+        self._chains: dict[int, _Chain] = defaultdict(_Chain)
+        self._in_scenario: dict[int, list[Trial]] = defaultdict(list)
+        for setting in plan.setting_order:
+            self.grow(setting)
         self.prunings: list[Pruning] = []
         self.unsettled: list[Trial] = []  # cut once, for reasons that no longer hold
+
+    def grow(self, setting: int) -> None:
+        """Take in a setting, which follows all others."""
+        for scenario in self._plan.scenario_order:
+            if (trial := self._plan.by_place.get((setting, scenario))) is not None:
+                self._in_scenario[scenario].append(trial)
+                self._chain_of(trial).trials.append(trial)
 
     @property
     def order(self) -> list[Trial]:
         """All trials in the order in which work on them is most useful."""
-        return list(self._setting_major())
+        places = itertools.product(self._plan.setting_order, self._plan.scenario_order)
+        return [self._plan.by_place[place] for place in places if place in self._plan.by_place]
 
     @property
     def judges(self) -> list[Judge]:
@@ -126,6 +126,14 @@ class Decisions:
         """Return what was decided of a trial, if anything."""
         return self._verdicts.get(trial.number)
 
+    def value_of(self, trial: Trial) -> float | None:
+        """Return what a trial says of its setting: nothing if it failed or its victim is weak."""
+        verdict = self._verdicts.get(trial.number)
+        if verdict is None or verdict.status is not Status.DONE:
+            return None
+        outcome = self._outcomes[trial.number]
+        return outcome.value if outcome.sound else None
+
     def complete(self) -> bool:
         """Whether every trial has its verdict."""
         return len(self._verdicts) == len(self._plan.trials)
@@ -133,7 +141,7 @@ class Decisions:
     def offer(self, trial: Trial, outcome: Outcome) -> list[Verdict]:
         """Take an outcome and return the verdicts that it makes possible, in order."""
         self._outcomes[trial.number] = outcome
-        return list(self._advance(self._chain_of[trial.number]))
+        return list(self._advance(self._chain_of(trial)))
 
     def hopeless(self, trial: Trial, curve: tuple[float, ...]) -> bool:
         """Whether a running trial may stop: it is pruned already, or its curve is cut now.
@@ -237,30 +245,20 @@ class Decisions:
         self._widest = max(self._widest, len(values) if whole else 0)
         self._settings.finish(setting, sum(values) / len(values) if whole else None)
 
-    def _make_chains(self) -> list[list[Trial]]:
+    def _chain_of(self, trial: Trial) -> "_Chain":
+        """Return the trials of which each waits for those before it."""
         if self._settings is not None:
-            return [list(self._setting_major())]
-        if not self._curves:
-            return [[trial] for trial in self._setting_major()]
-        by_scenario: dict[int, list[Trial]] = {s: [] for s in self._plan.scenario_order}
-        for trial in self._setting_major():
-            by_scenario[trial.scenario.number].append(trial)
-        return list(by_scenario.values())
-
-    def _setting_major(self) -> Iterator[Trial]:
-        for setting in self._plan.setting_order:
-            for scenario in self._plan.scenario_order:
-                if (trial := self._plan.by_place.get((setting, scenario))) is not None:
-                    yield trial
+            return self._chains[0]
+        return self._chains[trial.scenario.number if self._curves else trial.number]
 
 
 class _Chain:
     """Trials that are judged one after the other, and how far they are."""
 
-    def __init__(self, trials: list[Trial]) -> None:
-        self._trials = trials
+    def __init__(self) -> None:
+        self.trials: list[Trial] = []
         self.position = 0
 
     @property
     def head(self) -> Trial | None:
-        return self._trials[self.position] if self.position < len(self._trials) else None
+        return self.trials[self.position] if self.position < len(self.trials) else None

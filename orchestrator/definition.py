@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.ranges import Axis
 from orchestrator.resources import Budget, Limits, Resources
 from ulrl.attacks import Attack, LabelRule, Stamp
 from ulrl.datasets import Dataset
@@ -81,8 +82,8 @@ class Grid:
     """The axes. Scenario axes have values; a setting axis may instead be a range.
 
     Attributes:
-        settings: Values of each setting axis by its name, in the order of the results'
-            columns: ``defence_seed``, ``clean_ratio``, ``unlearn_threshold``,
+        settings: Values, or the range, of each setting axis by its name, in the order of
+            the results' columns: ``defence_seed``, ``clean_ratio``, ``unlearn_threshold``,
             ``reinit_ratio``, then further axes as in the file. Only axes that the file names
             are here; the plan takes the scenario's seed and the preset's values for others.
     """
@@ -93,7 +94,24 @@ class Grid:
     poison_ratios: tuple[float, ...] = (0.1,)
     target_labels: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
-    settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    settings: Mapping[str, Axis] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How settings are drawn, instead of taking every combination.
+
+    Attributes:
+        sampler: One of Optuna's samplers, by its name in snake case.
+        settings: How many settings to draw in all, the preset's own among them.
+        seed: Of the sampler.
+        arguments: Its other arguments, by Optuna's names.
+    """
+
+    sampler: str
+    settings: int
+    seed: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +120,8 @@ class Exclusion:
 
     Attributes:
         conditions: Per axis, the values that match. For attack, dataset and architecture a
-            value is a bare name, which matches every variant, or an entry of the axis.
+            value is a bare name, which matches every variant, or an entry of the axis; for a
+            setting axis it may be a `Span` of values.
     """
 
     conditions: Mapping[str, tuple[Any, ...]]
@@ -175,6 +194,9 @@ class Study:
     Attributes:
         source: The file as the user named it, for messages.
         imports: Where victims come from that are not trained; the first that matches counts.
+        search: How settings are drawn; None is every combination.
+        optuna_storage: Optuna's address of the storage that mirrors the study while it runs;
+            None is a journal in the study folder, written at the end.
     """
 
     name: str
@@ -182,6 +204,7 @@ class Study:
     grid: Grid
     preset: Preset = Preset.DEFAULT
     exclude: tuple[Exclusion, ...] = ()
+    search: Search | None = None
     victim: VictimRecipe = field(default_factory=VictimRecipe)
     imports: tuple[VictimImport, ...] = ()
     victim_rule: VictimRule = field(default_factory=VictimRule)
@@ -190,5 +213,6 @@ class Study:
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
     budget: Budget = field(default_factory=Budget)
+    optuna_storage: str | None = None
     mlflow: Tracking
     store: str

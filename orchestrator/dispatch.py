@@ -57,12 +57,13 @@ class Dispatch:
         """Whether a worker has an item."""
         return item.name in self._out
 
-    def next_item(self) -> Item | None:
-        """Return the most useful item that can be worked on now, or None for the moment."""
+    def next_items(self) -> tuple[Item, ...]:
+        """Return the one most useful item that can be worked on now, or none for the moment."""
         item = self._take(None)
-        if item is not None:
-            self.begin(item)
-        return item
+        if item is None:
+            return ()
+        self.begin(item)
+        return (item,)
 
     def next_shift(self, workers: int, near: Scenario | None) -> tuple[Item, ...]:
         """Return what one of `workers` should do next, in order; nothing for the moment."""

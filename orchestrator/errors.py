@@ -33,6 +33,15 @@ class Unusable(Stop):
     exit_code = 3
 
 
+class Vanished(Unusable):
+    """What a worker just stored cannot be read: no result of this store can be trusted."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} was stored and cannot be read back; is the store on a path that all nodes see?"
+        )
+
+
 class Interrupted(Stop):
     """The user, or a scheduler of the machine, asked the study to end."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.calibration import Calibration, Kind, Size, Speed, size_of
-from orchestrator.catalogue import Catalogue, Group
+from orchestrator.catalogue import Catalogue
 from orchestrator.definition import LogModels
 from orchestrator.experience import Experience, gather, recall
 from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimFinding
@@ -104,9 +104,9 @@ def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) 
     taken = gather(plan, victims, scores, repairs)
     costs = _Costs(plan, taken, recall(store, keys.compute, plan), keys.compute)
     count, catalogue = _Count(), Catalogue(plan)
-    groups = defaultdict(list)
+    groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
     for group in catalogue.groups:
-        groups[group.scenario.number].append(group)
+        groups[group.scenario.number][group.shared] += group.trials
     helped: dict[int, float] = {}
     for item in catalogue.helpers:
         known = _has_helper(findings, item)
@@ -120,8 +120,8 @@ def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) 
         weights = costs.weights(scenario)
         chain = sum(helped[item.number] for item in catalogue.helpers_of(scenario))
         chain += count.add("train_victim", cached=known, cost=costs.victim(scenario), disk=weights)
-        for group in groups[scenario.number]:
-            chain += _count_group(count, group, costs, scores, repairs, relearns)
+        for trials in groups[scenario.number].values():
+            chain += _count_group(count, trials, costs, scores, repairs, relearns)
         longest = max(longest, chain)
         if plan.study.mlflow.log_models is LogModels.BEST and not known:
             count.disk += weights
@@ -158,19 +158,19 @@ def _present(
 
 def _count_group(
     count: _Count,
-    group: Group,
+    trials: list[Trial],
     costs: "_Costs",
     scores: Mapping[int, ScoreFinding],
     repairs: Mapping[int, RepairFinding],
     relearns: set[str],
 ) -> float:
     """Count an ascent and its relearnings; return the seconds of it and one of them."""
-    known = all(trial.number in scores for trial in group.trials)
-    scenario = group.scenario
-    first = group.trials[0]
+    known = all(trial.number in scores for trial in trials)
+    first = trials[0]
+    scenario = first.scenario
     chain = count.add("unlearn", cached=known, cost=costs.ascent(first), disk=costs.head(scenario))
     longest = 0.0
-    for trial in group.trials:
+    for trial in trials:
         scored = scores.get(trial.number) if known else None
         if scored is not None and scored.relearn_key in relearns:
             continue

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.definition import SCENARIO_AXES
+from orchestrator.drawing import recorded
 from orchestrator.entries import weights_of
 from orchestrator.errors import Mistakes, Stop
 from orchestrator.findings import Findings
+from orchestrator.folder import Folder
 from orchestrator.imports import blueprint_from_facts
 from orchestrator.keys import KeyRing
 from orchestrator.machine import compute_of, gpu_of
@@ -41,10 +43,11 @@ def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterat
         if not (folder / name).is_file():
             raise Mistakes([f"{folder}: no study folder; it has no {name}"])
     study = load_study(str(folder / RECORD))
-    plan = make_plan(study)
+    plan = make_plan(study, recorded(study, Folder(folder)))
+    trials = plan.rows
     with (folder / RESULTS).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    if len(rows) != len(plan.trials):
+    if len(rows) != len(trials):
         raise Mistakes([f"{folder}: {RESULTS} and {RECORD} are not of one study; run it again"])
     for number in numbers:
         if not 0 <= number < len(rows):
@@ -52,8 +55,11 @@ def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterat
     store = Store(study.store)
     findings = Findings(store, KeyRing(study.victim, compute_of(study, gpu_of(study))))
     for number in numbers or range(len(rows)):
-        trial = plan.trials[number]
-        yield number, _export(plan, trial, rows[number], store, findings, out / trial.name)
+        trial = trials[number]
+        yield (
+            number,
+            _export(plan, trial, rows[number], store, findings, out / f"trial-{number:05d}"),
+        )
 
 
 def _export(

@@ -7,9 +7,10 @@ import socket
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -138,6 +139,26 @@ class Folder:
         with (self.logs / "cuts.jsonl").open("a") as file:
             file.write(json.dumps({"key": key, "curve": curve}) + "\n")
 
+    def settings(self) -> list[object]:
+        """Return the settings that were drawn for this study, in that order, as plain values."""
+        found = []
+        for line in whole_lines(self._settings_file, mend=False):
+            with suppress(ValueError):  # another is drawn in its place
+                found.append(json.loads(line))
+        return found
+
+    def record_setting(self, values: Mapping[str, Any]) -> None:
+        """Keep a setting that was drawn, at once on disk: a resume draws no other."""
+        whole_lines(self._settings_file)
+        with self._settings_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def _settings_file(self) -> Path:
+        return self.path / "settings.jsonl"
+
     @property
     def _holder_file(self) -> Path:
         return self.logs / "driver.json"
@@ -158,13 +179,13 @@ def write_text(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def whole_lines(path: Path) -> list[str]:
+def whole_lines(path: Path, *, mend: bool = True) -> list[str]:
     """Return a file's complete lines, after cutting a torn last one off the file itself."""
     if not path.exists():
         return []
     content = path.read_bytes()
     end = content.rfind(b"\n") + 1
-    if end < len(content):
+    if mend and end < len(content):
         with path.open("r+b") as file:
             file.truncate(end)
-    return content[:end].decode().splitlines()
+    return content[:end].decode(errors="replace").splitlines()

@@ -134,7 +134,8 @@ def artifacts_of(folder: Path, plan: Plan) -> tuple[tuple[str, str], ...]:
     where it is.
     """
     write_text(folder / "logs" / PLAN, json.dumps(outline(plan), indent=1) + "\n")
-    secret = redacted(plan.study.mlflow.uri) != plan.study.mlflow.uri
+    addresses = (plan.study.mlflow.uri, plan.study.optuna_storage or "")
+    secret = any(redacted(address) != address for address in addresses)
     top = [name for name in TOP if not (secret and name == "study.yaml")]
     places = [
         *((folder / name, "") for name in top),

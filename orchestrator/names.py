@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.definition import AttackChoice, Study
+from orchestrator.ranges import is_open
 from ulrl.attacks import Attack
 from ulrl.registry import options_of
 
@@ -23,7 +24,7 @@ def scenario_text(columns: Mapping[str, Any], without: frozenset[str] = frozense
 def setting_text(study: Study, values: Mapping[str, Any]) -> str:
     """Return a setting's values that differ among settings, as ``alpha=0.7, layers=all``."""
     axes = study.grid.settings
-    varied = {name: value for name, value in values.items() if len(axes[name]) > 1} or values
+    varied = {name: value for name, value in values.items() if is_open(axes[name])} or values
     shown = (f"{name}={_plainly(name, value)}" for name, value in varied.items())
     return ", ".join(shown) or "the preset"
 

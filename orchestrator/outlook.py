@@ -7,7 +7,7 @@ from typing import TypeAlias
 from orchestrator.catalogue import Catalogue
 from orchestrator.experience import Pace
 from orchestrator.plan import Plan, Scenario, Trial
-from orchestrator.work import Item, TrialItem, VictimItem
+from orchestrator.work import AscentItem, Item, TrialItem, VictimItem
 from orchestrator.workload import Workload, machine_of
 
 ENOUGH = 0.05  # share of an item that must be done before its pace says anything
@@ -47,11 +47,12 @@ class Outlook:
         for scenario in plan.scenarios:
             victim = VictimItem(scenario=scenario)
             self._add(victim.name, scenario, self._load.victim(scenario).passes)
-        for group in self._catalogue.groups:
-            load = self._load.ascent(group.trials[0])
-            self._add(group.item.name, group.scenario, load.passes)
+        self._plan = plan
+        self._known: set[int] = set()
+        self._ascents: set[object] = set()
+        self._trials: dict[Machine, Pace] = defaultdict(Pace)  # their loads, and how many
         for trial in plan.trials:
-            self._add(trial.name, trial.scenario, self._load.relearn(trial).passes)
+            self._know(trial)
 
     def begin(self) -> None:
         """Count from now on: what was decided before was stored."""
@@ -59,6 +60,8 @@ class Outlook:
 
     def heard(self, item: Item, place: str, now: float, done: int = 0, of: int = 0) -> None:
         """Take news of a running item."""
+        if isinstance(item, AscentItem | TrialItem):
+            self._know(item.trial)
         run = self._running.get(item.name)
         if run is None:
             since, load = self._places.get(place, now), self._load.of(item).passes
@@ -87,6 +90,7 @@ class Outlook:
 
     def decided(self, trial: Trial) -> None:
         """Take a verdict on a trial; it may come without the trial ever having run."""
+        self._know(trial)
         group = self._catalogue.group_of(trial)
         load = self._open.get(trial.name, 0.0)
         self._remove(trial.name, trial.scenario)
@@ -98,10 +102,12 @@ class Outlook:
 
     def left(self, now: float, workers: int) -> float | None:
         """Return the seconds until the end, or None as long as nothing is known."""
-        if not self._open:
+        to_come = self._to_come()
+        if not self._open and not to_come:
             return 0.0
         total = 0.0
-        for (kind, machine), load in self._ahead.items():
+        ahead = [*self._ahead.items(), *((("trial", m), load) for m, load in to_come.items())]
+        for (kind, machine), load in ahead:
             rate = self._rate(kind, machine, now)
             if rate is None:
                 return None
@@ -110,6 +116,29 @@ class Outlook:
             rate = self._rate(_kind(run.item.name), machine_of(run.item.scenario), now)
             total -= (rate or 0.0) * run.load * run.share
         return max(0.0, total) / max(1, min(workers, len(self._open)))
+
+    def _know(self, trial: Trial) -> None:
+        """Take in a trial, of the plan from the start or drawn since; once is enough."""
+        if trial.number in self._known:
+            return
+        self._known.add(trial.number)
+        group = self._catalogue.known(trial) or self._catalogue.add(trial)
+        if group.shared not in self._ascents:
+            self._ascents.add(group.shared)
+            self._add(group.item.name, group.scenario, self._load.ascent(trial).passes)
+        load = self._load.relearn(trial).passes
+        self._add(trial.name, trial.scenario, load)
+        self._trials[machine_of(trial.scenario)].add(load, 1)
+
+    def _to_come(self) -> dict[Machine, float]:
+        """Return the loads of trials whose settings are not drawn yet, as of those that are."""
+        settings = self._plan.most_settings - len(self._plan.settings)
+        found: dict[Machine, float] = defaultdict(float)
+        if settings:
+            for scenario in self._plan.scenarios:
+                machine = machine_of(scenario)
+                found[machine] += settings * (self._trials[machine].rate or 0.0)
+        return found
 
     def _add(self, name: str, scenario: Scenario, load: float) -> None:
         self._open[name] = load

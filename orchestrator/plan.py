@@ -1,114 +1,35 @@
-"""The grid as lists: scenarios, settings, trials, and the orders that matter."""
+"""The study as lists: scenarios, settings, trials, and the orders that matter."""
 
 import itertools
-import json
 import random
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from orchestrator.definition import FIRST_SETTINGS, AttackChoice, Study
-from orchestrator.names import attack_options, scenario_text, setting_text
-from orchestrator.spec import is_excluded
+from orchestrator.definition import FIRST_SETTINGS, Study
+from orchestrator.names import scenario_text, setting_text
+from orchestrator.points import Scenario, Setting, Trial, is_left_out, trial_of
+from orchestrator.ranges import Range, Values, is_open
 from orchestrator.spec_exclude import holds
 from orchestrator.spec_victim import import_path
-from ulrl.attacks import Helper
-from ulrl.datasets import Dataset
-from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
-from ulrl.models import Architecture
-from ulrl.poisoning import Poison
+from ulrl.hyperparameters import Hyperparameters, preset_values
 
-NO_VALUES = ("preset", "defence_seed")  # setting axes that are no hyper-parameters
+__all__ = ["Plan", "Scenario", "Setting", "Trial", "make_plan", "own_setting", "spread"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """What makes a victim.
-
-    Attributes:
-        source: Where a pre-trained victim lies, or None: then it is trained.
-    """
-
-    number: int
-    choice: AttackChoice
-    dataset: Dataset
-    architecture: Architecture
-    poison: Poison
-    seed: int
-    source: str | None = None
-
-    @cached_property
-    def columns(self) -> dict[str, Any]:
-        """The columns of the results that name this scenario."""
-        return {
-            "attack": self.choice.attack.name,
-            "attack_options": json.dumps(attack_options(self.choice), sort_keys=True),
-            "dataset": self.dataset.label,
-            "architecture": self.architecture.label,
-            "poison_ratio": self.poison.poison_ratio,
-            "target_label": self.poison.target_label,
-            "seed": self.seed,
-        }
-
-    @cached_property
-    def helpers(self) -> tuple[Helper, ...]:
-        """What is trained before the victim, what is needed first at the front."""
-        helper = None if self.source is not None else self.poison.attack.helper(self.poison)
-        chain: list[Helper] = []
-        while helper is not None:
-            chain.insert(0, helper)
-            helper = helper.needs
-        return tuple(chain)
-
-    @property
-    def text(self) -> str:
-        """The whole scenario in one line."""
-        return scenario_text(self.columns)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One value for each setting axis that the study file names.
-
-    Attributes:
-        text: The values that differ among settings, in one line for people.
-    """
-
-    number: int
-    values: Mapping[str, Any]
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One point of the grid: scenario × setting.
-
-    Attributes:
-        number: Place in the plan, from 0; the order of the results' rows.
-        hyperparameters: Resolved: preset, dataset and setting together.
-        defence_seed: Resolved: the setting's, or the scenario's seed.
-    """
-
-    number: int
-    scenario: Scenario
-    setting: Setting
-    hyperparameters: Hyperparameters
-    defence_seed: int
-
-    @property
-    def name(self) -> str:
-        """A short name for logs and files."""
-        return f"trial-{self.number:05d}"
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Plan:
     """Everything a study will do, in order.
 
+    The settings of a grid are all there from the start. Where a sampler draws them the plan
+    grows, setting by setting; nothing that is in it changes.
+
     Attributes:
-        trials: In the order of the results' rows: scenario by scenario, as in the file.
+        settings: By their number.
+        trials: Of a grid scenario by scenario, as in the file; else setting by setting, in
+            the order in which those were drawn.
         scenario_order: Scenarios as decisions meet them: shuffled once, attacks spread, so
             that early evidence is about all of them.
         setting_order: Settings as decisions meet them: the preset's own first.
@@ -116,15 +37,61 @@ class Plan:
 
     study: Study
     scenarios: tuple[Scenario, ...]
-    settings: tuple[Setting, ...]
-    trials: tuple[Trial, ...]
+    settings: list[Setting]
+    trials: list[Trial]
     scenario_order: tuple[int, ...]
-    setting_order: tuple[int, ...]
+    setting_order: list[int]
 
     @cached_property
     def by_place(self) -> dict[tuple[int, int], Trial]:
         """Trials by (setting number, scenario number); excluded pairs are absent."""
         return {(t.setting.number, t.scenario.number): t for t in self.trials}
+
+    @property
+    def rows(self) -> list[Trial]:
+        """Trials in the order of the results' rows: scenario by scenario."""
+        return sorted(self.trials, key=lambda t: (t.scenario.number, t.setting.number))
+
+    @property
+    def most_settings(self) -> int:
+        """How many settings there are, or will be if the sampler finds as many."""
+        search = self.study.search
+        return len(self.settings) if search is None else search.settings
+
+    @property
+    def most_trials(self) -> int:
+        """How many trials there are, or will be if none is excluded from now on."""
+        to_come = self.most_settings - len(self.settings)
+        return len(self.trials) + to_come * len(self.scenarios)
+
+    @property
+    def planned_trials(self) -> int:
+        """The trials of a grid; where settings are drawn, as many as there can be."""
+        if self.study.search is None:
+            return len(self.trials)
+        return self.most_settings * len(self.scenarios)
+
+    def with_setting(self, number: int, values: Values) -> list[Trial]:
+        """Return the trials that a drawn setting has in this plan; the plan stays as it is."""
+        text = setting_text(self.study, values)
+        setting = Setting(number=number, values=dict(values), text=text)
+        known: dict[str, Hyperparameters] = {}
+        first = number * len(self.scenarios)
+        return [
+            trial_of(self.study, first + scenario.number, scenario, setting, known)
+            for scenario in self.scenarios
+            if not is_left_out(self.study, scenario, setting)
+        ]
+
+    def grow(self, values: Values) -> list[Trial]:
+        """Take in a setting that was drawn and return its trials, unless none are left of it."""
+        trials = self.with_setting(len(self.settings), values)
+        if trials:
+            self.settings.append(trials[0].setting)
+            self.setting_order.append(trials[0].setting.number)
+            self.trials += trials
+            self.by_place.update({(t.setting.number, t.scenario.number): t for t in trials})
+        return trials
 
     @cached_property
     def _constant(self) -> frozenset[str]:
@@ -150,49 +117,67 @@ class Plan:
         return tuple(name for name in self.study.grid.settings if name not in FIRST_SETTINGS)
 
 
-def make_plan(study: Study) -> Plan:
-    """Expand the grid of `study`; the same study gives the same plan anywhere."""
+def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
+    """Expand the grid of `study`; the same study gives the same plan anywhere.
+
+    Args:
+        study: With a `search`, its settings are those of `drawn`, and others may follow.
+        drawn: Settings drawn before, in that order.
+    """
+    if study.search is not None:
+        return _searched(study, drawn)
     names = tuple(study.grid.settings)
-    settings = tuple(
+    axes = [axis for axis in study.grid.settings.values() if isinstance(axis, tuple)]
+    settings = [
         Setting(
             number=number,
             values=dict(zip(names, values, strict=True)),
             text=setting_text(study, dict(zip(names, values, strict=True))),
         )
-        for number, values in enumerate(itertools.product(*study.grid.settings.values()))
-    )
-    resolved: dict[tuple[str, int], Hyperparameters] = {}
+        for number, values in enumerate(itertools.product(*axes))
+    ]
+    resolved: list[dict[str, Hyperparameters]] = [{} for _ in settings]
     scenarios: list[Scenario] = []
     trials: list[Trial] = []
     for scenario in _scenarios(study):
         source = _source(study, scenario)
         numbered = replace(scenario, number=len(scenarios), source=source)
-        kept = [setting for setting in settings if not _excluded(study, numbered, setting)]
+        kept = [setting for setting in settings if not is_left_out(study, numbered, setting)]
         if not kept:
             continue
         scenarios.append(numbered)
         for setting in kept:
-            place = (numbered.dataset.name, setting.number)
-            if place not in resolved:
-                resolved[place] = _resolve(study, numbered.dataset, setting)
-            seed = setting.values.get("defence_seed")
-            trials.append(
-                Trial(
-                    number=len(trials),
-                    scenario=numbered,
-                    setting=setting,
-                    hyperparameters=resolved[place],
-                    defence_seed=numbered.seed if seed is None else seed,
-                )
-            )
+            known = resolved[setting.number]
+            trials.append(trial_of(study, len(trials), numbered, setting, known))
     return Plan(
         study=study,
         scenarios=tuple(scenarios),
         settings=settings,
-        trials=tuple(trials),
+        trials=trials,
         scenario_order=spread(scenarios),
         setting_order=_setting_order(study, settings),
     )
+
+
+def _searched(study: Study, drawn: Iterable[Values]) -> Plan:
+    """Return a plan of all scenarios in which a drawn setting may be tried."""
+    scenarios: list[Scenario] = []
+    for scenario in _scenarios(study):
+        if not is_left_out(study, scenario, None):
+            source = _source(study, scenario)
+            scenarios.append(replace(scenario, number=len(scenarios), source=source))
+    plan = Plan(
+        study=study,
+        scenarios=tuple(scenarios),
+        settings=[],
+        trials=[],
+        scenario_order=spread(scenarios),
+        setting_order=[],
+    )
+    for values in drawn:
+        if len(plan.settings) < plan.most_settings:
+            plan.grow(values)
+    return plan
 
 
 def spread(scenarios: list[Scenario]) -> tuple[int, ...]:
@@ -252,35 +237,25 @@ def _source(study: Study, scenario: Scenario) -> str | None:
     return None
 
 
-def _excluded(study: Study, scenario: Scenario, setting: Setting) -> bool:
-    values = {
-        "poison_ratio": scenario.poison.poison_ratio,
-        "target_label": scenario.poison.target_label,
-        "seed": scenario.seed,
-        **setting.values,
-    }
-    return is_excluded(
-        study.exclude, scenario.choice, scenario.dataset, scenario.architecture, values
-    )
-
-
-def _resolve(study: Study, dataset: Dataset, setting: Setting) -> Hyperparameters:
-    values = preset_values(setting.values.get("preset", study.preset), dataset.name)
-    values |= {name: value for name, value in setting.values.items() if name not in NO_VALUES}
-    return assemble(values)
-
-
-def _setting_order(study: Study, settings: tuple[Setting, ...]) -> tuple[int, ...]:
-    """Return the preset's own setting first: as near as the axes with a choice allow."""
+def own_setting(study: Study) -> dict[str, Any] | None:
+    """Return the preset's own setting: as near as the axes with a choice allow, if they do."""
     own = preset_values(study.preset, study.grid.datasets[0].name)
     own |= {"preset": study.preset, "defence_seed": None}
-    axes = study.grid.settings
-    free = [name for name, values in axes.items() if len(values) > 1]
-    if None not in axes.get("defence_seed", (None,)):
-        free = [name for name in free if name != "defence_seed"]
+    values = {}
+    for name, axis in study.grid.settings.items():
+        first = axis.low if isinstance(axis, Range) else axis[0]
+        bound = is_open(axis) and not (name == "defence_seed" and None not in axis)
+        values[name] = own[name] if bound else first
+        if bound and own[name] not in axis:
+            return None
+    return values
+
+
+def _setting_order(study: Study, settings: list[Setting]) -> list[int]:
+    own = own_setting(study)
     numbers = [setting.number for setting in settings]
     for setting in settings:
-        if all(setting.values[name] == own[name] for name in free):
+        if setting.values == own:
             numbers.remove(setting.number)
-            return (setting.number, *numbers)
-    return tuple(numbers)
+            return [setting.number, *numbers]
+    return numbers

@@ -147,7 +147,7 @@ class Screen:
 
     def _render(self) -> Group:
         tally = self._tally
-        total, left = len(tally.plan.trials), tally.left
+        total, left = tally.plan.most_trials, tally.left
         width = max(10, min(40, self._console.width - 40))
         head = Table.grid(padding=(0, 1))
         time_left = "" if left is None else f", about {span(left)} left"

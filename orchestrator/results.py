@@ -74,7 +74,7 @@ class Results:
 
     def write(self, folder: Path, run_ids: Mapping[str, str]) -> None:
         """Write ``results.csv`` and ``results.parquet``, each whole or not at all."""
-        rows = [self.row(trial, run_ids.get(key_of(trial), "")) for trial in self._plan.trials]
+        rows = [self.row(trial, run_ids.get(key_of(trial), "")) for trial in self._plan.rows]
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()

@@ -4,31 +4,33 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.chatter import hush_libraries
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
 from orchestrator.definition import Study
+from orchestrator.drawing import recorded
 from orchestrator.errors import Spent, Unusable
-from orchestrator.estimate import estimate
 from orchestrator.experience import gather, keep
 from orchestrator.findings import Findings, objective_value
 from orchestrator.folder import Folder, write_text
+from orchestrator.follower import Follower
 from orchestrator.gauges import Gauges, curves_of
 from orchestrator.imports import check_imports
 from orchestrator.invocation import program, redacted, shown
 from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_of, gpu_of, has_gpu, workers_of
-from orchestrator.observers import Observers
+from orchestrator.machine import compute_of, gpu_of, has_gpu
+from orchestrator.observers import Observer, Observers
 from orchestrator.plan import Plan, Trial, make_plan
-from orchestrator.progress import Screen, span
+from orchestrator.preview import counts
+from orchestrator.progress import Screen
 from orchestrator.provenance import StartLog
 from orchestrator.prunings import write_prunings
 from orchestrator.reporting.curves import FILE as CURVES
 from orchestrator.results import Results
-from orchestrator.sharing import planned, shared
+from orchestrator.search import Kept
+from orchestrator.sharing import shared
 from orchestrator.signals import Interrupts
 from orchestrator.store import Store
 from orchestrator.summary import print_summary
@@ -39,36 +41,6 @@ from orchestrator.work import Site
 DELIVERY_SECONDS = 60.0  # for MLflow's backlog at the end of a study
 HURRIED_SECONDS = 5.0  # the same when the study ends early
 GAUGES = "system.jsonl"  # in the folder's logs
-
-
-def show_plan(study: Study, console: Console) -> None:
-    """Print what a study would do; nothing is run, written or needed on disk."""
-    plan = make_plan(study)
-    gpu = gpu_of(study)
-    workers = workers_of(study, gpu)
-    keys = KeyRing(study.victim, compute_of(study, gpu))
-    cost = estimate(plan, Store(study.store), keys, workers, gpu)
-    console.print(f"[bold]{study.name}[/]: {_counts(plan)}")
-    console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
-    table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
-    names = {
-        "train_helper": "helpers of attacks",
-        "train_victim": "victims",
-        "unlearn": "ascents",
-        "relearn": "relearns (at most)",
-    }
-    for stage, name in names.items():
-        if stage in cost.runs:
-            table.add_row(name, f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}")
-    console.print(table)
-    console.print(
-        f"about {span(cost.hours * 3600)} on {workers} workers; {cost.gpu_hours:.2f} GPU-hours; "
-        f"{cost.disk / 1e6:,.0f} MB of disk"
-    )
-    if cost.sources:
-        parts = sorted(cost.sources.items(), key=lambda pair: -pair[1])
-        told = ", ".join(f"{share:.0%} {source}" for source, share in parts)
-        console.print(f"the time is estimated from: {told}", soft_wrap=True)
 
 
 def run_study(
@@ -91,6 +63,7 @@ def run_study(
     check_imports(plan)
     store.check()
     with folder.held():
+        plan = make_plan(study, recorded(study, folder))
         return _Run(plan, folder, store, console, interrupts, verbose).go(address, inline=inline)
 
 
@@ -141,7 +114,13 @@ class _Run:
         logs = TrialLogs(folder, plan)
         self.screen = Screen(console, self.tally, logs.path)
         self.starts = StartLog(folder.logs, compute.device)
-        observers = Observers([self.screen, self.mirror, logs, self.starts])
+        everyone: list[Observer] = [self.screen, self.mirror, logs, self.starts]
+        self.follower: Follower | None = None
+        if study.optuna_storage is not None:
+            prefix = f"{study.name} {self.site.study[:8]}: "
+            self.follower = Follower(study.optuna_storage, prefix, self._records)
+            everyone.append(self.follower)
+        observers = Observers(everyone)
         self.conductor = Conductor(plan, folder, findings, observers)
         logs.attach(self.conductor)
         self.results = Results(self.conductor, findings)
@@ -150,7 +129,7 @@ class _Run:
 
     def go(self, address: str | None, *, inline: bool) -> int:
         """Do what is left, write everything, and return the exit code."""
-        self.console.print(f"[bold]{self.plan.study.name}[/]: {_counts(self.plan)}", soft_wrap=True)
+        self.console.print(f"[bold]{self.plan.study.name}[/]: {counts(self.plan)}", soft_wrap=True)
         whole = False
         try:
             self.conductor.open()
@@ -159,7 +138,9 @@ class _Run:
                 self.console.print(f"{stored} trials are decided already")
             with self.screen:
                 self._execute(address, inline=inline)
-            pending = len(self.plan.trials) - self.tally.decided_count
+            drawable = self.conductor.allowance.spent and self.conductor.drawing.possible
+            trials = self.plan.most_trials if drawable else len(self.plan.trials)
+            pending = trials - self.tally.decided_count
             whole = not pending
         finally:
             self._conclude(whole=whole)
@@ -196,7 +177,14 @@ class _Run:
                 f"has all results: run the same command again"
             ) from error
         finally:
+            behind = self.follower.close(timeout) if self.follower is not None else ""
             delivery = self.tracker.close(timeout)
+        if behind:
+            self._say(
+                f"Optuna's storage at {redacted(self.plan.study.optuna_storage or '')} is behind "
+                f"({behind}); it is brought up to date when this command runs again",
+                style="yellow",
+            )
         if delivery.left:
             self._say(
                 f"MLflow at {redacted(self.plan.study.mlflow.uri)} lacks {delivery.left} records "
@@ -225,7 +213,7 @@ class _Run:
         write_curves(self.conductor, self.results, self.findings, self.folder.path / CURVES)
         self._keep_paces()
         self.pictures.write()
-        save_studies(self.folder.path / "optuna.journal", self.conductor.decisions.judges)
+        save_studies(self.folder.path / "optuna.journal", self._records())
         write_report(self.folder.path)
         metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}
         self.mirror.study_record(
@@ -241,6 +229,11 @@ class _Run:
         victims = {number: victim for number, victim in found.items() if victim is not None}
         scores, repairs = self.conductor.scores, self.conductor.repairs
         keep(self.store, self.compute, gather(self.plan, victims, scores, repairs))
+
+    def _records(self) -> list[Kept]:
+        """Return all that Optuna knows of this study."""
+        sampler = self.conductor.drawing.sampler
+        return [*([] if sampler is None else [sampler]), *self.conductor.decisions.judges]
 
     def _say_where(self, failures: int) -> None:
         objective = self.plan.study.objective.value
@@ -274,15 +267,6 @@ class _Run:
         before, after = victim.evaluation.selection, repaired.evaluation.selection
         value = objective_value(self.plan.study.objective, before, after)
         return Reached(value=value, metrics=after)
-
-
-def _counts(plan: Plan) -> str:
-    whole = len(plan.scenarios) * len(plan.settings)
-    excluded = f" - {whole - len(plan.trials):,} excluded" if whole > len(plan.trials) else ""
-    return (
-        f"{len(plan.scenarios):,} scenarios × {len(plan.settings):,} settings{excluded} = "
-        f"{len(plan.trials):,} trials"
-    )
 
 
 def _check_place(study: Study, out: Path) -> None:

@@ -26,7 +26,11 @@ from orchestrator.work import StageRun
 Curves: TypeAlias = dict[str, tuple[tuple[int, float], ...]]
 
 STUDY = "study"
-ADDRESSES = ("mlflow.uri", "store", "optuna")  # may hold passwords; the same study elsewhere
+ADDRESSES = (
+    "mlflow.uri",
+    "store",
+    "optuna.storage",
+)  # may hold passwords; the same study elsewhere
 _HALVES = tuple((when, half) for when in ("before", "after") for half in ("selection", "report"))
 _NUMBERS = (
     *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),
@@ -66,8 +70,8 @@ class Runs:
         plan = self._plan
         counts = {
             "scenarios": len(plan.scenarios),
-            "settings": len(plan.settings),
-            "trials": len(plan.trials),
+            "settings": plan.most_settings,
+            "trials": plan.planned_trials,
         }
         said = {"RUNNING": "running", "FINISHED": "done"}.get(status, "interrupted")
         return Record(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from orchestrator.catalogue import Drawn
 from orchestrator.conductor import Conductor
 from orchestrator.plan import Scenario
 from orchestrator.shift import Assignment, News
@@ -28,14 +29,14 @@ class Session:
     def complete(self) -> bool:
         return self._conductor.complete
 
-    def hand_out(self, trial_id: str) -> list[str]:
-        """Return the names of what a Tune trial shall work on; none for the moment."""
+    def hand_out(self, trial_id: str) -> list[tuple[str, Drawn | None]]:
+        """Return what a Tune trial shall work on, by name; nothing for the moment."""
         with self._guarded():
             items = self._conductor.next_shift(self.workers, self._near)
             if items:
                 self._near = None
                 self._shifts[trial_id] = Assignment(self._conductor, items), items[-1].scenario
-            return [item.name for item in items]
+            return [(item.name, self._conductor.drawn_for(item)) for item in items]
         return []
 
     def take(self, trial_id: str, news: News) -> bool:

@@ -9,6 +9,7 @@ from orchestrator.definition import (
     Grid,
     LogModels,
     Objective,
+    Search,
     Study,
     Tracking,
 )
@@ -16,11 +17,12 @@ from orchestrator.resources import Budget, Limits, Resources
 from orchestrator.spec_combinations import check_combinations
 from orchestrator.spec_exclude import is_excluded, read_exclude
 from orchestrator.spec_findings import Findings, Node
-from orchestrator.spec_grid import MAX_TRIALS, NO_RANGES, Axes, read_grid
-from orchestrator.spec_places import store_place, tracking_uri
+from orchestrator.spec_grid import Axes, read_grid
+from orchestrator.spec_places import optuna_storage, store_place, tracking_uri
 from orchestrator.spec_prune import DEFAULT_PRUNE, read_prune
 from orchestrator.spec_resources import read_budget, read_limits, read_resources
-from orchestrator.spec_values import Reader, choice, fail, mapping, section, truth, word
+from orchestrator.spec_search import check_search, read_search
+from orchestrator.spec_values import Reader, choice, fail, items, mapping, section, truth, word
 from orchestrator.spec_victim import Combinations, Victims, read_victim
 from orchestrator.spec_yaml import resolved_yaml
 from orchestrator.yamlfile import read_tree
@@ -33,8 +35,8 @@ from ulrl.models import WeightsError
 __all__ = ["is_excluded", "load_study", "missing_data", "resolved_yaml"]
 
 KEYS = (
-    *("name", "preset", "grid", "exclude", "victim", "prune", "objective"),
-    *("resources", "limits", "budget", "mlflow", "store"),
+    *("name", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
+    *("resources", "limits", "budget", "optuna", "mlflow", "store"),
 )
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
@@ -51,7 +53,8 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     root = read_tree(path, overrides, found)
     keys = _top_level(root, found)
     preset = found.read(keys.get("preset"), partial(choice, enum=Preset), Preset.DEFAULT)
-    axes, grid, exclude = _grid(keys, preset, found)
+    search = found.read(keys.get("search"), partial(read_search, found=found), None)
+    axes, grid, exclude = _grid(keys, preset, search, found)
     if "preset" in keys and "preset" in grid.settings:
         found.add(keys["preset"], "preset is an axis of this grid already; say it there alone")
     victims = found.read(
@@ -65,6 +68,7 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
         grid=grid,
         preset=preset,
         exclude=exclude,
+        search=search,
         victim=victims.recipe,
         imports=victims.imports,
         victim_rule=victims.rule,
@@ -77,6 +81,7 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
         ),
         limits=found.read(keys.get("limits"), partial(read_limits, found=found), Limits()),
         budget=found.read(keys.get("budget"), partial(read_budget, found=found), Budget()),
+        optuna_storage=found.read(keys.get("optuna"), partial(_optuna, found=found), None),
         mlflow=found.read(keys["mlflow"], partial(_tracking, found=found), Tracking(uri="")),
         store=found.read(keys["store"], store_place, ""),
     )
@@ -108,7 +113,7 @@ def missing_data(study: Study) -> list[str]:
 
 def _top_level(root: Node, found: Findings) -> dict[str, Node]:
     """Return the keys of the file, and those whose defaults need work as if written there."""
-    keys = mapping(root, KEYS, found, refused={"search": NO_RANGES})
+    keys = mapping(root, KEYS, found)
     for key in ("name", "grid"):
         if key not in keys:
             found.add(Node(path=key, place=root.place, value=None), "this key is required")
@@ -118,18 +123,28 @@ def _top_level(root: Node, found: Findings) -> dict[str, Node]:
 
 
 def _grid(
-    keys: Mapping[str, Node], preset: Preset, found: Findings
+    keys: Mapping[str, Node], preset: Preset, search: Search | None, found: Findings
 ) -> tuple[Combinations | None, Grid, tuple[Exclusion, ...]]:
     nothing = Grid(attacks=(), datasets=(), architectures=())
     if "grid" not in keys:
         return None, nothing, ()
     with found.collecting():
-        axes = read_grid(keys["grid"], found)
-        if axes.count <= MAX_TRIALS:
-            exclude, kept = read_exclude(keys.get("exclude"), axes, found)
+        excluded = keys.get("exclude")
+        axes = read_grid(keys["grid"], found, search, _axes_named(excluded))
+        if axes.is_sound():
+            ranges = {n: a.items[0].node for n, a in axes.settings.items() if a.range}
+            check_search(keys.get("search"), search, axes.grid().settings, ranges, found)
+        if axes.fits:
+            exclude, kept = read_exclude(excluded, axes, found)
             check_combinations(axes, kept, preset, found)
             return Combinations(axes=axes, kept=kept), axes.grid(), exclude
     return None, nothing, ()
+
+
+def _axes_named(exclude: Node | None) -> set[str]:
+    """Return the keys of all exclusions."""
+    entries = () if exclude is None else items(exclude)
+    return {key for entry in entries if isinstance(entry.value, dict) for key in entry.value}
 
 
 def _keys_of(node: Node | None) -> Mapping[str, Node]:
@@ -156,6 +171,11 @@ def _name(node: Node) -> str:
 
 def _architectures(grid: Grid) -> list[str]:
     return [architecture.name for architecture in grid.architectures]
+
+
+def _optuna(node: Node, found: Findings) -> str | None:
+    storage: str | None = section(node, {"storage": optuna_storage}, found).get("storage")
+    return storage
 
 
 def _tracking(node: Node, found: Findings) -> Tracking:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from orchestrator.ranges import Range
 from orchestrator.spec_entries import Item
 from orchestrator.spec_exclude import Mask
 from orchestrator.spec_findings import Findings, Node
@@ -55,7 +56,7 @@ def _check_clean(
 ) -> None:
     datasets = axes.by_name["dataset"].items
     if "clean_ratio" in axes.by_name:
-        ratios = axes.by_name["clean_ratio"].items
+        ratios = [_lowest(item) for item in axes.by_name["clean_ratio"].items]
         pairs = [(ratios[c], d) for c, d in _left(axes, kept, "clean_ratio", "dataset")]
     else:
         pairs = [
@@ -79,6 +80,13 @@ def _check_clean(
                     config.check(supply.train_count)
         except ValueError as error:
             found.add(ratio.node, _on(axes, d, error))
+
+
+def _lowest(item: Item) -> Item:
+    """Return the end of a range that asks most of a dataset; a value as it is."""
+    if isinstance(item.value, Range):
+        return Item(node=item.node.value["low"], value=item.value.low)
+    return item
 
 
 def _left(axes: Axes, kept: Mask, *names: str) -> list[list[int]]:

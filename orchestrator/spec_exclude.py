@@ -1,16 +1,19 @@
 """The `exclude` section: which combinations of the grid are left out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.definition import AttackChoice, Exclusion
+from orchestrator.definition import SCENARIO_AXES, AttackChoice, Exclusion
+from orchestrator.ranges import Range, Span
 from orchestrator.spec_entries import KINDS, class_of, read_entry
 from orchestrator.spec_findings import Findings, Node, Wrong
 from orchestrator.spec_grid import AXES, Axes, dimension_of, value_reader
+from orchestrator.spec_search import read_span
 from orchestrator.spec_values import axis_values, fail, items, known, plainly
 from ulrl.datasets import Dataset
 from ulrl.models import Architecture
@@ -52,7 +55,7 @@ def _matches(wanted: Sequence[Any], value: Any) -> bool:
         return value in wanted or value.name in wanted
     if isinstance(value, Architecture):
         return value in wanted or value.called in wanted or value.name in wanted
-    return value in wanted
+    return value in wanted or any(isinstance(one, Span) and value in one for one in wanted)
 
 
 def read_exclude(
@@ -70,12 +73,15 @@ def read_exclude(
         before = len(found)
         conditions = found.read(entry, partial(read_conditions, axes=axes, found=found), nothing)
         exclusion = Exclusion(conditions=conditions)
-        dropped = mask_of(exclusion.conditions, axes) if conditions else np.zeros_like(kept)
-        if len(found) == before and axes.is_sound() and not dropped.any():
+        # What an exclusion takes of a range leaves the rest of it.
+        listed = {name: one for name, one in conditions.items() if not axes.by_name[name].range}
+        matched = mask_of(listed, axes) if conditions else np.zeros_like(kept)
+        if len(found) == before and axes.is_sound() and not matched.any():
             found.add(entry, "the entry matches nothing in the grid")
         if len(found) == before:
             exclusions.append(exclusion)
-            kept &= ~dropped
+            if len(listed) == len(conditions):
+                kept &= ~matched
     if len(found) > at_first:
         return (), np.zeros_like(kept)
     if node is not None and axes.is_sound() and not kept.any():
@@ -94,19 +100,57 @@ def read_conditions(node: Node, axes: Axes, found: Findings) -> dict[str, tuple[
         if name not in axes.by_name:
             found.add(values, f"the grid has no axis {name}, so there is nothing to tell apart")
             continue
-        read = _read_named if name in KINDS else _read_values
         column = axes.column(name) if axes.is_sound(name) else ()
-        conditions[name] = read(values, name, column, found)
+        if name in KINDS:
+            conditions[name] = _read_named(values, name, column, found)
+            continue
+        spans = (
+            [] if name in SCENARIO_AXES else [v for v in items(values) if isinstance(v.value, dict)]
+        )
+        single = replace(values, value=tuple(v for v in items(values) if v not in spans))
+        conditions[name] = (
+            *(_read_span(span, name, column, found) for span in spans),
+            *(_read_values(single if spans else values, name, column, found)),
+        )
     return conditions
 
 
 def _read_values(node: Node, name: str, column: Sequence[Any], found: Findings) -> tuple[Any, ...]:
+    if node.value == ():
+        return ()
     values = axis_values(node, *value_reader(name), found)
     for place, value in values:
-        if column and value not in column:
+        if column and isinstance(column[0], Range):
+            _check_on_range(place, name, column[0], value, found)
+        elif column and value not in column:
             there = ", ".join(plainly(other) for other in dict.fromkeys(column))
             found.add(place, f"{name} in the grid is {there}; got {plainly(value)}")
     return tuple(value for _, value in values)
+
+
+def _check_on_range(node: Node, name: str, axis: Range, value: Any, found: Findings) -> None:
+    if axis.count is None:
+        found.add(
+            node,
+            f"{name} is any number of a range, so no single one is ever met; write "
+            f"{{low: ..., high: ...}}",
+        )
+    elif value not in axis:
+        found.add(node, f"{name} in the grid is {axis.text}; got {plainly(value)}")
+
+
+def _read_span(node: Node, name: str, column: Sequence[Any], found: Findings) -> Span:
+    """Return values from one to another."""
+    reader, _ = value_reader(name)
+    span = read_span(node, reader, found)
+    first = column[0] if column else None
+    if isinstance(first, Range):
+        if span.high < first.low or span.low > first.high:
+            found.add(node, f"{name} in the grid is {first.text}; nothing of it is in {span.text}")
+    elif column and not any(value in span for value in column):
+        there = ", ".join(plainly(other) for other in dict.fromkeys(column))
+        found.add(node, f"{name} in the grid is {there}; nothing of it is in {span.text}")
+    return span
 
 
 def _read_named(node: Node, name: str, column: Sequence[Any], found: Findings) -> tuple[Any, ...]:

@@ -1,14 +1,16 @@
 """The `grid` section: every axis with its values, defaults filled in, nothing twice."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from orchestrator.definition import FIRST_SETTINGS, SCENARIO_AXES, AttackChoice, Grid
+from orchestrator.definition import FIRST_SETTINGS, SCENARIO_AXES, AttackChoice, Grid, Search
+from orchestrator.ranges import Range
 from orchestrator.spec_entries import KINDS, Item, read_entry
 from orchestrator.spec_findings import UNREADABLE, Findings, Node, Wrong
+from orchestrator.spec_search import read_range
 from orchestrator.spec_values import (
     Reader,
     axis_values,
@@ -31,13 +33,11 @@ AXES = (
     *(name for name in names() if name not in FIRST_SETTINGS),
 )
 DEFAULTS = {"poison_ratio": 0.1, "target_label": 0, "seed": 0}
-RANGE_KEYS = {"low", "high", "log", "step"}
-NO_RANGES = "ranges are drawn by a sampler, which this version does not have; list the values"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """The values of one axis.
+    """The values of one axis; one that is a range has that as its only one.
 
     Attributes:
         sound: Whether nothing was wrong with it, so that what is not there was not meant.
@@ -49,6 +49,12 @@ class Axis:
     @property
     def values(self) -> tuple[Any, ...]:
         return tuple(item.value for item in self.items)
+
+    @property
+    def range(self) -> Range | None:
+        """The range, if the axis is one."""
+        first = self.items[0].value if self.items else None
+        return first if isinstance(first, Range) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +73,15 @@ class Axes:
         node: The section.
         by_name: The scenario axes, then the setting axes that the file names, in the order
             of the results' columns.
+        drawn: How many settings a sampler draws, or None: every combination is one.
+        folded: Setting axes that stand in `dimensions` by one value for all, since no rule
+            tells their values apart and a sampler may have very many combinations.
     """
 
     node: Node
     by_name: Mapping[str, Axis]
+    drawn: int | None = None
+    folded: frozenset[str] = frozenset()
 
     def is_sound(self, name: str | None = None) -> bool:
         """Whether nothing was wrong with an axis (with any, if none is named)."""
@@ -90,15 +101,28 @@ class Axes:
     def dimensions(self) -> dict[str, tuple[Any, ...]]:
         """What the grid is the product of: poisonings, then every axis but the two in them."""
         rest = {
-            name: axis.items for name, axis in self.by_name.items() if dimension_of(name) == name
+            name: axis.items[:1] if name in self.folded else axis.items
+            for name, axis in self.by_name.items()
+            if dimension_of(name) == name
         }
         return {"poisoning": self.poisonings, **rest}
 
     @property
     def count(self) -> int:
         """Trials before any is excluded."""
+        if self.drawn is None:
+            return self._product(self.by_name)
+        return self.drawn * self._product(SCENARIO_AXES)
+
+    @property
+    def fits(self) -> bool:
+        """Whether there are few enough combinations to look at each."""
+        told_apart = [name for name in self.by_name if name not in self.folded]
+        return max(self.count, self._product(told_apart)) <= MAX_TRIALS
+
+    def _product(self, names: Iterable[str]) -> int:
         poisonings = sum(len(self.ratios(attack)) for attack in self.by_name["attack"].items)
-        others = [name for name in self.by_name if dimension_of(name) == name]
+        others = [name for name in names if dimension_of(name) == name]
         return poisonings * prod(len(self.by_name[name].items) for name in others)
 
     def column(self, name: str) -> tuple[Any, ...]:
@@ -107,11 +131,16 @@ class Axes:
             return tuple(one.attack.value for one in self.poisonings)
         if name == "poison_ratio":
             return tuple(one.ratio.value for one in self.poisonings)
-        return self.by_name[name].values
+        values = self.by_name[name].values
+        return values[:1] if name in self.folded else values
+
+    @property
+    def settings(self) -> dict[str, Axis]:
+        """The setting axes."""
+        return {name: axis for name, axis in self.by_name.items() if name not in SCENARIO_AXES}
 
     def grid(self) -> Grid:
         """Return the axes without their places."""
-        settings = [name for name in self.by_name if name not in SCENARIO_AXES]
         return Grid(
             attacks=self.by_name["attack"].values,
             datasets=self.by_name["dataset"].values,
@@ -119,7 +148,7 @@ class Axes:
             poison_ratios=self.by_name["poison_ratio"].values,
             target_labels=self.by_name["target_label"].values,
             seeds=self.by_name["seed"].values,
-            settings={name: self.by_name[name].values for name in settings},
+            settings={name: axis.range or axis.values for name, axis in self.settings.items()},
         )
 
     def ratios(self, attack: Item) -> tuple[Item, ...]:
@@ -135,8 +164,17 @@ def dimension_of(name: str) -> str:
     return "poisoning" if name in ("attack", "poison_ratio") else name
 
 
-def read_grid(node: Node, found: Findings) -> Axes:
-    """Return the axes of the grid, and note what is wrong with them."""
+def read_grid(
+    node: Node, found: Findings, search: Search | None = None, told_apart: Iterable[str] = AXES
+) -> Axes:
+    """Return the axes of the grid, and note what is wrong with them.
+
+    Args:
+        node: The section.
+        found: Takes the mistakes.
+        search: How settings are drawn, if they are.
+        told_apart: Axes whose values an exclusion tells apart.
+    """
     if node.value is not None and not isinstance(node.value, dict):
         raise fail(node, "a mapping of axes to values")
     given = known(node.value or {}, AXES, found, "no axis is called {!r}", "there are")
@@ -150,8 +188,14 @@ def read_grid(node: Node, found: Findings) -> Axes:
         read = partial(_read_axis, name=name, found=found)
         values = found.read(axis_node, read, nothing)
         by_name[name] = Axis(items=values, sound=len(found) == before)
-    axes = Axes(node=node, by_name=by_name)
-    if axes.count > MAX_TRIALS:
+    folded = {*by_name} - {*SCENARIO_AXES, "clean_ratio", "clean_draw", *told_apart}
+    axes = Axes(
+        node=node,
+        by_name=by_name,
+        drawn=search.settings if search else None,
+        folded=frozenset(folded if search else ()),
+    )
+    if not axes.fits:
         found.add(node, f"a grid has at most {MAX_TRIALS:,} trials; got {axes.count:,}")
     else:
         _note_duplicates(axes, found)
@@ -184,12 +228,11 @@ def _default(grid: Node, name: str) -> Node:
 def _read_axis(node: Node, *, name: str, found: Findings) -> tuple[Item, ...]:
     if name in KINDS:
         return _read_entries(node, name, found)
-    if (
-        name not in SCENARIO_AXES
-        and isinstance(node.value, dict)
-        and node.value.keys() & RANGE_KEYS
-    ):
-        raise Wrong(node, NO_RANGES)
+    if name not in SCENARIO_AXES and isinstance(node.value, dict):
+        reader, hint = value_reader(name)
+        if not {int, float} & {hint, *get_args(hint)} or get_origin(hint) is tuple:
+            raise Wrong(node, f"{name} has no range, which is of numbers; list the values")
+        return (Item(node=node, value=read_range(node, reader, found)),)
     values = axis_values(node, *value_reader(name), found)
     return tuple(Item(node=place, value=value) for place, value in values)
 

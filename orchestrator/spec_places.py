@@ -10,6 +10,7 @@ from orchestrator.spec_findings import Node, Wrong
 from orchestrator.spec_values import fail, nearest, word
 
 DATABASES = ("postgresql", "mysql", "mssql")
+STORAGES = ("postgresql", "mysql", "mssql", "oracle")  # SQLAlchemy's own dialects
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 
 
@@ -53,6 +54,24 @@ def tracking_uri(node: Node) -> str:
     if not urlsplit(uri).netloc:
         raise fail(node, f"{scheme}://HOST and so on")
     return uri
+
+
+def optuna_storage(node: Node) -> str:
+    """Return where Optuna's record goes: a database's address, or a journal file's path."""
+    place = word(node)
+    match = _SCHEME.match(place)
+    if match is None:
+        return _absolute(node, place)
+    scheme = match.group(1).lower()
+    base = scheme.partition("+")[0]
+    if base == "sqlite":
+        return _sqlite(node, place)
+    if base not in STORAGES:
+        end = nearest(scheme, ["sqlite", *STORAGES])
+        raise fail(node, "a path of a journal, or sqlite:///, postgresql:// or mysql://", end)
+    if not urlsplit(place).netloc:
+        raise fail(node, f"{scheme}://HOST and so on")
+    return place
 
 
 def _sqlite(node: Node, uri: str) -> str:

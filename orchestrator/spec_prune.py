@@ -1,90 +1,58 @@
-"""The `prune` section: Optuna's pruners by name, and the arguments each of them takes.
-
-The table repeats Optuna's signatures, so that a file is checked without importing Optuna; a
-test holds the two together.
-"""
+"""The `prune` section: Optuna's pruners by name, and the arguments each of them takes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from orchestrator.definition import Prune, PrunerChoice
-from orchestrator.spec_findings import Findings, Node, Wrong
-from orchestrator.spec_values import (
-    Reader,
-    between,
-    fail,
-    known,
-    listed,
-    mapping,
-    nearest,
-    number,
-    whole,
-    word,
+from orchestrator.spec_arguments import (
+    REQUIRED,
+    Argument,
+    auto_or_whole,
+    counted,
+    defaults,
+    in_range,
+    read_arguments,
 )
-
-REQUIRED = object()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Argument:
-    """One argument of a pruner; a default of None is left to Optuna."""
-
-    read: Reader
-    default: Any = REQUIRED
-    low: float = float("-inf")
-    high: float | None = None
-
-
-def _auto_or_whole(node: Node) -> int | str:
-    if node.value == "auto":
-        return "auto"
-    try:
-        return whole(node)
-    except Wrong:
-        raise fail(node, "a whole number or auto") from None
-
-
-def _count(default: Any, low: int = 0) -> Argument:
-    return Argument(read=whole, default=default, low=low)
-
+from orchestrator.spec_findings import Findings, Node, Wrong
+from orchestrator.spec_values import fail, listed, mapping, nearest, number, word
 
 _MEDIAN = {
-    "n_startup_trials": _count(5),
-    "n_warmup_steps": _count(0),
-    "interval_steps": _count(1, low=1),
-    "n_min_trials": _count(1, low=1),
+    "n_startup_trials": counted(5),
+    "n_warmup_steps": counted(0),
+    "interval_steps": counted(1, low=1),
+    "n_min_trials": counted(1, low=1),
 }
 PRUNERS: dict[str, dict[str, Argument]] = {
     "wilcoxon": {
         # Optuna's own 0.1 and 2 abandon an equally good setting in one study of five.
         "p_threshold": Argument(read=number, default=0.01, low=0, high=1),
-        "n_startup_steps": _count(7),
+        "n_startup_steps": counted(7),
     },
     "median": _MEDIAN,
     "percentile": {"percentile": Argument(read=number, low=0, high=100), **_MEDIAN},
     "successive_halving": {
-        "min_resource": Argument(read=_auto_or_whole, default="auto", low=1),
-        "reduction_factor": _count(4, low=2),
-        "min_early_stopping_rate": _count(0),
-        "bootstrap_count": _count(0),
+        "min_resource": Argument(read=auto_or_whole, default="auto", low=1),
+        "reduction_factor": counted(4, low=2),
+        "min_early_stopping_rate": counted(0),
+        "bootstrap_count": counted(0),
     },
     "hyperband": {
-        "min_resource": _count(1, low=1),
-        "max_resource": Argument(read=_auto_or_whole, default="auto", low=1),
-        "reduction_factor": _count(3, low=2),
-        "bootstrap_count": _count(0),
+        "min_resource": counted(1, low=1),
+        "max_resource": Argument(read=auto_or_whole, default="auto", low=1),
+        "reduction_factor": counted(3, low=2),
+        "bootstrap_count": counted(0),
     },
     "threshold": {
         "lower": Argument(read=number, default=None),
         "upper": Argument(read=number, default=None),
-        "n_warmup_steps": _count(0),
-        "interval_steps": _count(1, low=1),
+        "n_warmup_steps": counted(0),
+        "interval_steps": counted(1, low=1),
     },
     "patient": {
         "wrapped": Argument(read=lambda node: node),  # a pruner again, read by `_pruner`
-        "patience": _count(REQUIRED),
+        "patience": counted(REQUIRED),
         "min_delta": Argument(read=number, default=0.0, low=0),
     },
 }
@@ -154,35 +122,19 @@ def _pruner(node: Node, name: str, given: Mapping[str, Node], found: Findings) -
         text = f"no pruner is called {name!r}" + nearest(name, PRUNERS, "there are")
         raise Wrong(node, text)
     table = PRUNERS[name]
-    chosen = _defaults(name)
-    for key, place in known(
-        given, table, found, f"{name} has no argument {{!r}}", "it has"
-    ).items():
-        with found.collecting():
-            chosen[key] = _argument(place, key, table[key], found)
-    missing = [key for key, part in table.items() if part.default is REQUIRED and key not in given]
-    if missing:
-        raise Wrong(node, f"{name} needs {listed(missing, ' and ')}")
+
+    def read(place: Node, key: str) -> Any:
+        return _curve(place, found) if key == "wrapped" else in_range(place, table[key])
+
+    chosen = read_arguments(node, name, table, given, found, read)
     if name in _JOINT_RULES and (complaint := _JOINT_RULES[name](chosen)):
         raise Wrong(node, complaint)
     return PrunerChoice(pruner=name, arguments=chosen)
 
 
-def _argument(node: Node, key: str, argument: Argument, found: Findings) -> Any:
-    if key == "wrapped":
-        return _curve(node, found)
-    value = argument.read(node)
-    if isinstance(value, int | float):
-        between(node, value, argument.low, argument.high)
-    return value
-
-
-def _defaults(name: str) -> dict[str, Any]:
-    parts = PRUNERS[name].items()
-    return {key: part.default for key, part in parts if part.default not in (REQUIRED, None)}
-
-
-DEFAULT_PRUNE = Prune(setting=PrunerChoice(pruner="wilcoxon", arguments=_defaults("wilcoxon")))
+DEFAULT_PRUNE = Prune(
+    setting=PrunerChoice(pruner="wilcoxon", arguments=defaults(PRUNERS["wilcoxon"]))
+)
 
 
 def _no_bootstrap_with(resource: str) -> Callable[[Mapping[str, Any]], str]:

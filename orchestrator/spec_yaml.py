@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from orchestrator.definition import AttackChoice, PrunerChoice, Study
+from orchestrator.ranges import Range, Span
 from ulrl.datasets import Dataset
 from ulrl.models import Architecture
 
@@ -33,6 +34,7 @@ def resolved_yaml(study: Study) -> str:
             "seed": grid.seeds,
         },
         "exclude": [exclusion.conditions for exclusion in study.exclude],
+        **_search(study),
         "victim": {**_victims(study), **_fields(study.victim_rule)},
         "prune": {
             "setting": study.prune.setting or "none",
@@ -42,6 +44,7 @@ def resolved_yaml(study: Study) -> str:
         "resources": _said(study.resources),
         "limits": _said(study.limits),
         "budget": _said(study.budget),
+        **({"optuna": {"storage": study.optuna_storage}} if study.optuna_storage else {}),
         "mlflow": _fields(study.mlflow),
         "store": study.store,
     }
@@ -58,6 +61,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, PrunerChoice):
         arguments = {name: "none" if one is None else one for name, one in value.arguments.items()}
         return _plain({"pruner": value.pruner, **arguments})
+    if isinstance(value, Range | Span):
+        defaults = {"log": False, "step": None}
+        value = {name: one for name, one in _fields(value).items() if one != defaults.get(name, "")}
     if isinstance(value, Dataset | Architecture):
         return _plain({"name": value.name, **_fields(value)})
     if isinstance(value, Mapping):
@@ -65,6 +71,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, StrEnum) else value
+
+
+def _search(study: Study) -> dict[str, Any]:
+    if study.search is None:
+        return {}
+    parts = _fields(study.search)
+    arguments = parts.pop("arguments")
+    return {"search": {**parts, **arguments}}
 
 
 def _victims(study: Study) -> dict[str, Any]:

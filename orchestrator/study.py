@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.errors import Interrupted, Mistakes, Spent, Stop, Unusable
-from orchestrator.invocation import program
+from orchestrator.invocation import program, redacted
 from orchestrator.signals import Interrupts
 
 
@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stop as stop:
         if isinstance(stop, Interrupted | Spent):
             words = sys.argv[1:] if argv is None else argv
-            again = shlex.join([program("python"), "-m", "orchestrator.study", *words])
+            again = shlex.join(
+                [program("python"), "-m", "orchestrator.study", *map(redacted, words)]
+            )
             text = f"stopped by {stop}; nothing finished is lost. To go on: {again}"
             errors.print(text, markup=False, soft_wrap=True)
         else:
@@ -42,18 +44,20 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     from orchestrator.spec import load_study, missing_data
 
     study = load_study(arguments.grid, arguments.set)
-    from orchestrator.run import run_study, show_plan
-
+    out = (Path(arguments.out) if arguments.out else Path("runs") / study.name).absolute()
     if arguments.plan:
-        show_plan(study, console)
+        from orchestrator.preview import show_plan
+
+        show_plan(study, out, console)
         return 0
+    from orchestrator.run import run_study
+
     missing = missing_data(study)
     if missing:
         raise Mistakes(missing)
-    out = Path(arguments.out) if arguments.out else Path("runs") / study.name
     return run_study(
         study,
-        out.absolute(),
+        out,
         console,
         interrupts,
         address=arguments.address,

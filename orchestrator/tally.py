@@ -173,7 +173,7 @@ class Tally:
         counts = ", ".join(
             f"{self.statuses[status]} {status}" for status in Status if self.statuses[status]
         )
-        text = f"{self.decided_count}/{len(self.plan.trials)} trials"
+        text = f"{self.decided_count}/{self.plan.most_trials} trials"
         return f"{text} ({counts})" if counts else text
 
     def best(self) -> str:

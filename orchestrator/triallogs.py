@@ -132,6 +132,11 @@ class TrialLogs:
         return set()
 
     def _texts(self) -> Iterable[str]:
+        study = self._plan.study
+        if study.search is not None:  # what is drawn keeps its number in a space
+            yield from (scenario.text for scenario in self._plan.scenarios)
+            yield repr((study.grid.settings, study.exclude))
+            return
         for trial in self._plan.trials:
             yield f"{trial.name} {trial.scenario.text}; {dict(trial.setting.values)}"
 

@@ -13,6 +13,7 @@ import torch
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Verdict
 from orchestrator.definition import Study
+from orchestrator.drawing import recorded
 from orchestrator.findings import Findings, VictimFinding
 from orchestrator.folder import Folder
 from orchestrator.keys import Compute, KeyRing
@@ -64,8 +65,8 @@ class Desk:
     """One start of a study's driver: its conductor and all around it."""
 
     def __init__(self, study: Study, path: Path) -> None:
-        self.plan = make_plan(study)
         self.folder = Folder(path)
+        self.plan = make_plan(study, recorded(study, self.folder))
         self.folder.logs.mkdir(parents=True, exist_ok=True)
         self.folder.open_record()
         self.store = Store(study.store)
@@ -86,7 +87,7 @@ class Desk:
         return [row["status"] for row in self.rows()]
 
     def rows(self) -> list[dict[str, Any]]:
-        return [self.results.row(trial) for trial in self.plan.trials]
+        return [self.results.row(trial) for trial in self.plan.rows]
 
     def listed(self) -> Counter[tuple[str, str, str]]:
         """Return how often the record lists each stage and key, and whether as computed."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.definition import AttackChoice, Grid, Prune, PrunerChoice, Study, Tracking
+from orchestrator.ranges import Axis
 from ulrl.attacks import Attack, LabelRule
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended
@@ -27,7 +28,7 @@ def small_study(
     *,
     store: str = "memory://nowhere",
     attacks: Sequence[AttackChoice] = (choice(BADNETS), choice(BLENDED)),
-    settings: Mapping[str, tuple[Any, ...]] | None = None,
+    settings: Mapping[str, Axis] | None = None,
     grid: Mapping[str, Any] | None = None,
     prune: Prune | None = None,
     few: Mapping[str, tuple[Any, ...]] = FEW,

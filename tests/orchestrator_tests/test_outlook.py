@@ -110,7 +110,7 @@ def test_networks_are_timed_apart() -> None:
         attacks=[choice(BADNETS)], grid={"architectures": networks, "seeds": (0, 1)}, few={}
     )
     plan = make_plan(study)
-    plan = replace(plan, trials=())  # victims alone
+    plan = replace(plan, trials=[])  # victims alone
     narrow, _, wide, _ = plan.scenarios
     outlook = Outlook(plan)
     outlook.begin()

@@ -149,7 +149,8 @@ def test_the_sections_of_a_full_study() -> None:
 
 def test_numbers_of_one_type_whatever_way_they_are_written() -> None:
     study = load(f"{SMALL}  reinit_ratio: [1, -0.0, 5e-1]\n  max_suspects: [2.0, 1e0]\n")
-    ratios, suspects = study.grid.settings.values()
+    axes = study.grid.settings.values()
+    ratios, suspects = (axis for axis in axes if isinstance(axis, tuple))
     assert [str(ratio) for ratio in ratios] == ["1.0", "0.0", "0.5"]
     assert [str(count) for count in suspects] == ["2", "1"]
 

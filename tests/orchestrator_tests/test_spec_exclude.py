@@ -37,14 +37,13 @@ def points(study: Study) -> dict[str, bool]:
     """Return whether each point of the grid is excluded, by a text made here."""
     grid = study.grid
     names = list(grid.settings)
-    found = {}
+    axes = [axis for axis in grid.settings.values() if isinstance(axis, tuple)]
+    found: dict[str, bool] = {}
     for attack, dataset, architecture in itertools.product(
         grid.attacks, grid.datasets, grid.architectures
     ):
         ratios = grid.poison_ratios if attack.poison_ratio is None else (attack.poison_ratio,)
-        for ratio, seed, *settings in itertools.product(
-            ratios, grid.seeds, *grid.settings.values()
-        ):
+        for ratio, seed, *settings in itertools.product(ratios, grid.seeds, *axes):
             values = {"poison_ratio": ratio, "target_label": 0, "seed": seed}
             values |= dict(zip(names, settings, strict=True))
             size = getattr(attack.attack, "size", "")

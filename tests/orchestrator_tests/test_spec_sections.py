@@ -7,9 +7,9 @@ import pytest
 
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
-NO_RANGES = "ranges are drawn by a sampler, which this version does not have; list the values"
 SECTIONS = (
-    "name, preset, grid, exclude, victim, prune, objective, resources, limits, budget, mlflow, "
+    "name, preset, grid, exclude, search, victim, prune, objective, resources, limits, budget, "
+    "optuna, mlflow, "
     "store"
 )
 
@@ -23,7 +23,18 @@ SECTIONS_CASES = {
     "objectiv: asr\n": "6: objectiv: unknown key; did you mean 'objective'?",
     "zzz: 1\n": f"6: zzz: unknown key; the keys are {SECTIONS}",
     "'a\\nb': 1\n": f"6: a\\nb: unknown key; the keys are {SECTIONS}",
-    "search: {sampler: tpe}\n": f"6: search: {NO_RANGES}",
+    "optuna: {storage: 'sqlite://x'}\n": (
+        "6: optuna.storage: storage is sqlite:///FILE, with three slashes and a file; got "
+        "'sqlite://x'"
+    ),
+    "optuna: {storage: redis://h/0}\n": (
+        "6: optuna.storage: storage is a path of a journal, or sqlite:///, postgresql:// or "
+        "mysql://; got 'redis://h/0'"
+    ),
+    "optuna: {storage: postgresql://}\n": (
+        "6: optuna.storage: storage is postgresql://HOST and so on; got 'postgresql://'"
+    ),
+    "optuna: {url: a}\n": "6: optuna.url: unknown key; the keys are storage",
     "preset: offical\n": (
         "6: preset: preset is default, official or fine_tuning; got 'offical'; did you mean "
         "'official'?"

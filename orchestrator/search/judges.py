@@ -1,18 +1,15 @@
 """Optuna: which settings and which trials are not worth their time."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import optuna
 from optuna.pruners import BasePruner
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import wilcoxon
 
 from orchestrator.definition import Objective, PrunerChoice
@@ -184,71 +181,11 @@ class Judge:
         return dict(self._study.trials[number].intermediate_values)
 
     @property
+    def trials(self) -> list[FrozenTrial]:
+        """The settings as Optuna's trials, in the order in which they were entered."""
+        return self._study.get_trials(deepcopy=False)
+
+    @property
     def study(self) -> optuna.Study:
         """The Optuna study behind this judge."""
         return self._study
-
-
-def save_studies(path: Path, judges: list[Judge]) -> None:
-    """Write the judges' studies as Optuna's journal, for its dashboard and for scripts.
-
-    The file is made aside and renamed: whoever opens it sees one state or the next. Without
-    judges there is none, nor that of a former run, in which somebody pruned.
-    """
-    if not judges:
-        path.unlink(missing_ok=True)
-        return
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.unlink(missing_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(aside)))
-    for judge in judges:
-        optuna.copy_study(
-            from_study_name=judge.study.study_name,
-            from_storage=judge.study._storage,  # noqa: SLF001 - copy_study's own argument
-            to_storage=storage,
-        )
-    aside.replace(path)
-    path.with_name(f"{aside.name}.lock").unlink(missing_ok=True)
-
-
-def axis_importances(
-    measure: Literal["fanova", "ped_anova"],
-    points: Sequence[Mapping[str, float | str]],
-    values: Sequence[float],
-    *,
-    maximise: bool,
-) -> dict[str, float]:
-    """Return Optuna's importance of each axis, as shares that sum to 1 (or all are 0).
-
-    Args:
-        measure: ``fanova``: how much of the values' variance an axis explains by itself (a
-            random forest, Hutter et al. 2014); ``ped_anova``: how much it decides whether a
-            setting is among the best tenth (Watanabe et al. 2023).
-        points: Settings; numbers are taken as ordered, words as categories.
-        values: What each setting reaches.
-        maximise: Whether more is better, which only ``ped_anova`` asks.
-    """
-    distributions = {name: _distribution([point[name] for point in points]) for name in points[0]}
-    study = optuna.create_study(direction="maximize" if maximise else "minimize")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.add_trials(
-            optuna.trial.create_trial(
-                params=dict(point), distributions=distributions, value=float(value)
-            )
-            for point, value in zip(points, values, strict=True)
-        )
-        evaluator = (
-            optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0)
-            if measure == "fanova"
-            else optuna.importance.PedAnovaImportanceEvaluator()
-        )
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {name: float(found[name]) for name in distributions}
-
-
-def _distribution(values: Sequence[float | str]) -> optuna.distributions.BaseDistribution:
-    numbers = [value for value in values if isinstance(value, float)]
-    if len(numbers) == len(values):
-        return optuna.distributions.FloatDistribution(min(numbers), max(numbers))
-    return optuna.distributions.CategoricalDistribution(sorted(set(map(str, values))))

@@ -1,0 +1,37 @@
+"""What the store's results mean to the decisions: values of the study's objective."""
+
+from collections.abc import Iterable
+
+from orchestrator.decisions import Outcome
+from orchestrator.findings import Findings, RepairFinding, objective_value
+from orchestrator.plan import Plan, Trial
+from ulrl.metrics import Metrics
+
+
+class Outcomes:
+    """Reads what trials and their curves reached."""
+
+    def __init__(self, plan: Plan, findings: Findings) -> None:
+        self._study = plan.study
+        self._findings = findings
+
+    def of_repair(self, trial: Trial, repaired: RepairFinding) -> Outcome | None:
+        """Return what a repaired model is worth; None if its victim is not there."""
+        victim = self._findings.victim(trial.scenario)
+        if victim is None:
+            return None
+        before, after = victim.evaluation.selection, repaired.evaluation.selection
+        return Outcome(
+            value=objective_value(self._study.objective, before, after),
+            curve=self.of_curve(trial, repaired.curve),
+            sound=self._study.victim_rule.admits(before),
+        )
+
+    def of_curve(self, trial: Trial, curve: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+        """Return a monitor curve as the objective's values."""
+        victim = self._findings.victim(trial.scenario)
+        if victim is None:
+            return ()
+        before = victim.evaluation.selection
+        points = (Metrics(acc=acc, asr=asr, ra=ra) for acc, asr, ra in curve)
+        return tuple(objective_value(self._study.objective, before, point) for point in points)

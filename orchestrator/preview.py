@@ -1,0 +1,69 @@
+"""What a study would do: ``--plan``."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.definition import Study
+from orchestrator.drawing import foresee, recorded
+from orchestrator.estimate import estimate
+from orchestrator.folder import Folder
+from orchestrator.keys import KeyRing
+from orchestrator.machine import compute_of, gpu_of, workers_of
+from orchestrator.plan import Plan, make_plan
+from orchestrator.progress import span
+from orchestrator.sharing import planned
+from orchestrator.store import Store
+
+
+def show_plan(study: Study, out: Path, console: Console) -> None:
+    """Print what a study would do; nothing is run, written or needed on disk."""
+    plan = make_plan(study, recorded(study, Folder(out)))
+    known = len(plan.settings)
+    foresee(plan)
+    gpu = gpu_of(study)
+    workers = workers_of(study, gpu)
+    keys = KeyRing(study.victim, compute_of(study, gpu))
+    cost = estimate(plan, Store(study.store), keys, workers, gpu)
+    console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)
+    if study.search is not None:
+        drawn = f"{known} are drawn, " if known else ""
+        console.print(
+            f"{drawn}{len(plan.settings) - known} are to be drawn by {study.search.sampler}; "
+            f"counts and costs below are of as many drawn at random",
+            soft_wrap=True,
+        )
+    console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
+    table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
+    names = {
+        "train_helper": "helpers of attacks",
+        "train_victim": "victims",
+        "unlearn": "ascents",
+        "relearn": "relearns (at most)",
+    }
+    for stage, name in names.items():
+        if stage in cost.runs:
+            table.add_row(name, f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}")
+    console.print(table)
+    console.print(
+        f"about {span(cost.hours * 3600)} on {workers} workers; {cost.gpu_hours:.2f} GPU-hours; "
+        f"{cost.disk / 1e6:,.0f} MB of disk"
+    )
+    if cost.sources:
+        parts = sorted(cost.sources.items(), key=lambda pair: -pair[1])
+        told = ", ".join(f"{share:.0%} {source}" for source, share in parts)
+        console.print(f"the time is estimated from: {told}", soft_wrap=True)
+
+
+def counts(plan: Plan) -> str:
+    """Return how large a study is, in one line."""
+    scenarios, search = f"{len(plan.scenarios):,} scenarios", plan.study.search
+    if search is not None:
+        return (
+            f"{scenarios} × {search.settings:,} settings drawn by {search.sampler} = at most "
+            f"{plan.planned_trials:,} trials"
+        )
+    whole = len(plan.scenarios) * len(plan.settings)
+    excluded = f" - {whole - len(plan.trials):,} excluded" if whole > len(plan.trials) else ""
+    return f"{scenarios} × {len(plan.settings):,} settings{excluded} = {len(plan.trials):,} trials"

@@ -1,0 +1,176 @@
+"""What a setting axis that is drawn from can hold, and all settings that can be drawn."""
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice, product
+from math import floor, log10
+from typing import Any, TypeAlias
+
+DIGITS = 3  # after the first, to which a value is drawn: of the width or, if log, of itself
+ENUMERATED = 200_000  # settings looked through for one that is not drawn yet
+
+Values: TypeAlias = Mapping[str, Any]  # of each setting axis by its name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """An axis between two values, both of which belong to it.
+
+    Attributes:
+        low: Smallest value: a whole number where all values are.
+        high: Largest value.
+        log: Whether the logarithm is spread evenly instead of the value.
+        step: Distance between values, counted from `low`; None is any value.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if self.whole and not isinstance(value, int):
+            return False
+        if not self.low <= value <= self.high:
+            return False
+        return self.step is None or abs(value - self.settle(value)) <= 1e-9 * abs(self.step)
+
+    @property
+    def text(self) -> str:
+        """The range in words."""
+        by = "" if self.step is None else f" by {self.step:.12g}"
+        return f"{self.low:.12g} to {self.high:.12g}{by}"
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers belong to it."""
+        return isinstance(self.low, int)
+
+    @property
+    def count(self) -> int | None:
+        """How many values there are; None is more than one can count."""
+        step = self.step or (1 if self.whole else None)
+        return None if step is None else round((self.high - self.low) / step) + 1
+
+    def settle(self, value: float) -> float:
+        """Return the nearest value that belongs to it and is short to write."""
+        within = min(max(value, self.low), self.high)
+        step = self.step or (1 if self.whole else None)
+        if step is not None:
+            near = self.low + round((within - self.low) / step) * step
+            return int(near) if self.whole else float(f"{near:.12g}")
+        width = self.high - self.low
+        unit = min(abs(within), width) if self.log else width
+        near = round(within, DIGITS - floor(log10(unit)))
+        return min(max(near, self.low), self.high)
+
+    def draw(self, source: random.Random) -> float:
+        """Return a value drawn evenly; in the logarithm, if so."""
+        if self.log:
+            return self.settle(self.low * (self.high / self.low) ** source.random())
+        count = self.count
+        if count is not None:
+            return self.settle(self.low + source.randrange(count) * (self.step or 1))
+        return self.settle(source.uniform(self.low, self.high))
+
+    def values(self) -> Iterator[float]:
+        """Yield every value, of a range that has a `count`."""
+        for number in range(self.count or 0):
+            yield self.settle(self.low + number * (self.step or 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Values from `low` to `high`, both included, wherever they lie on an axis."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    @property
+    def text(self) -> str:
+        """The span in words."""
+        return f"{self.low:.12g} to {self.high:.12g}"
+
+
+Axis: TypeAlias = tuple[Any, ...] | Range
+
+
+def is_open(axis: Axis) -> bool:
+    """Whether an axis leaves a choice."""
+    return isinstance(axis, Range) or len(axis) > 1
+
+
+class Space:
+    """Every setting that some axes admit."""
+
+    def __init__(self, axes: Mapping[str, Axis]) -> None:
+        self.axes = axes
+
+    @property
+    def size(self) -> int | None:
+        """How many settings there are; None is more than one can count."""
+        size = 1
+        for axis in self.axes.values():
+            count = axis.count if isinstance(axis, Range) else len(axis)
+            if count is None:
+                return None
+            size *= count
+        return size
+
+    def read(self, plain: object) -> dict[str, Any] | None:
+        """Return a setting from what `plainly` made of it; None if it is not of this space."""
+        if not isinstance(plain, dict) or plain.keys() != self.axes.keys():
+            return None
+        values = {}
+        for name, axis in self.axes.items():
+            value = plain[name]
+            if isinstance(axis, Range):
+                if value not in axis:
+                    return None
+                values[name] = value
+                continue
+            found = [one for one in axis if _same(plainly(one), value)]
+            if not found:
+                return None
+            values[name] = found[0]
+        return values
+
+    def draw(self, source: random.Random) -> dict[str, Any]:
+        """Return a setting of which every axis is drawn evenly."""
+        return {
+            name: axis.draw(source) if isinstance(axis, Range) else source.choice(axis)
+            for name, axis in self.axes.items()
+        }
+
+    def everything(self, source: random.Random) -> list[dict[str, Any]]:
+        """Return all settings of a space that can be counted, shuffled; not too many."""
+        columns = [tuple(a.values()) if isinstance(a, Range) else a for a in self.axes.values()]
+        settings = [
+            dict(zip(self.axes, row, strict=True)) for row in islice(product(*columns), ENUMERATED)
+        ]
+        source.shuffle(settings)
+        return settings
+
+
+def plainly(value: Any) -> Any:
+    """Return a value of an axis as JSON can hold it."""
+    if isinstance(value, StrEnum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
+
+
+def identity(values: Values) -> str:
+    """Return what two equal settings have in common, and no others."""
+    return repr(sorted((name, plainly(value)) for name, value in values.items()))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two plain values are equal; true is not 1."""
+    return a == b and isinstance(a, bool) == isinstance(b, bool)

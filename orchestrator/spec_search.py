@@ -1,0 +1,179 @@
+"""The `search` section: Optuna's samplers by name, and whether they have something to draw."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from orchestrator.definition import Search
+from orchestrator.ranges import Range, Space, Span, is_open
+from orchestrator.spec_arguments import Argument, Table, counted, in_range, read_arguments, switch
+from orchestrator.spec_findings import Findings, Node, Wrong
+from orchestrator.spec_values import Reader, fail, nearest, number, truth, whole, word
+
+EXAMPLE = "search: {sampler: tpe, settings: 40}"
+
+
+def _qmc_type(node: Node) -> str:
+    if node.value not in ("sobol", "halton"):
+        raise fail(node, "sobol or halton")
+    return str(node.value)
+
+
+SAMPLERS: dict[str, Table] = {
+    "tpe": {
+        "n_startup_trials": counted(10),
+        "n_ei_candidates": counted(24, low=1),
+        "multivariate": switch(default=None),
+        "constant_liar": switch(default=True),
+    },
+    "qmc": {
+        "qmc_type": Argument(read=_qmc_type, default="sobol"),
+        "scramble": switch(default=False),
+    },
+    "random": {},
+    "cmaes": {
+        "n_startup_trials": counted(1),
+        "consider_pruned_trials": switch(default=False),
+        "popsize": Argument(read=whole, default=None, low=2),
+        "use_separable_cma": switch(default=False),
+        "with_margin": switch(default=False),
+        "lr_adapt": switch(default=False),
+    },
+    "gp": {"n_startup_trials": counted(10), "deterministic_objective": switch(default=False)},
+}
+_OWN: Table = {"settings": counted(None, low=1), "seed": Argument(read=whole, default=0, low=0)}
+FEWEST_RANGES = {"cmaes": 2}  # that a sampler can draw from at all
+
+
+def read_search(node: Node, found: Findings) -> Search:
+    """Return how settings are drawn."""
+    if not isinstance(node.value, dict):
+        raise fail(node, f"a mapping; write {EXAMPLE}")
+    given = dict(node.value)
+    missing = [key for key in ("sampler", "settings") if key not in given]
+    if missing:
+        raise Wrong(node, f"search needs {' and '.join(missing)}; write {EXAMPLE}")
+    named = given.pop("sampler")
+    name = word(named)
+    if name not in SAMPLERS:
+        raise Wrong(named, f"no sampler is called {name!r}" + nearest(name, SAMPLERS, "there are"))
+    table = {**_OWN, **SAMPLERS[name]}
+
+    def read(place: Node, key: str) -> Any:
+        return in_range(place, table[key])
+
+    before = len(found)
+    chosen = read_arguments(node, name, table, given, found, read)
+    if len(found) > before:
+        raise Wrong(node, "")
+    if complaint := _joint_rule(chosen):
+        raise Wrong(node, complaint)
+    settings, seed = chosen.pop("settings"), chosen.pop("seed")
+    return Search(sampler=name, settings=settings, seed=seed, arguments=chosen)
+
+
+def _joint_rule(chosen: Mapping[str, Any]) -> str:
+    """Return why Optuna's CMA-ES would refuse its switches, if it would."""
+    ways = [key for key in ("use_separable_cma", "with_margin", "lr_adapt") if chosen.get(key)]
+    return f"{' and '.join(ways)} exclude each other; choose one" if len(ways) > 1 else ""
+
+
+def read_range(node: Node, read: Reader, found: Findings) -> Range:
+    """Return an axis between two values, each of which `read` makes of its place."""
+    before = len(found)
+    low, high = _ends(node, read, ("low", "high", "log", "step"), found)
+    given = node.value
+    log = found.read(given.get("log"), truth, default=False)
+    step = found.read(given["step"], number, None) if "step" in given else None
+    if None not in (low, high) and low >= high:
+        found.add(given["high"], f"high is above low, {low}; got {high}")
+    if len(found) > before:
+        raise Wrong(node, "")
+    return _checked(node, low, high, log=log, step=step)
+
+
+def read_span(node: Node, read: Reader, found: Findings) -> Span:
+    """Return part of an axis, from one value to another."""
+    before = len(found)
+    low, high = _ends(node, read, ("low", "high"), found)
+    if len(found) > before:
+        raise Wrong(node, "")
+    if low > high:
+        raise Wrong(node.value["high"], f"high is at least low, {low}; got {high}")
+    return Span(low=low, high=high)
+
+
+def _ends(node: Node, read: Reader, keys: Sequence[str], found: Findings) -> tuple[Any, Any]:
+    given = node.value
+    for key, place in given.items():
+        if key not in keys:
+            found.add(place, f"a range has no key {key!r}" + nearest(key, keys, "it has"))
+    missing = [key for key in ("low", "high") if key not in given]
+    if missing:
+        raise Wrong(node, f"a range needs {' and '.join(missing)}")
+    for key in ("low", "high"):
+        if given[key].value is None:
+            found.add(given[key], f"{key} is a number; got nothing")
+    low, high = (found.read(given[key], read, None) for key in ("low", "high"))
+    return low, high
+
+
+def _checked(node: Node, low: Any, high: Any, *, log: bool, step: float | None) -> Range:
+    given = node.value
+    if log and low <= 0:
+        raise Wrong(given["low"], f"low is above 0 where log is true; got {low}")
+    if step is None:
+        return Range(low=low, high=high, log=log)
+    place = given["step"]
+    if log:
+        raise Wrong(place, "log and step exclude each other; leave one out")
+    if step <= 0:
+        raise fail(place, "above 0")
+    if isinstance(low, int) and not step.is_integer():
+        raise fail(place, "a whole number, as the values are")
+    steps = (high - low) / step
+    if abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
+        below = low + int(steps) * step
+        raise Wrong(
+            place,
+            f"high is low plus a whole number of steps; got {low} to {high} by {step:g}, of which "
+            f"the last is {below:.12g}",
+        )
+    return Range(low=low, high=high, step=int(step) if isinstance(low, int) else step)
+
+
+def check_search(
+    node: Node | None,
+    search: Search | None,
+    axes: Mapping[str, Any],
+    ranges: Mapping[str, Node],
+    found: Findings,
+) -> None:
+    """Note ranges that nobody draws from, and a sampler that has nothing to draw.
+
+    Args:
+        node: The section, if the file has it.
+        search: What it says, if that is right.
+        axes: Each setting axis: its values, or its range.
+        ranges: Where the ranges stand.
+        found: Takes the mistakes.
+    """
+    if node is None:
+        for place in ranges.values():
+            found.add(place, f"a range is drawn from by a sampler; add {EXAMPLE}, or list values")
+        return
+    if search is None:
+        return
+    note = partial(found.add, node)
+    if not any(is_open(axis) for axis in axes.values()):
+        note("there is nothing to draw: no setting axis of the grid has a choice")
+        return
+    size = Space(axes).size
+    if size is not None and search.settings > size:
+        place = node.value["settings"]
+        found.add(place, f"settings is at most the {size:,} there are; got {search.settings}")
+    if len(ranges) < FEWEST_RANGES.get(search.sampler, 0):
+        note(
+            f"{search.sampler} needs at least two ranges, since it draws from lists at random; "
+            f"take tpe, or write ranges"
+        )

@@ -1,0 +1,266 @@
+"""Optuna's storage beside a study: up to date, or behind, and never in the way."""
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from orchestrator.definition import Prune, Search, Study
+from orchestrator.follower import Follower
+from orchestrator.ranges import Range
+from orchestrator.search import Kept, Writer, open_storage, save_studies, snapshot
+from tests.orchestrator_tests.simulation import Desk, Workers
+from tests.orchestrator_tests.small_studies import BADNETS, MEDIAN, WILCOXON, choice, small_study
+from ulrl.layers import Layers
+
+
+def study_of(tmp_path: Path, settings: int = 6, **other: Any) -> Study:
+    return small_study(
+        store=f"memory://{tmp_path}/store",
+        attacks=[choice(BADNETS)],
+        settings={
+            "alpha": Range(low=0.1, high=2.0),
+            "layers": (Layers.HEAD, Layers.ALL),
+            "unlearn_milestones": ((), (2, 3)),
+        },
+        grid={"seeds": (0, 1, 2, 3, 4, 5)},
+        search=Search(sampler="random", settings=settings),
+        prune=Prune(setting=WILCOXON, curve=MEDIAN),
+        **other,
+    )
+
+
+def records(desk: Desk) -> list[Kept]:
+    sampler = desk.conductor.drawing.sampler
+    return [*([sampler] if sampler else []), *desk.conductor.decisions.judges]
+
+
+def place_of(kind: str, tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/o.db" if kind == "sqlite" else f"{tmp_path}/o/journal.log"
+
+
+def content(storage: Any) -> dict[str, list[Any]]:
+    """Return what a storage holds, by study, in the order of our trials."""
+    found = {}
+    for name in optuna.get_all_study_names(storage):
+        trials = optuna.load_study(study_name=name, storage=storage).trials
+        trials.sort(key=lambda trial: int(trial.user_attrs.get("ulrl_trial", trial.number)))
+        found[name.rpartition("] ")[2]] = [
+            (t.state, t.value, t.params, dict(t.intermediate_values)) for t in trials
+        ]
+    return found
+
+
+def stored(place: str) -> dict[str, list[Any]]:
+    storage = place if "://" in place else JournalStorage(JournalFileBackend(place))
+    return content(storage)
+
+
+def meant(desk: Desk) -> dict[str, list[Any]]:
+    return {
+        kept.name: [(t.state, t.value, t.params, t.intermediate_values) for t in kept.trials]
+        for kept in records(desk)
+    }
+
+
+def followed(desk: Desk, place: str, every: float = 0.0) -> Follower:
+    follower = Follower(place, "s [1] ", lambda: records(desk), every)
+    desk.watch(follower)
+    return follower
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_storage_says_what_was_decided(kind: str, tmp_path: Path) -> None:
+    place = place_of(kind, tmp_path)
+    desk = Desk(study_of(tmp_path), tmp_path)
+    follower = followed(desk, place)
+    Workers(Random(0), 3).run(desk)
+    assert follower.close(60) == ""
+    found = stored(place)
+    assert found == meant(desk)
+    assert {state for name in found for state, *_ in found[name]} >= {
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+    }
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_killed_and_resumed_it_is_written_once(kind: str, tmp_path: Path) -> None:
+    place = place_of(kind, tmp_path)
+    workers = Workers(Random(1), 2)
+    for steps in (40, 60, 80, 10**9):
+        desk = Desk(study_of(tmp_path), tmp_path)
+        follower = followed(desk, place)
+        workers.run(desk, steps)
+        assert follower.close(60) == ""
+    assert stored(place) == meant(desk)
+    larger = Desk(study_of(tmp_path, settings=8), tmp_path)
+    follower = followed(larger, place)
+    workers.run(larger)
+    assert follower.close(60) == ""
+    assert stored(place) == meant(larger)
+    smaller = Desk(study_of(tmp_path, settings=3), tmp_path)
+    follower = followed(smaller, place)
+    workers.run(smaller)
+    assert follower.close(60) == ""
+    assert stored(place) == meant(smaller)
+
+
+def test_what_is_right_already_is_not_written_again(tmp_path: Path) -> None:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    Workers().run(desk)
+    place = place_of("journal", tmp_path)
+    for expected_growth in (True, False):
+        size = Path(place).stat().st_size if Path(place).exists() else 0
+        writer = Writer(open_storage(place))
+        for kept in records(desk):
+            writer.write(snapshot(kept), final=True)
+        assert (Path(place).stat().st_size > size) is expected_growth
+
+
+def test_other_peoples_studies_stay(tmp_path: Path) -> None:
+    place = place_of("sqlite", tmp_path)
+    optuna.create_study(study_name="theirs", storage=place).add_trial(
+        optuna.trial.create_trial(value=1.0)
+    )
+    desk = Desk(study_of(tmp_path), tmp_path)
+    follower = followed(desk, place)
+    Workers().run(desk)
+    assert follower.close(60) == ""
+    assert [value for _, value, *_ in stored(place)["theirs"]] == [1.0]
+
+
+def test_what_runs_is_shown_while_it_runs(tmp_path: Path) -> None:
+    place = place_of("journal", tmp_path)
+    desk = Desk(study_of(tmp_path), tmp_path)
+    follower = followed(desk, place)
+    Workers(Random(0), 2).run(desk, 60)
+    until = time.monotonic() + 30
+    while not Path(place).exists() or "search" not in stored(place):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert any(state is TrialState.RUNNING for state, *_ in stored(place)["search"])
+    assert follower.close(60) == ""
+
+
+def rows_without(tmp_path: Path) -> list[dict[str, Any]]:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    desk = Desk(study_of(alone), alone)
+    Workers(Random(0), 3).run(desk)
+    return desk.rows()
+
+
+def test_a_locked_database_costs_the_study_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "o.db"
+    place = f"sqlite:///{file}?timeout=0.2"
+    open_storage(place)
+    holder = sqlite3.connect(file, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    desk = Desk(study_of(tmp_path), tmp_path)
+    follower = followed(desk, place)
+    started = time.monotonic()
+    Workers(Random(0), 3).run(desk)
+    assert time.monotonic() - started < 20
+    assert desk.rows() == rows_without(tmp_path)
+    reason = follower.close(20)
+    assert "locked" in reason
+    holder.execute("ROLLBACK")
+    holder.close()
+    again = Desk(study_of(tmp_path), tmp_path)
+    follower = followed(again, place)
+    Workers().run(again)
+    assert follower.close(60) == ""
+    assert stored(place) == meant(again)
+
+
+def test_a_database_that_comes_back_is_caught_up_with(tmp_path: Path) -> None:
+    file = tmp_path / "o.db"
+    place = f"sqlite:///{file}?timeout=0.1"
+    open_storage(place)
+    holder = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN EXCLUSIVE")
+    desk = Desk(study_of(tmp_path), tmp_path)
+    follower = followed(desk, place)
+    Workers(Random(0), 3).run(desk, 100)
+    until = time.monotonic() + 30
+    while not follower.error:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert follower.close(60) == ""
+    found, wanted = stored(place), meant(desk)
+    assert {name: found[name] for name in ("search", "settings")} == {
+        name: wanted[name] for name in ("search", "settings")
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("postgresql://me:secret@127.0.0.1:1/db", ""),
+        ("mysql+nodriver://me:secret@nowhere/db", "nodriver"),
+        ("/dev/null/o/journal.log", "NotADirectoryError"),
+    ],
+)
+def test_a_storage_that_is_not_there_is_named_without_its_password(
+    place: str, said: str, tmp_path: Path
+) -> None:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    follower = followed(desk, place)
+    Workers(Random(0), 3).run(desk)
+    assert desk.rows() == rows_without(tmp_path)
+    reason = follower.close(30)
+    assert reason
+    assert said in reason
+    assert "secret" not in reason
+
+
+def test_a_storage_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.follower.open_storage", lambda _: time.sleep(5))
+    desk = Desk(study_of(tmp_path), tmp_path)
+    follower = followed(desk, "sqlite:///o.db")
+    Workers(Random(0), 3).run(desk)
+    started = time.monotonic()
+    assert follower.close(0.2) == "it does not answer"
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_torn_journal_is_readable_again(tmp_path: Path) -> None:
+    place = place_of("journal", tmp_path)
+    first = Desk(study_of(tmp_path, settings=3), tmp_path)
+    follower = followed(first, place)
+    Workers().run(first)
+    assert follower.close(60) == ""
+    with Path(place).open("a") as file:
+        file.write('{"op_code": 4, "worker_id": "x", "study_i')
+    desk = Desk(study_of(tmp_path), tmp_path)
+    follower = followed(desk, place)
+    Workers().run(desk)
+    assert follower.close(60) == ""
+    assert stored(place) == meant(desk)
+    assert all(json.loads(line) for line in Path(place).read_text().splitlines())
+
+
+def test_the_folders_journal_has_the_drawn_settings_with_their_parameters(tmp_path: Path) -> None:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    Workers(Random(0), 3).run(desk)
+    save_studies(tmp_path / "optuna.journal", records(desk))
+    found = content(JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal"))))
+    assert found == meant(desk)
+    assert len(found["search"]) == 6
+    assert all(
+        {*params} == {"alpha", "layers", "unlearn_milestones"} for *_, params, _ in found["search"]
+    )
