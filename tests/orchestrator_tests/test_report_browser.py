@@ -210,6 +210,8 @@ def test_it_prints_on_white_with_nothing_folded(page: Page, study: Path) -> None
     assert page.locator("#theme").is_hidden()
     assert page.evaluate("[...document.querySelectorAll('details')].every((d) => d.open)")
     assert page.pdf(format="A4")[:5] == b"%PDF-"
+    page.set_viewport_size({"width": 680, "height": 960})  # what A4 leaves between margins
+    assert page.evaluate("document.documentElement.scrollWidth") == 680
     page.emulate_media(media="screen")
 
 
