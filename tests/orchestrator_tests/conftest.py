@@ -1,6 +1,6 @@
 """What holds for every test of the orchestrator."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from orchestrator.plan import Plan
+from orchestrator.report import main
 from tests.orchestrator_tests.places import Place, plan_of
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -64,3 +65,20 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[s
         assert desk.conductor.decisions.complete()
         rows[prune] = desk.rows()
     return rows
+
+
+@pytest.fixture
+def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Return a function that runs the report and returns the line by which it refuses."""
+
+    def run() -> str:
+        assert main([str(tmp_path)]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert not (tmp_path / "report.html").exists()
+        assert not (tmp_path / "figures").exists()
+        line, end, rest = told.err.partition("\n")
+        assert (end, rest) == ("\n", "")
+        return line.replace(str(tmp_path), "DIR")
+
+    return run

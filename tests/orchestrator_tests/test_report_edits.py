@@ -13,22 +13,6 @@ CURVES += "defence_seed,clean_ratio,unlearn_threshold,reinit_ratio,accuracy,acc,
 POINT = "badnets,{},digits,resnet,0.1,0,0,0,0.05,0.1,0.5,"
 
 
-@pytest.fixture
-def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Return a function that runs the report and returns what it says, less the folder."""
-
-    def run() -> str:
-        assert main([str(tmp_path)]) == 2
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert not (tmp_path / "report.html").exists()
-        line, end, rest = told.err.partition("\n")
-        assert (end, rest) == ("\n", "")
-        return line.replace(str(tmp_path), "DIR")
-
-    return run
-
-
 def rows() -> list[Row]:
     return make_rows(attacks=(("badnets", {}),))
 

@@ -12,23 +12,6 @@ from orchestrator.reporting.results import read_results
 from tests.orchestrator_tests.report_folders import Row, make_rows, unfinish, write_csv, write_study
 
 
-@pytest.fixture
-def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Return a function that runs the report and returns what it says, less the folder."""
-
-    def run() -> str:
-        assert main([str(tmp_path)]) == 2
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert not (tmp_path / "report.html").exists()
-        assert not (tmp_path / "figures").exists()
-        line, end, rest = told.err.partition("\n")
-        assert (end, rest) == ("\n", "")
-        return line.replace(str(tmp_path), "DIR")
-
-    return run
-
-
 def rows() -> list[Row]:
     return make_rows(attacks=(("badnets", {}),))
 
