@@ -112,19 +112,20 @@ def read_grid(folder: Path) -> Grid:
 def sub_study(grid: Grid, seeds: Sequence[int], prune: Prune, source: random.Random) -> Plan:
     """Return the plan with some of its seeds only, scenarios and settings in a random order.
 
-    The first setting stays first: it is the preset's own, as in every study.
+    In a study the preset's own setting is first, and what is first cannot be abandoned: there
+    was nothing before it to be worse than. Here any may be.
     """
     plan = grid.plan
     kept = [scenario for scenario in plan.scenarios if scenario.seed in seeds]
-    first, *others = plan.setting_order
-    source.shuffle(others)
+    order = list(plan.setting_order)
+    source.shuffle(order)
     return replace(
         plan,
         study=replace(plan.study, prune=prune),
         scenarios=tuple(kept),
         trials=tuple(trial for trial in plan.trials if trial.scenario.seed in seeds),
         scenario_order=_spread(kept, source),
-        setting_order=(first, *others),
+        setting_order=tuple(order),
     )
 
 
