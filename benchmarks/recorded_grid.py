@@ -83,14 +83,23 @@ def read_grid(folder: Path) -> Grid:
     study = load_study(str(folder / "study.yaml"))
     if study.prune != Prune():
         raise ValueError(f"{folder}: to replay a study it must have run with prune: none")
-    plan = make_plan(study)
-    findings = Findings(Store(study.store), KeyRing(study.victim, compute_of(study, gpu_of(study))))
+    keys = KeyRing(study.victim, compute_of(study, gpu_of(study)))
+    return grid_of(make_plan(study), Findings(Store(study.store), keys))
+
+
+def grid_of(plan: Plan, findings: Findings) -> Grid:
+    """Return the grid that the results of a plan make.
+
+    Raises:
+        ValueError: One is missing.
+    """
+    study = plan.study
     points, preparation = {}, {}
     for trial in plan.trials:
         victim, scored = findings.victim(trial.scenario), findings.scores(trial)
         repaired = None if scored is None else findings.repair(trial, scored.relearn_key)
         if victim is None or scored is None or repaired is None:
-            raise ValueError(f"{folder}: {trial.name} has no result in the store; finish the study")
+            raise ValueError(f"{trial.name} has no result in the store; finish the study")
         before, after = victim.evaluation, repaired.evaluation
         monitored = (Metrics(acc=acc, asr=asr, ra=ra) for acc, asr, ra in repaired.curve)
         relearned, evaluated = repaired.runs

@@ -177,7 +177,7 @@ class Screen:
             place = "" if progress is None else self._tally.worker(progress.place)
             stage = "waits" if progress is None else _stage(progress)
             about = Text(self._tally.name(item.scenario))
-            if item.text != "victim":
+            if item.text not in ("victim", "ascent"):  # what its name says already
                 about.append(f"  {item.text}", style="dim")
             named = Text(item.name, style=self._style("cyan", item.name))
             table.add_row(Text(place, style="dim"), named, stage, about)
