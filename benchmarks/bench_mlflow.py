@@ -1,0 +1,228 @@
+"""What MLflow's mirror costs: ``python -m benchmarks.bench_mlflow --runs 10000``.
+
+Records are those of real trials in shape: 60 parameters, 33 final values, ten curves of twenty
+epochs, tags and a dataset. Three things are measured: what the driver pays to leave a record in
+the outbox, how many a second the delivery thread brings to an SQLite file, empty and with all
+runs in it, and how long MLflow takes for what its pages ask. All runs but a few hundred are
+copies made by SQL of runs that were delivered, since only their number matters.
+
+Prints a line of JSON, then a table.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+
+from orchestrator.outbox import Outbox
+from orchestrator.records import Dataset, Record
+from orchestrator.tracker import Tracker
+
+DELIVERED = 200  # runs that really go through the tracker, before and after the copies
+SCENARIOS = 40
+ASKED = 3  # times that each query is made
+
+
+def study() -> list[Record]:
+    """Return the records of a study and its scenarios."""
+    parent = Record(key="study", parent=None, name="many", status="RUNNING")
+    attack = ("badnets", "blended", "sig", "wanet")
+    scenarios = [
+        Record(
+            key=f"scenario-{number}",
+            parent="study",
+            name=f"scenario {number}",
+            tags={"kind": "scenario", "attack": attack[number % 4]},
+        )
+        for number in range(SCENARIOS)
+    ]
+    return [parent, *scenarios]
+
+
+def trial(number: int) -> Record:
+    """Return a record like a trial's."""
+    scenario = number % SCENARIOS
+    value = (number * 7919 % 10_000) / 10_000
+    settings = {f"parameter_{place:02d}": str(place) for place in range(56)}
+    names = [f"value_{place:02d}" for place in range(32)]
+    curves = [f"{stage}/{name}" for stage in ("unlearn", "relearn") for name in "abcde"]
+    return Record(
+        key=json.dumps({"trial": number, "padding": "x" * 200}),
+        parent=f"scenario-{scenario}",
+        name=f"unlearn_threshold={value}",
+        params={**settings, "unlearn_threshold": str(value), "reinit_ratio": str(number % 5)},
+        metrics={"der_report": value, **dict.fromkeys(names, value / 3)},
+        curves={
+            name: tuple((epoch, value / (epoch + 1)) for epoch in range(1, 21)) for name in curves
+        },
+        tags={
+            "kind": "trial",
+            "status": "pruned" if number % 10 == 0 else "done",
+            "attack": ("badnets", "blended", "sig", "wanet")[scenario % 4],
+            "best": str(number < SCENARIOS),
+            **{f"tag_{place}": "some value" for place in range(8)},
+        },
+        datasets=(Dataset(name="cifar10", digest="0123456789abcdef", context="defence"),),
+        began=1.7e9 + number,
+        ended=1.7e9 + number + 30,
+    )
+
+
+def outbox_costs(folder: Path, runs: int) -> dict[str, float]:
+    """Return what leaving records in the outbox costs the driver, and reading them again."""
+    process = psutil.Process()
+    records = study()
+    before = process.memory_info().rss
+    outbox = Outbox(folder / "alone.jsonl")
+    started = time.process_time()
+    for record in records:
+        outbox.add(record)
+    for number in range(runs):
+        outbox.add(trial(number))
+    spent = time.process_time() - started
+    made = time.process_time()
+    for number in range(runs):
+        trial(number)
+    made = time.process_time() - made
+    outbox.close()
+    held = process.memory_info().rss - before
+    started = time.process_time()
+    Outbox(folder / "alone.jsonl").close()
+    again = time.process_time() - started
+    return {
+        "outbox_ms_per_record": 1000 * (spent - made) / runs,
+        "outbox_mb": (folder / "alone.jsonl").stat().st_size / 1e6,
+        "outbox_memory_mb": held / 1e6,
+        "outbox_reopen_s": again,
+    }
+
+
+def deliver(folder: Path, first: int, count: int, limit: float) -> dict[str, float]:
+    """Return how fast so many new trials arrive in the database of a folder."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    tracker = Tracker(uri=uri, experiment="many", outbox=folder / "outbox.jsonl")
+    for record in study():
+        tracker.record(record)
+    tracker.flush(limit)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for number in range(first, first + count):
+        tracker.record(trial(number))
+    tracker.flush(limit)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    ended = tracker.close(limit)
+    if ended.left:
+        raise RuntimeError(f"{ended.left} records did not arrive: {ended.error}")
+    return {"per_s": count / wall, "cpu_ms": 1000 * cpu / count}
+
+
+def copy_runs(database: Path, runs: int) -> None:
+    """Fill a database up to so many runs with copies of the trials in it."""
+    with closing(sqlite3.connect(database)) as connection:
+        kinds = "select run_uuid from tags where key = 'kind' and value = 'trial'"
+        trials = [row[0] for row in connection.execute(kinds)]
+        ((there,),) = connection.execute("select count(*) from runs")
+        connection.execute("create temp table copies (old text, new text)")
+        pairs = [(trials[n % len(trials)], f"{n:032x}") for n in range(runs - there)]
+        connection.executemany("insert into copies values (?, ?)", pairs)
+        connection.execute("create index temp.copies_old on copies (old)")
+        for table, holder in (
+            *((name, "run_uuid") for name in ("runs", "params", "tags", "metrics")),
+            *(("latest_metrics", "run_uuid"), ("inputs", "destination_id")),
+        ):
+            columns = [row[1] for row in connection.execute(f"pragma table_info({table})")]
+            fresh = {holder: "copies.new", "input_uuid": "lower(hex(randomblob(16)))"}
+            values = ", ".join(fresh.get(name, f"{table}.{name}") for name in columns)
+            connection.execute(
+                f"insert into {table} ({', '.join(columns)}) select {values} "  # noqa: S608
+                f"from {table} join copies on {table}.{holder} = copies.old"
+            )
+        connection.commit()
+
+
+def queries(folder: Path) -> dict[str, float]:
+    """Return the seconds that MLflow takes for what its pages ask, median of a few."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("many")
+    if experiment is None:
+        raise RuntimeError("the study is not there")
+    place = [experiment.experiment_id]
+    (parent,) = client.search_runs(place, "tags.`ulrl.key` = 'scenario-7'")
+    child = client.search_runs(place, "tags.kind = 'trial'", max_results=1)[0]
+    page: dict[str, Any] = {"max_results": 100}
+
+    def search(query: str = "", order: str = "attributes.start_time DESC") -> Callable[[], Any]:
+        return lambda: client.search_runs(place, query, order_by=[order], **page)
+
+    asked: dict[str, Callable[[], Any]] = {
+        "newest 100 runs": search(),
+        "tags.attack = 'sig'": search("tags.attack = 'sig'"),
+        "tags.best = 'True'": search("tags.best = 'True'"),
+        "params.reinit_ratio = '3'": search("params.reinit_ratio = '3'"),
+        "a scenario's trials": search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"),
+        "metrics.der_report > 0.9": search("metrics.der_report > 0.9"),
+        "all, by metrics.der_report": search(order="metrics.der_report DESC"),
+        "a trial": lambda: client.get_run(child.info.run_id),
+        "a curve": lambda: client.get_metric_history(child.info.run_id, "relearn/a"),
+    }
+    found = {}
+    for name, ask in asked.items():
+        times = []
+        for _ in range(ASKED):
+            started = time.perf_counter()
+            ask()
+            times.append(time.perf_counter() - started)
+        found[name] = statistics.median(times)
+    return found
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--delivered", type=int, default=DELIVERED)
+    given = parser.parse_args()
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        found: dict[str, Any] = outbox_costs(folder, given.runs)
+        empty = deliver(folder, 0, given.delivered, 3600)
+        copy_runs(folder / "mlflow.db", given.runs)
+        full = deliver(folder, given.delivered, given.delivered, 3600)
+        asked = queries(folder)
+        found |= {f"delivery_empty_{name}": value for name, value in empty.items()}
+        found |= {f"delivery_full_{name}": value for name, value in full.items()}
+        found["database_mb"] = (folder / "mlflow.db").stat().st_size / 1e6
+    found["driver_memory_mb"] = psutil.Process().memory_info().rss / 1e6
+    head = ["git", "rev-parse", "--short", "HEAD"]
+    facts = {
+        "runs": given.runs,
+        "delivered": 2 * given.delivered,
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "machine": platform.machine(),
+        "mlflow": version("mlflow"),
+        "commit": subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip(),
+    }
+    print(json.dumps({**facts, **found, "query_s": asked}))
+    print("| what | |\n|---|---:|")
+    for name, value in found.items():
+        print(f"| {name} | {value:,.2f} |")
+    for name, value in asked.items():
+        print(f"| query: {name} | {value:.3f} s |")
+
+
+if __name__ == "__main__":
+    main()
