@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 ALIAS = "best"
+MODEL = "ulrl.logged_model"  # tag of a version: not every store says which model it is
 
 
 def found(get: Callable[..., Any], *arguments: Any) -> Any:
@@ -31,14 +32,15 @@ def register(client: Any, name: str, model: str, run: str, tags: Mapping[str, st
     """
     if found(client.get_registered_model, name) is None:
         client.create_registered_model(name, tags=dict(tags))
-    versions = {one.model_id: one for one in client.search_model_versions(f"name = '{name}'")}
+    known = client.search_model_versions(f"name = '{name}'")
+    versions = {one.tags[MODEL]: one for one in known if MODEL in one.tags}
     if model not in versions:
         # By its place: by its id, MLflow would look for it where the process tracks by default.
         place = client.get_logged_model(model).artifact_location
         versions[model] = client.create_model_version(
-            name, place, run, tags=dict(tags), model_id=model
+            name, place, run, tags={**tags, MODEL: model}, model_id=model
         )
     client.set_registered_model_alias(name, ALIAS, versions[model].version)
     for other, version in versions.items():
-        if other != model and other and found(client.get_logged_model, other) is None:
+        if other != model and found(client.get_logged_model, other) is None:
             client.delete_model_version(name, version.version)

@@ -42,6 +42,7 @@ class Foundry:
         except (OSError, ValueError):
             line = ""
         if not line:
+            self.close()
             raise RuntimeError("the process that makes models ended")
         answer = json.loads(line)
         if answer["error"]:
@@ -50,17 +51,18 @@ class Foundry:
 
     def close(self) -> None:
         """End the process; what it is at is given up."""
-        if self._process is None:
+        process, self._process = self._process, None
+        if process is None:
             return
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with suppress(OSError, ValueError):
                     pipe.close()
 
     def _running(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None:
             command = [sys.executable, "-W", "ignore", "-m", "orchestrator.foundry", self._store]
             self._process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
                 command,

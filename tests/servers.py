@@ -28,8 +28,12 @@ def free_port() -> int:
 
 def fetch(url: str) -> str:
     """Return what a server of this machine says."""
-    with build_opener(ProxyHandler({})).open(url, timeout=60) as answer:
-        content: bytes = answer.read()
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=60) as answer:
+            content: bytes = answer.read()
+    except HTTPError as refusal:
+        refusal.close()
+        raise
     return content.decode()
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -142,6 +143,22 @@ def test_a_server_that_is_away_costs_seconds_and_no_word(
     begin = monotonic()
     assert finish(DRIVER + told) == (0, "0 2\n", "")
     assert monotonic() - begin < 30
+
+
+def test_a_server_that_never_answers_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        uri = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        tracker = Tracker(uri=uri, experiment="demo", outbox=tmp_path / "outbox.jsonl")
+        begin = monotonic()
+        tracker.record(Record(key="study", parent=None, name="demo"))
+        assert monotonic() - begin < 1
+        delivery = tracker.close(2)
+        assert monotonic() - begin < 10
+        assert (delivery.delivered, delivery.left) == (0, 1)
+    assert send(tmp_path, 0) == Delivery(1, 0, None)  # it waited for the next time
 
 
 def test_a_kill_while_the_database_is_made_leaves_none(

@@ -82,7 +82,7 @@ def test_a_server_that_comes_late_and_goes(
     for number in range(5):
         tracker.record(trial(number))
     with tracking_server(tmp_path, port):
-        tracker.record(trial(5, "five"))
+        tracker.record(trial(5, "five", registered="demo.best"))
         tracker.record(replace(STUDY, status="FINISHED", artifacts=((str(report), "reports"),)))
         end = monotonic() + 90
         while not tracker.run_ids():
@@ -139,6 +139,8 @@ def check_model(uri: str, run: str) -> None:
     assert {metric.key: metric.value for metric in model.metrics or ()} == {"acc": 5 / 3}
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model.model_id}"))
     assert (folder / "name.txt").read_text() == "five"
+    best = Path(mlflow.artifacts.download_artifacts("models:/demo.best@best"))
+    assert (best / "name.txt").read_text() == "five"
     stamped = Model.load(str(folder))
     assert (stamped.run_id, stamped.model_id) == (run, model.model_id)
 
@@ -188,12 +190,13 @@ def test_a_runs_model_is_its_records(send: Callable[..., str]) -> None:
 def test_the_alias_best_points_to_the_best_and_to_nothing_that_is_gone(
     send: Callable[..., str],
 ) -> None:
-    def versions(uri: str) -> tuple[str | None, list[str | None]]:
+    def versions(uri: str) -> tuple[str, list[str]]:
         """Return which model is the best, and the models of all versions."""
         client = MlflowClient(uri)
         best = client.get_model_version_by_alias("demo.badnets", "best")
         found = client.search_model_versions("name = 'demo.badnets'")
-        return best.model_id, [version.model_id for version in found]
+        tag = "ulrl.logged_model"
+        return best.tags[tag], sorted(version.tags[tag] for version in found)
 
     first, second = trial(1, "one", registered="demo.badnets"), trial(2)
     uri = send(first, second)
