@@ -73,6 +73,10 @@ SECTIONS_CASES = {
     "mlflow: {log_models: yes}\n": (
         "6: mlflow.log_models: log_models is best, all or none; got true"
     ),
+    "mlflow: {register: 1}\n": "6: mlflow.register: register is true or false; got 1",
+    "mlflow: {log_models: none, register: true}\n": (
+        "6: mlflow.register: a registered model is a logged one; let log_models be best or all"
+    ),
     "mlflow: {uri: mlruns}\n": (
         "6: mlflow.uri: uri is a server's http(s):// address or a database's, since MLflow "
         "no longer writes to folders; got 'mlruns'; write sqlite:///runs/mlflow.db"
