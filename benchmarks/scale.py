@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,6 +26,7 @@ from benchmarks.replay import NoObserver, Replay
 from orchestrator.catalogue import Catalogue
 from orchestrator.conductor import Conductor
 from orchestrator.folder import Folder
+from orchestrator.order import lengths
 from orchestrator.plan import Plan, Scenario, make_plan
 from orchestrator.spec import load_study
 from orchestrator.work import AscentItem, Finished, HelperItem, Item, TrialItem, VictimItem
@@ -82,13 +83,14 @@ class Costs:
 class Simulation:
     """So many GPUs that take shifts from the scheduler, in simulated time."""
 
-    def __init__(self, plan: Plan, folder: Path, *, near: bool) -> None:
+    def __init__(self, plan: Plan, folder: Path, *, near: bool, ordered: bool) -> None:
         self._plan, self._near = plan, near
         self._costs = Costs(plan)
         self._findings = Replay(plan)
         (folder / "logs").mkdir(parents=True)
         record = Folder(folder)
         record.open_record()
+        self._length = lengths(plan) if ordered else None
         self.conductor = Conductor(plan, record, self._findings, NoObserver())
         self._chains = _Chains(plan)
         self._events: list[tuple[float, int, Item, float, bool]] = []
@@ -99,7 +101,7 @@ class Simulation:
     def run(self, gpus: int) -> Outcome:
         """Do the whole study."""
         started, now = time.process_time(), 0.0
-        self.conductor.open()
+        self.conductor.open(self._length)
         free: list[Scenario | None] = [None] * gpus  # where each idle GPU was last
         while True:
             free = [last for last in free if not self._start(last, now, gpus)]
@@ -178,17 +180,10 @@ class _Chains:
         return max(self._own[number] + self._last[number] for number in self._own)
 
 
-def longest_first(plan: Plan) -> Plan:
-    """Return a plan whose preparation begins with the longest, as somebody would who knew."""
-    costs = Costs(plan)
-    order = sorted(plan.scenario_order, key=lambda n: -costs.before(plan.scenarios[n]))
-    return replace(plan, scenario_order=tuple(order))
-
-
-def simulate(plan: Plan, gpus: int, *, near: bool = True) -> Outcome:
+def simulate(plan: Plan, gpus: int, *, near: bool = True, ordered: bool = True) -> Outcome:
     """Return how a study goes on so many GPUs."""
     with tempfile.TemporaryDirectory() as folder:
-        return Simulation(plan, Path(folder) / "study", near=near).run(gpus)
+        return Simulation(plan, Path(folder) / "study", near=near, ordered=ordered).run(gpus)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -201,19 +196,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     overrides = ["store=memory://scale", "mlflow.uri=sqlite:///nowhere.db", *given.set]
     whole = make_plan(load_study(str(given.study), [*overrides, "prune=none"]))
     pruned = make_plan(load_study(str(given.study), overrides))
-    ways: dict[str, tuple[Plan, bool]] = {
-        "every trial": (whole, True),
-        "every trial, victims loaded anew": (whole, False),
-        "every trial, longest victims first": (longest_first(whole), True),
-        "with pruning": (pruned, True),
+    ways: dict[str, tuple[Plan, bool, bool]] = {
+        "every trial": (whole, True, True),
+        "every trial, victims loaded anew": (whole, False, True),
+        "every trial, victims in the plan's order": (whole, True, False),
+        "with pruning": (pruned, True, True),
+        "with pruning, victims in the plan's order": (pruned, True, False),
     }
     heads = ("GPUs", "way", "makespan, h", "efficiency", "loading", "÷ bound", "÷ greedy's bound")
     print("| " + " | ".join((*heads, "relearns", "driver, ms a trial")) + " |")
     print("|" + "---|" * (len(heads) + 2))
     found: list[dict[str, Any]] = []
     for gpus in given.gpus:
-        for way, (plan, near) in ways.items():
-            outcome = simulate(plan, gpus, near=near)
+        for way, (plan, near, ordered) in ways.items():
+            outcome = simulate(plan, gpus, near=near, ordered=ordered)
             print(line(gpus, way, outcome), flush=True)
             found.append({"gpus": gpus, "way": way, **outcome.__dict__})
     print(json.dumps({"benchmark": "scale", "n": len(whole.trials), "outcomes": found}))

@@ -55,11 +55,11 @@ class Conductor:
         self.repairs: dict[int, RepairFinding] = {}
         self._followers: Turns[Trial] = Turns()
 
-    def open(self) -> None:
-        """Take in what the store has, and make ready what it lacks."""
-        for number in self.plan.scenario_order:
-            if self._catalogue.groups_in(number):
-                self._begin(self.plan.scenarios[number])
+    def open(self, length: Callable[[Scenario], float] | None = None) -> None:
+        """Take in what the store has, and make ready what it lacks, by `length` if given."""
+        order = [n for n in self.plan.scenario_order if self._catalogue.groups_in(n)]
+        for scenario in self._victims.ordered([self.plan.scenarios[n] for n in order], length):
+            self._begin(scenario)
 
     def next_item(self) -> Item | None:
         """Return the most useful item that can be worked on now, or None for the moment."""
@@ -231,7 +231,8 @@ class Conductor:
     def _open_or_push(self, group: Group) -> None:
         """Take phase 1 from the store, or have it made: by one group for all that share it."""
         if not self._open_group(group) and self._climbers.take(group.shared, group):
-            self._dispatch.push(self._first(group) - 0.25, group.item)
+            rank = self._victims.rank(group.scenario, self._first(group))
+            self._dispatch.push(rank - 0.25, group.item)
 
     def _climbed(self, group: Group) -> None:
         """An ascent ended, well or not: let those go on that wait for it."""

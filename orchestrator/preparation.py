@@ -1,7 +1,7 @@
 """What has to be there before a scenario's trials: helpers of its attack, then its victim."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from orchestrator.catalogue import Catalogue
@@ -30,8 +30,29 @@ class Preparation:
         self._catalogue, self._findings = catalogue, findings
         self._push, self._account = push, account
         self._ranks: dict[int, float] = {}
+        self._places: dict[int, int] = {}  # among victims to make, by the scenario's number
         self._waiting: dict[int, list[Scenario]] = defaultdict(list)  # by the helper's number
         self.broken: dict[int, str] = {}
+
+    def ordered(
+        self, scenarios: Sequence[Scenario], length: Callable[[Scenario], float] | None
+    ) -> list[Scenario]:
+        """Return scenarios as they should begin: of what is to be made, the longest first."""
+        if length is None:
+            return list(scenarios)
+        missing = [s for s in scenarios if self._findings.victim(s) is None]
+        if len(missing) > 1:
+            missing.sort(key=length, reverse=True)
+        self._places = {scenario.number: place for place, scenario in enumerate(missing)}
+        return [*(s for s in scenarios if s.number not in self._places), *missing]
+
+    def rank(self, scenario: Scenario, first: int) -> int:
+        """Return how soon to do what comes before a trial of rank `first`.
+
+        A scenario whose victim was made early goes on early, as far as its first setting.
+        """
+        early = first < len(self._ranks)
+        return min(first, self._places.get(scenario.number, first)) if early else first
 
     def has_begun(self, scenario: Scenario) -> bool:
         """Whether a scenario's victim is there, on its way, or has failed."""
@@ -44,7 +65,7 @@ class Preparation:
             scenario: With a trial.
             first: Rank of the first of its trials.
         """
-        self._ranks[scenario.number] = first
+        self._ranks[scenario.number] = self._places.get(scenario.number, first)
         if self._findings.victim(scenario) is not None:
             return True
         self._push_victim(scenario)

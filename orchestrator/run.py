@@ -20,8 +20,9 @@ from orchestrator.gauges import Gauges, curves_of
 from orchestrator.imports import check_imports
 from orchestrator.invocation import program, redacted, shown
 from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_of, gpu_of, has_gpu
+from orchestrator.machine import compute_of, gpu_of, has_gpu, workers_of
 from orchestrator.observers import Observer, Observers
+from orchestrator.order import lengths
 from orchestrator.plan import Plan, Trial, make_plan
 from orchestrator.preview import counts
 from orchestrator.progress import Screen
@@ -132,7 +133,8 @@ class _Run:
         self.console.print(f"[bold]{self.plan.study.name}[/]: {counts(self.plan)}", soft_wrap=True)
         whole = False
         try:
-            self.conductor.open()
+            several = workers_of(self.plan.study, self.site.gpu) > 1 and not inline
+            self.conductor.open(lengths(self.plan) if several else None)
             stored = self.tally.decided_count
             if stored:
                 self.console.print(f"{stored} trials are decided already")
