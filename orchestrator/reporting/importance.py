@@ -5,7 +5,7 @@ scenarios. The exact ANOVA needs a complete grid; Optuna's two measures do not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -43,9 +43,10 @@ class Importance:
 def importances(block: Block, axes: Sequence[Axis], *, maximise: bool) -> list[Importance]:
     """Return the importance of each axis by each measure that the data allow.
 
-    `block` must be whole. Nothing is returned for a single axis, or for so few settings that
-    any answer would be noise.
+    `block` must be whole. Axes of which it has a single value are left out. Nothing is returned
+    for a single axis, or for so few settings that any answer would be noise.
     """
+    axes = _present(block, axes)
     if len(axes) < 2 or len(block.settings) < FEWEST_SETTINGS or not block.whole:
         return []
     found = []
@@ -76,6 +77,17 @@ def importances(block: Block, axes: Sequence[Axis], *, maximise: bool) -> list[I
                 )
             )
     return found
+
+
+def _present(block: Block, axes: Sequence[Axis]) -> list[Axis]:
+    """Return the axes with the values that the block's settings have, if there are several."""
+    settings = [dict(setting) for setting in block.settings]
+    there = {axis.name: {setting[axis.name] for setting in settings} for axis in axes}
+    return [
+        replace(axis, values=[value for value in axis.values if value in there[axis.name]])
+        for axis in axes
+        if len(there[axis.name]) > 1
+    ]
 
 
 def _measures(

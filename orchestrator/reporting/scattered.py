@@ -16,8 +16,8 @@ from orchestrator.reporting.surfaces import METRICS, bright, cell_tip
 def draw_scattered(trials: Sequence[Trial], marked: Setting | None) -> Drawing:
     """Draw ACC, ASR and DER of every setting over its threshold and ratio.
 
-    A point is the mean over the setting's done trials; a ring has none (pruned, failed or
-    pending).
+    A point is the mean over the setting's done trials, small where some of them are not; a
+    grey ring has none (pruned, failed or pending).
     """
     across, up = (_axis(name, trials) for name in SURFACE_AXES)
     sheet = Sheet(rows=1, columns=len(METRICS), width=260, height=220)
@@ -41,7 +41,9 @@ def draw_scattered(trials: Sequence[Trial], marked: Setting | None) -> Drawing:
                 continue
             if setting == marked:
                 panel.mark(x, y, "hollow", INK, size=6)
-            panel.mark(x, y, "o", colour_at(bright(found.mean, metric)), size=3.6, tip=tip)
+            size = 3.6 if found.n == len(group) else 2.2
+            panel.mark(x, y, "o", INK, size=size + 0.4)  # an edge, for what is as bright as paper
+            panel.mark(x, y, "o", colour_at(bright(found.mean, metric)), size=size, tip=tip)
     return sheet.finish()
 
 

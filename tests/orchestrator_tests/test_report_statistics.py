@@ -202,6 +202,17 @@ def test_pruned_trials_are_left_out_of_importance_and_it_says_so(tmp_path: Path)
     assert "over the 3 scenarios in which all 9 settings are done (of 6)" in html
 
 
+def test_an_axis_whose_other_value_was_pruned_everywhere_is_left_out(tmp_path: Path) -> None:
+    rows = make_rows(further={"alpha": [0.1, 0.7], "preset": ["default", "official"]})
+    for row in rows:
+        if row["alpha"] == 0.7:
+            unfinish(row, "pruned")
+    write_report(write_study(tmp_path, rows))
+    shown = pd.read_csv(tmp_path / "figures" / "importance.csv")
+    assert set(shown["axis"]) == {*AXES, "preset"}
+    assert set(shown["measure"]) == {EXACT, FANOVA, PED_ANOVA}
+
+
 def test_the_front_is_what_no_trial_beats(study: Path, done: pd.DataFrame) -> None:
     points = done[["asr_after_report", "acc_after_report"]].to_numpy()
     unbeaten = {
