@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_of, gpu_of
+from orchestrator.machine import compute_here
 from orchestrator.materials import Materials
 from orchestrator.plan import Plan, Scenario, make_plan
 from orchestrator.shelf import Shelf
@@ -105,7 +105,7 @@ class _Desk:
 
     def __init__(self, plan: Plan) -> None:
         study = plan.study
-        compute = compute_of(study, gpu_of(study))
+        compute = compute_here(study)
         torch.set_num_threads(1)
         self._plan = plan
         self._keys = KeyRing(study.victim, compute)

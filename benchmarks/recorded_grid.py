@@ -10,7 +10,7 @@ from orchestrator.decisions import Decisions, Outcome, Status
 from orchestrator.definition import Prune
 from orchestrator.findings import Findings, objective_value
 from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_of, gpu_of
+from orchestrator.machine import compute_here
 from orchestrator.plan import Plan, Scenario, make_plan
 from orchestrator.spec import load_study
 from orchestrator.store import Store
@@ -83,7 +83,7 @@ def read_grid(folder: Path) -> Grid:
     study = load_study(str(folder / "study.yaml"))
     if study.prune != Prune():
         raise ValueError(f"{folder}: to replay a study it must have run with prune: none")
-    keys = KeyRing(study.victim, compute_of(study, gpu_of(study)))
+    keys = KeyRing(study.victim, compute_here(study))
     return grid_of(make_plan(study), Findings(Store(study.store), keys))
 
 

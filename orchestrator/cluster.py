@@ -1,10 +1,10 @@
 """Ray Tune: the executor for a machine's cores, its GPUs, or a cluster."""
 
 import logging
-import shutil
-import tempfile
 import uuid
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,21 @@ import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
 
+from orchestrator import rayside
 from orchestrator.catalogue import Catalogue
 from orchestrator.conductor import Conductor
 from orchestrator.definition import Study
 from orchestrator.errors import Unusable
-from orchestrator.plan import make_plan
-from orchestrator.rayside import configure, embedded_cpus, knock
-from orchestrator.resources import Resources
+from orchestrator.guard import Guard
+from orchestrator.machine import Node, Shares, this_machine
+from orchestrator.plan import Scenario, make_plan
 from orchestrator.session import Session
 from orchestrator.shift import News, Shift
 from orchestrator.signals import Interrupts
+from orchestrator.store import Store
 from orchestrator.work import Site
 from orchestrator.workshop import Workshop
 
@@ -54,11 +58,10 @@ class Worker(tune.Trainable):
     def cleanup(self) -> None:
         self._shift.close()
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
+    def save_checkpoint(self, checkpoint: Any) -> None:
         """Results are in the store; there is nothing else to save."""
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing was saved."""
+    load_checkpoint = save_checkpoint
 
     def _take(self, config: dict[str, Any]) -> None:
         items = [self._catalogue.item(name, drawn) for name, drawn in config["items"]]
@@ -74,9 +77,9 @@ class _Feed(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         session = _LIVE[self._session]
-        items = session.hand_out(trial_id)
+        items, share = session.hand_out(trial_id)
         if items:
-            return {"items": items}
+            return {"items": items, "cpu": share.cpu, "gpu": share.gpu}
         return Searcher.FINISHED if session.complete else None
 
     def on_trial_complete(self, trial_id: str, *args: Any, **kwargs: Any) -> None:
@@ -85,8 +88,7 @@ class _Feed(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """The store and the study folder are all there is to resume from."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing was saved."""
+    restore = save
 
 
 class _Ears(TrialScheduler):
@@ -111,14 +113,12 @@ class _Ears(TrialScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         del tune_controller
-        lines = str(trial.get_error() or "no reason given").strip().splitlines()
-        _LIVE[self._session].lost(trial.trial_id, lines[-1])
+        _LIVE[self._session].lost(trial.trial_id, rayside.last_line(trial.get_error()))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """The feed knows."""
 
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """The feed knows."""
+    on_trial_remove = on_trial_add
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         for trial in tune_controller.get_live_trials():
@@ -141,56 +141,101 @@ class _Pulse(tune.Callback):
         _LIVE[self._session].check()
 
 
+@contextmanager
+def joined(address: str, study: Study, store: Store) -> Iterator[tuple[Node, ...]]:
+    """Be part of a running cluster, and return its nodes, each found fit for a study.
+
+    Raises:
+        Unusable: There is no such cluster, a node lacks what a study needs, or does not see
+            the store.
+    """
+    rayside.configure(study.resources.cpu)
+    rayside.knock(address)
+    here = Path(__file__).resolve().parent
+    code = {"py_modules": [str(here), str(here.parent / "ulrl")]}
+    variables = {"env_vars": {"OMP_NUM_THREADS": str(study.resources.cpu)}}
+    _init(f"the Ray cluster at {address}", address=address, runtime_env=code | variables)
+    try:
+        with store.beacon() as beacon:
+            yield survey(store.url, beacon)
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def embedded(
+    study: Study, shares: Shares, scenarios: Sequence[Scenario]
+) -> Iterator[tuple[Node, ...]]:
+    """Run a Ray of one's own on this machine, and return its one node."""
+    rayside.configure(study.resources.cpu)
+    most = max(share.cpu for share in shares.all(scenarios))
+    with rayside.scratch() as folder:
+        short = {"_temp_dir": str(folder)} if len(str(folder)) < rayside.SHORT else {}
+        _init(
+            "an embedded Ray",
+            address="local",  # whatever else runs on this machine
+            num_cpus=rayside.embedded_cpus(study.resources, most),
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **short,
+        )
+        try:
+            there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            memory = this_machine().memory
+            yield (Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=memory),)
+        finally:
+            ray.shutdown()
+
+
 def run_on_ray(
     conductor: Conductor,
     site: Site,
-    address: str | None,
+    shares: Shares,
+    nodes: Sequence[Node],
     interrupts: Interrupts,
+    errors: Console,
     workshop: type[Workshop] = Workshop,
 ) -> None:
-    """Run a study to its end on Ray Tune: embedded, or on the cluster at `address`.
+    """Run a study to its end on Ray Tune, on the Ray that this process is part of.
 
     Tune gets a new Tuner at every start, fed from what the store says is left: its own
     restore keeps neither the scheduler's state nor what ran since its last snapshot.
 
     Raises:
-        Unusable: There is no such cluster, or it is too small.
+        Unusable: The Ray is too small, or ends under the study.
     """
-    study = conductor.plan.study
-    resources = study.resources
-    configure()
-    _connect(address, resources)
+    plan = conductor.plan
+    workers = shares.workers(nodes, plan.scenarios)
     token = uuid.uuid4().hex
-    session = _LIVE[token] = Session(conductor, interrupts)
-    scratch = tempfile.mkdtemp(prefix="ulrl-tune-")
+    session = _LIVE[token] = Session(conductor, interrupts, shares, workers)
     try:
-        session.workers = _workers(resources, site.gpu)
-        trainable = tune.with_resources(
-            tune.with_parameters(Worker, study=study, site=site, workshop=workshop),
-            tune.PlacementGroupFactory([{"CPU": resources.cpu, "GPU": site.gpu}]),
-        )
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=_Feed(token),
-                scheduler=_Ears(token),
-                num_samples=-1,
-                max_concurrent_trials=session.workers,
-                reuse_actors=True,
-                trial_dirname_creator=_folder_name,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=scratch,
-                verbose=0,
-                callbacks=[_Pulse(token)],
-                failure_config=tune.FailureConfig(max_failures=0),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        with interrupts.watched():
-            tuner.fit()
-            session.check()
+        with rayside.scratch() as folder, Guard(_vital(), session.fail, errors):
+            trainable = tune.with_resources(
+                tune.with_parameters(Worker, study=plan.study, site=site, workshop=workshop),
+                _request,
+            )
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=_Feed(token),
+                    scheduler=_Ears(token),
+                    num_samples=-1,
+                    max_concurrent_trials=workers,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: str(trial.trial_id),
+                ),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=str(folder),
+                    verbose=0,
+                    callbacks=[_Pulse(token)],
+                    failure_config=tune.FailureConfig(max_failures=0),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            )
+            with interrupts.watched():
+                tuner.fit()
+                session.check()
     except Unusable:
         raise
     except Exception as error:
@@ -198,52 +243,57 @@ def run_on_ray(
         raise Unusable(f"Ray ended the study: {error}") from error
     finally:
         del _LIVE[token]
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _folder_name(trial: Any) -> str:
-    return str(trial.trial_id)
+def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """Return what a Tune trial's worker takes: all of it where the worker is, in one bundle."""
+    return tune.PlacementGroupFactory([{"CPU": config["cpu"], "GPU": config["gpu"]}])
 
 
-def _connect(address: str | None, resources: Resources) -> None:
-    if address is not None:
-        knock(address)
+def _init(what: str, **arguments: Any) -> None:
     try:
-        if address is None:
-            ray.init(
-                address="local",  # whatever else runs on this machine
-                num_cpus=embedded_cpus(resources),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                _node_ip_address="127.0.0.1",
-            )
-        else:
-            package = Path(__file__).resolve().parent
-            modules = [str(package), str(package.parent / "ulrl")]
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                runtime_env={"py_modules": modules},
-            )
+        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
     except Exception as error:  # a start that takes too long raises a bare one
-        where = "an embedded Ray" if address is None else f"the Ray cluster at {address}"
-        raise Unusable(f"{where} cannot be used ({error})") from error
+        raise Unusable(f"{what} cannot be used ({error})") from error
 
 
-def _workers(resources: Resources, gpu: float) -> int:
-    """Return how many trials run at once, or refuse a request that would wait for ever."""
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
-    room = int(cpus // resources.cpu)
-    if gpu:
-        room = min(room, int(gpus) * int(1 // gpu) if gpu <= 1 else int(gpus // gpu))
-    wanted = resources.workers or room
-    if room < max(1, wanted):
-        raise Unusable(
-            f"resources asks for {max(1, wanted)} workers of {resources.cpu} CPU and {gpu:g} GPU; "
-            f"this Ray has {cpus:g} CPUs and {gpus:g} GPUs, which is room for {room}"
+def _nodes() -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
+def _vital() -> list[tuple[str, int]]:
+    """Return where the processes listen that this one cannot do without: head, own raylet."""
+    context = ray.get_runtime_context()
+    own = next(node for node in _nodes() if node["NodeID"] == context.get_node_id())
+    raylet = (own["NodeManagerAddress"], own["NodeManagerPort"])
+    return [rayside.place_of(context.gcs_address), raylet]
+
+
+def survey(store: str, beacon: str) -> tuple[Node, ...]:
+    """Return the nodes of this Ray, once each has said that a study can run there.
+
+    Raises:
+        Unusable: One of them cannot.
+    """
+    nodes = _nodes()
+    looks = [
+        ray.remote(rayside.examine())
+        .options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         )
-    return wanted
+        .remote(store, beacon)
+        for node in nodes
+    ]
+    return tuple(map(_answered, nodes, looks))
+
+
+def _answered(node: dict[str, Any], look: Any) -> Node:
+    name, seconds = rayside.name_of(node), rayside.LOOK_SECONDS
+    try:
+        return rayside.fit_node(node, ray.get(look, timeout=seconds))
+    except ray.exceptions.GetTimeoutError as error:
+        raise Unusable(f"{name} does not answer in {seconds:g} seconds") from error
+    except ray.exceptions.RayError as error:
+        raise Unusable(f"{name} cannot run a study: {rayside.last_line(error)}") from error

@@ -15,7 +15,7 @@ from orchestrator.findings import Findings
 from orchestrator.folder import Folder
 from orchestrator.imports import blueprint_from_facts
 from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_of, gpu_of
+from orchestrator.machine import compute_here
 from orchestrator.plan import Plan, Trial, make_plan
 from orchestrator.results import METRICS, columns_of
 from orchestrator.spec import load_study
@@ -53,7 +53,7 @@ def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterat
         if not 0 <= number < len(rows):
             raise Mistakes([f"{folder}: trials are 0 to {len(rows) - 1}; got {number}"])
     store = Store(study.store)
-    findings = Findings(store, KeyRing(study.victim, compute_of(study, gpu_of(study))))
+    findings = Findings(store, KeyRing(study.victim, compute_here(study)))
     for number in numbers or range(len(rows)):
         trial = trials[number]
         yield (

@@ -10,7 +10,7 @@ from orchestrator.drawing import foresee, recorded
 from orchestrator.estimate import estimate
 from orchestrator.folder import Folder
 from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_of, gpu_of, workers_of
+from orchestrator.machine import Shares, this_machine
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import span
 from orchestrator.sharing import planned
@@ -22,10 +22,12 @@ def show_plan(study: Study, out: Path, console: Console) -> None:
     plan = make_plan(study, recorded(study, Folder(out)))
     known = len(plan.settings)
     foresee(plan)
-    gpu = gpu_of(study)
-    workers = workers_of(study, gpu)
-    keys = KeyRing(study.victim, compute_of(study, gpu))
-    cost = estimate(plan, Store(study.store), keys, workers, gpu)
+    here = this_machine()
+    shares = Shares(study, [here])
+    taken = shares.all(plan.scenarios)
+    workers = shares.likely([here], plan.scenarios)
+    keys = KeyRing(study.victim, shares.compute)
+    cost = estimate(plan, Store(study.store), keys, workers, max(share.gpu for share in taken))
     console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)
     if study.search is not None:
         drawn = f"{known} are drawn, " if known else ""

@@ -1,17 +1,31 @@
 """What has to be right around Ray before it is started or joined."""
 
 import os
+import shutil
 import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import gettempdir, mkdtemp
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from orchestrator.errors import Unusable
+from orchestrator.machine import Node
 from orchestrator.resources import Resources
 
 KNOCK_SECONDS = 10.0  # until an address counts as unreachable
+SCRATCH = "ulrl-tune-"
+SHORT = 30  # characters of a folder in which Ray's sockets still have names that fit
+LOOK_SECONDS = 300.0  # for a node to start a process and import what a study needs
+LOCK = "driver.lock"  # held by the driver that a scratch folder belongs to
 
 
-def configure() -> None:
-    """Switch off what a study has no use for."""
+def configure(threads: int) -> None:
+    """Switch off what a study has no use for, and fix what results depend on."""
     os.environ |= {
+        "OMP_NUM_THREADS": str(threads),  # Ray would take a worker's CPUs, which may be more
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,18 +47,95 @@ def knock(address: str) -> None:
             f"{address} is a Ray Client, through which a study cannot run; start the command "
             f"on a node of the cluster and name its HOST:PORT, or auto"
         )
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
+    if not address.rpartition(":")[2].isdigit():
         return  # "auto" and the like, which Ray resolves
     try:
-        place = (host.strip("[]"), int(port))
-        socket.create_connection(place, timeout=KNOCK_SECONDS).close()
+        socket.create_connection(place_of(address), timeout=KNOCK_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise Unusable(f"the Ray cluster at {address} cannot be used ({error})") from error
 
 
-def embedded_cpus(resources: Resources) -> int:
-    """Return the CPUs that an embedded Ray offers: what is asked for, or the machine's."""
+def place_of(address: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def embedded_cpus(resources: Resources, most: int) -> int:
+    """Return the CPUs that an embedded Ray offers: what is asked for, or the machine's.
+
+    Args:
+        resources: Of the study.
+        most: CPUs of the item that asks for most.
+    """
     if resources.workers is not None:
-        return resources.workers * resources.cpu
-    return max(os.cpu_count() or 1, resources.cpu)
+        return max(resources.workers * resources.cpu, most)
+    return max(os.cpu_count() or 1, most)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Make a folder for what Ray writes and nobody reads; left, it is gone.
+
+    A driver that is killed leaves its folder; the next one to start takes it away.
+    """
+    for left in Path(gettempdir()).glob(f"{SCRATCH}*"):
+        if (left / LOCK).exists():
+            with suppress(OSError, Timeout), FileLock(left / LOCK, timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+    folder = Path(mkdtemp(prefix=SCRATCH))
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def last_line(error: object) -> str:
+    """Return the end of an error's text, which is where Ray says what happened."""
+    lines = str(error or "no reason given").strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def fit_node(node: Mapping[str, Any], answer: Mapping[str, Any]) -> Node:
+    """Return a node of Ray's list as a study sees it.
+
+    Raises:
+        Unusable: It answered that it lacks something.
+    """
+    if answer["lacks"]:
+        raise Unusable(f"{name_of(node)} cannot run a study: {answer['lacks']}")
+    there = node["Resources"]
+    return Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=answer["memory"])
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """Return how a message calls a node."""
+    return f"the node {node['NodeManagerAddress']}"
+
+
+def examine() -> Callable[[str, str], dict[str, Any]]:
+    """Return the function that looks whether a study can run where it is called.
+
+    It is made here so that it travels by its code: a node that lacks what this package
+    imports can run it all the same, and say so.
+    """
+
+    def look(store: str, beacon: str) -> dict[str, Any]:
+        lacks, memory = "", 0
+        try:
+            from orchestrator.machine import this_machine
+            from orchestrator.store import Store
+            from orchestrator.workshop import Workshop
+
+            del Workshop  # what it imports is what a worker needs
+            memory = this_machine().memory
+            if not Store(store).sees(beacon):
+                lacks = f"it does not see the store {store}; name a path or URL that all nodes see"
+        except ImportError as error:
+            lacks = f"{error}; install this package's dependencies there"
+        except Exception as error:  # noqa: BLE001 - told by the driver, in one line
+            lacks = f"{type(error).__name__}: {error}"
+        return {"lacks": " ".join(lacks.split()), "memory": memory}
+
+    return look

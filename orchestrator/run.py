@@ -1,17 +1,18 @@
 """A study from its definition to its report."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from orchestrator.chatter import hush_libraries
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
 from orchestrator.definition import Study
 from orchestrator.drawing import recorded
 from orchestrator.errors import Spent, Unusable
+from orchestrator.executors import Executor, executor
 from orchestrator.experience import gather, keep
 from orchestrator.findings import Findings, objective_value
 from orchestrator.folder import Folder, write_text
@@ -20,7 +21,7 @@ from orchestrator.gauges import Gauges, curves_of
 from orchestrator.imports import check_imports
 from orchestrator.invocation import program, redacted, shown
 from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_of, gpu_of, has_gpu, workers_of
+from orchestrator.machine import Shares
 from orchestrator.observers import Observer, Observers
 from orchestrator.order import lengths
 from orchestrator.plan import Plan, Trial, make_plan
@@ -59,13 +60,13 @@ def run_study(
     folder = Folder(out)
     store = Store(study.store)
     _check_place(study, out)
-    if inline and gpu_of(study) and not has_gpu():
-        raise Unusable("resources asks for a GPU, and torch finds none on this machine")
     check_imports(plan)
     store.check()
-    with folder.held():
+    log = folder.logs / "ray.log"
+    how = executor(study, console, log, address=address, inline=inline, verbose=verbose)
+    with folder.held(), how as chosen:
         plan = make_plan(study, recorded(study, folder))
-        return _Run(plan, folder, store, console, interrupts, verbose).go(address, inline=inline)
+        return _Run(plan, folder, store, console, interrupts, chosen).go()
 
 
 class _Run:
@@ -78,7 +79,7 @@ class _Run:
         store: Store,
         console: Console,
         interrupts: Interrupts,
-        verbose: bool,  # noqa: FBT001 - private
+        chosen: Executor,
     ) -> None:
         from orchestrator.foundry import Foundry
         from orchestrator.mirror import Mirror
@@ -88,20 +89,21 @@ class _Run:
 
         self.plan, self.folder, self.console, self.interrupts = plan, folder, console, interrupts
         study = plan.study
-        gpu = gpu_of(study)
-        self.store, self.compute = store, compute_of(study, gpu)
-        compute = self.compute
+        self.shares = Shares(study, chosen.nodes)
+        self.store = store
+        self.compute = compute = self.shares.compute
         self.site = Site(
             store=study.store,
             study=folder.identity(),
             device=compute.device,
             threads=compute.threads,
-            gpu=gpu,
             keep_repaired=study.mlflow.log_models != "none",
             limits=study.limits,
         )
         folder.open_record()
-        write_text(folder.path / "study.yaml", resolved_yaml(study))
+        resources = replace(study.resources, device=self.shares.device)
+        resolved = replace(study, resources=resources)
+        write_text(folder.path / "study.yaml", resolved_yaml(resolved))
         self.findings = findings = Findings(store, KeyRing(study.victim, compute))
         self.tracker = Tracker(
             uri=study.mlflow.uri,
@@ -126,20 +128,21 @@ class _Run:
         logs.attach(self.conductor)
         self.results = Results(self.conductor, findings)
         self.mirror.attach(self.conductor, self.results)
-        self._verbose = verbose
+        self._chosen = chosen
 
-    def go(self, address: str | None, *, inline: bool) -> int:
+    def go(self) -> int:
         """Do what is left, write everything, and return the exit code."""
         self.console.print(f"[bold]{self.plan.study.name}[/]: {counts(self.plan)}", soft_wrap=True)
         whole = False
         try:
-            several = workers_of(self.plan.study, self.site.gpu) > 1 and not inline
+            several = self.shares.likely(self._chosen.nodes, self.plan.scenarios) > 1
+            several = several and not self._chosen.inline
             self.conductor.open(lengths(self.plan) if several else None)
             stored = self.tally.decided_count
             if stored:
                 self.console.print(f"{stored} trials are decided already")
             with self.screen:
-                self._execute(address, inline=inline)
+                self._execute()
             drawable = self.conductor.allowance.spent and self.conductor.drawing.possible
             trials = self.plan.most_trials if drawable else len(self.plan.trials)
             pending = trials - self.tally.decided_count
@@ -152,21 +155,12 @@ class _Run:
             raise Spent(f"{self.conductor.allowance.spent} with {pending} trials pending")
         return 1 if failures else 0
 
-    def _execute(self, address: str | None, *, inline: bool) -> None:
+    def _execute(self) -> None:
         if self.conductor.complete:
             return
-        self.starts.executor = "inline" if inline else address or "Ray on this machine"
+        self.starts.executor = self._chosen.text
         with Gauges(self.folder.logs / GAUGES):
-            if inline:
-                from orchestrator.inline import run_inline
-
-                hush_libraries(verbose=self._verbose)
-                run_inline(self.conductor, self.site, self.interrupts)
-            else:
-                from orchestrator.cluster import run_on_ray
-
-                hush_libraries(verbose=self._verbose)  # Ray sets its loggers up when imported
-                run_on_ray(self.conductor, self.site, address, self.interrupts)
+            self._chosen.run(self.conductor, self.site, self.shares, self.interrupts)
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""

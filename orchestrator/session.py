@@ -5,7 +5,9 @@ from contextlib import contextmanager
 
 from orchestrator.catalogue import Drawn
 from orchestrator.conductor import Conductor
+from orchestrator.machine import Shares
 from orchestrator.plan import Scenario
+from orchestrator.resources import Share
 from orchestrator.shift import Assignment, News
 from orchestrator.signals import Interrupts
 
@@ -17,10 +19,13 @@ class Session:
         workers: How many there are.
     """
 
-    def __init__(self, conductor: Conductor, interrupts: Interrupts) -> None:
+    def __init__(
+        self, conductor: Conductor, interrupts: Interrupts, shares: Shares, workers: int
+    ) -> None:
         self._conductor = conductor
         self._interrupts = interrupts
-        self.workers = 1
+        self._shares = shares
+        self.workers = workers
         self._shifts: dict[str, tuple[Assignment, Scenario]] = {}
         self._near: Scenario | None = None  # where the worker was that is free now
         self._failure: Exception | None = None
@@ -29,15 +34,24 @@ class Session:
     def complete(self) -> bool:
         return self._conductor.complete
 
-    def hand_out(self, trial_id: str) -> list[tuple[str, Drawn | None]]:
-        """Return what a Tune trial shall work on, by name; nothing for the moment."""
+    def hand_out(self, trial_id: str) -> tuple[list[tuple[str, Drawn | None]], Share]:
+        """Return what a Tune trial shall work on, by name, and what its worker takes.
+
+        No names are nothing for the moment. A shift holds items that take the same.
+        """
         with self._guarded():
-            items = self._conductor.next_shift(self.workers, self._near)
-            if items:
-                self._near = None
-                self._shifts[trial_id] = Assignment(self._conductor, items), items[-1].scenario
-            return [(item.name, self._conductor.drawn_for(item)) for item in items]
-        return []
+            found = self._conductor.next_shift(self.workers, self._near)
+            if not found:
+                return [], Share()
+            share = self._shares.of(found[0])
+            items = [item for item in found if self._shares.of(item) == share]
+            for item in found:
+                if item not in items:
+                    self._conductor.returned(item)
+            self._near = None
+            self._shifts[trial_id] = Assignment(self._conductor, items), items[-1].scenario
+            return [(item.name, self._conductor.drawn_for(item)) for item in items], share
+        return [], Share()
 
     def take(self, trial_id: str, news: News) -> bool:
         """Take in what a Tune trial tells, and return whether it should stop."""
@@ -58,6 +72,10 @@ class Session:
             with self._guarded():
                 assignment.lost(reason)
 
+    def fail(self, error: Exception) -> None:
+        """End the study with an error at the next `check`."""
+        self._failure = self._failure or error
+
     def check(self) -> None:
         """Raise whatever ends the study: from here it also ends Tune's loop."""
         if self._failure is not None:
@@ -70,4 +88,4 @@ class Session:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - raised again by the next `check`
-            self._failure = self._failure or error
+            self.fail(error)

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -75,6 +77,21 @@ class Store:
             raise Unusable(
                 f"the store {self.url} cannot be written to ({error}); name another with store:"
             ) from error
+
+    @contextmanager
+    def beacon(self) -> Iterator[str]:
+        """Put a file there, for others to say whether they see it; left, it is gone."""
+        name = f".beacon-{secrets.token_hex(8)}"
+        self._files.pipe_file(f"{self._root}/{name}", b"")
+        try:
+            yield name
+        finally:
+            with contextlib.suppress(OSError):
+                self._files.rm_file(f"{self._root}/{name}")
+
+    def sees(self, beacon: str) -> bool:
+        """Whether another process's beacon is in this store."""
+        return bool(self._files.exists(f"{self._root}/{beacon}"))
 
     def read(self, stage: str, key: str) -> Entry | None:
         """Return a result with its tensors, or None if there is no sound one."""

@@ -191,7 +191,6 @@ class Site:
         study: Identifier of the study, kept with each result.
         device: ``cpu`` or ``cuda``.
         threads: Threads of torch.
-        gpu: Share of a GPU that a worker takes.
         keep_repaired: Whether repaired weights stay in the store after their evaluation.
         limits: What an item may take.
         expendable: Whether an item that does not stop in time ends its process.
@@ -201,7 +200,6 @@ class Site:
     study: str
     device: str = "cpu"
     threads: int = 1
-    gpu: float = 0.0
     keep_repaired: bool = True
     limits: Limits = field(default_factory=Limits)
     expendable: bool = False

@@ -54,8 +54,9 @@ WORKING = re.compile(r"ray::\w+\.train")  # the title of a worker while it is at
 class Command:
     """``python -m orchestrator.study`` in a folder; what it leaves running is killed at the end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
+        self._variables = variables
         self._mark = uuid.uuid4().hex
         self._started: list[subprocess.Popen[str]] = []
 
@@ -74,7 +75,7 @@ class Command:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.study", *arguments],
             cwd=self.folder,
-            env={**environment(), MARK: self._mark},
+            env={**environment(), **self._variables, MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,12 +87,7 @@ class Command:
 
     def processes(self) -> list[psutil.Process]:
         """Return all that runs of what this command started, whoever its parent is now."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == self._mark and process.is_running():
-                    found.append(process)
-        return found
+        return processes_with(MARK, self._mark)
 
     def workers(self) -> list[psutil.Process]:
         """Return the Ray workers that are at an item now."""
@@ -130,6 +126,16 @@ class Command:
     def wait_for_stages(self, count: int, name: str = "small", timeout: float = 300) -> None:
         """Return once that many stages are listed as executed."""
         wait_until(lambda: self.listed(name) >= count, f"{count} stages are listed", timeout)
+
+
+def processes_with(variable: str, value: str) -> list[psutil.Process]:
+    """Return the processes that have a variable of that value in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(variable) == value:
+                found.append(process)
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def wait_until(true: Callable[[], object], what: str, timeout: float = 300) -> None:

@@ -45,9 +45,8 @@ grid:
 victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
 prune: none
 resources: {workers: 1}
-limits: {minutes: {train_victim: 0.25}}
 """
-OVERDUE = "victim: worked longer than limits.minutes, which is 0.25"
+OVERDUE = "victim: worked longer than limits.minutes, which is 0.2"
 
 
 def test_an_item_that_hangs_fails_and_its_worker_is_replaced(command: Command) -> None:
@@ -55,7 +54,8 @@ def test_an_item_that_hangs_fails_and_its_worker_is_replaced(command: Command) -
         shutil.copytree(ROOT / name, command.folder / name)
     (command.folder / "ulrl/attacks/stuck.py").write_text(STUCK)
     command.write(HANGING)
-    out, err = command.run("grid.yaml", code=1)
+    command.run("grid.yaml", "--inline", "--set", "grid.attack=[{name: stuck}]")
+    out, err = command.run("grid.yaml", "--set", "limits.minutes.train_victim=0.2", code=1)
     results = command.results("hanging")
     assert list(results.status) == ["done", "failed", "failed"]
     assert list(results.error[1:]) == [OVERDUE, OVERDUE]

@@ -1,0 +1,132 @@
+"""What surrounds Ray: scratch folders, the guard, the terminal kept free."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from orchestrator.errors import Unusable
+from orchestrator.guard import Guard
+from orchestrator.quiet import apart
+from orchestrator.rayside import LOCK, SCRATCH, last_line, scratch
+
+
+def test_scratch_goes_and_takes_what_dead_drivers_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.rayside.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("dead", "alive"):
+        (tmp_path / f"{SCRATCH}{name}").mkdir()
+        (tmp_path / f"{SCRATCH}{name}" / LOCK).touch()
+    (tmp_path / f"{SCRATCH}unknown").mkdir()
+    (tmp_path / "other").mkdir()
+    with FileLock(tmp_path / f"{SCRATCH}alive" / LOCK), scratch() as mine:
+        assert {path.name for path in tmp_path.iterdir()} == {
+            *(f"{SCRATCH}alive", f"{SCRATCH}unknown", "other", mine.name)
+        }
+        with scratch() as another:
+            assert mine.exists()
+            assert another.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"{SCRATCH}alive", f"{SCRATCH}unknown", "other")
+    }
+
+
+def test_a_killed_driver_s_scratch_is_taken_away(tmp_path: Path) -> None:
+    text = """
+import os, signal
+from orchestrator.rayside import scratch
+with scratch() as folder:
+    (folder / "rubbish").touch()
+    if {kill}: os.kill(os.getpid(), signal.SIGKILL)
+"""
+    for kill, left in ((True, 1), (False, 0)):
+        subprocess.run(
+            [sys.executable, "-c", text.format(kill=kill)],
+            check=False,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        assert len(list(tmp_path.glob(f"{SCRATCH}*"))) == left
+
+
+def test_the_guard_tells_when_nobody_listens_any_more() -> None:
+    told: list[Exception] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with Guard([server.getsockname()[:2]], told.append, Console()) as guard:
+            time.sleep(1.5)
+            assert not guard.dead
+            server.close()
+            until = time.monotonic() + 20
+            while not told and time.monotonic() < until:
+                time.sleep(0.05)
+        assert isinstance(told[0], Unusable)
+
+
+def test_a_process_that_cannot_end_is_ended_with_a_line() -> None:
+    text = """
+import time, orchestrator.guard as g
+from rich.console import Console
+g.PATIENCE = 0.2
+with g.Guard([("127.0.0.1", 1)], lambda error: None, Console()):
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stdout.startswith("error: Ray is gone: ")
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_libraries_write_goes_to_a_file(tmp_path: Path, *, verbose: bool) -> None:
+    text = f"""
+import os, sys
+from pathlib import Path
+from rich.console import Console
+from orchestrator.quiet import apart
+console = Console()
+with apart(console, Path("ray.log"), verbose={verbose}) as errors:
+    print("a library")
+    os.write(2, b"another\\n")
+    console.print("the study")
+    errors.print("an error")
+    os.system("echo a child")
+print("after"); console.print("after all")
+with apart(console, Path("empty.log"), verbose={verbose}): console.print("more")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    wanted = ["the study", "after", "after all", "more"]
+    if verbose:
+        assert set(done.stdout.splitlines()) == {*wanted, "a library", "a child"}
+        assert set(done.stderr.splitlines()) == {"another", "an error"}
+    else:
+        assert done.stdout.splitlines() == wanted
+        assert done.stderr == "an error\n"
+        log = (tmp_path / "ray.log").read_text()
+        assert set(log.splitlines()) == {"a library", "another", "a child"}
+    assert not (tmp_path / "empty.log").exists()
+
+
+def test_a_console_elsewhere_stays_there(tmp_path: Path) -> None:
+    console = Console(file=StringIO())
+    with apart(console, tmp_path / "log", verbose=False):
+        console.print("here")
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue() == "here\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"), [(None, "no reason given"), ("a\n b \n", "b"), (ValueError(), "ValueError")]
+)
+def test_the_last_line_of_an_error(error: object, line: str) -> None:
+    assert last_line(error) == line
