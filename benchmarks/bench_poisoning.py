@@ -33,8 +33,10 @@ UNTRAINED = ("badnets", "sig", "bpp", "ctrl")  # of the smoke test
 
 def main(argv: list[str] | None = None) -> None:
     """Print a row per attack, one for testing, and the line of JSON."""
-    given = options(__doc__, images=500, rounds=3, width=8).parse_args(argv)
-    names = UNTRAINED if given.quick else NAMES
+    parser = options(__doc__, images=500, rounds=3, width=8)
+    parser.add_argument("--attack", nargs="+", choices=NAMES, default=NAMES, help="default: all")
+    given = parser.parse_args(argv)
+    names = UNTRAINED if given.quick else given.attack
     if given.quick:
         given.images, given.rounds, given.width = 20, 1, 1
     torch.set_num_threads(1)

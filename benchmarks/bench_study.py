@@ -20,6 +20,7 @@ import torch
 from benchmarks._common import ROOT, in_turn, options, ratios, report, spread, summary, table
 from orchestrator.materials import blueprint_of
 from orchestrator.plan import Plan, make_plan
+from orchestrator.rayside import configure
 from orchestrator.spec import load_study
 from ulrl.clean import draw_clean_samples
 from ulrl.evaluation import evaluate
@@ -68,14 +69,18 @@ def main(argv: list[str] | None = None) -> None:
     contenders: dict[str, Callable[[], None]] = {"plain Tune": duel.plainly, "ours": duel.ours}
     clocks = in_turn(contenders, given.rounds)
     duel.check()
+    kinds = ["wall", "cpu"] if given.inline else ["wall"]  # Ray's workers have another parent
     table(
-        ["contender", "victims", "ascents", "relearnings", "wall s", "ratio"],
+        ["contender", "victims", "ascents", "relearnings", *(f"{k} s, ratio" for k in kinds)],
         [
             [
                 name,
                 *duel.work[name],
-                spread([taken.wall for taken in clocks[name]]),
-                spread(ratios(clocks["plain Tune"], clocks[name], "wall")),
+                *(
+                    f"{spread([getattr(taken, kind) for taken in clocks[name]])}, "
+                    f"{spread(ratios(clocks['plain Tune'], clocks[name], kind))}"
+                    for kind in kinds
+                ),
             ]
             for name in contenders
         ],
@@ -84,7 +89,10 @@ def main(argv: list[str] | None = None) -> None:
         "study",
         inline=given.inline,
         work=duel.work,
-        wall_ratio=summary(ratios(clocks["plain Tune"], clocks["ours"], "wall")),
+        **{
+            f"{kind}_ratio": summary(ratios(clocks["plain Tune"], clocks["ours"], kind))
+            for kind in kinds
+        },
     )
 
 
@@ -161,7 +169,14 @@ def run_plainly(grid: Path, *, inline: bool) -> None:
         torch.set_num_threads(1)
         tune.report({"row": alone(plan, config["number"]), "number": config["number"]})
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    configure()
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
     with tempfile.TemporaryDirectory() as folder:
         results = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
