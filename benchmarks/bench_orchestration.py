@@ -12,7 +12,6 @@ import argparse
 import importlib.metadata
 import io
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -22,6 +21,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from benchmarks._common import report
 
 SETTINGS = 25
 WORKERS = 2
@@ -229,10 +230,8 @@ def main() -> None:
                 rates[name].append(measure(name, count, Path(folder))["rate"])
     sizes = {count: at_size(count) for count in given.sizes}
     show(rates, sizes)
-    versions = {name: importlib.metadata.version(name) for name in ("ray", "optuna", "torch")}
-    device = f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}"
-    found = {"benchmark": "orchestration", "device": device, "versions": versions}
-    print(json.dumps({**found, "n": given.rounds, "trials a second": rates, "sizes": sizes}))
+    versions = {name: importlib.metadata.version(name) for name in ("ray", "optuna")}
+    report("orchestration", **versions, n=given.rounds, trials_a_second=rates, sizes=sizes)
 
 
 def at_size(count: int) -> dict[str, float]:

@@ -12,7 +12,6 @@ share a relearning, which is the most there can be to do.
 
 import argparse
 import heapq
-import json
 import tempfile
 import time
 from collections import defaultdict
@@ -22,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks._common import report
 from benchmarks.replay import NoObserver, Replay
 from orchestrator.catalogue import Catalogue
 from orchestrator.conductor import Conductor
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             outcome = simulate(plan, gpus, near=near, ordered=ordered)
             print(line(gpus, way, outcome), flush=True)
             found.append({"gpus": gpus, "way": way, **outcome.__dict__})
-    print(json.dumps({"benchmark": "scale", "n": len(whole.trials), "outcomes": found}))
+    report("scale", n=len(whole.trials), outcomes=found)
 
 
 def line(gpus: int, way: str, outcome: Outcome) -> str:
