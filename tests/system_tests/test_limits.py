@@ -11,6 +11,7 @@ STUCK = '''\
 import time
 from dataclasses import dataclass
 
+import torch
 from torch import Generator
 
 from ulrl.attacks._base import FixedAttack, Images, register
@@ -27,6 +28,8 @@ class Stuck(FixedAttack):
         del generator
         if self.how == "sleeps":
             time.sleep(10**6)
+        if self.how == "eats":
+            torch.empty(2**60, dtype=torch.uint8)
         if self.how == "holds":
             sum(range(10**15))  # C code that never lets Python look
         triggered = images.clone()
@@ -36,7 +39,7 @@ class Stuck(FixedAttack):
 HANGING = """\
 name: hanging
 grid:
-  attack: [{name: stuck, how: [well, sleeps, holds]}]
+  attack: [{name: stuck, how: [well, sleeps, holds, eats]}]
   dataset: digits
   architecture: {name: preact_resnet18, width: 2}
   clean_ratio: 0.05
@@ -46,10 +49,11 @@ victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
 prune: none
 resources: {workers: 1}
 """
+NO_MEMORY = "victim: out of memory; smaller batches, a smaller network or fewer workers may help"
 OVERDUE = "victim: worked longer than limits.minutes, which is 0.2"
 
 
-def test_an_item_that_hangs_fails_and_its_worker_is_replaced(command: Command) -> None:
+def test_an_item_that_hangs_or_lacks_memory_fails_with_its_reason(command: Command) -> None:
     for name in ("ulrl", "orchestrator"):
         shutil.copytree(ROOT / name, command.folder / name)
     (command.folder / "ulrl/attacks/stuck.py").write_text(STUCK)
@@ -57,36 +61,12 @@ def test_an_item_that_hangs_fails_and_its_worker_is_replaced(command: Command) -
     command.run("grid.yaml", "--inline", "--set", "grid.attack=[{name: stuck}]")
     out, err = command.run("grid.yaml", "--set", "limits.minutes.train_victim=0.2", code=1)
     results = command.results("hanging")
-    assert list(results.status) == ["done", "failed", "failed"]
-    assert list(results.error[1:]) == [OVERDUE, OVERDUE]
+    assert list(results.status) == ["done", "failed", "failed", "failed"]
+    assert list(results.error[1:]) == [OVERDUE, OVERDUE, NO_MEMORY]
     assert err == ""
     assert "Traceback" not in out
     logs = command.folder / "runs/hanging/logs"
     assert "time.sleep(10**6)" in (logs / "victim-0001.log").read_text(), "where it hung"
-
-
-HUGE = """\
-name: huge
-grid:
-  attack: badnets
-  dataset: digits
-  architecture: [{name: preact_resnet18, width: 2}, {name: preact_resnet18, width: 4000000}]
-  clean_ratio: 0.05
-  relearn_epochs: 1
-  unlearn_epochs: 2
-victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
-prune: none
-resources: {workers: 1}
-"""
-
-
-def test_a_network_that_no_memory_holds_is_a_failure_with_its_reason(command: Command) -> None:
-    command.write(HUGE)
-    command.run("grid.yaml", "--inline", code=1)
-    results = command.results("huge")
-    assert list(results.status) == ["done", "failed"]
-    reason = "victim: out of memory; smaller batches, a smaller network or fewer workers may help"
-    assert results.error[1] == reason
 
 
 def test_a_budget_ends_a_start_and_the_same_command_goes_on(
