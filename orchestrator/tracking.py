@@ -56,9 +56,11 @@ class Experiment:
         try:
             experiment = self._client.get_experiment_by_name(name)
         except Exception as error:
-            if database is not None:  # an attempt that failed is in the way of the next
-                mend(database, sentence(error))
-            raise
+            if database is None:
+                raise
+            mend(database, sentence(error))
+            ensure_database(database)
+            experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             location = None  # a server's own choice; for a file, MLflow's depends on the cwd
             if database is not None:

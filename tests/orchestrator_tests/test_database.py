@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import database
 from orchestrator.database import ensure_database
 from orchestrator.records import Record
 from orchestrator.tracker import Tracker
@@ -23,6 +24,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.getbasetemp() / "template" / "mlflow.db"
     ensure_database(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _quick(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whole databases be copies: how MLflow makes one is seen elsewhere."""
+    monkeypatch.setattr(database, "_make_tables", lambda fresh: shutil.copyfile(template, fresh))
 
 
 def send(path: Path) -> tuple[int, str | None]:

@@ -146,8 +146,9 @@ def test_a_server_that_is_away_costs_seconds_and_no_word(
 
 
 def test_a_server_that_never_answers_holds_nobody_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copyfile(template, tmp_path / "mlflow.db")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         uri = f"http://127.0.0.1:{mute.getsockname()[1]}"
