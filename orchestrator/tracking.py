@@ -52,14 +52,15 @@ class Experiment:
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
         self._maker = maker
-        self._client = MlflowClient(tracking_uri=uri)
         try:
+            self._client = MlflowClient(tracking_uri=uri)
             experiment = self._client.get_experiment_by_name(name)
         except Exception as error:
             if database is None:
                 raise
             mend(database, sentence(error))
             ensure_database(database)
+            self._client = MlflowClient(tracking_uri=uri)
             experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             location = None  # a server's own choice; for a file, MLflow's depends on the cwd

@@ -1,0 +1,143 @@
+"""A study in MLflow's own pages, served as the docs say, with a person's eyes and hands."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from playwright.sync_api import BrowserContext, Page
+
+from tests.browser import chromium
+from tests.servers import free_port, tracking_server, wait_for
+from tests.system_tests.commands import Command
+
+SECONDS = 120_000  # milliseconds: a page of MLflow is megabytes of script
+NOT_OURS = (
+    "users/current",  # asked for wherever there are no users
+    "ResizeObserver loop",
+    "Failed to load resource",  # named by its address where it matters
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server with the small study, and what the study folder says."""
+
+    address: str
+    experiment: str
+    runs: list[Run]
+    results: pd.DataFrame
+
+    def page(self, path: str = "") -> str:
+        return f"{self.address}/#/experiments/{self.experiment}/{path}"
+
+    def of(self, kind: str) -> list[Run]:
+        return [run for run in self.runs if run.data.tags["kind"] == kind]
+
+    @property
+    def best(self) -> Run:
+        """A trial with a model."""
+        return next(run for run in self.of("trial") if run.data.tags["best"] == "True")
+
+
+@pytest.fixture(scope="module")
+def site(undisturbed: Command, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("server")
+    database = f"sqlite:///{undisturbed.folder}/runs/mlflow.db"
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_ARTIFACTS_DESTINATION": str(undisturbed.folder / "runs/mlartifacts"),
+    }
+    with tracking_server(folder, free_port(), **settings) as address:
+        wait_for(f"{address}/health")
+        client = MlflowClient(address)
+        experiment = client.get_experiment_by_name("small")
+        assert experiment is not None
+        runs = list(client.search_runs([experiment.experiment_id], max_results=1000))
+        yield Site(address, experiment.experiment_id, runs, undisturbed.results())
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    with chromium(tmp_path_factory.mktemp("profile")) as context:
+        context.set_default_timeout(SECONDS)
+        yield context
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """Return a page that must end without an error of its own."""
+    said: list[str] = []
+    page = context.new_page()
+    page.on("console", lambda told: said.append(told.text) if told.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("response", lambda r: said.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    yield page
+    page.close()
+    assert [text for text in said if not any(known in text for known in NOT_OURS)] == []
+
+
+def wait_for_runs(page: Page, *counts: int) -> None:
+    """Return once a list says that it has as many runs as one of `counts`."""
+    said = "|".join(str(count) for count in counts)
+    page.get_by_text(re.compile(rf"^\s*({said})\s+matching runs?")).last.wait_for()
+
+
+def test_a_person_finds_the_study(site: Site, page: Page) -> None:
+    page.goto(site.address)
+    page.get_by_text("small", exact=True).first.click()
+    page.goto(site.page("runs"))
+    wait_for_runs(page, len(site.runs))
+
+
+def test_the_list_can_be_filtered_by_attack(site: Site, page: Page) -> None:
+    page.goto(site.page("runs?searchFilter=tags.attack%20%3D%20%27blended%27"))
+    blended = sum(run.data.tags.get("attack") == "blended" for run in site.runs)
+    assert 0 < blended < len(site.runs) - 1
+    wait_for_runs(page, blended, blended + 1)  # MLflow may count the parent of what it found
+
+
+def test_a_trial_shows_its_numbers_and_curves(site: Site, page: Page) -> None:
+    run = site.best
+    row = site.results.set_index("mlflow_run_id").loc[run.info.run_id]
+    page.goto(site.page(f"runs/{run.info.run_id}"))
+    page.get_by_text("der_report").first.wait_for()
+    text = page.inner_text("body")
+    assert str(row.der_report) in text
+    assert "unlearn_threshold" in text
+    page.goto(site.page(f"runs/{run.info.run_id}/model-metrics"))
+    page.get_by_text("relearn/asr").first.wait_for(state="attached")
+    page.get_by_text("unlearn", exact=True).first.wait_for(state="attached")
+    page.locator(".js-plotly-plot").first.wait_for(state="attached")
+
+
+def test_the_report_opens_from_the_study(site: Site, page: Page) -> None:
+    (study,) = site.of("study")
+    page.goto(site.page(f"runs/{study.info.run_id}/artifacts/report.html"))
+    page.get_by_text("report.html").first.wait_for()
+    frame = page.frame_locator("iframe").first
+    frame.locator("svg").first.wait_for(state="attached")
+    assert "small" in frame.locator("h1").first.inner_text()
+
+
+def test_the_model_and_the_files_can_be_downloaded(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", site.address)
+    client = MlflowClient(site.address)
+    outputs = client.get_run(site.best.info.run_id).outputs
+    assert outputs is not None
+    (output,) = outputs.model_outputs
+    uri = f"models:/{output.model_id}"
+    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path)))
+    assert {"MLmodel", "requirements.txt", "data"} <= {path.name for path in folder.iterdir()}
+    (study,) = site.of("study")
+    listed = {file.path for file in client.list_artifacts(study.info.run_id)}
+    assert {"report.html", "results.csv", "stages.csv", "study.yaml", "figures", "logs"} <= listed
+    logs = {file.path for file in client.list_artifacts(study.info.run_id, "logs")}
+    assert {"logs/plan.json", "logs/starts.jsonl"} <= logs
