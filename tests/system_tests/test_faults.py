@@ -1,0 +1,75 @@
+"""Faults of the store, each to the end: the same table, or a clear line."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.system_tests.commands import Command, computed, same
+
+# Less than SMALL: what happens to a file does not depend on who decides what.
+TINY = """\
+name: small
+grid:
+  attack: badnets
+  dataset: digits
+  architecture: {name: preact_resnet18, width: 2}
+  clean_ratio: 0.05
+  relearn_epochs: [1, 2, 3]
+  unlearn_epochs: 2
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """The tiny study, run inline from start to end."""
+    with Command(tmp_path_factory.mktemp("tiny")) as command:
+        command.write(TINY)
+        command.run("grid.yaml", "--inline")
+        yield command
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """A small file system of its own at `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this test mounts a file system, which only root may: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_store_ends_the_study_in_a_line_and_room_lets_it_go_on(
+    command: Command, tiny: Command
+) -> None:
+    command.write(TINY)
+    store = command.folder / "runs/store"
+    with mounted(store, "size=140k"):
+        out, err = command.run("grid.yaml", "--inline", code=3)
+        assert err.startswith(f"error: the store {store} cannot be written to ([Errno 28] No space")
+        assert "run the same command again" in err
+        assert len(err.splitlines()) == 1
+        assert "Traceback" not in out
+        assert not list(store.rglob("*.tmp")), "what was written aside is taken away"
+        assert command.listed(), "something was finished before"
+        subprocess.run(["mount", "-o", "remount,size=100m", str(store)], check=True)
+        command.run("grid.yaml", "--inline")
+        same(command.results(), tiny.results())
+        assert computed(command.stages()) == computed(tiny.stages())
+
+
+def test_a_store_that_may_not_be_written_is_refused_in_a_line(command: Command) -> None:
+    command.write(TINY)
+    store = command.folder / "runs/store"
+    with mounted(store, "size=1m,ro"):
+        _, err = command.run("grid.yaml", "--inline", code=3)
+    assert err.startswith(f"error: the store {store} cannot be written to ([Errno 30] Read-only ")
+    assert err.endswith("; name another with store:\n")
