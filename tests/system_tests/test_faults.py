@@ -1,9 +1,11 @@
 """Faults of the store, each to the end: the same table, or a clear line."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -73,3 +75,21 @@ def test_a_store_that_may_not_be_written_is_refused_in_a_line(command: Command) 
         _, err = command.run("grid.yaml", "--inline", code=3)
     assert err.startswith(f"error: the store {store} cannot be written to ([Errno 30] Read-only ")
     assert err.endswith("; name another with store:\n")
+
+
+def test_damaged_and_foreign_files_are_made_again(command: Command, tiny: Command) -> None:
+    shutil.copytree(tiny.folder / "runs/store", command.folder / "runs/store")
+    files = sorted((command.folder / "runs/store").rglob("*.safetensors"))
+    source = Random(5)
+    for number, file in enumerate(source.sample(files, 6)):
+        content = bytearray(file.read_bytes())
+        if number % 3 == 0:
+            del content[source.randrange(len(content)) :]
+        elif number % 3 == 1:
+            content[source.randrange(len(content))] ^= 1 << source.randrange(8)
+        else:
+            content[:] = b"PK\x03\x04 not of this store"
+        file.write_bytes(content)
+    command.write(TINY)
+    command.run("grid.yaml", "--inline")
+    same(command.results(), tiny.results())
