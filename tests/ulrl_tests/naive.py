@@ -43,7 +43,8 @@ def batches(
     augment: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of network inputs and labels."""
-    images, labels = clean.samples.images.float(), clean.samples.labels
+    images = clean.samples.images.to(torch.get_default_dtype())
+    labels = clean.samples.labels
     treatment = model.blueprint.treatment
     order = torch.randperm(len(labels), generator=sources[0]).tolist()
     views = draw_views(len(labels), treatment, sources[1], CPU)
@@ -129,14 +130,17 @@ def naive_unlearn(
         for inputs, labels in batches(
             model, clean, size, (order, views), augment=u.unlearn_augment
         ):
-            logits = network(inputs)
+            logits = network(inputs).float()  # whatever the precision before
             right += hits(logits, labels)
             sgd.step(-cross_entropy(logits, labels), lr, u.unlearn_clip_norm)
             if u.unlearn_batchnorm_updates == 2:
                 network(inputs)
         if u.stop_accuracy.value == "eval":
             network.eval()
-            images = [normalised(model, image.float()) for image in clean.samples.images]
+            images = [
+                normalised(model, image.to(torch.get_default_dtype()))
+                for image in clean.samples.images
+            ]
             right = hits(network(torch.stack(images)), clean.samples.labels)
         accuracies.append(right / len(clean.index))
         if accuracies[-1] <= threshold:
@@ -235,7 +239,7 @@ def naive_relearn(
         for inputs, labels in batches(
             model, clean, size, (order, views), augment=r.relearn_augment
         ):
-            logits = network(inputs)
+            logits = network(inputs).float()  # whatever the precision before
             right += hits(logits, labels)
             loss = cross_entropy(logits, labels)
             if rows:
