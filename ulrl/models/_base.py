@@ -161,17 +161,15 @@ class _Undrawn(TorchFunctionMode):
     """Leaves out the random draws of layers whose weights are about to be loaded.
 
     They are most of what it takes to build a network; whatever draws in another way than
-    these does so as ever, and is overwritten.
+    these does so as ever, and is overwritten. Tensors' own draws stay: `init.trunc_normal_`
+    repeats them until what it finds lies within its bounds, which it otherwise never might.
     """
 
     _DRAWS: ClassVar = frozenset(
         {
-            Tensor.normal_,
-            Tensor.uniform_,
             init.kaiming_normal_,
             init.kaiming_uniform_,
             init.normal_,
-            init.trunc_normal_,
             init.uniform_,
             init.xavier_normal_,
             init.xavier_uniform_,
