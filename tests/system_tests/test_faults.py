@@ -1,7 +1,11 @@
-"""Faults of the store, each to the end: the same table, or a clear line."""
+"""Faults of the store and of the driver, each to the end: the same table, or a clear line."""
 
+import os
+import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +13,9 @@ from random import Random
 
 import pytest
 
-from tests.system_tests.commands import Command, computed, same
+from tests.system_tests.commands import ROOT, SMALL, Command, computed, same
 
+KILLS = 8
 # Less than SMALL: what happens to a file does not depend on who decides what.
 TINY = """\
 name: small
@@ -35,6 +40,30 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         yield command
 
 
+def test_a_driver_killed_at_random_moments_loses_nothing(
+    command: Command, undisturbed: Command
+) -> None:
+    """Moments in time, not between stages: some fall into the writing of a file."""
+    command.write(SMALL)
+    source = Random(20261125)
+    whole = len(undisturbed.stages())
+    killed = 0
+    while killed < KILLS:
+        listed = command.listed()
+        process = command.start("grid.yaml", "--inline")
+        if listed < whole * killed // KILLS:  # let the kills be spread over the study
+            command.wait_for_stages(listed + 1 + source.randrange(whole // KILLS))
+        time.sleep(source.random() * 2)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.communicate()
+        assert command.listed() < whole, "the study was over before the last kill"
+    command.run("grid.yaml", "--inline")
+    same(command.results(), undisturbed.results())
+    assert computed(command.stages()) == computed(undisturbed.stages())
+
+
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
     """A small file system of its own at `folder`."""
@@ -49,13 +78,14 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("how", ["--inline", "--set=resources.workers=1"])
 def test_a_full_store_ends_the_study_in_a_line_and_room_lets_it_go_on(
-    command: Command, tiny: Command
+    command: Command, tiny: Command, how: str
 ) -> None:
     command.write(TINY)
     store = command.folder / "runs/store"
     with mounted(store, "size=140k"):
-        out, err = command.run("grid.yaml", "--inline", code=3)
+        out, err = command.run("grid.yaml", how, code=3)
         assert err.startswith(f"error: the store {store} cannot be written to ([Errno 28] No space")
         assert "run the same command again" in err
         assert len(err.splitlines()) == 1
@@ -93,3 +123,24 @@ def test_damaged_and_foreign_files_are_made_again(command: Command, tiny: Comman
     command.write(TINY)
     command.run("grid.yaml", "--inline")
     same(command.results(), tiny.results())
+
+
+def test_a_stage_with_a_new_version_is_made_anew_and_the_old_entries_stay(
+    command: Command, tiny: Command
+) -> None:
+    for name in ("ulrl", "orchestrator"):
+        shutil.copytree(ROOT / name, command.folder / name)
+    shutil.copytree(tiny.folder / "runs/store", command.folder / "runs/store")
+    store = command.folder / "runs/store"
+    before = {file: file.read_bytes() for file in store.rglob("*.safetensors")}
+    module = command.folder / "ulrl/relearning.py"
+    text, count = re.subn(r"(?m)^VERSION = (\d+)", r"VERSION = 1\g<1>", module.read_text())
+    assert count == 1
+    module.write_text(text)
+    command.write(TINY)
+    command.run("grid.yaml", "--inline")
+    same(command.results(), tiny.results())
+    made = command.stages()
+    assert set(made[made.computed].stage) == {"relearn", "evaluate"}
+    assert made[made.stage == "relearn"].computed.all()
+    assert {file: file.read_bytes() for file in before} == before
