@@ -99,6 +99,30 @@ class Sources:
         )
 
 
+def sgd(
+    network: nn.Module, *, lr: float, momentum: float, weight_decay: float, nesterov: bool = False
+) -> torch.optim.SGD:
+    """Return SGD over all parameters of `network`, its velocities 0.
+
+    torch makes the velocities of its fused form at the first step and sets them in it. Where
+    loss scaling leaves that step out, as it often does in fp16, the second would go by
+    whatever the memory held.
+    """
+    parameters = list(network.parameters())
+    optimiser = torch.optim.SGD(
+        parameters,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        fused=True,
+    )
+    if momentum > 0:
+        for parameter in parameters:
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimiser
+
+
 def train(
     classifier: Classifier,
     samples: Samples,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ulrl.clean import CleanSamples
-from ulrl.fitting import Epoch, Schedule, Sources, train
+from ulrl.fitting import Epoch, Schedule, Sources, sgd, train
 from ulrl.layers import Layers, as_rows, bias_name, neurons_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
@@ -156,12 +156,11 @@ def relearn(
         loss = cross_entropy(logits, labels)
         return loss + config.alpha * penalty() if suspects.layers else loss
 
-    optimiser = torch.optim.SGD(
-        classifier.network.parameters(),
+    optimiser = sgd(
+        classifier.network,
         lr=config.relearn_lr,
         momentum=config.relearn_momentum,
         weight_decay=config.relearn_weight_decay,
-        fused=True,
     )
     schedule = Schedule(
         epochs=config.relearn_epochs,

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ulrl.control import NO_CONTROL, Control
-from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
+from ulrl.fitting import Epoch, Samples, Schedule, Sources, sgd, train
 from ulrl.models import Classifier
 from ulrl.precision import Precision
 
@@ -95,13 +95,12 @@ def fit(
     control: Control = NO_CONTROL,
 ) -> Iterator[Epoch]:
     """Train `classifier` in place as `config` says, and yield after each epoch."""
-    optimiser = torch.optim.SGD(
-        classifier.network.parameters(),
+    optimiser = sgd(
+        classifier.network,
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
-        fused=True,
     )
 
     def run(rate: Callable[[float], float]) -> Iterator[Epoch]:

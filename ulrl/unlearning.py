@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl.clean import CleanSamples
-from ulrl.fitting import Schedule, Sources, train
+from ulrl.fitting import Schedule, Sources, sgd, train
 from ulrl.layers import Layers, as_rows, neurons_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
@@ -147,12 +147,11 @@ def unlearn(
     """
     classifier = restore(victim, device)
     watched = neurons_of(classifier, config.layers)
-    optimiser = torch.optim.SGD(
-        classifier.network.parameters(),
+    optimiser = sgd(
+        classifier.network,
         lr=config.unlearn_lr,
         momentum=config.unlearn_momentum,
         weight_decay=config.unlearn_weight_decay,
-        fused=True,
     )
     schedule = Schedule(
         epochs=config.unlearn_epochs,

@@ -112,7 +112,7 @@ def test_a_repair_needs_both_its_parts(desk: Desk) -> None:
 def test_the_curves_of_an_ascent_that_is_gone_are_empty(desk: Desk) -> None:
     found = fresh(desk).scores(desk.plan.trials[0])
     assert found is not None
-    assert fresh(desk).ascent(found) == {"curve": [], "accuracy": []}
+    assert fresh(desk).ascent(found) == {"curve": [], "accuracy": [], "loss": ()}
     desk.store.delete("unlearn", found.runs[0].key)
     assert fresh(desk).ascent(found) == {}
 

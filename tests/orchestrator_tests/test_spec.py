@@ -211,7 +211,7 @@ objective: der
 resources: {{cpu: 1}}
 limits: {{attempts: 3}}
 budget: {{}}
-mlflow: {{uri: 'sqlite:///{tmp_path}/runs/mlflow.db', log_models: best}}
+mlflow: {{uri: 'sqlite:///{tmp_path}/runs/mlflow.db', log_models: best, register: false}}
 store: {tmp_path}/runs/store
 """
 

@@ -5,6 +5,7 @@ normalisation, the loss, SGD, the clipping, the medians and the cosine are writt
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import cos, floor, pi
 
@@ -18,6 +19,16 @@ from ulrl.models import Classifier, Weights, restore
 from ulrl.randomness import generator
 
 CPU = torch.device("cpu")
+
+
+@contextmanager
+def in_double() -> Iterator[None]:
+    """Compute in double precision, where rounding does not add up to anything."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def crop(image: Tensor, top: int, left: int, padding: int, *, mirrored: bool) -> Tensor:

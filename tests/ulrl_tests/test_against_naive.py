@@ -1,7 +1,6 @@
 """Both phases of ULRL against a second, slow writing of them, with every switch thrown."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.ulrl_tests.naive import (
+    in_double,
     largest_error,
     naive_relearn,
     naive_shifts,
@@ -66,15 +66,6 @@ def agreed(h: Hyperparameters, victim: Weights, images: ImageSet, seed: int) -> 
             for name, value in victim.state.items()
         }
         return compared(h, replace(victim, state=state), images, seed)
-
-
-@contextmanager
-def in_double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def compared(h: Hyperparameters, victim: Weights, images: ImageSet, seed: int) -> Repair:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
+from ulrl.fitting import sgd
 from ulrl.hyperparameters import assemble
 from ulrl.models import Blueprint, Weights, initialise
 from ulrl.poisoning import Poison
@@ -128,3 +129,18 @@ def test_half_the_bits_give_finite_weights_near_by(training: Train, precision: P
 def test_on_a_cpu_automatic_is_fp32_bit_for_bit(training: Train, precision: Precision) -> None:
     (_, whole), (_, automatic) = training(FP32), training(precision)
     assert all(torch.equal(value, automatic[name]) for name, value in whole.items())
+
+
+def test_a_step_that_loss_scaling_leaves_out_leaves_nothing_behind() -> None:
+    """The first step's gradient overflows; the second then is the first of plain SGD."""
+    network = torch.nn.Linear(1000, 3, bias=False)
+    was = network.weight.detach().clone()
+    optimiser = sgd(network, lr=0.1, momentum=0.9, weight_decay=0.0)
+    scaler = FP16.scaler(CPU)
+    for factor in (torch.inf, 2.0):
+        optimiser.zero_grad()
+        loss = (network.weight * factor).sum()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimiser)
+        scaler.update()
+    assert torch.allclose(network.weight, was - 0.1 * 2.0, atol=1e-6)

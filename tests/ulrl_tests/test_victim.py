@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from tests.ulrl_tests.naive import in_double
 from ulrl.attacks import Stamp, stamp_bytes
 from ulrl.attacks.badnets import BadNets
 from ulrl.augmentation import apply_views, draw_views
@@ -33,6 +34,7 @@ CONFIG = VictimConfig(epochs=2, batch_size=64, lr=0.05)
     ],
     ids=["one cycle, Nesterov", "heavy ball", "drop last", "cosine"],
 )
+@in_double()
 def test_it_is_sgd(
     pictures: ImageSet,
     blueprint: Blueprint,
@@ -57,7 +59,7 @@ def test_it_is_sgd(
         for step in range(steps):
             index = order[64 * step : 64 * (step + 1)]
             batch = apply_views(poisoned.images[index], views.of(index), blueprint.treatment)
-            loss = cross_entropy(model.logits(batch), poisoned.labels[index])
+            loss = cross_entropy(model.logits(batch).float(), poisoned.labels[index])
             total += loss.item() * len(index)
             seen += len(index)
             rate = config.rate(epoch + step / steps)
