@@ -132,9 +132,9 @@ def sub_study(grid: Grid, seeds: Sequence[int], prune: Prune, source: random.Ran
         plan,
         study=replace(plan.study, prune=prune),
         scenarios=tuple(kept),
-        trials=tuple(trial for trial in plan.trials if trial.scenario.seed in seeds),
+        trials=[trial for trial in plan.trials if trial.scenario.seed in seeds],
         scenario_order=_spread(kept, source),
-        setting_order=tuple(order),
+        setting_order=order,
     )
 
 
