@@ -123,14 +123,19 @@ def examine() -> Callable[[str, str], dict[str, Any]]:
 
     def look(store: str, beacon: str) -> dict[str, Any]:
         lacks, memory = "", 0
+        later = ("sklearn", "timm", "torchvision")  # imported where a model or dataset needs it
         try:
+            from importlib.util import find_spec
+
             from orchestrator.machine import this_machine
             from orchestrator.store import Store
             from orchestrator.workshop import Workshop
 
             del Workshop  # what it imports is what a worker needs
             memory = this_machine().memory
-            if not Store(store).sees(beacon):
+            if absent := [name for name in later if find_spec(name) is None]:
+                lacks = f"no {', '.join(absent)}; install this package's dependencies there"
+            elif not Store(store).sees(beacon):
                 lacks = f"it does not see the store {store}; name a path or URL that all nodes see"
         except ImportError as error:
             lacks = f"{error}; install this package's dependencies there"

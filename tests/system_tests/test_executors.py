@@ -38,8 +38,11 @@ def test_a_study_that_shares_the_store_computes_nothing(undisturbed: Command) ->
     undisturbed.run("grid.yaml", "--out", "other", "--set", "name=other")
     same(pd.read_csv(undisturbed.folder / "other/results.csv"), undisturbed.results())
     stages = pd.read_csv(undisturbed.folder / "other/stages.csv")
-    assert not stages.computed.any()
-    assert set(stages.key) == set(undisturbed.stages().key)
+    # A curve that was cut is no result to share, and a worker may end a short one untold.
+    known = stages.key.isin(undisturbed.stages().key)
+    assert set(undisturbed.stages().key) <= set(stages.key)
+    assert not stages[known].computed.any()
+    assert set(stages[~known].stage) <= {"relearn", "evaluate"}
 
 
 def test_a_changed_grid_adds_what_is_new_and_leaves_out_what_is_gone(undisturbed: Command) -> None:
