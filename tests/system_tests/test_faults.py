@@ -53,7 +53,7 @@ def test_a_driver_killed_at_random_moments_loses_nothing(
         process = command.start("grid.yaml", "--inline")
         if listed < whole * killed // KILLS:  # let the kills be spread over the study
             command.wait_for_stages(listed + 1 + source.randrange(whole // KILLS))
-        time.sleep(source.random() * 2)
+        time.sleep(source.random() / 3)
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             killed += 1
@@ -132,7 +132,8 @@ def test_a_stage_with_a_new_version_is_made_anew_and_the_old_entries_stay(
         shutil.copytree(ROOT / name, command.folder / name)
     shutil.copytree(tiny.folder / "runs/store", command.folder / "runs/store")
     store = command.folder / "runs/store"
-    before = {file: file.read_bytes() for file in store.rglob("*.safetensors")}
+    results = [file for file in store.rglob("*.safetensors") if file.parts[-3] != "pace"]
+    before = {file: file.read_bytes() for file in results}
     module = command.folder / "ulrl/relearning.py"
     text, count = re.subn(r"(?m)^VERSION = (\d+)", r"VERSION = 1\g<1>", module.read_text())
     assert count == 1

@@ -50,7 +50,8 @@ def test_a_killed_inline_study_goes_on_with_ray(command: Command, undisturbed: C
     kill(process)
     command.run("grid.yaml", "--set", "resources.workers=1")
     same(command.results(), undisturbed.results())
-    assert computed(undisturbed.stages()) == computed(command.stages())
+    # What a worker on Ray does ahead of a decision may be more than was needed.
+    assert set(computed(undisturbed.stages())) <= set(computed(command.stages()))
 
 
 def test_a_killed_worker_costs_the_stage_in_flight(command: Command, undisturbed: Command) -> None:
