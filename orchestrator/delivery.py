@@ -35,7 +35,7 @@ class Held:
 
     Attributes:
         run: Its id.
-        content: What it holds, in the words of the place.
+        content: What it holds, in the words of the place; None is the record it was made for.
     """
 
     run: str
@@ -57,7 +57,7 @@ class Place(Protocol):
         """Return a run, or None if there is none or the user deleted it."""
 
     def create(self, study: str, record: Record, parent: str | None) -> Held:
-        """Make an empty run for `record` under the run `parent`."""
+        """Make a run for `record` under the run `parent`, empty or with the record in it."""
 
     def bring(
         self, held: Held, record: Record, parent: str | None, former: Collection[str]

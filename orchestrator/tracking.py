@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from orchestrator.alias import found, register
+from orchestrator.births import Births, source_of
 from orchestrator.database import database_file, ensure_database, mend
 from orchestrator.delivery import Held, sentence
 from orchestrator.differences import lacking
@@ -52,6 +53,7 @@ class Experiment:
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
         self._maker = maker
+        self._births: Births | None = None
         try:
             self._client = MlflowClient(tracking_uri=uri)
             experiment = self._client.get_experiment_by_name(name)
@@ -68,13 +70,15 @@ class Experiment:
                 location = (database.parent / "mlartifacts" / name).as_uri()
             self.name = uuid4().hex
             self._id = self._client.create_experiment(name, location, tags={PLACE: self.name})
-            return
-        self._id = experiment.experiment_id
-        if experiment.lifecycle_stage != "active":
-            self._client.restore_experiment(self._id)
-        self.name = experiment.tags.get(PLACE) or uuid4().hex
-        if PLACE not in experiment.tags:
-            self._client.set_experiment_tag(self._id, PLACE, self.name)
+        else:
+            self._id = experiment.experiment_id
+            if experiment.lifecycle_stage != "active":
+                self._client.restore_experiment(self._id)
+            self.name = experiment.tags.get(PLACE) or uuid4().hex
+            if PLACE not in experiment.tags:
+                self._client.set_experiment_tag(self._id, PLACE, self.name)
+        if database is not None:
+            self._births = Births(database, self._id)
 
     def answers(self) -> bool:
         return self._client.get_experiment(self._id).lifecycle_stage == "active"
@@ -100,6 +104,9 @@ class Experiment:
     def create(self, study: str, record: Record, parent: str | None) -> Held:
         # Key and study are there from birth, to find the run if a kill comes before its receipt.
         tags = {KEY: record.key, STUDY: study, **_tags(record, parent)}
+        whole = "" if self._births is None else self._births.write(record, tags)
+        if whole:
+            return Held(whole, None)
         born = None if record.began is None else round(1000 * record.began)
         run = self._client.create_run(self._id, start_time=born, tags=tags)
         return Held(run.info.run_id, run)
@@ -109,8 +116,11 @@ class Experiment:
     ) -> tuple[str, ...]:
         from mlflow.entities import Metric, Param, RunTag
 
+        tags = _tags(record, parent)
+        if held.content is None:
+            return tuple(tags)
         run: Run = held.content
-        params, tags = run.data.params, _tags(record, parent)
+        params = run.data.params
         for name, value in record.params.items():
             if params.get(name, value) != value:  # MLflow's params are for ever
                 tags[NOW + name] = value
@@ -249,9 +259,9 @@ def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
     for one in record.datasets:
         if (one.name, one.digest) in had:
             continue
-        source = json.dumps({"tags": {"mlflow.source.name": f"ulrl.datasets: {one.name}"}})
+        facts = json.dumps(dict(one.facts))
         yield DatasetInput(
-            Dataset(one.name, one.digest, "code", source, profile=json.dumps(dict(one.facts))),
+            Dataset(one.name, one.digest, "code", source_of(one), profile=facts),
             [InputTag("mlflow.data.context", one.context)],
         )
 
