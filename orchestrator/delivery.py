@@ -5,12 +5,15 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from math import inf
+from time import monotonic
 from typing import Any, Protocol
 
 from orchestrator.outbox import Outbox, Receipt
 from orchestrator.records import Record
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts while a server is away
+LOOK = 0.5  # seconds between two looks at a backlog
 ATTEMPTS = 3  # for a record that a server refuses; the next run of the study tries again
 
 
@@ -105,14 +108,42 @@ class Courier:
                 self._queue[record.key] = None
             self._change.notify_all()
 
-    def flush(self, timeout: float) -> None:
-        """Wait until all is delivered, the server turns out to be away, or time is up."""
+    def flush(
+        self, limit: float = inf, *, quiet: float = inf, look: Callable[[int], bool] | None = None
+    ) -> None:
+        """Wait until all is delivered, the server turns out to be away, or time is up.
+
+        A server that took something meanwhile may be away for a minute.
+
+        Args:
+            limit: Seconds to wait at most.
+            quiet: Seconds to wait at most without an arrival.
+            look: Told now and then how many records are left, says whether to wait on.
+        """
         with self._change:
             self._started, self._away = True, False
             self._change.notify_all()
-            self._change.wait_for(
-                lambda: self._away or (self._place is not None and not self._queue), timeout
-            )
+            first = seen = self._delivered
+        began = last = monotonic()
+        while True:
+            with self._change:
+                step = min(LOOK, began + limit - monotonic())
+                if self._change.wait_for(lambda: self._over(first), max(0.0, step)):
+                    return
+                left, patience = len(self._queue), LONGEST_PAUSE if self._away else quiet
+                if self._delivered > seen:
+                    seen, last = self._delivered, monotonic()
+            now = monotonic()
+            if now - began >= limit or now - last >= patience:
+                return
+            if look is not None and not look(left):
+                return
+
+    def _over(self, first: int) -> bool:
+        """Return whether all is delivered, or nothing since the `first` and the server is away."""
+        if self._away:
+            return self._delivered == first
+        return self._place is not None and not self._queue
 
     def close(self, timeout: float) -> Delivery:
         """Deliver what can be delivered within `timeout` seconds, then stop for good."""

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from orchestrator.backlog import Backlog
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
 from orchestrator.definition import Study
@@ -40,8 +41,8 @@ from orchestrator.tally import Reached, Tally
 from orchestrator.triallogs import TrialLogs
 from orchestrator.work import Site
 
-DELIVERY_SECONDS = 60.0  # for MLflow's backlog at the end of a study
-HURRIED_SECONDS = 5.0  # the same when the study ends early
+FOLLOWER_SECONDS = 60.0  # for Optuna's storage at the end of a study
+HURRIED_SECONDS = 5.0  # for MLflow and Optuna's storage when the study ends early
 GAUGES = "system.jsonl"  # in the folder's logs
 
 
@@ -129,6 +130,7 @@ class _Run:
         self.results = Results(self.conductor, findings)
         self.mirror.attach(self.conductor, self.results)
         self._chosen = chosen
+        self._behind = 0  # records that MLflow lacks in the end
 
     def go(self) -> int:
         """Do what is left, write everything, and return the exit code."""
@@ -153,6 +155,8 @@ class _Run:
         self._say_where(failures)
         if pending:
             raise Spent(f"{self.conductor.allowance.spent} with {pending} trials pending")
+        if self._behind:
+            self.interrupts.check()
         return 1 if failures else 0
 
     def _execute(self) -> None:
@@ -164,17 +168,18 @@ class _Run:
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""
-        timeout = DELIVERY_SECONDS if whole else HURRIED_SECONDS
         try:
-            self._write(timeout, whole=whole)
+            self._write(whole=whole)
         except OSError as error:
             raise Unusable(
                 f"the study folder {self.folder.path} cannot be written to ({error}); the store "
                 f"has all results: run the same command again"
             ) from error
         finally:
+            timeout = FOLLOWER_SECONDS if whole else HURRIED_SECONDS
             behind = self.follower.close(timeout) if self.follower is not None else ""
-            delivery = self.tracker.close(timeout)
+            delivery = self.tracker.close(HURRIED_SECONDS)
+            self._behind = delivery.left
         if behind:
             self._say(
                 f"Optuna's storage at {redacted(self.plan.study.optuna_storage or '')} is behind "
@@ -183,8 +188,8 @@ class _Run:
             )
         if delivery.left:
             self._say(
-                f"MLflow at {redacted(self.plan.study.mlflow.uri)} lacks {delivery.left} records "
-                f"({delivery.error}); they are delivered when this command runs again",
+                f"MLflow at {redacted(self.plan.study.mlflow.uri)} lacks {delivery.left:,} records "
+                f"({delivery.error}); run the same command again to deliver them",
                 style="yellow",
             )
         if self.mirror.models_gone:
@@ -194,7 +199,7 @@ class _Run:
                 style="yellow",
             )
 
-    def _write(self, timeout: float, *, whole: bool) -> None:
+    def _write(self, *, whole: bool) -> None:
         from orchestrator.epochs import write_curves
         from orchestrator.mirror import artifacts_of
         from orchestrator.report import write_report
@@ -202,8 +207,6 @@ class _Run:
 
         self.results.write(self.folder.path, self.tracker.run_ids())
         self.mirror.finish()
-        self.tracker.flush(timeout)
-        self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
         prunings = self.conductor.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
         write_curves(self.conductor, self.results, self.findings, self.folder.path / CURVES)
@@ -211,6 +214,8 @@ class _Run:
         self.pictures.write()
         save_studies(self.folder.path / "optuna.journal", self._records())
         write_report(self.folder.path)
+        self._deliver(whole=whole)
+        self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
         metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}
         self.mirror.study_record(
             status="FINISHED" if whole else "KILLED",
@@ -218,6 +223,15 @@ class _Run:
             curves=curves_of(self.folder.logs / GAUGES),
             artifacts=artifacts_of(self.folder.path, self.plan) if whole else (),
         )
+        if whole:
+            self._deliver(whole=True)
+
+    def _deliver(self, *, whole: bool) -> None:
+        """Wait for MLflow: at the end of a study until it has everything, else for a moment."""
+        if whole:
+            Backlog(self.tracker, self.console, self.interrupts).wait()
+        else:
+            self.tracker.flush(HURRIED_SECONDS)
 
     def _keep_paces(self) -> None:
         """Let later studies know what stages took here."""

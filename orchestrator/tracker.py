@@ -1,7 +1,8 @@
 """A study's way to MLflow, which never holds it up."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 
 from orchestrator.delivery import Courier, Delivery
@@ -51,9 +52,11 @@ class Tracker:
         """Mirror `record` soon, after its parent's; the same record twice is one."""
         self._courier.record(fitted(record))
 
-    def flush(self, timeout: float) -> None:
-        """Wait until all is delivered, the server turns out to be away, or time is up."""
-        self._courier.flush(timeout)
+    def flush(
+        self, limit: float = inf, *, quiet: float = inf, look: Callable[[int], bool] | None = None
+    ) -> None:
+        """Wait as `Courier.flush` does."""
+        self._courier.flush(limit, quiet=quiet, look=look)
 
     def close(self, timeout: float) -> Delivery:
         """Deliver what can be delivered within `timeout` seconds, then stop for good."""

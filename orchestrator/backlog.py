@@ -1,0 +1,58 @@
+"""The wait for MLflow at the end of a study: as long as records arrive, in a person's sight."""
+
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.status import Status
+
+from orchestrator.progress import PLAIN_EVERY, span
+from orchestrator.signals import Interrupts
+
+if TYPE_CHECKING:
+    from orchestrator.tracker import Tracker
+
+QUIET_SECONDS = 300.0  # without an arrival; a large model may take minutes to make
+SILENT_SECONDS = 5.0  # before a person is told of the wait
+
+
+class Backlog:
+    """Waits until MLflow has everything, and says what is left meanwhile.
+
+    Args:
+        tracker: What delivers.
+        console: Where to write.
+        interrupts: The first signal ends every wait; what is left stays for the next start.
+    """
+
+    def __init__(self, tracker: "Tracker", console: Console, interrupts: Interrupts) -> None:
+        self._tracker, self._console, self._interrupts = tracker, console, interrupts
+
+    def wait(self) -> None:
+        """Wait until all is delivered, the server is away or nothing arrives any more."""
+        began, most = time.monotonic(), 0
+        told = began + SILENT_SECONDS - PLAIN_EVERY
+        live = self._console.status("") if self._console.is_terminal else nullcontext()
+
+        with live as status:
+
+            def look(left: int) -> bool:
+                nonlocal most, told
+                now, most = time.monotonic(), max(most, left)
+                text = _line(left, (most - left) / max(now - began, 0.1))
+                if isinstance(status, Status):
+                    status.update(text)
+                elif now - told >= PLAIN_EVERY:
+                    told = now
+                    self._console.print(text, soft_wrap=True)
+                return self._interrupts.signum is None
+
+            self._tracker.flush(quiet=QUIET_SECONDS, look=look)
+
+
+def _line(left: int, pace: float) -> str:
+    """Return what is left in a line, at so many records a second."""
+    records = "record" if left == 1 else "records"
+    rest = f", about {span(left / pace)}" if pace else ""
+    return f"MLflow takes {left:,} more {records}{rest}; Ctrl-C leaves them for the next start"

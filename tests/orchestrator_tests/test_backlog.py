@@ -1,0 +1,82 @@
+"""What a person sees while MLflow takes what is left at the end of a study."""
+
+import signal
+from collections.abc import Callable, Sequence
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from orchestrator.backlog import Backlog
+from orchestrator.signals import Interrupts
+
+
+class Clock:
+    """Time as a test wants it."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Slow:
+    """A tracker with so many records left at each look, four seconds apart."""
+
+    def __init__(self, clock: Clock, left: Sequence[int]) -> None:
+        self._clock, self._left = clock, left
+        self.looks = 0
+
+    def flush(self, *, quiet: float, look: Callable[[int], bool]) -> None:
+        assert quiet > 60
+        for left in self._left:
+            self._clock.now += 4
+            self.looks += 1
+            if not look(left):
+                return
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("orchestrator.backlog.time", clock)
+    return clock
+
+
+def console(*, terminal: bool = False) -> Console:
+    return Console(file=StringIO(), force_terminal=terminal, width=100, highlight=False)
+
+
+def output(console: Console) -> str:
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_a_short_wait_says_nothing(clock: Clock) -> None:
+    place = console()
+    Backlog(Slow(clock, [40]), place, Interrupts()).wait()  # type: ignore[arg-type]
+    assert output(place) == ""
+
+
+def test_a_long_wait_says_what_is_left_now_and_then(clock: Clock) -> None:
+    place, tracker = console(), Slow(clock, [5000, 4600, 4200, 3800, 3400, 1])
+    Backlog(tracker, place, Interrupts()).wait()  # type: ignore[arg-type]
+    assert tracker.looks == 6
+    assert output(place).splitlines() == [
+        "MLflow takes 4,600 more records, about 1:32; Ctrl-C leaves them for the next start",
+        "MLflow takes 3,400 more records, about 0:42; Ctrl-C leaves them for the next start",
+    ]
+
+
+def test_a_terminal_shows_the_present_state(clock: Clock) -> None:
+    place = console(terminal=True)
+    Backlog(Slow(clock, [2, 1]), place, Interrupts()).wait()  # type: ignore[arg-type]
+    assert "MLflow takes 1 more record, about 0:08; Ctrl-C" in output(place)
+    assert output(place).count("\n") <= 1
+
+
+def test_a_signal_ends_the_wait(clock: Clock) -> None:
+    interrupts, tracker = Interrupts(), Slow(clock, [3, 2, 1])
+    interrupts.signum = signal.SIGINT
+    Backlog(tracker, console(), interrupts).wait()  # type: ignore[arg-type]
+    assert tracker.looks == 1
