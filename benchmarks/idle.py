@@ -5,10 +5,12 @@ takes is what orchestration costs. No two trials share a result.
 """
 
 from collections.abc import Generator
+from functools import partial
 
 import torch
 
 from orchestrator.plan import Scenario, Trial
+from orchestrator.store import Entry
 from orchestrator.work import Item, Progress, StageRun, VictimItem
 from orchestrator.workshop import Workshop, ascent_entry
 from ulrl.datasets import Treatment
@@ -73,12 +75,19 @@ class Idle(Workshop):
             self._shelf.keep("score_neurons", key, trial.scenario, 0.0, values, tensors)
         return (yield from super()._scores(trial, config, rules))
 
-    def _relearn(
+    def _repaired(
         self, trial: Trial, suspects: Suspects, key: str
-    ) -> Generator[Progress, None, Weights]:
+    ) -> Generator[Progress, None, Weights | Entry]:
         del suspects
+        find = partial(self._relearned, trial.scenario, key)
+        make = partial(self._relearn_at_once, trial.scenario, key)
+        return (yield from self._shelf.once("relearn", key, find, make))
+
+    def _relearn_at_once(
+        self, scenario: Scenario, key: str
+    ) -> Generator[Progress, None, Weights | Entry]:
         values = {"curve": [[0.9, 0.5, 0.5]] * EPOCHS, "training": [[0.5, 0.9]] * EPOCHS}
-        self._shelf.keep("relearn", key, trial.scenario, 0.0, values, {})
+        self._shelf.keep("relearn", key, scenario, 0.0, values, {})
         yield Progress(stage="relearn", epoch=EPOCHS, epochs=EPOCHS)
         return NOTHING
 
@@ -87,9 +96,16 @@ class Idle(Workshop):
     ) -> Generator[Progress, None, None]:
         del weights, shown
         key = self._keys.evaluation(model)
-        if self._store.read("evaluate", key) is None:
-            asr = 0.9 if model == self._keys.victim(scenario) else 0.1 * int(model[:6], 16) / 16**6
-            half = {"acc": 0.9, "asr": asr, "ra": 0.9 * (1 - asr)}
-            values = {"selection": half, "report": half}
-            self._shelf.keep("evaluate", key, scenario, 0.0, values, {})
+        find = partial(self._store.read, "evaluate", key)
+        if find() is None:
+            make = partial(self._judge_at_once, scenario, model, key)
+            yield from self._shelf.once("evaluate", key, find, make)
+
+    def _judge_at_once(
+        self, scenario: Scenario, model: str, key: str
+    ) -> Generator[Progress, None, StageRun]:
+        asr = 0.9 if model == self._keys.victim(scenario) else 0.1 * int(model[:6], 16) / 16**6
+        half = {"acc": 0.9, "asr": asr, "ra": 0.9 * (1 - asr)}
+        values = {"selection": half, "report": half}
         yield from ()
+        return self._shelf.keep("evaluate", key, scenario, 0.0, values, {})

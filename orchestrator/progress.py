@@ -199,6 +199,8 @@ class Screen:
 
 def _stage(progress: Progress) -> str:
     name = STAGES.get(progress.stage, progress.stage)
+    if progress.pause:
+        return f"{name} by another study"
     return f"{name} {progress.epoch}/{progress.epochs}" if progress.epochs else name
 
 

@@ -1,12 +1,18 @@
 """The store as one item's work sees it: what is taken from there, what is put there."""
 
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from orchestrator.plan import Scenario
 from orchestrator.store import Entry, Store
-from orchestrator.work import Site, StageRun
+from orchestrator.work import Progress, Site, StageRun
+
+T = TypeVar("T")
+Making: TypeAlias = Generator[Progress, None, T]
+
+PAUSES = (0.05, 1.0)  # seconds until somebody else's work is looked for: at first, at most
 
 
 class Shelf:
@@ -29,6 +35,25 @@ class Shelf:
     def read(self, stage: str, key: str) -> Entry | None:
         """Return a result, if it is stored and sound."""
         return self.store.read(stage, key)
+
+    def once(
+        self, stage: str, key: str, find: Callable[[], T | None], make: Callable[[], Making[T]]
+    ) -> Making[T]:
+        """Return a result that was not there: made here, or found once another has made it.
+
+        What the making needs is ready already, so that nobody who waits holds what another
+        waits for.
+        """
+        pause, longest = PAUSES
+        with self.store.turn(stage, key) as turn:
+            while not turn.mine():
+                yield Progress(stage=stage, epoch=0, epochs=0, pause=pause)
+                if (found := find()) is not None:
+                    return found
+                pause = min(2 * pause, longest)
+            if (found := find()) is not None:
+                return found
+            return (yield from make())
 
     def lay(self, stage: str, key: str, tensors: dict[str, Tensor]) -> None:
         """Store what belongs to a result and is no result of its own; before that result."""

@@ -57,6 +57,8 @@ class Shift:
         while self._items:
             item = self._items[-1]
             result = self._advance(item)
+            if isinstance(result, Progress):
+                time.sleep(result.pause)  # here, where neither limit nor pace counts it
             waited = time.monotonic() - since
             if isinstance(result, Finished):
                 self._items.pop()

@@ -18,6 +18,8 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from torch import Tensor
 
+from orchestrator.claimfiles import LocalClaims, RemoteClaims
+from orchestrator.claims import Turn
 from orchestrator.errors import Unusable
 
 FORMAT = 1
@@ -65,6 +67,9 @@ class Store:
         except (ImportError, ValueError, OSError) as error:
             raise Unusable(f"the store {url} cannot be used: {error}") from error
         self._local = isinstance(self._files, LocalFileSystem)
+        self._claims = (
+            LocalClaims(self._root) if self._local else RemoteClaims(self._files, self._root)
+        )
 
     def check(self) -> None:
         """Raise ``Unusable`` unless the store can be written to."""
@@ -142,6 +147,10 @@ class Store:
         """Remove a result if it is there."""
         with contextlib.suppress(OSError):
             self._files.rm_file(self._path(stage, key))
+
+    def turn(self, stage: str, key: str) -> Turn:
+        """Return a place in the queue of those who would compute a result now."""
+        return Turn(self._claims, f"{stage}-{key}")
 
     def names(self, stage: str, prefix: str) -> list[str]:
         """Return the keys of a stage that begin with `prefix` (of two characters or more)."""

@@ -1,8 +1,8 @@
 """What a scenario is before any defence: helpers, victim, test sets; at hand, stored, or made."""
 
 import time
-from collections.abc import Generator
-from typing import TypeAlias, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from orchestrator.entries import weights_of
 from orchestrator.keys import KeyRing
 from orchestrator.materials import Materials
 from orchestrator.plan import Scenario
-from orchestrator.shelf import Shelf
+from orchestrator.shelf import Making, Shelf
 from orchestrator.work import Progress
 from ulrl.attacks import Helper, Learned, Scene
 from ulrl.models import Weights
@@ -20,7 +20,6 @@ from ulrl.recipes import VictimRecipe
 from ulrl.victim import train_victim
 
 T = TypeVar("T")
-Making: TypeAlias = Generator[Progress, None, T]
 
 AT_HAND = 2  # scenarios whose victims and test sets stay loaded
 
@@ -82,10 +81,20 @@ class Victims:
             learned: Result of the helper that this one needs.
         """
         key = self._keys.helper(scenario, helper)
-        entry = self._shelf.read("train_helper", key)
-        if entry is not None:
-            return dict(entry.tensors)
+        found = self._trained(key)
+        if found is not None:
+            return found
         yield from self._materials.fetch(scenario.dataset)
+        make = partial(self._train_helper, scenario, helper, learned, key)
+        return (yield from self._shelf.once("train_helper", key, partial(self._trained, key), make))
+
+    def _trained(self, key: str) -> dict[str, Tensor] | None:
+        entry = self._shelf.read("train_helper", key)
+        return None if entry is None else dict(entry.tensors)
+
+    def _train_helper(
+        self, scenario: Scenario, helper: Helper, learned: Learned, key: str
+    ) -> Making[dict[str, Tensor]]:
         started = time.perf_counter()
         scene = Scene(
             blueprint=self._materials.blueprint(scenario),
@@ -113,11 +122,15 @@ class Victims:
         key = self._keys.victim(scenario)
         yield from self._materials.fetch(scenario.dataset)
         if key not in self._at_hand:
-            found = self._stored(scenario, key)
-            if found is None and scenario.source is not None:
-                found = self._import(scenario, key)
+            find = partial(self._stored, scenario, key)
+            found = find()
             if found is None:
-                found = yield from self._train(scenario, key)
+                if scenario.source is None:
+                    learned = yield from self.helped(scenario)
+                    make = partial(self._train, scenario, key, learned)
+                else:
+                    make = partial(self._import, scenario, key)
+                found = yield from self._shelf.once("train_victim", key, find, make)
             _keep_few(self._at_hand, key, found)
         return self._at_hand[key]
 
@@ -133,16 +146,18 @@ class Victims:
             along = trigger.tensors
         return weights_of(entry, self._materials.blueprint(scenario)), along
 
-    def _import(self, scenario: Scenario, key: str) -> tuple[Weights, Learned]:
+    def _import(self, scenario: Scenario, key: str) -> Making[tuple[Weights, Learned]]:
         started = time.perf_counter()
         weights = self._materials.imported(scenario).weights
         seconds = time.perf_counter() - started
         values = {"training": [], "learned": False}
         self._shelf.keep("train_victim", key, scenario, seconds, values, weights.state)
+        yield from ()
         return weights, {}
 
-    def _train(self, scenario: Scenario, key: str) -> Making[tuple[Weights, Learned]]:
-        learned = yield from self.helped(scenario)
+    def _train(
+        self, scenario: Scenario, key: str, learned: Learned
+    ) -> Making[tuple[Weights, Learned]]:
         started = time.perf_counter()
         config = self._recipe.config(scenario.dataset.name)
         run = train_victim(

@@ -129,6 +129,7 @@ class Progress:
         curve: For a relearning: ACC, ASR and RA on the monitor subset after each epoch.
         place: The process that made it.
         begins: Whether the item begins now; told of items whose time is limited.
+        pause: Seconds to wait before the next step, while another study computes the stage.
     """
 
     stage: str
@@ -137,6 +138,7 @@ class Progress:
     curve: tuple[tuple[float, float, float], ...] = ()
     place: str = field(default_factory=here, compare=False)
     begins: bool = False
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

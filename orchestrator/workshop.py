@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Generator
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -12,8 +13,8 @@ from orchestrator.entries import ascent_of, pack, scores_of, weights_of
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.materials import Materials
 from orchestrator.plan import Scenario, Trial
-from orchestrator.shelf import Shelf
-from orchestrator.store import Store
+from orchestrator.shelf import Making, Shelf
+from orchestrator.store import Entry, Store
 from orchestrator.victims import Victims
 from orchestrator.work import (
     AscentItem,
@@ -35,7 +36,7 @@ from ulrl.resetting import Suspects, choose_resets
 from ulrl.scoring import NeuronScores, ScoreConfig, score_neurons
 from ulrl.unlearning import Ascent, unlearn
 
-Steps: TypeAlias = Generator[Progress, None, None]
+Steps: TypeAlias = Making[None]
 FoundAscent: TypeAlias = tuple[Ascent, StageRun]
 Point: TypeAlias = tuple[float, float, float]  # ACC, ASR, RA on the monitor subset
 
@@ -95,16 +96,25 @@ class Workshop:
         """The stages executed for the present item so far."""
         return self._shelf.executed
 
-    def _ascent(self, trial: Trial, threshold: float) -> Generator[Progress, None, FoundAscent]:
+    def _ascent(self, trial: Trial, threshold: float) -> Making[FoundAscent]:
         """Return an ascent that goes down to `threshold`, its key, and what it took."""
-        found = find_ascent(self._store, self._keys.ascent(trial), trial, threshold)
-        if found is not None:
-            return found
+        ascent = self._keys.ascent(trial)
+        find = partial(find_ascent, self._store, ascent, trial, threshold)
+        found = find()
+        if found is None:
+            victim = yield from self._victims.victim(trial.scenario)
+            tests = yield from self._victims.tests(trial.scenario)
+            make = partial(self._unlearn, trial, threshold, victim, tests)
+            key = ascent_entry(ascent, threshold)
+            found = yield from self._shelf.once("unlearn", key, find, make)
+        return found
+
+    def _unlearn(
+        self, trial: Trial, threshold: float, victim: Weights, tests: TestSets
+    ) -> Making[FoundAscent]:
         ascent: Ascent | None = None
         scenario, config = trial.scenario, trial.hyperparameters.unlearn
-        victim = yield from self._victims.victim(scenario)
         started = time.perf_counter()
-        tests = yield from self._victims.tests(scenario)
         curve: list[Point] = []
         steps = unlearn(
             config,
@@ -127,15 +137,27 @@ class Workshop:
 
     def _scores(
         self, trial: Trial, config: ScoreConfig, rules: tuple[ScoreConfig, ...]
-    ) -> Generator[Progress, None, NeuronScores]:
+    ) -> Making[NeuronScores]:
         key = self._keys.scores(trial, config)
+        find = partial(self._scored, key)
+        found = find()
+        if found is None:
+            yield from self._materials.fetch(trial.scenario.dataset)
+            classes = self._materials.images(trial.scenario.dataset).classes
+            threshold = min(rule.stop_at(classes) for rule in (config, *rules))
+            ascent = yield from self._ascent(trial, threshold)
+            make = partial(self._score, trial, config, key, ascent)
+            found = yield from self._shelf.once("score_neurons", key, find, make)
+        return found
+
+    def _scored(self, key: str) -> NeuronScores | None:
         entry = self._store.read("score_neurons", key)
-        if entry is not None:
-            return scores_of(entry)
-        yield from self._materials.fetch(trial.scenario.dataset)
-        classes = self._materials.images(trial.scenario.dataset).classes
-        threshold = min(rule.stop_at(classes) for rule in (config, *rules))
-        ascent, run = yield from self._ascent(trial, threshold)
+        return None if entry is None else scores_of(entry)
+
+    def _score(
+        self, trial: Trial, config: ScoreConfig, key: str, found: FoundAscent
+    ) -> Making[NeuronScores]:
+        ascent, run = found
         started = time.perf_counter()
         scores = score_neurons(config, ascent)
         values, tensors = pack(scores)
@@ -146,6 +168,7 @@ class Workshop:
         }
         seconds = time.perf_counter() - started
         self._shelf.keep("score_neurons", key, trial.scenario, seconds, values, tensors)
+        yield from ()
         return scores
 
     def _trial(self, item: TrialItem) -> Steps:
@@ -154,26 +177,39 @@ class Workshop:
         scores = yield from self._scores(trial, parts.score, item.rules)
         suspects = choose_resets(parts.reset, scores)
         key = self._keys.relearn(trial, suspects)
-        done = self._store.read("relearn", key) is not None
-        evaluated = self._store.read("evaluate", self._keys.evaluation(key)) is not None
-        if done and evaluated:
+        repaired = yield from self._repaired(trial, suspects, key)
+        if isinstance(repaired, Entry):
             return
-        repaired = self._store.read("repaired", key) if done else None
-        if repaired is not None:
-            weights = weights_of(repaired, self._materials.blueprint(scenario))
-        else:
-            weights = yield from self._relearn(trial, suspects, key)
-        yield from self._evaluate(scenario, key, weights)
-        if not self.site.keep_repaired:
+        yield from self._evaluate(scenario, key, repaired)
+        evaluation = self._keys.evaluation(key)
+        if not self.site.keep_repaired and any(run.key == evaluation for run in self.executed):
             self._store.delete("repaired", key)
 
+    def _repaired(self, trial: Trial, suspects: Suspects, key: str) -> Making[Weights | Entry]:
+        """Return repaired weights, or their evaluation if there is one."""
+        find = partial(self._relearned, trial.scenario, key)
+        found = find()
+        if found is None:
+            victim = yield from self._victims.victim(trial.scenario)
+            tests = yield from self._victims.tests(trial.scenario)
+            make = partial(self._relearn, trial, suspects, key, victim, tests)
+            found = yield from self._shelf.once("relearn", key, find, make)
+        return found
+
+    def _relearned(self, scenario: Scenario, key: str) -> Weights | Entry | None:
+        if self._store.read("relearn", key) is None:
+            return None
+        evaluation = self._store.read("evaluate", self._keys.evaluation(key))
+        if evaluation is not None:
+            return evaluation
+        repaired = self._store.read("repaired", key)
+        return repaired and weights_of(repaired, self._materials.blueprint(scenario))
+
     def _relearn(
-        self, trial: Trial, suspects: Suspects, key: str
-    ) -> Generator[Progress, None, Weights]:
+        self, trial: Trial, suspects: Suspects, key: str, victim: Weights, tests: TestSets
+    ) -> Making[Weights | Entry]:
         scenario, config = trial.scenario, trial.hyperparameters.relearn
-        victim = yield from self._victims.victim(scenario)
         started = time.perf_counter()
-        tests = yield from self._victims.tests(scenario)
         run = relearn(config, victim, suspects, self._materials.clean(trial), self._device)
         curve: list[Point] = []
         training = []
@@ -197,14 +233,22 @@ class Workshop:
     def _evaluate(self, scenario: Scenario, model: str, weights: Weights, shown: int = 0) -> Steps:
         """Evaluate a model, and keep `shown` triggered test images with the result."""
         key = self._keys.evaluation(model)
-        if self._store.read("evaluate", key) is not None:
-            return
-        tests = yield from self._victims.tests(scenario)
+        find = partial(self._store.read, "evaluate", key)
+        if find() is None:
+            tests = yield from self._victims.tests(scenario)
+            make = partial(self._judge, scenario, key, weights, tests, shown)
+            yield from self._shelf.once("evaluate", key, find, make)
+
+    def _judge(
+        self, scenario: Scenario, key: str, weights: Weights, tests: TestSets, shown: int
+    ) -> Making[StageRun]:
         started = time.perf_counter()
         result = evaluate(weights, tests, self._device)
         seconds = time.perf_counter() - started
         pictures = specimens_of(scenario.poison, tests.selection, shown)
-        self._shelf.keep("evaluate", key, scenario, seconds, dataclasses.asdict(result), pictures)
+        values = dataclasses.asdict(result)
+        yield from ()
+        return self._shelf.keep("evaluate", key, scenario, seconds, values, pictures)
 
 
 def ascent_entry(ascent: str, floor: float) -> str:

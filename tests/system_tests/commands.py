@@ -80,7 +80,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,
+            process_group=0,  # a Ctrl-C at the tests is not for it
         )
         self._started.append(process)
         return process

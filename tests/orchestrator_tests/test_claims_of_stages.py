@@ -1,0 +1,120 @@
+"""Two workers on one store: each stage is computed once, whoever else wants it."""
+
+import shutil
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.bench import steps_of
+from orchestrator.plan import Plan
+from orchestrator.shift import Shift
+from orchestrator.store import Store
+from orchestrator.work import Item, Progress, StageRun
+from orchestrator.workshop import Workshop
+from tests.orchestrator_tests.places import VICTIM, Place
+
+Work = Generator[Progress, None, tuple[StageRun, ...]]
+
+
+def works(place: Place, item: Item) -> tuple[Work, Work]:
+    """Return two workers' ways through the same item."""
+    one, other = (Workshop(place.site, VICTIM).work(item) for _ in range(2))
+    return one, other
+
+
+def rest(work: Work) -> list[str]:
+    """Return the stages that were executed to the end, which nothing else holds up."""
+    while True:
+        try:
+            assert not next(work).pause
+        except StopIteration as end:
+            runs: tuple[StageRun, ...] = end.value
+            return [run.stage for run in runs]
+
+
+STAGES = {
+    "victim": ["train_victim", "evaluate"],
+    "ascent": ["unlearn", "score_neurons", "score_neurons"],
+    "trial": ["relearn", "evaluate"],
+}
+
+
+def lacking(place: Place, kind: str) -> Item:
+    """Return an item of a kind, whose results the store has no more."""
+    for stage in STAGES[kind]:
+        shutil.rmtree(Path(place.store.url) / stage, ignore_errors=True)
+    return next(item for item in place.items if item.name.startswith(kind))
+
+
+def check(place: Place, made: Place) -> None:
+    """Assert that what the store has is what one worker alone made."""
+    wanted = made.content()
+    assert place.content() == {name: wanted[name] for name in place.content()}
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_the_second_waits_and_takes_what_the_first_made(
+    made: Place, copy: Place, kind: str
+) -> None:
+    one, other = works(copy, lacking(copy, kind))
+    assert not next(one).pause
+    waiting = next(other)
+    assert (waiting.stage, waiting.epoch, waiting.curve) == (STAGES[kind][0], 0, ())
+    assert 0 < waiting.pause < next(other).pause <= 1
+    assert rest(one) == STAGES[kind]
+    assert rest(other) == []
+    check(copy, made)
+    assert list((Path(copy.store.url) / ".claims").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_the_second_does_what_the_first_abandons(made: Place, copy: Place, kind: str) -> None:
+    one, other = works(copy, lacking(copy, kind))
+    next(one)
+    assert next(other).pause
+    one.close()
+    assert rest(other) == STAGES[kind]
+    check(copy, made)
+
+
+def test_the_second_does_what_the_first_fails_at(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(plan, tmp_path)
+    one, other = works(place, place.items[0])
+    next(one)
+    assert next(other).pause
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            rest(one)
+    assert rest(other) == ["train_victim", "evaluate"]
+
+
+def test_who_waits_may_leave(plan: Plan, tmp_path: Path) -> None:
+    place = Place(plan, tmp_path)
+    one, other = works(place, place.items[0])
+    next(one)
+    assert next(other).pause
+    other.close()
+    assert rest(one) == ["train_victim", "evaluate"]
+
+
+def test_waiting_is_no_work(plan: Plan, tmp_path: Path) -> None:
+    """Neither an item's limit nor what is known of its pace counts the waiting."""
+    place = Place(plan, tmp_path)
+    item = place.items[0]
+    holder = steps_of(Workshop(place.site, VICTIM), item)
+    next(holder)
+    shift = Shift(Workshop(place.site, VICTIM), [item], bundled=False)
+    begun = time.monotonic()
+    pauses = [news.progress.pause for _ in range(4) if (news := shift.work()).progress]
+    waited = time.monotonic() - begun
+    assert waited >= sum(pauses) == pytest.approx(0.05 + 0.1 + 0.2 + 0.4)
+    for _ in holder:
+        pass
+    assert shift._busy < waited - sum(pauses) + 0.05
+    ((name, finished),) = shift.work().finished
+    assert (name, finished.runs, finished.error) == (item.name, (), "")

@@ -1,0 +1,57 @@
+"""Two drivers on one store at the same time: what one computes the other waits for."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from tests.system_tests.commands import Command, computed, same, wait_until
+
+MEETING = """\
+name: meeting
+grid:
+  attack: badnets
+  seed: [0, 1]
+  dataset: digits
+  architecture: {name: preact_resnet18, width: 2}
+  clean_ratio: 0.05
+  unlearn_threshold: [0.3, 0.6]
+  relearn_epochs: [1, 2]
+  unlearn_epochs: 2
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+"""
+
+
+def lines(folder: Path) -> int:
+    """Return how many stages a study folder lists, or -1 if it is not there yet."""
+    file = folder / "stages.csv"
+    return file.read_text().count("\n") - 1 if file.exists() else -1
+
+
+def test_each_stage_is_computed_once_between_two_drivers(command: Command) -> None:
+    command.write(MEETING)
+    one, other = command.folder / "one", command.folder / "other"
+    first = command.start("grid.yaml", "--inline", "--out", "one")
+    claims = command.folder / "runs/store/.claims"
+    wait_until(lambda: [*claims.glob("train_victim-*")], "the first driver is at a victim")
+    os.kill(first.pid, signal.SIGSTOP)  # so that the second one meets it there
+    second = command.start("grid.yaml", "--inline", "--out", "other", "--set", "name=other")
+    wait_until(lambda: lines(other) == 0, "the second driver has begun")
+    time.sleep(3)
+    assert second.poll() is None
+    assert (lines(one), lines(other)) == (0, 0), "it waits"
+    os.kill(first.pid, signal.SIGCONT)
+    for process in (first, second):
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, err) == (0, ""), out + err
+    tables = [pd.read_csv(folder / "stages.csv") for folder in (one, other)]
+    between = computed(pd.concat(tables))  # none twice
+    assert between == sorted(
+        {(row.stage, row.key) for table in tables for row in table.itertuples()}
+    )
+    assert len(between) >= 2 * (2 + 1 + 2 + 2 * 2)
+    same(*(pd.read_csv(folder / "results.csv") for folder in (one, other)))
+    assert not list(claims.iterdir())
