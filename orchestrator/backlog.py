@@ -32,19 +32,19 @@ class Backlog:
     def wait(self) -> None:
         """Wait until all is delivered, the server is away or nothing arrives any more."""
         began, most = time.monotonic(), 0
-        told = began + SILENT_SECONDS - PLAIN_EVERY
+        due = began + SILENT_SECONDS
         live = self._console.status("") if self._console.is_terminal else nullcontext()
 
         with live as status:
 
             def look(left: int) -> bool:
-                nonlocal most, told
+                nonlocal most, due
                 now, most = time.monotonic(), max(most, left)
                 text = _line(left, (most - left) / max(now - began, 0.1))
                 if isinstance(status, Status):
                     status.update(text)
-                elif now - told >= PLAIN_EVERY:
-                    told = now
+                elif now >= due:
+                    due = now + max(PLAIN_EVERY, (now - began) / 4)  # ever fewer lines
                     self._console.print(text, soft_wrap=True)
                 return self._interrupts.signum is None
 
@@ -52,7 +52,9 @@ class Backlog:
 
 
 def _line(left: int, pace: float) -> str:
-    """Return what is left in a line, at so many records a second."""
+    """Return in a line what is left, 0 being unknown, at so many records a second."""
+    if not left:
+        return "MLflow does not answer yet; Ctrl-C leaves its records for the next start"
     records = "record" if left == 1 else "records"
     rest = f", about {span(left / pace)}" if pace else ""
     return f"MLflow takes {left:,} more {records}{rest}; Ctrl-C leaves them for the next start"

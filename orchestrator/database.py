@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,8 +62,9 @@ def mend(path: Path, reason: str) -> None:
     runs = _count_runs(path)
     if runs:
         raise RuntimeError(
-            f"MLflow cannot use {path} as it is, with {runs} runs in it; copy it, then run: "
-            f"mlflow db upgrade sqlite:///{path} (or name another with mlflow.uri); {reason}"
+            f"MLflow cannot use {path}, with {runs} runs in it: {reason}. Copy it, then run: "
+            f"mlflow db upgrade sqlite:///{path}; if that fails move it away, and each study's "
+            f"command writes its runs anew"
         )
     if path.stat().st_size and time.time() - path.stat().st_mtime < QUIET:
         raise RuntimeError(
@@ -72,6 +74,26 @@ def mend(path: Path, reason: str) -> None:
     for file in (path, path.with_name(f"{path.name}-journal")):
         if file.exists():
             file.rename(file.with_name(f"{file.name}.half-made-{uuid4().hex[:8]}"))
+
+
+def unfit(path: Path, version: str, tables: Mapping[str, Collection[str]]) -> str:
+    """Return why MLflow cannot use a whole database, or "" if it can.
+
+    Args:
+        path: The database.
+        version: Of the schema that this MLflow knows.
+        tables: Columns by table in it.
+    """
+    ((found,),) = _ask(path, "select version_num from alembic_version")
+    if found != version:
+        return f"its schema is {found}, this MLflow's is {version}"
+    for table, columns in tables.items():
+        there = {row[1] for row in _ask(path, f"pragma table_xinfo({table})")}
+        if not there:
+            return f"its table {table} is missing"
+        if lacks := sorted(set(columns) - there):
+            return f"its table {table} lacks {', '.join(lacks)}"
+    return ""
 
 
 def _whole(path: Path) -> bool:

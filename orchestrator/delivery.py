@@ -118,7 +118,8 @@ class Courier:
         Args:
             limit: Seconds to wait at most.
             quiet: Seconds to wait at most without an arrival.
-            look: Told now and then how many records are left, says whether to wait on.
+            look: Told now and then how many records are left, 0 while the server is not reached,
+                says whether to wait on.
         """
         with self._change:
             self._started, self._away = True, False
@@ -130,7 +131,8 @@ class Courier:
                 step = min(LOOK, began + limit - monotonic())
                 if self._change.wait_for(lambda: self._over(first), max(0.0, step)):
                     return
-                left, patience = len(self._queue), LONGEST_PAUSE if self._away else quiet
+                left = 0 if self._place is None else len(self._queue)
+                patience = LONGEST_PAUSE if self._away else quiet
                 if self._delivered > seen:
                     seen, last = self._delivered, monotonic()
             now = monotonic()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from orchestrator.alias import found, register
 from orchestrator.births import Births, source_of
-from orchestrator.database import database_file, ensure_database, mend
+from orchestrator.database import database_file, ensure_database, mend, unfit
 from orchestrator.delivery import Held, sentence
 from orchestrator.differences import lacking
 from orchestrator.records import Record, digest_of
@@ -49,6 +49,9 @@ class Experiment:
         database = database_file(uri)
         if database is not None:
             ensure_database(database)
+            if fault := _fault(database):
+                mend(database, fault)
+                ensure_database(database)
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
@@ -248,6 +251,16 @@ def save_portable(network: torch.nn.Module, example: NDArray[np.float32], folder
     model = Model.load(str(folder))
     model.flavors["python_function"]["config"] = {"device": "cpu"}
     model.save(str(folder / "MLmodel"))
+
+
+def _fault(database: Path) -> str:
+    """Return why MLflow cannot use a database, or "": it would find out half-way, in SQL."""
+    from mlflow.store.db.base_sql_model import Base
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    tables = {name: list(table.columns.keys()) for name, table in Base.metadata.tables.items()}
+    version = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
+    return unfit(database, version, tables)
 
 
 def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from orchestrator.reporting.canvas import INK, Drawing, Sheet
 from orchestrator.reporting.comparison import (
     METRICS,
+    UNKNOWN,
     Comparison,
     Difference,
     Side,
@@ -16,8 +17,6 @@ from orchestrator.reporting.comparison import (
     other_victims,
 )
 from orchestrator.reporting.figures import (
-    Styles,
-    attack_styles,
     colour_of,
     factor,
     legend,
@@ -29,6 +28,7 @@ from orchestrator.reporting.naming import Names, distinct, names_of, setting_tex
 from orchestrator.reporting.page import FigureView, fill, view
 from orchestrator.reporting.results import Results, Scenario, Trial
 from orchestrator.reporting.schema import AFTER, DER, SCENARIO, STATUSES
+from orchestrator.reporting.styles import Styles, attack_styles
 from orchestrator.reporting.summary import column_of, sound, spread_of
 from orchestrator.reporting.tables import csv_text
 from orchestrator.reporting.wording import NOTHING, count, fraction, percent
@@ -66,7 +66,11 @@ def comparison_page(comparison: Comparison) -> str:
         studies=[_study(side) for side in comparison.sides],
         repairs=_repairs(comparison, names),
         others=others,
-        lonely=comparison.lonely,
+        lonely=[
+            (axis, having, [value or NOTHING for value in comparison.elsewhere(axis)])
+            for axis, having in comparison.lonely.items()
+        ],
+        unknown=UNKNOWN,
         settings=_settings(comparison),
         missing=missing[:MOST_LISTED],
         missing_more=max(0, len(missing) - MOST_LISTED),
@@ -247,7 +251,10 @@ def _settings(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _differs(comparison: Comparison, axis: str) -> bool:
     """Whether an axis makes settings: a defence seed that follows the seed does not."""
-    return axis in comparison.lonely or any(axis in s.results.varied for s in comparison.sides)
+    if axis not in comparison.lonely:
+        return any(axis in side.results.varied for side in comparison.sides)
+    values = {s.value(trial, axis) for s in comparison.sides for trial in s.results.trials}
+    return len(values) > 1
 
 
 def _extent(side: Side, scenario: Scenario) -> str:

@@ -5,13 +5,15 @@ independently, so a difference is first a mean within each scenario, and its con
 interval is Student's over scenarios.
 """
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from orchestrator.errors import Mistakes
-from orchestrator.reporting.evidence import read_study
+from orchestrator.reporting.evidence import StudyFile, read_study
 from orchestrator.reporting.marginals import interval
 from orchestrator.reporting.naming import distinct
 from orchestrator.reporting.results import Results, Scenario, Trial, read_results
@@ -19,6 +21,7 @@ from orchestrator.reporting.schema import Family
 from orchestrator.reporting.summary import Outcome, Summary, column_of, summarise
 
 METRICS = ("acc", "asr", "ra", "der")
+UNKNOWN = "?"  # value of an axis that a study neither names nor tells the preset of
 Point = tuple[Scenario, tuple[str, ...]]  # a scenario, and a value of every axis
 
 
@@ -28,11 +31,22 @@ class Side:
 
     Attributes:
         label: Its name, with the folder's where two studies have the same.
+        preset: Where values come from that no axis names, or None if nothing says so.
     """
 
     label: str
     results: Results
     summary: Summary
+    preset: str | None
+
+    def value(self, trial: Trial, axis: str) -> str:
+        """Return a trial's value of any study's axis: its own or the preset's."""
+        if axis in trial.cells:
+            return trial.cells[axis]
+        preset = trial.cells.get("preset", self.preset)
+        if axis == "preset" or preset is None:
+            return preset or UNKNOWN
+        return preset_text(preset, trial.scenario.family.dataset, axis)
 
     def outcomes(self) -> Mapping[Scenario, Outcome]:
         return {outcome.scenario: outcome for outcome in self.summary.outcomes}
@@ -61,7 +75,7 @@ class Comparison:
     """Studies, and the axes by which their settings are told apart.
 
     Attributes:
-        axes: Named by every study; settings are the same where all of these are.
+        axes: Named by every study; settings are the same where all axes are.
         lonely: Axes named by only some studies, with the labels of those.
     """
 
@@ -70,12 +84,17 @@ class Comparison:
     lonely: Mapping[str, Sequence[str]]
 
     def points(self, side: Side) -> dict[Point, Trial]:
-        """Return a study's trials by what they are; without those that have a lonely axis."""
+        """Return a study's trials by what they are."""
         everything = (*self.axes, *self.lonely)
         return {
-            (t.scenario, tuple(t.cells.get(axis, "") for axis in everything)): t
+            (t.scenario, tuple(side.value(t, axis) for axis in everything)): t
             for t in side.results.trials
         }
+
+    def elsewhere(self, axis: str) -> list[str]:
+        """Return the values that a lonely axis has where it is none."""
+        without = [side for side in self.sides if axis not in side.results.setting_axes]
+        return distinct(s.value(trial, axis) for s in without for trial in s.results.trials)
 
     def scenarios(self) -> list[Scenario]:
         return distinct(o.scenario for side in self.sides for o in side.summary.outcomes)
@@ -90,7 +109,7 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
     Raises:
         Mistakes: A folder is no study's, or a file in it is not what it should be: all at once.
     """
-    found: list[tuple[Path, str, Results, Summary]] = []
+    found: list[tuple[Path, StudyFile, Results, Summary]] = []
     mistakes: list[str] = []
     for folder in folders:
         if not (folder / "results.csv").exists():
@@ -103,10 +122,10 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
             mistakes += error.lines
             continue
         summary = summarise(results, study.objective or "der")
-        found.append((folder, study.name or folder.resolve().name, results, summary))
+        found.append((folder, study, results, summary))
     if mistakes:
         raise Mistakes(mistakes)
-    names = [name for _, name, _, _ in found]
+    names = [study.name or folder.resolve().name for folder, study, _, _ in found]
     places = [folder.resolve().name for folder, _, _, _ in found]
     sides = [
         Side(
@@ -115,8 +134,9 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
             else f"{name} ({folder.name if places.count(folder.name) == 1 else folder})",
             results=results,
             summary=summary,
+            preset=study.preset,
         )
-        for folder, name, results, summary in found
+        for name, (folder, study, results, summary) in zip(names, found, strict=True)
     ]
     axes = distinct(axis for side in sides for axis in side.results.setting_axes)
     having = {a: [s.label for s in sides if a in s.results.setting_axes] for a in axes}
@@ -125,6 +145,26 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
         axes=[axis for axis in axes if len(having[axis]) == len(sides)],
         lonely={axis: labels for axis, labels in having.items() if len(labels) < len(sides)},
     )
+
+
+def preset_text(preset: str, dataset: str, axis: str) -> str:
+    """Return a preset's value of a hyper-parameter as results.csv writes it.
+
+    Args:
+        preset: Its name.
+        dataset: As results.csv names it, which may go on after the dataset's own name.
+        axis: The hyper-parameter.
+    """
+    from ulrl.hyperparameters import Preset, preset_values  # torch, which few comparisons need
+
+    named = re.match(r"\w*", dataset)
+    try:
+        value = preset_values(Preset(preset), named[0] if named else "")[axis]
+    except (ValueError, KeyError):
+        return UNKNOWN
+    if value is None:
+        return ""
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
 def aligned(comparison: Comparison, first: Side, other: Side) -> list[tuple[Trial, Trial]]:

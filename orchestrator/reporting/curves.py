@@ -8,10 +8,11 @@ from statistics import fmean
 
 from orchestrator.errors import Mistakes
 from orchestrator.reporting.canvas import Drawing, Panel, Scale, Sheet, steps
-from orchestrator.reporting.figures import PERCENT, Styles, legend, metric_ticks
+from orchestrator.reporting.figures import PERCENT, legend, metric_ticks
 from orchestrator.reporting.naming import Names, distinct, in_order
 from orchestrator.reporting.results import Results, Scenario, Setting, scenario_of
 from orchestrator.reporting.schema import SCENARIO
+from orchestrator.reporting.styles import Styles
 from orchestrator.reporting.tables import csv_text, read_table
 
 FILE = "curves.csv"  # in the study's folder
@@ -95,14 +96,16 @@ def draw_curves(
             _thresholds(panel, results, across)
         for attack in distinct(names.attack(curve.scenario.family) for curve in chosen):
             group = [c for c in chosen if names.attack(c.scenario.family) == attack]
-            colour = styles[attack].colour
+            colour, dash = styles[attack].colour, styles[attack].dash
+            broken = {"stroke_dasharray": dash} if dash else {}
             for curve in group:
                 points = [(e, 100 * v) for e, v in enumerate(curve.series[name], start=1)]
                 tip = names.scenario(curve.scenario)
                 panel.line(points, stroke=colour, stroke_width=0.8, opacity=0.45, tip=tip)
             shared = zip(*(curve.series[name] for curve in group), strict=False)
             mean = [(e, 100 * fmean(values)) for e, values in enumerate(shared, start=1)]
-            panel.line(mean, stroke=colour, stroke_width=2, tip=f"{attack}, mean of {len(group)}")
+            tip = f"{attack}, mean of {len(group)}"
+            panel.line(mean, stroke=colour, stroke_width=2, tip=tip, **broken)
             if mean:
                 panel.mark(*mean[-1], styles[attack].mark, colour, size=3)
     legend(sheet, len(titles), styles)

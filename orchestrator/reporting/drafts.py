@@ -7,7 +7,6 @@ from orchestrator.reporting.axes import is_grid
 from orchestrator.reporting.canvas import Drawing
 from orchestrator.reporting.curves import Curve, curves_csv, draw_curves
 from orchestrator.reporting.figures import (
-    attack_styles,
     draw_before_after,
     draw_flagged,
     draw_halves,
@@ -20,6 +19,7 @@ from orchestrator.reporting.results import Results, Trial
 from orchestrator.reporting.rows import weak_text
 from orchestrator.reporting.scattered import draw_scattered
 from orchestrator.reporting.schema import AFTER, BEFORE, DER, SCENARIO
+from orchestrator.reporting.styles import attack_styles
 from orchestrator.reporting.summary import Outcome, Summary, sound
 from orchestrator.reporting.surfaces import (
     MOST_ROWS,

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from orchestrator.reporting.axes import Axis
 from orchestrator.reporting.canvas import INK, Drawing, Panel, Scale, Sheet
 from orchestrator.reporting.figures import (
-    COLOURS,
     FRACTION,
     PERCENT,
-    Styles,
     factor,
     legend,
     metric_ticks,
@@ -22,6 +20,7 @@ from orchestrator.reporting.importance import EXACT, FANOVA, PED_ANOVA, Importan
 from orchestrator.reporting.marginals import METRICS, Marginal
 from orchestrator.reporting.naming import distinct, setting_text
 from orchestrator.reporting.results import Setting, Trial
+from orchestrator.reporting.styles import COLOURS, Styles
 from orchestrator.reporting.summary import column_of, spread_of
 from orchestrator.reporting.surfaces import number_text
 from orchestrator.reporting.variance import Part

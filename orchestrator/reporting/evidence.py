@@ -54,6 +54,7 @@ class StudyFile:
     name: str | None = None
     objective: str | None = None
     whole: bool = False
+    preset: str | None = None
 
 
 def read_study(path: Path) -> StudyFile:
@@ -80,6 +81,7 @@ def read_study(path: Path) -> StudyFile:
         name=None if name is None else str(name),
         objective=objective,
         whole=study.get("exclude") == [] and study.get("search") in (None, "none"),
+        preset=None if study.get("preset") is None else str(study["preset"]),
     )
 
 

@@ -1,41 +1,20 @@
 """The figures of repairs: before and after, and one half of the test set against the other."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-from orchestrator.reporting.canvas import MARKS, Drawing, Panel, Scale, Sheet
+from orchestrator.reporting.canvas import Drawing, Panel, Scale, Sheet
 from orchestrator.reporting.heatmap import Cell, cell_scales, draw_cells
 from orchestrator.reporting.naming import Names, distinct, in_order, printable
 from orchestrator.reporting.neurons import FlagCount
+from orchestrator.reporting.styles import Style, Styles
 from orchestrator.reporting.summary import HIGHEST_ASR, Outcome, column_of
 from orchestrator.reporting.tips import repair_tip
 
-# Okabe and Ito's colours that show on white and on black; with the marks they make 42 pairs.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 WEAK = "#8c8c8c"  # of a victim that did not take
 PERCENT = Scale(low=-3, high=103)  # with room for marks at its ends
 FRACTION = Scale(low=-0.03, high=1.03)
 _ROW = 20.0  # points that an attack takes in a figure, at least
 _LONGEST_LABEL = 22
-
-
-@dataclass(frozen=True, kw_only=True)
-class Style:
-    """How an attack looks."""
-
-    colour: str
-    mark: str
-
-
-Styles = Mapping[str, Style]  # by the attack's name
-
-
-def attack_styles(attacks: Iterable[str]) -> Styles:
-    """Return each attack's style, the same in every figure."""
-    return {
-        attack: Style(colour=COLOURS[place % len(COLOURS)], mark=MARKS[place % len(MARKS)])
-        for place, attack in enumerate(distinct(attacks))
-    }
 
 
 def draw_before_after(outcomes: Sequence[Outcome], names: Names, styles: Styles) -> Drawing:

@@ -7,15 +7,14 @@ from statistics import fmean
 
 from orchestrator.reporting.canvas import Drawing, Panel, Point, Scale, Sheet, steps
 from orchestrator.reporting.figures import (
-    COLOURS,
     PERCENT,
     WEAK,
-    Styles,
     legend,
     metric_ticks,
 )
 from orchestrator.reporting.naming import Names, setting_text
 from orchestrator.reporting.results import Setting, Trial
+from orchestrator.reporting.styles import COLOURS, Styles
 from orchestrator.reporting.summary import Outcome, sound
 from orchestrator.reporting.tips import repair_tip
 

@@ -59,13 +59,19 @@ def test_a_short_wait_says_nothing(clock: Clock) -> None:
 
 
 def test_a_long_wait_says_what_is_left_now_and_then(clock: Clock) -> None:
-    place, tracker = console(), Slow(clock, [5000, 4600, 4200, 3800, 3400, 1])
+    place, tracker = console(), Slow(clock, [0, 0, 4200, 3800, 3400, 1])
     Backlog(tracker, place, Interrupts()).wait()  # type: ignore[arg-type]
     assert tracker.looks == 6
     assert output(place).splitlines() == [
-        "MLflow takes 4,600 more records, about 1:32; Ctrl-C leaves them for the next start",
-        "MLflow takes 3,400 more records, about 0:42; Ctrl-C leaves them for the next start",
+        "MLflow does not answer yet; Ctrl-C leaves its records for the next start",
+        "MLflow takes 3,400 more records, about 1:25; Ctrl-C leaves them for the next start",
     ]
+
+
+def test_lines_become_fewer_as_the_wait_grows(clock: Clock) -> None:
+    place = console()
+    Backlog(Slow(clock, range(900, 0, -1)), place, Interrupts()).wait()  # type: ignore[arg-type]
+    assert 10 < len(output(place).splitlines()) < 30
 
 
 def test_a_terminal_shows_the_present_state(clock: Clock) -> None:

@@ -1,6 +1,7 @@
 """A database that a kill left half made is mended or named, and never costs a run."""
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -115,9 +116,56 @@ def test_runs_are_never_moved_aside(tmp_path: Path, template: Path) -> None:
     left, error = send(path)
     assert left == 1
     assert error is not None
-    assert error.startswith(f"MLflow cannot use {path} as it is, with 1 runs in it; copy it, ")
-    assert "mlflow db upgrade" in error
+    assert error.startswith(f"MLflow cannot use {path}, with 1 runs in it: it is half made. Copy")
+    assert f"mlflow db upgrade sqlite:///{path}; if that fails move it away" in error
     assert leftovers(tmp_path) == []
+
+
+UNFIT = {
+    "an earlier schema": (
+        ("update alembic_version set version_num = '451aebb31d03'",),
+        r"its schema is 451aebb31d03, this MLflow's is \w+",
+    ),
+    "a schema of a later MLflow": (
+        ("update alembic_version set version_num = 'ffffffffffff'",),
+        r"its schema is ffffffffffff, this MLflow's is \w+",
+    ),
+    "a table lost": (("drop table trace_info",), "its table trace_info is missing"),
+    "a column lost": (
+        ("alter table runs rename column deleted_time to gone",),
+        "its table runs lacks deleted_time",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_what_does_not_fit_this_mlflow_is_named_and_left_as_it_is(
+    fault: str, tmp_path: Path, template: Path
+) -> None:
+    statements, reason = UNFIT[fault]
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(template, path)
+    change(path, "insert into runs (run_uuid, experiment_id) values ('a', 0)", *statements)
+    grow_old(path)
+    before = path.read_bytes()
+    left, error = send(path)
+    assert left == 1
+    assert error is not None
+    assert re.match(rf"MLflow cannot use {path}, with 1 runs in it: {reason}\. Copy it, ", error)
+    assert path.read_bytes() == before
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_what_does_not_fit_and_holds_no_run_is_made_anew(
+    fault: str, tmp_path: Path, template: Path
+) -> None:
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(template, path)
+    change(path, *UNFIT[fault][0])
+    grow_old(path)
+    assert send(path) == (0, None)
+    assert len(leftovers(tmp_path)) == 1
 
 
 def test_another_file_is_named(tmp_path: Path) -> None:

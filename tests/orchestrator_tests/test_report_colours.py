@@ -1,12 +1,14 @@
 """Colours that tell attacks apart for everybody, and shades that rise for everybody."""
 
 import itertools
+from random import Random
 
 import numpy as np
 import pytest
 
-from orchestrator.reporting.figures import COLOURS, attack_styles
 from orchestrator.reporting.heatmap import CIVIDIS, colour_at
+from orchestrator.reporting.styles import COLOURS, KNOWN, attack_styles
+from ulrl.attacks import ATTACKS
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
 SIGHTS = {
@@ -63,6 +65,36 @@ def test_no_two_of_the_attacks_look_the_same() -> None:
 
 def test_an_attack_keeps_its_style_however_often_it_comes() -> None:
     assert attack_styles(["a", "b", "a"]) == attack_styles(["a", "b"])
+
+
+def test_every_attack_of_this_project_has_a_look_of_its_own() -> None:
+    assert set(KNOWN) == set(ATTACKS) - {"imported"}
+    styles = attack_styles(KNOWN)
+    assert len({(style.colour, style.mark) for style in styles.values()}) == len(KNOWN)
+    assert len({(style.colour, style.dash) for style in styles.values()}) == len(KNOWN)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_company_and_order_change_no_look(seed: int) -> None:
+    """A study, and another one of other attacks: what they share looks the same in both."""
+    random = Random(seed)
+    everybody = [*KNOWN, "mine", "badnets(size=5)", "sig(labels=clean_label)"]
+    one, other = (random.sample(everybody, random.randint(1, len(everybody))) for _ in range(2))
+    first, second = attack_styles(one), attack_styles(other)
+    assert list(first) == one
+    assert {name: first[name] for name in one if name in second} == {
+        name: second[name] for name in one if name in second
+    }
+    pairs = [(style.colour, style.mark) for style in first.values()]
+    assert len(set(pairs)) == len(pairs)
+
+
+@pytest.mark.parametrize("attack", [*KNOWN, "mine"])
+def test_variants_share_the_colour_and_no_look(attack: str) -> None:
+    variants = [attack, *(f"{attack}(alpha=0.{digit})" for digit in range(1, 4))]
+    styles = attack_styles(variants)
+    assert {style.colour for style in styles.values()} == {attack_styles([attack])[attack].colour}
+    assert len({style.mark for style in styles.values()}) == len(variants)
 
 
 @pytest.mark.parametrize("sight", SIGHTS)

@@ -124,6 +124,48 @@ def test_an_axis_of_one_study_only_makes_other_settings(tmp_path: Path) -> None:
     assert row[:3] == ["Own best settings, all scenarios", "3", "3"]
 
 
+def compared(one: Path, two: Path) -> str:
+    page = one.parent / "page.html"
+    assert main([str(one), str(two), "--out", str(page)]) == 0
+    return page.read_text(encoding="utf-8")
+
+
+def test_an_axis_at_the_presets_value_is_the_same_setting(tmp_path: Path) -> None:
+    """0.005 is the default preset's on CIFAR-10, 0.001 on GTSRB."""
+    sets = ("cifar10", "gtsrb")
+    one = write(tmp_path / "one", make_rows(datasets=sets), "one\npreset: default")
+    rows = make_rows(datasets=sets, further={"relearn_lr": [0.001, 0.005]})
+    two = write(tmp_path / "two", rows, "two\npreset: default")
+    html = compared(one, two)
+    assert "elsewhere it has the preset's value, 0.005 or 0.001, and trials with that" in html
+    assert "have done 54 trials that are the same" in html
+    table = pd.read_csv(tmp_path / "page.csv").dropna()
+    values = table.groupby("dataset")["relearn_lr"].unique()
+    assert {name: list(found) for name, found in values.items()} == {
+        "cifar10": [0.005],
+        "gtsrb": [0.001],
+    }
+
+
+def test_an_axis_that_is_the_preset_everywhere_makes_no_settings(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", make_rows(), "one\npreset: official")
+    rows = make_rows(further={"preset": ["official"], "zero_mad": ["infinite"]})
+    html = compared(one, write(tmp_path / "two", rows, "two"))
+    assert "have done 27 trials that are the same" in html
+    assert "elsewhere it has the preset's value, official, and" in html
+    assert "elsewhere it has the preset's value, infinite, and" in html
+    assert 'id="settings-table"' not in html
+
+
+@pytest.mark.parametrize("told", ["", "\npreset: gone", "\npreset: 3"])
+def test_a_preset_that_nothing_tells_makes_no_trials_the_same(told: str, tmp_path: Path) -> None:
+    one = write(tmp_path / "one", make_rows(), f"one{told}")
+    rows = make_rows(further={"relearn_lr": [0.005]})
+    html = compared(one, write(tmp_path / "two", rows, "two\npreset: default"))
+    assert "have done 0 trials that are the same" in html
+    assert "a preset's value that no study.yaml tells" in html
+
+
 def test_every_trial_is_in_the_csv_file(folders: list[Path], html: str) -> None:
     assert html
     table = pd.read_csv(folders[0].parent / "page.csv")
