@@ -4,7 +4,7 @@ import logging
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,23 +168,24 @@ def embedded(
 ) -> Iterator[tuple[Node, ...]]:
     """Run a Ray of one's own on this machine, and return its one node."""
     rayside.configure(study.resources.cpu)
-    most = max(share.cpu for share in shares.all(scenarios))
-    with rayside.scratch() as folder:
+    mark, most = uuid.uuid4().hex, max(share.cpu for share in shares.all(scenarios))
+    with ExitStack() as stack:
+        folder = stack.enter_context(rayside.scratch())
+        stack.callback(rayside.sweep, mark)
+        stack.callback(ray.shutdown)
         short = {"_temp_dir": str(folder)} if len(str(folder)) < rayside.SHORT else {}
-        _init(
-            "an embedded Ray",
-            address="local",  # whatever else runs on this machine
-            num_cpus=rayside.embedded_cpus(study.resources, most),
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            **short,
-        )
-        try:
-            there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            memory = this_machine().memory
-            yield (Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=memory),)
-        finally:
-            ray.shutdown()
+        with rayside.marked(mark):
+            _init(
+                "an embedded Ray",
+                address="local",  # whatever else runs on this machine
+                num_cpus=rayside.embedded_cpus(study.resources, most),
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                **short,
+            )
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        memory = this_machine().memory
+        yield (Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=memory),)
 
 
 def run_on_ray(

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import Unusable
@@ -18,7 +19,9 @@ from orchestrator.resources import Resources
 KNOCK_SECONDS = 10.0  # until an address counts as unreachable
 SCRATCH = "ulrl-tune-"
 SHORT = 30  # characters of a folder in which Ray's sockets still have names that fit
+SWEEP_SECONDS = 5.0  # for processes to end by themselves
 LOOK_SECONDS = 300.0  # for a node to start a process and import what a study needs
+SESSION = "ULRL_SESSION"  # names the driver in the environment of all that its Ray starts
 LOCK = "driver.lock"  # held by the driver that a scratch folder belongs to
 
 
@@ -89,6 +92,28 @@ def scratch() -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def marked(session: str) -> Iterator[None]:
+    """Let what this process starts now be known as a session's."""
+    os.environ[SESSION] = session
+    try:
+        yield
+    finally:
+        del os.environ[SESSION]
+
+
+def sweep(session: str) -> None:
+    """End what is left of a session; most of it needs a moment to end by itself."""
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(SESSION) == session:
+                left.append(process)
+    for process in psutil.wait_procs(left, timeout=SWEEP_SECONDS)[1]:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def last_line(error: object) -> str:
