@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import yaml
@@ -22,6 +23,7 @@ from orchestrator.results import METRICS, Results, key_of
 from orchestrator.spec_yaml import resolved_yaml
 from orchestrator.store import Store
 from orchestrator.work import StageRun
+from ulrl.hyperparameters import PARTS, Hyperparameters
 
 Curves: TypeAlias = dict[str, tuple[tuple[int, float], ...]]
 
@@ -209,9 +211,14 @@ def scenario_key(scenario: Scenario) -> str:
 
 
 def _parameters(trial: Trial) -> dict[str, Any]:
-    parts = dataclasses.asdict(trial.hyperparameters)
-    resolved = {name: value for part in parts.values() for name, value in part.items()}
+    resolved = _resolved(trial.hyperparameters)
     return {**trial.scenario.columns, "defence_seed": trial.defence_seed, **resolved}
+
+
+@lru_cache(maxsize=1024)  # trials of a setting share them
+def _resolved(hyperparameters: Hyperparameters) -> dict[str, Any]:
+    parts = [getattr(hyperparameters, name) for name in PARTS]
+    return {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
 
 
 def _made(study: Study, scenario: Scenario) -> dict[str, Any]:

@@ -95,6 +95,8 @@ def in_order(values: Iterable[str]) -> list[str]:
 
 def printable(text: str) -> str:
     """Return `text` without control characters and others that no XML may hold."""
+    if text.isprintable():  # which admits none of them, and is what texts nearly always are
+        return text
     return "".join(char for char in text if unicodedata.category(char) not in {"Cc", "Cn", "Cs"})
 
 

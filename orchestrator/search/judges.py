@@ -62,6 +62,25 @@ def make_pruner(choice: PrunerChoice) -> BasePruner:
         return PRUNERS[choice.pruner](**arguments)
 
 
+class _Study(optuna.Study):
+    """A study that copies its best trial once, not at each question.
+
+    A pruner asks for it at every step, and a copy of a hundred values costs as much as the test.
+    """
+
+    _best: FrozenTrial | None = None
+
+    @property
+    def best_trial(self) -> FrozenTrial:
+        if self._best is None:
+            self._best = super().best_trial
+        return self._best
+
+    def tell(self, *args: Any, **kwargs: Any) -> FrozenTrial:
+        self._best = None
+        return super().tell(*args, **kwargs)
+
+
 class Judge:
     """One Optuna study, fed in the order of the plan.
 
@@ -96,7 +115,7 @@ class Judge:
         if self._trials.pop(number, None) is None:
             return
         self._cuts.pop(number, None)
-        told = [(n, self._study.trials[trial.number]) for n, trial in self._trials.items()]
+        told = [(n, self.trials[trial.number]) for n, trial in self._trials.items()]
         self._study, self._trials = self._new_study(), {}
         for other, former in told:
             self.begin(other, former.user_attrs)
@@ -106,9 +125,11 @@ class Judge:
                 self.finish(other, former.value if former.state is TrialState.COMPLETE else None)
 
     def _new_study(self) -> optuna.Study:
-        return optuna.create_study(
+        storage = optuna.storages.InMemoryStorage()
+        optuna.create_study(study_name=self.name, direction=self._direction, storage=storage)
+        return _Study(
             study_name=self.name,
-            direction=self._direction,
+            storage=storage,
             sampler=optuna.samplers.RandomSampler(seed=0),  # never asked for a value
             pruner=make_pruner(self._choice),
         )
@@ -129,7 +150,7 @@ class Judge:
         if number in self._cuts:
             return self._cuts[number]
         trial = self._trials[number]
-        seen = len(self._study.trials[trial.number].intermediate_values)
+        seen = len(self.trials[trial.number].intermediate_values)
         for epoch, value in enumerate(values[seen:], start=seen + 1):
             if self.report(number, epoch, value):
                 self._cuts[number] = epoch
@@ -178,7 +199,7 @@ class Judge:
         )
 
     def _values(self, number: int) -> dict[int, float]:
-        return dict(self._study.trials[number].intermediate_values)
+        return dict(self.trials[number].intermediate_values)
 
     @property
     def trials(self) -> list[FrozenTrial]:
