@@ -195,7 +195,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--delivered", type=int, default=DELIVERED)
     parser.add_argument("--asked", type=int, default=3, help="times that each query is made")
+    parser.add_argument("--quick", action="store_true", help="a smoke test, no figure")
     given = parser.parse_args()
+    if given.quick:
+        given.runs, given.delivered, given.asked = 100, 5, 1
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         found: dict[str, Any] = outbox_costs(folder, given.runs)

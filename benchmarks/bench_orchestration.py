@@ -213,6 +213,7 @@ def measure(name: str, count: int, folder: Path) -> dict[str, float]:
 def main() -> None:
     """Print tables, and a line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a smoke test, no figure")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--contender", choices=CONTENDERS, help="run one, and print its JSON")
@@ -222,6 +223,8 @@ def main() -> None:
     if given.contender:
         print(json.dumps(CONTENDERS[given.contender](given.count, given.folder)))
         return
+    if given.quick:
+        given.rounds, given.sizes = 1, [25]
     rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for _ in range(given.rounds):
         for name in CONTENDERS:
