@@ -31,7 +31,7 @@ from orchestrator.reporting.schema import AFTER, DER, SCENARIO, STATUSES
 from orchestrator.reporting.styles import Styles, attack_styles
 from orchestrator.reporting.summary import column_of, sound, spread_of
 from orchestrator.reporting.tables import csv_text
-from orchestrator.reporting.wording import NOTHING, count, fraction, percent
+from orchestrator.reporting.wording import NOTHING, count, fraction, percent, signed
 
 MOST_LISTED = 100  # scenarios that only some studies have
 _SHOWN = ("acc", "asr", "der")
@@ -103,14 +103,9 @@ def difference_text(found: Difference | None, metric: str) -> str:
     numbers = (found.mean, found.low, found.high)
     form = "{:+.3f}" if metric == "der" else "{:+.1f}"
     told = [
-        _signed(form.format(factor(metric) * number)) for number in numbers if number is not None
+        signed(form.format(factor(metric) * number)) for number in numbers if number is not None
     ]
     return told[0] if len(told) < 3 else f"{told[0]} ({told[1]} to {told[2]})"
-
-
-def _signed(text: str) -> str:
-    """Return a number with a real minus, and without any where it rounds to nothing."""
-    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
 
 
 def _names(comparison: Comparison) -> Names:

@@ -96,18 +96,17 @@ def draw_curves(
             _thresholds(panel, results, across)
         for attack in distinct(names.attack(curve.scenario.family) for curve in chosen):
             group = [c for c in chosen if names.attack(c.scenario.family) == attack]
-            colour, dash = styles[attack].colour, styles[attack].dash
-            broken = {"stroke_dasharray": dash} if dash else {}
+            style = styles[attack]
             for curve in group:
                 points = [(e, 100 * v) for e, v in enumerate(curve.series[name], start=1)]
                 tip = names.scenario(curve.scenario)
-                panel.line(points, stroke=colour, stroke_width=0.8, opacity=0.45, tip=tip)
+                panel.line(points, stroke=style.colour, stroke_width=0.8, opacity=0.45, tip=tip)
             shared = zip(*(curve.series[name] for curve in group), strict=False)
             mean = [(e, 100 * fmean(values)) for e, values in enumerate(shared, start=1)]
             tip = f"{attack}, mean of {len(group)}"
-            panel.line(mean, stroke=colour, stroke_width=2, tip=tip, **broken)
+            panel.line(mean, stroke_width=2, tip=tip, **style.line())
             if mean:
-                panel.mark(*mean[-1], styles[attack].mark, colour, size=3)
+                panel.mark(*mean[-1], style.mark, style.colour, size=3)
     legend(sheet, len(titles), styles)
     return sheet.finish()
 

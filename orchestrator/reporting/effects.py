@@ -20,12 +20,12 @@ from orchestrator.reporting.importance import EXACT, FANOVA, PED_ANOVA, Importan
 from orchestrator.reporting.marginals import METRICS, Marginal
 from orchestrator.reporting.naming import distinct, setting_text
 from orchestrator.reporting.results import Setting, Trial
-from orchestrator.reporting.styles import COLOURS, Styles
+from orchestrator.reporting.styles import Styles
 from orchestrator.reporting.summary import column_of, spread_of
 from orchestrator.reporting.surfaces import number_text
 from orchestrator.reporting.variance import Part
 
-_MEASURES = {EXACT: ("o", INK), FANOVA: ("s", COLOURS[0]), PED_ANOVA: ("D", COLOURS[1])}
+_MEASURES = {EXACT: ("o", INK), FANOVA: ("s", INK), PED_ANOVA: ("D", INK)}
 
 
 def draw_marginals(found: Sequence[Marginal], axes: Sequence[Axis], styles: Styles) -> Drawing:
@@ -69,7 +69,7 @@ def draw_sampled(trials: Sequence[Trial], axes: Sequence[Axis]) -> Drawing:
                 text = f"{number_text(mean.mean, metric)} (n = {mean.n})"
                 tip = f"{setting_text(setting)}\n{title_of(metric)}: {text}"
                 x = axis.place(dict(setting)[axis.name])
-                panel.mark(x, factor(metric) * mean.mean, "o", COLOURS[0], tip=tip)
+                panel.mark(x, factor(metric) * mean.mean, "o", INK, tip=tip)
     return sheet.finish()
 
 
@@ -154,7 +154,7 @@ def _curve(panel: Panel, points: Sequence[Marginal], metric: str, styles: Styles
     ]
     if attack:
         style = styles[attack]
-        panel.line([(p.x, p.y) for p in places], stroke=style.colour, opacity=0.75)
+        panel.line([(p.x, p.y) for p in places], opacity=0.75, **style.line())
         for place in places:
             panel.mark(place.x, place.y, style.mark, style.colour, tip=place.tip)
         return

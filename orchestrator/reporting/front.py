@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import floor
 from statistics import fmean
 
-from orchestrator.reporting.canvas import Drawing, Panel, Point, Scale, Sheet, steps
+from orchestrator.reporting.canvas import INK, Drawing, Panel, Point, Scale, Sheet, steps
 from orchestrator.reporting.figures import (
     PERCENT,
     WEAK,
@@ -14,7 +14,7 @@ from orchestrator.reporting.figures import (
 )
 from orchestrator.reporting.naming import Names, setting_text
 from orchestrator.reporting.results import Setting, Trial
-from orchestrator.reporting.styles import COLOURS, Styles
+from orchestrator.reporting.styles import Styles
 from orchestrator.reporting.summary import Outcome, sound
 from orchestrator.reporting.tips import repair_tip
 
@@ -101,7 +101,7 @@ def draw_front(outcomes: Sequence[Outcome], names: Names, styles: Styles) -> Dra
             f"{setting_text(point.setting)}\nACC {100 * point.acc:.1f} %, "
             f"ASR {100 * point.asr:.1f} % (n = {point.scenarios})"
         )
-        means.mark(100 * point.asr, 100 * point.acc, "o", COLOURS[0], size=3.2, tip=tip)
+        means.mark(100 * point.asr, 100 * point.acc, "o", INK, size=3.2, tip=tip)
     legend(sheet, 2, styles)
     return sheet.finish()
 

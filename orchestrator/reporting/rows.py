@@ -14,7 +14,7 @@ from orchestrator.reporting.summary import (
     spread,
     spread_of,
 )
-from orchestrator.reporting.wording import NOTHING, fraction, percent
+from orchestrator.reporting.wording import NOTHING, fraction, percent, signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,5 +121,4 @@ def half_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
 def _signed(gaps: Spread | None, metric: str) -> str:
     if gaps is None:
         return NOTHING
-    text = f"{gaps.mean:+.3f}" if metric == "der" else f"{100 * gaps.mean:+.1f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    return signed(f"{gaps.mean:+.3f}" if metric == "der" else f"{100 * gaps.mean:+.1f}")

@@ -25,7 +25,11 @@ class Style:
 
     colour: str
     mark: str
-    dash: str = ""
+    dash: str
+
+    def line(self) -> dict[str, str]:
+        """Return how its line is drawn."""
+        return {"stroke": self.colour, **({"stroke_dasharray": self.dash} if self.dash else {})}
 
 
 Styles = Mapping[str, Style]  # by the attack's name

@@ -169,3 +169,8 @@ def _share(attack: str, group: Sequence[Outcome], bad: Sequence[Outcome], metric
 def _listed(parts: Sequence[str]) -> str:
     *head, last = parts
     return f"{', '.join(head)} and {last}" if head else last
+
+
+def signed(text: str) -> str:
+    """Return a number with a real minus, and without any where it rounds to nothing."""
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
