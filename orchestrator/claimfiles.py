@@ -116,7 +116,6 @@ class RemoteClaims:
 
     def create(self, name: str, content: bytes) -> bool:
         path = f"{self._folder}/{name}"
-        self._files.invalidate_cache(self._folder)
         if self._files.exists(path):  # a back end may take no notice of the mode
             return False
         try:
@@ -127,7 +126,6 @@ class RemoteClaims:
 
     def look(self, name: str) -> Sight | None:
         path = f"{self._folder}/{name}"
-        self._files.invalidate_cache(self._folder)
         try:
             modified: datetime = self._files.modified(path)
             return Sight(content=self._files.cat_file(path), changed=modified.timestamp())

@@ -66,6 +66,7 @@ class Store:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError, OSError) as error:
             raise Unusable(f"the store {url} cannot be used: {error}") from error
+        self._files.dircache.use_listings_cache = False  # others write here meanwhile
         self._local = isinstance(self._files, LocalFileSystem)
         self._claims = (
             LocalClaims(self._root) if self._local else RemoteClaims(self._files, self._root)

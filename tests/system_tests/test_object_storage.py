@@ -1,0 +1,113 @@
+"""The store in object storage: a server that speaks S3, on this machine."""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from orchestrator.claims import SILENCE
+from orchestrator.store import Entry, Store
+from tests.system_tests.commands import Command, computed, same
+from tests.system_tests.test_faults import TINY
+
+KEY = "ab" + "0" * 62
+NO_MODELS = ("--set", "mlflow.log_models=none")
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "somebody",
+    "AWS_SECRET_ACCESS_KEY": "something",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def access() -> Iterator[dict[str, str]]:
+    """Return the environment in which a bucket called `bucket` can be used."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    access = {**CREDENTIALS, "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}"}
+    before = dict(os.environ)
+    os.environ.update(access)
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    yield access
+    server.stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_a_study_on_object_storage_inline_and_with_ray(
+    tmp_path: Path, access: dict[str, str]
+) -> None:
+    with Command(tmp_path, **access) as command:
+        command.write(TINY)
+        for name, how in (("inline", "--inline"), ("ray", "--set=resources.workers=1")):
+            place = ("--set", f"store=s3://bucket/{name}", "--set", f"name={name}", *NO_MODELS)
+            _, err = command.run("grid.yaml", how, *place)
+            assert err == ""
+        same(command.results("ray"), command.results("inline"))
+        assert set(command.results("ray").status) == {"done"}
+        assert computed(command.stages("ray")) == computed(command.stages("inline"))
+        place = ("--set", "store=s3://bucket/ray", "--set", "name=again", *NO_MODELS)
+        command.run("grid.yaml", "--inline", *place)
+        assert not command.stages("again").computed.any()
+    assert not Store("s3://bucket/ray")._files.find("bucket/ray/.claims")
+
+
+def test_what_others_write_meanwhile_is_seen(access: dict[str, str]) -> None:
+    del access
+    store, others = Store("s3://bucket/seen"), boto3.client("s3")
+    store.write("unlearn", f"{KEY}-0.1", Entry(values={"a": 1}))
+    assert store.names("unlearn", KEY) == [f"{KEY}-0.1"]
+    assert store.read("unlearn", f"{KEY}-0.2") is None
+    path = f"seen/unlearn/ab/{KEY}"
+    source = {"Bucket": "bucket", "Key": f"{path}-0.1.safetensors"}
+    others.copy_object(Bucket="bucket", Key=f"{path}-0.2.safetensors", CopySource=source)
+    assert store.names("unlearn", KEY) == [f"{KEY}-0.1", f"{KEY}-0.2"]
+    for found in (store.read, store.peek):
+        entry = found("unlearn", f"{KEY}-0.2")
+        assert entry is not None
+        assert entry.values == {"a": 1}
+    others.delete_object(Bucket="bucket", Key=f"{path}-0.2.safetensors")
+    assert store.names("unlearn", KEY) == [f"{KEY}-0.1"]
+    assert store.read("unlearn", f"{KEY}-0.2") is None
+
+
+def test_claims_on_object_storage(access: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    del access
+    store = Store("s3://bucket/claimed")
+    with store.turn("relearn", KEY) as one, store.turn("relearn", KEY) as other:
+        assert one.mine()
+        assert not other.mine()
+        # The server itself refuses, should somebody have come between look and write.
+        monkeypatch.setattr(store._files, "exists", lambda _: False)
+        assert not other.mine()
+        monkeypatch.undo()
+        one.__exit__(None, None, None)
+        assert other.mine()
+    assert not store._files.find("bucket/claimed/.claims")
+
+
+def test_who_is_silent_on_object_storage_is_dead(
+    access: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del access
+    store = Store("s3://bucket/silent")
+    with store.turn("relearn", KEY) as one, store.turn("relearn", KEY) as other:
+        assert one.mine()
+        assert not other.mine()
+        modified = store._files.modified
+        ago = timedelta(seconds=SILENCE + 20)
+
+        def long_ago(path: str) -> datetime:
+            found: datetime = modified(path)
+            return found if ".now-" in path else found.astimezone(UTC) - ago
+
+        monkeypatch.setattr(store._files, "modified", long_ago)
+        with store.turn("relearn", KEY) as third:
+            assert third.mine()
+            assert not one._is_ours()
