@@ -69,7 +69,8 @@ def run(command: list[str], page: Path, limit: float) -> tuple[str, float, str]:
 
 def sorted_out(printed: str) -> tuple[list[str], list[str]]:
     """Return the lines for people, and the lines of JSON."""
-    tables, found = [], []
+    tables: list[str] = []
+    found: list[str] = []
     for line in printed.splitlines():
         try:
             is_result = isinstance(json.loads(line), dict)

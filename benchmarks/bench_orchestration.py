@@ -174,7 +174,7 @@ def start_ray() -> None:
 
     from orchestrator.rayside import configure
 
-    configure()
+    configure(1)
     ray.init(
         address="local",
         num_cpus=WORKERS,

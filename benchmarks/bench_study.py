@@ -169,7 +169,7 @@ def run_plainly(grid: Path, *, inline: bool) -> None:
         torch.set_num_threads(1)
         tune.report({"row": alone(plan, config["number"]), "number": config["number"]})
 
-    configure()
+    configure(1)
     ray.init(
         address="local",
         num_cpus=2,
