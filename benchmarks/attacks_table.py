@@ -57,7 +57,8 @@ def main(folder: Path) -> None:
         rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
     desk = _Desk(plan)
     benign = dict(desk.benign())
-    print(f"Benign: {_spread([100 * value for value in benign.values()])} (n = {len(benign)})\n")
+    clean = _spread([100 * value for value in benign.values()])
+    print(f"Benign: ACC {clean} (n = {len(benign)}).\n")
     print("| attack, options | n | ACC / ASR | ACC - benign | published | ULRL: ACC / ASR | DER |")
     print("|" + "---|" * 7)
     for attack, group in _groups(rows):
@@ -88,7 +89,7 @@ def _victims_line(attack: str, rows: Rows, benign: dict[int, float]) -> str:
     ]
     acc, asr = _spread(of("acc_before_report")), _spread(of("asr_before_report"))
     after = f"{_spread(of('acc_after_report'))} / {_spread(of('asr_after_report'))}"
-    gap = f"{mean(gaps):+.1f}" if gaps else "–"
+    gap = f"{mean(gaps):+.1f}".replace("-0.0", "0.0") if gaps else "–"
     return (
         f"| {told} | {len(rows)} | {acc} / {asr} | {gap} | {PUBLISHED.get(attack, '–')} "
         f"| {after} | {_spread(of('der_report', 1), 3)} |"
