@@ -124,8 +124,19 @@ class Command:
         return max(0, file.read_text().count("\n") - 1) if file.exists() else 0
 
     def wait_for_stages(self, count: int, name: str = "small", timeout: float = 300) -> None:
-        """Return once that many stages are listed as executed."""
-        wait_until(lambda: self.listed(name) >= count, f"{count} stages are listed", timeout)
+        """Return once that many stages are listed; fail at once if the study ends before."""
+
+        def there() -> bool:
+            ended = self._started[-1].poll() is not None  # before the look: it writes until then
+            found = self.listed(name) >= count
+            if ended and not found:
+                out, err = self._started[-1].communicate()
+                pytest.fail(
+                    f"exit {self._started[-1].returncode} before {count} stages\n{out}{err}"
+                )
+            return found
+
+        wait_until(there, f"{count} stages are listed", timeout)
 
 
 def processes_with(variable: str, value: str) -> list[psutil.Process]:
