@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator import delivery
+from orchestrator.delivery import Courier
+from orchestrator.outbox import Outbox
 from orchestrator.plan import Plan
 from orchestrator.report import main
+from tests.orchestrator_tests.fake_place import FakePlace, Start
 from tests.orchestrator_tests.places import Place, plan_of
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -82,3 +86,20 @@ def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], 
         return line.replace(str(tmp_path), "DIR")
 
     return run
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Return a function that starts a courier to a place; its pauses are short."""
+    monkeypatch.setattr(delivery, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(delivery, "LONGEST_PAUSE", 0.02)
+    couriers: list[Courier] = []
+
+    def start_one(place: FakePlace) -> Courier:
+        outbox = Outbox(tmp_path / "outbox.jsonl")
+        couriers.append(Courier(outbox, outbox.place("uri"), place.connect))
+        return couriers[-1]
+
+    yield start_one
+    for courier in couriers:
+        courier.close(5)

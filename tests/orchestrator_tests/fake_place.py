@@ -1,0 +1,88 @@
+"""A place in memory for records, which can be away, refuse, and lose its answers."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from orchestrator.delivery import Courier, Held
+from orchestrator.records import Record
+
+STUDY = Record(key="study", parent=None, name="demo")
+
+
+def trial(number: int, parent: str = "study") -> Record:
+    return Record(key=f"trial-{number}", parent=parent, name=f"trial {number}")
+
+
+class AwayError(Exception):
+    """The server cannot be reached."""
+
+
+class RefusalError(Exception):
+    """The server says no."""
+
+
+@dataclass
+class FakePlace:
+    """A store that keeps runs as pairs of record and parent, in the order of their birth."""
+
+    name: str = "here"
+    away: bool = False
+    refused: set[str] = field(default_factory=set)
+    forget_after_create: set[str] = field(default_factory=set)
+    runs: dict[str, tuple[str, Record | None, str | None]] = field(default_factory=dict)
+    births: list[str] = field(default_factory=list)
+    brought: list[str] = field(default_factory=list)
+
+    def connect(self) -> "FakePlace":
+        self._reach()
+        return self
+
+    def answers(self) -> bool:
+        self._reach()
+        return True
+
+    def find(self, study: str, key: str | None = None) -> dict[str, str]:
+        self._reach()
+        mine = f"{study}/"
+        keys = {born.removeprefix(mine): run for run, (born, _, _) in self.runs.items()}
+        return {k: run for k, run in keys.items() if key in (None, k)}
+
+    def get(self, run: str) -> Held | None:
+        self._reach()
+        return Held(run, None) if run in self.runs else None
+
+    def create(self, study: str, record: Record, parent: str | None) -> Held:
+        self._reach()
+        run = f"run{len(self.births)}"
+        self.births.append(record.key)
+        self.runs[run] = (f"{study}/{record.key}", None, parent)
+        if record.key in self.forget_after_create:
+            self.forget_after_create.discard(record.key)
+            raise AwayError("the answer was lost")
+        return Held(run, None)
+
+    def bring(
+        self, held: Held, record: Record, parent: str | None, former: Collection[str]
+    ) -> tuple[str, ...]:
+        del former
+        self._reach()
+        if record.key in self.refused:
+            raise RefusalError(f"no {record.key} here\nsecond line")
+        self.brought.append(record.key)
+        self.runs[held.run] = (self.runs[held.run][0], record, parent)
+        return ()
+
+    def content(self) -> dict[str, tuple[str, str | None]]:
+        """Return name and parent's key of each run that holds a record, by key."""
+        keys: dict[str | None, str | None] = {None: None}
+        keys |= {run: record.key for run, (_, record, _) in self.runs.items() if record}
+        held = [(record, keys[parent]) for _, record, parent in self.runs.values() if record]
+        assert len({record.key for record, _ in held}) == len(held)
+        return {record.key: (record.name, parent) for record, parent in held}
+
+    def _reach(self) -> None:
+        if self.away:
+            raise AwayError("nobody at http://user:secret@server/")
+
+
+Start = Callable[[FakePlace], Courier]
