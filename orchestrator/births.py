@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from orchestrator.database import columns_of
 from orchestrator.differences import lacking
 from orchestrator.records import LONGEST_PARAM, LONGEST_TAG, Dataset, Record
 
@@ -45,12 +46,9 @@ class Births:
 
     def __init__(self, path: Path, experiment: str) -> None:
         self._path, self._experiment = path, int(experiment)
-        with closing(self._connect()) as database:
-            self._usual = all(
-                {row[1] for row in database.execute(f"pragma table_info({table})")}
-                == set(columns.split())
-                for table, columns in TABLES.items()
-            )
+        self._usual = all(
+            columns_of(path, table) == set(columns.split()) for table, columns in TABLES.items()
+        )
 
     def write(self, record: Record, tags: Mapping[str, str]) -> str:
         """Return the id of a new run that holds `record` with `tags`, "" if it was not made."""

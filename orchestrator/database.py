@@ -88,12 +88,17 @@ def unfit(path: Path, version: str, tables: Mapping[str, Collection[str]]) -> st
     if found != version:
         return f"its schema is {found}, this MLflow's is {version}"
     for table, columns in tables.items():
-        there = {row[1] for row in _ask(path, f"pragma table_xinfo({table})")}
+        there = columns_of(path, table)
         if not there:
             return f"its table {table} is missing"
         if lacks := sorted(set(columns) - there):
             return f"its table {table} lacks {', '.join(lacks)}"
     return ""
+
+
+def columns_of(path: Path, table: str) -> set[str]:
+    """Return the names of a table's columns, none if there is no such table."""
+    return {row[1] for row in _ask(path, f"pragma table_xinfo({table})")}
 
 
 def _whole(path: Path) -> bool:
