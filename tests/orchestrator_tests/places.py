@@ -11,6 +11,7 @@ from orchestrator.store import Store
 from orchestrator.work import Item, Progress, Site, StageRun, VictimItem
 from orchestrator.workshop import Workshop
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
+from tests.steps import finished
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.recipes import VictimRecipe
 
@@ -52,12 +53,7 @@ class Place:
 
     def do(self, item: Item) -> tuple[list[Progress], tuple[StageRun, ...]]:
         """Do an item in a new workshop, and return its progress and what was executed."""
-        steps, seen = Workshop(self.site, VICTIM).work(item), []
-        while True:
-            try:
-                seen.append(next(steps))
-            except StopIteration as end:
-                return seen, end.value
+        return finished(Workshop(self.site, VICTIM).work(item))
 
     def do_all(self) -> list[str]:
         """Do everything, and return the stages that were executed."""

@@ -1,7 +1,6 @@
 """A study without training: workers that put made-up results into the store."""
 
 import csv
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable
 from pathlib import Path
@@ -18,11 +17,12 @@ from orchestrator.findings import Findings, VictimFinding
 from orchestrator.folder import Folder
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.observers import Observer, Observers
-from orchestrator.plan import Scenario, Trial, make_plan
+from orchestrator.plan import Scenario, make_plan
 from orchestrator.results import Results
 from orchestrator.store import Entry, Store
 from orchestrator.work import AscentItem, Finished, HelperItem, Item, Progress, StageRun, VictimItem
 from orchestrator.workshop import ascent_entry
+from tests.orchestrator_tests.made_up import chance, metrics, quality_of, suspects_of
 
 SECONDS = {
     "train_helper": 16.0,
@@ -284,24 +284,3 @@ def made_by(desk: Desk, item: Item) -> set[str]:
     else:
         keys = {("relearn", desk.conductor.scores[item.trial.number].relearn_key)}
     return {key for stage, key in keys if desk.store.peek(stage, key) is None}
-
-
-def suspects_of(seed: int, threshold: float) -> list[int]:
-    """Return the flagged rows: every other scenario's depend on the threshold."""
-    return [seed % 3, 5] if seed % 2 and threshold > 0.3 else [seed % 3]
-
-
-def quality_of(trial: Trial, key: str) -> float:
-    """Return how well a trial repairs: the worse, the more of anything; a little by chance."""
-    parts = trial.hyperparameters
-    best = min(0.9, 1.2 - parts.relearn.alpha) - 2 * parts.clean.clean_ratio
-    return best - 0.1 * chance(f"{key}value")
-
-
-def chance(text: str) -> float:
-    """Return a number in [0, 1) that depends on a text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") / 2**32
-
-
-def metrics(acc: float, asr: float) -> dict[str, float]:
-    return {"acc": acc, "asr": asr, "ra": (1 - asr) * acc}

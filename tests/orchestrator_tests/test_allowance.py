@@ -14,6 +14,7 @@ from orchestrator.resources import Budget, Limits
 from orchestrator.work import Item, Progress, TrialItem
 from tests.orchestrator_tests.pruned_studies import study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
+from tests.steps import finished
 
 
 def test_hours_count_from_the_start() -> None:
@@ -117,10 +118,4 @@ def _trial(desk: Desk) -> Item:
         assert item is not None
         if isinstance(item, TrialItem):
             return item
-        steps = crew.steps(desk, item)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                desk.conductor.finished(item, end.value)
-                break
+        desk.conductor.finished(item, finished(crew.steps(desk, item))[1])

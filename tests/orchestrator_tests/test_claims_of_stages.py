@@ -14,6 +14,7 @@ from orchestrator.store import Store
 from orchestrator.work import Item, Progress, StageRun
 from orchestrator.workshop import Workshop
 from tests.orchestrator_tests.places import VICTIM, Place
+from tests.steps import finished
 
 Work = Generator[Progress, None, tuple[StageRun, ...]]
 
@@ -26,12 +27,9 @@ def works(place: Place, item: Item) -> tuple[Work, Work]:
 
 def rest(work: Work) -> list[str]:
     """Return the stages that were executed to the end, which nothing else holds up."""
-    while True:
-        try:
-            assert not next(work).pause
-        except StopIteration as end:
-            runs: tuple[StageRun, ...] = end.value
-            return [run.stage for run in runs]
+    seen, runs = finished(work)
+    assert not any(progress.pause for progress in seen)
+    return [run.stage for run in runs]
 
 
 STAGES = {

@@ -10,52 +10,18 @@ from typing import Any
 import pytest
 
 from orchestrator.catalogue import Catalogue
-from orchestrator.definition import Exclusion, Prune, Search, Study
+from orchestrator.definition import Exclusion, Prune
 from orchestrator.drawing import foresee
 from orchestrator.plan import make_plan, own_setting
 from orchestrator.ranges import Range, Span, identity
 from orchestrator.search import SAMPLERS
 from orchestrator.work import TrialItem
+from tests.orchestrator_tests.drawn_studies import AXES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import (
-    BADNETS,
-    BLENDED,
     MEDIAN,
     WILCOXON,
-    choice,
-    small_study,
 )
-
-AXES: dict[str, Any] = {
-    "alpha": Range(low=0.1, high=2.0),
-    "unlearn_threshold": Range(low=0.1, high=0.6),
-    "reinit_ratio": (0.0, 0.5, 1.0),
-}
-FEW: dict[str, dict[str, Any]] = {"tpe": {"n_startup_trials": 3}, "gp": {"n_startup_trials": 3}}
-
-
-def study_of(
-    store: str,
-    sampler: str = "tpe",
-    settings: int = 10,
-    axes: dict[str, Any] = AXES,
-    scenarios: int = 3,
-    **other: Any,
-) -> Study:
-    search = Search(sampler=sampler, settings=settings, arguments=FEW.get(sampler, {}))
-    return small_study(
-        store=store,
-        attacks=[choice(BADNETS), choice(BLENDED)],
-        settings=axes,
-        grid={"seeds": tuple(range(scenarios))},
-        search=search,
-        **other,
-    )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> str:
-    return f"memory://{tmp_path}/store"
 
 
 def settings_of(desk: Desk) -> list[str]:

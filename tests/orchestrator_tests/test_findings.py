@@ -8,8 +8,9 @@ import torch
 
 from orchestrator.findings import Findings
 from orchestrator.store import Entry
+from tests.orchestrator_tests.made_up import metrics
 from tests.orchestrator_tests.places import Place
-from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers, metrics
+from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from ulrl.metrics import Metrics
 

@@ -16,8 +16,9 @@ from orchestrator.progress import Screen, span
 from orchestrator.prunings import sentence
 from orchestrator.tally import Reached, Tally
 from orchestrator.work import Finished, Progress, TrialItem, VictimItem
+from tests.orchestrator_tests.made_up import metrics
 from tests.orchestrator_tests.outcomes import ACROSS, in_order, plan_of
-from tests.orchestrator_tests.simulation import Desk, Workers, metrics
+from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import (
     BADNETS,
     MEDIAN,

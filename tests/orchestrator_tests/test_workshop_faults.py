@@ -13,6 +13,7 @@ from orchestrator.store import Entry, Store
 from orchestrator.work import Finished, Item
 from orchestrator.workshop import Workshop
 from tests.orchestrator_tests.places import VICTIM, Place
+from tests.steps import finished
 from ulrl.datasets import DatasetError
 from ulrl.evaluation import Evaluation
 
@@ -99,13 +100,7 @@ def test_what_is_left_early_stores_nothing_of_the_stage_in_flight(
 
 
 def ended(place: Place, item: Item) -> Finished:
-    steps = steps_of(Workshop(place.site, VICTIM), item)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            finished: Finished = end.value
-            return finished
+    return finished(steps_of(Workshop(place.site, VICTIM), item))[1]
 
 
 def test_an_exception_is_an_items_result(

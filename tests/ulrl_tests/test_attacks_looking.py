@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from tests.steps import finished
 from ulrl.arming import learned_by
 from ulrl.attacks import ATTACKS, LabelRule, Scene, stamp_bytes
 from ulrl.attacks._adversarial import AdversarialImages, AdversarialModel, pgd
@@ -51,12 +52,7 @@ def scene(pictures: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene:
 @pytest.fixture(scope="module")
 def benign(scene: Scene) -> Scene:
     """The scene with its clean model."""
-    steps = BenignModel().train(scene)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return replace(scene, learned=end.value)
+    return replace(scene, learned=finished(BenignModel().train(scene))[1])
 
 
 @pytest.fixture
@@ -174,13 +170,7 @@ def test_the_mask_covers_the_published_area() -> None:
 def test_the_patch_excites_its_neurons_within_reach(benign: Scene, classifier: Classifier) -> None:
     def patch(steps: int) -> Tensor:
         helper = TrojanNN(steps=steps, step_size=0.02, reach=0.25).helper(poison_of(TrojanNN()))
-        run = helper.train(benign)
-        while True:
-            try:
-                next(run)
-            except StopIteration as end:
-                value: Tensor = end.value["patch"]
-                return value
+        return finished(helper.train(benign))[1]["patch"]
 
     first, last = patch(1), patch(60)
     outside = ellipse(16) == 0
