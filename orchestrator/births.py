@@ -19,7 +19,7 @@ from orchestrator.database import columns_of
 from orchestrator.differences import lacking
 from orchestrator.records import LONGEST_PARAM, LONGEST_TAG, Dataset, Record
 
-TABLES = {  # as MLflow 3.13 to 3.17 has them
+TABLES = {  # as MLflow 3.17 has them
     "runs": "run_uuid name source_type source_name entry_point_name user_id status start_time "
     "end_time source_version lifecycle_stage artifact_uri experiment_id deleted_time",
     "tags": "key value run_uuid",
