@@ -165,8 +165,7 @@ class Courier:
         return {key: receipt.run for key, receipt in receipts.items() if receipt.digest}
 
     def _work(self) -> None:
-        # Nothing is imported before there is something to do: by then the main thread has its
-        # own imports behind it, and the two do not meet half-way inside a package.
+        # No connection before there is something to do.
         with self._change:
             self._change.wait_for(lambda: self._started)
         pause = FIRST_PAUSE

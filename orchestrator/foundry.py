@@ -100,7 +100,7 @@ class Moulds:
         """
         import torch
 
-        from orchestrator.tracking import save_portable
+        from orchestrator.tracking.portable import save_portable
 
         mould = self._names.get(kind)
         if mould is None:

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from pathlib import Path
 
+from orchestrator.database import database_file
 from orchestrator.delivery import Courier, Delivery
 from orchestrator.outbox import Outbox
 from orchestrator.records import Record, fitted
-from orchestrator.tracking import Experiment, ModelMaker
+from orchestrator.tracking.experiment import Experiment, ModelMaker
+from orchestrator.tracking.loading import load
 
 ENVIRONMENT = {  # a server that is away costs seconds, and MLflow keeps silent
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -21,6 +24,8 @@ ENVIRONMENT = {  # a server that is away costs seconds, and MLflow keeps silent
 
 class Tracker:
     """A study's way to MLflow; every method returns at once, but `close`.
+
+    The first call imports MLflow, which takes a second or two; make it from the main thread.
 
     The server may be away, slow or refuse: what it has not got waits in the outbox and is
     delivered once, in order, when it is back or when the study runs again. A run that the
@@ -40,6 +45,7 @@ class Tracker:
             os.environ.setdefault(name, value)
         backlog = Outbox(outbox)
         self._maker = maker
+        self._load = partial(load, file=database_file(uri) is not None)
 
         def connect() -> Experiment:
             place = Experiment(uri, experiment, maker)
@@ -50,16 +56,19 @@ class Tracker:
 
     def record(self, record: Record) -> None:
         """Mirror `record` soon, after its parent's; the same record twice is one."""
+        self._load()
         self._courier.record(fitted(record))
 
     def flush(
         self, limit: float = inf, *, quiet: float = inf, look: Callable[[int], bool] | None = None
     ) -> None:
         """Wait as `Courier.flush` does."""
+        self._load()
         self._courier.flush(limit, quiet=quiet, look=look)
 
     def close(self, timeout: float) -> Delivery:
         """Deliver what can be delivered within `timeout` seconds, then stop for good."""
+        self._load()
         delivery = self._courier.close(timeout)
         if self._maker is not None:
             self._maker.close()

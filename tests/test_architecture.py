@@ -19,7 +19,7 @@ SOURCES = sorted(path for name in ("orchestrator", "ulrl") for path in (ROOT / n
 VENDORS = {
     "ray": "orchestrator/cluster.py",
     "optuna": "orchestrator/search",
-    "mlflow": "orchestrator/tracking.py",
+    "mlflow": "orchestrator/tracking",
 }
 HEAVY = ("ray", "optuna", "mlflow", "orchestrator", "pandas", "timm", "torchvision", "sklearn")
 LONGEST = 300  # lines of a module

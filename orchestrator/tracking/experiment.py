@@ -1,19 +1,14 @@
-"""MLflow's mirror of a study. Nothing is ever read back from it into a result."""
+"""One of MLflow's experiments, as a place where records are delivered."""
 
 import json
 import logging
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from orchestrator.alias import found, register
 from orchestrator.births import Births, source_of
@@ -24,7 +19,6 @@ from orchestrator.records import Record, digest_of
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
-    from mlflow.models import ModelSignature
 
 KEY, STUDY, PLACE, MODEL = "ulrl.key", "ulrl.study", "ulrl.place", "ulrl.model"
 MISSING, NOW = "ulrl.missing", "ulrl.now."
@@ -225,34 +219,6 @@ class Experiment:
             self._client.set_terminated(run.info.run_id, record.status, ended)
 
 
-def save_portable(network: torch.nn.Module, example: NDArray[np.float32], folder: Path) -> None:
-    """Make `folder` with a network as MLflow's model: a graph with weights, no pickled class.
-
-    It loads and serves where torch is installed and this project is not. A server that has a
-    GPU serves it on the CPU, where its weights are.
-
-    Args:
-        network: In eval mode.
-        example: A batch of two; the size of a batch stays open.
-        folder: Absent yet.
-    """
-    from mlflow.models import Model
-    from mlflow.pytorch import save_model
-
-    save_model(
-        network,
-        folder,
-        signature=_signature(network, example),
-        input_example=example,
-        # Given, since MLflow's own search takes seconds.
-        pip_requirements=[f"torch=={version('torch').partition('+')[0]}"],
-        serialization_format="pt2",
-    )
-    model = Model.load(str(folder))
-    model.flavors["python_function"]["config"] = {"device": "cpu"}
-    model.save(str(folder / "MLmodel"))
-
-
 def _fault(database: Path) -> str:
     """Return why MLflow cannot use a database, or "": it would find out half-way, in SQL."""
     from mlflow.store.db.base_sql_model import Base
@@ -282,15 +248,3 @@ def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
 def _tags(record: Record, parent: str | None) -> dict[str, str]:
     tags = {**record.tags, "mlflow.runName": record.name, "mlflow.source.name": "orchestrator"}
     return tags if parent is None else {**tags, "mlflow.parentRunId": parent}
-
-
-def _signature(network: torch.nn.Module, example: np.ndarray) -> "ModelSignature":
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    with torch.inference_mode():
-        logits = network(torch.from_numpy(example)).numpy()
-    inputs, outputs = (
-        Schema([TensorSpec(array.dtype, (-1, *array.shape[1:]))]) for array in (example, logits)
-    )
-    return ModelSignature(inputs, outputs)
