@@ -35,7 +35,7 @@ class Conductor:
 
     def __init__(self, plan: Plan, folder: Folder, findings: Findings, observer: Observer) -> None:
         self.plan = plan
-        self.decisions = Decisions(plan)
+        self.decisions = Decisions(plan, folder.logs / "answers")
         self.errors: dict[str, Finished] = {}  # by the item's name
         self._folder = folder
         self._findings = findings

@@ -5,9 +5,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from orchestrator.plan import Plan, Trial
-from orchestrator.search import Evidence, Judge
+from orchestrator.search import Answers, Evidence, Judge
 
 
 class Status(StrEnum):
@@ -72,11 +73,14 @@ class Decisions:
     scenarios, and a verdict waits for all before it. Without, scenarios are judged apart.
     What ran ahead of a decision that then abandons it counts as pruned.
 
+    Args:
+        answers: File of what the pruner of settings said before, where that is kept.
+
     Attributes:
         sure: Numbers of the scenarios in which no setting can be abandoned yet.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, answers: Path | None = None) -> None:
         prune, objective = plan.study.prune, plan.study.objective
         self._plan = plan
         self._outcomes: dict[int, Outcome] = {}
@@ -85,9 +89,10 @@ class Decisions:
         self._incomplete: set[int] = set()
         self._values: dict[int, list[float]] = {}
         self._widest = 0  # scenarios behind the best-covered reference
-        self._settings = (
-            Judge("settings", prune.setting, objective) if prune.setting is not None else None
-        )
+        self._answers = self._settings = None
+        if prune.setting is not None:
+            self._answers = None if answers is None else Answers(answers)
+            self._settings = Judge("settings", prune.setting, objective, self._answers)
         startup = prune.setting.arguments["n_startup_steps"] if prune.setting else None
         self.sure = frozenset(plan.scenario_order[:startup])
         self._curves: dict[int, Judge] = {}
@@ -133,6 +138,11 @@ class Decisions:
             return None
         outcome = self._outcomes[trial.number]
         return outcome.value if outcome.sound else None
+
+    def save(self) -> None:
+        """Keep what the pruner of settings said, for a resume to ask it less."""
+        if self._answers is not None:
+            self._answers.save()
 
     def complete(self) -> bool:
         """Whether every trial has its verdict."""

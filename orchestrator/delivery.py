@@ -102,11 +102,13 @@ class Courier:
             self._lost, self._error = self._lost + 1, sentence(error)
             return
         with self._change:
+            waiting = not (self._started and self._queue)  # else the thread is not, on this
             self._started = True
             if new:
                 self._refusals.pop(record.key, None)
                 self._queue[record.key] = None
-            self._change.notify_all()
+            if waiting and self._queue:
+                self._change.notify_all()
 
     def flush(
         self, limit: float = inf, *, quiet: float = inf, look: Callable[[int], bool] | None = None

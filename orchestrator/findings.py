@@ -53,6 +53,7 @@ class RepairFinding:
 
     evaluation: Evaluation
     curve: tuple[tuple[float, float, float], ...]  # ACC, ASR, RA on the monitor subset
+    training: tuple[tuple[float, float], ...]  # loss and accuracy of each epoch
     seconds: float
     runs: tuple[StageRun, ...]
 
@@ -139,10 +140,11 @@ class Findings:
         evaluated = self._read("evaluate", self._keys.evaluation(relearn_key), trial.scenario)
         if relearned is None or evaluated is None:
             return None
-        curve = relearned[0].values["curve"]
+        values = relearned[0].values
         return RepairFinding(
             evaluation=evaluation_of(evaluated[0]),
-            curve=tuple((acc, asr, ra) for acc, asr, ra in curve),
+            curve=tuple((acc, asr, ra) for acc, asr, ra in values["curve"]),
+            training=tuple((a, b) for a, b in values.get("training", ())),
             seconds=relearned[0].seconds + evaluated[0].seconds,
             runs=(relearned[1], evaluated[1]),
         )

@@ -122,6 +122,7 @@ class KeyRing:
         self.compute = compute
         self._victim = victim
         self._known: dict[Any, str] = {}
+        self._parts: dict[Any, Any] = {}
 
     def victim(self, scenario: Scenario) -> str:
         """Return the key of a scenario's victim."""
@@ -167,11 +168,11 @@ class KeyRing:
 
     def relearn(self, trial: Trial, suspects: Suspects) -> str:
         """Return the key of a trial's relearning, which knows phase 1 by its suspects only."""
-        parts = trial.hyperparameters
+        felt = trial.hyperparameters.relearn.felt(suspects)
         config = {
-            "relearn": settled(parts.relearn.felt(suspects), self.compute),
+            "relearn": self._plain(settled(felt, self.compute)),
             "suspects": digest_of(suspects),
-            "compute": self.compute,
+            "compute": self._plain(self.compute),
             "monitor": poisoning.MONITOR_COUNT,
             **self._clean(trial),
         }
@@ -240,9 +241,16 @@ class KeyRing:
         return result_key("import_victim", victim_stage.VERSION, config, {})
 
     def _clean(self, trial: Trial) -> dict[str, Any]:
-        return {"clean": trial.hyperparameters.clean, "defence_seed": trial.defence_seed}
+        clean = self._plain(trial.hyperparameters.clean)
+        return {"clean": clean, "defence_seed": trial.defence_seed}
 
     def _once(self, name: Any, make: Callable[[], str]) -> str:
         if name not in self._known:
             self._known[name] = make()
         return self._known[name]
+
+    def _plain(self, part: Any) -> Any:
+        """Return a part of a configuration as JSON holds it; trials share most parts."""
+        if part not in self._parts:
+            self._parts[part] = plain(part)
+        return self._parts[part]

@@ -14,7 +14,7 @@ from orchestrator.invocation import redacted
 from orchestrator.pictures import Pictures
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.reporting.summary import column_of
-from orchestrator.results import Results, key_of
+from orchestrator.results import Results
 from orchestrator.runs import Curves, Runs
 from orchestrator.store import Store
 from orchestrator.tracker import Tracker
@@ -87,7 +87,7 @@ class Mirror:
         if trial.scenario.number not in self._scenarios:  # its victim failed
             self._scenarios.add(trial.scenario.number)
             self._tracker.record(self._runs.scenario(trial.scenario, None))
-        if key_of(trial) in self._known:  # right already, most likely: best or not, says `finish`
+        if trial.key in self._known:  # right already, most likely: best or not, says `finish`
             self._waiting.append(trial)
         else:
             self._record_trial(trial, best=False)

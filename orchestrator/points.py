@@ -98,6 +98,13 @@ class Trial:
         """A short name for logs and files."""
         return f"trial-{self.number:05d}"
 
+    @cached_property
+    def key(self) -> str:
+        """What names the trial in MLflow, whatever its number in a changed grid."""
+        values = {name: str(value) for name, value in self.setting.values.items()}
+        point = {**self.scenario.columns, **values, "defence_seed": self.defence_seed}
+        return json.dumps(point, sort_keys=True)
+
 
 def trial_of(
     study: Study,

@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from orchestrator.conductor import Conductor
-from orchestrator.decisions import Status
+from orchestrator.decisions import Status, Verdict
 from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimFinding
 from orchestrator.folder import write_text
 from orchestrator.plan import Plan, Trial
@@ -17,6 +17,10 @@ from ulrl.attacks import LabelRule
 from ulrl.hyperparameters import PARTS, names
 from ulrl.layers import Layers
 from ulrl.metrics import der
+
+_Basis: TypeAlias = tuple[
+    Verdict | None, VictimFinding | None, ScoreFinding | None, RepairFinding | None
+]
 
 METRICS = ("acc", "asr", "ra")
 _METRIC = re.compile(r"(acc|asr|ra)_(before|after)_|der_")
@@ -48,22 +52,38 @@ class Results:
         self._findings = findings
         self._plan = conductor.plan
         self.columns = columns_of(conductor.plan)
+        self._rows: dict[int, tuple[_Basis, dict[str, Any]]] = {}  # by the trial's number
 
     def row(self, trial: Trial, run_id: str = "") -> dict[str, Any]:
         """Return a trial's row; columns that do not apply are None."""
-        verdict = self._conductor.decisions.verdict(trial)
+        basis = (
+            self._conductor.decisions.verdict(trial),
+            self._findings.victim(trial.scenario),
+            self._conductor.scores.get(trial.number),
+            self._conductor.repairs.get(trial.number),
+        )
+        known = self._rows.get(trial.number)
+        if known is None or any(a is not b for a, b in zip(known[0], basis, strict=True)):
+            known = self._rows[trial.number] = (basis, self._made(trial, *basis))
+        return {**known[1], "mlflow_run_id": run_id or None}
+
+    def _made(
+        self,
+        trial: Trial,
+        verdict: Verdict | None,
+        victim: VictimFinding | None,
+        scores: ScoreFinding | None,
+        repaired: RepairFinding | None,
+    ) -> dict[str, Any]:
         status = Status.PENDING if verdict is None else verdict.status
         row: dict[str, Any] = dict.fromkeys(self.columns)
         row |= self._point(trial)
-        row |= {"status": status.value, "mlflow_run_id": run_id or None}
+        row["status"] = status.value
         row["error"] = verdict.error or None if verdict is not None else None
-        victim = self._findings.victim(trial.scenario)
         if victim is None:
             return row
         row |= _before(victim)
         row["victim_ok"] = self.victim_ok(victim)
-        scores = self._conductor.scores.get(trial.number)
-        repaired = self._conductor.repairs.get(trial.number)
         if status is Status.DONE and scores is not None and repaired is not None:
             row |= _after(trial, victim, scores, repaired)
         return row
@@ -74,7 +94,7 @@ class Results:
 
     def write(self, folder: Path, run_ids: Mapping[str, str]) -> None:
         """Write ``results.csv`` and ``results.parquet``, each whole or not at all."""
-        rows = [self.row(trial, run_ids.get(key_of(trial), "")) for trial in self._plan.rows]
+        rows = [self.row(trial, run_ids.get(trial.key, "")) for trial in self._plan.rows]
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
@@ -95,13 +115,6 @@ class Results:
             value = trial.setting.values[axis]
             point[axis] = json.dumps(value) if isinstance(value, tuple) else value
         return point
-
-
-def key_of(trial: Trial) -> str:
-    """Return what names a trial in MLflow, whatever its number in a changed grid."""
-    values = {name: str(value) for name, value in trial.setting.values.items()}
-    point = {**trial.scenario.columns, **values, "defence_seed": trial.defence_seed}
-    return json.dumps(point, sort_keys=True)
 
 
 def _before(victim: VictimFinding) -> dict[str, Any]:

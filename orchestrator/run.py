@@ -212,6 +212,7 @@ class _Run:
         write_curves(self.conductor, self.results, self.findings, self.folder.path / CURVES)
         self._keep_paces()
         self.pictures.write()
+        self.conductor.decisions.save()
         save_studies(self.folder.path / "optuna.journal", self._records())
         write_report(self.folder.path)
         self._deliver(whole=whole)

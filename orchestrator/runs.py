@@ -19,7 +19,7 @@ from orchestrator.pictures import Pictures
 from orchestrator.plan import Scenario, Trial
 from orchestrator.records import Record, digest_of
 from orchestrator.reporting.naming import slug
-from orchestrator.results import METRICS, Results, key_of
+from orchestrator.results import METRICS, Results
 from orchestrator.spec_yaml import resolved_yaml
 from orchestrator.store import Store
 from orchestrator.work import StageRun
@@ -135,10 +135,7 @@ class Runs:
         if row["status"] == Status.DONE.value and scored is not None and repaired is not None:
             curves = self._phase_one(scored)
             curves |= _curves("relearn", METRICS, repaired.curve)
-            relearned = self._store.peek("relearn", scored.relearn_key)
-            if relearned is not None:
-                training = relearned.values.get("training", ())
-                curves |= _curves("relearn", ("loss", "accuracy"), training)
+            curves |= _curves("relearn", ("loss", "accuracy"), repaired.training)
             metrics |= _seconds((*scored.runs, *repaired.runs))
             ended = self._store.written("evaluate", repaired.runs[-1].key)
             began = None if ended is None else ended - repaired.seconds
@@ -146,7 +143,7 @@ class Runs:
                 model = describe(REPAIRED, scored.relearn_key, trial.scenario)
         wanted = best and self._plan.study.mlflow.register
         return Record(
-            key=key_of(trial),
+            key=trial.key,
             parent=scenario_key(trial.scenario),
             name=trial.setting.text,
             params=_texts(_parameters(trial)),

@@ -111,8 +111,7 @@ class Store:
         """Return a result without its tensors, from the head of the file alone."""
         try:
             with self._files.open(self._path(stage, key), "rb") as file:
-                _, entry = _decode_header(_read_header(file))
-                return entry
+                return _decode_header(_read_header(file))[2]
         except UNSOUND:
             return None
 
@@ -207,11 +206,10 @@ def _encode(entry: Entry) -> bytes:
 
 def _decode(content: bytes) -> Entry:
     length = int.from_bytes(content[:8], "little")
-    layout, entry = _decode_header(content[8 : 8 + length])
-    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    layout, metadata, entry = _decode_header(content[8 : 8 + length])
     if _checksum(layout, metadata["entry"], content[8 + length :]) != metadata["sha256"]:
         raise ValueError("the content is not what was written")
-    tensors = safetensors.torch.load(content)
+    tensors = safetensors.torch.load(content) if layout else {}
     return Entry(values=entry.values, tensors=tensors, seconds=entry.seconds, study=entry.study)
 
 
@@ -222,7 +220,7 @@ def _read_header(file: BinaryIO) -> bytes:
     return file.read(length)
 
 
-def _decode_header(header: bytes) -> tuple[dict[str, Any], Entry]:
+def _decode_header(header: bytes) -> tuple[dict[str, Any], dict[str, str], Entry]:
     layout = json.loads(header)
     metadata = layout.pop("__metadata__")
     if metadata["format"] != str(FORMAT):
@@ -231,7 +229,7 @@ def _decode_header(header: bytes) -> tuple[dict[str, Any], Entry]:
         raise ValueError("the head is not what was written")
     content = json.loads(metadata["entry"])
     entry = Entry(values=content["values"], seconds=content["seconds"], study=content["study"])
-    return layout, entry
+    return layout, metadata, entry
 
 
 def _checksum(layout: dict[str, Any], values: str, data: bytes) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from orchestrator.errors import Mistakes
 from orchestrator.reporting.contradictions import contradictions
@@ -159,7 +159,7 @@ _ALWAYS: dict[str, _Rule] = {
     "status": _STATUS,
 }
 _VICTIM: dict[str, _Rule] = {"victim_ok": _BOOLEAN} | dict.fromkeys(BEFORE, _FRACTION)
-_DONE: dict[str, _Rule] = {
+_DONE: dict[str, _Rule] = _VICTIM | {
     **dict.fromkeys((*AFTER, *DER), _FRACTION),
     "flagged": _ROWS,
     "threshold_reached": _BOOLEAN,
@@ -176,16 +176,36 @@ def _refuse_faults(table: Table) -> None:
 
 def _faults(table: Table) -> Iterator[str]:
     """Yield what is wrong; rows are counted as a spreadsheet does, the header being row 1."""
+    if _sound(table):
+        return
     for number, row in enumerate(table.rows, start=2):
-        rules: list[tuple[str, Any]] = [("", _ALWAYS)]
-        if row["status"] == "done":
-            rules.append(("a done trial has ", _VICTIM | _DONE))
-        elif row["victim_ok"]:
-            rules.append(("a trial with a victim has ", _VICTIM))
-        for who, columns in rules:
+        for who, columns in _rules(row):
             for name, rule in columns.items():
                 if not _holds(rule, row[name]):
                     yield f"row {number}, {name}: {who or 'must be '}{rule.text}; got {row[name]!r}"
+
+
+def _sound(table: Table) -> bool:
+    """Whether every cell holds what it must; columns have far fewer values than cells."""
+    kinds: dict[str, list[Mapping[str, str]]] = {}
+    for row in table.rows:
+        kinds.setdefault("".join(who for who, _ in _rules(row)), []).append(row)
+    return all(
+        _holds(rule, text)
+        for rows in kinds.values()
+        for _, columns in _rules(rows[0])
+        for name, rule in columns.items()
+        for text in {row[name] for row in rows}
+    )
+
+
+def _rules(row: Mapping[str, str]) -> tuple[tuple[str, Mapping[str, _Rule]], ...]:
+    """Return what the cells of a row must hold, with the words for whose rules they are."""
+    if row["status"] == "done":
+        return ("", _ALWAYS), ("a done trial has ", _DONE)
+    if row["victim_ok"]:
+        return ("", _ALWAYS), ("a trial with a victim has ", _VICTIM)
+    return (("", _ALWAYS),)
 
 
 def _holds(rule: _Rule, text: str) -> bool:

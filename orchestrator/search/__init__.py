@@ -1,5 +1,6 @@
 """Optuna: which settings are worth drawing, and which trials are not worth their time."""
 
+from orchestrator.search.answers import Answers
 from orchestrator.search.importances import axis_importances
 from orchestrator.search.judges import PRUNERS, Evidence, Judge, make_pruner
 from orchestrator.search.sampler import SAMPLERS, Sampler
@@ -8,6 +9,7 @@ from orchestrator.search.storage import Kept, Snapshot, Writer, open_storage, sa
 __all__ = [
     "PRUNERS",
     "SAMPLERS",
+    "Answers",
     "Evidence",
     "Judge",
     "Kept",

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import wilcoxon
 
 from orchestrator.definition import Objective, PrunerChoice
+from orchestrator.search.answers import Answers, Told
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -85,12 +86,20 @@ class Judge:
     """One Optuna study, fed in the order of the plan.
 
     It lives in memory: given the same values in the same order it decides the same, so
-    nothing of it needs to survive a kill.
+    nothing of it needs to survive a kill. With `answers`, the pruner is asked only what it was
+    not asked in a former life.
     """
 
-    def __init__(self, name: str, choice: PrunerChoice, objective: Objective) -> None:
+    def __init__(
+        self,
+        name: str,
+        choice: PrunerChoice,
+        objective: Objective,
+        answers: Answers | None = None,
+    ) -> None:
         self.name = name
         self._choice = choice
+        self._answers = answers
         self._direction: Literal["maximize", "minimize"] = (
             "maximize" if objective.maximise else "minimize"
         )
@@ -105,6 +114,7 @@ class Judge:
             for name, value in params.items():
                 trial.set_user_attr(name, value)
             self._trials[number] = trial
+            self._told.add("begin", number)
 
     def forget(self, number: int) -> None:
         """Undo all that was said of a setting: it ran ahead, and turned out not to count.
@@ -125,6 +135,7 @@ class Judge:
                 self.finish(other, former.value if former.state is TrialState.COMPLETE else None)
 
     def _new_study(self) -> optuna.Study:
+        self._told = Told(self._choice, self._direction)
         storage = optuna.storages.InMemoryStorage()
         optuna.create_study(study_name=self.name, direction=self._direction, storage=storage)
         return _Study(
@@ -137,10 +148,17 @@ class Judge:
     def report(self, number: int, step: int, value: float) -> bool:
         """Take one value of a setting and return whether the pruner gives it up."""
         trial = self._trials[number]
+        self._told.add("report", number, step, value)
+        known = None if self._answers is None else self._answers.get(self._told)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a ragged grid's missing pairs are no news
             trial.report(value, step)
-            return trial.should_prune()
+            if known is not None:
+                return known
+            answer = trial.should_prune()
+        if self._answers is not None:
+            self._answers.put(self._told, answer=answer)
+        return answer
 
     def cut(self, number: int, values: list[float]) -> int | None:
         """Return the epoch (from 1) after which the pruner gives a curve up, if it does.
@@ -160,6 +178,7 @@ class Judge:
     def finish(self, number: int, value: float | None) -> None:
         """Close a setting: with its value if it may serve as a reference, or as pruned."""
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        self._told.add("finish", number, value)
         self._study.tell(self._trials[number], value, state, skip_if_finished=True)
 
     def evidence(self, number: int) -> Evidence:

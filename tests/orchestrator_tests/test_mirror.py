@@ -11,7 +11,6 @@ from orchestrator.definition import LogModels, Objective, Prune, Study, Tracking
 from orchestrator.mirror import Mirror
 from orchestrator.pictures import Pictures
 from orchestrator.records import Record
-from orchestrator.results import key_of
 from orchestrator.runs import STUDY
 from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
 from tests.orchestrator_tests.small_studies import (
@@ -79,7 +78,7 @@ def mirrored(
 
 
 def trial_record(listener: Listener, desk: Desk, number: int) -> Record:
-    return listener.last[key_of(desk.plan.trials[number])]
+    return listener.last[desk.plan.trials[number].key]
 
 
 def test_study_scenarios_and_trials_are_a_tree(tmp_path: Path) -> None:
@@ -93,7 +92,7 @@ def test_study_scenarios_and_trials_are_a_tree(tmp_path: Path) -> None:
     assert sorted(record.name for record in scenarios) == sorted(
         desk.plan.name_of(scenario) for scenario in desk.plan.scenarios
     )
-    assert {record.key for record in trials} == {key_of(trial) for trial in desk.plan.trials}
+    assert {record.key for record in trials} == {trial.key for trial in desk.plan.trials}
     for trial in desk.plan.trials:
         record = trial_record(heard, desk, trial.number)
         assert record.name == trial.setting.text
@@ -258,4 +257,4 @@ def test_a_second_start_says_the_same(tmp_path: Path) -> None:
     told = {record.key: record for record in second.heard}
     assert told == first.last
     trials = [record.key for record in second.heard if record.tags["kind"] == "trial"]
-    assert sorted(trials) == sorted(key_of(trial) for trial in desk.plan.trials)  # each once
+    assert sorted(trials) == sorted(trial.key for trial in desk.plan.trials)  # each once

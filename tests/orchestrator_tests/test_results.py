@@ -13,7 +13,7 @@ import torch
 from orchestrator.decisions import Outcome
 from orchestrator.definition import Objective, Prune, Study, VictimRule
 from orchestrator.findings import objective_value
-from orchestrator.results import columns_of, key_of, target_z
+from orchestrator.results import Results, columns_of, target_z
 from orchestrator.store import Entry
 from orchestrator.work import VictimItem
 from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
@@ -95,7 +95,7 @@ def test_further_axes_stand_between_the_point_and_the_status(desk: Desk) -> None
 
 
 def test_a_row_per_trial_in_the_order_of_the_plan(desk: Desk, tmp_path: Path) -> None:
-    run_ids = {key_of(desk.plan.trials[2]): "abc"}
+    run_ids = {desk.plan.trials[2].key: "abc"}
     desk.results.write(tmp_path, run_ids)
     rows = read(tmp_path)
     assert len(rows) == len(desk.plan.trials) == 8
@@ -237,7 +237,7 @@ def test_a_table_without_results_can_be_written(tmp_path: Path) -> None:
 
 
 def test_the_two_files_hold_the_same(desk: Desk, tmp_path: Path) -> None:
-    desk.results.write(tmp_path, {key_of(trial): "run" for trial in desk.plan.trials})
+    desk.results.write(tmp_path, {trial.key: "run" for trial in desk.plan.trials})
     table = pd.read_csv(tmp_path / "results.csv")
     parquet = pd.read_parquet(tmp_path / "results.parquet")
     assert list(table.columns) == list(parquet.columns)
@@ -262,11 +262,11 @@ def test_a_column_has_one_type_whatever_its_values(desk: Desk, tmp_path: Path) -
 
 
 def test_keys_of_trials_outlive_a_changed_grid(desk: Desk, tmp_path: Path) -> None:
-    keys = [key_of(trial) for trial in desk.plan.trials]
+    keys = [trial.key for trial in desk.plan.trials]
     assert len(set(keys)) == 8
     larger = {"reinit_ratio": (0.25, 0.5, 1.0), "alpha": (0.5, 0.7)}
     other = Desk(study_of(tmp_path, settings=larger), tmp_path / "other")
-    assert set(keys) < {key_of(trial) for trial in other.plan.trials}
+    assert set(keys) < {trial.key for trial in other.plan.trials}
 
 
 def test_a_done_entry_that_is_damaged_later_leaves_the_row_as_it_was(desk: Desk) -> None:
@@ -285,3 +285,15 @@ def test_objectives(objective: Objective, value: float) -> None:
     found = objective_value(objective, before, Metrics(acc=0.8, asr=0.1, ra=0.7))
     assert found == pytest.approx(value)
     assert objective.maximise is (objective is not Objective.ASR)
+
+
+def test_a_row_asked_before_and_after_is_that_of_now(tmp_path: Path) -> None:
+    desk = Desk(study_of(tmp_path), tmp_path)
+    before = [desk.results.row(trial) for trial in desk.plan.trials]
+    assert {row["status"] for row in before} == {"pending"}
+    Workers().run(desk)
+    after = [desk.results.row(trial, f"run {trial.number}") for trial in desk.plan.trials]
+    fresh = Results(desk.conductor, desk.findings)
+    assert after == [fresh.row(trial, f"run {trial.number}") for trial in desk.plan.trials]
+    assert {row["status"] for row in after} == {"done"}
+    assert [row["mlflow_run_id"] for row in desk.rows()] == [None] * len(after)
