@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import functional
+from torchvision.transforms import functional  # type: ignore[import-untyped]
 
 from ulrl.augmentation import Views, draw_views
 from ulrl.clean import CleanSamples
@@ -165,7 +165,7 @@ class OfficialLoop:
                     logits = network(inputs)
                     loss = -cross_entropy(logits, labels)
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 if u.unlearn_clip_norm is not None:
                     nn.utils.clip_grad_norm_(network.parameters(), u.unlearn_clip_norm)
                 optimiser.step()
@@ -207,7 +207,7 @@ class OfficialLoop:
                     for row, was in zip(rows, original, strict=True):
                         loss = loss + r.alpha * cosine_similarity(head.weight[row], was, dim=0)
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 right += int((logits.argmax(1) == labels).sum().item())
                 again = network(inputs)  # for the log, in train mode and with its graph
@@ -219,7 +219,7 @@ class OfficialLoop:
 
     def _network(self) -> nn.Module:
         network = restore(self._victim, self._device).network
-        return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return network.to(memory_format=torch.contiguous_format)
 
     def _casting(self) -> torch.autocast:
         # bf16 where the official code has fp16 and a scaler: as fast, and it needs none

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def ours(count: int, folder: Path) -> dict[str, float]:
     make_plan(study)
     planned = time.perf_counter()
     ends: list[float] = []
-    run_on_ray = cluster.run_on_ray
+    run_on_ray = partial(cluster.run_on_ray, workshop=Idle)
 
     def watched(conductor: Conductor, *arguments: Any) -> None:
         finished = conductor.finished
@@ -71,7 +72,7 @@ def ours(count: int, folder: Path) -> dict[str, float]:
             ends.append(time.perf_counter())
 
         conductor.finished = note  # type: ignore[method-assign]
-        run_on_ray(conductor, *arguments, workshop=Idle)
+        run_on_ray(conductor, *arguments)
 
     cluster.run_on_ray = watched  # type: ignore[assignment]
     code = run_study(
@@ -122,7 +123,9 @@ def pool(count: int, folder: Path) -> dict[str, float]:
             return number
 
     actors = ActorPool([Actor.remote() for _ in range(WORKERS)])  # type: ignore[attr-defined]
-    results = actors.map_unordered(lambda actor, number: actor.work.remote(number), range(count))
+    results = actors.map_unordered(
+        lambda actor, number: actor.work.remote(number), list(range(count))
+    )
     return {"rate": rate_of(time.perf_counter() for _ in results)}
 
 
@@ -257,10 +260,10 @@ def show(rates: dict[str, list[float]], sizes: dict[int, dict[str, float]]) -> N
         print(f"| {name} | {spread} | {medians[name] / fresh:.1f} | {medians[name] / reused:.2f} |")
     print("\n| our trials | ms each | planning, s | after the last, s | driver, MB | resume, s |")
     print("|---|---|---|---|---|---|")
-    for count, found in sizes.items():
+    for count, size in sizes.items():
         cells = (
-            *(f"{count:,}", f"{1000 / found['rate']:.1f}", f"{found['plan']:.2f}"),
-            *(f"{found['after']:.1f}", f"{found['memory']:.0f}", f"{found['resume']:.1f}"),
+            *(f"{count:,}", f"{1000 / size['rate']:.1f}", f"{size['plan']:.2f}"),
+            *(f"{size['after']:.1f}", f"{size['memory']:.0f}", f"{size['resume']:.1f}"),
         )
         print(f"| {' | '.join(cells)} |")
 

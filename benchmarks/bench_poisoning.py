@@ -7,13 +7,14 @@ its time is not counted.
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional
+from torchvision.transforms import functional  # type: ignore[import-untyped]
 
 from benchmarks._common import Clock, in_turn, options, ratios, report, spread, summary, table
 from benchmarks._material import TREATMENT, blueprint
@@ -49,8 +50,8 @@ def main(argv: list[str] | None = None) -> None:
             raise RuntimeError(f"{name}: an image alone gets another trigger than in a set")
         clocks = in_turn(
             {
-                "ours": lambda trigger=trigger: set_at_once(trigger, images),
-                "per picture": lambda trigger=trigger: picture_by_picture(trigger, images),
+                "ours": partial(set_at_once, trigger, images),
+                "per picture": partial(picture_by_picture, trigger, images),
             },
             given.rounds,
         )
@@ -113,7 +114,7 @@ def tested(images: ImageSet, width: int, rounds: int) -> dict[str, list[Clock]]:
     """Time tests of a network, ours and from PNG files."""
     classifier = initialise(blueprint(width), generator(0, "benchmark"), CPU)
     network = initialise(blueprint(width), generator(0, "benchmark"), CPU).network
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network.to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory() as folder:
         files = save_png(images.test_images, Path(folder), "test")
         pictures = Pictures(files, images.test_labels, TREATMENT)

@@ -184,7 +184,8 @@ def run_plainly(grid: Path, *, inline: bool) -> None:
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         ).fit()
     ray.shutdown()
-    found = {result.metrics["number"]: result.metrics["row"] for result in results}
+    told = [results[place].metrics or {} for place in range(len(results))]
+    found = {metrics["number"]: metrics["row"] for metrics in told}
     print(json.dumps([found[number] for number in numbers]))
 
 

@@ -63,8 +63,8 @@ OFFICIAL_EPOCHS = 20  # of a relearning, which the whole surface is counted with
 
 def main(argv: list[str] | None = None) -> None:
     """Print a row per way of doing it and the line of JSON."""
-    given = options(__doc__, width=4, training=640, relearn=5, epochs=5, rounds=3, workers=4)
-    given = given.parse_args(argv)
+    numbers = {"width": 4, "training": 640, "relearn": 5, "epochs": 5, "rounds": 3, "workers": 4}
+    given = options(__doc__, **numbers).parse_args(argv)
     if given.quick:
         given.width, given.training, given.relearn, given.epochs = 1, 80, 1, 1
         given.rounds, given.workers = 1, 0
@@ -162,7 +162,7 @@ class Surface:
                 ("test", "labels", images.test_labels),
             )
         }
-        np.savez(file, **{name: np.asarray(values) for name, values in arrays.items()})
+        np.savez(file, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
         store, batch = folder / "store", min(32, training // 20)
         text = STUDY.format(
             file=file,

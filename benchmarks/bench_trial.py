@@ -29,6 +29,7 @@ from ulrl.clean import CleanSamples, draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
 from ulrl.metrics import measure
+from ulrl.models import Classifier
 from ulrl.relearning import relearn
 from ulrl.resetting import choose_resets
 from ulrl.scoring import score_neurons
@@ -141,14 +142,11 @@ class Duel:
         h, clean = self._values(preset)
         victim, tests, device = self._made.victim, self._made.tests, the_device()
         outcome = Outcome()
-        for ascent in unlearn(
-            h.unlearn,
-            victim,
-            clean,
-            0.0,
-            device,
-            observe=lambda classifier: measure(classifier.predict, tests.monitor),
-        ):
+
+        def observe(classifier: Classifier) -> None:
+            measure(classifier.predict, tests.monitor)
+
+        for ascent in unlearn(h.unlearn, victim, clean, 0.0, device, observe=observe):
             outcome.running = list(ascent.accuracy)
         scores = score_neurons(h.score, ascent)
         run = relearn(h.relearn, victim, choose_resets(h.reset, scores), clean, device)

@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> None:
             )
         ],
     )
-    reached = (sides["ours"].reached, sides["BackdoorBench's structure"].reached)
-    pairs = list(zip(*reached, strict=True))
+    both = (sides["ours"].reached, sides["BackdoorBench's structure"].reached)
+    pairs = list(zip(*both, strict=True))
     report(
         "victim",
         width=given.width,
@@ -126,7 +126,7 @@ class Arena:
             classifier = initialise(
                 self._blueprint, generator(self._seed, "victim", "weights"), device
             )
-            network = classifier.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            network = classifier.network.to(memory_format=torch.contiguous_format)
             tests, workers = self._tests, self._workers
             training, sound, triggered = (
                 Pictures(save_png(images, self._folder, name), labels, treatment)
@@ -149,7 +149,7 @@ class Arena:
                 for inputs, labels in in_batches(training, BATCH, workers, order):
                     loss = cross_entropy(network(inputs.to(device)), labels.to(device))
                     optimiser.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     optimiser.step()
                 acc, asr = (
                     share_right(network, part, device, workers) for part in (sound, triggered)

@@ -31,15 +31,15 @@ def main(path: Path) -> None:
         "target's row | stop epoch (accuracy) |"
     )
     print("|" + "---|" * 9)
-    for row in rows.itertuples():
-        z = "–" if pd.isna(row.target_z) else f"{row.target_z:.1f}, {row.target_rank:.0f}"
-        stop = f"{row.stop_epoch:.0f} ({100 * row.accuracy_at_stop:.0f} %)"
+    for row in rows.to_dict("records"):
+        z = "–" if pd.isna(row["target_z"]) else f"{row['target_z']:.1f}, {row['target_rank']:.0f}"
+        stop = f"{row['stop_epoch']:.0f} ({100 * row['accuracy_at_stop']:.0f} %)"
         print(
-            f"| {row.architecture} | {row.attack} | {row.seed} | {row.preset} "
-            f"| {percent(row.acc_before_report)} / {percent(row.asr_before_report)}"
-            f"{'' if str(row.victim_ok) == 'True' else ' (weak)'} "
-            f"| {percent(row.acc_after_report)} / {percent(row.asr_after_report)} "
-            f"| {row.flagged} | {z} | {stop} |"
+            f"| {row['architecture']} | {row['attack']} | {row['seed']} | {row['preset']} "
+            f"| {percent(row['acc_before_report'])} / {percent(row['asr_before_report'])}"
+            f"{'' if str(row['victim_ok']) == 'True' else ' (weak)'} "
+            f"| {percent(row['acc_after_report'])} / {percent(row['asr_after_report'])} "
+            f"| {row['flagged']} | {z} | {stop} |"
         )
 
 

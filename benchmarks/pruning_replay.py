@@ -13,7 +13,6 @@ import itertools
 import json
 import platform
 import random
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,4 +171,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

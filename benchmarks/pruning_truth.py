@@ -66,7 +66,7 @@ def simulate(
         values = _values(merits, source)
         order = list(range(1, len(merits)))
         source.shuffle(order)
-        decisions = Decisions(replace(plan, setting_order=(0, *order)))
+        decisions = Decisions(replace(plan, setting_order=[0, *order]))
         for trial in decisions.order:
             value = values[trial.setting.number][trial.scenario.number]
             decisions.offer(trial, Outcome(value=value))

@@ -93,7 +93,7 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     scores = score_neurons(parts.score, ascent)
     run = relearn(parts.relearn, weights, choose_resets(parts.reset, scores), clean, place)
     training = tuple((epoch.loss, epoch.accuracy) for epoch in run.epochs)
-    network = run.classifier.network.to(
+    network = run.classifier.network.to(  # type: ignore[call-overload]
         next(victim.parameters()).device,
         memory_format=torch.contiguous_format,
     )

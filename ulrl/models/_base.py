@@ -99,7 +99,7 @@ class Classifier:
         self.blueprint = blueprint
         self.device = device
         # Convolutions are faster so: by a quarter for narrow networks on one CPU thread.
-        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape = (1, -1, 1, 1)
         treatment = blueprint.treatment
         self._mean = 255 * torch.tensor(treatment.mean, device=device).reshape(shape)
