@@ -74,7 +74,8 @@ class Replay(Findings):
         if relearn_key not in self._made:
             return None
         asr = min(1.0, 0.02 * trial.setting.number + 0.3 * _chance(relearn_key))
-        return RepairFinding(evaluation=_evaluation(0.88, asr), curve=(), seconds=0.0, runs=())
+        found = _evaluation(0.88, asr)
+        return RepairFinding(evaluation=found, curve=(), training=(), seconds=0.0, runs=())
 
 
 class NoObserver:
