@@ -8,7 +8,7 @@ import torch
 
 from orchestrator.errors import Unusable
 from orchestrator.timelimit import Overdue, TimeLimit
-from orchestrator.work import Finished, Item, Progress, Site
+from orchestrator.work import OUT_OF_MEMORY, Finished, Item, Progress, Site
 from orchestrator.workshop import Workshop
 from ulrl.attacks import PictureError
 from ulrl.datasets import DatasetError
@@ -74,5 +74,5 @@ def _lack(error: Exception, site: Site, item: Item) -> str:
             f"(resources.stages.{item.stage}.gpu), may help"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return "out of memory; smaller batches, a smaller network or fewer workers may help"
+        return f"{OUT_OF_MEMORY}; smaller batches, a smaller network or fewer workers may help"
     return ""

@@ -113,7 +113,7 @@ class _Ears(TrialScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         del tune_controller
-        _LIVE[self._session].lost(trial.trial_id, rayside.last_line(trial.get_error()))
+        _LIVE[self._session].lost(trial.trial_id, rayside.reason_of(trial.error_file))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """The feed knows."""

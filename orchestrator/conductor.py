@@ -181,7 +181,7 @@ class Conductor:
 
     def lost(self, item: Item, reason: str) -> None:
         """Take back an item whose worker died; it is tried again, but not for ever."""
-        if error := self._dispatch.lose(item):
+        if error := self._dispatch.lose(item, reason):
             result = Finished(error=error, trace=reason)
             self._observer.ended(item, result)
             self._failed(item, result)

@@ -9,7 +9,7 @@ from orchestrator.definition import Study
 from orchestrator.pace import Pace
 from orchestrator.plan import Scenario
 from orchestrator.ready import Ready, kind_of
-from orchestrator.work import Item, TrialItem
+from orchestrator.work import OUT_OF_MEMORY, Item, TrialItem
 
 
 class Dispatch:
@@ -115,7 +115,7 @@ class Dispatch:
             self.allowance.give_back(item)
             self._ready.push(rank, item)
 
-    def lose(self, item: Item) -> str:
+    def lose(self, item: Item, reason: str) -> str:
         """Make an item ready again whose worker died, or return why it is given up.
 
         One that had worked longer than its limit was ended for that: it is not tried again.
@@ -130,7 +130,8 @@ class Dispatch:
         if self._attempts[item.name] < most:
             self._ready.push(-1.0, item)
             return ""
-        return f"its worker died {most} time{'s' * (most > 1)}"
+        why = f", {OUT_OF_MEMORY}" * reason.startswith(OUT_OF_MEMORY)
+        return f"its worker died {most} time{'s' * (most > 1)}{why}"
 
     def _companion(self, first: Item) -> Item | None:
         """Hand out another item like `first`, of its scenario where that is no waste."""

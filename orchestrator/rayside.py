@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from orchestrator.errors import Unusable
 from orchestrator.machine import Node
 from orchestrator.resources import Resources
+from orchestrator.work import OUT_OF_MEMORY
 
 KNOCK_SECONDS = 10.0  # until an address counts as unreachable
 SCRATCH = "ulrl-tune-"
@@ -120,6 +121,21 @@ def last_line(error: object) -> str:
     """Return the end of an error's text, which is where Ray says what happened."""
     lines = str(error or "no reason given").strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
+
+
+def reason_of(file: str | None) -> str:
+    """Return why a worker died, in a line, from the file that Tune has just written it to.
+
+    Tune's own question for it looks where the file is copied to later.
+    """
+    try:
+        text = Path(file or "").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        if "running low on memory" in line:
+            return f"{OUT_OF_MEMORY}: {line.strip()}"
+    return last_line(text or None)
 
 
 def fit_node(node: Mapping[str, Any], answer: Mapping[str, Any]) -> Node:

@@ -11,6 +11,8 @@ from orchestrator.resources import Limits
 from ulrl.attacks import Helper
 from ulrl.scoring import ScoreConfig
 
+OUT_OF_MEMORY = "out of memory"  # how the reason begins
+
 
 @dataclass(frozen=True, kw_only=True)
 class HelperItem:

@@ -15,7 +15,7 @@ from rich.console import Console
 from orchestrator.errors import Unusable
 from orchestrator.guard import Guard
 from orchestrator.quiet import apart
-from orchestrator.rayside import LOCK, SCRATCH, last_line, scratch
+from orchestrator.rayside import LOCK, SCRATCH, last_line, reason_of, scratch
 
 
 def test_scratch_goes_and_takes_what_dead_drivers_left(
@@ -130,3 +130,38 @@ def test_a_console_elsewhere_stays_there(tmp_path: Path) -> None:
 )
 def test_the_last_line_of_an_error(error: object, line: str) -> None:
     assert last_line(error) == line
+
+
+KILLED = """Failure # 1 (occurred at 2026-11-26_04-27-55)
+1 worker(s) were killed due to the node running low on memory. Memory on the node was 6.09GB used
+OOM kill reason: Memory usage 6515220480B exceeded threshold of 2022121088B
+To disable worker killing, set the environment variable
+"""
+DIED = """Failure # 1 (occurred at 2026-11-26_04-27-55)
+The actor died unexpectedly before finishing this task.
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            KILLED,
+            f"out of memory: {KILLED.splitlines()[1]}",
+        ),
+        (
+            DIED,
+            "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR",
+        ),
+        ("", "no reason given"),
+    ],
+)
+def test_why_a_worker_died(text: str, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "error.txt"
+    file.write_text(text)
+    assert reason_of(str(file)) == reason
+
+
+def test_why_a_worker_died_when_nobody_wrote_it_down(tmp_path: Path) -> None:
+    assert reason_of(str(tmp_path / "absent")) == reason_of(None) == "no reason given"

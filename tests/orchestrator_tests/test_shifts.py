@@ -130,7 +130,9 @@ def test_only_the_item_in_work_pays_for_an_accident(
         again = desk.conductor.next_shift(1)
         assert [item.name for item in again] == [items[2].name]
         Assignment(desk.conductor, again).lost("out of memory")
-    assert desk.conductor.errors[items[2].name].error == f"its worker died {ATTEMPTS} times"
+    assert desk.conductor.errors[items[2].name].error == (
+        f"its worker died {ATTEMPTS} times, out of memory"
+    )
     assert items[3].name in _ready(desk)
 
 

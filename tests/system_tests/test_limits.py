@@ -1,6 +1,7 @@
 """Items that hang or want more memory than there is, and budgets: with real processes."""
 
 import shutil
+from pathlib import Path
 
 from tests.system_tests.commands import ROOT, SMALL, Command, same
 
@@ -87,3 +88,19 @@ def test_a_budget_ends_a_start_and_the_same_command_goes_on(
     assert (command.results().status == "pending").sum() == pending
     command.run("grid.yaml", "--set", "resources.workers=1")
     same(command.results(), undisturbed.results())
+
+
+def test_a_worker_that_ray_ends_for_memory_is_told_as_such(tmp_path: Path) -> None:
+    with Command(tmp_path, RAY_memory_usage_threshold="0.01") as command:
+        command.write(HANGING.replace("{name: stuck, how: [well, sleeps, holds, eats]}", "badnets"))
+        command.run("grid.yaml", "--set", "limits.attempts=1", code=1)
+        (row,) = command.results("hanging").itertuples()
+        assert (row.status, row.error) == (
+            "failed",
+            "victim: its worker died 1 time, out of memory",
+        )
+        log = (tmp_path / "runs/hanging/logs/victim-0000.log").read_text()
+        assert "the node running low on memory" in log, "with Ray's figures"
+    with Command(tmp_path) as command:
+        command.run("grid.yaml", "--inline")
+        assert list(command.results("hanging").status) == ["done"]
