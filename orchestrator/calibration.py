@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import median
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -133,10 +134,10 @@ class Calibration:
         return Speed(train=trained / count, test=tested / len(shown), timed=True)
 
     def _repeat(self, act: Callable[[], object]) -> float:
-        """Return the seconds of an act: the least of several, after a first that warms up.
+        """Return the seconds of an act: the median of several, after a first that warms up.
 
-        On a CPU they are seconds of computing, so that what else runs here meanwhile does
-        not count.
+        Not the least of them: a study is made of all its steps. On a CPU they are seconds of
+        computing, so that waiting for what else runs here meanwhile does not count.
         """
         act()
         spent: list[float] = []
@@ -145,7 +146,7 @@ class Calibration:
             began = self._clock()
             act()
             spent.append(self._clock() - began)
-        return min(spent)
+        return median(spent)
 
     def _clock(self) -> float:
         if self._device is not None and self._device.type == "cuda":

@@ -1,37 +1,29 @@
 """What a plan will cost: counted exactly where it can be, estimated where it cannot."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 
-from orchestrator.calibration import Calibration, Kind, Size, Speed, size_of
 from orchestrator.catalogue import Catalogue
+from orchestrator.costs import Costs, Source
+from orchestrator.decisions import Decisions, Outcome, Status
 from orchestrator.definition import LogModels
-from orchestrator.experience import Experience, gather, recall
+from orchestrator.experience import gather, recall
 from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimFinding
-from orchestrator.keys import Compute, KeyRing
-from orchestrator.plan import Plan, Scenario, Trial
+from orchestrator.folder import Cuts
+from orchestrator.keys import KeyRing
+from orchestrator.likely import likely_relearning
+from orchestrator.outcomes import Outcomes
+from orchestrator.plan import Plan, Trial
 from orchestrator.store import Store
 from orchestrator.work import HelperItem
-from orchestrator.workload import Load, Workload, machine_of
 from ulrl.datasets import DatasetError
 from ulrl.interchange import ImportRefused
 from ulrl.models import WeightsError
-from ulrl.precision import Precision
 
-CURVE_BYTES = 4096  # of a relearning without its weights
 START_SECONDS = 12.0  # until workers work: imports, Ray, MLflow's tables
 END_SECONDS = 6.0  # for the report and what MLflow still lacks
-
-
-class Source(StrEnum):
-    """Where an estimate's seconds come from."""
-
-    TAKEN = "what such stages took before"
-    TIMED = "steps of these networks, timed now"
-    ARITHMETIC = "arithmetic"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +34,9 @@ class Estimate:
         runs: Distinct results that the plan needs, per stage: an upper bound for relearning,
             which is shared where phase 1 agrees.
         cached: How many of them the store has.
-        seconds: Of one worker, for what is missing.
+        relearns: Of these, as many as there will be if thresholds flag the same neurons; what
+            pruning may still spare is among them.
+        seconds: Of one worker, for what is missing of as many.
         longest: Of these, the longest chain that no number of workers makes shorter.
         disk: Bytes that the missing results will take.
         sources: Share of the seconds that each source vouches for.
@@ -50,6 +44,7 @@ class Estimate:
 
     runs: Mapping[str, int]
     cached: Mapping[str, int]
+    relearns: int
     seconds: float
     longest: float
     disk: float
@@ -77,6 +72,7 @@ class _Count:
     sources: dict[Source, float] = field(default_factory=lambda: defaultdict(float))
     seconds: float = 0.0
     disk: float = 0.0
+    relearns: set[Hashable] = field(default_factory=set)
 
     def add(self, stage: str, *, cached: bool, cost: tuple[float, Source], disk: float) -> float:
         """Count a result and return the seconds that it will take, 0 if it is there."""
@@ -84,36 +80,61 @@ class _Count:
         self.cached[stage] += cached
         if cached:
             return 0.0
-        seconds, source = cost
+        self.disk += disk
+        return self._spend(*cost)
+
+    def bound(self, stage: str, *, disk: float) -> None:
+        """Count a result that there will be at most, and that is not expected."""
+        self.runs[stage] += 1
+        self.disk += disk
+
+    def _spend(self, seconds: float, source: Source) -> float:
         self.seconds += seconds
         self.sources[source] += seconds
-        self.disk += disk
         return seconds
 
 
-def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) -> Estimate:
+def estimate(
+    plan: Plan,
+    store: Store,
+    keys: KeyRing,
+    workers: int,
+    gpu: float,
+    cuts: Cuts | None = None,
+) -> Estimate:
     """Count what `plan` needs and what `store` has, and estimate the rest.
 
     Seconds come from what the results that are there took, or such results of former
     studies in this store; else from a few steps of the networks themselves, timed now; else
-    from arithmetic. Nothing but the store's present entries is read, and nothing is written.
+    from arithmetic. Trials that the stored results prune are not counted, those that pruning
+    will spare are. Nothing but the store's present entries is read, and nothing is written.
+
+    Args:
+        plan: The study's.
+        store: Where results are, or not.
+        keys: Of these results.
+        workers: How many work at once.
+        gpu: What each takes of a GPU.
+        cuts: Curves of relearnings that were cut before, by their keys.
     """
     findings = Findings(store, keys)
     victims = _victims(plan, findings)
     scores, repairs = _present(plan, findings, victims)
+    pruned = _pruned(plan, Outcomes(plan, findings), scores, repairs, cuts or {})
     taken = gather(plan, victims, scores, repairs)
-    costs = _Costs(plan, taken, recall(store, keys.compute, plan), keys.compute)
+    costs = Costs(plan, taken, recall(store, keys.compute, plan), keys.compute)
     count, catalogue = _Count(), Catalogue(plan)
     groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
     for group in catalogue.groups:
-        groups[group.scenario.number][group.shared] += group.trials
+        wanted = [t for t in group.trials if t.number not in pruned or t.number in repairs]
+        if wanted:
+            groups[group.scenario.number][group.shared] += wanted
     helped: dict[int, float] = {}
     for item in catalogue.helpers:
         known = _has_helper(findings, item)
         disk = costs.weights(item.scenario)
         spent = count.add("train_helper", cached=known, cost=costs.helper(item), disk=disk)
         helped[item.number] = spent
-    relearns: set[str] = set()
     longest = 0.0
     for scenario in plan.scenarios:
         known = scenario.number in victims
@@ -121,7 +142,7 @@ def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) 
         chain = sum(helped[item.number] for item in catalogue.helpers_of(scenario))
         chain += count.add("train_victim", cached=known, cost=costs.victim(scenario), disk=weights)
         for trials in groups[scenario.number].values():
-            chain += _count_group(count, trials, costs, scores, repairs, relearns)
+            chain += _count_group(count, trials, costs, scores, repairs)
         longest = max(longest, chain)
         if plan.study.mlflow.log_models is LogModels.BEST and not known:
             count.disk += weights
@@ -129,6 +150,7 @@ def estimate(plan: Plan, store: Store, keys: KeyRing, workers: int, gpu: float) 
     return Estimate(
         runs=dict(count.runs),
         cached=dict(count.cached),
+        relearns=len(count.relearns),
         seconds=count.seconds,
         longest=longest,
         disk=count.disk,
@@ -156,107 +178,53 @@ def _present(
     return scores, repairs
 
 
+def _pruned(
+    plan: Plan,
+    outcomes: Outcomes,
+    scores: Mapping[int, ScoreFinding],
+    repairs: Mapping[int, RepairFinding],
+    cuts: Cuts,
+) -> set[int]:
+    """Return the trials that pruning spares, by what is known already."""
+    prune = plan.study.prune
+    if (prune.setting is None and prune.curve is None) or not (repairs or cuts):
+        return set()
+    decisions = Decisions(plan)
+    for trial in decisions.order:
+        repaired, scored = repairs.get(trial.number), scores.get(trial.number)
+        outcome = None if repaired is None else outcomes.of_repair(trial, repaired)
+        cut = None if scored is None else cuts.get(scored.relearn_key)
+        if outcome is None and cut is not None:
+            outcome = Outcome(curve=outcomes.of_curve(trial, cut))
+        if outcome is not None:
+            decisions.offer(trial, outcome)
+    verdicts = [decisions.verdict(trial) for trial in plan.trials]
+    return {v.trial.number for v in verdicts if v is not None and v.status is Status.PRUNED}
+
+
 def _count_group(
     count: _Count,
     trials: list[Trial],
-    costs: "_Costs",
+    costs: Costs,
     scores: Mapping[int, ScoreFinding],
     repairs: Mapping[int, RepairFinding],
-    relearns: set[str],
 ) -> float:
     """Count an ascent and its relearnings; return the seconds of it and one of them."""
     known = all(trial.number in scores for trial in trials)
     first = trials[0]
     scenario = first.scenario
     chain = count.add("unlearn", cached=known, cost=costs.ascent(first), disk=costs.head(scenario))
-    longest = 0.0
+    longest, disk = 0.0, costs.repaired(scenario)
     for trial in trials:
-        scored = scores.get(trial.number) if known else None
-        if scored is not None and scored.relearn_key in relearns:
-            continue
-        if scored is not None:
-            relearns.add(scored.relearn_key)
-        done = scored is not None and trial.number in repairs
-        disk = costs.repaired(scenario)
-        spent = count.add("relearn", cached=done, cost=costs.relearn(trial), disk=disk)
-        longest = max(longest, spent)
+        result = scores[trial.number].relearn_key if known else likely_relearning(trial)
+        if result not in count.relearns:
+            count.relearns.add(result)
+            done = known and trial.number in repairs
+            spent = count.add("relearn", cached=done, cost=costs.relearn(trial), disk=disk)
+            longest = max(longest, spent)
+        elif not known:
+            count.bound("relearn", disk=disk)
     return chain + longest
-
-
-class _Costs:
-    """Seconds of each item on one worker, from the best source there is."""
-
-    def __init__(
-        self, plan: Plan, taken: Experience, recalled: Experience, compute: Compute
-    ) -> None:
-        self._plan = plan
-        self._load = Workload(plan)
-        self._taken, self._recalled = taken, recalled
-        self._keeps = plan.study.mlflow.log_models is LogModels.ALL
-        self._speeds: dict[tuple[int, int], Speed] = {}  # by scenario and batch
-        self._sizes: dict[int, Size] = {}  # by scenario
-        machines = {machine_of(scenario) for scenario in plan.scenarios}
-        kinds = 2 * len(machines)  # a victim's batches and the defender's
-        self._calibration = Calibration(compute.device, compute.threads, kinds)
-
-    def helper(self, item: HelperItem) -> tuple[float, Source]:
-        return self._cost("helper", item.scenario, self._load.helper(item))
-
-    def victim(self, scenario: Scenario) -> tuple[float, Source]:
-        return self._cost("victim", scenario, self._load.victim(scenario))
-
-    def ascent(self, trial: Trial) -> tuple[float, Source]:
-        return self._cost("ascent", trial.scenario, self._load.ascent(trial))
-
-    def relearn(self, trial: Trial) -> tuple[float, Source]:
-        return self._cost("trial", trial.scenario, self._load.relearn(trial))
-
-    def weights(self, scenario: Scenario) -> float:
-        """Return the bytes of a network."""
-        return 4.0 * self._size(scenario).parameters
-
-    def head(self, scenario: Scenario) -> float:
-        """Return the bytes of what an ascent keeps."""
-        return 4.0 * self._size(scenario).head * 4
-
-    def repaired(self, scenario: Scenario) -> float:
-        """Return the bytes of a relearning."""
-        return CURVE_BYTES + (self.weights(scenario) if self._keeps else 0)
-
-    def _cost(self, kind: str, scenario: Scenario, load: Load) -> tuple[float, Source]:
-        for experience in (self._taken, self._recalled):
-            rate = experience.rate(kind, scenario)
-            if rate is not None:
-                return rate * load.passes, Source.TAKEN
-        place = scenario.number, load.batch
-        if place not in self._speeds:
-            self._speeds[place] = self._calibration.speed(self._kind(scenario, load.batch))
-        speed = self._speeds[place]
-        seconds = load.trained * speed.train + load.tested * speed.test
-        return seconds, Source.TIMED if speed.timed else Source.ARITHMETIC
-
-    def _kind(self, scenario: Scenario, batch: int) -> Kind:
-        classes, channels, side = _shape(scenario)
-        return Kind(
-            architecture=scenario.architecture,
-            classes=classes,
-            channels=channels,
-            side=side,
-            treatment=scenario.dataset.treatment,
-            batch=batch,
-            precision=Precision.AUTO,
-        )
-
-    def _size(self, scenario: Scenario) -> Size:
-        if scenario.number not in self._sizes:
-            self._sizes[scenario.number] = size_of(scenario.architecture, *_shape(scenario))
-        return self._sizes[scenario.number]
-
-
-def _shape(scenario: Scenario) -> tuple[int, int, int]:
-    """Return classes, channels and side; CIFAR-10's where the file that tells is missing."""
-    facts = scenario.dataset.facts()
-    return (facts.classes, facts.channels, facts.side) if facts else (10, 3, 32)
 
 
 def _has_helper(findings: Findings, item: HelperItem) -> bool:

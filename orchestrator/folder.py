@@ -10,12 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import Unusable
 from orchestrator.work import StageRun
+
+Cuts: TypeAlias = dict[str, tuple[tuple[float, ...], ...]]
 
 STAGE_COLUMNS = ("stage", "key", "scenario", "seconds", "computed")
 
@@ -121,9 +123,9 @@ class Folder:
                 seconds = f"{run.seconds:.4f}"
                 writer.writerow((run.stage, run.key, run.scenario, seconds, computed))
 
-    def cuts(self) -> dict[str, tuple[tuple[float, ...], ...]]:
+    def cuts(self) -> Cuts:
         """Return the curves of relearnings that were cut, by their key: the longest each."""
-        found: dict[str, tuple[tuple[float, ...], ...]] = {}
+        found: Cuts = {}
         for line in whole_lines(self.logs / "cuts.jsonl"):
             try:
                 cut = json.loads(line)

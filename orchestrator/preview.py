@@ -7,27 +7,29 @@ from rich.table import Table
 
 from orchestrator.definition import Study
 from orchestrator.drawing import foresee, recorded
-from orchestrator.estimate import estimate
+from orchestrator.estimate import Estimate, estimate
 from orchestrator.folder import Folder
 from orchestrator.keys import KeyRing
 from orchestrator.machine import Shares, this_machine
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import span
-from orchestrator.sharing import planned
+from orchestrator.sharing import amount, planned
 from orchestrator.store import Store
 
 
-def show_plan(study: Study, out: Path, console: Console) -> None:
+def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> None:
     """Print what a study would do; nothing is run, written or needed on disk."""
-    plan = make_plan(study, recorded(study, Folder(out)))
+    folder = Folder(out)
+    plan = make_plan(study, recorded(study, folder))
     known = len(plan.settings)
     foresee(plan)
     here = this_machine()
     shares = Shares(study, [here])
     taken = shares.all(plan.scenarios)
-    workers = shares.likely([here], plan.scenarios)
+    workers = 1 if inline else shares.likely([here], plan.scenarios)
     keys = KeyRing(study.victim, shares.compute)
-    cost = estimate(plan, Store(study.store), keys, workers, max(share.gpu for share in taken))
+    gpu = max(share.gpu for share in taken)
+    cost = estimate(plan, Store(study.store), keys, workers, gpu, folder.cuts())
     console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)
     if study.search is not None:
         drawn = f"{known} are drawn, " if known else ""
@@ -49,13 +51,28 @@ def show_plan(study: Study, out: Path, console: Console) -> None:
             table.add_row(name, f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}")
     console.print(table)
     console.print(
-        f"about {span(cost.hours * 3600)} on {workers} workers; {cost.gpu_hours:.2f} GPU-hours; "
+        f"about {span(cost.hours * 3600)} on {amount(workers, 'worker')}; "
+        f"{cost.gpu_hours:.2f} GPU-hours; "
         f"{cost.disk / 1e6:,.0f} MB of disk"
     )
     if cost.sources:
         parts = sorted(cost.sources.items(), key=lambda pair: -pair[1])
         told = ", ".join(f"{share:.0%} {source}" for source, share in parts)
         console.print(f"the time is estimated from: {told}", soft_wrap=True)
+        if assumed := _assumed(study, cost):
+            console.print(f"it counts {assumed}", soft_wrap=True)
+
+
+def _assumed(study: Study, cost: Estimate) -> str:
+    """Return what the time rests on besides speed, nothing if there is nothing to assume."""
+    most = cost.runs.get("relearn", 0)
+    prune = study.prune
+    doubts = []
+    if cost.relearns < most:
+        doubts.append("thresholds flag the same neurons")
+    if cost.cached.get("relearn", 0) < most and (prune.setting or prune.curve):
+        doubts.append("pruning spares none")
+    return f"{amount(cost.relearns, 'relearn')}, as if {' and '.join(doubts)}" if doubts else ""
 
 
 def counts(plan: Plan) -> str:

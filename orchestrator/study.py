@@ -48,7 +48,7 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     if arguments.plan:
         from orchestrator.preview import show_plan
 
-        show_plan(study, out, console)
+        show_plan(study, out, console, inline=arguments.inline)
         return 0
     from orchestrator.run import run_study
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from orchestrator.calibration import Calibration, Kind, Speed
+from orchestrator.costs import Source
 from orchestrator.definition import LogModels, Study, Tracking
-from orchestrator.estimate import END_SECONDS, START_SECONDS, Estimate, Source, estimate
+from orchestrator.estimate import END_SECONDS, START_SECONDS, Estimate, estimate
 from orchestrator.experience import gather, keep
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.materials import blueprint_of
