@@ -79,11 +79,12 @@ class Turn:
         if self._files.create(self._name, self._content):
             return True
         sight = self._files.look(self._name)
-        if sight is None or not self._dead(sight):
+        if sight is None or not self.is_dead(sight):
             return False
         return self._files.seize(self._name, sight.content, self._content)
 
-    def _dead(self, sight: Sight) -> bool:
+    def is_dead(self, sight: Sight) -> bool:
+        """Whether whoever made a claim gives no sign of life any more."""
         holder = _holder(sight.content)
         if holder is not None and holder["place"] == _place() != "":
             if _born(holder["pid"]) != holder["born"]:
@@ -103,6 +104,15 @@ class Turn:
     def _is_ours(self) -> bool:
         sight = self._files.look(self._name)
         return sight is not None and sight.content == self._content
+
+
+def is_held(files: ClaimFiles, name: str) -> bool:
+    """Whether somebody is at a result now, as far as one look tells."""
+    try:
+        sight = files.look(name)
+        return sight is not None and not Turn(files, name).is_dead(sight)
+    except Exception:  # noqa: BLE001 - any back end, any error: no result rests on it
+        return False
 
 
 class _Heart:

@@ -5,7 +5,8 @@ and ends each item with `finished`, `stopped`, `lost` or `returned`; everything 
 is harmless.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 
 from orchestrator.catalogue import Catalogue, Drawn, Group
 from orchestrator.decisions import Decisions, Outcome
@@ -24,7 +25,6 @@ from orchestrator.work import (
     HelperItem,
     Item,
     Progress,
-    StageRun,
     TrialItem,
     VictimItem,
 )
@@ -41,12 +41,14 @@ class Conductor:
         self._findings = findings
         self._outcomes = Outcomes(plan, findings)
         self._observer = observer
-        self._study = folder.identity()
+        self._account = partial(folder.account, study=folder.identity())
         self._cuts = folder.cuts()
         self._rank = {trial.number: rank for rank, trial in enumerate(self.decisions.order)}
         self.drawing = Drawing(plan, folder, self.decisions)
         self._catalogue = Catalogue(plan)
-        self._dispatch = Dispatch(self._needed, self.decisions.sure, observer.started, plan.study)
+        self._dispatch = Dispatch(
+            self._needed, findings.elsewhere, self.decisions.sure, observer.started, plan.study
+        )
         self.allowance = self._dispatch.allowance
         self._victims = Preparation(self._catalogue, findings, self._dispatch.push, self._account)
         self._climbers: Turns[Group] = Turns()
@@ -292,9 +294,6 @@ class Conductor:
         key = self.scores[trial.number].relearn_key
         if self._followers.take(key, trial):
             self._dispatch.push(self._rank[trial.number], self._catalogue.trial_item(trial))
-
-    def _account(self, runs: Iterable[StageRun]) -> None:
-        self._folder.account(runs, self._study)
 
     def _first(self, group: Group) -> int:
         return min(self._rank[trial.number] for trial in group.trials)

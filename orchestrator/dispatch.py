@@ -11,12 +11,15 @@ from orchestrator.plan import Scenario
 from orchestrator.ready import Ready, kind_of
 from orchestrator.work import OUT_OF_MEMORY, Item, TrialItem
 
+LOOKS = 8  # items of other studies passed over at a time: each is a question to the store
+
 
 class Dispatch:
     """Hands out items by rank, each to one worker at a time.
 
     Args:
         needed: Whether an item that is ready still is of use.
+        elsewhere: Whether another study is at an item, so that a worker would only wait.
         sure: Numbers of scenarios in which no decision can spare a trial.
         started: Told of each item that a worker begins.
         study: Its limits of an item and its budget.
@@ -28,11 +31,13 @@ class Dispatch:
     def __init__(
         self,
         needed: Callable[[Item], bool],
+        elsewhere: Callable[[Item], bool],
         sure: Collection[int],
         started: Callable[[Item], None],
         study: Study,
     ) -> None:
         self._needed = needed
+        self._elsewhere = elsewhere
         self._sure = sure
         self._started = started
         self.allowance = Allowance(study.budget)
@@ -141,18 +146,31 @@ class Dispatch:
         for group in groups:
             head = self._ready.peek(group)
             if head is not None and head.name not in self._attempts:
-                item = self._take(group)
+                item = self._take(group, wait=False)
                 if item is not None:
                     return item
         return None
 
-    def _take(self, group: Hashable) -> Item | None:
+    def _take(self, group: Hashable, *, wait: bool = True) -> Item | None:
+        """Hand out the first item of a group; what another study is at, only to `wait` for it."""
         if self.allowance.spent:
             return None
-        while (entry := self._ready.pop(group)) is not None:
-            rank, item = entry
-            if self._needed(item):
-                self._out[item.name] = rank
-                self.allowance.take(item)
-                return item
-        return None
+        later: list[tuple[float, Item]] = []
+        taken = None
+        while taken is None and (entry := self._ready.pop(group)) is not None:
+            if not self._needed(entry[1]):
+                continue
+            if len(later) < LOOKS and self._elsewhere(entry[1]):
+                later.append(entry)
+            else:
+                taken = entry
+        if taken is None and later and wait:
+            taken = later.pop(0)
+        for rank, item in later:
+            self._ready.push(rank, item)
+        if taken is None:
+            return None
+        rank, item = taken
+        self._out[item.name] = rank
+        self.allowance.take(item)
+        return item

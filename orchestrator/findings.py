@@ -161,6 +161,14 @@ class Findings:
         finding = self.scores(item.trial)
         return finding is not None and self.repair(item.trial, finding.relearn_key) is not None
 
+    def elsewhere(self, item: Item) -> bool:
+        """Whether another study makes what would keep a worker long: a helper or a victim."""
+        if isinstance(item, HelperItem):
+            return self._store.being_made(item.stage, self._keys.helper(item.scenario, item.helper))
+        if isinstance(item, VictimItem):
+            return self._store.being_made(item.stage, self._keys.victim(item.scenario))
+        return False
+
     def ascent(self, finding: ScoreFinding) -> dict[str, Any]:
         """Return the curves of an ascent: its accuracy, its loss, and the monitor's."""
         key = finding.runs[0].key

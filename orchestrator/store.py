@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from orchestrator.claimfiles import LocalClaims, RemoteClaims
-from orchestrator.claims import Turn
+from orchestrator.claims import Turn, is_held
 from orchestrator.errors import Unusable
 
 FORMAT = 1
@@ -151,6 +151,10 @@ class Store:
     def turn(self, stage: str, key: str) -> Turn:
         """Return a place in the queue of those who would compute a result now."""
         return Turn(self._claims, f"{stage}-{key}")
+
+    def being_made(self, stage: str, key: str) -> bool:
+        """Whether somebody computes a result now."""
+        return is_held(self._claims, f"{stage}-{key}")
 
     def names(self, stage: str, prefix: str) -> list[str]:
         """Return the keys of a stage that begin with `prefix` (of two characters or more)."""

@@ -60,6 +60,28 @@ def rewrite(store: Store, **fields: Any) -> None:
 # Who holds one, and until when.
 
 
+def test_a_look_tells_whether_somebody_is_at_a_result(store: Store) -> None:
+    assert not store.being_made("relearn", KEY)
+    with turn(store) as first:
+        assert not store.being_made("relearn", KEY)
+        assert first.mine()
+        assert store.being_made("relearn", KEY)
+        assert not store.being_made("evaluate", KEY)
+        assert not store.being_made("relearn", "cd")
+    assert not store.being_made("relearn", KEY)
+
+
+def test_a_look_finds_the_dead(local: Store) -> None:
+    with turn(local) as first:
+        assert first.mine()
+        rewrite(local, pid=2**22 + 1)  # more than Linux gives
+        assert not local.being_made("relearn", KEY)
+        rewrite(local, place="another machine")
+        assert local.being_made("relearn", KEY)
+        age(local, SILENCE + 5)
+        assert not local.being_made("relearn", KEY)
+
+
 def test_one_gets_it_and_the_next_when_it_is_left(store: Store) -> None:
     with turn(store) as first, turn(store) as second:
         assert first.mine()
