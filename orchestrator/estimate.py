@@ -37,6 +37,7 @@ class Estimate:
         relearns: Of these, as many as there will be if thresholds flag the same neurons; what
             pruning may still spare is among them.
         seconds: Of one worker, for what is missing of as many.
+        stages: Of these, what each stage and the evaluation of its models take.
         longest: Of these, the longest chain that no number of workers makes shorter.
         disk: Bytes that the missing results will take.
         sources: Share of the seconds that each source vouches for.
@@ -46,6 +47,7 @@ class Estimate:
     cached: Mapping[str, int]
     relearns: int
     seconds: float
+    stages: Mapping[str, float]
     longest: float
     disk: float
     workers: int
@@ -70,7 +72,7 @@ class _Count:
     runs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     cached: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     sources: dict[Source, float] = field(default_factory=lambda: defaultdict(float))
-    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     disk: float = 0.0
     relearns: set[Hashable] = field(default_factory=set)
 
@@ -80,18 +82,16 @@ class _Count:
         self.cached[stage] += cached
         if cached:
             return 0.0
+        seconds, source = cost
+        self.stages[stage] += seconds
+        self.sources[source] += seconds
         self.disk += disk
-        return self._spend(*cost)
+        return seconds
 
     def bound(self, stage: str, *, disk: float) -> None:
         """Count a result that there will be at most, and that is not expected."""
         self.runs[stage] += 1
         self.disk += disk
-
-    def _spend(self, seconds: float, source: Source) -> float:
-        self.seconds += seconds
-        self.sources[source] += seconds
-        return seconds
 
 
 def estimate(
@@ -146,12 +146,13 @@ def estimate(
         longest = max(longest, chain)
         if plan.study.mlflow.log_models is LogModels.BEST and not known:
             count.disk += weights
-    total = sum(count.sources.values())
+    total = sum(count.stages.values())
     return Estimate(
         runs=dict(count.runs),
         cached=dict(count.cached),
         relearns=len(count.relearns),
-        seconds=count.seconds,
+        seconds=total,
+        stages=dict(count.stages),
         longest=longest,
         disk=count.disk,
         workers=workers,
