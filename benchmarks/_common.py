@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +46,8 @@ def clock() -> Iterator[Clock]:
 
 
 def _wait() -> None:
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -109,6 +112,8 @@ def report(benchmark: str, **results: Any) -> None:
 
 def environment() -> dict[str, Any]:
     """Return device, versions, commit and load of this run."""
+    import torch
+
     return {
         "device": device_name(),
         "cores": os.cpu_count(),
@@ -120,14 +125,18 @@ def environment() -> dict[str, Any]:
     }
 
 
-def the_device() -> torch.device:
+def the_device() -> "torch.device":
     """Return where a benchmark computes: the GPU if there is one."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @lru_cache
 def device_name() -> str:
     """Return the GPU's name, or the CPU's as Linux tells it."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

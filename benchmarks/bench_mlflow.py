@@ -5,17 +5,11 @@ epochs, tags and a dataset. Three things are measured: what the driver pays to l
 the outbox, how many a second the delivery thread brings to an SQLite file, empty and with all
 runs in it, and how long MLflow takes for what its pages ask. All runs but a few hundred are
 copies made by SQL of runs that were delivered, since only their number matters.
-
-Prints a line of JSON, then a table.
 """
 
-import argparse
 import json
-import os
-import platform
 import sqlite3
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -26,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks._common import options, report, table
 from orchestrator.outbox import Outbox
 from orchestrator.records import Dataset, Record
 from orchestrator.tracker import Tracker
@@ -189,14 +184,9 @@ def queries(folder: Path, times: int) -> dict[str, tuple[float, float]]:
     return found
 
 
-def main() -> None:
-    """Measure, and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--delivered", type=int, default=DELIVERED)
-    parser.add_argument("--asked", type=int, default=3, help="times that each query is made")
-    parser.add_argument("--quick", action="store_true", help="a smoke test, no figure")
-    given = parser.parse_args()
+def main(argv: list[str] | None = None) -> None:
+    """Print a row per figure and the line of JSON."""
+    given = options(__doc__, runs=10_000, delivered=DELIVERED, asked=3).parse_args(argv)
     if given.quick:
         given.runs, given.delivered, given.asked = 100, 5, 1
     with TemporaryDirectory() as scratch:
@@ -210,22 +200,17 @@ def main() -> None:
         found |= {f"delivery_full_{name}": value for name, value in full.items()}
         found["database_mb"] = (folder / "mlflow.db").stat().st_size / 1e6
     found["driver_memory_mb"] = psutil.Process().memory_info().rss / 1e6
-    head = ["git", "rev-parse", "--short", "HEAD"]
-    facts = {
-        "runs": given.runs,
-        "delivered": 2 * given.delivered,
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "machine": platform.machine(),
-        "mlflow": version("mlflow"),
-        "commit": subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip(),
-    }
-    print(json.dumps({**facts, **found, "query_s": asked}))
-    print("| what | |\n|---|---:|")
-    for name, value in found.items():
-        print(f"| {name} | {value:,.2f} |")
-    for name, (wall, cpu) in asked.items():
-        print(f"| {name} | {wall:.3f} s, {cpu:.3f} s of CPU |")
+    rows = [[name, f"{value:,.2f}"] for name, value in found.items()]
+    rows += [[name, f"{wall:.3f} s, {cpu:.3f} s of CPU"] for name, (wall, cpu) in asked.items()]
+    table(["what", ""], rows)
+    report(
+        "mlflow",
+        mlflow=version("mlflow"),
+        runs=given.runs,
+        delivered=2 * given.delivered,
+        **found,
+        query_s=asked,
+    )
 
 
 if __name__ == "__main__":

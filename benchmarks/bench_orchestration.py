@@ -8,7 +8,6 @@ last, so nobody's start counts. `--sizes` are the trials of our studies; the lar
 whether a trial's cost stays, and what planning, memory and resuming take.
 """
 
-import argparse
 import importlib.metadata
 import io
 import json
@@ -23,11 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import report
+from benchmarks._common import options, report
 
 SETTINGS = 25
 WORKERS = 2
 COUNTS = {"bare actor pool": 2000, "Tune, reused workers": 150, "Tune, fresh workers": 6}
+QUICK = {"bare actor pool": 20, "Tune, reused workers": 4, "Tune, fresh workers": 2}
 OURS = "this project"
 STUDY = """\
 name: bench
@@ -177,6 +177,8 @@ def start_ray() -> None:
 
     from orchestrator.rayside import configure
 
+    if ray.is_initialized():
+        return
     configure(1)
     ray.init(
         address="local",
@@ -202,48 +204,57 @@ CONTENDERS: dict[str, Callable[[int, Path], dict[str, float]]] = {
 }
 
 
-def measure(name: str, count: int, folder: Path) -> dict[str, float]:
-    """Run a contender in a process of its own."""
+def measure(counts: dict[str, int], folder: Path) -> dict[str, dict[str, float]]:
+    """Run contenders, one after the other, in a process that they have for themselves."""
     command = [sys.executable, "-m", "benchmarks.bench_orchestration"]
-    given = [f"--contender={name}", f"--count={count}", f"--folder={folder}"]
+    given = [f"--contenders={json.dumps(counts)}", f"--folder={folder}"]
     done = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        raise RuntimeError(f"{', '.join(counts)}: {done.stderr[-2000:]}")
+    found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print tables, and a line of JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a smoke test, no figure")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser = options(__doc__, rounds=2)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--contender", choices=CONTENDERS, help="run one, and print its JSON")
-    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--contenders", type=json.loads, help="run these, and print their JSON")
     parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
-    if given.contender:
-        print(json.dumps(CONTENDERS[given.contender](given.count, given.folder)))
+    given = parser.parse_args(argv)
+    if given.contenders:
+        found = {name: CONTENDERS[name](n, given.folder) for name, n in given.contenders.items()}
+        print(json.dumps(found))
         return
     if given.quick:
         given.rounds, given.sizes = 1, [25]
-    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for _ in range(given.rounds):
-        for name in CONTENDERS:
-            with tempfile.TemporaryDirectory() as folder:
-                count = COUNTS.get(name, given.sizes[0])
-                rates[name].append(measure(name, count, Path(folder))["rate"])
-    sizes = {count: at_size(count) for count in given.sizes}
+        sizes = {25: at_size(25)}
+        with tempfile.TemporaryDirectory() as folder:  # all on one Ray
+            found = measure(QUICK, Path(folder)) | {OURS: sizes[25]}
+        rates = {name: [found[name]["rate"]] for name in CONTENDERS}
+    else:
+        rates = in_rounds(given.rounds, given.sizes[0])
+        sizes = {count: at_size(count) for count in given.sizes}
     show(rates, sizes)
     versions = {name: importlib.metadata.version(name) for name in ("ray", "optuna")}
     report("orchestration", **versions, n=given.rounds, trials_a_second=rates, sizes=sizes)
 
 
+def in_rounds(rounds: int, ours: int) -> dict[str, list[float]]:
+    """Return trials a second of each contender, each time on a Ray of its own."""
+    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for _ in range(rounds):
+        for name in CONTENDERS:
+            with tempfile.TemporaryDirectory() as folder:
+                counts = {name: COUNTS.get(name, ours)}
+                rates[name].append(measure(counts, Path(folder))[name]["rate"])
+    return rates
+
+
 def at_size(count: int) -> dict[str, float]:
     """Run a study of so many trials, and then once more when it is finished."""
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(OURS, count, Path(folder))
+        found = measure({OURS: count}, Path(folder))[OURS]
         command = [sys.executable, "-m", "orchestrator.study", f"{folder}/bench.yaml"]
         started = time.perf_counter()
         subprocess.run([*command, "--out", f"{folder}/out"], capture_output=True, check=True)
