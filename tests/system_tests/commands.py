@@ -40,6 +40,8 @@ objective: acc
 resources: {workers: 2}
 """
 
+NO_MODELS = ("--set", "mlflow.log_models=none")  # to make them takes seconds
+
 
 def environment() -> dict[str, str]:
     """Return an environment in which no test setting reaches the command."""
@@ -48,6 +50,7 @@ def environment() -> dict[str, str]:
 
 
 MARK = "ULRL_TEST_COMMAND"  # inherited by all that a command starts, Ray's daemons too
+SECONDS = 60.0  # for what was told to end, or has lost its driver
 WORKING = re.compile(r"ray::\w+\.train")  # the title of a worker while it is at an item
 
 
@@ -57,59 +60,63 @@ class Command:
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
         self._variables = variables
-        self._mark = uuid.uuid4().hex
-        self._started: list[subprocess.Popen[str]] = []
+        self._started: dict[subprocess.Popen[str], str] = {}  # with the mark of each
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *reason: object) -> None:
-        wait_until(lambda: not self._killed(), "what was killed is gone")
+        wait_until(lambda: not killed(self.processes()), "what was killed is gone")
         for process in self._started:
-            process.communicate()
+            print(*process.communicate())  # noqa: T201 - shown if the test fails
 
     def write(self, text: str, name: str = "grid.yaml") -> None:
         (self.folder / name).write_text(text)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        mark = uuid.uuid4().hex
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.study", *arguments],
             cwd=self.folder,
-            env={**environment(), **self._variables, MARK: self._mark},
+            env={**environment(), **self._variables, MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             process_group=0,  # a Ctrl-C at the tests is not for it
         )
-        self._started.append(process)
+        self._started[process] = mark
         return process
 
     def processes(self) -> list[psutil.Process]:
         """Return all that runs of what this command started, whoever its parent is now."""
-        return processes_with(MARK, self._mark)
+        return processes_with(MARK, *self._started.values())
 
     def workers(self) -> list[psutil.Process]:
-        """Return the Ray workers that are at an item now."""
-        found = []
-        for process in self.processes():
+        """Return the Ray workers of the last start that are at an item now."""
+        found, (*_, mark) = [], self._started.values()
+        for process in processes_with(MARK, mark):
             with contextlib.suppress(psutil.Error):
                 if WORKING.match(" ".join(process.cmdline())):
                     found.append(process)
         return found
 
-    def _killed(self) -> list[psutil.Process]:
-        left = self.processes()
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        return left
-
     def run(self, *arguments: str, code: int = 0, timeout: float = 400) -> tuple[str, str]:
         """Return what the command printed, after checking its exit code."""
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=timeout)
+        return self.end(self.start(*arguments), code, timeout)
+
+    def end(
+        self, process: subprocess.Popen[str], code: int = 0, timeout: float = 400
+    ) -> tuple[str, str]:
+        """Return what a start printed once it has ended, with nothing that it started left."""
+        mark = self._started[process]
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            killed(processes_with(MARK, mark))
+            pytest.fail(f"not over after {timeout} s\n{''.join(process.communicate())}")
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
+        wait_until(lambda: not processes_with(MARK, mark), "nothing of it is left", SECONDS)
         return out, err
 
     def results(self, name: str = "small") -> pd.DataFrame:
@@ -124,29 +131,40 @@ class Command:
         return max(0, file.read_text().count("\n") - 1) if file.exists() else 0
 
     def wait_for_stages(self, count: int, name: str = "small", timeout: float = 300) -> None:
-        """Return once that many stages are listed; fail at once if the study ends before."""
+        """Return once that many stages are listed."""
+        self.wait_until(lambda: self.listed(name) >= count, f"{count} stages are listed", timeout)
 
-        def there() -> bool:
-            ended = self._started[-1].poll() is not None  # before the look: it writes until then
-            found = self.listed(name) >= count
+    def wait_until(self, true: Callable[[], object], what: str, timeout: float = 300) -> None:
+        """Return once a condition holds; fail at once if the last start ends before."""
+        *_, process = self._started
+
+        def there() -> object:
+            ended = process.poll() is not None  # before the look: it writes until then
+            found = true()
             if ended and not found:
-                out, err = self._started[-1].communicate()
-                pytest.fail(
-                    f"exit {self._started[-1].returncode} before {count} stages\n{out}{err}"
-                )
+                said = "".join(process.communicate())
+                pytest.fail(f"exit {process.returncode} before {what}\n{said}")
             return found
 
-        wait_until(there, f"{count} stages are listed", timeout)
+        wait_until(there, what, timeout)
 
 
-def processes_with(variable: str, value: str) -> list[psutil.Process]:
-    """Return the processes that have a variable of that value in their environment."""
+def processes_with(variable: str, *values: str) -> list[psutil.Process]:
+    """Return the processes that have a variable of such a value in their environment."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(variable) == value:
+            if process.environ().get(variable) in values:
                 found.append(process)
     return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def killed(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Kill processes, and return them."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return processes
 
 
 def wait_until(true: Callable[[], object], what: str, timeout: float = 300) -> None:

@@ -1,10 +1,12 @@
 """Studies that several tests look at, run once."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from orchestrator.database import ensure_database
 from tests.system_tests.commands import SMALL, Command
 
 
@@ -12,6 +14,21 @@ from tests.system_tests.commands import SMALL, Command
 def command(tmp_path: Path) -> Iterator[Command]:
     with Command(tmp_path) as command:
         yield command
+
+
+@pytest.fixture(scope="session")
+def made_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow's with no run in it."""
+    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    ensure_database(path)
+    return path
+
+
+@pytest.fixture
+def tables(command: Command, made_tables: Path) -> None:
+    """MLflow's database is there already, as after any first study: to make it takes seconds."""
+    (command.folder / "runs").mkdir()
+    shutil.copy(made_tables, command.folder / "runs")
 
 
 @pytest.fixture(scope="session")

@@ -91,9 +91,11 @@ grid:
   relearn_epochs: 2
 victim: {epochs: 1, min_acc: 0, min_asr: 0}
 resources: {workers: 1}
+mlflow: {log_models: none}
 """
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("how", ["--inline", "-v"])
 def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command, how: str) -> None:
     command.write(FAILING)

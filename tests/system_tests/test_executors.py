@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tests.system_tests.commands import SMALL, Command, computed, same
+from tests.system_tests.commands import NO_MODELS, SMALL, Command, computed, same
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -47,13 +47,14 @@ def test_a_study_that_shares_the_store_computes_nothing(undisturbed: Command) ->
 
 def test_a_changed_grid_adds_what_is_new_and_leaves_out_what_is_gone(undisturbed: Command) -> None:
     text = SMALL.replace("name: small", "name: changed").replace("seed: [0, 1]", "seed: [1]")
+    arguments = ("grid.yaml", "--inline", "--set", "prune=none", *NO_MODELS)
     undisturbed.write(text.replace("unlearn_threshold: [0.3, 0.6]", "unlearn_threshold: 0.6"))
-    undisturbed.run("grid.yaml", "--inline", "--set", "prune=none")
+    undisturbed.run(*arguments)
     first = undisturbed.results("changed")
     assert sorted(first.seed.unique()) == [1]
     assert sorted(first.unlearn_threshold.unique()) == [0.6]
     undisturbed.write(text)
-    undisturbed.run("grid.yaml", "--inline", "--set", "prune=none")
+    undisturbed.run(*arguments)
     second = undisturbed.results("changed")
     assert sorted(second.unlearn_threshold.unique()) == [0.3, 0.6]
     kept = second[second.unlearn_threshold == 0.6].reset_index(drop=True)

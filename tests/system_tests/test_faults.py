@@ -78,6 +78,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("how", ["--inline", "--set=resources.workers=1"])
 def test_a_full_store_ends_the_study_in_a_line_and_room_lets_it_go_on(
     command: Command, tiny: Command, how: str
@@ -107,6 +108,7 @@ def test_a_store_that_may_not_be_written_is_refused_in_a_line(command: Command) 
     assert err.endswith("; name another with store:\n")
 
 
+@pytest.mark.usefixtures("tables")
 def test_damaged_and_foreign_files_are_made_again(command: Command, tiny: Command) -> None:
     shutil.copytree(tiny.folder / "runs/store", command.folder / "runs/store")
     files = sorted((command.folder / "runs/store").rglob("*.safetensors"))
@@ -125,6 +127,7 @@ def test_damaged_and_foreign_files_are_made_again(command: Command, tiny: Comman
     same(command.results(), tiny.results())
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_stage_with_a_new_version_is_made_anew_and_the_old_entries_stay(
     command: Command, tiny: Command
 ) -> None:

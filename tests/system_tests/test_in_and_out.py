@@ -44,6 +44,7 @@ def export(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+@pytest.mark.usefixtures("tables")
 def test_an_exported_model_is_the_one_that_was_measured(command: Command) -> None:
     command.write(STUDY)
     command.run("grid.yaml", "--inline")

@@ -5,8 +5,9 @@ import signal
 import subprocess
 
 import psutil
+import pytest
 
-from tests.system_tests.commands import SMALL, Command, computed, same, wait_until
+from tests.system_tests.commands import SECONDS, SMALL, Command, computed, same, wait_until
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -28,7 +29,7 @@ def frozen_at_work(command: Command) -> psutil.Process:
             worker.resume()
         return False
 
-    wait_until(freeze, "a worker is seen at work")
+    command.wait_until(freeze, "a worker is seen at work")
     return found[0]
 
 
@@ -37,12 +38,15 @@ def test_killed_drivers_lose_nothing(command: Command, undisturbed: Command) -> 
     for stages in (1, 6, 14):
         process = command.start("grid.yaml")
         command.wait_for_stages(stages)
+        command.wait_until(command.workers, "a worker is at work")
         kill(process)
     command.run("grid.yaml")
     same(command.results(), undisturbed.results())
     assert set(computed(undisturbed.stages())) <= set(computed(command.stages()))
+    wait_until(lambda: not command.processes(), "nothing of the killed ones is left", SECONDS)
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_killed_inline_study_goes_on_with_ray(command: Command, undisturbed: Command) -> None:
     command.write(SMALL)
     process = command.start("grid.yaml", "--inline")
@@ -54,6 +58,7 @@ def test_a_killed_inline_study_goes_on_with_ray(command: Command, undisturbed: C
     assert set(computed(undisturbed.stages())) <= set(computed(command.stages()))
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_killed_worker_costs_the_stage_in_flight(command: Command, undisturbed: Command) -> None:
     command.write(SMALL)
     process = command.start("grid.yaml")
@@ -63,8 +68,7 @@ def test_a_killed_worker_costs_the_stage_in_flight(command: Command, undisturbed
     worker.kill()
     assert alive
     assert done < len(undisturbed.stages()), "the study was over before the worker was killed"
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    _, err = command.end(process, timeout=300)
     assert err == ""
     assert not worker.is_running()
     assert command.listed() > done
@@ -72,6 +76,7 @@ def test_a_killed_worker_costs_the_stage_in_flight(command: Command, undisturbed
     computed(command.stages())
 
 
+@pytest.mark.usefixtures("tables")
 def test_signals_keep_everything_and_say_how_to_go_on(
     command: Command, undisturbed: Command
 ) -> None:
@@ -83,9 +88,10 @@ def test_signals_keep_everything_and_say_how_to_go_on(
     ):
         process = command.start("grid.yaml", *arguments)
         command.wait_for_stages(command.listed() + 3)
+        if not arguments:
+            command.wait_until(command.workers, "a worker is at work")
         os.kill(process.pid, signum)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == code, out + err
+        _, err = command.end(process, code, timeout=60)
         again = " ".join(["python -m orchestrator.study grid.yaml", *arguments])
         name = signal.Signals(signum).name
         assert err == f"stopped by {name}; nothing finished is lost. To go on: {again}\n"

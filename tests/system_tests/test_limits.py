@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
-from tests.system_tests.commands import ROOT, SMALL, Command, same
+import pytest
+
+from tests.system_tests.commands import NO_MODELS, ROOT, SMALL, Command, same
 
 # An attack for these tests alone, in a copy of the checkout: some of its triggers never come.
 STUCK = '''\
@@ -49,11 +51,13 @@ grid:
 victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
 prune: none
 resources: {workers: 1}
+mlflow: {log_models: none}
 """
 NO_MEMORY = "victim: out of memory; smaller batches, a smaller network or fewer workers may help"
 OVERDUE = "victim: worked longer than limits.minutes, which is 0.2"
 
 
+@pytest.mark.usefixtures("tables")
 def test_an_item_that_hangs_or_lacks_memory_fails_with_its_reason(command: Command) -> None:
     for name in ("ulrl", "orchestrator"):
         shutil.copytree(ROOT / name, command.folder / name)
@@ -70,11 +74,12 @@ def test_an_item_that_hangs_or_lacks_memory_fails_with_its_reason(command: Comma
     assert "time.sleep(10**6)" in (logs / "victim-0001.log").read_text(), "where it hung"
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_budget_ends_a_start_and_the_same_command_goes_on(
     command: Command, undisturbed: Command
 ) -> None:
     command.write(SMALL)
-    arguments = ("grid.yaml", "--inline", "--set", "budget.trials=4")
+    arguments = ("grid.yaml", "--inline", "--set", "budget.trials=4", *NO_MODELS)
     _, err = command.run(*arguments, code=4)
     again = " ".join(["python -m orchestrator.study", *arguments])
     pending = (command.results().status == "pending").sum()
@@ -83,10 +88,10 @@ def test_a_budget_ends_a_start_and_the_same_command_goes_on(
         f"stopped by budget.trials = 4 with {pending} trials pending; nothing finished is lost. "
         f"To go on: {again}\n"
     )
-    _, err = command.run("grid.yaml", "--set", "budget.hours=0.000001", code=4)
+    _, err = command.run("grid.yaml", "--set", "budget.hours=0.000001", *NO_MODELS, code=4)
     assert err.startswith("stopped by budget.hours = 1e-06 with ")
     assert (command.results().status == "pending").sum() == pending
-    command.run("grid.yaml", "--set", "resources.workers=1")
+    command.run("grid.yaml", "--set", "resources.workers=1", *NO_MODELS)
     same(command.results(), undisturbed.results())
 
 

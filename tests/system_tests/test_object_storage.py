@@ -11,11 +11,10 @@ from moto.server import ThreadedMotoServer
 
 from orchestrator.claims import SILENCE
 from orchestrator.store import Entry, Store
-from tests.system_tests.commands import Command, computed, same
+from tests.system_tests.commands import NO_MODELS, Command, computed, same
 from tests.system_tests.test_faults import TINY
 
 KEY = "ab" + "0" * 62
-NO_MODELS = ("--set", "mlflow.log_models=none")
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "somebody",
     "AWS_SECRET_ACCESS_KEY": "something",

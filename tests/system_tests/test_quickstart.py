@@ -18,7 +18,7 @@ POINT = ["attack", "seed", "unlearn_threshold", "reinit_ratio"]
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     with Command(tmp_path_factory.mktemp("quickstart")) as command:
-        out, err = command.run(QUICKSTART)
+        out, err = command.run(QUICKSTART, timeout=550)
         (command.folder / "out.txt").write_text(out)
         assert err == "", "no library may talk to the user"
         yield command

@@ -28,6 +28,7 @@ victim: {epochs: 2, batch_size: 64, min_acc: 0.2, min_asr: 0.2}
 search: {sampler: tpe, settings: 5, n_startup_trials: 2}
 objective: acc
 resources: {workers: 2}
+mlflow: {log_models: none}
 """
 AXES = ["unlearn_threshold", "reinit_ratio", "relearn_lr"]
 
@@ -47,6 +48,7 @@ def settings_of(results: pd.DataFrame) -> list[tuple[float, ...]]:
     return by_attack[0]
 
 
+@pytest.mark.usefixtures("tables")
 def test_killed_and_resumed_on_ray_it_draws_nothing_twice(command: Command) -> None:
     command.write(DRAWN)
     process = command.start("grid.yaml")
@@ -78,6 +80,7 @@ def test_killed_and_resumed_on_ray_it_draws_nothing_twice(command: Command) -> N
     assert "Settings were sampled" in report
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_locked_storage_ends_nothing_and_is_caught_up_with(
     command: Command, tmp_path: Path
 ) -> None:
