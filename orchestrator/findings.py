@@ -71,6 +71,7 @@ class Findings:
         self._victims: dict[int, VictimFinding] = {}
         self._ascents: dict[str, dict[str, Any]] = {}
         self._phase_one = lru_cache(maxsize=LATELY)(self._read_phase_one)
+        self._suspects = lru_cache(maxsize=LATELY)(choose_resets)
 
     def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
         """Return what it took to train what a scenario's attack needs first."""
@@ -107,7 +108,7 @@ class Findings:
             scores, runs = self._phase_one(key, trial.scenario.text)
         except _AbsentError:
             return None
-        suspects = choose_resets(parts.reset, scores)
+        suspects = self._suspects(parts.reset, scores)
         return ScoreFinding(
             scores=scores,
             relearn_key=self._keys.relearn(trial, suspects),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -82,7 +83,8 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no canonical form, so it cannot be part of a key")
 
 
-def digest_of(suspects: Suspects) -> dict[str, Any]:
+@lru_cache(maxsize=64)  # the trials of a scenario share them
+def digest_of(suspects: Suspects) -> Mapping[str, Any]:
     """Return what tells two choices of suspects apart, as plain values."""
     layers = [
         {

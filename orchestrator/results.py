@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,7 @@ from ulrl.attacks import LabelRule
 from ulrl.hyperparameters import PARTS, names
 from ulrl.layers import Layers
 from ulrl.metrics import der
+from ulrl.scoring import NeuronScores
 
 _Basis: TypeAlias = tuple[
     Verdict | None, VictimFinding | None, ScoreFinding | None, RepairFinding | None
@@ -153,7 +155,7 @@ def target_z(trial: Trial, scored: ScoreFinding) -> float | None:
     """Return the modified z-score of the target's row; None for all-to-all, or NaN."""
     if trial.scenario.poison.labels is LabelRule.ALL_TO_ALL:
         return None
-    z = float(scored.scores.head_z[trial.scenario.poison.target_label])
+    z, _ = _place(scored.scores, trial.scenario.poison.target_label)
     return z if z == z else None  # noqa: PLR0124 - NaN is the one number that is not itself
 
 
@@ -161,7 +163,13 @@ def target_rank(trial: Trial, scored: ScoreFinding) -> int | None:
     """Return the place of the target's row among the head's, 1 being the one that moved most."""
     if trial.scenario.poison.labels is LabelRule.ALL_TO_ALL:
         return None
-    return scored.scores.rank(trial.scenario.poison.target_label)
+    return _place(scored.scores, trial.scenario.poison.target_label)[1]
+
+
+@lru_cache(maxsize=64)  # the trials of a scenario share them
+def _place(scores: NeuronScores, row: int) -> tuple[float, int | None]:
+    """Return the z-score of a row of the head, and its place among the rows."""
+    return float(scores.head_z[row]), scores.rank(row)
 
 
 def flagged(trial: Trial, scored: ScoreFinding) -> list[int] | list[str]:

@@ -205,7 +205,8 @@ class _Run:
         from orchestrator.report import write_report
         from orchestrator.search import save_studies
 
-        self.results.write(self.folder.path, self.tracker.run_ids())
+        known = self.tracker.run_ids()
+        self.results.write(self.folder.path, known)
         self.mirror.finish()
         prunings = self.conductor.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
@@ -216,7 +217,8 @@ class _Run:
         save_studies(self.folder.path / "optuna.journal", self._records())
         write_report(self.folder.path)
         self._deliver(whole=whole)
-        self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
+        if self.tracker.run_ids() != known:
+            self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
         metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}
         self.mirror.study_record(
             status="FINISHED" if whole else "KILLED",

@@ -102,8 +102,9 @@ class Store:
     def read(self, stage: str, key: str) -> Entry | None:
         """Return a result with its tensors, or None if there is no sound one."""
         try:
-            content = self._files.cat_file(self._path(stage, key))
-            return _decode(content)
+            path = self._path(stage, key)
+            local = self._local  # where fsspec's way is three times as long
+            return _decode(Path(path).read_bytes() if local else self._files.cat_file(path))
         except UNSOUND:
             return None
 
