@@ -59,6 +59,7 @@ class Runs:
         self._sets = ImageSets()
         self._prunings: dict[tuple[str, int], Pruning] = {}
         self._told = 0  # of the prunings
+        self._ascent: tuple[tuple[str, int], Curves] = (("", 0), {})  # the last that was shown
 
     def study(
         self,
@@ -133,8 +134,7 @@ class Runs:
         curves: Curves = {}
         model = ended = began = None
         if row["status"] == Status.DONE.value and scored is not None and repaired is not None:
-            curves = self._phase_one(scored)
-            curves |= _curves("relearn", METRICS, repaired.curve)
+            curves = self._phase_one(scored) | _curves("relearn", METRICS, repaired.curve)
             curves |= _curves("relearn", ("loss", "accuracy"), repaired.training)
             metrics |= _seconds((*scored.runs, *repaired.runs))
             ended = self._store.written("evaluate", repaired.runs[-1].key)
@@ -146,7 +146,7 @@ class Runs:
             key=trial.key,
             parent=scenario_key(trial.scenario),
             name=trial.setting.text,
-            params=_texts(_parameters(trial)),
+            params=_parameters(trial),
             metrics=metrics,
             curves=curves,
             tags={
@@ -194,6 +194,14 @@ class Runs:
 
     def _phase_one(self, scored: ScoreFinding) -> Curves:
         """Return how a trial's phase 1 went until it stopped; others may have gone on."""
+        key = scored.runs[0].key, scored.scores.stop_epoch
+        known, curves = self._ascent
+        if known != key or not curves["unlearn/accuracy"]:  # trials of a group share them
+            curves = self._made_phase_one(scored)
+            self._ascent = key, curves
+        return curves
+
+    def _made_phase_one(self, scored: ScoreFinding) -> Curves:
         values, stop = self._findings.ascent(scored), scored.scores.stop_epoch
         singles = {
             f"unlearn/{name}": tuple(enumerate(values.get(name, ())[:stop], start=1))
@@ -207,15 +215,17 @@ def scenario_key(scenario: Scenario) -> str:
     return json.dumps(scenario.columns, sort_keys=True)
 
 
-def _parameters(trial: Trial) -> dict[str, Any]:
-    resolved = _resolved(trial.hyperparameters)
-    return {**trial.scenario.columns, "defence_seed": trial.defence_seed, **resolved}
+def _parameters(trial: Trial) -> dict[str, str]:
+    own = _texts({**trial.scenario.columns, "defence_seed": trial.defence_seed})
+    return own | _resolved(trial.hyperparameters)
 
 
 @lru_cache(maxsize=1024)  # trials of a setting share them
-def _resolved(hyperparameters: Hyperparameters) -> dict[str, Any]:
+def _resolved(hyperparameters: Hyperparameters) -> dict[str, str]:
     parts = [getattr(hyperparameters, name) for name in PARTS]
-    return {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+    return _texts(
+        {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+    )
 
 
 def _made(study: Study, scenario: Scenario) -> dict[str, Any]:

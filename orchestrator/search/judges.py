@@ -10,7 +10,6 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import wilcoxon
 
 from orchestrator.definition import Objective, PrunerChoice
 from orchestrator.search.answers import Answers, Told
@@ -186,6 +185,8 @@ class Judge:
         own = self._values(self._trials[number].number)
         if not isinstance(self._study.pruner, optuna.pruners.WilcoxonPruner):
             return self._evidence_of_curve(number, own)
+        from scipy.stats import wilcoxon  # more than half a second of import
+
         maximise = self._study.direction is StudyDirection.MAXIMIZE
         rival = self._study.best_trial
         best = rival.intermediate_values
