@@ -1,6 +1,5 @@
 """Claims: one of all that share a store gets a result to make, and whoever dies is found out."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -14,8 +13,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from orchestrator import claims
 from orchestrator.claims import SILENCE, Turn
 from orchestrator.store import Store
+from tests.orchestrator_tests.held import KEY, age, file_of, left, rewrite, turn
 
-KEY = "ab" + "0" * 62
 PLACES = ["local", "memory"]
 
 
@@ -32,54 +31,7 @@ def local(tmp_path: Path) -> Store:
     return Store(str(tmp_path))
 
 
-def turn(store: Store, key: str = KEY) -> Turn:
-    return store.turn("relearn", key)
-
-
-def file_of(store: Store) -> Path:
-    return Path(store.url) / ".claims" / f"relearn-{KEY}"
-
-
-def left(store: Store) -> list[str]:
-    """Return the files of claims that are there."""
-    return [str(name) for name in store._files.find(f"{store._root}/.claims")]
-
-
-def age(store: Store, seconds: float) -> None:
-    """Let a claim's last sign of life be that long ago."""
-    then = time.time() - seconds
-    os.utime(file_of(store), (then, then))
-
-
-def rewrite(store: Store, **fields: Any) -> None:
-    """Let a claim be of somebody else, alive now."""
-    holder = json.loads(file_of(store).read_bytes())
-    file_of(store).write_text(json.dumps(holder | fields))
-
-
 # Who holds one, and until when.
-
-
-def test_a_look_tells_whether_somebody_is_at_a_result(store: Store) -> None:
-    assert not store.being_made("relearn", KEY)
-    with turn(store) as first:
-        assert not store.being_made("relearn", KEY)
-        assert first.mine()
-        assert store.being_made("relearn", KEY)
-        assert not store.being_made("evaluate", KEY)
-        assert not store.being_made("relearn", "cd")
-    assert not store.being_made("relearn", KEY)
-
-
-def test_a_look_finds_the_dead(local: Store) -> None:
-    with turn(local) as first:
-        assert first.mine()
-        rewrite(local, pid=2**22 + 1)  # more than Linux gives
-        assert not local.being_made("relearn", KEY)
-        rewrite(local, place="another machine")
-        assert local.being_made("relearn", KEY)
-        age(local, SILENCE + 5)
-        assert not local.being_made("relearn", KEY)
 
 
 def test_one_gets_it_and_the_next_when_it_is_left(store: Store) -> None:

@@ -53,6 +53,14 @@ def test_a_second_start_with_the_same_records_does_nothing(start: Start) -> None
     assert again.runs() == {"study": "run0", "trial-1": "run1"}
 
 
+def test_what_a_former_start_left_arrives_with_the_first_record_old_as_it_is(start: Start) -> None:
+    place = FakePlace(away=True)
+    assert send(start(place), STUDY, trial(1)).left == 2
+    place.away = False
+    start(place).record(STUDY)
+    wait_until(lambda: place.brought == ["study", "trial-1"])
+
+
 def test_a_changed_record_goes_to_its_run(start: Start) -> None:
     place = FakePlace()
     send(start(place), STUDY, trial(1))
