@@ -102,12 +102,13 @@ class Courier:
             self._lost, self._error = self._lost + 1, sentence(error)
             return
         with self._change:
-            waiting = not (self._started and self._queue)  # else the thread is not, on this
+            # Woken for nothing, the thread costs the study more than the record does.
+            wake = not self._started or (new and not self._queue)
             self._started = True
             if new:
                 self._refusals.pop(record.key, None)
                 self._queue[record.key] = None
-            if waiting and self._queue:
+            if wake:
                 self._change.notify_all()
 
     def flush(

@@ -103,8 +103,9 @@ class Store:
         """Return a result with its tensors, or None if there is no sound one."""
         try:
             path = self._path(stage, key)
-            local = self._local  # where fsspec's way is three times as long
-            return _decode(Path(path).read_bytes() if local else self._files.cat_file(path))
+            if self._local:  # fsspec's way there is three times as long
+                return _decode(Path(path).read_bytes())
+            return _decode(self._files.cat_file(path))
         except UNSOUND:
             return None
 
