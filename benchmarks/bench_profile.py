@@ -17,6 +17,7 @@ from orchestrator.allocator import keep_memory
 from ulrl.fitting import Samples, Schedule, Sources, train
 from ulrl.models import Classifier, initialise
 from ulrl.randomness import generator
+from ulrl.sgd import SGD
 from ulrl.shapes import shapes
 
 BATCH = 128
@@ -80,7 +81,7 @@ def kind_of(operator: str) -> str:
 
 
 def _train(classifier: Classifier, samples: Samples) -> None:
-    optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.005, momentum=0.9, fused=True)
+    optimiser = SGD(classifier.network, lr=0.005, momentum=0.9, weight_decay=0)
     schedule = Schedule(epochs=1, batch_size=BATCH, rate=lambda _: 0.005)
     for _ in train(
         classifier, samples, optimiser, cross_entropy, schedule, Sources.of(0, "relearn")

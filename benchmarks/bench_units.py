@@ -33,6 +33,7 @@ from ulrl.fitting import Schedule, Sources, train
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.metrics import measure
 from ulrl.models import restore
+from ulrl.sgd import SGD
 
 COUNT = 128  # training images: one step
 TESTS = 120  # clean test images
@@ -88,7 +89,7 @@ def timed(width: int, rounds: int, workers: int) -> tuple[Mapping[str, list[Cloc
     clean = draw_clean_samples(h.clean, made.images, 0)
     tests, device = whole(made.tests), the_device()
     classifier = restore(made.victim, device)
-    optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.005, momentum=0.9, fused=True)
+    optimiser = SGD(classifier.network, lr=0.005, momentum=0.9, weight_decay=0)
 
     def ours(updates: int) -> None:
         schedule = Schedule(

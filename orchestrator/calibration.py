@@ -15,6 +15,7 @@ from ulrl.fitting import Samples, Schedule, Sources, train
 from ulrl.models import Architecture, Blueprint, Classifier
 from ulrl.precision import Precision
 from ulrl.randomness import spared_default
+from ulrl.sgd import SGD
 
 BUDGET = 4.0  # seconds for all that a plan wants to know
 LEAST = 0.2  # seconds for one network
@@ -125,7 +126,7 @@ class Calibration:
         schedule = Schedule(
             epochs=1000, batch_size=count, rate=lambda _: 1e-4, precision=kind.precision
         )
-        optimiser = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, fused=True)
+        optimiser = SGD(network, lr=1e-4, momentum=0.9, weight_decay=0)
         sources = Sources.of(0, "calibration")
         steps = train(classifier, samples, optimiser, cross_entropy, schedule, sources)
         trained = self._repeat(lambda: next(steps))

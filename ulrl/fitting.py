@@ -11,13 +11,13 @@ from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
 
 from ulrl.augmentation import apply_views, draw_views
 from ulrl.control import NO_CONTROL, Control
 from ulrl.models import Classifier
 from ulrl.precision import Precision
 from ulrl.randomness import default_draws, generator, spared_default
+from ulrl.sgd import Optimiser
 
 Objective: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> scalar
 Rate: TypeAlias = Callable[[float], float]  # epochs elapsed, with a fraction -> lr
@@ -99,34 +99,10 @@ class Sources:
         )
 
 
-def sgd(
-    network: nn.Module, *, lr: float, momentum: float, weight_decay: float, nesterov: bool = False
-) -> torch.optim.SGD:
-    """Return SGD over all parameters of `network`, its velocities 0.
-
-    torch makes the velocities of its fused form at the first step and sets them in it. Where
-    loss scaling leaves that step out, as it often does in fp16, the second would go by
-    whatever the memory held.
-    """
-    parameters = list(network.parameters())
-    optimiser = torch.optim.SGD(
-        parameters,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        fused=True,
-    )
-    if momentum > 0:
-        for parameter in parameters:
-            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimiser
-
-
 def train(
     classifier: Classifier,
     samples: Samples,
-    optimiser: Optimizer,
+    optimiser: Optimiser,
     objective: Objective,
     schedule: Schedule,
     sources: Sources,
@@ -194,20 +170,20 @@ def train(
 
 def _step(
     loss: Tensor,
-    optimisers: tuple[Optimizer, ...],
+    optimisers: tuple[Optimiser, ...],
     scaler: GradScaler,
     clip_norm: float | None,
 ) -> None:
     """Take one step with each optimiser; the gradient of the first is clipped."""
     for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if clip_norm is not None:
-        scaler.unscale_(optimisers[0])
+        scaler.unscale_(optimisers[0])  # type: ignore[arg-type]  # SGD will do
         own = [part for group in optimisers[0].param_groups for part in group["params"]]
         clip_grad_norm_(own, clip_norm)
     for optimiser in optimisers:
-        scaler.step(optimiser)
+        scaler.step(optimiser)  # type: ignore[arg-type]  # SGD will do
     scaler.update()
 
 

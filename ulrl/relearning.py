@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ulrl.clean import CleanSamples
-from ulrl.fitting import Epoch, Schedule, Sources, sgd, train
+from ulrl.fitting import Epoch, Schedule, Sources, train
 from ulrl.layers import Layers, as_rows, bias_name, neurons_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
 from ulrl.randomness import generator
 from ulrl.resetting import Suspects
+from ulrl.sgd import SGD
 from ulrl.unlearning import check_loop, check_sgd
 
 VERSION = 2
@@ -156,7 +157,7 @@ def relearn(
         loss = cross_entropy(logits, labels)
         return loss + config.alpha * penalty() if suspects.layers else loss
 
-    optimiser = sgd(
+    optimiser = SGD(
         classifier.network,
         lr=config.relearn_lr,
         momentum=config.relearn_momentum,

@@ -10,9 +10,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ulrl.control import NO_CONTROL, Control
-from ulrl.fitting import Epoch, Samples, Schedule, Sources, sgd, train
+from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
 from ulrl.models import Classifier
 from ulrl.precision import Precision
+from ulrl.sgd import SGD
 
 
 class VictimSchedule(StrEnum):
@@ -95,7 +96,7 @@ def fit(
     control: Control = NO_CONTROL,
 ) -> Iterator[Epoch]:
     """Train `classifier` in place as `config` says, and yield after each epoch."""
-    optimiser = sgd(
+    optimiser = SGD(
         classifier.network,
         lr=config.lr,
         momentum=config.momentum,

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl.clean import CleanSamples
-from ulrl.fitting import Schedule, Sources, sgd, train
+from ulrl.fitting import Schedule, Sources, train
 from ulrl.layers import Layers, as_rows, neurons_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
+from ulrl.sgd import SGD
 
 VERSION = 2
 
@@ -147,7 +148,7 @@ def unlearn(
     """
     classifier = restore(victim, device)
     watched = neurons_of(classifier, config.layers)
-    optimiser = sgd(
+    optimiser = SGD(
         classifier.network,
         lr=config.unlearn_lr,
         momentum=config.unlearn_momentum,

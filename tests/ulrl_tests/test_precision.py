@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
-from ulrl.fitting import sgd
 from ulrl.hyperparameters import assemble
 from ulrl.models import Blueprint, Weights, initialise
 from ulrl.poisoning import Poison
@@ -16,6 +15,7 @@ from ulrl.precision import Precision
 from ulrl.randomness import generator
 from ulrl.relearning import relearn
 from ulrl.resetting import LayerSuspects, Suspects
+from ulrl.sgd import SGD
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import unlearn
 from ulrl.victim import train_victim
@@ -135,12 +135,12 @@ def test_a_step_that_loss_scaling_leaves_out_leaves_nothing_behind() -> None:
     """The first step's gradient overflows; the second then is the first of plain SGD."""
     network = torch.nn.Linear(1000, 3, bias=False)
     was = network.weight.detach().clone()
-    optimiser = sgd(network, lr=0.1, momentum=0.9, weight_decay=0.0)
+    optimiser = SGD(network, lr=0.1, momentum=0.9, weight_decay=0.0)
     scaler = FP16.scaler(CPU)
     for factor in (torch.inf, 2.0):
         optimiser.zero_grad()
         loss = (network.weight * factor).sum()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(optimiser)
+        scaler.step(optimiser)  # type: ignore[arg-type]  # it will do
         scaler.update()
     assert torch.allclose(network.weight, was - 0.1 * 2.0, atol=1e-6)
