@@ -9,7 +9,6 @@ run, and so is that of the official loop's structure, which tests all images aft
 
 import argparse
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -25,6 +24,7 @@ from benchmarks._common import (
 )
 from benchmarks._material import whole
 from benchmarks._official import OfficialLoop
+from benchmarks._sharing import Count, distinct_relearnings, scored
 from orchestrator.catalogue import Catalogue
 from orchestrator.entries import weights_of
 from orchestrator.findings import Findings
@@ -35,7 +35,6 @@ from orchestrator.spec import load_study
 from orchestrator.store import Store
 from orchestrator.work import Item, Site, VictimItem
 from orchestrator.workshop import Workshop
-from ulrl.resetting import choose_resets
 from ulrl.shapes import shapes
 
 STUDY = """\
@@ -125,28 +124,6 @@ def told(surface: "Surface", units: dict[str, float], given: argparse.Namespace)
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Count:
-    """Work of phase 1 and phase 2.
-
-    Attributes:
-        ascents: Ascents.
-        ascent: Epochs of all of them.
-        relearnings: Relearnings, each followed by an evaluation.
-        relearn: Epochs of all of them.
-    """
-
-    ascents: int
-    ascent: int
-    relearnings: int
-    relearn: int
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of both phases."""
-        return self.ascent + self.relearn
-
-
 class Surface:
     """The study, done item by item as a worker of it would."""
 
@@ -209,35 +186,18 @@ class Surface:
         return len(self._runs.get(stage, []))
 
     def distinct_relearnings(self) -> int:
-        """Return how many relearnings differ, by what they are and not by the store's keys.
-
-        A relearning is told by the defence seed, the suspects with their marked weights and
-        whether their bias is reset, and by alpha where anything is suspected at all.
-        """
-        found = set()
-        for trial in self.plan.trials:
-            scored = self._findings.scores(trial)
-            if scored is None:
-                raise RuntimeError(f"{trial.name} has no scores")
-            suspects = choose_resets(trial.hyperparameters.reset, scored.scores)
-            marks = tuple(
-                (layer.weight, layer.rows, tuple(layer.reset.flatten().tolist()))
-                for layer in suspects.layers
-            )
-            alpha = trial.hyperparameters.relearn.alpha if marks else None
-            found.add((trial.defence_seed, marks, suspects.reset_bias, alpha))
-        return len(found)
+        """Return how many relearnings differ, by what they are and not by the store's keys."""
+        return distinct_relearnings(self._findings, self.plan.trials)
 
     def collapsed(self) -> list[int]:
         """Return settings with ratio 1, and the relearnings they share."""
         some = [t for t in self.plan.trials if t.hyperparameters.reset.reinit_ratio == 1]
-        scored = [self._findings.scores(trial) for trial in some]
-        return [len(some), len({one.relearn_key for one in scored if one is not None})]
+        return [len(some), len({one.relearn_key for one in scored(self._findings, some)})]
 
     def flagged(self) -> list[int]:
         """Return how many of the settings' phases 1 found no, one, two suspects."""
-        scored = [self._findings.scores(trial) for trial in self.plan.trials]
-        sizes = [len(one.scores.suspects) for one in scored if one is not None]
+        found = scored(self._findings, self.plan.trials)
+        sizes = [len(one.scores.suspects) for one in found]
         return [sizes.count(size) for size in range(3)]
 
     def counts(self) -> dict[str, Count]:
@@ -245,8 +205,7 @@ class Surface:
         keys = self._runs["unlearn"]
         entries = [self._store.peek("unlearn", key) for key in keys]
         lengths = [len(one.values["accuracy"]) for one in entries if one is not None]
-        scored = [self._findings.scores(trial) for trial in self.plan.trials]
-        stops = [one.scores.stop_epoch for one in scored if one is not None]
+        stops = [one.scores.stop_epoch for one in scored(self._findings, self.plan.trials)]
         shared = self.executed("relearn")
         return {
             "shared": Count(
