@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.ending import as_process
 from orchestrator.errors import Interrupted, Mistakes, Spent, Stop, Unusable
 from orchestrator.invocation import program, redacted
 from orchestrator.signals import Interrupts
@@ -96,5 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def command() -> int:
+    """Be the command `ulrl-study`."""
+    return as_process(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())
