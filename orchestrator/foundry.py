@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any, TextIO
 
 PROGRAM = "model.pt2"  # in the folder `data` of a model
@@ -24,6 +25,11 @@ class Foundry:
     def __init__(self, store: str) -> None:
         self._store = store
         self._process: subprocess.Popen[str] | None = None
+        self._starting = Lock()
+
+    def prepare(self) -> None:
+        """Start the process, which takes seconds to import what it needs, and return at once."""
+        self._running()
 
     def make(self, description: Mapping[str, Any], folder: Path) -> bool:
         """Make `folder` with a model in it; return False if its weights are gone.
@@ -62,17 +68,18 @@ class Foundry:
                     pipe.close()
 
     def _running(self) -> subprocess.Popen[str]:
-        if self._process is None:
-            command = [sys.executable, "-W", "ignore", "-m", "orchestrator.foundry", self._store]
-            self._process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                start_new_session=True,  # Ctrl-C is for the driver, which ends it by its pipe
-            )
-        return self._process
+        with self._starting:
+            if self._process is None:
+                command = [sys.executable, "-W", "ignore", "-m", "orchestrator.foundry"]
+                self._process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
+                    [*command, self._store],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    start_new_session=True,  # Ctrl-C is for the driver, which ends it by its pipe
+                )
+            return self._process
 
 
 class Moulds:
@@ -122,6 +129,15 @@ class Moulds:
             raise RuntimeError("its graph does not say what the network says")
 
 
+def warm_up(moulds: Moulds, folder: Path) -> None:
+    """Make a first model, of next to nothing: most of its seconds are imports."""
+    import numpy as np
+    import torch
+
+    network = torch.nn.Flatten().eval()
+    moulds.cast("nothing", network, np.zeros((2, 1, 2, 2), dtype=np.float32), folder)
+
+
 def serve(store: str, requests: TextIO, answers: TextIO) -> None:
     """Answer requests, a line each, until there are no more."""
     import torch
@@ -134,6 +150,8 @@ def serve(store: str, requests: TextIO, answers: TextIO) -> None:
     place = Store(store)
     with TemporaryDirectory() as scratch:
         moulds = Moulds(Path(scratch))
+        with suppress(Exception):  # what is wrong is told of the first real one
+            warm_up(moulds, Path(scratch, "first"))
         for line in requests:
             request, error, made = json.loads(line), "", None
             description = request["description"]

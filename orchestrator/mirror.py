@@ -1,6 +1,7 @@
 """The observer that keeps MLflow's record of a study."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,24 @@ class Mirror:
         self._best: dict[int, tuple[float, Trial]] = {}
         self._known: set[str] = set()  # trials whose runs are older than this start
         self._waiting: list[Trial] = []
+        self._open: Counter[int] = Counter()  # undecided trials by scenario
+        self._settled: set[int] = set()  # scenarios whose best is told
         self.models_gone = 0  # wanted by the policy, but no longer in the store
         self._conductor: Conductor
         self._results: Results
         self._runs: Runs
+        self._models: bool  # whether any are wanted
+        self._growing: bool  # whether scenarios may yet get trials
 
     def attach(self, conductor: Conductor, results: Results) -> None:
         """Say whose study this is; the parent run is opened."""
         self._conductor, self._results = conductor, results
         self._runs = Runs(conductor, results, self._findings, self._store, self._pictures)
         self._known = set(self._tracker.run_ids())
+        plan = conductor.plan
+        self._open.update(trial.scenario.number for trial in plan.trials)
+        self._models = plan.study.mlflow.log_models is not LogModels.NONE
+        self._growing = plan.study.search is not None
         self.study_record(status="RUNNING", metrics={}, artifacts=())
 
     def study_record(
@@ -91,8 +100,20 @@ class Mirror:
             self._waiting.append(trial)
         else:
             self._record_trial(trial, best=False)
+            if verdict.status is Status.DONE and self._models:
+                self._tracker.expect_models()
         if verdict.status is Status.DONE:
             self._compare(trial)
+        self._open[trial.scenario.number] -= 1
+        if not self._growing and not self._open[trial.scenario.number]:
+            self._settle(trial.scenario.number)
+
+    def _settle(self, scenario: int) -> None:
+        """Tell a scenario's best once that is final: models are made while others are at work."""
+        _, best = self._best.get(scenario, (0.0, None))
+        if best is not None and best.key not in self._known:
+            self._settled.add(scenario)
+            self._record_trial(best, best=True)
 
     def finish(self) -> None:
         """Mark each scenario's best trial, with its model where the policy says so."""
@@ -101,7 +122,8 @@ class Mirror:
             if trial.number not in best:
                 self._record_trial(trial, best=False)
         for trial in best.values():
-            self._record_trial(trial, best=True)
+            if trial.scenario.number not in self._settled:
+                self._record_trial(trial, best=True)
 
     def _record_trial(self, trial: Trial, *, best: bool) -> None:
         record = self._runs.trial(trial, best=best)

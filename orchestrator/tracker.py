@@ -59,6 +59,11 @@ class Tracker:
         self._load()
         self._courier.record(fitted(record))
 
+    def expect_models(self) -> None:
+        """Make ready for records with models, which are yet to come."""
+        if self._maker is not None:
+            self._maker.prepare()
+
     def flush(
         self, limit: float = inf, *, quiet: float = inf, look: Callable[[int], bool] | None = None
     ) -> None:

@@ -27,6 +27,9 @@ MISSING, NOW = "ulrl.missing", "ulrl.now."
 class ModelMaker(Protocol):
     """Makes models where MLflow can take them from."""
 
+    def prepare(self) -> None:
+        """Be told that models will be wanted, and return at once."""
+
     def make(self, description: Mapping[str, Any], folder: Path) -> bool:
         """Make `folder` with a model in it; return False if its weights are gone."""
 

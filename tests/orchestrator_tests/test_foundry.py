@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,24 @@ def test_a_maker_that_died_is_started_again(store: Store, tmp_path: Path) -> Non
     finally:
         subprocess.Popen = popen  # type: ignore[misc]
         foundry.close()
+
+
+def test_one_process_is_started_before_it_is_needed(store: Store, tmp_path: Path) -> None:
+    foundry = Foundry(store.url)
+    started = time.monotonic()
+    foundry.prepare()
+    foundry.prepare()
+    assert time.monotonic() - started < 2, "it waits for nothing"
+    process = foundry._process
+    try:
+        assert foundry.make(description("preact_resnet18", "first"), tmp_path / "first")
+        assert foundry._process is process
+    finally:
+        foundry.close()
+    foundry.prepare()
+    foundry.close()
+    assert process is not None
+    assert process.poll() is not None
 
 
 def test_a_model_serves(models: Path, tmp_path: Path) -> None:

@@ -1,24 +1,24 @@
 """What MLflow is told of a study, with a tracker that only listens."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
-from orchestrator.definition import LogModels, Objective, Prune, Study, Tracking, VictimRule
+from orchestrator.definition import LogModels, Objective, Prune, VictimRule
 from orchestrator.mirror import Mirror
 from orchestrator.pictures import Pictures
-from orchestrator.records import Record
 from orchestrator.runs import STUDY
+from tests.orchestrator_tests.listening import (
+    Listener,
+    mirrored,
+    study_of,
+    trial_record,
+    weights_in,
+)
 from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
 from tests.orchestrator_tests.small_studies import (
-    BADNETS,
-    BLENDED,
     WILCOXON,
-    choice,
-    small_study,
 )
 from ulrl.hyperparameters import names
 
@@ -28,57 +28,6 @@ METRICS = [
     for when in ("before", "after")
     for half in ("selection", "report")
 ]
-
-
-class Listener:
-    """A tracker that keeps every record, and the last of each key."""
-
-    def __init__(self, known: Mapping[str, str] | None = None) -> None:
-        self.heard: list[Record] = []
-        self.last: dict[str, Record] = {}
-        self._known = dict(known or {})
-
-    def record(self, record: Record) -> None:
-        assert record.parent is None or record.parent in self.last, "a child before its parent"
-        self.heard.append(record)
-        self.last[record.key] = record
-
-    def run_ids(self) -> Mapping[str, str]:
-        return self._known
-
-    def of(self, kind: str) -> list[Record]:
-        return [record for record in self.last.values() if record.tags["kind"] == kind]
-
-
-def study_of(path: Path, policy: LogModels = LogModels.BEST, **other: Any) -> Study:
-    return small_study(
-        **{
-            "store": f"memory://{path}",
-            "attacks": [choice(BADNETS), choice(BLENDED)],
-            "settings": {"alpha": (0.5, 0.7), "reinit_ratio": (0.5, 0.55, 1.0)},
-            "grid": {"seeds": (0, 1)},
-            "mlflow": Tracking(uri="", log_models=policy),
-            **other,
-        }
-    )
-
-
-def mirrored(
-    study: Study, path: Path, listener: Listener | None = None, **crew: Any
-) -> tuple[Desk, Listener]:
-    """Run a study under the eyes of a mirror, to its end."""
-    desk, heard = Desk(study, path), listener or Listener()
-    pictures = Pictures(desk.plan, path)
-    mirror = Mirror(heard, desk.findings, desk.store, pictures)  # type: ignore[arg-type]
-    desk.watch(mirror)
-    mirror.attach(desk.conductor, desk.results)
-    Workers(Random(1), 2, **crew).run(desk)
-    mirror.finish()
-    return desk, heard
-
-
-def trial_record(listener: Listener, desk: Desk, number: int) -> Record:
-    return listener.last[desk.plan.trials[number].key]
 
 
 def test_study_scenarios_and_trials_are_a_tree(tmp_path: Path) -> None:
@@ -191,12 +140,6 @@ def test_failures(tmp_path: Path) -> None:
 
 
 # Which repaired models are kept.
-
-
-def weights_in(desk: Desk) -> set[str]:
-    """Return the keys of repaired models that the store has."""
-    keys = {finding.relearn_key for finding in desk.conductor.scores.values()}
-    return {key for key in keys if desk.store.peek("repaired", key) is not None}
 
 
 @pytest.mark.parametrize("objective", [Objective.DER, Objective.ASR])

@@ -7,8 +7,8 @@ import pytest
 
 from orchestrator.definition import LogModels, Prune, PrunerChoice, Tracking
 from orchestrator.records import Record
+from tests.orchestrator_tests.listening import Listener, mirrored, study_of, trial_record
 from tests.orchestrator_tests.simulation import SECONDS, Desk
-from tests.orchestrator_tests.test_mirror import Listener, mirrored, study_of, trial_record
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ STUDY = Record(key="study", parent=None, name="demo", status="RUNNING")
 class Copies:
     """A maker of models that only says which one it is."""
 
+    def prepare(self) -> None:
+        """It needs no time."""
+
     def make(self, description: Mapping[str, Any], folder: Path) -> bool:
         if description["name"] == "gone":
             return False

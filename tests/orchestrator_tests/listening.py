@@ -1,0 +1,75 @@
+"""A study mirrored to a tracker that only listens."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from orchestrator.definition import LogModels, Study, Tracking
+from orchestrator.mirror import Mirror
+from orchestrator.pictures import Pictures
+from orchestrator.records import Record
+from tests.orchestrator_tests.simulation import Desk, Workers
+from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
+
+
+class Listener:
+    """A tracker that keeps every record, and the last of each key."""
+
+    def __init__(self, known: Mapping[str, str] | None = None) -> None:
+        self.heard: list[Record] = []
+        self.last: dict[str, Record] = {}
+        self.expecting = 0  # how often models were said to come
+        self._known = dict(known or {})
+
+    def record(self, record: Record) -> None:
+        assert record.parent is None or record.parent in self.last, "a child before its parent"
+        self.heard.append(record)
+        self.last[record.key] = record
+
+    def expect_models(self) -> None:
+        self.expecting += 1
+
+    def run_ids(self) -> Mapping[str, str]:
+        return self._known
+
+    def of(self, kind: str) -> list[Record]:
+        return [record for record in self.last.values() if record.tags["kind"] == kind]
+
+
+def study_of(path: Path, policy: LogModels = LogModels.BEST, **other: Any) -> Study:
+    return small_study(
+        **{
+            "store": f"memory://{path}",
+            "attacks": [choice(BADNETS), choice(BLENDED)],
+            "settings": {"alpha": (0.5, 0.7), "reinit_ratio": (0.5, 0.55, 1.0)},
+            "grid": {"seeds": (0, 1)},
+            "mlflow": Tracking(uri="", log_models=policy),
+            **other,
+        }
+    )
+
+
+def mirrored(
+    study: Study, path: Path, listener: Listener | None = None, *, finish: bool = True, **crew: Any
+) -> tuple[Desk, Listener]:
+    """Run a study under the eyes of a mirror, to its end."""
+    desk, heard = Desk(study, path), listener or Listener()
+    pictures = Pictures(desk.plan, path)
+    mirror = Mirror(heard, desk.findings, desk.store, pictures)  # type: ignore[arg-type]
+    desk.watch(mirror)
+    mirror.attach(desk.conductor, desk.results)
+    Workers(Random(1), 2, **crew).run(desk)
+    if finish:
+        mirror.finish()
+    return desk, heard
+
+
+def weights_in(desk: Desk) -> set[str]:
+    """Return the keys of repaired models that the store has."""
+    keys = {finding.relearn_key for finding in desk.conductor.scores.values()}
+    return {key for key in keys if desk.store.peek("repaired", key) is not None}
+
+
+def trial_record(listener: Listener, desk: Desk, number: int) -> Record:
+    return listener.last[desk.plan.trials[number].key]

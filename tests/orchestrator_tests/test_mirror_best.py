@@ -1,0 +1,50 @@
+"""When MLflow is told which trial of a scenario is the best, and its model made."""
+
+from pathlib import Path
+
+from orchestrator.definition import LogModels
+from tests.orchestrator_tests.drawn_studies import study_of as drawn_study
+from tests.orchestrator_tests.listening import Listener, mirrored, study_of, weights_in
+
+
+def tags(heard: Listener) -> dict[str, dict[str, str]]:
+    """Return the tags of each run."""
+    return {key: dict(record.tags) for key, record in heard.last.items()}
+
+
+def test_a_scenarios_best_is_told_as_soon_as_all_its_trials_are_decided(tmp_path: Path) -> None:
+    """So that models are made meanwhile, and not one after the other in the end."""
+    desk, heard = mirrored(study_of(tmp_path / "one"), tmp_path / "one", finish=False)
+    told = [record for record in heard.last.values() if record.tags.get("best") == "True"]
+    assert sorted(record.parent or "" for record in told) == sorted(
+        record.key for record in heard.of("scenario")
+    )
+    assert all(record.model is not None for record in told)
+    # A scenario's comes with its last trial, not with the study's.
+    ends = dict.fromkeys((record.key for record in heard.of("scenario")), 0)
+    bests = dict(ends)
+    for place, record in enumerate(heard.heard):
+        if record.tags["kind"] == "trial":
+            ends[record.parent or ""] = place
+            if record.tags["best"] == "True":
+                bests[record.parent or ""] = place
+    assert bests == ends
+    assert len(set(ends.values())) == 4
+    _, whole = mirrored(study_of(tmp_path / "two"), tmp_path / "two")
+    assert tags(whole) == tags(heard)
+    assert len(whole.heard) == len(heard.heard), "and not again in the end"
+    assert heard.expecting > 0
+    assert len(weights_in(desk)) == 4
+
+
+def test_while_settings_are_drawn_no_best_is_final(tmp_path: Path) -> None:
+    study = drawn_study(f"memory://{tmp_path}", settings=4)
+    _, heard = mirrored(study, tmp_path / "one", finish=False)
+    assert all(record.tags.get("best") != "True" for record in heard.heard)
+
+
+def test_no_model_is_expected_where_none_will_come(tmp_path: Path) -> None:
+    _, first = mirrored(study_of(tmp_path, LogModels.NONE), tmp_path)
+    listener = Listener(dict.fromkeys(first.last, "run"))
+    _, second = mirrored(study_of(tmp_path), tmp_path, listener)
+    assert (first.expecting, second.expecting) == (0, 0)
