@@ -1,13 +1,15 @@
 """One ULRL trial, ours against the structure of the official loop: ``-m benchmarks.bench_trial``.
 
 Both do 4 epochs of ascent and 20 of relearning with the official hyper-parameters on one
-victim, from the same draws, and must come out alike. Test sets are 38 times the training
+victim, from the same draws, and must come out alike. Ours is done as a worker of a study does it,
+in a process of its own that keeps memory. Test sets are 38 times the training
 samples, as on CIFAR-10, and what our curves look at has its share too; all of it is smaller
 than there so that it takes minutes. `bench_units` times the pieces at full size instead.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from benchmarks._common import (
 )
 from benchmarks._material import Material, material, whole
 from benchmarks._official import OfficialLoop, Outcome
+from benchmarks._worker import Acts, WorkerProcess
 from ulrl.clean import CleanSamples, draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
@@ -37,6 +40,9 @@ from ulrl.unlearning import unlearn
 
 TESTS_PER_SAMPLE = 20  # clean test images for each of the defender's: 10,000 for 500
 MONITOR = 256 / 5000  # of the selection half
+ASCENT = 4  # epochs
+ALIKE = "ours, official preset"  # does the same arithmetic
+PRESETS = {ALIKE: Preset.OFFICIAL, "ours, default preset": Preset.DEFAULT}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,25 +55,29 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     test = TESTS_PER_SAMPLE * given.samples
     made = material(given.width, 1000, test, 1 if given.quick else 3, int(MONITOR * test / 2))
-    with tempfile.TemporaryDirectory() as folder:
-        duel = Duel(
-            made,
-            Path(folder),
-            clean_ratio=given.samples / 1000,
-            batch=given.batch,
-            relearn_epochs=given.relearn,
-            workers=given.workers,
-        )
-        clocks = in_turn(duel.contenders, given.rounds)
-    duel.check()
-    official = clocks["official structure"]
+    short = {
+        "unlearn_threshold": 0.0,
+        "unlearn_epochs": ASCENT,
+        "relearn_epochs": given.relearn,
+        "unlearn_batch_size": given.batch,
+        "relearn_batch_size": given.batch,
+        "clean_ratio": given.samples / 1000,
+    }
+    with tempfile.TemporaryDirectory() as folder, WorkerProcess(1, ours, made, short) as ourselves:
+        official = Official(made, short, Path(folder), given.workers)
+        contenders: dict[str, Callable[[], object]] = {"official structure": official.run}
+        contenders |= {name: ourselves.act(name) for name in PRESETS}
+        clocks = in_turn(contenders, given.rounds)
+        apart = Agreement(ourselves.results[ALIKE], official.outcome)
+    apart.check()
+    slow = clocks["official structure"]
     table(
         ["contender", "CPU s", "wall s", "CPU ratio", "wall ratio"],
         [
             [
                 name,
                 *(spread([getattr(c, kind) for c in taken]) for kind in ("cpu", "wall")),
-                *(spread(ratios(official, taken, kind)) for kind in ("cpu", "wall")),
+                *(spread(ratios(slow, taken, kind)) for kind in ("cpu", "wall")),
             ]
             for name, taken in clocks.items()
         ],
@@ -77,57 +87,35 @@ def main(argv: list[str] | None = None) -> None:
         width=given.width,
         samples=given.samples,
         tests=test,
-        epochs=[Duel.ASCENT, given.relearn],
+        epochs=[ASCENT, given.relearn],
         workers=given.workers,
-        **duel.agreement(),
+        **apart.told(),
         **{
-            f"{kind}_ratio_{slug(name)}": summary(ratios(official, taken, kind))
+            f"{kind}_ratio_{slug(name)}": summary(ratios(slow, taken, kind))
             for name, taken in clocks.items()
             for kind in ("cpu", "wall")
-            if taken is not official
+            if taken is not slow
         },
     )
 
 
-class Duel:
-    """The same trial done in both ways, and by our own preset."""
+class Official:
+    """The trial in the official loop's structure.
 
-    ASCENT = 4
+    Attributes:
+        outcome: Of the last run.
+    """
 
     def __init__(
-        self,
-        made: Material,
-        folder: Path,
-        *,
-        clean_ratio: float,
-        batch: int,
-        relearn_epochs: int,
-        workers: int,
+        self, made: Material, short: Mapping[str, object], folder: Path, workers: int
     ) -> None:
-        self._made, self._folder, self._workers = made, folder, workers
-        self._short = {
-            "unlearn_threshold": 0.0,
-            "unlearn_epochs": self.ASCENT,
-            "relearn_epochs": relearn_epochs,
-            "unlearn_batch_size": batch,
-            "relearn_batch_size": batch,
-            "clean_ratio": clean_ratio,
-        }
-        self.contenders: dict[str, Callable[[], None]] = {
-            "official structure": self._officially,
-            "ours, official preset": lambda: self._by(Preset.OFFICIAL),
-            "ours, default preset": lambda: self._by(Preset.DEFAULT),
-        }
-        self._official = Outcome()
-        self._ours: dict[Preset, Outcome] = {}
+        self._made, self._short, self._folder, self._workers = made, short, folder, workers
+        self.outcome = Outcome()
 
-    def _values(self, preset: Preset) -> tuple[Hyperparameters, CleanSamples]:
-        h = assemble(preset_values(preset, "cifar10") | self._short)
-        return h, draw_clean_samples(h.clean, self._made.images, 0)
-
-    def _officially(self) -> None:
-        h, clean = self._values(Preset.OFFICIAL)
-        self._official = OfficialLoop(
+    def run(self) -> None:
+        """Do it."""
+        h, clean = values(Preset.OFFICIAL, self._made, self._short)
+        self.outcome = OfficialLoop(
             h,
             self._made.victim,
             clean,
@@ -137,37 +125,56 @@ class Duel:
             device=the_device(),
         ).run()
 
-    def _by(self, preset: Preset) -> None:
-        """Do what a worker of a study does, curves included."""
-        h, clean = self._values(preset)
-        victim, tests, device = self._made.victim, self._made.tests, the_device()
-        outcome = Outcome()
 
-        def observe(classifier: Classifier) -> None:
-            measure(classifier.predict, tests.monitor)
+def values(
+    preset: Preset, made: Material, short: Mapping[str, object]
+) -> tuple[Hyperparameters, CleanSamples]:
+    """Return a preset with what makes it short, and the defender's samples."""
+    h = assemble(preset_values(preset, "cifar10") | dict(short))
+    return h, draw_clean_samples(h.clean, made.images, 0)
 
-        for ascent in unlearn(h.unlearn, victim, clean, 0.0, device, observe=observe):
-            outcome.running = list(ascent.accuracy)
-        scores = score_neurons(h.score, ascent)
-        run = relearn(h.relearn, victim, choose_resets(h.reset, scores), clean, device)
-        for epoch in run.epochs:
-            outcome.running.append(epoch.accuracy)
-            measure(run.classifier.predict, tests.monitor)
-        weights = run.classifier.weights()
-        result = evaluate(weights, tests, device)
-        parts = ((tests.selection, result.selection), (tests.report, result.report))
-        outcome.acc = sum(len(p.clean) * m.acc for p, m in parts) / sum(
-            len(p.clean) for p, _ in parts
-        )
-        outcome.asr = sum(len(p.triggered) * m.asr for p, m in parts) / sum(
-            len(p.triggered) for p, _ in parts
-        )
-        outcome.state, outcome.suspects = weights.state, scores.suspects
-        self._ours[preset] = outcome
 
-    def agreement(self) -> dict[str, float]:
-        """Return how far the two results with the official preset lie apart."""
-        ours, theirs = self._ours[Preset.OFFICIAL], self._official
+def ours(made: Material, short: Mapping[str, object]) -> Acts:
+    """Return the trial by each preset, as it is done where this is called."""
+    return {name: partial(our_trial, preset, made, short) for name, preset in PRESETS.items()}
+
+
+def our_trial(preset: Preset, made: Material, short: Mapping[str, object]) -> Outcome:
+    """Do what a worker of a study does, curves included."""
+    h, clean = values(preset, made, short)
+    victim, tests, device = made.victim, made.tests, the_device()
+    outcome = Outcome()
+
+    def observe(classifier: Classifier) -> None:
+        measure(classifier.predict, tests.monitor)
+
+    for ascent in unlearn(h.unlearn, victim, clean, 0.0, device, observe=observe):
+        outcome.running = list(ascent.accuracy)
+    scores = score_neurons(h.score, ascent)
+    run = relearn(h.relearn, victim, choose_resets(h.reset, scores), clean, device)
+    for epoch in run.epochs:
+        outcome.running.append(epoch.accuracy)
+        measure(run.classifier.predict, tests.monitor)
+    weights = run.classifier.weights()
+    result = evaluate(weights, tests, device)
+    parts = ((tests.selection, result.selection), (tests.report, result.report))
+    outcome.acc = sum(len(p.clean) * m.acc for p, m in parts) / sum(len(p.clean) for p, _ in parts)
+    outcome.asr = sum(len(p.triggered) * m.asr for p, m in parts) / sum(
+        len(p.triggered) for p, _ in parts
+    )
+    outcome.state, outcome.suspects = weights.state, scores.suspects
+    return outcome
+
+
+class Agreement:
+    """Two results with the same arithmetic, beside each other."""
+
+    def __init__(self, ours: Outcome, theirs: Outcome) -> None:
+        self._ours, self._theirs = ours, theirs
+
+    def told(self) -> dict[str, float]:
+        """Return how far they lie apart."""
+        ours, theirs = self._ours, self._theirs
         pairs = zip(ours.running, theirs.running, strict=True)
         weights = [
             float((values - theirs.state[name]).abs().max() / values.abs().max().clamp(min=1))
@@ -183,10 +190,10 @@ class Duel:
         }
 
     def check(self) -> None:
-        """Raise unless both ways came to the same, but for rounding."""
-        if self._ours[Preset.OFFICIAL].suspects != self._official.suspects:
+        """Raise unless both came to the same, but for rounding."""
+        if self._ours.suspects != self._theirs.suspects:
             raise RuntimeError("the two loops suspect different neurons")
-        apart = self.agreement()
+        apart = self.told()
         if the_device().type == "cpu" and (
             apart["weights_apart"] > 1e-2 or max(apart["acc_apart"], apart["asr_apart"]) > 0.02
         ):

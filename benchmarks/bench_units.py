@@ -3,11 +3,12 @@
 ``-m benchmarks.bench_units``: a training step and a test, as the official loop's structure does
 them and as ours does, for the published PreAct-ResNet18. A whole trial on CIFAR-10 (4 + 20
 epochs on 500 samples, 19,000 test images) takes hours on two cores; here it is arithmetic on
-what was measured, and said to be.
+what was measured, and said to be. Ours runs as in a worker of a study, which keeps memory.
 """
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -28,16 +29,19 @@ from benchmarks._common import (
 )
 from benchmarks._material import material, whole
 from benchmarks._official import OfficialLoop
+from benchmarks._worker import Acts, WorkerProcess
 from ulrl.clean import draw_clean_samples
-from ulrl.fitting import Schedule, Sources, train
+from ulrl.fitting import Samples, Schedule, Sources, train
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.metrics import measure
-from ulrl.models import restore
+from ulrl.models import Weights, restore
+from ulrl.poisoning import TestHalf
 from ulrl.sgd import SGD
 
 COUNT = 128  # training images: one step
 TESTS = 120  # clean test images
 GEMM = 2048  # side of the matrices behind the machine's own rate
+OURS = {"ours, official": 2, "ours, default": 1}  # passes of a step that update BatchNorm
 FLOP = 3.33e9  # of training on one image at width 64, a multiply-add being two
 
 
@@ -47,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     if given.quick:
         given.width, given.rounds, given.workers = 2, 1, 0
     torch.set_num_threads(given.threads)
-    clocks, images = timed(given.width, given.rounds, given.workers)
+    clocks, images = timed(given.width, given.rounds, given.workers, given.threads)
     told = pieces(clocks, images)
     wholes = {
         name: [work_out(t, e) for t, e in zip(trained, tested, strict=True)]
@@ -82,40 +86,51 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def timed(width: int, rounds: int, workers: int) -> tuple[Mapping[str, list[Clock]], int]:
+def timed(
+    width: int, rounds: int, workers: int, threads: int
+) -> tuple[Mapping[str, list[Clock]], int]:
     """Return the clocks of every piece, and the number of test images."""
     made = material(width, 2 * COUNT, TESTS, 1, TESTS // 2)
     h = assemble(preset_values(Preset.OFFICIAL, "cifar10") | {"clean_ratio": 0.5})
     clean = draw_clean_samples(h.clean, made.images, 0)
-    tests, device = whole(made.tests), the_device()
-    classifier = restore(made.victim, device)
-    optimiser = SGD(classifier.network, lr=0.005, momentum=0.9, weight_decay=0)
-
-    def ours(updates: int) -> None:
-        schedule = Schedule(
-            epochs=1, batch_size=COUNT, rate=lambda _: 0.005, batchnorm_updates=updates
-        )
-        sources = Sources.of(0, "relearn")
-        for _ in train(classifier, clean.samples, optimiser, cross_entropy, schedule, sources):
-            pass
-
-    with tempfile.TemporaryDirectory() as folder:
+    tests = whole(made.tests)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        WorkerProcess(threads, ours, made.victim, clean.samples, tests) as ourselves,
+    ):
         loop = OfficialLoop(
-            h, made.victim, clean, tests, Path(folder), workers=workers, device=device
+            h, made.victim, clean, tests, Path(folder), workers=workers, device=the_device()
         )
         loop.unlearn(1)
-        network = restore(made.victim, device).network
+        network = restore(made.victim, the_device()).network
         contenders: dict[str, Callable[[], object]] = {
             "epoch": lambda: loop.relearn(1),
             "tests": lambda: loop.tested(network),
-            "ours, official": lambda: ours(2),
-            "ours, default": lambda: ours(1),
-            "our tests": lambda: measure(classifier.predict, tests),
+            **{name: ourselves.act(name) for name in (*OURS, "our tests")},
             "products": _products,
             "products, 1×1": _products_by_convolution,
         }
         clocks = in_turn(contenders, rounds)
     return clocks, len(tests.clean) + len(tests.triggered)
+
+
+def ours(victim: Weights, samples: Samples, tests: TestHalf) -> Acts:
+    """Return our pieces, as they are done where this is called."""
+    classifier = restore(victim, the_device())
+    optimiser = SGD(classifier.network, lr=0.005, momentum=0.9, weight_decay=0)
+
+    def epoch(updates: int) -> None:
+        schedule = Schedule(
+            epochs=1, batch_size=COUNT, rate=lambda _: 0.005, batchnorm_updates=updates
+        )
+        sources = Sources.of(0, "relearn")
+        for _ in train(classifier, samples, optimiser, cross_entropy, schedule, sources):
+            pass
+
+    def test() -> None:
+        measure(classifier.predict, tests)
+
+    return {**{name: partial(epoch, updates) for name, updates in OURS.items()}, "our tests": test}
 
 
 def pieces(
