@@ -81,8 +81,8 @@ def pages(folder: Path, times: int) -> dict[str, list[float]]:
                 "runs/search.*der_report. DESC",
             ),
             "charts of 100 runs": ("runs?compareRunsMode=CHART", DRAWN, "runs/search"),
-            "a trial": (f"runs/{trial}", OVERVIEW, "runs/get"),
-            "a trial's curves": (f"runs/{trial}/model-metrics", DRAWN, "runs/get"),
+            "a trial": (f"runs/{trial}", OVERVIEW, "/graphql.*GetRun"),
+            "a trial's curves": (f"runs/{trial}/model-metrics", DRAWN, "metrics/get-history"),
         }
         page = browser.new_page()
         found["the same, scripts not loaded yet"] = [seconds(page, address, number, *views[NEWEST])]
