@@ -8,6 +8,7 @@ what was measured, and said to be. Ours runs as in a worker of a study, which ke
 
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -27,7 +28,7 @@ from benchmarks._common import (
     table,
     the_device,
 )
-from benchmarks._material import material, whole
+from benchmarks._material import few, material, whole
 from benchmarks._official import OfficialLoop
 from benchmarks._worker import Acts, WorkerProcess
 from ulrl.clean import draw_clean_samples
@@ -40,6 +41,7 @@ from ulrl.sgd import SGD
 
 COUNT = 128  # training images: one step
 TESTS = 120  # clean test images
+FEW = 8  # training images, and clean test images, of a pass that is mostly what is besides
 GEMM = 2048  # side of the matrices behind the machine's own rate
 OURS = {"ours, official": 2, "ours, default": 1}  # passes of a step that update BatchNorm
 FLOP = 3.33e9  # of training on one image at width 64, a multiply-add being two
@@ -51,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     if given.quick:
         given.width, given.rounds, given.workers = 2, 1, 0
     torch.set_num_threads(given.threads)
-    clocks, images = timed(given.width, given.rounds, given.workers, given.threads)
-    told = pieces(clocks, images)
+    clocks, counts = timed(given.width, given.rounds, given.workers, given.threads)
+    told = pieces(clocks, counts)
     wholes = {
         name: [work_out(t, e) for t, e in zip(trained, tested, strict=True)]
         for name, (trained, tested, work_out) in told.items()
@@ -63,12 +65,16 @@ def main(argv: list[str] | None = None) -> None:
         for name, values in wholes.items()
     }
     table(
-        ["contender", "training, CPU ms/image", "test, CPU ms/image", "4 + 20 epochs", "ratio"],
+        [
+            *("contender", "training, CPU ms/image", "test, CPU ms/image", "besides, CPU s/epoch"),
+            *("4 + 20 epochs", "ratio"),
+        ],
         [
             [
                 name,
-                spread([1000 * value for value in trained]),
-                spread([1000 * value for value in tested]),
+                spread([1000 * piece.each for piece in trained]),
+                spread([1000 * piece.each for piece in tested]),
+                spread([t.fixed + e.fixed for t, e in zip(trained, tested, strict=True)]),
                 f"{median(wholes[name]):.0f} CPU s, worked out",
                 spread(factors[name]),
             ]
@@ -82,36 +88,77 @@ def main(argv: list[str] | None = None) -> None:
         width=given.width,
         worked_out=True,
         share_of_products=summary(share),
+        milliseconds_an_image={
+            slug(name): [1000 * median(piece.each for piece in some) for some in parts[:2]]
+            for name, parts in told.items()
+        },
         **{f"ratio_{slug(name)}": summary(f) for name, f in factors.items()},
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What a pass over some images takes, in CPU seconds.
+
+    Attributes:
+        each: For each image.
+        fixed: Whatever their number: starting loader workers, drawing plots.
+    """
+
+    each: float
+    fixed: float = 0.0
+
+    def of(self, count: int) -> float:
+        """Return the seconds of a pass."""
+        return self.fixed + count * self.each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Images of the passes that are timed, and of those with few."""
+
+    tests: int
+    few_tests: int
+    few_samples: int
+
+
 def timed(
     width: int, rounds: int, workers: int, threads: int
-) -> tuple[Mapping[str, list[Clock]], int]:
-    """Return the clocks of every piece, and the number of test images."""
+) -> tuple[Mapping[str, list[Clock]], Counts]:
+    """Return the clocks of every piece, and how many images were in them."""
     made = material(width, 2 * COUNT, TESTS, 1, TESTS // 2)
     h = assemble(preset_values(Preset.OFFICIAL, "cifar10") | {"clean_ratio": 0.5})
     clean = draw_clean_samples(h.clean, made.images, 0)
+    some = draw_clean_samples(replace(h.clean, clean_ratio=FEW / (2 * COUNT)), made.images, 0)
     tests = whole(made.tests)
+    handful = few(tests, FEW)
     with (
         tempfile.TemporaryDirectory() as folder,
         WorkerProcess(threads, ours, made.victim, clean.samples, tests) as ourselves,
     ):
-        loop = OfficialLoop(
-            h, made.victim, clean, tests, Path(folder), workers=workers, device=the_device()
+        loop, small = (
+            OfficialLoop(h, made.victim, c, t, Path(folder), workers=workers, device=the_device())
+            for c, t in ((clean, tests), (some, handful))
         )
         loop.unlearn(1)
+        small.unlearn(1)
         network = restore(made.victim, the_device()).network
         contenders: dict[str, Callable[[], object]] = {
             "epoch": lambda: loop.relearn(1),
             "tests": lambda: loop.tested(network),
+            "epoch of few": lambda: small.relearn(1),
+            "tests of few": lambda: small.tested(network),
             **{name: ourselves.act(name) for name in (*OURS, "our tests")},
             "products": _products,
             "products, 1×1": _products_by_convolution,
         }
         clocks = in_turn(contenders, rounds)
-    return clocks, len(tests.clean) + len(tests.triggered)
+    counts = Counts(
+        tests=len(tests.clean) + len(tests.triggered),
+        few_tests=len(handful.clean) + len(handful.triggered),
+        few_samples=len(some.samples.labels),
+    )
+    return clocks, counts
 
 
 def ours(victim: Weights, samples: Samples, tests: TestHalf) -> Acts:
@@ -134,18 +181,39 @@ def ours(victim: Weights, samples: Samples, tests: TestHalf) -> Acts:
 
 
 def pieces(
-    clocks: Mapping[str, list[Clock]], images: int
-) -> dict[str, tuple[list[float], list[float], Callable[[float, float], float]]]:
-    """Return CPU seconds per image of training and of a test, and what makes a whole of them."""
+    clocks: Mapping[str, list[Clock]], counts: Counts
+) -> dict[str, tuple[list[Piece], list[Piece], Callable[[Piece, Piece], float]]]:
+    """Return training and test of each contender, in each round, and what makes a whole of them.
+
+    The official side's passes are timed with many and with few images, since a good part of a
+    short one does not grow with them.
+    """
     cpu = {name: [taken.cpu for taken in some] for name, some in clocks.items()}
-    theirs = [both - tests for both, tests in zip(cpu["epoch"], cpu["tests"], strict=True)]
-    official = [seconds / images for seconds in cpu["tests"]]
-    ours = [seconds / images for seconds in cpu["our tests"]]
+
+    def training(kind: str) -> list[float]:
+        pairs = zip(cpu[f"epoch{kind}"], cpu[f"tests{kind}"], strict=True)
+        return [both - tests for both, tests in pairs]
+
+    theirs = _lines(training(""), COUNT, training(" of few"), counts.few_samples)
+    official = _lines(cpu["tests"], counts.tests, cpu["tests of few"], counts.few_tests)
+    our_tests = [Piece(each=seconds / counts.tests) for seconds in cpu["our tests"]]
     return {
-        "official structure": ([s / COUNT for s in theirs], official, _official_whole),
-        "ours, official preset": ([s / COUNT for s in cpu["ours, official"]], ours, _our_whole),
-        "ours, default preset": ([s / COUNT for s in cpu["ours, default"]], ours, _our_whole),
+        "official structure": (theirs, official, _official_whole),
+        "ours, official preset": (_each(cpu["ours, official"]), our_tests, _our_whole),
+        "ours, default preset": (_each(cpu["ours, default"]), our_tests, _our_whole),
     }
+
+
+def _lines(many: list[float], count: int, few: list[float], fewer: int) -> list[Piece]:
+    """Return what two passes of different length say of each image and of what is besides."""
+    each = [(long - short) / (count - fewer) for long, short in zip(many, few, strict=True)]
+    return [
+        Piece(each=one, fixed=short - fewer * one) for one, short in zip(each, few, strict=True)
+    ]
+
+
+def _each(seconds: list[float]) -> list[Piece]:
+    return [Piece(each=one / COUNT) for one in seconds]
 
 
 def shares(clocks: Mapping[str, list[Clock]], width: int) -> list[float]:
@@ -174,14 +242,14 @@ def _products_by_convolution() -> None:
     torch.nn.functional.conv2d(a, torch.ones(GEMM, GEMM, 1, 1, device=a.device))
 
 
-def _official_whole(training: float, test: float) -> float:
+def _official_whole(training: Piece, test: Piece) -> float:
     """CPU seconds of 24 epochs on 500 samples with a test of 19,000 images after each."""
-    return 24 * (500 * training + 19_000 * test)
+    return 24 * (training.of(500) + test.of(19_000))
 
 
-def _our_whole(training: float, test: float) -> float:
+def _our_whole(training: Piece, test: Piece) -> float:
     """The same with 256 + 230 images after each and the whole once."""
-    return 24 * (500 * training + 486 * test) + 19_000 * test
+    return 24 * (training.of(500) + test.of(486)) + test.of(19_000)
 
 
 if __name__ == "__main__":

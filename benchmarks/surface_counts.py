@@ -7,6 +7,7 @@ lacks), and counts the relearnings that differ. Phase 2 is not done: nothing of 
 
 import argparse
 import sys
+import time
 from collections import defaultdict
 
 from benchmarks._common import report, spread, summary, table
@@ -84,7 +85,9 @@ class Counter:
         keys = KeyRing(study.victim, compute)
         self._store = Store(study.store)
         self._findings = Findings(self._store, keys)
-        site = Site(store=study.store, study="counts", device=compute.device)
+        site = Site(
+            store=study.store, study="counts", device=compute.device, threads=compute.threads
+        )
         self._workshop = Workshop(site, study.victim)
         self._plan, self._catalogue = plan, Catalogue(plan)
         self._trials: dict[int, list[Trial]] = defaultdict(list)
@@ -126,8 +129,8 @@ class Counter:
 
     def _do(self, item: Item) -> None:
         if not self._findings.has(item):
-            for _ in self._workshop.work(item):
-                pass
+            for progress in self._workshop.work(item):
+                time.sleep(progress.pause)  # while another program makes it
 
 
 if __name__ == "__main__":

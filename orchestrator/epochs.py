@@ -7,8 +7,8 @@ from typing import Any
 
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
+from orchestrator.files import write_text
 from orchestrator.findings import Findings
-from orchestrator.folder import write_text
 from orchestrator.reporting.curves import RELEARN, SERIES, UNLEARN
 from orchestrator.reporting.schema import SCENARIO
 from orchestrator.reporting.tables import csv_text

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import Unusable
+from orchestrator.files import write_text
 from orchestrator.work import StageRun
 
 Cuts: TypeAlias = dict[str, tuple[tuple[float, ...], ...]]
@@ -172,13 +173,6 @@ class Folder:
             return f"process {holder['pid']} on {holder['host']} since {since}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another driver"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole: aside, then renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    aside.replace(path)
 
 
 def whole_lines(path: Path, *, mend: bool = True) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from threading import Lock
 from typing import Any, TextIO
 
@@ -24,12 +24,15 @@ class Foundry:
 
     def __init__(self, store: str) -> None:
         self._store = store
+        self._lock = Lock()  # one thread wants a model while another closes or prepares
         self._process: subprocess.Popen[str] | None = None
-        self._starting = Lock()
+        self._scratch: str | None = None
+        self._closed = False
 
     def prepare(self) -> None:
-        """Start the process, which takes seconds to import what it needs, and return at once."""
-        self._running()
+        """Start the process, which takes seconds to be ready, and return at once."""
+        with suppress(RuntimeError):  # the first model that is wanted meets it again, and tells
+            self._running()
 
     def make(self, description: Mapping[str, Any], folder: Path) -> bool:
         """Make `folder` with a model in it; return False if its weights are gone.
@@ -48,7 +51,8 @@ class Foundry:
         except (OSError, ValueError):
             line = ""
         if not line:
-            self.close()
+            with self._lock:
+                self._end()
             raise RuntimeError("the process that makes models ended")
         answer = json.loads(line)
         if answer["error"]:
@@ -56,30 +60,46 @@ class Foundry:
         return bool(answer["made"])
 
     def close(self) -> None:
-        """End the process; what it is at is given up."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(OSError, ValueError):
-                    pipe.close()
+        """End the process for good; what it is at is given up."""
+        with self._lock:
+            self._closed = True
+            self._end()
 
     def _running(self) -> subprocess.Popen[str]:
-        with self._starting:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("no more models are made")
             if self._process is None:
+                self._scratch = mkdtemp(prefix="ulrl-models-")
                 command = [sys.executable, "-W", "ignore", "-m", "orchestrator.foundry"]
-                self._process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
-                    [*command, self._store],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                    start_new_session=True,  # Ctrl-C is for the driver, which ends it by its pipe
-                )
+                try:
+                    self._process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
+                        [*command, self._store, self._scratch],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL,
+                        text=True,
+                        # Ctrl-C is for the driver, which ends it by its pipe.
+                        start_new_session=True,
+                    )
+                except OSError as error:
+                    self._end()
+                    text = f"the process that makes models cannot be started: {error}"
+                    raise RuntimeError(text) from error
             return self._process
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        scratch, self._scratch = self._scratch, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(OSError, ValueError):
+                        pipe.close()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 class Moulds:
@@ -138,7 +158,7 @@ def warm_up(moulds: Moulds, folder: Path) -> None:
     moulds.cast("nothing", network, np.zeros((2, 1, 2, 2), dtype=np.float32), folder)
 
 
-def serve(store: str, requests: TextIO, answers: TextIO) -> None:
+def serve(store: str, scratch: Path, requests: TextIO, answers: TextIO) -> None:
     """Answer requests, a line each, until there are no more."""
     import torch
 
@@ -147,25 +167,23 @@ def serve(store: str, requests: TextIO, answers: TextIO) -> None:
     from orchestrator.store import Store
 
     torch.set_num_threads(1)
-    place = Store(store)
-    with TemporaryDirectory() as scratch:
-        moulds = Moulds(Path(scratch))
-        with suppress(Exception):  # what is wrong is told of the first real one
-            warm_up(moulds, Path(scratch, "first"))
-        for line in requests:
-            request, error, made = json.loads(line), "", None
-            description = request["description"]
-            weights = ("stage", "key")
-            kind = {name: value for name, value in description.items() if name not in weights}
-            try:
-                made = materialise(place, description)
-                if made is not None:
-                    text = json.dumps(kind, sort_keys=True)
-                    moulds.cast(text, *made, Path(request["folder"]))
-            except Exception as failure:  # noqa: BLE001 - told to who asked
-                error = sentence(failure)
-            answers.write(json.dumps({"made": made is not None, "error": error}) + "\n")
-            answers.flush()
+    place, moulds = Store(store), Moulds(scratch)
+    with suppress(Exception):  # what is wrong is told of the first real one
+        warm_up(moulds, scratch / "first")
+    for line in requests:
+        request, error, made = json.loads(line), "", None
+        description = request["description"]
+        weights = ("stage", "key")
+        kind = {name: value for name, value in description.items() if name not in weights}
+        try:
+            made = materialise(place, description)
+            if made is not None:
+                text = json.dumps(kind, sort_keys=True)
+                moulds.cast(text, *made, Path(request["folder"]))
+        except Exception as failure:  # noqa: BLE001 - told to who asked
+            error = sentence(failure)
+        answers.write(json.dumps({"made": made is not None, "error": error}) + "\n")
+        answers.flush()
 
 
 def yield_to_others() -> None:
@@ -184,7 +202,11 @@ def main() -> None:
     yield_to_others()
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # whatever a library prints is no answer
-        serve(sys.argv[1], sys.stdin, answers)
+        scratch = Path(sys.argv[2])
+        try:
+            serve(sys.argv[1], scratch, sys.stdin, answers)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)  # a driver that was killed does not
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import Any
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status, Verdict
 from orchestrator.definition import LogModels
+from orchestrator.files import write_text
 from orchestrator.findings import Findings, VictimFinding
-from orchestrator.folder import write_text
 from orchestrator.invocation import redacted
 from orchestrator.pictures import Pictures
 from orchestrator.plan import Plan, Scenario, Trial
@@ -27,6 +27,9 @@ TOP = (
     *("report.html", "results.csv", "results.parquet", "table.tex", "table.md"),
     *("stages.csv", "curves.csv", "study.yaml", "optuna.journal"),
 )
+
+
+SOON = 4  # trials before a scenario's last: its model is wanted in seconds or minutes
 
 
 class Mirror:
@@ -49,7 +52,8 @@ class Mirror:
         self._conductor: Conductor
         self._results: Results
         self._runs: Runs
-        self._models: bool  # whether any are wanted
+        self._left: int  # trials that are undecided or undrawn
+        self._best_only: bool  # whether models are those of the best trials
         self._growing: bool  # whether scenarios may yet get trials
 
     def attach(self, conductor: Conductor, results: Results) -> None:
@@ -59,7 +63,8 @@ class Mirror:
         self._known = set(self._tracker.run_ids())
         plan = conductor.plan
         self._open.update(trial.scenario.number for trial in plan.trials)
-        self._models = plan.study.mlflow.log_models is not LogModels.NONE
+        self._left = plan.most_trials
+        self._best_only = plan.study.mlflow.log_models is LogModels.BEST
         self._growing = plan.study.search is not None
         self.study_record(status="RUNNING", metrics={}, artifacts=())
 
@@ -100,20 +105,28 @@ class Mirror:
             self._waiting.append(trial)
         else:
             self._record_trial(trial, best=False)
-            if verdict.status is Status.DONE and self._models:
-                self._tracker.expect_models()
         if verdict.status is Status.DONE:
             self._compare(trial)
-        self._open[trial.scenario.number] -= 1
-        if not self._growing and not self._open[trial.scenario.number]:
-            self._settle(trial.scenario.number)
+        scenario = trial.scenario.number
+        self._open[scenario] -= 1
+        self._left -= 1
+        left = self._left if self._growing else self._open[scenario]
+        if self._best_only and left == SOON and trial.key not in self._known:
+            self._tracker.expect_models()
+        if not self._growing and not left:
+            self._settle(scenario)
 
     def _settle(self, scenario: int) -> None:
         """Tell a scenario's best once that is final: models are made while others are at work."""
         _, best = self._best.get(scenario, (0.0, None))
-        if best is not None and best.key not in self._known:
-            self._settled.add(scenario)
-            self._record_trial(best, best=True)
+        if best is None or best.key in self._known:
+            return
+        others = [t for t in self._waiting if t.scenario.number == scenario]
+        self._waiting = [t for t in self._waiting if t.scenario.number != scenario]
+        for trial in others:  # first, lest a kill leave two bests behind
+            self._record_trial(trial, best=False)
+        self._settled.add(scenario)
+        self._record_trial(best, best=True)
 
     def finish(self) -> None:
         """Mark each scenario's best trial, with its model where the policy says so."""

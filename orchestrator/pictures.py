@@ -1,12 +1,12 @@
 """Pictures of a study's triggers, on its own data: an observer that draws each scenario's."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from orchestrator.files import write_bytes
 from orchestrator.findings import VictimFinding
 from orchestrator.plan import Plan, Scenario
 from orchestrator.reporting.naming import slug
@@ -49,7 +49,7 @@ class Pictures:
         if not self._rows:
             return
         rows = [row for _, row in sorted(self._rows.items())]
-        _replace(self._figures / INDEX, csv_text(COLUMNS, rows).encode())
+        write_bytes(self._figures / INDEX, csv_text(COLUMNS, rows).encode())
         kept = {row["file"] for row in rows}
         for file in self._figures.glob("triggers-*.png"):
             if file.name not in kept:
@@ -65,7 +65,7 @@ class Pictures:
         # Names of scenarios may be cut, so two may have the same slug: the key tells them apart.
         file = f"triggers-{slug(name)[:80]}-{key[:8]}.png"
         self._figures.mkdir(parents=True, exist_ok=True)
-        _replace(self._figures / file, png_bytes(picture))
+        write_bytes(self._figures / file, png_bytes(picture))
         return {
             **{axis: scenario.columns[axis] for axis in SCENARIO},
             "victim": key,
@@ -80,10 +80,3 @@ def _alike(clean: Tensor, triggered: Tensor) -> dict[str, str]:
         "psnr": f"{float(psnr(clean, triggered).mean()):.1f}",
         "ssim": "" if small else f"{float(ssim(clean, triggered).mean()):.3f}",
     }
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is never seen half written."""
-    aside = path.with_name(f".{path.name[-40:]}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.decisions import Pruning
 from orchestrator.definition import Objective
-from orchestrator.folder import write_text
+from orchestrator.files import write_text
 from orchestrator.plan import Plan
 
 COLUMNS = (

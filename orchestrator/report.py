@@ -4,12 +4,12 @@ Several folders are compared instead: ``python -m orchestrator.report A B ...``.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import Mistakes, Stop
+from orchestrator.files import write_text
 from orchestrator.reporting.assembly import FIGURE_NAMES, assemble
 from orchestrator.reporting.page import render
 
@@ -36,10 +36,10 @@ def write_report(folder: Path) -> Path:
             if stale.name.startswith(FIGURE_NAMES) and stale.name not in assembled.figures:
                 stale.unlink()  # of a scenario that the study no longer has
         for name, text in assembled.figures.items():
-            _replace(folder / FIGURES / name, text)
+            write_text(folder / FIGURES / name, text)
         for name, text in assembled.tables.items():
-            _replace(folder / name, text)
-        return _replace(folder / "report.html", render(assembled.page))
+            write_text(folder / name, text)
+        return write_text(folder / "report.html", render(assembled.page))
     except OSError as error:
         raise Mistakes([f"{folder}: the report cannot be written; {error.strerror}"]) from None
 
@@ -58,8 +58,8 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
         raise Mistakes([f"{folder}: is named twice" for folder in twice])
     comparison = read_sides(folders)
     try:
-        _replace(path.with_suffix(".csv"), comparison_csv(comparison))
-        return _replace(path, comparison_page(comparison))
+        write_text(path.with_suffix(".csv"), comparison_csv(comparison))
+        return write_text(path, comparison_page(comparison))
     except OSError as error:
         raise Mistakes([f"{path}: cannot be written; {error.strerror}"]) from None
 
@@ -91,14 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.exit_code
     print(path)  # noqa: T201 - the command's answer
     return 0
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write a file so that it is never seen half written."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    aside.replace(path)
-    return path
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status, Verdict
+from orchestrator.files import write_text
 from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimFinding
-from orchestrator.folder import write_text
 from orchestrator.plan import Plan, Trial
 from ulrl.attacks import LabelRule
 from ulrl.hyperparameters import PARTS, names

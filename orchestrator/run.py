@@ -15,8 +15,9 @@ from orchestrator.drawing import recorded
 from orchestrator.errors import Spent, Unusable
 from orchestrator.executors import Executor, executor
 from orchestrator.experience import gather, keep
+from orchestrator.files import write_text
 from orchestrator.findings import Findings, objective_value
-from orchestrator.folder import Folder, write_text
+from orchestrator.folder import Folder
 from orchestrator.follower import Follower
 from orchestrator.gauges import Gauges, curves_of
 from orchestrator.imports import check_imports

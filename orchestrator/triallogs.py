@@ -6,8 +6,9 @@ from pathlib import Path
 
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status, Verdict
+from orchestrator.files import write_text
 from orchestrator.findings import VictimFinding
-from orchestrator.folder import Folder, write_text
+from orchestrator.folder import Folder
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.prunings import sentence
 from orchestrator.work import Finished, Item, Progress, StageRun

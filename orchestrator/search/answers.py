@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.folder import write_text
+from orchestrator.files import write_text
 
 MINDS = ("optuna", "scipy", "numpy")  # another version may answer otherwise
 

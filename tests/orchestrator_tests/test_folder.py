@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Unusable
-from orchestrator.folder import Folder, whole_lines, write_text
+from orchestrator.files import write_text
+from orchestrator.folder import Folder, whole_lines
 from orchestrator.work import StageRun
 
 ROOT = Path(__file__).parents[2]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,16 +172,44 @@ def test_one_process_is_started_before_it_is_needed(store: Store, tmp_path: Path
     foundry.prepare()
     foundry.prepare()
     assert time.monotonic() - started < 2, "it waits for nothing"
-    process = foundry._process
+    process, scratch = foundry._process, foundry._scratch
+    assert process is not None
+    assert scratch is not None
     try:
         assert foundry.make(description("preact_resnet18", "first"), tmp_path / "first")
         assert foundry._process is process
+        assert any(Path(scratch).iterdir())
     finally:
         foundry.close()
-    foundry.prepare()
-    foundry.close()
-    assert process is not None
     assert process.poll() is not None
+    assert not Path(scratch).exists()
+    foundry.prepare()
+    assert foundry._process is None
+    with pytest.raises(RuntimeError, match="no more models are made"):
+        foundry.make(description("preact_resnet18", "first"), tmp_path / "second")
+
+
+def test_a_process_that_cannot_be_started_ends_no_study(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    foundry = Foundry(store.url)
+    foundry.prepare()
+    with pytest.raises(RuntimeError, match=r"cannot be started: .*Resource temporarily"):
+        foundry.make(description("preact_resnet18", "first"), tmp_path / "first")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_its_driver_it_ends_and_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "orchestrator.foundry", store.url, str(scratch)]
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=120)
+    assert not scratch.exists()
 
 
 def test_a_model_serves(models: Path, tmp_path: Path) -> None:

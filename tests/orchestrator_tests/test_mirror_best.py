@@ -48,3 +48,30 @@ def test_no_model_is_expected_where_none_will_come(tmp_path: Path) -> None:
     listener = Listener(dict.fromkeys(first.last, "run"))
     _, second = mirrored(study_of(tmp_path), tmp_path, listener)
     assert (first.expecting, second.expecting) == (0, 0)
+
+
+def test_what_was_the_best_before_is_none_before_another_one_is(tmp_path: Path) -> None:
+    """A kill between the two would leave two of them, with two models."""
+    study = study_of(tmp_path, settings={"alpha": (0.5,), "reinit_ratio": (0.5, 1.0)})
+    desk, first = mirrored(study, tmp_path / "one")
+    number = next(t.number for t in desk.plan.trials if tags(first)[t.key]["best"] == "False")
+    loser = desk.plan.trials[number]
+    # As if only the worse one had been there when a former start was interrupted.
+    same = [t for t in desk.plan.trials if t.scenario == loser.scenario]
+    (best,) = (t for t in same if t is not loser)
+    listener = Listener({key: "run" for key in first.last if key != best.key})
+    listener.last = dict(first.last)
+    _, second = mirrored(study, tmp_path / "two", listener, finish=False)
+    told = [(record.key, record.tags["best"]) for record in second.heard if "best" in record.tags]
+    own = [(key, flag) for key, flag in told if key in (best.key, loser.key)]
+    assert own == [(best.key, "False"), (loser.key, "False"), (best.key, "True")]
+
+
+def test_models_are_expected_when_a_scenario_has_few_trials_left(tmp_path: Path) -> None:
+    """Not from the start: the process that makes them holds half a gigabyte."""
+    _, heard = mirrored(study_of(tmp_path), tmp_path)
+    assert heard.expecting == 4  # once for each scenario
+    _, heard = mirrored(drawn_study(f"memory://{tmp_path}/d", settings=4), tmp_path / "drawn")
+    assert heard.expecting == 1
+    _, heard = mirrored(study_of(tmp_path / "all", LogModels.ALL), tmp_path / "all")
+    assert heard.expecting == 0  # they are wanted from the first trial on
