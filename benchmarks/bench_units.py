@@ -31,7 +31,7 @@ from benchmarks._common import (
 from benchmarks._material import few, material, whole
 from benchmarks._official import OfficialLoop
 from benchmarks._worker import Acts, WorkerProcess
-from ulrl.clean import draw_clean_samples
+from ulrl.clean import CleanSamples, draw_clean_samples
 from ulrl.fitting import Samples, Schedule, Sources, train
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.metrics import measure
@@ -39,9 +39,7 @@ from ulrl.models import Weights, restore
 from ulrl.poisoning import TestHalf
 from ulrl.sgd import SGD
 
-COUNT = 128  # training images: one step
-TESTS = 120  # clean test images
-FEW = 8  # training images, and clean test images, of a pass that is mostly what is besides
+COUNT = 128  # images of a batch
 GEMM = 2048  # side of the matrices behind the machine's own rate
 OURS = {"ours, official": 2, "ours, default": 1}  # passes of a step that update BatchNorm
 FLOP = 3.33e9  # of training on one image at width 64, a multiply-add being two
@@ -115,30 +113,29 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Images of the passes that are timed, and of those with few."""
+    """Test images, and those of passes with half as many batches, which are also ours."""
 
     tests: int
-    few_tests: int
-    few_samples: int
+    half: int
 
 
 def timed(
     width: int, rounds: int, workers: int, threads: int
 ) -> tuple[Mapping[str, list[Clock]], Counts]:
     """Return the clocks of every piece, and how many images were in them."""
-    made = material(width, 2 * COUNT, TESTS, 1, TESTS // 2)
+    made = material(width, 4 * COUNT, 2 * COUNT, 1, COUNT)
     h = assemble(preset_values(Preset.OFFICIAL, "cifar10") | {"clean_ratio": 0.5})
-    clean = draw_clean_samples(h.clean, made.images, 0)
-    some = draw_clean_samples(replace(h.clean, clean_ratio=FEW / (2 * COUNT)), made.images, 0)
+    drawn = draw_clean_samples(h.clean, made.images, 0)
+    two, one = (first(drawn, steps * COUNT) for steps in (2, 1))
     tests = whole(made.tests)
-    handful = few(tests, FEW)
+    half = few(tests, COUNT)
     with (
         tempfile.TemporaryDirectory() as folder,
-        WorkerProcess(threads, ours, made.victim, clean.samples, tests) as ourselves,
+        WorkerProcess(threads, ours, made.victim, one.samples, half) as ourselves,
     ):
         loop, small = (
             OfficialLoop(h, made.victim, c, t, Path(folder), workers=workers, device=the_device())
-            for c, t in ((clean, tests), (some, handful))
+            for c, t in ((two, tests), (one, half))
         )
         loop.unlearn(1)
         small.unlearn(1)
@@ -146,19 +143,26 @@ def timed(
         contenders: dict[str, Callable[[], object]] = {
             "epoch": lambda: loop.relearn(1),
             "tests": lambda: loop.tested(network),
-            "epoch of few": lambda: small.relearn(1),
-            "tests of few": lambda: small.tested(network),
+            "epoch of half": lambda: small.relearn(1),
+            "tests of half": lambda: small.tested(network),
             **{name: ourselves.act(name) for name in (*OURS, "our tests")},
             "products": _products,
             "products, 1×1": _products_by_convolution,
         }
         clocks = in_turn(contenders, rounds)
-    counts = Counts(
-        tests=len(tests.clean) + len(tests.triggered),
-        few_tests=len(handful.clean) + len(handful.triggered),
-        few_samples=len(some.samples.labels),
-    )
+    counts = Counts(tests=images_in(tests), half=images_in(half))
     return clocks, counts
+
+
+def first(clean: CleanSamples, count: int) -> CleanSamples:
+    """Return the first of the defender's samples."""
+    some = Samples(images=clean.samples.images[:count], labels=clean.samples.labels[:count])
+    return replace(clean, samples=some)
+
+
+def images_in(tests: TestHalf) -> int:
+    """Return how many images are tested."""
+    return len(tests.clean) + len(tests.triggered)
 
 
 def ours(victim: Weights, samples: Samples, tests: TestHalf) -> Acts:
@@ -185,8 +189,8 @@ def pieces(
 ) -> dict[str, tuple[list[Piece], list[Piece], Callable[[Piece, Piece], float]]]:
     """Return training and test of each contender, in each round, and what makes a whole of them.
 
-    The official side's passes are timed with many and with few images, since a good part of a
-    short one does not grow with them.
+    The official side's passes are timed with two whole batches and with one, since a good part
+    of so short a pass does not grow with its images.
     """
     cpu = {name: [taken.cpu for taken in some] for name, some in clocks.items()}
 
@@ -194,9 +198,9 @@ def pieces(
         pairs = zip(cpu[f"epoch{kind}"], cpu[f"tests{kind}"], strict=True)
         return [both - tests for both, tests in pairs]
 
-    theirs = _lines(training(""), COUNT, training(" of few"), counts.few_samples)
-    official = _lines(cpu["tests"], counts.tests, cpu["tests of few"], counts.few_tests)
-    our_tests = [Piece(each=seconds / counts.tests) for seconds in cpu["our tests"]]
+    theirs = _lines(training(""), 2 * COUNT, training(" of half"), COUNT)
+    official = _lines(cpu["tests"], counts.tests, cpu["tests of half"], counts.half)
+    our_tests = [Piece(each=seconds / counts.half) for seconds in cpu["our tests"]]
     return {
         "official structure": (theirs, official, _official_whole),
         "ours, official preset": (_each(cpu["ours, official"]), our_tests, _our_whole),

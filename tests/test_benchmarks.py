@@ -86,3 +86,12 @@ def test_all_benchmarks_leave_pages_and_one_file_of_results(
     told = capsys.readouterr().out
     assert "| bench_memory | done |" in told
     assert "| bench_trial | failed (ModuleNotFoundError" in told
+
+
+def test_what_a_pass_costs_besides_its_images_is_told_apart() -> None:
+    """256 images take 10 s and 128 take 6: 4 s for 128 of them, and 2 s whatever their number."""
+    units = importlib.import_module("benchmarks.bench_units")
+    (piece,) = units._lines([10.0], 256, [6.0], 128)
+    assert (piece.each, piece.fixed) == (4 / 128, 2.0)
+    assert piece.of(0) == 2.0
+    assert piece.of(384) == 14.0
