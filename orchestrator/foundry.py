@@ -70,23 +70,25 @@ class Foundry:
             if self._closed:
                 raise RuntimeError("no more models are made")
             if self._process is None:
-                self._scratch = mkdtemp(prefix="ulrl-models-")
-                command = [sys.executable, "-W", "ignore", "-m", "orchestrator.foundry"]
                 try:
-                    self._process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
-                        [*command, self._store, self._scratch],
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.DEVNULL,
-                        text=True,
-                        # Ctrl-C is for the driver, which ends it by its pipe.
-                        start_new_session=True,
-                    )
+                    self._process = self._start()
                 except OSError as error:
                     self._end()
                     text = f"the process that makes models cannot be started: {error}"
                     raise RuntimeError(text) from error
             return self._process
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._scratch = mkdtemp(prefix="ulrl-models-")
+        command = [sys.executable, "-W", "ignore", "-m", "orchestrator.foundry"]
+        return subprocess.Popen(  # noqa: S603 - our interpreter, our module
+            [*command, self._store, self._scratch],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the driver, which ends it by its pipe
+        )
 
     def _end(self) -> None:
         process, self._process = self._process, None

@@ -202,6 +202,10 @@ def test_a_process_that_cannot_be_started_ends_no_study(
     with pytest.raises(RuntimeError, match=r"cannot be started: .*Resource temporarily"):
         foundry.make(description("preact_resnet18", "first"), tmp_path / "first")
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    foundry.prepare()
+    with pytest.raises(RuntimeError, match=r"cannot be started: .*No such file"):
+        foundry.make(description("preact_resnet18", "first"), tmp_path / "first")
 
 
 def test_without_its_driver_it_ends_and_leaves_nothing(store: Store, tmp_path: Path) -> None:
