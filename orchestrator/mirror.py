@@ -46,15 +46,11 @@ class Mirror:
         self._best: dict[int, tuple[float, Trial]] = {}
         self._known: set[str] = set()  # trials whose runs are older than this start
         self._waiting: list[Trial] = []
-        self._open: Counter[int] = Counter()  # undecided trials by scenario
-        self._settled: set[int] = set()  # scenarios whose best is told
+        self._open: Counter[int | None] = Counter()  # undecided trials, by `_whole_of`
         self.models_gone = 0  # wanted by the policy, but no longer in the store
         self._conductor: Conductor
         self._results: Results
         self._runs: Runs
-        self._left: int  # trials that are undecided or undrawn
-        self._best_only: bool  # whether models are those of the best trials
-        self._growing: bool  # whether scenarios may yet get trials
 
     def attach(self, conductor: Conductor, results: Results) -> None:
         """Say whose study this is; the parent run is opened."""
@@ -62,10 +58,9 @@ class Mirror:
         self._runs = Runs(conductor, results, self._findings, self._store, self._pictures)
         self._known = set(self._tracker.run_ids())
         plan = conductor.plan
-        self._open.update(trial.scenario.number for trial in plan.trials)
-        self._left = plan.most_trials
-        self._best_only = plan.study.mlflow.log_models is LogModels.BEST
-        self._growing = plan.study.search is not None
+        self._open.update(map(self._whole_of, plan.trials))
+        if plan.study.search is not None:
+            self._open[None] = plan.most_trials  # those that are yet to be drawn, too
         self.study_record(status="RUNNING", metrics={}, artifacts=())
 
     def study_record(
@@ -107,14 +102,21 @@ class Mirror:
             self._record_trial(trial, best=False)
         if verdict.status is Status.DONE:
             self._compare(trial)
-        scenario = trial.scenario.number
-        self._open[scenario] -= 1
-        self._left -= 1
-        left = self._left if self._growing else self._open[scenario]
-        if self._best_only and left == SOON and trial.key not in self._known:
+        whole = self._whole_of(trial)
+        self._open[whole] -= 1
+        best_only = self._conductor.plan.study.mlflow.log_models is LogModels.BEST
+        if best_only and self._open[whole] == SOON and trial.key not in self._known:
             self._tracker.expect_models()
-        if not self._growing and not left:
-            self._settle(scenario)
+        if whole is not None and not self._open[whole]:
+            self._settle(whole)
+
+    def _whole_of(self, trial: Trial) -> int | None:
+        """Return the scenario that is done with its trials, or None where all are together.
+
+        While settings are drawn no scenario has its last trial before the study has.
+        """
+        searching = self._conductor.plan.study.search is not None
+        return None if searching else trial.scenario.number
 
     def _settle(self, scenario: int) -> None:
         """Tell a scenario's best once that is final: models are made while others are at work."""
@@ -125,7 +127,7 @@ class Mirror:
         self._waiting = [t for t in self._waiting if t.scenario.number != scenario]
         for trial in others:  # first, lest a kill leave two bests behind
             self._record_trial(trial, best=False)
-        self._settled.add(scenario)
+        del self._best[scenario]  # nothing is left to say of it
         self._record_trial(best, best=True)
 
     def finish(self) -> None:
@@ -135,8 +137,7 @@ class Mirror:
             if trial.number not in best:
                 self._record_trial(trial, best=False)
         for trial in best.values():
-            if trial.scenario.number not in self._settled:
-                self._record_trial(trial, best=True)
+            self._record_trial(trial, best=True)
 
     def _record_trial(self, trial: Trial, *, best: bool) -> None:
         record = self._runs.trial(trial, best=best)
