@@ -7,6 +7,13 @@ from orchestrator.findings import Findings, ScoreFinding
 from orchestrator.plan import Trial
 from ulrl.resetting import choose_resets
 
+SURFACE = (  # 300 settings
+    "grid.unlearn_threshold=[0.5, 0.4, 0.3, 0.2, 0.1]",
+    "grid.reinit_ratio=[0.0, 0.25, 0.5, 0.75, 1.0]",
+    "grid.alpha=[0.1, 0.4, 0.7, 1.0]",
+    "grid.defence_seed=[0, 1, 2]",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
@@ -45,20 +52,20 @@ def scored(findings: Findings, trials: Iterable[Trial]) -> list[ScoreFinding]:
     return found
 
 
-def distinct_relearnings(findings: Findings, trials: Sequence[Trial]) -> int:
+def distinct_relearnings(trials: Sequence[Trial], found: Sequence[ScoreFinding]) -> int:
     """Return how many relearnings of one victim differ, by what they are.
 
     Not by the store's keys, which this is to check: a relearning is told by the defence seed,
     the suspects with their marked weights and whether their bias is reset, and by alpha where
     anything is suspected at all.
     """
-    found = set()
-    for trial, finding in zip(trials, scored(findings, trials), strict=True):
+    differ = set()
+    for trial, finding in zip(trials, found, strict=True):
         suspects = choose_resets(trial.hyperparameters.reset, finding.scores)
         marks = tuple(
             (layer.weight, layer.rows, tuple(layer.reset.flatten().tolist()))
             for layer in suspects.layers
         )
         alpha = trial.hyperparameters.relearn.alpha if marks else None
-        found.add((trial.defence_seed, marks, suspects.reset_bias, alpha))
-    return len(found)
+        differ.add((trial.defence_seed, marks, suspects.reset_bias, alpha))
+    return len(differ)

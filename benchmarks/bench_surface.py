@@ -24,7 +24,7 @@ from benchmarks._common import (
 )
 from benchmarks._material import whole
 from benchmarks._official import OfficialLoop
-from benchmarks._sharing import Count, distinct_relearnings, scored
+from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
 from orchestrator.catalogue import Catalogue
 from orchestrator.entries import weights_of
 from orchestrator.findings import Findings
@@ -43,11 +43,7 @@ grid:
   attack: badnets
   dataset: {{arrays: {file}, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25], flip: true}}
   architecture: {{name: preact_resnet18, width: {width}}}
-  defence_seed: [0, 1, 2]
   clean_ratio: 0.1
-  unlearn_threshold: [0.5, 0.4, 0.3, 0.2, 0.1]
-  reinit_ratio: [0.0, 0.25, 0.5, 0.75, 1.0]
-  alpha: [0.1, 0.4, 0.7, 1.0]
   unlearn_batch_size: {batch}
   relearn_batch_size: {batch}
   relearn_epochs: {relearn}
@@ -151,7 +147,7 @@ class Surface:
             z=0.5 if given.quick else 3.5,  # so small a victim has no row that stands out
         )
         (folder / "surface.yaml").write_text(text, encoding="utf-8")
-        study = load_study(str(folder / "surface.yaml"), [])
+        study = load_study(str(folder / "surface.yaml"), SURFACE)
         self._folder, self._relearn = folder, relearn
         self.plan = make_plan(study)
         self._catalogue = Catalogue(self.plan)
@@ -187,7 +183,7 @@ class Surface:
 
     def distinct_relearnings(self) -> int:
         """Return how many relearnings differ, by what they are and not by the store's keys."""
-        return distinct_relearnings(self._findings, self.plan.trials)
+        return distinct_relearnings(self.plan.trials, scored(self._findings, self.plan.trials))
 
     def collapsed(self) -> list[int]:
         """Return settings with ratio 1, and the relearnings they share."""

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 
 from benchmarks._common import report, spread, summary, table
-from benchmarks._sharing import Count, distinct_relearnings, scored
+from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
 from orchestrator.catalogue import Catalogue
 from orchestrator.errors import Mistakes
 from orchestrator.findings import Findings
@@ -22,13 +22,6 @@ from orchestrator.spec import load_study
 from orchestrator.store import Store
 from orchestrator.work import Item, Site, VictimItem
 from orchestrator.workshop import Workshop
-
-SURFACE = (
-    "grid.unlearn_threshold=[0.5, 0.4, 0.3, 0.2, 0.1]",
-    "grid.reinit_ratio=[0.0, 0.25, 0.5, 0.75, 1.0]",
-    "grid.alpha=[0.1, 0.4, 0.7, 1.0]",
-    "grid.defence_seed=[0, 1, 2]",
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,8 +76,7 @@ class Counter:
         study = plan.study
         compute = Shares(study, [this_machine()]).compute
         keys = KeyRing(study.victim, compute)
-        self._store = Store(study.store)
-        self._findings = Findings(self._store, keys)
+        self._findings = Findings(Store(study.store), keys)
         site = Site(
             store=study.store, study="counts", device=compute.device, threads=compute.threads
         )
@@ -108,7 +100,7 @@ class Counter:
         for one in found:
             ascent = next(run.key for run in one.runs if run.stage == "unlearn")
             ascents[ascent] = max(ascents.get(ascent, 0), one.scores.stop_epoch)
-        relearnings = distinct_relearnings(self._findings, trials)
+        relearnings = distinct_relearnings(trials, found)
         keys = len({one.relearn_key for one in found})
         if relearnings != keys:
             raise RuntimeError(f"{keys} keys for {relearnings} distinct relearnings")
