@@ -36,9 +36,10 @@ def ensure_database(path: Path) -> None:
             text says what to do.
     """
     if path.exists():
+        since = path.stat().st_mtime
         if _whole(path):
             return
-        mend(path, "it is half made")
+        mend(path, "it is half made", since)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid4().hex}.part")
     with TemporaryDirectory() as scratch:
@@ -53,12 +54,19 @@ def ensure_database(path: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def mend(path: Path, reason: str) -> None:
+def mend(path: Path, reason: str, since: float | None = None) -> None:
     """Move a database aside that MLflow refuses, if it holds no run.
+
+    Args:
+        path: The database.
+        reason: Why MLflow refuses it.
+        since: When it was last written, if it was opened meanwhile: SQLite then writes to what
+            a kill left in the middle of a change, to take the half of it back.
 
     Raises:
         RuntimeError: It holds runs, or somebody may be making it; the text says what to do.
     """
+    written = path.stat().st_mtime if since is None else since
     runs = _count_runs(path)
     if runs:
         raise RuntimeError(
@@ -66,7 +74,7 @@ def mend(path: Path, reason: str) -> None:
             f"mlflow db upgrade sqlite:///{path}; if that fails move it away, and each study's "
             f"command writes its runs anew"
         )
-    if path.stat().st_size and time.time() - path.stat().st_mtime < QUIET:
+    if path.stat().st_size and time.time() - written < QUIET:
         raise RuntimeError(
             f"{path} is half made, by another program just now or until it was killed; once it "
             f"has been so for {QUIET:.0f} s it is made anew"

@@ -85,6 +85,24 @@ def test_what_mlflow_was_making_when_it_was_killed_is_made_anew(
     assert runs == 1
 
 
+def test_a_change_that_a_kill_cut_in_two_makes_no_half_look_young(
+    tmp_path: Path, template: Path
+) -> None:
+    path, other = tmp_path / "mlflow.db", tmp_path / "other.db"
+    shutil.copyfile(template, other)
+    change(other, "delete from alembic_version")
+    with closing(sqlite3.connect(other, isolation_level=None)) as connection:
+        connection.execute("pragma cache_size = 1")  # so that a change is written before its end
+        connection.execute("begin")
+        connection.execute("update experiments set name = 'x'")
+        connection.execute("create table filler as select hex(randomblob(100000)) as text")
+        for end in ("", "-journal"):
+            shutil.copyfile(f"{other}{end}", f"{path}{end}")
+    assert path.with_name("mlflow.db-journal").stat().st_size > 0
+    grow_old(path)
+    assert send(path) == (0, None)
+
+
 HALVES = {
     "empty": None,
     "a table": ("create table experiments (name text)",),
