@@ -22,6 +22,12 @@ class Views:
         """Return the views of some of the images."""
         return Views(top=self.top[index], left=self.left[index], mirrored=self.mirrored[index])
 
+    def become(self, others: "Views") -> None:
+        """Take the values of as many other views, in place."""
+        self.top.copy_(others.top)
+        self.left.copy_(others.left)
+        self.mirrored.copy_(others.mirrored)
+
 
 def draw_views(count: int, treatment: Treatment, source: Generator, device: torch.device) -> Views:
     """Draw a view for each of `count` images, uniformly over crops and reflections."""

@@ -1,6 +1,7 @@
 """The one training loop: victims, ascent and relearning differ in what they pass it."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +13,13 @@ from torch import Generator, Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
-from ulrl.augmentation import apply_views, draw_views
+from ulrl.augmentation import Views, apply_views, draw_views
 from ulrl.control import NO_CONTROL, Control
 from ulrl.models import Classifier
 from ulrl.precision import Precision
 from ulrl.randomness import default_draws, generator, spared_default
-from ulrl.sgd import Optimiser
+from ulrl.replay import Replay
+from ulrl.sgd import SGD, Optimiser
 
 Objective: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> scalar
 Rate: TypeAlias = Callable[[float], float]  # epochs elapsed, with a fraction -> lr
@@ -125,11 +127,7 @@ def train(
     """
     device, network = classifier.device, classifier.network
     samples = samples.to(device)
-    treatment = classifier.blueprint.treatment
-    if not schedule.augment:
-        treatment = replace(treatment, padding=0, flip=False)
-    scaler = schedule.precision.scaler(device)
-    optimisers = (optimiser, *control.optimisers)
+    steps = _Steps(classifier, samples, optimiser, objective, schedule, control)
     count = len(samples.labels)
     join = schedule.leaves_one(count) and not _takes_one(classifier, samples)
     for epoch in range(schedule.epochs):
@@ -138,34 +136,92 @@ def train(
         batches = schedule.batches(torch.randperm(count, generator=sources.order))
         if join:
             batches = (*batches[:-2], torch.cat(batches[-2:]))
-        views = draw_views(count, treatment, sources.views, device)
-        loss_sum = torch.zeros((), device=device)
-        hits = torch.zeros((), device=device)
-        with default_draws(sources.layers, device):
-            for step, chosen in enumerate(batches):
-                for group in optimiser.param_groups:
-                    group["lr"] = schedule.rate(epoch + step / len(batches))
-                index = chosen.to(device, non_blocking=True)
-                look = partial(apply_views, views=views.of(index), treatment=treatment)
-                batch = samples.images[index] if not control.late else look(samples.images[index])
-                batch, labels = control.alter(batch, samples.labels[index], chosen, classifier)
-                batch = batch if control.late else look(batch)
-                with schedule.precision.casting(device):
-                    logits = classifier.logits(batch)
-                logits = logits.float()
-                loss = control.loss(logits, labels, objective)
-                _step(loss, optimisers, scaler, schedule.clip_norm)
-                loss_sum += loss.detach() * len(index)
-                hits += (logits.detach().argmax(dim=1) == labels).sum()
-                for _ in range(schedule.batchnorm_updates - 1):
-                    with torch.no_grad():
-                        classifier.logits(batch)
+        steps.start_epoch(sources.views)
+        with default_draws(sources.layers, device), steps.running():
+            there = torch.split(torch.cat(batches).to(device), [len(batch) for batch in batches])
+            for step, (chosen, index) in enumerate(zip(batches, there, strict=True)):
+                steps.take(chosen, index, schedule.rate(epoch + step / len(batches)))
+        loss, hits = steps.seen()
         seen_count = sum(map(len, batches))
-        yield Epoch(
-            number=epoch + 1,
-            loss=float(loss_sum) / seen_count,
-            accuracy=float(hits) / seen_count,
-        )
+        yield Epoch(number=epoch + 1, loss=loss / seen_count, accuracy=hits / seen_count)
+
+
+class _Steps:
+    """The steps of a training, one after the other."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        samples: Samples,
+        optimiser: Optimiser,
+        objective: Objective,
+        schedule: Schedule,
+        control: Control,
+    ) -> None:
+        self._classifier, self._samples = classifier, samples
+        self._device = device = classifier.device
+        self._objective, self._schedule, self._control = objective, schedule, control
+        self._treatment = classifier.blueprint.treatment
+        if not schedule.augment:
+            self._treatment = replace(self._treatment, padding=0, flip=False)
+        self._scaler = schedule.precision.scaler(device)
+        self._optimisers = (optimiser, *control.optimisers)
+        self._views: Views | None = None
+        self._loss_sum = torch.zeros((), device=device)
+        self._hits = torch.zeros((), device=device)
+        self._replay: Replay | None = None
+        # What a control does is chosen on the CPU, batch by batch, and cannot be recorded.
+        replayable = classifier.blueprint.architecture.replayable and control is NO_CONTROL
+        if device.type == "cuda" and replayable and isinstance(optimiser, SGD):
+            self._replay = Replay(lambda index: self._take(index, index), device)
+            self._rate = torch.zeros((), device=device)
+            optimiser.param_groups[0]["lr"] = self._rate
+
+    def start_epoch(self, source: Generator) -> None:
+        """Draw a view of each sample, and forget what the last epoch saw."""
+        views = draw_views(len(self._samples.labels), self._treatment, source, self._device)
+        if self._views is None:
+            self._views = views
+        self._views.become(views)
+        self._loss_sum.zero_()
+        self._hits.zero_()
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return the context in which steps are taken."""
+        return nullcontext() if self._replay is None else self._replay.running()
+
+    def take(self, chosen: Int64[Tensor, " b"], index: Int64[Tensor, " b"], rate: float) -> None:
+        """Take a step on some samples, told on the CPU and on the device."""
+        if self._replay is not None:
+            self._rate.fill_(rate)
+            self._replay(index)
+            return
+        for group in self._optimisers[0].param_groups:
+            group["lr"] = rate
+        self._take(index, chosen)
+
+    def seen(self) -> tuple[float, float]:
+        """Return the sum of the losses and the number of hits in this epoch."""
+        return float(self._loss_sum), float(self._hits)
+
+    def _take(self, index: Tensor, chosen: Tensor) -> None:
+        control, classifier, samples = self._control, self._classifier, self._samples
+        if self._views is None:
+            raise RuntimeError("a step is taken within an epoch")
+        look = partial(apply_views, views=self._views.of(index), treatment=self._treatment)
+        batch = samples.images[index] if not control.late else look(samples.images[index])
+        batch, labels = control.alter(batch, samples.labels[index], chosen, classifier)
+        batch = batch if control.late else look(batch)
+        with self._schedule.precision.casting(self._device):
+            logits = classifier.logits(batch)
+        logits = logits.float()
+        loss = control.loss(logits, labels, self._objective)
+        _step(loss, self._optimisers, self._scaler, self._schedule.clip_norm)
+        self._loss_sum += loss.detach() * len(index)
+        self._hits += (logits.detach().argmax(dim=1) == labels).sum()
+        for _ in range(self._schedule.batchnorm_updates - 1):
+            with torch.no_grad():
+                classifier.logits(batch)
 
 
 def _step(

@@ -29,6 +29,8 @@ class Pretrainable(Architecture):
     Weights of three channels are summed for images of one, as timm does.
     """
 
+    replayable = True
+
     @property
     @abstractmethod
     def weights(self) -> str | None:

@@ -8,6 +8,7 @@ from math import isqrt, sqrt
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ulrl.models._base import register
 from ulrl.models._pretrained import IMAGENET, WEIGHTS, Pretrainable, State, bare, fetch
@@ -169,19 +170,37 @@ class _Layer(nn.Module):
 
 
 def _attention(layer: nn.MultiheadAttention, x: Float[Tensor, "n t w"]) -> Float[Tensor, "n t w"]:
-    """Return what `layer` gives, computed alike in each mode.
+    """Return what `layer` gives, computed alike in each mode on a CPU.
 
     The layer itself has another kernel for evaluation, and torch's fused ones have gradients
-    on GPUs that differ from run to run.
+    on GPUs that may differ from run to run; they are taken where they do not.
     """
     qkv = nn.functional.linear(x, layer.in_proj_weight, layer.in_proj_bias)
     # [n, t, 3·heads·d] -> three of [n, heads, t, d]
     split = qkv.reshape(*x.shape[:2], 3, layer.num_heads, layer.head_dim)
     query, key, value = split.permute(2, 0, 3, 1, 4)
-    scores = (query * layer.head_dim**-0.5) @ key.transpose(-2, -1)
-    mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
-    out: Tensor = layer.out_proj(mixed)
+    if _fusible(query):
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+            mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+    else:
+        scores = (query * layer.head_dim**-0.5) @ key.transpose(-2, -1)
+        mixed = scores.softmax(dim=-1) @ value
+    out: Tensor = layer.out_proj(mixed.transpose(1, 2).flatten(2))
     return out
+
+
+def _fusible(query: Float[Tensor, "n heads t d"]) -> bool:
+    """Whether a fused kernel gives the same numbers in each run.
+
+    Forward always. Backward, Flash Attention adds what blocks of 128 tokens give to a query's
+    gradient in whatever order they end: of two blocks, either order gives the same sum.
+    """
+    if not query.is_cuda:
+        return False
+    if not (torch.is_grad_enabled() and query.requires_grad):
+        return True
+    tokens, features = query.shape[-2:]
+    return query.dtype in {torch.bfloat16, torch.float16} and tokens <= 256 and features <= 64
 
 
 def _torchvision_name(name: str) -> str:

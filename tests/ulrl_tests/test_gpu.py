@@ -1,0 +1,81 @@
+"""What a GPU does by other kernels than a CPU is the same. These tests want a GPU."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ulrl.datasets import Treatment
+from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.models.vit import ViTB16
+from ulrl.randomness import generator
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+]
+
+VIT = ViTB16(size=224, patch=16, width=128, depth=2, heads=2)  # 197 tokens, 64 features a head
+
+
+def classifier(device: str) -> Classifier:
+    blueprint = Blueprint(
+        architecture=VIT,
+        classes=10,
+        channels=3,
+        side=32,
+        treatment=Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True),
+    )
+    made = initialise(blueprint, generator(0, "weights"), torch.device(device))
+    torch.nn.init.normal_(made.head.weight, std=0.1, generator=_source(device))
+    return made
+
+
+def _source(device: str) -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    return torch.randint(256, (16, 3, 32, 32), generator=_source("cpu")).to(torch.uint8)
+
+
+def gradients(made: Classifier, pictures: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    made.network.train()
+    made.network.zero_grad()
+    with torch.autocast(made.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logits = made.logits(pictures)
+    logits.float().square().mean().backward()  # type: ignore[no-untyped-call]
+    return [p.grad.clone() for p in made.network.parameters() if p.grad is not None]
+
+
+def test_fused_attention_has_the_gradients_of_its_formula(pictures: Tensor) -> None:
+    there = classifier("cuda")
+    here = classifier("cpu")
+    here.network.load_state_dict(there.weights().state)
+    exact = gradients(here, pictures, torch.float32)
+    for dtype, apart in ((torch.float32, 1e-2), (torch.bfloat16, 5e-2), (torch.float16, 2e-2)):
+        for one, other in zip(gradients(there, pictures, dtype), exact, strict=True):
+            assert (one.cpu() - other).norm() <= apart * other.norm() + 1e-6, dtype
+
+
+def test_fused_attention_has_the_same_gradients_each_time(pictures: Tensor) -> None:
+    made = classifier("cuda")
+    first = gradients(made, pictures, torch.bfloat16)
+    for _ in range(10):
+        for one, other in zip(gradients(made, pictures, torch.bfloat16), first, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_predictions_by_tensor_cores_are_those_of_a_cpu(pictures: Tensor) -> None:
+    there, here = classifier("cuda"), classifier("cpu")
+    here.network.load_state_dict(there.weights().state)
+    before = torch.backends.cuda.matmul.fp32_precision
+    predicted = there.predict(pictures)
+    assert torch.backends.cuda.matmul.fp32_precision == before
+    here.network.eval()
+    with torch.no_grad():
+        logits = here.logits(pictures)
+    best = logits.topk(2, dim=1).values
+    sure = best[:, 0] - best[:, 1] > 1e-2 * logits.abs().max()
+    assert int(sure.sum()) >= 8
+    assert torch.equal(predicted[sure], logits.argmax(dim=1)[sure])

@@ -1,0 +1,185 @@
+"""Recorded steps are the steps: the same training, replayed and not. These tests want a GPU."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tests.ulrl_tests.tiny_networks import HeadAlone, Made
+from ulrl.datasets import Treatment
+from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
+from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.models.vgg import VGG19BN
+from ulrl.models.vit import ViTB16
+from ulrl.precision import Precision
+from ulrl.randomness import generator
+from ulrl.replay import Replay
+from ulrl.sgd import SGD
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+]
+
+COUNT, BATCH, EPOCHS = 44, 16, 4  # batches of 16, 16 and 12
+TREATMENT = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayable(Made):
+    """A test's own network, said to be replayable."""
+
+    replayable = True
+
+
+class Looking(HeadAlone):
+    """A network that cannot be recorded: it waits for a value of each batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1.0 if float(x.mean()) > -1e9 else 2.0)
+
+
+class Counting(HeadAlone):
+    """A network that counts how often Python goes through it."""
+
+    def __init__(self) -> None:
+        super().__init__(3 * 32 * 32, 10)
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return super().forward(x)
+
+
+def blueprint(architecture: Any) -> Blueprint:
+    return Blueprint(
+        architecture=architecture, classes=10, channels=3, side=32, treatment=TREATMENT
+    )
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def samples() -> Samples:
+    draw = generator(0, "pictures")
+    return Samples(
+        images=torch.randint(256, (COUNT, 3, 32, 32), generator=draw).to(torch.uint8),
+        labels=torch.randint(10, (COUNT,), generator=draw),
+    )
+
+
+Trained = tuple[Classifier, list[Epoch]]
+
+
+@pytest.fixture
+def trained(
+    samples: Samples, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Trained]:
+    """Return a function that trains a new network, by recorded steps or without."""
+
+    def run(architecture: Any, *, replayed: bool, lr: float = 0.05, **changes: Any) -> Trained:
+        monkeypatch.setattr(type(architecture), "replayable", replayed)
+        classifier = initialise(blueprint(architecture), generator(0, "weights"), device)
+        defaults: dict[str, Any] = {"rate": lambda done: lr / (1 + done)}
+        schedule = Schedule(**({"epochs": EPOCHS, "batch_size": BATCH} | defaults | changes))
+        optimiser = SGD(classifier.network, lr=lr, momentum=0.9, weight_decay=5e-4)
+        torch.backends.cudnn.deterministic = True
+        try:
+            epochs = list(
+                train(
+                    classifier, samples, optimiser, cross_entropy, schedule, Sources.of(0, "test")
+                )
+            )
+        finally:
+            torch.backends.cudnn.deterministic = False
+        return classifier, epochs
+
+    return run
+
+
+CASES: Mapping[str, Any] = {
+    "fp32": (PreActResNet18(width=8), {}),
+    "bf16": (PreActResNet18(width=8), {"precision": Precision.BF16}),
+    "fp16, with loss scaling": (PreActResNet18(width=8), {"precision": Precision.FP16}),
+    "clipped": (
+        PreActResNet18(width=8),
+        {"precision": Precision.FP16, "clip_norm": 0.5},
+    ),
+    "two passes": (PreActResNet18(width=8), {"batchnorm_updates": 2}),
+    "BatchNorm frozen": (PreActResNet18(width=8), {"batchnorm_updates": 0}),
+    "no views": (PreActResNet18(width=8), {"augment": False}),
+    "short batch left out": (PreActResNet18(width=8), {"drop_last": True}),
+    "dropout": (VGG19BN(width=4), {"lr": 0.01}),
+    "attention": (
+        ViTB16(size=32, patch=8, width=32, depth=2, heads=2),
+        {"precision": Precision.BF16},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_replayed_training_is_the_training(case: str, trained: Callable[..., Trained]) -> None:
+    architecture, changes = CASES[case]
+    plain, seen = trained(architecture, replayed=False, **changes)
+    replayed, seen_there = trained(architecture, replayed=True, **changes)
+    start = initialise(plain.blueprint, generator(0, "weights"), plain.device).weights().state
+    then = plain.weights().state
+    for name, value in replayed.weights().state.items():
+        if not value.is_floating_point():
+            assert torch.equal(value, then[name]), name
+            continue
+        moved = (then[name] - start[name]).norm()
+        # The learning rate is a float32 on the device, a float64 where it is handed over.
+        assert (value - then[name]).norm() <= 1e-2 * moved + 1e-6, name
+    assert [e.loss for e in seen_there] == pytest.approx([e.loss for e in seen], rel=1e-2)
+
+
+def test_python_goes_through_a_network_twice_for_each_length(
+    trained: Callable[..., Trained],
+) -> None:
+    counts = {}
+    for replayed in (False, True):
+        classifier, _ = trained(Replayable(network=Counting), replayed=replayed)
+        counts[replayed] = classifier.network.passes
+    assert counts == {False: 3 * EPOCHS, True: 2 * 2}
+
+
+def test_what_cannot_be_recorded_is_done_as_ever(trained: Callable[..., Trained]) -> None:
+    architecture = Replayable(network=lambda: Looking(3 * 32 * 32, 10))
+    plain, _ = trained(architecture, replayed=False)
+    replayed, _ = trained(architecture, replayed=True)
+    torch.testing.assert_close(replayed.head.weight, plain.head.weight, rtol=1e-3, atol=1e-5)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+def test_dropout_of_a_recording_is_drawn_anew(device: torch.device) -> None:
+    layer, found = nn.Dropout(0.5), torch.zeros(64, device=device)
+
+    def work(index: Tensor) -> None:
+        found.copy_(layer(torch.ones_like(index).float()))
+
+    replay = Replay(work, device)
+    index = torch.arange(64, device=device)
+    seen = []
+    with replay.running():
+        for _ in range(6):
+            replay(index)
+            seen.append(found.cpu().clone())
+    assert len({tuple(each.tolist()) for each in seen}) == 6
+
+
+def test_no_memory_stays_behind(trained: Callable[..., Trained]) -> None:
+    taken = []
+    for _ in range(4):
+        trained(PreActResNet18(width=8), replayed=True)
+        torch.cuda.empty_cache()
+        taken.append(torch.cuda.memory_reserved())
+    assert taken[-1] == taken[1]
