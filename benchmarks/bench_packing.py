@@ -1,6 +1,6 @@
 """Workers side by side on one device: ``python -m benchmarks.bench_packing``.
 
-1, 2, 4 and 8 processes, each of which relearns and evaluates one victim again and again as a
+Up to 8 processes, each of which relearns and evaluates one victim again and again as a
 worker of a study does. What counts is trials a minute of all together. On a GPU nvidia-smi tells
 besides how much of the time it computed, and the memory; ``--mps`` repeats it with
 NVIDIA's Multi-Process Service, which lets kernels of several processes run at once.
@@ -67,14 +67,20 @@ def main(argv: list[str] | None = None) -> None:
     """Print a row per number of workers and the line of JSON."""
     gpu = the_device().type == "cuda"
     sizes = {"width": 64, "samples": 500} if gpu else {"width": 8, "samples": 64}
-    parser = options(__doc__, **sizes, relearn=20, most=8, seconds=10 if gpu else 20)
+    parser = options(__doc__, **sizes, relearn=20, seconds=10 if gpu else 20)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8] if gpu else [1, 2])
     parser.add_argument("--mps", action="store_true", help="the same again under MPS")
     given = parser.parse_args(argv)
     if given.quick:
-        given.width, given.samples, given.relearn, given.most, given.seconds = 1, 16, 1, 2, 1
+        given.width, given.samples, given.relearn, given.workers, given.seconds = (
+            1,
+            16,
+            1,
+            [1, 2],
+            1,
+        )
     if given.mps and shutil.which(MPS) is None:
         parser.error(f"--mps wants {MPS}, which is not on the path")
-    numbers = [2**power for power in range(8) if 2**power <= given.most]
     tests = 20 * given.samples  # 10,000 for 500
     made = material(given.width, max(1000, given.samples), tests, 1, tests // 40)
     rows = []
@@ -82,14 +88,16 @@ def main(argv: list[str] | None = None) -> None:
         torch.save((made, given.samples, given.relearn), Path(folder, "made.pt"))
         for mps in (False, True) if given.mps else (False,):
             with served(Path(folder)) if mps else nullcontext():
-                rows += [packed(number, given.seconds, Path(folder), mps=mps) for number in numbers]
+                rows += [
+                    packed(number, given.seconds, Path(folder), mps=mps) for number in given.workers
+                ]
     alone = rows[0].per_minute
     table(
         [
             "workers",
             "MPS",
             "trials a minute",
-            "times one worker's",
+            "times the first row",
             "GPU busy, %",
             "GPU memory, MB",
         ],

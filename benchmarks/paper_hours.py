@@ -1,51 +1,120 @@
-"""GPU-hours of the paper's grid, by arithmetic alone: ``python -m benchmarks.paper_hours``.
+"""GPU-hours of the paper's grid, from stages as they were measured on a GPU.
 
-12 attacks × 4 datasets × 3 architectures × 25 settings, one seed. The work is counted (FLOP per
-image by torch's counter, a multiply-add being two); the speeds are anchors and not measurements:
-a share of the 790 TFLOP/s that large bf16 matrix products reach on one H100 for whatever trains,
-TF32 or plain float32 for whatever tests. Launches, start-up and the attacks' helpers are left out.
+On the GPU, which needs the core alone: ``python -m benchmarks.paper_hours --measure speeds.json``
+times training steps and tests of each architecture on images of each dataset's kind. Then, with
+all that a study needs: ``python -m benchmarks.paper_hours speeds.json`` counts the stages of
+``studies/paper.yaml`` as ``--plan`` does, for one seed, and multiplies.
 """
 
 import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
 
-from benchmarks._common import table
+from benchmarks._common import ROOT, environment, table, the_device
 
-ATTACKS, SETTINGS, EPOCHS, RELEARN, MONITOR = 12, 25, 20, 20, 486
-BF16 = 790e12  # FLOP/s
-# Forward GFLOP per image at 32 and at 64 pixels; ViT enlarges every image to 224.
-FORWARD = {"preact_resnet18": (1.11, 4.44), "vgg19_bn": (1.04, 3.43), "vit_b_16": (33.7, 33.7)}
-# Training images, clean samples, clean and triggered test images, side.
-DATASETS = {
-    "cifar10": (50_000, 500, 19_000, 32),
-    "cifar100": (50_000, 500, 19_900, 32),
-    "gtsrb": (39_209, 392, 25_000, 32),
-    "tiny_imagenet": (100_000, 1_000, 19_950, 64),
-}
+STUDY = ROOT / "studies" / "paper.yaml"
+MODELS = ("preact_resnet18", "vgg19_bn", "vit_b_16")
+BATCH = 128
+# Classes and side; ViT-B/16 enlarges every image to 224.
+SHAPES = {"cifar10": (10, 32), "cifar100": (100, 32), "gtsrb": (43, 32), "tiny_imagenet": (200, 64)}
+BUDGET = 36.0  # seconds for all of them
 
 
-def main() -> None:
-    """Print a row per architecture and the sum, for the given shares."""
+def main(argv: list[str] | None = None) -> None:
+    """Measure, or print a row per stage and the sum."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--share", type=float, default=0.25, help="of 790 TFLOP/s, in training")
-    parser.add_argument("--tests", type=float, default=45e12, help="FLOP/s of tests")
-    given = parser.parse_args()
-    rows = {name: hours(name, given.share * BF16, given.tests) for name in FORWARD}
-    total = [sum(column) for column in zip(*rows.values(), strict=True)]
+    parser.add_argument("speeds", type=Path, help="file of what was measured")
+    parser.add_argument("--measure", action="store_true", help="measure here, and write the file")
+    parser.add_argument("--study", type=Path, default=STUDY, help="default: studies/paper.yaml")
+    given = parser.parse_args(argv)
+    if given.measure:
+        given.speeds.write_text(json.dumps(measured(), indent=1) + "\n", encoding="utf-8")
+    else:
+        tell(json.loads(given.speeds.read_text(encoding="utf-8")), given.study)
+
+
+def measured() -> dict[str, Any]:
+    """Return seconds per image of each architecture and shape, on this machine's GPU."""
+    import torch
+
+    from orchestrator import calibration
+    from ulrl.datasets import Treatment
+    from ulrl.models import ARCHITECTURES
+    from ulrl.precision import Precision
+
+    torch.set_num_threads(1)
+    calibration.BUDGET = BUDGET
+    places = [
+        (name, *shape, replayed)
+        for name in MODELS
+        for shape in SHAPES.values()
+        for replayed in (True, False)
+    ]
+    clock = calibration.Calibration(the_device().type, 1, len(places))
+    treatment = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
+    found = []
+    for name, classes, side, replayed in places:
+        kind = calibration.Kind(
+            architecture=ARCHITECTURES[name](),
+            classes=classes,
+            channels=3,
+            side=side,
+            treatment=treatment,
+            batch=BATCH,
+            precision=Precision.AUTO,
+            replayed=replayed,
+        )
+        place = {"architecture": name, "classes": classes, "side": side, "replayed": replayed}
+        found.append(place | asdict(clock.speed(kind)))
+    return {"environment": environment(), "batch": BATCH, "speeds": found}
+
+
+def tell(found: dict[str, Any], file: Path) -> None:
+    """Print what the study takes at these speeds, on one GPU that works on one item at a time."""
+    from orchestrator.calibration import Calibration, Kind, Speed
+    from orchestrator.estimate import estimate
+    from orchestrator.keys import Compute, KeyRing
+    from orchestrator.plan import make_plan
+    from orchestrator.spec import load_study
+    from orchestrator.store import Store
+
+    speeds = {
+        (one["architecture"], one["classes"], one["side"], one["replayed"]): one
+        for one in found["speeds"]
+    }
+
+    def speed(_: Calibration, kind: Kind) -> Speed:
+        place = (kind.architecture.name, kind.classes, kind.side, kind.replayed)
+        told = speeds[place]
+        return Speed(train=told["train"], test=told["test"], timed=told["timed"])
+
+    study = load_study(str(file), ["grid.seed=[0]"])
+    plan = make_plan(study)
+    keys = KeyRing(study.victim, Compute(device="cuda"))
+    with TemporaryDirectory() as empty, patch.object(Calibration, "speed", speed):
+        cost = estimate(plan, Store(empty), keys, workers=1, gpu=1.0)
+    where = found["environment"]
+    print(f"{where['device']}, torch {where['torch']}, commit {where['commit']}\n")
     table(
-        ["architecture", "victims, h", "relearning, h", "tests, h", "all, h"],
-        [[name, *row, sum(row)] for name, row in {**rows, "all": total}.items()],
+        ["architecture", "classes", "side", "replayed", "us an image: training", "test"],
+        [
+            [*place, round(1e6 * one["train"], 1), round(1e6 * one["test"], 1)]
+            for place, one in speeds.items()
+        ],
     )
-
-
-def hours(architecture: str, training: float, tests: float) -> list[float]:
-    """Return hours of victims, of relearning and of tests for all attacks and datasets."""
-    victims = relearning = tested = 0.0
-    for train, samples, test, side in DATASETS.values():
-        forward = 1e9 * FORWARD[architecture][side == 64]
-        victims += 3 * forward * train * EPOCHS / training
-        relearning += SETTINGS * RELEARN * 3 * forward * samples / training
-        tested += forward * (SETTINGS * (RELEARN * MONITOR + test) + test) / tests
-    return [ATTACKS * seconds / 3600 for seconds in (victims, relearning, tested)]
+    print()
+    table(
+        ["stage", "runs", "hours"],
+        [
+            [stage, cost.relearns if stage == "relearn" else cost.runs[stage], seconds / 3600]
+            for stage, seconds in cost.stages.items()
+        ]
+        + [["all", "", cost.seconds / 3600]],
+    )
 
 
 if __name__ == "__main__":

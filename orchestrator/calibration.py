@@ -10,9 +10,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from ulrl.control import NO_CONTROL, Control
 from ulrl.datasets import Treatment
 from ulrl.fitting import Samples, Schedule, Sources, train
-from ulrl.models import Architecture, Blueprint, Classifier
+from ulrl.models import EVALUATION_BATCH, Architecture, Blueprint, Classifier
 from ulrl.precision import Precision
 from ulrl.randomness import spared_default
 from ulrl.sgd import SGD
@@ -20,10 +21,12 @@ from ulrl.sgd import SGD
 BUDGET = 4.0  # seconds for all that a plan wants to know
 LEAST = 0.2  # seconds for one network
 STEP_SECONDS = 0.004  # of a step besides its arithmetic, where nothing can be timed
+REPLAY_SECONDS = 0.0002  # the same on a GPU, where the step is replayed
 EFFICIENCY = 0.4  # of the measured matrix-product rate that small convolutions reach
-GPU_RATE = 1.5e14  # FLOP/s that training reaches on a GPU of the H100's class, if none is here
+GPU_RATE = 1.5e14  # FLOP/s that networks reach on a GPU of the H100's class, if none is here
 LARGEST = 40_000_000  # parameters of what is built to be timed on a CPU
-TRIED = 64  # images of a timed forward pass
+TRIED = 64  # images of a timed forward pass on a CPU
+STEPS = 8  # of a timed epoch on a GPU, which is not to wait for what an epoch begins with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class Kind:
     treatment: Treatment
     batch: int
     precision: Precision
+    replayed: bool = True  # on a GPU, whether steps are recorded once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +108,10 @@ class Calibration:
             self._left -= time.perf_counter() - began
 
     def _arithmetic(self, kind: Kind, size: Size) -> Speed:
-        rate = GPU_RATE if self._device is None or self._device.type == "cuda" else _rate()
-        one = size.forward / (EFFICIENCY * rate)
-        return Speed(train=3 * one + STEP_SECONDS / kind.batch, test=one, timed=False)
+        gpu = self._device is None or self._device.type == "cuda"
+        one = size.forward / (GPU_RATE if gpu else EFFICIENCY * _rate())
+        step = REPLAY_SECONDS if gpu and kind.replayed else STEP_SECONDS
+        return Speed(train=3 * one + step / kind.batch, test=one, timed=False)
 
     def _time(self, kind: Kind, device: torch.device, guess: Speed) -> Speed:
         blueprint = Blueprint(
@@ -121,18 +126,21 @@ class Calibration:
         )
         classifier = Classifier(blueprint, network, device)
         count = max(2, min(kind.batch, int(self._slice / (6 * guess.train))))
-        images = torch.zeros((count, kind.channels, kind.side, kind.side), dtype=torch.uint8)
-        samples = Samples(images=images, labels=torch.zeros(count, dtype=torch.int64))
+        gpu = device.type == "cuda"
+        seen = count * (STEPS if gpu else 1)
+        images = torch.zeros((seen, kind.channels, kind.side, kind.side), dtype=torch.uint8)
+        samples = Samples(images=images, labels=torch.zeros(seen, dtype=torch.int64))
         schedule = Schedule(
             epochs=1000, batch_size=count, rate=lambda _: 1e-4, precision=kind.precision
         )
         optimiser = SGD(network, lr=1e-4, momentum=0.9, weight_decay=0)
         sources = Sources.of(0, "calibration")
-        steps = train(classifier, samples, optimiser, cross_entropy, schedule, sources)
+        control = NO_CONTROL if kind.replayed else Control()
+        steps = train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
         trained = self._repeat(lambda: next(steps))
-        shown = images[: min(count, TRIED)].to(device)
+        shown = images[: EVALUATION_BATCH if gpu else min(count, TRIED)].to(device)
         tested = self._repeat(lambda: classifier.predict(shown))
-        return Speed(train=trained / count, test=tested / len(shown), timed=True)
+        return Speed(train=trained / seen, test=tested / len(shown), timed=True)
 
     def _repeat(self, act: Callable[[], object]) -> float:
         """Return the seconds of an act: the median of several, after a first that warms up.

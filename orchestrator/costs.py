@@ -32,10 +32,12 @@ class Costs:
         self._load = Workload(plan)
         self._taken, self._recalled = taken, recalled
         self._keeps = plan.study.mlflow.log_models is LogModels.ALL
-        self._speeds: dict[tuple[int, int], Speed] = {}  # by scenario and batch
+        self._speeds: dict[tuple[int, int, bool], Speed] = {}  # by scenario, batch, replayed
         self._sizes: dict[int, Size] = {}  # by scenario
         machines = {machine_of(scenario) for scenario in plan.scenarios}
-        kinds = 2 * len(machines)  # a victim's batches and the defender's
+        self._gpu = compute.device == "cuda"
+        # A victim's batches and the defender's; a GPU replays some trainings, and others not.
+        kinds = (3 if self._gpu else 2) * len(machines)
         self._calibration = Calibration(compute.device, compute.threads, kinds)
 
     def helper(self, item: HelperItem) -> tuple[float, Source]:
@@ -67,14 +69,17 @@ class Costs:
             rate = experience.rate(kind, scenario)
             if rate is not None:
                 return rate * load.passes, Source.TAKEN
-        place = scenario.number, load.batch
+        replayed = load.replayed or not self._gpu
+        place = scenario.number, load.batch, replayed
         if place not in self._speeds:
-            self._speeds[place] = self._calibration.speed(self._kind(scenario, load.batch))
+            self._speeds[place] = self._calibration.speed(
+                self._kind(scenario, load.batch, replayed=replayed)
+            )
         speed = self._speeds[place]
         seconds = load.trained * speed.train + load.tested * speed.test
         return seconds, Source.TIMED if speed.timed else Source.ARITHMETIC
 
-    def _kind(self, scenario: Scenario, batch: int) -> Kind:
+    def _kind(self, scenario: Scenario, batch: int, *, replayed: bool) -> Kind:
         classes, channels, side = _shape(scenario)
         return Kind(
             architecture=scenario.architecture,
@@ -84,6 +89,7 @@ class Costs:
             treatment=scenario.dataset.treatment,
             batch=batch,
             precision=Precision.AUTO,
+            replayed=replayed,
         )
 
     def _size(self, scenario: Scenario) -> Size:

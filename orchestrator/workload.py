@@ -20,12 +20,14 @@ class Load:
         tested: Images in forward passes alone.
         batch: Images per step.
         known: Whether `trained` is sure: an ascent's length is not.
+        replayed: Whether a GPU replays its steps, for networks that are `replayable`.
     """
 
     trained: float
     tested: float
     batch: int
     known: bool = True
+    replayed: bool = True
 
     @property
     def passes(self) -> float:
@@ -52,14 +54,24 @@ class Workload:
         """Return the load of what attacks train first."""
         train, _ = self.counts(item.scenario)
         config = self._plan.study.victim.config(item.scenario.dataset.name)
-        return Load(trained=item.helper.cost(config) * train, tested=0.0, batch=config.batch_size)
+        return Load(
+            trained=item.helper.cost(config) * train,
+            tested=0.0,
+            batch=config.batch_size,
+            replayed=item.helper.plain,
+        )
 
     def victim(self, scenario: Scenario) -> Load:
         """Return the load of a victim and its evaluation; an imported one is only evaluated."""
         train, test = self.counts(scenario)
         config = self._plan.study.victim.config(scenario.dataset.name)
         epochs = config.epochs if scenario.source is None else 0
-        return Load(trained=epochs * train, tested=2.0 * test, batch=config.batch_size)
+        return Load(
+            trained=epochs * train,
+            tested=2.0 * test,
+            batch=config.batch_size,
+            replayed=not scenario.poison.stamps_in_training,
+        )
 
     def ascent(self, trial: Trial) -> Load:
         """Return the load of an ascent of typical length."""

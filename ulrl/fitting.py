@@ -1,7 +1,7 @@
 """The one training loop: victims, ascent and relearning differ in what they pass it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -130,20 +130,25 @@ def train(
     steps = _Steps(classifier, samples, optimiser, objective, schedule, control)
     count = len(samples.labels)
     join = schedule.leaves_one(count) and not _takes_one(classifier, samples)
-    for epoch in range(schedule.epochs):
-        set_train_mode(network, schedule.batchnorm_updates)
-        control.start_epoch(epoch + 1)
-        batches = schedule.batches(torch.randperm(count, generator=sources.order))
-        if join:
-            batches = (*batches[:-2], torch.cat(batches[-2:]))
-        steps.start_epoch(sources.views)
-        with default_draws(sources.layers, device), steps.running():
-            there = torch.split(torch.cat(batches).to(device), [len(batch) for batch in batches])
-            for step, (chosen, index) in enumerate(zip(batches, there, strict=True)):
-                steps.take(chosen, index, schedule.rate(epoch + step / len(batches)))
-        loss, hits = steps.seen()
-        seen_count = sum(map(len, batches))
-        yield Epoch(number=epoch + 1, loss=loss / seen_count, accuracy=hits / seen_count)
+    try:
+        for epoch in range(schedule.epochs):
+            set_train_mode(network, schedule.batchnorm_updates)
+            control.start_epoch(epoch + 1)
+            batches = schedule.batches(torch.randperm(count, generator=sources.order))
+            if join:
+                batches = (*batches[:-2], torch.cat(batches[-2:]))
+            steps.start_epoch(sources.views)
+            with default_draws(sources.layers, device), steps.running():
+                there = torch.split(
+                    torch.cat(batches).to(device), [len(batch) for batch in batches]
+                )
+                for step, (chosen, index) in enumerate(zip(batches, there, strict=True)):
+                    steps.take(chosen, index, schedule.rate(epoch + step / len(batches)))
+            loss, hits = steps.seen()
+            seen_count = sum(map(len, batches))
+            yield Epoch(number=epoch + 1, loss=loss / seen_count, accuracy=hits / seen_count)
+    finally:
+        steps.close()
 
 
 class _Steps:
@@ -186,9 +191,19 @@ class _Steps:
         self._loss_sum.zero_()
         self._hits.zero_()
 
-    def running(self) -> AbstractContextManager[None]:
-        """Return the context in which steps are taken."""
-        return nullcontext() if self._replay is None else self._replay.running()
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Take steps inside; the same steps give the same bits each time.
+
+        In float32, cuDNN would choose gradients of convolutions that differ from run to run.
+        """
+        before = torch.backends.cudnn.deterministic
+        torch.backends.cudnn.deterministic = True
+        try:
+            with nullcontext() if self._replay is None else self._replay.running():
+                yield
+        finally:
+            torch.backends.cudnn.deterministic = before
 
     def take(self, chosen: Int64[Tensor, " b"], index: Int64[Tensor, " b"], rate: float) -> None:
         """Take a step on some samples, told on the CPU and on the device."""
@@ -199,6 +214,12 @@ class _Steps:
         for group in self._optimisers[0].param_groups:
             group["lr"] = rate
         self._take(index, chosen)
+
+    def close(self) -> None:
+        """Give back what was kept for steps."""
+        if self._replay is not None:
+            self._replay.close()
+            self._optimisers[0].zero_grad()  # gradients lie in the memory of the recordings
 
     def seen(self) -> tuple[float, float]:
         """Return the sum of the losses and the number of hits in this epoch."""

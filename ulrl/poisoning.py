@@ -64,6 +64,11 @@ class Poison:
         if len(set(self.source)) < len(self.source):
             raise ValueError(f"source names each class once; got {list(self.source)}")
 
+    @property
+    def stamps_in_training(self) -> bool:
+        """Whether images are stamped as batches come, or else all before training begins."""
+        return self.attack.redrawn or self.stamp is not Stamp.BEFORE_AUGMENTATION
+
     def count(self, train_count: int) -> int:
         """Return the number of poisoned images: ratio × size, halves rounded up."""
         return _rounded(self.poison_ratio, train_count)

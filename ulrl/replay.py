@@ -4,8 +4,10 @@ A step of a small network is some hundred kernels of a few microseconds each, an
 one by one from Python takes longer than they do.
 """
 
+import os
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 SPARE = 2_000_000_000  # bytes that torch may keep besides a recording's
+SWITCH = "ULRL_REPLAY"  # in the environment: 0 does without
 
 Work: TypeAlias = Callable[[Int64[Tensor, " b"]], None]
 
@@ -20,10 +23,10 @@ Work: TypeAlias = Callable[[Int64[Tensor, " b"]], None]
 class Replay:
     """Does the same work on one batch after the other, recorded by length of batch.
 
-    The first batch of each length is worked on as ever, which warms up what the libraries keep;
-    the second is recorded, and from then on the recording is replayed. The kernels are the
-    same, so are the numbers. Work that cannot be recorded, since it waits for the device, is
-    done as ever each time.
+    The first batch of each length is worked on as ever, which warms up what libraries keep; the
+    second is recorded, and from then on the recording is replayed. The kernels are the same,
+    and so is every bit. Work that was seen to wait for the device cannot be recorded and is
+    done as ever.
 
     Args:
         work: Does all it does on `device`, with tensors that stay where they are from batch to
@@ -35,8 +38,9 @@ class Replay:
         self._work = work
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool: Any = torch.cuda.graph_pool_handle()  # one for all: they never run at once
+        self._recordable = os.environ.get(SWITCH, "1") != "0"
         self._warm: set[int] = set()
-        self._recordings: dict[int, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
+        self._recordings: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -50,20 +54,35 @@ class Replay:
             outside.wait_stream(self._stream)
 
     def __call__(self, index: Int64[Tensor, " b"]) -> None:
-        """Do the work on a batch, inside `running`."""
-        length = len(index)
-        if length in self._warm and length not in self._recordings:
-            self._recordings[length] = self._record(index)
-        recording = self._recordings.get(length)
-        if recording is None:
-            self._warm.add(length)
-            self._work(index)
-            return
-        graph, place = recording
-        place.copy_(index)
-        graph.replay()
+        """Do the work on a batch, inside `running`.
 
-    def _record(self, index: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
+        Raises:
+            RuntimeError: It can neither be recorded nor was that to be seen. CUDA is of no use
+                to this process any more.
+        """
+        length = len(index)
+        if not self._recordable:
+            self._work(index)
+        elif length not in self._warm:
+            self._warm.add(length)
+            with _noted() as waits:
+                self._work(index)
+            self._recordable = not waits
+        else:
+            if length not in self._recordings:
+                self._recordings[length] = self._record(index)
+            graph, place = self._recordings[length]
+            place.copy_(index)
+            graph.replay()
+
+    def close(self) -> None:
+        """Forget the recordings, and with them their memory."""
+        self._stream.synchronize()
+        for graph, _ in self._recordings.values():
+            graph.reset()
+        self._recordings.clear()
+
+    def _record(self, index: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph, place = torch.cuda.CUDAGraph(), index.clone()
         # A recording has memory of its own; of what the first batch took, the rest is given back.
         if torch.cuda.memory_reserved() - torch.cuda.memory_allocated() > SPARE:
@@ -72,9 +91,32 @@ class Replay:
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             self._work(place)
-        except RuntimeError:
-            with suppress(RuntimeError):  # which says again that nothing was recorded
-                graph.capture_end()
-            return None
+        except RuntimeError as error:  # from which torch has no way back
+            raise RuntimeError(
+                f"a training step of this network cannot be recorded as a CUDA graph; "
+                f"{SWITCH}=0 in the environment does without ({error})"
+            ) from error
         graph.capture_end()
         return graph, place
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """Collect what torch says inside of waits for the device, which a recording cannot do."""
+    waits: list[str] = []
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for warning in said:
+        text = str(warning.message)
+        if "synchronizing CUDA operation" in text:
+            waits.append(text)
+        elif "Synchronization debug mode" not in text:  # torch's word on what it does here
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

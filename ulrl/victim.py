@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ulrl.attacks import NOTHING_LEARNED, Learned, Scene, Stamp, StampingControl
+from ulrl.attacks import NOTHING_LEARNED, Learned, Scene, StampingControl
 from ulrl.control import NO_CONTROL
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, Samples, Sources
@@ -89,7 +89,7 @@ def _control(poison: Poison, scene: Scene) -> StampingControl | None:
     control = attack.control(poison, scene)
     if control is not None:
         return control
-    if not attack.redrawn and poison.stamp is Stamp.BEFORE_AUGMENTATION:
+    if not poison.stamps_in_training:
         return None
     return StampingControl(
         poison,

@@ -18,6 +18,8 @@ _PREFIX = "model/"
 class BenignModel(Helper):
     """A network of the victim's architecture and recipe, trained on the clean training set."""
 
+    plain = True
+
     def train(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
         """Train it.
 

@@ -52,9 +52,12 @@ class Helper(ABC):
 
     Attributes:
         of_victim: Whether it depends on the victim's architecture and recipe.
+        plain: Whether its steps are those of a victim without an attack's hand in them, which
+            a GPU replays.
     """
 
     of_victim: ClassVar[bool] = True
+    plain: ClassVar[bool] = False
 
     @property
     def needs(self) -> "Helper | None":

@@ -1,6 +1,7 @@
 """Architectures by name. A module of this package that registers a class adds one."""
 
 from ulrl.models._base import ARCHITECTURES as ARCHITECTURES
+from ulrl.models._base import EVALUATION_BATCH as EVALUATION_BATCH
 from ulrl.models._base import Architecture as Architecture
 from ulrl.models._base import Blueprint as Blueprint
 from ulrl.models._base import Classifier as Classifier
