@@ -2,19 +2,16 @@
 
 Up to 8 processes, each of which relearns and evaluates one victim again and again as a
 worker of a study does. What counts is trials a minute of all together. On a GPU nvidia-smi tells
-besides how much of the time it computed, and the memory; ``--mps`` repeats it with
-NVIDIA's Multi-Process Service, which lets kernels of several processes run at once.
+besides how much of the time it computed, and the memory.
 """
 
 import multiprocessing
-import os
-import shutil
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -33,7 +30,6 @@ from ulrl.metrics import measure
 from ulrl.relearning import relearn
 from ulrl.resetting import Suspects
 
-MPS = "nvidia-cuda-mps-control"
 NOBODY = Suspects(layers=(), reset_bias=False)
 
 
@@ -42,7 +38,6 @@ class Packed:
     """What so many workers did together."""
 
     workers: int
-    mps: bool
     trials: int = 0
     seconds: float = 0.0
     busy: list[float] = field(default_factory=list)  # percent, by sample
@@ -56,7 +51,6 @@ class Packed:
         """Return it as plain values."""
         return {
             "workers": self.workers,
-            "mps": self.mps,
             "trials_per_minute": round(self.per_minute, 1),
             "busy_percent": round(mean(self.busy), 1) if self.busy else None,
             "megabytes": max(self.megabytes, default=None),
@@ -69,7 +63,6 @@ def main(argv: list[str] | None = None) -> None:
     sizes = {"width": 64, "samples": 500} if gpu else {"width": 8, "samples": 64}
     parser = options(__doc__, **sizes, relearn=20, seconds=10 if gpu else 20)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8] if gpu else [1, 2])
-    parser.add_argument("--mps", action="store_true", help="the same again under MPS")
     given = parser.parse_args(argv)
     if given.quick:
         given.width, given.samples, given.relearn, given.workers, given.seconds = (
@@ -79,23 +72,15 @@ def main(argv: list[str] | None = None) -> None:
             [1, 2],
             1,
         )
-    if given.mps and shutil.which(MPS) is None:
-        parser.error(f"--mps wants {MPS}, which is not on the path")
     tests = 20 * given.samples  # 10,000 for 500
     made = material(given.width, max(1000, given.samples), tests, 1, tests // 40)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         torch.save((made, given.samples, given.relearn), Path(folder, "made.pt"))
-        for mps in (False, True) if given.mps else (False,):
-            with served(Path(folder)) if mps else nullcontext():
-                rows += [
-                    packed(number, given.seconds, Path(folder), mps=mps) for number in given.workers
-                ]
+        rows = [packed(number, given.seconds, Path(folder)) for number in given.workers]
     alone = rows[0].per_minute
     table(
         [
             "workers",
-            "MPS",
             "trials a minute",
             "times the first row",
             "GPU busy, %",
@@ -104,7 +89,6 @@ def main(argv: list[str] | None = None) -> None:
         [
             [
                 row.workers,
-                "yes" if row.mps else "no",
                 row.per_minute,
                 row.per_minute / alone,
                 mean(row.busy) if row.busy else "–",
@@ -124,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def packed(number: int, seconds: float, folder: Path, *, mps: bool) -> Packed:
+def packed(number: int, seconds: float, folder: Path) -> Packed:
     """Let so many processes work for so long."""
     context = multiprocessing.get_context("spawn")
     ready, start = context.Barrier(number + 1), context.Event()
@@ -137,7 +121,7 @@ def packed(number: int, seconds: float, folder: Path, *, mps: bool) -> Packed:
         process.start()
     try:
         ready.wait(300)
-        found = Packed(workers=number, mps=mps)
+        found = Packed(workers=number)
         with watched(found):
             start.set()
             done = [answers.get() for _ in processes]
@@ -203,25 +187,6 @@ def watched(found: Packed) -> Iterator[None]:
         finally:
             smi.terminate()
             listener.join()
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[None]:
-    """Have an MPS server for processes that start inside, and for no others."""
-    places = {
-        "CUDA_MPS_PIPE_DIRECTORY": str(folder / "pipes"),
-        "CUDA_MPS_LOG_DIRECTORY": str(folder / "logs"),
-    }
-    for place in places.values():
-        Path(place).mkdir()
-    os.environ.update(places)
-    subprocess.run([MPS, "-d"], check=True, timeout=30)
-    try:
-        yield
-    finally:
-        subprocess.run([MPS], input="quit\n", text=True, check=False, timeout=60)
-        for name in places:
-            del os.environ[name]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ulrl.models import Architecture
+from ulrl.replay import SPARE as SPARE
 
 CONTEXT = 600_000_000  # bytes that CUDA and its libraries take in a process
 STATES = 5  # a model's weights, gradients, momentum, and two copies: the victim's, the result's
@@ -26,14 +27,14 @@ def worker_bytes(
 ) -> float:
     """Return the bytes of GPU memory that a worker of this architecture is taken to need.
 
-    ``context + 4 states parameters + 1.5 batch kept + 2 images channels side²``, where `kept`
-    is what autograd keeps of one image for the backward pass (counted, in 32 bits, on a
-    network without storage) and the set's `images` lie there as bytes, once clean and once
-    poisoned.
+    ``context + spare + 4 states parameters + 1.5 batch kept + 2 images channels side²``, where
+    `spare` is what torch keeps besides a recorded step's memory, `kept` what autograd keeps of one
+    image for the backward pass (counted, in 32 bits, on a network without storage), and the
+    set's `images` lie there as bytes, once clean and once poisoned.
     """
     parameters, kept = _network(architecture, classes, channels, side)
     pixels = 2 * images * channels * side**2
-    return CONTEXT + 4 * STATES * parameters + KINDS_OF_SLACK * batch * kept + pixels
+    return CONTEXT + SPARE + 4 * STATES * parameters + KINDS_OF_SLACK * batch * kept + pixels
 
 
 def share_of(need: float, memory: float) -> float:

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -36,7 +37,7 @@ class Replay:
 
     def __init__(self, work: Work, device: torch.device) -> None:
         self._work = work
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _side(device)
         self._pool: Any = torch.cuda.graph_pool_handle()  # one for all: they never run at once
         self._recordable = os.environ.get(SWITCH, "1") != "0"
         self._warm: set[int] = set()
@@ -98,6 +99,12 @@ class Replay:
             ) from error
         graph.capture_end()
         return graph, place
+
+
+@lru_cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of all recordings: for each stream cuBLAS keeps some 70 MB for good."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

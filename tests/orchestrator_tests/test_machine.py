@@ -9,7 +9,7 @@ import torch
 from orchestrator.definition import Study
 from orchestrator.errors import Unusable
 from orchestrator.machine import Node, Shares
-from orchestrator.memory import CONTEXT, share_of, worker_bytes
+from orchestrator.memory import CONTEXT, SPARE, share_of, worker_bytes
 from orchestrator.plan import make_plan
 from orchestrator.resources import ArchitectureAsk, Ask, Device, Resources, Share
 from orchestrator.work import AscentItem, TrialItem, VictimItem
@@ -172,7 +172,7 @@ def test_the_estimate_counts_what_a_step_keeps(architecture: Architecture, batch
         loss = network(torch.rand(batch, 3, 32, 32))
     parameters = sum(p.numel() for p in network.parameters())
     need = worker_bytes(architecture, classes=10, channels=3, side=32, images=0, batch=batch)
-    counted = (need - CONTEXT - 20 * parameters) / 1.5
+    counted = (need - CONTEXT - SPARE - 20 * parameters) / 1.5
     assert counted == pytest.approx(sum(kept.values()), rel=0.1)
     del loss
 
@@ -184,6 +184,6 @@ def test_the_estimate_grows_with_what_it_counts() -> None:
         )
 
     usual = need(PreActResNet18())
-    assert CONTEXT < usual < need(PreActResNet18(), batch=512)
+    assert CONTEXT + SPARE < usual < need(PreActResNet18(), batch=512)
     assert need(PreActResNet18(), images=150_000) - usual == 2 * 100_000 * 3 * 32 * 32
     assert usual < need(PreActResNet18(width=128))
