@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ulrl.models import Architecture
-from ulrl.replay import SPARE as SPARE
+from ulrl.replay import SPARE
 
 CONTEXT = 600_000_000  # bytes that CUDA and its libraries take in a process
 STATES = 5  # a model's weights, gradients, momentum, and two copies: the victim's, the result's

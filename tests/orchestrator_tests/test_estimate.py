@@ -22,6 +22,7 @@ from orchestrator.workload import Workload
 from tests.orchestrator_tests.places import Place
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
+from ulrl.attacks.wanet import WaNet
 from ulrl.datasets.arrays import Arrays
 from ulrl.datasets.digits import Digits
 from ulrl.models.preact_resnet import PreActResNet18
@@ -128,6 +129,27 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
             train=3e-5 * kind.architecture.width, test=1e-5 * kind.architecture.width, timed=True
         ),
     )
+
+
+@pytest.mark.parametrize(("device", "found"), [("cpu", {True}), ("cuda", {True, False})])
+def test_only_a_gpu_replays_and_only_what_no_attack_has_a_hand_in(
+    device: str, found: set[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Kind] = []
+
+    def measured(_: Calibration, kind: Kind) -> Speed:
+        asked.append(kind)
+        return Speed(train=1.0 if kind.replayed else 3.0, test=0.0, timed=True)
+
+    monkeypatch.setattr(Calibration, "_measure", measured)
+    victims = {}
+    for attack in (BADNETS, WaNet()):
+        study = study_of(tmp_path / "store", attacks=[choice(attack)])
+        keys = KeyRing(study.victim, Compute(device=device))
+        cost = estimate(make_plan(study), Store(study.store), keys, 1, 1.0)
+        victims[attack.name] = cost.stages["train_victim"]
+    assert {kind.replayed for kind in asked} == found
+    assert victims["wanet"] == pytest.approx(victims["badnets"] * (3 if device == "cuda" else 1))
 
 
 @pytest.mark.usefixtures("steady")

@@ -9,7 +9,7 @@ import torch
 from orchestrator.definition import Study
 from orchestrator.errors import Unusable
 from orchestrator.machine import Node, Shares
-from orchestrator.memory import CONTEXT, SPARE, share_of, worker_bytes
+from orchestrator.memory import CONTEXT, share_of, worker_bytes
 from orchestrator.plan import make_plan
 from orchestrator.resources import ArchitectureAsk, Ask, Device, Resources, Share
 from orchestrator.work import AscentItem, TrialItem, VictimItem
@@ -17,6 +17,7 @@ from tests.orchestrator_tests.spec_files import SMALL, load
 from ulrl.models import Architecture
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.vgg import VGG19BN
+from ulrl.replay import SPARE
 
 NO_GPU, ONE_GPU = Node(cpus=8, gpus=0), Node(cpus=8, gpus=1, memory=80_000_000_000)
 
