@@ -21,9 +21,13 @@ from ulrl.sgd import SGD
 BUDGET = 4.0  # seconds for all that a plan wants to know
 LEAST = 0.2  # seconds for one network
 STEP_SECONDS = 0.004  # of a step besides its arithmetic, where nothing can be timed
-REPLAY_SECONDS = 0.0002  # the same on a GPU, where the step is replayed
 EFFICIENCY = 0.4  # of the measured matrix-product rate that small convolutions reach
-GPU_RATE = 1.5e14  # FLOP/s that networks reach on a GPU of the H100's class, if none is here
+# A GPU of the H100's class where none is here; fitted to benchmarks/results/h200-speeds.json.
+GPU_TRAINING, GPU_TESTS = 2.6e14, 1.5e14  # FLOP/s, in bf16 and in TF32
+GPU_MEMORY = 4.2e12  # bytes/s
+GPU_KERNELS = 0.0012  # seconds of a step's kernels besides their arithmetic
+GPU_LAUNCHES = 0.0075  # seconds that launching a step takes at least where none is replayed
+UPDATE_BYTES = 32  # that a step moves for a parameter: its casts, gradient, momentum and itself
 LARGEST = 40_000_000  # parameters of what is built to be timed on a CPU
 TRIED = 64  # images of a timed forward pass on a CPU
 STEPS = 8  # of a timed epoch on a GPU, which is not to wait for what an epoch begins with
@@ -108,10 +112,10 @@ class Calibration:
             self._left -= time.perf_counter() - began
 
     def _arithmetic(self, kind: Kind, size: Size) -> Speed:
-        gpu = self._device is None or self._device.type == "cuda"
-        one = size.forward / (GPU_RATE if gpu else EFFICIENCY * _rate())
-        step = REPLAY_SECONDS if gpu and kind.replayed else STEP_SECONDS
-        return Speed(train=3 * one + step / kind.batch, test=one, timed=False)
+        if self._device is None or self._device.type == "cuda":
+            return on_gpu(kind, size)
+        one = size.forward / (EFFICIENCY * _rate())
+        return Speed(train=3 * one + STEP_SECONDS / kind.batch, test=one, timed=False)
 
     def _time(self, kind: Kind, device: torch.device, guess: Speed) -> Speed:
         blueprint = Blueprint(
@@ -162,6 +166,15 @@ class Calibration:
             torch.cuda.synchronize()
             return time.perf_counter()
         return time.process_time() / self._threads
+
+
+def on_gpu(kind: Kind, size: Size) -> Speed:
+    """Return about how fast a GPU of the H100's class would be."""
+    moved = UPDATE_BYTES * size.parameters / GPU_MEMORY
+    step = 3 * kind.batch * size.forward / GPU_TRAINING + moved + GPU_KERNELS
+    if not kind.replayed:
+        step = max(step, GPU_LAUNCHES)
+    return Speed(train=step / kind.batch, test=size.forward / GPU_TESTS, timed=False)
 
 
 @lru_cache

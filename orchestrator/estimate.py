@@ -22,6 +22,7 @@ from ulrl.datasets import DatasetError
 from ulrl.interchange import ImportRefused
 from ulrl.models import WeightsError
 
+PACKED = 0.25  # by how much more at most workers do that share a GPU, than one of them alone
 START_SECONDS = 12.0  # until workers work: imports, Ray, MLflow's tables
 END_SECONDS = 6.0  # for the report and what MLflow still lacks
 
@@ -69,6 +70,7 @@ class Estimate:
 
 @dataclass
 class _Count:
+    crowd: float  # how much longer an item takes beside those that share its GPU
     runs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     cached: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     sources: dict[Source, float] = field(default_factory=lambda: defaultdict(float))
@@ -77,16 +79,17 @@ class _Count:
     relearns: set[Hashable] = field(default_factory=set)
 
     def add(self, stage: str, *, cached: bool, cost: tuple[float, Source], disk: float) -> float:
-        """Count a result and return the seconds that it will take, 0 if it is there."""
+        """Count a result and return the seconds that it will take alone, 0 if it is there."""
         self.runs[stage] += 1
         self.cached[stage] += cached
         if cached:
             return 0.0
-        seconds, source = cost
+        alone, source = cost
+        seconds = alone if source is Source.TAKEN else alone * self.crowd
         self.stages[stage] += seconds
         self.sources[source] += seconds
         self.disk += disk
-        return seconds
+        return alone
 
     def bound(self, stage: str, *, disk: float) -> None:
         """Count a result that there will be at most, and that is not expected."""
@@ -101,6 +104,7 @@ def estimate(
     workers: int,
     gpu: float,
     cuts: Cuts | None = None,
+    cards: float = 0,
 ) -> Estimate:
     """Count what `plan` needs and what `store` has, and estimate the rest.
 
@@ -116,6 +120,7 @@ def estimate(
         workers: How many work at once.
         gpu: What each takes of a GPU.
         cuts: Curves of relearnings that were cut before, by their keys.
+        cards: GPUs that the workers share; 0 if there are none.
     """
     findings = Findings(store, keys)
     victims = _victims(plan, findings)
@@ -123,7 +128,7 @@ def estimate(
     pruned = _pruned(plan, Outcomes(plan, findings), scores, repairs, cuts or {})
     taken = gather(plan, victims, scores, repairs)
     costs = Costs(plan, taken, recall(store, keys.compute, plan), keys.compute)
-    count, catalogue = _Count(), Catalogue(plan)
+    count, catalogue = _Count(crowd=crowding(workers, cards)), Catalogue(plan)
     groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
     for group in catalogue.groups:
         wanted = [t for t in group.trials if t.number not in pruned or t.number in repairs]
@@ -159,6 +164,18 @@ def estimate(
         gpu=gpu,
         sources={source: part / total for source, part in count.sources.items() if part},
     )
+
+
+def crowding(workers: int, cards: float) -> float:
+    """Return how many times longer an item takes where several workers share each GPU.
+
+    One worker nearly fills a GPU: with 2, 4 and 8 an H200 did 1.15, 1.18 and 1.22 times the
+    trials of one (benchmarks/results/2026-11-26-h200.md).
+    """
+    if not cards or workers <= cards:
+        return 1.0
+    sharing = workers / cards
+    return sharing / (1 + PACKED * (1 - 1 / sharing))
 
 
 def _present(

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.paper_hours import MODELS, main
+from orchestrator.calibration import Kind, on_gpu, size_of
+from ulrl.datasets import Treatment
+from ulrl.models import ARCHITECTURES
+from ulrl.precision import Precision
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEEDS = ROOT / "benchmarks" / "results" / "h200-speeds.json"
@@ -41,3 +45,23 @@ def test_all_that_was_measured_was_timed_and_counts(
     twice = tmp_path / "twice.json"
     twice.write_text(json.dumps(told), encoding="utf-8")
     assert hours(twice, capsys)["all"] == pytest.approx(2 * before, rel=0.02)
+
+
+def test_a_plan_without_a_gpu_is_near_what_one_measured() -> None:
+    """By arithmetic alone: within 30 %, or 40 % where launches decide, which vary so much."""
+    told = json.loads(SPEEDS.read_text(encoding="utf-8"))
+    for row in told["speeds"]:
+        kind = Kind(
+            architecture=ARCHITECTURES[row["architecture"]](),
+            classes=row["classes"],
+            channels=3,
+            side=row["side"],
+            treatment=Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True),
+            batch=told["batch"],
+            precision=Precision.AUTO,
+            replayed=row["replayed"],
+        )
+        found = on_gpu(kind, size_of(kind.architecture, kind.classes, 3, kind.side))
+        apart = 0.3 if row["replayed"] else 0.4
+        assert found.train == pytest.approx(row["train"], rel=apart), row
+        assert found.test == pytest.approx(row["test"], rel=0.3), row

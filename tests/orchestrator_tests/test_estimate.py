@@ -12,7 +12,13 @@ import torch
 from orchestrator.calibration import Calibration, Kind, Speed
 from orchestrator.costs import Source
 from orchestrator.definition import LogModels, Study, Tracking
-from orchestrator.estimate import END_SECONDS, START_SECONDS, Estimate, estimate
+from orchestrator.estimate import (
+    END_SECONDS,
+    START_SECONDS,
+    Estimate,
+    crowding,
+    estimate,
+)
 from orchestrator.experience import gather, keep
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.materials import blueprint_of
@@ -118,6 +124,31 @@ def test_time_is_spread_over_workers_and_gpus_cost_while_they_are_held(tmp_path:
     assert many.hours == pytest.approx((START_SECONDS + many.longest + END_SECONDS) / 3600)
     assert found.gpu_hours == pytest.approx(found.seconds * 0.5 / 3600)
     assert cost(study_of(tmp_path)).gpu_hours == 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "cards", "times"),
+    [(1, 1, 1.0), (2, 4, 1.0), (8, 0, 1.0), (2, 1, 2 / 1.15), (4, 1, 4 / 1.18), (16, 2, 8 / 1.22)],
+)
+def test_workers_that_share_a_gpu_wait_for_each_other(
+    workers: int, cards: int, times: float
+) -> None:
+    """As benchmarks/results/2026-11-26-h200.md has it, measured with `bench_packing`."""
+    assert crowding(workers, cards) == pytest.approx(times, rel=0.03)
+
+
+@pytest.mark.usefixtures("steady")
+def test_packing_does_not_make_a_gpu_faster_than_measured(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "store")
+    keys, plan, store = (
+        KeyRing(study.victim, Compute()),
+        make_plan(study),
+        Store(study.store),
+    )
+    alone = estimate(plan, store, keys, 1, 1.0, cards=1)
+    packed = estimate(plan, store, keys, 8, 0.125, cards=1)
+    assert packed.longest == alone.longest
+    assert packed.gpu_hours == pytest.approx(alone.gpu_hours / 1.22, rel=0.01)
 
 
 @pytest.fixture
