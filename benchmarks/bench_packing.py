@@ -111,8 +111,7 @@ def main(argv: list[str] | None = None) -> None:
 def packed(number: int, seconds: float, folder: Path) -> Packed:
     """Let so many processes work for so long."""
     context = multiprocessing.get_context("spawn")
-    ready, start = context.Barrier(number + 1), context.Event()
-    answers = context.SimpleQueue()
+    ready, start, answers = context.Barrier(number + 1), context.Event(), context.Queue()
     processes = [
         context.Process(target=work, args=(folder, seconds, ready, start, answers))
         for _ in range(number)
@@ -124,7 +123,7 @@ def packed(number: int, seconds: float, folder: Path) -> Packed:
         found = Packed(workers=number)
         with watched(found):
             start.set()
-            done = [answers.get() for _ in processes]
+            done = [answers.get(timeout=300) for _ in processes]
     finally:
         for process in processes:
             process.join(60)
@@ -171,7 +170,13 @@ def watched(found: Packed) -> Iterator[None]:
     if the_device().type == "cpu":
         yield
         return
-    ask = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+    ask = [
+        "nvidia-smi",
+        "-i",
+        "0",
+        "--query-gpu=utilization.gpu,memory.used",
+        "--format=csv,noheader,nounits",
+    ]
     with subprocess.Popen([*ask, "-lms", "200"], stdout=subprocess.PIPE, text=True) as smi:
 
         def note() -> None:

@@ -14,6 +14,7 @@ from ulrl.attacks import PictureError
 from ulrl.datasets import DatasetError
 from ulrl.interchange import ImportRefused
 from ulrl.models import WeightsError
+from ulrl.replay import RecordingError
 
 # Errors whose text names places, of which results hold none, and what they are about: the
 # first that fits.
@@ -31,7 +32,7 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
     """Work on an item, yielding progress; an exception becomes its result.
 
     What a user's data or model raises belongs to the one trial; only a store that cannot
-    be used concerns all of them. What ran out of time or memory leaves nothing loaded.
+    be used, or a GPU, concerns all of them. What ran out of time or memory leaves nothing loaded.
     """
     site = workshop.site
     limit = TimeLimit(site.limits.seconds(item.stage), expendable=site.expendable)
@@ -44,7 +45,7 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
             yield progress
     except StopIteration as end:
         return Finished(runs=end.value)
-    except Unusable as error:
+    except (Unusable, RecordingError) as error:
         return Finished(error=str(error), fatal=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
         lack = _lack(error, site, item)

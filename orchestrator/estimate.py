@@ -65,7 +65,9 @@ class Estimate:
 
     @property
     def gpu_hours(self) -> float:
-        return self.seconds * self.gpu / 3600
+        """Hours of GPUs: those that share one are there together."""
+        held = self.gpu if self.gpu >= 1 else float(self.gpu > 0)
+        return self.seconds / sharing(self.workers, self.gpu) * held / 3600
 
 
 @dataclass
@@ -104,7 +106,6 @@ def estimate(
     workers: int,
     gpu: float,
     cuts: Cuts | None = None,
-    cards: float = 0,
 ) -> Estimate:
     """Count what `plan` needs and what `store` has, and estimate the rest.
 
@@ -120,7 +121,6 @@ def estimate(
         workers: How many work at once.
         gpu: What each takes of a GPU.
         cuts: Curves of relearnings that were cut before, by their keys.
-        cards: GPUs that the workers share; 0 if there are none.
     """
     findings = Findings(store, keys)
     victims = _victims(plan, findings)
@@ -128,7 +128,7 @@ def estimate(
     pruned = _pruned(plan, Outcomes(plan, findings), scores, repairs, cuts or {})
     taken = gather(plan, victims, scores, repairs)
     costs = Costs(plan, taken, recall(store, keys.compute, plan), keys.compute)
-    count, catalogue = _Count(crowd=crowding(workers, cards)), Catalogue(plan)
+    count, catalogue = _Count(crowd=crowding(sharing(workers, gpu))), Catalogue(plan)
     groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
     for group in catalogue.groups:
         wanted = [t for t in group.trials if t.number not in pruned or t.number in repairs]
@@ -166,16 +166,18 @@ def estimate(
     )
 
 
-def crowding(workers: int, cards: float) -> float:
-    """Return how many times longer an item takes where several workers share each GPU.
+def sharing(workers: int, gpu: float) -> int:
+    """Return how many of the workers share a GPU: Ray fills one before it takes the next."""
+    return min(workers, int(1 / gpu)) if 0 < gpu < 1 else 1
 
-    One worker nearly fills a GPU: with 2, 4 and 8 an H200 did 1.15, 1.18 and 1.22 times the
-    trials of one (benchmarks/results/2026-11-26-h200.md).
+
+def crowding(workers: int) -> float:
+    """Return how many times longer an item takes where so many workers share a GPU.
+
+    One worker nearly fills it: 2, 4 and 8 did 1.15, 1.18 and 1.22 times the trials of one on
+    an H200 (benchmarks/results/2026-11-26-h200.md).
     """
-    if not cards or workers <= cards:
-        return 1.0
-    sharing = workers / cards
-    return sharing / (1 + PACKED * (1 - 1 / sharing))
+    return workers / (1 + PACKED * (1 - 1 / workers))
 
 
 def _present(

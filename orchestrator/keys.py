@@ -25,6 +25,8 @@ from ulrl.scoring import ScoreConfig
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
 
+KERNELS = 2  # bump when what GPUs compute by changes, and with it last bits there
+
 Config = TypeVar("Config", VictimConfig, UnlearnConfig, RelearnConfig)
 
 
@@ -39,6 +41,12 @@ class Compute:
 
     device: str = "cpu"
     threads: int = 1
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What keys say of it."""
+        told: dict[str, Any] = plain(self)
+        return told if self.device == "cpu" else {**told, "kernels": KERNELS}
 
 
 def result_key(stage: str, version: int, config: Any, inputs: Mapping[str, str]) -> str:
@@ -152,7 +160,7 @@ class KeyRing:
                 unlearning.VERSION,
                 {
                     "unlearn": settled(parts.unlearn, self.compute),
-                    "compute": self.compute,
+                    "compute": self.compute.identity,
                     "monitor": poisoning.MONITOR_COUNT,
                     **self._clean(trial),
                 },
@@ -174,7 +182,7 @@ class KeyRing:
         config = {
             "relearn": self._plain(settled(felt, self.compute)),
             "suspects": digest_of(suspects),
-            "compute": self._plain(self.compute),
+            "compute": self.compute.identity,
             "monitor": poisoning.MONITOR_COUNT,
             **self._clean(trial),
         }
@@ -186,7 +194,7 @@ class KeyRing:
         return self._once(
             ("evaluate", model),
             lambda: result_key(
-                "evaluate", evaluation.VERSION, {"compute": self.compute}, {"model": model}
+                "evaluate", evaluation.VERSION, {"compute": self.compute.identity}, {"model": model}
             ),
         )
 
@@ -226,7 +234,7 @@ class KeyRing:
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
             "treatment": scenario.dataset.treatment,
             "seed": scenario.seed,
-            "compute": self.compute,
+            "compute": self.compute.identity,
         }
 
     def _imported_key(self, scenario: Scenario, source: str) -> str:
@@ -238,7 +246,7 @@ class KeyRing:
             "treatment": scenario.dataset.treatment,
             "poison": scenario.poison,
             "attack": scenario.poison.attack.identity(),
-            "compute": self.compute,
+            "compute": self.compute.identity,
         }
         return result_key("import_victim", victim_stage.VERSION, config, {})
 

@@ -29,8 +29,7 @@ def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> Non
     workers = 1 if inline else shares.likely([here], plan.scenarios)
     keys = KeyRing(study.victim, shares.compute)
     gpu = max(share.gpu for share in taken)
-    cards = here.gpus if gpu else 0
-    cost = estimate(plan, Store(study.store), keys, workers, gpu, folder.cuts(), cards)
+    cost = estimate(plan, Store(study.store), keys, workers, gpu, folder.cuts())
     console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)
     if study.search is not None:
         drawn = f"{known} are drawn, " if known else ""

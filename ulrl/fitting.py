@@ -175,9 +175,7 @@ class _Steps:
         self._loss_sum = torch.zeros((), device=device)
         self._hits = torch.zeros((), device=device)
         self._replay: Replay | None = None
-        # What a control does is chosen on the CPU, batch by batch, and cannot be recorded.
-        replayable = classifier.blueprint.architecture.replayable and control is NO_CONTROL
-        if device.type == "cuda" and replayable and isinstance(optimiser, SGD):
+        if _replays(classifier, optimiser, control):
             self._replay = Replay(lambda index: self._take(index, index), device)
             self._rate = torch.zeros((), device=device)
             optimiser.param_groups[0]["lr"] = self._rate
@@ -219,6 +217,8 @@ class _Steps:
         """Give back what was kept for steps."""
         if self._replay is not None:
             self._replay.close()
+            # It knows this object, so that both would wait for the garbage collector.
+            self._replay = None
             self._optimisers[0].zero_grad()  # gradients lie in the memory of the recordings
 
     def seen(self) -> tuple[float, float]:
@@ -243,6 +243,12 @@ class _Steps:
         for _ in range(self._schedule.batchnorm_updates - 1):
             with torch.no_grad():
                 classifier.logits(batch)
+
+
+def _replays(classifier: Classifier, optimiser: Optimiser, control: Control) -> bool:
+    """Whether steps are recorded once; what a control does is chosen on the CPU, batch by batch."""
+    replayable = classifier.blueprint.architecture.replayable and isinstance(optimiser, SGD)
+    return classifier.device.type == "cuda" and replayable and control is NO_CONTROL
 
 
 def _step(

@@ -4,6 +4,7 @@ A step of a small network is some hundred kernels of a few microseconds each, an
 one by one from Python takes longer than they do.
 """
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +18,15 @@ from torch import Tensor
 
 SPARE = 2_000_000_000  # bytes that torch may keep besides a recording's
 SWITCH = "ULRL_REPLAY"  # in the environment: 0 does without
+
+_shown: dict[
+    str | tuple[str, type[Warning], int], int
+] = {}  # what the `warnings` module notes of the warnings passed on
+
+
+class RecordingError(RuntimeError):
+    """A recording broke off in a way from which torch has no way back in this process."""
+
 
 Work: TypeAlias = Callable[[Int64[Tensor, " b"]], None]
 
@@ -39,6 +49,7 @@ class Replay:
         self._work = work
         self._stream = _side(device)
         self._pool: Any = torch.cuda.graph_pool_handle()  # one for all: they never run at once
+        self._broken = False
         self._recordable = os.environ.get(SWITCH, "1") != "0"
         self._warm: set[int] = set()
         self._recordings: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
@@ -52,13 +63,14 @@ class Replay:
             with torch.cuda.stream(self._stream):
                 yield
         finally:
-            outside.wait_stream(self._stream)
+            if not self._broken:
+                outside.wait_stream(self._stream)
 
     def __call__(self, index: Int64[Tensor, " b"]) -> None:
         """Do the work on a batch, inside `running`.
 
         Raises:
-            RuntimeError: It can neither be recorded nor was that to be seen. CUDA is of no use
+            RecordingError: It can neither be recorded nor was that to be seen. CUDA is of no use
                 to this process any more.
         """
         length = len(index)
@@ -78,6 +90,8 @@ class Replay:
 
     def close(self) -> None:
         """Forget the recordings, and with them their memory."""
+        if self._broken:
+            return
         self._stream.synchronize()
         for graph, _ in self._recordings.values():
             graph.reset()
@@ -89,16 +103,32 @@ class Replay:
         if torch.cuda.memory_reserved() - torch.cuda.memory_allocated() > SPARE:
             torch.cuda.empty_cache()
         # By hand, as `torch.cuda.graph` collects garbage and gives all kept memory back first.
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        # Nothing is collected meanwhile: the end of another training would wait for the device.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            self._capture(graph, place)
+        finally:
+            if collects:
+                gc.enable()
+        return graph, place
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, place: Tensor) -> None:
+        """Do the work for a recording that was begun; whatever happens, it is ended."""
         try:
             self._work(place)
-        except RuntimeError as error:  # from which torch has no way back
-            raise RuntimeError(
-                f"a training step of this network cannot be recorded as a CUDA graph; "
-                f"{SWITCH}=0 in the environment does without ({error})"
-            ) from error
+        except BaseException as error:  # memory or time that ran out, too
+            try:
+                graph.capture_end()
+            except RuntimeError:
+                self._broken = True
+                raise RecordingError(
+                    f"a training step of this network cannot be recorded as a CUDA graph; "
+                    f"{SWITCH}=0 in the environment does without ({error})"
+                ) from error
+            raise
         graph.capture_end()
-        return graph, place
 
 
 @lru_cache
@@ -125,5 +155,9 @@ def _noted() -> Iterator[list[str]]:
             waits.append(text)
         elif "Synchronization debug mode" not in text:  # torch's word on what it does here
             warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
+                str(warning.message),
+                warning.category,
+                warning.filename,
+                warning.lineno,
+                registry=_shown,
             )

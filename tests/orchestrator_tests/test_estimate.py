@@ -18,6 +18,7 @@ from orchestrator.estimate import (
     Estimate,
     crowding,
     estimate,
+    sharing,
 )
 from orchestrator.experience import gather, keep
 from orchestrator.keys import Compute, KeyRing
@@ -127,14 +128,23 @@ def test_time_is_spread_over_workers_and_gpus_cost_while_they_are_held(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("workers", "cards", "times"),
-    [(1, 1, 1.0), (2, 4, 1.0), (8, 0, 1.0), (2, 1, 2 / 1.15), (4, 1, 4 / 1.18), (16, 2, 8 / 1.22)],
+    ("workers", "gpu", "times"),
+    [
+        (1, 1.0, 1.0),
+        (4, 2.0, 1.0),
+        (8, 0.0, 1.0),  # no GPU
+        (1, 0.125, 1.0),
+        (2, 0.125, 2 / 1.15),  # Ray puts both on one GPU, however many there are
+        (4, 0.25, 4 / 1.18),
+        (16, 0.125, 8 / 1.22),
+        (6, 0.3333, 3 / 1.17),
+    ],
 )
 def test_workers_that_share_a_gpu_wait_for_each_other(
-    workers: int, cards: int, times: float
+    workers: int, gpu: float, times: float
 ) -> None:
     """As benchmarks/results/2026-11-26-h200.md has it, measured with `bench_packing`."""
-    assert crowding(workers, cards) == pytest.approx(times, rel=0.03)
+    assert crowding(sharing(workers, gpu)) == pytest.approx(times, rel=0.03)
 
 
 @pytest.mark.usefixtures("steady")
@@ -145,10 +155,12 @@ def test_packing_does_not_make_a_gpu_faster_than_measured(tmp_path: Path) -> Non
         make_plan(study),
         Store(study.store),
     )
-    alone = estimate(plan, store, keys, 1, 1.0, cards=1)
-    packed = estimate(plan, store, keys, 8, 0.125, cards=1)
+    alone = estimate(plan, store, keys, 1, 1.0)
+    packed = estimate(plan, store, keys, 8, 0.125)
     assert packed.longest == alone.longest
     assert packed.gpu_hours == pytest.approx(alone.gpu_hours / 1.22, rel=0.01)
+    lonely = estimate(plan, store, keys, 1, 0.125)  # whose GPU nobody else computes on
+    assert lonely.gpu_hours == alone.gpu_hours
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What a GPU does by other kernels than a CPU is the same. These tests want a GPU."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -48,7 +50,23 @@ def gradients(made: Classifier, pictures: Tensor, dtype: torch.dtype) -> list[Te
     return [p.grad.clone() for p in made.network.parameters() if p.grad is not None]
 
 
-def test_fused_attention_has_the_gradients_of_its_formula(pictures: Tensor) -> None:
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """Note what fused attention is computed in."""
+    noted: list[torch.dtype] = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def noting(query: Tensor, *others: Any) -> Tensor:
+        noted.append(query.dtype)
+        return attention(query, *others)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noting)
+    return noted
+
+
+def test_fused_attention_has_the_gradients_of_its_formula(
+    pictures: Tensor, fused: list[torch.dtype]
+) -> None:
     there = classifier("cuda")
     here = classifier("cpu")
     here.network.load_state_dict(there.weights().state)
@@ -56,6 +74,7 @@ def test_fused_attention_has_the_gradients_of_its_formula(pictures: Tensor) -> N
     for dtype, apart in ((torch.float32, 1e-2), (torch.bfloat16, 5e-2), (torch.float16, 2e-2)):
         for one, other in zip(gradients(there, pictures, dtype), exact, strict=True):
             assert (one.cpu() - other).norm() <= apart * other.norm() + 1e-6, dtype
+    assert set(fused) == {torch.bfloat16, torch.float16}  # float32's do not repeat
 
 
 def test_fused_attention_has_the_same_gradients_each_time(pictures: Tensor) -> None:
@@ -70,7 +89,13 @@ def test_predictions_by_tensor_cores_are_those_of_a_cpu(pictures: Tensor) -> Non
     there, here = classifier("cuda"), classifier("cpu")
     here.network.load_state_dict(there.weights().state)
     before = torch.backends.cuda.matmul.fp32_precision
+    inside: list[str] = []
+    watch = there.network.register_forward_hook(
+        lambda *_: inside.append(torch.backends.cuda.matmul.fp32_precision)
+    )
     predicted = there.predict(pictures)
+    watch.remove()
+    assert inside == ["tf32"]
     assert torch.backends.cuda.matmul.fp32_precision == before
     here.network.eval()
     with torch.no_grad():

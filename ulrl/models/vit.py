@@ -190,17 +190,19 @@ def _attention(layer: nn.MultiheadAttention, x: Float[Tensor, "n t w"]) -> Float
 
 
 def _fusible(query: Float[Tensor, "n heads t d"]) -> bool:
-    """Whether a fused kernel gives the same numbers in each run.
+    """Whether there is a fused kernel, and one that gives the same numbers in each run.
 
     Forward always. Backward, Flash Attention adds what blocks of 128 tokens give to a query's
     gradient in whatever order they end: of two blocks, either order gives the same sum.
     """
-    if not query.is_cuda:
+    tokens, features = query.shape[-2:]
+    if not query.is_cuda or features % 8:
         return False
     if not (torch.is_grad_enabled() and query.requires_grad):
         return True
-    tokens, features = query.shape[-2:]
-    return query.dtype in {torch.bfloat16, torch.float16} and tokens <= 256 and features <= 64
+    half = query.dtype in {torch.bfloat16, torch.float16}
+    ampere = torch.cuda.get_device_capability(query.device) >= (8, 0)  # Flash Attention's first
+    return half and ampere and tokens <= 256 and features <= 64
 
 
 def _torchvision_name(name: str) -> str:

@@ -1,0 +1,197 @@
+"""What recording does where something goes wrong, on a stand-in for CUDA: no GPU is needed."""
+
+import gc
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ulrl import fitting, replay
+from ulrl.control import NO_CONTROL, Control
+from ulrl.fitting import Samples, Schedule, Sources, train
+from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.randomness import generator
+from ulrl.replay import RecordingError, Replay
+from ulrl.sgd import SGD
+
+CPU = torch.device("cpu")
+WAIT = "called a synchronizing CUDA operation (Triggered internally at ...)"
+
+
+class Stream:
+    device = CPU
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def wait_stream(self, other: object) -> None:
+        del other
+        self.calls.append("wait")
+
+    def synchronize(self) -> None:
+        self.calls.append("synchronize")
+
+
+class Graph:
+    """A graph that notes what is done to it; torch's ends with an error if CUDA gave it up."""
+
+    made: list["Graph"] = []  # noqa: RUF012 - emptied by each test
+    given_up = False
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.made.append(self)
+
+    def capture_begin(self, pool: object, capture_error_mode: str) -> None:
+        del pool, capture_error_mode
+        self.calls.append("begin")
+
+    def capture_end(self) -> None:
+        self.calls.append("end")
+        if self.given_up:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def replay(self) -> None:
+        self.calls.append("replay")
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+
+
+@pytest.fixture(autouse=True)
+def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stream, Stream]]:
+    """Stand in for CUDA; return the stream outside and the one that records."""
+    outside, side = Stream(), Stream()
+    monkeypatch.setattr(replay, "_side", lambda _: side)
+    for name, stand_in in {
+        "CUDAGraph": Graph,
+        "graph_pool_handle": lambda: (0, 1),
+        "current_stream": lambda _: outside,
+        "stream": lambda _: nullcontext(),
+        "memory_reserved": lambda: 0,
+        "memory_allocated": lambda: 0,
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": lambda _: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(Graph, "made", [])
+    monkeypatch.setattr(Graph, "given_up", False)
+    yield outside, side
+    assert gc.isenabled()
+
+
+class Work:
+    """Notes the batches that Python works on, and fails at one of them."""
+
+    def __init__(self, at: int = 0, error: BaseException | None = None, says: str = "") -> None:
+        self.seen: list[list[int]] = []
+        self._at, self._error, self._says = at, error, says
+
+    def __call__(self, index: Tensor) -> None:
+        self.seen.append(index.tolist())
+        if self._says and len(self.seen) == 1:  # torch is asked about the first batch
+            warnings.warn(self._says, stacklevel=1)
+        if len(self.seen) == self._at and self._error is not None:
+            raise self._error
+
+
+def run(work: Work, *batches: list[int], made: Replay | None = None) -> Replay:
+    made = made or Replay(work, CPU)
+    with made.running():
+        for batch in batches:
+            made(torch.tensor(batch))
+    return made
+
+
+def test_the_second_batch_of_a_length_is_recorded_and_replayed_with_later_ones() -> None:
+    work = Work()
+    run(work, [1, 2], [3, 4], [5], [6, 7], [8]).close()
+    assert work.seen == [[1, 2], [3, 4], [5], [8]]
+    calls = [graph.calls for graph in Graph.made]
+    assert calls == [
+        ["begin", "end", "replay", "replay", "reset"],
+        ["begin", "end", "replay", "reset"],
+    ]
+
+
+def test_what_waits_for_the_device_is_never_recorded() -> None:
+    work = Work(says=WAIT)
+    run(work, [1], [2], [3])
+    assert work.seen == [[1], [2], [3]]
+    assert Graph.made == []
+
+
+def test_other_warnings_pass() -> None:
+    with pytest.warns(UserWarning, match="something else"):
+        run(Work(says="something else"), [1], [2])
+    assert len(Graph.made) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no memory"), TimeoutError("too late"), KeyboardInterrupt()]
+)
+def test_what_breaks_off_a_recording_arrives_as_it_is(
+    error: BaseException, streams: tuple[Stream, Stream]
+) -> None:
+    with pytest.raises(type(error)) as raised:
+        run(Work(at=2, error=error), [1], [2])
+    assert raised.value is error
+    assert [graph.calls for graph in Graph.made] == [["begin", "end"]]
+    outside, side = streams
+    assert outside.calls == side.calls == ["wait"]
+
+
+def test_a_recording_that_cuda_gave_up_is_told_with_the_way_out(
+    streams: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Graph, "given_up", True)
+    work = Work(at=2, error=RuntimeError("operation not permitted"))
+    made = Replay(work, CPU)
+    with pytest.raises(RecordingError, match=r"ULRL_REPLAY=0 .*operation not permitted"):
+        run(work, [1], [2], made=made)
+    made.close()
+    outside, side = streams
+    assert outside.calls == []  # whatever waits for a broken stream would hide the words above
+    assert side.calls == ["wait"]
+
+
+def test_a_training_ends_without_the_garbage_collector(
+    blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "_replays", lambda *_: True)
+    classifier = initialise(blueprint, generator(0, "weights"), CPU)
+    samples = Samples(
+        images=torch.zeros(4, 3, blueprint.side, blueprint.side, dtype=torch.uint8),
+        labels=torch.zeros(4, dtype=torch.int64),
+    )
+    optimiser = SGD(classifier.network, lr=0.1, momentum=0.9, weight_decay=0.0)
+    schedule = Schedule(epochs=3, batch_size=4, rate=lambda _: 0.1)
+    steps = train(classifier, samples, optimiser, cross_entropy, schedule, Sources.of(0, "test"))
+    next(steps)
+    next(steps)
+    assert [graph.calls for graph in Graph.made] == [["begin", "end", "replay"]]
+    network = weakref.ref(classifier.network)
+    gc.disable()
+    try:
+        del classifier, optimiser, steps
+        assert network() is None
+    finally:
+        gc.enable()
+    assert Graph.made[0].calls[-1] == "reset"
+
+
+def test_only_a_gpu_replays_and_only_what_nobody_controls(blueprint: Blueprint) -> None:
+    classifier = initialise(blueprint, generator(0, "weights"), CPU)
+    sgd = SGD(classifier.network, lr=0.1, momentum=0.9, weight_decay=0.0)
+    other = torch.optim.Adam(classifier.network.parameters())
+    there = Classifier(blueprint, torch.nn.Linear(1, 1), CPU)
+    there.device = torch.device("cuda")
+    assert fitting._replays(there, sgd, NO_CONTROL)
+    assert not fitting._replays(classifier, sgd, NO_CONTROL)
+    assert not fitting._replays(there, sgd, Control())
+    assert not fitting._replays(there, other, NO_CONTROL)
