@@ -3,8 +3,8 @@
 Both do 4 epochs of ascent and 20 of relearning with the official hyper-parameters on one
 victim, from the same draws, and must come out alike. Ours is done as a worker of a study does it,
 in a process of its own that keeps memory. Test sets are 38 times the training
-samples, as on CIFAR-10, and what our curves look at has its share too; all of it is smaller
-than there so that it takes minutes. `bench_units` times the pieces at full size instead.
+samples, as on CIFAR-10, and what our curves look at has its share too; on a CPU all of it is
+smaller than there so that it takes minutes. `bench_units` times the pieces at full size instead.
 """
 
 import tempfile
@@ -47,7 +47,10 @@ PRESETS = {ALIKE: Preset.OFFICIAL, "ours, default preset": Preset.DEFAULT}
 
 def main(argv: list[str] | None = None) -> None:
     """Print a row per contender and the line of JSON."""
-    parser = options(__doc__, width=16, samples=64, batch=32, rounds=3, relearn=20, workers=4)
+    small = {"width": 16, "samples": 64, "batch": 32}
+    full = {"width": 64, "samples": 500, "batch": 128}  # a GPU takes a minute a round for all of it
+    sizes = full if the_device().type == "cuda" else small
+    parser = options(__doc__, **sizes, rounds=3, relearn=20, workers=4)
     given = parser.parse_args(argv)
     if given.quick:
         given.width, given.samples, given.batch, given.rounds = 2, 16, 8, 1

@@ -47,7 +47,12 @@ FLOP = 3.33e9  # of training on one image at width 64, a multiply-add being two
 
 def main(argv: list[str] | None = None) -> None:
     """Print a row per contender and the line of JSON."""
-    given = options(__doc__, width=64, rounds=3, threads=1, workers=4).parse_args(argv)
+    parser = options(__doc__, width=64, rounds=3, threads=1, workers=4)
+    given = parser.parse_args(argv)
+    if the_device().type == "cuda":
+        parser.exit(
+            0, "a GPU needs no working out: bench_trial runs whole trials, bench_steps steps\n"
+        )
     if given.quick:
         given.width, given.rounds, given.workers = 2, 1, 0
     torch.set_num_threads(given.threads)
