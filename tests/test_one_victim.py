@@ -1,13 +1,23 @@
 """The benchmark of one victim trains what a study trains, and says so."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.one_victim import main
 from ulrl.shapes import shapes
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Put back torch's threads, of which the benchmark takes one."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_it_tells_of_a_victim_and_its_repairs(
