@@ -5,24 +5,19 @@ worker of a study does. What counts is trials a minute of all together. On a GPU
 besides how much of the time it computed, and the memory.
 """
 
-import multiprocessing
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import count
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-
-from benchmarks._common import options, report, table, the_device
+from benchmarks._common import Clock, options, report, table, the_device
 from benchmarks._material import Material, material
-from orchestrator.allocator import keep_memory
+from benchmarks._worker import Acts, WorkerProcess
 from ulrl.clean import draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.hyperparameters import Preset, assemble, preset_values
@@ -65,27 +60,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8] if gpu else [1, 2])
     given = parser.parse_args(argv)
     if given.quick:
-        given.width, given.samples, given.relearn, given.workers, given.seconds = (
-            1,
-            16,
-            1,
-            [1, 2],
-            1,
-        )
+        given.width, given.samples, given.relearn, given.seconds = 1, 16, 1, 1
+        given.workers = [1, 2]
     tests = 20 * given.samples  # 10,000 for 500
     made = material(given.width, max(1000, given.samples), tests, 1, tests // 40)
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save((made, given.samples, given.relearn), Path(folder, "made.pt"))
-        rows = [packed(number, given.seconds, Path(folder)) for number in given.workers]
+    work = (made, given.samples, given.relearn, given.seconds)
+    rows = [packed(number, work) for number in given.workers]
     alone = rows[0].per_minute
     table(
-        [
-            "workers",
-            "trials a minute",
-            "times the first row",
-            "GPU busy, %",
-            "GPU memory, MB",
-        ],
+        ["workers", "trials a minute", "times the first row", "GPU busy, %", "GPU memory, MB"],
         [
             [
                 row.workers,
@@ -108,48 +91,38 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def packed(number: int, seconds: float, folder: Path) -> Packed:
-    """Let so many processes work for so long."""
-    context = multiprocessing.get_context("spawn")
-    ready, start, answers = context.Barrier(number + 1), context.Event(), context.Queue()
-    processes = [
-        context.Process(target=work, args=(folder, seconds, ready, start, answers))
-        for _ in range(number)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        ready.wait(300)
-        found = Packed(workers=number)
+def packed(number: int, work: tuple[Material, int, int, int]) -> Packed:
+    """Let so many workers work at once, each as `acts` says."""
+    found = Packed(workers=number)
+    with ExitStack() as stack, ThreadPoolExecutor(number) as pool:
+        workers = [stack.enter_context(WorkerProcess(1, acts, *work)) for _ in range(number)]
+
+        def all_do(act: str) -> list[Clock]:
+            return list(pool.map(lambda worker: worker.act(act)(), workers))
+
+        all_do("warm up")
         with watched(found):
-            start.set()
-            done = [answers.get(timeout=300) for _ in processes]
-    finally:
-        for process in processes:
-            process.join(60)
-            process.kill()
-    found.trials = sum(trials for trials, _ in done)
-    found.seconds = mean(taken for _, taken in done)
+            clocks = all_do("trials")
+    found.trials = sum(worker.results["trials"] for worker in workers)
+    found.seconds = mean(taken.wall for taken in clocks)
     return found
 
 
-def work(folder: Path, seconds: float, ready: Any, start: Any, answers: Any) -> None:
-    """Be a worker: tell how many trials were done, and the seconds until the last ended."""
-    torch.set_num_threads(1)
-    if the_device().type == "cpu":
-        keep_memory()
-    made, samples, epochs = torch.load(folder / "made.pt", weights_only=False)
-    for _ in range(2):
-        trial(made, samples, epochs)
-    ready.wait(300)
-    start.wait()
-    began = time.perf_counter()
-    for done in count(1):
-        trial(made, samples, epochs)
-        taken = time.perf_counter() - began
-        if taken >= seconds:
-            answers.put((done, taken))
-            return
+def acts(made: Material, samples: int, epochs: int, seconds: int) -> Acts:
+    """Return what a worker does: trials for so long, whose number it tells."""
+
+    def warm_up() -> None:
+        for _ in range(2):
+            trial(made, samples, epochs)
+
+    def trials() -> int:
+        done, until = 0, time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            trial(made, samples, epochs)
+            done += 1
+        return done
+
+    return {"warm up": warm_up, "trials": trials}
 
 
 def trial(made: Material, samples: int, epochs: int) -> None:
@@ -170,14 +143,9 @@ def watched(found: Packed) -> Iterator[None]:
     if the_device().type == "cpu":
         yield
         return
-    ask = [
-        "nvidia-smi",
-        "-i",
-        "0",
-        "--query-gpu=utilization.gpu,memory.used",
-        "--format=csv,noheader,nounits",
-    ]
-    with subprocess.Popen([*ask, "-lms", "200"], stdout=subprocess.PIPE, text=True) as smi:
+    ask = ["nvidia-smi", "--id=0", "--query-gpu=utilization.gpu,memory.used", "--loop-ms=200"]
+    ask.append("--format=csv,noheader,nounits")
+    with subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) as smi:
 
         def note() -> None:
             for line in smi.stdout or ():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks._common import options, report, spread, summary, table, the_device
+from benchmarks._common import clock, options, report, spread, summary, table, the_device
 from benchmarks._material import TREATMENT
 from ulrl.control import NO_CONTROL, Control
 from ulrl.fitting import Samples, Schedule, Sources, train
@@ -138,10 +138,8 @@ def trained(case: Case, control: Control) -> tuple[list[float], str]:
         epochs=4, batch_size=case.batch, rate=lambda _: 0.01, precision=case.precision
     )
     sources = Sources.of(0, "steps")
-    marks = []
-    for _ in train(classifier, samples, optimiser, cross_entropy, schedule, sources, control):
-        wait()
-        marks.append(time.perf_counter())
+    epochs = train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
+    marks = [time.perf_counter() for _ in epochs]  # an epoch's loss waits for the device
     state = classifier.weights().state
     digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values()))
     milliseconds = [1000 * (end - start) / case.steps for start, end in pairwise(marks)]
@@ -178,18 +176,10 @@ def products(side: int) -> dict[str, float]:
 def timed(act: Callable[[], object], count: int) -> float:
     """Return the seconds of an act, after one that warms up."""
     act()
-    wait()
-    began = time.perf_counter()
-    for _ in range(count):
-        act()
-    wait()
-    return (time.perf_counter() - began) / count
-
-
-def wait() -> None:
-    """Wait for the device."""
-    if the_device().type == "cuda":
-        torch.cuda.synchronize()
+    with clock() as taken:
+        for _ in range(count):
+            act()
+    return taken.wall / count
 
 
 if __name__ == "__main__":

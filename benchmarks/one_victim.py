@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks._common import clock, report, summary, table, the_device
-from ulrl.attacks import LabelRule
-from ulrl.attacks.badnets import BadNets
+from benchmarks._material import POISON
 from ulrl.clean import draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.datasets.arrays import Arrays
@@ -20,7 +19,7 @@ from ulrl.evaluation import Evaluation, evaluate
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.models import Blueprint, Weights
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison, TestSets, make_test_sets
+from ulrl.poisoning import TestSets, make_test_sets
 from ulrl.recipes import Recipe, VictimRecipe
 from ulrl.relearning import relearn
 from ulrl.resetting import choose_resets
@@ -28,7 +27,6 @@ from ulrl.scoring import score_neurons
 from ulrl.unlearning import unlearn
 from ulrl.victim import train_victim
 
-POISON = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE)
 SEED = 0
 
 

@@ -42,8 +42,8 @@ def measured() -> dict[str, Any]:
     """Return seconds per image of each architecture and shape, on this machine's GPU."""
     import torch
 
+    from benchmarks._material import TREATMENT
     from orchestrator import calibration
-    from ulrl.datasets import Treatment
     from ulrl.models import ARCHITECTURES
     from ulrl.precision import Precision
 
@@ -56,7 +56,6 @@ def measured() -> dict[str, Any]:
         for replayed in (True, False)
     ]
     clock = calibration.Calibration(the_device().type, 1, len(places))
-    treatment = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
     found = []
     for name, classes, side, replayed in places:
         kind = calibration.Kind(
@@ -64,7 +63,7 @@ def measured() -> dict[str, Any]:
             classes=classes,
             channels=3,
             side=side,
-            treatment=treatment,
+            treatment=TREATMENT,
             batch=BATCH,
             precision=Precision.AUTO,
             replayed=replayed,

@@ -130,6 +130,7 @@ class KeyRing:
 
     def __init__(self, victim: VictimRecipe, compute: Compute) -> None:
         self.compute = compute
+        self._where = compute.identity
         self._victim = victim
         self._known: dict[Any, str] = {}
         self._parts: dict[Any, Any] = {}
@@ -160,7 +161,7 @@ class KeyRing:
                 unlearning.VERSION,
                 {
                     "unlearn": settled(parts.unlearn, self.compute),
-                    "compute": self.compute.identity,
+                    "compute": self._where,
                     "monitor": poisoning.MONITOR_COUNT,
                     **self._clean(trial),
                 },
@@ -182,7 +183,7 @@ class KeyRing:
         config = {
             "relearn": self._plain(settled(felt, self.compute)),
             "suspects": digest_of(suspects),
-            "compute": self.compute.identity,
+            "compute": self._where,
             "monitor": poisoning.MONITOR_COUNT,
             **self._clean(trial),
         }
@@ -194,7 +195,7 @@ class KeyRing:
         return self._once(
             ("evaluate", model),
             lambda: result_key(
-                "evaluate", evaluation.VERSION, {"compute": self.compute.identity}, {"model": model}
+                "evaluate", evaluation.VERSION, {"compute": self._where}, {"model": model}
             ),
         )
 
@@ -234,7 +235,7 @@ class KeyRing:
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
             "treatment": scenario.dataset.treatment,
             "seed": scenario.seed,
-            "compute": self.compute.identity,
+            "compute": self._where,
         }
 
     def _imported_key(self, scenario: Scenario, source: str) -> str:
@@ -246,7 +247,7 @@ class KeyRing:
             "treatment": scenario.dataset.treatment,
             "poison": scenario.poison,
             "attack": scenario.poison.attack.identity(),
-            "compute": self.compute.identity,
+            "compute": self._where,
         }
         return result_key("import_victim", victim_stage.VERSION, config, {})
 

@@ -27,8 +27,6 @@ TOP = (
     *("report.html", "results.csv", "results.parquet", "table.tex", "table.md"),
     *("stages.csv", "curves.csv", "study.yaml", "optuna.journal"),
 )
-
-
 SOON = 4  # trials before a scenario's last: its model is wanted in seconds or minutes
 
 

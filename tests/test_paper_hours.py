@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._material import TREATMENT
 from benchmarks.paper_hours import MODELS, main
 from orchestrator.calibration import Kind, on_gpu, size_of
-from ulrl.datasets import Treatment
 from ulrl.models import ARCHITECTURES
 from ulrl.precision import Precision
 
@@ -56,7 +56,7 @@ def test_a_plan_without_a_gpu_is_near_what_one_measured() -> None:
             classes=row["classes"],
             channels=3,
             side=row["side"],
-            treatment=Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True),
+            treatment=TREATMENT,
             batch=told["batch"],
             precision=Precision.AUTO,
             replayed=row["replayed"],

@@ -171,7 +171,8 @@ class _Steps:
             self._treatment = replace(self._treatment, padding=0, flip=False)
         self._scaler = schedule.precision.scaler(device)
         self._optimisers = (optimiser, *control.optimisers)
-        self._views: Views | None = None
+        places = torch.zeros((2, len(samples.labels)), dtype=torch.int64, device=device)
+        self._views = Views(top=places[0], left=places[1], mirrored=places[0] > 0)
         self._loss_sum = torch.zeros((), device=device)
         self._hits = torch.zeros((), device=device)
         self._replay: Replay | None = None
@@ -182,10 +183,8 @@ class _Steps:
 
     def start_epoch(self, source: Generator) -> None:
         """Draw a view of each sample, and forget what the last epoch saw."""
-        views = draw_views(len(self._samples.labels), self._treatment, source, self._device)
-        if self._views is None:
-            self._views = views
-        self._views.become(views)
+        count = len(self._samples.labels)
+        self._views.become(draw_views(count, self._treatment, source, self._device))
         self._loss_sum.zero_()
         self._hits.zero_()
 
@@ -227,8 +226,6 @@ class _Steps:
 
     def _take(self, index: Tensor, chosen: Tensor) -> None:
         control, classifier, samples = self._control, self._classifier, self._samples
-        if self._views is None:
-            raise RuntimeError("a step is taken within an epoch")
         look = partial(apply_views, views=self._views.of(index), treatment=self._treatment)
         batch = samples.images[index] if not control.late else look(samples.images[index])
         batch, labels = control.alter(batch, samples.labels[index], chosen, classifier)

@@ -19,16 +19,14 @@ from torch import Tensor
 SPARE = 2_000_000_000  # bytes that torch may keep besides a recording's
 SWITCH = "ULRL_REPLAY"  # in the environment: 0 does without
 
-_shown: dict[
-    str | tuple[str, type[Warning], int], int
-] = {}  # what the `warnings` module notes of the warnings passed on
+Work: TypeAlias = Callable[[Int64[Tensor, " b"]], None]
+
+# What Python's `warnings` notes of those that were passed on.
+_shown: dict[str | tuple[str, type[Warning], int], int] = {}
 
 
 class RecordingError(RuntimeError):
     """A recording broke off in a way from which torch has no way back in this process."""
-
-
-Work: TypeAlias = Callable[[Int64[Tensor, " b"]], None]
 
 
 class Replay:
@@ -155,9 +153,5 @@ def _noted() -> Iterator[list[str]]:
             waits.append(text)
         elif "Synchronization debug mode" not in text:  # torch's word on what it does here
             warnings.warn_explicit(
-                str(warning.message),
-                warning.category,
-                warning.filename,
-                warning.lineno,
-                registry=_shown,
+                text, warning.category, warning.filename, warning.lineno, registry=_shown
             )

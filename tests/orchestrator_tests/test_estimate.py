@@ -4,62 +4,30 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 from time import process_time
-from typing import Any
 
 import pytest
 import torch
 
 from orchestrator.calibration import Calibration, Kind, Speed
 from orchestrator.costs import Source
-from orchestrator.definition import LogModels, Study, Tracking
-from orchestrator.estimate import (
-    END_SECONDS,
-    START_SECONDS,
-    Estimate,
-    crowding,
-    estimate,
-    sharing,
-)
+from orchestrator.definition import LogModels, Tracking
+from orchestrator.estimate import END_SECONDS, START_SECONDS, estimate
 from orchestrator.experience import gather, keep
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.materials import blueprint_of
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
 from orchestrator.workload import Workload
+from tests.orchestrator_tests.estimated_studies import cost, study_of
 from tests.orchestrator_tests.places import Place
 from tests.orchestrator_tests.simulation import Desk, Workers
-from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
-from ulrl.attacks.wanet import WaNet
+from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice
 from ulrl.datasets.arrays import Arrays
 from ulrl.datasets.digits import Digits
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
 from ulrl.victim import train_victim
-
-SETTINGS: dict[str, tuple[Any, ...]] = {
-    "unlearn_threshold": (0.2, 0.4),
-    "reinit_ratio": (0.5, 0.55),
-    "clean_ratio": (0.05, 0.1),
-}
-
-
-def study_of(store: Path | str, **other: Any) -> Study:
-    return small_study(
-        **{
-            "store": str(store),
-            "attacks": [choice(BADNETS)],
-            "settings": SETTINGS,
-            "grid": {"seeds": (0, 1, 2, 3)},
-            "few": {},
-            **other,
-        }
-    )
-
-
-def cost(study: Study, workers: int = 2, gpu: float = 0.0) -> Estimate:
-    keys = KeyRing(study.victim, Compute())
-    return estimate(make_plan(study), Store(study.store), keys, workers, gpu)
 
 
 def test_counts_of_a_new_study(tmp_path: Path) -> None:
@@ -127,42 +95,6 @@ def test_time_is_spread_over_workers_and_gpus_cost_while_they_are_held(tmp_path:
     assert cost(study_of(tmp_path)).gpu_hours == 0
 
 
-@pytest.mark.parametrize(
-    ("workers", "gpu", "times"),
-    [
-        (1, 1.0, 1.0),
-        (4, 2.0, 1.0),
-        (8, 0.0, 1.0),  # no GPU
-        (1, 0.125, 1.0),
-        (2, 0.125, 2 / 1.15),  # Ray puts both on one GPU, however many there are
-        (4, 0.25, 4 / 1.18),
-        (16, 0.125, 8 / 1.22),
-        (6, 0.3333, 3 / 1.17),
-    ],
-)
-def test_workers_that_share_a_gpu_wait_for_each_other(
-    workers: int, gpu: float, times: float
-) -> None:
-    """As benchmarks/results/2026-11-26-h200.md has it, measured with `bench_packing`."""
-    assert crowding(sharing(workers, gpu)) == pytest.approx(times, rel=0.03)
-
-
-@pytest.mark.usefixtures("steady")
-def test_packing_does_not_make_a_gpu_faster_than_measured(tmp_path: Path) -> None:
-    study = study_of(tmp_path / "store")
-    keys, plan, store = (
-        KeyRing(study.victim, Compute()),
-        make_plan(study),
-        Store(study.store),
-    )
-    alone = estimate(plan, store, keys, 1, 1.0)
-    packed = estimate(plan, store, keys, 8, 0.125)
-    assert packed.longest == alone.longest
-    assert packed.gpu_hours == pytest.approx(alone.gpu_hours / 1.22, rel=0.01)
-    lonely = estimate(plan, store, keys, 1, 0.125)  # whose GPU nobody else computes on
-    assert lonely.gpu_hours == alone.gpu_hours
-
-
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose speed does not change from one measurement to the next."""
@@ -172,27 +104,6 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
             train=3e-5 * kind.architecture.width, test=1e-5 * kind.architecture.width, timed=True
         ),
     )
-
-
-@pytest.mark.parametrize(("device", "found"), [("cpu", {True}), ("cuda", {True, False})])
-def test_only_a_gpu_replays_and_only_what_no_attack_has_a_hand_in(
-    device: str, found: set[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Kind] = []
-
-    def measured(_: Calibration, kind: Kind) -> Speed:
-        asked.append(kind)
-        return Speed(train=1.0 if kind.replayed else 3.0, test=0.0, timed=True)
-
-    monkeypatch.setattr(Calibration, "_measure", measured)
-    victims = {}
-    for attack in (BADNETS, WaNet()):
-        study = study_of(tmp_path / "store", attacks=[choice(attack)])
-        keys = KeyRing(study.victim, Compute(device=device))
-        cost = estimate(make_plan(study), Store(study.store), keys, 1, 1.0)
-        victims[attack.name] = cost.stages["train_victim"]
-    assert {kind.replayed for kind in asked} == found
-    assert victims["wanet"] == pytest.approx(victims["badnets"] * (3 if device == "cuda" else 1))
 
 
 @pytest.mark.usefixtures("steady")
