@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,6 +18,9 @@ from orchestrator.signals import Interrupts
 from orchestrator.store import Store
 from orchestrator.work import Site
 
+if TYPE_CHECKING:
+    from orchestrator.cluster import Membership
+
 
 @dataclass(frozen=True, kw_only=True)
 class Executor:
@@ -24,12 +28,14 @@ class Executor:
 
     Attributes:
         nodes: The machines, as far as they are known before it starts.
+        member: Of the running cluster, if that is what runs it.
     """
 
     inline: bool
     address: str | None
     verbose: bool
     nodes: Sequence[Node]
+    member: "Membership | None"
     errors: Console
 
     @property
@@ -55,11 +61,12 @@ class Executor:
 
         hush_libraries(verbose=self.verbose)  # Ray sets its loggers up when it is imported
         with ExitStack() as stack:
-            nodes = self.nodes
-            if self.address is None:
+            member = self.member
+            if member is None:
                 plan = conductor.plan
-                nodes = stack.enter_context(embedded(plan.study, shares, plan.scenarios))
-            run_on_ray(conductor, site, shares, nodes, interrupts, self.errors)
+                own = embedded(plan.study, shares, plan.scenarios, self.errors)
+                member = stack.enter_context(own)
+            run_on_ray(conductor, site, shares, member, interrupts)
 
 
 @contextmanager
@@ -74,12 +81,20 @@ def executor(
 ) -> Iterator[Executor]:
     """Make ready what runs a study: with Ray, what libraries write goes to `log`."""
     with ExitStack() as stack:
-        nodes: Sequence[Node] = [this_machine()]
+        member = None
         errors = console
         if not inline:
             errors = stack.enter_context(apart(console, log, verbose=verbose))
             if address is not None:
                 from orchestrator.cluster import joined
 
-                nodes = stack.enter_context(joined(address, study, Store(study.store)))
-        yield Executor(inline=inline, address=address, verbose=verbose, nodes=nodes, errors=errors)
+                there = joined(address, study, Store(study.store), errors)
+                member = stack.enter_context(there)
+        yield Executor(
+            inline=inline,
+            address=address,
+            verbose=verbose,
+            nodes=[this_machine()] if member is None else member.nodes,
+            member=member,
+            errors=errors,
+        )

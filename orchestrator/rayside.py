@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import Unusable
@@ -20,9 +19,7 @@ from orchestrator.work import OUT_OF_MEMORY
 KNOCK_SECONDS = 10.0  # until an address counts as unreachable
 SCRATCH = "ulrl-tune-"
 SHORT = 30  # characters of a folder in which Ray's sockets still have names that fit
-SWEEP_SECONDS = 5.0  # for processes to end by themselves
 LOOK_SECONDS = 300.0  # for a node to start a process and import what a study needs
-SESSION = "ULRL_SESSION"  # names the driver in the environment of all that its Ray starts
 LOCK = "driver.lock"  # held by the driver that a scratch folder belongs to
 
 
@@ -40,8 +37,10 @@ def configure(threads: int) -> None:
     }
 
 
-def knock(address: str) -> None:
+def knock(address: str) -> list[tuple[str, int]]:
     """Refuse an address where nobody listens; Ray itself would ask for minutes, aloud.
+
+    Returns the place that answered; none for "auto" and the like, which Ray resolves.
 
     Raises:
         Unusable: Nobody listens there.
@@ -52,11 +51,13 @@ def knock(address: str) -> None:
             f"on a node of the cluster and name its HOST:PORT, or auto"
         )
     if not address.rpartition(":")[2].isdigit():
-        return  # "auto" and the like, which Ray resolves
+        return []
     try:
-        socket.create_connection(place_of(address), timeout=KNOCK_SECONDS).close()
+        place = place_of(address)
+        socket.create_connection(place, timeout=KNOCK_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise Unusable(f"the Ray cluster at {address} cannot be used ({error})") from error
+    return [place]
 
 
 def place_of(address: str) -> tuple[str, int]:
@@ -93,28 +94,6 @@ def scratch() -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def marked(session: str) -> Iterator[None]:
-    """Let what this process starts now be known as a session's."""
-    os.environ[SESSION] = session
-    try:
-        yield
-    finally:
-        del os.environ[SESSION]
-
-
-def sweep(session: str) -> None:
-    """End what is left of a session; most of it needs a moment to end by itself."""
-    left = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(SESSION) == session:
-                left.append(process)
-    for process in psutil.wait_procs(left, timeout=SWEEP_SECONDS)[1]:
-        with suppress(psutil.Error):
-            process.kill()
 
 
 def last_line(error: object) -> str:

@@ -1,10 +1,8 @@
 """What surrounds Ray: scratch folders, the guard, the terminal kept free."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from io import StringIO
 from pathlib import Path
 
@@ -12,8 +10,6 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from orchestrator.errors import Unusable
-from orchestrator.guard import Guard
 from orchestrator.quiet import apart
 from orchestrator.rayside import LOCK, SCRATCH, last_line, reason_of, scratch
 
@@ -55,34 +51,6 @@ with scratch() as folder:
             env={**os.environ, "TMPDIR": str(tmp_path)},
         )
         assert len(list(tmp_path.glob(f"{SCRATCH}*"))) == left
-
-
-def test_the_guard_tells_when_nobody_listens_any_more() -> None:
-    told: list[Exception] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with Guard([server.getsockname()[:2]], told.append, Console()) as guard:
-            time.sleep(1.5)
-            assert not guard.dead
-            server.close()
-            until = time.monotonic() + 20
-            while not told and time.monotonic() < until:
-                time.sleep(0.05)
-        assert isinstance(told[0], Unusable)
-
-
-def test_a_process_that_cannot_end_is_ended_with_a_line() -> None:
-    text = """
-import time, orchestrator.guard as g
-from rich.console import Console
-g.PATIENCE = 0.2
-with g.Guard([("127.0.0.1", 1)], lambda error: None, Console()):
-    time.sleep(60)
-"""
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
-    assert done.returncode == 3
-    assert done.stdout.startswith("error: Ray is gone: ")
-    assert len(done.stdout.splitlines()) == 1
-    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("verbose", [False, True])

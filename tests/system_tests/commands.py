@@ -106,9 +106,16 @@ class Command:
         return self.end(self.start(*arguments), code, timeout)
 
     def end(
-        self, process: subprocess.Popen[str], code: int = 0, timeout: float = 400
+        self,
+        process: subprocess.Popen[str],
+        code: int = 0,
+        timeout: float = 400,
+        left_for: float = SECONDS,
     ) -> tuple[str, str]:
-        """Return what a start printed once it has ended, with nothing that it started left."""
+        """Return what a start printed once it has ended, with nothing that it started left.
+
+        What is left may take `left_for` seconds to go.
+        """
         mark = self._started[process]
         try:
             out, err = process.communicate(timeout=timeout)
@@ -116,7 +123,7 @@ class Command:
             killed(processes_with(MARK, mark))
             pytest.fail(f"not over after {timeout} s\n{''.join(process.communicate())}")
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
-        wait_until(lambda: not processes_with(MARK, mark), "nothing of it is left", SECONDS)
+        wait_until(lambda: not processes_with(MARK, mark), lambda: left(mark), left_for)
         return out, err
 
     def results(self, name: str = "small") -> pd.DataFrame:
@@ -167,12 +174,25 @@ def killed(processes: list[psutil.Process]) -> list[psutil.Process]:
     return processes
 
 
-def wait_until(true: Callable[[], object], what: str, timeout: float = 300) -> None:
+def left(mark: str) -> str:
+    """Say that nothing of a start should be left, and what is."""
+    titles = []
+    for process in processes_with(MARK, mark):
+        with contextlib.suppress(psutil.Error):
+            titles.append(" ".join(process.cmdline()))
+    return "\n".join(["nothing of it is left; there are", *titles])
+
+
+def wait_until(
+    true: Callable[[], object], what: str | Callable[[], str], timeout: float = 300
+) -> None:
     """Return once a condition holds; a test fails that waits longer than `timeout` seconds."""
     until = time.monotonic() + timeout
     while not true():
         if time.monotonic() > until:
-            pytest.fail(f"waited {timeout} s in vain until {what}")
+            pytest.fail(
+                f"waited {timeout} s in vain until {what if isinstance(what, str) else what()}"
+            )
         time.sleep(0.05)
 
 

@@ -4,9 +4,11 @@ That is so of every study that a test runs to its end: `Command.end` looks. Here
 that no other test comes to.
 """
 
+import contextlib
 import os
 import signal
 
+import psutil
 import pytest
 
 from tests.system_tests.commands import Command
@@ -35,4 +37,24 @@ def test_nothing_is_left_of_a_study_whose_ray_lost_its_head(command: Command) ->
     command.wait_until(command.workers, "a worker is at work")
     (head,) = (one for one in command.processes() if one.name() == "gcs_server")
     os.kill(head.pid, signal.SIGKILL)
-    command.end(process, 3, timeout=200)
+    command.end(process, 3, timeout=200, left_for=20)
+
+
+@pytest.mark.usefixtures("tables")
+def test_nothing_is_left_of_a_study_killed_while_its_workers_start(command: Command) -> None:
+    """A worker that comes too late looks for its Ray for a minute."""
+    command.write(TINY)
+    process = command.start("grid.yaml")
+    command.wait_until(lambda: starting(command), "a worker starts")
+    os.kill(process.pid, signal.SIGKILL)
+    command.end(process, -signal.SIGKILL, left_for=20)
+
+
+def starting(command: Command) -> list[psutil.Process]:
+    """Return the workers of Ray that it does not know yet: it gives them another title."""
+    found = []
+    for process in command.processes():
+        with contextlib.suppress(psutil.Error):
+            if process.name() != "raylet" and "default_worker.py" in " ".join(process.cmdline()):
+                found.append(process)
+    return found

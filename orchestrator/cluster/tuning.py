@@ -1,33 +1,26 @@
-"""Ray Tune: the executor for a machine's cores, its GPUs, or a cluster."""
+"""Ray Tune, which runs a study on the Ray that this process is part of."""
 
-import logging
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.console import Console
 
 from orchestrator import rayside
 from orchestrator.catalogue import Catalogue
+from orchestrator.cluster.membership import Membership
 from orchestrator.conductor import Conductor
 from orchestrator.definition import Study
 from orchestrator.errors import Unusable
-from orchestrator.guard import Guard
-from orchestrator.machine import Node, Shares, this_machine
-from orchestrator.plan import Scenario, make_plan
+from orchestrator.machine import Shares
+from orchestrator.plan import make_plan
 from orchestrator.session import Session
 from orchestrator.shift import News, Shift
 from orchestrator.signals import Interrupts
-from orchestrator.store import Store
 from orchestrator.work import Site
 from orchestrator.workshop import Workshop
 
@@ -141,63 +134,17 @@ class _Pulse(tune.Callback):
         _LIVE[self._session].check()
 
 
-@contextmanager
-def joined(address: str, study: Study, store: Store) -> Iterator[tuple[Node, ...]]:
-    """Be part of a running cluster, and return its nodes, each found fit for a study.
-
-    Raises:
-        Unusable: There is no such cluster, a node lacks what a study needs, or does not see
-            the store.
-    """
-    rayside.configure(study.resources.cpu)
-    rayside.knock(address)
-    here = Path(__file__).resolve().parent
-    code = {"py_modules": [str(here), str(here.parent / "ulrl")]}
-    variables = {"env_vars": {"OMP_NUM_THREADS": str(study.resources.cpu)}}
-    _init(f"the Ray cluster at {address}", address=address, runtime_env=code | variables)
-    try:
-        with store.beacon() as beacon:
-            yield survey(store.url, beacon)
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def embedded(
-    study: Study, shares: Shares, scenarios: Sequence[Scenario]
-) -> Iterator[tuple[Node, ...]]:
-    """Run a Ray of one's own on this machine, and return its one node."""
-    rayside.configure(study.resources.cpu)
-    mark, most = uuid.uuid4().hex, max(share.cpu for share in shares.all(scenarios))
-    with ExitStack() as stack:
-        folder = stack.enter_context(rayside.scratch())
-        stack.callback(rayside.sweep, mark)
-        stack.callback(ray.shutdown)
-        short = {"_temp_dir": str(folder)} if len(str(folder)) < rayside.SHORT else {}
-        with rayside.marked(mark):
-            _init(
-                "an embedded Ray",
-                address="local",  # whatever else runs on this machine
-                num_cpus=rayside.embedded_cpus(study.resources, most),
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **short,
-            )
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        memory = this_machine().memory
-        yield (Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=memory),)
-
-
 def run_on_ray(
     conductor: Conductor,
     site: Site,
     shares: Shares,
-    nodes: Sequence[Node],
+    member: Membership,
     interrupts: Interrupts,
-    errors: Console,
     workshop: type[Workshop] = Workshop,
 ) -> None:
     """Run a study to its end on Ray Tune, on the Ray that this process is part of.
+
+    In the end this process is no longer part of it.
 
     Tune gets a new Tuner at every start, fed from what the store says is left: its own
     restore keeps neither the scheduler's state nor what ran since its last snapshot.
@@ -206,11 +153,11 @@ def run_on_ray(
         Unusable: The Ray is too small, or ends under the study.
     """
     plan = conductor.plan
-    workers = shares.workers(nodes, plan.scenarios)
+    workers = shares.workers(member.nodes, plan.scenarios)
     token = uuid.uuid4().hex
     session = _LIVE[token] = Session(conductor, interrupts, shares, workers)
     try:
-        with rayside.scratch() as folder, Guard(_vital(), session.fail, errors):
+        with rayside.scratch() as folder, member.guard.telling(session.fail):
             trainable = tune.with_resources(
                 tune.with_parameters(Worker, study=plan.study, site=site, workshop=workshop),
                 _request,
@@ -244,57 +191,9 @@ def run_on_ray(
         raise Unusable(f"Ray ended the study: {error}") from error
     finally:
         del _LIVE[token]
+        ray.shutdown()  # a Ray that dies later would end this process, which has things to write
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     """Return what a Tune trial's worker takes: all of it where the worker is, in one bundle."""
     return tune.PlacementGroupFactory([{"CPU": config["cpu"], "GPU": config["gpu"]}])
-
-
-def _init(what: str, **arguments: Any) -> None:
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
-    except Exception as error:  # a start that takes too long raises a bare one
-        raise Unusable(f"{what} cannot be used ({error})") from error
-
-
-def _nodes() -> list[dict[str, Any]]:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]
-
-
-def _vital() -> list[tuple[str, int]]:
-    """Return where the processes listen that this one cannot do without: head, own raylet."""
-    context = ray.get_runtime_context()
-    own = next(node for node in _nodes() if node["NodeID"] == context.get_node_id())
-    raylet = (own["NodeManagerAddress"], own["NodeManagerPort"])
-    return [rayside.place_of(context.gcs_address), raylet]
-
-
-def survey(store: str, beacon: str) -> tuple[Node, ...]:
-    """Return the nodes of this Ray, once each has said that a study can run there.
-
-    Raises:
-        Unusable: One of them cannot.
-    """
-    nodes = _nodes()
-    looks = [
-        ray.remote(rayside.examine())
-        .options(
-            num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        )
-        .remote(store, beacon)
-        for node in nodes
-    ]
-    return tuple(map(_answered, nodes, looks))
-
-
-def _answered(node: dict[str, Any], look: Any) -> Node:
-    name, seconds = rayside.name_of(node), rayside.LOOK_SECONDS
-    try:
-        return rayside.fit_node(node, ray.get(look, timeout=seconds))
-    except ray.exceptions.GetTimeoutError as error:
-        raise Unusable(f"{name} does not answer in {seconds:g} seconds") from error
-    except ray.exceptions.RayError as error:
-        raise Unusable(f"{name} cannot run a study: {rayside.last_line(error)}") from error

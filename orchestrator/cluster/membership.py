@@ -1,0 +1,154 @@
+"""Being part of a Ray: one of a study's own, or a running cluster."""
+
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+from orchestrator import rayside, warden
+from orchestrator.definition import Study
+from orchestrator.errors import Unusable
+from orchestrator.guard import Daemons, Guard, Listeners
+from orchestrator.machine import Node, Shares, this_machine
+from orchestrator.plan import Scenario
+from orchestrator.store import Store
+
+DAEMONS = ("gcs_server", "raylet")  # of an embedded Ray, which cannot do without either
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A Ray that this process is part of.
+
+    Attributes:
+        nodes: Its machines.
+        guard: Ends the process if the Ray dies under it.
+    """
+
+    nodes: Sequence[Node]
+    guard: Guard
+
+
+@contextmanager
+def joined(address: str, study: Study, store: Store, errors: Console) -> Iterator[Membership]:
+    """Be part of a running cluster whose nodes have each been found fit for a study.
+
+    Args:
+        address: Of the cluster, as Ray takes it.
+        study: What is to run there.
+        store: That every node has to see.
+        errors: Where a user reads that the cluster died.
+
+    Raises:
+        Unusable: There is no such cluster, a node lacks what a study needs, or does not see
+            the store.
+    """
+    rayside.configure(study.resources.cpu)
+    vital = Listeners(rayside.knock(address))
+    here = Path(__file__).resolve().parents[1]
+    code = {"py_modules": [str(here), str(here.parent / "ulrl")]}
+    variables = {"env_vars": {"OMP_NUM_THREADS": str(study.resources.cpu)}}
+    with ExitStack() as stack:
+        stack.callback(ray.shutdown)
+        guard = stack.enter_context(Guard(vital, errors))
+        _init(f"the Ray cluster at {address}", address=address, runtime_env=code | variables)
+        vital.add(*_places())
+        beacon = stack.enter_context(store.beacon())
+        yield Membership(survey(store.url, beacon), guard)
+
+
+@contextmanager
+def embedded(
+    study: Study, shares: Shares, scenarios: Sequence[Scenario], errors: Console
+) -> Iterator[Membership]:
+    """Run a Ray of one's own on this machine; nothing of it outlives this process.
+
+    Args:
+        study: What is to run there.
+        shares: What each of its items takes.
+        scenarios: Of the study.
+        errors: Where a user reads that Ray died.
+
+    Raises:
+        Unusable: Ray cannot be started.
+    """
+    rayside.configure(study.resources.cpu)
+    mark, most = uuid.uuid4().hex, max(share.cpu for share in shares.all(scenarios))
+    with ExitStack() as stack:
+        folder = stack.enter_context(rayside.scratch())
+        try:
+            stack.enter_context(warden.watched(mark))
+        except OSError as error:
+            raise Unusable(f"an embedded Ray cannot be used ({error})") from error
+        stack.callback(ray.shutdown)
+        guard = stack.enter_context(Guard(Daemons(DAEMONS), errors))
+        short = {"_temp_dir": str(folder)} if len(str(folder)) < rayside.SHORT else {}
+        with warden.marked(mark):
+            _init(
+                "an embedded Ray",
+                address="local",  # whatever else runs on this machine
+                num_cpus=rayside.embedded_cpus(study.resources, most),
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                **short,
+            )
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        memory = this_machine().memory
+        node = Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=memory)
+        yield Membership((node,), guard)
+
+
+def _init(what: str, **arguments: Any) -> None:
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
+    except Exception as error:  # a start that takes too long raises a bare one
+        raise Unusable(f"{what} cannot be used ({error})") from error
+
+
+def _nodes() -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
+def _places() -> list[tuple[str, int]]:
+    """Return where the processes listen that this one cannot do without: head, own raylet."""
+    context = ray.get_runtime_context()
+    own = next(node for node in _nodes() if node["NodeID"] == context.get_node_id())
+    raylet = (own["NodeManagerAddress"], own["NodeManagerPort"])
+    return [rayside.place_of(context.gcs_address), raylet]
+
+
+def survey(store: str, beacon: str) -> tuple[Node, ...]:
+    """Return the nodes of this Ray, once each has said that a study can run there.
+
+    Raises:
+        Unusable: One of them cannot.
+    """
+    nodes = _nodes()
+    looks = [
+        ray.remote(rayside.examine())
+        .options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
+        .remote(store, beacon)
+        for node in nodes
+    ]
+    return tuple(map(_answered, nodes, looks))
+
+
+def _answered(node: dict[str, Any], look: Any) -> Node:
+    name, seconds = rayside.name_of(node), rayside.LOOK_SECONDS
+    try:
+        return rayside.fit_node(node, ray.get(look, timeout=seconds))
+    except ray.exceptions.GetTimeoutError as error:
+        raise Unusable(f"{name} does not answer in {seconds:g} seconds") from error
+    except ray.exceptions.RayError as error:
+        raise Unusable(f"{name} cannot run a study: {rayside.last_line(error)}") from error

@@ -1,0 +1,80 @@
+"""The end of what an embedded Ray started, however its driver ends.
+
+A driver that is killed, or that Ray itself ends, sweeps nothing up. What it started then waits,
+some of it for more than a minute and with its GPU memory, for a Ray that is not there any more.
+So a process of its own waits for the driver's end: run as a program, this module is that
+process. It imports nothing else of this package, to be there in a moment.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+SESSION = "ULRL_SESSION"  # names the driver in the environment of all that its Ray starts
+PATIENCE = 5.0  # seconds for processes to end by themselves
+IN_VAIN = 30.0  # seconds after which a process that was killed is left to the system
+EVERY = 0.2  # seconds between looks
+
+
+@contextmanager
+def watched(session: str) -> Iterator[None]:
+    """Have nothing left that carries a session's mark, from when this is left, or the process ends.
+
+    Raises:
+        OSError: The process that waits for the end of this one cannot be started.
+    """
+    warden = subprocess.Popen(  # noqa: S603 - our interpreter, our module
+        [sys.executable, "-m", "orchestrator.warden", session],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the driver
+    )
+    try:
+        yield
+    finally:
+        sweep(session)
+        warden.communicate()  # closes the pipe: that is what it waits for
+
+
+@contextmanager
+def marked(session: str) -> Iterator[None]:
+    """Let what this process starts now be known as a session's."""
+    os.environ[SESSION] = session
+    try:
+        yield
+    finally:
+        del os.environ[SESSION]
+
+
+def sweep(session: str) -> None:
+    """End what is left of a session; most of it needs a moment to end by itself."""
+    began = time.monotonic()
+    while left := _left(session):
+        waited = time.monotonic() - began
+        if waited > PATIENCE + IN_VAIN:
+            return
+        if waited > PATIENCE:  # again and again: one may just have started another
+            for process in left:
+                with suppress(psutil.Error):
+                    process.kill()
+        psutil.wait_procs(left, timeout=EVERY)
+
+
+def _left(session: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(SESSION) == session:
+                found.append(process)
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()  # until the driver has ended, whatever ended it
+    sweep(sys.argv[1])
