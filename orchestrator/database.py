@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+from orchestrator.warden import unmarked
+
 TIMEOUT = 300  # seconds; the tables take 2 to 8
 QUIET = 30.0  # seconds without a change: nobody is making this database any more
 
@@ -141,7 +143,7 @@ def _make_tables(path: Path) -> None:
     program = "from mlflow.db import commands; commands()"
     command = [sys.executable, "-c", program, "upgrade", f"sqlite:///{path}"]
     done = subprocess.run(  # noqa: S603 - nothing in it but our interpreter and our path
-        command, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        command, env=unmarked(), capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no word of why"]

@@ -14,6 +14,7 @@ from orchestrator.definition import Study
 from orchestrator.errors import Unusable
 from orchestrator.machine import Node, Shares, this_machine
 from orchestrator.quiet import apart
+from orchestrator.rayside import configure
 from orchestrator.signals import Interrupts
 from orchestrator.store import Store
 from orchestrator.work import Site
@@ -38,6 +39,11 @@ class Executor:
     member: "Membership | None"
     errors: Console
 
+    def leave(self) -> None:
+        """Be done with what was joined: if it dies from now on, nobody minds."""
+        if self.member is not None:
+            self.member.leave()
+
     @property
     def text(self) -> str:
         """What the log of starts calls it."""
@@ -57,6 +63,8 @@ class Executor:
             hush_libraries(verbose=self.verbose)
             run_inline(conductor, site, interrupts)
             return
+        if self.address is None:
+            configure(conductor.plan.study.resources.cpu)
         from orchestrator.cluster import embedded, run_on_ray
 
         hush_libraries(verbose=self.verbose)  # Ray sets its loggers up when it is imported
@@ -86,6 +94,7 @@ def executor(
         if not inline:
             errors = stack.enter_context(apart(console, log, verbose=verbose))
             if address is not None:
+                configure(study.resources.cpu)
                 from orchestrator.cluster import joined
 
                 there = joined(address, study, Store(study.store), errors)

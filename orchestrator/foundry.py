@@ -16,6 +16,8 @@ from tempfile import mkdtemp
 from threading import Lock
 from typing import Any, TextIO
 
+from orchestrator.warden import unmarked
+
 PROGRAM = "model.pt2"  # in the folder `data` of a model
 
 
@@ -86,6 +88,7 @@ class Foundry:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=unmarked(),
             text=True,
             start_new_session=True,  # Ctrl-C is for the driver, which ends it by its pipe
         )

@@ -3,10 +3,9 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 import psutil
 from rich.console import Console
@@ -15,8 +14,14 @@ from orchestrator.errors import Unusable
 
 EVERY = 1.0  # seconds between looks
 TIMEOUT = 2.0  # seconds for an answer
-SILENT = 15  # looks without an answer, after which nobody is there
+SILENT = 25.0  # seconds without an answer, after which nobody is there; Ray's own limit is 60
 PATIENCE = 8.0  # seconds for the study to end by itself, once nobody is there
+LEAVING = 25.0  # seconds for Ray to let go of this process; from a dead one it takes seven
+
+GONE = (
+    "Ray is gone: a process of it that the study cannot do without has ended; "
+    "nothing finished is lost: mend it, and run the same command again"
+)
 
 
 class Guard:
@@ -28,9 +33,6 @@ class Guard:
     Args:
         alive: Says whether all that a study cannot do without is there.
         errors: Where a user reads what went wrong.
-
-    Attributes:
-        dead: Whether it is known not to be.
     """
 
     def __init__(self, alive: Callable[[], bool], errors: Console) -> None:
@@ -38,45 +40,51 @@ class Guard:
         self._errors = errors
         self._tell: Callable[[Exception], None] | None = None
         self._over = threading.Event()
-        self.dead = False
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def start(self) -> None:
+        """Look from now on, until `leaving` is entered."""
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
+    def watch(self, alive: Callable[[], bool]) -> None:
+        """Ask another from now on."""
+        self._alive = alive
 
     @contextmanager
     def telling(self, tell: Callable[[Exception], None]) -> Iterator[None]:
-        """Have `tell` given what ends the study; once this is left, Ray may die."""
+        """Have `tell` given what ends the study, as long as this is entered."""
         self._tell = tell
         try:
             yield
         finally:
-            self._over.set()
+            self._tell = None
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Get out of Ray, or have the process ended; once this is left, Ray may die."""
+        self._over.set()
+        last = threading.Timer(LEAVING, self._end)
+        last.daemon = True
+        last.start()
+        try:
+            yield
+        finally:
+            last.cancel()
 
     def _watch(self) -> None:
         while not self._over.wait(EVERY):
             if self._alive():
                 continue
-            self.dead = True
-            error = Unusable(
-                "Ray is gone: a process of it that the study cannot do without has ended; "
-                "nothing finished is lost: mend it, and run the same command again"
-            )
             if (tell := self._tell) is not None:
-                tell(error)
+                tell(Unusable(GONE))
             if not self._over.wait(PATIENCE):
-                self._errors.print(f"error: {error}", markup=False, soft_wrap=True)
-                os._exit(Unusable.exit_code)
+                self._end()
             return
+
+    def _end(self) -> None:
+        try:
+            self._errors.print(f"error: {GONE}", markup=False, soft_wrap=True)
+        finally:  # there may be no terminal any more
+            os._exit(Unusable.exit_code)
 
 
 class Listeners:
@@ -87,25 +95,19 @@ class Listeners:
     """
 
     def __init__(self, places: Iterable[tuple[str, int]]) -> None:
-        self._silent: dict[tuple[str, int], int] = {}
-        self.add(*places)
-
-    def add(self, *places: tuple[str, int]) -> None:
-        """Look there as well from now on."""
-        self._silent = {**dict.fromkeys(places, 0), **self._silent}  # perhaps read meanwhile
+        self._heard = dict.fromkeys(places, time.monotonic())
 
     def __call__(self) -> bool:
-        return all(map(self._listens, self._silent))
+        return all(map(self._listens, self._heard))
 
     def _listens(self, place: tuple[str, int]) -> bool:
         try:
             socket.create_connection(place, timeout=TIMEOUT).close()
-        except TimeoutError:
-            self._silent[place] += 1
-            return self._silent[place] < SILENT
-        except OSError:
+        except ConnectionRefusedError:
             return False
-        self._silent[place] = 0
+        except OSError:  # a busy host, a network that comes back, no file to spare here
+            return time.monotonic() - self._heard[place] < SILENT
+        self._heard[place] = time.monotonic()
         return True
 
 
@@ -121,10 +123,13 @@ class Daemons:
         self._seen: list[psutil.Process] = []
 
     def __call__(self) -> bool:
-        if self._wanted:
-            for child in psutil.Process().children():
-                self._look_at(child)
-        return all(map(_runs, self._seen))
+        try:
+            if self._wanted:
+                for child in psutil.Process().children():
+                    self._look_at(child)
+            return all(map(_runs, self._seen))
+        except OSError:  # no file to spare, say: that is no news of anybody
+            return True
 
     def _look_at(self, child: psutil.Process) -> None:
         try:

@@ -24,10 +24,14 @@ LOCK = "driver.lock"  # held by the driver that a scratch folder belongs to
 
 
 def configure(threads: int) -> None:
-    """Switch off what a study has no use for, and fix what results depend on."""
+    """Switch off what a study has no use for, and fix what results depend on.
+
+    Some of it Ray reads when it is imported.
+    """
     os.environ |= {
         "OMP_NUM_THREADS": str(threads),  # Ray would take a worker's CPUs, which may be more
         "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ENABLE_AUTO_CONNECT": "0",  # Tune's last words to a Ray must not start another
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -151,6 +151,7 @@ class _Run:
             pending = trials - self.tally.decided_count
             whole = not pending
         finally:
+            self._chosen.leave()
             self._conclude(whole=whole)
         failures = self.tally.statuses[Status.FAILED]
         self._say_where(failures)

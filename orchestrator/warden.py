@@ -23,13 +23,13 @@ EVERY = 0.2  # seconds between looks
 
 @contextmanager
 def watched(session: str) -> Iterator[None]:
-    """Have nothing left that carries a session's mark, from when this is left, or the process ends.
+    """Have nothing left that carries a session's mark, once this is left or the process ends.
 
     Raises:
-        OSError: The process that waits for the end of this one cannot be started.
+        OSError: The process that waits for that cannot be started.
     """
-    warden = subprocess.Popen(  # noqa: S603 - our interpreter, our module
-        [sys.executable, "-m", "orchestrator.warden", session],
+    warden = subprocess.Popen(  # noqa: S603 - our interpreter, our file
+        [sys.executable, "-P", __file__, session],  # whatever lies in the working folder
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -38,18 +38,24 @@ def watched(session: str) -> Iterator[None]:
     try:
         yield
     finally:
-        sweep(session)
-        warden.communicate()  # closes the pipe: that is what it waits for
+        warden.communicate(b"\n")
+        if warden.returncode:
+            sweep(session)
 
 
 @contextmanager
 def marked(session: str) -> Iterator[None]:
-    """Let what this process starts now be known as a session's."""
+    """Let what this process starts now be known as a session's, but for what is `unmarked`."""
     os.environ[SESSION] = session
     try:
         yield
     finally:
         del os.environ[SESSION]
+
+
+def unmarked() -> dict[str, str]:
+    """Return the environment for what another thread may start while Ray is being started."""
+    return {name: value for name, value in os.environ.items() if name != SESSION}
 
 
 def sweep(session: str) -> None:
@@ -76,5 +82,5 @@ def _left(session: str) -> list[psutil.Process]:
 
 
 if __name__ == "__main__":
-    sys.stdin.buffer.read()  # until the driver has ended, whatever ended it
+    sys.stdin.buffer.read(1)  # until the driver is done with its Ray, or has ended
     sweep(sys.argv[1])

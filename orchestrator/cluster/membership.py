@@ -3,7 +3,7 @@
 import logging
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ class Membership:
     nodes: Sequence[Node]
     guard: Guard
 
+    def leave(self) -> None:
+        """Be no part of it any more: it may die."""
+        _leave(self.guard)
+
 
 @contextmanager
 def joined(address: str, study: Study, store: Store, errors: Console) -> Iterator[Membership]:
@@ -50,16 +54,15 @@ def joined(address: str, study: Study, store: Store, errors: Console) -> Iterato
         Unusable: There is no such cluster, a node lacks what a study needs, or does not see
             the store.
     """
-    rayside.configure(study.resources.cpu)
-    vital = Listeners(rayside.knock(address))
+    guard = Guard(Listeners(rayside.knock(address)), errors)
     here = Path(__file__).resolve().parents[1]
     code = {"py_modules": [str(here), str(here.parent / "ulrl")]}
     variables = {"env_vars": {"OMP_NUM_THREADS": str(study.resources.cpu)}}
     with ExitStack() as stack:
-        stack.callback(ray.shutdown)
-        guard = stack.enter_context(Guard(vital, errors))
+        stack.callback(_leave, guard)
+        guard.start()
         _init(f"the Ray cluster at {address}", address=address, runtime_env=code | variables)
-        vital.add(*_places())
+        guard.watch(Listeners(_places()))
         beacon = stack.enter_context(store.beacon())
         yield Membership(survey(store.url, beacon), guard)
 
@@ -79,7 +82,7 @@ def embedded(
     Raises:
         Unusable: Ray cannot be started.
     """
-    rayside.configure(study.resources.cpu)
+    guard = Guard(Daemons(DAEMONS), errors)
     mark, most = uuid.uuid4().hex, max(share.cpu for share in shares.all(scenarios))
     with ExitStack() as stack:
         folder = stack.enter_context(rayside.scratch())
@@ -87,8 +90,8 @@ def embedded(
             stack.enter_context(warden.watched(mark))
         except OSError as error:
             raise Unusable(f"an embedded Ray cannot be used ({error})") from error
-        stack.callback(ray.shutdown)
-        guard = stack.enter_context(Guard(Daemons(DAEMONS), errors))
+        stack.callback(_leave, guard)
+        guard.start()
         short = {"_temp_dir": str(folder)} if len(str(folder)) < rayside.SHORT else {}
         with warden.marked(mark):
             _init(
@@ -103,6 +106,11 @@ def embedded(
         memory = this_machine().memory
         node = Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=memory)
         yield Membership((node,), guard)
+
+
+def _leave(guard: Guard) -> None:
+    with guard.leaving(), suppress(Exception):  # whatever it says: the study is done with it
+        ray.shutdown()
 
 
 def _init(what: str, **arguments: Any) -> None:

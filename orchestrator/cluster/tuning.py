@@ -5,7 +5,6 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -144,8 +143,6 @@ def run_on_ray(
 ) -> None:
     """Run a study to its end on Ray Tune, on the Ray that this process is part of.
 
-    In the end this process is no longer part of it.
-
     Tune gets a new Tuner at every start, fed from what the store says is left: its own
     restore keeps neither the scheduler's state nor what ran since its last snapshot.
 
@@ -191,7 +188,6 @@ def run_on_ray(
         raise Unusable(f"Ray ended the study: {error}") from error
     finally:
         del _LIVE[token]
-        ray.shutdown()  # a Ray that dies later would end this process, which has things to write
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -1,11 +1,15 @@
 """The watch over Ray: whom it tells of a death, and what it ends."""
 
+import errno
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import StringIO
+from unittest.mock import Mock
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -24,28 +28,34 @@ def comes(true: Callable[[], object], seconds: float = 20) -> bool:
 def test_somebody_listens_until_nobody_does() -> None:
     here = ("127.0.0.1", 0)
     with socket.create_server(here) as one, socket.create_server(here) as two:
-        listen = Listeners([one.getsockname()[:2]])
+        listen = Listeners([one.getsockname()[:2], two.getsockname()[:2]])
         assert listen()
-        listen.add(two.getsockname()[:2])
-        assert listen()
-        one.close()
+        two.close()
         assert not listen()
 
 
-def test_who_does_not_answer_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [TimeoutError, OSError(errno.EHOSTUNREACH, ""), socket.gaierror])
+def test_who_does_not_answer_is_given_time(
+    error: type[OSError] | OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A machine under load answers late; that is not the end of a study."""
-    answers = iter([TimeoutError, TimeoutError, None, TimeoutError, TimeoutError, TimeoutError])
+    now = [0.0]
+    answers: list[type[OSError] | OSError | None] = []
 
     def connect(place: tuple[str, int], timeout: float) -> socket.socket:
         del place, timeout
-        if (answer := next(answers)) is not None:
+        if (answer := answers.pop()) is not None:
             raise answer
         return socket.socket()
 
-    monkeypatch.setattr(guard, "SILENT", 3)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(socket, "create_connection", connect)
     listen = Listeners([("127.0.0.1", 1)])
-    assert [listen() for _ in range(6)] == [True, True, True, True, True, False]
+    found = []
+    for now[0], answer in [(20, error), (24, error), (26, None), (50, error), (52, error)]:
+        answers.append(answer)
+        found.append(listen())
+    assert found == [True, True, True, True, False]
 
 
 def test_a_daemon_is_missed_once_it_was_seen() -> None:
@@ -61,58 +71,100 @@ def test_a_daemon_is_missed_once_it_was_seen() -> None:
 def test_a_daemon_of_somebody_else_is_none_of_ours() -> None:
     code = "import subprocess; subprocess.run(['sleep', '60'])"
     with subprocess.Popen([sys.executable, "-c", code]) as other:
+        theirs = psutil.Process(other.pid)
+        assert comes(theirs.children)
         daemons = Daemons(["sleep"])
-        time.sleep(0.5)
         assert daemons()
-        other.kill()
+        theirs.children()[0].kill()
         other.wait()
         assert daemons()
 
 
-def test_who_wants_to_be_told_is_told_before_anything_is_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_look_that_fails_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "60"]) as sleeping:
+        daemons = Daemons(["sleep"])
+        assert comes(daemons)
+        failing = Mock(side_effect=OSError(errno.EMFILE, "too many open files"))
+        monkeypatch.setattr(psutil.Process, "status", failing)
+        assert daemons()
+        monkeypatch.undo()
+        sleeping.kill()
+        assert comes(lambda: not daemons())
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Ways out of this process, taken for real in other tests."""
     monkeypatch.setattr(guard, "EVERY", 0.05)
+    monkeypatch.setattr(guard, "PATIENCE", 0.2)
+    exits = Mock()
+    monkeypatch.setattr("orchestrator.guard.os._exit", exits)
+    return exits
+
+
+def test_who_wants_to_be_told_is_told_before_anything_is_ended(exits: Mock) -> None:
     told: list[Exception] = []
-    alive = [True]
-    with Guard(lambda: alive[0], Console()) as watch, watch.telling(told.append):
+    watch = Guard(lambda: True, Console(file=StringIO()))
+    watch.start()
+    with watch.telling(told.append):
         time.sleep(0.3)
-        assert not watch.dead
         assert told == []
-        alive[0] = False
+        watch.watch(lambda: False)
         assert comes(lambda: told)
-        assert watch.dead
+        with watch.leaving():
+            time.sleep(0.4)
     assert isinstance(told[0], Unusable)
+    exits.assert_not_called()
 
 
-def test_a_ray_that_dies_when_a_study_is_done_with_it_ends_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_ray_that_dies_when_a_study_is_done_with_it_ends_nothing(exits: Mock) -> None:
     """The report is being written, say: killed here, it would be lost."""
-    monkeypatch.setattr(guard, "EVERY", 0.05)
-    monkeypatch.setattr(guard, "PATIENCE", 0.0)
-    alive = [True]
-    told: list[Exception] = []
-    with Guard(lambda: alive[0], Console()) as watch:
-        with watch.telling(told.append):
-            time.sleep(0.2)
-        alive[0] = False
-        time.sleep(0.3)
-    assert told == []
+    watch = Guard(lambda: True, Console(file=StringIO()))
+    watch.start()
+    with watch.telling(Mock()) as told:
+        pass
+    with watch.leaving():
+        pass
+    watch.watch(lambda: False)
+    time.sleep(0.6)
+    assert not told
+    exits.assert_not_called()
 
 
-@pytest.mark.parametrize("hearer", ["watch.telling(lambda error: None)", "nullcontext()"])
-def test_a_process_that_cannot_end_is_ended_with_a_line(hearer: str) -> None:
-    text = f"""
+def test_who_cannot_get_out_of_ray_is_ended(exits: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "LEAVING", 0.2)
+    watch = Guard(lambda: True, Console(file=(said := StringIO())))
+    with watch.leaving():
+        assert comes(lambda: exits.called)
+    exits.assert_called_once_with(3)
+    assert said.getvalue() == f"error: {guard.GONE}\n"
+
+
+STUCK = """
 import time, orchestrator.guard as guard
 from contextlib import nullcontext
 from rich.console import Console
 guard.PATIENCE = 0.2
-with guard.Guard(lambda: False, Console()) as watch, {hearer}:
+watch = guard.Guard(lambda: False, Console())
+watch.start()
+with {hearer}:
     time.sleep(60)
 """
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("hearer", ["watch.telling(lambda error: None)", "nullcontext()"])
+def test_a_process_that_cannot_end_is_ended_with_a_line(hearer: str) -> None:
+    command = [sys.executable, "-c", STUCK.format(hearer=hearer)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert done.stdout.startswith("error: Ray is gone: ")
-    assert len(done.stdout.splitlines()) == 1
+    assert done.stdout == f"error: {guard.GONE}\n"
     assert done.stderr == ""
+
+
+def test_who_has_no_terminal_any_more_is_ended_all_the_same() -> None:
+    """Where a pipe is broken, rich ends the thread that prints."""
+    command = [sys.executable, "-c", STUCK.format(hearer="nullcontext()")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(30) == 3

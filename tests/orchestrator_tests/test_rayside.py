@@ -1,4 +1,4 @@
-"""What surrounds Ray: scratch folders, the guard, the terminal kept free."""
+"""What surrounds Ray: scratch folders, the terminal kept free."""
 
 import os
 import subprocess

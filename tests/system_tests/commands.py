@@ -161,9 +161,10 @@ def processes_with(variable: str, *values: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(variable) in values:
+            marked = process.environ().get(variable) in values
+            if marked and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+    return found
 
 
 def killed(processes: list[psutil.Process]) -> list[psutil.Process]:

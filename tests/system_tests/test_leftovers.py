@@ -11,6 +11,7 @@ import signal
 import psutil
 import pytest
 
+from orchestrator.guard import GONE
 from tests.system_tests.commands import Command
 from tests.system_tests.test_faults import TINY
 
@@ -31,13 +32,15 @@ def test_nothing_is_left_of_a_study_that_ended(
 
 
 @pytest.mark.usefixtures("tables")
-def test_nothing_is_left_of_a_study_whose_ray_lost_its_head(command: Command) -> None:
+@pytest.mark.parametrize("daemon", ["gcs_server", "raylet"])
+def test_nothing_is_left_of_a_study_whose_ray_lost(command: Command, daemon: str) -> None:
     command.write(TINY)
     process = command.start("grid.yaml", "--set", "resources.workers=1")
     command.wait_until(command.workers, "a worker is at work")
-    (head,) = (one for one in command.processes() if one.name() == "gcs_server")
-    os.kill(head.pid, signal.SIGKILL)
-    command.end(process, 3, timeout=200, left_for=20)
+    (lost,) = (one for one in command.processes() if one.name() == daemon)
+    os.kill(lost.pid, signal.SIGKILL)
+    _, err = command.end(process, 3, timeout=60, left_for=20)
+    assert err == f"error: {GONE}\n"
 
 
 @pytest.mark.usefixtures("tables")
