@@ -33,6 +33,7 @@ def configure(threads: int) -> None:
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_ENABLE_AUTO_CONNECT": "0",  # Tune's last words to a Ray must not start another
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_prestart_worker_first_driver": "0",  # of those that it would start, Tune uses none
         "RAY_USAGE_STATS_ENABLED": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own

@@ -35,8 +35,9 @@ def test_nothing_is_left_of_a_study_that_ended(
 @pytest.mark.parametrize("daemon", ["gcs_server", "raylet"])
 def test_nothing_is_left_of_a_study_whose_ray_lost(command: Command, daemon: str) -> None:
     command.write(TINY)
-    process = command.start("grid.yaml", "--set", "resources.workers=1")
+    process = command.start("grid.yaml", "--set", "resources.workers=2")
     command.wait_until(command.workers, "a worker is at work")
+    assert not idle(command), "Ray would start one per worker, and Tune takes none of them"
     (lost,) = (one for one in command.processes() if one.name() == daemon)
     os.kill(lost.pid, signal.SIGKILL)
     _, err = command.end(process, 3, timeout=60, left_for=20)
@@ -51,6 +52,11 @@ def test_nothing_is_left_of_a_study_killed_while_its_workers_start(command: Comm
     command.wait_until(lambda: starting(command), "a worker starts")
     os.kill(process.pid, signal.SIGKILL)
     command.end(process, -signal.SIGKILL, left_for=20)
+
+
+def idle(command: Command) -> list[psutil.Process]:
+    """Return the workers of Ray that nobody has a use for."""
+    return [process for process in command.processes() if process.name() == "ray::IDLE"]
 
 
 def starting(command: Command) -> list[psutil.Process]:
