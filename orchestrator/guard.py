@@ -19,7 +19,7 @@ PATIENCE = 8.0  # seconds for the study to end by itself, once nobody is there
 LEAVING = 25.0  # seconds for Ray to let go of this process; from a dead one it takes seven
 
 GONE = (
-    "Ray is gone: a process of it that the study cannot do without has ended; "
+    "Ray is gone: a process of it that the study cannot do without has ended or does not answer; "
     "nothing finished is lost: mend it, and run the same command again"
 )
 
@@ -82,6 +82,9 @@ class Guard:
 
     def _end(self) -> None:
         try:
+            if self._errors.is_terminal:  # in the middle of a view that nobody ends any more
+                self._errors.print()
+                self._errors.show_cursor()
             self._errors.print(f"error: {GONE}", markup=False, soft_wrap=True)
         finally:  # there may be no terminal any more
             os._exit(Unusable.exit_code)

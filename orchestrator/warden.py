@@ -55,7 +55,7 @@ def marked(session: str) -> Iterator[None]:
 
 def unmarked() -> dict[str, str]:
     """Return the environment for what another thread may start while Ray is being started."""
-    return {name: value for name, value in os.environ.items() if name != SESSION}
+    return {name: os.environ[name] for name in os.environ if name != SESSION}  # it may go meanwhile
 
 
 def sweep(session: str) -> None:

@@ -4,8 +4,9 @@ import errno
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import StringIO
 from unittest.mock import Mock
 
@@ -102,32 +103,52 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> Mock:
     return exits
 
 
-def test_who_wants_to_be_told_is_told_before_anything_is_ended(exits: Mock) -> None:
-    told: list[Exception] = []
+@pytest.fixture
+def watch(exits: Mock) -> Iterator[Guard]:
+    """A guard of what is alive; it is over when the test is."""
+    del exits
     watch = Guard(lambda: True, Console(file=StringIO()))
     watch.start()
+    yield watch
+    with watch.leaving():
+        assert comes(lambda: not watching())
+
+
+def watching() -> bool:
+    return any(thread.name.endswith("(_watch)") for thread in threading.enumerate())
+
+
+def test_who_wants_to_be_told_is_told_before_anything_is_ended(
+    watch: Guard, exits: Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "PATIENCE", 60)
+    told: list[Exception] = []
     with watch.telling(told.append):
         time.sleep(0.3)
         assert told == []
         watch.watch(lambda: False)
         assert comes(lambda: told)
         with watch.leaving():
-            time.sleep(0.4)
+            assert comes(lambda: not watching())
     assert isinstance(told[0], Unusable)
     exits.assert_not_called()
 
 
-def test_a_ray_that_dies_when_a_study_is_done_with_it_ends_nothing(exits: Mock) -> None:
-    """The report is being written, say: killed here, it would be lost."""
-    watch = Guard(lambda: True, Console(file=StringIO()))
-    watch.start()
-    with watch.telling(Mock()) as told:
+def test_who_is_done_with_a_study_is_not_told(watch: Guard, exits: Mock) -> None:
+    tell = Mock()
+    with watch.telling(tell):
         pass
+    watch.watch(lambda: False)
+    assert comes(lambda: exits.called)
+    tell.assert_not_called()
+
+
+def test_a_ray_that_dies_when_a_study_has_left_it_ends_nothing(watch: Guard, exits: Mock) -> None:
+    """The report is being written, say: killed here, it would be lost."""
     with watch.leaving():
         pass
     watch.watch(lambda: False)
-    time.sleep(0.6)
-    assert not told
+    assert comes(lambda: not watching())
     exits.assert_not_called()
 
 
@@ -138,6 +159,16 @@ def test_who_cannot_get_out_of_ray_is_ended(exits: Mock, monkeypatch: pytest.Mon
         assert comes(lambda: exits.called)
     exits.assert_called_once_with(3)
     assert said.getvalue() == f"error: {guard.GONE}\n"
+
+
+def test_a_view_that_is_being_drawn_is_left_as_a_terminal_should_be(exits: Mock) -> None:
+    watch = Guard(lambda: False, Console(file=(said := StringIO()), force_terminal=True))
+    watch.start()
+    assert comes(lambda: exits.called)
+    before, _, after = said.getvalue().partition(guard.GONE)
+    assert before.startswith("\n")
+    assert "\x1b[?25h" in before
+    assert after.strip() == ""
 
 
 STUCK = """

@@ -37,8 +37,10 @@ def test_nothing_is_left_of_a_study_whose_ray_lost(command: Command, daemon: str
     command.write(TINY)
     process = command.start("grid.yaml", "--set", "resources.workers=2")
     command.wait_until(command.workers, "a worker is at work")
-    assert not idle(command), "Ray would start one per worker, and Tune takes none of them"
-    (lost,) = (one for one in command.processes() if one.name() == daemon)
+    assert not named(command, "ray::IDLE"), (
+        "Ray would start one per worker, and Tune takes none of them"
+    )
+    (lost,) = named(command, daemon)
     os.kill(lost.pid, signal.SIGKILL)
     _, err = command.end(process, 3, timeout=60, left_for=20)
     assert err == f"error: {GONE}\n"
@@ -54,9 +56,14 @@ def test_nothing_is_left_of_a_study_killed_while_its_workers_start(command: Comm
     command.end(process, -signal.SIGKILL, left_for=20)
 
 
-def idle(command: Command) -> list[psutil.Process]:
-    """Return the workers of Ray that nobody has a use for."""
-    return [process for process in command.processes() if process.name() == "ray::IDLE"]
+def named(command: Command, name: str) -> list[psutil.Process]:
+    """Return the processes of a name."""
+    found = []
+    for process in command.processes():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == name:
+                found.append(process)
+    return found
 
 
 def starting(command: Command) -> list[psutil.Process]:
