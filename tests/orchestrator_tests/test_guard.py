@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import StringIO
 from unittest.mock import Mock
 
@@ -17,13 +17,9 @@ from rich.console import Console
 from orchestrator import guard
 from orchestrator.errors import Unusable
 from orchestrator.guard import Daemons, Guard, Listeners
+from tests.system_tests.commands import wait_until
 
-
-def comes(true: Callable[[], object], seconds: float = 20) -> bool:
-    until = time.monotonic() + seconds
-    while not true() and time.monotonic() < until:
-        time.sleep(0.02)
-    return bool(true())
+SECONDS = 20.0  # for what takes a moment
 
 
 def test_somebody_listens_until_nobody_does() -> None:
@@ -63,9 +59,9 @@ def test_a_daemon_is_missed_once_it_was_seen() -> None:
     daemons = Daemons(["sleep"])
     assert daemons(), "it may start yet"
     with subprocess.Popen(["sleep", "60"]) as sleeping:
-        assert comes(daemons)
+        assert daemons()
         sleeping.kill()
-        assert comes(lambda: not daemons()), "a zombie, which nobody has waited for"
+        wait_until(lambda: not daemons(), "it is missed, as a zombie", SECONDS)
     assert not daemons()
 
 
@@ -73,7 +69,7 @@ def test_a_daemon_of_somebody_else_is_none_of_ours() -> None:
     code = "import subprocess; subprocess.run(['sleep', '60'])"
     with subprocess.Popen([sys.executable, "-c", code]) as other:
         theirs = psutil.Process(other.pid)
-        assert comes(theirs.children)
+        wait_until(theirs.children, "there is one", SECONDS)
         daemons = Daemons(["sleep"])
         assert daemons()
         theirs.children()[0].kill()
@@ -84,13 +80,13 @@ def test_a_daemon_of_somebody_else_is_none_of_ours() -> None:
 def test_a_look_that_fails_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["sleep", "60"]) as sleeping:
         daemons = Daemons(["sleep"])
-        assert comes(daemons)
+        assert daemons()
         failing = Mock(side_effect=OSError(errno.EMFILE, "too many open files"))
         monkeypatch.setattr(psutil.Process, "status", failing)
         assert daemons()
         monkeypatch.undo()
         sleeping.kill()
-        assert comes(lambda: not daemons())
+        wait_until(lambda: not daemons(), "it is missed", SECONDS)
 
 
 @pytest.fixture
@@ -111,7 +107,7 @@ def watch(exits: Mock) -> Iterator[Guard]:
     watch.start()
     yield watch
     with watch.leaving():
-        assert comes(lambda: not watching())
+        wait_until(lambda: not watching(), "the watch is over", SECONDS)
 
 
 def watching() -> bool:
@@ -127,9 +123,9 @@ def test_who_wants_to_be_told_is_told_before_anything_is_ended(
         time.sleep(0.3)
         assert told == []
         watch.watch(lambda: False)
-        assert comes(lambda: told)
+        wait_until(lambda: told, "it is told", SECONDS)
         with watch.leaving():
-            assert comes(lambda: not watching())
+            wait_until(lambda: not watching(), "the watch is over", SECONDS)
     assert isinstance(told[0], Unusable)
     exits.assert_not_called()
 
@@ -139,7 +135,7 @@ def test_who_is_done_with_a_study_is_not_told(watch: Guard, exits: Mock) -> None
     with watch.telling(tell):
         pass
     watch.watch(lambda: False)
-    assert comes(lambda: exits.called)
+    wait_until(lambda: exits.called, "the process ends", SECONDS)
     tell.assert_not_called()
 
 
@@ -148,7 +144,7 @@ def test_a_ray_that_dies_when_a_study_has_left_it_ends_nothing(watch: Guard, exi
     with watch.leaving():
         pass
     watch.watch(lambda: False)
-    assert comes(lambda: not watching())
+    wait_until(lambda: not watching(), "the watch is over", SECONDS)
     exits.assert_not_called()
 
 
@@ -156,7 +152,7 @@ def test_who_cannot_get_out_of_ray_is_ended(exits: Mock, monkeypatch: pytest.Mon
     monkeypatch.setattr(guard, "LEAVING", 0.2)
     watch = Guard(lambda: True, Console(file=(said := StringIO())))
     with watch.leaving():
-        assert comes(lambda: exits.called)
+        wait_until(lambda: exits.called, "the process ends", SECONDS)
     exits.assert_called_once_with(3)
     assert said.getvalue() == f"error: {guard.GONE}\n"
 
@@ -164,7 +160,7 @@ def test_who_cannot_get_out_of_ray_is_ended(exits: Mock, monkeypatch: pytest.Mon
 def test_a_view_that_is_being_drawn_is_left_as_a_terminal_should_be(exits: Mock) -> None:
     watch = Guard(lambda: False, Console(file=(said := StringIO()), force_terminal=True))
     watch.start()
-    assert comes(lambda: exits.called)
+    wait_until(lambda: exits.called, "the process ends", SECONDS)
     before, _, after = said.getvalue().partition(guard.GONE)
     assert before.startswith("\n")
     assert "\x1b[?25h" in before

@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from uuid import uuid4
 
@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from orchestrator import warden
-from tests.system_tests.commands import killed, processes_with, wait_until
+from tests.system_tests.commands import killed, processes_with, such, title, wait_until
 
 # It starts what its Ray would start, says so, and ends in the way asked for.
 DRIVER = """
@@ -84,20 +84,13 @@ def test_however_a_driver_ends_nothing_of_its_session_is_left() -> None:
         codes = {what: driver.wait(20) for what, (_, driver) in drivers.items()}
         assert codes == dict(zip(ENDS, (0, 1, 1, -signal.SIGKILL, -signal.SIGINT), strict=True))
         assert bystander.poll() is None
-        marks = [mark for mark, _ in drivers.values()]
-        wait_until(lambda: not wardens_of(marks), "no warden is left", 5)
+        wardens = {f"{warden.__file__} {mark}" for mark, _ in drivers.values()}
+        wait_until(lambda: not ended_by(wardens), "no warden is left", 5)
 
 
-def wardens_of(marks: list[str]) -> list[psutil.Process]:
-    return [process for mark in marks for process in running(warden.__file__, mark)]
-
-
-def running(*arguments: str) -> Iterator[psutil.Process]:
-    """Yield the processes whose command line ends so."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if tuple(process.cmdline()[-len(arguments) :]) == arguments:
-                yield process
+def ended_by(ends: Iterable[str]) -> list[psutil.Process]:
+    """Return the processes whose command lines end so."""
+    return such(psutil.process_iter(), lambda one: title(one).endswith(tuple(ends)))
 
 
 def test_what_starts_another_meanwhile_is_ended_with_it(

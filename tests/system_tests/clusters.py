@@ -1,8 +1,6 @@
 """A Ray cluster of several nodes on this machine, each killed when the test wants it."""
 
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Self
 
-from tests.system_tests.commands import environment, processes_with, wait_until
+from tests.system_tests.commands import environment, killed, processes_with, wait_until
 
 MARK = "ULRL_TEST_NODE"
 CLUSTER = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -73,11 +71,4 @@ class Cluster:
 
     def kill(self, mark: str) -> None:
         """Kill all of a node at once, as if its power went off."""
-
-        def killed() -> bool:
-            left = processes_with(MARK, mark)
-            for process in left:
-                os.kill(process.pid, signal.SIGKILL)
-            return not left
-
-        wait_until(killed, "a node is gone")
+        wait_until(lambda: not killed(processes_with(MARK, mark)), "a node is gone")

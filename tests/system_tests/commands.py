@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -94,12 +94,8 @@ class Command:
 
     def workers(self) -> list[psutil.Process]:
         """Return the Ray workers of the last start that are at an item now."""
-        found, (*_, mark) = [], self._started.values()
-        for process in processes_with(MARK, mark):
-            with contextlib.suppress(psutil.Error):
-                if WORKING.match(" ".join(process.cmdline())):
-                    found.append(process)
-        return found
+        *_, mark = self._started.values()
+        return such(processes_with(MARK, mark), lambda one: WORKING.match(title(one)))
 
     def run(self, *arguments: str, code: int = 0, timeout: float = 400) -> tuple[str, str]:
         """Return what the command printed, after checking its exit code."""
@@ -158,13 +154,29 @@ class Command:
 
 def processes_with(variable: str, *values: str) -> list[psutil.Process]:
     """Return the processes that have a variable of such a value in their environment."""
+
+    def runs(process: psutil.Process) -> bool:
+        marked = process.environ().get(variable) in values
+        return marked and process.status() != psutil.STATUS_ZOMBIE
+
+    return such(psutil.process_iter(), runs)
+
+
+def such(
+    processes: Iterable[psutil.Process], true: Callable[[psutil.Process], object]
+) -> list[psutil.Process]:
+    """Return the processes of which something holds; of one that has ended nothing does."""
     found = []
-    for process in psutil.process_iter():
+    for process in processes:
         with contextlib.suppress(psutil.Error):
-            marked = process.environ().get(variable) in values
-            if marked and process.status() != psutil.STATUS_ZOMBIE:
+            if true(process):
                 found.append(process)
     return found
+
+
+def title(process: psutil.Process) -> str:
+    """Return how a process calls itself, for most its command line."""
+    return " ".join(process.cmdline())
 
 
 def killed(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -180,7 +192,7 @@ def left(mark: str) -> str:
     titles = []
     for process in processes_with(MARK, mark):
         with contextlib.suppress(psutil.Error):
-            titles.append(" ".join(process.cmdline()))
+            titles.append(title(process))
     return "\n".join(["nothing of it is left; there are", *titles])
 
 
@@ -191,9 +203,8 @@ def wait_until(
     until = time.monotonic() + timeout
     while not true():
         if time.monotonic() > until:
-            pytest.fail(
-                f"waited {timeout} s in vain until {what if isinstance(what, str) else what()}"
-            )
+            told = what if isinstance(what, str) else what()
+            pytest.fail(f"waited {timeout} s in vain until {told}")
         time.sleep(0.05)
 
 

@@ -4,7 +4,6 @@ That is so of every study that a test runs to its end: `Command.end` looks. Here
 that no other test comes to.
 """
 
-import contextlib
 import os
 import signal
 
@@ -12,7 +11,7 @@ import psutil
 import pytest
 
 from orchestrator.guard import GONE
-from tests.system_tests.commands import Command
+from tests.system_tests.commands import Command, such, title
 from tests.system_tests.test_faults import TINY
 
 
@@ -58,19 +57,13 @@ def test_nothing_is_left_of_a_study_killed_while_its_workers_start(command: Comm
 
 def named(command: Command, name: str) -> list[psutil.Process]:
     """Return the processes of a name."""
-    found = []
-    for process in command.processes():
-        with contextlib.suppress(psutil.Error):
-            if process.name() == name:
-                found.append(process)
-    return found
+    return such(command.processes(), lambda one: one.name() == name)
 
 
 def starting(command: Command) -> list[psutil.Process]:
     """Return the workers of Ray that it does not know yet: it gives them another title."""
-    found = []
-    for process in command.processes():
-        with contextlib.suppress(psutil.Error):
-            if process.name() != "raylet" and "default_worker.py" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+
+    def new(process: psutil.Process) -> bool:
+        return process.name() != "raylet" and "default_worker.py" in title(process)
+
+    return such(command.processes(), new)

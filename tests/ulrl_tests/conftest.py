@@ -24,6 +24,11 @@ from ulrl.victim import train_victim
 CLASSES, SIDE = 10, 16
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """One torch thread, as every trial of a study has."""

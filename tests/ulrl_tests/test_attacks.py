@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from tests.ulrl_tests.gpus import NEEDS_GPU
 from ulrl.arming import learned_by
 from ulrl.attacks import ATTACKS, Attack, LabelRule, Scene, Trigger, stamp_bytes
 from ulrl.attacks.badnets import BadNets
@@ -175,7 +174,6 @@ def test_stored_images_stay_bytes(name: str, side: int, channels: int) -> None:
 
 
 @pytest.mark.gpu
-@NEEDS_GPU
 @EVERY
 @CHANNELS
 def test_a_gpu_stamps_the_same_to_one_grey_level(name: str, channels: int) -> None:

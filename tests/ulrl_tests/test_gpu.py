@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ulrl_tests.gpus import NEEDS_GPU
 from ulrl.datasets import Treatment
 from ulrl.models import Blueprint, Classifier, initialise
 from ulrl.models.vit import ViTB16
 from ulrl.randomness import generator
 
-pytestmark = [pytest.mark.gpu, NEEDS_GPU]
+pytestmark = pytest.mark.gpu
 
 VIT = ViTB16(size=224, patch=16, width=128, depth=2, heads=2)  # 197 tokens, 64 features a head
 

@@ -9,7 +9,6 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tests.ulrl_tests.gpus import NEEDS_GPU
 from tests.ulrl_tests.tiny_networks import HeadAlone, Made
 from ulrl.clean import CleanSamples
 from ulrl.datasets import Treatment
@@ -25,7 +24,7 @@ from ulrl.replay import SWITCH, Replay
 from ulrl.resetting import LayerSuspects, Suspects
 from ulrl.sgd import SGD
 
-pytestmark = [pytest.mark.gpu, NEEDS_GPU]
+pytestmark = pytest.mark.gpu
 
 COUNT, BATCH, EPOCHS = 44, 16, 4  # batches of 16, 16 and 12
 TREATMENT = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
