@@ -22,7 +22,6 @@ VENDORS = {
     "mlflow": "orchestrator/tracking",
 }
 HEAVY = ("ray", "optuna", "mlflow", "orchestrator", "pandas", "timm", "torchvision", "sklearn")
-LONGEST = 300  # lines of a module
 
 
 def name_of(path: Path) -> str:
@@ -108,11 +107,10 @@ def test_mlflow_is_the_library_even_from_here() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_modules_are_short_and_say_what_they_are(path: Path) -> None:
+def test_modules_say_what_they_are(path: Path) -> None:
     text = path.read_text()
     if path.name == "__init__.py" and not text:
         return
-    assert text.count("\n") <= LONGEST
     summary = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     assert summary.endswith((".", ":")), f"the docstring begins with {summary!r}"
 
