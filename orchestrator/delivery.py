@@ -4,7 +4,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from time import monotonic
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from orchestrator.outbox import Outbox, Receipt
 from orchestrator.records import Record
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts while a server is away
+RETIRED = {"in_grid": "False"}  # tag of a run whose scenario or trial left the grid
 LOOK = 0.5  # seconds between two looks at a backlog
 ATTEMPTS = 3  # for a record that a server refuses; the next run of the study tries again
 
@@ -55,6 +56,9 @@ class Place(Protocol):
 
     def find(self, study: str, key: str | None = None) -> dict[str, str]:
         """Return run ids by key of the runs made for `study`, at least that of `key`."""
+
+    def deleted(self, study: str) -> set[str]:
+        """Return the ids of runs made for `study` that the user deleted."""
 
     def get(self, run: str) -> Held | None:
         """Return a run, or None if there is none or the user deleted it."""
@@ -162,6 +166,18 @@ class Courier:
         error = self._error or f"not finished within {timeout:g} s"
         return Delivery(delivered=self._delivered, left=left, error=error if left else None)
 
+    def retire(self, present: Collection[str]) -> None:
+        """Mark the runs whose keys are not `present`; a later record of a key takes it back."""
+        for key in self._outbox.keys:
+            if key in present or self._retired(key):
+                continue
+            record, _ = self._outbox.read(key)
+            best = {"best": "False"} if "best" in record.tags else {}
+            self.record(replace(record, tags={**record.tags, **best, **RETIRED}))
+
+    def _retired(self, key: str) -> bool:
+        return self._outbox.read(key)[0].tags.items() >= RETIRED.items()
+
     def runs(self) -> Mapping[str, str]:
         """Return run ids by key, of all that has arrived in this run of the study or before."""
         receipts = self._outbox.receipts(self._name)
@@ -201,6 +217,10 @@ class Courier:
             if not self._outbox.receipts(place.name):  # a lost outbox, or a place not seen before
                 for key, run in place.find(self._outbox.study).items():
                     self._outbox.acknowledge(place.name, key, Receipt(run=run))
+            deleted = place.deleted(self._outbox.study)  # to be made again
+            for key, receipt in self._outbox.receipts(place.name).items():
+                if receipt.run in deleted and not self._retired(key):
+                    self._outbox.forget(place.name, key)
             self._parents.clear()
             with self._change:
                 self._place, self._away = place, False

@@ -127,8 +127,7 @@ class Drawing:
         for _ in range(EVEN_TRIES):
             if is_new(values := self._space.draw(source)):
                 yield values
-        if self._space.size is not None:
-            yield from filter(is_new, self._space.everything(source))
+        yield from filter(is_new, self._space.everything(source))
 
 
 def foresee(plan: Plan) -> None:

@@ -16,7 +16,7 @@ from orchestrator.pictures import Pictures
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.reporting.summary import column_of
 from orchestrator.results import Results
-from orchestrator.runs import Curves, Runs
+from orchestrator.runs import STUDY, Curves, Runs, scenario_key
 from orchestrator.store import Store
 from orchestrator.tracker import Tracker
 from orchestrator.work import Finished, Item, Progress
@@ -136,6 +136,9 @@ class Mirror:
                 self._record_trial(trial, best=False)
         for trial in best.values():
             self._record_trial(trial, best=True)
+        plan = self._conductor.plan
+        trials, scenarios = plan.trials, plan.scenarios
+        self._tracker.retire({STUDY, *(t.key for t in trials), *map(scenario_key, scenarios)})
 
     def _record_trial(self, trial: Trial, *, best: bool) -> None:
         record = self._runs.trial(trial, best=best)

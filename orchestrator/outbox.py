@@ -116,6 +116,16 @@ class Outbox:
         with self._lock:
             return self._receipts.get(place, {}).get(key)
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all records, in order of first record."""
+        with self._lock:
+            return list(self._entries)
+
+    def forget(self, place: str, key: str) -> None:
+        """Note that `place` does not hold `key` any more."""
+        self._write({"receipt": key, "place": place, "held": None})
+
     def acknowledge(self, place: str, key: str, receipt: Receipt) -> None:
         """Note that `place` holds `key` as `receipt` says."""
         self._write({"receipt": key, "place": place, "held": asdict(receipt)})
@@ -187,6 +197,8 @@ class Outbox:
                 receipt = Receipt(**{**held, "tags": tuple(held["tags"])})
                 self._receipts.setdefault(place, {})[key] = receipt
                 self._intents.discard((place, key))
+            case {"receipt": key, "place": place, "held": None}:
+                self._receipts.get(place, {}).pop(key, None)
             case {"intent": key, "place": place}:
                 self._intents.add((place, key))
             case {"uri": uri, "place": place}:

@@ -3,12 +3,14 @@
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 from itertools import islice, product
-from math import floor, log10
+from math import floor, log10, prod
 from typing import Any, TypeAlias
 
 DIGITS = 3  # after the first, to which a value is drawn: of the width or, if log, of itself
+MOST_DIGITS = 12  # of a value in all, as many as a study file's numbers have
 ENUMERATED = 200_000  # settings looked through for one that is not drawn yet
 
 Values: TypeAlias = Mapping[str, Any]  # of each setting axis by its name
@@ -52,21 +54,60 @@ class Range:
 
     @property
     def count(self) -> int | None:
-        """How many values there are; None is more than one can count."""
+        """How many values there are; None where any number between the ends is meant."""
         step = self.step or (1 if self.whole else None)
         return None if step is None else round((self.high - self.low) / step) + 1
 
+    @property
+    def size(self) -> int:
+        """How many values `settle` tells apart, where any number is meant too."""
+        if self.count is not None:
+            return self.count
+        return len(self._ends()) + sum(last - first + 1 for first, last, _ in self._grids())
+
     def settle(self, value: float) -> float:
         """Return the nearest value that belongs to it and is short to write."""
-        within = min(max(value, self.low), self.high)
+        within = min(max(float(value), self.low), self.high)
         step = self.step or (1 if self.whole else None)
         if step is not None:
             near = self.low + round((within - self.low) / step) * step
             return int(near) if self.whole else float(f"{near:.12g}")
-        width = self.high - self.low
-        unit = min(abs(within), width) if self.log else width
-        near = round(within, DIGITS - floor(log10(unit)))
+        near = round(within, self._decimals(within))
         return min(max(near, self.low), self.high)
+
+    def _decimals(self, value: float) -> int:
+        """Return the decimals that a value near `value` is written with."""
+        width = self.high - self.low
+        decimals = DIGITS - floor(log10(min(abs(value), width) if self.log else width))
+        largest = max(abs(self.low), abs(self.high))
+        return min(decimals, MOST_DIGITS - 1 - floor(log10(largest)))
+
+    def _grids(self) -> list[tuple[int, int, int]]:
+        """Return the parts of the range between which decimals change.
+
+        Each has the first and the last of its values, in units of its last decimal, and the
+        number of decimals.
+        """
+        starts = [Decimal(repr(self.low))]
+        if self.log:
+            powers = range(floor(log10(self.low)) + 1, floor(log10(self.high)) + 1)
+            starts += [Decimal(1).scaleb(power) for power in powers]
+        parts = []
+        for start, end in zip(starts, [*starts[1:], None], strict=True):
+            decimals = self._decimals(float(start))
+            first = int(start.scaleb(decimals).to_integral_value(ROUND_CEILING))
+            stop = Decimal(repr(self.high)) if end is None else end
+            last = int(stop.scaleb(decimals).to_integral_value(ROUND_FLOOR))
+            parts.append((first, last - (end is not None), decimals))
+        return parts
+
+    def _ends(self) -> list[float]:
+        """Return the ends that `settle` comes to, and that are no value of `_grids`."""
+        return [
+            end
+            for end in (self.low, self.high)
+            if self.settle(end) == end != round(end, self._decimals(end))
+        ]
 
     def draw(self, source: random.Random) -> float:
         """Return a value drawn evenly; in the logarithm, if so."""
@@ -78,9 +119,14 @@ class Range:
         return self.settle(source.uniform(self.low, self.high))
 
     def values(self) -> Iterator[float]:
-        """Yield every value, of a range that has a `count`."""
+        """Yield every value, `size` of them."""
         for number in range(self.count or 0):
             yield self.settle(self.low + number * (self.step or 1))
+        if self.count is None:
+            yield from self._ends()
+            for first, last, decimals in self._grids():
+                for number in range(first, last + 1):
+                    yield float(Decimal(number).scaleb(-decimals))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +160,9 @@ class Space:
         self.axes = axes
 
     @property
-    def size(self) -> int | None:
-        """How many settings there are; None is more than one can count."""
-        size = 1
-        for axis in self.axes.values():
-            count = axis.count if isinstance(axis, Range) else len(axis)
-            if count is None:
-                return None
-            size *= count
-        return size
+    def size(self) -> int:
+        """How many settings there are."""
+        return prod(a.size if isinstance(a, Range) else len(a) for a in self.axes.values())
 
     def read(self, plain: object) -> dict[str, Any] | None:
         """Return a setting from what `plainly` made of it; None if it is not of this space."""
@@ -150,8 +190,11 @@ class Space:
         }
 
     def everything(self, source: random.Random) -> list[dict[str, Any]]:
-        """Return all settings of a space that can be counted, shuffled; not too many."""
-        columns = [tuple(a.values()) if isinstance(a, Range) else a for a in self.axes.values()]
+        """Return all settings, shuffled; of very many, the first `ENUMERATED`."""
+        columns = [
+            tuple(islice(a.values(), ENUMERATED)) if isinstance(a, Range) else a
+            for a in self.axes.values()
+        ]
         settings = [
             dict(zip(self.axes, row, strict=True)) for row in islice(product(*columns), ENUMERATED)
         ]

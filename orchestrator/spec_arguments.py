@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from orchestrator.spec_findings import Findings, Node, Wrong
-from orchestrator.spec_values import Reader, between, fail, known, listed, truth, whole
+from orchestrator.spec_values import Reader, at_most, between, fail, known, listed, truth, whole
 
 REQUIRED = object()
 
@@ -21,14 +21,16 @@ class Argument:
     default: Any = REQUIRED
     low: float = float("-inf")
     high: float | None = None
+    most: int | None = None  # of a count: what Optuna still takes in sensible time and memory
 
 
 Table: TypeAlias = Mapping[str, Argument]
+MOST = 1_000_000  # a study has as many trials
 
 
-def counted(default: Any, low: int = 0) -> Argument:
-    """Return an argument that is a whole number."""
-    return Argument(read=whole, default=default, low=low)
+def counted(default: Any, low: int = 0, most: int = MOST) -> Argument:
+    """Return an argument that is a whole number, from `low` to `most`."""
+    return Argument(read=whole, default=default, low=low, most=most)
 
 
 def switch(*, default: bool | None) -> Argument:
@@ -56,6 +58,8 @@ def in_range(node: Node, argument: Argument) -> Any:
     value = argument.read(node)
     if isinstance(value, int | float):
         between(node, value, argument.low, argument.high)
+        if argument.most is not None:
+            at_most(node, value, argument.most)
     return value
 
 

@@ -104,6 +104,10 @@ def class_of(node: Node, name: str, kind: Kind) -> type[Any]:
     if registered in kind.registry:
         return kind.registry[registered]
     names = [_usual(other, kind) for other in sorted(kind.registry)]
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) > 1 and all(part in kind.registry for part in parts):
+        text = f"several names are a list; write [{', '.join(parts)}]; got {name!r}"
+        raise Wrong(node, text)
     misspelt = family if kind.families else name
     raise Wrong(node, f"no {kind.word} is called {name!r}" + nearest(misspelt, names, "there are"))
 

@@ -78,6 +78,8 @@ def read_exclude(
         matched = mask_of(listed, axes) if conditions else np.zeros_like(kept)
         if len(found) == before and axes.is_sound() and not matched.any():
             found.add(entry, "the entry matches nothing in the grid")
+        if exclusion in exclusions and conditions:
+            found.add(entry, "the entry stands twice")
         if len(found) == before:
             exclusions.append(exclusion)
             if len(listed) == len(conditions):

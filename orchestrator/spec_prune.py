@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.definition import Prune, PrunerChoice
 from orchestrator.spec_arguments import (
+    MOST,
     REQUIRED,
     Argument,
     auto_or_whole,
@@ -33,14 +34,14 @@ PRUNERS: dict[str, dict[str, Argument]] = {
     "median": _MEDIAN,
     "percentile": {"percentile": Argument(read=number, low=0, high=100), **_MEDIAN},
     "successive_halving": {
-        "min_resource": Argument(read=auto_or_whole, default="auto", low=1),
+        "min_resource": Argument(read=auto_or_whole, default="auto", low=1, most=MOST),
         "reduction_factor": counted(4, low=2),
-        "min_early_stopping_rate": counted(0),
+        "min_early_stopping_rate": counted(0, most=1000),  # an exponent
         "bootstrap_count": counted(0),
     },
     "hyperband": {
         "min_resource": counted(1, low=1),
-        "max_resource": Argument(read=auto_or_whole, default="auto", low=1),
+        "max_resource": Argument(read=auto_or_whole, default="auto", low=1, most=MOST),
         "reduction_factor": counted(3, low=2),
         "bootstrap_count": counted(0),
     },

@@ -1,13 +1,15 @@
 """The sections ``resources``, ``limits`` and ``budget`` of a study file."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from orchestrator.resources import STAGES, ArchitectureAsk, Ask, Budget, Device, Limits, Resources
-from orchestrator.spec_findings import Findings, Node
+from orchestrator.spec_findings import Findings, Node, Wrong
 from orchestrator.spec_values import (
     Reader,
+    at_most,
     between,
     choice,
     fail,
@@ -19,7 +21,8 @@ from orchestrator.spec_values import (
 )
 
 T = TypeVar("T")
-MOST_HOURS = 24 * 366 * 10  # ten years: whoever writes more wrote seconds
+MOST_HOURS = 24 * 366 * 10  # ten years: a larger number is in seconds
+MOST_CPUS, MOST_GPUS = 1024, 64  # of one worker: no machine has more
 # Stages that run inside another's item and have no worker of their own.
 INNER = {"score_neurons": "unlearn", "evaluate": "train_victim and relearn"}
 
@@ -29,8 +32,8 @@ def read_resources(node: Node, architectures: Iterable[str], found: Findings) ->
     names = sorted(set(architectures))
     by_stage = partial(_by_stage, read=partial(_ask, found=found), found=found)
     readers: dict[str, Reader] = {
-        "workers": at_least_one,
-        "cpu": at_least_one,
+        "workers": _times,
+        "cpu": _cpus,
         "gpu": _gpu,
         "device": partial(choice, enum=Device),
         "stages": by_stage,
@@ -46,7 +49,7 @@ def read_limits(node: Node, found: Findings) -> Limits:
     """Return the section ``limits``."""
     readers: dict[str, Reader] = {
         "minutes": partial(_minutes, found=found),
-        "attempts": at_least_one,
+        "attempts": _times,
     }
     return Limits(**section(node, readers, found))
 
@@ -55,28 +58,37 @@ def read_budget(node: Node, found: Findings) -> Budget:
     """Return the section ``budget``."""
     readers: dict[str, Reader] = {
         "hours": partial(_duration, most=MOST_HOURS),
-        "trials": at_least_one,
+        "trials": _times,
     }
     return Budget(**section(node, readers, found))
 
 
-def at_least_one(node: Node) -> int:
-    """Return a whole number from 1 on."""
-    count = whole(node)
-    between(node, count, 1)
-    return count
+def _count(most: int) -> Callable[[Node], int]:
+    """Return a reader of whole numbers from 1 to `most`."""
+
+    def read(node: Node) -> int:
+        count = whole(node)
+        between(node, count, 1)
+        at_most(node, count, most)
+        return count
+
+    return read
+
+
+_cpus, _times = _count(MOST_CPUS), _count(1_000_000)
 
 
 def _gpu(node: Node) -> float:
     share = number(node)
     between(node, share, 0)
+    at_most(node, share, MOST_GPUS)
     if share > 1 and not share.is_integer():
         raise fail(node, "at most 1, or a whole number")
     return share
 
 
 def _ask(node: Node, found: Findings) -> Ask:
-    return Ask(**section(node, {"cpu": at_least_one, "gpu": _gpu}, found))
+    return Ask(**section(node, {"cpu": _cpus, "gpu": _gpu}, found))
 
 
 def _by_stage(node: Node, read: Callable[[Node], T], found: Findings) -> Mapping[str, T]:
@@ -97,7 +109,7 @@ def _by_architecture(
     if not isinstance(node.value, dict):
         raise fail(node, "a mapping of architectures to what each takes")
     complaint = "no architecture of this grid is called {!r}"
-    readers: dict[str, Reader] = {"cpu": at_least_one, "gpu": _gpu, "stages": by_stage}
+    readers: dict[str, Reader] = {"cpu": _cpus, "gpu": _gpu, "stages": by_stage}
     entries = known(node.value, names, found, complaint, "they are") if names else node.value
     values = {}
     for name, part in entries.items():
@@ -124,9 +136,10 @@ def _check_cpus(node: Node, resources: Resources, found: Findings) -> None:
     """Note where fewer CPUs are asked for than torch has threads."""
     for ask in _nested(node):
         cpu = ask.value.get("cpu") if isinstance(ask.value, dict) else None
-        if cpu is not None and isinstance(cpu.value, int) and 0 < cpu.value < resources.cpu:
-            rule = f"at least resources.cpu, torch's threads, which are {resources.cpu}"
-            found.add(cpu, str(fail(cpu, rule)))
+        with suppress(Wrong):  # what is no number of CPUs is noted where it is read
+            if cpu is not None and _cpus(cpu) < resources.cpu:
+                rule = f"at least resources.cpu, torch's threads, which are {resources.cpu}"
+                found.add(cpu, str(fail(cpu, rule)))
 
 
 def _check_gpus(node: Node, resources: Resources, found: Findings) -> None:

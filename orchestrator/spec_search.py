@@ -6,9 +6,17 @@ from typing import Any
 
 from orchestrator.definition import Search
 from orchestrator.ranges import Range, Space, Span, is_open
-from orchestrator.spec_arguments import Argument, Table, counted, in_range, read_arguments, switch
+from orchestrator.spec_arguments import (
+    MOST,
+    Argument,
+    Table,
+    counted,
+    in_range,
+    read_arguments,
+    switch,
+)
 from orchestrator.spec_findings import Findings, Node, Wrong
-from orchestrator.spec_values import Reader, fail, nearest, number, truth, whole, word
+from orchestrator.spec_values import Reader, fail, nearest, number, truth, word
 
 EXAMPLE = "search: {sampler: tpe, settings: 40}"
 
@@ -22,7 +30,7 @@ def _qmc_type(node: Node) -> str:
 SAMPLERS: dict[str, Table] = {
     "tpe": {
         "n_startup_trials": counted(10),
-        "n_ei_candidates": counted(24, low=1),
+        "n_ei_candidates": counted(24, low=1, most=100_000),
         "multivariate": switch(default=None),
         "constant_liar": switch(default=True),
     },
@@ -34,14 +42,15 @@ SAMPLERS: dict[str, Table] = {
     "cmaes": {
         "n_startup_trials": counted(1),
         "consider_pruned_trials": switch(default=False),
-        "popsize": Argument(read=whole, default=None, low=2),
+        "popsize": counted(None, low=2, most=100_000),
         "use_separable_cma": switch(default=False),
         "with_margin": switch(default=False),
         "lr_adapt": switch(default=False),
     },
     "gp": {"n_startup_trials": counted(10), "deterministic_objective": switch(default=False)},
 }
-_OWN: Table = {"settings": counted(None, low=1), "seed": Argument(read=whole, default=0, low=0)}
+# NumPy, which Optuna draws with, takes seeds of 32 bits.
+_OWN: Table = {"settings": counted(None, low=1), "seed": counted(0, most=2**32 - 1)}
 FEWEST_RANGES = {"cmaes": 2}  # that a sampler can draw from at all
 
 
@@ -132,6 +141,11 @@ def _checked(node: Node, low: Any, high: Any, *, log: bool, step: float | None) 
     if isinstance(low, int) and not step.is_integer():
         raise fail(place, "a whole number, as the values are")
     steps = (high - low) / step
+    if steps > MOST:
+        raise Wrong(
+            place,
+            f"a range has at most {MOST:,} steps; got {steps:.3g}; leave step out, or raise it",
+        )
     if abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
         below = low + int(steps) * step
         raise Wrong(
@@ -169,7 +183,7 @@ def check_search(
         note("there is nothing to draw: no setting axis of the grid has a choice")
         return
     size = Space(axes).size
-    if size is not None and search.settings > size:
+    if search.settings > size:
         place = node.value["settings"]
         found.add(place, f"settings is at most the {size:,} there are; got {search.settings}")
     if len(ranges) < FEWEST_RANGES.get(search.sampler, 0):

@@ -1,11 +1,12 @@
 """One reader per type of value: from a node to a value, or `Wrong` with what to change."""
 
 import re
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
-from math import isfinite
+from math import isfinite, isinf, ulp
 from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from orchestrator.spec_findings import UNREADABLE, Findings, Node, Wrong
@@ -14,8 +15,9 @@ E = TypeVar("E", bound=StrEnum)
 Reader: TypeAlias = Callable[[Node], Any]
 NOTHING: Mapping[str, str] = {}
 LARGEST = 10**18  # whole numbers fit 64 bits, in tables and elsewhere
-# YAML 1.1 wants a dot and a signed exponent; people write 1e-3.
-_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+# YAML 1.1 wants a dot and a signed exponent; people write 1e-3. A whole number of very many
+# digits is read as text.
+_DECIMAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+|[1-9][0-9]{40,})")
 
 
 def shown(node: Node) -> str:
@@ -53,13 +55,22 @@ def fail(node: Node, rule: str, end: str = "") -> Wrong:
 
 
 def number(node: Node) -> float:
-    """Return a finite number, as a float."""
+    """Return a finite number, as a float.
+
+    0.30000000000000004, as arithmetic in floats leaves it, is read as the 0.3 that it stands
+    for, so that no axis has one value twice.
+    """
     value = node.value
-    if node.plain and isinstance(value, str) and _EXPONENT.fullmatch(value):
+    if node.plain and isinstance(value, str) and _DECIMAL.fullmatch(value):
         value = float(value)
+        if isinf(value):
+            raise fail(node, f"at most {sys.float_info.max:.1e} in magnitude")
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise fail(node, "a number")
-    return float(value) + 0.0  # -0.0 becomes 0.0: equal values have equal text
+    value = float(value) + 0.0  # -0.0 becomes 0.0: equal values have equal text
+    rounded = float(f"{value:.12g}")
+    noise = len(repr(rounded)) <= 12 and abs(rounded - value) <= 4 * ulp(value)
+    return rounded if noise else value
 
 
 def whole(node: Node) -> int:
@@ -101,6 +112,12 @@ def between(node: Node, value: float, low: float, high: float | None = None) -> 
     """Raise `Wrong` unless ``low <= value <= high``."""
     if value < low or (high is not None and value > high):
         raise fail(node, f"at least {low:g}" if high is None else f"in [{low:g}, {high:g}]")
+
+
+def at_most(node: Node, value: float, most: float) -> None:
+    """Raise `Wrong` where a number is larger than a library, or any machine, can take."""
+    if value > most:
+        raise fail(node, f"at most {most:,}")
 
 
 def fraction(node: Node) -> float:

@@ -1,7 +1,7 @@
 """A study's way to MLflow, which never holds it up."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -29,7 +29,7 @@ class Tracker:
 
     The server may be away, slow or refuse: what it has not got waits in the outbox and is
     delivered once, in order, when it is back or when the study runs again. A run that the
-    user deleted stays deleted until its record changes or a run under it is to be made.
+    user deleted is made again at the next start.
 
     Args:
         uri: ``sqlite:///FILE``, which is made if absent, or the address of a server.
@@ -58,6 +58,10 @@ class Tracker:
         """Mirror `record` soon, after its parent's; the same record twice is one."""
         self._load()
         self._courier.record(fitted(record))
+
+    def retire(self, present: Collection[str]) -> None:
+        """Mark the runs of earlier starts whose keys are not `present` any more."""
+        self._courier.retire(present)
 
     def expect_models(self) -> None:
         """Make ready for records with models, which are yet to come."""

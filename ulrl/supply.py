@@ -3,6 +3,8 @@
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import torch
+
 from ulrl.attacks import LabelRule
 from ulrl.datasets import Facts
 from ulrl.wording import at_least, at_most
@@ -32,6 +34,30 @@ def check_supply(poison: "Poison", facts: Facts) -> None:
             f"{at_most(Fraction(supply, total))}; got {poison.poison_ratio}"
         )
     _check_covers(poison, facts, count)
+    _check_test_halves(poison, facts)
+
+
+def _check_test_halves(poison: "Poison", facts: Facts) -> None:
+    """Each half of the test set needs an image whose triggered copy can betray the backdoor."""
+    if facts.test_counts is None:
+        return
+    labels = torch.repeat_interleave(torch.tensor(facts.test_counts))
+    counted = poison.counted(labels, facts.classes)
+    # As `split_halves` does: of all images in the order of their classes, every second one.
+    for half, first in (("selection", 0), ("report", 1)):
+        if not bool(counted[first::2].any()):
+            raise ValueError(
+                f"ASR counts test images {_whose(poison)}, and the {half} half of the "
+                f"{len(labels)} test images has none; add some"
+            )
+
+
+def _whose(poison: "Poison") -> str:
+    if poison.labels is LabelRule.SOURCE_SPECIFIC:
+        return f"of class {', '.join(map(str, poison.source))}"
+    if poison.labels is LabelRule.ALL_TO_ALL:
+        return "of all classes"
+    return f"of other classes than the target, {poison.target_label}"
 
 
 def _check_classes(poison: "Poison", facts: Facts) -> None:

@@ -87,14 +87,23 @@ class Experiment:
         query = f"tags.`{STUDY}` = '{study}'"
         if key is not None and "'" not in key:  # which nothing escapes
             query += f" and tags.`{KEY}` = '{key}'"
-        runs: dict[str, str] = {}
+        return {run.data.tags[KEY]: run.info.run_id for run in self._search(query)}
+
+    def deleted(self, study: str) -> set[str]:
+        from mlflow.entities import ViewType
+
+        query = f"tags.`{STUDY}` = '{study}'"
+        return {run.info.run_id for run in self._search(query, ViewType.DELETED_ONLY)}
+
+    def _search(self, query: str, view: int = 1) -> "Iterator[Run]":
+        """Yield the runs that a filter finds; the view is MLflow's, 1 is of active runs."""
         token = None
         while True:
-            page = self._client.search_runs([self._id], query, page_token=token)
-            runs.update({run.data.tags[KEY]: run.info.run_id for run in page})
+            page = self._client.search_runs([self._id], query, view, page_token=token)
+            yield from page
             token = page.token
             if not token:
-                return runs
+                return
 
     def get(self, run: str) -> Held | None:
         content = found(self._client.get_run, run)

@@ -30,6 +30,7 @@ class FakePlace:
     refused: set[str] = field(default_factory=set)
     forget_after_create: set[str] = field(default_factory=set)
     runs: dict[str, tuple[str, Record | None, str | None]] = field(default_factory=dict)
+    trash: dict[str, tuple[str, Record | None, str | None]] = field(default_factory=dict)
     births: list[str] = field(default_factory=list)
     brought: list[str] = field(default_factory=list)
 
@@ -46,6 +47,15 @@ class FakePlace:
         mine = f"{study}/"
         keys = {born.removeprefix(mine): run for run, (born, _, _) in self.runs.items()}
         return {k: run for k, run in keys.items() if key in (None, k)}
+
+    def deleted(self, study: str) -> set[str]:
+        self._reach()
+        return {run for run, (born, _, _) in self.trash.items() if born.startswith(f"{study}/")}
+
+    def delete(self, key: str) -> None:
+        """Be a user who deletes the run of a key."""
+        run = next(run for run, (_, record, _) in self.runs.items() if record and record.key == key)
+        self.trash[run] = self.runs.pop(run)
 
     def get(self, run: str) -> Held | None:
         self._reach()

@@ -1,6 +1,6 @@
 """A study mirrored to a tracker that only listens."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +20,7 @@ class Listener:
         self.heard: list[Record] = []
         self.last: dict[str, Record] = {}
         self.expecting = 0  # how often models were said to come
+        self.present: set[str] = set()  # keys of what is in the grid, in the end
         self._known = dict(known or {})
 
     def record(self, record: Record) -> None:
@@ -29,6 +30,9 @@ class Listener:
 
     def expect_models(self) -> None:
         self.expecting += 1
+
+    def retire(self, present: Collection[str]) -> None:
+        self.present = set(present)
 
     def run_ids(self) -> Mapping[str, str]:
         return self._known

@@ -131,15 +131,48 @@ def test_another_place_gets_everything_and_the_first_stays_known(start: Start) -
     assert send(start(here), STUDY, trial(1)) == Delivery(0, 0, None)
 
 
-def test_a_run_that_the_user_deleted_stays_deleted_until_it_changes(start: Start) -> None:
+def test_a_run_that_the_user_deleted_is_made_again_at_the_next_start(start: Start) -> None:
+    place = FakePlace()
+    send(start(place), STUDY, trial(1), trial(2))
+    place.delete("trial-1")
+    again = start(place)
+    assert send(again, STUDY, trial(1), trial(2)) == Delivery(1, 0, None)
+    assert again.runs() == {"study": "run0", "trial-1": "run3", "trial-2": "run2"}
+    assert send(start(place), STUDY, trial(1), trial(2)) == Delivery(0, 0, None)
+    assert place.births == ["study", "trial-1", "trial-2", "trial-1"]
+
+
+def test_what_left_the_grid_is_marked_until_it_is_back(start: Start) -> None:
+    place = FakePlace()
+    best = replace(trial(1), tags={"best": "True"})
+    send(start(place), STUDY, best, trial(2))
+
+    def tags() -> dict[str, dict[str, str]]:
+        return {record.key: dict(record.tags) for _, record, _ in place.runs.values() if record}
+
+    shrunk = start(place)
+    shrunk.record(STUDY)
+    shrunk.retire({"study", "trial-2"})
+    assert shrunk.close(5) == Delivery(1, 0, None)
+    assert tags() == {"study": {}, "trial-1": {"best": "False", "in_grid": "False"}, "trial-2": {}}
+    assert place.births == ["study", "trial-1", "trial-2"]
+    again = start(place)
+    again.record(STUDY)
+    again.retire({"study", "trial-2"})
+    assert again.close(5) == Delivery(0, 0, None)
+    assert send(start(place), STUDY, best) == Delivery(1, 0, None)
+    assert tags()["trial-1"] == {"best": "True"}
+
+
+def test_what_left_the_grid_and_was_deleted_stays_deleted(start: Start) -> None:
     place = FakePlace()
     send(start(place), STUDY, trial(1))
-    del place.runs["run1"]
-    assert send(start(place), STUDY, trial(1)) == Delivery(0, 0, None)
-    changed = replace(trial(1), name="better")
-    assert send(start(place), changed) == Delivery(1, 0, None)
-    assert send(start(place), changed) == Delivery(0, 0, None)
-    assert place.births == ["study", "trial-1", "trial-1"]
+    shrunk = start(place)
+    shrunk.retire({"study"})
+    assert shrunk.close(5).left == 0
+    place.delete("trial-1")
+    assert send(start(place), STUDY) == Delivery(0, 0, None)
+    assert place.births == ["study", "trial-1"]
 
 
 def test_a_deleted_parent_is_made_again_for_a_new_child_and_takes_the_others(start: Start) -> None:

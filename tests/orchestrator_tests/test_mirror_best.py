@@ -37,6 +37,12 @@ def test_a_scenarios_best_is_told_as_soon_as_all_its_trials_are_decided(tmp_path
     assert len(weights_in(desk)) == 4
 
 
+def test_what_is_in_the_grid_is_what_was_recorded(tmp_path: Path) -> None:
+    """Whatever else MLflow has of the study has left the grid."""
+    _, heard = mirrored(study_of(tmp_path), tmp_path)
+    assert heard.present == set(heard.last)
+
+
 def test_while_settings_are_drawn_no_best_is_final(tmp_path: Path) -> None:
     study = drawn_study(f"memory://{tmp_path}", settings=4)
     _, heard = mirrored(study, tmp_path / "one", finish=False)

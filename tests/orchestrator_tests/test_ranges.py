@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,14 +39,38 @@ def test_what_is_drawn_belongs_to_the_range_and_stays_as_it_is(axis: Range, seed
         ("stepped", [0.0, 0.1, 0.2, 0.3]),
         ("whole", [1, 2, 3, 4, 5]),
         ("stepped whole", [2, 6, 10]),
-        ("any", []),
     ],
 )
 def test_what_can_be_counted_is(name: str, values: list[float]) -> None:
     axis = RANGES[name]
     assert list(axis.values()) == values
-    assert axis.count == (len(values) or None)
+    assert axis.count == axis.size == len(values)
     assert all(value in axis for value in values)
+
+
+OPEN = {
+    "any": (RANGES["any"], 6001),  # 0.1000, 0.1001, ..., 0.7000
+    "log": (RANGES["log"], 5 * 9000 + 1),  # four digits in each of five decades, and 1
+    "ends off the grid": (Range(low=0.10004, high=0.20007), 1002),  # 0.10004, 0.1001, ..., 0.2001
+    "two values": (Range(low=0.1, high=0.100000000001), 2),
+    "below its own width": (Range(low=0.1, high=1.05, log=True), 9501),
+}
+
+
+@pytest.mark.parametrize(("axis", "size"), OPEN.values(), ids=OPEN)
+def test_a_range_of_any_number_has_the_values_that_are_drawn_and_no_others(
+    axis: Range, size: int
+) -> None:
+    values = list(axis.values())
+    assert axis.count is None
+    assert axis.size == len(values) == len(set(values))
+    assert abs(size - len(values)) <= 1
+    source = random.Random(0)
+    assert {axis.draw(source) for _ in range(20 * min(size, 200))} <= set(values)
+
+
+def test_a_number_of_numpy_is_settled_to_pythons_own() -> None:
+    assert repr(RANGES["any"].settle(np.float64(0.25))) == "0.25"
 
 
 def test_values_are_drawn_evenly() -> None:
@@ -140,7 +165,8 @@ def test_a_setting_of_another_space_is_none_of_this() -> None:
 def test_a_space_is_counted_and_listed() -> None:
     axes: dict[str, Axis] = {"a": (1, 2, 3), "b": RANGES["stepped whole"]}
     finite = Space(axes)
-    assert (finite.size, Space(AXES).size) == (9, None)
+    assert finite.size == 9
+    assert Space({"a": (1, 2), "b": RANGES["any"]}).size == 2 * 6001
     everything = finite.everything(random.Random(0))
     assert len({identity(values) for values in everything}) == 9
     assert everything != sorted(everything, key=identity)

@@ -51,7 +51,7 @@ SECTIONS_CASES = {
     ),
     "victim: {lr: .nan}\n": "6: victim.lr: lr is a number; got nan",
     "victim: {lr: .inf}\n": "6: victim.lr: lr is a number; got inf",
-    "victim: {lr: 1e999}\n": "6: victim.lr: lr is a number; got '1e999'",
+    "victim: {lr: 1e999}\n": ("6: victim.lr: lr is at most 1.8e+308 in magnitude; got '1e999'"),
     "victim: {lr: '1e-3'}\n": "6: victim.lr: lr is a number; got '1e-3'",
     "victim: {lr: 010}\n": "6: victim.lr: lr is a number; got '010'",
     "victim: {lr: 1:30}\n": "6: victim.lr: lr is a number; got '1:30'",

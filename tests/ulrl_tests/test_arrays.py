@@ -1,5 +1,6 @@
 """A user's own images, from a file as it should be."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ def test_a_good_file(write_arrays: Callable[..., Path], dtype: npt.DTypeLike) ->
     pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     labels = np.array([0, 1, 2, 0, 1, 0]).astype(dtype)
     dataset = Arrays(arrays=str(write_arrays(train_labels=labels, test_images=pixels)))
-    assert dataset.facts() == Facts(train_counts=(3, 2, 1), test_count=4, side=8, channels=3)
+    assert dataset.facts() == Facts(
+        train_counts=(3, 2, 1), test_count=4, side=8, channels=3, test_counts=(2, 1, 1)
+    )
     images = dataset.load()
     assert images.classes == 3
     assert images.train_images.shape == (6, 3, 8, 8)
@@ -85,25 +88,43 @@ def test_identity_is_the_content_not_the_place(
 def test_a_changed_file_is_read_again(write_arrays: Callable[..., Path]) -> None:
     dataset = Arrays(arrays=str(write_arrays()))
     before = dataset.identity()
-    assert dataset.facts() == Facts(train_counts=(3, 2, 1), test_count=4, side=8)
+    assert dataset.facts() == Facts(
+        train_counts=(3, 2, 1), test_count=4, side=8, test_counts=(2, 1, 1)
+    )
     write_arrays(train_labels=np.array([0, 1, 2, 0, 1, 1]))
     assert dataset.identity() != before
-    assert dataset.facts() == Facts(train_counts=(2, 3, 1), test_count=4, side=8)
+    assert dataset.facts() == Facts(
+        train_counts=(2, 3, 1), test_count=4, side=8, test_counts=(2, 1, 1)
+    )
 
 
-def test_an_absent_file(tmp_path: Path) -> None:
-    path = tmp_path / "none.npz"
+@pytest.mark.parametrize(("kind", "there"), [("none", "is not there"), ("folder", "is no file")])
+def test_a_place_without_a_file(tmp_path: Path, kind: str, there: str) -> None:
+    path = tmp_path / "mine.npz"
+    if kind == "folder":
+        path.mkdir()
     dataset = Arrays(arrays=str(path))
     assert dataset.facts() is None
-    with pytest.raises(DatasetError) as by_identity:
-        dataset.identity()
-    assert str(by_identity.value) == f"{path} is not there; arrays: names an .npz file"
-    with pytest.raises(DatasetError) as by_load:
-        dataset.load()
-    assert str(by_load.value) == (
-        f"{path} cannot be read as an .npz of plain arrays: [Errno 2] No such file or "
-        f"directory: '{path}'"
+    for act in (dataset.identity, dataset.load):
+        with pytest.raises(DatasetError) as error:
+            act()
+        assert str(error.value) == f"{path} {there}; arrays: names an .npz file"
+
+
+def test_a_plan_reads_no_images(write_arrays: Callable[..., Path]) -> None:
+    """A small file can hold more of equal images than there is memory."""
+    count = 30_000
+    images = np.zeros((count, 32, 32, 3), np.uint8)
+    path = write_arrays(
+        train_images=images, train_labels=np.arange(count) % 3, test_images=images[:4]
     )
+    tracemalloc.start()
+    facts = Arrays(arrays=str(path)).facts()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert facts is not None
+    assert facts.train_count == count
+    assert most < images.nbytes / 10
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,14 @@ class Facts:
         test_count: Test images in all.
         side: Height and width in pixels; images are square.
         channels: 1 or 3.
+        test_counts: Test images of each class; None for a named dataset, which has enough.
     """
 
     train_counts: tuple[int, ...]
     test_count: int
     side: int
     channels: int = 3
+    test_counts: tuple[int, ...] | None = None
 
     @property
     def classes(self) -> int:

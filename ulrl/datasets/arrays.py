@@ -3,23 +3,35 @@
 import hashlib
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib.npyio import NpzFile
 
 from ulrl.datasets._base import Dataset, DatasetError, Facts, ImageSet, Treatment, register
 
 Arrays_ = dict[str, npt.NDArray[Any]]
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 UNREADABLE = "cannot be read as an .npz of plain arrays"
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, NotImplementedError, RuntimeError)
 NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What an array is, before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 @register("arrays")
@@ -70,26 +82,26 @@ class Arrays(Dataset):
     def facts(self) -> Facts | None:
         if not Path(self.arrays).is_file():
             return None
-        shapes, counts = _survey(self.arrays, _stamp(self.arrays))
+        shapes, train_counts, test_counts = _survey(self.arrays, _stamp(self.arrays))
         _, side, _, channels = shapes["train_images"]
         self._check_channels(channels)
         return Facts(
-            train_counts=counts,
+            train_counts=train_counts,
             test_count=shapes["test_images"][0],
             side=side,
             channels=channels,
+            test_counts=test_counts,
         )
 
     def identity(self) -> dict[str, Any]:
-        if not Path(self.arrays).is_file():
-            raise DatasetError(f"{self.arrays} is not there; arrays: names an .npz file")
+        self._check_file()
         return {"sha256": _digest(self.arrays, _stamp(self.arrays))}
 
     def load(self) -> ImageSet:
-        content = _read(self.arrays, NEEDED)
-        shapes = _shapes_of(self.arrays, content)
+        self._check_file()
+        shapes, counts, _ = _survey(self.arrays, _stamp(self.arrays))
         self._check_channels(shapes["train_images"][3])
-        counts = _class_counts(self.arrays, content)
+        content = _read(self.arrays, NEEDED)
         return ImageSet(
             train_images=_pixels(content["train_images"]),
             train_labels=torch.from_numpy(content["train_labels"].astype(np.int64)),
@@ -97,6 +109,12 @@ class Arrays(Dataset):
             test_labels=torch.from_numpy(content["test_labels"].astype(np.int64)),
             classes=len(counts),
         )
+
+    def _check_file(self) -> None:
+        path = Path(self.arrays)
+        if not path.is_file():
+            there = "is no file" if path.exists() else "is not there"
+            raise DatasetError(f"{path} {there}; arrays: names an .npz file")
 
     def _check_channels(self, channels: int) -> None:
         for option, values in (("mean", self.mean), ("std", self.std)):
@@ -120,13 +138,54 @@ def _digest(path: str, stamp: tuple[int, int]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+Shapes = dict[str, tuple[int, ...]]
+
+
 @lru_cache(maxsize=64)
-def _survey(
-    path: str, stamp: tuple[int, int]
-) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+def _survey(path: str, stamp: tuple[int, int]) -> tuple[Shapes, tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of all arrays, and the training and test images of each class.
+
+    Images are not read: a file of a few megabytes can hold more of them than there is memory.
+    """
     del stamp
-    content = _read(path, NEEDED)
-    return _shapes_of(path, content), _class_counts(path, content)
+    headers = _headers(path)
+    shapes = _shapes_of(path, headers)
+    labels = _read(path, ("train_labels", "test_labels"))
+    return (shapes, *_class_counts(path, labels["train_labels"], labels["test_labels"]))
+
+
+def _headers(path: str) -> dict[str, Header]:
+    """Return shape and type of each array without reading it.
+
+    Raises:
+        DatasetError: An array is missing, or a header promises other data than there is.
+    """
+    headers: dict[str, Header] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            there = [name.removesuffix(".npy") for name in archive.namelist()]
+            missing = [name for name in NEEDED if name not in there]
+            if missing:
+                raise DatasetError(f"{path} lacks {', '.join(missing)}; it has {there}")
+            for name in NEEDED:
+                member = archive.getinfo(f"{name}.npy")
+                with archive.open(member) as file:
+                    headers[name] = _header(file, member.file_size)
+    except (*DAMAGE, OSError, KeyError, ValueError) as error:
+        raise DatasetError(f"{path} {UNREADABLE}: {error}") from error
+    return headers
+
+
+def _header(file: IO[bytes], size: int) -> Header:
+    version = np.lib.format.read_magic(file)
+    if version not in _READERS:
+        raise ValueError(f"version {version} of the format is not one of plain arrays")
+    shape, _, dtype = _READERS[version](file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    if file.tell() + prod(shape) * dtype.itemsize != size:
+        raise ValueError("an array is of another size than its header says")
+    return Header(shape=shape, dtype=dtype)
 
 
 def _read(path: str, names: tuple[str, ...]) -> Arrays_:
@@ -134,51 +193,75 @@ def _read(path: str, names: tuple[str, ...]) -> Arrays_:
         # Opened here, since numpy leaves a file open that it opens itself and cannot read.
         with Path(path).open("rb") as file:
             archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, NpzFile):
-                raise DatasetError(f"{path} {UNREADABLE}: it is a single array")
-            missing = [name for name in names if name not in archive.files]
-            if missing:
-                raise DatasetError(f"{path} lacks {', '.join(missing)}; it has {archive.files}")
-            content = {name: archive[name] for name in names}
+            return {name: archive[name] for name in names}
     except (*DAMAGE, OSError, ValueError) as error:
         raise DatasetError(f"{path} {UNREADABLE}: {error}") from error
-    for name, array in content.items():
-        if not isinstance(array, np.ndarray):  # numpy hands out what is no array as bytes
-            raise DatasetError(f"{path} {UNREADABLE}: {name} is none")
-    return content
 
 
-def _shapes_of(path: str, content: Arrays_) -> dict[str, tuple[int, ...]]:
+def _shapes_of(path: str, headers: Mapping[str, Header]) -> Shapes:
     for part in ("train", "test"):
-        images, labels = content[f"{part}_images"], content[f"{part}_labels"]
-        square = images.ndim == 4 and images.shape[1] == images.shape[2] > 0
-        if not square or images.shape[3] not in (1, 3) or images.dtype != np.uint8:
+        images, labels = headers[f"{part}_images"], headers[f"{part}_labels"]
+        if not _is_right(images):
             raise DatasetError(
                 f"{path}: {part}_images is uint8 [N, H, W, C] with H = W and C 1 or 3; "
-                f"got {images.dtype} {list(images.shape)}"
+                f"got {images.dtype} {list(images.shape)}{_image_remedy(images)}"
             )
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
             raise DatasetError(
-                f"{path}: {part}_labels is one integer for each of {len(images)} images; "
-                f"got {labels.dtype} {list(labels.shape)}"
+                f"{path}: {part}_labels is one integer for each of {images.shape[0]} images; "
+                f"got {labels.dtype} {list(labels.shape)}{_label_remedy(images, labels)}"
             )
-        if len(labels) == 0:
+        if images.shape[0] == 0:
             raise DatasetError(f"{path}: {part}_images is empty")
-    if content["train_images"].shape[1:] != content["test_images"].shape[1:]:
+    if headers["train_images"].shape[1:] != headers["test_images"].shape[1:]:
         raise DatasetError(f"{path}: train_images and test_images differ in shape")
-    return {name: tuple(array.shape) for name, array in content.items()}
+    return {name: header.shape for name, header in headers.items()}
 
 
-def _class_counts(path: str, content: Arrays_) -> tuple[int, ...]:
-    train, test = content["train_labels"], content["test_labels"]
-    classes = int(train.max()) + 1
-    sound = 2 <= classes <= len(train) and min(train.min(), test.min()) >= 0
-    if not sound or not np.isin(test, train).all():
+def _is_right(images: Header) -> bool:
+    shape = images.shape
+    square = len(shape) == 4 and shape[1] == shape[2] > 0 and shape[3] in (1, 3)
+    return square and images.dtype == np.uint8
+
+
+def _image_remedy(images: Header) -> str:
+    """Return the line of NumPy that makes images of a usual other form right, if there is one."""
+    shape = images.shape
+    if images.dtype.kind == "f":
+        return "; where values are in [0, 1], write (images * 255).round().astype(numpy.uint8)"
+    if len(shape) == 3:
+        return "; write images[..., None]"
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]:
+        return "; write images.transpose(0, 2, 3, 1)"
+    return ""
+
+
+def _label_remedy(images: Header, labels: Header) -> str:
+    if labels.shape == (images.shape[0], 1):
+        return "; write labels[:, 0]"
+    whole = labels.shape == images.shape[:1] and labels.dtype.kind == "f"
+    return "; write labels.astype(int)" if whole else ""
+
+
+def _class_counts(
+    path: str, train: npt.NDArray[Any], test: npt.NDArray[Any]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the images of each class in training and in test."""
+    low, high = min(train.min(), test.min()), max(train.max(), test.max())
+    rule = f"{path}: labels are 0 to K-1, each with training images, and K is at least 2"
+    if low < 0 or high == 0:
+        raise DatasetError(f"{rule}; got {low} to {high}")
+    found = np.unique(train)
+    absent = np.setdiff1d(np.arange(min(int(high) + 1, len(found) + 1)), found)
+    if len(found) <= high:
+        tested = "test images and " if absent[0] in test else ""
+        start = f"; labels that start at {low} become so by labels - {low}" if low > 0 else ""
         raise DatasetError(
-            f"{path}: labels are 0 to K-1 with K >= 2, and test labels occur in training; got "
-            f"{train.min()} to {train.max()} in training, {test.min()} to {test.max()} in test"
+            f"{rule}; got {low} to {high}, and class {absent[0]} has {tested}no training "
+            f"images{start}"
         )
-    return tuple(int(count) for count in np.bincount(train.astype(np.int64), minlength=classes))
+    counts = [np.bincount(part.astype(np.int64), minlength=len(found)) for part in (train, test)]
+    return tuple(map(int, counts[0])), tuple(map(int, counts[1]))
 
 
 def _pixels(images: npt.NDArray[Any]) -> torch.Tensor:
