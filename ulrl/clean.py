@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Samples
-from ulrl.randomness import generator
+from ulrl.randomness import checked_seed, generator
 from ulrl.wording import at_least
 
 
@@ -67,8 +67,12 @@ def draw_clean_samples(config: CleanConfig, images: ImageSet, seed: int) -> Clea
     """Return the defender's samples: clean copies even of images that were poisoned.
 
     ``random`` draws as the official code does, with Python's generator, and gives the
-    very same indices for the same seed and size.
+    very same indices for the same seed and size. (The official code always takes seed 0.)
+
+    Raises:
+        ValueError: The seed is negative.
     """
+    seed = checked_seed(seed)
     labels = images.train_labels
     if config.clean_draw is CleanDraw.RANDOM:
         count = int(len(labels) * config.clean_ratio)

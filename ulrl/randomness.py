@@ -1,6 +1,7 @@
 """Named random generators: every use of chance has its own, derived from one seed."""
 
 import hashlib
+import operator
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,33 @@ def generator(seed: int, *purpose: str) -> Generator:
     Separate names give independent streams, so a new consumer of randomness moves none
     of the others, and a result does not depend on what ran before it. Draws are made on
     the CPU whatever device computes, so that a CPU and a GPU see the same samples.
+
+    Raises:
+        ValueError: The seed is negative.
     """
-    text = "\x1f".join((str(int(seed)), *purpose))
+    text = "\x1f".join((str(checked_seed(seed)), *purpose))
     digest = hashlib.sha256(text.encode()).digest()
-    # torch keeps 64 bits of a seed; the top bit is left out because it reads signed ones.
+    # torch takes 64 bits, the top one a sign, but its CPU generator keeps the low 32: two
+    # names share a stream with a probability of 2^-32.
     return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def checked_seed(seed: int) -> int:
+    """Return `seed` as a plain integer.
+
+    Python's ``Random`` takes -1 for 1, and a fraction would be cut off: either way two seeds
+    would give one result.
+
+    Raises:
+        ValueError: It is not an integer of at least 0.
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"a seed is an integer of at least 0; got {seed!r}")
+    return number
 
 
 @contextmanager

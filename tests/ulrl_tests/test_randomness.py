@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,11 +40,20 @@ def test_streams_are_pinned() -> None:
     assert numbers.tolist() == [36, 684, 158, 210, 571]
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", None])
+def test_a_seed_that_would_be_taken_for_another_is_refused(seed: Any, pictures: ImageSet) -> None:
+    """Python's Random(-1) is Random(1), and int(1.5) is 1."""
+    with pytest.raises(ValueError, match="a seed is an integer of at least 0; got"):
+        generator(seed, "a")
+    with pytest.raises(ValueError, match="a seed is an integer of at least 0; got"):
+        draw_clean_samples(CleanConfig(clean_ratio=0.1), pictures, seed)
+
+
 def test_different_names_give_independent_streams() -> None:
     names = [
         (0, "a"),
         (1, "a"),
-        (-1, "a"),
+        (3, "a"),
         (2**40, "a"),
         (0, "b"),
         (0, "a", "b"),
