@@ -69,6 +69,7 @@ class Idle(Workshop):
             }
             tensors = {
                 "shift": torch.ones(10),
+                "predicted": torch.full((10,), 5),
                 "z": torch.arange(10.0),
                 "movement/linear.weight": torch.arange(8.0).repeat(1, 1),
             }

@@ -24,6 +24,7 @@ SCORES = NeuronScores(
     movement={"linear.weight": torch.ones(1, 8)},
     stop_epoch=2,
     stop_accuracy=0.1,
+    predicted=torch.arange(10),
     threshold_reached=True,
     diverged=False,
 )

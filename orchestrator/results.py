@@ -17,7 +17,7 @@ from orchestrator.plan import Plan, Trial
 from ulrl.attacks import LabelRule
 from ulrl.hyperparameters import PARTS, names
 from ulrl.layers import Layers
-from ulrl.metrics import der
+from ulrl.metrics import der, is_wreck
 from ulrl.scoring import NeuronScores
 
 _Basis: TypeAlias = tuple[
@@ -25,6 +25,8 @@ _Basis: TypeAlias = tuple[
 ]
 
 METRICS = ("acc", "asr", "ra")
+_WHOLE = (*("target_label", "seed", "defence_seed", "stop_epoch", "target_rank", "collapse_class"),)
+_FRACTIONS = ("poison_ratio", "target_z", "accuracy_at_stop", "collapse_share", "seconds")
 _METRIC = re.compile(r"(acc|asr|ra)_(before|after)_|der_")
 
 
@@ -43,6 +45,7 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
         *("der_selection", "der_report", "flagged", "target_z", "stop_epoch"),
         *("threshold_reached", "seconds", "mlflow_run_id"),
         *("target_rank", "accuracy_at_stop", "plain_fine_tuning"),
+        *("collapse_class", "collapse_share", "wrecked"),
     )
 
 
@@ -147,6 +150,9 @@ def _after(
         "accuracy_at_stop": scores.stop_accuracy,
         "plain_fine_tuning": not scores.suspects,
         "threshold_reached": scores.threshold_reached,
+        "collapse_class": scores.collapse_class,
+        "collapse_share": scores.collapse_share,
+        "wrecked": is_wreck(after.selection.acc, classes=len(scores.predicted)),
         "seconds": round(victim.seconds + scored.seconds + repaired.seconds, 4),
     }
 
@@ -191,13 +197,11 @@ def _write_parquet(folder: Path, rows: list[dict[str, Any]], columns: tuple[str,
 
 def _type_of(column: str) -> str:
     """Return pandas' name of a column's type, which its values cannot change."""
-    if column in ("target_label", "seed", "defence_seed", "stop_epoch", "target_rank"):
+    if column in _WHOLE:
         return "Int64"
-    if column in ("victim_ok", "threshold_reached", "plain_fine_tuning"):
+    if column in ("victim_ok", "threshold_reached", "plain_fine_tuning", "wrecked"):
         return "boolean"
-    if column in ("poison_ratio", "target_z", "accuracy_at_stop", "seconds") or _METRIC.match(
-        column
-    ):
+    if column in _FRACTIONS or _METRIC.match(column):
         return "Float64"
     known = names()
     if column not in known:

@@ -37,7 +37,7 @@ _HALVES = tuple((when, half) for when in ("before", "after") for half in ("selec
 _NUMBERS = (
     *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),
     *("der_selection", "der_report", "target_z", "target_rank", "stop_epoch"),
-    *("accuracy_at_stop", "seconds"),
+    *("accuracy_at_stop", "collapse_class", "collapse_share", "seconds"),
 )
 
 
@@ -156,6 +156,7 @@ class Runs:
                 "victim_ok": str(row["victim_ok"]),
                 "flagged": row["flagged"] or "",
                 "plain_fine_tuning": str(row["plain_fine_tuning"] or False),
+                "wrecked": str(row["wrecked"] or False),
                 "error": row["error"] or "",
                 **self._pruned(trial, row["status"]),
                 **_tags(trial.scenario),

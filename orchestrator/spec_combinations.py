@@ -1,7 +1,10 @@
-"""Combinations of the grid that no dataset can supply, found before anything runs."""
+"""Combinations of the grid that a dataset does not allow, found before anything runs."""
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,17 +16,23 @@ from orchestrator.spec_grid import Axes
 from ulrl.clean import CleanConfig, CleanDraw
 from ulrl.datasets import DatasetError, Facts
 from ulrl.hyperparameters import Preset, preset_values
+from ulrl.scoring import ScoreConfig
+
+# What decides whether phase 1 can flag a neuron of a head with few classes.
+_RULE_AXES = ("preset", "layers", "suspect_rule", "suspect_share", "max_suspects", "mad_epsilon")
 
 
 def check_combinations(axes: Axes, kept: Mask, preset: Preset, found: Findings) -> None:
     """Note each attack and each clean ratio that a dataset it meets cannot supply.
 
-    Only combinations that `kept` leaves count. A dataset whose file is not there tells
-    nothing yet, so nothing is held against it.
+    Also each rule for suspects that cannot tell so few classes apart. Only combinations that
+    `kept` leaves count. A dataset whose file is not there tells nothing yet, so nothing is held
+    against it.
     """
     facts = [_facts(item, found) for item in axes.by_name["dataset"].items]
     _check_poison(axes, kept, facts, found)
     _check_clean(axes, kept, facts, preset, found)
+    _check_rule(axes, kept, facts, preset, found)
 
 
 def _facts(item: Item, found: Findings) -> Facts | None:
@@ -80,6 +89,40 @@ def _check_clean(
                     config.check(supply.train_count)
         except ValueError as error:
             found.add(ratio.node, _on(axes, d, error))
+
+
+def _check_rule(
+    axes: Axes, kept: Mask, facts: Sequence[Facts | None], preset: Preset, found: Findings
+) -> None:
+    names = [name for name in axes.by_name if name in _RULE_AXES]
+    apart = [name for name in names if name not in axes.folded]
+    drawn = [name for name in names if name in axes.folded]  # no exclusion speaks of them
+    datasets = axes.by_name["dataset"].items
+    points = itertools.product(
+        _left(axes, kept, "dataset", *apart),
+        *(range(len(axes.by_name[name].items)) for name in drawn),
+    )
+    for (d, *places), *others in points:
+        supply = facts[d]
+        if supply is None:
+            continue
+        chosen = zip((*apart, *drawn), (*places, *others), strict=True)
+        items = {name: axes.by_name[name].items[place] for name, place in chosen}
+        given: dict[str, Any] = {name: _hardest(name, item) for name, item in items.items()}
+        values = preset_values(given.get("preset", preset), datasets[d].value.name) | given
+        rule = {field.name: values[field.name] for field in dataclasses.fields(ScoreConfig)}
+        try:
+            ScoreConfig(**rule).check(supply.classes, values["layers"])
+        except ValueError as error:
+            item = items.get(str(error).partition(" ")[0], datasets[d])
+            found.add(item.node, _on(axes, d, error))
+
+
+def _hardest(name: str, item: Item) -> Any:
+    """Return the value of an axis with which a rule is least able to answer."""
+    if isinstance(item.value, Range):
+        return item.value.high if name == "max_suspects" else item.value.low
+    return item.value
 
 
 def _lowest(item: Item) -> Item:

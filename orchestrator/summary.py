@@ -23,6 +23,11 @@ def print_summary(console: Console, results_file: Path, objective: str) -> None:
     summary = summarise(results, objective)
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
     console.print(f"\n{len(results.trials)} trials: {counts}", soft_wrap=True)
+    if wrecks := sum(trial.wrecked for trial in results.trials):
+        console.print(
+            f"[yellow]{wrecks} wrecked[/]: after the repair ACC is at or below chance",
+            soft_wrap=True,
+        )
     if summary.common is None:
         return
     console.print(

@@ -12,7 +12,7 @@ from orchestrator.folder import Folder
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.prunings import sentence
 from orchestrator.work import Finished, Item, Progress, StageRun
-from ulrl.metrics import Metrics
+from ulrl.metrics import Metrics, is_wreck
 
 KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log")
 
@@ -98,13 +98,22 @@ class TrialLogs:
                 f"{scores.stop_accuracy:.3f} (threshold {reached}); "
                 f"suspects {list(scores.suspects) or 'none: plain fine-tuning'}\n"
             )
+            if scores.collapse_class is not None:
+                most, total = int(scores.predicted.max()), int(scores.predicted.sum())
+                text += (
+                    f"          it ended in class {scores.collapse_class}, predicted for {most} "
+                    f"of {total} clean samples\n"
+                )
         if repaired is not None and scored is not None:
             text += _stages((*scored.runs, *repaired.runs), "result")
             text += " epoch     ACC     ASR      RA  (monitor subset)\n" + "".join(
                 f"{number:6} {acc:7.1%} {asr:7.1%} {ra:7.1%}\n"
                 for number, (acc, asr, ra) in enumerate(repaired.curve, start=1)
             )
-            text += _halves(repaired.evaluation.selection, repaired.evaluation.report)
+            selection, report = repaired.evaluation.selection, repaired.evaluation.report
+            text += _halves(selection, report)
+            if is_wreck(selection.acc, classes=len(scored.scores.predicted)):
+                text += "wreck     ACC is at or below chance\n"
         if verdict.pruning is not None:
             text += f"decision  {sentence(self._plan, verdict.pruning)}\n"
         return f"{text}outcome   {verdict.status}\n"

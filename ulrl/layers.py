@@ -19,7 +19,12 @@ class Layers(StrEnum):
 
 
 def neurons_of(classifier: Classifier, layers: Layers) -> dict[str, nn.Parameter]:
-    """Return weights and biases of the layers by parameter name, the head's last."""
+    """Return weights and biases of the layers by parameter name, the head's last.
+
+    Raises:
+        ValueError: A weight is no parameter but computed from others at each pass, so that
+            no step moves it.
+    """
     name = classifier.blueprint.architecture.head
     head = dict(_parameters(name, classifier.head))
     if layers is Layers.HEAD:
@@ -57,5 +62,14 @@ def _parameters(layer: str, module: nn.Module) -> Iterator[tuple[str, nn.Paramet
     elif isinstance(module, (nn.Linear, CONVOLUTION)):
         names = ("weight", "bias")
     for name in names:
-        if getattr(module, name) is not None:
-            yield f"{layer}.{name}", getattr(module, name)
+        value = getattr(module, name)
+        if value is None:
+            continue
+        if not isinstance(value, nn.Parameter):
+            raise ValueError(  # noqa: TRY004 - it is the network that is unsuited
+                f"{layer}.{name} is computed from other parameters (weight_norm, spectral_norm, "
+                f"prune), so no neuron of {layer} can be scored or reset; make it a parameter "
+                f"first, with torch.nn.utils.parametrize.remove_parametrizations, "
+                f"remove_weight_norm or prune.remove"
+            )
+        yield f"{layer}.{name}", value

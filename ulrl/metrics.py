@@ -57,5 +57,13 @@ def der(before: Metrics, after: Metrics) -> float:
     return (asr_drop - acc_drop + 1) / 2
 
 
+def is_wreck(acc: float, classes: int) -> bool:
+    """Whether a model with this ACC is no better than guessing: at most 1 / `classes`.
+
+    A wreck seldom obeys its trigger either, so its DER can be above that of a sound model.
+    """
+    return acc <= 1 / classes
+
+
 def _share(hits: Tensor) -> float:
     return int(hits.sum()) / hits.numel()

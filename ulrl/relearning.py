@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ulrl.clean import CleanSamples
 from ulrl.fitting import Epoch, Schedule, Sources, train
-from ulrl.layers import Layers, as_rows, bias_name, neurons_of
+from ulrl.layers import as_rows, bias_name
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
 from ulrl.randomness import generator
@@ -181,10 +181,9 @@ def _penalty(
     config: RelearnConfig, classifier: Classifier, suspects: Suspects
 ) -> Callable[[], Tensor]:
     """Return what gives the cosine term of the present weights against those of now."""
-    parameters = neurons_of(classifier, Layers.ALL)
     pairs: list[tuple[nn.Parameter, Tensor, Tensor]] = []
     for layer in suspects.layers:
-        weight = parameters[layer.weight]
+        weight = classifier.network.get_parameter(layer.weight)
         rows = torch.tensor(layer.rows, device=weight.device)
         pairs.append((weight, rows, as_rows(weight.detach()[rows]).clone()))
 
@@ -221,7 +220,7 @@ def reinitialise(
     Every weight of a layer has its own draw, used or not, so that two choices of suspects
     agree where they overlap.
     """
-    parameters = neurons_of(classifier, Layers.ALL)
+    parameters = dict(classifier.network.named_parameters(remove_duplicate=False))
     for layer in suspects.layers:
         weight = parameters[layer.weight]
         source = generator(seed, "relearn", "reset", layer.weight)

@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
+from fractions import Fraction
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ulrl.layers import bias_name, layer_name
+from ulrl.layers import Layers, bias_name, layer_name
 from ulrl.unlearning import Ascent
+from ulrl.wording import at_least
 
-VERSION = 2
+VERSION = 3
 
 NORMAL_MAD = 1.4826  # MAD × this estimates a normal distribution's standard deviation
 NORMAL_MEAN_AD = 1.253314  # so does the mean absolute deviation × this: sqrt(pi / 2)
@@ -36,14 +38,14 @@ class Score(StrEnum):
 class SuspectRule(StrEnum):
     """What makes a neuron suspicious."""
 
-    OUTLIER = "outlier"  # the official code: its modified z-score is above `z_threshold`
-    LARGEST = "largest"  # TSBD: it is among the `suspect_share` with the largest scores
+    OUTLIER = "outlier"  # the official code: its z within its layer is above `z_threshold`
+    LARGEST = "largest"  # TSBD: it is among the `suspect_share` with the largest scores of all
 
 
 class SuspectOrder(StrEnum):
     """Which flagged neurons stay when there are more than the cap admits."""
 
-    SCORE = "score"  # the largest scores
+    SCORE = "score"  # the largest z for ``outlier``, the largest scores for ``largest``
     INDEX = "index"  # the lowest classes: the official code, by oversight
 
 
@@ -64,9 +66,11 @@ class ScoreConfig:
         threshold_scale: What `unlearn_threshold` is a fraction of.
         score: How a neuron's change becomes one number.
         score_bias: Whether its bias counts as one more weight.
-        suspect_rule: What makes a neuron suspicious.
+        suspect_rule: What makes a neuron suspicious. Of 2 classes ``outlier`` can flag none
+            and is refused.
         z_threshold: For ``outlier``: a suspect's z is above this; 3.5 in the official code.
-        suspect_share: For ``largest``: the share of all neurons that is flagged.
+        suspect_share: For ``largest``: the share of all neurons that is flagged, in [0, 1];
+            at least half a neuron.
         max_suspects: At most so many suspects, 2 in the official code; None is no limit,
             and 0 makes relearning plain fine-tuning.
         suspect_order: Which suspects stay when there are more.
@@ -108,6 +112,30 @@ class ScoreConfig:
             return self.unlearn_threshold
         return (1 + self.unlearn_threshold * (classes - 1)) / classes
 
+    def check(self, classes: int, layers: Layers) -> None:
+        """Raise ``ValueError`` where the rule cannot tell the neurons of a head apart.
+
+        Args:
+            classes: Rows of the head.
+            layers: Which layers are watched; with all of them a head is a small part, and
+                there is nothing to check.
+        """
+        if layers is Layers.ALL or self.max_suspects == 0:
+            return
+        outlier = self.suspect_rule is SuspectRule.OUTLIER
+        if outlier and classes == 2 and self.mad_epsilon == 0:
+            raise ValueError(
+                "suspect_rule outlier cannot answer for 2 classes: the larger of two scores has "
+                "the same z whatever they are, 1.596 (infinite with zero_mad: infinite); write "
+                "suspect_rule: largest and suspect_share: 0.5 to flag the larger"
+            )
+        if not outlier and rounded_share(self.suspect_share, classes) == 0:
+            raise ValueError(
+                f"suspect_share {self.suspect_share} of {classes} neurons is less than half of "
+                f"one, so none is ever flagged; from {at_least(Fraction(1, 2 * classes))} on it "
+                f"is one (max_suspects: 0 is plain fine-tuning)"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NeuronScores:
@@ -120,12 +148,15 @@ class NeuronScores:
         layers: Names of the layers.
         sizes: Neurons of each.
         shift: How far each neuron moved during the ascent, by the chosen score.
-        z: Modified z-score of `shift`; NaN where none is defined.
+        z: Modified z-score of `shift` among the neurons of its layer; NaN where none is
+            defined.
         suspects: Flagged neurons in increasing order.
         movement: Absolute change of each incoming weight of each suspect, by the name of the
             weight: ``[suspects of that layer, fan_in]``.
         stop_epoch: Epoch at whose end the weights were read, from 1.
         stop_accuracy: The accuracy that was compared there.
+        predicted: How many clean samples each class was predicted for there, in eval mode.
+            All 0 where the ascent diverged.
         threshold_reached: Whether it had fallen to the threshold.
         diverged: Whether the ascent left the finite numbers before it reached the threshold.
     """
@@ -138,6 +169,7 @@ class NeuronScores:
     movement: Mapping[str, Float[Tensor, "suspects fan_in"]]
     stop_epoch: int
     stop_accuracy: float
+    predicted: Int64[Tensor, " classes"]
     threshold_reached: bool
     diverged: bool
 
@@ -159,6 +191,21 @@ class NeuronScores:
         """The z-scores of the head's rows."""
         return self.z[-self.sizes[-1] :]
 
+    @property
+    def collapse_class(self) -> int | None:
+        """The class that phase 1 ended in: the one it predicts for most clean samples.
+
+        The lowest of several; None where the ascent diverged. The row of this class moves
+        most, or nearly so, whether it is the attacker's target or not.
+        """
+        return int(self.predicted.argmax()) if bool(self.predicted.any()) else None
+
+    @property
+    def collapse_share(self) -> float | None:
+        """The share of the clean samples that `collapse_class` was predicted for."""
+        total = int(self.predicted.sum())
+        return int(self.predicted.max()) / total if total else None
+
     def rank(self, row: int) -> int | None:
         """Return the place of a row of the head among its rows, 1 being the largest shift.
 
@@ -171,14 +218,22 @@ class NeuronScores:
 
 
 def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
-    """Score every watched neuron by what the ascent changed about it, and flag suspects."""
+    """Score every watched neuron by what the ascent changed about it, and flag suspects.
+
+    Raises:
+        ValueError: The rule cannot tell the neurons of so small a head apart.
+    """
     weights = [name for name, values in ascent.before.items() if values.ndim == 2]
-    stop = config.stop_at(len(ascent.before[weights[-1]]))
+    classes = len(ascent.before[weights[-1]])
+    config.check(classes, Layers.HEAD if len(weights) == 1 else Layers.ALL)
+    stop = config.stop_at(classes)
     epoch = ascent.stop_epoch(stop)
     after = ascent.at(epoch)
     changes = {name: (after[name] - ascent.before[name]).abs() for name in after}
-    shift = torch.cat([_shift(config, name, changes, ascent.before) for name in weights])
-    z = modified_z(shift, config.zero_mad, config.mad_epsilon)
+    shifts = [_shift(config, name, changes, ascent.before) for name in weights]
+    shift = torch.cat(shifts)
+    # Layers differ a hundredfold in how far their weights move, so each is its own scale.
+    z = torch.cat([modified_z(part, config.zero_mad, config.mad_epsilon) for part in shifts])
     suspects = pick_suspects(config, shift, z)
     reached = ascent.reaches(stop)
     sizes = [len(changes[name]) for name in weights]
@@ -197,6 +252,7 @@ def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
         },
         stop_epoch=epoch,
         stop_accuracy=ascent.accuracy[epoch - 1],
+        predicted=ascent.predicted_at(epoch),
         threshold_reached=reached,
         diverged=ascent.diverged and not reached,
     )
@@ -238,19 +294,20 @@ def pick_suspects(
 ) -> tuple[int, ...]:
     """Return the flagged neurons that the cap leaves, in increasing order.
 
-    An ``outlier`` has a z above the limit and a shift above the median. The ``largest``
-    are the round-half-up(share × neurons) with the largest shifts. NaN is never flagged.
-    Equal scores keep the order of the neurons.
+    An ``outlier`` has a z above the limit; the largest z come first, equal ones (infinite)
+    by their shifts. The ``largest`` are the round-half-up(share × neurons) with the largest
+    shifts of all layers. NaN is never flagged. Equal scores keep the order of the neurons.
     """
+    ranked = shift.sort(descending=True, stable=True).indices
     if config.suspect_rule is SuspectRule.OUTLIER:
-        flagged = ((z > config.z_threshold) & (shift > shift.median())).nonzero().flatten()
+        ranked = ranked[z[ranked] > config.z_threshold]
+        ranked = ranked[z[ranked].sort(descending=True, stable=True).indices]
     else:
-        ranked = shift.sort(descending=True, stable=True).indices
         ranked = ranked[~shift[ranked].isnan()]
-        flagged = ranked[: rounded_share(config.suspect_share, len(shift))].sort().values
-    if config.suspect_order is SuspectOrder.SCORE:
-        flagged = flagged[shift[flagged].sort(descending=True, stable=True).indices]
-    return tuple(sorted(flagged[: config.max_suspects].tolist()))
+        ranked = ranked[: rounded_share(config.suspect_share, len(shift))]
+    if config.suspect_order is SuspectOrder.INDEX:
+        ranked = ranked.sort().values
+    return tuple(sorted(ranked[: config.max_suspects].tolist()))
 
 
 def rounded_share(share: float, total: int) -> int:

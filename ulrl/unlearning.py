@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -17,7 +18,7 @@ from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
 from ulrl.sgd import SGD
 
-VERSION = 2
+VERSION = 3
 
 
 class StopAccuracy(StrEnum):
@@ -90,6 +91,8 @@ class Ascent:
             head's last: weights ``[rows, fan_in]``, biases ``[rows]``.
         after: The same at the kept epochs, in order: ``[kept, rows, fan_in]``, ``[kept, rows]``.
         kept: Those epochs, from 1.
+        predicted: How many clean samples each class is predicted for at the kept epochs, in
+            eval mode, without augmentation: ``[kept, classes]``. All 0 where it diverged.
         accuracy: The accuracy that is compared, of every epoch.
         loss: Running cross-entropy of every epoch.
         diverged: Whether loss or weights stopped being finite in the last epoch, which ends
@@ -99,6 +102,7 @@ class Ascent:
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     kept: tuple[int, ...]
+    predicted: Int64[Tensor, "kept classes"]
     accuracy: tuple[float, ...]
     loss: tuple[float, ...]
     diverged: bool
@@ -107,6 +111,10 @@ class Ascent:
         """Return the watched parameters at the end of a kept epoch."""
         place = self.kept.index(epoch)
         return {name: values[place] for name, values in self.after.items()}
+
+    def predicted_at(self, epoch: int) -> Int64[Tensor, " classes"]:
+        """Return how many clean samples each class is predicted for at a kept epoch."""
+        return self.predicted[self.kept.index(epoch)]
 
     def reaches(self, threshold: float) -> bool:
         """Whether the accuracy fell to `threshold` in an epoch that did not diverge."""
@@ -167,25 +175,36 @@ def unlearn(
     accuracies: list[float] = []
     losses: list[float] = []
     kept: dict[int, dict[str, Tensor]] = {}
+    predicted: list[Tensor] = []
     sources = Sources.of(clean.seed, "unlearn")
     for epoch in train(classifier, clean.samples, optimiser, _climb, schedule, sources):
         now = _copies(watched)
+        answers: Tensor | None = None
         accuracy = epoch.accuracy
         if config.stop_accuracy is StopAccuracy.EVAL:
-            accuracy = _accuracy(classifier, clean)
+            answers = classifier.predict(clean.samples.images)
+            accuracy = int((answers == clean.samples.labels).sum()) / len(answers)
         finite = all(bool(values.isfinite().all()) for values in now.values())
         diverged = not (isfinite(epoch.loss) and finite)
         last = diverged or accuracy <= floor or epoch.number == config.unlearn_epochs
         if last or not accuracies or accuracy < min(accuracies):
             kept[epoch.number] = now
+            if diverged:
+                counts = torch.zeros(victim.blueprint.classes, dtype=torch.int64)
+            else:
+                answers = classifier.predict(clean.samples.images) if answers is None else answers
+                counts = torch.bincount(answers, minlength=victim.blueprint.classes)
+            predicted.append(counts)
         if observe is not None:
             observe(classifier)
         accuracies.append(accuracy)
         losses.append(-epoch.loss)
+        after = _Stacked(tuple(kept.values()))
         yield Ascent(
             before=before,
-            after={name: torch.stack([part[name] for part in kept.values()]) for name in before},
+            after=dict(after) if last else after,
             kept=tuple(kept),
+            predicted=torch.stack(predicted),
             accuracy=tuple(accuracies),
             loss=tuple(losses),
             diverged=diverged,
@@ -224,6 +243,21 @@ def _copies(watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: as_rows(values.detach()).cpu().clone() for name, values in watched.items()}
 
 
-def _accuracy(classifier: Classifier, clean: CleanSamples) -> float:
-    labels = clean.samples.labels
-    return int((classifier.predict(clean.samples.images) == labels).sum()) / len(labels)
+class _Stacked(Mapping[str, Tensor]):
+    """Kept parameters by name, which are stacked when they are asked for.
+
+    An ascent is yielded after each epoch, and copying all kept epochs each time would take
+    time and memory that grow with the square of their number.
+    """
+
+    def __init__(self, parts: tuple[Mapping[str, Tensor], ...]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.stack([part[name] for part in self._parts])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts[0])
+
+    def __len__(self) -> int:
+        return len(self._parts[0])

@@ -1,14 +1,16 @@
 """Which neurons were flagged, against the one that the attacker used."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.reporting.naming import Names, in_order
-from orchestrator.reporting.results import Results, Trial
+from orchestrator.reporting.results import Results, Scenario, Trial
 
 MOST_THRESHOLDS = 12  # that are counted one by one
 _BINS = 8  # of equal width, where there are more
+_COLLAPSE = ("stop_epoch", "collapse_class", "collapse_share")
 _ALL_TO_ALL = "all_to_all"  # every class is a target, so no row is *the* target's
 
 
@@ -50,6 +52,61 @@ def count_flags(results: Results, names: Names) -> list[FlagCount]:
     return [_count(attack, threshold, group) for (attack, threshold), group in groups.items()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Missed:
+    """An ascent after which the target's row was not flagged.
+
+    Attributes:
+        collapse_class: The class that it ended in: the one predicted for most clean samples.
+        share: The share of the clean samples that were.
+        trials: How many done trials rest on it.
+    """
+
+    scenario: Scenario
+    stop_epoch: str
+    collapse_class: str
+    share: float
+    trials: int
+
+    def text(self, names: Names) -> str:
+        """Return a sentence on it."""
+        target = self.scenario.family.target_label
+        return (
+            f"{names.scenario(self.scenario)}: phase 1 ended, after epoch {self.stop_epoch}, in "
+            f"class {self.collapse_class} ({100 * self.share:.0f}\u00a0% of predictions); the "
+            f"target is {target}"
+        )
+
+
+def missed(results: Results) -> list[Missed]:
+    """Return the ascents that did not flag the target's row, in plan order.
+
+    Older results do not say what an ascent ended in; there are none of those.
+    """
+    groups = Counter(
+        (trial.scenario, *(trial.cells[name] for name in _COLLAPSE))
+        for trial in results.trials
+        if trial.done
+        and _can_flag(trial)
+        and trial.cells.get("collapse_class")
+        and _target(trial) not in (trial.flagged or ())
+    )
+    return [
+        Missed(
+            scenario=scenario,
+            stop_epoch=epoch,
+            collapse_class=label,
+            share=float(share),
+            trials=count,
+        )
+        for (scenario, epoch, label, share), count in groups.items()
+    ]
+
+
+def _target(trial: Trial) -> int:
+    return int(float(trial.scenario.family.target_label))
+
+
 def _bins(thresholds: Iterable[str]) -> dict[str, str]:
     """Return where each threshold is counted: by itself, or if there are many among others.
 
@@ -77,10 +134,7 @@ def _can_flag(trial: Trial) -> bool:
 
 
 def _count(attack: str, threshold: str, trials: Sequence[Trial]) -> FlagCount:
-    flags = [
-        (trial.flagged or frozenset(), int(float(trial.scenario.family.target_label)))
-        for trial in trials
-    ]
+    flags = [(trial.flagged or frozenset(), _target(trial)) for trial in trials]
     return FlagCount(
         attack=attack,
         unlearn_threshold=threshold,

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from orchestrator.reporting.canvas import Drawing
 from orchestrator.reporting.evidence import StageCost
 from orchestrator.reporting.naming import Names, distinct, in_order, setting_text, value_text
-from orchestrator.reporting.neurons import FlagCount
+from orchestrator.reporting.neurons import FlagCount, missed
 from orchestrator.reporting.provenance import Start
 from orchestrator.reporting.results import Results, Trial
 from orchestrator.reporting.rows import FamilyRow, half_rows
@@ -30,6 +30,7 @@ from orchestrator.reporting.wording import (
 )
 
 MOST_FAILURES = 100  # listed on the page; results.csv has them all
+MOST_MISSED = 20  # likewise
 _MOST_VALUES = 12  # of an axis that are listed
 _COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")  # a terminal's, which Ray's messages carry
 _AXES = (
@@ -128,6 +129,8 @@ def render(page: Page) -> str:
     trials = page.results.trials
     failed = [trial for trial in trials if trial.status == "failed"]
     pruned = [trial for trial in trials if trial.status == "pruned"]
+    wrecks = Counter(setting_text(trial.setting) for trial in trials if trial.wrecked)
+    unflagged = missed(page.results)
     return fill(
         "report.html.jinja",
         page.figures(),
@@ -142,6 +145,9 @@ def render(page: Page) -> str:
         failures_left_out=max(0, len(failed) - MOST_FAILURES),
         pruned=list(Counter(setting_text(trial.setting) for trial in pruned).items()),
         weak=_weak_victims(page),
+        wrecks=list(wrecks.items()),
+        missed=[one.text(page.names) for one in unflagged[:MOST_MISSED]],
+        missed_left_out=max(0, len(unflagged) - MOST_MISSED),
         halves=half_rows(page.summary),
     )
 

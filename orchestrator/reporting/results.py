@@ -61,6 +61,11 @@ class Trial:
     def done(self) -> bool:
         return self.status == "done"
 
+    @property
+    def wrecked(self) -> bool:
+        """Whether the repaired model's ACC is at or below chance, on the selection half."""
+        return self.cells.get("wrecked") == "True"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
@@ -147,6 +152,10 @@ def _is_rows(text: str) -> bool:
     return isinstance(value, list) and {type(row) for row in value} in (set(), {int}, {str})
 
 
+def _or_empty(rule: _Rule) -> _Rule:
+    return _Rule(f"{rule.text}, or nothing", lambda text: text == "" or rule.admits(text))
+
+
 _PRESENT = _Rule("a value", lambda text: text != "")
 _NUMBER = _Rule("a number", lambda text: abs(float(text)) < float("inf"))
 _FRACTION = _Rule("a fraction in [0, 1]", lambda text: 0 <= float(text) <= 1)
@@ -176,6 +185,11 @@ _DONE: dict[str, _Rule] = _VICTIM | {
     "flagged": _ROWS,
     "threshold_reached": _BOOLEAN,
     "seconds": _NUMBER,
+}
+_LATER: dict[str, _Rule] = {  # columns that older results lack; a cell may be empty
+    "collapse_class": _or_empty(_WHOLE),
+    "collapse_share": _or_empty(_FRACTION),
+    "wrecked": _or_empty(_BOOLEAN),
 }
 
 
@@ -214,7 +228,8 @@ def _sound(table: Table) -> bool:
 def _rules(row: Mapping[str, str]) -> tuple[tuple[str, Mapping[str, _Rule]], ...]:
     """Return what the cells of a row must hold, with the words for whose rules they are."""
     if row["status"] == "done":
-        return ("", _ALWAYS), ("a done trial has ", _DONE)
+        later = {name: rule for name, rule in _LATER.items() if name in row}
+        return ("", _ALWAYS), ("a done trial has ", _DONE | later)
     if row["victim_ok"]:
         return ("", _ALWAYS), ("a trial with a victim has ", _VICTIM)
     return (("", _ALWAYS),)

@@ -24,6 +24,7 @@ OUTCOME = (
     *("der_selection", "der_report", "flagged", "target_z", "stop_epoch", "threshold_reached"),
     *("seconds", "mlflow_run_id"),
 )
+LATER = ("collapse_class", "collapse_share", "wrecked")  # columns that older results lack
 AFTER_THE_VICTIM = [name for name in OUTCOME if "_after_" in name or name.startswith("der_")]
 AFTER_THE_VICTIM += ["flagged", "target_z", "stop_epoch", "threshold_reached", "seconds"]
 
@@ -140,8 +141,9 @@ def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] | None = N
 
 def write_study(folder: Path, rows: Sequence[Row], objective: str = "der") -> Path:
     """Write results.csv, stages.csv and study.yaml; return the folder."""
-    further = [name for name in rows[0] if name not in {*COLUMNS, *OUTCOME}]
-    write_csv(folder / "results.csv", rows, [*COLUMNS, *further, *OUTCOME])
+    further = [name for name in rows[0] if name not in {*COLUMNS, *OUTCOME, *LATER}]
+    later = [name for name in rows[0] if name in LATER]
+    write_csv(folder / "results.csv", rows, [*COLUMNS, *further, *OUTCOME, *later])
     stages = ("train_victim", "unlearn", "score_neurons", "relearn", "evaluate")
     work = [
         {

@@ -208,6 +208,7 @@ class Workers:
             }
             tensors = {
                 "shift": torch.ones(10),
+                "predicted": torch.tensor([90, 10] + [0] * 8),
                 "z": torch.arange(10.0),
                 "movement/linear.weight": torch.arange(8.0).repeat(len(rows), 1),
             }

@@ -31,6 +31,7 @@ ASCENT = Ascent(
         "head.bias": torch.ones(2, 10),
     },
     kept=(1, 3),
+    predicted=torch.arange(20).reshape(2, 10),
     accuracy=(0.9, 0.95, 1 / 3),
     loss=(0.1, float("inf"), float("nan")),
     diverged=True,

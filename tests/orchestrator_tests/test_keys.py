@@ -99,6 +99,7 @@ def some_scores(suspects: tuple[int, ...] = (1,), *, reached: bool = True) -> Ne
         movement={"linear.weight": movement} if suspects else {},
         stop_epoch=2,
         stop_accuracy=0.1,
+        predicted=torch.full((10,), 5),
         threshold_reached=reached,
         diverged=False,
     )

@@ -55,7 +55,7 @@ def test_a_trials_numbers_are_its_rows(tmp_path: Path) -> None:
     for trial, row in zip(desk.plan.trials, desk.rows(), strict=True):
         record = trial_record(heard, desk, trial.number)
         wanted = [*METRICS, "der_selection", "der_report", "target_z", "target_rank"]
-        wanted += ["stop_epoch", "accuracy_at_stop", "seconds"]
+        wanted += ["stop_epoch", "accuracy_at_stop", "collapse_class", "collapse_share", "seconds"]
         stages = ("unlearn", "score_neurons", "relearn", "evaluate")
         seconds = {f"seconds/{stage}": SECONDS[stage] for stage in stages}
         assert dict(record.metrics) == {**{name: row[name] for name in wanted}, **seconds}
@@ -63,6 +63,7 @@ def test_a_trials_numbers_are_its_rows(tmp_path: Path) -> None:
         assert record.tags["victim_ok"] == "True"
         assert record.tags["flagged"] == row["flagged"]
         assert record.tags["plain_fine_tuning"] == str(row["plain_fine_tuning"])
+        assert record.tags["wrecked"] == str(row["wrecked"]) == "False"
         assert record.tags["error"] == ""
         curve = desk.conductor.repairs[trial.number].curve
         for place, metric in enumerate(("acc", "asr", "ra")):

@@ -45,6 +45,7 @@ METRICS = [
 REPAIR = ["der_selection", "der_report", "flagged", "target_z", "stop_epoch"]
 REPAIR += ["threshold_reached", "seconds"]
 LATER = ["target_rank", "accuracy_at_stop", "plain_fine_tuning"]
+LATER += ["collapse_class", "collapse_share", "wrecked"]
 
 
 def study_of(path: Path, **other: Any) -> Study:
@@ -130,6 +131,32 @@ def test_numbers_of_a_done_row(desk: Desk) -> None:
         0.125,
         False,
     )
+
+
+def test_a_row_says_in_which_class_phase_one_ended(desk: Desk) -> None:
+    """The lowest of equals; with no prediction (a divergence) there is none."""
+    trial, scored = desk.plan.trials[0], desk.conductor.scores[0]
+    for counts, told in (
+        ([0, 3, 0, 17, 0, 0, 0, 0, 0, 0], (3, 0.85)),
+        ([1] * 10, (0, 0.1)),
+        ([0] * 10, (None, None)),
+    ):
+        scores = replace(scored.scores, predicted=torch.tensor(counts))
+        desk.conductor.scores[0] = replace(scored, scores=scores)
+        row = desk.results.row(trial)
+        assert (row["collapse_class"], row["collapse_share"]) == told
+
+
+@pytest.mark.parametrize(("acc", "wrecked"), [(0.0, True), (0.1, True), (0.101, False)])
+def test_a_repair_that_leaves_chance_is_a_wreck(desk: Desk, acc: float, *, wrecked: bool) -> None:
+    """Of ten classes, on the selection half; the report half chooses nothing."""
+    trial, repaired = desk.plan.trials[0], desk.conductor.repairs[0]
+    evaluation = repaired.evaluation
+    selection = replace(evaluation.selection, acc=acc)
+    report = replace(evaluation.report, acc=0.0)
+    changed = replace(evaluation, selection=selection, report=report)
+    desk.conductor.repairs[0] = replace(repaired, evaluation=changed)
+    assert desk.results.row(trial)["wrecked"] is wrecked
 
 
 def test_seconds_are_those_of_all_stages_that_a_row_rests_on(desk: Desk) -> None:
@@ -255,10 +282,12 @@ def test_a_column_has_one_type_whatever_its_values(desk: Desk, tmp_path: Path) -
     pending = pd.read_parquet(tmp_path / "results.parquet").dtypes
     assert done.astype(str).to_dict() == pending.astype(str).to_dict()
     fractions = ("poison_ratio", "reinit_ratio", "der_report", "seconds", "target_z")
-    for name in (*METRICS, *fractions, "accuracy_at_stop"):
+    for name in (*METRICS, *fractions, "accuracy_at_stop", "collapse_share"):
         assert str(done[name]) == "Float64", name
-    assert [str(done[name]) for name in ("stop_epoch", "target_rank")] == ["Int64"] * 2
-    assert [str(done[name]) for name in ("victim_ok", "plain_fine_tuning")] == ["boolean"] * 2
+    whole = ("stop_epoch", "target_rank", "collapse_class")
+    assert [str(done[name]) for name in whole] == ["Int64"] * 3
+    truths = ("victim_ok", "plain_fine_tuning", "wrecked")
+    assert [str(done[name]) for name in truths] == ["boolean"] * 3
 
 
 def test_keys_of_trials_outlive_a_changed_grid(desk: Desk, tmp_path: Path) -> None:

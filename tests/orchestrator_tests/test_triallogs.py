@@ -43,6 +43,8 @@ def test_a_done_trial_tells_all(tmp_path: Path) -> None:
     row = desk.results.row(trial)
     text = log(desk, trial.name)
     assert f"scenario  {trial.scenario.text}\nsetting   {trial.setting.text}\n" in text
+    assert "\n          it ended in class 0, predicted for 90 of 100 clean samples\n" in text
+    assert "wreck" not in text
     assert f"selection ACC {row['acc_after_selection']:.1%}" in text
     assert f"report    ACC {row['acc_after_report']:.1%}" in text
     for stage in ("unlearn", "score_neurons", "relearn", "evaluate"):

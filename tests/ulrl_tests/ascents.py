@@ -17,6 +17,7 @@ def ascent_of(before: Rows, *after: Rows, accuracy: tuple[float, ...]) -> Ascent
         before={name: torch.tensor(values) for name, values in before.items()},
         after={name: torch.tensor([epoch[name] for epoch in after]) for name in before},
         kept=tuple(range(1, len(after) + 1)),
+        predicted=torch.tensor([[epoch, 10 - epoch] for epoch in range(1, len(after) + 1)]),
         accuracy=accuracy,
         loss=(1.0,) * len(after),
         diverged=False,

@@ -147,15 +147,50 @@ def test_scores_of_all_layers_are_one_list(config: dict[str, Any], shift: list[f
     assert [scores.rank(row) for row in (0, 1)] == ([2, 1] if shift[5] > shift[4] else [1, 2])
 
 
-def test_z_is_over_the_neurons_of_all_layers() -> None:
-    scores = score_neurons(assemble({}).score, ascent_of(BEFORE, AFTER, accuracy=(0.1,)))
-    # Sorted 1 2 3 | 3 7 20: median 3, deviations 0 0 1 | 2 4 17, MAD 1.
-    expected = [deviation / 1.4826 for deviation in (-1, 4, 0, -2, 0, 17)]
-    assert scores.z.tolist() == pytest.approx(expected)
-    assert scores.places == (("head", 1),)
-    assert {name: rows.tolist() for name, rows in scores.movement.items()} == {
-        "head.weight": [[20, 0]]
-    }
+SCALES: tuple[Rows, Rows] = (
+    {"conv.weight": [[0.0]] * 5, "head.weight": [[0.0]] * 5},
+    # The head moves a hundred times as far, and none of its rows stands out.
+    {
+        "conv.weight": [[0.01], [0.02], [0.03], [0.04], [0.3]],
+        "head.weight": [[1.0], [2.0], [3.0], [4.0], [6.0]],
+    },
+)
+
+
+def test_z_is_within_a_neurons_own_layer() -> None:
+    scores = score_neurons(assemble({}).score, ascent_of(*SCALES, accuracy=(0.1,)))
+    # Medians 0.03 and 3, MADs 0.01 and 1; pooled, the last row of the head would be first.
+    expected = [deviation / 1.4826 for deviation in (-2, -1, 0, 1, 27, -2, -1, 0, 1, 3)]
+    assert scores.z.tolist() == pytest.approx(expected, rel=1e-4)
+    assert scores.places == (("conv", 4),)
+    assert scores.head_z.tolist() == scores.z[5:].tolist()
+
+
+def test_the_cap_goes_by_z_not_by_the_scale_of_a_layer() -> None:
+    config = assemble({"z_threshold": 0.5, "max_suspects": 1}).score
+    ascent = ascent_of(*SCALES, accuracy=(0.1,))
+    assert score_neurons(config, ascent).places == (("conv", 4),)
+    two = assemble({"z_threshold": 0.5, "max_suspects": 2}).score
+    assert score_neurons(two, ascent).places == (("conv", 4), ("head", 4))
+
+
+def test_a_layers_z_is_what_it_would_be_alone() -> None:
+    """So the head's z does not depend on which other layers are watched."""
+    together = score_neurons(assemble({}).score, ascent_of(*SCALES, accuracy=(0.1,)))
+    head = tuple({"head.weight": rows["head.weight"]} for rows in SCALES)
+    alone = score_neurons(assemble({}).score, ascent_of(*head, accuracy=(0.1,)))
+    assert torch.equal(together.head_z, alone.z)
+
+
+def test_weights_that_are_computed_are_refused_and_may_stand_where_none_is_watched() -> None:
+    classifier = classifier_of(Mixed)
+    torch.nn.utils.parametrizations.weight_norm(classifier.network.get_submodule("mixer"))
+    assert list(neurons_of(classifier, Layers.HEAD)) == ["head.weight", "head.bias"]
+    with pytest.raises(ValueError, match=r"mixer\.weight is computed from other parameters"):
+        neurons_of(classifier, Layers.ALL)
+    torch.nn.utils.parametrizations.spectral_norm(classifier.head)
+    with pytest.raises(ValueError, match=r"head\.weight is computed .*remove_parametrizations"):
+        neurons_of(classifier, Layers.HEAD)
 
 
 def test_the_movement_is_kept_by_layer() -> None:

@@ -172,6 +172,7 @@ def scores(suspects: tuple[int, ...]) -> NeuronScores:
         movement={"head.weight": movement} if suspects else {},
         stop_epoch=1,
         stop_accuracy=0.1,
+        predicted=torch.ones(ROWS, dtype=torch.int64),
         threshold_reached=True,
         diverged=False,
     )

@@ -1,21 +1,26 @@
 """The flag of phase 1 on examples worked by hand."""
 
+from dataclasses import replace
 from math import inf, nan
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.ulrl_tests.ascents import ascent_of, scored
+from tests.ulrl_tests.ascents import Rows, ascent_of, scored
+from ulrl.hyperparameters import assemble
 from ulrl.scoring import (
     ScoreConfig,
     SuspectOrder,
+    SuspectRule,
     ZeroMAD,
     modified_z,
     pick_suspects,
     score_neurons,
 )
+from ulrl.unlearning import Ascent
 
 OFFICIAL = ScoreConfig(suspect_order=SuspectOrder.INDEX, zero_mad=ZeroMAD.INFINITE)
 DEFAULT = ScoreConfig()
@@ -67,8 +72,15 @@ def test_z_must_be_above_the_limit() -> None:
 
 def test_shift_must_be_above_the_median() -> None:
     assert flag(MANY, [10, 10.1, 9.9, 10.05, 0.1]) == ()  # |z| of the last is 66
-    large = torch.full((5,), 9.0)
-    assert pick_suspects(MANY, torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), large) == (3, 4)
+    assert flag(OFFICIAL, [10, 10, 10, 0.1]) == ()  # -inf
+
+
+def test_the_cap_keeps_the_largest_z_and_of_infinite_ones_the_largest_shifts() -> None:
+    """In one layer both orders are the same; of several, a small layer's outlier may win."""
+    shift, z = torch.tensor([5.0, 90.0, 0.1, 80.0]), torch.tensor([9.0, 4.0, 8.0, 3.0])
+    two = ScoreConfig(max_suspects=2)
+    assert pick_suspects(two, shift, z) == (0, 2)
+    assert pick_suspects(two, shift, torch.tensor([inf, 4.0, inf, inf])) == (0, 3)
 
 
 @pytest.mark.parametrize("order", list(SuspectOrder))
@@ -114,6 +126,53 @@ def test_nothing_stands_out(config: ScoreConfig, shift: list[float]) -> None:
     assert flag(config, shift) == ()
 
 
+def heads(rows: int) -> Ascent:
+    """An ascent of a head whose last row moves furthest."""
+    after: Rows = {"head.weight": [[float(row) ** 2] for row in range(rows)]}
+    return ascent_of({"head.weight": [[0.0]] * rows}, after, accuracy=(0.0,))
+
+
+@pytest.mark.parametrize("preset", [DEFAULT, OFFICIAL])
+def test_two_classes_have_no_outlier(preset: ScoreConfig) -> None:
+    """Whatever the scores are, z of the larger is the same: the rule does not see them."""
+    draws = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)).exp().exp()
+    z = {round(float(modified_z(pair, preset.zero_mad)[pair.argmax()]), 4) for pair in draws}
+    assert z == ({1.5958} if preset is DEFAULT else {inf})
+    with pytest.raises(ValueError, match="suspect_rule outlier cannot answer for 2 classes"):
+        score_neurons(preset, heads(2))
+
+
+@pytest.mark.parametrize(
+    ("way_out", "suspects"),
+    [
+        ({"suspect_rule": "largest", "suspect_share": 0.5}, (1,)),
+        ({"max_suspects": 0}, ()),
+        ({"mad_epsilon": 0.1}, (1,)),  # an absolute limit: 1 / (1.4826 × 0.1) is 6.7
+        ({"mad_epsilon": 1.0}, ()),
+    ],
+)
+def test_two_classes_have_ways_out(way_out: dict[str, Any], suspects: tuple[int, ...]) -> None:
+    assert score_neurons(assemble(way_out).score, heads(2)).suspects == suspects
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "least"),
+    [(2, 0.15, "0.25"), (3, 0.15, "0.17"), (10, 0.04, "0.05"), (10, 0.0, "0.05")],
+)
+def test_a_share_of_less_than_half_a_row_is_refused(rows: int, share: float, least: str) -> None:
+    config = ScoreConfig(suspect_rule=SuspectRule.LARGEST, suspect_share=share)
+    with pytest.raises(ValueError, match=f"suspect_share {share} of {rows} .*; from {least} on"):
+        score_neurons(config, heads(rows))
+    enough = ScoreConfig(suspect_rule=SuspectRule.LARGEST, suspect_share=float(least))
+    assert score_neurons(enough, heads(rows)).suspects == (rows - 1,)
+
+
+def test_an_ascent_that_diverged_ended_in_no_class() -> None:
+    ascent = replace(heads(4), predicted=torch.zeros(1, 4, dtype=torch.int64))
+    scores = score_neurons(DEFAULT, ascent)
+    assert (scores.collapse_class, scores.collapse_share) == (None, None)
+
+
 def test_two_rows() -> None:
     # The lower of two is the median of both, so MAD is 0: z is 1 / (1.253314 / 2) or infinite.
     assert z_of([1, 2]) == pytest.approx([0, 2 / 1.253314])
@@ -146,6 +205,8 @@ def test_scores_are_the_l1_change_of_the_weights_alone() -> None:
     assert (scores.stop_epoch, scores.stop_accuracy, scores.threshold_reached) == (2, 0.125, True)
     assert (scores.layers, scores.sizes, scores.places) == (("head",), (5,), (("head", 4),))
     assert torch.equal(scores.head_z, scores.z)
+    assert scores.predicted.tolist() == [2, 8]  # of the second epoch
+    assert (scores.collapse_class, scores.collapse_share) == (1, 0.8)
 
 
 def test_the_threshold_picks_the_snapshot() -> None:

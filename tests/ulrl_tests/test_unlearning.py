@@ -29,14 +29,15 @@ def clean(pictures: ImageSet) -> CleanSamples:
 
 
 def by_hand(*accuracy: float, kept: tuple[int, ...], diverged: bool = False) -> Ascent:
-    """An ascent of a head with two rows of one weight, which is its epoch's number."""
+    """An ascent of a head with three rows of one weight; the first is its epoch's number."""
     return Ascent(
-        before={"head.weight": torch.zeros(2, 1), "head.bias": torch.zeros(2)},
+        before={"head.weight": torch.zeros(3, 1), "head.bias": torch.zeros(3)},
         after={
-            "head.weight": torch.tensor([[[float(epoch)], [0.0]] for epoch in kept]),
-            "head.bias": torch.zeros(len(kept), 2),
+            "head.weight": torch.tensor([[[float(epoch)], [0.0], [0.0]] for epoch in kept]),
+            "head.bias": torch.zeros(len(kept), 3),
         },
         kept=kept,
+        predicted=torch.ones(len(kept), 3, dtype=torch.int64),
         accuracy=accuracy,
         loss=(1.0,) * len(accuracy),
         diverged=diverged,
@@ -114,6 +115,49 @@ def test_an_observer_sees_every_epoch_and_changes_nothing(
     assert watched.accuracy == alone.accuracy
 
 
+def test_it_counts_what_the_network_predicts_at_each_kept_epoch(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    """Phase 1 ends in few classes; the counts are a second look at the same weights."""
+    config = replace(CONFIG, unlearn_epochs=6)
+    counts: list[list[int]] = []
+
+    def observe(classifier: Classifier) -> None:
+        classifier.network.eval()
+        with torch.no_grad():
+            classes = classifier.logits(clean.samples.images).argmax(dim=1).tolist()
+        classifier.network.train()
+        counts.append([classes.count(label) for label in range(10)])
+
+    ascent = last(unlearn(config, victim_of(0), clean, 0.0, cpu, observe=observe))
+    assert len(ascent.kept) > 2
+    assert ascent.predicted.tolist() == [counts[epoch - 1] for epoch in ascent.kept]
+    assert ascent.predicted_at(ascent.kept[1]).tolist() == counts[ascent.kept[1] - 1]
+    scores = score_neurons(ScoreConfig(unlearn_threshold=0.0), ascent)
+    assert scores.predicted.tolist() == counts[scores.stop_epoch - 1]
+    assert scores.collapse_class == max(range(10), key=counts[scores.stop_epoch - 1].__getitem__)
+
+
+def test_only_the_last_yield_stacks_what_was_kept(
+    victim_of: Callable[[int], Weights],
+    clean: CleanSamples,
+    cpu: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else time and memory would grow with the square of the epochs."""
+    stacked: list[int] = []
+    stack = torch.stack
+
+    def counted(tensors: list[Tensor]) -> Tensor:
+        if tensors[0].ndim and tensors[0].is_floating_point():
+            stacked.append(len(tensors))
+        return stack(tensors)
+
+    monkeypatch.setattr("ulrl.unlearning.torch.stack", counted)
+    ascent = last(unlearn(replace(CONFIG, unlearn_epochs=6), victim_of(0), clean, 0.0, cpu))
+    assert stacked == [len(ascent.kept)] * 2  # weight and bias of the head
+
+
 def test_never_reaching_means_the_last_epoch(
     victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
 ) -> None:
@@ -140,6 +184,7 @@ def test_divergence_is_an_outcome_that_flags_nothing(
     assert ascent.covers(0.2, EXPLOSIVE)
     scores = score_neurons(ScoreConfig(unlearn_threshold=0.2), ascent)
     assert scores.diverged
+    assert scores.collapse_class is None
     assert not scores.threshold_reached
     assert scores.suspects == ()
     assert scores.movement == {}
@@ -181,7 +226,7 @@ def test_stops_after_the_first_epoch_at_or_below(
     assert ascent.stop_epoch(threshold) == epoch
     assert ascent.reaches(threshold) is reached
     shift = score_neurons(ScoreConfig(unlearn_threshold=threshold), ascent).shift
-    assert shift.tolist() == [epoch, 0]
+    assert shift.tolist() == [epoch, 0, 0]
 
 
 @pytest.mark.parametrize(

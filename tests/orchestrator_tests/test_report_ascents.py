@@ -1,0 +1,100 @@
+"""What a report says of phase 1 that missed the target, and of repairs that wreck the model."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator.errors import Mistakes
+from orchestrator.reporting.assembly import assemble
+from orchestrator.reporting.naming import names_of
+from orchestrator.reporting.neurons import missed
+from orchestrator.reporting.page import render
+from orchestrator.reporting.results import Results, read_results
+from orchestrator.summary import print_summary
+from tests.orchestrator_tests.report_folders import Row, make_rows, settle, write_study
+
+
+def rows_of(*ends: tuple[str, int, str, float, int]) -> list[Row]:
+    """One scenario; a row for each: flagged, class, share, ACC after, epoch."""
+    rows = make_rows(attacks=[("sig", {})], thresholds=[0.1, 0.2, 0.4][: len(ends)], ratios=[1.0])
+    for row, (flagged, label, share, acc, epoch) in zip(rows, ends, strict=True):
+        row |= {"flagged": flagged, "collapse_class": label, "collapse_share": share}
+        row |= {"acc_after_selection": acc, "acc_after_report": acc, "stop_epoch": epoch}
+        row["wrecked"] = acc <= 0.1
+        settle(row)
+    return rows
+
+
+def results_of(folder: Path, rows: list[Row]) -> Results:
+    return read_results(write_study(folder, rows) / "results.csv")
+
+
+def test_a_missed_target_is_told_with_the_class_that_phase_one_ended_in(tmp_path: Path) -> None:
+    rows = rows_of(("[5]", 5, "1.0", 0.9, 7), ("[5]", 5, "1.0", 0.9, 7), ("[0]", 0, "0.6", 0.9, 3))
+    results = results_of(tmp_path, rows)
+    (found,) = missed(results)
+    assert found.trials == 2
+    assert found.text(names_of(results)).endswith(
+        "seed 0: phase 1 ended, after epoch 7, in class 5 (100\u00a0% of predictions); the target "
+        "is 0"
+    )
+    page = render(assemble(tmp_path).page)
+    assert "after epoch 7, in class 5" in page
+    assert "after epoch 3" not in page  # there the target was flagged
+    assert "A flagged row is not evidence of a backdoor" in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attack_options": '{"labels": "all_to_all"}'},
+        {"status": "pruned"},
+        {"collapse_class": "", "collapse_share": ""},
+    ],
+)
+def test_what_has_no_missed_target(tmp_path: Path, change: dict[str, Any]) -> None:
+    rows = rows_of(("[5]", 5, "1.0", 0.9, 7))
+    if change.get("status") == "pruned":
+        rows[0] |= {name: "" for name in rows[0] if "_after_" in name or name.startswith("der_")}
+        rows[0] |= {"flagged": ""}
+    rows[0] |= change
+    assert missed(results_of(tmp_path, rows)) == []
+
+
+def test_results_of_before_are_still_read(tmp_path: Path) -> None:
+    rows = make_rows()
+    results = results_of(tmp_path, rows)
+    assert missed(results) == []
+    assert not any(trial.wrecked for trial in results.trials)
+    assert 'id="wrecked"' not in render(assemble(tmp_path).page)
+
+
+def test_wrecks_are_told_on_the_page_and_on_the_terminal(tmp_path: Path) -> None:
+    rows = rows_of(("[0]", 0, "0.5", 0.9, 7), ("[0]", 0, "0.5", 0.007, 7))
+    results = results_of(tmp_path, rows)
+    assert [trial.wrecked for trial in results.trials] == [False, True]
+    page = render(assemble(tmp_path).page)
+    assert 'id="wrecked"' in page
+    assert '<a href="#wrecked">' in page
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(console, tmp_path / "results.csv", "der")
+    assert "1 wrecked: after the repair ACC is at or below chance" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("collapse_class", "x", "a whole number, or nothing"),
+        ("collapse_share", "1.5", "a fraction in [0, 1], or nothing"),
+        ("wrecked", "perhaps", "True or False, or nothing"),
+    ],
+)
+def test_edited_cells_are_refused(tmp_path: Path, column: str, value: str, rule: str) -> None:
+    rows = rows_of(("[0]", 0, "0.5", 0.9, 7))
+    rows[0][column] = value
+    with pytest.raises(Mistakes) as caught:
+        results_of(tmp_path, rows)
+    assert f"row 2, {column}: a done trial has {rule}; got '{value}'" in str(caught.value)
