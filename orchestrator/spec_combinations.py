@@ -1,6 +1,5 @@
 """Combinations of the grid that a dataset does not allow, found before anything runs."""
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +14,13 @@ from orchestrator.spec_findings import Findings, Node
 from orchestrator.spec_grid import Axes
 from ulrl.clean import CleanConfig, CleanDraw
 from ulrl.datasets import DatasetError, Facts
-from ulrl.hyperparameters import Preset, preset_values
-from ulrl.scoring import ScoreConfig
+from ulrl.hyperparameters import Preset, assemble, preset_values
 
-# What decides whether phase 1 can flag a neuron of a head with few classes.
-_RULE_AXES = ("preset", "layers", "suspect_rule", "suspect_share", "max_suspects", "mad_epsilon")
+# What decides whether phase 1 can flag a neuron of a head, and phase 2 leave a classifier.
+_RULE_AXES = (
+    *("preset", "layers", "suspect_rule", "suspect_share", "max_suspects", "mad_epsilon"),
+    *("alpha", "cosine_form", "cosine_reduction"),
+)
 
 
 def check_combinations(axes: Axes, kept: Mask, preset: Preset, found: Findings) -> None:
@@ -100,19 +101,21 @@ def _check_rule(
     datasets = axes.by_name["dataset"].items
     points = itertools.product(
         _left(axes, kept, "dataset", *apart),
-        *(range(len(axes.by_name[name].items)) for name in drawn),
+        itertools.product(*(range(len(axes.by_name[name].items)) for name in drawn)),
     )
-    for (d, *places), *others in points:
+    for (d, *places), others in points:
         supply = facts[d]
         if supply is None:
             continue
         chosen = zip((*apart, *drawn), (*places, *others), strict=True)
         items = {name: axes.by_name[name].items[place] for name, place in chosen}
         given: dict[str, Any] = {name: _hardest(name, item) for name, item in items.items()}
-        values = preset_values(given.get("preset", preset), datasets[d].value.name) | given
-        rule = {field.name: values[field.name] for field in dataclasses.fields(ScoreConfig)}
+        values = preset_values(given.pop("preset", preset), datasets[d].value.name) | given
+        parts = assemble(values)
+        rule, classes, layers = parts.score, supply.classes, parts.unlearn.layers
         try:
-            ScoreConfig(**rule).check(supply.classes, values["layers"])
+            rule.check(classes, layers)
+            parts.relearn.check(rule.certain(classes, layers), classes)
         except ValueError as error:
             item = items.get(str(error).partition(" ")[0], datasets[d])
             found.add(item.node, _on(axes, d, error))

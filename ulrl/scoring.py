@@ -71,8 +71,8 @@ class ScoreConfig:
         z_threshold: For ``outlier``: a suspect's z is above this; 3.5 in the official code.
         suspect_share: For ``largest``: the share of all neurons that is flagged, in [0, 1];
             at least half a neuron.
-        max_suspects: At most so many suspects, 2 in the official code; None is no limit,
-            and 0 makes relearning plain fine-tuning.
+        max_suspects: At most so many suspects, 2 in the official code; None is no limit (many
+            suspects want `cosine_reduction` ``mean``), and 0 makes relearning plain fine-tuning.
         suspect_order: Which suspects stay when there are more.
         zero_mad: What to do when the median absolute deviation is 0.
         mad_epsilon: Added to the median absolute deviation.
@@ -135,6 +135,13 @@ class ScoreConfig:
                 f"one, so none is ever flagged; from {at_least(Fraction(1, 2 * classes))} on it "
                 f"is one (max_suspects: 0 is plain fine-tuning)"
             )
+
+    def certain(self, classes: int, layers: Layers) -> int:
+        """Return how many rows of a head are flagged whatever their scores are."""
+        if layers is Layers.ALL or self.suspect_rule is not SuspectRule.LARGEST:
+            return 0
+        flagged = rounded_share(self.suspect_share, classes)
+        return flagged if self.max_suspects is None else min(flagged, self.max_suspects)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

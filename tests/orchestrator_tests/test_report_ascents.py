@@ -79,9 +79,10 @@ def test_wrecks_are_told_on_the_page_and_on_the_terminal(tmp_path: Path) -> None
     page = render(assemble(tmp_path).page)
     assert 'id="wrecked"' in page
     assert '<a href="#wrecked">' in page
-    console = Console(file=io.StringIO(), width=200)
+    told = io.StringIO()
+    console = Console(file=told, width=200)
     print_summary(console, tmp_path / "results.csv", "der")
-    assert "1 wrecked: after the repair ACC is at or below chance" in console.file.getvalue()
+    assert "1 wrecked: after the repair ACC is at or below chance" in told.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.orchestrator_tests.spec_files import load, mistakes
+from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
 NO_OUTLIER = (
     "on arrays(few.npz), suspect_rule outlier cannot answer for 2 classes: the larger of two "
@@ -21,8 +21,8 @@ def no_share(share: str, classes: int, least: str) -> str:
     )
 
 
-@pytest.fixture
-def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _two_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_classes(2)
 
@@ -47,7 +47,6 @@ def study(*axes: str, preset: str = "default", more: str = "") -> str:
     )
 
 
-@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("preset", ["default", "official"])
 def test_outliers_among_two_classes(preset: str) -> None:
     assert mistakes(study(preset=preset)) == [f"5: grid.dataset: {NO_OUTLIER}"]
@@ -56,7 +55,6 @@ def test_outliers_among_two_classes(preset: str) -> None:
     ]
 
 
-@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     "axes",
     [
@@ -72,7 +70,6 @@ def test_what_two_classes_allow(axes: tuple[str, ...]) -> None:
     load(text.replace("preset: default\n", "") if axes[0].startswith("preset") else text)
 
 
-@pytest.mark.usefixtures("few")
 def test_a_share_of_less_than_half_a_neuron() -> None:
     assert mistakes(study("suspect_rule: largest", "suspect_share: [0.5, 0.2]")) == [
         f"8: grid.suspect_share.1: {no_share('0.2', 2, '0.25')}"
@@ -84,7 +81,6 @@ def test_a_share_of_less_than_half_a_neuron() -> None:
     load(study("suspect_rule: outlier"))  # of three classes one may stand out
 
 
-@pytest.mark.usefixtures("few")
 def test_only_what_is_left_of_the_grid_counts() -> None:
     axes = ("suspect_rule: [outlier, largest]", "suspect_share: [0.5, 0.2]")
     exclusions = "exclude: [{suspect_rule: outlier}, {suspect_share: 0.2}]\n"
@@ -92,7 +88,6 @@ def test_only_what_is_left_of_the_grid_counts() -> None:
     load(study(*axes) + exclusions)
 
 
-@pytest.mark.usefixtures("few")
 def test_settings_that_a_sampler_draws() -> None:
     search = "search: {sampler: random, settings: 3}\n"
     axes = ("suspect_rule: [outlier, largest]", "suspect_share: {low: 0.2, high: 0.5}")
@@ -100,3 +95,37 @@ def test_settings_that_a_sampler_draws() -> None:
         f"8: grid.suspect_rule.0: {NO_OUTLIER}",
         f"9: grid.suspect_share: {no_share('0.2', 2, '0.25')}",
     ]
+
+
+INVERTED = (
+    "on digits, suspect_share flags all 10 rows of the head, and a signed cosine of weight {} for "
+    "each turns every row into its opposite: in all trials so far ACC fell below chance; write "
+    "cosine_reduction: mean, a smaller alpha, another cosine_form, or flag fewer rows"
+)
+ALL_ROWS = f"{SMALL}  suspect_rule: largest\n  suspect_share: 1.0\n  max_suspects: null\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "weight"),
+    [("", "0.7"), ("  alpha: [0.2, 0.4]\n", "0.4"), ("  preset: official\n", "0.7")],
+)
+def test_a_head_is_not_turned_inside_out(more: str, weight: str) -> None:
+    assert mistakes(ALL_ROWS + more) == [f"7: grid.suspect_share: {INVERTED.format(weight)}"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "  alpha: 0.2\n",
+        "  cosine_reduction: mean\n",
+        "  cosine_form: [absolute, clamped]\n",
+        "  alpha: {low: 0.1, high: 1.0}\nsearch: {sampler: random, settings: 2}\n",
+    ],
+)
+def test_what_may_be_done_to_a_whole_head(more: str) -> None:
+    load(ALL_ROWS + more)
+
+
+def test_a_cap_counts() -> None:
+    load(ALL_ROWS.replace("max_suspects: null", "max_suspects: 9"))
+    load(ALL_ROWS.replace("suspect_share: 1.0", "suspect_share: 0.9"))
