@@ -1,10 +1,42 @@
-"""ULRL: removing backdoors from neural networks with a few clean samples.
+"""ULRL: repairing backdoored neural networks with a few clean samples.
 
 Unlearn to expose suspicious neurons, reinitialise and relearn with a cosine penalty
-(Min, Pham, Sun: arXiv:2405.14781). `repair` does it to any network.
+(Min, Pham, Sun: arXiv:2405.14781). The names below are the library; each module's docstring
+says more.
+
+- A network of your own: `repair` runs ULRL on it and returns a `Repair`; `Treatment` says how its
+  images are normalised and augmented; `Preset` names complete sets of hyper-parameters, and
+  `hyperparameters.names` lists them.
+- Victims: `Poison` is an attack of `ATTACKS` with its options, `train_victim` trains a network of
+  `ARCHITECTURES` on images of `DATASETS` that it has poisoned.
+- Measuring: `make_test_sets` triggers test images, `evaluate` gives the `Metrics` of both halves,
+  `measure` those of one part, and `der` rates a repair.
 """
 
-from ulrl.datasets import Treatment as Treatment
-from ulrl.defence import Repair as Repair
-from ulrl.defence import repair as repair
-from ulrl.hyperparameters import Preset as Preset
+from ulrl.attacks import ATTACKS
+from ulrl.datasets import DATASETS, Treatment
+from ulrl.defence import Repair, repair
+from ulrl.evaluation import Evaluation, evaluate
+from ulrl.hyperparameters import Preset
+from ulrl.metrics import Metrics, der, measure
+from ulrl.models import ARCHITECTURES
+from ulrl.poisoning import Poison, make_test_sets
+from ulrl.victim import train_victim
+
+__all__ = [
+    "ARCHITECTURES",
+    "ATTACKS",
+    "DATASETS",
+    "Evaluation",
+    "Metrics",
+    "Poison",
+    "Preset",
+    "Repair",
+    "Treatment",
+    "der",
+    "evaluate",
+    "make_test_sets",
+    "measure",
+    "repair",
+    "train_victim",
+]

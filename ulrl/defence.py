@@ -1,23 +1,36 @@
 """ULRL on any network: unlearn, find the suspects, reinitialise and relearn."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, Integer, UInt8
 from torch import Tensor, nn
 
 from ulrl.clean import CleanSamples
-from ulrl.datasets import Treatment
+from ulrl.datasets import DATASETS, Treatment
 from ulrl.fitting import Samples
-from ulrl.hyperparameters import Preset, assemble, names, preset_values
-from ulrl.models import Architecture, Blueprint, Weights
+from ulrl.hyperparameters import (
+    Hyperparameters,
+    Preset,
+    assemble,
+    member,
+    names,
+    preset_values,
+)
+from ulrl.models import Architecture, Blueprint, Classifier, Weights
+from ulrl.randomness import checked_seed, default_draws, generator
 from ulrl.relearning import relearn
 from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.unlearning import Ascent, unlearn
+from ulrl.wording import nearest
+
+_UNSUITED = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, ArithmeticError)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,8 +39,10 @@ class Repair:
 
     Attributes:
         network: A repaired copy, in eval mode, where the victim was; the victim is untouched.
-        scores: Score, z and suspects of phase 1; `scores.places` names layer and row of each
+        scores: Score, z and suspects of phase 1. `scores.places` names layer and row of each
             suspect: for the head, the class whose row the ascent moved out of proportion.
+            `scores.collapse_class` is the class that phase 1 ended in. A benign network has
+            suspects too, so they are no evidence of a backdoor.
         ascent: The curve of phase 1.
         training: Loss and accuracy of each epoch of phase 2.
     """
@@ -43,10 +58,12 @@ class Repair:
         return not self.scores.suspects
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()  # type: ignore[untyped-decorator]
 def repair(  # noqa: PLR0913 - one call for everything; all but four have defaults
     victim: nn.Module,
-    images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, " n"],
+    images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"] | npt.NDArray[Any],
+    labels: Integer[Tensor, " n"] | npt.NDArray[Any],
     treatment: Treatment,
     *,
     head: str | None = None,
@@ -56,47 +73,55 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     device: torch.device | str | None = None,
     **hyperparameters: Any,
 ) -> Repair:
-    """Remove a backdoor from `victim` with a few clean samples (arXiv:2405.14781).
+    """Run ULRL on `victim` with a few clean samples (arXiv:2405.14781).
+
+    Whether the backdoor is gone cannot be told from clean samples: measure the result on
+    triggered images if you have any.
 
     Args:
-        victim: A classifier of normalised images, that ends in a linear layer.
-        images: Clean samples, square, values 0 to 255.
+        victim: A classifier of normalised images whose output is that of a linear layer. All
+            its parameters train, in a copy, those that are frozen too. Its hooks are copied
+            with it. One that normalises images itself has a treatment of mean 0 and std 1.
+        images: Clean samples before normalisation: uint8, or floats in [0, 1], which are
+            rounded to 256 levels.
         labels: Their true classes.
         treatment: Normalisation the victim expects, and the augmentation it was trained with.
-        head: Path of its last linear layer; by default the last one it has.
+        head: Path of the linear layer whose output is the victim's; by default it is found.
         preset: Values of all hyper-parameters: ``default``, ``official`` or ``fine_tuning``.
         dataset: Name of the dataset whose values the preset takes.
-        seed: Of every random draw.
+        seed: Of every random draw, at least 0.
         device: Where to compute; by default where the victim is.
         **hyperparameters: Changes to the preset by name, e.g. ``unlearn_threshold=0.1``;
-            `names` lists them. The samples are given, so ``clean_ratio`` means nothing here.
+            `ulrl.hyperparameters.names` lists them. The samples are given, so those of how
+            they are drawn (``clean_ratio``, ``clean_draw``) are refused.
 
     Raises:
         ValueError: A value is out of range, or samples and victim do not go together.
-        TypeError: A name is no hyper-parameter.
+        TypeError: A name is no hyper-parameter, or a value is of another kind.
     """
-    unknown = [name for name in hyperparameters if name not in names()]
-    if unknown:
-        raise TypeError(
-            f"no hyper-parameter is called {unknown[0]!r}; there are {', '.join(names())}"
-        )
-    parts = assemble(preset_values(Preset(preset), dataset) | hyperparameters)
-    place = next(victim.parameters()).device if device is None else torch.device(device)
-    weights = _as_weights(victim, images, labels, treatment, head)
+    parts = _parts(preset, dataset, hyperparameters)
+    samples = Samples(images=_as_images(images, treatment), labels=_as_labels(labels, len(images)))
+    _check_victim(victim)
+    home = next(victim.parameters()).device
+    place = home if device is None else torch.device(device)
+    weights = _as_weights(victim, samples, treatment, head, place)
     clean = CleanSamples(
-        samples=Samples(images=images.cpu(), labels=labels.cpu()),
-        index=torch.arange(len(labels)),
-        seed=seed,
+        samples=samples, index=torch.arange(len(samples.labels)), seed=checked_seed(seed)
     )
-    stop = parts.score.stop_at(weights.blueprint.classes)
-    *_, ascent = unlearn(parts.unlearn, weights, clean, stop, place)
+    classes = weights.blueprint.classes
+    layers = parts.unlearn.layers
+    parts.score.check(classes, layers)
+    parts.relearn.check(parts.score.certain(classes, layers), classes)
+    *_, ascent = unlearn(parts.unlearn, weights, clean, parts.score.stop_at(classes), place)
     scores = score_neurons(parts.score, ascent)
     run = relearn(parts.relearn, weights, choose_resets(parts.reset, scores), clean, place)
     training = tuple((epoch.loss, epoch.accuracy) for epoch in run.epochs)
     network = run.classifier.network.to(  # type: ignore[call-overload]
-        next(victim.parameters()).device,
-        memory_format=torch.contiguous_format,
+        home, memory_format=torch.contiguous_format
     )
+    for parameter, original in zip(network.parameters(), victim.parameters(), strict=True):
+        parameter.grad = None
+        parameter.requires_grad_(original.requires_grad)
     return Repair(network=network.eval(), scores=scores, ascent=ascent, training=training)
 
 
@@ -115,55 +140,171 @@ class _Given(Architecture):
 
     def build(self, *, classes: int, channels: int, side: int) -> nn.Module:
         del classes, channels, side  # it was built for them
-        return copy.deepcopy(self.network)
+        return _copy_of(self.network)
+
+
+def _copy_of(network: nn.Module) -> nn.Module:
+    """Return a copy all of whose parameters train."""
+    try:
+        copied = copy.deepcopy(network)
+    except _UNSUITED as error:
+        raise ValueError(
+            f"the victim cannot be copied: {error}; a weight that weight_norm or prune computes "
+            f"is made a parameter by remove_weight_norm or prune.remove"
+        ) from error
+    for parameter in copied.parameters():
+        parameter.grad = None
+        parameter.requires_grad_(parameter.is_floating_point())
+    return copied
+
+
+def _parts(preset: Preset | str, dataset: str, hyperparameters: dict[str, Any]) -> Hyperparameters:
+    for name in hyperparameters:
+        if name not in names():
+            near = nearest(name, names()) or f"; there are {', '.join(names())}"
+            raise TypeError(f"no hyper-parameter is called {name!r}{near}")
+        if names()[name][0] == "clean":
+            raise TypeError(
+                f"{name} is of how samples are drawn; here they are given: leave it out"
+            )
+    if dataset not in DATASETS:
+        near = nearest(dataset, DATASETS) or f"; there are {', '.join(DATASETS)}"
+        raise ValueError(
+            f"dataset is one whose values the preset takes; got {dataset!r}{near} (any other "
+            f"takes cifar10's)"
+        )
+    chosen = Preset(member(Preset, "preset", preset))
+    return assemble(preset_values(chosen, dataset) | hyperparameters)
+
+
+def _as_images(images: Tensor | npt.NDArray[Any], treatment: Treatment) -> UInt8[Tensor, "n c h w"]:
+    channels = len(treatment.mean)
+    values = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    if values.ndim != 4 or values.shape[1] != channels or len(values) < 2:
+        last = values.ndim == 4 and values.shape[3] == channels
+        raise ValueError(
+            f"images are [n, {channels}, h, w], at least 2 of them, with as many channels as "
+            f"treatment.mean has numbers; got {list(values.shape)}"
+            + ("; permute(0, 3, 1, 2) puts the channels second" if last else "")
+        )
+    if values.is_floating_point():
+        low, high = float(values.min()), float(values.max())
+        if not 0 <= low <= high <= 1:
+            raise ValueError(
+                f"images of floats are in [0, 1], before normalisation; got {low:.4g} to {high:.4g}"
+            )
+        values = (values.float() * 255).round().to(torch.uint8)
+    if values.dtype != torch.uint8:
+        raise ValueError(f"images are uint8, or floats in [0, 1]; got {values.dtype}")
+    return values.detach().cpu()
+
+
+def _as_labels(labels: Tensor | npt.NDArray[Any], count: int) -> Int64[Tensor, " n"]:
+    values = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
+    whole = not (values.is_floating_point() or values.is_complex() or values.dtype is torch.bool)
+    if not whole or values.shape != (count,):
+        raise ValueError(
+            f"labels are integers, one for each of the {count} images; got {values.dtype} "
+            f"{list(values.shape)}"
+        )
+    return values.detach().cpu().long()
+
+
+def _check_victim(victim: nn.Module) -> None:
+    kinds = {value.dtype for value in victim.parameters() if value.is_floating_point()}
+    if not kinds:
+        raise ValueError("the victim has no parameters, and ULRL works on those of its last layer")
+    if kinds != {torch.float32}:
+        found = ", ".join(sorted(str(kind) for kind in kinds))
+        raise ValueError(
+            f"the victim's parameters are float32; got {found}: call victim.float() first"
+        )
 
 
 def _as_weights(
-    victim: nn.Module, images: Tensor, labels: Tensor, treatment: Treatment, head: str | None
+    victim: nn.Module, samples: Samples, treatment: Treatment, head: str | None, place: torch.device
 ) -> Weights:
-    path = _last_linear(victim) if head is None else head
-    linear = dict(victim.named_modules()).get(path)
-    if not isinstance(linear, nn.Linear):
-        raise ValueError(  # noqa: TRY004 - it is the path that is wrong
-            f"head is the path of a linear layer of the victim; got {path!r}"
+    linear = {path: one for path, one in victim.named_modules() if isinstance(one, nn.Linear)}
+    if head is not None and head not in linear:
+        raise ValueError(
+            f"head is the path of a linear layer of the victim; got {head!r}"
+            + (nearest(head, linear) or f"; there are {_some(linear)}")
         )
-    _check_samples(images, labels, linear.out_features, treatment.mean)
-    blueprint = Blueprint(
-        architecture=_Given(network=victim, path=path),
-        classes=linear.out_features,
-        channels=images.shape[1],
-        side=images.shape[2],
-        treatment=treatment,
-    )
+    images = samples.images
+
+    def blueprint(path: str, classes: int) -> Blueprint:
+        return Blueprint(
+            architecture=_Given(network=victim, path=path),
+            classes=classes,
+            channels=images.shape[1],
+            side=images.shape[2],  # what it was built for is its own affair
+            treatment=treatment,
+        )
+
+    ends = _ends(blueprint("", 0), images, place)
+    path = (ends[-1] if ends else "") if head is None else head
+    if path not in ends:
+        what = f"the output of {path!r} is not the victim's" if path else "no linear layer's is"
+        there = f", but that of {_some(ends)} is" if ends else ""
+        raise ValueError(
+            f"the victim's output is to be that of a linear layer, whose rows ULRL resets; {what}"
+            f"{there}. It has the linear layers {_some(linear) or 'none'}; give it without what "
+            f"follows the last one"
+        )
+    classes = linear[path].out_features
+    low, high = int(samples.labels.min()), int(samples.labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"labels are classes of the victim, 0 to {classes - 1}; got {low} to {high}"
+        )
     state = {name: value.detach().cpu() for name, value in victim.state_dict().items()}
-    return Weights(blueprint=blueprint, state=state)
+    return Weights(blueprint=blueprint(path, classes), state=state)
 
 
-def _check_samples(images: Tensor, labels: Tensor, classes: int, mean: Sequence[float]) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
-        raise ValueError(
-            f"images are uint8 [n, c, h, w] with h = w; got {images.dtype} {list(images.shape)}"
+def _ends(blueprint: Blueprint, images: Tensor, place: torch.device) -> list[str]:
+    """Return the paths of the linear layers whose output is the network's, by trying it."""
+    network = blueprint.architecture.build(classes=0, channels=0, side=0)
+    inner = getattr(network, "_orig_mod", network)  # of torch.compile, which may miss hooks
+    probe = Classifier(blueprint, inner, place)
+    seen: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _module, _inputs, output, path=path: seen.update(
+                {path: output.clone() if isinstance(output, Tensor) else output}
+            )
         )
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or len(labels) < 2:
-        raise ValueError(
-            f"labels are int64, one for each of at least 2 images; got {labels.dtype} "
-            f"{list(labels.shape)} for {len(images)}"
-        )
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise ValueError(
-            f"labels are classes of the victim, 0 to {classes - 1}; got {int(labels.min())} to "
-            f"{int(labels.max())}"
-        )
-    if len(mean) != images.shape[1]:
-        raise ValueError(
-            f"treatment.mean has a number per channel; got {len(mean)} for {images.shape[1]}"
-        )
-
-
-def _last_linear(victim: nn.Module) -> str:
-    paths: list[str] = [
-        path for path, module in victim.named_modules() if isinstance(module, nn.Linear)
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear)
     ]
-    if not paths:
-        raise ValueError("the victim has no linear layer, and ULRL works on the last one")
-    return paths[-1]
+    with torch.no_grad(), default_draws(generator(0, "probe"), place):
+        for mode, count in (("train", 2), ("eval", 1)):  # one image, so that nothing splits it
+            inner.train(mode == "train")
+            try:
+                scores: Any = probe.logits(images[:count])
+            except _UNSUITED as error:
+                shape = list(images.shape[1:])
+                raise ValueError(
+                    f"the victim fails on clean samples of shape {shape} in {mode} mode: {error}"
+                ) from error
+            if not isinstance(scores, Tensor) or scores.ndim != 2:
+                got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+                raise ValueError(
+                    f"the victim returns class scores [n, classes] in {mode} mode; got {got}: "
+                    f"switch off other outputs (in torchvision: aux_logits=False)"
+                )
+    for hook in hooks:
+        hook.remove()
+    if not bool(scores.isfinite().all()):
+        raise ValueError("the victim's output for a clean sample is not finite")
+    return [
+        path
+        for path, output in seen.items()
+        if isinstance(output, Tensor)
+        and output.shape == scores.shape
+        and torch.equal(output, scores)
+    ]
+
+
+def _some(paths: Iterable[str]) -> str:
+    """Return the last few names."""
+    return ", ".join(map(repr, list(paths)[-5:]))

@@ -129,7 +129,13 @@ def train(
     samples = samples.to(device)
     steps = _Steps(classifier, samples, optimiser, objective, schedule, control)
     count = len(samples.labels)
-    join = schedule.leaves_one(count) and not _takes_one(classifier, samples)
+    alone = schedule.batch_size == 1 or schedule.leaves_one(count)
+    join = alone and not _takes_one(classifier, samples)
+    if join and schedule.batch_size == 1:
+        raise ValueError(
+            "batches of 1 are too small for this network: BatchNorm over features of 1 × 1 needs "
+            "two images at least"
+        )
     try:
         for epoch in range(schedule.epochs):
             set_train_mode(network, schedule.batchnorm_updates)

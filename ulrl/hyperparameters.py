@@ -1,16 +1,20 @@
 """ULRL's hyper-parameters under one flat set of names, and the presets."""
 
 import dataclasses
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ulrl.clean import CleanConfig
 from ulrl.relearning import RelearnConfig
 from ulrl.resetting import ResetConfig
 from ulrl.scoring import ScoreConfig, SuspectOrder, ZeroMAD
 from ulrl.unlearning import UnlearnConfig
+from ulrl.wording import nearest
 
 
 class Preset(StrEnum):
@@ -88,6 +92,7 @@ def assemble(values: Mapping[str, Any]) -> Hyperparameters:
 
     Raises:
         ValueError: A value is out of range.
+        TypeError: A value is of another kind, such as a text for a number.
         KeyError: A name is no hyper-parameter.
     """
     known = names()
@@ -96,13 +101,55 @@ def assemble(values: Mapping[str, Any]) -> Hyperparameters:
         part, entry = known[name]
         usual = entry.default
         parts[part][name] = (
-            _member(type(usual), name, value) if isinstance(usual, StrEnum) else value
+            member(type(usual), name, value)
+            if isinstance(usual, StrEnum)
+            else _of_kind(name, value, _hints()[name])
         )
     return Hyperparameters(**{part: PARTS[part](**chosen) for part, chosen in parts.items()})
 
 
-def _member(kind: type[StrEnum], name: str, value: Any) -> StrEnum:
+def member(kind: type[StrEnum], name: str, value: Any) -> StrEnum:
+    """Return the member of a set of names that `value` is, or is the text of.
+
+    Raises:
+        ValueError: There is no such member.
+    """
     try:
         return kind(value)
     except ValueError:
-        raise ValueError(f"{name} is {' or '.join(kind)}; got {value!r}") from None
+        near = nearest(value, kind)
+        raise ValueError(f"{name} is {' or '.join(kind)}; got {value!r}{near}") from None
+
+
+@lru_cache(maxsize=1)
+def _hints() -> dict[str, Any]:
+    """Return the type of every hyper-parameter."""
+    return {name: hint for part in PARTS.values() for name, hint in get_type_hints(part).items()}
+
+
+def _of_kind(name: str, value: Any, hint: Any) -> Any:
+    """Return `value` as its hyper-parameter holds it; numbers of NumPy become Python's."""
+    kinds = {hint, *get_args(hint)}
+    if value is None and type(None) in kinds:
+        return None
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if get_origin(hint) is tuple:
+        if isinstance(value, Iterable) and not isinstance(value, str):
+            return tuple(_of_kind(name, one, int) for one in value)
+        kind = "a list of whole numbers"
+    elif bool in kinds:
+        if isinstance(value, bool):
+            return value
+        kind = "True or False"
+    elif float in kinds:
+        if whole:
+            return operator.index(value)
+        if isinstance(value, Real) and not isinstance(value, bool):
+            return float(value)
+        kind = "a number"
+    else:
+        if whole:
+            return operator.index(value)
+        kind = "a whole number"
+    optional = " or None" if type(None) in kinds else ""
+    raise TypeError(f"{name} is {kind}{optional}; got {value!r}")

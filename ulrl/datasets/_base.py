@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, ClassVar, Literal
 
 from jaxtyping import Int64, UInt8
@@ -56,6 +57,19 @@ class Treatment:
     std: tuple[float, ...]
     padding: int
     flip: bool
+
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean and std have a number per channel each; got {len(self.mean)} and "
+                f"{len(self.std)}"
+            )
+        if not all(map(isfinite, self.mean)):
+            raise ValueError(f"mean is in finite numbers; got {list(self.mean)}")
+        if not all(isfinite(value) and value > 0 for value in self.std):
+            raise ValueError(f"std is a divisor, finite and above 0; got {list(self.std)}")
+        if self.padding < 0:
+            raise ValueError(f"padding is in pixels, at least 0; got {self.padding}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

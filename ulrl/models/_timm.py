@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from ulrl.models._pretrained import State
 from ulrl.randomness import spared_default
+from ulrl.wording import nearest
 
 CLASSES = 10  # of a network that is only looked at
 # What networks raise for images, and filters for files, that do not suit them.
@@ -47,10 +47,10 @@ def facts_of(model: str) -> Facts:
     name, _, tag = model.partition(".")
     models = list_models()
     if name not in models:
-        raise ValueError(f"timm has no model {name!r}{_nearest(name, models)}")
+        raise ValueError(f"timm has no model {name!r}{nearest(name, models)}")
     tagged = list_pretrained(f"{name}.*")
     if tag and model not in tagged:
-        raise ValueError(f"timm has no weights {model!r}{_nearest(model, tagged)}")
+        raise ValueError(f"timm has no weights {model!r}{nearest(model, tagged)}")
     known = get_pretrained_cfg(model) or PretrainedCfg()
     paths = known.classifier or ()
     found = known.hf_hub_id or known.url
@@ -157,8 +157,3 @@ def _scores(network: nn.Module, side: int) -> bool:
         if not isinstance(scores, Tensor) or scores.shape != (2, CLASSES):
             return False
     return True
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = [repr(other) for other in get_close_matches(name, names)]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
