@@ -150,6 +150,10 @@ class Mirror:
         """Keep the weights of the best trial of each scenario, if only those are wanted."""
         row = self._results.row(trial)
         study = self._conductor.plan.study
+        if row["wrecked"]:  # whatever its objective
+            if study.mlflow.log_models is LogModels.BEST:
+                self._store.delete("repaired", self._conductor.scores[trial.number].relearn_key)
+            return
         reached = row[column_of(study.objective.value, "selection")]
         value = reached if study.objective.maximise else -reached
         number = trial.scenario.number

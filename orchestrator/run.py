@@ -274,10 +274,10 @@ class _Run:
         self.console.print(Text(text, style=looks), soft_wrap=True)
 
     def _reached(self, trial: Trial) -> Reached | None:
-        """Return what a done trial reached on the selection half."""
+        """Return what a done trial reached on the selection half; nothing for a wreck."""
         repaired = self.conductor.repairs.get(trial.number)
         victim = self.findings.victim(trial.scenario)
-        if repaired is None or victim is None:
+        if repaired is None or victim is None or self.results.row(trial)["wrecked"]:
             return None
         before, after = victim.evaluation.selection, repaired.evaluation.selection
         value = objective_value(self.plan.study.objective, before, after)

@@ -84,7 +84,7 @@ def missed(results: Results) -> list[Missed]:
     Older results do not say what an ascent ended in; there are none of those.
     """
     groups = Counter(
-        (trial.scenario, *(trial.cells[name] for name in _COLLAPSE))
+        (trial.scenario, tuple(trial.cells[name] for name in _COLLAPSE))
         for trial in results.trials
         if trial.done
         and _can_flag(trial)
@@ -99,7 +99,7 @@ def missed(results: Results) -> list[Missed]:
             share=float(share),
             trials=count,
         )
-        for (scenario, epoch, label, share), count in groups.items()
+        for (scenario, (epoch, label, share)), count in groups.items()
     ]
 
 

@@ -32,7 +32,7 @@ class Outcome:
     Attributes:
         victim: The victim's metrics by column; empty where there is none.
         took: Whether the victim is one worth defending; None where there is none.
-        best: The done trial that is best on the selection half.
+        best: The done trial that is best on the selection half; a wreck never is.
         common: The done trial of the setting that is best over all scenarios.
     """
 
@@ -89,8 +89,8 @@ def summarise(results: Results, objective: str) -> Summary:
         by_scenario.setdefault(trial.scenario, []).append(trial)
     takes = [scenario for scenario, trials in by_scenario.items() if _took(trials)]
     eligible = takes or list(by_scenario)
-    done = [t for scenario in eligible for t in by_scenario[scenario] if t.done]
-    common = _best_for_all(done, results, objective)
+    sane = [t for name in eligible for t in by_scenario[name] if t.done and not t.wrecked]
+    common = _best_for_all(sane, results, objective)
     return Summary(
         objective=objective,
         outcomes=tuple(
@@ -148,7 +148,11 @@ def _outcome(
         trials=tuple(trials),
         victim=victims[0] if victims else {},
         took=_took(trials),
-        best=max(done, key=lambda trial: _value(trial, objective), default=None),
+        best=max(
+            (trial for trial in done if not trial.wrecked),
+            key=lambda trial: _value(trial, objective),
+            default=None,
+        ),
         common=next((trial for trial in done if trial.setting == common), None),
     )
 

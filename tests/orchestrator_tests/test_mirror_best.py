@@ -1,8 +1,13 @@
 """When MLflow is told which trial of a scenario is the best, and its model made."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from orchestrator import results
 from orchestrator.definition import LogModels
+from orchestrator.plan import Trial
 from tests.orchestrator_tests.drawn_studies import study_of as drawn_study
 from tests.orchestrator_tests.listening import Listener, mirrored, study_of, weights_in
 
@@ -81,3 +86,25 @@ def test_models_are_expected_when_a_scenario_has_few_trials_left(tmp_path: Path)
     assert heard.expecting == 1
     _, heard = mirrored(study_of(tmp_path / "all", LogModels.ALL), tmp_path / "all")
     assert heard.expecting == 0  # they are wanted from the first trial on
+
+
+def test_a_wreck_is_never_the_best_and_its_weights_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However good its objective: here the usual best of each scenario is one."""
+    usual, heard = mirrored(study_of(tmp_path / "one"), tmp_path / "one")
+    bests = [t.number for t in usual.plan.trials if tags(heard)[t.key]["best"] == "True"]
+    wrecks = {usual.conductor.scores[number].relearn_key for number in bests}
+    measured = results._after
+
+    def wrecking(trial: Trial, victim: Any, scored: Any, repaired: Any) -> dict[str, Any]:
+        row = measured(trial, victim, scored, repaired)
+        return {**row, "wrecked": scored.relearn_key in wrecks}
+
+    monkeypatch.setattr(results, "_after", wrecking)
+    desk, again = mirrored(study_of(tmp_path / "two"), tmp_path / "two")
+    others = [t.number for t in desk.plan.trials if tags(again)[t.key]["best"] == "True"]
+    kept = {desk.conductor.scores[number].relearn_key for number in others}
+    assert kept == set(weights_in(desk))
+    assert kept
+    assert not kept & wrecks

@@ -13,6 +13,7 @@ from orchestrator.reporting.naming import names_of
 from orchestrator.reporting.neurons import missed
 from orchestrator.reporting.page import render
 from orchestrator.reporting.results import Results, read_results
+from orchestrator.reporting.summary import summarise
 from orchestrator.summary import print_summary
 from tests.orchestrator_tests.report_folders import Row, make_rows, settle, write_study
 
@@ -74,8 +75,14 @@ def test_results_of_before_are_still_read(tmp_path: Path) -> None:
 
 def test_wrecks_are_told_on_the_page_and_on_the_terminal(tmp_path: Path) -> None:
     rows = rows_of(("[0]", 0, "0.5", 0.9, 7), ("[0]", 0, "0.5", 0.007, 7))
+    for row, asr in zip(rows, (0.2, 0.0), strict=True):
+        row |= {"asr_after_selection": asr, "asr_after_report": asr}
+        settle(row)
     results = results_of(tmp_path, rows)
     assert [trial.wrecked for trial in results.trials] == [False, True]
+    summary = summarise(results, "asr")  # by which the wreck would win
+    assert summary.common == results.trials[0].setting
+    assert [outcome.best for outcome in summary.outcomes] == [results.trials[0]]
     page = render(assemble(tmp_path).page)
     assert 'id="wrecked"' in page
     assert '<a href="#wrecked">' in page
