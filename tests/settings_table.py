@@ -21,10 +21,12 @@ INTRO = """\
 # Every hyper-parameter of ULRL
 
 Each is an axis of a study by its name (`grid: {alpha: [0.0, 0.7]}`) and an argument of
-`ulrl.repair`. A blank means *as in `default`*. `official` is the public code to the letter, with
-its values per dataset: on CIFAR-100, GTSRB and Tiny-ImageNet both presets have `relearn_lr` 0.001
-and `alpha` 0.001. `fine_tuning` is BackdoorBench's plain fine-tuning, the baseline to beat.
-`preset` is itself an axis. `null` in a file switches an optional value off.
+`ulrl.repair`. A blank means *as in `default`*. `official` is the public code to the letter
+([evidence](results.md#the-official-code-run-side-by-side)), with its values per dataset: on
+CIFAR-100, GTSRB and Tiny-ImageNet both presets have `relearn_lr` 0.001 and `alpha` 0.001. (It draws
+its clean samples with seed 0 always: that is a `defence_seed` of 0 here.) `fine_tuning` is
+BackdoorBench's plain fine-tuning, the baseline to beat. `preset` is itself an axis. `null` in a
+file switches an optional value off.
 
 This page is made from the code by `python -m tests.settings_table`; a test keeps it fresh.
 """

@@ -59,7 +59,7 @@ class Repair:
 
 
 @torch.inference_mode(mode=False)
-@torch.enable_grad()  # type: ignore[untyped-decorator]
+@torch.enable_grad()
 def repair(  # noqa: PLR0913 - one call for everything; all but four have defaults
     victim: nn.Module,
     images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"] | npt.NDArray[Any],

@@ -81,8 +81,8 @@ class RelearnConfig:
         cosine_reduction: How the cosines of several suspects become one; with many suspects
             ``sum`` outweighs the classes.
         batchnorm_updates: Train-mode passes per step; the official code's logging makes a
-            second one, and with it a second update of BatchNorm's running statistics. With
-            0 BatchNorm is frozen.
+            second one after the step, and with it a second update of BatchNorm's running
+            statistics. With 0 BatchNorm is frozen.
     """
 
     reinit_distribution: ReinitDistribution = ReinitDistribution.UNIFORM

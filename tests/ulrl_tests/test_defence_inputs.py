@@ -281,7 +281,9 @@ def test_a_head_whose_weight_is_computed() -> None:
 
 def test_a_pruned_head() -> None:
     victim = made()
-    prune.random_unstructured(victim.get_submodule("head"), "weight", amount=0.5)
+    prune.random_unstructured(  # type: ignore[no-untyped-call]
+        victim.get_submodule("head"), "weight", amount=0.5
+    )
     victim(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match=r"prune\.remove"):
         repaired(victim)
