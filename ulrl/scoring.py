@@ -62,7 +62,8 @@ class ScoreConfig:
 
     Attributes:
         unlearn_threshold: Phase 1 stops after the first epoch whose accuracy on the clean
-            samples is at most this; 0.20 in the official code.
+            samples is at most this; 0.20 in the official code. Below chance (1 / classes) it
+            may never be reached, and then the last epoch is scored.
         threshold_scale: What `unlearn_threshold` is a fraction of.
         score: How a neuron's change becomes one number.
         score_bias: Whether its bias counts as one more weight.
