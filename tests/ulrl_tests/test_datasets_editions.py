@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ulrl_tests.dataset_files import Sample, gtsrb, tiny_imagenet
+from tests.ulrl_tests.dataset_files import WNIDS, Sample, gtsrb, tiny_imagenet
 from tests.ulrl_tests.dataset_formats import encoded
 from ulrl.datasets import DatasetError
 from ulrl.datasets.gtsrb import SOURCE as GTSRB
@@ -194,12 +194,73 @@ def test_a_root_that_is_the_unpacked_folder(tiny: Sample, tmp_path: Path) -> Non
     load(tiny, tmp_path / TINY)
 
 
+def sort_into_folders(root: Path, inside: str = "", *, keep_table: bool = False) -> None:
+    """Give each class of the validation set its folder, as BackdoorBench does for ImageFolder."""
+    table = root / "val/val_annotations.txt"
+    for line in table.read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        folder = root / "val" / wnid / inside
+        folder.mkdir(parents=True, exist_ok=True)
+        (root / "val/images" / name).rename(folder / name)
+    (root / "val/images").rmdir()
+    if not keep_table:
+        table.unlink()
+
+
+@pytest.mark.parametrize("inside", ["", "images"])
+@pytest.mark.parametrize("keep_table", [True, False])
+def test_a_validation_set_that_is_sorted_into_folders(
+    *, tiny: Sample, tmp_path: Path, inside: str, keep_table: bool
+) -> None:
+    """The images come in the order of the published set."""
+    tiny.unpack(tmp_path)
+    sort_into_folders(tmp_path / TINY, inside, keep_table=keep_table)
+    load(tiny, tmp_path)
+
+
+def test_training_images_right_in_the_folders_of_their_classes(
+    tiny: Sample, tmp_path: Path
+) -> None:
+    tiny.unpack(tmp_path)
+    for folder in (tmp_path / TINY / "train").iterdir():
+        for image in (folder / "images").iterdir():
+            image.rename(folder / image.name)
+        (folder / "images").rmdir()
+    load(tiny, tmp_path)
+
+
+def test_the_order_of_image_folder(tiny: Sample, tmp_path: Path) -> None:
+    """Torchvision's own listing of the sorted folders names the same pictures."""
+    from torchvision.datasets import ImageFolder
+
+    tiny.unpack(tmp_path)
+    sort_into_folders(tmp_path / TINY)
+    images = tiny.dataset(tmp_path, download=False).load()
+    listed = ImageFolder(str(tmp_path / TINY / "val")).samples
+    assert images.folder_order is not None
+    numbers = [int(Path(path).stem.removeprefix("val_")) for path, _ in listed]
+    assert images.folder_order.tolist() == numbers
+    assert images.test_labels[images.folder_order].tolist() == [label for _, label in listed]
+    assert numbers != sorted(numbers)
+
+
+def lose_one(root: Path) -> None:
+    sort_into_folders(root)
+    next(root.glob("val/*/val_3.JPEG")).unlink()
+
+
+def copy_one(root: Path) -> None:
+    sort_into_folders(root)
+    for wnid in WNIDS:
+        (root / f"val/{wnid}/val_3.JPEG").touch()
+
+
 SPOILT_TINY: dict[str, tuple[Callable[[Path], object], str]] = {
     "an image is missing": (
         lambda root: (root / "train/n01629819/images/n01629819_2.JPEG").unlink(),
         "{root}/train/n01629819/images has 3 images, not 4: it is incomplete, or another edition",
     ),
-    "the validation set is sorted into folders": (
+    "no table": (
         lambda root: (root / "val/val_annotations.txt").unlink(),
         "val/val_annotations.txt of {root} cannot be read: No such file or directory",
     ),
@@ -210,6 +271,21 @@ SPOILT_TINY: dict[str, tuple[Callable[[Path], object], str]] = {
     "a path in the table": (
         lambda root: (root / "val/val_annotations.txt").write_text("../val_0.JPEG\tn01629819\n"),
         "val/val_annotations.txt of {root} has a line '../val_0.JPEG\\tn01629819'",
+    ),
+    "a picture that the table names is gone": (
+        lambda root: (root / "val/images/val_3.JPEG").unlink(),
+        "val/images/val_3.JPEG of {root} is missing",
+    ),
+    "sorted into folders, and one is gone": (
+        lose_one,
+        (
+            "val of {root} has 11 images, not val_0.JPEG to val_11.JPEG: it is incomplete, or "
+            "another edition"
+        ),
+    ),
+    "sorted into folders, and one is in two": (
+        copy_one,
+        "val_3.JPEG of {root} is there in two folders of val",
     ),
     "fewer classes": (
         lambda root: (root / "wnids.txt").write_text("n01629819\n"),

@@ -74,13 +74,19 @@ class Treatment:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """Images and labels of one dataset, undivided and untouched."""
+    """Images and labels of one dataset, undivided and untouched.
+
+    Attributes:
+        folder_order: The numbers of the test images in the order in which torchvision's
+            ``ImageFolder`` lists them (by class, then by name as text), if that differs.
+    """
 
     train_images: UInt8[Tensor, "train c h w"]
     train_labels: Int64[Tensor, " train"]
     test_images: UInt8[Tensor, "test c h w"]
     test_labels: Int64[Tensor, " test"]
     classes: int
+    folder_order: Int64[Tensor, " test"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

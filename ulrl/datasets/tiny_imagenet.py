@@ -1,11 +1,15 @@
 """Tiny-ImageNet, from its archive or from a local folder."""
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
-from ulrl.datasets._base import DatasetError, Facts, Treatment, register
+import torch
+
+from ulrl.datasets._base import DatasetError, Facts, ImageSet, Treatment, register
 from ulrl.datasets._decoded import Rows
 from ulrl.datasets._download import Archive
 from ulrl.datasets._members import Members
@@ -42,7 +46,9 @@ class TinyImageNet(PublicDataset):
     Classes are numbered in the order of their WordNet ids; training images are in the order
     of their names, class by class. The validation set, in the order of its numbers, is the
     test set, as everywhere: labels of the real one were never published. Grey images become
-    RGB. The root holds, or shall hold, ``tiny-imagenet-200.zip`` or what it unpacks to.
+    RGB. The root holds, or shall hold, ``tiny-imagenet-200.zip`` or what it unpacks to, as
+    published or sorted into a folder per class (``val/<wnid>/``) for ``ImageFolder``, as
+    BackdoorBench does. The order of the images is the same for both.
     """
 
     @property
@@ -58,6 +64,12 @@ class TinyImageNet(PublicDataset):
 
     def identity(self) -> dict[str, Any]:
         return {"decoded": self.source.version}
+
+    def load(self) -> ImageSet:
+        images = super().load()
+        labels = images.test_labels.tolist()
+        order = sorted(range(len(labels)), key=lambda n: (labels[n], f"val_{n}.JPEG"))
+        return replace(images, folder_order=torch.tensor(order))
 
     def _verify(self, role: str, members: Members) -> None:
         del role  # there is but one archive
@@ -84,9 +96,7 @@ class TinyImageNet(PublicDataset):
     def _train(self, members: Members) -> list[Picture]:
         pictures = []
         for label, wnid in enumerate(self._classes(members)):
-            folder = f"train/{wnid}/images"
-            pattern = re.compile(rf"{wnid}_\d+\.JPEG")
-            names = [name for name in members.names(folder) if pattern.fullmatch(name)]
+            folder, names = _images(members, f"train/{wnid}", re.compile(rf"{wnid}_\d+\.JPEG"))
             count = self.source.facts.train_counts[label]
             if len(names) != count:
                 raise DatasetError(
@@ -97,7 +107,24 @@ class TinyImageNet(PublicDataset):
         return pictures
 
     def _test(self, members: Members) -> list[Picture]:
-        labels = {wnid: label for label, wnid in enumerate(self._classes(members))}
+        classes = self._classes(members)
+        try:
+            pictures = self._annotated(members, classes)
+        except DatasetError as error:
+            pictures = _sorted_into_classes(members, classes)
+            if not pictures:
+                raise error from None
+        count = self.source.facts.test_count
+        if sorted(pictures) != list(range(count)):
+            raise DatasetError(
+                f"val of {members.place} has {len(pictures)} images, not val_0.JPEG to "
+                f"val_{count - 1}.JPEG: it is incomplete, or another edition"
+            )
+        return [pictures[number] for number in range(count)]
+
+    def _annotated(self, members: Members, classes: list[str]) -> dict[int, Picture]:
+        """Return the test images by number, as published: in one folder, with a table."""
+        labels = {wnid: label for label, wnid in enumerate(classes)}
         numbered: dict[int, Picture] = {}
         for line in members.read(ANNOTATIONS).decode("latin1").splitlines():
             name, _, rest = line.partition("\t")
@@ -106,7 +133,38 @@ class TinyImageNet(PublicDataset):
                 raise DatasetError(f"{ANNOTATIONS} of {members.place} has a line {line[:60]!r}")
             picture = Picture(name=f"val/images/{name}", label=labels[wnid])
             numbered[int(number[1])] = picture
-        if sorted(numbered) != list(range(self.source.facts.test_count)):
-            count = self.source.facts.test_count
+        count = self.source.facts.test_count
+        if sorted(numbered) != list(range(count)):
             raise DatasetError(f"{ANNOTATIONS} of {members.place} does not name {count} images")
-        return [numbered[number] for number in sorted(numbered)]
+        there = set(members.names("val/images"))
+        missing = [one.name for one in numbered.values() if PurePath(one.name).name not in there]
+        if missing:
+            raise DatasetError(f"{missing[0]} of {members.place} is missing")
+        return numbered
+
+
+def _sorted_into_classes(members: Members, classes: list[str]) -> dict[int, Picture]:
+    """Return the test images by number, of a validation set with a folder per class."""
+    numbered: dict[int, Picture] = {}
+    for label, wnid in enumerate(classes):
+        folder, names = _images(members, f"val/{wnid}", TEST_NAME)
+        for name in names:
+            number = int(name.removeprefix("val_").removesuffix(".JPEG"))
+            if number in numbered:
+                raise DatasetError(f"{name} of {members.place} is there in two folders of val")
+            numbered[number] = Picture(name=f"{folder}/{name}", label=label)
+    return numbered
+
+
+def _images(members: Members, folder: str, pattern: re.Pattern[str]) -> tuple[str, list[str]]:
+    """Return where a class has its images, and their sorted names.
+
+    They lie in ``images`` below the class's folder, or in that folder itself.
+    """
+    below = f"{folder}/images"
+    for place in (below, folder):
+        with contextlib.suppress(DatasetError):
+            names = [name for name in members.names(place) if pattern.fullmatch(name)]
+            if names:
+                return place, names
+    return below, []
