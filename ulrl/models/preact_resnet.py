@@ -40,6 +40,20 @@ class PreActResNet18(Pretrainable):
         return _Network(self.width, channels, classes)
 
 
+@register("preact_resnet18_bn")
+@dataclass(frozen=True, kw_only=True)
+class PreActResNet18BN(PreActResNet18):
+    """`PreActResNet18` with BatchNorm (``bn``) and ReLU between the last block and the pool.
+
+    As in He et al.; many programs on adversarial training have it. Victims of BackdoorBench,
+    VinAI and kuangliu do not.
+    """
+
+    def build(self, *, classes: int, channels: int, side: int) -> nn.Module:
+        del side  # fully convolutional up to the pool
+        return _Network(self.width, channels, classes, last_norm=True)
+
+
 class _Block(nn.Module):
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -64,7 +78,7 @@ class _Block(nn.Module):
 
 
 class _Network(nn.Module):
-    def __init__(self, width: int, channels: int, classes: int) -> None:
+    def __init__(self, width: int, channels: int, classes: int, *, last_norm: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         channels_in = width
@@ -76,11 +90,14 @@ class _Network(nn.Module):
             )
             self.add_module(f"layer{stage + 1}", blocks)
             channels_in = channels_out
+        self.bn = nn.BatchNorm2d(channels_in) if last_norm else None
         self.linear = nn.Linear(channels_in, classes)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         out = self.conv1(x)
         for stage in range(4):
             out = self.get_submodule(f"layer{stage + 1}")(out)
+        if self.bn is not None:
+            out = relu(self.bn(out))
         logits: Tensor = self.linear(adaptive_avg_pool2d(out, 1).flatten(1))
         return logits
