@@ -65,7 +65,14 @@ TIMM_MISTAKES = {
     "'timm:'": "5: grid.architecture: timm cannot stand alone; write timm:MODEL",
     "'tim:resnet18'": (
         "5: grid.architecture: no architecture is called 'tim:resnet18'; there are "
-        "preact_resnet18, timm:MODEL, vgg19_bn, vit_b_16"
+        "preact_resnet18, preact_resnet18_bn, resnet18_cifar, timm:MODEL, vgg19_bn, vit_b_16"
+    ),
+    "'timm:hf_hub:timm/resnet18.a1_in1k'": (
+        "5: grid.architecture: timm has no model 'hf_hub:timm/resnet18.a1_in1k'; write "
+        "timm:resnet18.a1_in1k"
+    ),
+    "resnet18": (
+        "5: grid.architecture: no architecture is called 'resnet18'; did you mean 'resnet18_cifar'?"
     ),
     "['timm:resnet18', {name: timm, model: resnet18}]": (
         "5: grid.architecture.1: timm:resnet18 stands twice; first at grid.architecture.0"

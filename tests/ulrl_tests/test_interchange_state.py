@@ -1,11 +1,13 @@
 """State dicts from outside: what is read, what fits, and what is refused in one line."""
 
+import argparse
 import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,9 +23,19 @@ from ulrl.randomness import generator
 
 
 @pytest.mark.parametrize(
-    "wrapper", [None, "model", "state_dict", "model_state_dict", "net", "network", "weights"]
+    "wrapper",
+    [
+        *(None, "model", "state_dict", "model_state_dict", "net", "network", "weights", "netC"),
+        *("ema", "state_dict_ema", "anything"),
+    ],
 )
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("", "module.", "_orig_mod.", "model.", "net.", "network.", "netC.", "backbone."),
+        *("module._orig_mod.", "_orig_mod.module.", "model.model.", "model.net.backbone."),
+    ],
+)
 def test_all_ways_to_save_a_state_dict(
     saved: Callable[[Any], Path], state: State, wrapper: str | None, prefix: str
 ) -> None:
@@ -35,6 +47,46 @@ def test_all_ways_to_save_a_state_dict(
 def test_a_defence_result_of_backdoorbench(saved: Callable[[Any], Path], state: State) -> None:
     content = {"model_name": "preactresnet18", "num_classes": 10, "model": state}
     assert same(read_state(saved(content)), state)
+
+
+def test_what_training_scripts_save_beside_the_weights(
+    saved: Callable[[Any], Path], state: State
+) -> None:
+    network = nn.Linear(2, 2)
+    optimiser = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    other = {name: torch.zeros_like(value) for name, value in state.items()}
+    contents: list[dict[str, Any]] = [
+        {"model": state, "args": argparse.Namespace(lr=0.1, more=[1, {"a": None}]), "epoch": 3},
+        {"state_dict": state, "state_dict_ema": other, "optimizer": optimiser.state_dict()},
+        {"netC": state, "netG": other, "netM": other, "noise_grid": torch.ones(2, 2)},
+        {"model": {"state_dict": state}, "best_acc": np.float64(0.9), "steps": np.int32(4)},
+        {"ema": state, "optimizer": optimiser.state_dict(), "acc": np.ones(3, np.float32)},
+    ]
+    for content in contents:
+        assert same(read_state(saved(content)), state)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_exported_programs_are_named(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    path = tmp_path / "model.pt"
+    torch.jit.save(torch.jit.script(network), str(path))
+    assert refusal(lambda: read_state(path)) == (
+        f"{path} is a TorchScript archive, not weights alone; load it where it was made and save "
+        f"model.state_dict()"
+    )
+    torch.export.save(torch.export.export(network, (torch.ones(1, 2),)), path)
+    assert f"{path} is a torch.export archive" in refusal(lambda: read_state(path))
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_whole_modules(saved: Callable[[Any], Path], *, wrapped: bool) -> None:
+    network = nn.Linear(2, 2)
+    path = saved({"model": network} if wrapped else network)
+    expected = f"{path} asks for 'torch.nn.modules.linear.Linear', which was not run: "
+    assert refusal(lambda: read_state(path)).startswith(expected)
 
 
 def test_safetensors(tmp_path: Path, state: State) -> None:
@@ -85,10 +137,15 @@ def test_a_mask_that_is_none(saved: Callable[[Any], Path], mask: Tensor) -> None
         ({"a\nb": [1]}, ": a state dict has tensors by name; got 'a\\nb' with a list; "),
         (
             {"model": {"a": torch.ones(1)}, "net": {"a": torch.ones(1)}},
-            "has a dict under each of model, net, and which is meant cannot be told; ",
+            "has a dict under each of model, net, and which is meant is not clear; ",
         ),
-        ({"a": torch.ones(2, 2).to_sparse()}, ": 'a' is sparse, quantised or of a special kind"),
-        ({"a": torch.empty(3, device="meta")}, ": 'a' is sparse, quantised or of a special kind"),
+        (
+            {"ema": {"a": torch.ones(1)}, "ema2": {"a": torch.ones(1)}},
+            "has a dict under each of ema, ema2, and which is meant is not clear; ",
+        ),
+        ({"a": torch.ones(2, 2).to_sparse()}, ": 'a' is sparse, quantised, complex or of a "),
+        ({"a": torch.empty(3, device="meta")}, ": 'a' is sparse, quantised, complex or of a "),
+        ({"a": torch.tensor([0.0, float("inf")])}, ": a has 1 of 2 numbers that are NaN or "),
         ({"a": torch.ones(1).expand(10**9)}, ": 'a' claims 1000000000 numbers, more than are in "),
     ],
 )

@@ -97,7 +97,12 @@ REFUSED = {
         "timm has no model 'resnet5o'; did you mean 'resnet50' or 'resnet51q' or 'resnet50t'?"
     ),
     "zzzzzzzzz": "timm has no model 'zzzzzzzzz'",
-    "hf-hub:timm/resnet18": "timm has no model 'hf-hub:timm/resnet18'",
+    "hf-hub:timm/resnet18": "timm has no model 'hf-hub:timm/resnet18'; write timm:resnet18",
+    "hf_hub:timm/resnet18.a1_in1k": (
+        "timm has no model 'hf_hub:timm/resnet18.a1_in1k'; write timm:resnet18.a1_in1k"
+    ),
+    "timm/resnet18": "timm has no model 'timm/resnet18'; write timm:resnet18",
+    "hf_hub:someone/resnet18": "timm has no model 'hf_hub:someone/resnet18'",
     "resnetv2_50": (
         "head.fc, the last layer of resnetv2_50, is Conv2d, not the linear layer that ULRL needs; "
         "choose another model, or another layer with classifier: PATH"

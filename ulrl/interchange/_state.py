@@ -1,8 +1,8 @@
 """State dicts from outside, and the rule by which they become a network's weights."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,10 +13,12 @@ from ulrl.interchange._torchfile import read_torch
 from ulrl.models import Blueprint, Weights
 from ulrl.randomness import spared_default
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
-PARALLEL = "module."  # what DataParallel puts before each name
+# Keys under which programs keep the network; beside them, copies by other names (averages,
+# generators of triggers) do not count.
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "netC")
+# What wrappers put before each name: DataParallel, torch.compile, Lightning and the like.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "netC.", "backbone.")
 COUNTER = "num_batches_tracked"
-OLD_MLP = {"linear_1": "0", "linear_2": "3"}  # torchvision before 0.13, and from it on
 NAMED = 3  # entries that a message names of each kind of difference
 
 State = dict[str, Tensor]
@@ -26,9 +28,11 @@ def read_state(path: str | Path) -> State:
     """Return the tensors by name of a ``.safetensors`` or ``torch.save`` file.
 
     A file of ``torch.save`` holds the state dict itself, or a dict with it under one of
-    ``model``, ``state_dict``, ``model_state_dict``, ``net``, ``network`` and ``weights``.
-    ``module.`` is taken off if it is before every name, and a weight that torch's pruning
-    left as ``NAME_orig`` and ``NAME_mask`` becomes their product.
+    ``model``, ``state_dict``, ``model_state_dict``, ``net``, ``network``, ``weights`` and
+    ``netC``, or under another key if no other dict there has tensors by name. Prefixes of
+    wrappers (``module.``, ``_orig_mod.``, ``model.``, ``net.``, ``network.``, ``netC.``,
+    ``backbone.``) are taken off, in any order, while one of them is before every name. A
+    weight that torch's pruning left as ``NAME_orig`` and ``NAME_mask`` becomes their product.
 
     Raises:
         ImportRefused: It is no such file, is damaged or holds more than tensors.
@@ -36,6 +40,8 @@ def read_state(path: str | Path) -> State:
     path = Path(path)
     if path.is_dir():
         raise ImportRefused(f"{path} is a folder; name the file with the weights")
+    if path.exists() and not path.is_file():
+        raise ImportRefused(f"{path} is no regular file; name the file with the weights")
     if path.suffix == ".safetensors":
         return as_state(_read_safetensors(path), str(path))
     content = read_torch(path)
@@ -43,13 +49,33 @@ def read_state(path: str | Path) -> State:
         raise ImportRefused(
             f"{path} holds no state dict but a {type(content).__name__}; save model.state_dict()"
         )
-    wrapped = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
-    if len(wrapped) > 1:
-        raise ImportRefused(
-            f"{path} has a dict under each of {', '.join(wrapped)}, and which is meant cannot be "
-            f"told; save the state dict alone"
-        )
-    return as_state(content[wrapped[0]] if wrapped else content, str(path))
+    return as_state(_unwrapped(content, str(path)), str(path))
+
+
+def _unwrapped(content: Mapping[Any, Any], source: str) -> Mapping[Any, Any]:
+    """Return the state dict of a file, which may lie in dicts of other things."""
+    while True:
+        found = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+        if not found:
+            found = [name for name, value in content.items() if _is_state(value)]
+        if len(found) > 1:
+            listed = ", ".join(shown(name)[1:-1] for name in found)
+            raise ImportRefused(
+                f"{source} has a dict under each of {listed}, and which is meant is not clear; "
+                f"save the state dict alone"
+            )
+        if not found:
+            return content
+        content = content[found[0]]
+
+
+def _is_state(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(name, str) for name in value)
+        and all(isinstance(one, Tensor) for one in value.values())
+    )
 
 
 def as_state(content: object, source: str) -> State:
@@ -68,24 +94,24 @@ def as_state(content: object, source: str) -> State:
                 f"{type(value).__name__}; save model.state_dict()"
             )
         state[name] = _plain(name, value, source)
-    if all(name.startswith(PARALLEL) for name in state):
-        state = {name.removeprefix(PARALLEL): value for name, value in state.items()}
-    return _unpruned(state, source)
+    return _unpruned(_peeled(state), source)
 
 
 def fit_state(state: State, blueprint: Blueprint, source: str = "the state dict") -> Weights:
     """Return `state` as weights of the network that `blueprint` describes, by name and shape.
 
-    Floating-point numbers take the network's precision. ViT's old names of MLP layers
-    (``mlp.linear_1``, ``mlp.linear_2``) are read as ``mlp.0`` and ``mlp.3``. The one thing
-    that may be missing is BatchNorm's ``num_batches_tracked``, which old checkpoints lack
-    and which changes no output: it becomes 0. `source` begins each message.
+    Names may be this project's or, of ``timm:NAME`` and ``vit_b_16``, those of the network
+    without a resize before it: timm's, and for vision transformers torchvision's and Hugging
+    Face's. Floating-point numbers take the network's precision; nothing is interpolated. The
+    one thing that may be missing is BatchNorm's ``num_batches_tracked``, which old
+    checkpoints lack and which changes no output: it becomes 0. `source` begins each message.
 
     Raises:
         ImportRefused: Names or shapes differ, or a number is not finite.
     """
-    expected = sketch_of(blueprint).state_dict()
-    given = _with_new_names(state, expected)
+    network = sketch_of(blueprint)
+    expected = network.state_dict()
+    given = blueprint.architecture.named(state, network)
     _check_names(given, expected, f"{source} does not fit {blueprint.architecture.label}")
     fitted = {
         name: _converted(given[name], like, name, source)
@@ -119,20 +145,41 @@ def _read_safetensors(path: Path) -> State:
         ) from error
 
 
+def _peeled(state: State) -> State:
+    """Return a state dict without what wrappers put before every name."""
+    while prefix := next(
+        (one for one in PREFIXES if all(name.startswith(one) for name in state)), None
+    ):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
 def _plain(name: str, value: Tensor, source: str) -> Tensor:
-    """Return a dense tensor whose every number is in the file."""
+    """Return a dense tensor whose every number is in the file, and finite."""
     value = value.detach()
     dense = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
-    if type(value) is not Tensor or not dense:
+    if type(value) is not Tensor or not dense or value.is_complex():
         raise ImportRefused(
-            f"{source}: {shown(name)} is sparse, quantised or of a special kind; save dense tensors"
+            f"{source}: {shown(name)} is sparse, quantised, complex or of a special kind; save "
+            f"dense tensors of real numbers"
         )
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise ImportRefused(
             f"{source}: {shown(name)} claims {value.numel()} numbers, more than are in the file; "
             f"save contiguous tensors"
         )
+    if value.is_floating_point():
+        _check_finite(value.float(), name, source)
     return value
+
+
+def _check_finite(value: Tensor, name: str, source: str) -> None:
+    wrong = int((~value.isfinite()).sum())
+    if wrong:
+        raise ImportRefused(
+            f"{source}: {shown(name)[1:-1]} has {wrong} of {value.numel()} numbers that are NaN "
+            f"or infinite in {value.dtype}; take a checkpoint from before training diverged"
+        )
 
 
 def _unpruned(state: State, source: str) -> State:
@@ -152,17 +199,6 @@ def _unpruned(state: State, source: str) -> State:
         del folded[name], folded[f"{stem}_orig"]
         folded[stem] = original * mask.to(original.dtype)
     return folded
-
-
-def _with_new_names(state: State, expected: State) -> State:
-    def new(name: str) -> str:
-        renamed = re.sub(
-            r"\.mlp\.(linear_[12])\.", lambda found: f".mlp.{OLD_MLP[found[1]]}.", name
-        )
-        known = renamed in expected and name not in expected
-        return renamed if known and renamed not in state else name
-
-    return {new(name): value for name, value in state.items()}
 
 
 def _check_names(given: State, expected: State, beginning: str) -> None:
@@ -196,10 +232,5 @@ def _converted(value: Tensor, like: Tensor, name: str, source: str) -> Tensor:
             f"dict as trained"
         )
     converted = value.to(like.dtype, copy=True, memory_format=torch.contiguous_format)
-    wrong = int((~converted.isfinite()).sum())
-    if wrong:
-        raise ImportRefused(
-            f"{source}: {name} has {wrong} of {converted.numel()} numbers that are NaN or "
-            f"infinite in {like.dtype}; take a checkpoint from before training diverged"
-        )
+    _check_finite(converted, name, source)
     return converted

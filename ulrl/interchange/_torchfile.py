@@ -3,16 +3,18 @@
 torch's own reader of tensors and plain values does the work. BackdoorBench's files also
 hold NumPy arrays and numbers; the names that NumPy gives their parts are read as the
 stand-ins below, which check every byte, so that not even NumPy's own code follows the
-file's orders (its dtype would let a file declare integers to be pointers).
+file's orders (its dtype would let a file declare integers to be pointers). Another stand-in
+drops the settings that training scripts save beside the weights.
 """
 
 import re
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,28 +27,37 @@ from torch.serialization import (
 
 from ulrl.interchange._refusal import ImportRefused, shown, told
 
-NATIVE = (3, "<", None, None, None, -1, -1, 0)  # NumPy's state of a plain little-endian dtype
+# NumPy's names of plain numbers; integers are of 32 bits where NumPy 1 ran on Windows.
+KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+PLAIN = "plain integers, floats or booleans"
+# NumPy's state of a plain dtype: little-endian, or of a single byte.
+NATIVE = tuple((3, order, None, None, None, -1, -1, 0) for order in "<|")
+DROPPED = "argparse.Namespace"
 _LOCK = threading.Lock()
 
 
 class _Unfit(ValueError):  # noqa: N818 - its text is the middle of a sentence
-    """A part of the file is no plain array or number of int64 or float64."""
+    """A part of the file is no plain array or number of NumPy."""
 
 
 class _Kind:
-    """Stands for ``numpy.dtype``: int64 or float64, little-endian."""
+    """Stands for ``numpy.dtype``: a plain number, little-endian."""
 
-    codes: ClassVar[tuple[str, ...]] = ("i8", "f8")
     code = ""
 
     def __init__(self, code: object = None, *_flags: object) -> None:
-        if not isinstance(code, str) or code not in self.codes:
+        if not isinstance(code, str) or code not in KINDS:
             raise _Unfit(f"a NumPy dtype {shown(code)}")
         self.code = code
 
     def __setstate__(self, state: object) -> None:
-        if state != NATIVE:
+        if state not in NATIVE:
             raise _Unfit(f"a NumPy dtype with the state {shown(state)}")
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number."""
+        return int(self.code[1:])
 
     def read(self, data: bytes) -> list[int | float]:
         numbers: list[int | float] = np.frombuffer(data, f"<{self.code}").tolist()
@@ -54,7 +65,7 @@ class _Kind:
 
 
 class PlainArray:
-    """Stands for ``numpy.ndarray``: one axis of int64 or float64.
+    """Stands for ``numpy.ndarray``: one axis of plain numbers.
 
     Attributes:
         numbers: The content; None in an array that the file left unfilled.
@@ -68,12 +79,12 @@ class PlainArray:
 
     def __setstate__(self, state: object) -> None:
         match state:
-            case (1, (int(length),), _Kind(code="i8" | "f8") as kind, False, bytes(data)) if (
-                len(data) == 8 * length
+            case (1, (int(length),), _Kind() as kind, False, bytes(data)) if (
+                kind.code and len(data) == kind.size * length
             ):
                 self.numbers = kind.read(data)
             case _:
-                raise _Unfit("a NumPy array of other than one axis of int64 or float64")
+                raise _Unfit("a NumPy array of more or less than one axis of numbers")
 
 
 def _array(kind: object = None, shape: object = None, code: object = None) -> PlainArray:
@@ -85,21 +96,34 @@ def _array(kind: object = None, shape: object = None, code: object = None) -> Pl
 
 def _number(kind: object = None, data: object = None) -> int | float:
     """Stand for NumPy's ``scalar``."""
-    if not isinstance(kind, _Kind) or not isinstance(data, bytes) or len(data) != 8:
-        raise _Unfit("a NumPy number of other than int64 or float64")
+    if not isinstance(kind, _Kind) or not kind.code or not isinstance(data, bytes):
+        raise _Unfit("a NumPy number of an unusual kind")
+    if len(data) != kind.size:
+        raise _Unfit("a NumPy number of another size than it says")
     return kind.read(data)[0]
+
+
+class _Dropped:
+    """Stands for ``argparse.Namespace``, the settings of a training script: not read."""
+
+    def __init__(self, *_arguments: object) -> None:
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
 
 
 Names = list[Callable[..., Any] | tuple[Callable[..., Any], str]]
 
-# NumPy 2 has moved two of them; files that NumPy 1 wrote have them under the old name.
-NUMPY_NAMES: Names = [
+# NumPy 2 has moved two of its names; files that NumPy 1 wrote have the old ones.
+STAND_INS: Names = [
     (_array, "numpy.core.multiarray._reconstruct"),
     (_array, "numpy._core.multiarray._reconstruct"),
     (_number, "numpy.core.multiarray.scalar"),
     (_number, "numpy._core.multiarray.scalar"),
     (PlainArray, "numpy.ndarray"),
     (_Kind, "numpy.dtype"),
+    (_Dropped, DROPPED),
 ]
 
 
@@ -109,8 +133,13 @@ def read_torch(path: Path) -> object:
     Raises:
         ImportRefused: It cannot be read, or asks for anything else; nothing was executed.
     """
+    if program := _program_in(path):
+        raise ImportRefused(
+            f"{path} is {program}, not weights alone; load it where it was made and save "
+            f"model.state_dict()"
+        )
     try:
-        with _LOCK, _nothing_but(NUMPY_NAMES), warnings.catch_warnings(action="ignore"):
+        with _LOCK, _nothing_but(STAND_INS), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
         raise ImportRefused(_explained(path, error)) from error
@@ -128,18 +157,38 @@ def _nothing_but(names: Names) -> Iterator[None]:
         add_safe_globals(others)
 
 
+def _program_in(path: Path) -> str:
+    """Return which kind of exported program a file is, or nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inner = {name.partition("/")[2] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return ""
+    if "constants.pkl" in inner:
+        return "a TorchScript archive"
+    return "a torch.export archive" if "archive_format" in inner else ""
+
+
 def _explained(path: Path, error: Exception) -> str:
     if named := re.search(r"GLOBAL (\S+)", str(error)):
+        if named[1].startswith("PIL."):
+            return (
+                f"{path} holds pictures, as version 1 of BackdoorBench saved them, and only files "
+                f"of plain values are read; save the state dict as model.pt and the triggered "
+                f"images as triggered.npz (docs/interchange.md has the lines for it)"
+            )
         return (
             f"{path} asks for {shown(named[1])}, which was not run: a file from outside holds "
             f"tensors, plain values and NumPy numbers only; save the state dict alone"
         )
     if isinstance(error, _Unfit):
-        return f"{path} holds {error}, not plain int64 or float64; save the state dict alone"
+        return f"{path} holds {error}, not {PLAIN}; save the state dict alone"
     if isinstance(error, FileNotFoundError):
         return f"{path} is not there; check the path"
-    before, _, after = str(error).partition("WeightsUnpickler error: ")
-    reason = told(after) or f"{type(error).__name__}: {told(before)}"
+    # Of torch's text the first line; advice follows, some of it to allow what was refused.
+    before, _, after = (part.strip() for part in str(error).partition("WeightsUnpickler error: "))
+    first = [told(part.partition("\n")[0]) for part in (after, before)]
+    reason = first[0] or f"{type(error).__name__}: {first[1]}"
     return (
         f"{path} cannot be read as a file of torch.save ({reason}); it is damaged or of another "
         f"format: fetch it again, or save the state dict alone"

@@ -62,6 +62,14 @@ class Architecture(ABC):
         """
         return {}
 
+    def named(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """Return a file's weights under the names that `network` has, as far as they are known.
+
+        Numbers stay as they are. `network` may be without numbers (on torch's ``meta``).
+        """
+        del network
+        return state
+
     def start(self, network: nn.Module) -> None:
         """Load what training starts from, where that is more than a random draw.
 

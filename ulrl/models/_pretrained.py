@@ -16,6 +16,7 @@ from ulrl.registry import label_of
 IMAGENET = "imagenet"
 # What makes a field's value a place: it is in no key, and a study's reader makes it absolute.
 WEIGHTS: Mapping[str, Any] = {"runtime": True, "words": (IMAGENET,)}
+INSIDE = "1."  # what names begin with that lie behind a resize
 SHOWN = 5  # differences that a message lists
 
 State = dict[str, Tensor]
@@ -57,7 +58,7 @@ class Pretrainable(Architecture):
             state = self.fetched(network)
             given = {name: v for name, v in state.items() if not name.startswith(f"{self.head}.")}
         else:
-            given = self.translated(_without_prefix(read_weights(self.weights), "module."), network)
+            given = self.translated(read_weights(self.weights), network)
         _fit(network, given, self)
 
     def fetched(self, network: nn.Module) -> State:
@@ -69,9 +70,8 @@ class Pretrainable(Architecture):
         raise NotImplementedError
 
     def translated(self, state: State, network: nn.Module) -> State:
-        """Return a file's weights under the network's own names, as far as they are known."""
-        del network
-        return state
+        """Return what training starts from, of a file's weights: as `named`, or interpolated."""
+        return self.named(state, network)
 
     def check_weights(self) -> None:
         """Raise ``ValueError`` unless `weights` can name some."""
@@ -94,7 +94,14 @@ class Pretrainable(Architecture):
 
 def bare(state: State) -> State:
     """Return weights under the names that they have without a resize before the network."""
-    return _without_prefix(state, "1.")
+    if all(name.startswith(INSIDE) for name in state):
+        return {name.removeprefix(INSIDE): value for name, value in state.items()}
+    return state
+
+
+def inside(state: State) -> State:
+    """Return weights under the names that they have behind a resize."""
+    return {f"{INSIDE}{name}": value for name, value in state.items()}
 
 
 def fetch(make: Callable[[], nn.Module], published: str) -> State:
@@ -111,12 +118,6 @@ def fetch(make: Callable[[], nn.Module], published: str) -> State:
             f"weights {published} cannot be fetched ({type(error).__name__}); where there is "
             f"no network, download the file elsewhere and write weights: FILE.safetensors"
         ) from error
-
-
-def _without_prefix(state: State, prefix: str) -> State:
-    if all(name.startswith(prefix) for name in state):
-        return {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
 
 
 def _fit(network: nn.Module, given: State, architecture: Pretrainable) -> None:

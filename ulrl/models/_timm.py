@@ -1,8 +1,10 @@
 """What timm says of its models, and how they are built and looked at."""
 
+import re
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from ulrl.wording import nearest
 CLASSES = 10  # of a network that is only looked at
 # What networks raise for images, and filters for files, that do not suit them.
 UNSUITED = (RuntimeError, ValueError, AssertionError, ArithmeticError, LookupError, TypeError)
+HUB = re.compile(r"(hf[-_]hub:)?(timm/)?(?P<name>[^/:]+)")  # as the Hugging Face Hub prints names
 FILTERS = ("checkpoint_filter_fn", "_filter_fn")  # timm's names for what reads its older files
 
 
@@ -46,8 +49,11 @@ def facts_of(model: str) -> Facts:
 
     name, _, tag = model.partition(".")
     models = list_models()
+    hub = HUB.fullmatch(model)
+    if hub and hub["name"] != model and hub["name"].partition(".")[0] in models:
+        raise ValueError(f"timm has no model {model!r}; write timm:{hub['name']}")
     if name not in models:
-        raise ValueError(f"timm has no model {name!r}{nearest(name, models)}")
+        raise ValueError(f"timm has no model {model!r}{nearest(name, models)}")
     tagged = list_pretrained(f"{name}.*")
     if tag and model not in tagged:
         raise ValueError(f"timm has no weights {model!r}{nearest(model, tagged)}")
@@ -131,8 +137,10 @@ def renewed(network: nn.Module, state: State) -> State:
     module = sys.modules[type(network).__module__]
     for name in FILTERS:
         if hasattr(module, name):
+            rename = getattr(module, name)
+            wanted = len(signature(rename).parameters)  # some do not look at the network
             try:
-                return dict(getattr(module, name)(dict(state), network))
+                return dict(rename(*(dict(state), network)[:wanted]))
             except UNSUITED:
                 return state  # of no known version; what it lacks is told by name
     return state

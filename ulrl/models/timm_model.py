@@ -1,13 +1,15 @@
 """Any image classifier of the timm library, as ``timm:NAME``."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from ulrl.models import _timm
 from ulrl.models._base import register
-from ulrl.models._pretrained import IMAGENET, WEIGHTS, Pretrainable, State, bare, fetch
+from ulrl.models._pretrained import IMAGENET, WEIGHTS, Pretrainable, State, bare, fetch, inside
 from ulrl.models._resize import Resize
+from ulrl.models._vit_names import timm_names
 from ulrl.registry import options_of
 
 
@@ -28,8 +30,8 @@ class TimmModel(Pretrainable):
         classifier: Path of the last linear layer inside timm's model; by default what timm
             says.
         weights: What training starts from: ``imagenet``, the weights of the model's tag or
-            of its default one; or a file with timm's or this project's names; by default
-            a random draw.
+            of its default one; or a file with timm's or this project's names (of a vision
+            transformer, torchvision's and Hugging Face's too); by default a random draw.
     """
 
     model: str
@@ -75,15 +77,21 @@ class TimmModel(Pretrainable):
         def make() -> nn.Module:
             return _timm.create(self.model, self.size, pretrained=True)
 
-        return _inside(fetch(make, str(self.published)))
+        return inside(fetch(make, str(self.published)))
+
+    def named(self, state: State, network: nn.Module) -> State:
+        given = timm_names(bare(state))
+        renewed = _timm.renewed(network.get_submodule("1"), given)
+        # What timm left out, added or interpolated would make it another network.
+        return inside(renewed if _sizes(renewed) == _sizes(given) else given)
 
     def translated(self, state: State, network: nn.Module) -> State:
-        return _inside(_timm.renewed(network.get_submodule("1"), bare(state)))
+        return inside(_timm.renewed(network.get_submodule("1"), timm_names(bare(state))))
 
     @property
     def _classifier(self) -> str:
         return _timm.classifier_of(self.model) if self.classifier is None else self.classifier
 
 
-def _inside(state: State) -> State:
-    return {f"1.{name}": value for name, value in state.items()}
+def _sizes(state: State) -> Counter[int]:
+    return Counter(value.numel() for value in state.values())

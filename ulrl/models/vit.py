@@ -1,6 +1,5 @@
 """ViT-B/16, a victim of the benchmarks."""
 
-import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from math import isqrt, sqrt
@@ -11,23 +10,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ulrl.models._base import register
-from ulrl.models._pretrained import IMAGENET, WEIGHTS, Pretrainable, State, bare, fetch
+from ulrl.models._pretrained import IMAGENET, WEIGHTS, Pretrainable, bare, fetch, inside
 from ulrl.models._resize import Resize
+from ulrl.models._vit_names import State, torchvision_names
 
 PUBLISHED = "vit_base_patch16_224.augreg_in1k"
-TO_TORCHVISION = (  # timm's names, and BackdoorBench's of torchvision before 0.13
-    (r"^cls_token$", "class_token"),
-    (r"^pos_embed$", "encoder.pos_embedding"),
-    (r"^patch_embed\.proj\.", "conv_proj."),
-    (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
-    (r"\.norm([12])\.", r".ln_\1."),
-    (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
-    (r"\.attn\.proj\.", ".self_attention.out_proj."),
-    (r"\.mlp\.(fc1|linear_1)\.", ".mlp.0."),
-    (r"\.mlp\.(fc2|linear_2)\.", ".mlp.3."),
-    (r"^norm\.", "encoder.ln."),
-    (r"^head\.", "heads.head."),
-)
 
 
 @register("vit_b_16")
@@ -48,7 +35,7 @@ class ViTB16(Pretrainable):
         heads: Attention heads; `width` is a multiple.
         mlp: Units of an encoder layer's hidden layer; by default four times `width`.
         weights: What training starts from: ``imagenet``, or a file with timm's,
-            torchvision's or this project's names; by default a random draw.
+            torchvision's, Hugging Face's or this project's names; by default a random draw.
     """
 
     size: int = 224
@@ -105,13 +92,16 @@ class ViTB16(Pretrainable):
 
         return self.translated(fetch(make, f"timm/{PUBLISHED}"), network)
 
-    def translated(self, state: State, network: nn.Module) -> State:
+    def named(self, state: State, network: nn.Module) -> State:
         del network
-        named = {_torchvision_name(name): value for name, value in bare(state).items()}
-        place = "encoder.pos_embedding"
+        return inside(torchvision_names(bare(state)))
+
+    def translated(self, state: State, network: nn.Module) -> State:
+        named = self.named(state, network)
+        place = "1.encoder.pos_embedding"
         if place in named:
             named[place] = _positions(named[place], self.size // self.patch)
-        return {f"1.{name}": value for name, value in named.items()}
+        return named
 
 
 class _Transformer(nn.Module):
@@ -203,12 +193,6 @@ def _fusible(query: Float[Tensor, "n heads t d"]) -> bool:
     half = query.dtype in {torch.bfloat16, torch.float16}
     ampere = torch.cuda.get_device_capability(query.device) >= (8, 0)  # Flash Attention's first
     return half and ampere and tokens <= 256 and features <= 64
-
-
-def _torchvision_name(name: str) -> str:
-    for pattern, replacement in TO_TORCHVISION:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _positions(embedding: Tensor, grid: int) -> Tensor:
