@@ -86,7 +86,7 @@ class Costs:
             classes=classes,
             channels=channels,
             side=side,
-            treatment=scenario.dataset.treatment,
+            treatment=scenario.treatment,
             batch=batch,
             precision=Precision.AUTO,
             replayed=replayed,

@@ -1,14 +1,15 @@
 """A study as frozen values: what a study file says once it is read and found right."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from orchestrator.ranges import Axis
 from orchestrator.resources import Budget, Limits, Resources
 from ulrl.attacks import Attack, LabelRule, Stamp
-from ulrl.datasets import Dataset
+from ulrl.datasets import Dataset, Treatment
+from ulrl.datasets.arrays import check_normalisation
 from ulrl.hyperparameters import Preset
 from ulrl.metrics import Metrics
 from ulrl.models import Architecture
@@ -128,15 +129,42 @@ class Exclusion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """What a network subtracts from pixels in [0, 1], and divides by, per channel.
+
+    Attributes:
+        mean: One number, or one per channel.
+        std: As `mean`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_normalisation(self.mean, self.std)
+
+    def of(self, treatment: Treatment) -> Treatment:
+        """Return a dataset's treatment with these numbers instead of its own."""
+        channels = len(treatment.mean)
+        mean, std = (v * channels if len(v) == 1 else v for v in (self.mean, self.std))
+        return replace(treatment, mean=mean, std=std)
+
+
+@dataclass(frozen=True, kw_only=True)
 class VictimImport:
     """Where pre-trained victims lie.
 
     Attributes:
         path: A folder or file; names of scenario axes in braces stand for their values.
+        backdoorbench: Whether victims lie below the path, each in a folder with the name that
+            BackdoorBench's zoo gives it.
+        normalisation: What they were trained with, where it is not the dataset's.
         conditions: Which scenarios it serves, as for an exclusion; none is all of them.
     """
 
     path: str
+    backdoorbench: bool = False
+    normalisation: Normalisation | None = None
     conditions: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 

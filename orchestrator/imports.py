@@ -36,5 +36,5 @@ def blueprint_from_facts(scenario: Scenario) -> Blueprint | None:
         classes=facts.classes,
         channels=facts.channels,
         side=facts.side,
-        treatment=scenario.dataset.treatment,
+        treatment=scenario.treatment,
     )

@@ -233,7 +233,7 @@ class KeyRing:
     def _pictures(self, scenario: Scenario) -> dict[str, Any]:
         return {
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
-            "treatment": scenario.dataset.treatment,
+            "treatment": scenario.treatment,
             "seed": scenario.seed,
             "compute": self._where,
         }
@@ -244,7 +244,7 @@ class KeyRing:
             "import": fingerprint(source),
             "architecture": scenario.architecture,
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
-            "treatment": scenario.dataset.treatment,
+            "treatment": scenario.treatment,
             "poison": scenario.poison,
             "attack": scenario.poison.attack.identity(),
             "compute": self._where,

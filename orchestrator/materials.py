@@ -66,6 +66,7 @@ def import_victim(scenario: Scenario, blueprint: Blueprint) -> ImportedVictim:
         architecture_name=scenario.architecture.name,
         dataset_name=scenario.dataset.name,
         poison=scenario.poison,
+        normalised=scenario.normalisation is not None,
     )
     return imported
 
@@ -78,7 +79,7 @@ def blueprint_of(scenario: Scenario, images: ImageSet) -> Blueprint:
         classes=images.classes,
         channels=channels,
         side=side,
-        treatment=scenario.dataset.treatment,
+        treatment=scenario.treatment,
     )
 
 

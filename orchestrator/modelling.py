@@ -33,7 +33,7 @@ def describe(stage: str, key: str, scenario: Scenario) -> dict[str, Any] | None:
         "classes": facts.classes,
         "channels": facts.channels,
         "side": facts.side,
-        "treatment": dataclasses.asdict(scenario.dataset.treatment),
+        "treatment": dataclasses.asdict(scenario.treatment),
     }
 
 

@@ -14,6 +14,7 @@ from orchestrator.points import Scenario, Setting, Trial, is_left_out, trial_of
 from orchestrator.ranges import Range, Values, is_open
 from orchestrator.spec_exclude import holds
 from orchestrator.spec_victim import import_path
+from ulrl.attacks.imported import Imported
 from ulrl.hyperparameters import Hyperparameters, preset_values
 
 __all__ = ["Plan", "Scenario", "Setting", "Trial", "make_plan", "own_setting", "spread"]
@@ -140,8 +141,7 @@ def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
     scenarios: list[Scenario] = []
     trials: list[Trial] = []
     for scenario in _scenarios(study):
-        source = _source(study, scenario)
-        numbered = replace(scenario, number=len(scenarios), source=source)
+        numbered = _sourced(study, replace(scenario, number=len(scenarios)))
         kept = [setting for setting in settings if not is_left_out(study, numbered, setting)]
         if not kept:
             continue
@@ -164,8 +164,7 @@ def _searched(study: Study, drawn: Iterable[Values]) -> Plan:
     scenarios: list[Scenario] = []
     for scenario in _scenarios(study):
         if not is_left_out(study, scenario, None):
-            source = _source(study, scenario)
-            scenarios.append(replace(scenario, number=len(scenarios), source=source))
+            scenarios.append(_sourced(study, replace(scenario, number=len(scenarios))))
     plan = Plan(
         study=study,
         scenarios=tuple(scenarios),
@@ -214,8 +213,8 @@ def _scenarios(study: Study) -> list[Scenario]:
     ]
 
 
-def _source(study: Study, scenario: Scenario) -> str | None:
-    """Return where a scenario's victim is imported from, if victims are."""
+def _sourced(study: Study, scenario: Scenario) -> Scenario:
+    """Return a scenario with the place its victim is imported from, if victims are."""
     axes = {
         "poison_ratio": scenario.poison.poison_ratio,
         "target_label": scenario.poison.target_label,
@@ -233,8 +232,12 @@ def _source(study: Study, scenario: Scenario) -> str | None:
     }
     for entry in study.imports:
         if holds(entry.conditions, things | axes):
-            return import_path(entry, names | axes)
-    return None
+            attack = scenario.choice.attack
+            if entry.backdoorbench and isinstance(attack, Imported):
+                names["attack"] = attack.of
+            source = import_path(entry, names | axes)
+            return replace(scenario, source=source, normalisation=entry.normalisation)
+    return scenario
 
 
 def own_setting(study: Study) -> dict[str, Any] | None:

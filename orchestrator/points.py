@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from orchestrator.definition import AttackChoice, Study
+from orchestrator.definition import AttackChoice, Normalisation, Study
 from orchestrator.names import attack_options, scenario_text
 from orchestrator.spec import is_excluded
 from ulrl.attacks import Helper
-from ulrl.datasets import Dataset
+from ulrl.datasets import Dataset, Treatment
 from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
 from ulrl.models import Architecture
 from ulrl.poisoning import Poison
@@ -24,6 +24,7 @@ class Scenario:
 
     Attributes:
         source: Where a pre-trained victim lies, or None: then it is trained.
+        normalisation: What a pre-trained victim was trained with, if the study says so.
     """
 
     number: int
@@ -33,6 +34,13 @@ class Scenario:
     poison: Poison
     seed: int
     source: str | None = None
+    normalisation: Normalisation | None = None
+
+    @property
+    def treatment(self) -> Treatment:
+        """How images become the network's input."""
+        own = self.dataset.treatment
+        return own if self.normalisation is None else self.normalisation.of(own)
 
     @cached_property
     def columns(self) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """The `victim` section: how victims are trained, or where they are imported from."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 import numpy as np
 
-from orchestrator.definition import SCENARIO_AXES, VictimImport, VictimRule
+from orchestrator.definition import SCENARIO_AXES, Normalisation, VictimImport, VictimRule
 from orchestrator.spec_exclude import Mask, mask_of, read_conditions
 from orchestrator.spec_findings import Findings, Node, Wrong
 from orchestrator.spec_grid import Axes
@@ -23,11 +23,16 @@ from orchestrator.spec_values import (
     items,
     mapping,
     nearest,
+    number,
 )
+from ulrl.interchange import zoo_name
 from ulrl.recipes import Recipe, VictimRecipe
 from ulrl.supervised import VictimConfig
 
-PATH = "path"
+BACKDOORBENCH = "backdoorbench"
+PLACES = ("path", BACKDOORBENCH)
+NUMBERS = ("mean", "std")
+BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,28 +113,59 @@ def _read_import(node: Node, axes: Axes, found: Findings) -> VictimImport:
     if not isinstance(node.value, dict):
         raise fail(node, "a path, or a mapping with a path and the scenarios it serves")
     given = dict(node.value)
-    if PATH not in given:
+    places = {key: given.pop(key) for key in PLACES if key in given}
+    if len(places) > 1:
+        raise Wrong(node, f"the entry has both {' and '.join(places)}; leave one out")
+    if not places:
         raise Wrong(node, "the entry has no path; write {path: FOLDER, attack: ..., ...}")
-    path = _template(given.pop(PATH))
+    ((kind, place),) = places.items()
+    path = _template(place)
+    numbers = {key: given.pop(key) for key in NUMBERS if key in given}
+    normalisation = _normalisation(node, numbers) if numbers else None
     for key in [key for key in given if key not in SCENARIO_AXES]:
-        hint = nearest(key, SCENARIO_AXES, "there are")
+        hint = nearest(key, (*SCENARIO_AXES, *PLACES, *NUMBERS), "there are")
         found.add(given.pop(key), f"no scenario axis is called {key!r}{hint}")
     conditions: Mapping[str, tuple[Any, ...]] = {}
     if given:
         conditions = read_conditions(replace(node, value=given), axes, found)
-    return VictimImport(path=path, conditions=conditions)
+    return VictimImport(
+        path=path,
+        backdoorbench=kind == BACKDOORBENCH,
+        normalisation=normalisation,
+        conditions=conditions,
+    )
+
+
+def _normalisation(node: Node, given: Mapping[str, Node]) -> Normalisation:
+    for key in NUMBERS:
+        if key not in given:
+            raise Wrong(node, f"mean and std go together; add {key}")
+    values = {key: tuple(number(item) for item in items(part)) for key, part in given.items()}
+    try:
+        return Normalisation(**values)
+    except ValueError as error:
+        at = next(given[key] for key in NUMBERS if str(error).startswith(key))
+        raise Wrong(at, str(error)) from error
 
 
 def _template(node: Node) -> str:
+    """Return a path in which ``{AXIS}`` stands for a scenario's value, and nothing else is special.
+
+    The text is never given to Python's own formatting, whose instructions can fail and can ask
+    for any amount of memory.
+    """
     path = absolute_path(node)
-    try:
-        names = [name for _, name, _, _ in Formatter().parse(path) if name is not None]
-    except ValueError as error:
-        raise Wrong(node, f"{node.name} is a path with axes in braces; {error}") from error
-    for name in names:
-        if name not in SCENARIO_AXES:
-            hint = nearest(name, SCENARIO_AXES, "there are")
-            raise Wrong(node, f"no scenario axis is called {name!r}{hint}")
+    if re.search(r"[{}]", BRACES.sub("", path)):
+        raise Wrong(node, f"{node.name} is a path with axes in braces; each {{ needs its }}")
+    for name in BRACES.findall(path):
+        if name in SCENARIO_AXES:
+            continue
+        stem = re.match(r"\w*", name)
+        if stem and stem[0] in SCENARIO_AXES:
+            text = f"braces hold an axis and no format; write {{{stem[0]}}}, not {{{name}}}"
+            raise Wrong(node, text)
+        hint = nearest(name, SCENARIO_AXES, "there are")
+        raise Wrong(node, f"no scenario axis is called {name!r}{hint}")
     return path
 
 
@@ -159,4 +195,8 @@ def _check_cover(
 
 def import_path(entry: VictimImport, names: Mapping[str, Any]) -> str:
     """Return where an entry's victim lies, for a scenario's values by axis."""
-    return str(Path(entry.path.format_map(names)))
+    path = Path(BRACES.sub(lambda found: str(names[found[1]]), entry.path))
+    if entry.backdoorbench:
+        axes = ("dataset", "architecture", "attack", "poison_ratio")
+        path /= zoo_name(**{axis: names[axis] for axis in axes})
+    return str(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.definition import AttackChoice, PrunerChoice, Study
+from orchestrator.definition import AttackChoice, PrunerChoice, Study, VictimImport
 from orchestrator.ranges import Range, Span
 from ulrl.datasets import Dataset
 from ulrl.models import Architecture
@@ -83,8 +83,13 @@ def _search(study: Study) -> dict[str, Any]:
 
 def _victims(study: Study) -> dict[str, Any]:
     if study.imports:
-        return {"import": [{"path": one.path, **one.conditions} for one in study.imports]}
+        return {"import": [_import_entry(one) for one in study.imports]}
     return {"recipe": study.victim.recipe, **study.victim.changes}
+
+
+def _import_entry(one: VictimImport) -> dict[str, Any]:
+    numbers = {} if one.normalisation is None else _fields(one.normalisation)
+    return {"backdoorbench" if one.backdoorbench else "path": one.path, **numbers, **one.conditions}
 
 
 def _attack_entry(choice: AttackChoice) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The `victim` section: recipes, and victims that are imported."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,11 +77,72 @@ victim:
     assert load(Path("again.yaml").read_text()) == study
 
 
+def test_the_folders_of_backdoorbenchs_zoo() -> None:
+    text = """\
+name: s
+grid:
+  attack: [badnets, input_aware, {name: imported, of: poison_ink}]
+  dataset: [cifar10, tiny_imagenet]
+  architecture: [preact_resnet18, vit_b_16]
+  poison_ratio: [0.1, 0.05]
+victim: {import: {backdoorbench: 'zoo/{seed}'}}
+"""
+    study = load(text)
+    sources = {Path(str(one.source)).name for one in make_plan(study).scenarios}
+    assert sources == {
+        f"{dataset}_{architecture}_{attack}_{ratio}"
+        for dataset in ("cifar10", "tiny")
+        for architecture in ("preactresnet18", "vit_b_16")
+        for attack in ("badnet", "inputaware", "poison_ink")
+        for ratio in ("0_1", "0_05")
+    }
+    parents = {Path(str(one.source)).parent for one in make_plan(study).scenarios}
+    assert parents == {Path("zoo/0").absolute()}
+    Path("again.yaml").write_text(resolved_yaml(study))
+    assert load(Path("again.yaml").read_text()) == study
+
+
+def test_the_normalisation_of_a_victim() -> None:
+    text = (
+        TWO
+        + """\
+victim:
+  import:
+    - {path: a, attack: badnets, mean: [0.1, 0.2, 0.3], std: 0.5}
+    - {path: b}
+"""
+    )
+    study = load(text)
+    for scenario in make_plan(study).scenarios:
+        own = scenario.dataset.treatment
+        if scenario.choice.attack.name == "badnets":
+            changed = replace(own, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+            assert scenario.treatment == changed != own
+        else:
+            assert scenario.treatment == own
+    Path("again.yaml").write_text(resolved_yaml(study))
+    assert load(Path("again.yaml").read_text()) == study
+
+
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
         ("{import: 'zoo/{atack}'}", "no scenario axis is called 'atack'; did you mean 'attack'?"),
-        ("{import: 'zoo/{attack'}", "import is a path with axes in braces; expected '}'"),
+        ("{import: 'zoo/{attack'}", "import is a path with axes in braces; each { needs its }"),
+        ("{import: 'zoo/attack}'}", "import is a path with axes in braces; each { needs its }"),
+        ("{import: 'zoo/{{attack}}'}", "each { needs its }"),
+        ("{import: 'zoo/{attack:d}'}", "no format; write {attack}, not {attack:d}"),
+        ("{import: 'zoo/{seed:>1000000000}'}", "no format; write {seed}, not {seed:>1000000000}"),
+        ("{import: 'zoo/{seed!r}'}", "no format; write {seed}, not {seed!r}"),
+        ("{import: 'zoo/{attack.__class__}'}", "write {attack}, not {attack.__class__}"),
+        ("{import: 'zoo/{attack[0]}'}", "write {attack}, not {attack[0]}"),
+        ("{import: 'zoo/{}'}", "no scenario axis is called ''"),
+        ("{import: 'zoo/{0}'}", "no scenario axis is called '0'"),
+        ("{import: {path: a, backdoorbench: b}}", "the entry has both path and backdoorbench"),
+        ("{import: {path: a, mean: 0.5}}", "mean and std go together; add std"),
+        ("{import: {path: a, mean: 0.5, std: 0}}", "std is a divisor, so above 0; got 0.0"),
+        ("{import: {path: a, mean: [0.1, 0.2], std: 1}}", "mean has one number or one per"),
+        ("{import: {path: a, mean: .nan, std: 1}}", "is a number; got nan"),
         ("{import: []}", "import has no values"),
         ("{import: 3}", "import is a path, or a mapping with a path"),
         ("{import: {attack: badnets}}", "the entry has no path; write {path: FOLDER"),

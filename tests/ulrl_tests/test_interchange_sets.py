@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.ulrl_tests.backdoorbench import result, write_run
+from tests.ulrl_tests.dataset_files import tiny_imagenet
 from ulrl.attacks import NOTHING_LEARNED, LabelRule, stamp_bytes
+from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import ImageSet
 from ulrl.interchange import (
     ImportRefused,
     TriggeredImages,
     imported_test_sets,
+    read_backdoorbench,
 )
 from ulrl.poisoning import MONITOR_COUNT, Poison, TestHalf, make_test_sets, split_halves
 from ulrl.randomness import generator
@@ -140,6 +145,84 @@ def test_without_numbers_images_are_halved_class_by_class(
     assert torch.equal(sets.report.clean, ours.report.clean)
 
 
+def by_folder(images: ImageSet) -> torch.Tensor:
+    """Return the order of ImageFolder: by class, then by name as text."""
+    names = [(int(label), f"val_{n}.JPEG", n) for n, label in enumerate(images.test_labels)]
+    return torch.tensor([number for _, _, number in sorted(names)])
+
+
+@pytest.mark.parametrize("benchmark", [True, False])
+def test_numbers_in_the_order_of_image_folder(
+    *, badnets: Poison, pictures: ImageSet, benchmark: bool
+) -> None:
+    """Each triggered image finds the test image that it was made from, whoever numbered it."""
+    mixed = torch.randperm(len(pictures.test_labels), generator=generator(1, "published"))
+    images = replace(
+        pictures,
+        test_images=pictures.test_images[mixed],
+        test_labels=pictures.test_labels[mixed],
+    )
+    order = by_folder(images)
+    theirs = stamped(badnets, images)
+    assert theirs.index is not None
+    place_of = torch.empty_like(order)
+    place_of[order] = torch.arange(len(order))
+    numbered = replace(theirs, index=place_of[theirs.index], by_folder=benchmark)
+    tiny = replace(images, folder_order=order)
+    ours = make_test_sets(badnets, images, seed=0)
+    for given in (numbered, replace(theirs, by_folder=benchmark)):
+        sets = imported_test_sets(badnets, tiny, given)
+        for name in ("selection", "report", "monitor"):
+            assert parts_equal(getattr(sets, name), getattr(ours, name))
+    message = refusal(lambda: imported_test_sets(badnets, images, numbered))
+    assert "and in the dataset it is of class" in message
+
+
+def test_a_run_of_backdoorbench_on_tiny_imagenet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test images are numbered as ImageFolder lists them; each finds its own clean image."""
+    sample = tiny_imagenet()
+    monkeypatch.setattr(f"{sample.module}.SOURCE", sample.source)
+    sample.put(tmp_path / "data")
+    images = sample.dataset(tmp_path / "data", download=False).load()
+    labels = images.test_labels.tolist()
+    listed = sorted((label, f"val_{n}.JPEG", n) for n, label in enumerate(labels))
+    entries = [(i, 0, label) for i, (label, _, _) in enumerate(listed) if label]
+    inverted = {(true, i): 255 - images.test_images[listed[i][2]] for i, _, true in entries}
+    content = result({"w": torch.ones(1)}, entries, 12, num_classes=3, img_size=(64, 64, 3))
+    run = read_backdoorbench(
+        write_run(tmp_path / "run", content | {"clean_data": "tiny"}, inverted)
+    )
+    assert run.facts.dataset == "tiny_imagenet"
+    poison = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE)
+    sets = imported_test_sets(poison, images, run.triggered)
+    for half in (sets.selection, sets.report):
+        counted = half.clean_labels != 0
+        assert torch.equal(255 - half.triggered, half.clean[counted])
+        assert torch.equal(half.true_labels, half.clean_labels[counted])
+
+
+def test_the_likelier_order_counts_where_the_labels_agree_with_both(
+    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
+) -> None:
+    """The labels of these test images are sorted, so both orders agree with all of them."""
+    order = by_folder(pictures)
+    tiny = replace(pictures, folder_order=order)
+    _, report = split_halves(pictures.test_labels)
+    images = {}
+    for folder in (False, True):
+        sets = imported_test_sets(badnets, tiny, replace(theirs, by_folder=folder))
+        numbers = [n for n in report.tolist() if pictures.test_labels[n] != badnets.target_label]
+        place_of = {int(n): place for place, n in enumerate(order)}
+        wanted = [place_of[n] if folder else n for n in numbers]
+        assert theirs.index is not None
+        position_of = {int(n): place for place, n in enumerate(theirs.index)}
+        images[folder] = theirs.images[[position_of[n] for n in wanted]]
+        assert torch.equal(sets.report.triggered, images[folder])
+    assert not torch.equal(images[False], images[True])
+
+
 def test_other_labels_than_the_datasets(
     badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
 ) -> None:
@@ -150,7 +233,8 @@ def test_other_labels_than_the_datasets(
     assert refusal(lambda: imported_test_sets(badnets, pictures, wrong)) == (
         f"theirs has test image {int(theirs.index[4])} with class {int(true[4])}, and in the "
         f"dataset it is of class {int(theirs.true_labels[4])} (1 of 150 differ); name the dataset "
-        f"that they were made from, or give an .npz without index"
+        f"that they were made from, or write the images to a triggered.npz without index, beside "
+        f"the state dict as model.pt"
     )
 
 

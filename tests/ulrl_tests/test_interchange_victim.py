@@ -26,9 +26,11 @@ from ulrl.interchange import (
     ImportedVictim,
     ImportRefused,
     check_scenario,
+    export_model,
     fingerprint,
     imported_test_sets,
     load_victim,
+    zoo_name,
 )
 from ulrl.metrics import measure
 from ulrl.models import Blueprint, Weights, restore
@@ -103,7 +105,11 @@ def test_a_run_gives_the_victim_and_its_test_sets(
         rewrite_pickle(path / "attack_result.pt", as_numpy_1)
     imported = load_victim(path, victim.blueprint)
     check_scenario(
-        imported, architecture_name="preact_resnet18", dataset_name="cifar10", poison=badnets
+        imported,
+        architecture_name="preact_resnet18",
+        dataset_name="cifar10",
+        poison=badnets,
+        normalised=True,
     )
     sets = imported_test_sets(badnets, pictures, imported.triggered)
     ours = make_test_sets(badnets, pictures, seed=0)
@@ -134,6 +140,23 @@ def test_images_in_an_npz(bare: Path, victim: Weights) -> None:
     again = load_victim(bare, victim.blueprint).triggered
     assert torch.equal(again.images, pictures.images)
     assert again.index is None
+
+
+def test_the_way_out_of_numbers_that_do_not_fit(
+    write: Callable[..., Path], victim: Weights, badnets: Poison, pictures: ImageSet
+) -> None:
+    """A run's file is a model.pt too; without an index, images are halved on their own."""
+    run = write()
+    theirs = load_victim(run, victim.blueprint).triggered
+    other = run.parent / "other"
+    other.mkdir()
+    shutil.copy(run / "attack_result.pt", other / "model.pt")
+    images = theirs.images.permute(0, 2, 3, 1).numpy()
+    np.savez(other / "triggered.npz", images=images, labels=theirs.true_labels.numpy())
+    imported = load_victim(other, victim.blueprint)
+    assert torch.equal(imported.weights.head, victim.head)
+    sets = imported_test_sets(badnets, pictures, imported.triggered)
+    assert len(sets.selection.triggered) + len(sets.report.triggered) == len(theirs.images)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +223,35 @@ def test_other_options_of_the_architecture(write: Callable[..., Path], victim: W
     assert message.startswith(f"{path}/attack_result.pt does not fit preact_resnet18(width=8): ")
 
 
+def test_the_nearest_folder_is_named(tmp_path: Path, victim: Weights) -> None:
+    (tmp_path / "cifar10_preactresnet18_badnet_0_1").mkdir()
+    path = tmp_path / "cifar10_preact_resnet18_badnets_0.1"
+    message = refusal(lambda: load_victim(path, victim.blueprint))
+    assert message.startswith(
+        f"{path} is no folder (there is cifar10_preactresnet18_badnet_0_1); a victim's folder has "
+    )
+    path = tmp_path / "zoo/none"
+    message = refusal(lambda: load_victim(path, victim.blueprint))
+    assert message.startswith(f"{path} is no folder ({tmp_path}/zoo is none either); a victim's")
+
+
+ZOO = {
+    "cifar10_preactresnet18_badnet_0_1": ("cifar10", "preact_resnet18", "badnets", 0.1),
+    "tiny_vgg19_bn_inputaware_0_01": ("tiny_imagenet", "vgg19_bn", "input_aware", 0.01),
+    "gtsrb_vit_b_16_ftrojann_0_05": ("gtsrb", "vit_b_16", "ftrojan", 0.05),
+    "cifar100_preactresnet18_trojannn_0_001": ("cifar100", "preact_resnet18", "trojannn", 0.001),
+    "cifar10_preactresnet18_sig_0_00001": ("cifar10", "preact_resnet18", "sig", 1e-5),
+    "cifar10_preactresnet18_poison_ink_0_1": ("cifar10", "preact_resnet18", "poison_ink", 0.1),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_names_of_backdoorbenchs_zoo(name: str) -> None:
+    dataset, architecture, attack, ratio = ZOO[name]
+    given = zoo_name(dataset=dataset, architecture=architecture, attack=attack, poison_ratio=ratio)
+    assert given == name
+
+
 # Comparing.
 
 
@@ -210,7 +262,7 @@ def imported(write: Callable[..., Path], victim: Weights) -> ImportedVictim:
 
 def comparison(imported: ImportedVictim, poison: Poison, **changes: str) -> str:
     names = {"architecture_name": "preact_resnet18", "dataset_name": "cifar10"} | changes
-    return refusal(lambda: check_scenario(imported, poison=poison, **names))
+    return refusal(lambda: check_scenario(imported, poison=poison, normalised=True, **names))
 
 
 def test_another_dataset(imported: ImportedVictim, badnets: Poison) -> None:
@@ -218,10 +270,85 @@ def test_another_dataset(imported: ImportedVictim, badnets: Poison) -> None:
     assert "was made with the dataset cifar10, and the scenario has gtsrb" in message
 
 
+def with_numbers(
+    imported: ImportedVictim, mean: tuple[float, ...], std: tuple[float, ...]
+) -> ImportedVictim:
+    plan = imported.weights.blueprint
+    treatment = replace(plan.treatment, mean=mean, std=std)
+    weights = replace(imported.weights, blueprint=replace(plan, treatment=treatment))
+    return replace(imported, weights=weights)
+
+
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
+PLAIN = ((0.0,) * 3, (1.0,) * 3)
+
+
 def test_a_users_own_arrays_may_be_any_dataset(imported: ImportedVictim, badnets: Poison) -> None:
     check_scenario(
-        imported, architecture_name="preact_resnet18", dataset_name="arrays", poison=badnets
+        with_numbers(imported, *CIFAR10),
+        architecture_name="preact_resnet18",
+        dataset_name="arrays",
+        poison=badnets,
     )
+
+
+@pytest.mark.parametrize("dataset", ["arrays", "cifar10"])
+@pytest.mark.parametrize("numbers", [PLAIN, (CIFAR10[0], PLAIN[1]), (PLAIN[0], CIFAR10[1])])
+def test_another_normalisation_than_the_recorded_datasets(
+    imported: ImportedVictim,
+    badnets: Poison,
+    dataset: str,
+    numbers: tuple[tuple[float, ...], tuple[float, ...]],
+) -> None:
+    other = with_numbers(imported, *numbers)
+    names: Any = {"architecture_name": "preact_resnet18", "dataset_name": dataset}
+    message = refusal(lambda: check_scenario(other, poison=badnets, **names))
+    assert message == (
+        f"{imported.source} was trained with mean [0.4914, 0.4822, 0.4465] and std [0.247, 0.243, "
+        f"0.261] (those of cifar10), and the scenario's dataset has mean {list(numbers[0])} and "
+        f"std {list(numbers[1])}; write the right mean and std at the entry of victim.import"
+    )
+    check_scenario(other, poison=badnets, normalised=True, **names)  # the user says so
+
+
+@pytest.mark.parametrize("recorded", ["imagenet", None])
+def test_no_silent_default_where_nothing_says_the_normalisation(
+    write: Callable[..., Path],
+    bare: Path,
+    victim: Weights,
+    badnets: Poison,
+    recorded: str | None,
+) -> None:
+    path = bare if recorded is None else write(clean_data=recorded)
+    imported = load_victim(path, victim.blueprint)
+    assert imported.facts.normalisation is None
+    plain = with_numbers(imported, *PLAIN)
+    names: Any = {"architecture_name": "preact_resnet18", "dataset_name": "arrays"}
+    message = refusal(lambda: check_scenario(plain, poison=badnets, **names))
+    assert message == (
+        f"{path} does not record how its training normalised images, nor does the dataset arrays; "
+        f"write the right mean and std at the entry of victim.import: 0 and 1 for pixels in [0, 1]"
+    )
+    check_scenario(plain, poison=badnets, normalised=True, **names)
+    check_scenario(with_numbers(imported, *CIFAR10), poison=badnets, **names)
+
+
+def test_numbers_for_other_channels(imported: ImportedVictim, badnets: Poison) -> None:
+    message = comparison(with_numbers(imported, (0.5,), (0.5,)), badnets)
+    assert "mean and std are for 1 channels, and the images have 3; write one" in message
+
+
+def test_an_exported_model_records_its_normalisation(
+    bare: Path, victim: Weights, badnets: Poison
+) -> None:
+    export_model(victim, bare.parent / "exported", {})
+    (bare.parent / "exported/model.safetensors").replace(bare / "model.safetensors")
+    imported = load_victim(bare, victim.blueprint)
+    names: Any = {"architecture_name": "preact_resnet18", "dataset_name": "arrays"}
+    check_scenario(imported, poison=badnets, **names)
+    plain = with_numbers(imported, *PLAIN)
+    message = refusal(lambda: check_scenario(plain, poison=badnets, **names))
+    assert "was trained with mean [0.5, 0.4, 0.6] and std [0.25, 0.3, 0.2], and " in message
 
 
 def test_another_architecture(imported: ImportedVictim, badnets: Poison) -> None:

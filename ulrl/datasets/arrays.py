@@ -57,13 +57,7 @@ class Arrays(Dataset):
     padding: int | None = None
 
     def __post_init__(self) -> None:
-        for option, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, 3):
-                raise ValueError(f"{option} has one number or one per channel; got {len(values)}")
-            if not all(isfinite(value) for value in values):
-                raise ValueError(f"{option} is in finite numbers; got {list(values)}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std is a divisor, so above 0; got {min(self.std)}")
+        check_normalisation(self.mean, self.std)
         if self.padding is not None and self.padding < 0:
             raise ValueError(f"padding is in pixels, at least 0; got {self.padding}")
 
@@ -123,6 +117,17 @@ class Arrays(Dataset):
                     f"{self.arrays}: {option} has {len(values)} numbers, and the images have "
                     f"{channels} channel"
                 )
+
+
+def check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise ``ValueError`` unless both have one finite number or three, `std` above 0."""
+    for option, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, 3):
+            raise ValueError(f"{option} has one number or one per channel; got {len(values)}")
+        if not all(isfinite(value) for value in values):
+            raise ValueError(f"{option} is in finite numbers; got {list(values)}")
+    if min(std) <= 0:
+        raise ValueError(f"std is a divisor, so above 0; got {min(std)}")
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from ulrl.interchange._backdoorbench import BackdoorBenchRun as BackdoorBenchRun
 from ulrl.interchange._backdoorbench import read_backdoorbench as read_backdoorbench
+from ulrl.interchange._backdoorbench import zoo_name as zoo_name
 from ulrl.interchange._export import export_model as export_model
 from ulrl.interchange._export import load_exported as load_exported
 from ulrl.interchange._facts import PoisonedCount as PoisonedCount

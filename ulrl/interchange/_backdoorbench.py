@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ulrl.attacks import LabelRule
-from ulrl.interchange._facts import VictimFacts
+from ulrl.interchange._facts import VictimFacts, normalisation_of
 from ulrl.interchange._pictures import Form, read_pngs
 from ulrl.interchange._records import Reader, Records, poisoned_count, read_records, rules_of
 from ulrl.interchange._refusal import ImportRefused, inside_file, shown
@@ -24,6 +25,11 @@ ARCHITECTURES = {
     "vit_b_16": "vit_b_16",
 }
 DATASETS = {"tiny": "tiny_imagenet"}  # the others have our names
+ATTACKS = {
+    "badnet": "badnets",
+    "ftrojann": "ftrojan",
+    "inputaware": "input_aware",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,6 +76,17 @@ def read_backdoorbench(path: str | Path) -> BackdoorBenchRun:
     return BackdoorBenchRun(facts=facts, state=state, triggered=triggered, source=source)
 
 
+def zoo_name(*, dataset: str, architecture: str, attack: str, poison_ratio: float) -> str:
+    """Return the folder that BackdoorBench's zoo has for a scenario, by our names.
+
+    For example ``cifar10_preactresnet18_badnet_0_1`` for ``badnets`` at 0.1.
+    """
+    tables = (DATASETS, ARCHITECTURES, ATTACKS)
+    theirs = {ours: name for table in tables for name, ours in table.items()}
+    ratio = format(Decimal(repr(poison_ratio)), "f").replace(".", "_")
+    return "_".join([*(theirs.get(name, name) for name in (dataset, architecture, attack)), ratio])
+
+
 def _facts(file: Reader) -> tuple[Records, VictimFacts]:
     name, dataset = file.word("model_name"), file.word("clean_data")
     if name not in ARCHITECTURES:
@@ -88,9 +105,11 @@ def _facts(file: Reader) -> tuple[Records, VictimFacts]:
             f"{file.place}: the labels of bd_test are neither one target for all nor each class "
             f"plus 1; such an attack is not supported"
         )
+    ours = DATASETS.get(dataset, dataset)
     facts = VictimFacts(
         architecture=ARCHITECTURES[name],
-        dataset=DATASETS.get(dataset, dataset),
+        dataset=ours,
+        normalisation=normalisation_of(ours),
         classes=classes,
         side=form.side,
         channels=form.channels,
@@ -126,4 +145,5 @@ def _triggered(folder: Path, test: Records, facts: VictimFacts) -> TriggeredImag
         wanted_labels=torch.tensor([record.wanted for record in test.entries]),
         index=torch.tensor([record.index for record in test.entries]),
         source=str(folder / PICTURES),
+        by_folder=True,
     )

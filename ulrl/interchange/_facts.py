@@ -1,18 +1,27 @@
 """What a file from outside says of itself, and whether that is what a scenario asks for."""
 
 from dataclasses import dataclass, fields
+from math import isclose, sqrt
+from typing import TypeAlias
 
 from jaxtyping import Int64
 from torch import Tensor
 
 from ulrl.attacks import LabelRule
+from ulrl.attacks.imported import Imported
+from ulrl.datasets import DATASETS
 from ulrl.interchange._refusal import ImportRefused
 from ulrl.interchange._triggered import TriggeredImages
 from ulrl.models import Blueprint
 from ulrl.poisoning import Poison
 
+Numbers: TypeAlias = tuple[float, ...]
+
 OWN_DATA = "arrays"  # a dataset of the user's, whose name says nothing of its content
 SLACK = 0.1  # relative difference up to which two poison ratios are one
+BATCH = 128  # of BackdoorBench's training
+WAY_OUT = "write the right mean and std at the entry of victim.import"
+DEVIATIONS = 4  # of a random count, beyond which it is another ratio's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,8 @@ class VictimFacts:
         label_rules: Those of which the recorded labels may be the outcome.
         target_label: The class that all triggered images shall be taken for.
         poisoned: Size of the poisoned part of the training set.
+        normalisation: Mean and standard deviation per channel, of pixels in [0, 1], that the
+            network was trained with.
     """
 
     architecture: str | None = None
@@ -51,6 +62,15 @@ class VictimFacts:
     label_rules: tuple[LabelRule, ...] = ()
     target_label: int | None = None
     poisoned: PoisonedCount | None = None
+    normalisation: tuple[Numbers, Numbers] | None = None
+
+
+def normalisation_of(dataset_name: str) -> tuple[Numbers, Numbers] | None:
+    """Return what the field normalises a dataset with, if it is one that has a name here."""
+    if dataset_name not in DATASETS or dataset_name == OWN_DATA:
+        return None
+    treatment = DATASETS[dataset_name]().treatment
+    return treatment.mean, treatment.std
 
 
 def check_blueprint(facts: VictimFacts, blueprint: Blueprint, source: str) -> None:
@@ -87,6 +107,34 @@ def check_dataset(facts: VictimFacts, dataset_name: str, source: str) -> None:
         )
 
 
+def check_normalisation(
+    facts: VictimFacts, blueprint: Blueprint, dataset_name: str, source: str
+) -> None:
+    """Refuse a victim whose images would be normalised otherwise than in its training.
+
+    Raises:
+        ImportRefused: The file records other numbers than the scenario has; or neither says any.
+    """
+    treatment = blueprint.treatment
+    mean, std = treatment.mean, treatment.std
+    if facts.normalisation is None:
+        unsaid = not any(mean) and all(value == 1 for value in std)
+        if dataset_name == OWN_DATA and unsaid:
+            raise ImportRefused(
+                f"{source} does not record how its training normalised images, nor does the "
+                f"dataset {OWN_DATA}; {WAY_OUT}: 0 and 1 for pixels in [0, 1]"
+            )
+        return
+    theirs = facts.normalisation
+    pairs = zip((*theirs[0], *theirs[1]), (*mean, *std), strict=False)
+    if len(theirs[0]) != len(mean) or not all(isclose(a, b, abs_tol=1e-6) for a, b in pairs):
+        of = f" (those of {facts.dataset})" if facts.dataset else ""
+        raise ImportRefused(
+            f"{source} was trained with mean {list(theirs[0])} and std {list(theirs[1])}{of}, and "
+            f"the scenario's dataset has mean {list(mean)} and std {list(std)}; {WAY_OUT}"
+        )
+
+
 def check_poison(facts: VictimFacts, poison: Poison, source: str) -> None:
     """Refuse a victim whose attacker labelled otherwise, or poisoned clearly more or less.
 
@@ -107,12 +155,34 @@ def check_poison(facts: VictimFacts, poison: Poison, source: str) -> None:
         )
     if facts.poisoned is not None:
         part, count = facts.poisoned, poison.count(facts.poisoned.total)
-        if not part.fewest * (1 - SLACK) - 1 <= count <= part.most * (1 + SLACK) + 1:
+        fewest, most = _counts(poison, part.total)
+        if part.most < fewest * (1 - SLACK) - 1 or part.fewest > most * (1 + SLACK) + 1:
             found = f"{part.fewest}" if part.fewest == part.most else f"{part.fewest}–{part.most}"
             raise ImportRefused(
                 f"{source} has {found} poisoned of {part.total} training images, and "
                 f"poison_ratio {poison.poison_ratio} is {count}; {ending}"
             )
+
+
+def _counts(poison: Poison, total: int) -> tuple[float, float]:
+    """Return bounds of how many of `total` training images are poisoned at a ratio.
+
+    BackdoorBench's attacks that draw other images in each epoch poison ``int(ratio * n)`` of
+    a batch of n; where that is none, one image with probability ``ratio * n``.
+    """
+    nominal = poison.count(total)
+    if not (poison.attack.redrawn or isinstance(poison.attack, Imported)):
+        return nominal, nominal
+    mean = variance = 0.0
+    for size, batches in ((BATCH, total // BATCH), (total % BATCH, 1)):
+        share = poison.poison_ratio * size
+        if share >= 1:
+            mean += batches * int(share)
+        else:
+            mean += batches * share
+            variance += batches * share * (1 - share)
+    spread = DEVIATIONS * sqrt(variance)
+    return min(nominal, mean - spread), max(nominal, mean + spread)
 
 
 def wanted_labels(poison: Poison, triggered: TriggeredImages, classes: int) -> Int64[Tensor, " n"]:

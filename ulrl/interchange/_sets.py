@@ -16,7 +16,9 @@ Indices = Int64[Tensor, "_"]  # of any number
 def imported_test_sets(poison: Poison, images: ImageSet, triggered: TriggeredImages) -> TestSets:
     """Return the test sets that `make_test_sets` would, with imported triggered images.
 
-    A triggered image goes to the half that holds the test image it was made from. Where
+    A triggered image goes to the half that holds the test image it was made from. Its number
+    counts in the dataset's order or, for a dataset that programs also read in the order of
+    ``ImageFolder`` (Tiny-ImageNet), in that one: the labels have to agree. Where
     the file does not say which that is, triggered images are halved class by class on
     their own: a half may then hold the triggered form of a clean image of the other. The
     monitor has the triggered forms of its own clean images; where there are none, or the
@@ -35,8 +37,8 @@ def imported_test_sets(poison: Poison, images: ImageSet, triggered: TriggeredIma
         chosen = [counted[half] for half in split_halves(triggered.true_labels[counted])]
         chosen.append(chosen[0][:MONITOR_COUNT])
     else:
-        _check_index(images, triggered, triggered.index)
-        chosen = _chosen_by_index(clean, triggered.index[counted], counted, images)
+        index = _own_numbers(images, triggered, triggered.index)
+        chosen = _chosen_by_index(clean, index[counted], counted, images)
     for name, positions in zip(("selection", "report"), chosen, strict=False):
         if len(positions) == 0:
             raise ImportRefused(
@@ -87,20 +89,32 @@ def _form(shape: torch.Size) -> str:
     return f"{height}×{width}×{channels}"
 
 
-def _check_index(images: ImageSet, triggered: TriggeredImages, index: Indices) -> None:
+def _own_numbers(images: ImageSet, triggered: TriggeredImages, index: Indices) -> Indices:
+    """Return the numbers of test images in the dataset's order.
+
+    Raises:
+        ImportRefused: In no order of the dataset do the labels agree with its own.
+    """
     count = len(images.test_labels)
-    way_out = "name the dataset that they were made from, or give an .npz without index"
+    way_out = (
+        "name the dataset that they were made from, or write the images to a triggered.npz "
+        "without index, beside the state dict as model.pt"
+    )
     if int(index.max()) >= count:
         raise ImportRefused(
             f"{triggered.source} has test image {int(index.max())}, and the dataset's are 0 to "
             f"{count - 1}; {way_out}"
         )
-    expected = images.test_labels[index]
+    orders = [index] if images.folder_order is None else [index, images.folder_order[index]]
+    orders = orders[::-1] if triggered.by_folder else orders
+    for numbers in orders:
+        if torch.equal(images.test_labels[numbers], triggered.true_labels):
+            return numbers
+    expected = images.test_labels[orders[0]]
     differs = (expected != triggered.true_labels).nonzero().flatten().tolist()
-    if differs:
-        first = differs[0]
-        raise ImportRefused(
-            f"{triggered.source} has test image {int(index[first])} with class "
-            f"{int(triggered.true_labels[first])}, and in the dataset it is of class "
-            f"{int(expected[first])} ({len(differs)} of {len(index)} differ); {way_out}"
-        )
+    first = differs[0]
+    raise ImportRefused(
+        f"{triggered.source} has test image {int(index[first])} with class "
+        f"{int(triggered.true_labels[first])}, and in the dataset it is of class "
+        f"{int(expected[first])} ({len(differs)} of {len(index)} differ); {way_out}"
+    )

@@ -32,7 +32,8 @@ class TriggeredImages:
         true_labels: Class of what is shown.
         wanted_labels: Class that the attacker wants, where the file says it.
         index: Number of the test image each was made from, where the file says it; no two
-            are the same.
+            are the same. In the dataset's own order, or in that of ``ImageFolder``.
+        by_folder: Whether the order of ``ImageFolder`` is the more likely one.
         source: File or folder, for messages.
     """
 
@@ -41,6 +42,7 @@ class TriggeredImages:
     wanted_labels: Int64[Tensor, " n"] | None
     index: Int64[Tensor, " n"] | None
     source: str
+    by_folder: bool = False
 
 
 def read_triggered(path: str | Path) -> TriggeredImages:

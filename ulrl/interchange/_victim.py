@@ -1,18 +1,24 @@
 """A victim from outside in one step, for studies."""
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from ulrl.interchange._backdoorbench import PICTURES, RESULT, read_backdoorbench
+from ulrl.interchange._config import blueprint_of
 from ulrl.interchange._facts import (
     VictimFacts,
     check_blueprint,
     check_dataset,
+    check_normalisation,
     check_poison,
     wanted_labels,
 )
-from ulrl.interchange._refusal import ImportRefused, inside, inside_file
+from ulrl.interchange._refusal import ImportRefused, inside, inside_file, shown
 from ulrl.interchange._state import fit_state, read_state
 from ulrl.interchange._triggered import TriggeredImages, places_in, read_triggered
 from ulrl.models import Blueprint, Weights
@@ -60,7 +66,9 @@ def load_victim(path: str | Path, blueprint: Blueprint) -> ImportedVictim:
         real, source = inside_file(folder, model), str(folder / model)
         triggered = replace(read_triggered(inside(folder, pictures)), source=str(folder / pictures))
         channels, side = triggered.images.shape[1:3]
-        facts = VictimFacts(side=side, channels=channels)
+        facts = VictimFacts(
+            side=side, channels=channels, normalisation=_recorded_normalisation(real)
+        )
         state = read_state(real)
     check_blueprint(facts, blueprint, str(folder))
     return ImportedVictim(
@@ -72,12 +80,26 @@ def load_victim(path: str | Path, blueprint: Blueprint) -> ImportedVictim:
 
 
 def check_scenario(
-    imported: ImportedVictim, *, architecture_name: str, dataset_name: str, poison: Poison
+    imported: ImportedVictim,
+    *,
+    architecture_name: str,
+    dataset_name: str,
+    poison: Poison,
+    normalised: bool = False,
 ) -> None:
     """Refuse a victim that is not what a scenario says it is, as far as its file tells.
 
     The poison ratio counts only where it is recorded and clearly another one. A scenario
-    on the user's own ``arrays`` may use a victim of any dataset's name.
+    on the user's own ``arrays`` may use a victim of any dataset's name, if its images are
+    normalised as that dataset's.
+
+    Args:
+        imported: The victim, as `load_victim` returns it.
+        architecture_name: Of the scenario, as are the next two.
+        dataset_name: See `architecture_name`.
+        poison: See `architecture_name`.
+        normalised: Whether the user has said which normalisation this victim needs; then
+            it is not compared with what the file records.
 
     Raises:
         ImportRefused: With the first thing that differs.
@@ -90,6 +112,14 @@ def check_scenario(
         )
     check_blueprint(imported.facts, blueprint, imported.source)
     check_dataset(imported.facts, dataset_name, imported.source)
+    channels = {len(blueprint.treatment.mean), len(blueprint.treatment.std)}
+    if channels != {blueprint.channels}:
+        raise ImportRefused(
+            f"{imported.source}: mean and std are for {max(channels)} channels, and the images "
+            f"have {blueprint.channels}; write one number or one per channel at victim.import"
+        )
+    if not normalised:
+        check_normalisation(imported.facts, blueprint, dataset_name, imported.source)
     check_poison(imported.facts, poison, imported.source)
     wanted_labels(poison, imported.triggered, blueprint.classes)
 
@@ -109,6 +139,25 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def _recorded_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return what `export_model` wrote into a file of weights, if it was that."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("ulrl")
+    except (OSError, SafetensorError):
+        return None  # the reader of the weights says what is wrong
+    if text is None:
+        return None
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        config = None
+    treatment = blueprint_of(config, f"{path}: its metadata").treatment
+    return treatment.mean, treatment.std
+
+
 def _pictures(folder: Path, name: str) -> list[str]:
     real = inside(folder, name)
     if not real.is_dir():
@@ -122,7 +171,9 @@ def _parts(path: str | Path) -> tuple[Path, str, str]:
     if folder.name == RESULT:
         folder = folder.parent
     if not folder.is_dir():
-        raise ImportRefused(f"{folder} is no folder; a victim's folder has {CONTENT}")
+        raise ImportRefused(
+            f"{folder} is no folder{_nearest(folder)}; a victim's folder has {CONTENT}"
+        )
     models = [name for name in (RESULT, *MODELS) if (folder / name).exists()]
     if len(models) != 1:
         raise ImportRefused(
@@ -137,3 +188,14 @@ def _parts(path: str | Path) -> tuple[Path, str, str]:
             f"has {CONTENT}"
         )
     return folder, models[0], pictures[0]
+
+
+def _nearest(folder: Path) -> str:
+    """Return the part of a message that names what is there instead of a missing folder."""
+    parent = folder.parent
+    try:
+        there = [entry.name for entry in parent.iterdir() if entry.is_dir()]
+    except OSError:
+        return f" ({parent} is none either)"
+    close = get_close_matches(folder.name, there, n=1, cutoff=0.5)
+    return f" (there is {shown(close[0])[1:-1]})" if close else ""
