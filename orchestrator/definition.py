@@ -181,7 +181,7 @@ class Prune:
     """Who may abandon work; None is nobody.
 
     Attributes:
-        setting: Across scenarios, settings that are worse beyond doubt.
+        setting: Across scenarios, settings that are unlikely to be the best of the grid.
         curve: Within a scenario, trials whose relearning curve is hopeless.
     """
 

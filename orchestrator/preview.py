@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.abandonment import forecast
 from orchestrator.definition import Study
 from orchestrator.drawing import foresee, recorded
 from orchestrator.estimate import Estimate, estimate
@@ -61,6 +62,10 @@ def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> Non
         console.print(f"the time is estimated from: {told}", soft_wrap=True)
         if assumed := _assumed(study, cost):
             console.print(f"it counts {assumed}", soft_wrap=True)
+    if study.prune.setting is not None:
+        families = map(plan.family_of, plan.scenarios)
+        arguments = study.prune.setting.arguments
+        console.print(forecast(len(plan.settings), families, arguments), soft_wrap=True)
 
 
 def _assumed(study: Study, cost: Estimate) -> str:

@@ -29,13 +29,16 @@ def sentence(plan: Plan, pruning: Pruning) -> str:
             f"{what}, worse than {found.worse} of {found.pairs} settings there "
             f"(median {amount(objective, found.reference)})"
         )
-    what = f"setting {trial.setting.text} abandoned after {found.step} scenarios"
+    what = (
+        f"setting {trial.setting.text} abandoned after {found.step} scenarios as unlikely to be "
+        f"the best of this grid"
+    )
     if found.against is None or found.reference is None or found.p_value is None:
         return f"{what}: mean {name} {value}"
     return (
         f"{what}: worse than {plan.settings[found.against].text} "
         f"on {found.worse} of {found.pairs}, "
-        f"p = {found.p_value:.2g} (mean {name} {value} against "
+        f"nominal p = {found.p_value:.2g} (mean {name} {value} against "
         f"{amount(objective, found.reference)})"
     )
 

@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.abandonment import forecast
 from orchestrator.reporting.curves import FILE as CURVES
 from orchestrator.reporting.curves import RELEARN, UNLEARN, read_curves, shown_curves
 from orchestrator.reporting.drafts import Drafts
-from orchestrator.reporting.evidence import read_costs, read_pruning, read_study
+from orchestrator.reporting.evidence import StudyFile, read_costs, read_pruning, read_study
 from orchestrator.reporting.holes import refuse_holes
-from orchestrator.reporting.naming import names_of
+from orchestrator.reporting.naming import distinct, names_of
 from orchestrator.reporting.neurons import count_flags
 from orchestrator.reporting.page import Page
 from orchestrator.reporting.provenance import FILE as STARTS
 from orchestrator.reporting.provenance import read_starts
-from orchestrator.reporting.results import read_results
+from orchestrator.reporting.results import Results, read_results
 from orchestrator.reporting.rows import repair_rows
 from orchestrator.reporting.sensitivity import sensitivity
 from orchestrator.reporting.summary import summarise
@@ -77,6 +78,7 @@ def assemble(folder: Path) -> Assembly:
         relearning=drafts.curves("relearning", RELEARN, curves),
         triggers=trigger_views(folder / "figures", results, names),
         pruning=pruning,
+        pruner=_pruner(results, study),
         costs=costs,
         starts=starts,
         halves=drafts.halves(),
@@ -86,3 +88,11 @@ def assemble(folder: Path) -> Assembly:
         "table.md": markdown_table(name, rows, results, summary),
     }
     return Assembly(page=page, figures=drafts.files, tables=tables)
+
+
+def _pruner(results: Results, study: StudyFile) -> str:
+    if study.pruner is None:
+        return ""
+    settings = len(distinct(trial.setting for trial in results.trials))
+    scenarios = distinct(trial.scenario for trial in results.trials)
+    return forecast(settings, (scenario.family for scenario in scenarios), study.pruner)

@@ -1,6 +1,6 @@
 """What stands beside the results: why trials were pruned, and what the work cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from orchestrator.reporting.naming import distinct
 from orchestrator.reporting.tables import Table, read_table
 
 _PRUNING = ("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs")
+_EVIDENCE = ("scenario", "step", "value", "reference", "pairs", "worse", "against")
 _LATER = ("worse", "against")  # columns that older logs lack
+_WILCOXON = ("p_threshold", "n_startup_steps")
 _STAGES = ("stage", "key", "scenario", "seconds", "computed")
 _STAGE_ORDER = (
     "train_helper",
@@ -49,12 +51,14 @@ class StudyFile:
 
     Attributes:
         whole: Whether every scenario has every setting: nothing is excluded.
+        pruner: Arguments of Wilcoxon's pruner of settings; None without one.
     """
 
     name: str | None = None
     objective: str | None = None
     whole: bool = False
     preset: str | None = None
+    pruner: Mapping[str, float] | None = None
 
 
 def read_study(path: Path) -> StudyFile:
@@ -82,7 +86,21 @@ def read_study(path: Path) -> StudyFile:
         objective=objective,
         whole=study.get("exclude") == [] and study.get("search") in (None, "none"),
         preset=None if study.get("preset") is None else str(study["preset"]),
+        pruner=_pruner(path, study.get("prune")),
     )
+
+
+def _pruner(path: Path, prune: Any) -> Mapping[str, float] | None:
+    chosen = prune.get("setting") if isinstance(prune, dict) else None
+    if not isinstance(chosen, dict):
+        return None
+    found: dict[str, float] = {}
+    for name in _WILCOXON:
+        value = chosen.get(name)
+        if not isinstance(value, int | float):
+            raise Mistakes([f"{path}: prune.setting.{name}: must be a number; got {value!r}"])
+        found[name] = value
+    return found
 
 
 def read_pruning(path: Path) -> Sequence[Mapping[str, str]]:
@@ -96,6 +114,15 @@ def read_pruning(path: Path) -> Sequence[Mapping[str, str]]:
     table = read_table(path, _PRUNING)
     _refuse_words(table, ("value", "reference", "p_value"))
     return [{**dict.fromkeys(_LATER, ""), **row} for row in table.rows]
+
+
+def repeated(pruning: Iterable[Mapping[str, str]]) -> tuple[int, int]:
+    """Return how many settings were abandoned, and how many different results that rests on.
+
+    Settings that share their relearnings have the same values, so the same evidence.
+    """
+    rows = [row for row in pruning if row["level"] == "setting"]
+    return len(rows), len({tuple(row[name] for name in _EVIDENCE) for row in rows})
 
 
 def read_costs(path: Path) -> list[StageCost]:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.reporting.canvas import Drawing
-from orchestrator.reporting.evidence import StageCost
+from orchestrator.reporting.evidence import StageCost, repeated
 from orchestrator.reporting.naming import Names, distinct, in_order, setting_text, value_text
 from orchestrator.reporting.neurons import FlagCount, missed
 from orchestrator.reporting.provenance import Start
@@ -83,7 +83,11 @@ class Sensitivity:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """All that the page shows."""
+    """All that the page shows.
+
+    Attributes:
+        pruner: How often the pruner of settings errs in a grid of this size; empty without one.
+    """
 
     name: str
     objective_known: bool
@@ -101,6 +105,7 @@ class Page:
     relearning: FigureView | None
     triggers: Sequence[TriggerView]
     pruning: Sequence[Mapping[str, str]]
+    pruner: str
     costs: Sequence[StageCost]
     starts: Sequence[Start]
     halves: FigureView | None
@@ -144,6 +149,7 @@ def render(page: Page) -> str:
         failed=[_failure(trial, page.names) for trial in failed[:MOST_FAILURES]],
         failures_left_out=max(0, len(failed) - MOST_FAILURES),
         pruned=list(Counter(setting_text(trial.setting) for trial in pruned).items()),
+        repeated=repeated(page.pruning),
         weak=_weak_victims(page),
         wrecks=list(wrecks.items()),
         missed=[one.text(page.names) for one in unflagged[:MOST_MISSED]],

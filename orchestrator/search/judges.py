@@ -36,7 +36,8 @@ class Evidence:
         value: Mean of what it reached in them; for a curve its last value.
         reference: Mean of the best setting on the same scenarios; for a curve the median
             of the others at that epoch.
-        p_value: One-sided, of Wilcoxon's signed-rank test.
+        p_value: One-sided, of Wilcoxon's signed-rank test; nominal: corrected neither for
+            the looks before it nor for the choice of the rival.
         pairs: Scenarios that the test paired; for a curve the others that came as far.
         worse: In how many of them it was the worse one.
         against: The best setting, by its number; None for a curve.

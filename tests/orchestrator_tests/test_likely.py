@@ -165,8 +165,11 @@ def shown(tmp_path: Path) -> Callable[..., str]:
 def test_a_plan_says_what_its_time_counts(shown: Callable[..., str]) -> None:
     axes = {"unlearn_threshold": THRESHOLDS, "reinit_ratio": (0.0, 1.0)}
     lines = shown("settings", inline=False, **axes).splitlines()
-    assert lines[-1] == (
+    assert lines[-2] == (
         "it counts 4 relearns, as if thresholds flag the same neurons and pruning spares none"
+    )
+    assert lines[-1] == (
+        "the pruner of settings has no effect: it needs 4 scenarios to abandon one, and there are 2"
     )
     lines = shown("nobody", inline=False, **axes).splitlines()
     assert lines[-1] == "it counts 4 relearns, as if thresholds flag the same neurons"

@@ -24,8 +24,8 @@ def test_an_abandoned_setting_in_words() -> None:
     (pruning,) = decisions.prunings
     assert told == [None] * 4 + [pruning] + [None] * 2  # the fifth decides, two more follow
     assert sentence(decisions._plan, pruning) == (
-        "setting alpha=0.8 abandoned after 5 scenarios: worse than alpha=0.7 on 5 of 5, "
-        "p = 0.031 (mean DER 0.800 against 0.900)"
+        "setting alpha=0.8 abandoned after 5 scenarios as unlikely to be the best of this grid: "
+        "worse than alpha=0.7 on 5 of 5, nominal p = 0.031 (mean DER 0.800 against 0.900)"
     )
 
 

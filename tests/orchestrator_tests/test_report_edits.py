@@ -111,6 +111,11 @@ def test_a_table_that_was_saved_with_three_digits_is_fine(tmp_path: Path) -> Non
             "objective: speed\n",
             "objective: must be one of der, asr, acc, ra; got 'speed'",
         ),
+        (
+            "study.yaml",
+            "prune: {setting: {pruner: wilcoxon, p_threshold: tiny, n_startup_steps: 7}}\n",
+            "prune.setting.p_threshold: must be a number; got 'tiny'",
+        ),
         ("stages.csv", "stage,key\n", "lacks the columns scenario, seconds, computed"),
         (
             "stages.csv",

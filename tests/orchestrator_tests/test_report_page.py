@@ -8,7 +8,9 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+import yaml
 
+from orchestrator.abandonment import forecast
 from orchestrator.report import main, write_report
 from tests.orchestrator_tests.report_folders import (
     HOSTILE,
@@ -140,6 +142,40 @@ def test_pruning_shows_its_evidence(html: str) -> None:
         "<td>7</td><td>0.812</td><td>0.95</td><td>0.00781</td><td>7</td><td>7</td>"
         '<td class="word">unlearn_threshold=0.2, reinit_ratio=0.25</td></tr>'
     ) in text
+
+
+def test_pruning_says_how_often_it_errs_and_what_it_counts_twice(tmp_path: Path) -> None:
+    """Settings that share their relearnings are abandoned for one and the same result."""
+    rows = make_rows(seeds=(0, 1, 2))
+    for row in rows:
+        if row["reinit_ratio"] == 0.25:
+            unfinish(row, "pruned")
+    write_study(tmp_path, rows)
+    arguments = {"p_threshold": 0.05, "n_startup_steps": 5}
+    with (tmp_path / "study.yaml").open("a", encoding="utf-8") as file:
+        file.write(yaml.safe_dump({"prune": {"setting": {"pruner": "wilcoxon", **arguments}}}))
+    log = "level,setting,scenario,step,value,reference,p_value,pairs,worse,against\n"
+    for setting in ("0.1", "0.2", "0.4"):
+        log += (
+            f"setting,unlearn_threshold={setting},s,5,0.5,0.9,0.03125,5,5,unlearn_threshold=0.3\n"
+        )
+    log += "setting,unlearn_threshold=0.5,s,6,0.4,0.9,0.03125,5,5,unlearn_threshold=0.3\n"
+    log += "curve,unlearn_threshold=0.6,s,6,0.4,0.9,,5,5,\n"
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "pruning.csv").write_text(log, encoding="utf-8")
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    section = html.partition('<section id="pruned">')[2].partition("</section>")[0]
+    families = [family for family in "abc" for _ in range(3)]
+    assert f"of this size: {forecast(9, families, arguments)}. This suits" in section
+    assert "unlikely to be the best of this grid" in section
+    assert "<code>prune: none</code>" in section
+    assert "<th>Nominal p</th>" in section
+    assert "4 settings were abandoned for 2 different results:" in section
+
+
+def test_nothing_is_said_of_a_pruner_that_there_is_not(html: str) -> None:
+    assert "Simulated for a grid of this size" not in html
+    assert "different result" not in html
 
 
 def test_further_axes_have_a_row_of_surfaces_each_up_to_twelve(tmp_path: Path) -> None:
