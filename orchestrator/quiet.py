@@ -5,8 +5,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
+
+from orchestrator.streams import tolerant
 
 
 @contextmanager
@@ -19,7 +22,7 @@ def apart(console: Console, log: Path, *, verbose: bool) -> Iterator[Console]:
         yield Console(stderr=True, highlight=False)
         return
     with ExitStack() as stack:
-        out, err = (stack.enter_context(os.fdopen(os.dup(fd), "w")) for fd in (1, 2))
+        out, err = (stack.enter_context(_copy(fd)) for fd in (1, 2))
         sys.stdout.flush()
         sys.stderr.flush()
         with log.open("a") as file:
@@ -41,3 +44,15 @@ def apart(console: Console, log: Path, *, verbose: bool) -> Iterator[Console]:
                 console.file = sys.stdout
             if not log.stat().st_size:
                 log.unlink()
+
+
+@contextmanager
+def _copy(fd: int) -> Iterator[TextIO]:
+    """Yield a stream on a copy of a file descriptor, in the encoding of standard output."""
+    copy = os.dup(fd)
+    stream = tolerant(copy, getattr(sys.stdout, "encoding", None) or "utf-8")
+    try:
+        yield stream
+    finally:
+        stream.close()
+        os.close(copy)

@@ -37,6 +37,7 @@ from orchestrator.search import Kept
 from orchestrator.sharing import shared
 from orchestrator.signals import Interrupts
 from orchestrator.store import Store
+from orchestrator.streams import failure_of
 from orchestrator.summary import print_summary
 from orchestrator.tally import Reached, Tally
 from orchestrator.triallogs import TrialLogs
@@ -252,7 +253,7 @@ class _Run:
 
     def _say_where(self, failures: int) -> None:
         objective = self.plan.study.objective.value
-        print_summary(self.console, self.folder.path / "results.csv", objective)
+        print_summary(self._reader(), self.folder.path / "results.csv", objective)
         for name, result in self.conductor.errors.items():
             log = self.folder.logs / f"{name}.log"
             self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)
@@ -271,7 +272,11 @@ class _Run:
 
     def _say(self, text: str, style: str = "", link: Path | None = None) -> None:
         looks = Style.parse(style) + Style(link=None if link is None else link.as_uri())
-        self.console.print(Text(text, style=looks), soft_wrap=True)
+        self._reader().print(Text(text, style=looks), soft_wrap=True)
+
+    def _reader(self) -> Console:
+        """Return standard output, or standard error if the last write to it failed."""
+        return self._chosen.errors if failure_of(self.console.file) else self.console
 
     def _reached(self, trial: Trial) -> Reached | None:
         """Return what a done trial reached on the selection half; nothing for a wreck."""
