@@ -12,11 +12,11 @@ import threading
 import time
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.claimfiles import WRITING, ClaimFiles, Sight
+from orchestrator.processes import born, place
 
 BEAT = 10.0  # seconds between signs of life of a holder
 SILENCE = 60.0  # seconds without one, after which a holder is taken for dead
@@ -86,8 +86,8 @@ class Turn:
     def is_dead(self, sight: Sight) -> bool:
         """Whether whoever made a claim gives no sign of life any more."""
         holder = _holder(sight.content)
-        if holder is not None and holder["place"] == _place() != "":
-            if _born(holder["pid"]) != holder["born"]:
+        if holder is not None and holder["place"] == place() != "":
+            if born(holder["pid"]) != holder["born"]:
                 return True
             if holder["pid"] == os.getpid() and not _HEART.beats_for(holder["token"]):
                 return True
@@ -156,7 +156,7 @@ def _signed(token: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _myself(pid: int) -> dict[str, Any]:
-    return {"place": _place(), "pid": pid, "born": _born(pid), "host": socket.gethostname()}
+    return {"place": place(), "pid": pid, "born": born(pid), "host": socket.gethostname()}
 
 
 def _holder(content: bytes) -> dict[str, Any] | None:
@@ -168,22 +168,3 @@ def _holder(content: bytes) -> dict[str, Any] | None:
         return None
     sound = isinstance(pid, int) and all(isinstance(text, str) for text in (token, place, born))
     return found if sound else None
-
-
-@lru_cache(maxsize=1)
-def _place() -> str:
-    """Return this boot of this machine and its processes' namespace, or "" if it has no name."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - as cheap as that
-    except OSError:
-        return ""
-
-
-def _born(pid: int) -> str:
-    """Return when a process of this machine began, in the kernel's ticks; "" if it is no more."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return ""
-    return "" if state in "ZX" else fields[18]

@@ -3,7 +3,7 @@
 - ``Stop``: anything the command ends with, but success
     - ``Mistakes``: the study file or the command line is wrong (2)
     - ``Unusable``: another driver holds the study, or cluster or store cannot be used (3)
-    - ``Interrupted``: SIGINT (130) or SIGTERM (143)
+    - ``Interrupted``: a signal that asks the study to end (128 + its number)
     - ``Spent``: the study's budget is used up, and trials are left (4)
 """
 
@@ -31,6 +31,16 @@ class Unusable(Stop):
     """Something outside the study file is in the way: a lock, the cluster, the store."""
 
     exit_code = 3
+
+
+def unwritable(place: object, error: OSError) -> Stop:
+    """Return what ends a command that cannot write to a path that the user named.
+
+    Only a path that can never be written to is a mistake of the user's.
+    """
+    never = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+    text = f"{place}: cannot be written; {error.strerror or error}"
+    return Mistakes([text]) if isinstance(error, never) else Unusable(text)
 
 
 class Vanished(Unusable):

@@ -9,8 +9,10 @@ from typing import Any
 
 from orchestrator.definition import SCENARIO_AXES
 from orchestrator.drawing import recorded
+from orchestrator.ending import as_process
 from orchestrator.entries import weights_of
-from orchestrator.errors import Mistakes, Stop
+from orchestrator.errors import Mistakes, Stop, unwritable
+from orchestrator.files import given_path
 from orchestrator.findings import Findings
 from orchestrator.folder import Folder
 from orchestrator.imports import blueprint_from_facts
@@ -92,7 +94,7 @@ def _export(
     try:
         export_model(weights_of(entry, blueprint), place, card)
     except OSError as error:
-        raise Mistakes([f"{place}: the model cannot be written; {error}"]) from None
+        raise unwritable(place, error) from None
     return str(place)
 
 
@@ -102,8 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m orchestrator.export",
         description="Write a study's repaired models as safetensors with model cards.",
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="the study's folder")
-    parser.add_argument("out", metavar="OUT", type=Path, help="where a folder per trial appears")
+    parser.add_argument("folder", metavar="DIR", type=given_path, help="the study's folder")
+    parser.add_argument(
+        "out", metavar="OUT", type=given_path, help="where a folder per trial appears"
+    )
     parser.add_argument(
         "--trial",
         metavar="N",
@@ -123,4 +127,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_process(main))

@@ -1,7 +1,20 @@
 """Files that nobody ever sees half written."""
 
+import hashlib
 import os
+import re
+import secrets
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+
+from orchestrator.processes import born, place
+
+ASIDE = ".*.tmp"  # matches the names of files aside
+LEFT = 3600.0  # seconds untouched, after which a file aside was left by a kill, on any machine
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -11,6 +24,44 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """Write a file whole, aside and then renamed, and return its path."""
-    aside = path.with_name(f".{path.name[-40:]}.{os.getpid()}.tmp")  # a name may be at its longest
-    aside.write_bytes(content)
-    return aside.replace(path)
+    aside = aside_of(path)
+    try:
+        aside.write_bytes(content)
+        return aside.replace(path)
+    except OSError:  # no room
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def aside_of(path: Path) -> Path:
+    """Return the name under which this process writes a file before it is renamed."""
+    end = f"{_mark()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    return path.with_name(f".{path.name[-80:]}.{end}")  # a name may be at its longest
+
+
+def remove_left(files: Iterable[Path]) -> None:
+    """Remove those files aside that killed processes left.
+
+    One of this machine is left if its process is no more, one of another after `LEFT` seconds
+    untouched.
+    """
+    for file in files:
+        written = re.search(rf"\.{_mark()}-(\d+)-[0-9a-f]+\.tmp$", file.name)
+        with suppress(OSError):
+            dead = written is not None and not born(int(written[1]))
+            if dead or time.time() - file.stat().st_mtime > LEFT:
+                file.unlink()
+
+
+@lru_cache(maxsize=1)
+def _mark() -> str:
+    """Return what tells this machine's processes from others' in a name."""
+    return hashlib.sha256(place().encode() or os.urandom(8)).hexdigest()[:8]
+
+
+def given_path(text: str) -> Path:
+    """Return the path that a word of a command line names; few shells expand ~ in ``--out=~/x``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ArgumentTypeError(f"{text}: there is no such home folder") from None

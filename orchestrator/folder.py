@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import Unusable
-from orchestrator.files import write_text
+from orchestrator.files import ASIDE, remove_left, write_text
 from orchestrator.work import StageRun
 
 Cuts: TypeAlias = dict[str, tuple[tuple[float, ...], ...]]
@@ -62,6 +62,7 @@ class Folder:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         try:
             self._holder_file.write_text(json.dumps(holder))
+            remove_left(self.path.rglob(ASIDE))
             yield
         finally:
             self._holder_file.unlink(missing_ok=True)

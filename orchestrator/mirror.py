@@ -181,7 +181,7 @@ def artifacts_of(folder: Path, plan: Plan) -> tuple[tuple[str, str], ...]:
     places = [
         *((folder / name, "") for name in top),
         *((folder / "logs" / name, "logs") for name in LOGS),
-        *((path, "figures") for path in sorted((folder / "figures").glob("*"))),
+        *((path, "figures") for path in sorted((folder / "figures").glob("[!.]*"))),
     ]
     return tuple((str(path), place) for path, place in places if path.is_file())
 

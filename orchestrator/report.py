@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.errors import Mistakes, Stop
-from orchestrator.files import write_text
+from orchestrator.ending import as_process
+from orchestrator.errors import Mistakes, Stop, unwritable
+from orchestrator.files import given_path, write_text
 from orchestrator.reporting.assembly import FIGURE_NAMES, assemble
 from orchestrator.reporting.page import render
 
@@ -23,6 +24,7 @@ def write_report(folder: Path) -> Path:
 
     Raises:
         Mistakes: `folder` is no study folder, or a file in it is not what it should be.
+        OSError: The report cannot be written.
     """
     if not folder.is_dir():
         reason = "it is no folder" if folder.exists() else "it is not there"
@@ -30,18 +32,15 @@ def write_report(folder: Path) -> Path:
     if not (folder / RESULTS).exists():
         raise Mistakes([f"{folder}: no study folder; it has no {RESULTS}"])
     assembled = assemble(folder)
-    try:
-        (folder / FIGURES).mkdir(exist_ok=True)
-        for stale in (folder / FIGURES).iterdir():
-            if stale.name.startswith(FIGURE_NAMES) and stale.name not in assembled.figures:
-                stale.unlink()  # of a scenario that the study no longer has
-        for name, text in assembled.figures.items():
-            write_text(folder / FIGURES / name, text)
-        for name, text in assembled.tables.items():
-            write_text(folder / name, text)
-        return write_text(folder / "report.html", render(assembled.page))
-    except OSError as error:
-        raise Mistakes([f"{folder}: the report cannot be written; {error.strerror}"]) from None
+    (folder / FIGURES).mkdir(exist_ok=True)
+    for stale in (folder / FIGURES).iterdir():
+        if stale.name.startswith(FIGURE_NAMES) and stale.name not in assembled.figures:
+            stale.unlink()  # of a scenario that the study no longer has
+    for name, text in assembled.figures.items():
+        write_text(folder / FIGURES / name, text)
+    for name, text in assembled.tables.items():
+        write_text(folder / name, text)
+    return write_text(folder / "report.html", render(assembled.page))
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> Path:
@@ -61,7 +60,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
         write_text(path.with_suffix(".csv"), comparison_csv(comparison))
         return write_text(path, comparison_page(comparison))
     except OSError as error:
-        raise Mistakes([f"{path}: cannot be written; {error.strerror}"]) from None
+        raise unwritable(path, error) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,11 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Rebuild a study's report.html, tables and figures from what is on disk; or, "
         "of several studies, write a page that compares them.",
     )
-    parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a study's folder")
+    parser.add_argument(
+        "folders", metavar="DIR", nargs="+", type=given_path, help="a study's folder"
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",
-        type=Path,
+        type=given_path,
         help=f"the page that compares (default: {COMPARISON}); a CSV file is put beside it",
     )
     arguments = parser.parse_args(argv)
@@ -86,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise Mistakes(["command line: --out is for a comparison of several folders"])
         else:
             path = write_report(arguments.folders[0])
+    except OSError as error:
+        failed = unwritable(arguments.folders[0], error)
+        print(failed, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
+        return failed.exit_code
     except Stop as stop:
         print(stop, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
         return stop.exit_code
@@ -94,4 +99,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_process(main))

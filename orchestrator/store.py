@@ -18,9 +18,10 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from torch import Tensor
 
-from orchestrator.claimfiles import LocalClaims, RemoteClaims
+from orchestrator.claimfiles import FOLDER, LocalClaims, RemoteClaims
 from orchestrator.claims import Turn, is_held
 from orchestrator.errors import Unusable
+from orchestrator.files import ASIDE, aside_of, remove_left
 
 FORMAT = 1
 # What reading a file can raise whose content is not what this module wrote.
@@ -83,6 +84,9 @@ class Store:
             raise Unusable(
                 f"the store {self.url} cannot be written to ({error}); name another with store:"
             ) from error
+        if self._local:
+            for place in (f"*/??/{ASIDE}", ".probe-*", ".beacon-*", f"{FOLDER}/.*"):
+                remove_left(Path(self._root).glob(place))
 
     @contextmanager
     def beacon(self) -> Iterator[str]:
@@ -178,7 +182,7 @@ class Store:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    aside = aside_of(path)
     try:
         with aside.open("wb") as file:
             file.write(content)

@@ -1,6 +1,7 @@
 """The command: ``python -m orchestrator.study GRID.yaml``."""
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from rich.console import Console
 
 from orchestrator.ending import as_process
 from orchestrator.errors import Interrupted, Mistakes, Spent, Stop, Unusable
+from orchestrator.files import given_path
 from orchestrator.invocation import program, redacted
 from orchestrator.signals import Interrupts
+from orchestrator.streams import failure_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,12 +47,15 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     # Imported here so that --help and a refused file do not wait for what they do not need.
     from orchestrator.spec import load_study, missing_data
 
-    study = load_study(arguments.grid, arguments.set)
-    out = (Path(arguments.out) if arguments.out else Path("runs") / study.name).absolute()
+    study = load_study(str(arguments.grid), arguments.set)
+    out = (arguments.out or Path("runs") / study.name).absolute()
     if arguments.plan:
         from orchestrator.preview import show_plan
 
         show_plan(study, out, console, inline=arguments.inline)
+        failure = failure_of(console.file)
+        if failure is not None and failure.errno != errno.EPIPE:  # its reader may have seen enough
+            raise Unusable(f"the plan cannot be written: {failure.strerror}")
         return 0
     from orchestrator.run import run_study
 
@@ -79,10 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m orchestrator.study",
         description="Run, resume or plan a study of ULRL. The same command again resumes.",
     )
-    parser.add_argument("grid", metavar="GRID.yaml", help="the study file")
+    parser.add_argument("grid", metavar="GRID.yaml", type=given_path, help="the study file")
     parser.add_argument("--plan", action="store_true", help="show what would be done, and stop")
     parser.add_argument("--address", metavar="ADDR", help="an existing Ray cluster to run on")
-    parser.add_argument("--out", metavar="DIR", help="the study folder (default: runs/NAME)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=given_path, help="the study folder (default: runs/NAME)"
+    )
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",

@@ -1,6 +1,7 @@
 """What every trigger looks like: ``python -m ulrl.gallery OUT.png``."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "What an attack trains for itself is trained here, briefly, on a narrow network."
         ),
     )
-    parser.add_argument("out", metavar="OUT.png", type=Path, help="where the picture goes")
+    parser.add_argument("out", metavar="OUT.png", type=_path, help="where the picture goes")
     parser.add_argument(
         "--attack", metavar="NAME", action="append", help="only this one; may be repeated"
     )
@@ -60,16 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME|FILE.npz",
         help="a dataset, or arrays as for `arrays`; default: shapes drawn by the program",
     )
-    parser.add_argument("--root", metavar="DIR", help="where the dataset lies")
+    parser.add_argument("--root", metavar="DIR", type=_path, help="where the dataset lies")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="default: 0")
     given = parser.parse_args(argv)
     torch.set_num_threads(1)  # networks this narrow take ten times as long with more
     try:
         picture = png_bytes(_gallery(given))
         _write(given.out, picture)
-    except (RefusalError, DatasetError) as error:
+    except (RefusalError, DatasetError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
-        return 2
+        return 3 if isinstance(error, OSError) else 2
     return 0
 
 
@@ -143,9 +144,9 @@ def _images(given: argparse.Namespace) -> tuple[ImageSet, Treatment, str]:
             raise RefusalError("--root: goes with --dataset, and there is none")
         treatment = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
         return shapes(TRAINING, TEST, given.seed), treatment, "shapes drawn by the program"
-    options: dict[str, Any] = {} if given.root is None else {"root": given.root}
+    options: dict[str, Any] = {} if given.root is None else {"root": str(given.root)}
     if name.endswith(".npz"):
-        options, name = {**options, "arrays": str(Path(name).absolute())}, "arrays"
+        options, name = {**options, "arrays": str(_path(name).absolute())}, "arrays"
     elif name == "arrays":
         raise RefusalError("--dataset arrays: its file is what to name; write --dataset FILE.npz")
     if name not in DATASETS:
@@ -180,8 +181,20 @@ def _write(path: Path, content: bytes) -> None:
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise RefusalError(f"OUT.png: {path} cannot be written; {error.strerror}") from None
+        text = f"OUT.png: {path} cannot be written; {error.strerror}"
+        raise (RefusalError if path.is_dir() else OSError)(text) from None
+
+
+def _path(text: str) -> Path:
+    """Return a path with ~ for a home folder."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: there is no such home folder") from None
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console may lack a character
     sys.exit(main())

@@ -51,6 +51,42 @@ def another_holder(folder: Folder) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+# What kills left.
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from orchestrator.files import aside_of
+aside_of(Path(sys.argv[1])).write_text("half")
+if "stay" in sys.argv:
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_files_that_kills_left_aside_are_removed(folder: Folder) -> None:
+    figures = folder.path / "figures"
+    figures.mkdir()
+    keep, report = figures / "a.svg", folder.path / "report.html"
+    keep.touch()
+    command = [sys.executable, "-c", WRITER]
+    subprocess.run([*command, str(keep)], check=True)
+    subprocess.run([*command, str(report)], check=True)
+    foreign = figures / ".b.svg.0123abcd-1-0123abcd.tmp"  # of another machine, just now
+    old = figures / ".b.svg.28096.tmp"  # of an earlier version
+    for path in (foreign, old):
+        path.touch()
+    os.utime(old, (0, 0))
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, str(keep), "stay"], stdin=pipe, stdout=pipe) as writing:
+        assert writing.stdout is not None
+        assert writing.stdout.readline() == b"there\n"
+        (there,) = (path for path in figures.glob(f"*-{writing.pid}-*"))
+        with folder.held():
+            assert set(figures.iterdir()) == {keep, foreign, there}
+            assert not list(folder.path.glob(".*.tmp"))
+
+
 # One holder at a time.
 
 

@@ -1,7 +1,6 @@
 """Decoded images on disk: a folder that is complete or absent, mapped into memory by all."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from typing import IO, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import Int64, UInt8
 
 from ulrl.datasets._base import DatasetError, Facts, Fetched, ImageSet
@@ -42,8 +42,8 @@ class UnsoundError(Exception):
     """A decoded folder is damaged; the text says how."""
 
 
-def locked(path: Path, what: str) -> Generator[Fetched, None, IO[str]]:
-    """Wait until no other process holds a lock, then return it: closing the file frees it.
+def locked(path: Path, what: str) -> Generator[Fetched, None, contextlib.ExitStack]:
+    """Wait until no other process holds a lock, then return what frees it when it is left.
 
     Workers start together: without this, the second would find the first one's files half
     written and call them damaged.
@@ -51,19 +51,17 @@ def locked(path: Path, what: str) -> Generator[Fetched, None, IO[str]]:
     Raises:
         OSError: The folder cannot be written.
     """
-    file = path.open("a")
-    try:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield Fetched(what=f"waiting for another process to fetch {what}", done=0, total=0)
-                time.sleep(WAIT)
-            else:
-                return file
-    except BaseException:
-        file.close()
-        raise
+    lock = FileLock(path)
+    while True:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield Fetched(what=f"waiting for another process to fetch {what}", done=0, total=0)
+            time.sleep(WAIT)
+        else:
+            held = contextlib.ExitStack()
+            held.callback(lock.release)
+            return held
 
 
 def open_decoded(folder: Path, facts: Facts) -> ImageSet:
