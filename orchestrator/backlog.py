@@ -18,7 +18,7 @@ SILENT_SECONDS = 5.0  # before a person is told of the wait
 
 
 class Backlog:
-    """Waits until MLflow has everything, and says what is left meanwhile.
+    """Waits until MLflow has everything, and says what is left whenever that changes.
 
     Args:
         tracker: What delivers.
@@ -31,30 +31,35 @@ class Backlog:
 
     def wait(self) -> None:
         """Wait until all is delivered, the server is away or nothing arrives any more."""
-        began, most = time.monotonic(), 0
+        began, most, said = time.monotonic(), 0, ""
         due = began + SILENT_SECONDS
+        self._tracker.hurry()
         live = self._console.status("") if self._console.is_terminal else nullcontext()
 
         with live as status:
 
             def look(left: int) -> bool:
-                nonlocal most, due
+                nonlocal most, due, said
                 now, most = time.monotonic(), max(most, left)
-                text = _line(left, (most - left) / max(now - began, 0.1))
+                what = _waiting(left, model=self._tracker.makes_model)
+                pace = (most - left) / max(now - began, 0.1)
+                rest = f", about {span(left / pace)}" if left and pace else ""
+                text = f"{what}{rest}; Ctrl-C leaves its records for the next start"
                 if isinstance(status, Status):
                     status.update(text)
-                elif now >= due:
+                elif now >= due and what != said:
                     due = now + max(PLAIN_EVERY, (now - began) / 4)  # ever fewer lines
+                    said = what
                     self._console.print(text, soft_wrap=True)
                 return self._interrupts.signum is None
 
             self._tracker.flush(quiet=QUIET_SECONDS, look=look)
 
 
-def _line(left: int, pace: float) -> str:
-    """Return in a line what is left, 0 being unknown, at so many records a second."""
+def _waiting(left: int, *, model: bool) -> str:
+    """Return what is waited for; of 0 records that are left nothing is known yet."""
     if not left:
-        return "MLflow does not answer yet; Ctrl-C leaves its records for the next start"
+        return "MLflow does not answer yet"
     records = "record" if left == 1 else "records"
-    rest = f", about {span(left / pace)}" if pace else ""
-    return f"MLflow takes {left:,} more {records}{rest}; Ctrl-C leaves them for the next start"
+    making = ", now the files of a model" if model else ""
+    return f"MLflow takes {left:,} more {records}{making}"

@@ -9,11 +9,11 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from orchestrator.warden import unmarked
+from orchestrator.files import ASIDE, aside_of, remove_left
+from orchestrator.scratch import scratch
 
 TIMEOUT = 300  # seconds; the tables take 2 to 8
 QUIET = 30.0  # seconds without a change: nobody is making this database any more
@@ -43,9 +43,10 @@ def ensure_database(path: Path) -> None:
             return
         mend(path, "it is half made", since)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    with TemporaryDirectory() as scratch:
-        fresh = Path(scratch, path.name)
+    remove_left(path.parent.glob(f".{path.name}{ASIDE}"))
+    partial = aside_of(path)
+    with scratch() as folder:
+        fresh = folder / path.name
         _make_tables(fresh)
         try:
             shutil.copyfile(fresh, partial)
@@ -140,10 +141,11 @@ def _ask(path: Path, query: str) -> list[tuple[Any, ...]]:
 def _make_tables(path: Path) -> None:
     # In a process of its own: migrations rest on global state, which Optuna's use too. `mlflow db
     # upgrade` by itself: all of MLflow's commands take a second of computing more to import.
-    program = "from mlflow.db import commands; commands()"
+    end = f"from orchestrator.warden import end_with; end_with({os.getpid()})"
+    program = f"{end}; from mlflow.db import commands; commands()"
     command = [sys.executable, "-c", program, "upgrade", f"sqlite:///{path}"]
     done = subprocess.run(  # noqa: S603 - nothing in it but our interpreter and our path
-        command, env=unmarked(), capture_output=True, text=True, timeout=TIMEOUT, check=False
+        command, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no word of why"]

@@ -14,7 +14,7 @@ from orchestrator.definition import Study
 from orchestrator.errors import Unusable
 from orchestrator.machine import Node, Shares, this_machine
 from orchestrator.quiet import apart
-from orchestrator.rayside import configure
+from orchestrator.rayside import configure, notice_cuts
 from orchestrator.signals import Interrupts
 from orchestrator.store import Store
 from orchestrator.work import Site
@@ -90,11 +90,12 @@ def executor(
     """Make ready what runs a study: with Ray, what libraries write goes to `log`."""
     with ExitStack() as stack:
         member = None
-        errors = console
+        errors = Console(stderr=True, highlight=False)
         if not inline:
             errors = stack.enter_context(apart(console, log, verbose=verbose))
             if address is not None:
                 configure(study.resources.cpu)
+                notice_cuts()
                 from orchestrator.cluster import joined
 
                 there = joined(address, study, Store(study.store), errors)

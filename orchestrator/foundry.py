@@ -1,4 +1,4 @@
-"""MLflow's folders of models, made in a process of its own at the lowest priority.
+"""MLflow's folders of models, made in a process of its own at low priority.
 
 Exporting a network changes things that belong to the whole process while it lasts; the driver,
 which may be training at the moment, is left alone.
@@ -9,16 +9,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, TextIO
 
-from orchestrator.warden import unmarked
+from orchestrator.scratch import scratch
+from orchestrator.warden import end_with
 
 PROGRAM = "model.pt2"  # in the folder `data` of a model
+NICE = 10  # while the study computes
 
 
 class Foundry:
@@ -28,8 +30,9 @@ class Foundry:
         self._store = store
         self._lock = Lock()  # one thread wants a model while another closes or prepares
         self._process: subprocess.Popen[str] | None = None
-        self._scratch: str | None = None
-        self._closed = False
+        self._scratch = ExitStack()
+        self._closed = self._urgent = False
+        self.busy = False  # whether a model is being made now
 
     def prepare(self) -> None:
         """Start the process, which takes seconds to be ready, and return at once."""
@@ -45,13 +48,16 @@ class Foundry:
         process = self._running()
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process that makes models has no pipes")
+        self.busy = True
         try:
             request = {"description": dict(description), "folder": str(folder)}
-            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.write(json.dumps({**request, "urgent": self._urgent}) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
         except (OSError, ValueError):
             line = ""
+        finally:
+            self.busy = False
         if not line:
             with self._lock:
                 self._end()
@@ -60,6 +66,13 @@ class Foundry:
         if answer["error"]:
             raise RuntimeError(f"the model cannot be made: {answer['error']}")
         return bool(answer["made"])
+
+    def hurry(self) -> None:
+        """Make models at the driver's priority from now on: it has nothing else to do."""
+        with self._lock:
+            self._urgent = True
+            if self._process is not None:
+                _share_processors(self._process.pid, 0)
 
     def close(self) -> None:
         """End the process for good; what it is at is given up."""
@@ -81,21 +94,19 @@ class Foundry:
             return self._process
 
     def _start(self) -> subprocess.Popen[str]:
-        self._scratch = mkdtemp(prefix="ulrl-models-")
+        folder = self._scratch.enter_context(scratch())
         command = [sys.executable, "-W", "ignore", "-m", "orchestrator.foundry"]
         return subprocess.Popen(  # noqa: S603 - our interpreter, our module
-            [*command, self._store, self._scratch],
+            [*command, self._store, str(folder), str(os.getpid()), *["urgent"] * self._urgent],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=unmarked(),
             text=True,
             start_new_session=True,  # Ctrl-C is for the driver, which ends it by its pipe
         )
 
     def _end(self) -> None:
         process, self._process = self._process, None
-        scratch, self._scratch = self._scratch, None
         if process is not None:
             process.kill()
             process.wait()
@@ -103,8 +114,7 @@ class Foundry:
                 if pipe is not None:
                     with suppress(OSError, ValueError):
                         pipe.close()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+        self._scratch.close()
 
 
 class Moulds:
@@ -163,55 +173,86 @@ def warm_up(moulds: Moulds, folder: Path) -> None:
     moulds.cast("nothing", network, np.zeros((2, 1, 2, 2), dtype=np.float32), folder)
 
 
-def serve(store: str, scratch: Path, requests: TextIO, answers: TextIO) -> None:
-    """Answer requests, a line each, until there are no more."""
-    import torch
+def serve(
+    store: str, folder: Path, requests: TextIO, answers: TextIO, *, urgent: bool = False
+) -> None:
+    """Answer requests, a line each, until there are no more.
 
+    Args:
+        store: Where weights are.
+        folder: For files of its own.
+        requests: As `Foundry.make` writes them.
+        answers: As it reads them.
+        urgent: Whether the study computes nothing any more.
+    """
+    moulds = Moulds(folder)
+    with suppress(Exception):  # what is wrong is told of the first real one
+        _run(partial(warm_up, moulds, folder / "first"), urgent=urgent)
+    for line in requests:
+        request = json.loads(line)
+        answer = _run(partial(_answer, store, moulds, request), urgent=request["urgent"])
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _answer(store: str, moulds: Moulds, request: Mapping[str, Any]) -> dict[str, Any]:
     from orchestrator.delivery import sentence
     from orchestrator.modelling import materialise
     from orchestrator.store import Store
 
-    torch.set_num_threads(1)
-    place, moulds = Store(store), Moulds(scratch)
-    with suppress(Exception):  # what is wrong is told of the first real one
-        warm_up(moulds, scratch / "first")
-    for line in requests:
-        request, error, made = json.loads(line), "", None
-        description = request["description"]
-        weights = ("stage", "key")
-        kind = {name: value for name, value in description.items() if name not in weights}
-        try:
-            made = materialise(place, description)
-            if made is not None:
-                text = json.dumps(kind, sort_keys=True)
-                moulds.cast(text, *made, Path(request["folder"]))
-        except Exception as failure:  # noqa: BLE001 - told to who asked
-            error = sentence(failure)
-        answers.write(json.dumps({"made": made is not None, "error": error}) + "\n")
-        answers.flush()
+    error, made = "", None
+    description = request["description"]
+    weights = ("stage", "key")
+    kind = {name: value for name, value in description.items() if name not in weights}
+    try:
+        made = materialise(Store(store), description)
+        if made is not None:
+            text = json.dumps(kind, sort_keys=True)
+            moulds.cast(text, *made, Path(request["folder"]))
+    except Exception as failure:  # noqa: BLE001 - told to who asked
+        error = sentence(failure)
+    return {"made": made is not None, "error": error}
 
 
-def yield_to_others() -> None:
-    """Take only what processors have to spare.
+def _run(work: Callable[[], Any], *, urgent: bool) -> Any:
+    """Return what a function returns, called in a thread of low priority unless it is urgent.
 
-    Linux shares them out among sessions first, where it groups by session, and a process' own
-    niceness counts within its session alone. This one has a session of its own.
+    Niceness is a thread's own on Linux, and no user may take it back.
     """
-    os.nice(10)
+    found: list[Any] = []
+
+    def run() -> None:
+        import torch
+
+        if not urgent:
+            os.nice(NICE)
+        torch.set_num_threads(1)
+        found.append(work())
+
+    thread = Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def _share_processors(pid: int | str, nice: int) -> None:
+    """Give the session of a process its share of the processors.
+
+    Linux shares them out among sessions first, where it groups by session, and a thread's own
+    niceness counts within its session alone. A foundry has a session of its own.
+    """
     with suppress(OSError):  # another kernel, or it does not group
-        Path("/proc/self/autogroup").write_text("10", encoding="ascii")
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice), encoding="ascii")
 
 
 def main() -> None:
-    """Serve the driver that started this process."""
-    yield_to_others()
+    """Serve the driver that started this process, and end with it."""
+    store, folder, driver, *words = sys.argv[1:]
+    end_with(int(driver))
+    _share_processors("self", 0 if words else NICE)
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # whatever a library prints is no answer
-        scratch = Path(sys.argv[2])
-        try:
-            serve(sys.argv[1], scratch, sys.stdin, answers)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)  # a driver that was killed does not
+        serve(store, Path(folder), sys.stdin, answers, urgent=bool(words))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a person sees while a study runs: a live view, or plain lines where it is no terminal."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from orchestrator.tally import Reached, Tally
 from orchestrator.work import Finished, Item, Progress
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
+SILENCE = 30.0  # seconds without news of anything, after which a person is told
+LOOK = 1.0  # seconds between looks for that
 ROWS = 16  # of running items on a screen
 SHOWN = 4  # running items in a plain line
 STAGES = {"train_victim": "train victim"}  # what a stage is called on a screen
@@ -43,10 +46,15 @@ class Screen:
         self._live: Live | None = None
         self._open = False
         self._next_line = 0.0
+        self._heard = 0.0
+        self._left = threading.Event()
 
     def __enter__(self) -> Self:
         self._tally.begin()
         self._open = True
+        self._heard = time.monotonic()
+        self._left.clear()
+        threading.Thread(target=self._listen, daemon=True).start()
         if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self._render,
@@ -59,6 +67,7 @@ class Screen:
         return self
 
     def __exit__(self, *reason: object) -> None:
+        self._left.set()
         if self._live is not None:
             self._live.update(Text(""), refresh=True)
             self._live.__exit__(None, None, None)
@@ -108,7 +117,22 @@ class Screen:
         link = self._log_of(item).as_uri() if item and self._log_of is not None else None
         return Style.parse(style) + Style(link=link)
 
+    def _listen(self) -> None:
+        """Say that nothing is heard, at ever longer intervals: of a node that is cut off, say."""
+        heard, patience = self._heard, SILENCE
+        while not self._left.wait(LOOK):
+            if heard != self._heard:
+                heard, patience = self._heard, SILENCE
+            silence = time.monotonic() - heard
+            running = [self._doing(item, progress) for item, progress in self._active()]
+            if running and silence >= patience:
+                patience *= 2
+                more = f"; {len(running) - SHOWN} more" if len(running) > SHOWN else ""
+                of = "; ".join(running[:SHOWN])
+                self.say(f"{span(self._tally.elapsed)}  no news for {span(silence)} of {of}{more}")
+
     def _tick(self) -> None:
+        self._heard = time.monotonic()
         if not self._open or self._live is not None or time.monotonic() < self._next_line:
             return
         self._next_line = time.monotonic() + PLAIN_EVERY
@@ -138,7 +162,9 @@ class Screen:
 
     def _doing(self, item: Item, progress: Progress | None) -> str:
         what = item.text if progress is None else _stage(progress)
-        return f"{what} of {self._tally.name(item.scenario)}"
+        worker = "" if progress is None else self._tally.worker(progress.place)
+        place = f" on {worker}" if "/" in worker else ""
+        return f"{what} of {self._tally.name(item.scenario)}{place}"
 
     def _outcome(self, trial: Trial, reached: Reached) -> str:
         """Return what a trial came to, in a line."""

@@ -1,15 +1,13 @@
 """What has to be right around Ray before it is started or joined."""
 
 import os
-import shutil
+import secrets
 import socket
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import gettempdir, mkdtemp
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from orchestrator.errors import Unusable
 from orchestrator.machine import Node
@@ -17,10 +15,17 @@ from orchestrator.resources import Resources
 from orchestrator.work import OUT_OF_MEMORY
 
 KNOCK_SECONDS = 10.0  # until an address counts as unreachable
-SCRATCH = "ulrl-tune-"
-SHORT = 30  # characters of a folder in which Ray's sockets still have names that fit
+PINGS = {  # seconds between two, and to wait for an answer
+    "RAY_grpc_client_keepalive_time_ms": 15,
+    "RAY_grpc_client_keepalive_timeout_ms": 20,
+}
+TOKEN = secrets.token_hex(32)  # of this process' embedded Rays
+REFUSED = "InvalidAuthToken"  # Ray's word for it, which only its log has
+UNAUTHORISED = (
+    "it asks for a token, which is missing here or another one; set RAY_AUTH_MODE=token, and "
+    "RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with"
+)
 LOOK_SECONDS = 300.0  # for a node to start a process and import what a study needs
-LOCK = "driver.lock"  # held by the driver that a scratch folder belongs to
 
 
 def configure(threads: int) -> None:
@@ -40,6 +45,36 @@ def configure(threads: int) -> None:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshots are never read
     }
+
+
+def notice_cuts() -> dict[str, str]:
+    """Have cut connections between machines noticed in seconds; return what workers need for it.
+
+    A connection that waits for an answer finds out by a ping that its other end is gone, by
+    default after five minutes. A server refuses more pings than it would send itself, so the
+    driver and its workers have to agree; the head sends pings of its own. Ray reads this when
+    it is imported.
+    """
+    for name, seconds in PINGS.items():
+        os.environ.setdefault(name, str(1000 * seconds))
+    return {name: os.environ[name] for name in PINGS}
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Give what is started now a token for Ray, unless the user chose one.
+
+    Ray itself would keep one in the home folder, which batch jobs may not be able to write to.
+    """
+    chosen = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if any(name in os.environ for name in chosen):
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = TOKEN
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
 
 
 def knock(address: str) -> list[tuple[str, int]]:
@@ -65,6 +100,20 @@ def knock(address: str) -> list[tuple[str, int]]:
     return [place]
 
 
+def listen_in() -> Callable[[], str]:
+    """Return a function that returns what was written to standard error since, if it is a file."""
+    begin = os.fstat(2).st_size
+
+    def said() -> str:
+        if not stat.S_ISREG(os.fstat(2).st_mode):
+            return ""
+        with Path("/proc/self/fd/2").open("rb") as file:
+            file.seek(begin)
+            return file.read().decode(errors="replace")
+
+    return said
+
+
 def place_of(address: str) -> tuple[str, int]:
     """Return host and port of ``HOST:PORT``."""
     host, _, port = address.rpartition(":")
@@ -81,24 +130,6 @@ def embedded_cpus(resources: Resources, most: int) -> int:
     if resources.workers is not None:
         return max(resources.workers * resources.cpu, most)
     return max(os.cpu_count() or 1, most)
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """Make a folder for what Ray writes and nobody reads; left, it is gone.
-
-    A driver that is killed leaves its folder; the next one to start takes it away.
-    """
-    for left in Path(gettempdir()).glob(f"{SCRATCH}*"):
-        if (left / LOCK).exists():
-            with suppress(OSError, Timeout), FileLock(left / LOCK, timeout=0):
-                shutil.rmtree(left, ignore_errors=True)
-    folder = Path(mkdtemp(prefix=SCRATCH))
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def last_line(error: object) -> str:

@@ -17,13 +17,14 @@ class Session:
 
     Attributes:
         workers: How many there are.
+        interrupts: The signals that end the study.
     """
 
     def __init__(
         self, conductor: Conductor, interrupts: Interrupts, shares: Shares, workers: int
     ) -> None:
         self._conductor = conductor
-        self._interrupts = interrupts
+        self.interrupts = interrupts
         self._shares = shares
         self.workers = workers
         self._shifts: dict[str, tuple[Assignment, Scenario]] = {}
@@ -78,9 +79,9 @@ class Session:
 
     def check(self) -> None:
         """Raise whatever ends the study: from here it also ends Tune's loop."""
+        self.interrupts.check()  # first: the same signal may have ended Ray
         if self._failure is not None:
             raise self._failure
-        self._interrupts.check()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -68,6 +68,16 @@ class Tracker:
         if self._maker is not None:
             self._maker.prepare()
 
+    def hurry(self) -> None:
+        """Make models as fast as this machine can: the study computes nothing any more."""
+        if self._maker is not None:
+            self._maker.hurry()
+
+    @property
+    def makes_model(self) -> bool:
+        """Whether a record waits for its model to be made."""
+        return self._maker is not None and self._maker.busy
+
     def flush(
         self, limit: float = inf, *, quiet: float = inf, look: Callable[[int], bool] | None = None
     ) -> None:

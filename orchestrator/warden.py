@@ -4,32 +4,39 @@ A driver that is killed, or that Ray itself ends, sweeps nothing up. What it sta
 some of it for more than a minute and with its GPU memory, for a Ray that is not there any more.
 So a process of its own waits for the driver's end: run as a program, this module is that
 process. It imports nothing else of this package, to be there in a moment.
+
+Ray's processes are known by the files of Ray's folder that they write to: all of them inherit
+some. Their parents die before them, they change their titles, and a new title may overwrite the
+environment.
 """
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 
-SESSION = "ULRL_SESSION"  # names the driver in the environment of all that its Ray starts
-PATIENCE = 5.0  # seconds for processes to end by themselves
+PATIENCE = 3.0  # seconds for processes to end by themselves
 IN_VAIN = 30.0  # seconds after which a process that was killed is left to the system
 EVERY = 0.2  # seconds between looks
+PR_SET_PDEATHSIG = 1  # of Linux' <sys/prctl.h>
 
 
 @contextmanager
-def watched(session: str) -> Iterator[None]:
-    """Have nothing left that carries a session's mark, once this is left or the process ends.
+def watched(folder: Path) -> Iterator[None]:
+    """Have no other process left that writes to a folder, once this is left or the process ends.
 
     Raises:
         OSError: The process that waits for that cannot be started.
     """
     warden = subprocess.Popen(  # noqa: S603 - our interpreter, our file
-        [sys.executable, "-P", __file__, session],  # whatever lies in the working folder
+        [sys.executable, "-P", __file__, str(folder), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -40,47 +47,57 @@ def watched(session: str) -> Iterator[None]:
     finally:
         warden.communicate(b"\n")
         if warden.returncode:
-            sweep(session)
+            sweep(folder, os.getpid())
 
 
-@contextmanager
-def marked(session: str) -> Iterator[None]:
-    """Let what this process starts now be known as a session's, but for what is `unmarked`."""
-    os.environ[SESSION] = session
-    try:
-        yield
-    finally:
-        del os.environ[SESSION]
+def end_with(parent: int) -> None:
+    """Let this process be killed at the end of the thread that started it, in process `parent`.
+
+    Elsewhere than on Linux nothing is done.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
 
 
-def unmarked() -> dict[str, str]:
-    """Return the environment for what another thread may start while Ray is being started."""
-    return {name: os.environ[name] for name in os.environ if name != SESSION}  # it may go meanwhile
-
-
-def sweep(session: str) -> None:
-    """End what is left of a session; most of it needs a moment to end by itself."""
+def sweep(folder: Path, driver: int) -> None:
+    """End all that writes to a folder but the driver; most needs a moment to end by itself."""
     began = time.monotonic()
-    while left := _left(session):
+    before: set[psutil.Process] = set()
+    while left := _left(folder, driver):
         waited = time.monotonic() - began
         if waited > PATIENCE + IN_VAIN:
             return
         if waited > PATIENCE:  # again and again: one may just have started another
-            for process in left:
+            for process in before & left:  # a copy of the driver becomes another program at once
                 with suppress(psutil.Error):
                     process.kill()
+        before = left
         psutil.wait_procs(left, timeout=EVERY)
 
 
-def _left(session: str) -> list[psutil.Process]:
-    found = []
+def _left(folder: Path, driver: int) -> set[psutil.Process]:
+    found = set()
     for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(SESSION) == session:
-                found.append(process)
+        with suppress(psutil.Error, OSError):
+            if process.pid != driver and _writes(process.pid, f"{folder}/"):
+                found.add(process)
     return found
+
+
+def _writes(pid: int, folder: str) -> bool:
+    """Return whether a process has a file below a folder open for writing."""
+    place = Path(f"/proc/{pid}")
+    for file in (place / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            if str(file.readlink()).startswith(folder):
+                flags = (place / "fdinfo" / file.name).read_text().partition("flags:")[2]
+                if int(flags.split()[0], 8) & os.O_ACCMODE != os.O_RDONLY:
+                    return True
+    return False
 
 
 if __name__ == "__main__":
     sys.stdin.buffer.read(1)  # until the driver is done with its Ray, or has ended
-    sweep(sys.argv[1])
+    sweep(Path(sys.argv[1]), int(sys.argv[2]))

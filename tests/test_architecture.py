@@ -53,6 +53,20 @@ def test_the_core_imports_nothing_of_studies() -> None:
     assert forbidden & set(found) == set()
 
 
+def test_the_core_and_plans_need_nothing_that_only_unix_has() -> None:
+    code = """
+import signal, sys
+sys.modules["fcntl"] = None
+for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
+    delattr(signal, name)
+import ulrl, orchestrator.study, orchestrator.preview
+from orchestrator.signals import Interrupts
+print(ulrl.repair.__name__, Interrupts().watched().__enter__().signum)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "repair None\n", done.stderr
+
+
 def test_nobody_imports_the_command() -> None:
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,7 +1,6 @@
 """Being part of a Ray: one of a study's own, or a running cluster."""
 
 import logging
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from orchestrator.errors import Unusable
 from orchestrator.guard import Daemons, Guard, Listeners
 from orchestrator.machine import Node, Shares, this_machine
 from orchestrator.plan import Scenario
+from orchestrator.scratch import place_for_sockets, scratch
+from orchestrator.signals import spared
 from orchestrator.store import Store
 
 DAEMONS = ("gcs_server", "raylet")  # of an embedded Ray, which cannot do without either
@@ -57,7 +58,8 @@ def joined(address: str, study: Study, store: Store, errors: Console) -> Iterato
     guard = Guard(Listeners(rayside.knock(address)), errors)
     here = Path(__file__).resolve().parents[1]
     code = {"py_modules": [str(here), str(here.parent / "ulrl")]}
-    variables = {"env_vars": {"OMP_NUM_THREADS": str(study.resources.cpu)}}
+    threads = {"OMP_NUM_THREADS": str(study.resources.cpu)}
+    variables = {"env_vars": threads | rayside.notice_cuts()}
     with ExitStack() as stack:
         stack.callback(_leave, guard)
         guard.start()
@@ -83,24 +85,23 @@ def embedded(
         Unusable: Ray cannot be started.
     """
     guard = Guard(Daemons(DAEMONS), errors)
-    mark, most = uuid.uuid4().hex, max(share.cpu for share in shares.all(scenarios))
+    most = max(share.cpu for share in shares.all(scenarios))
     with ExitStack() as stack:
-        folder = stack.enter_context(rayside.scratch())
         try:
-            stack.enter_context(warden.watched(mark))
+            folder = stack.enter_context(scratch(place_for_sockets()))
+            stack.enter_context(warden.watched(folder))
         except OSError as error:
             raise Unusable(f"an embedded Ray cannot be used ({error})") from error
         stack.callback(_leave, guard)
         guard.start()
-        short = {"_temp_dir": str(folder)} if len(str(folder)) < rayside.SHORT else {}
-        with warden.marked(mark):
+        with spared(), rayside.own_token():
             _init(
                 "an embedded Ray",
                 address="local",  # whatever else runs on this machine
                 num_cpus=rayside.embedded_cpus(study.resources, most),
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
-                **short,
+                _temp_dir=str(folder),
             )
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         memory = this_machine().memory
@@ -114,10 +115,14 @@ def _leave(guard: Guard) -> None:
 
 
 def _init(what: str, **arguments: Any) -> None:
+    said = rayside.listen_in()
     try:
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
+    except ray.exceptions.AuthenticationError as error:
+        raise Unusable(f"{what} cannot be used ({rayside.UNAUTHORISED})") from error
     except Exception as error:  # a start that takes too long raises a bare one
-        raise Unusable(f"{what} cannot be used ({error})") from error
+        reason = rayside.UNAUTHORISED if rayside.REFUSED in said() else error
+        raise Unusable(f"{what} cannot be used ({reason})") from error
 
 
 def _nodes() -> list[dict[str, Any]]:

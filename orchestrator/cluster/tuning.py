@@ -17,6 +17,7 @@ from orchestrator.definition import Study
 from orchestrator.errors import Unusable
 from orchestrator.machine import Shares
 from orchestrator.plan import make_plan
+from orchestrator.scratch import scratch
 from orchestrator.session import Session
 from orchestrator.shift import News, Shift
 from orchestrator.signals import Interrupts
@@ -128,6 +129,10 @@ class _Pulse(tune.Callback):
     def __init__(self, session: str) -> None:
         self._session = session
 
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        _LIVE[self._session].interrupts.listen()  # Tune sets a handler of its own for SIGUSR1
+
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         _LIVE[self._session].check()
@@ -154,7 +159,7 @@ def run_on_ray(
     token = uuid.uuid4().hex
     session = _LIVE[token] = Session(conductor, interrupts, shares, workers)
     try:
-        with rayside.scratch() as folder, member.guard.telling(session.fail):
+        with scratch() as folder, member.guard.telling(session.fail):
             trainable = tune.with_resources(
                 tune.with_parameters(Worker, study=plan.study, site=site, workshop=workshop),
                 _request,

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
@@ -16,6 +15,7 @@ from orchestrator.database import database_file, ensure_database, mend, unfit
 from orchestrator.delivery import Held, sentence
 from orchestrator.differences import lacking
 from orchestrator.records import Record, digest_of
+from orchestrator.scratch import scratch
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -27,8 +27,13 @@ MISSING, NOW = "ulrl.missing", "ulrl.now."
 class ModelMaker(Protocol):
     """Makes models where MLflow can take them from."""
 
+    busy: bool  # whether a model is being made now
+
     def prepare(self) -> None:
         """Be told that models will be wanted, and return at once."""
+
+    def hurry(self) -> None:
+        """Make models at the priority of this process from now on: nothing else is computed."""
 
     def make(self, description: Mapping[str, Any], folder: Path) -> bool:
         """Make `folder` with a model in it; return False if its weights are gone."""
@@ -194,8 +199,8 @@ class Experiment:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
         from mlflow.models import Model
 
-        with TemporaryDirectory() as scratch:
-            folder = Path(scratch, "model")
+        with scratch() as place:
+            folder = place / "model"
             if self._maker is None or not self._maker.make(record.model or {}, folder):
                 return ""
             home = self._client.create_logged_model(

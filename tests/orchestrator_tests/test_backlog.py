@@ -26,9 +26,14 @@ class Slow:
     def __init__(self, clock: Clock, left: Sequence[int]) -> None:
         self._clock, self._left = clock, left
         self.looks = 0
+        self.hurried = self.makes_model = False
+
+    def hurry(self) -> None:
+        self.hurried = True
 
     def flush(self, *, quiet: float, look: Callable[[int], bool]) -> None:
         assert quiet > 60
+        assert self.hurried, "nothing else is computed now"
         for left in self._left:
             self._clock.now += 4
             self.looks += 1
@@ -64,7 +69,7 @@ def test_a_long_wait_says_what_is_left_now_and_then(clock: Clock) -> None:
     assert tracker.looks == 6
     assert output(place).splitlines() == [
         "MLflow does not answer yet; Ctrl-C leaves its records for the next start",
-        "MLflow takes 3,400 more records, about 1:25; Ctrl-C leaves them for the next start",
+        "MLflow takes 3,400 more records, about 1:25; Ctrl-C leaves its records for the next start",
     ]
 
 
@@ -72,6 +77,16 @@ def test_lines_become_fewer_as_the_wait_grows(clock: Clock) -> None:
     place = console()
     Backlog(Slow(clock, range(900, 0, -1)), place, Interrupts()).wait()  # type: ignore[arg-type]
     assert 10 < len(output(place).splitlines()) < 30
+
+
+def test_what_has_not_changed_is_not_said_again(clock: Clock) -> None:
+    place, tracker = console(), Slow(clock, [19] * 40 + [18] * 40)
+    tracker.makes_model = True
+    Backlog(tracker, place, Interrupts()).wait()  # type: ignore[arg-type]
+    first, second = output(place).splitlines()
+    end = "; Ctrl-C leaves its records for the next start"
+    assert first == f"MLflow takes 19 more records, now the files of a model{end}"
+    assert second.startswith("MLflow takes 18 more records, now the files of a model, about ")
 
 
 def test_a_terminal_shows_the_present_state(clock: Clock) -> None:

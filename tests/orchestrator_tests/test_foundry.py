@@ -7,19 +7,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.foundry import Foundry
+from orchestrator.foundry import Foundry, Moulds, serve
 from orchestrator.modelling import materialise
+from orchestrator.scratch import scratch
 from orchestrator.store import Entry, Store
 from tests.servers import free_port, running, wait_for
+from tests.system_tests.commands import wait_until
 from ulrl.models import ARCHITECTURES
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -66,6 +70,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def foundry(store: Store) -> Iterator[Foundry]:
     foundry = Foundry(store.url)
+    foundry.hurry()
     yield foundry
     foundry.close()
 
@@ -172,17 +177,17 @@ def test_one_process_is_started_before_it_is_needed(store: Store, tmp_path: Path
     foundry.prepare()
     foundry.prepare()
     assert time.monotonic() - started < 2, "it waits for nothing"
-    process, scratch = foundry._process, foundry._scratch
+    process = foundry._process
     assert process is not None
-    assert scratch is not None
+    scratch = Path(str(process.args[6]))  # type: ignore[index]
     try:
         assert foundry.make(description("preact_resnet18", "first"), tmp_path / "first")
         assert foundry._process is process
-        assert any(Path(scratch).iterdir())
+        assert any(scratch.iterdir())
     finally:
         foundry.close()
     assert process.poll() is not None
-    assert not Path(scratch).exists()
+    assert not scratch.exists()
     foundry.prepare()
     assert foundry._process is None
     with pytest.raises(RuntimeError, match="no more models are made"):
@@ -208,12 +213,54 @@ def test_a_process_that_cannot_be_started_ends_no_study(
         foundry.make(description("preact_resnet18", "first"), tmp_path / "first")
 
 
-def test_without_its_driver_it_ends_and_leaves_nothing(store: Store, tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    command = [sys.executable, "-m", "orchestrator.foundry", store.url, str(scratch)]
-    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=120)
-    assert not scratch.exists()
+DRIVER = """
+import os, sys
+from pathlib import Path
+from orchestrator.foundry import Foundry
+foundry = Foundry(sys.argv[1])
+foundry.prepare()
+print(foundry._process.pid, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_it_ends_with_a_driver_that_is_killed_and_the_next_leaves_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", DRIVER, store.url]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as driver:
+        assert driver.stdout is not None
+        foundry = psutil.Process(int(driver.stdout.readline()))
+        wait_until(lambda: foundry.num_threads() > 1, "it is at work", 60)
+        driver.kill()
+    wait_until(lambda: not foundry.is_running(), "it is gone too", 2)
+    assert list(tmp_path.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch() as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_models_are_made_aside_until_nothing_else_is_computed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for a process that gives way to all others may wait for long."""
+    nice: list[int] = []
+
+    def cast(*_: object) -> None:
+        nice.append(os.getpriority(os.PRIO_PROCESS, 0))  # of this thread
+
+    monkeypatch.setattr(Moulds, "cast", cast)
+    request = {"description": description("preact_resnet18", "first"), "folder": "any"}
+    lines = [json.dumps({**request, "urgent": urgent}) for urgent in (False, True)]
+    answers = StringIO()
+    serve(store.url, tmp_path, StringIO("\n".join(lines)), answers)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert nice == [min(own + 10, 19)] * 2 + [own]
+    assert [json.loads(line) for line in answers.getvalue().splitlines()] == [
+        {"made": True, "error": ""}
+    ] * 2
 
 
 def test_a_model_serves(models: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a person sees while a study runs."""
 
 import re
+import time
 from io import StringIO
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ from tests.orchestrator_tests.small_studies import (
     small_study,
     table_study,
 )
+from tests.system_tests.commands import wait_until
 from ulrl.metrics import Metrics
 
 
@@ -45,6 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("orchestrator.progress.time", clock)
     monkeypatch.setattr("orchestrator.tally.time", clock)
+    monkeypatch.setattr("orchestrator.progress.LOOK", 3600.0)
     return clock
 
 
@@ -158,6 +161,43 @@ def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:
         last,
         "1:13  2/8 trials (2 done); best DER 0.750 in 2 scenarios: alpha=0.8",
     ]
+
+
+def test_silence_is_told_ever_more_rarely_with_what_it_is_of(
+    plan: Plan, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that is cut off, or a stage that takes long."""
+    monkeypatch.setattr("orchestrator.progress.LOOK", 0.005)
+    shown = console()
+    screen = Screen(shown, Tally(plan, nothing))
+    victims = [VictimItem(scenario=scenario) for scenario in plan.scenarios[:2]]
+
+    def told(count: int) -> None:
+        wait_until(lambda: output(shown).count("no news") == count, f"{count} lines", 10)
+
+    with screen:
+        for number, victim in enumerate(victims):
+            screen.started(victim)
+            place = f"node{number}:7"
+            screen.progressed(victim, Progress(stage="unlearn", epoch=3, epochs=20, place=place))
+        clock.now += 29
+        time.sleep(0.05)
+        told(0)
+        for count, seconds in enumerate((1, 30, 60), start=1):
+            clock.now += seconds
+            told(count)
+        clock.now += 100
+        screen.progressed(victims[0], Progress(stage="unlearn", epoch=4, epochs=20))
+        clock.now += 40
+        told(4)
+    lines = [line for line in output(shown).splitlines() if "no news" in line]
+    where = "unlearn 3/20 of badnets, seed=0 on node0/1; unlearn 3/20 of badnets, seed=1 on node1/2"
+    assert lines[:3] == [
+        f"0:30  no news for 0:30 of {where}",
+        f"1:00  no news for 1:00 of {where}",
+        f"2:00  no news for 2:00 of {where}",
+    ]
+    assert lines[3].startswith("4:20  no news for 0:40 of unlearn 4/20 of badnets, seed=0")
 
 
 def test_failures_and_weak_victims_are_told_at_once(clock: Clock) -> None:

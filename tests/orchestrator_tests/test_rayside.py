@@ -1,56 +1,15 @@
-"""What surrounds Ray: scratch folders, the terminal kept free."""
+"""What surrounds Ray: the terminal kept free, what its errors say."""
 
-import os
 import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from rich.console import Console
 
 from orchestrator.quiet import apart
-from orchestrator.rayside import LOCK, SCRATCH, last_line, reason_of, scratch
-
-
-def test_scratch_goes_and_takes_what_dead_drivers_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orchestrator.rayside.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for name in ("dead", "alive"):
-        (tmp_path / f"{SCRATCH}{name}").mkdir()
-        (tmp_path / f"{SCRATCH}{name}" / LOCK).touch()
-    (tmp_path / f"{SCRATCH}unknown").mkdir()
-    (tmp_path / "other").mkdir()
-    with FileLock(tmp_path / f"{SCRATCH}alive" / LOCK), scratch() as mine:
-        assert {path.name for path in tmp_path.iterdir()} == {
-            *(f"{SCRATCH}alive", f"{SCRATCH}unknown", "other", mine.name)
-        }
-        with scratch() as another:
-            assert mine.exists()
-            assert another.exists()
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *(f"{SCRATCH}alive", f"{SCRATCH}unknown", "other")
-    }
-
-
-def test_a_killed_driver_s_scratch_is_taken_away(tmp_path: Path) -> None:
-    text = """
-import os, signal
-from orchestrator.rayside import scratch
-with scratch() as folder:
-    (folder / "rubbish").touch()
-    if {kill}: os.kill(os.getpid(), signal.SIGKILL)
-"""
-    for kill, left in ((True, 1), (False, 0)):
-        subprocess.run(
-            [sys.executable, "-c", text.format(kill=kill)],
-            check=False,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-        )
-        assert len(list(tmp_path.glob(f"{SCRATCH}*"))) == left
+from orchestrator.rayside import last_line, reason_of
 
 
 @pytest.mark.parametrize("verbose", [False, True])

@@ -5,25 +5,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from functools import partial
-from uuid import uuid4
+from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator import warden
-from tests.system_tests.commands import killed, processes_with, such, title, wait_until
+from tests.system_tests.commands import adopting, left, wait_until
 
-# It starts what its Ray would start, says so, and ends in the way asked for.
+# It starts what its Ray would start, says so, and ends in the way asked for. The child forgets
+# its environment, is of another session, and writes to nothing of the folder but its inheritance.
 DRIVER = """
 import os, signal, subprocess, sys
+from pathlib import Path
 from orchestrator import warden
-mark, end = sys.argv[1:]
-with warden.watched(mark):
-    with warden.marked(mark):
-        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+folder, end = Path(sys.argv[1]), sys.argv[2]
+own = (folder / "driver.log").open("w")  # as Ray writes one in the driver too
+with warden.watched(folder):
+    with (folder / "log").open("a") as log:
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=log, env={})
     print("started", flush=True)
     sys.stdin.readline()
     exec(end)
@@ -35,75 +36,57 @@ ENDS = {
     "killed": "os.kill(os.getpid(), signal.SIGKILL)",
     "Ctrl-C twice": "signal.signal(signal.SIGINT, signal.SIG_DFL); os.killpg(0, signal.SIGINT)",
 }
+SLEEPER = ("sleep", "600")
 
 
-@pytest.fixture
-def mark() -> Iterator[str]:
-    mark = uuid4().hex
-    yield mark
-    killed(processes_with(warden.SESSION, mark))
-
-
-def nothing_of(mark: str) -> bool:
-    return not processes_with(warden.SESSION, mark)
-
-
-def test_however_a_driver_ends_nothing_of_its_session_is_left() -> None:
+def test_however_a_driver_ends_nothing_of_its_ray_is_left(tmp_path: Path) -> None:
     """All at once, since each waits seconds for what may end by itself."""
-    another = uuid4().hex
-    with ExitStack() as stack:
-        bystander = stack.enter_context(
-            subprocess.Popen(["sleep", "600"], env={**os.environ, warden.SESSION: another})
-        )
-        stack.callback(bystander.kill)
+    with adopting() as descendants, ExitStack() as stack:
+        log = stack.enter_context((tmp_path / "log").open("w"))
+        bystanders = [stack.enter_context(subprocess.Popen(SLEEPER, stdout=log))]  # beside them
         drivers = {}
-        for what, end in ENDS.items():
-            mark = uuid4().hex
-            drivers[what] = (
-                mark,
+        for number, (what, end) in enumerate(ENDS.items()):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            drivers[what] = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", DRIVER, mark, end],
+                    [sys.executable, "-c", DRIVER, str(folder), end],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     text=True,
                     process_group=0,
-                ),
+                )
             )
-            stack.enter_context(drivers[what][1])
-        for mark, driver in drivers.values():
+        for driver in drivers.values():
             assert driver.stdout is not None
             assert driver.stdout.readline() == "started\n"
-            assert len(processes_with(warden.SESSION, mark)) == 1
-        for _, driver in drivers.values():
+        reader = stack.enter_context((tmp_path / "0" / "log").open())  # a person, with `less`
+        bystanders.append(stack.enter_context(subprocess.Popen(SLEEPER, stdin=reader)))
+        for bystander in bystanders:
+            stack.callback(bystander.kill)
+        for driver in drivers.values():
             assert driver.stdin is not None
             driver.stdin.write("\n")
             driver.stdin.flush()
-        for what, (mark, _) in drivers.items():
-            wait_until(partial(nothing_of, mark), f"nothing is left: {what}", 40)
-        codes = {what: driver.wait(20) for what, (_, driver) in drivers.items()}
+        own = {psutil.Process(bystander.pid) for bystander in bystanders}
+        wait_until(lambda: set(descendants()) == own, lambda: left(descendants()), 20)
+        codes = {what: driver.wait(20) for what, driver in drivers.items()}
         assert codes == dict(zip(ENDS, (0, 1, 1, -signal.SIGKILL, -signal.SIGINT), strict=True))
-        assert bystander.poll() is None
-        wardens = {f"{warden.__file__} {mark}" for mark, _ in drivers.values()}
-        wait_until(lambda: not ended_by(wardens), "no warden is left", 5)
-
-
-def ended_by(ends: Iterable[str]) -> list[psutil.Process]:
-    """Return the processes whose command lines end so."""
-    return such(psutil.process_iter(), lambda one: title(one).endswith(tuple(ends)))
 
 
 def test_what_starts_another_meanwhile_is_ended_with_it(
-    mark: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A raylet may start a worker between the look and the kill."""
     monkeypatch.setattr(warden, "PATIENCE", 0.3)
     hydra = "import subprocess, time\nwhile time.sleep(0.01) is None:\n"
     hydra += "    subprocess.Popen(['sleep', '600'])"
-    with subprocess.Popen([sys.executable, "-c", hydra], env={**os.environ, warden.SESSION: mark}):
-        wait_until(lambda: len(processes_with(warden.SESSION, mark)) > 4, "it starts others", 20)
-        warden.sweep(mark)
-    assert nothing_of(mark)
+    with adopting() as descendants, (tmp_path / "log").open("w") as log:
+        with subprocess.Popen([sys.executable, "-c", hydra], stdout=log):
+            wait_until(lambda: len(descendants()) > 4, "it starts others", 20)
+            warden.sweep(tmp_path, os.getpid())
+        assert descendants() == []
 
 
 def test_what_cannot_be_ended_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,16 +98,36 @@ def test_what_cannot_be_ended_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(warden, "PATIENCE", 0.1)
     monkeypatch.setattr(warden, "IN_VAIN", 0.3)
-    monkeypatch.setattr(warden, "_left", lambda _: [Unending()])
+    unending = Unending()
+    monkeypatch.setattr(warden, "_left", lambda *_: {unending})
     monkeypatch.setattr(psutil, "wait_procs", lambda _, timeout: time.sleep(timeout))
     began = time.monotonic()
-    warden.sweep("any")
+    warden.sweep(Path("any"), 1)
     assert 0.4 <= time.monotonic() - began < 5
 
 
-def test_the_mark_is_on_what_is_started_meanwhile_alone(mark: str) -> None:
-    ask = [sys.executable, "-c", f"import os; print(os.environ.get({warden.SESSION!r}))"]
-    with warden.marked(mark):
-        assert subprocess.check_output(ask, text=True) == f"{mark}\n"
-        assert subprocess.check_output(ask, text=True, env=warden.unmarked()) == "None\n"
-    assert subprocess.check_output(ask, text=True) == "None\n"
+PARENT = """
+import os, subprocess, sys, time
+child = "import os, time; from orchestrator.warden import end_with; end_with({}); "
+child = (child + "print(os.getpid(), flush=True); time.sleep(60)").format(os.getpid())
+subprocess.Popen([sys.executable, "-c", child])
+time.sleep(60)
+"""
+
+
+def test_a_process_ends_with_the_one_that_started_it() -> None:
+    command = [sys.executable, "-c", PARENT]
+    with (
+        adopting() as descendants,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent,
+    ):
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline()) in {one.pid for one in descendants()}
+        parent.kill()
+        wait_until(lambda: not descendants(), lambda: left(descendants()), 5)
+
+
+def test_a_process_whose_parent_was_gone_before_ends_at_once() -> None:
+    code = "from orchestrator.warden import end_with; end_with(1 << 30); print('on')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")

@@ -1,13 +1,14 @@
 """The command as a user runs it: a process of its own in an empty folder."""
 
 import contextlib
+import ctypes
 import os
 import re
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -50,6 +51,7 @@ def environment() -> dict[str, str]:
 
 
 MARK = "ULRL_TEST_COMMAND"  # inherited by all that a command starts, Ray's daemons too
+PR_SET_CHILD_SUBREAPER = 36  # of Linux' <sys/prctl.h>
 SECONDS = 60.0  # for what was told to end, or has lost its driver
 WORKING = re.compile(r"ray::\w+\.train")  # the title of a worker while it is at an item
 
@@ -119,7 +121,11 @@ class Command:
             killed(processes_with(MARK, mark))
             pytest.fail(f"not over after {timeout} s\n{''.join(process.communicate())}")
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
-        wait_until(lambda: not processes_with(MARK, mark), lambda: left(mark), left_for)
+        wait_until(
+            lambda: not processes_with(MARK, mark),
+            lambda: left(processes_with(MARK, mark)),
+            left_for,
+        )
         return out, err
 
     def results(self, name: str = "small") -> pd.DataFrame:
@@ -153,13 +159,37 @@ class Command:
 
 
 def processes_with(variable: str, *values: str) -> list[psutil.Process]:
-    """Return the processes that have a variable of such a value in their environment."""
+    """Return the processes that have a variable of such a value in their environment.
+
+    Those that overwrote their environment with a new title cannot be seen so: see `adopting`.
+    """
+    wanted = [f"{variable}={value}".encode() for value in values]
 
     def runs(process: psutil.Process) -> bool:
-        marked = process.environ().get(variable) in values
-        return marked and process.status() != psutil.STATUS_ZOMBIE
+        there = Path(f"/proc/{process.pid}/environ").read_bytes()
+        return any(one in there for one in wanted) and process.status() != psutil.STATUS_ZOMBIE
 
     return such(psutil.process_iter(), runs)
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[Callable[[], list[psutil.Process]]]:
+    """Yield a function that returns all processes that began since and descend from this one.
+
+    The kernel keeps account: a process whose parent dies becomes this one's child.
+    """
+    before = set(psutil.Process().children(recursive=True))
+    prctl = ctypes.CDLL(None).prctl
+    assert prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+
+    def found() -> list[psutil.Process]:
+        new = set(psutil.Process().children(recursive=True)) - before
+        return such(new, lambda one: one.status() != psutil.STATUS_ZOMBIE)
+
+    try:
+        yield found
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0)
 
 
 def such(
@@ -168,7 +198,7 @@ def such(
     """Return the processes of which something holds; of one that has ended nothing does."""
     found = []
     for process in processes:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             if true(process):
                 found.append(process)
     return found
@@ -187,10 +217,10 @@ def killed(processes: list[psutil.Process]) -> list[psutil.Process]:
     return processes
 
 
-def left(mark: str) -> str:
-    """Say that nothing of a start should be left, and what is."""
+def left(processes: Iterable[psutil.Process]) -> str:
+    """Say that nothing should be left, and what is."""
     titles = []
-    for process in processes_with(MARK, mark):
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             titles.append(title(process))
     return "\n".join(["nothing of it is left; there are", *titles])

@@ -85,6 +85,7 @@ def test_signals_keep_everything_and_say_how_to_go_on(
         (("--inline",), signal.SIGINT, 130),
         ((), signal.SIGINT, 130),
         ((), signal.SIGTERM, 143),
+        ((), signal.SIGUSR1, 138),  # which Ray Tune would take for a Ctrl-C
     ):
         process = command.start("grid.yaml", *arguments)
         command.wait_for_stages(command.listed() + 3)

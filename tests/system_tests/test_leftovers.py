@@ -6,12 +6,13 @@ that no other test comes to.
 
 import os
 import signal
+from functools import partial
 
 import psutil
 import pytest
 
 from orchestrator.guard import GONE
-from tests.system_tests.commands import Command, such, title
+from tests.system_tests.commands import Command, adopting, left, such, title, wait_until
 from tests.system_tests.test_faults import TINY
 
 
@@ -46,13 +47,17 @@ def test_nothing_is_left_of_a_study_whose_ray_lost(command: Command, daemon: str
 
 
 @pytest.mark.usefixtures("tables")
-def test_nothing_is_left_of_a_study_killed_while_its_workers_start(command: Command) -> None:
-    """A worker that comes too late looks for its Ray for a minute."""
+@pytest.mark.parametrize("moment", ["its workers start", "a worker is at work"])
+def test_nothing_is_left_of_a_study_killed_while(command: Command, moment: str) -> None:
+    """A worker that comes too late looks for its Ray for a minute, and so do Ray's agents."""
     command.write(TINY)
-    process = command.start("grid.yaml")
-    command.wait_until(lambda: starting(command), "a worker starts")
-    os.kill(process.pid, signal.SIGKILL)
-    command.end(process, -signal.SIGKILL, left_for=20)
+    with adopting() as descendants:
+        process = command.start("grid.yaml")
+        there = command.workers if moment == "a worker is at work" else partial(starting, command)
+        command.wait_until(there, moment)
+        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: not descendants(), lambda: left(descendants()), 20)
+        command.end(process, -signal.SIGKILL, left_for=0.1)
 
 
 def named(command: Command, name: str) -> list[psutil.Process]:
