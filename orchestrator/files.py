@@ -14,6 +14,7 @@ from pathlib import Path
 from orchestrator.processes import born, place
 
 ASIDE = ".*.tmp"  # matches the names of files aside
+_OWN = re.compile(r"\.(?:([0-9a-f]{8})-(\d+)-[0-9a-f]{8}|\d+(?:\.[0-9a-f]{8})?)\.tmp$")
 LEFT = 3600.0  # seconds untouched, after which a file aside was left by a kill, on any machine
 
 
@@ -40,15 +41,17 @@ def aside_of(path: Path) -> Path:
 
 
 def remove_left(files: Iterable[Path]) -> None:
-    """Remove those files aside that killed processes left.
+    """Remove those files that killed processes left, and among files aside only our own.
 
     One of this machine is left if its process is no more, one of another after `LEFT` seconds
     untouched.
     """
     for file in files:
-        written = re.search(rf"\.{_mark()}-(\d+)-[0-9a-f]+\.tmp$", file.name)
+        written = _OWN.search(file.name)
+        if written is None and file.name.endswith(".tmp"):
+            continue
         with suppress(OSError):
-            dead = written is not None and not born(int(written[1]))
+            dead = written and written[1] == _mark() and not born(int(written[2]))
             if dead or time.time() - file.stat().st_mtime > LEFT:
                 file.unlink()
 

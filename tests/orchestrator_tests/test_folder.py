@@ -73,17 +73,19 @@ def test_files_that_kills_left_aside_are_removed(folder: Folder) -> None:
     subprocess.run([*command, str(keep)], check=True)
     subprocess.run([*command, str(report)], check=True)
     foreign = figures / ".b.svg.0123abcd-1-0123abcd.tmp"  # of another machine, just now
-    old = figures / ".b.svg.28096.tmp"  # of an earlier version
-    for path in (foreign, old):
+    mine = figures / ".notes.tmp"  # the user's
+    old = [figures / ".b.svg.28096.tmp", figures / ".b.28096.0123abcd.tmp"]  # of earlier versions
+    for path in (foreign, mine, *old):
         path.touch()
-    os.utime(old, (0, 0))
+    for path in (mine, *old):
+        os.utime(path, (0, 0))
     pipe = subprocess.PIPE
     with subprocess.Popen([*command, str(keep), "stay"], stdin=pipe, stdout=pipe) as writing:
         assert writing.stdout is not None
         assert writing.stdout.readline() == b"there\n"
         (there,) = (path for path in figures.glob(f"*-{writing.pid}-*"))
         with folder.held():
-            assert set(figures.iterdir()) == {keep, foreign, there}
+            assert set(figures.iterdir()) == {keep, foreign, mine, there}
             assert not list(folder.path.glob(".*.tmp"))
 
 

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 import psutil
@@ -75,14 +75,14 @@ class Command:
     def write(self, text: str, name: str = "grid.yaml") -> None:
         (self.folder / name).write_text(text)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         mark = uuid.uuid4().hex
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.study", *arguments],
             cwd=self.folder,
             env={**environment(), **self._variables, MARK: mark},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             process_group=0,  # a Ctrl-C at the tests is not for it

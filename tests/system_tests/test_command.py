@@ -1,10 +1,13 @@
 """What the command refuses, and what it leaves alone."""
 
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.system_tests.commands import SMALL, Command
+from tests.system_tests.commands import NO_MODELS, SMALL, Command
+from tests.system_tests.test_faults import TINY
 
 WRONG = """\
 name: wrong
@@ -116,6 +119,23 @@ def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command
         assert "relearn_batch_size=1" in text
     report = (command.folder / "runs/failing/report.html").read_text()
     assert "Expected more than 1 value per channel" in report
+
+
+def test_a_place_as_batch_jobs_have_it(tmp_path: Path, made_tables: Path) -> None:
+    """No home, a temporary folder of a long and odd name, a full disk for a log in ASCII."""
+    temporary = tmp_path / f"ü{'l' * 140}"
+    temporary.mkdir()
+    (tmp_path / "runs").mkdir()
+    shutil.copy(made_tables, tmp_path / "runs")
+    variables = {"HOME": "/proc", "TMPDIR": str(temporary), "PYTHONIOENCODING": "ascii"}
+    with Command(tmp_path, **variables) as command, Path("/dev/full").open("w") as full:
+        command.write(TINY)
+        process = command.start("grid.yaml", *NO_MODELS, stdout=full)
+        _, err = command.end(process)
+        assert "report   runs/small/report.html" in err.splitlines()
+        assert r"best setting by mean DER" in err
+        assert (command.results().status == "done").all()
+    assert list(temporary.iterdir()) == []
 
 
 def test_unknown_options_are_refused_in_one_line(command: Command) -> None:
