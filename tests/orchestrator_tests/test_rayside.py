@@ -1,5 +1,6 @@
 """What surrounds Ray: the terminal kept free, what its errors say."""
 
+import os
 import subprocess
 import sys
 from io import StringIO
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.quiet import apart
-from orchestrator.rayside import last_line, reason_of
+from orchestrator.rayside import PINGS, last_line, notice_cuts, own_token, reason_of
 
 
 @pytest.mark.parametrize("verbose", [False, True])
@@ -92,3 +93,56 @@ def test_why_a_worker_died(text: str, reason: str, tmp_path: Path) -> None:
 
 def test_why_a_worker_died_when_nobody_wrote_it_down(tmp_path: Path) -> None:
     assert reason_of(str(tmp_path / "absent")) == reason_of(None) == "no reason given"
+
+
+def test_a_cut_connection_is_noticed_within_a_minute_or_as_the_user_wants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in PINGS:
+        monkeypatch.delenv(name, raising=False)
+    wanted = notice_cuts()
+    assert sum(map(int, wanted.values())) <= 60_000
+    assert {name: os.environ[name] for name in wanted} == wanted
+    own = "RAY_grpc_client_keepalive_time_ms"
+    monkeypatch.setenv(own, "70000")
+    assert notice_cuts() == {**wanted, own: "70000"}
+
+
+@pytest.mark.parametrize("chosen", [None, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"])
+def test_an_embedded_ray_has_a_token_of_its_own(
+    chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv(chosen, "the user's")
+    before = dict(os.environ)
+    with own_token():
+        if chosen is None:
+            assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+        else:
+            assert dict(os.environ) == before
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(("place", "heard"), [("file", "after\n"), ("pipe", "")])
+def test_what_a_library_says_is_listened_to_where_it_is_kept(
+    place: str, heard: str, tmp_path: Path
+) -> None:
+    text = """
+import os, sys
+from orchestrator.rayside import listen_in
+os.write(2, b"before\\n")
+said = listen_in()
+os.write(2, b"after\\n")
+print(repr(said()))
+"""
+    with (tmp_path / "log").open("w") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", text],
+            stdout=subprocess.PIPE,
+            stderr=log if place == "file" else subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    assert done.stdout == f"{heard!r}\n"
