@@ -78,10 +78,11 @@ def sweep(folder: Path, driver: int) -> None:
 
 
 def _left(folder: Path, driver: int) -> set[psutil.Process]:
-    found = set()
+    found, since = set(), psutil.Process().create_time()  # it was there before Ray
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.pid != driver and _writes(process.pid, f"{folder}/"):
+            late = process.pid != driver and process.create_time() >= since
+            if late and _writes(process.pid, f"{folder}/"):
                 found.add(process)
     return found
 
