@@ -144,8 +144,11 @@ def _make_tables(path: Path) -> None:
     end = f"from orchestrator.warden import end_with; end_with({os.getpid()})"
     program = f"{end}; from mlflow.db import commands; commands()"
     command = [sys.executable, "-c", program, "upgrade", f"sqlite:///{path}"]
+    here = str(Path(__file__).resolve().parents[1])  # it may be on this process' path alone
+    paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(  # noqa: S603 - nothing in it but our interpreter and our path
-        command, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no word of why"]
