@@ -106,7 +106,9 @@ def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command
         out, _ = command.run("grid.yaml", how, code=1)
         results = command.results("failing")
         assert list(results.status) == ["failed", "done"]
-        assert results.error[0].startswith("ValueError: Expected more than 1 value per channel")
+        assert results.error[0].startswith(
+            "ValueError: batches of 1 are too small for this network"
+        )
         after = [name for name in results.columns if "_after_" in name or name.startswith("der_")]
         after += ["flagged", "target_z", "stop_epoch", "threshold_reached", "seconds"]
         assert results.loc[0, after].isna().all()
@@ -118,7 +120,7 @@ def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command
         assert "Traceback" in text
         assert "relearn_batch_size=1" in text
     report = (command.folder / "runs/failing/report.html").read_text()
-    assert "Expected more than 1 value per channel" in report
+    assert "batches of 1 are too small for this network" in report
 
 
 def test_a_place_as_batch_jobs_have_it(tmp_path: Path, made_tables: Path) -> None:
