@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+from orchestrator.best import Choice
 from orchestrator.decisions import Decisions, Outcome, Status
 from orchestrator.definition import Prune
 from orchestrator.findings import Findings, objective_value
 from orchestrator.keys import KeyRing
 from orchestrator.machine import compute_here
+from orchestrator.outcomes import point_of
 from orchestrator.plan import Plan, Scenario, make_plan
 from orchestrator.spec import load_study
 from orchestrator.store import Store
@@ -190,10 +192,24 @@ def _spread(scenarios: Sequence[Scenario], source: random.Random) -> tuple[int, 
 
 
 def _chosen(plan: Plan, done: dict[int, dict[int, Point]]) -> int:
-    """Return the setting that a report names: best mean among those with most scenarios."""
-    most = max(len(_sound(found)) for found in done.values())
-    full = [s.number for s in plan.settings if len(_sound(done.get(s.number, {}))) == most]
-    return max(full, key=lambda number: _mean(plan, _sound(done[number])))
+    """Return the setting that a report names."""
+    rows = plan.rows
+    found = [done.get(trial.setting.number, {}).get(trial.scenario.number) for trial in rows]
+    choice = Choice(
+        point_of(
+            trial,
+            plan.study.objective,
+            None if point is None else point.value,
+            took=None if point is None else point.sound,
+        )
+        for trial, point in zip(rows, found, strict=True)
+    )
+    best = choice.overall()[0].name
+    return next(
+        trial.setting.number
+        for trial, point in zip(rows, choice.points, strict=True)
+        if choice.name(point) == best
+    )
 
 
 def _truly_best(grid: Grid, plan: Plan) -> int:
@@ -202,15 +218,6 @@ def _truly_best(grid: Grid, plan: Plan) -> int:
         for setting in plan.settings
     }
     return _chosen(plan, everything)
-
-
-def _sound(points: dict[int, Point]) -> list[Point]:
-    return [point for point in points.values() if point.sound]
-
-
-def _mean(plan: Plan, points: Sequence[Point]) -> float:
-    sign = 1 if plan.study.objective.maximise else -1
-    return sign * fmean(point.value for point in points)
 
 
 def _on_report(grid: Grid, plan: Plan, setting: int) -> float:

@@ -1,19 +1,22 @@
 """The observer that keeps MLflow's record of a study."""
 
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.best import Choice
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status, Verdict
 from orchestrator.definition import LogModels
 from orchestrator.files import write_text
 from orchestrator.findings import Findings, VictimFinding
 from orchestrator.invocation import redacted
+from orchestrator.outcomes import point_of
 from orchestrator.pictures import Pictures
 from orchestrator.plan import Plan, Scenario, Trial
+from orchestrator.ranges import is_open
 from orchestrator.reporting.summary import column_of
 from orchestrator.results import Results
 from orchestrator.runs import STUDY, Curves, Runs, scenario_key
@@ -41,7 +44,8 @@ class Mirror:
         self._findings = findings
         self._store = store
         self._scenarios: set[int] = set()
-        self._best: dict[int, tuple[float, Trial]] = {}
+        self._best: dict[int, Trial] = {}  # of each scenario, so far
+        self._done: dict[int, list[Trial]] = defaultdict(list)  # by scenario, until it is settled
         self._known: set[str] = set()  # trials whose runs are older than this start
         self._waiting: list[Trial] = []
         self._open: Counter[int | None] = Counter()  # undecided trials, by `_whole_of`
@@ -68,10 +72,15 @@ class Mirror:
         metrics: Mapping[str, float],
         artifacts: tuple[tuple[str, str], ...],
         curves: Curves | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Bring the parent run up to date."""
         record = self._runs.study(
-            status=status, metrics=metrics, curves=curves or {}, artifacts=artifacts
+            status=status,
+            metrics=metrics,
+            curves=curves or {},
+            artifacts=artifacts,
+            tags=tags or {},
         )
         self._tracker.record(record)
 
@@ -118,7 +127,9 @@ class Mirror:
 
     def _settle(self, scenario: int) -> None:
         """Tell a scenario's best once that is final: models are made while others are at work."""
-        _, best = self._best.get(scenario, (0.0, None))
+        if self._several:
+            self._choose(self._done.pop(scenario, []), self._conductor.plan.rows)
+        best = self._best.get(scenario)
         if best is None or best.key in self._known:
             return
         others = [t for t in self._waiting if t.scenario.number == scenario]
@@ -130,7 +141,10 @@ class Mirror:
 
     def finish(self) -> None:
         """Mark each scenario's best trial, with its model where the policy says so."""
-        best = {trial.number: trial for _, trial in self._best.values()}
+        for trials in self._done.values() if self._several else ():
+            undecided = self._open[self._whole_of(trials[0])]
+            self._choose(trials, self._conductor.plan.rows, drop=not undecided)
+        best = {trial.number: trial for trial in self._best.values()}
         for trial in self._waiting:
             if trial.number not in best:
                 self._record_trial(trial, best=False)
@@ -146,26 +160,74 @@ class Mirror:
             self.models_gone += self._store.peek(record.model["stage"], record.model["key"]) is None
         self._tracker.record(record)
 
+    @property
+    def _several(self) -> bool:
+        """Whether settings meet several defence seeds, so that no trial is best by itself."""
+        axis = self._conductor.plan.study.grid.settings.get("defence_seed")
+        return axis is not None and is_open(axis)
+
     def _compare(self, trial: Trial) -> None:
-        """Keep the weights of the best trial of each scenario, if only those are wanted."""
-        row = self._results.row(trial)
-        study = self._conductor.plan.study
-        if row["wrecked"]:  # whatever its objective
-            if study.mlflow.log_models is LogModels.BEST:
-                self._store.delete("repaired", self._conductor.scores[trial.number].relearn_key)
+        """Take in a done trial: as its scenario's best so far, or as one that is not."""
+        if self._several:  # which trial is best depends on others of its setting
+            self._done[trial.scenario.number].append(trial)
             return
-        reached = row[column_of(study.objective.value, "selection")]
-        value = reached if study.objective.maximise else -reached
-        number = trial.scenario.number
-        standing = self._best.get(number)
-        better = standing is None or (value, -trial.number) > (standing[0], -standing[1].number)
-        loser = standing[1] if better and standing is not None else trial
-        if better:
-            self._best[number] = (value, trial)
-        keys = {t.number: self._conductor.scores[t.number].relearn_key for t in (trial, loser)}
-        kept = self._conductor.scores[self._best[number][1].number].relearn_key
-        if study.mlflow.log_models is LogModels.BEST and keys[loser.number] != kept:
-            self._store.delete("repaired", keys[loser.number])
+        standing = self._best.get(trial.scenario.number)
+        both = sorted([trial, *([] if standing is None else [standing])], key=_number)
+        self._choose(both, both)
+
+    def _choose(
+        self, trials: Sequence[Trial], planned: Iterable[Trial], *, drop: bool = True
+    ) -> None:
+        """Find the best of a scenario's done trials; keep its weights only, if that is the policy.
+
+        Args:
+            trials: The trials.
+            planned: All trials that say what a setting is, in the order of the results' rows.
+            drop: Whether the others' weights may go: no further trial is to come.
+        """
+        best = self._best_of(trials, planned)
+        if best is not None:
+            self._best[best.scenario.number] = best
+        if not drop or self._conductor.plan.study.mlflow.log_models is not LogModels.BEST:
+            return
+        keys = {trial.number: self._conductor.scores[trial.number].relearn_key for trial in trials}
+        kept = None if best is None else keys[best.number]
+        for key in {key for key in keys.values() if key != kept}:
+            self._store.delete("repaired", key)
+
+    def _best_of(self, trials: Sequence[Trial], planned: Iterable[Trial]) -> Trial | None:
+        """Return the best trial of the best setting, by the rule of `orchestrator.best`."""
+        objective = self._conductor.plan.study.objective
+        reached = {trial.number: self._reached(trial) for trial in trials}
+        rows = list(planned)
+        choice = Choice(
+            point_of(trial, objective, reached.get(trial.number), took=None) for trial in rows
+        )
+        ranked = choice.within(trials[0].scenario.number)
+        if not ranked:
+            return None
+        own = [
+            (point.value, trial)
+            for trial, point in zip(rows, choice.points, strict=True)
+            if trial.number in reached
+            and point.value is not None
+            and choice.name(point) == ranked[0].name
+        ]
+        return max(own, key=lambda pair: pair[0])[1]
+
+    def _reached(self, trial: Trial) -> float | None:
+        """Return a done trial's objective on the selection half; None for a wreck."""
+        row = self._results.row(trial)
+        if row["wrecked"]:
+            return None
+        value: float | None = row[
+            column_of(self._conductor.plan.study.objective.value, "selection")
+        ]
+        return value
+
+
+def _number(trial: Trial) -> int:
+    return trial.number
 
 
 def artifacts_of(folder: Path, plan: Plan) -> tuple[tuple[str, str], ...]:

@@ -13,8 +13,9 @@ from orchestrator.folder import Folder
 from orchestrator.keys import KeyRing
 from orchestrator.machine import Shares, this_machine
 from orchestrator.plan import Plan, make_plan
+from orchestrator.plural import count
 from orchestrator.progress import span
-from orchestrator.sharing import amount, planned
+from orchestrator.sharing import planned
 from orchestrator.store import Store
 
 
@@ -52,7 +53,7 @@ def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> Non
             table.add_row(name, f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}")
     console.print(table)
     console.print(
-        f"about {span(cost.hours * 3600)} on {amount(workers, 'worker')}; "
+        f"about {span(cost.hours * 3600)} on {count(workers, 'worker')}; "
         f"{cost.gpu_hours:.2f} GPU-hours; "
         f"{cost.disk / 1e6:,.0f} MB of disk"
     )
@@ -77,17 +78,18 @@ def _assumed(study: Study, cost: Estimate) -> str:
         doubts.append("thresholds flag the same neurons")
     if cost.cached.get("relearn", 0) < most and (prune.setting or prune.curve):
         doubts.append("pruning spares none")
-    return f"{amount(cost.relearns, 'relearn')}, as if {' and '.join(doubts)}" if doubts else ""
+    return f"{count(cost.relearns, 'relearn')}, as if {' and '.join(doubts)}" if doubts else ""
 
 
 def counts(plan: Plan) -> str:
     """Return how large a study is, in one line."""
-    scenarios, search = f"{len(plan.scenarios):,} scenarios", plan.study.search
+    scenarios, search = count(len(plan.scenarios), "scenario"), plan.study.search
     if search is not None:
         return (
-            f"{scenarios} × {search.settings:,} settings drawn by {search.sampler} = at most "
-            f"{plan.planned_trials:,} trials"
+            f"{scenarios} × {count(search.settings, 'setting')} drawn by {search.sampler} = at "
+            f"most {count(plan.planned_trials, 'trial')}"
         )
     whole = len(plan.scenarios) * len(plan.settings)
     excluded = f" - {whole - len(plan.trials):,} excluded" if whole > len(plan.trials) else ""
-    return f"{scenarios} × {len(plan.settings):,} settings{excluded} = {len(plan.trials):,} trials"
+    settings, trials = count(len(plan.settings), "setting"), count(len(plan.trials), "trial")
+    return f"{scenarios} × {settings}{excluded} = {trials}"

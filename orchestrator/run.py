@@ -27,6 +27,7 @@ from orchestrator.machine import Shares
 from orchestrator.observers import Observer, Observers
 from orchestrator.order import lengths
 from orchestrator.plan import Plan, Trial, make_plan
+from orchestrator.plural import count
 from orchestrator.preview import counts
 from orchestrator.progress import Screen
 from orchestrator.provenance import StartLog
@@ -144,7 +145,7 @@ class _Run:
             self.conductor.open(lengths(self.plan) if several else None)
             stored = self.tally.decided_count
             if stored:
-                self.console.print(f"{stored} trials are decided already")
+                self.console.print(f"{count(stored, 'trial')} decided already")
             with self.screen:
                 self._execute()
             drawable = self.conductor.allowance.spent and self.conductor.drawing.possible
@@ -157,7 +158,7 @@ class _Run:
         failures = self.tally.statuses[Status.FAILED]
         self._say_where(failures)
         if pending:
-            raise Spent(f"{self.conductor.allowance.spent} with {pending} trials pending")
+            raise Spent(f"{self.conductor.allowance.spent} with {count(pending, 'trial')} pending")
         if self._behind:
             self.interrupts.check()
         return 1 if failures else 0
@@ -191,14 +192,15 @@ class _Run:
             )
         if delivery.left:
             self._say(
-                f"MLflow at {redacted(self.plan.study.mlflow.uri)} lacks {delivery.left:,} records "
-                f"({delivery.error}); run the same command again to deliver them",
+                f"MLflow at {redacted(self.plan.study.mlflow.uri)} lacks "
+                f"{count(delivery.left, 'record')} ({delivery.error}); run the same command again "
+                f"to deliver them",
                 style="yellow",
             )
         if self.mirror.models_gone:
             self._say(
-                f"{self.mirror.models_gone} repaired models are not in the store any more: when "
-                f"they were made, log_models kept fewer",
+                f"the store no longer has {count(self.mirror.models_gone, 'repaired model')} for "
+                f"MLflow: log_models kept fewer when the trials ran",
                 style="yellow",
             )
 
@@ -206,6 +208,7 @@ class _Run:
         from orchestrator.epochs import write_curves
         from orchestrator.mirror import artifacts_of
         from orchestrator.report import write_report
+        from orchestrator.reporting.conclusion import conclusion
         from orchestrator.search import save_studies
 
         known = self.tracker.run_ids()
@@ -222,10 +225,12 @@ class _Run:
         self._deliver(whole=whole)
         if self.tracker.run_ids() != known:
             self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
+        tags, reached = conclusion(self.folder.path)
         metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}
         self.mirror.study_record(
             status="FINISHED" if whole else "KILLED",
-            metrics=metrics if whole else {},
+            metrics={**metrics, **reached} if whole else {},
+            tags=tags if whole else {},
             curves=curves_of(self.folder.logs / GAUGES),
             artifacts=artifacts_of(self.folder.path, self.plan) if whole else (),
         )
@@ -258,13 +263,12 @@ class _Run:
             log = self.folder.logs / f"{name}.log"
             self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)
         if failures:
-            self._say(f"{failures} trials failed; the same command tries them again")
+            self._say(f"{count(failures, 'trial')} failed; the same command tries again")
         path = self.folder.path
         if self.conductor.decisions.prunings:
-            count = len(self.conductor.decisions.prunings)
+            made = count(len(self.conductor.decisions.prunings), "decision")
             file = path / "logs" / "pruning.csv"
-            decisions = "decision" if count == 1 else "decisions"
-            self._say(f"pruned   by {count} {decisions}, in {shown(file)}", link=file)
+            self._say(f"pruned   by {made}, in {shown(file)}", link=file)
         for word, name in (("report", "report.html"), ("results", "results.csv"), ("logs", "logs")):
             self._say(f"{word:<8} {shown(path / name)}", link=path / name)
         self._say(f"shared   {shared(self.conductor, self.folder)}")

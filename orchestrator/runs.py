@@ -68,8 +68,9 @@ class Runs:
         metrics: Mapping[str, float],
         curves: Curves,
         artifacts: tuple[tuple[str, str], ...],
+        tags: Mapping[str, str],
     ) -> Record:
-        """Return the parent of all."""
+        """Return the parent of all; `tags` say what it found."""
         plan = self._plan
         counts = {
             "scenarios": len(plan.scenarios),
@@ -84,7 +85,7 @@ class Runs:
             params={**_texts(_settled(plan.study)), **_texts(counts)},
             metrics=dict(metrics),
             curves=curves,
-            tags={"kind": "study", "status": said},
+            tags={"kind": "study", "status": said, **tags},
             status=status,
             artifacts=artifacts,
         )
@@ -126,7 +127,7 @@ class Runs:
         )
 
     def trial(self, trial: Trial, *, best: bool) -> Record:
-        """Return a trial's run; `best` is that of its scenario's best."""
+        """Return a trial's run; `best` says that it is its scenario's best."""
         row = self._results.row(trial)
         scored = self._conductor.scores.get(trial.number)
         repaired = self._conductor.repairs.get(trial.number)
@@ -141,7 +142,8 @@ class Runs:
             began = None if ended is None else ended - repaired.seconds
             if self._policy is LogModels.ALL or (best and self._policy is LogModels.BEST):
                 model = describe(REPAIRED, scored.relearn_key, trial.scenario)
-        wanted = best and self._plan.study.mlflow.register
+        named = best and row["victim_ok"] is not False  # a weak victim has no best repair
+        wanted = named and self._plan.study.mlflow.register
         return Record(
             key=trial.key,
             parent=scenario_key(trial.scenario),
@@ -152,7 +154,7 @@ class Runs:
             tags={
                 "kind": "trial",
                 "status": row["status"],
-                "best": str(best),
+                "best": str(named),
                 "victim_ok": str(row["victim_ok"]),
                 "flagged": row["flagged"] or "",
                 "plain_fine_tuning": str(row["plain_fine_tuning"] or False),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
 from orchestrator.folder import Folder
+from orchestrator.plural import count
 
 NAMES = {
     "train_helper": "helper",
@@ -17,11 +18,11 @@ NAMES = {
 def planned(trials: int, counts: Mapping[str, int]) -> str:
     """Return what so many trials need: "81 trials → 9 victims, 9 ascents, at most 81 relearns"."""
     parts = [
-        f"{'at most ' if stage == 'relearn' else ''}{amount(counts[stage], name)}"
+        f"{'at most ' if stage == 'relearn' else ''}{count(counts[stage], name)}"
         for stage, name in NAMES.items()
         if counts.get(stage)
     ]
-    return f"{amount(trials, 'trial')} → {', '.join(parts)}"
+    return f"{count(trials, 'trial')} → {', '.join(parts)}"
 
 
 def shared(conductor: Conductor, folder: Folder) -> str:
@@ -34,15 +35,10 @@ def shared(conductor: Conductor, folder: Folder) -> str:
     ]
     keys = {stage: folder.used(stage) for stage in NAMES}
     keys["relearn"] = {conductor.scores[number].relearn_key for number in done}
-    rest = [amount(len(keys[stage]), name) for stage, name in NAMES.items() if keys[stage]]
+    rest = [count(len(keys[stage]), name) for stage, name in NAMES.items() if keys[stage]]
     run = [
-        amount(folder.executed[stage], name)
+        count(folder.executed[stage], name)
         for stage, name in NAMES.items()
         if folder.executed[stage]
     ]
-    return f"{amount(len(trials), 'trial')} → {', '.join(rest)}; run now: {', '.join(run) or '–'}"
-
-
-def amount(count: int, name: str) -> str:
-    """Return how many there are of something: "1 trial", "2,000 trials"."""
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
+    return f"{count(len(trials), 'trial')} → {', '.join(rest)}; run now: {', '.join(run) or '–'}"

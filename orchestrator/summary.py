@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.plural import count
 from orchestrator.reporting.naming import Names, names_of, setting_text
 from orchestrator.reporting.results import read_results
 from orchestrator.reporting.schema import Family
 from orchestrator.reporting.summary import Outcome, Spread, sound, spread, spread_of, summarise
+from orchestrator.reporting.wording import peers_sentence, seeds_sentence, weak_sentence
 
 
 def print_summary(console: Console, results_file: Path, objective: str) -> None:
@@ -21,8 +23,11 @@ def print_summary(console: Console, results_file: Path, objective: str) -> None:
     """
     results = read_results(results_file)
     summary = summarise(results, objective)
-    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
-    console.print(f"\n{len(results.trials)} trials: {counts}", soft_wrap=True)
+    console.print()
+    if weak := weak_sentence(summary):
+        console.print(f"[yellow]{escape(weak)}[/]", soft_wrap=True)
+    counts = ", ".join(f"{much} {status}" for status, much in summary.counts.items() if much)
+    console.print(f"{count(len(results.trials), 'trial')}: {counts}", soft_wrap=True)
     if wrecks := sum(trial.wrecked for trial in results.trials):
         console.print(
             f"[yellow]{wrecks} wrecked[/]: after the repair ACC is at or below chance",
@@ -30,10 +35,18 @@ def print_summary(console: Console, results_file: Path, objective: str) -> None:
         )
     if summary.common is None:
         return
+    # No line breaks: where the output goes to a file, a search finds the whole sentence.
     console.print(
         f"best setting by mean {objective.upper()} on the selection half: "
-        f"[bold]{escape(setting_text(summary.common))}[/]; below, victim → repaired by it on "
-        f"the report half in percent, mean ±sd over n seeds"
+        f"[bold]{escape(setting_text(summary.common))}[/]",
+        soft_wrap=True,
+    )
+    for sentence in (peers_sentence(summary), seeds_sentence(summary)):
+        if sentence:
+            console.print(escape(sentence), soft_wrap=True)
+    console.print(
+        "victim → repaired by it, on the report half in percent, mean ±sd over n trained victims:",
+        soft_wrap=True,
     )
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("scenario", min_width=9, overflow="fold")

@@ -5,12 +5,14 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 
+from orchestrator.best import Choice, margin
 from orchestrator.decisions import Status, Verdict
 from orchestrator.names import scenario_text
+from orchestrator.outcomes import point_of
 from orchestrator.outlook import Outlook
-from orchestrator.plan import Plan, Scenario, Setting, Trial
+from orchestrator.plan import Plan, Scenario, Trial
+from orchestrator.plural import count
 from orchestrator.prunings import amount
 from orchestrator.work import Finished, Item, Progress
 from ulrl.metrics import Metrics
@@ -27,21 +29,21 @@ class Reached:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """Which setting leads.
+class Leader:
+    """Which setting is best so far, by the rule of `orchestrator.best`.
 
     Attributes:
-        setting: The one that no other beats on the scenarios that both have.
+        text: The setting's values.
         value: Its mean of the objective.
         scenarios: Behind that mean.
-        margin: By how much it beats the next best, on the scenarios that both have; None
-            as long as there is no other.
+        lead: On the next best, never below 0; None as long as no other setting has results
+            in as many places.
     """
 
-    setting: Setting
+    text: str
     value: float
     scenarios: int
-    margin: float | None
+    lead: float | None
 
 
 class Tally:
@@ -56,8 +58,8 @@ class Tally:
         self.weak: set[int] = set()
         self.victims_left = len(plan.scenarios)
         self._reached = reached
-        self._values: dict[int, dict[int, float]] = defaultdict(dict)
-        self._standing: tuple[int, Standing | None] = (-1, None)
+        self._values: dict[int, float] = {}  # by the trial's number
+        self._leader: tuple[int, Leader | None] = (-1, None)
         self._outlook = Outlook(plan)
         self._started = time.monotonic()
         self._workers: dict[str, str] = {}
@@ -98,7 +100,7 @@ class Tally:
         reached = self._reached(trial) if verdict.status is Status.DONE else None
         if reached is not None:
             self.recent.append((trial, reached))
-            self._values[trial.setting.number][trial.scenario.number] = reached.value
+            self._values[trial.number] = reached.value
 
     @property
     def decided_count(self) -> int:
@@ -122,43 +124,38 @@ class Tally:
         return self._names[scenario.number]
 
     @property
-    def standing(self) -> Standing | None:
-        """Which setting leads, by the scenarios whose victims took."""
-        if self._standing[0] != self.decided_count:
-            self._standing = (self.decided_count, self._lead())
-        return self._standing[1]
+    def leader(self) -> Leader | None:
+        """Which setting is best so far; None without a result on a victim that took."""
+        if self._leader[0] != self.decided_count:
+            self._leader = (self.decided_count, self._lead())
+        return self._leader[1]
 
-    def _lead(self) -> Standing | None:
-        sound = {
-            number: {s: value for s, value in values.items() if s not in self.weak} or values
-            for number, values in self._values.items()
-            if number not in self.abandoned
-        }
-        widest = max((len(values) for values in sound.values()), default=0)
-        rivals = [n for n in self.plan.setting_order if 2 * len(sound.get(n, ())) >= max(1, widest)]
-        if not rivals:
-            return None
-        leader = rivals[0]
-        for rival in rivals[1:]:
-            ahead = self._ahead(sound[rival], sound[leader])
-            if ahead is not None and ahead > 0:
-                leader = rival
-        margins = [self._ahead(sound[leader], sound[n]) for n in rivals if n != leader]
-        known = [margin for margin in margins if margin is not None]
-        return Standing(
-            setting=self.plan.settings[leader],
-            value=fmean(sound[leader].values()),
-            scenarios=len(sound[leader]),
-            margin=min(known, default=None),
+    def _lead(self) -> Leader | None:
+        objective = self.plan.study.objective
+        choice = Choice(
+            point_of(
+                trial,
+                objective,
+                self._values.get(trial.number),
+                took=trial.scenario.number not in self.weak,
+            )
+            for trial in self.plan.rows
         )
-
-    def _ahead(self, one: Mapping[int, float], other: Mapping[int, float]) -> float | None:
-        """Return by how much one setting beats another where both were tried."""
-        shared = one.keys() & other.keys()
-        if not shared:
+        ranked = choice.overall()
+        if not ranked:
             return None
-        sign = 1 if self.plan.study.objective.maximise else -1
-        return sign * fmean(one[number] - other[number] for number in shared)
+        best = ranked[0]
+        texts = (
+            trial.setting.text
+            for trial, point in zip(self.plan.rows, choice.points, strict=True)
+            if choice.name(point) == best.name
+        )
+        return Leader(
+            text=next(texts),
+            value=abs(best.mean),
+            scenarios=best.scenarios,
+            lead=margin(ranked),
+        )
 
     def _seen(self, place: str) -> None:
         if place not in self._workers:
@@ -177,14 +174,18 @@ class Tally:
         return f"{text} ({counts})" if counts else text
 
     def best(self) -> str:
-        """Return the setting that leads, or nothing."""
-        lead, objective = self.standing, self.plan.study.objective
-        if lead is None:
+        """Return the best setting so far, or nothing."""
+        leader, objective = self.leader, self.plan.study.objective
+        if leader is None:
             return ""
-        ahead = "" if lead.margin is None else f", {amount(objective, lead.margin)} ahead"
+        ahead = ""
+        if leader.lead is not None:
+            lead = amount(objective, leader.lead)
+            level = lead == amount(objective, 0.0)
+            ahead = ", level with the next" if level else f", {lead} ahead"
         return (
-            f"best {objective.value.upper()} {amount(objective, lead.value)} in {lead.scenarios} "
-            f"scenario{'s' if lead.scenarios > 1 else ''}{ahead}: {lead.setting.text}"
+            f"best {objective.value.upper()} {amount(objective, leader.value)} in "
+            f"{count(leader.scenarios, 'scenario')}{ahead}: {leader.text}"
         )
 
 

@@ -57,13 +57,14 @@ def assemble(folder: Path) -> Assembly:
     name = study.name or folder.resolve().name
     summary = summarise(results, study.objective or "der")
     names = names_of(results)
-    curves = shown_curves(read_curves(folder / CURVES, results), summary.common)
+    curves = shown_curves(read_curves(folder / CURVES, results), summary.is_common)
     flags = count_flags(results, names)
     rows = repair_rows(summary, names)
     drafts = Drafts(results, summary, names)
     page = Page(
         name=name,
         objective_known=study.objective is not None,
+        baseline=_has_baseline(results, study.preset),
         results=results,
         summary=summary,
         names=names,
@@ -96,3 +97,11 @@ def _pruner(results: Results, study: StudyFile) -> str:
     settings = len(distinct(trial.setting for trial in results.trials))
     scenarios = distinct(trial.scenario for trial in results.trials)
     return forecast(settings, (scenario.family for scenario in scenarios), study.pruner)
+
+
+def _has_baseline(results: Results, preset: str | None) -> bool:
+    """Whether some setting is plain fine-tuning."""
+    return any(
+        trial.cells.get("preset", preset) == "fine_tuning" or trial.cells.get("max_suspects") == "0"
+        for trial in results.trials
+    )

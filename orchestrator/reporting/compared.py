@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.inference import holm, sample_text
+from orchestrator.plural import count
 from orchestrator.reporting.canvas import INK, Drawing, Sheet
 from orchestrator.reporting.comparison import (
     METRICS,
     UNKNOWN,
     Comparison,
-    Difference,
+    Pair,
     Side,
     aligned,
     bests,
@@ -31,7 +33,7 @@ from orchestrator.reporting.schema import AFTER, DER, SCENARIO, STATUSES
 from orchestrator.reporting.styles import Styles, attack_styles
 from orchestrator.reporting.summary import column_of, sound, spread_of
 from orchestrator.reporting.tables import csv_text
-from orchestrator.reporting.wording import NOTHING, count, fraction, percent, signed
+from orchestrator.reporting.wording import NOTHING, difference_text, fraction, percent
 
 MOST_LISTED = 100  # scenarios that only some studies have
 _SHOWN = ("acc", "asr", "der")
@@ -42,13 +44,16 @@ class Against:
     """A study beside the first one, in words.
 
     Attributes:
-        rows: What is compared, trials, scenarios, and the difference of each metric.
+        rows: What is compared, scenarios, trials, the difference of each metric, and what
+            its interval is over.
+        tests: How many differences of the table have a test.
         sentence: What the two share.
     """
 
     label: str
     sentence: str
     rows: Sequence[tuple[str, ...]]
+    tests: int
     figure: FigureView | None
 
 
@@ -96,18 +101,6 @@ def comparison_csv(comparison: Comparison) -> str:
     return csv_text((*SCENARIO, *axes, *columns), rows)
 
 
-def difference_text(found: Difference | None, metric: str) -> str:
-    """Return a difference with its interval: points of percent, or DER with three digits."""
-    if found is None:
-        return NOTHING
-    numbers = (found.mean, found.low, found.high)
-    form = "{:+.3f}" if metric == "der" else "{:+.1f}"
-    told = [
-        signed(form.format(factor(metric) * number)) for number in numbers if number is not None
-    ]
-    return told[0] if len(told) < 3 else f"{told[0]} ({told[1]} to {told[2]})"
-
-
 def _names(comparison: Comparison) -> Names:
     trials = tuple(trial for side in comparison.sides for trial in side.results.trials)
     return names_of(Results(trials=trials, setting_axes=(), varied=()))
@@ -118,13 +111,16 @@ def _study(side: Side) -> tuple[str, ...]:
     summary = side.summary
     weak = sum(outcome.took is False for outcome in summary.outcomes)
     settings = len(distinct(trial.setting for trial in side.results.trials))
-    best = setting_text(summary.common) if summary.common else NOTHING
+    if summary.common:
+        best = f"{setting_text(summary.common)} (by {summary.objective.upper()})"
+    else:
+        best = "none: no victim took" if summary.all_weak else NOTHING
     return (
         side.label,
         *map(str, (len(summary.outcomes), settings)),
         *(str(summary.counts[status]) for status in STATUSES),
         str(weak),
-        f"{best} (by {summary.objective.upper()})",
+        best,
     )
 
 
@@ -148,7 +144,10 @@ def _against(
 ) -> Against:
     same = aligned(comparison, first, other)
     best = bests(first, other)
-    rows = [("The same trials, all scenarios", same), ("Own best settings, all scenarios", best)]
+    rows: list[tuple[str, Sequence[Pair]]] = [
+        ("The same trials, all scenarios", same),
+        ("Own best settings, all scenarios", best),
+    ]
     for attack in distinct(names.attack(one.scenario.family) for one, _ in same):
         group = [pair for pair in same if names.attack(pair[0].scenario.family) == attack]
         rows.append((f"The same trials, {attack}", group))
@@ -163,19 +162,39 @@ def _against(
             f" But in {count(victims, 'scenario')} the victims are not the same (trained "
             f"otherwise, or on another kind of machine): differences are theirs too."
         )
+    told, tests = _table([(what, fair(pairs)) for what, pairs in rows])
     return Against(
         label=other.label,
         sentence=sentence,
-        rows=[_told(what, fair(pairs)) for what, pairs in rows],
+        rows=told,
+        tests=tests,
         figure=_figure(first, other, same, names, styles),
     )
 
 
-def _told(what: str, pairs: Sequence[tuple[Trial, Trial]]) -> tuple[str, ...]:
-    found = {metric: difference(pairs, metric) for metric in METRICS}
-    size = found["der"]
-    numbers = (str(size.scenarios), str(size.trials)) if size else ("0", "0")
-    return (what, *numbers, *(difference_text(gap, metric) for metric, gap in found.items()))
+def _table(rows: Sequence[tuple[str, Sequence[Pair]]]) -> tuple[list[tuple[str, ...]], int]:
+    """Return the rows in words, and how many tests they hold.
+
+    A star marks what differs clearly after Holm's adjustment over all tests of the table.
+    """
+    found = [[(metric, difference(pairs, metric)) for metric in METRICS] for _, pairs in rows]
+    tested = [gap.gap.p for row in found for _, gap in row if gap and gap.gap.p is not None]
+    adjusted = iter(holm(tested))
+    told = []
+    for (what, _), row in zip(rows, found, strict=True):
+        cells = []
+        for metric, gap in row:
+            if gap is None:
+                cells.append(NOTHING)
+                continue
+            p = None if gap.gap.p is None else next(adjusted)
+            bounds = gap.gap.mean, gap.gap.low, gap.gap.high
+            cells.append(difference_text(bounds, metric, p))
+        size = row[0][1]
+        numbers = (str(size.gap.scenarios), str(size.trials)) if size else ("0", "0")
+        over = sample_text(size.gap.attacks, size.gap.scenarios) if size else NOTHING
+        told.append((what, *numbers, *cells, over))
+    return told, len(tested)
 
 
 def _figure(

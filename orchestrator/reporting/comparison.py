@@ -1,8 +1,7 @@
 """Several studies side by side: what they share, and how far they differ there.
 
-Trials are the same where scenario and setting are, value by value. Scenarios are what varies
-independently, so a difference is first a mean within each scenario, and its confidence
-interval is Student's over scenarios.
+Trials are the same where scenario and setting are, value by value. A difference is first a mean
+within each scenario; `orchestrator.inference` says what its confidence interval is over.
 """
 
 import json
@@ -11,18 +10,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TypeAlias
 
 from orchestrator.errors import Mistakes
+from orchestrator.inference import Estimate, estimate
 from orchestrator.reporting.evidence import StudyFile, read_study
-from orchestrator.reporting.marginals import interval
 from orchestrator.reporting.naming import distinct
 from orchestrator.reporting.results import Results, Scenario, Trial, read_results
 from orchestrator.reporting.schema import Family
-from orchestrator.reporting.summary import Outcome, Summary, column_of, summarise
+from orchestrator.reporting.summary import Outcome, Repair, Summary, column_of, summarise
 
 METRICS = ("acc", "asr", "ra", "der")
 UNKNOWN = "?"  # value of an axis that a study neither names nor tells the preset of
 Point = tuple[Scenario, tuple[str, ...]]  # a scenario, and a value of every axis
+Pair: TypeAlias = tuple[Trial, Trial] | tuple[Repair, Repair]  # of two studies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +58,11 @@ class Difference:
     """What a study has more than the first one, on the report half.
 
     Attributes:
-        mean: Over scenarios, in fractions.
-        low, high: Of the 95 % confidence interval; None for a single scenario.
-        scenarios: How many both have.
+        gap: In fractions, with its interval and test.
         trials: How many trials both have done, or how many pairs of best ones there are.
     """
 
-    mean: float
-    low: float | None
-    high: float | None
-    scenarios: int
+    gap: Estimate
     trials: int
 
 
@@ -177,13 +173,13 @@ def aligned(comparison: Comparison, first: Side, other: Side) -> list[tuple[Tria
     ]
 
 
-def fair(pairs: Iterable[tuple[Trial, Trial]]) -> list[tuple[Trial, Trial]]:
+def fair(pairs: Iterable[Pair]) -> list[Pair]:
     """Return the pairs whose victims both took: a weak one says nothing about a defence."""
     return [pair for pair in pairs if all(trial.victim_ok for trial in pair)]
 
 
-def bests(first: Side, other: Side) -> list[tuple[Trial, Trial]]:
-    """Return the best trials of each scenario that both have repaired, whatever their settings."""
+def bests(first: Side, other: Side) -> list[tuple[Repair, Repair]]:
+    """Return the best repairs of each scenario that both have, whatever their settings."""
     theirs = other.outcomes()
     found = []
     for scenario, outcome in first.outcomes().items():
@@ -193,8 +189,8 @@ def bests(first: Side, other: Side) -> list[tuple[Trial, Trial]]:
     return found
 
 
-def difference(pairs: Iterable[tuple[Trial, Trial]], metric: str) -> Difference | None:
-    """Return the mean of second minus first over scenarios, None without a pair."""
+def difference(pairs: Iterable[Pair], metric: str) -> Difference | None:
+    """Return the mean of second minus first, None without a pair."""
     column = column_of(metric, "report")
     by_scenario: dict[Scenario, list[float]] = {}
     for first, other in pairs:
@@ -203,14 +199,9 @@ def difference(pairs: Iterable[tuple[Trial, Trial]], metric: str) -> Difference 
     if not by_scenario:
         return None
     means = [fmean(gaps) for gaps in by_scenario.values()]
-    bounds = interval(means)
-    return Difference(
-        mean=fmean(means),
-        low=None if bounds is None else bounds[0],
-        high=None if bounds is None else bounds[1],
-        scenarios=len(means),
-        trials=sum(map(len, by_scenario.values())),
-    )
+    attacks = [scenario.family.attack for scenario in by_scenario]
+    trials = sum(map(len, by_scenario.values()))
+    return Difference(gap=estimate(means, attacks), trials=trials)
 
 
 def other_victims(first: Side, other: Side) -> int:

@@ -1,7 +1,7 @@
 """Unlearning and relearning epoch by epoch, from the curves that the run wrote down."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -71,9 +71,9 @@ def read_curves(path: Path, results: Results) -> list[Curve]:
     return found
 
 
-def shown_curves(curves: Sequence[Curve], common: Setting | None) -> list[Curve]:
+def shown_curves(curves: Sequence[Curve], is_common: Callable[[Setting], bool]) -> list[Curve]:
     """Return every ascent, and the relearnings of the one setting for all."""
-    return [c for c in curves if c.phase == UNLEARN or (common is not None and c.setting == common)]
+    return [curve for curve in curves if curve.phase == UNLEARN or is_common(curve.setting)]
 
 
 def draw_curves(

@@ -1,6 +1,6 @@
 """A study's figures; whatever is drawn also becomes a file, with its data as another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
 from orchestrator.reporting.axes import is_grid
@@ -15,7 +15,7 @@ from orchestrator.reporting.front import draw_front
 from orchestrator.reporting.naming import Names, distinct, slug
 from orchestrator.reporting.neurons import FlagCount
 from orchestrator.reporting.page import FamilySurfaces, FigureView, view
-from orchestrator.reporting.results import Results, Trial
+from orchestrator.reporting.results import Results, Setting, Trial
 from orchestrator.reporting.rows import weak_text
 from orchestrator.reporting.scattered import draw_scattered
 from orchestrator.reporting.schema import AFTER, BEFORE, DER, SCENARIO
@@ -61,7 +61,8 @@ class Drafts:
         if not self._repaired:
             return None
         drawing = draw_halves(self._repaired, self.names, self.styles)
-        return self.keep("selection-report", drawing, self._repairs_csv([*AFTER, *DER]))
+        text = self._repairs_csv([*AFTER, *DER], choosing=True)
+        return self.keep("selection-report", drawing, text)
 
     def front(self) -> FigureView | None:
         if not self._repaired:
@@ -130,24 +131,25 @@ class Drafts:
         )
 
     def _scenario(self, stem: str, outcome: Outcome) -> FigureView:
-        marked = outcome.best.setting if outcome.best else None
-        drawing = self._surfaces(outcome.trials, marked)
+        best = outcome.best
+        drawing = self._surfaces(
+            outcome.trials,
+            lambda setting: best is not None and best.setting == self.summary.named(setting),
+        )
         name = f"{stem}-seed-{slug(outcome.scenario.seed)}"
         text = scenario_csv(outcome.trials, self.results)
         return self.keep(name, drawing, text, self._left_out(outcome.trials))
 
     def _pooled(self, name: str, trials: Sequence[Trial], shared: Mapping[str, str]) -> FigureView:
-        drawing = self._surfaces(trials, self.summary.common)
+        drawing = self._surfaces(trials, self.summary.is_common)
         text = pooled_csv(trials, shared, self.results)
         return self.keep(name, drawing, text, self._left_out(trials))
 
-    def _surfaces(
-        self, trials: Sequence[Trial], marked: Sequence[tuple[str, str]] | None
-    ) -> Drawing:
-        setting = None if marked is None else tuple(marked)
+    def _surfaces(self, trials: Sequence[Trial], is_marked: Callable[[Setting], bool]) -> Drawing:
+        marked = {trial.setting for trial in trials if is_marked(trial.setting)}
         if self.grid:
-            return draw_surfaces(trials, self._axes, setting)
-        return draw_scattered(trials, setting)
+            return draw_surfaces(trials, self._axes, marked)
+        return draw_scattered(trials, marked)
 
     def _left_out(self, trials: Sequence[Trial]) -> str:
         """Say how many combinations of the other axes have no row in a figure of surfaces."""
@@ -159,8 +161,18 @@ class Drafts:
             f"{more} too."
         )
 
-    def _repairs_csv(self, columns: Sequence[str]) -> str:
-        """Return each scenario's best trial; every cell as in results.csv."""
+    def _repairs_csv(self, columns: Sequence[str], *, choosing: bool = False) -> str:
+        """Return the trials by which each scenario's best is judged; cells as in results.csv.
+
+        With `choosing` those by which it was chosen come first, where they are others.
+        """
         columns = (*SCENARIO, *self.results.setting_axes, "victim_ok", *columns)
         bests = [outcome.best for outcome in self._repaired if outcome.best]
-        return csv_text(columns, ({name: best.cells[name] for name in columns} for best in bests))
+        trials = [
+            trial
+            for best in bests
+            for trial in {
+                id(t): t for t in (*(best.chosen if choosing else ()), *best.judged)
+            }.values()
+        ]
+        return csv_text(columns, ({name: t.cells[name] for name in columns} for t in trials))

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.inference import sample_text
+from orchestrator.plural import count
 from orchestrator.reporting.axes import Axis
 from orchestrator.reporting.canvas import INK, Drawing, Panel, Scale, Sheet
 from orchestrator.reporting.figures import (
@@ -173,10 +175,10 @@ def _tip(point: Marginal, metric: str) -> str:
     text = number_text(point.mean, metric)
     if point.low is not None and point.high is not None:
         ends = f"{number_text(point.low, metric)} to {number_text(point.high, metric)}"
-        text += f" (95 % confidence {ends})"
+        text += f" (95 % confidence {ends}, {sample_text(point.attacks, point.scenarios)})"
     return (
         f"{who}, {point.axis}={point.value}\n{title_of(metric)}: {text}\n"
-        f"{point.scenarios} scenarios, {point.trials} trials"
+        f"{count(point.scenarios, 'scenario')}, {count(point.trials, 'trial')}"
     )
 
 
@@ -194,4 +196,4 @@ def _bounded(share: float, entry: Importance | Part) -> str:
     text = f"{100 * share:.1f} %"
     if entry.low is None or entry.high is None:
         return text
-    return f"{text} ({100 * entry.low:.1f} to {100 * entry.high:.1f} over resampled scenarios)"
+    return f"{text} ({100 * entry.low:.1f} to {100 * entry.high:.1f} over resamples)"

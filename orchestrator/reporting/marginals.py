@@ -1,22 +1,23 @@
 """Marginal means: what a value of one axis reaches on average over the other axes.
 
 Only balanced parts of a scenario count: combinations of the other axes that are done at every
-value of this one. Otherwise a value whose bad partners were pruned would look good. Scenarios
-are what varies independently, so they are the sample of each confidence interval.
+value of this one. Otherwise a value whose bad partners were pruned would look good. What
+intervals are over is said in `orchestrator.inference`. The intervals of two values do not say
+how the values differ, since the same scenarios stand behind both: a difference to the axis's
+first value is therefore taken within each scenario.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 
+from orchestrator.inference import estimate
 from orchestrator.reporting.axes import Axis
 from orchestrator.reporting.naming import Names
 from orchestrator.reporting.results import Setting, Trial
 from orchestrator.reporting.summary import Outcome, column_of
 
 METRICS = ("acc", "asr", "der")
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,18 @@ class Marginal:
 
     Attributes:
         attack: Empty where all scenarios are pooled.
-        mean: Over scenarios, each being a mean over the other axes.
-        low, high: Bounds of Student's 95 % confidence interval over scenarios, cut to [0, 1];
-            None for a single scenario.
+        mean: Of the attacks' means where there are several attacks, else of the scenarios;
+            each scenario being a mean over the other axes.
+        low, high: Bounds of Student's 95 % confidence interval over attacks' means, or over the
+            scenarios of a single attack, cut to [0, 1]; None for a single scenario.
+        attacks: How many there are, variants of one attack being one.
         scenarios: How many there are.
         trials: How many trials they rest on.
+        reference: The axis's first value.
+        difference: Mean difference to the reference within scenarios, averaged as `mean` is;
+            None for the reference itself.
+        difference_low, difference_high: Of its interval, likewise.
+        difference_p: Of its test, before any adjustment; None where there is no interval.
     """
 
     axis: str
@@ -39,8 +47,14 @@ class Marginal:
     mean: float
     low: float | None
     high: float | None
+    attacks: int
     scenarios: int
     trials: int
+    reference: str
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    difference_p: float | None
 
 
 def marginals(outcomes: Sequence[Outcome], axes: Sequence[Axis], names: Names) -> list[Marginal]:
@@ -52,7 +66,11 @@ def marginals(outcomes: Sequence[Outcome], axes: Sequence[Axis], names: Names) -
     for axis in axes:
         balanced = {outcome.scenario: _balanced(outcome, axis) for outcome in outcomes}
         for attack, members in groups.items():
-            parts = [balanced[m.scenario] for m in members if balanced[m.scenario]]
+            parts = [
+                (member.scenario.family.attack, balanced[member.scenario])
+                for member in members
+                if balanced[member.scenario]
+            ]
             if parts:
                 found += _of_group(axis, attack, parts)
     return found
@@ -67,37 +85,40 @@ def left_out(outcomes: Iterable[Outcome], axis: Axis) -> int:
     )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return Student's confidence interval of a mean, None for a single value."""
-    if len(values) < 2:
-        return None
-    from scipy.special import stdtrit
-
-    quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
-    reach = quantile * stdev(values) / sqrt(len(values))
-    return fmean(values) - reach, fmean(values) + reach
-
-
 def _of_group(
-    axis: Axis, attack: str, parts: Sequence[Mapping[str, Sequence[Trial]]]
+    axis: Axis, attack: str, parts: Sequence[tuple[str, Mapping[str, Sequence[Trial]]]]
 ) -> list[Marginal]:
+    """Return a group's marginals, given each scenario's attack and balanced part."""
+    attacks = [name for name, _ in parts]
     found = []
     for metric in METRICS:
         column = column_of(metric, "report")
+        means = {
+            value: [fmean(trial.numbers[column] for trial in part[value]) for _, part in parts]
+            for value in axis.values
+        }
+        reference = axis.values[0]
         for value in axis.values:
-            means = [fmean(trial.numbers[column] for trial in part[value]) for part in parts]
-            bounds = interval(means)
+            level = estimate(means[value], attacks)
+            gaps = [one - two for one, two in zip(means[value], means[reference], strict=True)]
+            gap = None if value == reference else estimate(gaps, attacks)
             found.append(
                 Marginal(
                     axis=axis.name,
                     value=value,
                     metric=metric,
                     attack=attack,
-                    mean=fmean(means),
-                    low=None if bounds is None else max(0.0, bounds[0]),
-                    high=None if bounds is None else min(1.0, bounds[1]),
-                    scenarios=len(parts),
-                    trials=sum(len(part[value]) for part in parts),
+                    mean=level.mean,
+                    low=None if level.low is None else max(0.0, level.low),
+                    high=None if level.high is None else min(1.0, level.high),
+                    attacks=level.attacks,
+                    scenarios=level.scenarios,
+                    trials=sum(len(part[value]) for _, part in parts),
+                    reference=reference,
+                    difference=None if gap is None else gap.mean,
+                    difference_low=None if gap is None else gap.low,
+                    difference_high=None if gap is None else gap.high,
+                    difference_p=None if gap is None else gap.p,
                 )
             )
     return found

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from orchestrator.plural import count
 from orchestrator.reporting.canvas import Drawing
 from orchestrator.reporting.evidence import StageCost, repeated
 from orchestrator.reporting.naming import Names, distinct, in_order, setting_text, value_text
@@ -25,7 +26,6 @@ from orchestrator.reporting.wording import (
     PLUS_MINUS,
     answer,
     asked,
-    count,
     duration,
 )
 
@@ -70,12 +70,15 @@ class Sensitivity:
 
     Attributes:
         grid: Whether the settings make a grid; else each is a point of its own.
+        effects: Per value of an axis, the differences to the axis's first value: what, ACC, ASR,
+            DER, and what their intervals are over.
         notes: What each figure rests on and leaves out, by the figure's name.
     """
 
     grid: bool
     everything: FigureView | None
     marginals: FigureView | None
+    effects: Sequence[tuple[str, ...]]
     importance: FigureView | None
     variance: FigureView | None
     notes: Mapping[str, str]
@@ -91,6 +94,7 @@ class Page:
 
     name: str
     objective_known: bool
+    baseline: bool  # whether some setting is plain fine-tuning
     results: Results
     summary: Summary
     names: Names

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.reporting.naming import Names, distinct, value_text
-from orchestrator.reporting.results import Trial
 from orchestrator.reporting.summary import (
     Outcome,
+    Repair,
     Spread,
     Summary,
     column_of,
@@ -53,8 +53,10 @@ def weak_text(outcomes: Sequence[Outcome]) -> str:
 def _row(group: Sequence[Outcome], names: Names) -> FamilyRow:
     family = group[0].scenario.family
     counted = [outcome for outcome in sound(group) if outcome.best]
-    bests = [outcome.best for outcome in counted if outcome.best]
-    settings = distinct(trial.setting for trial in bests)
+    # What a defence does to victims that did not take makes no setting the best one.
+    settings = distinct(
+        outcome.best.setting for outcome in counted if outcome.best and outcome.took
+    )
     return _family_row(
         names.attack(family),
         names.details(family),
@@ -67,8 +69,9 @@ def _row(group: Sequence[Outcome], names: Names) -> FamilyRow:
 
 
 def _total(summary: Summary) -> FamilyRow:
-    counted = [outcome for outcome in sound(summary.outcomes) if outcome.best]
-    return _family_row("All scenarios", (), counted, weak="", settings=("each its own",))
+    counted = [outcome for outcome in summary.outcomes if outcome.took and outcome.best]
+    settings = ("each its own",) if counted else ()
+    return _family_row("All scenarios", (), counted, weak="", settings=settings)
 
 
 def _family_row(
@@ -98,7 +101,7 @@ def _family_row(
     )
 
 
-def _metrics(trials: Sequence[Trial | None], metrics: Sequence[str]) -> tuple[str, ...]:
+def _metrics(trials: Sequence[Repair | None], metrics: Sequence[str]) -> tuple[str, ...]:
     spreads = ((metric, spread_of(trials, column_of(metric, "report"))) for metric in metrics)
     return tuple(
         fraction(found) if metric == "der" else percent(found) for metric, found in spreads

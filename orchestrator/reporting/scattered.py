@@ -1,6 +1,6 @@
 """What stands for surfaces where settings were sampled: each setting a point of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.reporting.axes import Axis
 from orchestrator.reporting.canvas import INK, Drawing, Sheet
@@ -13,7 +13,7 @@ from orchestrator.reporting.summary import column_of, spread_of
 from orchestrator.reporting.surfaces import METRICS, bright, cell_tip
 
 
-def draw_scattered(trials: Sequence[Trial], marked: Setting | None) -> Drawing:
+def draw_scattered(trials: Sequence[Trial], marked: Collection[Setting]) -> Drawing:
     """Draw ACC, ASR and DER of every setting over its threshold and ratio.
 
     A point is the mean over the setting's done trials, small where some of them are not; a
@@ -39,7 +39,7 @@ def draw_scattered(trials: Sequence[Trial], marked: Setting | None) -> Drawing:
             if found is None:
                 panel.mark(x, y, "hollow", "#8c8c8c", size=3, tip=tip)
                 continue
-            if setting == marked:
+            if setting in marked:
                 panel.mark(x, y, "hollow", INK, size=6)
             size = 3.6 if found.n == len(group) else 2.2
             panel.mark(x, y, "o", INK, size=size + 0.4)  # an edge, for what is as bright as paper

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from orchestrator.inference import holm, sample_text
+from orchestrator.plural import count
 from orchestrator.reporting.axes import Axis, setting_axes
 from orchestrator.reporting.blocks import Block, block_of, complete_part, complete_scenarios
 from orchestrator.reporting.drafts import Drafts
@@ -13,14 +15,15 @@ from orchestrator.reporting.effects import (
     draw_variance,
 )
 from orchestrator.reporting.importance import EXACT, FANOVA, PED_ANOVA, Importance, importances
-from orchestrator.reporting.marginals import Marginal, left_out, marginals
+from orchestrator.reporting.marginals import METRICS, Marginal, left_out, marginals
+from orchestrator.reporting.naming import distinct, value_text
 from orchestrator.reporting.page import FigureView, Sensitivity
 from orchestrator.reporting.results import Trial
 from orchestrator.reporting.schema import SCENARIO
 from orchestrator.reporting.summary import Outcome, column_of, sound
 from orchestrator.reporting.tables import csv_text
 from orchestrator.reporting.variance import Part, as_grid, decompose
-from orchestrator.reporting.wording import count
+from orchestrator.reporting.wording import NOTHING, difference_text
 
 
 def sensitivity(drafts: Drafts) -> Sensitivity:
@@ -29,11 +32,13 @@ def sensitivity(drafts: Drafts) -> Sensitivity:
     axes = setting_axes(drafts.results)
     outcomes = [outcome for outcome in sound(summary.outcomes) if outcome.best]
     notes: dict[str, str] = {}
+    effects: list[tuple[str, ...]] = []
     block = block_of(outcomes, column_of(summary.objective, "report"))
     return Sensitivity(
         grid=drafts.grid,
         everything=drafts.everything(),
-        marginals=_marginals(drafts, outcomes, axes, notes),
+        marginals=_marginals(drafts, outcomes, axes, notes, effects),
+        effects=effects,
         importance=_importance(drafts, block, axes, notes),
         variance=_variance(drafts, block, axes, notes),
         notes=notes,
@@ -41,7 +46,11 @@ def sensitivity(drafts: Drafts) -> Sensitivity:
 
 
 def _marginals(
-    drafts: Drafts, outcomes: Sequence[Outcome], axes: Sequence[Axis], notes: dict[str, str]
+    drafts: Drafts,
+    outcomes: Sequence[Outcome],
+    axes: Sequence[Axis],
+    notes: dict[str, str],
+    effects: list[tuple[str, ...]],
 ) -> FigureView | None:
     if not axes or not outcomes:
         notes["marginals"] = "There is no axis with several values, or no trial is done."
@@ -60,15 +69,34 @@ def _marginals(
         return None
     lost = {axis.name: left_out(outcomes, axis) for axis in shown}
     told = ", ".join(f"{number} for {name}" for name, number in lost.items() if number)
+    effects += _effects(found)
+    samples = distinct(sample_text(m.attacks, m.scenarios) for m in found if not m.attack)
     notes["marginals"] = (
-        "Black: mean over scenarios, with Student's 95 % confidence band where there are several; "
-        "coloured: the attacks. In each scenario only combinations of the other axes count that "
-        "are done at every value of the axis"
+        f"Black: the mean, with Student's 95 % confidence band where there is one, "
+        f"{' or '.join(samples)}; coloured: the attacks. Bands of two values do not test their "
+        f"difference, since the same scenarios stand behind both. In each scenario only "
+        f"combinations of the other axes count that are done at every value of the axis"
         + (f", which leaves out some done trials: {told}." if told else "; here that is all.")
     )
     columns = list(Marginal.__dataclass_fields__)
     text = csv_text(columns, map(asdict, found))
     return drafts.keep("marginals", draw_marginals(found, shown, drafts.styles), text)
+
+
+def _effects(found: Sequence[Marginal]) -> list[tuple[str, ...]]:
+    """Return each value's differences to its axis's first one, in words; a star by Holm."""
+    pooled = [m for m in found if not m.attack and m.difference is not None]
+    adjusted = iter(holm([m.difference_p for m in pooled if m.difference_p is not None]))
+    texts: dict[tuple[str, str], dict[str, str]] = {}
+    for m in pooled:
+        p = None if m.difference_p is None else next(adjusted)
+        bounds = (m.difference or 0.0, m.difference_low, m.difference_high)
+        cells = texts.setdefault((m.axis, m.value), {})
+        cells["what"] = f"{m.axis}: {value_text(m.value)} less {value_text(m.reference)}"
+        cells["over"] = sample_text(m.attacks, m.scenarios)
+        cells[m.metric] = difference_text(bounds, m.metric, p)
+    columns = ("what", *METRICS, "over")
+    return [tuple(cells.get(name, NOTHING) for name in columns) for cells in texts.values()]
 
 
 def _importance(
@@ -123,7 +151,8 @@ def _variance(
         f"{len(whole.settings)} settings are done (of {len(block.scenarios)}). On the diagonal "
         f"what each factor explains by itself, below it what two explain only together; "
         f"interactions of three or more have the other {100 * rest.share:.1f} %. Small: the middle "
-        f"95 % over resampled scenarios, where there are three or more. A scenario's "
+        f"95 % over resampled attacks and, within them, scenarios; of a single attack over its "
+        f"resampled scenarios; none for fewer than three of either. A scenario's "
         f"interaction with an axis says how much the best value depends on the scenario."
     )
     rows = (asdict(part) | {"factors": " × ".join(part.factors) or "rest"} for part in parts)

@@ -1,19 +1,22 @@
 """What a study found: each scenario's own best setting, and the best one for all.
 
-Settings are chosen on the selection half and judged on the report half. A victim that did
-not take says nothing about a defence, so it is left out of means where others took.
+Settings are chosen on the selection half and judged on the report half, by the rule of
+`orchestrator.best`. A victim that did not take says nothing about a defence, so it is left out of
+means where others took, and no setting is named best where none did.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
 
-from orchestrator.reporting.naming import distinct
+from orchestrator.best import Choice, Name, Point, Rival
 from orchestrator.reporting.results import Results, Scenario, Setting, Trial
 from orchestrator.reporting.schema import STATUSES, Family
 
 HIGHEST_ASR = 0.20  # above this a repaired model still obeys its trigger
 LARGEST_ACC_DROP = 0.10  # beyond this the repair costs more than it is worth
+_DRAW = "defence_seed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +29,58 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repair:
+    """A scenario as one setting repairs it.
+
+    Attributes:
+        setting: Without the defence seed where several of them choose and judge.
+        chosen: The done trials by which it was chosen.
+        judged: The done trials by which it is judged: of other defence seeds if there are
+            any, else the same ones.
+    """
+
+    setting: Setting
+    chosen: tuple[Trial, ...]
+    judged: tuple[Trial, ...]
+
+    @property
+    def scenario(self) -> Scenario:
+        return self.judged[0].scenario
+
+    @property
+    def victim_ok(self) -> bool | None:
+        return self.judged[0].victim_ok
+
+    @cached_property
+    def numbers(self) -> Mapping[str, float]:
+        """The metrics: means over `chosen` on the selection half, over `judged` on the other."""
+        return {
+            name: fmean(
+                trial.numbers[name]
+                for trial in (self.chosen if name.endswith("_selection") else self.judged)
+            )
+            for name in self.judged[0].numbers
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """A scenario's victim, and what became of it.
 
     Attributes:
         victim: The victim's metrics by column; empty where there is none.
         took: Whether the victim is one worth defending; None where there is none.
-        best: The done trial that is best on the selection half; a wreck never is.
-        common: The done trial of the setting that is best over all scenarios.
+        best: The scenario's own best setting; None where no trial that chooses is done, or
+            none that judges.
+        common: The setting that is best over all scenarios, likewise.
     """
 
     scenario: Scenario
     trials: tuple[Trial, ...]
     victim: Mapping[str, float]
     took: bool | None
-    best: Trial | None
-    common: Trial | None
+    best: Repair | None
+    common: Repair | None
 
     @property
     def asr_stays(self) -> bool:
@@ -66,13 +105,22 @@ class Summary:
 
     Attributes:
         objective: The metric by which settings were chosen: der, acc, asr or ra.
-        common: The best setting over all scenarios, None if no trial is done.
+        common: The best setting over all scenarios; None if no victim took or no trial of
+            one that did is done.
+        ranked: How many settings compete with it, itself included.
+        rivals: Those of them that have results in the same places, and how clearly it leads.
+        choosing, judging: The defence seeds that chose and those that judge; empty where one
+            defence seed does both.
     """
 
     objective: str
     outcomes: tuple[Outcome, ...]
     counts: Mapping[str, int]
     common: Setting | None
+    ranked: int
+    rivals: tuple[tuple[Setting, Rival], ...]
+    choosing: tuple[int, ...]
+    judging: tuple[int, ...]
 
     def families(self) -> dict[Family, list[Outcome]]:
         """Return the outcomes of each family, one for each seed."""
@@ -81,26 +129,67 @@ class Summary:
             found.setdefault(outcome.scenario.family, []).append(outcome)
         return found
 
+    @property
+    def all_weak(self) -> bool:
+        """Whether there are victims, and none of them took."""
+        known = [outcome.took for outcome in self.outcomes if outcome.took is not None]
+        return bool(known) and not any(known)
+
+    def is_common(self, setting: Setting) -> bool:
+        """Whether a trial's setting is the best one for all."""
+        return self.common is not None and self.common == self.named(setting)
+
+    def named(self, setting: Setting) -> Setting:
+        """Return a trial's setting as the choice names it."""
+        return _undrawn(setting) if self.choosing else setting
+
 
 def summarise(results: Results, objective: str) -> Summary:
     """Return what the trials say, by `objective` on the selection half."""
     by_scenario: dict[Scenario, list[Trial]] = {}
     for trial in results.trials:
         by_scenario.setdefault(trial.scenario, []).append(trial)
-    takes = [scenario for scenario, trials in by_scenario.items() if _took(trials)]
-    eligible = takes or list(by_scenario)
-    sane = [t for name in eligible for t in by_scenario[name] if t.done and not t.wrecked]
-    common = _best_for_all(sane, results, objective)
+    took = {scenario: _took(trials) for scenario, trials in by_scenario.items()}
+    points = {id(t): _point(t, objective, took=took[t.scenario]) for t in results.trials}
+    choice = Choice(points.values())
+    ranked = choice.overall()
+    settings: dict[Name, Setting] = {}
+    for trial in results.trials:
+        name = choice.name(points[id(trial)])
+        settings.setdefault(name, _undrawn(trial.setting) if choice.crossed else trial.setting)
+
+    def repair(trials: list[Trial], name: Name) -> Repair | None:
+        """Return what the setting of a name makes of a scenario, given its trials."""
+        own = [t for t in trials if t.done and choice.name(points[id(t)]) == name]
+        chosen = tuple(t for t in own if choice.chooses(points[id(t)]))
+        judged = tuple(t for t in own if choice.judges(points[id(t)]))
+        if not chosen or not judged:
+            return None
+        return Repair(setting=settings[name], chosen=chosen, judged=judged)
+
+    def outcome(scenario: Scenario, trials: list[Trial]) -> Outcome:
+        victims = [trial.numbers for trial in trials if trial.victim_ok is not None]
+        own = choice.within(scenario)
+        return Outcome(
+            scenario=scenario,
+            trials=tuple(trials),
+            victim=victims[0] if victims else {},
+            took=took[scenario],
+            best=repair(trials, own[0].name) if own else None,
+            common=repair(trials, ranked[0].name) if ranked else None,
+        )
+
     return Summary(
         objective=objective,
-        outcomes=tuple(
-            _outcome(scenario, trials, common, objective)
-            for scenario, trials in by_scenario.items()
-        ),
+        outcomes=tuple(outcome(*pair) for pair in by_scenario.items()),
         counts={
             status: sum(trial.status == status for trial in results.trials) for status in STATUSES
         },
-        common=common,
+        common=settings[ranked[0].name] if ranked else None,
+        ranked=len(ranked),
+        rivals=tuple((settings[rival.standing.name], rival) for rival in choice.rivals(ranked)),
+        choosing=tuple(choice.seeds(choosing=True)),
+        judging=tuple(choice.seeds(choosing=False)),
     )
 
 
@@ -117,7 +206,7 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(mean=fmean(values), sd=stdev(values) if len(values) > 1 else None, n=len(values))
 
 
-def spread_of(trials: Iterable[Trial | None], column: str) -> Spread | None:
+def spread_of(trials: Iterable[Trial | Repair | None], column: str) -> Spread | None:
     """Return mean and spread of a column over those trials that there are."""
     return spread([trial.numbers[column] for trial in trials if trial is not None])
 
@@ -127,48 +216,26 @@ def column_of(metric: str, half: str) -> str:
     return f"der_{half}" if metric == "der" else f"{metric}_after_{half}"
 
 
-def _value(trial: Trial, objective: str) -> float:
-    """Return what the study seeks, on the selection half, so that more is better."""
-    number = trial.numbers[column_of(objective, "selection")]
-    return -number if objective == "asr" else number
+def _point(trial: Trial, objective: str, *, took: bool | None) -> Point:
+    value = None
+    if trial.done and not trial.wrecked:
+        number = trial.numbers[column_of(objective, "selection")]
+        value = -number if objective == "asr" else number
+    return Point(
+        scenario=trial.scenario,
+        attack=trial.scenario.family.attack,
+        setting=_undrawn(trial.setting),
+        defence_seed=int(float(trial.cells[_DRAW])),
+        value=value,
+        took=took,
+    )
+
+
+def _undrawn(setting: Setting) -> Setting:
+    """Return a setting without its defence seed."""
+    return tuple(pair for pair in setting if pair[0] != _DRAW)
 
 
 def _took(trials: Sequence[Trial]) -> bool | None:
     known = [trial.victim_ok for trial in trials if trial.victim_ok is not None]
     return known[0] if known else None
-
-
-def _outcome(
-    scenario: Scenario, trials: list[Trial], common: Setting | None, objective: str
-) -> Outcome:
-    done = [trial for trial in trials if trial.done]
-    victims = [trial.numbers for trial in trials if trial.victim_ok is not None]
-    return Outcome(
-        scenario=scenario,
-        trials=tuple(trials),
-        victim=victims[0] if victims else {},
-        took=_took(trials),
-        best=max(
-            (trial for trial in done if not trial.wrecked),
-            key=lambda trial: _value(trial, objective),
-            default=None,
-        ),
-        common=next((trial for trial in done if trial.setting == common), None),
-    )
-
-
-def _best_for_all(done: list[Trial], results: Results, objective: str) -> Setting | None:
-    """Return the setting with the best mean among those with most scenarios.
-
-    A setting that was pruned or failed somewhere has a mean over fewer, perhaps easier,
-    scenarios; it competes only if no setting has more. Of equals the plan's first wins.
-    """
-    values: dict[Setting, list[float]] = {}
-    for trial in done:
-        values.setdefault(trial.setting, []).append(_value(trial, objective))
-    if not values:
-        return None
-    most = max(len(found) for found in values.values())
-    plan = distinct(trial.setting for trial in results.trials)
-    full = [setting for setting in plan if len(values.get(setting, ())) == most]
-    return max(full, key=lambda setting: fmean(values[setting]))

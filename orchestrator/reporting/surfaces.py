@@ -1,7 +1,7 @@
 """Surfaces: ACC, ASR and DER over unlearn threshold × reinit ratio, on the report half."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.reporting.canvas import Drawing, Sheet
@@ -51,7 +51,9 @@ def rest(setting: Setting) -> Setting:
     return tuple((axis, value) for axis, value in setting if axis not in SURFACE_AXES)
 
 
-def draw_surfaces(trials: Sequence[Trial], axes: SurfaceAxes, marked: Setting | None) -> Drawing:
+def draw_surfaces(
+    trials: Sequence[Trial], axes: SurfaceAxes, marked: Collection[Setting]
+) -> Drawing:
     """Draw a row of three surfaces per combination of the other axes, up to `MOST_ROWS`.
 
     Trials of the same setting (from several scenarios) share a cell; a cell shows their
@@ -120,7 +122,7 @@ def _head(axis: str, value: str) -> str:
 
 
 def _cells(
-    trials: Sequence[Trial], axes: SurfaceAxes, metric: str, marked: Setting | None
+    trials: Sequence[Trial], axes: SurfaceAxes, metric: str, marked: Collection[Setting]
 ) -> dict[tuple[int, int], Cell]:
     places: dict[tuple[int, int], list[Trial]] = {}
     for trial in trials:
@@ -128,7 +130,7 @@ def _cells(
         place = axes.thresholds.index(threshold), axes.ratios.index(ratio)
         places.setdefault(place, []).append(trial)
     return {
-        place: _cell(group, metric, marked=group[0].setting == marked)
+        place: _cell(group, metric, marked=group[0].setting in marked)
         for place, group in places.items()
     }
 

@@ -6,10 +6,17 @@ from orchestrator.reporting.naming import printable, setting_text
 from orchestrator.reporting.results import Results
 from orchestrator.reporting.rows import FamilyRow
 from orchestrator.reporting.summary import Summary
-from orchestrator.reporting.wording import PLUS_MINUS
+from orchestrator.reporting.wording import (
+    PLUS_MINUS,
+    peers_sentence,
+    seeds_sentence,
+    weak_sentence,
+)
 
 _OWN = ("ACC", "ASR", "RA", "DER")
 _COMMON = ("ACC", "ASR", "DER")
+_COLUMNS = 12
+SPREAD = "mean ± standard deviation over n trained victims, not over attacks"
 _SPECIAL = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -20,6 +27,7 @@ _SPECIAL = {
     "±": r"$\pm$",
     "–": "--",
     "·": r"$\cdot$",
+    "\u2264": r"$\leq$",
 }
 
 
@@ -31,7 +39,6 @@ def latex_table(name: str, rows: Sequence[FamilyRow], results: Results, summary:
     shared = r"\multicolumn{3}{c}{Repaired, one setting for all}"
     heads = ["", "n", "ACC", "ASR", *_OWN, axes, *_COMMON]
     lines = [
-        *(f"% {line}" for line in _notes(name, rows, summary)),
         r"\begin{tabular}{lr rr rrrrl rrr}",
         r"\toprule",
         rf" & & {group} & {shared} \\",
@@ -42,6 +49,7 @@ def latex_table(name: str, rows: Sequence[FamilyRow], results: Results, summary:
         r"\midrule",
         body[-1],
         r"\bottomrule",
+        *(_footnote(line) for line in _notes(name, rows, summary)),
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
@@ -67,16 +75,26 @@ def _cells(row: FamilyRow) -> list[str]:
     return [f"{told}{mark}", str(row.n), *row.victim, *row.own, settings, *row.common]
 
 
+def _footnote(line: str) -> str:
+    """Return a note below the table, as wide as the text around it."""
+    cell = rf"\footnotesize {_latex(line)}"
+    return rf"\multicolumn{{{_COLUMNS}}}{{@{{}}p{{\linewidth}}@{{}}}}{{{cell}}} \\"
+
+
 def _notes(name: str, rows: Sequence[FamilyRow], summary: Summary) -> list[str]:
-    common = setting_text(summary.common) if summary.common else "none, no trial is done"
+    common = setting_text(summary.common) if summary.common else "none"
     weak = [f"* {' · '.join((row.title, *row.details))}: {row.weak}" for row in rows if row.weak]
     sought = summary.objective.upper()
     lines = [
-        f"{name}: report half; ACC, ASR, RA in percent, DER a fraction; mean ± sd over n seeds",
-        f"settings chosen by {sought} on the selection half; the one for all: {common}",
+        weak_sentence(summary),
+        f"{name}: report half; ACC, ASR, RA in percent, DER a fraction; {SPREAD}.",
+        f"Settings chosen by {sought} on the selection half; the one for all: {common}.",
+        "Own best settings are chosen for each scenario alone: an upper bound.",
+        peers_sentence(summary),
+        seeds_sentence(summary),
         *weak,
     ]
-    return [printable(line) for line in lines]
+    return [printable(line) for line in lines if line]
 
 
 def _latex(text: str) -> str:

@@ -11,11 +11,12 @@ from math import prod
 
 import numpy as np
 
+from orchestrator.inference import resampled
 from orchestrator.reporting.axes import Axis
 from orchestrator.reporting.blocks import Block, Floats
 
 SCENARIOS = "scenario"
-RESAMPLES = 500  # of the scenarios, for the intervals
+RESAMPLES = 500  # of attacks and their scenarios, for the intervals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class Part:
     Attributes:
         factors: One for a main effect, two for an interaction, none for all that is left.
         share: Of the whole variance, in [0, 1].
-        low, high: The middle 95 % of what resampled scenarios give; None with fewer than three.
+        low, high: The middle 95 % of what resampled attacks and scenarios give (see
+            `orchestrator.inference.resampled`); None where there are too few.
     """
 
     factors: tuple[str, ...]
@@ -46,7 +48,7 @@ def decompose(block: Block, axes: Sequence[Axis]) -> list[Part]:
     sets = [*itertools.combinations(range(len(names)), 1)]
     sets += [*itertools.combinations(range(len(names)), 2)]
     shares = _shares(grid, sets)
-    draws = _resampled(grid, sets)
+    draws = _resampled(block, grid, sets)
     bounds = (
         np.quantile(draws, (0.025, 0.975), axis=0).T.tolist()
         if len(draws)
@@ -72,12 +74,9 @@ def as_grid(block: Block, axes: Sequence[Axis]) -> Floats | None:
     return None if np.isnan(grid).any() else grid
 
 
-def _resampled(grid: Floats, sets: Sequence[tuple[int, ...]]) -> list[list[float]]:
-    scenarios = len(grid)
-    if scenarios < 3:
-        return []
-    random = np.random.default_rng(0)
-    drawn = (grid[random.integers(scenarios, size=scenarios)] for _ in range(RESAMPLES))
+def _resampled(block: Block, grid: Floats, sets: Sequence[tuple[int, ...]]) -> list[list[float]]:
+    attacks = [scenario.family.attack for scenario in block.scenarios]
+    drawn = (grid[rows] for rows in resampled(attacks, RESAMPLES))
     return [_shares(sample, sets) for sample in drawn if float(sample.var()) > 1e-18]
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from orchestrator.inference import LEVEL, sample_text
+from orchestrator.plural import count
 from orchestrator.reporting.naming import Names, distinct, setting_text
-from orchestrator.reporting.results import Results
+from orchestrator.reporting.results import Results, Setting
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
     LARGEST_ACC_DROP,
@@ -17,6 +19,7 @@ from orchestrator.reporting.summary import (
 )
 
 NOTHING = "–"
+MOST_NAMED = 4  # settings that a sentence lists
 PLUS_MINUS = "\u00a0±\u00a0"  # no line breaks here
 
 
@@ -62,12 +65,106 @@ def asked(results: Results, summary: Summary) -> str:
 
 def answer(summary: Summary, names: Names) -> list[str]:
     """Return what the study found, in sentences that the data bear out."""
-    return [_best(summary), _progress(summary), _failures(summary, names)]
+    if summary.all_weak:
+        return [weak_sentence(summary), f"{_trials(summary)}."]
+    sentences = [_best(summary), peers_sentence(summary), seeds_sentence(summary)]
+    sentences += [_progress(summary), _failures(summary, names)]
+    return [sentence for sentence in sentences if sentence]
 
 
-def count(number: int, word: str) -> str:
-    """Return a number with its noun, as ``1 trial`` or ``2 trials``."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+def weak_sentence(summary: Summary) -> str:
+    """Say that no victim took, what that means, and what to do; nothing if one took."""
+    if not summary.all_weak:
+        return ""
+    total = sum(outcome.took is not None for outcome in summary.outcomes)
+    which = "The only victim is weak" if total == 1 else f"All {total} victims are weak"
+    return (
+        f"{which}: ACC or ASR is below what the study demands of a victim. So no setting is "
+        f"best, and no number here says anything about a defence. Train victims for more epochs "
+        f"(victim.epochs) or raise the poison ratio (poison_ratio)."
+    )
+
+
+def peers_sentence(summary: Summary) -> str:
+    """Say from which settings the best one does not clearly differ, by which test."""
+    if summary.common is None:
+        return ""
+    others, fewer = len(summary.rivals), summary.ranked - 1 - len(summary.rivals)
+    left = ""
+    if fewer:
+        verbs = ("lacks", "is") if fewer == 1 else ("lack", "are")
+        left = (
+            f" {count(fewer, 'setting')} {verbs[0]} results that it has (pruned, failed or pending "
+            f"there) and {verbs[1]} not compared."
+        )
+    if not others:
+        return left.strip()
+    lead = summary.rivals[0][1].lead
+    if lead.p is None:
+        noun = "the other setting is" if others == 1 else f"the {others} other settings are"
+        return f"One scenario cannot show whether {noun} worse.{left}"
+    close = unclear(summary)
+    sample = (
+        f"{lead.attacks} attacks' mean differences, {lead.scenarios} scenarios"
+        if lead.attacks > 1
+        else sample_text(lead.attacks, lead.scenarios).removeprefix("over ")
+    )
+    sign = ">" if close else "\u2264"
+    test = (
+        f"paired t-test over {sample}, selection half; p {sign} {LEVEL:.2g} after "
+        f"Holm's adjustment for {count(others, 'comparison')}"
+    )
+    if not close:
+        compared = "the other setting" if others == 1 else f"all {others} other settings"
+        return f"It is clearly ahead of {compared} ({test}).{left}"
+    named = "; ".join(setting_text(setting) for setting in close[:MOST_NAMED])
+    if len(close) > MOST_NAMED:
+        named += f"; and {len(close) - MOST_NAMED} more"
+    if others == 1:
+        which = "the other setting"
+    elif len(close) == others:
+        which = f"any of the {others} other settings"
+    else:
+        which = f"{len(close)} of {others} other settings"
+    return f"No clear difference to {which}: {named} ({test}).{left}"
+
+
+def unclear(summary: Summary) -> list[Setting]:
+    """Return the settings from which the best one does not clearly differ, the nearest first."""
+    return [setting for setting, rival in summary.rivals if not rival.clear]
+
+
+def seeds_sentence(summary: Summary) -> str:
+    """Say which defence seeds chose and which judge, if they are not the same ones."""
+    if not summary.choosing:
+        return ""
+    chose, judge = (
+        _listed([str(s) for s in seeds]) for seeds in (summary.choosing, summary.judging)
+    )
+    return (
+        f"Settings were chosen with defence {_seeds(summary.choosing)} {chose} and are judged with "
+        f"{judge}: on other clean samples and re-initialisations."
+    )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return "seed" if len(seeds) == 1 else "seeds"
+
+
+def difference_text(
+    found: tuple[float, float | None, float | None], metric: str, p: float | None
+) -> str:
+    """Return a difference with its interval: points of percent, or DER with three digits.
+
+    Args:
+        found: Mean and bounds, as fractions.
+        metric: Which it is of.
+        p: Of its test, adjusted; a star marks a clear difference.
+    """
+    form, times = ("{:+.3f}", 1) if metric == "der" else ("{:+.1f}", 100)
+    told = [signed(form.format(times * number)) for number in found if number is not None]
+    star = "*" if p is not None and p <= LEVEL else ""
+    return told[0] + star if len(told) < 3 else f"{told[0]} ({told[1]} to {told[2]}){star}"
 
 
 def _best(summary: Summary) -> str:
@@ -85,14 +182,19 @@ def _best(summary: Summary) -> str:
         if summary.objective == "asr"
         else f"best mean {summary.objective.upper()}"
     )
+    if not outcomes:
+        return (
+            f"{setting_text(summary.common)} has the {sought} on the selection half. No trial is "
+            f"done with a defence seed that judges, so what it reaches is not known yet."
+        )
     over = count(len(outcomes), "scenario")
     eligible = len(sound(summary.outcomes))
     if len(outcomes) < eligible:
         over = f"{len(outcomes)} of {count(eligible, 'scenario')}"
-    spoken = "" if len(trials) == 1 else " (mean ± standard deviation over scenarios)"
+    spoken = "" if len(trials) == 1 else " (mean ± standard deviation over trained victims)"
     return (
         f"{setting_text(summary.common)} has the {sought} on the selection half, over {over}; "
-        f"on the report half, which nothing was chosen by, it takes ACC from "
+        f"on the report half, whose images had no part in the choice, it takes ACC from "
         f"{percent(acc_before)}\u00a0% to {percent(acc)}\u00a0% and ASR from "
         f"{percent(asr_before)}\u00a0% to {percent(asr)}\u00a0%, a DER of {fraction(der)}{spoken}."
     )
@@ -116,8 +218,6 @@ def _victims(outcomes: Sequence[Outcome]) -> str:
     total = len(outcomes)
     weak = sum(outcome.took is False for outcome in outcomes)
     missing = sum(outcome.took is None for outcome in outcomes)
-    if weak == total:
-        return "no victim took, so the numbers say nothing about a defence"
     told = [f"{weak} did not take"] if weak else []
     told += [f"{missing} {'is' if missing == 1 else 'are'} missing"] if missing else []
     if not told:
@@ -152,7 +252,10 @@ def _failures(summary: Summary, names: Names) -> str:
             f"With each scenario's own best setting, nowhere does it happen that "
             f"{marks[0]} or {marks[1]}."
         )
-    return f"Even with each scenario's own best setting, ULRL fails in places: {'; '.join(found)}."
+    return (
+        f"Even with each scenario's own best setting, an upper bound, ULRL fails in places: "
+        f"{'; '.join(found)}."
+    )
 
 
 def _share(attack: str, group: Sequence[Outcome], bad: Sequence[Outcome], metric: str) -> list[str]:

@@ -315,13 +315,13 @@ def test_a_whole_study_ends_with_all_counted_and_nothing_running(
     statuses = desk.statuses()
     assert tally.statuses == {Status(s): statuses.count(s) for s in set(statuses)}
     assert len(desk.recorder.verdicts) == 24
-    assert tally.standing is not None
+    assert tally.leader is not None
     by_setting: dict[float, list[float]] = {}
     for row in desk.rows():
         if row["status"] == "done":
             by_setting.setdefault(row["alpha"], []).append(row["der_selection"])
     whole = {alpha: sum(v) / len(v) for alpha, v in by_setting.items() if len(v) == 6}
-    assert tally.standing.value == pytest.approx(max(whole.values()))
+    assert tally.leader.value == pytest.approx(max(whole.values()))
     assert tally.left == 0
     assert output(shown).startswith("0:00  0/24 trials\n")
     clock.now += 1

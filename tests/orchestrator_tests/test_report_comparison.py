@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.report import main
+from orchestrator.reporting.comparison import aligned, bests, fair, read_sides
 from tests.orchestrator_tests.report_folders import (
     Row,
     make_rows,
@@ -57,7 +58,8 @@ def rows_of(html: str, start: str) -> list[list[str]]:
     return [["".join(cell.itertext()).strip() for cell in row] for row in rows]
 
 
-def told(gaps: "pd.Series[float]", form: str) -> str:
+def told(of_scenarios: "pd.Series[float]", form: str) -> str:
+    gaps = of_scenarios.groupby(level="attack").mean()
     low, high = stats.t.interval(0.95, len(gaps) - 1, gaps.mean(), stats.sem(gaps))
     numbers = [form.format(number) for number in (gaps.mean(), low, high)]
     text = f"{numbers[0]} ({numbers[1]} to {numbers[2]})".replace("-", "\N{MINUS SIGN}")
@@ -83,7 +85,40 @@ def test_differences_are_paired_and_over_scenarios(folders: list[Path], html: st
     ):
         both["gap"] = factor * (both[f"{column}_2"] - both[f"{column}_1"])
         means = both.groupby(SCENARIO)["gap"].mean()
-        assert row[place] == told(means, form), column
+        assert row[place].removesuffix("*") == told(means, form), column
+    assert row[-1] == "over 3 attacks' means"
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")  # RA differs by the same everywhere
+def test_stars_are_holms_over_the_whole_table(folders: list[Path], html: str) -> None:
+    """Every difference of the table has a test; so many at once find some by chance."""
+    comparison = read_sides(folders)
+    same = fair(aligned(comparison, *comparison.sides))
+    rows = [same, fair(bests(*comparison.sides))]
+    for name in ("badnets", "blended", "sig"):
+        rows += [[pair for pair in same if pair[0].scenario.family.attack == name]]
+    tests, stars = [], []
+    for cells, pairs in zip(rows_of(html, 'class="differences"')[1:], rows, strict=True):
+        for metric, cell in zip(("acc", "asr", "ra", "der"), cells[3:7], strict=True):
+            column = "der_report" if metric == "der" else f"{metric}_after_report"
+            gaps = pd.DataFrame(
+                [(*one.scenario, two.numbers[column] - one.numbers[column]) for one, two in pairs],
+                columns=["family", "seed", "gap"],
+            )
+            means = gaps.groupby(["family", "seed"])["gap"].mean()
+            if len(gaps["family"].unique()) > 1:
+                means = means.groupby(level="family").mean()
+            assert ("(" in cell) == (len(means) > 1)
+            if len(means) > 1:
+                tests.append(float(stats.ttest_1samp(means, 0).pvalue))
+                stars.append(cell.endswith("*"))
+    assert len(tests) == 16, "sig has a single scenario whose victims took"
+    ranked = sorted(range(len(tests)), key=lambda place: tests[place])
+    fallen = 0
+    while fallen < len(tests) and (len(tests) - fallen) * tests[ranked[fallen]] <= 0.05:
+        fallen += 1
+    assert [place for place, star in enumerate(stars) if star] == sorted(ranked[:fallen])
+    assert 0 < fallen < len(tests)
 
 
 def test_what_is_missing_is_named(html: str) -> None:
@@ -107,7 +142,8 @@ def test_the_same_study_twice_differs_nowhere(tmp_path: Path) -> None:
     html = page.read_text(encoding="utf-8")
     assert "<h1>same (one) · same (two)</h1>" in html
     for row in rows_of(html, 'class="differences"')[1:]:
-        numbers = set(re.findall(r"[\d.]+", " ".join(row[3:])))
+        numbers = set(re.findall(r"[\d.]+", " ".join(row[3:-1])))
+        assert "*" not in "".join(row)
         assert numbers == {"0.0", "0.000"}
     assert "All studies have done as many trials of each scenario." in html
 

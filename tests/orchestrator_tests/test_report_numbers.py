@@ -197,22 +197,27 @@ def test_the_answer_of_a_mixed_study(study: Path, results: pd.DataFrame) -> None
     common = common[common["victim_ok"] == True]  # noqa: E712
     bad = own_best(results).query("asr_after_report > 0.2 and victim_ok == True")
     html = (study / "report.html").read_text(encoding="utf-8")
-    sentences = re.findall("<p>(.*?)</p>", html.partition('<div class="answer">')[2])[:3]
+    text = html.partition('<div class="answer">')[2].partition("</div>")[0]
+    sentences = re.findall("<p>(.*?)</p>", text)
+    assert len(sentences) == 4
+    assert sentences[1].startswith("No clear difference to ")
     assert sentences[0] == (
         "unlearn_threshold=0.2, reinit_ratio=1.0 has the best mean DER on the selection half, over "
-        "20 scenarios; on the report half, which nothing was chosen by, it takes ACC from "
+        "20 scenarios; on the report half, whose images had no part in the choice, it takes ACC "
+        "from "
         f"{percent(common['acc_before_report'])}\u00a0% to "
         f"{percent(common['acc_after_report'])}\u00a0% and ASR from "
         f"{percent(common['asr_before_report'])}\u00a0% to "
         f"{percent(common['asr_after_report'])}\u00a0%, a DER of "
-        f"{fraction(common['der_report'])} (mean ± standard deviation over scenarios)."
+        f"{fraction(common['der_report'])} (mean ± standard deviation over trained victims)."
     )
-    assert sentences[1] == (
+    assert sentences[2] == (
         "Of 216 trials 192 are done, 19 pruned, 2 failed, 3 pending; of 24 victims 4 did not take, "
         "and the means leave them out."
     )
-    assert sentences[2] == (
-        "Even with each scenario&#39;s own best setting, ULRL fails in places: ASR stays above "
+    assert sentences[3] == (
+        "Even with each scenario&#39;s own best setting, an upper bound, ULRL fails in places: ASR "
+        "stays above "
         f"20\u00a0% for badnets (3 of 6 scenarios, up to "
         f"{100 * bad['asr_after_report'].max():.1f}\u00a0%)."
     )

@@ -12,6 +12,7 @@ import yaml
 
 from orchestrator.abandonment import forecast
 from orchestrator.report import main, write_report
+from orchestrator.reporting.conclusion import DESCRIPTION, conclusion
 from tests.orchestrator_tests.report_folders import (
     HOSTILE,
     Row,
@@ -210,11 +211,28 @@ def test_a_study_in_which_nothing_is_done_yet(tmp_path: Path) -> None:
 
 
 def test_a_study_in_which_no_victim_took(tmp_path: Path) -> None:
-    rows = make_rows(thresholds=(0.2,), ratios=(1.0,))
+    """It is the first sentence wherever people look, and no setting is named."""
+    rows = make_rows(seeds=(0, 1))
     weaken(rows, lambda _: True)
-    assert answer(page(tmp_path, rows))[1] == (
-        "All 3 trials are done; no victim took, so the numbers say nothing about a defence."
-    )
+    html = page(tmp_path, rows)
+    first, *others = answer(html)
+    assert first.startswith("All 6 victims are weak: ACC or ASR is below what the study demands")
+    assert "no setting is best" in first
+    assert "Train victims for more epochs (victim.epochs) or raise the poison ratio" in first
+    assert others == ["All 54 trials are done."]
+    latex = (tmp_path / "table.tex").read_text(encoding="utf-8")
+    notes = [line for line in latex.splitlines() if r"\footnotesize" in line]
+    assert not any(line.lstrip().startswith("%") for line in latex.splitlines()), "printed notes"
+    assert "All 6 victims are weak" in notes[0]
+    assert sum("no victim took" in note for note in notes) == 3
+    total = next(line for line in latex.splitlines() if line.startswith("All scenarios"))
+    assert set(total.replace(r"\\", "").replace(" ", "").split("&")[2:]) == {"--", ""}
+    assert "reinit\\_ratio=" not in latex
+    assert "best mean" not in html
+    tags, metrics = conclusion(tmp_path)
+    assert tags["best_setting"] == "none: no victim took"
+    assert tags[DESCRIPTION].startswith("All 6 victims are weak")
+    assert metrics == {}
 
 
 def test_a_study_in_which_all_goes_well(tmp_path: Path) -> None:
@@ -224,8 +242,9 @@ def test_a_study_in_which_all_goes_well(tmp_path: Path) -> None:
     assert answer(page(tmp_path, rows)) == [
         (
             "unlearn_threshold=0.2, reinit_ratio=1.0 has the best mean DER on the selection half, "
-            "over 1 scenario; on the report half, which nothing was chosen by, it takes ACC from "
-            "90.0\u00a0% to 87.5\u00a0% and ASR from 100.0\u00a0% to 3.0\u00a0%, a DER of 0.973."
+            "over 1 scenario; on the report half, whose images had no part in the choice, it takes "
+            "ACC from 90.0\u00a0% to 87.5\u00a0% and ASR from 100.0\u00a0% to 3.0\u00a0%, a DER of "
+            "0.973."
         ),
         "The only trial is done; the victim took.",
         (
@@ -241,7 +260,8 @@ def test_lost_accuracy_is_a_failure_too(tmp_path: Path) -> None:
         row |= {"acc_before_report": 0.9, "acc_after_report": 0.9 - lost, "asr_after_report": 0}
         settle(row)
     assert answer(page(tmp_path, rows))[2] == (
-        "Even with each scenario&#39;s own best setting, ULRL fails in places: ACC falls by more "
+        "Even with each scenario&#39;s own best setting, an upper bound, ULRL fails in places: ACC "
+        "falls by more "
         "than 10 points for blended (1 of 1 scenario, by up to 12.5 points) and sig (1 of 1 "
         "scenario, by up to 25.0 points)."
     )

@@ -68,12 +68,23 @@ def test_marginals_are_means_of_what_is_balanced(
     pooled = shown[shown["attack"].isna()].set_index("value")
     assert list(pooled["scenarios"]) == [len(of_scenarios)] * 3
     assert list(pooled["trials"]) == [len(wide)] * 3
-    for value, means in of_scenarios.items():
+    of_attacks = of_scenarios.groupby(level="attack").mean()
+    reference = of_attacks.columns[0]
+    for value, means in of_attacks.items():
         low, high = stats.t.interval(0.95, len(means) - 1, means.mean(), stats.sem(means))
         row = pooled.loc[value]  # type: ignore[call-overload]
         assert row["mean"] == pytest.approx(means.mean(), rel=1e-12)
         assert row["low"] == pytest.approx(max(0, low), rel=1e-9)
         assert row["high"] == pytest.approx(min(1, high), rel=1e-9)
+        assert (row["attacks"], row["reference"]) == (len(means), reference)
+        if value == reference:
+            assert pd.isna(row["difference"])
+            continue
+        gaps = means - of_attacks[reference]
+        low, high = stats.t.interval(0.95, len(gaps) - 1, gaps.mean(), stats.sem(gaps))
+        found = row[["difference", "difference_low", "difference_high", "difference_p"]]
+        p = stats.ttest_rel(means, of_attacks[reference]).pvalue
+        assert list(found) == pytest.approx([gaps.mean(), low, high, p], rel=1e-9)
     for attack, part in of_scenarios.groupby(level="attack"):
         row = shown[shown["attack"].str.startswith(str(attack), na=False)]
         if str(attack) != "blended":  # whose two variants are told apart
@@ -101,7 +112,58 @@ def test_variance_is_what_regressions_explain(study: Path, done: pd.DataFrame) -
         share = explained(whole, [one, other], "der_report") - singles[one] - singles[other]
         assert shown.loc[f"{one} × {other}", "share"] == pytest.approx(share, abs=1e-12)
     assert shown["share"].sum() == pytest.approx(1)
-    assert (shown["low"] <= shown["high"]).all()
+    assert shown["low"].isna().all(), "two attacks are too few to resample"
+
+
+def test_bars_of_the_variance_are_over_resampled_attacks(tmp_path: Path) -> None:
+    """Wider than if each scenario of few attacks were drawn by itself."""
+    attacks = [("badnets", {}), ("blended", {}), ("sig", {}), ("wanet", {})]
+    rows = make_rows(attacks=attacks, seeds=range(6))
+    for row in rows:
+        row["der_report"] = 0.6 + 0.02 * (row["seed"] % 3)
+        row["der_report"] += 0.2 * row["unlearn_threshold"] * (row["attack"] in ("sig", "wanet"))
+    results = read_results_unchecked(tmp_path, rows)
+    part = next(
+        part
+        for part in decompose(block(results), setting_axes(results))
+        if part.factors == ("unlearn_threshold",)
+    )
+    grid = pd.DataFrame(rows).pivot_table(
+        index=["attack", "seed"], columns=AXES, values="der_report"
+    )
+    random = np.random.default_rng(7)
+
+    def share(sample: pd.DataFrame) -> float:
+        means = sample.T.groupby(level=AXES[0]).mean().T.mean()
+        return float(means.var(ddof=0) / sample.to_numpy().var())
+
+    draws = []
+    for _ in range(800):
+        names = random.choice(["badnets", "blended", "sig", "wanet"], 4)
+        seeds = [(name, seed) for name in names for seed in random.integers(6, size=6)]
+        draws.append(share(grid.loc[seeds]))
+    assert part.low is not None
+    assert part.high is not None
+    low, high = np.quantile(draws, (0.025, 0.975))
+    assert (part.low, part.high) == pytest.approx((low, high), abs=0.08)
+    alone = [share(grid.iloc[random.integers(24, size=24)]) for _ in range(800)]
+    assert part.high - part.low > 1.3 * float(np.ptp(np.quantile(alone, (0.025, 0.975))))
+
+
+def test_differences_to_the_first_value_stand_beside_the_curves(tmp_path: Path) -> None:
+    html = write_report(write_study(tmp_path, make_rows(seeds=(0, 1)))).read_text(encoding="utf-8")
+    frame = pd.read_csv(tmp_path / "results.csv")
+    wide = frame.pivot_table(
+        index=["attack", "seed"], columns="reinit_ratio", values="asr_after_report"
+    )
+    gaps = 100 * (wide[1.0] - wide[0.25]).groupby(level="attack").mean()
+    low, high = stats.t.interval(0.95, 2, gaps.mean(), stats.sem(gaps))
+    texts = (f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") for value in (gaps.mean(), low, high))
+    told = "{} ({} to {})".format(*texts)
+    line = next(line for line in html.splitlines() if "reinit_ratio: 1.0 less 0.25" in line)
+    assert told in line
+    assert "over 3 attacks&#39; means" in line
+    assert "* differs clearly after Holm's adjustment over the whole table" in html
 
 
 def test_exact_importance_is_the_variance_of_marginal_means(tmp_path: Path) -> None:

@@ -88,7 +88,17 @@ def test_the_numbers_are_those_of_the_table(tmp_path: Path) -> None:
 def test_no_number_is_cut_off(tmp_path: Path, width: int) -> None:
     lines = printed(made(tmp_path), width=width)
     assert "…" not in "".join(lines)
-    assert all(len(line.rstrip()) <= width for line in lines)
+    table = lines[next(n for n, line in enumerate(lines) if line.startswith(" scenario")) :]
+    assert len(table) >= 3
+    assert all(len(line.rstrip()) <= width for line in table)
+
+
+def test_a_search_in_a_log_file_finds_the_whole_best_setting(tmp_path: Path) -> None:
+    """The console of a file is 80 wide: a sentence is not broken there."""
+    lines = printed(made(tmp_path), width=40)
+    (line,) = (line for line in lines if line.startswith("best setting by mean DER"))
+    assert re.search(r"reinit_ratio=[\d.]+, alpha=[\d.]+$|alpha=[\d.]+, reinit_ratio=[\d.]+$", line)
+    assert any(re.search(r"paired t-test .* 2 attacks' mean differences .*\)", s) for s in lines)
 
 
 def test_counts_of_every_status(tmp_path: Path) -> None:
@@ -113,8 +123,27 @@ def test_weak_victims_are_counted_and_left_out(tmp_path: Path) -> None:
     rule = VictimRule(min_acc=0.9, min_asr=0.95)
     strong = printed(made(tmp_path / "strong", victim_rule=rule))
     assert not any("weak" in line for line in strong)
-    weak = printed(made(tmp_path / "weak", victim_rule=VictimRule(min_acc=0.91, min_asr=0.95)))
-    assert " ".join(weak).count("weak)") == 2
+
+
+def test_without_a_victim_that_took_that_comes_first_and_nothing_is_best(tmp_path: Path) -> None:
+    lines = printed(made(tmp_path, victim_rule=VictimRule(min_acc=0.91, min_asr=0.95)))
+    assert lines[1:] == [
+        (
+            "All 6 victims are weak: ACC or ASR is below what the study demands of a victim. So no "
+            "setting is best, and no number here says anything about a defence. Train victims for "
+            "more epochs (victim.epochs) or raise the poison ratio (poison_ratio)."
+        ),
+        "24 trials: 24 done",
+    ]
+
+
+def test_some_weak_victims_are_counted_beside_their_family(tmp_path: Path) -> None:
+    table = made(tmp_path)
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    rows.loc[(rows.attack == "blended") & (rows.seed != "0"), "victim_ok"] = "False"
+    rows.to_csv(table, index=False)
+    weak = [line for line in printed(table, width=120) if "weak" in line]
+    assert [line.split()[:4] for line in weak] == [["blended", "(2", "weak)", "1"]]
 
 
 def test_the_objective_is_named(tmp_path: Path) -> None:

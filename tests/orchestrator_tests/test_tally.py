@@ -1,12 +1,23 @@
 """Which setting leads, and how scenarios are called."""
 
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from random import Random
+
 import pytest
+from rich.console import Console
 
 from orchestrator.decisions import Decisions, Outcome, Status, Verdict
 from orchestrator.definition import Objective
+from orchestrator.findings import objective_value
 from orchestrator.plan import Plan, Trial, make_plan
-from orchestrator.tally import Reached, Tally
+from orchestrator.progress import Screen
+from orchestrator.reporting.results import read_results
+from orchestrator.reporting.summary import summarise
+from orchestrator.tally import Leader, Reached, Tally
 from tests.orchestrator_tests.outcomes import ACROSS, in_order, plan_of
+from tests.orchestrator_tests.simulation import Desk, Recorder, Workers
 from tests.orchestrator_tests.small_studies import (
     BADNETS,
     BLENDED,
@@ -18,7 +29,7 @@ from ulrl.attacks.blended import Blended
 from ulrl.metrics import Metrics
 
 
-def tally_of(plan: Plan, values: dict[tuple[int, int], float]) -> Tally:
+def tally_of(plan: Plan, values: dict[tuple[int, int], float], weak: Sequence[int] = ()) -> Tally:
     """Return the tally after all trials that have a value, by (setting, scenario)."""
 
     def reached(trial: Trial) -> Reached:
@@ -26,9 +37,16 @@ def tally_of(plan: Plan, values: dict[tuple[int, int], float]) -> Tally:
         return Reached(value=value, metrics=Metrics(acc=0.9, asr=0.1, ra=0.8))
 
     tally = Tally(plan, reached)
+    for scenario in plan.scenarios:
+        tally.victim(scenario, weak=scenario.number in weak)
     for place in values:
         tally.decided(Verdict(trial=plan.by_place[place], status=Status.DONE))
     return tally
+
+
+def leader_of(tally: Tally) -> Leader:
+    assert tally.leader is not None
+    return tally.leader
 
 
 @pytest.mark.parametrize(
@@ -44,26 +62,48 @@ def test_the_best_is_the_objectives(objective: Objective, shown: str) -> None:
     assert tally_of(plan, {(0, 0): 0.9, (1, 0): 0.1}).best() == shown
 
 
-def test_settings_are_compared_where_both_were_tried() -> None:
-    """A mean over the easier scenarios does not lead."""
+def test_a_setting_with_fewer_results_does_not_lead_by_easier_scenarios() -> None:
     plan = make_plan(table_study(2, 4))
-    values = {(1, 0): 0.9, (1, 1): 0.8, (1, 2): 0.1, (1, 3): 0.1, (0, 0): 0.85, (0, 1): 0.75}
-    standing = tally_of(plan, values).standing
-    assert standing is not None
-    assert (standing.setting.number, standing.scenarios) == (1, 4)
-    assert standing.value == pytest.approx(0.475)
-    assert standing.margin == pytest.approx(0.05)
+    values = {(1, 0): 0.9, (1, 1): 0.8, (1, 2): 0.1, (1, 3): 0.1, (0, 0): 0.95, (0, 1): 0.95}
+    leader = leader_of(tally_of(plan, values))
+    assert (leader.text, leader.scenarios, leader.lead) == ("alpha=0.7", 4, None)
+    assert leader.value == pytest.approx(0.475)
 
 
-def test_what_was_hardly_tried_leads_nothing() -> None:
-    plan = make_plan(table_study(2, 4))
-    values = {(1, 0): 0.5, (1, 1): 0.5, (1, 2): 0.5, (0, 0): 0.9}
-    standing = tally_of(plan, values).standing
-    assert standing is not None
-    assert (standing.setting.number, standing.margin) == (1, None)
+@pytest.mark.parametrize(
+    ("objective", "values", "shown"),
+    [
+        (Objective.ASR, (0.0, 0.0), "best ASR 0.0% in 1 scenario, level with the next: alpha=0.8"),
+        (Objective.DER, (0.5, 0.5002), "best DER 0.500 in 1 scenario, level with the next: "),
+        (Objective.ASR, (0.3, 0.1), "best ASR 10.0% in 1 scenario, 20.0% ahead: alpha=0.7"),
+    ],
+)
+def test_no_lead_is_negative_or_nothing(
+    objective: Objective, values: tuple[float, float], shown: str
+) -> None:
+    plan = make_plan(table_study(2, 1, objective=objective))
+    assert tally_of(plan, {(0, 0): values[0], (1, 0): values[1]}).best().startswith(shown)
 
 
-def test_weak_victims_and_abandoned_settings_count_for_nothing() -> None:
+def test_the_leader_of_a_chain_of_pairs_is_never_behind() -> None:
+    """Each of three settings beats another one where both have results: no lead goes in circles."""
+    plan = make_plan(table_study(3, 3))
+    values = {(0, 0): 0.9, (0, 1): 0.1, (1, 1): 0.9, (1, 2): 0.1, (2, 2): 0.9, (2, 0): 0.1}
+    leader = leader_of(tally_of(plan, values))
+    assert leader.lead is not None
+    assert leader.lead >= 0
+
+
+def test_weak_victims_count_for_nothing() -> None:
+    plan = make_plan(table_study(2, 2))
+    values = {(0, 0): 1.0, (1, 0): 0.0, (0, 1): 0.5, (1, 1): 0.6}
+    leader = leader_of(tally_of(plan, values, weak=[0]))
+    assert (leader.text, leader.scenarios) == ("alpha=0.7", 1)
+    assert tally_of(plan, values, weak=[0, 1]).leader is None
+    assert tally_of(plan, values, weak=[0, 1]).best() == ""
+
+
+def test_an_abandoned_setting_has_fewer_results() -> None:
     plan = plan_of(2, 7, ACROSS)
     decisions = Decisions(plan)
     value = {
@@ -72,19 +112,72 @@ def test_weak_victims_and_abandoned_settings_count_for_nothing() -> None:
     tally = Tally(
         plan,
         lambda trial: Reached(
-            value=1.0 if trial.scenario.number == 0 else value[trial.setting.number],
-            metrics=Metrics(acc=0.9, asr=0.1, ra=0.8),
+            value=value[trial.setting.number], metrics=Metrics(acc=0.9, asr=0.1, ra=0.8)
         ),
     )
-    tally.victim(plan.scenarios[0], weak=True)
+    for scenario in plan.scenarios:
+        tally.victim(scenario, weak=False)
     for trial in decisions.order:
         for verdict in decisions.offer(trial, Outcome(value=value[trial.setting.number])):
             tally.decided(verdict)
     assert len(tally.abandoned) == 1
-    assert tally.standing is not None
-    assert tally.standing.setting == in_order(plan)[0][0].setting
-    assert tally.standing.value == pytest.approx(0.6)
-    assert tally.standing.margin is None
+    leader = leader_of(tally)
+    assert leader.text == in_order(plan)[0][0].setting.text
+    assert leader.value == pytest.approx(0.6)
+    assert leader.lead is None
+
+
+@pytest.mark.parametrize("objective", list(Objective))
+@pytest.mark.parametrize("seeds", [(None,), (3, 4, 5)])
+@pytest.mark.parametrize("source", range(4))
+def test_the_live_view_names_the_reports_best(
+    tmp_path: Path, objective: Objective, seeds: tuple[int | None, ...], source: int
+) -> None:
+    """On the same results, some of them failed or pending, by every objective."""
+    random = Random(source)
+    study = small_study(
+        store=f"memory://{tmp_path}",
+        attacks=[choice(BADNETS), choice(BLENDED)],
+        settings={"defence_seed": seeds, "alpha": (0.5, 0.6, 0.7)},
+        grid={"seeds": (0, 1)},
+        few={},
+        objective=objective,
+    )
+    desk = Desk(study, tmp_path)
+    findings = desk.findings
+    reached: dict[int, Metrics] = {}
+
+    def reach(trial: Trial) -> Reached | None:
+        victim, repaired = findings.victim(trial.scenario), reached.get(trial.number)
+        if victim is None or repaired is None:
+            return None
+        before, after = victim.evaluation.selection, repaired
+        return Reached(value=objective_value(objective, before, after), metrics=after)
+
+    tally = Tally(desk.plan, reach)
+    desk.watch(Screen(Console(file=StringIO()), tally))
+    failing = [t.name for t in desk.plan.trials if random.random() < 0.2]
+
+    class Keeper(Recorder):
+        def decided(self, verdict: Verdict) -> None:
+            found = desk.conductor.repairs.get(verdict.trial.number)
+            if found is not None:
+                reached[verdict.trial.number] = found.evaluation.selection
+
+    desk.watch(Keeper(), Screen(Console(file=StringIO()), tally))
+    Workers(random, 2, failing=failing).run(desk, steps=random.choice([40, 80, 10**6]))
+    desk.results.write(tmp_path, {})
+    summary = summarise(read_results(tmp_path / "results.csv"), objective.value)
+    if summary.common is None:
+        assert tally.leader is None
+        return
+    leader = leader_of(tally)
+    named = dict(pair.split("=") for pair in leader.text.split(", "))
+    common = dict(summary.common)
+    assert {axis: common[axis] for axis in named if axis in common} == {
+        axis: value for axis, value in named.items() if axis in common
+    }
+    assert "alpha" in named
 
 
 def test_options_are_named_only_where_an_attack_is_there_twice() -> None:

@@ -74,7 +74,7 @@ def test_an_exported_model_is_the_one_that_was_measured(command: Command) -> Non
 def test_a_victim_that_is_not_there_is_refused_and_nothing_is_written(command: Command) -> None:
     command.write(STUDY.replace("victim: {epochs: 2, batch_size: 64,", "victim: {import: zoo,"))
     out, _ = command.run("grid.yaml", "--plan")
-    assert "1 scenarios × 3 settings = 3 trials" in out
+    assert "1 scenario × 3 settings = 3 trials" in out
     _, err = command.run("grid.yaml", code=2)
     (line,) = err.splitlines()
     assert line.startswith("grid.yaml: victim.import: ")

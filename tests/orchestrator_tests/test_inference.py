@@ -1,0 +1,119 @@
+"""Intervals, tests and resamples against SciPy, pandas and statsmodels-free formulas."""
+
+from collections import Counter
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from orchestrator.inference import estimate, holm, resampled, sample_text
+
+ATTACKS = ["badnets"] * 3 + ["blended"] * 3 + ["sig"] * 3
+
+
+def spread_around(mean: float, sd: float) -> list[float]:
+    """Return three values of that mean and sample standard deviation."""
+    return [mean - sd, mean, mean + sd]
+
+
+# The quickstart's best setting: DER on the report half, three seeds of each attack.
+QUICKSTART = [*spread_around(0.935, 0.021), *spread_around(0.703, 0.024)]
+QUICKSTART += spread_around(0.760, 0.257)
+
+
+def test_with_several_attacks_the_sample_is_their_means() -> None:
+    """0.500 to 1.099, where nine victims taken as independent give 0.671 to 0.927."""
+    found = estimate(QUICKSTART, ATTACKS)
+    assert found.mean == pytest.approx(0.799, abs=0.0005)
+    assert (found.low, found.high) == pytest.approx((0.500, 1.099), abs=0.0015)
+    means = pd.Series(QUICKSTART).groupby(ATTACKS).mean()
+    bounds = stats.t.interval(0.95, 2, means.mean(), stats.sem(means))
+    assert (found.low, found.high) == pytest.approx(bounds, rel=1e-9)
+    assert found.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue, rel=1e-9)
+    assert (found.attacks, found.scenarios) == (3, 9)
+    assert found.sample == "over 3 attacks' means"
+
+
+def test_with_one_attack_the_sample_is_its_victims_and_it_says_so() -> None:
+    found = estimate(QUICKSTART, ["one"] * 9)
+    assert (found.low, found.high) == pytest.approx((0.671, 0.927), abs=0.0005)
+    assert found.p == pytest.approx(stats.ttest_1samp(QUICKSTART, 0).pvalue, rel=1e-9)
+    assert found.sample == "over 9 trained victims of one attack, not over attacks"
+
+
+def test_attacks_weigh_the_same_whatever_their_number_of_victims() -> None:
+    found = estimate([0.0, 0.0, 0.0, 0.9], ["a", "a", "a", "b"])
+    assert found.mean == pytest.approx(0.45)
+
+
+def test_a_single_scenario_has_no_interval() -> None:
+    found = estimate([0.5], ["a"])
+    assert (found.mean, found.low, found.high, found.p) == (0.5, None, None, None)
+    assert found.sample == "of a single scenario"
+    with pytest.raises(ValueError, match="at least one value"):
+        estimate([], [])
+
+
+@pytest.mark.parametrize(("value", "p"), [(0.0, 1.0), (0.25, 0.0)])
+def test_values_without_any_spread(value: float, p: float) -> None:
+    found = estimate([value] * 4, ["a", "b", "c", "d"])
+    assert (found.low, found.high, found.p) == (value, value, p)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_against_its_definition(values: list[float]) -> None:
+    """A hypothesis falls at a level if all smaller p-values pass their own bounds too."""
+    adjusted = holm(values)
+    ranked = sorted(values)
+    for p, found in zip(values, adjusted, strict=True):
+        bounds = [
+            (len(values) - place) * smaller for place, smaller in enumerate(ranked) if smaller <= p
+        ]
+        # Of equal values the first has the largest factor, which the others inherit.
+        assert found == pytest.approx(min(1.0, max(bounds)))
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_resamples_draw_attacks_and_then_their_scenarios() -> None:
+    attacks = ["a"] * 2 + ["b"] * 3 + ["c"]
+    samples = resampled(attacks, 4000)
+    assert samples == resampled(attacks, 4000), "the same each time"
+    share: Counter[str] = Counter()
+    within: Counter[str] = Counter()
+    for rows in samples:
+        drawn = Counter(attacks[row] for row in rows)
+        # So many whole draws of an attack: its scenarios come in multiples of their number.
+        assert all(drawn[name] % attacks.count(name) == 0 for name in drawn)
+        assert sum(drawn[name] // attacks.count(name) for name in drawn) == 3
+        share.update({name: drawn[name] // attacks.count(name) for name in drawn})
+        within["same" if len(set(rows)) < len(rows) else "other"] += 1
+    assert all(share[name] / 12000 == pytest.approx(1 / 3, abs=0.02) for name in "abc")
+    # All six scenarios at once: each attack drawn (6/27), a's two (1/2), b's three (6/27).
+    assert within["other"] / 4000 > 0.01
+
+
+@pytest.mark.parametrize(
+    ("attacks", "enough"),
+    [
+        (["a", "a"], False),
+        (["a"] * 3, True),
+        (["a", "a", "b", "b"], False),
+        (["a", "b", "c"], True),
+    ],
+)
+def test_too_few_are_not_resampled(attacks: list[str], *, enough: bool) -> None:
+    assert bool(resampled(attacks, 5)) is enough
+
+
+def test_every_interval_says_what_it_is_over() -> None:
+    assert [sample_text(2, 2), sample_text(1, 2), sample_text(1, 1)] == [
+        "over 2 attacks' means",
+        "over 2 trained victims of one attack, not over attacks",
+        "of a single scenario",
+    ]
