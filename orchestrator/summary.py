@@ -24,9 +24,9 @@ def print_summary(console: Console, results_file: Path, objective: str) -> None:
     results = read_results(results_file)
     summary = summarise(results, objective)
     console.print()
-    if weak := weak_sentence(summary):
-        console.print(f"[yellow]{escape(weak)}[/]", soft_wrap=True)
-    counts = ", ".join(f"{much} {status}" for status, much in summary.counts.items() if much)
+    if warning := weak_sentence(summary):
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items() if number)
     console.print(f"{count(len(results.trials), 'trial')}: {counts}", soft_wrap=True)
     if wrecks := sum(trial.wrecked for trial in results.trials):
         console.print(

@@ -160,6 +160,35 @@ def test_the_best_model_of_each_scenario_is_kept(tmp_path: Path, objective: Obje
     assert weights_in(desk) == {desk.conductor.scores[number].relearn_key for number in best}
 
 
+def test_with_several_defence_seeds_the_model_kept_is_of_the_best_setting(tmp_path: Path) -> None:
+    """The first half of the seeds, 3 and 4, chooses; the best of the setting's models is kept."""
+    settings = {"defence_seed": (3, 4, 5), "alpha": (0.5, 0.6, 0.7)}
+    desk, heard = mirrored(study_of(tmp_path, settings=settings), tmp_path)
+    best = set()
+    for first in (0, 9, 18, 27):
+        rows = {number: desk.rows()[number] for number in range(first, first + 9)}
+        by_alpha: dict[float, list[int]] = {}
+        for number, row in rows.items():
+            by_alpha.setdefault(row["alpha"], []).append(number)
+        means = {
+            alpha: sum(rows[n]["der_selection"] for n in own if rows[n]["defence_seed"] != 5)
+            for alpha, own in by_alpha.items()
+        }
+        own = by_alpha[max(means, key=lambda alpha: means[alpha])]
+        best.add(max(own, key=lambda number: (rows[number]["der_selection"], -number)))
+    for trial in desk.plan.trials:
+        record = trial_record(heard, desk, trial.number)
+        assert record.tags["best"] == str(trial.number in best)
+        assert (record.model is not None) is (trial.number in best)
+    assert weights_in(desk) == {desk.conductor.scores[number].relearn_key for number in best}
+
+
+def test_a_weak_victim_has_no_best_repair(tmp_path: Path) -> None:
+    rule = VictimRule(min_acc=0.91, min_asr=0.95)  # the victims reach 0.9
+    _, heard = mirrored(study_of(tmp_path, victim_rule=rule), tmp_path)
+    assert {record.tags["best"] for record in heard.of("trial")} == {"False"}
+
+
 def test_all_models_are_kept_if_wanted(tmp_path: Path) -> None:
     desk, heard = mirrored(study_of(tmp_path, LogModels.ALL), tmp_path)
     for trial in desk.plan.trials:

@@ -1,6 +1,7 @@
 """Several defence seeds: some of them choose, the others judge."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -42,9 +43,9 @@ def test_the_best_for_all_is_chosen_by_the_first_half_of_them(
     study: Path, frame: pd.DataFrame
 ) -> None:
     chosen = frame[frame["defence_seed"].isin(CHOOSE)]
-    best = chosen.groupby(SETTING)["der_selection"].mean().idxmax()
+    best: Any = chosen.groupby(SETTING)["der_selection"].mean().idxmax()
     summary = summarise(read_results(study / "results.csv"), "der")
-    assert summary.common == tuple(zip(SETTING, map(str, best), strict=True))  # type: ignore[call-overload]
+    assert summary.common == tuple(zip(SETTING, map(str, best), strict=True))
     judged = frame[frame["defence_seed"].isin(JUDGE)].set_index(SETTING).loc[best]
     for outcome in summary.outcomes:
         own = judged[
@@ -60,9 +61,10 @@ def test_a_scenarios_own_best_too(study: Path, frame: pd.DataFrame) -> None:
     shown = pd.read_csv(study / "figures" / "before-after.csv")
     chosen = frame[frame["defence_seed"].isin(CHOOSE)]
     means = chosen.groupby([*SCENARIO, *SETTING])["der_selection"].mean()
-    for scenario, group in means.groupby(level=SCENARIO):
-        _, _, *best = group.idxmax()  # type: ignore[misc]
-        own = shown[(shown["attack"] == scenario[0]) & (shown["seed"] == scenario[1])]
+    for _, group in means.groupby(level=SCENARIO):
+        found: Any = group.idxmax()
+        attack, seed, *best = found
+        own = shown[(shown["attack"] == attack) & (shown["seed"] == seed)]
         assert sorted(own["defence_seed"]) == list(JUDGE)
         assert own[SETTING].drop_duplicates().to_numpy().tolist() == [best]
     both = pd.read_csv(study / "figures" / "selection-report.csv")

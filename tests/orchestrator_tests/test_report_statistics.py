@@ -117,7 +117,12 @@ def test_variance_is_what_regressions_explain(study: Path, done: pd.DataFrame) -
 
 def test_bars_of_the_variance_are_over_resampled_attacks(tmp_path: Path) -> None:
     """Wider than if each scenario of few attacks were drawn by itself."""
-    attacks = [("badnets", {}), ("blended", {}), ("sig", {}), ("wanet", {})]
+    attacks: list[tuple[str, dict[str, Any]]] = [
+        ("badnets", {}),
+        ("blended", {}),
+        ("sig", {}),
+        ("wanet", {}),
+    ]
     rows = make_rows(attacks=attacks, seeds=range(6))
     for row in rows:
         row["der_report"] = 0.6 + 0.02 * (row["seed"] % 3)
@@ -139,8 +144,8 @@ def test_bars_of_the_variance_are_over_resampled_attacks(tmp_path: Path) -> None
 
     draws = []
     for _ in range(800):
-        names = random.choice(["badnets", "blended", "sig", "wanet"], 4)
-        seeds = [(name, seed) for name in names for seed in random.integers(6, size=6)]
+        chosen = random.choice(names, 4)
+        seeds = [(name, seed) for name in chosen for seed in random.integers(6, size=6)]
         draws.append(share(grid.loc[seeds]))
     assert part.low is not None
     assert part.high is not None
