@@ -117,12 +117,8 @@ def test_variance_is_what_regressions_explain(study: Path, done: pd.DataFrame) -
 
 def test_bars_of_the_variance_are_over_resampled_attacks(tmp_path: Path) -> None:
     """Wider than if each scenario of few attacks were drawn by itself."""
-    attacks: list[tuple[str, dict[str, Any]]] = [
-        ("badnets", {}),
-        ("blended", {}),
-        ("sig", {}),
-        ("wanet", {}),
-    ]
+    names = ("badnets", "blended", "sig", "wanet")
+    attacks: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in names]
     rows = make_rows(attacks=attacks, seeds=range(6))
     for row in rows:
         row["der_report"] = 0.6 + 0.02 * (row["seed"] % 3)
