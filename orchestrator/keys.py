@@ -15,7 +15,7 @@ import torch
 from orchestrator.plan import Scenario, Trial
 from ulrl import evaluation, poisoning, relearning, scoring, unlearning
 from ulrl import victim as victim_stage
-from ulrl.attacks import HELPER_VERSION, Helper
+from ulrl.attacks import HELPER_VERSION, Attack, Helper
 from ulrl.interchange import fingerprint
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
@@ -89,6 +89,11 @@ def plain(value: Any) -> Any:
         }
         return {"type": type(value).__name__, **fields}
     raise TypeError(f"{value!r} has no canonical form, so it cannot be part of a key")
+
+
+def _revision(made: Attack | Helper) -> dict[str, int]:
+    """Return what a change of one attack's or helper's code adds to its keys; at first nothing."""
+    return {} if made.version == 1 else {"version": made.version}
 
 
 @lru_cache(maxsize=64)  # the trials of a scenario share them
@@ -206,7 +211,7 @@ class KeyRing:
             **self._kind(scenario),
             **self._pictures(scenario),
             "poison": scenario.poison,
-            "attack": scenario.poison.attack.identity(),
+            "attack": {**scenario.poison.attack.identity(), **_revision(scenario.poison.attack)},
         }
         inputs = {}
         if scenario.helpers:
@@ -217,6 +222,7 @@ class KeyRing:
         """Return a key without what the helper does not look at, so that others share it."""
         config = {
             "helper": helper,
+            **_revision(helper),
             **(self._kind(scenario) if helper.of_victim else {}),
             **self._pictures(scenario),
         }

@@ -20,7 +20,9 @@ from tests.orchestrator_tests.key_cases import (
 )
 from tests.orchestrator_tests.small_studies import BADNETS
 from ulrl.attacks import LabelRule, Stamp
+from ulrl.attacks._benign import BenignModel
 from ulrl.attacks.blended import Blended
+from ulrl.attacks.input_aware import InputAware
 from ulrl.datasets import Treatment
 from ulrl.datasets.arrays import Arrays
 from ulrl.datasets.cifar10 import Cifar10
@@ -58,6 +60,29 @@ def test_every_option_of_an_attack_changes_all_keys(trial: Trial, attack: Blende
     poison = replace(trial.scenario.poison, attack=attack)
     other = with_scenario(trial, poison=poison)
     assert changed(all_keys(ring(), trial), all_keys(ring(), other)) == ALL
+
+
+def test_a_new_version_of_an_attack_changes_its_own_keys_only(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = with_scenario(trial, poison=replace(trial.scenario.poison, attack=BADNETS))
+    before = [all_keys(ring(), one) for one in (trial, other)]
+    monkeypatch.setattr(type(trial.scenario.poison.attack), "version", 2)
+    after = [all_keys(ring(), one) for one in (trial, other)]
+    assert changed(before[0], after[0]) == ALL
+    assert after[1] == before[1]
+
+
+def test_a_new_version_of_a_helper_changes_its_own_key_only(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = InputAware().helper(trial.scenario.poison)
+    benign = BenignModel()
+    before = [ring().helper(trial.scenario, one) for one in (mask, benign)]
+    monkeypatch.setattr(type(mask), "version", mask.version + 1)
+    after = [ring().helper(trial.scenario, one) for one in (mask, benign)]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
 
 
 def test_the_place_of_a_dataset_changes_nothing(trial: Trial) -> None:

@@ -214,3 +214,16 @@ def test_a_mark_outside_the_image_is_refused() -> None:
 def test_badnets_has_no_control(scene: Scene) -> None:
     poison = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE)
     assert BadNets().control(poison, scene) is None
+
+
+def test_a_batch_that_cannot_be_stamped_is_clean_to_labels_and_loss(
+    make: Make, scene: Scene, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = make("blind", {"row": 0, "column": 0, "clean_weight": 2.0, "backdoor_weight": 5.0})
+    monkeypatch.setattr(control, "shown", lambda *_: None)
+    shown, told = whole(control, scene, classifier)
+    assert torch.equal(shown, scene.images.train_images)
+    assert torch.equal(told, scene.images.train_labels)
+    logits = torch.randn(300, 10, generator=source())
+    loss = control.loss(logits, told, cross_entropy)
+    assert torch.allclose(loss, 2 * cross_entropy(logits, told))

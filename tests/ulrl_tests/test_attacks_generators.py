@@ -133,31 +133,141 @@ def masked(scene: Scene) -> Scene:
     return replace(scene, learned=learned_by(poison_of(attack), scene))
 
 
-def control_of(masked: Scene, **options: Any) -> PatternControl:
+def control_of(masked: Scene, *, ratio: float = 0.2, **options: Any) -> PatternControl:
     attack = InputAware(mask_epochs=1, width=4, **options)
-    return attack.control(poison_of(attack), masked)
+    return attack.control(poison_of(attack, poison_ratio=ratio), masked)
 
 
-def test_covers_carry_the_pattern_of_the_image_before(
+def given(control: PatternControl, masked: Scene) -> tuple[Dreamer, Dreamer]:
+    """Give a control a mask and a pattern that differ from image to image and stay as they are."""
+    treatment = masked.blueprint.treatment
+    pixels = masked.images.train_images.float() / 255
+    seen = standardised(pixels, statistics_of(treatment.mean, treatment.std))
+    networks = []
+    for outputs in (1, 3):
+        network = drawn(partial(Dreamer, 3, outputs, 4), outputs, "given")
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0  # running statistics are those of the last batch
+        network(seen)
+        networks.append(network.eval().requires_grad_(False))  # noqa: FBT003 - torch's way
+    control._mask, control._pattern = networks
+    return networks[0], networks[1]
+
+
+@pytest.mark.parametrize(("channels", "parameters"), [(3, 723_273), (1, 722_691)])
+def test_networks_have_the_parameters_of_the_published_ones(channels: int, parameters: int) -> None:
+    network = Dreamer(3, channels, 32)
+    assert sum(value.numel() for value in network.parameters()) == parameters
+
+
+def test_the_last_batchnorm_has_no_relu_behind_it() -> None:
+    made = drawn(partial(Dreamer, 3, 3, 4), 0, "any")(torch.rand(8, 3, 16, 16, generator=source()))
+    before = (2 * made - 1).atanh()  # its output has mean 0 and variance 1 in each channel
+    assert torch.allclose(before.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-3)
+    assert torch.allclose(before.var(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-2)
+
+
+def test_covers_carry_pattern_and_mask_of_another_image(
     masked: Scene, classifier: Classifier
 ) -> None:
     control = control_of(masked)
+    mask, pattern = given(control, masked)
     images, labels = masked.images.train_images, masked.images.train_labels
-    poisoned = control.roles.poisoned.nonzero().flatten()[:6]
-    covers = control.roles.covers.nonzero().flatten()[:6]
-    chosen = torch.cat([poisoned, covers])
-    mask = restored(partial(Dreamer, 3, 1, 4), masked.learned, "mask", masked.device)
-    pattern = drawn(partial(Dreamer, 3, 3, 4), 0, "input_aware", "pattern").train()
-    pixels = images[chosen].float() / 255
-    treatment = masked.blueprint.treatment
-    seen = standardised(pixels, statistics_of(treatment.mean, treatment.std))
-    made, where = pattern(seen), sharpened(mask(seen))
-    own = [*range(6), *range(5, 11)]  # a cover has the pattern of the one before it
-    expected = 255 * (pixels + (made[own] - pixels) * where).clamp(0, 1)
+    roles = (control.roles.poisoned, control.roles.covers)
+    own = [role.nonzero().flatten()[:6] for role in roles]
+    clean = (~roles[0] & ~roles[1]).nonzero().flatten()[:20]
+    chosen = torch.cat([*own, clean])
     shown, told = control.alter(images[chosen], labels[chosen], chosen, classifier)
-    assert torch.allclose(shown, expected, atol=1e-3)
     assert (told[:6] == TARGET).all()
-    assert torch.equal(told[6:], labels[covers])
+    assert torch.equal(told[6:], labels[chosen[6:]])
+    assert torch.equal(shown[12:], images[clean].float())
+
+    treatment = masked.blueprint.treatment
+    pixels = images[chosen].float() / 255
+    seen = standardised(pixels, statistics_of(treatment.mean, treatment.std))
+    made, where = pattern(seen), (2 * (20 * mask(seen) - 10)).sigmoid()
+    # Row i, column j: image i with the pattern of j through the mask of j.
+    pairs = 255 * ((1 - where) * pixels[:, None] + where * made)
+    givers = ((pairs - shown[:, None]).abs().flatten(2).amax(dim=2) < 1e-2)[:12].nonzero()
+    assert givers[:, 0].tolist() == list(range(12)), "one giver each"
+    assert givers[:6, 1].tolist() == list(range(6)), "a poisoned image is its own"
+    assert (givers[6:, 1] >= 12).all(), "the giver of a cover is a clean image"
+    assert len(set(givers[6:, 1].tolist())) == 6
+
+
+def test_the_diversity_of_patterns_is_that_of_standardised_ones(
+    masked: Scene, classifier: Classifier
+) -> None:
+    control = control_of(masked, diversity_weight=0.25)
+    _, pattern = given(control, masked)
+    images, labels = masked.images.train_images, masked.images.train_labels
+    clean = (~control.roles.poisoned & ~control.roles.covers).nonzero().flatten()
+    chosen = torch.stack([clean[0], control.roles.poisoned.nonzero().flatten()[0]])
+    shown, told = control.alter(images[chosen], labels[chosen], chosen, classifier)
+    logits = classifier.logits(shown)
+    term = (control.loss(logits, told, cross_entropy) - cross_entropy(logits, told)).detach()
+
+    treatment = masked.blueprint.treatment
+    statistics = statistics_of(treatment.mean, treatment.std)
+    one, two = images[chosen].double() / 255
+    made = pattern(standardised(images[chosen].float() / 255, statistics)).double()
+    std = torch.tensor(treatment.std, dtype=torch.float64)[:, None, None]
+    apart = ((one - two) / std).square().mean().sqrt()
+    made_apart = ((made[0] - made[1]) / std).square().mean().sqrt()
+    assert float(term) == pytest.approx(0.25 * float(apart / (made_apart + 1e-7)), rel=1e-4)
+
+
+def test_a_step_of_the_mask_by_hand(scene: Scene) -> None:
+    """Of two images: whoever comes first, each is the other's other."""
+    treatment = replace(scene.blueprint.treatment, padding=0, flip=False)
+    pictures = replace(
+        scene.images,
+        train_images=scene.images.train_images[:2],
+        train_labels=scene.images.train_labels[:2],
+    )
+    seen_by = replace(
+        scene, images=pictures, blueprint=replace(scene.blueprint, treatment=treatment)
+    )
+    attack = InputAware(mask_epochs=1, width=4, density=0.2, mask_weight=3.0)
+    learned = learned_by(poison_of(attack), seen_by)
+
+    network = drawn(partial(Dreamer, 3, 1, 4), 0, "input_aware", "mask").train()
+    mean, std = (torch.tensor(v)[:, None, None] for v in (treatment.mean, treatment.std))
+    seen = (pictures.train_images.float() / 255 - mean) / std
+    first, second = (2 * (20 * network(seen) - 10)).sigmoid()  # sharpened: tanh(z) / 2 + 1 / 2
+    dense = (torch.stack([first, second]) - 0.2).clamp_min(0).mean()
+    apart = (seen[0] - seen[1]).square().mean().sqrt()
+    loss = 3 * dense + apart / ((first - second).square().mean().sqrt() + 1e-7)
+    loss.backward()
+    torch.optim.Adam(network.parameters(), lr=0.01, betas=(0.5, 0.9)).step()
+    for name, value in network.named_parameters():
+        moved = learned[f"mask/{name}"]
+        assert value.grad is not None
+        certain = value.grad.abs() > 1e-4  # Adam's first step is lr × sign
+        assert torch.allclose(moved[certain], value.detach()[certain], atol=1e-5), name
+
+
+@pytest.mark.parametrize(("ratio", "size"), [(0.2, 32), (0.02, 32), (0.02, 4), (0.02, 1)])
+def test_an_image_is_relabelled_only_where_it_is_stamped(
+    masked: Scene, classifier: Classifier, ratio: float, size: int
+) -> None:
+    control = control_of(masked, ratio=ratio)
+    images, labels = masked.images.train_images, masked.images.train_labels
+    other = labels != TARGET
+    for epoch in (1, 2):
+        control.start_epoch(epoch)
+        order = torch.randperm(len(labels), generator=source(epoch))
+        for chosen in torch.split(order, size):
+            if len(chosen) < size:
+                continue
+            shown, told = control.alter(images[chosen], labels[chosen], chosen, classifier)
+            changed = (shown != images[chosen]).flatten(1).any(dim=1)
+            poisoned = control.roles.poisoned[chosen]
+            relabelled = told != labels[chosen]
+            assert torch.equal(changed & poisoned & other[chosen], relabelled)
+            if size > 1:
+                assert torch.equal(poisoned & other[chosen], relabelled), "no image is left out"
 
 
 @pytest.mark.parametrize("accumulate", [False, True])

@@ -74,9 +74,12 @@ class Attack(ABC):
         default_source: Its source classes under ``source_specific`` where none are given.
         redrawn: Whether each epoch poisons other images, as an attacker can who controls the
             training, and not only the training set.
+        version: Raised when the same options make other victims than before: stored ones of
+            this attack are then trained again, and no others.
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
     label_rules: ClassVar[tuple[LabelRule, ...]] = DIRTY_LABELS
     default_stamp: ClassVar[Stamp] = Stamp.BEFORE_AUGMENTATION
     default_source: ClassVar[tuple[int, ...]] = ()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
@@ -28,6 +29,10 @@ class StampingControl(Control):
 
     With `Attack.redrawn` every epoch poisons as many images as asked, but other ones.
     Subclasses train networks along, in `shown`, and tell in `learned` what became of them.
+
+    Attributes:
+        stamped: Which images of the batch that `alter` made last are stamped and labelled as
+            poisoned, on the CPU.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class StampingControl(Control):
         self._labels = labels
         self._seed = seed
         self.roles = poison.roles(labels, seed)
+        self.stamped: Bool[Tensor, " b"] = torch.zeros(0, dtype=torch.bool)
 
     def start_epoch(self, number: int) -> None:
         if self.poison.attack.redrawn:
@@ -55,18 +61,27 @@ class StampingControl(Control):
     def alter(
         self, images: Tensor, labels: Tensor, chosen: Int64[Tensor, " b"], classifier: Classifier
     ) -> tuple[Tensor, Tensor]:
-        poisoned = self.roles.poisoned[chosen].nonzero().flatten().to(images.device)
+        marked = self.roles.poisoned[chosen]
+        poisoned = marked.nonzero().flatten().to(images.device)
         covers = self.roles.covers[chosen].nonzero().flatten().to(images.device)
+        self.stamped = torch.zeros_like(marked)
         if len(poisoned) + len(covers) == 0:
             return images, labels
+        shown = self.shown(images, poisoned, covers, classifier)
+        if shown is None:
+            return images, labels
+        self.stamped = marked
         told = labels.clone()
         told[poisoned] = self.poison.told(labels[poisoned], self.classes)
-        return self.shown(images, poisoned, covers, classifier), told
+        return shown, told
 
     def shown(
         self, images: Tensor, poisoned: Tensor, covers: Tensor, classifier: Classifier
-    ) -> Tensor:
+    ) -> Tensor | None:
         """Return a batch with its poisoned images and covers stamped.
+
+        None says that this batch cannot carry the trigger. It then keeps its labels too: an
+        image is labelled as poisoned only where it is stamped.
 
         Args:
             images: uint8, ``b c h w``, all clean.

@@ -13,7 +13,7 @@ from ulrl.datasets import ImageSet
 from ulrl.models import Blueprint
 from ulrl.supervised import VictimConfig
 
-HELPER_VERSION = 1  # bump when the numbers change: old entries stay valid under their own key
+HELPER_VERSION = 1  # of all helpers; a change to one of them raises that one's `version`
 
 
 class Step(NamedTuple):
@@ -54,8 +54,10 @@ class Helper(ABC):
         of_victim: Whether it depends on the victim's architecture and recipe.
         plain: Whether its steps are those of a victim without an attack's hand in them, which
             a GPU replays.
+        version: Raised when the same fields give another result than before.
     """
 
+    version: ClassVar[int] = 1
     of_victim: ClassVar[bool] = True
     plain: ClassVar[bool] = False
 

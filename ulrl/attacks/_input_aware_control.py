@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PatternControl(StampingControl):
-    """Puts patterns on poisoned images, and patterns of other images on covers."""
+    """Puts patterns on poisoned images, and those of other images on covers."""
 
     def __init__(  # noqa: PLR0913 - the parts of the published training
         self,
@@ -52,25 +52,39 @@ class PatternControl(StampingControl):
 
     def shown(
         self, images: Tensor, poisoned: Tensor, covers: Tensor, classifier: Classifier
-    ) -> Tensor:
+    ) -> Tensor | None:
+        """Return the batch with poisoned images and covers stamped, and note the diversity.
+
+        Poisoned images get their own pattern through their own mask, covers the pattern of
+        another image through the mask of that one. The others are taken from the batch, which
+        is shuffled; the published code draws them in a second loader.
+        """
         del classifier
+        stamped = torch.cat([poisoned, covers])
+        others = _others(stamped, len(images))
+        # A batch of one has no other image, nor a single pattern of 1 × 1 features a variance.
+        if len(images) < 2 or len(poisoned) + len(stamped) < 2:
+            return None
         count = len(poisoned)
-        index = torch.cat([poisoned, covers])
-        pixels = images[index].float() / 255
-        if len(index) < 2:  # one image has no other, nor a batch of one a variance
-            return images
-        seen = standardised(pixels, self._statistics)
+        pixels = images[stamped].float() / 255
+        seen = self._standardised(images[torch.cat([poisoned, others])].float() / 255)
         made = self._pattern(seen)
+        # Whose pattern and mask each stamped image gets, among those of `seen`.
+        giver = torch.arange(len(stamped), device=images.device)
+        giver[count:] += count
         with torch.no_grad():
-            where = sharpened(self._mask(seen))
-        # Poisoned images have their own patterns; covers those of the images before them.
-        others = torch.arange(len(index), device=index.device)
-        others[count:] -= 1
-        altered = pixels + (made[others] - pixels) * where
-        self._diversity = diversity(seen, seen.roll(1, dims=0), made, made.roll(1, dims=0))
+            where = sharpened(self._mask(seen[giver]))
+        altered = pixels + (made[giver] - pixels) * where
+        if count:
+            own, other = slice(count), slice(count, 2 * count)
+            standard = self._standardised(made)
+            self._diversity = diversity(seen[own], seen[other], standard[own], standard[other])
         shown = images.float()
-        shown[index] = 255 * altered.clamp(0, 1)
+        shown[stamped] = 255 * altered.clamp(0, 1)
         return shown
+
+    def _standardised(self, pixels: Tensor) -> Tensor:
+        return standardised(pixels, self._statistics)
 
     def loss(
         self, logits: Tensor, labels: Tensor, objective: Callable[[Tensor, Tensor], Tensor]
@@ -88,3 +102,11 @@ class _Accumulating(Adam):
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 - torch's
         """Keep what has gathered."""
         del set_to_none
+
+
+def _others(chosen: Tensor, count: int) -> Tensor:
+    """Return another image of a batch for each chosen one: one that is not chosen, if it can."""
+    spare = torch.ones(count, dtype=torch.bool, device=chosen.device)
+    spare[chosen] = False
+    ring = torch.cat([chosen, spare.nonzero().flatten()])
+    return ring.roll(-min(len(chosen), count - 1))[: len(chosen)]

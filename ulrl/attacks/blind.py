@@ -10,7 +10,6 @@ from torch import Generator, Tensor
 
 from ulrl.attacks._base import FixedAttack, Images, Stamp, Trigger, register
 from ulrl.attacks._control import StampingControl
-from ulrl.models import Classifier
 
 if TYPE_CHECKING:
     from ulrl.attacks._helper import Scene
@@ -105,19 +104,12 @@ class _WeighedLoss(StampingControl):
     ) -> None:
         super().__init__(poison, trigger, labels, classes=classes, seed=seed)
         self._weights = weights
-        self._poisoned = torch.zeros(0, dtype=torch.bool)
-
-    def alter(
-        self, images: Tensor, labels: Tensor, chosen: Int64[Tensor, " b"], classifier: Classifier
-    ) -> tuple[Tensor, Tensor]:
-        self._poisoned = self.roles.poisoned[chosen]
-        return super().alter(images, labels, chosen, classifier)
 
     def loss(
         self, logits: Tensor, labels: Tensor, objective: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         total = logits.new_zeros(())
-        for weight, which in zip(self._weights, (~self._poisoned, self._poisoned), strict=True):
+        for weight, which in zip(self._weights, (~self.stamped, self.stamped), strict=True):
             index = which.nonzero().flatten().to(logits.device)
             if len(index):
                 total = total + weight * objective(logits[index], labels[index])
