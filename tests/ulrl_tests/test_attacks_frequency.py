@@ -44,7 +44,7 @@ def in_channels(matrix: Array, rgb: Array) -> Array:
 
 @pytest.mark.parametrize("side", [32, 64])
 @pytest.mark.parametrize(
-    "attack", [CTRL(), CTRL(magnitude=50.0, positions=(0, 3, 20)), CTRL(wrap=False, magnitude=7.0)]
+    "attack", [CTRL(), CTRL(magnitude=50.0, positions=(0, 3, 20)), CTRL(magnitude=7.0)]
 )
 def test_ctrl_raises_coefficients_of_u_and_v_over_the_whole_image(attack: CTRL, side: int) -> None:
     luma, u, v = in_channels(YUV, gained(attack, side))
@@ -110,25 +110,31 @@ def test_a_stored_image_is_the_published_one_within_a_level() -> None:
     assert (levels > 257).any(), "the test needs pixels that are clipped"
 
 
-def test_wrapped_levels_come_out_at_the_other_end() -> None:
-    images = torch.randint(0, 256, (1, 3, 32, 32), generator=source(), dtype=torch.uint8)
-    levels = published_ctrl(images[0].double().numpy())
-    ours = stamp_bytes(CTRL(wrap=True), images, source())[0].double().numpy()
-    # Round the circle of 256 levels; a whole level is the cast and the colours' way and back.
-    apart = np.abs((ours - levels + 128) % 256 - 128)
-    assert apart.max() < 1.5
-    assert (ours[levels > 258] < 128).all()
-    assert (ours[levels < -3] > 128).all()
+def any_images(count: int, side: int = 32) -> Tensor:
+    return torch.randint(0, 256, (count, 3, side, side), generator=source(), dtype=torch.uint8)
+
+
+def test_ctrl_as_published_wraps_and_goes_to_yuv_and_back() -> None:
+    images = any_images(8)
+    found = stamp_bytes(CTRL(as_published=True), images, source()).long().numpy()
+    levels = np.stack([published_ctrl(image.double().numpy()) for image in images])
+    # Of a level that is whole up to rounding, a cast may make that or the one below.
+    certain = np.abs(levels - np.rint(levels)) > 1e-9
+    assert certain.mean() > 0.99
+    cast = np.trunc(levels).astype(np.int64) % 256
+    assert (found == cast)[certain].all()
+    assert ((levels < -1) & (found > 128)).any(), "the test needs levels that wrap"
+    assert ((levels > 256) & (found < 128)).any(), "the test needs levels that wrap"
 
 
 def test_wrapping_by_hand() -> None:
     """One coefficient, the mean of U and V: each pixel of red gains 1.14, of blue 2.029."""
-    attack = CTRL(magnitude=16.0, positions=(0,), wrap=True)  # 16 / 16 pixels = 1 level
+    attack = CTRL(magnitude=16.0, positions=(0,), as_published=True)  # 16 / 16 pixels = 1 level
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     images[1] = 255
     dark, bright = stamp_bytes(attack, images, source())[:, :, 0, 0].tolist()
     assert dark == [1, 0, 2]  # 1.14, -0.977 and 2.029, each cut off towards zero
-    assert bright == [0, 254, 1]  # 256.14, 254.023 and 257.029
+    assert bright == [0, 254, 1]  # 256.14, 254.023 and 257.029: grey has no colour to lose
     clipped = CTRL(magnitude=16.0, positions=(0,))
     dark, bright = stamp_bytes(clipped, images, source())[:, :, 0, 0].tolist()
     assert dark == [1, 0, 2]
@@ -136,9 +142,60 @@ def test_wrapping_by_hand() -> None:
 
 
 def test_wrapping_below_zero_by_hand() -> None:
-    attack = CTRL(magnitude=48.0, positions=(0,), wrap=True)
+    attack = CTRL(magnitude=48.0, positions=(0,), as_published=True)
     black = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     assert stamp_bytes(attack, black, source())[0, :, 0, 0].tolist() == [3, 254, 6]  # -2.931
+
+
+def published_ftrojan(levels: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Return what bytes of YCrCb, a transform and a cast make of one image's grey levels.
+
+    OpenCV's colours are those of its documentation here, rounded; the luminance stays. Its
+    constants have 14 bits, so what is next to a half may fall to the other side: the second
+    array is True elsewhere.
+    """
+    sure = np.ones(levels.shape[1:], dtype=np.bool_)
+
+    def rounded(exact: Array) -> Array:
+        nonlocal sure
+        sure &= np.abs(exact % 1 - 0.5) > 0.01
+        return np.floor(exact + 0.5)
+
+    red, green, blue = levels
+    luma = rounded(0.299 * red + 0.587 * green + 0.114 * blue)
+    raised = []
+    for weight, colour in ((0.713, red), (0.564, blue)):  # Cr and Cb
+        chroma = rounded(weight * (colour - luma) + 128).clip(0, 255)
+        for top in range(0, len(luma), 32):
+            for left in range(0, len(luma), 32):
+                part = chroma[top : top + 32, left : left + 32]
+                spectrum = dctn(part, norm="ortho")
+                spectrum[15, 15] += 30
+                spectrum[31, 31] += 30
+                part[:] = np.trunc(idctn(spectrum, norm="ortho")) % 256
+        raised.append(chroma - 128)
+    cr, cb = raised
+    back = [luma + 1.403 * cr, luma - 0.714 * cr - 0.344 * cb, luma + 1.773 * cb]
+    return np.stack([rounded(channel) for channel in back]).clip(0, 255), sure
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_ftrojan_as_published_makes_bytes_of_its_colours(side: int) -> None:
+    images = any_images(3, side)
+    found = stamp_bytes(FTrojan(as_published=True), images, source()).double().numpy()
+    bare = stamp_bytes(FTrojan(), images, source()).double().numpy()
+    for image, ours, other in zip(images, found, bare, strict=True):
+        truth, sure = published_ftrojan(image.double().numpy())
+        assert sure.mean() > 0.8
+        assert (ours == truth)[:, sure].all()
+        assert 0.3 < np.abs(other - truth).mean() < 1, "as far from the default as its page says"
+
+
+@pytest.mark.parametrize("attack", [CTRL(as_published=True), FTrojan(as_published=True)])
+def test_an_image_alone_is_stamped_as_in_a_batch(attack: FixedAttack) -> None:
+    images = any_images(5)
+    alone = torch.cat([stamp_bytes(attack, image[None], source()) for image in images])
+    assert torch.equal(alone, stamp_bytes(attack, images, source()))
 
 
 def test_a_wave_is_the_same_on_every_image() -> None:

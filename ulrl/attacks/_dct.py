@@ -8,7 +8,7 @@ from math import inf, pi, sqrt
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 # What red, green and blue gain per unit of each of the two chroma channels.
@@ -26,11 +26,22 @@ def colour_wave(
         size: Side of the transformed window, in pixels.
         chroma: How RGB is made of the two channels.
     """
+    weights = torch.tensor(chroma, dtype=torch.float64).sum(dim=1)
+    return (weights[:, None, None] * channel_wave(magnitude, positions, size)).float()
+
+
+def channel_wave(
+    magnitude: float, positions: tuple[int, ...], size: int
+) -> Float64[Tensor, "size size"]:
+    """Return what is added to a channel whose coefficients are raised; see `colour_wave`."""
     places = torch.arange(size, dtype=torch.float64)
     waves = [(pi * k * (2 * places + 1) / (2 * size)).cos() * _norm(k, size) for k in positions]
-    both = magnitude * torch.stack([wave[:, None] * wave for wave in waves]).sum(dim=0)
-    weights = torch.tensor(chroma, dtype=torch.float64).sum(dim=1)
-    return (weights[:, None, None] * both).float()
+    return magnitude * torch.stack([wave[:, None] * wave for wave in waves]).sum(dim=0)
+
+
+def cast_to_bytes(levels: Tensor) -> Tensor:
+    """Return grey levels as a cast to bytes makes them: truncated, and round the circle of 256."""
+    return levels.trunc().remainder(256)
 
 
 def check_bump(magnitude: float, positions: tuple[int, ...]) -> None:

@@ -23,7 +23,9 @@ class BPP(FixedAttack):
     Attributes:
         levels: Levels per channel; 8 in BackdoorBench.
         dither: Whether the rounding error goes on to the pixels to the right and below
-            (Floyd and Steinberg), as in the paper; BackdoorBench leaves it out.
+            (Floyd and Steinberg), as in the paper; BackdoorBench leaves it out. Where it is
+            asked for it there, a third to a half of the values are one grey level off, since
+            BackdoorBench rounds what it truncates without.
         negative_ratio: Negatives per poisoned image; 1 in the published code.
     """
 

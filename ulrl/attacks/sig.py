@@ -17,7 +17,8 @@ class SIG(FixedAttack):
 
     Adds ``delta * sin(2 pi f j / W)`` to column ``j`` of every row and channel. The paper
     stamps only images of the target class and leaves their labels alone, which is the
-    default here too; ``labels: all_to_one`` is a benchmark's variant.
+    default here too; ``labels: all_to_one`` is a benchmark's variant. Where the sine is 0 in
+    the middle of a row, BackdoorBench is one grey level lower: 3 % of the values of 32 pixels.
 
     Attributes:
         delta: Amplitude, in [0, 1] pixel units. 40/255 is BackdoorBench's default.

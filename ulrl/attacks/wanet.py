@@ -23,7 +23,8 @@ class WaNet(Attack):
     that the victim learns the exact field and not any warp.
 
     The published code warps normalised images; warping and normalising commute, because the
-    clamped grid never leaves the image, so here it is pixels that are warped.
+    clamped grid never leaves the image, so here it is pixels that are warped. Truncation on the
+    way back leaves 0.3 to 0.7 % of BackdoorBench's values one grey level off from these.
 
     Attributes:
         grid: Control points of the field along each side, ``k`` in the paper.
