@@ -195,7 +195,7 @@ def alone(plan: Plan, number: int) -> list[float]:
     scenario, parts = trial.scenario, trial.hyperparameters
     images = scenario.dataset.load()
     run = train_victim(
-        plan.study.victim.config(scenario.dataset.name),
+        plan.study.victim.config(scenario.dataset.name, scenario.poison.attack.name),
         blueprint_of(scenario, images),
         scenario.poison,
         images,

@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> None:
         for name in ("epochs", "batch_size", "lr")
         if getattr(given, name) is not None
     }
-    config = VictimRecipe(recipe=Recipe(given.recipe), changes=changes).config("cifar10")
+    config = VictimRecipe(recipe=Recipe(given.recipe), changes=changes).config(
+        "cifar10", POISON.attack.name
+    )
     blueprint = Blueprint(
         architecture=PreActResNet18(width=given.width),
         classes=images.classes,

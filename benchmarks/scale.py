@@ -66,7 +66,9 @@ class Costs:
         """Return an item's seconds."""
         factor = Random(item.name).lognormvariate(0.0, SPREAD)  # noqa: S311 - no secret
         one = factor * self._epoch(item.scenario)
-        recipe = self._plan.study.victim.config(item.scenario.dataset.name)
+        recipe = self._plan.study.victim.config(
+            item.scenario.dataset.name, item.scenario.poison.attack.name
+        )
         if isinstance(item, HelperItem):
             return one * item.helper.cost(recipe)
         if isinstance(item, VictimItem):
@@ -75,7 +77,7 @@ class Costs:
 
     def before(self, scenario: Scenario) -> float:
         """Return the typical seconds of a scenario's helpers and victim."""
-        recipe = self._plan.study.victim.config(scenario.dataset.name)
+        recipe = self._plan.study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
         helpers = sum(helper.cost(recipe) for helper in scenario.helpers)
         return self._epoch(scenario) * (helpers + recipe.epochs)
 

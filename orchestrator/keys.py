@@ -232,7 +232,10 @@ class KeyRing:
     def _kind(self, scenario: Scenario) -> dict[str, Any]:
         architecture = scenario.architecture
         return {
-            "victim": settled(self._victim.config(scenario.dataset.name), self.compute),
+            "victim": settled(
+                self._victim.config(scenario.dataset.name, scenario.poison.attack.name),
+                self.compute,
+            ),
             "architecture": {"options": architecture, **architecture.identity()},
         }
 

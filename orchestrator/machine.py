@@ -149,7 +149,9 @@ class Shares:
         classes, side, channels, images = (
             (facts.classes, facts.side, facts.channels, facts.train_count) if facts else UNKNOWN_SET
         )
-        usual = self._study.victim.config(scenario.dataset.name).batch_size
+        usual = self._study.victim.config(
+            scenario.dataset.name, scenario.poison.attack.name
+        ).batch_size
         need = worker_bytes(
             scenario.architecture,
             classes=classes,

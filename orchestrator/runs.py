@@ -249,7 +249,12 @@ def _made(study: Study, scenario: Scenario) -> dict[str, Any]:
     options |= {"attack.source": choice.source, "victim_imported": scenario.source is not None}
     if scenario.source is not None:
         return options
-    return {**dataclasses.asdict(study.victim.config(scenario.dataset.name)), **options}
+    return {
+        **dataclasses.asdict(
+            study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
+        ),
+        **options,
+    }
 
 
 def _settled(study: Study) -> dict[str, Any]:

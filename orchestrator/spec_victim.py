@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,19 @@ def read_victim(node: Node, grid: Combinations | None, found: Findings) -> Victi
 def _check_recipe(
     node: Node, recipe: VictimRecipe, grid: Combinations | None, found: Findings
 ) -> None:
-    """Note what forbids a recipe for one of the datasets."""
-    names = [] if grid is None else [item.value.name for item in grid.axes.by_name["dataset"].items]
-    for name in dict.fromkeys(names):
+    """Note what forbids a recipe for one of the datasets and attacks."""
+    if grid is None:
+        return
+    datasets = {item.value.name for item in grid.axes.by_name["dataset"].items}
+    attacks = {item.value.attack.name for item in grid.axes.by_name["attack"].items}
+    messages = set()
+    for dataset, attack in product(datasets, attacks):
         try:
-            recipe.config(name)
+            recipe.config(dataset, attack)
         except ValueError as error:
-            found.add(node, str(error))
+            messages.add(str(error))
+    for message in sorted(messages):
+        found.add(node, message)
 
 
 def _read_imports(

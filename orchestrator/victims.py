@@ -98,7 +98,7 @@ class Victims:
         started = time.perf_counter()
         scene = Scene(
             blueprint=self._materials.blueprint(scenario),
-            recipe=self._recipe.config(scenario.dataset.name),
+            recipe=self._recipe.config(scenario.dataset.name, scenario.poison.attack.name),
             images=self._materials.images(scenario.dataset),
             seed=scenario.seed,
             device=self._device,
@@ -159,7 +159,7 @@ class Victims:
         self, scenario: Scenario, key: str, learned: Learned
     ) -> Making[tuple[Weights, Learned]]:
         started = time.perf_counter()
-        config = self._recipe.config(scenario.dataset.name)
+        config = self._recipe.config(scenario.dataset.name, scenario.poison.attack.name)
         run = train_victim(
             config,
             self._materials.blueprint(scenario),

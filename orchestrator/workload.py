@@ -53,7 +53,9 @@ class Workload:
     def helper(self, item: HelperItem) -> Load:
         """Return the load of what attacks train first."""
         train, _ = self.counts(item.scenario)
-        config = self._plan.study.victim.config(item.scenario.dataset.name)
+        config = self._plan.study.victim.config(
+            item.scenario.dataset.name, item.scenario.poison.attack.name
+        )
         return Load(
             trained=item.helper.cost(config) * train,
             tested=0.0,
@@ -64,7 +66,7 @@ class Workload:
     def victim(self, scenario: Scenario) -> Load:
         """Return the load of a victim and its evaluation; an imported one is only evaluated."""
         train, test = self.counts(scenario)
-        config = self._plan.study.victim.config(scenario.dataset.name)
+        config = self._plan.study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
         epochs = config.epochs if scenario.source is None else 0
         return Load(
             trained=epochs * train,

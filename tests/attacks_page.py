@@ -28,6 +28,15 @@ list of lists does. Every attack also takes
   or `after_augmentation`: every view carries all of it;
 - `source`: the classes of `source_specific`.
 
+`victim: {recipe: backdoorbench}` trains the victims of `wanet`, `bpp`, `lira` and `input_aware` at
+the rates of BackdoorBench's own loops for these: 0.01, a tenth after each 100 epochs (`lira`: 50),
+with the last short batch of an epoch. `lira` has 50 epochs, after the 50 along with its generator.
+`input_aware` has 25 fewer than the dataset's other attacks: those go to its mask network. The
+augmentation of `wanet`, `bpp` and `lira` differs. There, a whole batch has one crop (padding 5, in
+80 % of batches), one rotation (within 10°, in half of them) and, on CIFAR-10, one flip: after the
+stamp of `wanet` and `bpp`, before that of `lira`. Here, each image has a crop and flip of its own,
+as its dataset says. Nor has `lira` any weight decay there while its generator is trained.
+
 What a trained trigger needs first (a clean model, an encoder) is a stage of its own: trained once
 per dataset, seed and, where it looks at the victim, architecture. What these attacks reach:
 [attacks.md](attacks.md). How to add one: [adding-an-attack.md](adding-an-attack.md).

@@ -22,6 +22,7 @@ class VictimSchedule(StrEnum):
     ONE_CYCLE = "one_cycle"  # up to `lr` in a straight line, then half a cosine down to 0
     COSINE = "cosine"  # half a cosine, in a step per epoch
     PLATEAU = "plateau"  # a tenth whenever the training loss has not fallen for ten epochs
+    STEPS = "steps"  # a tenth after each `period`
     CONSTANT = "constant"
 
 
@@ -35,7 +36,8 @@ class VictimConfig:
         lr: Learning rate: the peak of the cycle, or the start of another schedule.
         schedule: How the rate changes.
         warmup: Fraction of the training in which ``one_cycle`` rises.
-        period: Epochs after which ``cosine`` is at 0; by default `epochs`.
+        period: Epochs after which ``cosine`` is at 0, or ``steps`` falls to a tenth each time;
+            by default `epochs`.
         momentum: Of SGD.
         nesterov: Whether in Nesterov's form.
         weight_decay: L2 penalty on all parameters.
@@ -85,6 +87,8 @@ class VictimConfig:
             return self.lr * (1 + cos(pi * (done - self.warmup) / (1 - self.warmup))) / 2
         if self.schedule is VictimSchedule.COSINE:
             return self.lr * (1 + cos(pi * int(elapsed) / (self.period or self.epochs))) / 2
+        if self.schedule is VictimSchedule.STEPS:
+            return self.lr * 0.1 ** (int(elapsed) // (self.period or self.epochs))
         return self.lr
 
 

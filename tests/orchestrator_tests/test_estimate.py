@@ -195,7 +195,7 @@ def test_a_new_study_is_timed_here_and_now(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     began = process_time()
     run = train_victim(
-        study.victim.config("digits"),
+        study.victim.config("digits", "badnets"),
         blueprint_of(scenario, images),
         scenario.poison,
         images,

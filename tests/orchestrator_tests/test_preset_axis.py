@@ -200,4 +200,4 @@ def test_a_recipe_and_its_changes() -> None:
     study = load(f"{SMALL}victim: {{recipe: backdoorbench, epochs: 5, lr: 2e-2}}\n")
     changes = {"epochs": 5, "lr": 0.02}
     assert study.victim == VictimRecipe(recipe=Recipe.BACKDOORBENCH, changes=changes)
-    assert study.victim.config("gtsrb").period is None
+    assert study.victim.config("gtsrb", "badnets").period is None

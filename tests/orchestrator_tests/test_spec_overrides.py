@@ -37,7 +37,7 @@ def test_overrides() -> None:
         AttackChoice(attack=Blended(alpha=0.4), labels=LabelRule.ALL_TO_ONE),
     )
     assert (study.grid.seeds, study.grid.poison_ratios) == ((3, 4), (0.05,))
-    assert study.victim.config("digits").epochs == 7
+    assert study.victim.config("digits", "badnets").epochs == 7
     assert study.prune.setting == PrunerChoice(
         pruner="wilcoxon", arguments={"p_threshold": 0.05, "n_startup_steps": 7}
     )

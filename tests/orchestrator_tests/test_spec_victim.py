@@ -31,7 +31,7 @@ def test_a_recipe_with_changes() -> None:
     assert study.victim == VictimRecipe(
         recipe=Recipe.BACKDOORBENCH, changes={"epochs": 7, "lr": 0.02}
     )
-    config = study.victim.config("cifar10")
+    config = study.victim.config("cifar10", "badnets")
     assert (config.epochs, config.lr, config.nesterov) == (7, 0.02, False)
     assert config.schedule is VictimSchedule.COSINE
     assert study.victim_rule.min_acc == 0.9

@@ -53,7 +53,7 @@ def images(plan: Plan) -> Any:
 def victim(plan: Plan, images: Any) -> Weights:
     scenario = plan.scenarios[0]
     blueprint = blueprint_of(scenario, images)
-    config = VICTIM.config(scenario.dataset.name)
+    config = VICTIM.config(scenario.dataset.name, scenario.poison.attack.name)
     run = train_victim(config, blueprint, scenario.poison, images, scenario.seed, CPU)
     assert [epoch.number for epoch in run.epochs] == [1, 2]
     return run.classifier.weights()
@@ -97,7 +97,7 @@ def test_the_victim_is_what_its_stages_give(
     finding = made.findings.victim(plan.scenarios[0])
     assert finding is not None
     assert finding.evaluation == alone(plan.trials[0])["before"]
-    assert len(finding.training) == VICTIM.config("digits").epochs
+    assert len(finding.training) == VICTIM.config("digits", "badnets").epochs
 
 
 def test_every_trial_is_what_its_stages_give(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from ulrl.attacks import ATTACKS
 from ulrl.precision import Precision
 from ulrl.recipes import Recipe, VictimRecipe
 from ulrl.supervised import VictimConfig, VictimSchedule
@@ -31,7 +32,7 @@ BENCH = VictimRecipe(recipe=Recipe.BACKDOORBENCH)
 
 @pytest.mark.parametrize("dataset", TABLE)
 def test_backdoorbench(dataset: str) -> None:
-    config = BENCH.config(dataset)
+    config = BENCH.config(dataset, "badnets")
     for name, value in (EVERYWHERE | TABLE[dataset]).items():
         assert getattr(config, name) == value, name
 
@@ -45,15 +46,50 @@ def test_backdoorbench(dataset: str) -> None:
     ],
 )
 def test_its_first_and_last_rates(dataset: str, first: float, last: float) -> None:
-    config = BENCH.config(dataset)
+    config = BENCH.config(dataset, "badnets")
     assert config.rate(0.5) == pytest.approx(first)
     assert config.rate(config.epochs - 0.5) == pytest.approx(last, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("attack", "dataset", "epochs", "last"),
+    [
+        ("wanet", "cifar10", 100, 0.01),  # the first fall is at the end
+        ("bpp", "gtsrb", 50, 0.01),
+        ("wanet", "tiny_imagenet", 200, 0.001),
+        ("input_aware", "cifar10", 75, 0.01),  # 25 of its 100 are the mask's
+        ("input_aware", "gtsrb", 25, 0.01),
+        ("input_aware", "tiny_imagenet", 175, 0.001),
+        ("lira", "cifar10", 50, 0.01),  # and 50 before, with the generator
+    ],
+)
+def test_attacks_with_loops_of_their_own(
+    attack: str, dataset: str, epochs: int, last: float
+) -> None:
+    config = BENCH.config(dataset, attack)
+    assert config.epochs == epochs
+    assert config.rate(0.5) == 0.01
+    assert config.rate(epochs - 0.5) == pytest.approx(last)
+    assert not config.drop_last
+    assert (config.batch_size, config.momentum, config.weight_decay) == (128, 0.9, 5e-4)
+
+
+def test_other_attacks_are_trained_alike_and_the_fast_recipe_knows_no_attack() -> None:
+    for attack in sorted(set(ATTACKS) - {"wanet", "bpp", "input_aware", "lira"}):
+        assert BENCH.config("cifar10", attack) == BENCH.config("cifar10", "badnets")
+    assert all(VictimRecipe().config("cifar10", attack) == VictimConfig() for attack in ATTACKS)
+
+
+def test_a_study_may_shorten_an_attacks_own_loop() -> None:
+    recipe = VictimRecipe(recipe=Recipe.BACKDOORBENCH, changes={"epochs": 10})
+    assert recipe.config("cifar10", "input_aware").epochs == 10
+    assert recipe.config("tiny_imagenet", "wanet").rate(9.5) == 0.01
+
+
 @pytest.mark.parametrize("dataset", TABLE)
 def test_fast_is_the_defaults_on_every_dataset(dataset: str) -> None:
-    assert VictimRecipe().config(dataset) == VictimConfig()
-    assert VictimRecipe.of(epochs=3).config(dataset) == VictimConfig(epochs=3)
+    assert VictimRecipe().config(dataset, "badnets") == VictimConfig()
+    assert VictimRecipe.of(epochs=3).config(dataset, "badnets") == VictimConfig(epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +103,7 @@ def test_fast_is_the_defaults_on_every_dataset(dataset: str) -> None:
 def test_what_a_study_says_goes_before_the_recipe(
     changes: dict[str, Any], period: int | None
 ) -> None:
-    config = VictimRecipe(recipe=Recipe.BACKDOORBENCH, changes=changes).config("gtsrb")
+    config = VictimRecipe(recipe=Recipe.BACKDOORBENCH, changes=changes).config("gtsrb", "badnets")
     assert (config.period, config.schedule) == (period, VictimSchedule.COSINE)
     for name, value in changes.items():
         assert getattr(config, name) == value
@@ -79,6 +115,6 @@ def test_what_a_study_says_goes_before_the_recipe(
 def test_changes_are_checked_with_the_recipe() -> None:
     """Without momentum BackdoorBench's is fine, and the fast one's Nesterov form is not."""
     bench = VictimRecipe(recipe=Recipe.BACKDOORBENCH, changes={"momentum": 0.0})
-    assert bench.config("cifar10").momentum == 0
+    assert bench.config("cifar10", "badnets").momentum == 0
     with pytest.raises(ValueError, match="nesterov wants a momentum above 0; got 0"):
-        VictimRecipe.of(momentum=0.0).config("cifar10")
+        VictimRecipe.of(momentum=0.0).config("cifar10", "badnets")

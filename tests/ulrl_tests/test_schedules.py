@@ -120,6 +120,13 @@ def test_a_cosine_without_a_period_ends_at_nothing() -> None:
     assert rates == pytest.approx(expected, abs=1e-12)
 
 
+def test_steps_fall_to_a_tenth_after_each_period() -> None:
+    config = VictimConfig(epochs=250, lr=0.5, schedule=VictimSchedule.STEPS, period=100)
+    rates = [config.rate(elapsed) for elapsed in (0.0, 99.99, 100.0, 199.5, 200.0, 249.9)]
+    assert rates == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005, 0.005])
+    assert VictimConfig(epochs=9, lr=0.5, schedule=VictimSchedule.STEPS).rate(8.99) == 0.5
+
+
 @pytest.mark.parametrize("schedule", [VictimSchedule.CONSTANT, VictimSchedule.PLATEAU])
 def test_a_rate_that_the_clock_does_not_change(schedule: VictimSchedule) -> None:
     config = VictimConfig(lr=0.3, schedule=schedule)
