@@ -68,7 +68,8 @@ def other_value(value: Any) -> Any:
     if isinstance(value, float):
         return value * 0.5 if value else 0.25
     if isinstance(value, tuple):
-        return (*value, 15)
+        channels = bool(value) and all(isinstance(part, float) for part in value)
+        return tuple(map(other_value, value)) if channels else (*value, 15)
     raise TypeError(value)
 
 
