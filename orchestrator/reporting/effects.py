@@ -19,6 +19,7 @@ from orchestrator.reporting.figures import (
 )
 from orchestrator.reporting.heatmap import Cell, cell_scales, draw_cells
 from orchestrator.reporting.importance import EXACT, FANOVA, PED_ANOVA, Importance
+from orchestrator.reporting.main_effects import MainEffect
 from orchestrator.reporting.marginals import METRICS, Marginal
 from orchestrator.reporting.naming import distinct, setting_text
 from orchestrator.reporting.results import Setting, Trial
@@ -75,18 +76,28 @@ def draw_sampled(trials: Sequence[Trial], axes: Sequence[Axis]) -> Drawing:
     return sheet.finish()
 
 
-def draw_importance(found: Sequence[Importance]) -> Drawing:
-    """Draw each axis's share by each measure, with its uncertainty."""
+def effect_text(effect: MainEffect) -> str:
+    """Return a main effect in points, with its p."""
+    return f"{100 * effect.size:.1f} points, p = {effect.p_value:.2g}"
+
+
+def draw_importance(found: Sequence[Importance], effects: Sequence[MainEffect]) -> Drawing:
+    """Draw each axis's share by each measure with its bar, and its main effect beside it."""
     axes = distinct(entry.axis for entry in found)
     measures = distinct(entry.measure for entry in found)
     left, below = room(axes), 30 + 14.0 * len(measures)
-    sheet = Sheet(rows=1, columns=1, width=left + 290, height=24 + below + 40.0 * len(axes))
+    sheet = Sheet(rows=1, columns=1, width=left + 430, height=24 + below + 40.0 * len(axes))
     down = Scale(low=len(axes) - 0.5, high=-0.5)
-    panel = sheet.panel(0, 0, (left, below, 12, 24), Scale(low=-0.03, high=1.03), down)
+    panel = sheet.panel(0, 0, (left, below, 152, 24), Scale(low=-0.03, high=1.03), down)
     panel.title("Share of the axes' main effects")
     panel.ticks("y", [(float(place), short(axis)) for place, axis in enumerate(axes)])
     panel.ticks("x", [(place / 5, f"{place / 5:.1f}") for place in range(6)])
     panel.frame(left=False)
+    for effect in effects:
+        height = float(axes.index(effect.axis))
+        panel.text(1.03, height, effect_text(effect), dx=8, dy=-6, anchor="start")
+        if effect.is_noise:
+            panel.text(1.03, height, "not distinguishable from noise", dx=8, dy=6, anchor="start")
     for number, measure in enumerate(measures):
         mark, colour = _MEASURES[measure]
         offset = 0.24 * (number - (len(measures) - 1) / 2)

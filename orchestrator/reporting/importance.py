@@ -1,23 +1,23 @@
 """How much each axis matters, by three measures that answer different questions.
 
-Each is taken of the settings' means over scenarios, and its uncertainty from resampled
-scenarios. The exact ANOVA needs a complete grid; Optuna's two measures do not.
+Each is taken of the settings' means over scenarios. The exact ANOVA needs a complete grid;
+Optuna's two measures do not. Uncertainty is from resamples, but for fANOVA: as many forests as a
+95 % range needs take minutes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
+from orchestrator.inference import resampled
 from orchestrator.reporting.axes import Axis
 from orchestrator.reporting.blocks import Block, Floats
-from orchestrator.reporting.variance import as_grid
+from orchestrator.reporting.variance import as_grid, bar
 
 EXACT, FANOVA, PED_ANOVA = "exact ANOVA", "Optuna fANOVA", "Optuna PED-ANOVA"
-RESAMPLES = {EXACT: 500, FANOVA: 16, PED_ANOVA: 60}
-_FOREST_WORK = 640  # settings × resamples that fANOVA may take, 20 ms each
+RESAMPLES = {EXACT: 500, FANOVA: 0, PED_ANOVA: 200}
 FEWEST_SETTINGS = 4
+FEWEST_FOR_PED_ANOVA = 50  # of which the best tenth are five, as Optuna's documentation asks
 
 Shares = Mapping[str, float]  # by the axis's name
 
@@ -28,8 +28,9 @@ class Importance:
 
     Attributes:
         share: Of all axes' main effects by this measure, in [0, 1].
-        low, high: The middle 95 % of what resampled scenarios give; None with fewer than three.
-        resamples: How many of those there were.
+        low, high: The middle 95 % of what resamples give (see `orchestrator.inference`), widened
+            to hold the share; None where there are none.
+        resamples: How many there were.
     """
 
     axis: str
@@ -46,26 +47,22 @@ def importances(block: Block, axes: Sequence[Axis], *, maximise: bool) -> list[I
     `block` must be whole. Axes of which it has a single value are left out. Nothing is returned
     for a single axis, or for so few settings that any answer would be noise.
     """
-    axes = _present(block, axes)
+    axes = present(block, axes)
     if len(axes) < 2 or len(block.settings) < FEWEST_SETTINGS or not block.whole:
         return []
     found = []
+    attacks = [scenario.family.attack for scenario in block.scenarios]
     for measure, shares_of in _measures(block, axes, maximise=maximise).items():
         shares = shares_of(block.values)
         if shares is None:
             continue
         draws = [
             drawn
-            for rows in _resampled(len(block.scenarios), _resamples(measure, block))
+            for rows in resampled(attacks, RESAMPLES[measure])
             if (drawn := shares_of(block.values[rows])) is not None
         ]
         for axis in axes:
-            bounds = (
-                np.quantile([drawn[axis.name] for drawn in draws], (0.025, 0.975))
-                if draws
-                else (None, None)
-            )
-            low, high = (None if bound is None else float(bound) for bound in bounds)
+            low, high = bar([drawn[axis.name] for drawn in draws], shares[axis.name])
             found.append(
                 Importance(
                     axis=axis.name,
@@ -79,7 +76,7 @@ def importances(block: Block, axes: Sequence[Axis], *, maximise: bool) -> list[I
     return found
 
 
-def _present(block: Block, axes: Sequence[Axis]) -> list[Axis]:
+def present(block: Block, axes: Sequence[Axis]) -> list[Axis]:
     """Return the axes with the values that the block's settings have, if there are several."""
     settings = [dict(setting) for setting in block.settings]
     there = {axis.name: {setting[axis.name] for setting in settings} for axis in axes}
@@ -109,7 +106,10 @@ def _measures(
     measures: dict[str, Callable[[Floats], Shares | None]] = {}
     if as_grid(block, axes) is not None:
         measures[EXACT] = lambda values: _exact(block, axes, values)
-    return measures | {FANOVA: by_optuna("fanova"), PED_ANOVA: by_optuna("ped_anova")}
+    measures[FANOVA] = by_optuna("fanova")
+    if len(block.settings) >= FEWEST_FOR_PED_ANOVA:
+        measures[PED_ANOVA] = by_optuna("ped_anova")
+    return measures
 
 
 def _point(setting: Sequence[tuple[str, str]], axes: Sequence[Axis]) -> dict[str, float | str]:
@@ -133,16 +133,3 @@ def _exact(block: Block, axes: Sequence[Axis], values: Floats) -> Shares | None:
     }
     total = sum(effects.values())
     return {name: effect / total for name, effect in effects.items()} if total > 1e-18 else None
-
-
-def _resamples(measure: str, block: Block) -> int:
-    """Return how many resamples a measure is worth: a forest of many settings takes long."""
-    most = RESAMPLES[measure]
-    return min(most, max(6, _FOREST_WORK // len(block.settings))) if measure == FANOVA else most
-
-
-def _resampled(scenarios: int, resamples: int) -> list[list[int]]:
-    if scenarios < 3:
-        return []
-    random = np.random.default_rng(0)
-    return [random.integers(scenarios, size=scenarios).tolist() for _ in range(resamples)]

@@ -13,8 +13,18 @@ from orchestrator.reporting.effects import (
     draw_marginals,
     draw_sampled,
     draw_variance,
+    effect_text,
 )
-from orchestrator.reporting.importance import EXACT, FANOVA, PED_ANOVA, Importance, importances
+from orchestrator.reporting.importance import (
+    EXACT,
+    FANOVA,
+    FEWEST_FOR_PED_ANOVA,
+    PED_ANOVA,
+    Importance,
+    importances,
+    present,
+)
+from orchestrator.reporting.main_effects import MainEffect, main_effects
 from orchestrator.reporting.marginals import METRICS, Marginal, left_out, marginals
 from orchestrator.reporting.naming import distinct, value_text
 from orchestrator.reporting.page import FigureView, Sensitivity
@@ -24,6 +34,8 @@ from orchestrator.reporting.summary import Outcome, column_of, sound
 from orchestrator.reporting.tables import csv_text
 from orchestrator.reporting.variance import Part, as_grid, decompose
 from orchestrator.reporting.wording import NOTHING, difference_text
+
+RESAMPLED = "of attacks and then of their scenarios, or of the scenarios of a single attack"
 
 
 def sensitivity(drafts: Drafts) -> Sensitivity:
@@ -115,20 +127,31 @@ def _importance(
         if EXACT in measures
         else "No exact ANOVA: the settings done everywhere are no complete grid. "
     )
-    resamples = "; ".join(f"{number} for {name}" for name, number in measures.items())
-    bars = (
-        f"Bars: the middle 95 % over resampled scenarios ({resamples})."
-        if any(measures.values())
-        else "Fewer than three scenarios: no uncertainty."
+    ped_anova = (
+        "how much an axis decides whether a setting is among the best tenth"
+        if PED_ANOVA in measures
+        else f"left out, for the best tenth of {len(part.settings)} settings is too few; it needs "
+        f"{FEWEST_FOR_PED_ANOVA} settings"
     )
+    resamples = "; ".join(f"{number} for {name}" for name, number in measures.items() if number)
+    bars = (
+        f"Bars: the middle 95 % over resamples, {RESAMPLED} ({resamples}). They hold for a share "
+        f"among axes, not for whether an axis matters at all."
+        if resamples
+        else "No bars: there are too few attacks, or scenarios of one attack, to resample."
+    )
+    effects = main_effects(part, present(part, axes))
+    censored = _censored(drafts) if part.values.size < block.values.size else ""
     notes["importance"] = (
         f"Of mean {drafts.summary.objective.upper()} on the report half, over {_rests_on(part)}"
-        f"{_lost(block, part)}. {exact}{FANOVA}: the same from a random forest. {PED_ANOVA}: how "
-        f"much an axis decides whether a setting is among the best tenth. The measures answer "
-        f"different questions and need not agree. {bars}"
+        f"{_lost(block, part)}.{censored} {exact}{FANOVA}: the same from a random forest, without "
+        f"bars. {PED_ANOVA}: {ped_anova}. The measures answer different questions and need not "
+        f"agree. {_sizes(effects)} {bars}"
     )
-    text = csv_text(list(Importance.__dataclass_fields__), map(asdict, found))
-    return drafts.keep("importance", draw_importance(found), text)
+    columns = [*Importance.__dataclass_fields__, "main_effect", "p_value"]
+    by_axis = {e.axis: {"main_effect": e.size, "p_value": e.p_value} for e in effects}
+    text = csv_text(columns, (asdict(entry) | by_axis[entry.axis] for entry in found))
+    return drafts.keep("importance", draw_importance(found, effects), text)
 
 
 def _variance(
@@ -151,10 +174,12 @@ def _variance(
         f"{len(whole.settings)} settings are done (of {len(block.scenarios)}). On the diagonal "
         f"what each factor explains by itself, below it what two explain only together; "
         f"interactions of three or more have the other {100 * rest.share:.1f} %. Small: the middle "
-        f"95 % over resampled attacks and, within them, scenarios; of a single attack over its "
-        f"resampled scenarios; none for fewer than three of either. A scenario's "
-        f"interaction with an axis says how much the best value depends on the scenario."
+        f"95 % over resamples, {RESAMPLED}; none for fewer than three. A scenario's "
+        f"interaction with an axis says how much the best value depends on the scenario. Shares "
+        f"are exact for these trials; noise has its share too. {_sizes(main_effects(whole, axes))}"
     )
+    if len(whole.scenarios) < len(block.scenarios):
+        notes["variance"] += _censored(drafts)
     rows = (asdict(part) | {"factors": " × ".join(part.factors) or "rest"} for part in parts)
     text = csv_text(list(Part.__dataclass_fields__), rows)
     return drafts.keep("variance", draw_variance(parts), text)
@@ -165,6 +190,22 @@ def _rests_on(part: Block) -> str:
     return f"{settings} that are all done in {count(len(part.scenarios), 'scenario')}"
 
 
+def _sizes(effects: Sequence[MainEffect]) -> str:
+    """Return how large main effects are and which of them are noise."""
+    sizes = "; ".join(f"{e.axis} {effect_text(e)}" for e in effects)
+    noise = [e.axis for e in effects if e.is_noise]
+    which = ""
+    if len(noise) == len(effects):
+        which = " No axis is distinguishable from noise, so no share of theirs says anything."
+    elif noise:
+        which = f" Not distinguishable from noise: {', '.join(noise)}."
+    return (
+        f"Main effects (standard deviation over the axis's values, and p of a permutation test of "
+        f"whether the axis does anything in these scenarios, adjusted by Holm for "
+        f"{count(len(effects), 'test')}): {sizes}.{which}"
+    )
+
+
 def _lost(block: Block, part: Block) -> str:
     settings = len(block.settings) - len(part.settings)
     scenarios = len(block.scenarios) - len(part.scenarios)
@@ -173,6 +214,17 @@ def _lost(block: Block, part: Block) -> str:
     if not told:
         return ""
     return f" (left out, being pruned, failed or pending somewhere: {' and '.join(told)})"
+
+
+def _censored(drafts: Drafts) -> str:
+    """Return what pruning does to shares, if it did anything."""
+    if not drafts.summary.counts["pruned"]:
+        return ""
+    return (
+        " Pruned settings are the bad ones: where settings are left out, the shares of the axes "
+        "that made them bad are too small; where scenarios are left out, the others are those "
+        "before the prunings."
+    )
 
 
 def _done_csv(drafts: Drafts, trials: Sequence[Trial]) -> str:

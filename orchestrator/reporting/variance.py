@@ -49,16 +49,24 @@ def decompose(block: Block, axes: Sequence[Axis]) -> list[Part]:
     sets += [*itertools.combinations(range(len(names)), 2)]
     shares = _shares(grid, sets)
     draws = _resampled(block, grid, sets)
-    bounds = (
-        np.quantile(draws, (0.025, 0.975), axis=0).T.tolist()
-        if len(draws)
-        else [(None, None)] * len(shares)
-    )
+    bounds = [bar([draw[place] for draw in draws], share) for place, share in enumerate(shares)]
     factors = [*(tuple(names[place] for place in chosen) for chosen in sets), ()]
     return [
         Part(factors=factor, share=share, low=low, high=high)
         for factor, share, (low, high) in zip(factors, shares, bounds, strict=True)
     ]
+
+
+def bar(draws: Sequence[float], share: float) -> tuple[float, float] | tuple[None, None]:
+    """Return the middle 95 % of draws, widened to hold the share itself; None without draws.
+
+    A resample repeats scenarios, so it has more noise than the data. Where a share is near 0 or
+    1 all resamples can lie on one side of it.
+    """
+    if not draws:
+        return None, None
+    low, high = np.quantile(draws, (0.025, 0.975)).tolist()
+    return min(low, share), max(high, share)
 
 
 def as_grid(block: Block, axes: Sequence[Axis]) -> Floats | None:

@@ -15,7 +15,7 @@ from scipy import stats
 from orchestrator.report import write_report
 from orchestrator.reporting.axes import is_grid, setting_axes
 from orchestrator.reporting.blocks import Block, block_of, complete_part, complete_scenarios
-from orchestrator.reporting.importance import EXACT, FANOVA, PED_ANOVA, importances
+from orchestrator.reporting.importance import EXACT, FANOVA, importances
 from orchestrator.reporting.results import Results, read_results
 from orchestrator.reporting.summary import sound, summarise
 from orchestrator.reporting.variance import decompose
@@ -178,14 +178,16 @@ def test_exact_importance_is_the_variance_of_marginal_means(tmp_path: Path) -> N
     for axis, effect in effects.items():
         assert exact[axis].share == pytest.approx(effect / total, rel=1e-9)
     by_measure = pd.DataFrame(map(vars, found)).groupby("measure")["share"].sum()
-    assert by_measure.to_dict() == pytest.approx(dict.fromkeys((EXACT, FANOVA, PED_ANOVA), 1))
-    # The bounds against a bootstrap of its own.
-    frame["scenario"] = frame[SCENARIO].astype(str).agg("|".join, axis=1)
-    wide = frame.pivot_table(index="scenario", columns=AXES, values="der_report")
+    assert by_measure.to_dict() == pytest.approx(dict.fromkeys((EXACT, FANOVA), 1))
+    # The bounds against a bootstrap of its own: of attacks, then of their seeds.
+    wide = frame.pivot_table(index=["attack", "seed"], columns=AXES, values="der_report")
+    attacks = frame["attack"].unique()
     random = np.random.default_rng(5)
     draws = []
     for _ in range(800):
-        drawn = wide.iloc[random.integers(len(wide), size=len(wide))].mean()
+        chosen = random.choice(attacks, len(attacks))
+        pairs = [(attack, seed) for attack in chosen for seed in random.integers(2, size=2)]
+        drawn = wide.loc[pairs].mean()
         parts = [drawn.groupby(level=axis).mean().var(ddof=0) for axis in AXES]
         draws.append(parts[0] / sum(parts))
     low, high = np.quantile(draws, (0.025, 0.975))
@@ -229,8 +231,8 @@ def test_every_measure_finds_the_only_axis_that_matters(tmp_path: Path) -> None:
     results = read_results_unchecked(tmp_path, rows)
     found = importances(block(results), setting_axes(results), maximise=True)
     shares = {(entry.measure, entry.axis): entry.share for entry in found}
-    assert len(shares) == 6
-    for measure in (EXACT, FANOVA, PED_ANOVA):
+    assert len(shares) == 4
+    for measure in (EXACT, FANOVA):
         assert shares[measure, "unlearn_threshold"] > 0.99
     assert all(entry.low == pytest.approx(entry.high) for entry in found if entry.measure == EXACT)
     (single, *_) = decompose(block(results), setting_axes(results))
@@ -259,9 +261,11 @@ def test_pruned_trials_are_left_out_of_importance_and_it_says_so(tmp_path: Path)
     assert shape(part) == (6, 8)
     assert (
         "over 8 settings that are all done in 6 scenarios (left out, being pruned, failed or "
-        "pending somewhere: 1 setting). No exact ANOVA: the settings done everywhere are no "
-        "complete grid."
+        "pending somewhere: 1 setting). Pruned settings are the bad ones: where settings are left "
+        "out, the shares of the axes that made them bad are too small;"
     ) in html
+    assert "No exact ANOVA: the settings done everywhere are no complete grid." in html
+    assert "left out, for the best tenth of 8 settings is too few; it needs 50 settings" in html
     assert "over the 3 scenarios in which all 9 settings are done (of 6)" in html
 
 
@@ -270,10 +274,14 @@ def test_an_axis_whose_other_value_was_pruned_everywhere_is_left_out(tmp_path: P
     for row in rows:
         if row["alpha"] == 0.7:
             unfinish(row, "pruned")
-    write_report(write_study(tmp_path, rows))
+    html = write_report(write_study(tmp_path, rows)).read_text(encoding="utf-8")
     shown = pd.read_csv(tmp_path / "figures" / "importance.csv")
     assert set(shown["axis"]) == {*AXES, "preset"}
-    assert set(shown["measure"]) == {EXACT, FANOVA, PED_ANOVA}
+    assert set(shown["measure"]) == {EXACT, FANOVA}
+    text = html.partition("Main effects (")[2].partition("</p>")[0]
+    for axis, group in shown.groupby("axis"):
+        (size,), (p,) = group["main_effect"].unique(), group["p_value"].unique()
+        assert f"{axis} {100 * size:.1f} points, p = {p:.2g}" in text
 
 
 def test_the_front_is_what_no_trial_beats(study: Path, done: pd.DataFrame) -> None:
@@ -303,7 +311,7 @@ def test_settings_that_were_sampled_are_points(tmp_path: Path) -> None:
     assert "Settings were sampled, so none shares its values" in html
     assert "no exact analysis of variance" in html
     shown = pd.read_csv(tmp_path / "figures" / "importance.csv")
-    assert set(shown["measure"]) == {FANOVA, PED_ANOVA}
+    assert set(shown["measure"]) == {FANOVA}
     drawn = (tmp_path / "figures" / "surfaces-all.svg").read_text(encoding="utf-8")
     assert drawn.count("<title>") == 3 * 25
     frame = pd.read_csv(tmp_path / "results.csv")
