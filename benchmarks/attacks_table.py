@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.entries import HELPER
 from orchestrator.keys import KeyRing
 from orchestrator.machine import compute_here
 from orchestrator.materials import Materials
@@ -123,9 +124,9 @@ class _Desk:
         """Yield seed and accuracy, on the report half, of the clean models attacks looked into."""
         for scenario in self._plan.scenarios:
             for helper in scenario.helpers:
-                entry = self._shelf.read("train_helper", self._keys.helper(scenario, helper))
-                if isinstance(helper, BenignModel) and entry is not None:
-                    yield scenario.seed, self._accuracy(scenario, entry.tensors)
+                found = HELPER.read(self._shelf.store, self._keys.helper(scenario, helper))
+                if isinstance(helper, BenignModel) and found is not None:
+                    yield scenario.seed, self._accuracy(scenario, found.content.tensors)
 
     def _accuracy(self, scenario: Scenario, learned: Learned) -> float:
         state = {name.removeprefix("model/"): value for name, value in learned.items()}

@@ -26,7 +26,7 @@ from benchmarks._material import whole
 from benchmarks._official import OfficialLoop
 from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
 from orchestrator.catalogue import Catalogue
-from orchestrator.entries import weights_of
+from orchestrator.entries import ASCENT, VICTIM
 from orchestrator.findings import Findings
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.materials import Materials
@@ -199,8 +199,8 @@ class Surface:
     def counts(self) -> dict[str, Count]:
         """Return what was executed, and what it would be without sharing."""
         keys = self._runs["unlearn"]
-        entries = [self._store.peek("unlearn", key) for key in keys]
-        lengths = [len(one.values["accuracy"]) for one in entries if one is not None]
+        ascents = [ASCENT.peek(self._store, key) for key in keys]
+        lengths = [len(one.content.accuracy) for one in ascents if one is not None]
         stops = [one.scores.stop_epoch for one in scored(self._findings, self.plan.trials)]
         shared = self.executed("relearn")
         return {
@@ -229,12 +229,13 @@ class Surface:
         """Return CPU seconds of an epoch of each phase in the official loop's structure."""
         trial, scenario = self.plan.trials[0], self.plan.scenarios[0]
         materials = Materials()
-        victim = self._store.read("train_victim", self._keys.victim(scenario))
+        blueprint = materials.blueprint(scenario)
+        victim = VICTIM.read(self._store, self._keys.victim(scenario), blueprint)
         if victim is None:
             raise RuntimeError("the victim comes first")
         loop = OfficialLoop(
             trial.hyperparameters,
-            weights_of(victim, materials.blueprint(scenario)),
+            victim.content.of(blueprint),
             materials.clean(trial),
             whole(materials.tests(scenario, {})),
             self._folder,

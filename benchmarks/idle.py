@@ -9,17 +9,31 @@ from functools import partial
 
 import torch
 
+from orchestrator.entries import (
+    ASCENT,
+    EVALUATION,
+    RELEARNING,
+    SCORES,
+    VICTIM,
+    StoredAscent,
+    StoredEvaluation,
+    StoredRelearning,
+    StoredScores,
+    StoredVictim,
+)
 from orchestrator.plan import Scenario, Trial
-from orchestrator.store import Entry
 from orchestrator.work import Item, Progress, StageRun, VictimItem
 from orchestrator.workshop import Workshop, ascent_entry
 from ulrl.datasets import Treatment
+from ulrl.evaluation import Evaluation
+from ulrl.metrics import Metrics
 from ulrl.models import Blueprint, Weights
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.resetting import Suspects
 from ulrl.scoring import NeuronScores, ScoreConfig
 
 EPOCHS = 20  # points of a made-up curve
+TRAINING = ((0.5, 0.9),) * EPOCHS
 NOTHING = Weights(
     blueprint=Blueprint(
         architecture=PreActResNet18(),
@@ -40,8 +54,8 @@ class Idle(Workshop):
             return (yield from super().work(item))
         self._shelf.begin()
         key = self._keys.victim(item.scenario)
-        values = {"training": [[0.5, 0.9]] * EPOCHS}
-        self._shelf.keep("train_victim", key, item.scenario, 0.0, values, {})
+        content = StoredVictim(training=TRAINING)
+        self._shelf.keep(VICTIM, key, item.scenario, 0.0, content)
         yield from self._evaluate(item.scenario, key, NOTHING)
         return self.executed
 
@@ -49,36 +63,42 @@ class Idle(Workshop):
         self, trial: Trial, config: ScoreConfig, rules: tuple[ScoreConfig, ...]
     ) -> Generator[Progress, None, NeuronScores]:
         key = self._keys.scores(trial, config)
-        if self._store.read("score_neurons", key) is None:
+        if SCORES.read(self._store, key) is None:
             floor = min(rule.stop_at(10) for rule in rules)
-            ascent = ascent_entry(self._keys.ascent(trial), floor)
-            values = {"curve": [[0.9, 0.5, 0.5]] * 5, "accuracy": [0.5] * 5}
-            run = self._shelf.keep("unlearn", ascent, trial.scenario, 0.0, values, {})
-            values = {
-                "suspects": [0],
-                "layers": ["linear"],
-                "sizes": [10],
-                "movement": ["linear.weight"],
-                "stop_epoch": 2,
-                "stop_accuracy": 0.125,
-                "threshold_reached": True,
-                "diverged": False,
-                "ascent_key": run.key,
-                "ascent_seconds": 0.0,
-                "ascent_study": run.study,
-            }
-            tensors = {
-                "shift": torch.ones(10),
-                "predicted": torch.full((10,), 5),
-                "z": torch.arange(10.0),
-                "movement/linear.weight": torch.arange(8.0).repeat(1, 1),
-            }
-            self._shelf.keep("score_neurons", key, trial.scenario, 0.0, values, tensors)
+            name = ascent_entry(self._keys.ascent(trial), floor)
+            ascent = StoredAscent(
+                before={},
+                after={},
+                kept=(),
+                predicted=torch.full((0, 10), 5),
+                accuracy=(0.5,) * 5,
+                loss=(1.0,) * 5,
+                diverged=False,
+                curve=((0.9, 0.5, 0.5),) * 5,
+            )
+            run = self._shelf.keep(ASCENT, name, trial.scenario, 0.0, ascent)
+            scores = StoredScores(
+                layers=("linear",),
+                sizes=(10,),
+                shift=torch.ones(10),
+                z=torch.arange(10.0),
+                suspects=(0,),
+                movement={"linear.weight": torch.arange(8.0).repeat(1, 1)},
+                stop_epoch=2,
+                stop_accuracy=0.125,
+                predicted=torch.full((10,), 5),
+                threshold_reached=True,
+                diverged=False,
+                ascent_key=run.key,
+                ascent_seconds=0.0,
+                ascent_study=run.study,
+            )
+            self._shelf.keep(SCORES, key, trial.scenario, 0.0, scores)
         return (yield from super()._scores(trial, config, rules))
 
     def _repaired(
         self, trial: Trial, suspects: Suspects, key: str
-    ) -> Generator[Progress, None, Weights | Entry]:
+    ) -> Generator[Progress, None, Weights | Evaluation]:
         del suspects
         find = partial(self._relearned, trial.scenario, key)
         make = partial(self._relearn_at_once, trial.scenario, key)
@@ -86,9 +106,9 @@ class Idle(Workshop):
 
     def _relearn_at_once(
         self, scenario: Scenario, key: str
-    ) -> Generator[Progress, None, Weights | Entry]:
-        values = {"curve": [[0.9, 0.5, 0.5]] * EPOCHS, "training": [[0.5, 0.9]] * EPOCHS}
-        self._shelf.keep("relearn", key, scenario, 0.0, values, {})
+    ) -> Generator[Progress, None, Weights | Evaluation]:
+        content = StoredRelearning(curve=((0.9, 0.5, 0.5),) * EPOCHS, training=TRAINING)
+        self._shelf.keep(RELEARNING, key, scenario, 0.0, content)
         yield Progress(stage="relearn", epoch=EPOCHS, epochs=EPOCHS)
         return NOTHING
 
@@ -97,7 +117,7 @@ class Idle(Workshop):
     ) -> Generator[Progress, None, None]:
         del weights, shown
         key = self._keys.evaluation(model)
-        find = partial(self._store.read, "evaluate", key)
+        find = partial(EVALUATION.read, self._store, key)
         if find() is None:
             make = partial(self._judge_at_once, scenario, model, key)
             yield from self._shelf.once("evaluate", key, find, make)
@@ -106,7 +126,7 @@ class Idle(Workshop):
         self, scenario: Scenario, model: str, key: str
     ) -> Generator[Progress, None, StageRun]:
         asr = 0.9 if model == self._keys.victim(scenario) else 0.1 * int(model[:6], 16) / 16**6
-        half = {"acc": 0.9, "asr": asr, "ra": 0.9 * (1 - asr)}
-        values = {"selection": half, "report": half}
+        half = Metrics(acc=0.9, asr=asr, ra=0.9 * (1 - asr))
         yield from ()
-        return self._shelf.keep("evaluate", key, scenario, 0.0, values, {})
+        content = StoredEvaluation(selection=half, report=half)
+        return self._shelf.keep(EVALUATION, key, scenario, 0.0, content)

@@ -1,6 +1,5 @@
 """The thread that empties the outbox, whatever the server does."""
 
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -9,6 +8,7 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
+from orchestrator.errors import sentence
 from orchestrator.outbox import Outbox, Receipt
 from orchestrator.records import Record
 
@@ -291,10 +291,3 @@ class Courier:
             if self._outbox.arrived(place.name, key):
                 self._queue.pop(key, None)
             self._change.notify_all()
-
-
-def sentence(error: BaseException) -> str:
-    """Return what went wrong, in one short line without credentials."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
-    return re.sub(r"//[^/@\s]*@", "//", text)[:300]

@@ -10,6 +10,14 @@
 import signal
 from collections.abc import Sequence
 
+from orchestrator.address import redacted
+
+
+def sentence(error: BaseException) -> str:
+    """Return what went wrong, in one short line without secrets."""
+    lines = redacted(str(error)).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
+
 
 class Stop(Exception):  # noqa: N818 - an interruption is not an error
     """The command ends early; the text is all that the user needs to read."""

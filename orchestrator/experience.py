@@ -4,14 +4,15 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.entries import PACE, StoredPace
 from orchestrator.errors import Unusable
 from orchestrator.findings import RepairFinding, ScoreFinding, VictimFinding
 from orchestrator.keys import Compute, result_key
 from orchestrator.plan import Plan, Scenario
-from orchestrator.store import Entry, Store
+from orchestrator.store import Store
 from orchestrator.workload import Workload, machine_of
 
-STAGE, VERSION = "pace", 1
+VERSION = 1
 
 
 @dataclass
@@ -83,9 +84,9 @@ def gather(
 def keep(store: Store, compute: Compute, experience: Experience) -> None:
     """Keep paces for later studies; a store that takes none is no error here."""
     for (kind, machine), pace in experience.paces.items():
-        entry = Entry(values={"seconds": pace.seconds, "load": pace.load})
+        content = StoredPace(seconds=pace.seconds, load=pace.load)
         try:
-            store.write(STAGE, _key(kind, machine, compute), entry)
+            PACE.write(store, _key(kind, machine, compute), content)
         except Unusable:
             return
 
@@ -95,13 +96,12 @@ def recall(store: Store, compute: Compute, plan: Plan) -> Experience:
     found = Experience()
     for machine in {machine_of(scenario) for scenario in plan.scenarios}:
         for kind in ("helper", "victim", "ascent", "trial"):
-            entry = store.peek(STAGE, _key(kind, machine, compute))
-            if entry is not None:
-                values = entry.values
-                found.paces[kind, machine].add(values["seconds"], values["load"])
+            kept = PACE.peek(store, _key(kind, machine, compute))
+            if kept is not None:
+                found.paces[kind, machine].add(kept.content.seconds, kept.content.load)
     return found
 
 
 def _key(kind: str, machine: tuple[str, str], compute: Compute) -> str:
     config = {"kind": kind, "machine": list(machine), "compute": compute}
-    return result_key(STAGE, VERSION, config, {})
+    return result_key(PACE.name, VERSION, config, {})

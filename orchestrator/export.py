@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.definition import SCENARIO_AXES
 from orchestrator.drawing import recorded
 from orchestrator.ending import as_process
-from orchestrator.entries import weights_of
+from orchestrator.entries import REPAIRED
 from orchestrator.errors import Mistakes, Stop, unwritable
 from orchestrator.files import given_path
 from orchestrator.findings import Findings
@@ -70,9 +70,11 @@ def _export(
     if row["status"] != "done":
         return f"nothing to export; it is {row['status']}"
     found = findings.scores(trial)
-    entry = None if found is None else store.read("repaired", found.relearn_key)
     blueprint = blueprint_from_facts(trial.scenario)
-    if entry is None or blueprint is None:
+    repaired = None
+    if found is not None and blueprint is not None:
+        repaired = REPAIRED.read(store, found.relearn_key, blueprint)
+    if repaired is None or blueprint is None:
         return (
             "its weights are not in the store, which keeps those that mlflow.log_models names; "
             "with another one there, run the study from an empty store"
@@ -92,7 +94,7 @@ def _export(
         },
     }
     try:
-        export_model(weights_of(entry, blueprint), place, card)
+        export_model(repaired.content.of(blueprint), place, card)
     except OSError as error:
         raise unwritable(place, error) from None
     return str(place)

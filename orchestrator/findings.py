@@ -3,15 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from orchestrator.definition import Objective
-from orchestrator.entries import evaluation_of, scores_of
+from orchestrator.entries import (
+    ASCENT,
+    EVALUATION,
+    HELPER,
+    RELEARNING,
+    SCORES,
+    VICTIM,
+    Stage,
+    Stored,
+)
 from orchestrator.keys import KeyRing
 from orchestrator.plan import Scenario, Trial
-from orchestrator.store import Entry, Store
+from orchestrator.schema import narrowed
+from orchestrator.store import Store
 from orchestrator.work import AscentItem, HelperItem, Item, StageRun, VictimItem
 from ulrl.attacks import Helper
 from ulrl.evaluation import Evaluation
@@ -19,6 +29,7 @@ from ulrl.metrics import Metrics, der
 from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores
 
+T = TypeVar("T")
 PhaseOne: TypeAlias = tuple[NeuronScores, tuple[StageRun, StageRun]]
 
 LATELY = 64  # results of phase 1 at hand: those of a scenario's trials are asked for together
@@ -76,27 +87,27 @@ class Findings:
     def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
         """Return what it took to train what a scenario's attack needs first."""
         key = self._keys.helper(scenario, helper)
-        entry = self._store.peek("train_helper", key)
-        return None if entry is None else _run("train_helper", key, scenario.text, entry)
+        found = HELPER.peek(self._store, key)
+        return None if found is None else _run(HELPER, key, scenario.text, found)
 
     def victim(self, scenario: Scenario) -> VictimFinding | None:
         """Return a scenario's victim as evaluated."""
         if scenario.number not in self._victims:
             key = self._keys.victim(scenario)
-            evaluated = self._read("evaluate", self._keys.evaluation(key), scenario)
-            trained = self._store.peek("train_victim", key)
+            evaluated = self._read(EVALUATION, self._keys.evaluation(key), scenario)
+            trained = VICTIM.peek(self._store, key)
             if evaluated is None or trained is None:
                 return None
-            run = _run("train_victim", key, scenario.text, trained)
+            run = _run(VICTIM, key, scenario.text, trained)
             helpers = [self.helper(scenario, helper) for helper in scenario.helpers]
             helped = [found.seconds for found in helpers if found is not None]
             self._victims[scenario.number] = VictimFinding(
                 key=key,
-                evaluation=evaluation_of(evaluated[0]),
-                training=tuple((a, b) for a, b in trained.values["training"]),
+                evaluation=narrowed(Evaluation, evaluated[0].content),
+                training=trained.content.training,
                 seconds=sum(helped) + trained.seconds + evaluated[0].seconds,
                 runs=(run, evaluated[1]),
-                specimens=evaluated[0].tensors,
+                specimens=evaluated[0].content.specimens,
             )
         return self._victims[scenario.number]
 
@@ -122,30 +133,29 @@ class Findings:
         Raises:
             _AbsentError: The store has none; the next call asks again.
         """
-        entry = self._store.read("score_neurons", key)
-        if entry is None:
+        found = SCORES.read(self._store, key)
+        if found is None:
             raise _AbsentError
-        scores = scores_of(entry)
+        scores = found.content
         ascent = StageRun(
-            stage="unlearn",
-            key=entry.values["ascent_key"],
+            stage=ASCENT.name,
+            key=scores.ascent_key,
             scenario=scenario,
-            seconds=entry.values["ascent_seconds"],
-            study=entry.values["ascent_study"],
+            seconds=scores.ascent_seconds,
+            study=scores.ascent_study,
         )
-        return scores, (ascent, _run("score_neurons", key, scenario, entry))
+        return narrowed(NeuronScores, scores), (ascent, _run(SCORES, key, scenario, found))
 
     def repair(self, trial: Trial, relearn_key: str) -> RepairFinding | None:
         """Return a trial's repaired model as evaluated."""
-        relearned = self._read("relearn", relearn_key, trial.scenario)
-        evaluated = self._read("evaluate", self._keys.evaluation(relearn_key), trial.scenario)
+        relearned = self._read(RELEARNING, relearn_key, trial.scenario)
+        evaluated = self._read(EVALUATION, self._keys.evaluation(relearn_key), trial.scenario)
         if relearned is None or evaluated is None:
             return None
-        values = relearned[0].values
         return RepairFinding(
-            evaluation=evaluation_of(evaluated[0]),
-            curve=tuple((acc, asr, ra) for acc, asr, ra in values["curve"]),
-            training=tuple((a, b) for a, b in values.get("training", ())),
+            evaluation=narrowed(Evaluation, evaluated[0].content),
+            curve=relearned[0].content.curve,
+            training=relearned[0].content.training,
             seconds=relearned[0].seconds + evaluated[0].seconds,
             runs=(relearned[1], evaluated[1]),
         )
@@ -158,7 +168,7 @@ class Findings:
             return self.victim(item.scenario) is not None
         if isinstance(item, AscentItem):
             keys = [self._keys.scores(item.trial, rule) for rule in item.rules]
-            return all(self._store.read("score_neurons", key) is not None for key in keys)
+            return all(SCORES.read(self._store, key) is not None for key in keys)
         finding = self.scores(item.trial)
         return finding is not None and self.repair(item.trial, finding.relearn_key) is not None
 
@@ -174,15 +184,17 @@ class Findings:
         """Return the curves of an ascent: its accuracy, its loss, and the monitor's."""
         key = finding.runs[0].key
         if key not in self._ascents:
-            entry = self._store.peek("unlearn", key)
-            if entry is None:
+            found = ASCENT.peek(self._store, key)
+            if found is None:
                 return {}
-            self._ascents[key] = {name: entry.values.get(name, ()) for name in CURVES}
+            self._ascents[key] = {name: getattr(found.content, name) for name in CURVES}
         return self._ascents[key]
 
-    def _read(self, stage: str, key: str, scenario: Scenario) -> tuple[Entry, StageRun] | None:
-        entry = self._store.read(stage, key)
-        return None if entry is None else (entry, _run(stage, key, scenario.text, entry))
+    def _read(
+        self, stage: Stage[T], key: str, scenario: Scenario
+    ) -> tuple[Stored[T], StageRun] | None:
+        found = stage.read(self._store, key)
+        return None if found is None else (found, _run(stage, key, scenario.text, found))
 
 
 def objective_value(objective: Objective, before: Metrics, after: Metrics) -> float:
@@ -192,7 +204,7 @@ def objective_value(objective: Objective, before: Metrics, after: Metrics) -> fl
     return float(getattr(after, objective.value))
 
 
-def _run(stage: str, key: str, scenario: str, entry: Entry) -> StageRun:
+def _run(stage: Stage[Any], key: str, scenario: str, found: Stored[Any]) -> StageRun:
     return StageRun(
-        stage=stage, key=key, scenario=scenario, seconds=entry.seconds, study=entry.study
+        stage=stage.name, key=key, scenario=scenario, seconds=found.seconds, study=found.study
     )

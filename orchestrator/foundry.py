@@ -196,7 +196,7 @@ def serve(
 
 
 def _answer(store: str, moulds: Moulds, request: Mapping[str, Any]) -> dict[str, Any]:
-    from orchestrator.delivery import sentence
+    from orchestrator.errors import sentence
     from orchestrator.modelling import materialise
     from orchestrator.store import Store
 

@@ -10,6 +10,7 @@ from orchestrator.best import Choice
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status, Verdict
 from orchestrator.definition import LogModels
+from orchestrator.entries import STAGES
 from orchestrator.files import write_text
 from orchestrator.findings import Findings, VictimFinding
 from orchestrator.invocation import redacted
@@ -157,7 +158,8 @@ class Mirror:
     def _record_trial(self, trial: Trial, *, best: bool) -> None:
         record = self._runs.trial(trial, best=best)
         if record.model is not None:
-            self.models_gone += self._store.peek(record.model["stage"], record.model["key"]) is None
+            stage = STAGES[record.model["stage"]]
+            self.models_gone += stage.peek(self._store, record.model["key"]) is None
         self._tracker.record(record)
 
     @property

@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.entries import STAGES, Stage
 from orchestrator.plan import Scenario
 from orchestrator.store import Store
 from ulrl.datasets import Treatment
-from ulrl.models import ARCHITECTURES, Blueprint, Weights
+from ulrl.models import ARCHITECTURES, Blueprint
 from ulrl.portable import PixelModel, to_pixel_model
 from ulrl.registry import options_of
 
-VICTIM, REPAIRED = "train_victim", "repaired"  # stages whose entries hold weights
 
-
-def describe(stage: str, key: str, scenario: Scenario) -> dict[str, Any] | None:
+def describe(stage: Stage[Any], key: str, scenario: Scenario) -> dict[str, Any] | None:
     """Return in plain values where weights are and what network they belong to.
 
     None means that the dataset's facts are not known on this machine.
@@ -26,7 +25,7 @@ def describe(stage: str, key: str, scenario: Scenario) -> dict[str, Any] | None:
     if facts is None:
         return None
     return {
-        "stage": stage,
+        "stage": stage.name,
         "key": key,
         "architecture": scenario.architecture.name,
         "options": options_of(scenario.architecture, places=False),
@@ -45,9 +44,6 @@ def materialise(
     The example is a batch of two grey images: two, so that a graph made from it leaves the
     size of a batch open.
     """
-    entry = store.read(description["stage"], description["key"])
-    if entry is None:
-        return None
     treatment: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in description["treatment"].items()
@@ -60,5 +56,8 @@ def materialise(
         side=side,
         treatment=Treatment(**treatment),
     )
-    model = to_pixel_model(Weights(blueprint=blueprint, state=dict(entry.tensors)))
+    found = STAGES[description["stage"]].read(store, description["key"], blueprint)
+    if found is None:
+        return None
+    model = to_pixel_model(found.content.of(blueprint))
     return model, np.full((2, channels, side, side), 0.5, dtype=np.float32)

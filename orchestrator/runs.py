@@ -12,9 +12,10 @@ import yaml
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Pruning, Status
 from orchestrator.definition import LogModels, Study
+from orchestrator.entries import REPAIRED, VICTIM
 from orchestrator.findings import Findings, ScoreFinding, VictimFinding
 from orchestrator.image_sets import ImageSets
-from orchestrator.modelling import REPAIRED, VICTIM, describe
+from orchestrator.modelling import describe
 from orchestrator.pictures import Pictures
 from orchestrator.plan import Scenario, Trial
 from orchestrator.records import Record, digest_of

@@ -1,15 +1,16 @@
 """The store as one item's work sees it: what is taken from there, what is put there."""
 
 from collections.abc import Callable, Generator
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-from torch import Tensor
-
+from orchestrator.entries import Stage
 from orchestrator.plan import Scenario
-from orchestrator.store import Entry, Store
+from orchestrator.store import Store
 from orchestrator.work import Progress, Site, StageRun
+from ulrl.models import Blueprint
 
 T = TypeVar("T")
+C = TypeVar("C")
 Making: TypeAlias = Generator[Progress, None, T]
 
 PAUSES = (0.05, 1.0)  # seconds until somebody else's work is looked for: at first, at most
@@ -32,10 +33,6 @@ class Shelf:
         """Start the list anew, for the next item."""
         self._runs = []
 
-    def read(self, stage: str, key: str) -> Entry | None:
-        """Return a result, if it is stored and sound."""
-        return self.store.read(stage, key)
-
     def once(
         self, stage: str, key: str, find: Callable[[], T | None], make: Callable[[], Making[T]]
     ) -> Making[T]:
@@ -55,25 +52,27 @@ class Shelf:
                 return found
             return (yield from make())
 
-    def lay(self, stage: str, key: str, tensors: dict[str, Tensor]) -> None:
-        """Store what belongs to a result and is no result of its own; before that result."""
-        self.store.write(stage, key, Entry(values={}, tensors=tensors))
-
     def keep(
         self,
-        stage: str,
+        stage: Stage[C],
         key: str,
         scenario: Scenario,
         seconds: float,
-        values: dict[str, Any],
-        tensors: dict[str, Tensor],
+        content: C,
+        blueprint: Blueprint | None = None,
     ) -> StageRun:
         """Store a stage's result and list its execution."""
-        entry = Entry(values=values, tensors=tensors, seconds=seconds, study=self._study)
-        if self.store.read(stage, key) is None:  # another study may have been faster
-            self.store.write(stage, key, entry)
+        if stage.read(self.store, key, blueprint) is None:  # another study may have been faster
+            stage.write(
+                self.store,
+                key,
+                content,
+                seconds=seconds,
+                study=self._study,
+                blueprint=blueprint,
+            )
         run = StageRun(
-            stage=stage,
+            stage=stage.name,
             key=key,
             scenario=scenario.text,
             seconds=seconds,

@@ -7,7 +7,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from orchestrator.entries import weights_of
+from orchestrator.entries import (
+    HELPER,
+    TRIGGER,
+    VICTIM,
+    StoredHelper,
+    StoredTensors,
+    StoredVictim,
+)
 from orchestrator.keys import KeyRing
 from orchestrator.materials import Materials
 from orchestrator.plan import Scenario
@@ -89,8 +96,8 @@ class Victims:
         return (yield from self._shelf.once("train_helper", key, partial(self._trained, key), make))
 
     def _trained(self, key: str) -> dict[str, Tensor] | None:
-        entry = self._shelf.read("train_helper", key)
-        return None if entry is None else dict(entry.tensors)
+        found = HELPER.read(self._shelf.store, key)
+        return None if found is None else dict(found.content.tensors)
 
     def _train_helper(
         self, scenario: Scenario, helper: Helper, learned: Learned, key: str
@@ -113,8 +120,8 @@ class Victims:
                 break
             yield Progress(stage=type(helper).__name__, epoch=done, epochs=total)
         seconds = time.perf_counter() - started
-        values = {"helper": type(helper).__name__}
-        self._shelf.keep("train_helper", key, scenario, seconds, values, tensors)
+        content = StoredHelper(helper=type(helper).__name__, tensors=tensors)
+        self._shelf.keep(HELPER, key, scenario, seconds, content)
         return tensors
 
     def _armed(self, scenario: Scenario) -> Making[tuple[Weights, Learned]]:
@@ -135,23 +142,24 @@ class Victims:
         return self._at_hand[key]
 
     def _stored(self, scenario: Scenario, key: str) -> tuple[Weights, Learned] | None:
-        entry = self._shelf.read("train_victim", key)
-        if entry is None:
+        blueprint = self._materials.blueprint(scenario)
+        found = VICTIM.read(self._shelf.store, key, blueprint)
+        if found is None:
             return None
         along: Learned = {}
-        if entry.values.get("learned"):
-            trigger = self._shelf.read("trigger", key)
+        if found.content.learned:
+            trigger = TRIGGER.read(self._shelf.store, key)
             if trigger is None:
                 return None  # without its trigger, the victim cannot be judged
-            along = trigger.tensors
-        return weights_of(entry, self._materials.blueprint(scenario)), along
+            along = trigger.content.tensors
+        return found.content.of(blueprint), along
 
     def _import(self, scenario: Scenario, key: str) -> Making[tuple[Weights, Learned]]:
         started = time.perf_counter()
         weights = self._materials.imported(scenario).weights
         seconds = time.perf_counter() - started
-        values = {"training": [], "learned": False}
-        self._shelf.keep("train_victim", key, scenario, seconds, values, weights.state)
+        content = StoredVictim(training=(), learned=False, state=weights.state)
+        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.blueprint)
         yield from ()
         return weights, {}
 
@@ -171,14 +179,14 @@ class Victims:
         )
         training = []
         for epoch in run.epochs:
-            training.append([epoch.loss, epoch.accuracy])
+            training.append((epoch.loss, epoch.accuracy))
             yield Progress(stage="train_victim", epoch=epoch.number, epochs=config.epochs)
         weights, along = run.classifier.weights(), dict(run.learned())
         seconds = time.perf_counter() - started
-        if along:
-            self._shelf.lay("trigger", key, along)
-        values = {"training": training, "learned": bool(along)}
-        self._shelf.keep("train_victim", key, scenario, seconds, values, weights.state)
+        if along:  # before the victim, which is of no use without
+            TRIGGER.write(self._shelf.store, key, StoredTensors(tensors=along))
+        content = StoredVictim(training=tuple(training), learned=bool(along), state=weights.state)
+        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.blueprint)
         return weights, along
 
 

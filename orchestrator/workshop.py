@@ -1,20 +1,31 @@
 """Where items are worked on: stages called in order, each through the store."""
 
-import dataclasses
 import time
 from collections.abc import Generator
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from orchestrator.allocator import keep_memory
-from orchestrator.entries import ascent_of, pack, scores_of, weights_of
+from orchestrator.entries import (
+    ASCENT,
+    EVALUATION,
+    RELEARNING,
+    REPAIRED,
+    SCORES,
+    StoredAscent,
+    StoredEvaluation,
+    StoredRelearning,
+    StoredScores,
+    StoredWeights,
+)
 from orchestrator.keys import Compute, KeyRing
 from orchestrator.materials import Materials
 from orchestrator.plan import Scenario, Trial
+from orchestrator.schema import narrowed, widened
 from orchestrator.shelf import Making, Shelf
-from orchestrator.store import Entry, Store
+from orchestrator.store import Store
 from orchestrator.victims import Victims
 from orchestrator.work import (
     AscentItem,
@@ -26,7 +37,7 @@ from orchestrator.work import (
     TrialItem,
     VictimItem,
 )
-from ulrl.evaluation import evaluate
+from ulrl.evaluation import Evaluation, evaluate
 from ulrl.metrics import measure
 from ulrl.models import Classifier, Weights
 from ulrl.poisoning import TestSets, specimens_of
@@ -129,11 +140,10 @@ class Workshop:
             yield Progress(stage="unlearn", epoch=done, epochs=config.unlearn_epochs)
         if ascent is None:
             raise RuntimeError("an ascent has at least one epoch")
-        values, tensors = pack(ascent)
         key = ascent_entry(self._keys.ascent(trial), threshold)
         seconds = time.perf_counter() - started
-        values["curve"] = curve
-        return ascent, self._shelf.keep("unlearn", key, scenario, seconds, values, tensors)
+        content = widened(StoredAscent, ascent, curve=tuple(curve))
+        return ascent, self._shelf.keep(ASCENT, key, scenario, seconds, content)
 
     def _scores(
         self, trial: Trial, config: ScoreConfig, rules: tuple[ScoreConfig, ...]
@@ -151,8 +161,8 @@ class Workshop:
         return found
 
     def _scored(self, key: str) -> NeuronScores | None:
-        entry = self._store.read("score_neurons", key)
-        return None if entry is None else scores_of(entry)
+        found = SCORES.read(self._store, key)
+        return None if found is None else narrowed(NeuronScores, found.content)
 
     def _score(
         self, trial: Trial, config: ScoreConfig, key: str, found: FoundAscent
@@ -160,14 +170,15 @@ class Workshop:
         ascent, run = found
         started = time.perf_counter()
         scores = score_neurons(config, ascent)
-        values, tensors = pack(scores)
-        values |= {
-            "ascent_key": run.key,
-            "ascent_seconds": run.seconds,
-            "ascent_study": run.study,
-        }
+        content = widened(
+            StoredScores,
+            scores,
+            ascent_key=run.key,
+            ascent_seconds=run.seconds,
+            ascent_study=run.study,
+        )
         seconds = time.perf_counter() - started
-        self._shelf.keep("score_neurons", key, trial.scenario, seconds, values, tensors)
+        self._shelf.keep(SCORES, key, trial.scenario, seconds, content)
         yield from ()
         return scores
 
@@ -178,14 +189,14 @@ class Workshop:
         suspects = choose_resets(parts.reset, scores)
         key = self._keys.relearn(trial, suspects)
         repaired = yield from self._repaired(trial, suspects, key)
-        if isinstance(repaired, Entry):
+        if not isinstance(repaired, Weights):
             return
         yield from self._evaluate(scenario, key, repaired)
         evaluation = self._keys.evaluation(key)
         if not self.site.keep_repaired and any(run.key == evaluation for run in self.executed):
             self._store.delete("repaired", key)
 
-    def _repaired(self, trial: Trial, suspects: Suspects, key: str) -> Making[Weights | Entry]:
+    def _repaired(self, trial: Trial, suspects: Suspects, key: str) -> Making[Weights | Evaluation]:
         """Return repaired weights, or their evaluation if there is one."""
         find = partial(self._relearned, trial.scenario, key)
         found = find()
@@ -196,18 +207,19 @@ class Workshop:
             found = yield from self._shelf.once("relearn", key, find, make)
         return found
 
-    def _relearned(self, scenario: Scenario, key: str) -> Weights | Entry | None:
-        if self._store.read("relearn", key) is None:
+    def _relearned(self, scenario: Scenario, key: str) -> Weights | Evaluation | None:
+        if RELEARNING.read(self._store, key) is None:
             return None
-        evaluation = self._store.read("evaluate", self._keys.evaluation(key))
-        if evaluation is not None:
-            return evaluation
-        repaired = self._store.read("repaired", key)
-        return repaired and weights_of(repaired, self._materials.blueprint(scenario))
+        evaluated = EVALUATION.read(self._store, self._keys.evaluation(key))
+        if evaluated is not None:
+            return narrowed(Evaluation, evaluated.content)
+        blueprint = self._materials.blueprint(scenario)
+        repaired = REPAIRED.read(self._store, key, blueprint)
+        return None if repaired is None else repaired.content.of(blueprint)
 
     def _relearn(
         self, trial: Trial, suspects: Suspects, key: str, victim: Weights, tests: TestSets
-    ) -> Making[Weights | Entry]:
+    ) -> Making[Weights | Evaluation]:
         scenario, config = trial.scenario, trial.hyperparameters.relearn
         started = time.perf_counter()
         run = relearn(config, victim, suspects, self._materials.clean(trial), self._device)
@@ -215,7 +227,7 @@ class Workshop:
         training = []
         for epoch in run.epochs:
             curve.append(_monitor(run.classifier, tests))
-            training.append([epoch.loss, epoch.accuracy])
+            training.append((epoch.loss, epoch.accuracy))
             yield Progress(
                 stage="relearn",
                 epoch=epoch.number,
@@ -224,31 +236,32 @@ class Workshop:
             )
         weights = run.classifier.weights()
         seconds = time.perf_counter() - started
-        self._shelf.lay("repaired", key, weights.state)
-        self._shelf.keep(
-            "relearn", key, scenario, seconds, {"curve": curve, "training": training}, {}
-        )
+        # Before the result that says that they are there.
+        stored = StoredWeights(state=weights.state)
+        REPAIRED.write(self._store, key, stored, blueprint=weights.blueprint)
+        content = StoredRelearning(curve=tuple(curve), training=tuple(training))
+        self._shelf.keep(RELEARNING, key, scenario, seconds, content)
         return weights
 
     def _evaluate(self, scenario: Scenario, model: str, weights: Weights, shown: int = 0) -> Steps:
         """Evaluate a model, and keep `shown` triggered test images with the result."""
         key = self._keys.evaluation(model)
-        find = partial(self._store.read, "evaluate", key)
+        find = partial(EVALUATION.read, self._store, key)
         if find() is None:
             tests = yield from self._victims.tests(scenario)
             make = partial(self._judge, scenario, key, weights, tests, shown)
-            yield from self._shelf.once("evaluate", key, find, make)
+            yield from self._shelf.once(EVALUATION.name, key, find, make)
 
     def _judge(
         self, scenario: Scenario, key: str, weights: Weights, tests: TestSets, shown: int
-    ) -> Making[StageRun]:
+    ) -> Making[Any]:
         started = time.perf_counter()
         result = evaluate(weights, tests, self._device)
         seconds = time.perf_counter() - started
         pictures = specimens_of(scenario.poison, tests.selection, shown)
-        values = dataclasses.asdict(result)
+        content = widened(StoredEvaluation, result, specimens=pictures)
         yield from ()
-        return self._shelf.keep("evaluate", key, scenario, seconds, values, pictures)
+        return self._shelf.keep(EVALUATION, key, scenario, seconds, content)
 
 
 def ascent_entry(ascent: str, floor: float) -> str:
@@ -265,18 +278,16 @@ def find_ascent(store: Store, ascent: str, trial: Trial, threshold: float) -> Fo
     exact = ascent_entry(ascent, threshold)
     others = [name for name in store.names("unlearn", ascent) if name != exact]
     for name in (exact, *others):
-        entry = store.read("unlearn", name)
-        if entry is not None:
-            found = ascent_of(entry)
-            if found.covers(threshold, trial.hyperparameters.unlearn):
-                run = StageRun(
-                    stage="unlearn",
-                    key=name,
-                    scenario=trial.scenario.text,
-                    seconds=entry.seconds,
-                    study=entry.study,
-                )
-                return found, run
+        found = ASCENT.read(store, name)
+        if found is not None and found.content.covers(threshold, trial.hyperparameters.unlearn):
+            run = StageRun(
+                stage=ASCENT.name,
+                key=name,
+                scenario=trial.scenario.text,
+                seconds=found.seconds,
+                study=found.study,
+            )
+            return narrowed(Ascent, found.content), run
     return None
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from ulrl.poisoning import TestHalf
+from ulrl.ranges import Proportion
 
 Predict = Callable[[UInt8[Tensor, "n c h w"]], Int64[Tensor, " n"]]
 
@@ -21,9 +22,9 @@ class Metrics:
         ra: Share of the same triggered images predicted as their true class.
     """
 
-    acc: float
-    asr: float
-    ra: float
+    acc: Proportion
+    asr: Proportion
+    ra: Proportion
 
 
 def measure(predict: Predict, part: TestHalf) -> Metrics:

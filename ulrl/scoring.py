@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ulrl.layers import Layers, bias_name, layer_name
+from ulrl.ranges import Proportion
 from ulrl.unlearning import Ascent
 from ulrl.wording import at_least
 
@@ -176,7 +177,7 @@ class NeuronScores:
     suspects: tuple[int, ...]
     movement: Mapping[str, Float[Tensor, "suspects fan_in"]]
     stop_epoch: int
-    stop_accuracy: float
+    stop_accuracy: Proportion
     predicted: Int64[Tensor, " classes"]
     threshold_reached: bool
     diverged: bool

@@ -16,6 +16,7 @@ from ulrl.fitting import Schedule, Sources, train
 from ulrl.layers import Layers, as_rows, neurons_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
+from ulrl.ranges import Proportion
 from ulrl.sgd import SGD
 
 VERSION = 3
@@ -103,7 +104,7 @@ class Ascent:
     after: Mapping[str, Tensor]
     kept: tuple[int, ...]
     predicted: Int64[Tensor, "kept classes"]
-    accuracy: tuple[float, ...]
+    accuracy: tuple[Proportion, ...]
     loss: tuple[float, ...]
     diverged: bool
 

@@ -12,8 +12,9 @@ from uuid import uuid4
 from orchestrator.alias import found, register
 from orchestrator.births import Births, source_of
 from orchestrator.database import database_file, ensure_database, mend, unfit
-from orchestrator.delivery import Held, sentence
+from orchestrator.delivery import Held
 from orchestrator.differences import lacking
+from orchestrator.errors import sentence
 from orchestrator.records import Record, digest_of
 from orchestrator.scratch import scratch
 

@@ -33,6 +33,10 @@ SECONDS = {
     "evaluate": 0.5,
 }
 SCORED = {"layers": ["linear"], "sizes": [10], "movement": ["linear.weight"]}
+CLIMBED: dict[str, Any] = {
+    **{name: [] for name in ("curve", "accuracy", "loss", "kept", "before", "after")},
+    "diverged": False,
+}
 STOPPED = {"stop_epoch": 2, "stop_accuracy": 0.125, "threshold_reached": True, "diverged": False}
 
 
@@ -176,7 +180,9 @@ class Workers:
         if isinstance(item, HelperItem):
             self._try(item.name, item.name in self.failing)
             key = desk.keys.helper(item.scenario, item.helper)
-            self._make(desk, item, runs, "train_helper", key, {})
+            values = {"helper": type(item.helper).__name__}
+            tensors = {"learned": torch.ones(2)}
+            self._make(desk, item, runs, "train_helper", key, values, tensors)
         elif isinstance(item, VictimItem):
             self._try(item.name, item.name in self.failing)
             key = desk.keys.victim(item.scenario)
@@ -194,7 +200,8 @@ class Workers:
         self, desk: Desk, item: AscentItem, runs: list[StageRun]
     ) -> Generator[Progress, None, None]:
         ascent = ascent_entry(desk.keys.ascent(item.trial), min(r.stop_at(10) for r in item.rules))
-        self._make(desk, item, runs, "unlearn", ascent, {"curve": [], "accuracy": []})
+        nothing = {"predicted": torch.zeros(0, 10, dtype=torch.int64)}
+        self._make(desk, item, runs, "unlearn", ascent, CLIMBED, nothing)
         yield Progress(stage="unlearn", epoch=1, epochs=1)
         for config in item.rules:
             rows = suspects_of(item.scenario.seed, config.unlearn_threshold)

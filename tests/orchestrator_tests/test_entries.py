@@ -8,8 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.entries import ascent_of, evaluation_of, pack, scores_of, weights_of
-from orchestrator.store import Entry, Store
+from orchestrator.entries import (
+    ASCENT as UNLEARN,
+)
+from orchestrator.entries import (
+    EVALUATION,
+    SCORES,
+    VICTIM,
+    Stage,
+    StoredAscent,
+    StoredEvaluation,
+    StoredScores,
+    StoredVictim,
+)
+from orchestrator.schema import narrowed, pack, widened
+from orchestrator.store import Store
 from ulrl.datasets.digits import Digits
 from ulrl.evaluation import Evaluation
 from ulrl.metrics import Metrics
@@ -43,13 +56,13 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path))
 
 
-def through(store: Store, result: Any) -> Entry:
+def through(store: Store, result: Any) -> Any:
     """Return what a later process reads of a result."""
-    values, tensors = pack(result)
-    store.write("stage", "key", Entry(values=values, tensors=tensors))
-    found = store.read("stage", "key")
+    stage = Stage("stage", type(result))
+    stage.write(store, "key", result)
+    found = stage.read(store, "key")
     assert found is not None
-    return found
+    return found.content
 
 
 def same(one: Any, other: Any) -> bool:
@@ -67,7 +80,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_an_ascent(store: Store) -> None:
-    assert same(ascent_of(through(store, ASCENT)), ASCENT)
+    assert same(through(store, ASCENT), ASCENT)
 
 
 @pytest.mark.parametrize("max_suspects", [0, 1, 10, None])
@@ -76,14 +89,14 @@ def test_scores(store: Store, max_suspects: int | None) -> None:
     scores = score_neurons(config, ASCENT)
     cap = 13 if max_suspects is None else max_suspects
     assert (cap > 0) <= len(scores.suspects) <= cap
-    back = scores_of(through(store, scores))
+    back = through(store, scores)
     assert same(back, scores)
     assert back.places == scores.places
 
 
 def test_the_order_of_layers_outlives_the_store(store: Store) -> None:
     """Safetensors sorts its names; the head would no longer be the last."""
-    assert list(ascent_of(through(store, ASCENT)).before) == [
+    assert list(through(store, ASCENT).before) == [
         "z.weight",
         "head.weight",
         "head.bias",
@@ -96,33 +109,38 @@ def test_the_order_of_layers_outlives_the_store(store: Store) -> None:
     )
     scores = score_neurons(rule, ASCENT)
     assert scores.suspects == tuple(range(13))
-    back = scores_of(through(store, scores))
+    back = through(store, scores)
     assert list(back.movement) == ["z.weight", "head.weight"]
     assert [back.movement[name].shape for name in back.movement] == [(3, 2), (10, 4)]
 
 
-def test_what_else_an_entry_holds_is_left_out(store: Store) -> None:
-    values, tensors = pack(ASCENT)
-    store.write("stage", "key", Entry(values={**values, "curve": [[1, 2, 3]]}, tensors=tensors))
-    found = store.read("stage", "key")
+def test_what_is_stored_with_a_result_comes_back_with_it(store: Store) -> None:
+    ascent = widened(StoredAscent, ASCENT, curve=((0.5, 1.0, 0.0),))
+    UNLEARN.write(store, "key", ascent)
+    found = UNLEARN.read(store, "key")
     assert found is not None
-    assert same(ascent_of(found), ASCENT)
+    assert same(found.content, ascent)
+    assert same(narrowed(Ascent, found.content), ASCENT)
+    more: dict[str, Any] = {"ascent_key": "a", "ascent_seconds": 2.0, "ascent_study": "b"}
     scores = score_neurons(ScoreConfig(), ASCENT)
-    values, tensors = pack(scores)
-    store.write("stage", "key", Entry(values={**values, "ascent_key": "a"}, tensors=tensors))
-    found = store.read("stage", "key")
-    assert found is not None
-    assert same(scores_of(found), scores)
+    SCORES.write(store, "key", widened(StoredScores, scores, **more), seconds=1.5, study="me")
+    there = SCORES.read(store, "key")
+    assert there is not None
+    assert same(narrowed(NeuronScores, there.content), scores)
+    assert {name: getattr(there.content, name) for name in more} == more
+    assert (there.seconds, there.study) == (1.5, "me")
 
 
 def test_an_evaluation(store: Store) -> None:
     evaluation = Evaluation(
         selection=Metrics(acc=1 / 3, asr=0.0, ra=1.0), report=Metrics(acc=0.1, asr=0.2, ra=0.3)
     )
-    store.write("evaluate", "key", Entry(values=dataclasses.asdict(evaluation)))
-    found = store.read("evaluate", "key")
+    shown = {name: torch.zeros(2, 1, 8, 8, dtype=torch.uint8) for name in ("clean", "triggered")}
+    EVALUATION.write(store, "key", widened(StoredEvaluation, evaluation, specimens=shown))
+    found = EVALUATION.read(store, "key")
     assert found is not None
-    assert evaluation_of(found) == evaluation
+    assert narrowed(Evaluation, found.content) == evaluation
+    assert same(dict(found.content.specimens), shown)
 
 
 def test_weights(store: Store) -> None:
@@ -134,10 +152,11 @@ def test_weights(store: Store) -> None:
         treatment=Digits().treatment,
     )
     weights = initialise(blueprint, generator(0, "x"), torch.device("cpu")).weights()
-    store.write("train_victim", "key", Entry(values={}, tensors=weights.state))
-    found = store.read("train_victim", "key")
+    content = StoredVictim(training=(), state=weights.state)
+    VICTIM.write(store, "key", content, blueprint=blueprint)
+    found = VICTIM.read(store, "key", blueprint)
     assert found is not None
-    back = weights_of(found, blueprint)
+    back = found.content.of(blueprint)
     assert back.blueprint is blueprint
     assert back.state.keys() == weights.state.keys()
     assert all(same(back.state[name], value) for name, value in weights.state.items())

@@ -142,12 +142,18 @@ def test_weights_that_are_gone_are_no_model(foundry: Foundry, tmp_path: Path) ->
     assert not (tmp_path / "model").exists()
 
 
-def test_what_cannot_be_made_is_told_in_a_line(
+def test_weights_of_another_network_are_no_model(
     store: Store, foundry: Foundry, tmp_path: Path
 ) -> None:
     store.write("repaired", "odd", Entry(values={}, tensors={}, seconds=1.0, study="s"))
-    with pytest.raises(RuntimeError, match=r"^the model cannot be made: [^\n]*state_dict"):
-        foundry.make(description("preact_resnet18", "odd"), tmp_path / "odd")
+    assert not foundry.make(description("preact_resnet18", "odd"), tmp_path / "odd")
+    assert not foundry.make(description("preact_resnet18", "third"), tmp_path / "third")
+
+
+def test_what_cannot_be_made_is_told_in_a_line(foundry: Foundry, tmp_path: Path) -> None:
+    odd = {**description("preact_resnet18", "first"), "options": {"depth": 3}}
+    with pytest.raises(RuntimeError, match=r"^the model cannot be made: [^\n]*depth"):
+        foundry.make(odd, tmp_path / "odd")
     assert foundry.make(description("preact_resnet18", "first"), tmp_path / "sound")
 
 

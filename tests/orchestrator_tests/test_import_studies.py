@@ -8,13 +8,12 @@ import pytest
 from safetensors.torch import save_file
 
 from orchestrator.definition import Study, VictimImport
-from orchestrator.entries import weights_of
+from orchestrator.entries import VICTIM
 from orchestrator.errors import Mistakes
 from orchestrator.imports import blueprint_from_facts, check_imports
 from orchestrator.inline import run_inline
 from orchestrator.plan import Plan, Scenario, make_plan
 from orchestrator.signals import Interrupts
-from orchestrator.store import Store
 from orchestrator.work import Site
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
@@ -45,11 +44,11 @@ def run(study: Study, path: Path) -> Desk:
 def hand_over(desk: Desk, scenario: Scenario, folder: Path, **arrays: Any) -> None:
     """Write a scenario's victim as somebody else would: weights, and images with its trigger."""
     blueprint = blueprint_from_facts(scenario)
-    entry = Store(desk.plan.study.store).read("train_victim", desk.keys.victim(scenario))
     assert blueprint is not None
-    assert entry is not None
+    victim = VICTIM.read(desk.store, desk.keys.victim(scenario), blueprint)
+    assert victim is not None
     folder.mkdir(parents=True)
-    save_file(weights_of(entry, blueprint).state, folder / "model.safetensors")
+    save_file(dict(victim.content.state), folder / "model.safetensors")
     images = scenario.dataset.load()
     source = generator(scenario.seed, "test triggers")
     trigger = scenario.poison.attack.trigger(scenario.seed, NOTHING_LEARNED)

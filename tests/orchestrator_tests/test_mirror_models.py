@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from orchestrator.definition import Tracking
-from orchestrator.entries import weights_of
+from orchestrator.entries import REPAIRED
 from orchestrator.materials import blueprint_of
 from orchestrator.mirror import artifacts_of
-from orchestrator.modelling import REPAIRED, describe, materialise
+from orchestrator.modelling import describe, materialise
 from orchestrator.plan import Plan
 from tests.orchestrator_tests.places import Place
 from ulrl.models import restore
@@ -34,9 +34,9 @@ def test_a_described_model_predicts_what_the_stored_weights_do(made: Place) -> N
     model, example = found
     assert example.shape == (2, 3, 8, 8)
     images = made.plan.scenarios[0].dataset.load()
-    entry = made.store.read("repaired", description["key"])
-    assert entry is not None
-    weights = weights_of(entry, blueprint_of(made.plan.scenarios[0], images))
+    found_weights = REPAIRED.read(made.store, description["key"])
+    assert found_weights is not None
+    weights = found_weights.content.of(blueprint_of(made.plan.scenarios[0], images))
     classifier = restore(weights, torch.device("cpu"))
     classifier.network.eval()
     with torch.no_grad():

@@ -13,7 +13,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from orchestrator.errors import Unusable
-from orchestrator.store import Entry, Store
+from orchestrator.store import AHEAD, Entry, Store, _File
 
 KEY = "ab" + "0" * 62
 VALUES: dict[str, Any] = {
@@ -133,27 +133,39 @@ def test_peek_returns_the_values_and_reads_no_array(
     large = Entry(values=VALUES, tensors={"a": torch.zeros(100_000)}, seconds=1.5, study="s")
     store.write("unlearn", KEY, large)
     read: list[int] = []
-    opened = store._files.open
 
-    def counting(*arguments: Any, **options: Any) -> Any:
-        file = opened(*arguments, **options)
-        take = file.read
-
-        def counted(size: int = -1) -> bytes:
-            content: bytes = take(size)
+    def counted(take: Callable[..., bytes]) -> Callable[..., bytes]:
+        def count(*arguments: Any, **options: Any) -> bytes:
+            content = take(*arguments, **options)
             read.append(len(content))
             return content
 
-        monkeypatch.setattr(file, "read", counted, raising=False)
-        return file
+        return count
 
-    monkeypatch.setattr(store._files, "open", counting)
-    monkeypatch.setattr(store._files, "cat_file", None)
+    monkeypatch.setattr(_File, "read", counted(_File.read))
+    monkeypatch.setattr(store._files, "cat_file", counted(store._files.cat_file))
     found = store.peek("unlearn", KEY)
     assert found is not None
-    assert (found.values, found.tensors) == (VALUES, {})
+    assert found.values == VALUES
+    assert [(name, t.shape, t.is_meta) for name, t in found.tensors.items()] == [
+        ("a", (100_000,), True)
+    ]
     assert (found.seconds, found.study) == (1.5, "s")
-    assert 0 < sum(read) < 4000
+    assert 0 < sum(read) <= (4000 if store._local else AHEAD) < 400_000
+
+
+def test_entries_of_any_size_come_back_from_an_object_store() -> None:
+    """Around the end of what the first request brings."""
+    store = Store("memory://a/sizes")
+    empty = Entry(values={}, tensors={"a": torch.zeros(0, dtype=torch.uint8)})
+    store.write("unlearn", KEY, empty)
+    head = len(store._files.cat_file(store._path("unlearn", KEY)))
+    for size in (*range(AHEAD - head - 40, AHEAD - head + 2), 3 * AHEAD):
+        numbers = torch.arange(size, dtype=torch.int64).to(torch.uint8)
+        store.write("unlearn", KEY, Entry(values={}, tensors={"a": numbers}))
+        found = store.read("unlearn", KEY)
+        assert found is not None, size
+        assert torch.equal(found.tensors["a"], numbers)
 
 
 def test_an_entry_is_a_safetensors_file(local: Store) -> None:

@@ -1,7 +1,12 @@
 """Damage: whatever is wrong with an entry, it counts as absent."""
 
-from collections.abc import Iterator
+import json
+import os
+import tracemalloc
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -118,12 +123,131 @@ def test_a_foreign_file_counts_as_absent(spot: Spot, content: bytes) -> None:
     assert spot.peek(content) is None
 
 
+@pytest.mark.parametrize("number", [0, 1])
 def test_another_version_counts_as_absent(
-    spot: Spot, sound: bytes, monkeypatch: pytest.MonkeyPatch
+    spot: Spot, sound: bytes, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr("orchestrator.store.FORMAT", 0)
+    """The format is under the checksum: no entry passes as one of another format."""
+    assert b'"format": "2"' in sound
+    other = sound.replace(b'"format": "2"', f'"format": "{number}"'.encode())
+    assert spot.read(other) is None
+    assert spot.peek(other) is None
+    monkeypatch.setattr("orchestrator.store.FORMAT", 3)
     assert spot.read(sound) is None
     assert spot.peek(sound) is None
+
+
+# Entries at another place than their own.
+
+
+@pytest.mark.parametrize(("stage", "key"), [("relearn", KEY), ("unlearn", "ab" + "1" * 62)])
+def test_an_entry_at_another_place_counts_as_absent(spot: Spot, stage: str, key: str) -> None:
+    other = Path(str(spot.store.url), stage, "ab", f"{key}.safetensors")
+    other.parent.mkdir(parents=True, exist_ok=True)
+    other.write_bytes(spot.path.read_bytes())
+    assert spot.store.read(stage, key) is None
+    assert spot.store.peek(stage, key) is None
+    found = spot.store.read("unlearn", KEY)
+    assert found is not None
+    assert is_whole(found)
+
+
+def old_format(entry: Entry) -> bytes:
+    """Return an entry as version 0.1 wrote it: its checksums know no stage and no key."""
+    body = safetensors.torch.save(dict(entry.tensors))
+    length = int.from_bytes(body[:8], "little")
+    layout, data = json.loads(body[8 : 8 + length]), body[8 + length :]
+    said = {"values": entry.values, "seconds": entry.seconds, "study": entry.study}
+    values = json.dumps(said, sort_keys=True)
+    known = json.dumps(layout, sort_keys=True).encode() + values.encode()
+    sums = {"head": sha256(known).hexdigest(), "sha256": sha256(known + data).hexdigest()}
+    text = json.dumps({"__metadata__": {"format": "1", "entry": values, **sums}, **layout})
+    text += " " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text.encode() + data
+
+
+def test_entries_of_the_former_format_stay_readable(spot: Spot) -> None:
+    content = old_format(WHOLE)
+    found, head = spot.read(content), spot.peek(content)
+    assert found is not None
+    assert head is not None
+    assert is_whole(found)
+    assert (head.values, head.seconds, head.study) == (WHOLE.values, WHOLE.seconds, WHOLE.study)
+    assert spot.read(content[:-1]) is None
+    for place, damaged in flips(content, 2):
+        found = spot.read(damaged)
+        assert found is None or is_whole(found), place
+
+
+# Sizes: nothing that is no entry takes memory.
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Return the most bytes that Python held at once for some work."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"",
+        (16_000_001).to_bytes(8, "little"),
+        (2**40).to_bytes(8, "little"),
+        b"\xff" * 8,
+    ],
+)
+def test_a_sparse_file_of_30_gigabytes_counts_as_absent(spot: Spot, start: bytes) -> None:
+    spot.path.write_bytes(start)
+    os.truncate(spot.path, 30 * 10**9)
+    found: list[Entry | None] = []
+    taken = peak(
+        lambda: found.extend([spot.store.read("unlearn", KEY), spot.store.peek("unlearn", KEY)])
+    )
+    assert found == [None, None]
+    assert taken < 10**6
+
+
+def test_a_sound_entry_with_gigabytes_behind_it_counts_as_absent(spot: Spot, sound: bytes) -> None:
+    os.truncate(spot.path, 30 * 10**9)
+    assert peak(lambda: spot.store.read("unlearn", KEY)) < 10**6
+    assert spot.store.read("unlearn", KEY) is None
+    assert spot.read(sound) is not None
+
+
+def test_an_entry_that_claims_gigabytes_and_has_none_counts_as_absent(spot: Spot) -> None:
+    """Its head is right by its checksum: somebody made it."""
+    vast = torch.empty(10**13, dtype=torch.uint8, device="meta")
+    layout = {"a": {"dtype": "U8", "shape": [vast.numel()], "data_offsets": [0, vast.numel()]}}
+    values = json.dumps({"values": {}, "seconds": 0.0, "study": ""}, sort_keys=True)
+    place = json.dumps([2, "unlearn", KEY])
+    total = sha256((place + json.dumps(layout, sort_keys=True) + values).encode()).hexdigest()
+    metadata = {"format": "2", "entry": values, "head": total, "sha256": total}
+    content = head(json.dumps({"__metadata__": metadata, **layout}))
+    assert spot.peek(content) is not None  # the checksums here are right
+    assert peak(lambda: spot.read(content)) < 10**6
+    assert spot.read(content) is None
+
+
+def test_memory_that_is_not_there_counts_as_absent(
+    spot: Spot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("safetensors.torch.load", fail)
+    assert spot.store.read("unlearn", KEY) is None
+
+
+def test_a_pipe_in_the_place_of_an_entry_counts_as_absent(spot: Spot) -> None:
+    spot.path.unlink()
+    os.mkfifo(spot.path)
+    assert spot.store.read("unlearn", KEY) is None
+    assert spot.store.peek("unlearn", KEY) is None
 
 
 def test_a_folder_in_the_place_of_an_entry_counts_as_absent(spot: Spot) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.entries import pack
 from orchestrator.materials import blueprint_of
 from orchestrator.plan import Plan, Trial
+from orchestrator.schema import pack
 from orchestrator.work import AscentItem, Progress, Site, VictimItem
 from orchestrator.workshop import Workshop, ascent_entry
 from tests.orchestrator_tests.places import AXES, VICTIM, Place, plan_of

@@ -10,12 +10,12 @@ import torch
 
 from orchestrator.catalogue import Catalogue
 from orchestrator.conductor import Conductor
-from orchestrator.entries import pack
 from orchestrator.folder import Folder
 from orchestrator.materials import blueprint_of
 from orchestrator.observers import Observers
 from orchestrator.plan import Plan, make_plan
 from orchestrator.results import Results, columns_of
+from orchestrator.schema import pack
 from tests.orchestrator_tests.places import VICTIM, Place
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from ulrl.clean import draw_clean_samples

@@ -11,6 +11,7 @@ from ulrl.interchange._refusal import ImportRefused as ImportRefused
 from ulrl.interchange._sets import imported_test_sets as imported_test_sets
 from ulrl.interchange._state import fit_state as fit_state
 from ulrl.interchange._state import read_state as read_state
+from ulrl.interchange._state import sketch_of as sketch_of
 from ulrl.interchange._triggered import TriggeredImages as TriggeredImages
 from ulrl.interchange._triggered import read_triggered as read_triggered
 from ulrl.interchange._victim import ImportedVictim as ImportedVictim
