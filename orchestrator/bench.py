@@ -12,6 +12,7 @@ from orchestrator.work import OUT_OF_MEMORY, Finished, Item, Progress, Site
 from orchestrator.workshop import Workshop
 from ulrl.attacks import PictureError
 from ulrl.datasets import DatasetError
+from ulrl.errors import DivergedError
 from ulrl.interchange import ImportRefused
 from ulrl.models import WeightsError
 from ulrl.replay import RecordingError
@@ -50,6 +51,8 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
         lack = _lack(error, site, item)
         exhausted = bool(lack)
+        if isinstance(error, DivergedError):
+            lack = str(error)  # a result of this setting, no failure of the program
         kind, told = type(error).__name__, " ".join(str(error).split()) or "no message"
         about = [what for placed, what in PLACED.items() if isinstance(error, placed)]
         kept = f"{about[0]} cannot be used; the log says why" if about else told

@@ -284,16 +284,20 @@ class Conductor:
         finding = self.scores.get(trial.number)
         if finding is None:
             return
-        for follower in self._followers.end(finding.relearn_key):
+        for follower in self._followers.end(_relearning(trial, finding)):
             undecided = self.decisions.verdict(follower) is None
             if undecided and not self._take_result(follower):
                 self._push_trial(follower)
 
     def _push_trial(self, trial: Trial) -> None:
         """Make a trial ready, or let it wait for another that makes the same result."""
-        key = self.scores[trial.number].relearn_key
-        if self._followers.take(key, trial):
+        if self._followers.take(_relearning(trial, self.scores[trial.number]), trial):
             self._dispatch.push(self._rank[trial.number], self._catalogue.trial_item(trial))
 
     def _first(self, group: Group) -> int:
         return min(self._rank[trial.number] for trial in group.trials)
+
+
+def _relearning(trial: Trial, finding: ScoreFinding) -> object:
+    """Return what trials that share a relearning have in common; without one, nothing."""
+    return finding.relearn_key or trial.number

@@ -46,6 +46,10 @@ class Held:
     content: Any
 
 
+class ModelError(Exception):
+    """A model cannot be made, now or later; the text says why in one line."""
+
+
 class Place(Protocol):
     """One experiment of one store, connected. Any method may raise anything."""
 

@@ -39,6 +39,9 @@ class StoredTensors:
     def __post_init__(self) -> None:
         if not self.tensors:
             raise Unfit("nothing was learned")
+        for name, value in self.tensors.items():
+            if not value.is_meta and not bool(value.isfinite().all()):
+                raise Unfit(f"the tensor {name} is not finite")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -50,7 +50,11 @@ class VictimFinding:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoreFinding:
-    """Phase 1 of a trial, and the key of the relearning that it leads to."""
+    """Phase 1 of a trial, and the key of the relearning that it leads to.
+
+    Attributes:
+        relearn_key: "" where phase 1 diverged, so that it leads to none.
+    """
 
     scores: NeuronScores
     relearn_key: str
@@ -119,10 +123,12 @@ class Findings:
             scores, runs = self._phase_one(key, trial.scenario.text)
         except _AbsentError:
             return None
-        suspects = self._suspects(parts.reset, scores)
+        relearn_key = ""
+        if not scores.diverged:
+            relearn_key = self._keys.relearn(trial, self._suspects(parts.reset, scores))
         return ScoreFinding(
             scores=scores,
-            relearn_key=self._keys.relearn(trial, suspects),
+            relearn_key=relearn_key,
             seconds=sum(run.seconds for run in runs),
             runs=runs,
         )
@@ -148,6 +154,8 @@ class Findings:
 
     def repair(self, trial: Trial, relearn_key: str) -> RepairFinding | None:
         """Return a trial's repaired model as evaluated."""
+        if not relearn_key:
+            return None
         relearned = self._read(RELEARNING, relearn_key, trial.scenario)
         evaluated = self._read(EVALUATION, self._keys.evaluation(relearn_key), trial.scenario)
         if relearned is None or evaluated is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, TextIO
 
+from orchestrator.delivery import ModelError
 from orchestrator.scratch import scratch
 from orchestrator.warden import end_with
 
@@ -24,7 +25,11 @@ NICE = 10  # while the study computes
 
 
 class Foundry:
-    """Makes models by their descriptions from what a store holds, one after the other."""
+    """Makes models by their descriptions from what a store holds, one after the other.
+
+    Attributes:
+        impossible: Why models cannot be made, a line for each.
+    """
 
     def __init__(self, store: str) -> None:
         self._store = store
@@ -33,6 +38,7 @@ class Foundry:
         self._scratch = ExitStack()
         self._closed = self._urgent = False
         self.busy = False  # whether a model is being made now
+        self.impossible: list[str] = []
 
     def prepare(self) -> None:
         """Start the process, which takes seconds to be ready, and return at once."""
@@ -43,7 +49,8 @@ class Foundry:
         """Make `folder` with a model in it; return False if its weights are gone.
 
         Raises:
-            RuntimeError: It cannot be made; the text says why in one line.
+            ModelError: It can never be made.
+            RuntimeError: It cannot be made now; the text says why in one line.
         """
         process = self._running()
         if process.stdin is None or process.stdout is None:
@@ -64,7 +71,10 @@ class Foundry:
             raise RuntimeError("the process that makes models ended")
         answer = json.loads(line)
         if answer["error"]:
-            raise RuntimeError(f"the model cannot be made: {answer['error']}")
+            if answer["final"]:
+                self.impossible.append(answer["error"])
+                raise ModelError(answer["error"])
+            raise RuntimeError(answer["error"])
         return bool(answer["made"])
 
     def hurry(self) -> None:
@@ -138,7 +148,7 @@ class Moulds:
             folder: Absent yet.
 
         Raises:
-            RuntimeError: The model does not say what the network says.
+            ModelError: The model does not say what the network says.
         """
         import torch
 
@@ -152,7 +162,7 @@ class Moulds:
         program = torch.export.load(mould / "data" / PROGRAM)
         state = network.state_dict()
         if set(program.state_dict) - set(state):
-            raise RuntimeError("its graph holds weights that the network lacks")
+            raise ModelError("its graph holds weights that the network lacks")
         for name, old in program.state_dict.items():
             kept = isinstance(old, torch.nn.Parameter)
             program.state_dict[name] = torch.nn.Parameter(state[name]) if kept else state[name]
@@ -161,7 +171,7 @@ class Moulds:
             images = torch.rand(3, *example.shape[1:], generator=torch.Generator().manual_seed(0))
             says, shall = program.module()(images), network(images)
         if not torch.allclose(says, shall, rtol=1e-3, atol=1e-4):
-            raise RuntimeError("its graph does not say what the network says")
+            raise ModelError("its graph does not say what the network says")
 
 
 def warm_up(moulds: Moulds, folder: Path) -> None:
@@ -200,7 +210,7 @@ def _answer(store: str, moulds: Moulds, request: Mapping[str, Any]) -> dict[str,
     from orchestrator.modelling import materialise
     from orchestrator.store import Store
 
-    error, made = "", None
+    error, made, final = "", None, False
     description = request["description"]
     weights = ("stage", "key")
     kind = {name: value for name, value in description.items() if name not in weights}
@@ -210,8 +220,9 @@ def _answer(store: str, moulds: Moulds, request: Mapping[str, Any]) -> dict[str,
             text = json.dumps(kind, sort_keys=True)
             moulds.cast(text, *made, Path(request["folder"]))
     except Exception as failure:  # noqa: BLE001 - told to who asked
-        error = sentence(failure)
-    return {"made": made is not None, "error": error}
+        error = f"the model cannot be made: {sentence(failure)}"
+        final = not isinstance(failure, OSError | MemoryError)  # those may pass
+    return {"made": made is not None, "error": error, "final": final}
 
 
 def _run(work: Callable[[], Any], *, urgent: bool) -> Any:

@@ -17,7 +17,7 @@ from orchestrator.plan import Plan, Trial
 from ulrl.attacks import LabelRule
 from ulrl.hyperparameters import PARTS, names
 from ulrl.layers import Layers
-from ulrl.metrics import der, is_wreck
+from ulrl.metrics import der, is_wreck, rir
 from ulrl.scoring import NeuronScores
 
 _Basis: TypeAlias = tuple[
@@ -27,7 +27,7 @@ _Basis: TypeAlias = tuple[
 METRICS = ("acc", "asr", "ra")
 _WHOLE = (*("target_label", "seed", "defence_seed", "stop_epoch", "target_rank", "collapse_class"),)
 _FRACTIONS = ("poison_ratio", "target_z", "accuracy_at_stop", "collapse_share", "seconds")
-_METRIC = re.compile(r"(acc|asr|ra)_(before|after)_|der_")
+_METRIC = re.compile(r"(acc|asr|ra)_(before|after)_|der_|rir_")
 
 
 def columns_of(plan: Plan) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
         *("der_selection", "der_report", "flagged", "target_z", "stop_epoch"),
         *("threshold_reached", "seconds", "mlflow_run_id"),
         *("target_rank", "accuracy_at_stop", "plain_fine_tuning"),
-        *("collapse_class", "collapse_share", "wrecked"),
+        *("collapse_class", "collapse_share", "wrecked", "rir_selection", "rir_report"),
     )
 
 
@@ -143,6 +143,8 @@ def _after(
         **metrics,
         "der_selection": der(before.selection, after.selection),
         "der_report": der(before.report, after.report),
+        "rir_selection": rir(before.selection, after.selection),
+        "rir_report": rir(before.report, after.report),
         "flagged": json.dumps(flagged(trial, scored)),
         "target_z": target_z(trial, scored),
         "target_rank": target_rank(trial, scored),

@@ -109,11 +109,12 @@ class _Run:
         resolved = replace(study, resources=resources)
         write_text(folder.path / "study.yaml", resolved_yaml(resolved))
         self.findings = findings = Findings(store, KeyRing(study.victim, compute))
+        self.foundry = Foundry(study.store)
         self.tracker = Tracker(
             uri=study.mlflow.uri,
             experiment=study.name,
             outbox=folder.logs / "mlflow.jsonl",
-            maker=Foundry(study.store),
+            maker=self.foundry,
         )
         self.pictures = Pictures(plan, folder.path)
         self.mirror = Mirror(self.tracker, findings, store, self.pictures)
@@ -197,6 +198,9 @@ class _Run:
                 f"to deliver them",
                 style="yellow",
             )
+        if reasons := self.foundry.impossible:
+            runs = count(len(reasons), "run")
+            self._say(f"MLflow has no model of {runs}: {reasons[0]}", style="yellow")
         if self.mirror.models_gone:
             self._say(
                 f"the store no longer has {count(self.mirror.models_gone, 'repaired model')} for "

@@ -39,6 +39,7 @@ _NUMBERS = (
     *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),
     *("der_selection", "der_report", "target_z", "target_rank", "stop_epoch"),
     *("accuracy_at_stop", "collapse_class", "collapse_share", "seconds"),
+    *("rir_selection", "rir_report"),
 )
 
 

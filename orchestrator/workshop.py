@@ -222,11 +222,17 @@ class Workshop:
     ) -> Making[Weights | Evaluation]:
         scenario, config = trial.scenario, trial.hyperparameters.relearn
         started = time.perf_counter()
-        run = relearn(config, victim, suspects, self._materials.clean(trial), self._device)
         curve: list[Point] = []
+        run = relearn(
+            config,
+            victim,
+            suspects,
+            self._materials.clean(trial),
+            self._device,
+            observe=lambda classifier: curve.append(_monitor(classifier, tests)),
+        )
         training = []
         for epoch in run.epochs:
-            curve.append(_monitor(run.classifier, tests))
             training.append((epoch.loss, epoch.accuracy))
             yield Progress(
                 stage="relearn",

@@ -6,7 +6,7 @@ says more.
 
 - A network of your own: `repair` runs ULRL on it and returns a `Repair`; `Treatment` says how its
   images are normalised and augmented; `Preset` names complete sets of hyper-parameters, and
-  `hyperparameters.names` lists them.
+  `hyperparameters.names` lists them. `DivergedError` says that training left the finite numbers.
 - Victims: `Poison` is an attack of `ATTACKS` with its options, `train_victim` trains a network of
   `ARCHITECTURES` on images of `DATASETS` that it has poisoned.
 - Measuring: `make_test_sets` triggers test images, `evaluate` gives the `Metrics` of both halves,
@@ -16,6 +16,7 @@ says more.
 from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS, Treatment
 from ulrl.defence import Repair, repair
+from ulrl.errors import DivergedError
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.hyperparameters import Preset
 from ulrl.metrics import Metrics, der, measure
@@ -27,6 +28,7 @@ __all__ = [
     "ARCHITECTURES",
     "ATTACKS",
     "DATASETS",
+    "DivergedError",
     "Evaluation",
     "Metrics",
     "Poison",

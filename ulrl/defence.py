@@ -98,6 +98,8 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     Raises:
         ValueError: A value is out of range, or samples and victim do not go together.
         TypeError: A name is no hyper-parameter, or a value is of another kind.
+        DivergedError: Unlearning diverged before its accuracy fell to the threshold, or relearning
+            did: there is no repaired network.
     """
     parts = _parts(preset, dataset, hyperparameters)
     samples = Samples(images=_as_images(images, treatment), labels=_as_labels(labels, len(images)))

@@ -8,7 +8,7 @@ from ulrl.metrics import Metrics, measure
 from ulrl.models import Weights, restore
 from ulrl.poisoning import TestSets
 
-VERSION = 1
+VERSION = 2  # 2: outputs that are not finite are refused; of earlier results some are not sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,11 @@ class Evaluation:
 
 
 def evaluate(model: Weights, tests: TestSets, device: torch.device) -> Evaluation:
-    """Return ACC, ASR and RA of `model` on the selection and on the report half."""
+    """Return ACC, ASR and RA of `model` on the selection and on the report half.
+
+    Raises:
+        DivergedError: Outputs of the model are not finite.
+    """
     predict = restore(model, device).predict
     return Evaluation(
         selection=measure(predict, tests.selection), report=measure(predict, tests.report)

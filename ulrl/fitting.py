@@ -5,16 +5,18 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf, isfinite
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from ulrl.augmentation import Views, apply_views, draw_views
 from ulrl.control import NO_CONTROL, Control
+from ulrl.errors import DivergedError
 from ulrl.models import Classifier
 from ulrl.precision import Precision
 from ulrl.randomness import default_draws, generator, spared_default
@@ -40,11 +42,20 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What the loop saw of its own batches, before each step and in train mode."""
+    """What the loop saw of its own batches, before each step and in train mode.
 
-    number: int  # from 1
+    Attributes:
+        number: From 1.
+        loss: Mean over the samples.
+        accuracy: Share of the samples, in [0, 1].
+        fault: Why the network is of no use at the end of this epoch: its loss or its weights
+            are not finite, or loss scaling left out every step. "" if it is sound.
+    """
+
+    number: int
     loss: float
     accuracy: float
+    fault: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +127,10 @@ def train(
     stop by leaving the iterator; neither changes what follows. On a GPU nothing waits for
     the device within an epoch.
 
+    An epoch in which loss scaling left out every step changed no weight. It is repeated, with
+    the lowered scale and the same batches, until a step is taken. An epoch may have a `fault`;
+    `sound` makes an error of it.
+
     Args:
         classifier: Trained in place, in train mode.
         samples: What to train on.
@@ -143,18 +158,70 @@ def train(
             batches = schedule.batches(torch.randperm(count, generator=sources.order))
             if join:
                 batches = (*batches[:-2], torch.cat(batches[-2:]))
-            steps.start_epoch(sources.views)
+            steps.draw_views(sources.views)
             with default_draws(sources.layers, device), steps.running():
                 there = torch.split(
                     torch.cat(batches).to(device), [len(batch) for batch in batches]
                 )
-                for step, (chosen, index) in enumerate(zip(batches, there, strict=True)):
-                    steps.take(chosen, index, schedule.rate(epoch + step / len(batches)))
+                again = True
+                while again:
+                    steps.start_pass()
+                    for step, (chosen, index) in enumerate(zip(batches, there, strict=True)):
+                        steps.take(chosen, index, schedule.rate(epoch + step / len(batches)))
+                    moved, again = steps.moved(len(batches))
             loss, hits = steps.seen()
             seen_count = sum(map(len, batches))
-            yield Epoch(number=epoch + 1, loss=loss / seen_count, accuracy=hits / seen_count)
+            loss /= seen_count
+            yield Epoch(
+                number=epoch + 1,
+                loss=loss,
+                accuracy=hits / seen_count,
+                fault=_fault(loss, network, moved=moved),
+            )
     finally:
         steps.close()
+
+
+def sound(
+    epochs: Iterator[Epoch],
+    what: str,
+    remedy: str,
+    observe: Callable[[Epoch], None] | None = None,
+) -> Iterator[Epoch]:
+    """Yield epochs as long as they are sound.
+
+    Args:
+        epochs: Of a training.
+        what: Name of the training, to begin the message with.
+        remedy: What may help, to end the message with.
+        observe: Called after each epoch; it may measure the network.
+
+    Raises:
+        DivergedError: An epoch has a fault, or the network's outputs were seen not to be finite.
+    """
+    for epoch in epochs:
+        fault = epoch.fault
+        if not fault and observe is not None:
+            try:
+                observe(epoch)
+            except DivergedError as error:  # finite weights, the outputs of which are not
+                fault = str(error)
+        if fault:
+            raise DivergedError(
+                f"{what} diverged in epoch {epoch.number} ({fault}); {remedy} may help"
+            )
+        yield epoch
+
+
+def _fault(loss: float, network: nn.Module, *, moved: bool) -> str:
+    """Return why a network is of no use, or ""."""
+    if not isfinite(loss):
+        return f"the loss is {loss}"
+    values = (*network.parameters(), *network.buffers())
+    floats = [v.detach() for v in values if v.is_floating_point() and v.numel()]
+    if not bool(get_total_norm(floats, inf).isfinite()):  # the largest magnitude; NaN if any is
+        return "weights are not finite"
+    return "" if moved else "gradients exceed the range of fp16 at every loss scale"
 
 
 class _Steps:
@@ -181,18 +248,34 @@ class _Steps:
         self._views = Views(top=places[0], left=places[1], mirrored=places[0] > 0)
         self._loss_sum = torch.zeros((), device=device)
         self._hits = torch.zeros((), device=device)
+        self._scale = 1.0  # of the loss, at the start of a pass
         self._replay: Replay | None = None
         if _replays(classifier, optimiser, control):
             self._replay = Replay(lambda index: self._take(index, index), device)
             self._rate = torch.zeros((), device=device)
             optimiser.param_groups[0]["lr"] = self._rate
 
-    def start_epoch(self, source: Generator) -> None:
-        """Draw a view of each sample, and forget what the last epoch saw."""
+    def draw_views(self, source: Generator) -> None:
+        """Draw a view of each sample."""
         count = len(self._samples.labels)
         self._views.become(draw_views(count, self._treatment, source, self._device))
+
+    def start_pass(self) -> None:
+        """Forget what the last pass saw."""
         self._loss_sum.zero_()
         self._hits.zero_()
+        self._scale = self._scaler.get_scale()  # 1 where nothing is scaled
+
+    def moved(self, steps: int) -> tuple[bool, bool]:
+        """Return whether a pass of so many steps took any, and whether another pass might.
+
+        Each step that is left out lowers the scale by the same factor, and no other step does.
+        """
+        if not self._scaler.is_enabled():
+            return True, False
+        scale = self._scaler.get_scale()
+        moved = scale > self._scale * self._scaler.get_backoff_factor() ** steps
+        return moved, not moved and scale >= 1
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""ACC, ASR, RA and DER, all fractions in [0, 1]."""
+"""ACC, ASR, RA, DER and RIR, all fractions in [0, 1]."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +64,17 @@ def is_wreck(acc: float, classes: int) -> bool:
     A wreck seldom obeys its trigger either, so its DER can be above that of a sound model.
     """
     return acc <= 1 / classes
+
+
+def rir(before: Metrics, after: Metrics) -> float:
+    """Return the robustness improvement rating of BackdoorBench (Wu et al., 2022).
+
+    ``(max(0, RA gain) - max(0, ACC drop) + 1) / 2``, the gain being repaired minus victim, the
+    drop victim minus repaired: 1/2 is no effect.
+    """
+    ra_gain = max(0.0, after.ra - before.ra)
+    acc_drop = max(0.0, before.acc - after.acc)
+    return (ra_gain - acc_drop + 1) / 2
 
 
 def _share(hits: Tensor) -> float:

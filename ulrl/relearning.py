@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ulrl.clean import CleanSamples
-from ulrl.fitting import Epoch, Schedule, Sources, train
+from ulrl.fitting import Epoch, Schedule, Sources, sound, train
 from ulrl.layers import as_rows, bias_name
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
@@ -157,7 +157,11 @@ class RelearnConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RelearnRun:
-    """A model in repair: drain `epochs`, then take the classifier."""
+    """A model in repair: drain `epochs`, then take the classifier.
+
+    An epoch that ends with a loss, weights or outputs that are not finite raises
+    `DivergedError`.
+    """
 
     classifier: Classifier
     epochs: Iterator[Epoch]
@@ -169,11 +173,14 @@ def relearn(
     suspects: Suspects,
     clean: CleanSamples,
     device: torch.device,
+    *,
+    observe: Callable[[Classifier], None] | None = None,
 ) -> RelearnRun:
     """Start phase 2 from the victim; the work is done as `epochs` of the result is drawn.
 
     What the ascent did to the weights is discarded. All parameters train on cross-entropy
-    plus ``alpha`` times `cosine_term`. Without suspects this is plain fine-tuning.
+    plus ``alpha`` times `cosine_term`. Without suspects this is plain fine-tuning. `observe` is
+    called with the classifier after each epoch; it may measure, and shall change nothing.
     """
     classifier = restore(victim, device)
     penalty = _penalty(config, classifier, suspects)  # before anything is drawn afresh
@@ -200,7 +207,15 @@ def relearn(
     )
     sources = Sources.of(clean.seed, "relearn")
     epochs = train(classifier, clean.samples, optimiser, objective, schedule, sources)
-    return RelearnRun(classifier=classifier, epochs=epochs)
+
+    def look(epoch: Epoch) -> None:
+        if observe is not None:
+            observe(classifier)
+        if epoch.number == config.relearn_epochs:
+            classifier.predict(clean.samples.images)  # which raises where it predicts nothing
+
+    remedy = "a smaller relearn_lr or a relearn_clip_norm"
+    return RelearnRun(classifier=classifier, epochs=sound(epochs, "relearning", remedy, look))
 
 
 def _penalty(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ulrl.errors import DivergedError
 from ulrl.layers import layer_name
 from ulrl.scoring import NeuronScores, rounded_share
 
@@ -68,7 +69,17 @@ class Suspects:
 
 
 def choose_resets(config: ResetConfig, scores: NeuronScores) -> Suspects:
-    """Return the suspects with the share of their weights that `config` gives up."""
+    """Return the suspects with the share of their weights that `config` gives up.
+
+    Raises:
+        DivergedError: The ascent diverged before its accuracy fell to the threshold, so that
+            there are no scores to choose by.
+    """
+    if scores.diverged:
+        raise DivergedError(
+            f"unlearning diverged in epoch {scores.stop_epoch}, before the accuracy fell to the "
+            f"threshold; a smaller unlearn_lr or unlearn_clip_norm may help"
+        )
     rows: dict[str, list[int]] = {}
     for layer, row in scores.places:
         rows.setdefault(layer, []).append(row)

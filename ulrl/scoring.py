@@ -243,8 +243,9 @@ def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
     shift = torch.cat(shifts)
     # Layers differ a hundredfold in how far their weights move, so each is its own scale.
     z = torch.cat([modified_z(part, config.zero_mad, config.mad_epsilon) for part in shifts])
-    suspects = pick_suspects(config, shift, z)
     reached = ascent.reaches(stop)
+    diverged = ascent.diverged and not reached
+    suspects = () if diverged else pick_suspects(config, shift, z)
     sizes = [len(changes[name]) for name in weights]
     parts = torch.zeros(len(shift), dtype=torch.bool)
     parts[list(suspects)] = True
@@ -263,7 +264,7 @@ def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
         stop_accuracy=ascent.accuracy[epoch - 1],
         predicted=ascent.predicted_at(epoch),
         threshold_reached=reached,
-        diverged=ascent.diverged and not reached,
+        diverged=diverged,
     )
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ulrl.control import NO_CONTROL, Control
-from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
+from ulrl.fitting import Epoch, Samples, Schedule, Sources, sound, train
 from ulrl.models import Classifier
 from ulrl.precision import Precision
 from ulrl.sgd import SGD
@@ -99,7 +99,11 @@ def fit(
     sources: Sources,
     control: Control = NO_CONTROL,
 ) -> Iterator[Epoch]:
-    """Train `classifier` in place as `config` says, and yield after each epoch."""
+    """Train `classifier` in place as `config` says, and yield after each epoch.
+
+    Raises:
+        DivergedError: Loss or weights stopped being finite.
+    """
     optimiser = SGD(
         classifier.network,
         lr=config.lr,
@@ -116,7 +120,8 @@ def fit(
             precision=config.precision,
             drop_last=config.drop_last,
         )
-        return train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
+        epochs = train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
+        return sound(epochs, "training", "a smaller lr")
 
     if config.schedule is VictimSchedule.PLATEAU:
         return _on_plateaus(config.lr, run)

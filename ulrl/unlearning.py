@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isfinite
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl.clean import CleanSamples
+from ulrl.errors import DivergedError
 from ulrl.fitting import Schedule, Sources, train
 from ulrl.layers import Layers, as_rows, neurons_of
 from ulrl.models import Classifier, Weights, restore
@@ -96,8 +96,8 @@ class Ascent:
             eval mode, without augmentation: ``[kept, classes]``. All 0 where it diverged.
         accuracy: The accuracy that is compared, of every epoch.
         loss: Running cross-entropy of every epoch.
-        diverged: Whether loss or weights stopped being finite in the last epoch, which ends
-            the ascent.
+        diverged: Whether loss, weights or outputs stopped being finite in the last epoch,
+            which ends the ascent. That epoch's accuracy means nothing.
     """
 
     before: Mapping[str, Tensor]
@@ -153,7 +153,8 @@ def unlearn(
     threshold anyone will ask for, or after ``unlearn_epochs``. All parameters train, in
     train mode, as in the official code; what the stop rule reads does not depend on the
     threshold, so one ascent serves all of them exactly. `observe` is called with the
-    climbing classifier after each epoch; it may measure, and shall change nothing.
+    climbing classifier after each epoch that did not diverge; it may measure, and shall change
+    nothing.
     """
     classifier = restore(victim, device)
     watched = neurons_of(classifier, config.layers)
@@ -181,23 +182,27 @@ def unlearn(
     for epoch in train(classifier, clean.samples, optimiser, _climb, schedule, sources):
         now = _copies(watched)
         answers: Tensor | None = None
-        accuracy = epoch.accuracy
-        if config.stop_accuracy is StopAccuracy.EVAL:
-            answers = classifier.predict(clean.samples.images)
-            accuracy = int((answers == clean.samples.labels).sum()) / len(answers)
-        finite = all(bool(values.isfinite().all()) for values in now.values())
-        diverged = not (isfinite(epoch.loss) and finite)
-        last = diverged or accuracy <= floor or epoch.number == config.unlearn_epochs
-        if last or not accuracies or accuracy < min(accuracies):
+        accuracy, diverged = epoch.accuracy, bool(epoch.fault)
+        last = False
+        if not diverged:
+            try:
+                if config.stop_accuracy is StopAccuracy.EVAL:
+                    answers = classifier.predict(clean.samples.images)
+                    accuracy = int((answers == clean.samples.labels).sum()) / len(answers)
+                last = accuracy <= floor or epoch.number == config.unlearn_epochs
+                if answers is None and (last or _is_least(accuracy, accuracies)):
+                    answers = classifier.predict(clean.samples.images)
+                if observe is not None:
+                    observe(classifier)
+            except DivergedError:  # finite weights, the outputs of which are not
+                diverged = True
+        last = last or diverged
+        if last or _is_least(accuracy, accuracies):
             kept[epoch.number] = now
-            if diverged:
-                counts = torch.zeros(victim.blueprint.classes, dtype=torch.int64)
-            else:
-                answers = classifier.predict(clean.samples.images) if answers is None else answers
+            counts = torch.zeros(victim.blueprint.classes, dtype=torch.int64)
+            if answers is not None and not diverged:
                 counts = torch.bincount(answers, minlength=victim.blueprint.classes)
             predicted.append(counts)
-        if observe is not None:
-            observe(classifier)
         accuracies.append(accuracy)
         losses.append(-epoch.loss)
         after = _Stacked(tuple(kept.values()))
@@ -212,6 +217,11 @@ def unlearn(
         )
         if last:
             return
+
+
+def _is_least(accuracy: float, earlier: list[float]) -> bool:
+    """Whether an epoch's accuracy is below that of all before it."""
+    return all(accuracy < other for other in earlier)
 
 
 def check_sgd(phase: str, lr: float, momentum: float, weight_decay: float) -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
-from orchestrator.reporting.schema import AFTER, BEFORE, DER, HALVES, SCENARIO
+from orchestrator.reporting.schema import AFTER, BEFORE, DER, HALVES, RIR, SCENARIO
 from orchestrator.reporting.tables import Table
 
 ROUNDING = 1e-3  # a table saved with three digits is still the same
-_AFTER_THE_VICTIM = (*AFTER, *DER, "flagged")
+_AFTER_THE_VICTIM = (*AFTER, *DER, *RIR, "flagged")
 _VICTIM = (*BEFORE, "victim_ok")
 
 
@@ -18,7 +18,7 @@ def contradictions(table: Table) -> Iterator[str]:
             yield from _derived(number, row)
         else:
             for name in _AFTER_THE_VICTIM:
-                if row[name]:
+                if row.get(name):  # older results lack some columns
                     rule = f"a {row['status']} trial has nothing here; got {row[name]!r}"
                     yield f"row {number}, {name}: {rule}"
         if row["victim_ok"]:
@@ -33,7 +33,7 @@ def contradictions(table: Table) -> Iterator[str]:
 
 
 def _derived(number: int, row: Mapping[str, str]) -> Iterator[str]:
-    """Yield a DER that is not that of the ACC and ASR beside it."""
+    """Yield a DER that is not that of the ACC and ASR beside it, or a RIR, of ACC and RA."""
     for half in HALVES:
         asr, acc = (
             max(0.0, float(row[f"{metric}_before_{half}"]) - float(row[f"{metric}_after_{half}"]))
@@ -43,6 +43,12 @@ def _derived(number: int, row: Mapping[str, str]) -> Iterator[str]:
         if abs(der - float(row[f"der_{half}"])) > ROUNDING:
             told = f"ACC and ASR of the row give {der:.4f}; got {row[f'der_{half}']!r}"
             yield f"row {number}, der_{half}: {told}"
+        if given := row.get(f"rir_{half}"):  # which older results lack
+            gain = max(0.0, float(row[f"ra_after_{half}"]) - float(row[f"ra_before_{half}"]))
+            rir = (gain - acc + 1) / 2
+            if abs(rir - float(given)) > ROUNDING:
+                told = f"ACC and RA of the row give {rir:.4f}; got {given!r}"
+                yield f"row {number}, rir_{half}: {told}"
 
 
 def _alike(one: str, other: str) -> bool:

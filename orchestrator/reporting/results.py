@@ -15,6 +15,7 @@ from orchestrator.reporting.schema import (
     BEFORE,
     DER,
     REQUIRED,
+    RIR,
     SETTING,
     STATUSES,
     SURFACE_AXES,
@@ -190,6 +191,7 @@ _LATER: dict[str, _Rule] = {  # columns that older results lack; a cell may be e
     "collapse_class": _or_empty(_WHOLE),
     "collapse_share": _or_empty(_FRACTION),
     "wrecked": _or_empty(_BOOLEAN),
+    **dict.fromkeys(RIR, _or_empty(_FRACTION)),
 }
 
 

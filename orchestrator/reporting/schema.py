@@ -9,6 +9,7 @@ SURFACE_AXES = ("unlearn_threshold", "reinit_ratio")
 BEFORE = tuple(f"{metric}_before_{half}" for metric in METRICS for half in HALVES)
 AFTER = tuple(f"{metric}_after_{half}" for metric in METRICS for half in HALVES)
 DER = tuple(f"der_{half}" for half in HALVES)
+RIR = tuple(f"rir_{half}" for half in HALVES)
 
 
 class Family(NamedTuple):

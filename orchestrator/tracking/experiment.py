@@ -12,7 +12,7 @@ from uuid import uuid4
 from orchestrator.alias import found, register
 from orchestrator.births import Births, source_of
 from orchestrator.database import database_file, ensure_database, mend, unfit
-from orchestrator.delivery import Held
+from orchestrator.delivery import Held, ModelError
 from orchestrator.differences import lacking
 from orchestrator.errors import sentence
 from orchestrator.records import Record, digest_of
@@ -37,7 +37,11 @@ class ModelMaker(Protocol):
         """Make models at the priority of this process from now on: nothing else is computed."""
 
     def make(self, description: Mapping[str, Any], folder: Path) -> bool:
-        """Make `folder` with a model in it; return False if its weights are gone."""
+        """Make `folder` with a model in it; return False if its weights are gone.
+
+        Raises:
+            ModelError: It can never be made.
+        """
 
     def close(self) -> None:
         """Make no more."""
@@ -175,7 +179,7 @@ class Experiment:
         return gone
 
     def _log_model(self, run: "Run", record: Record) -> list[str]:
-        """Make the run's model the record's; return its name if the weights are gone."""
+        """Make the run's model the record's; return its name if there can be none."""
         if record.model is None and not (run.outputs and run.outputs.model_outputs):
             return []
         digest = digest_of(record.model)
@@ -189,7 +193,10 @@ class Experiment:
         if record.model is None:
             return []
         if not kept:
-            kept = self._send_model(run, record, digest)
+            try:
+                kept = self._send_model(run, record, digest)
+            except ModelError as error:  # another attempt would end the same
+                return [f"model ({error})"]
         if kept and record.registered:
             mine = {STUDY: run.data.tags[STUDY]}
             register(self._client, record.registered, kept, run.info.run_id, mine)

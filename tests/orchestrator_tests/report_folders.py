@@ -24,7 +24,8 @@ OUTCOME = (
     *("der_selection", "der_report", "flagged", "target_z", "stop_epoch", "threshold_reached"),
     *("seconds", "mlflow_run_id"),
 )
-LATER = ("collapse_class", "collapse_share", "wrecked")  # columns that older results lack
+# Columns that older results lack.
+LATER = ("collapse_class", "collapse_share", "wrecked", "rir_selection", "rir_report")
 AFTER_THE_VICTIM = [name for name in OUTCOME if "_after_" in name or name.startswith("der_")]
 AFTER_THE_VICTIM += ["flagged", "target_z", "stop_epoch", "threshold_reached", "seconds"]
 

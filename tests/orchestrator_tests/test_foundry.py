@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from orchestrator.delivery import ModelError
 from orchestrator.foundry import Foundry, Moulds, serve
 from orchestrator.modelling import materialise
 from orchestrator.scratch import scratch
@@ -152,8 +153,9 @@ def test_weights_of_another_network_are_no_model(
 
 def test_what_cannot_be_made_is_told_in_a_line(foundry: Foundry, tmp_path: Path) -> None:
     odd = {**description("preact_resnet18", "first"), "options": {"depth": 3}}
-    with pytest.raises(RuntimeError, match=r"^the model cannot be made: [^\n]*depth"):
+    with pytest.raises(ModelError, match=r"^the model cannot be made: [^\n]*depth"):
         foundry.make(odd, tmp_path / "odd")
+    assert len(foundry.impossible) == 1
     assert foundry.make(description("preact_resnet18", "first"), tmp_path / "sound")
 
 
@@ -265,7 +267,7 @@ def test_models_are_made_aside_until_nothing_else_is_computed(
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert nice == [min(own + 10, 19)] * 2 + [own]
     assert [json.loads(line) for line in answers.getvalue().splitlines()] == [
-        {"made": True, "error": ""}
+        {"made": True, "error": "", "final": False}
     ] * 2
 
 

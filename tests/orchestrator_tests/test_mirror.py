@@ -56,6 +56,7 @@ def test_a_trials_numbers_are_its_rows(tmp_path: Path) -> None:
         record = trial_record(heard, desk, trial.number)
         wanted = [*METRICS, "der_selection", "der_report", "target_z", "target_rank"]
         wanted += ["stop_epoch", "accuracy_at_stop", "collapse_class", "collapse_share", "seconds"]
+        wanted += ["rir_selection", "rir_report"]
         stages = ("unlearn", "score_neurons", "relearn", "evaluate")
         seconds = {f"seconds/{stage}": SECONDS[stage] for stage in stages}
         assert dict(record.metrics) == {**{name: row[name] for name in wanted}, **seconds}

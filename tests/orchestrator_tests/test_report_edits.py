@@ -29,6 +29,19 @@ def test_a_der_that_is_not_that_of_its_row(tmp_path: Path, refusal: Callable[[],
     )
 
 
+def test_a_rir_that_is_not_that_of_its_row(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    trials = rows()
+    for row in trials:
+        row |= {"acc_before_report": 0.9, "acc_after_report": 0.9, "ra_before_report": 0.1}
+        row["der_report"] = (max(0, row["asr_before_report"] - row["asr_after_report"]) + 1) / 2
+        row |= {"ra_after_report": 0.5, "rir_report": 0.7}
+    trials[3]["ra_after_report"] = 0.3
+    write_study(tmp_path, trials)
+    assert refusal() == (
+        "DIR/results.csv: row 5, rir_report: ACC and RA of the row give 0.6000; got '0.7'"
+    )
+
+
 def test_a_pruned_trial_that_has_results(tmp_path: Path, refusal: Callable[[], str]) -> None:
     trials = rows()
     unfinish(trials[2], "pruned")

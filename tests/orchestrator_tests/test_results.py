@@ -45,7 +45,7 @@ METRICS = [
 REPAIR = ["der_selection", "der_report", "flagged", "target_z", "stop_epoch"]
 REPAIR += ["threshold_reached", "seconds"]
 LATER = ["target_rank", "accuracy_at_stop", "plain_fine_tuning"]
-LATER += ["collapse_class", "collapse_share", "wrecked"]
+LATER += ["collapse_class", "collapse_share", "wrecked", "rir_selection", "rir_report"]
 
 
 def study_of(path: Path, **other: Any) -> Study:
@@ -123,6 +123,8 @@ def test_numbers_of_a_done_row(desk: Desk) -> None:
     for half, acc_drop in (("selection", 0.9 - 0.88), ("report", 0.88 - 0.87)):
         asr_drop = row[f"asr_before_{half}"] - row[f"asr_after_{half}"]
         assert row[f"der_{half}"] == pytest.approx((asr_drop - acc_drop + 1) / 2)
+        ra_gain = max(0.0, row[f"ra_after_{half}"] - row[f"ra_before_{half}"])
+        assert row[f"rir_{half}"] == pytest.approx((ra_gain - acc_drop + 1) / 2)
     assert json.loads(row["flagged"]) == [0]
     assert (row["target_z"], row["stop_epoch"], row["threshold_reached"]) == (0.0, 2, True)
     # All rows of the made-up scores moved alike, so each has the first place.
@@ -281,7 +283,7 @@ def test_a_column_has_one_type_whatever_its_values(desk: Desk, tmp_path: Path) -
     empty.results.write(tmp_path, {})
     pending = pd.read_parquet(tmp_path / "results.parquet").dtypes
     assert done.astype(str).to_dict() == pending.astype(str).to_dict()
-    fractions = ("poison_ratio", "reinit_ratio", "der_report", "seconds", "target_z")
+    fractions = ("poison_ratio", "reinit_ratio", "der_report", "rir_report", "seconds", "target_z")
     for name in (*METRICS, *fractions, "accuracy_at_stop", "collapse_share"):
         assert str(done[name]) == "Float64", name
     whole = ("stop_epoch", "target_rank", "collapse_class")

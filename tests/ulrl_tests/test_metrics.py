@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ulrl.metrics import Metrics, der, measure
+from ulrl.metrics import Metrics, der, measure, rir
 from ulrl.poisoning import TestHalf
 
 FRACTION = st.floats(0, 1)
@@ -92,6 +92,31 @@ def test_der_by_hand(acc: tuple[float, float], asr: tuple[float, float], rating:
     before = Metrics(acc=acc[0], asr=asr[0], ra=0.0)
     after = Metrics(acc=acc[1], asr=asr[1], ra=0.0)
     assert der(before, after) == pytest.approx(rating, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("acc", "ra", "rating"),
+    [
+        ((0.9, 0.9), (0.0, 0.0), 0.5),  # no effect: (0 - 0 + 1) / 2
+        ((0.9, 0.9), (0.0, 1.0), 1.0),  # every triggered image right, for nothing: (1 - 0 + 1) / 2
+        ((1.0, 0.0), (0.5, 0.5), 0.0),  # only harm: (0 - 1 + 1) / 2
+        ((0.9, 0.8), (0.1, 0.7), 0.75),  # (0.6 - 0.1 + 1) / 2
+        ((0.8, 0.9), (0.1, 0.7), 0.8),  # a gain in ACC counts nothing: (0.6 - 0 + 1) / 2
+        ((0.9, 0.8), (0.7, 0.1), 0.45),  # nor does a fall of RA: (0 - 0.1 + 1) / 2
+    ],
+)
+def test_rir_by_hand(acc: tuple[float, float], ra: tuple[float, float], rating: float) -> None:
+    """The worked values of BackdoorBench's definition from totals, not its per-image variant."""
+    before = Metrics(acc=acc[0], asr=0.9, ra=ra[0])
+    after = Metrics(acc=acc[1], asr=0.1, ra=ra[1])
+    assert rir(before, after) == pytest.approx(rating, abs=1e-12)
+
+
+@given(METRICS, METRICS)
+def test_rir_is_the_der_of_an_asr_that_is_one_minus_ra(before: Metrics, after: Metrics) -> None:
+    assert 0 <= rir(before, after) <= 1
+    swapped = [Metrics(acc=one.acc, asr=1 - one.ra, ra=0.0) for one in (before, after)]
+    assert rir(before, after) == pytest.approx(der(*swapped), abs=1e-12)
 
 
 @given(METRICS, METRICS)

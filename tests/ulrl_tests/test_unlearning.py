@@ -15,7 +15,7 @@ from ulrl.scoring import ScoreConfig, score_neurons
 from ulrl.unlearning import Ascent, UnlearnConfig, unlearn
 
 CONFIG = UnlearnConfig(unlearn_batch_size=16)
-EXPLOSIVE = UnlearnConfig(unlearn_batch_size=16, unlearn_lr=100.0, unlearn_clip_norm=1e30)
+EXPLOSIVE = UnlearnConfig(unlearn_batch_size=16, unlearn_lr=0.3, unlearn_clip_norm=1e30)
 
 
 def last(ascent: Iterator[Ascent]) -> Ascent:

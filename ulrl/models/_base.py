@@ -13,6 +13,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from ulrl.datasets import Treatment
+from ulrl.errors import DivergedError
 from ulrl.randomness import seeded_default, spared_default
 from ulrl.registry import label_of, registrar
 
@@ -145,14 +146,26 @@ class Classifier:
 
         On a GPU matrix products take TF32 as convolutions there do by torch's default: a
         transformer's tests take 27 % of the time.
+
+        Raises:
+            DivergedError: A class score is not finite; the largest of NaN would be class 0.
         """
         training = self.network.training
         self.network.eval()
-        batches = torch.split(images, EVALUATION_BATCH)
+        found = []
         with _tensor_cores(self.device):
-            predictions = [self.logits(batch).argmax(dim=1) for batch in batches]
+            for batch in torch.split(images, EVALUATION_BATCH):
+                scores = self.logits(batch)
+                finite = scores.isfinite().all(dim=1)
+                found.append(torch.where(finite, scores.argmax(dim=1), -1))
         self.network.train(training)
-        return torch.cat(predictions).cpu()
+        predictions = torch.cat(found).cpu()
+        wrong = int((predictions < 0).sum())
+        if wrong:
+            raise DivergedError(
+                f"the network's outputs are not finite for {wrong} of {len(predictions)} images"
+            )
+        return predictions
 
     def weights(self) -> Weights:
         """Return a copy of the present weights."""

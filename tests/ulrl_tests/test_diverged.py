@@ -1,0 +1,258 @@
+"""A network with values that are not finite is an error in every stage, never a result."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf, nan
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.functional import cross_entropy
+
+import ulrl
+from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
+from ulrl.datasets import ImageSet
+from ulrl.evaluation import evaluate
+from ulrl.fitting import Epoch, Schedule, Sources, sound, train
+from ulrl.models import Blueprint, Weights, restore
+from ulrl.poisoning import Poison, make_test_sets
+from ulrl.precision import Precision
+from ulrl.relearning import RelearnConfig, relearn
+from ulrl.resetting import ResetConfig, Suspects, choose_resets
+from ulrl.scoring import ScoreConfig, score_neurons
+from ulrl.sgd import SGD
+from ulrl.supervised import VictimConfig, VictimSchedule
+from ulrl.unlearning import StopAccuracy, UnlearnConfig, unlearn
+from ulrl.victim import train_victim
+
+NOBODY = Suspects(layers=(), reset_bias=False)
+EXPLOSIVE = UnlearnConfig(unlearn_batch_size=16, unlearn_lr=0.3, unlearn_clip_norm=1e30)
+Victims = Callable[[int], Weights]
+
+
+@pytest.fixture(scope="module")
+def clean(pictures: ImageSet) -> CleanSamples:
+    return draw_clean_samples(CleanConfig(clean_ratio=0.12), pictures, seed=0)
+
+
+def spoiled(weights: Weights, name: str, value: float) -> Weights:
+    """Return weights with one number replaced."""
+    state = {key: tensor.clone() for key, tensor in weights.state.items()}
+    state[name].flatten()[0] = value
+    return replace(weights, state=state)
+
+
+# Stages.
+
+
+@pytest.mark.parametrize("schedule", [VictimSchedule.CONSTANT, VictimSchedule.PLATEAU])
+def test_a_victim_that_diverges_ends_its_training(
+    blueprint: Blueprint,
+    badnets: Poison,
+    pictures: ImageSet,
+    cpu: torch.device,
+    schedule: VictimSchedule,
+) -> None:
+    config = VictimConfig(epochs=30, batch_size=32, lr=100.0, schedule=schedule)
+    run = train_victim(config, blueprint, badnets, pictures, 0, cpu)
+    with pytest.raises(
+        ulrl.DivergedError, match=r"^training diverged in epoch \d+ \(.*; a smaller lr may help$"
+    ):
+        list(run.epochs)
+
+
+def test_a_relearning_that_diverges_names_its_epoch(
+    victim_of: Victims, clean: CleanSamples, cpu: torch.device
+) -> None:
+    config = RelearnConfig(relearn_lr=100.0, relearn_momentum=0.99, relearn_batch_size=16)
+    run = relearn(config, victim_of(0), NOBODY, clean, cpu)
+    seen: list[int] = []
+    with pytest.raises(ulrl.DivergedError) as failure:
+        seen.extend(epoch.number for epoch in run.epochs)
+    assert str(failure.value).startswith(f"relearning diverged in epoch {len(seen) + 1} (")
+    assert "a smaller relearn_lr" in str(failure.value)
+
+
+@pytest.mark.parametrize("stop", list(StopAccuracy))
+def test_an_ascent_that_diverges_early_chooses_nothing(
+    victim_of: Victims, clean: CleanSamples, cpu: torch.device, stop: StopAccuracy
+) -> None:
+    """In eval mode, too, where all-NaN predictions are class 0: an accuracy of a tenth."""
+    config = replace(EXPLOSIVE, unlearn_lr=100.0, stop_accuracy=stop)
+    *_, ascent = unlearn(config, victim_of(0), clean, 0.2, cpu)
+    assert ascent.diverged
+    assert not ascent.reaches(0.2)
+    scores = score_neurons(ScoreConfig(unlearn_threshold=0.2), ascent)
+    with pytest.raises(
+        ulrl.DivergedError, match=f"unlearning diverged in epoch {len(ascent.accuracy)}, before"
+    ):
+        choose_resets(ResetConfig(), scores)
+
+
+def test_an_ascent_is_observed_only_while_it_is_sound(
+    victim_of: Victims, clean: CleanSamples, cpu: torch.device
+) -> None:
+    seen: list[Tensor] = []
+    *_, ascent = unlearn(
+        EXPLOSIVE,
+        victim_of(0),
+        clean,
+        0.2,
+        cpu,
+        observe=lambda classifier: seen.append(classifier.predict(clean.samples.images)),
+    )
+    assert ascent.diverged
+    assert len(seen) == len(ascent.accuracy) - 1
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+@pytest.mark.parametrize("name", ["linear.weight", "linear.bias"])
+def test_no_class_is_predicted_from_outputs_that_are_not_finite(
+    victim_of: Victims,
+    pictures: ImageSet,
+    badnets: Poison,
+    cpu: torch.device,
+    name: str,
+    value: float,
+) -> None:
+    weights = spoiled(victim_of(0), name, value)
+    classifier = restore(weights, cpu)
+    classifier.network.train()
+    images = pictures.test_images[:7]
+    with pytest.raises(ulrl.DivergedError, match="not finite for 7 of 7 images"):
+        classifier.predict(images)
+    assert classifier.network.training
+    with pytest.raises(ulrl.DivergedError, match="not finite"):
+        evaluate(weights, make_test_sets(badnets, pictures, seed=0), cpu)
+
+
+@pytest.mark.parametrize("phase", ["unlearn", "relearn"])
+def test_repair_raises(victim_of: Victims, clean: CleanSamples, phase: str) -> None:
+    victim = restore(victim_of(0), torch.device("cpu")).network.eval()
+    before = {name: value.clone() for name, value in victim.state_dict().items()}
+    values: dict[str, Any] = {
+        f"{phase}_lr": 100.0,
+        f"{phase}_clip_norm": 1e30,
+        f"{phase}_batch_size": 16,
+    }
+    samples = clean.samples
+    with pytest.raises(ulrl.DivergedError, match=f"^{phase}ing diverged in epoch"):
+        ulrl.repair(
+            victim, samples.images, samples.labels, victim_of(0).blueprint.treatment, **values
+        )
+    assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
+
+
+# The loop.
+
+
+def epochs_of(
+    weights: Weights,
+    clean: CleanSamples,
+    objective: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    *,
+    lr: float = 0.01,
+    epochs: int = 2,
+    precision: Precision = Precision.FP32,
+    batch: int = 1000,
+) -> tuple[list[Epoch], dict[str, Tensor]]:
+    """Return the epochs of a training, and the parameters at its end."""
+    classifier = restore(weights, torch.device("cpu"))
+    optimiser = SGD(classifier.network, lr=lr, momentum=0.9, weight_decay=0.0)
+    schedule = Schedule(
+        epochs=epochs, batch_size=batch, rate=lambda _: lr, precision=precision, augment=False
+    )
+    sources = Sources.of(0, "test")
+    found = list(train(classifier, clean.samples, optimiser, objective, schedule, sources))
+    return found, {n: p.detach().clone() for n, p in classifier.network.named_parameters()}
+
+
+def test_a_sound_training_has_no_fault(victim_of: Victims, clean: CleanSamples) -> None:
+    epochs, _ = epochs_of(victim_of(0), clean)
+    assert [epoch.fault for epoch in epochs] == ["", ""]
+    assert list(sound(iter(epochs), "this", "that")) == epochs
+
+
+@pytest.mark.parametrize("name", ["linear.bias", "bn.running_var", "bn.running_mean"])
+def test_parameters_and_buffers_are_looked_at(
+    victim_of: Victims, clean: CleanSamples, name: str
+) -> None:
+    if name not in victim_of(0).state:
+        name = next(key for key in victim_of(0).state if key.endswith(name.partition(".")[2]))
+    epochs, _ = epochs_of(spoiled(victim_of(0), name, nan), clean, epochs=1)
+    assert epochs[0].fault
+
+
+def test_a_last_step_out_of_range_is_a_fault_though_the_loss_was_finite(
+    victim_of: Victims, clean: CleanSamples
+) -> None:
+    epochs, _ = epochs_of(victim_of(0), clean, lr=1e45, epochs=1)
+    assert epochs[0].loss < inf
+    assert epochs[0].fault == "weights are not finite"
+
+
+# Loss scaling.
+
+
+def scale_from(start: float, monkeypatch: pytest.MonkeyPatch) -> list[GradScaler]:
+    """Let fp16 begin with another scale, and return the scalers that are made."""
+    made: list[GradScaler] = []
+
+    def scaler(_: Precision, device: torch.device) -> GradScaler:
+        made.append(GradScaler(device.type, init_scale=start))
+        return made[-1]
+
+    monkeypatch.setattr(Precision, "scaler", scaler)
+    return made
+
+
+@pytest.mark.parametrize("batch", [1000, 16])
+def test_an_epoch_whose_every_step_was_left_out_is_repeated(
+    victim_of: Victims, clean: CleanSamples, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """Scales are powers of two: a training that begins with the last one gives the same bits."""
+
+    def run(start: float) -> tuple[list[Epoch], dict[str, Tensor], float]:
+        (scalers := scale_from(start, monkeypatch)).clear()
+        found = epochs_of(victim_of(0), clean, precision=Precision.FP16, batch=batch)
+        return (*found, scalers[0].get_scale())
+
+    steps = -(-len(clean.samples.labels) // batch)
+    start = 2.0 ** (24 + 12 * steps)  # overflows every gradient of the first pass
+    epochs, weights, scale = run(start)
+    assert scale < start / 2**steps
+    assert [epoch.number for epoch in epochs] == [1, 2]
+    assert not any(epoch.fault for epoch in epochs)
+    before = dict(restore(victim_of(0), torch.device("cpu")).network.named_parameters())
+    assert not torch.equal(weights["linear.weight"], before["linear.weight"])
+    if batch == 1000:  # with several steps, the last pass of an epoch may lose some of them
+        _, same, last = run(scale)
+        assert last == scale
+        assert all(torch.equal(same[name], value) for name, value in weights.items())
+
+
+def test_an_ascent_cannot_stop_before_anything_moved(
+    victim_of: Victims,
+    clean: CleanSamples,
+    cpu: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One step an epoch, left out, and an accuracy that was at the threshold before it."""
+    scale_from(2.0**24, monkeypatch)
+    config = UnlearnConfig(unlearn_batch_size=1000, unlearn_precision=Precision.FP16)
+    *_, ascent = unlearn(config, victim_of(0), clean, 1.0, cpu)
+    assert len(ascent.accuracy) == 1
+    assert float(score_neurons(ScoreConfig(unlearn_threshold=1.0), ascent).shift.min()) > 0
+
+
+def test_gradients_that_no_scale_makes_finite_are_a_fault(
+    victim_of: Victims, clean: CleanSamples
+) -> None:
+    def rough(logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels) + (0 * logits).sum().sqrt()  # steep as can be at 0
+
+    epochs, _ = epochs_of(victim_of(0), clean, rough, precision=Precision.FP16, epochs=1)
+    assert epochs[0].loss < inf
+    assert epochs[0].fault == "gradients exceed the range of fp16 at every loss scale"
