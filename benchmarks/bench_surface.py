@@ -25,6 +25,7 @@ from benchmarks._common import (
 from benchmarks._material import whole
 from benchmarks._official import OfficialLoop
 from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
+from orchestrator.address import Address
 from orchestrator.catalogue import Catalogue
 from orchestrator.entries import ASCENT, VICTIM
 from orchestrator.findings import Findings
@@ -152,7 +153,7 @@ class Surface:
         self.plan = make_plan(study)
         self._catalogue = Catalogue(self.plan)
         device = the_device().type
-        self._site = Site(store=str(store), study="benchmark", device=device)
+        self._site = Site(store=Address(str(store)), study="benchmark", device=device)
         self._keys = KeyRing(study.victim, Compute(device=device, threads=1))
         self._store = Store(str(store))
         self._findings = Findings(self._store, self._keys)

@@ -37,14 +37,14 @@ class Address:
             forms = (secret, unquote(secret), unquote_plus(secret), quote(secret, safe=""))
             _known.update(form for form in forms if len(form) >= SHORTEST)
 
+    @classmethod
+    def of(cls, place: "Address | str") -> "Address":
+        """Return an address from itself or from its text."""
+        return place if isinstance(place, Address) else cls(place)
+
     def reveal(self) -> str:
         """Return the address as its library wants it, secrets included: never print it."""
         return self._text
-
-    @property
-    def is_secret(self) -> bool:
-        """Whether there is something that is not shown."""
-        return self._shown != self._text
 
     @property
     def is_redacted(self) -> bool:

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import torch
 
+from orchestrator.address import redacted
 from orchestrator.errors import Unusable
 from orchestrator.timelimit import Overdue, TimeLimit
 from orchestrator.work import OUT_OF_MEMORY, Finished, Item, Progress, Site
@@ -53,14 +54,14 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
         exhausted = bool(lack)
         if isinstance(error, DivergedError):
             lack = str(error)  # a result of this setting, no failure of the program
-        kind, told = type(error).__name__, " ".join(str(error).split()) or "no message"
+        kind, told = type(error).__name__, " ".join(redacted(str(error)).split()) or "no message"
         about = [what for placed, what in PLACED.items() if isinstance(error, placed)]
         kept = f"{about[0]} cannot be used; the log says why" if about else told
         return Finished(
             runs=workshop.executed,
             error=lack or f"{kind}: {kept}"[:500],
             told=lack or f"{kind}: {told}"[:1000],
-            trace=traceback.format_exc(),
+            trace=redacted(traceback.format_exc()),
         )
     finally:
         work.close()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.address import Address
 from orchestrator.ranges import Axis
 from orchestrator.resources import Budget, Limits, Resources
 from ulrl.attacks import Attack, LabelRule, Stamp
@@ -210,7 +211,7 @@ class Tracking:
             under the alias ``best``.
     """
 
-    uri: str
+    uri: Address
     log_models: LogModels = LogModels.BEST
     register: bool = False
 
@@ -241,6 +242,6 @@ class Study:
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
     budget: Budget = field(default_factory=Budget)
-    optuna_storage: str | None = None
+    optuna_storage: Address | None = None
     mlflow: Tracking
-    store: str
+    store: Address

@@ -24,6 +24,9 @@ class Stop(Exception):  # noqa: N818 - an interruption is not an error
 
     exit_code = 1
 
+    def __init__(self, text: str) -> None:
+        super().__init__(redacted(text))
+
 
 class Mistakes(Stop):
     """What the user wrote cannot be run; every mistake is listed, a line each."""
@@ -32,7 +35,7 @@ class Mistakes(Stop):
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
-        self.lines = tuple(lines)
+        self.lines = tuple(map(redacted, lines))
 
 
 class Unusable(Stop):

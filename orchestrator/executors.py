@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from orchestrator.address import Address
 from orchestrator.chatter import hush_libraries
 from orchestrator.conductor import Conductor
 from orchestrator.definition import Study
@@ -33,7 +34,7 @@ class Executor:
     """
 
     inline: bool
-    address: str | None
+    address: Address | None
     verbose: bool
     nodes: Sequence[Node]
     member: "Membership | None"
@@ -47,7 +48,7 @@ class Executor:
     @property
     def text(self) -> str:
         """What the log of starts calls it."""
-        return "inline" if self.inline else self.address or "Ray on this machine"
+        return "inline" if self.inline else str(self.address or "Ray on this machine")
 
     def run(self, conductor: Conductor, site: Site, shares: Shares, interrupts: Interrupts) -> None:
         """Run a study to its end.
@@ -83,7 +84,7 @@ def executor(
     console: Console,
     log: Path,
     *,
-    address: str | None,
+    address: Address | None,
     inline: bool,
     verbose: bool,
 ) -> Iterator[Executor]:

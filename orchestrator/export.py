@@ -45,6 +45,12 @@ def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterat
         if not (folder / name).is_file():
             raise Mistakes([f"{folder}: no study folder; it has no {name}"])
     study = load_study(str(folder / RECORD))
+    if study.store.is_redacted:
+        text = (
+            f"{folder / RECORD}: store: a study folder holds no secrets; for this command write "
+            f"the store's address there in full, in place of {study.store}"
+        )
+        raise Mistakes([text])
     plan = make_plan(study, recorded(study, Folder(folder)))
     trials = plan.rows
     with (folder / RESULTS).open(newline="", encoding="utf-8") as file:

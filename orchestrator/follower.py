@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from orchestrator.address import Address, redacted
 from orchestrator.decisions import Verdict
 from orchestrator.findings import VictimFinding
-from orchestrator.invocation import redacted
 from orchestrator.plan import Scenario
 from orchestrator.search import Kept, Snapshot, Writer, open_storage, snapshot
 from orchestrator.work import Finished, Item, Progress
@@ -24,9 +24,13 @@ class Follower:
     """
 
     def __init__(
-        self, place: str, prefix: str, kept: Callable[[], Sequence[Kept]], every: float = EVERY
+        self,
+        place: Address | str,
+        prefix: str,
+        kept: Callable[[], Sequence[Kept]],
+        every: float = EVERY,
     ) -> None:
-        self._place, self._prefix, self._kept, self._every = place, prefix, kept, every
+        self._place, self._prefix, self._kept, self._every = Address.of(place), prefix, kept, every
         self._next = 0.0
         self._work: queue.Queue[tuple[list[Snapshot], bool]] = queue.Queue(maxsize=1)
         self._done = threading.Event()
@@ -101,7 +105,7 @@ class Follower:
             shots, final = self._work.get()
             waiting |= {shot.name: shot for shot in shots}
             try:
-                writer = writer or Writer(open_storage(self._place))
+                writer = writer or Writer(open_storage(self._place.reveal()))
                 for name in list(waiting):
                     writer.write(waiting[name], final=final)
                     del waiting[name]
@@ -113,9 +117,9 @@ class Follower:
 
 
 def _line(error: Exception) -> str:
-    """Return an error in one line, without passwords; a database's own before what wraps it."""
+    """Return an error in one line, without secrets; a database's own before what wraps it."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    lines = str(cause).strip().splitlines() or ["no message"]
-    return redacted(f"{type(cause).__name__}: {lines[0]}")[:300]
+    lines = redacted(str(cause)).strip().splitlines() or ["no message"]
+    return f"{type(cause).__name__}: {lines[0]}"[:300]

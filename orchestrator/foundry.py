@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, TextIO
 
+from orchestrator.address import Address
 from orchestrator.delivery import ModelError
 from orchestrator.scratch import scratch
 from orchestrator.warden import end_with
@@ -31,8 +32,8 @@ class Foundry:
         impossible: Why models cannot be made, a line for each.
     """
 
-    def __init__(self, store: str) -> None:
-        self._store = store
+    def __init__(self, store: Address | str) -> None:
+        self._store = Address.of(store)
         self._lock = Lock()  # one thread wants a model while another closes or prepares
         self._process: subprocess.Popen[str] | None = None
         self._scratch = ExitStack()
@@ -57,8 +58,13 @@ class Foundry:
             raise RuntimeError("the process that makes models has no pipes")
         self.busy = True
         try:
-            request = {"description": dict(description), "folder": str(folder)}
-            process.stdin.write(json.dumps({**request, "urgent": self._urgent}) + "\n")
+            request = {
+                "store": self._store.reveal(),  # on the pipe: others can list a process's arguments
+                "description": dict(description),
+                "folder": str(folder),
+                "urgent": self._urgent,
+            }
+            process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
         except (OSError, ValueError):
@@ -107,7 +113,7 @@ class Foundry:
         folder = self._scratch.enter_context(scratch())
         command = [sys.executable, "-W", "ignore", "-m", "orchestrator.foundry"]
         return subprocess.Popen(  # noqa: S603 - our interpreter, our module
-            [*command, self._store, str(folder), str(os.getpid()), *["urgent"] * self._urgent],
+            [*command, str(folder), str(os.getpid()), *["urgent"] * self._urgent],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -183,13 +189,10 @@ def warm_up(moulds: Moulds, folder: Path) -> None:
     moulds.cast("nothing", network, np.zeros((2, 1, 2, 2), dtype=np.float32), folder)
 
 
-def serve(
-    store: str, folder: Path, requests: TextIO, answers: TextIO, *, urgent: bool = False
-) -> None:
+def serve(folder: Path, requests: TextIO, answers: TextIO, *, urgent: bool = False) -> None:
     """Answer requests, a line each, until there are no more.
 
     Args:
-        store: Where weights are.
         folder: For files of its own.
         requests: As `Foundry.make` writes them.
         answers: As it reads them.
@@ -200,12 +203,12 @@ def serve(
         _run(partial(warm_up, moulds, folder / "first"), urgent=urgent)
     for line in requests:
         request = json.loads(line)
-        answer = _run(partial(_answer, store, moulds, request), urgent=request["urgent"])
+        answer = _run(partial(_answer, moulds, request), urgent=request["urgent"])
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def _answer(store: str, moulds: Moulds, request: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(moulds: Moulds, request: Mapping[str, Any]) -> dict[str, Any]:
     from orchestrator.errors import sentence
     from orchestrator.modelling import materialise
     from orchestrator.store import Store
@@ -215,7 +218,7 @@ def _answer(store: str, moulds: Moulds, request: Mapping[str, Any]) -> dict[str,
     weights = ("stage", "key")
     kind = {name: value for name, value in description.items() if name not in weights}
     try:
-        made = materialise(Store(store), description)
+        made = materialise(Store(request["store"]), description)
         if made is not None:
             text = json.dumps(kind, sort_keys=True)
             moulds.cast(text, *made, Path(request["folder"]))
@@ -258,12 +261,12 @@ def _share_processors(pid: int | str, nice: int) -> None:
 
 def main() -> None:
     """Serve the driver that started this process, and end with it."""
-    store, folder, driver, *words = sys.argv[1:]
+    folder, driver, *words = sys.argv[1:]
     end_with(int(driver))
     _share_processors("self", 0 if words else NICE)
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # whatever a library prints is no answer
-        serve(store, Path(folder), sys.stdin, answers, urgent=bool(words))
+        serve(Path(folder), sys.stdin, answers, urgent=bool(words))
 
 
 if __name__ == "__main__":

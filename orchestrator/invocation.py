@@ -1,6 +1,5 @@
 """Commands as the user can type them here and now."""
 
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,8 +18,3 @@ def shown(path: Path) -> Path:
     """Return a path relative to the working directory where it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def redacted(uri: str) -> str:
-    """Return an address without the password that may stand in it."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", uri)

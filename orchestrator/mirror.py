@@ -13,7 +13,6 @@ from orchestrator.definition import LogModels
 from orchestrator.entries import STAGES
 from orchestrator.files import write_text
 from orchestrator.findings import Findings, VictimFinding
-from orchestrator.invocation import redacted
 from orchestrator.outcomes import point_of
 from orchestrator.pictures import Pictures
 from orchestrator.plan import Plan, Scenario, Trial
@@ -235,15 +234,11 @@ def _number(trial: Trial) -> int:
 def artifacts_of(folder: Path, plan: Plan) -> tuple[tuple[str, str], ...]:
     """Return the files of a study folder that its run shows, with the run's folders for them.
 
-    What was planned is written beside them first. A study file with a password in it stays
-    where it is.
+    What was planned is written beside them first.
     """
     write_text(folder / "logs" / PLAN, json.dumps(outline(plan), indent=1) + "\n")
-    addresses = (plan.study.mlflow.uri, plan.study.optuna_storage or "")
-    secret = any(redacted(address) != address for address in addresses)
-    top = [name for name in TOP if not (secret and name == "study.yaml")]
     places = [
-        *((folder / name, "") for name in top),
+        *((folder / name, "") for name in TOP),
         *((folder / "logs" / name, "logs") for name in LOGS),
         *((path, "figures") for path in sorted((folder / "figures").glob("[!.]*"))),
     ]

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from orchestrator.address import redacted
 from orchestrator.folder import whole_lines
-from orchestrator.invocation import redacted
 from orchestrator.reporting.provenance import FILE
 
 _PACKAGES = (
@@ -70,7 +70,7 @@ def describe_start(executor: str, device: str) -> dict[str, Any]:
 
 
 def _command() -> str:
-    """Return the command as a shell takes it, without a password that an address may hold."""
+    """Return the command as a shell takes it, without secrets."""
     words = [redacted(word) for word in sys.argv[1:]]
     return shlex.join(["python", "-m", "orchestrator.study", *words])
 

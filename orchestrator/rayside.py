@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator.address import Address
 from orchestrator.errors import Unusable
 from orchestrator.machine import Node
 from orchestrator.resources import Resources
@@ -77,7 +78,7 @@ def own_token() -> Iterator[None]:
         del os.environ["RAY_AUTH_TOKEN"]
 
 
-def knock(address: str) -> list[tuple[str, int]]:
+def knock(address: Address) -> list[tuple[str, int]]:
     """Refuse an address where nobody listens; Ray itself would ask for minutes, aloud.
 
     Returns the place that answered; none for "auto" and the like, which Ray resolves.
@@ -85,15 +86,16 @@ def knock(address: str) -> list[tuple[str, int]]:
     Raises:
         Unusable: Nobody listens there.
     """
-    if address.startswith("ray://"):
+    text = address.reveal()
+    if text.startswith("ray://"):
         raise Unusable(
             f"{address} is a Ray Client, through which a study cannot run; start the command "
             f"on a node of the cluster and name its HOST:PORT, or auto"
         )
-    if not address.rpartition(":")[2].isdigit():
+    if not text.rpartition(":")[2].isdigit():
         return []
     try:
-        place = place_of(address)
+        place = place_of(text)
         socket.create_connection(place, timeout=KNOCK_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise Unusable(f"the Ray cluster at {address} cannot be used ({error})") from error
@@ -170,14 +172,14 @@ def name_of(node: Mapping[str, Any]) -> str:
     return f"the node {node['NodeManagerAddress']}"
 
 
-def examine() -> Callable[[str, str], dict[str, Any]]:
+def examine() -> Callable[[Address, str], dict[str, Any]]:
     """Return the function that looks whether a study can run where it is called.
 
     It is made here so that it travels by its code: a node that lacks what this package
     imports can run it all the same, and say so.
     """
 
-    def look(store: str, beacon: str) -> dict[str, Any]:
+    def look(store: Address, beacon: str) -> dict[str, Any]:
         lacks, memory = "", 0
         later = ("sklearn", "timm", "torchvision")  # imported where a model or dataset needs it
         try:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from orchestrator.address import Address
 from orchestrator.backlog import Backlog
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
@@ -21,7 +22,7 @@ from orchestrator.folder import Folder
 from orchestrator.follower import Follower
 from orchestrator.gauges import Gauges, curves_of
 from orchestrator.imports import check_imports
-from orchestrator.invocation import program, redacted, shown
+from orchestrator.invocation import program, shown
 from orchestrator.keys import KeyRing
 from orchestrator.machine import Shares
 from orchestrator.observers import Observer, Observers
@@ -55,7 +56,7 @@ def run_study(
     console: Console,
     interrupts: Interrupts,
     *,
-    address: str | None,
+    address: Address | None,
     inline: bool,
     verbose: bool,
 ) -> int:
@@ -187,13 +188,13 @@ class _Run:
             self._behind = delivery.left
         if behind:
             self._say(
-                f"Optuna's storage at {redacted(self.plan.study.optuna_storage or '')} is behind "
+                f"Optuna's storage at {self.plan.study.optuna_storage} is behind "
                 f"({behind}); it is brought up to date when this command runs again",
                 style="yellow",
             )
         if delivery.left:
             self._say(
-                f"MLflow at {redacted(self.plan.study.mlflow.uri)} lacks "
+                f"MLflow at {self.plan.study.mlflow.uri} lacks "
                 f"{count(delivery.left, 'record')} ({delivery.error}); run the same command again "
                 f"to deliver them",
                 style="yellow",
@@ -299,14 +300,15 @@ class _Run:
 
 def _check_place(study: Study, out: Path) -> None:
     """Refuse a study folder that would lie on the store or on MLflow's database."""
-    taken = {"the store": study.store, "MLflow's database": study.mlflow.uri.partition(":///")[2]}
+    database = study.mlflow.uri.reveal().partition(":///")[2]
+    taken = {"the store": study.store.reveal(), "MLflow's database": database}
     for what, place in taken.items():
         if place and Path(place).absolute() == out:
             raise Unusable(f"{out} is {what}; name another study folder with --out")
 
 
-def _ui_command(uri: str) -> str:
-    if not uri.startswith("sqlite:"):
-        return redacted(uri)
-    file = shown(Path(uri.removeprefix("sqlite:///")))
+def _ui_command(uri: Address) -> str:
+    if not uri.reveal().startswith("sqlite:"):
+        return str(uri)
+    file = shown(Path(uri.reveal().removeprefix("sqlite:///")))
     return f"{program('mlflow')} ui --backend-store-uri sqlite:///{file}"

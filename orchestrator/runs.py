@@ -33,7 +33,7 @@ ADDRESSES = (
     "mlflow.uri",
     "store",
     "optuna.storage",
-)  # may hold passwords; the same study elsewhere
+)  # the same study elsewhere
 _HALVES = tuple((when, half) for when in ("before", "after") for half in ("selection", "report"))
 _NUMBERS = (
     *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from orchestrator.address import Address
 from orchestrator.definition import (
     Exclusion,
     Grid,
@@ -82,8 +83,10 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
         limits=found.read(keys.get("limits"), partial(read_limits, found=found), Limits()),
         budget=found.read(keys.get("budget"), partial(read_budget, found=found), Budget()),
         optuna_storage=found.read(keys.get("optuna"), partial(_optuna, found=found), None),
-        mlflow=found.read(keys["mlflow"], partial(_tracking, found=found), Tracking(uri="")),
-        store=found.read(keys["store"], store_place, ""),
+        mlflow=found.read(
+            keys["mlflow"], partial(_tracking, found=found), Tracking(uri=Address(""))
+        ),
+        store=found.read(keys["store"], store_place, Address("")),
     )
     found.raise_if_any()
     return study
@@ -173,8 +176,8 @@ def _architectures(grid: Grid) -> list[str]:
     return [architecture.name for architecture in grid.architectures]
 
 
-def _optuna(node: Node, found: Findings) -> str | None:
-    storage: str | None = section(node, {"storage": optuna_storage}, found).get("storage")
+def _optuna(node: Node, found: Findings) -> Address | None:
+    storage: Address | None = section(node, {"storage": optuna_storage}, found).get("storage")
     return storage
 
 

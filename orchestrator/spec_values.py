@@ -9,6 +9,7 @@ from enum import StrEnum
 from math import isfinite, isinf, ulp
 from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from orchestrator.address import redacted
 from orchestrator.spec_findings import UNREADABLE, Findings, Node, Wrong
 
 E = TypeVar("E", bound=StrEnum)
@@ -25,7 +26,7 @@ def shown(node: Node) -> str:
     kinds = {type(None): "nothing", tuple: "a list", dict: "a mapping"}
     if isinstance(node.value, bool):
         return str(node.value).lower()
-    text = kinds.get(type(node.value)) or repr(node.value)
+    text = kinds.get(type(node.value)) or redacted(repr(node.value))  # before it is cut
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator.address import Address
 from orchestrator.definition import AttackChoice, PrunerChoice, Study, VictimImport
 from orchestrator.ranges import Range, Span
 from ulrl.datasets import Dataset
@@ -14,12 +15,15 @@ from ulrl.models import Architecture
 
 HEADER = (
     "# The study as it was resolved: every default is written out, paths are absolute. A preset\n"
-    "# and a recipe stand for their values, which may differ by dataset.\n"
+    "# and a recipe stand for their values, which may differ by dataset. *** is a secret.\n"
 )
 
 
 def resolved_yaml(study: Study) -> str:
-    """Return the study file that says all of a study; read again, it gives an equal one."""
+    """Return the study file that says all of a study but its secrets.
+
+    Read again, it gives an equal study where there are none.
+    """
     grid = study.grid
     content: dict[str, Any] = {
         "name": study.name,
@@ -70,7 +74,7 @@ def _plain(value: Any) -> Any:
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
-    return str(value) if isinstance(value, StrEnum) else value
+    return str(value) if isinstance(value, StrEnum | Address) else value
 
 
 def _search(study: Study) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from torch import Tensor
 
+from orchestrator.address import Address
 from orchestrator.claimfiles import FOLDER, LocalClaims, RemoteClaims
 from orchestrator.claims import Turn, is_held
 from orchestrator.errors import Stop, Unusable, sentence
@@ -87,13 +88,13 @@ class Store:
     counts as absent.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: Address | str) -> None:
+        self.url = Address.of(url)
         try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
+            self._files, self._root = fsspec.core.url_to_fs(self.url.reveal())
             self._files.dircache.use_listings_cache = False  # others write here too
         except Exception as error:  # any back end, any error: one meaning for the user
-            raise Unusable(f"the store {url} cannot be used: {sentence(error)}") from error
+            raise Unusable(f"the store {self.url} cannot be used: {sentence(error)}") from error
         self._local = isinstance(self._files, LocalFileSystem)
         self._claims = (
             LocalClaims(self._root) if self._local else RemoteClaims(self._files, self._root)
@@ -108,7 +109,8 @@ class Store:
             self._files.rm_file(probe)
         except Exception as error:  # any back end, any error: one meaning for the user
             raise Unusable(
-                f"the store {self.url} cannot be written to ({error}); name another with store:"
+                f"the store {self.url} cannot be written to ({sentence(error)}); name another "
+                f"with store:"
             ) from error
         if self._local:
             for place in (f"*/??/{ASIDE}", ".probe-*", ".beacon-*", f"{FOLDER}/.*"):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.address import Address, redacted
 from orchestrator.ending import as_process
 from orchestrator.errors import Interrupted, Mistakes, Spent, Stop, Unusable
 from orchestrator.files import given_path
-from orchestrator.invocation import program, redacted
+from orchestrator.invocation import program
 from orchestrator.signals import Interrupts
 from orchestrator.streams import failure_of
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             errors.print(f"{prefix}{stop}", markup=False, soft_wrap=True)
         return stop.exit_code
     except OSError as error:
-        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        errors.print(f"error: {redacted(str(error))}", markup=False, soft_wrap=True)
         return Unusable.exit_code
 
 
@@ -67,7 +68,7 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
         out,
         console,
         interrupts,
-        address=arguments.address,
+        address=None if arguments.address is None else Address(arguments.address),
         inline=arguments.inline,
         verbose=arguments.verbose,
     )

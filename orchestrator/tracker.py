@@ -6,6 +6,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
+from orchestrator.address import Address
 from orchestrator.database import database_file
 from orchestrator.delivery import Courier, Delivery
 from orchestrator.outbox import Outbox
@@ -39,20 +40,21 @@ class Tracker:
     """
 
     def __init__(
-        self, *, uri: str, experiment: str, outbox: Path, maker: ModelMaker | None = None
+        self, *, uri: Address | str, experiment: str, outbox: Path, maker: ModelMaker | None = None
     ) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         backlog = Outbox(outbox)
         self._maker = maker
-        self._load = partial(load, file=database_file(uri) is not None)
+        address = Address.of(uri).reveal()
+        self._load = partial(load, file=database_file(address) is not None)
 
         def connect() -> Experiment:
-            place = Experiment(uri, experiment, maker)
-            backlog.settle(uri, place.name)
+            place = Experiment(address, experiment, maker)
+            backlog.settle(address, place.name)
             return place
 
-        self._courier = Courier(backlog, backlog.place(uri), connect)
+        self._courier = Courier(backlog, backlog.place(address), connect)
 
     def record(self, record: Record) -> None:
         """Mirror `record` soon, after its parent's; the same record twice is one."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, TypeAlias
 
+from orchestrator.address import Address
 from orchestrator.plan import Scenario, Trial
 from orchestrator.resources import Limits
 from ulrl.attacks import Helper
@@ -200,7 +201,7 @@ class Site:
         expendable: Whether an item that does not stop in time ends its process.
     """
 
-    store: str
+    store: Address
     study: str
     device: str = "cpu"
     threads: int = 1

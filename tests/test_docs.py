@@ -75,5 +75,5 @@ def test_the_job_of_the_manifest_is_a_study_that_parses(
     overrides = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
     monkeypatch.chdir(tmp_path)
     study = load_study(str(ROOT / words[3]), overrides)
-    assert study.store == "/ulrl/store"
-    assert study.mlflow.uri == "http://mlflow:5000"
+    assert study.store.reveal() == "/ulrl/store"
+    assert study.mlflow.uri.reveal() == "http://mlflow:5000"

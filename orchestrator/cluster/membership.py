@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from orchestrator import rayside, warden
+from orchestrator.address import Address
 from orchestrator.definition import Study
 from orchestrator.errors import Unusable
 from orchestrator.guard import Daemons, Guard, Listeners
@@ -42,7 +43,7 @@ class Membership:
 
 
 @contextmanager
-def joined(address: str, study: Study, store: Store, errors: Console) -> Iterator[Membership]:
+def joined(address: Address, study: Study, store: Store, errors: Console) -> Iterator[Membership]:
     """Be part of a running cluster whose nodes have each been found fit for a study.
 
     Args:
@@ -63,7 +64,11 @@ def joined(address: str, study: Study, store: Store, errors: Console) -> Iterato
     with ExitStack() as stack:
         stack.callback(_leave, guard)
         guard.start()
-        _init(f"the Ray cluster at {address}", address=address, runtime_env=code | variables)
+        _init(
+            f"the Ray cluster at {address}",
+            address=address.reveal(),
+            runtime_env=code | variables,
+        )
         guard.watch(Listeners(_places()))
         beacon = stack.enter_context(store.beacon())
         yield Membership(survey(store.url, beacon), guard)
@@ -138,7 +143,7 @@ def _places() -> list[tuple[str, int]]:
     return [rayside.place_of(context.gcs_address), raylet]
 
 
-def survey(store: str, beacon: str) -> tuple[Node, ...]:
+def survey(store: Address, beacon: str) -> tuple[Node, ...]:
     """Return the nodes of this Ray, once each has said that a study can run there.
 
     Raises:

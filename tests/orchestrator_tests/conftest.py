@@ -45,8 +45,8 @@ def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Place:
 def copy(plan: Plan, made: Place, tmp_path: Path) -> Place:
     """Return a store with all of that plan in it, of a test's own."""
     place = Place(plan, tmp_path)
-    for path in Path(made.store.url).rglob("*.safetensors"):
-        target = tmp_path / path.relative_to(made.store.url)
+    for path in Path(str(made.store.url)).rglob("*.safetensors"):
+        target = tmp_path / path.relative_to(str(made.store.url))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     return place

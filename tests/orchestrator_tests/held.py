@@ -17,7 +17,7 @@ def turn(store: Store, key: str = KEY) -> Turn:
 
 
 def file_of(store: Store) -> Path:
-    return Path(store.url) / ".claims" / f"relearn-{KEY}"
+    return Path(str(store.url)) / ".claims" / f"relearn-{KEY}"
 
 
 def left(store: Store) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from orchestrator.address import Address
 from orchestrator.definition import LogModels, Study, Tracking
 from orchestrator.mirror import Mirror
 from orchestrator.pictures import Pictures
@@ -48,7 +49,7 @@ def study_of(path: Path, policy: LogModels = LogModels.BEST, **other: Any) -> St
             "attacks": [choice(BADNETS), choice(BLENDED)],
             "settings": {"alpha": (0.5, 0.7), "reinit_ratio": (0.5, 0.55, 1.0)},
             "grid": {"seeds": (0, 1)},
-            "mlflow": Tracking(uri="", log_models=policy),
+            "mlflow": Tracking(uri=Address(""), log_models=policy),
             **other,
         }
     )

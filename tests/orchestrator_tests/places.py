@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from orchestrator.address import Address
 from orchestrator.catalogue import Catalogue
 from orchestrator.findings import Findings
 from orchestrator.keys import Compute, KeyRing
@@ -40,7 +41,7 @@ class Place:
     def __init__(self, plan: Plan, root: Path, **site: Any) -> None:
         self.plan = plan
         self.store = Store(str(root))
-        self.site = Site(store=str(root), study="me", **site)
+        self.site = Site(store=Address(str(root)), study="me", **site)
         self.keys = KeyRing(VICTIM, Compute())
         self.catalogue = Catalogue(plan)
 
@@ -66,7 +67,7 @@ class Place:
     def content(self) -> dict[str, tuple[Any, ...]]:
         """Return every sound result of the store, but for how long it took."""
         found = {}
-        for path in Path(self.store.url).rglob("*.safetensors"):
+        for path in Path(str(self.store.url)).rglob("*.safetensors"):
             entry = self.store.read(path.parts[-3], path.stem)
             if entry is None:
                 continue
@@ -77,7 +78,7 @@ class Place:
 
     def damage(self, stage: str, key: str = "") -> None:
         """Flip a bit in the middle of each entry of a stage."""
-        paths = list((Path(self.store.url) / stage).rglob(f"{key}*.safetensors"))
+        paths = list((Path(str(self.store.url)) / stage).rglob(f"{key}*.safetensors"))
         assert paths
         for path in paths:
             content = bytearray(path.read_bytes())

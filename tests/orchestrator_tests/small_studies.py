@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.address import Address
 from orchestrator.definition import AttackChoice, Grid, Prune, PrunerChoice, Study, Tracking
 from orchestrator.ranges import Axis
 from ulrl.attacks import Attack, LabelRule
@@ -26,7 +27,7 @@ def choice(attack: Attack, labels: LabelRule = LabelRule.ALL_TO_ONE, **other: An
 
 def small_study(
     *,
-    store: str = "memory://nowhere",
+    store: Address | str = "memory://nowhere",
     attacks: Sequence[AttackChoice] = (choice(BADNETS), choice(BLENDED)),
     settings: Mapping[str, Axis] | None = None,
     grid: Mapping[str, Any] | None = None,
@@ -47,9 +48,9 @@ def small_study(
             "grid": Grid(attacks=tuple(attacks), settings={**(settings or {}), **few}, **axes),
             "victim": VictimRecipe.of(epochs=1, batch_size=64),
             "prune": prune or Prune(),
-            "mlflow": Tracking(uri="sqlite:///nowhere.db"),
-            "store": store,
+            "mlflow": Tracking(uri=Address("sqlite:///nowhere.db")),
             **other,
+            "store": Address.of(store),
         }
     )
 

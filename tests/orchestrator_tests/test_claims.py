@@ -231,7 +231,7 @@ def test_an_heir_killed_in_between_does_not_bar_the_others(local: Store) -> None
             patch.setattr(Path, "unlink", killed)
             with pytest.raises(KeyboardInterrupt):
                 second.mine()
-        (right,) = Path(local.url).glob(".claims/.relearn-*")
+        (right,) = Path(local.url.reveal()).glob(".claims/.relearn-*")
         assert not second.mine()
         then = time.time() - 10
         os.utime(right, (then, then))
@@ -259,7 +259,7 @@ def no_room(path: Path) -> None:
 def test_where_no_claims_can_be_kept_everybody_works(
     local: Store, spoil: Callable[[Path], None]
 ) -> None:
-    spoil(Path(local.url))
+    spoil(Path(local.url.reveal()))
     with turn(local) as first, turn(local) as second:
         assert first.mine()
         assert second.mine()

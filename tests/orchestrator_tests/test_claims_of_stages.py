@@ -42,7 +42,7 @@ STAGES = {
 def lacking(place: Place, kind: str) -> Item:
     """Return an item of a kind, whose results the store has no more."""
     for stage in STAGES[kind]:
-        shutil.rmtree(Path(place.store.url) / stage, ignore_errors=True)
+        shutil.rmtree(Path(str(place.store.url)) / stage, ignore_errors=True)
     return next(item for item in place.items if item.name.startswith(kind))
 
 
@@ -64,7 +64,7 @@ def test_the_second_waits_and_takes_what_the_first_made(
     assert rest(one) == STAGES[kind]
     assert rest(other) == []
     check(copy, made)
-    assert list((Path(copy.store.url) / ".claims").iterdir()) == []
+    assert list((Path(str(copy.store.url)) / ".claims").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", STAGES)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator import study
+from orchestrator.address import Address
 from orchestrator.definition import LogModels, Tracking
 from orchestrator.store import Entry, Store
 from tests.orchestrator_tests.simulation import Desk
@@ -127,7 +128,7 @@ def test_a_victim_that_diverges_fails_its_scenarios_trials(tmp_path: Path) -> No
 
 def spoil(store: Store, stage: str) -> int:
     """Make NaN of all that a stage's entries hold, and return how many there are."""
-    paths = sorted((Path(store.url) / stage).rglob("*.safetensors"))
+    paths = sorted((Path(store.url.reveal()) / stage).rglob("*.safetensors"))
     for path in paths:
         entry = store.read(stage, path.stem)
         assert entry is not None
@@ -148,7 +149,7 @@ def test_a_stored_network_that_diverged_counts_as_absent(tmp_path: Path, stage: 
         store=str(tmp_path / "store"),
         attacks=[choice(BADNETS)],
         settings={"alpha": (0.5, 0.7)},
-        mlflow=Tracking(uri="sqlite:///nowhere.db", log_models=LogModels.ALL),
+        mlflow=Tracking(uri=Address("sqlite:///nowhere.db"), log_models=LogModels.ALL),
     )
     desk = run(made, tmp_path / "out")
     assert statuses(desk) == ["done", "done"]

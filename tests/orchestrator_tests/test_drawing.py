@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.address import Address
 from orchestrator.catalogue import Catalogue
 from orchestrator.definition import Exclusion, Prune
 from orchestrator.drawing import foresee
@@ -226,7 +227,7 @@ def test_curves_are_cut_in_settings_that_are_drawn(tmp_path: Path, store: str) -
     alone, together = tmp_path / "one", tmp_path / "many"
     for place, count in ((alone, 1), (together, 4)):
         place.mkdir()
-        desk = Desk(replace(study, store=f"memory://{place}/store"), place)
+        desk = Desk(replace(study, store=Address(f"memory://{place}/store")), place)
         Workers(Random(0), count).run(desk)
         assert set(desk.statuses()) == {"done", "pruned"}
         assert {pruning.level for pruning in desk.conductor.decisions.prunings} >= {"curve"}

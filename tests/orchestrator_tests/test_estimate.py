@@ -8,6 +8,7 @@ from time import process_time
 import pytest
 import torch
 
+from orchestrator.address import Address
 from orchestrator.calibration import Calibration, Kind, Speed
 from orchestrator.costs import Source
 from orchestrator.definition import LogModels, Tracking
@@ -134,7 +135,7 @@ def test_disk_counts_the_models_that_are_kept(
             study_of(
                 tmp_path,
                 grid={"architectures": (PreActResNet18(width=width),), "seeds": range(4)},
-                mlflow=Tracking(uri="", log_models=policy),
+                mlflow=Tracking(uri=Address(""), log_models=policy),
             )
         ).disk
         for width in (1, 16)
@@ -149,10 +150,12 @@ def parameters(width: int) -> int:
 
 
 def test_disk_is_about_what_the_results_take(made: Place, tmp_path: Path) -> None:
-    root = Path(made.store.url)
+    root = Path(str(made.store.url))
     kept = [path for path in root.rglob("*.safetensors") if path.parts[-3] != "repaired"]
     taken = sum(path.stat().st_size for path in kept)
-    plan = make_plan(replace(made.plan.study, mlflow=Tracking(uri="", log_models=LogModels.NONE)))
+    plan = make_plan(
+        replace(made.plan.study, mlflow=Tracking(uri=Address(""), log_models=LogModels.NONE))
+    )
     found = estimate(plan, Store(str(tmp_path)), made.keys, 1, 0.0)
     assert taken / 4 < found.disk < taken * 2
 

@@ -235,7 +235,7 @@ sys.stdin.readline()
 def test_it_ends_with_a_driver_that_is_killed_and_the_next_leaves_nothing(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [sys.executable, "-c", DRIVER, store.url]
+    command = [sys.executable, "-c", DRIVER, store.url.reveal()]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as driver:
@@ -260,10 +260,14 @@ def test_models_are_made_aside_until_nothing_else_is_computed(
         nice.append(os.getpriority(os.PRIO_PROCESS, 0))  # of this thread
 
     monkeypatch.setattr(Moulds, "cast", cast)
-    request = {"description": description("preact_resnet18", "first"), "folder": "any"}
+    request = {
+        "store": store.url.reveal(),
+        "description": description("preact_resnet18", "first"),
+        "folder": "any",
+    }
     lines = [json.dumps({**request, "urgent": urgent}) for urgent in (False, True)]
     answers = StringIO()
-    serve(store.url, tmp_path, StringIO("\n".join(lines)), answers)
+    serve(tmp_path, StringIO("\n".join(lines)), answers)
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert nice == [min(own + 10, 19)] * 2 + [own]
     assert [json.loads(line) for line in answers.getvalue().splitlines()] == [

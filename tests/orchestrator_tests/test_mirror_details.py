@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.address import Address
 from orchestrator.definition import LogModels, Prune, PrunerChoice, Tracking
 from orchestrator.records import Record
 from tests.orchestrator_tests.listening import Listener, mirrored, study_of, trial_record
@@ -132,7 +133,7 @@ def test_a_cut_trial_says_at_which_epoch(tmp_path: Path) -> None:
 
 
 def test_only_the_best_are_registered_and_each_scenario_has_a_name(tmp_path: Path) -> None:
-    tracking = Tracking(uri="", log_models=LogModels.ALL, register=True)
+    tracking = Tracking(uri=Address(""), log_models=LogModels.ALL, register=True)
     _, heard = mirrored(study_of(tmp_path, mlflow=tracking), tmp_path)
     names: dict[str, list[Record]] = {}
     for record in heard.of("trial"):

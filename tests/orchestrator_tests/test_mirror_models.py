@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.address import Address
 from orchestrator.definition import Tracking
 from orchestrator.entries import REPAIRED
 from orchestrator.materials import blueprint_of
@@ -75,7 +76,7 @@ def test_artifacts_are_the_files_that_there_are(plan: Plan, tmp_path: Path) -> N
     )
     assert artifacts_of(tmp_path, plan) == wanted
     uri = "postgresql://me:secret@host/mlflow"
-    told = replace(plan, study=replace(plan.study, mlflow=Tracking(uri=uri)))
+    told = replace(plan, study=replace(plan.study, mlflow=Tracking(uri=Address(uri))))
     assert artifacts_of(tmp_path, told) == tuple(
         one for one in wanted if "study.yaml" not in one[0]
     )

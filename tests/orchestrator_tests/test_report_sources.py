@@ -26,7 +26,7 @@ def test_a_start_says_what_it_ran_with(tmp_path: Path, monkeypatch: pytest.Monke
     log.started(None)
     (start,) = read_starts(tmp_path / FILE)
     assert start.command == (
-        "python -m orchestrator.study 'my grid.yaml' --set 'mlflow.uri=postgresql://me:***@db/x'"
+        "python -m orchestrator.study 'my grid.yaml' --set 'mlflow.uri=postgresql://***@db/x'"
     )
     assert start.executor == "inline"
     assert start.versions["python"] == ".".join(map(str, sys.version_info[:3]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.address import Address
 from orchestrator.pace import SHIFT_SECONDS, Pace
 from orchestrator.resources import Limits
 from orchestrator.shift import Assignment, News, Shift
@@ -31,7 +32,7 @@ class Bench:
         return finished.runs
 
     executed: tuple[StageRun, ...] = ()
-    site = Site(store="", study="")
+    site = Site(store=Address(""), study="")
 
 
 class Clock:

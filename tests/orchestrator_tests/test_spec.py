@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.address import Address
 from orchestrator.definition import (
     AttackChoice,
     Grid,
@@ -95,8 +96,10 @@ def test_the_smallest_study_has_every_default(tmp_path: Path) -> None:
         prune=Prune(setting=PrunerChoice(pruner="wilcoxon", arguments=wilcoxon), curve=None),
         objective=Objective.DER,
         resources=Resources(workers=None, cpu=1, gpu=None),
-        mlflow=Tracking(uri=f"sqlite:///{tmp_path}/runs/mlflow.db", log_models=LogModels.BEST),
-        store=f"{tmp_path}/runs/store",
+        mlflow=Tracking(
+            uri=Address(f"sqlite:///{tmp_path}/runs/mlflow.db"), log_models=LogModels.BEST
+        ),
+        store=Address(f"{tmp_path}/runs/store"),
     )
 
 
@@ -143,8 +146,8 @@ def test_the_sections_of_a_full_study() -> None:
     assert study.objective is Objective.ASR
     assert study.resources == Resources(workers=2, cpu=4, gpu=0.25)
     uri = "https://mlflow.example.org/base"
-    assert study.mlflow == Tracking(uri=uri, log_models=LogModels.NONE)
-    assert study.store == "s3://bucket/store"
+    assert study.mlflow == Tracking(uri=Address(uri), log_models=LogModels.NONE)
+    assert study.store.reveal() == "s3://bucket/store"
 
 
 def test_numbers_of_one_type_whatever_way_they_are_written() -> None:

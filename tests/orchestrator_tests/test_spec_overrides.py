@@ -41,7 +41,7 @@ def test_overrides() -> None:
     assert study.prune.setting == PrunerChoice(
         pruner="wilcoxon", arguments={"p_threshold": 0.05, "n_startup_steps": 7}
     )
-    assert study.mlflow.uri == "postgresql+psycopg2://u:p=q@host/db?sslmode=require"
+    assert study.mlflow.uri.reveal() == "postgresql+psycopg2://u:p=q@host/db?sslmode=require"
     assert (study.name, study.preset) == ("second", Preset.OFFICIAL)
     assert study.source == "grid.yaml"
 

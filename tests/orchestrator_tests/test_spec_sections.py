@@ -100,8 +100,8 @@ SECTIONS_CASES = {
     "store: ''\n": "6: store: store is a text; got ''",
     "store: 3\n": "6: store: store is a text; got 3; quote it to make it one",
     "store: s33://bucket\n": (
-        "6: store: store is a path or a URL that fsspec can open; got 's33://bucket'; did "
-        "you mean 's3'?"
+        "6: store: store is a path, or a URL of what keeps files for all machines; got "
+        "'s33://bucket'; did you mean 's3'?"
     ),
     "store: ~nobody-here/x\n": "6: store: store is a path; Could not determine home directory.",
 }
@@ -152,7 +152,7 @@ def test_the_store(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     found = load(f"{SMALL}store: {store}\n").store
-    assert found == expected.format(cwd=tmp_path, home="/home/someone")
+    assert found.reveal() == expected.format(cwd=tmp_path, home="/home/someone")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_the_store(
 )
 def test_the_tracking_uri(uri: str, expected: str, tmp_path: Path) -> None:
     study = load(f"{SMALL}mlflow: {{uri: '{uri}'}}\n")
-    assert study.mlflow.uri == expected.format(cwd=tmp_path)
+    assert study.mlflow.uri.reveal() == expected.format(cwd=tmp_path)
 
 
 def test_ten_mistakes_are_told_at_once_and_in_order() -> None:

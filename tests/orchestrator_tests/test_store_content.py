@@ -44,7 +44,7 @@ def desk_at(store: Path, folder: Path) -> Desk:
 
 def table(desk: Desk) -> list[dict[str, Any]]:
     """Run what is left of a study and return its rows, but for seconds and names of runs."""
-    site = Site(store=str(desk.store.url), study=desk.folder.identity())
+    site = Site(store=desk.store.url, study=desk.folder.identity())
     desk.conductor.open()
     run_inline(desk.conductor, site, Interrupts())
     assert desk.conductor.errors == {}

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from orchestrator.address import Address
 from orchestrator.bench import steps_of
 from orchestrator.resources import Limits
 from orchestrator.timelimit import Overdue, TimeLimit, grace
@@ -159,7 +160,8 @@ def test_what_an_item_lacked_is_its_error(
     tmp_path: Path, act: str, error: str, forgets: int
 ) -> None:
     bench = Bench(
-        Site(store=str(tmp_path), study="x", limits=Limits(minutes={"relearn": 0.005})), act
+        Site(store=Address(str(tmp_path)), study="x", limits=Limits(minutes={"relearn": 0.005})),
+        act,
     )
     steps = steps_of(bench, Trial())  # type: ignore[arg-type]
     assert next(steps).epoch == 1
@@ -172,7 +174,7 @@ def test_what_an_item_lacked_is_its_error(
 
 
 def test_a_closed_item_is_closed_and_keeps_what_is_loaded(tmp_path: Path) -> None:
-    bench = Bench(Site(store=str(tmp_path), study="x"), "hang")
+    bench = Bench(Site(store=Address(str(tmp_path)), study="x"), "hang")
     steps = steps_of(bench, Trial())  # type: ignore[arg-type]
     next(steps)
     steps.close()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.address import Address
 from orchestrator.materials import blueprint_of
 from orchestrator.plan import Plan, Trial
 from orchestrator.schema import pack
@@ -246,7 +247,7 @@ def test_a_workshop_that_did_other_scenarios_gives_the_same(made: Place, tmp_pat
 
 def test_the_number_of_threads_is_the_sites(tmp_path: Path) -> None:
     try:
-        Workshop(Site(store=str(tmp_path), study="me", threads=2), VICTIM)
+        Workshop(Site(store=Address(str(tmp_path)), study="me", threads=2), VICTIM)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

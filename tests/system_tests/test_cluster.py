@@ -89,9 +89,9 @@ def test_what_could_never_run_is_refused(joining: Command, cluster: Cluster) -> 
         "error: resources asks for 1 CPU and 2 GPU for train_victim of preact_resnet18, and no "
         "node has that; this Ray has 2 CPUs and 2 GPUs on 2 nodes\n"
     )
-    _, err = joining.run(*arguments, "store=memory://here", code=3)
+    _, err = joining.run(*arguments, "store=/proc/self/cwd/here", code=3)
     assert unplaced(err) == (
-        "error: the node HERE cannot run a study: it does not see the store memory://here; "
+        "error: the node HERE cannot run a study: it does not see the store /proc/self/cwd/here; "
         "name a path or URL that all nodes see\n"
     )
     _, err = joining.run(*arguments, "resources={gpu: 1}", code=3)

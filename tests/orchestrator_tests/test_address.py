@@ -1,0 +1,287 @@
+"""Addresses do not print their secrets, nor does anything that a study writes."""
+
+import copy
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import address
+from orchestrator.address import Address, redacted
+from orchestrator.bench import steps_of
+from orchestrator.errors import Mistakes, Unusable, sentence
+from orchestrator.follower import _line
+from orchestrator.spec import load_study, resolved_yaml
+from orchestrator.store import Store
+from orchestrator.study import main
+
+SECRET = "hunter2hunter2"
+PARTS = ("hunter2", "2hunt", "hunter")
+# As the user writes it, and as it may be shown.
+CASES = {
+    f"http://joe:{SECRET}@host": "http://***@host",
+    f"http://joe:{SECRET}@host:5000/a?b=c": "http://***@host:5000/a?b=c",
+    f"http://{SECRET}@host": "http://***@host",
+    "http://joe:hunter2/hunter2@host": "http://***@host",
+    "http://joe:p@hunter2@host": "http://***@host",
+    "http://joe:p@hunter2/hunter2@host/x": "http://***@host/x",
+    "http://joe:hunter2?hunter2@host": "http://***@host",
+    "http://joe:hunter2#hunter2@host": "http://***@host",
+    f"http://joe:{SECRET}@[::1]:5000": "http://***@[::1]:5000",
+    f"http://joe:%40{SECRET}@host": "http://***@host",
+    f"postgresql://host/db?user=joe&password={SECRET}": (
+        "postgresql://host/db?user=joe&password=***"
+    ),
+    f"postgresql+psycopg2://joe:{SECRET}@host/db?sslmode=require": (
+        "postgresql+psycopg2://***@host/db?sslmode=require"
+    ),
+    f"mysql://h/d?passwd={SECRET}&a=b": "mysql://h/d?passwd=***&a=b",
+    f"mysql://h/d?pwd={SECRET};a=b": "mysql://h/d?pwd=***;a=b",
+    "mysql://h/d?password=hunter2&hunter2": "mysql://h/d?password=***&***",
+    "mysql://h/d?password=hunter2@hunter2": "mysql://h/d?password=***",
+    f"sqlite:////a/b.db?key={SECRET}": "sqlite:////a/b.db?key=***",
+    f"mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D{SECRET}": (
+        "mssql+pyodbc:///?odbc_connect=***"
+    ),
+    f"ftp://joe:{SECRET}@host/x": "ftp://***@host/x",
+    f"s3://key:{SECRET}@bucket/x": "s3://***@bucket/x",
+    f"http://joe:{SECRET}@host/x": "http://***@host/x",
+    **{
+        f"az://c/x?{name}={SECRET}": f"az://c/x?{name}=***"
+        for name in (
+            *("token", "access_token", "secret", "key", "access_key", "sig", "signature"),
+            *("X-Amz-Signature", "X-Amz-Credential", "credential", "sslpassword", "PASSWORD"),
+        )
+    },
+}
+PLAIN = [
+    *("runs/store", "/a/b@c", "sqlite:////home/me@work/a.db?timeout=30", "http://host:5000/x"),
+    *("http://[::1]:5000", "s3://bucket/me@lab/x", "postgresql://joe@host/db", "10.0.0.1:6379"),
+    *("auto", "gs://bucket/a?b=c", "sftp://joe@host/x", "http://***@host"),
+]
+
+
+@pytest.fixture(autouse=True)
+def known() -> Iterator[None]:
+    """Forget in the end what these tests made known."""
+    before = set(address._known)
+    yield
+    address._known.clear()
+    address._known.update(before)
+
+
+def clear(text: str) -> bool:
+    return not any(part in text for part in PARTS)
+
+
+@pytest.mark.parametrize(("text", "shown"), CASES.items())
+def test_an_address_shows_no_secret(text: str, shown: str) -> None:
+    one = Address(text)
+    assert (str(one), f"{one}", f"{one:>1}", "%s" % one) == (shown,) * 4  # noqa: UP031
+    assert repr(one) == f"Address({shown!r})"
+    assert clear(repr({"a": [one]}))
+    assert one.reveal() == text
+    assert redacted(f"at '{text}'.") == f"at '{shown}'."
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_an_address_without_secrets_is_shown_as_it_is(text: str) -> None:
+    assert str(Address(text)) == Address(text).reveal() == text
+    assert redacted(f"{text} and alice") == f"{text} and alice"
+
+
+@pytest.mark.parametrize("text", [*CASES, *PLAIN])
+def test_an_address_travels_and_compares(text: str) -> None:
+    one = Address(text)
+    for other in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one), Address(text)):
+        assert other == one
+        assert hash(other) == hash(one)
+        assert other.reveal() == text
+    assert one != Address(f"{text}x")
+    assert one != text
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_no_secret_is_in_what_libraries_say(text: str) -> None:
+    Address(text)
+    said = RuntimeError(f"no connection for user joe, password {SECRET}, at {text}")
+    for told in (sentence(said), _line(said), str(Unusable(str(said))), str(Mistakes([str(said)]))):
+        assert SECRET not in told
+        assert clear(redacted(text))
+    one = Address("http://joe:p%40ss%2Fword@host")
+    assert redacted("p@ss/word p%40ss%2Fword") == "*** ***"
+    assert str(one) == "http://***@host"
+
+
+def test_a_wrong_address_is_told_without_its_secret(tmp_path: Path) -> None:
+    for key in ("mlflow.uri", "optuna.storage", "store", "mlflow", "name", "grid.seed", "resourcs"):
+        (tmp_path / "grid.yaml").write_text("name: a\ngrid: {attack: sgi, dataset: digits}\n")
+        for long in ("", "x" * 50):
+            value = f"htttp://joe{long}:{SECRET}@host/x"
+            with pytest.raises(Mistakes) as caught:
+                load_study(str(tmp_path / "grid.yaml"), [f"{key}={value}", "seed=x"])
+            assert clear(str(caught.value))
+            assert clear("".join(caught.value.lines))
+
+
+@pytest.mark.parametrize("key", ["mlflow.uri", "optuna.storage", "store"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"postgresql://joe:{SECRET}@127.0.0.1:9/d",
+        f"postgresql://127.0.0.1:9/d?password={SECRET}",
+        f"ftp://joe:{SECRET}@127.0.0.1:9/x",
+    ],
+)
+def test_the_resolved_study_file_holds_no_secret(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "name: a\ngrid: {attack: badnets, dataset: digits, architecture: preact_resnet18}\n"
+    )
+    if (key == "store") is not value.startswith("ftp"):
+        with pytest.raises(Mistakes):
+            load_study(str(path), [f"{key}={value}"])
+        return
+    study = load_study(str(path), [f"{key}={value}"])
+    text = resolved_yaml(study)
+    assert clear(text)
+    assert clear(repr(study))
+    path.write_text(text)
+    again = load_study(str(path))
+    places = (again.mlflow.uri, again.optuna_storage or Address(""), again.store)
+    assert [one.is_redacted for one in places].count(True) == 1
+    assert resolved_yaml(again) == text
+
+
+STUDY = """\
+name: tiny
+grid:
+  attack: badnets
+  dataset: digits
+  architecture: {name: preact_resnet18, width: 1}
+  clean_ratio: 0.05
+  relearn_epochs: 1
+  unlearn_epochs: 1
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+"""
+
+
+def test_a_study_writes_its_secrets_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody listens at these addresses, so that their libraries complain of them."""
+    monkeypatch.chdir(tmp_path)
+    Path("grid.yaml").write_text(STUDY)
+    words = [
+        *("grid.yaml", "--inline", "--set", "mlflow.log_models=none"),
+        *("--set", f"mlflow.uri=http://joe:{SECRET}@127.0.0.1:9/x"),
+        *("--set", f"optuna.storage=postgresql://127.0.0.1:9/d?user=joe&password={SECRET}"),
+        *("--set", f"store=ftp://joe:{SECRET}@127.0.0.1:9/x", "--set", "store=store"),
+    ]
+    monkeypatch.setattr("sys.argv", ["study", *words])
+    assert main(words) == 0
+    told = capfd.readouterr()
+    assert "***@127.0.0.1" in told.out
+    assert clear(told.out + told.err)
+    files = [path for path in Path("runs").rglob("*") if path.is_file()]
+    assert {"study.yaml", "report.html", "starts.jsonl", "mlflow.jsonl"} <= {p.name for p in files}
+    for path in files:
+        assert clear(path.read_bytes().decode("utf-8", "replace")), path
+    assert "***" in Path("runs/tiny/study.yaml").read_text()
+    assert main([*words, "--set", "budget.trials=1", "--set", "grid.seed=[0, 1]"]) == 4
+    told = capfd.readouterr()
+    assert "To go on:" in told.err
+    assert clear(told.out + told.err)
+
+
+def test_a_store_that_cannot_be_reached_is_told_without_its_secret() -> None:
+    place = f"ftp://joe:{SECRET}@127.0.0.1:9/x"
+    with pytest.raises(Unusable) as caught:
+        Store(place).check()
+    assert clear(str(caught.value))
+    assert str(caught.value).startswith("the store ftp://***@127.0.0.1:9/x cannot be")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_item_that_fails_tells_no_secret() -> None:
+    Address(f"http://joe:{SECRET}@host")
+
+    class Broken:
+        """A workshop whose library tells all."""
+
+        class Site:
+            limits = type("Limits", (), {"seconds": lambda *_: None, "overdue": lambda *_: ""})()
+            expendable = False
+
+        site, executed = Site(), ()
+
+        def work(self, item: object) -> Iterator[object]:
+            del item
+            raise ValueError(f"no {SECRET} for http://joe:{SECRET}@host")
+            yield
+
+    steps = steps_of(Broken(), type("Item", (), {"stage": "relearn"})())  # type: ignore[arg-type]
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    result = end.value.value
+    assert result.error == "ValueError: no *** for http://***@host"
+    assert clear(result.told + result.trace)
+
+
+# Which stores there are.
+
+REFUSED = [
+    *("memory://x", "data:abc", "data://x", "dir::x", "dir::file:///x", "http://host/x"),
+    *("https://host/x", "reference://x", "hf://a/b", "github://a:b@c", "zip://a.zip", "zip::x"),
+    *("simplecache::s3://b/x", "s3://b::x", "a::b", "$HOME/x", "${HOME}/x", "a/$USER", "s3://$B/x"),
+    *("filecache://x", "git://x", "blockcache::s3://x"),
+]
+
+
+@pytest.mark.parametrize("place", REFUSED)
+def test_a_place_that_keeps_nothing_is_refused_in_a_line(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(f"{STUDY}store: '{place}'\n")
+    with pytest.raises(Mistakes) as caught:
+        load_study(str(path))
+    (line,) = caught.value.lines
+    assert line.startswith(f"{path}:11: store: store is ")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["store", "/a/b", "~/x", "file:///a", "s3://b/x", "sftp://h/x"])
+def test_a_place_that_keeps_files_is_a_store(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(f"{STUDY}store: '{place}'\n")
+    assert load_study(str(path)).store.reveal().endswith(place.rpartition("/")[2])
+
+
+@pytest.mark.parametrize("key", ["mlflow.uri=http", "optuna.storage=postgresql"])
+def test_brackets_that_are_no_address_are_told_in_a_line(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(STUDY)
+    with pytest.raises(Mistakes, match="://HOST and so on") as caught:
+        load_study(str(path), [f"{key}://[::1"])
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("reference://x", "cannot be used"),
+        ("hf://x", "cannot be used"),
+        (f"s3://key:{SECRET}@bucket/x", "cannot be read"),
+    ],
+)
+def test_what_a_back_end_raises_is_one_line(
+    place: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(Unusable, match=told) as caught:
+        Store(place).read("unlearn", "ab")
+    assert "\n" not in str(caught.value)
+    assert clear(str(caught.value))
