@@ -85,7 +85,7 @@ def test_an_ascent(store: Store) -> None:
 
 @pytest.mark.parametrize("max_suspects", [0, 1, 10, None])
 def test_scores(store: Store, max_suspects: int | None) -> None:
-    config = ScoreConfig(unlearn_threshold=0.5, z_threshold=0.1, max_suspects=max_suspects)
+    config = ScoreConfig(unlearn_threshold=0.95, z_threshold=0.1, max_suspects=max_suspects)
     scores = score_neurons(config, ASCENT)
     cap = 13 if max_suspects is None else max_suspects
     assert (cap > 0) <= len(scores.suspects) <= cap
@@ -102,10 +102,10 @@ def test_the_order_of_layers_outlives_the_store(store: Store) -> None:
         "head.bias",
     ]
     rule = ScoreConfig(
+        unlearn_threshold=0.95,  # reached before the ascent diverged
         suspect_rule=SuspectRule.LARGEST,
         suspect_share=1.0,
         max_suspects=None,
-        unlearn_threshold=0.5,
     )
     scores = score_neurons(rule, ASCENT)
     assert scores.suspects == tuple(range(13))
