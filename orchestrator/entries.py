@@ -93,6 +93,13 @@ class StoredAscent(Ascent):
 
     curve: Points = ()
 
+    def __post_init__(self) -> None:
+        if self.before.keys() != self.after.keys():
+            raise Unfit("other layers after than before")
+        for name, values in self.after.items():
+            if values.shape != (len(self.kept), *self.before[name].shape):
+                raise Unfit(f"the tensor {name} is not of its layer's shape")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredScores(NeuronScores):

@@ -14,7 +14,7 @@ def quality_of(trial: Trial, key: str) -> float:
     """Return how well a trial repairs: the worse, the more of anything; a little by chance."""
     parts = trial.hyperparameters
     best = min(0.9, 1.2 - parts.relearn.alpha) - 2 * parts.clean.clean_ratio
-    return best - 0.1 * chance(f"{key}value")
+    return max(0.0, best - 0.1 * chance(f"{key}value"))
 
 
 def chance(text: str) -> float:

@@ -72,7 +72,7 @@ def test_a_changed_record_goes_to_its_run(start: Start) -> None:
 
 def test_a_server_that_is_away_gets_everything_later_in_order_and_once(start: Start) -> None:
     place = FakePlace(away=True)
-    assert send(start(place), STUDY, trial(1)) == Delivery(0, 2, "nobody at http://server/")
+    assert send(start(place), STUDY, trial(1)) == Delivery(0, 2, "nobody at http://***@server/")
     second = start(place)
     second.record(trial(2))
     sleep(0.05)

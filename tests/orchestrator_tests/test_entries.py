@@ -140,7 +140,7 @@ def test_an_evaluation(store: Store) -> None:
     found = EVALUATION.read(store, "key")
     assert found is not None
     assert narrowed(Evaluation, found.content) == evaluation
-    assert same(dict(found.content.specimens), shown)
+    assert same(dict(sorted(found.content.specimens.items())), shown)
 
 
 def test_weights(store: Store) -> None:

@@ -74,12 +74,12 @@ def test_times_are_those_of_the_work(tmp_path: Path) -> None:
 def test_epochs_line_up_and_end_where_the_trial_stopped(tmp_path: Path) -> None:
     desk, heard = mirrored(study_of(tmp_path), tmp_path)
     key = desk.conductor.scores[0].runs[0].key
-    entry = desk.store.peek("unlearn", key)
+    entry = desk.store.read("unlearn", key)
     assert entry is not None
     entry.values["accuracy"], entry.values["loss"] = [0.9, 0.4, 0.1], [1.0, 2.0, 3.0]
     entry.values["curve"] = [[0.9, 0.8, 0.1], [0.4, 0.7, 0.2], [0.1, 0.6, 0.3]]
     desk.store.write("unlearn", key, entry)
-    relearned = desk.store.peek("relearn", desk.conductor.scores[0].relearn_key)
+    relearned = desk.store.read("relearn", desk.conductor.scores[0].relearn_key)
     assert relearned is not None
     relearned.values["training"] = [[0.5, 0.6], [0.25, 0.8]]
     desk.store.write("relearn", desk.conductor.scores[0].relearn_key, relearned)

@@ -191,7 +191,7 @@ def test_the_resolved_file_says_all_and_reads_back_the_same(
 def test_the_resolved_file_is_readable(tmp_path: Path) -> None:
     expected = f"""\
 # The study as it was resolved: every default is written out, paths are absolute. A preset
-# and a recipe stand for their values, which may differ by dataset.
+# and a recipe stand for their values, which may differ by dataset. *** is a secret.
 name: s
 preset: default
 grid:
@@ -245,8 +245,8 @@ def test_a_dataset_file_that_is_not_there_is_no_mistake_yet(tmp_path: Path) -> N
     assert missing_data(study) == [
         f"grid.dataset.1: {tmp_path}/mine.npz is not there; arrays: names an .npz file"
     ]
-    labels = np.array([0, 1])
-    images = np.zeros((2, 8, 8, 3), np.uint8)
+    labels = np.array([0, 1, 2])
+    images = np.zeros((3, 8, 8, 3), np.uint8)
     np.savez(
         tmp_path / "mine.npz",
         train_images=images,
@@ -261,8 +261,8 @@ def test_a_dataset_file_that_is_not_there_is_no_mistake_yet(tmp_path: Path) -> N
             "images of at least 12 pixels; got 8"
         ),
         (
-            "4: grid.dataset.1: on arrays(mine.npz), clean_ratio 0.01 of 2 training images "
-            "is 0 samples, and ULRL needs at least 2: from 1 on"
+            "4: grid.dataset.1: on arrays(mine.npz), clean_ratio 0.01 of 3 training images "
+            "is 0 samples, and ULRL needs at least 2: from 0.67 on"
         ),
     ]
 

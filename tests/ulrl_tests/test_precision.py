@@ -1,6 +1,7 @@
 """Number formats: what they mean where, and that training in them stays near."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -114,7 +115,13 @@ def flat(state: State) -> Tensor:
 
 
 @pytest.mark.parametrize("precision", [BF16, FP16])
-def test_half_the_bits_give_finite_weights_near_by(training: Train, precision: Precision) -> None:
+def test_half_the_bits_give_finite_weights_near_by(
+    training: Train, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At 65,536, where scaling begins, some CPUs' first step overflows and is left out: then one
+    # training has a step less than the other, whatever their arithmetic.
+    scaler = partial(torch.amp.GradScaler, init_scale=1024.0)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
     start, whole = map(flat, training(FP32))
     _, half = training(precision)
     assert all(value.dtype in (torch.float32, torch.int64) for value in half.values())
