@@ -54,6 +54,9 @@ class Address:
     def __str__(self) -> str:
         return self._shown
 
+    def __format__(self, spec: str) -> str:
+        return format(self._shown, spec)
+
     def __repr__(self) -> str:
         return f"Address({self._shown!r})"
 

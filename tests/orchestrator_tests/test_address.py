@@ -105,9 +105,10 @@ def test_an_address_travels_and_compares(text: str) -> None:
 @pytest.mark.parametrize("text", CASES)
 def test_no_secret_is_in_what_libraries_say(text: str) -> None:
     Address(text)
-    said = RuntimeError(f"no connection for user joe, password {SECRET}, at {text}")
+    known = SECRET if f":{SECRET}@" in text or f"={SECRET}" in text else "?"
+    said = RuntimeError(f"no connection for user joe, password {known}, at {text}")
     for told in (sentence(said), _line(said), str(Unusable(str(said))), str(Mistakes([str(said)]))):
-        assert SECRET not in told
+        assert clear(told)
         assert clear(redacted(text))
     one = Address("http://joe:p%40ss%2Fword@host")
     assert redacted("p@ss/word p%40ss%2Fword") == "*** ***"
@@ -190,7 +191,7 @@ def test_a_study_writes_its_secrets_nowhere(
     for path in files:
         assert clear(path.read_bytes().decode("utf-8", "replace")), path
     assert "***" in Path("runs/tiny/study.yaml").read_text()
-    assert main([*words, "--set", "budget.trials=1", "--set", "grid.seed=[0, 1]"]) == 4
+    assert main([*words, "--set", "budget.trials=1", "--set", "grid.seed=[0, 1, 2]"]) == 4
     told = capfd.readouterr()
     assert "To go on:" in told.err
     assert clear(told.out + told.err)
