@@ -78,11 +78,11 @@ def test_all_benchmarks_leave_pages_and_one_file_of_results(
     monkeypatch.setattr(everything, "ROOT", tmp_path)
     out = tmp_path / "out"
     names = ["bench_memory", "bench_trial", "bench_units"]
-    assert everything.main([str(out), "--limit", "3", "--only", *names]) == 1
+    assert everything.main([str(out), "--limit", "8", "--only", *names]) == 1
     assert json.loads((out / "results.jsonl").read_text()) == {"benchmark": "memory", "peak": 3}
     assert "| a |\n|---|\n" in (out / "bench_memory.md").read_text()
     assert "No module named 'nowhere'" in (out / "bench_trial.md").read_text()
-    assert "not finished within 3 s" in (out / "bench_units.md").read_text()
+    assert "not finished within 8 s" in (out / "bench_units.md").read_text()
     told = capsys.readouterr().out
     assert "| bench_memory | done |" in told
     assert "| bench_trial | failed (ModuleNotFoundError" in told

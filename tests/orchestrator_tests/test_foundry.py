@@ -187,7 +187,7 @@ def test_one_process_is_started_before_it_is_needed(store: Store, tmp_path: Path
     assert time.monotonic() - started < 2, "it waits for nothing"
     process = foundry._process
     assert process is not None
-    scratch = Path(str(process.args[6]))  # type: ignore[index]
+    scratch = Path(str(process.args[5]))  # type: ignore[index]
     try:
         assert foundry.make(description("preact_resnet18", "first"), tmp_path / "first")
         assert foundry._process is process

@@ -237,4 +237,4 @@ def test_a_ring_that_has_seen_other_trials_gives_the_same_keys() -> None:
 def test_the_scheme_is_a_file_format() -> None:
     """A change of this key makes every store in the world recompute: bump VERSION instead."""
     found = all_keys(ring(), first_trial())["evaluated"]
-    assert found == "ff5b854f013a2836f69fb3d2702c23e37284c33eb903ae7952cf3f193d7a8ce1"
+    assert found == "ae9bea5857d592dc0285511adcbc42bf312eeb25a82361e90157e7450eb99dff"

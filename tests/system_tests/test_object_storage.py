@@ -63,15 +63,16 @@ def test_what_others_write_meanwhile_is_seen(access: dict[str, str]) -> None:
     store.write("unlearn", f"{KEY}-0.1", Entry(values={"a": 1}))
     assert store.names("unlearn", KEY) == [f"{KEY}-0.1"]
     assert store.read("unlearn", f"{KEY}-0.2") is None
-    path = f"seen/unlearn/ab/{KEY}"
-    source = {"Bucket": "bucket", "Key": f"{path}-0.1.safetensors"}
-    others.copy_object(Bucket="bucket", Key=f"{path}-0.2.safetensors", CopySource=source)
+    path = f"unlearn/ab/{KEY}-0.2.safetensors"
+    Store("s3://bucket/elsewhere").write("unlearn", f"{KEY}-0.2", Entry(values={"a": 1}))
+    source = {"Bucket": "bucket", "Key": f"elsewhere/{path}"}
+    others.copy_object(Bucket="bucket", Key=f"seen/{path}", CopySource=source)
     assert store.names("unlearn", KEY) == [f"{KEY}-0.1", f"{KEY}-0.2"]
     for found in (store.read, store.peek):
         entry = found("unlearn", f"{KEY}-0.2")
         assert entry is not None
         assert entry.values == {"a": 1}
-    others.delete_object(Bucket="bucket", Key=f"{path}-0.2.safetensors")
+    others.delete_object(Bucket="bucket", Key=f"seen/{path}")
     assert store.names("unlearn", KEY) == [f"{KEY}-0.1"]
     assert store.read("unlearn", f"{KEY}-0.2") is None
 
