@@ -58,8 +58,11 @@ def main(folder: Path) -> None:
         rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
     desk = _Desk(plan)
     benign = dict(desk.benign())
-    clean = _spread([100 * value for value in benign.values()])
-    print(f"Benign: ACC {clean} (n = {len(benign)}).\n")
+    if benign:
+        clean = _spread([100 * value for value in benign.values()])
+        print(f"Benign: ACC {clean} (n = {len(benign)}).\n")
+    else:  # only attacks that look into a clean model train one
+        print("Benign: no attack of this study trains a clean model.\n")
     print("| attack, options | n | ACC / ASR | ACC - benign | published | ULRL: ACC / ASR | DER |")
     print("|" + "---|" * 7)
     for attack, group in _groups(rows):
@@ -82,7 +85,7 @@ def _victims_line(attack: str, rows: Rows, benign: dict[int, float]) -> str:
         return [scale * float(row[column]) for row in rows]
 
     options = rows[0]["attack_options"].strip("{}").replace('"', "")
-    told = f"{attack}: {options}, {rows[0]['poison_ratio']}".replace(": ,", ",")
+    label = f"{attack}: {options}, {rows[0]['poison_ratio']}".replace(": ,", ",")
     gaps = [
         100 * (float(row["acc_before_report"]) - benign[int(row["seed"])])
         for row in rows
@@ -92,7 +95,7 @@ def _victims_line(attack: str, rows: Rows, benign: dict[int, float]) -> str:
     after = f"{_spread(of('acc_after_report'))} / {_spread(of('asr_after_report'))}"
     gap = f"{mean(gaps):+.1f}".replace("-0.0", "0.0") if gaps else "–"
     return (
-        f"| {told} | {len(rows)} | {acc} / {asr} | {gap} | {PUBLISHED.get(attack, '–')} "
+        f"| {label} | {len(rows)} | {acc} / {asr} | {gap} | {PUBLISHED.get(attack, '–')} "
         f"| {after} | {_spread(of('der_report', 1), 3)} |"
     )
 
