@@ -11,7 +11,7 @@ from orchestrator.errors import Unusable
 from orchestrator.timelimit import Overdue, TimeLimit
 from orchestrator.work import OUT_OF_MEMORY, Finished, Item, Progress, Site
 from orchestrator.workshop import Workshop
-from ulrl.attacks import PictureError
+from ulrl.attacks import AttackFileError
 from ulrl.datasets import DatasetError
 from ulrl.errors import DivergedError
 from ulrl.interchange import ImportRefused
@@ -21,7 +21,7 @@ from ulrl.replay import RecordingError
 # Errors whose text names places, of which results hold none, and what they are about: the
 # first that fits.
 PLACED: dict[type[Exception], str] = {
-    PictureError: "the attack's picture",
+    AttackFileError: "the attack's file",
     DatasetError: "the dataset",
     ImportRefused: "the imported victim",
     WeightsError: "the weights to start from",

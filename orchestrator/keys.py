@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 from math import isfinite
@@ -17,6 +17,7 @@ from ulrl import evaluation, poisoning, relearning, scoring, unlearning
 from ulrl import victim as victim_stage
 from ulrl.attacks import HELPER_VERSION, Attack, Helper
 from ulrl.interchange import fingerprint
+from ulrl.poisoning import Poison
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
 from ulrl.relearning import RelearnConfig
@@ -91,6 +92,14 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no canonical form, so it cannot be part of a key")
 
 
+def _poison(scenario: Scenario) -> Poison:
+    """Return a scenario's poison with what its attack's defaults mean at the images' size."""
+    facts = scenario.dataset.facts()
+    if facts is None:  # of a file that is not there, and then there is no key either
+        return scenario.poison
+    return replace(scenario.poison, attack=scenario.poison.attack.resolved(facts.side))
+
+
 def _revision(made: Attack | Helper) -> dict[str, int]:
     """Return what a change of one attack's or helper's code adds to its keys; at first nothing."""
     return {} if made.version == 1 else {"version": made.version}
@@ -123,7 +132,7 @@ def settled(config: Config, compute: Compute) -> Config:
         if isinstance(getattr(config, field.name), Precision)
         and (compute.device == "cpu" or getattr(config, field.name) is not Precision.AUTO)
     }
-    return dataclasses.replace(config, **changes)
+    return replace(config, **changes)
 
 
 class KeyRing:
@@ -210,7 +219,7 @@ class KeyRing:
         config = {
             **self._kind(scenario),
             **self._pictures(scenario),
-            "poison": scenario.poison,
+            "poison": _poison(scenario),
             "attack": {**scenario.poison.attack.identity(), **_revision(scenario.poison.attack)},
         }
         inputs = {}
@@ -222,6 +231,7 @@ class KeyRing:
         """Return a key without what the helper does not look at, so that others share it."""
         config = {
             "helper": helper,
+            **helper.identity(),
             **_revision(helper),
             **(self._kind(scenario) if helper.of_victim else {}),
             **self._pictures(scenario),
@@ -254,7 +264,7 @@ class KeyRing:
             "architecture": scenario.architecture,
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
             "treatment": scenario.treatment,
-            "poison": scenario.poison,
+            "poison": _poison(scenario),
             "attack": scenario.poison.attack.identity(),
             "compute": self._where,
         }

@@ -27,7 +27,7 @@ from orchestrator.spec_values import Reader, choice, fail, items, mapping, secti
 from orchestrator.spec_victim import Combinations, Victims, read_victim
 from orchestrator.spec_yaml import resolved_yaml
 from orchestrator.yamlfile import read_tree
-from ulrl.attacks import PictureError
+from ulrl.attacks import AttackFileError
 from ulrl.attacks.imported import Imported
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
@@ -98,7 +98,7 @@ def missing_data(study: Study) -> list[str]:
     for place, entry in enumerate(study.grid.attacks):
         try:
             entry.attack.identity()
-        except PictureError as error:
+        except AttackFileError as error:
             lines.append(f"grid.attack.{place}: {error}")
     for place, dataset in enumerate(study.grid.datasets):
         try:

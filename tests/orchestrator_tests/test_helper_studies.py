@@ -99,10 +99,10 @@ grid:
 """
 
 
-def written(folder: Path, level: int) -> Study:
+def written(folder: Path, level: int, attack: str = "blended") -> Study:
     pixels = np.full((9, 7, 3), level, dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "mine.png")
-    (folder / "grid.yaml").write_text(GRID)
+    (folder / "grid.yaml").write_text(GRID.replace("blended", attack))
     return load_study(str(folder / "grid.yaml"))
 
 
@@ -111,21 +111,39 @@ def victim_key(study: Study, folder: Path) -> str:
     return desk.keys.victim(desk.plan.scenarios[0])
 
 
+@pytest.mark.parametrize("attack", ["blended", "badnets", "tact, poison_ratio: 0.05", "trojannn"])
 def test_the_content_of_a_picture_is_in_the_key_and_its_place_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str
 ) -> None:
     keys = []
     for name, level in (("here", 10), ("there", 10), ("here", 20)):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         monkeypatch.chdir(folder)
-        study = written(folder, level)
+        study = written(folder, level, attack)
         keys.append(victim_key(study, folder))
         assert "mine.png" in str(study.grid.attacks[0].attack.__dict__["pattern"])
     assert keys[0] == keys[1]
     assert keys[0] != keys[2]
-    scenario = Desk(study, tmp_path / "last").plan.scenarios[0]
+    desk = Desk(study, tmp_path / "last")
+    scenario = desk.plan.scenarios[0]
     assert str(tmp_path) not in str(scenario.columns), "no path in a table"
+
+
+def test_a_helper_of_another_picture_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for name, level in (("here", 10), ("there", 10), ("here", 20)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / name)
+        desk = Desk(written(tmp_path / name, level, "trojannn"), tmp_path / "study")
+        (scenario,) = desk.plan.scenarios
+        keys.append([desk.keys.helper(scenario, helper) for helper in scenario.helpers])
+    assert keys[0] == keys[1]
+    benign, patch = zip(keys[0], keys[2], strict=True)
+    assert benign[0] == benign[1], "the clean model looks at no picture"
+    assert patch[0] != patch[1]
 
 
 def test_a_picture_of_ones_own_is_what_is_blended(tmp_path: Path) -> None:

@@ -19,15 +19,19 @@ from tests.orchestrator_tests.key_cases import (
     with_scenario,
 )
 from tests.orchestrator_tests.small_studies import BADNETS
-from ulrl.attacks import LabelRule, Stamp
+from ulrl.attacks import Attack, LabelRule, Stamp
 from ulrl.attacks._benign import BenignModel
+from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended
 from ulrl.attacks.input_aware import InputAware
-from ulrl.datasets import Treatment
+from ulrl.attacks.tact import TaCT
+from ulrl.datasets import Dataset, Treatment
 from ulrl.datasets.arrays import Arrays
 from ulrl.datasets.cifar10 import Cifar10
 from ulrl.datasets.digits import Digits
+from ulrl.datasets.tiny_imagenet import TinyImageNet
 from ulrl.models.preact_resnet import PreActResNet18
+from ulrl.poisoning import Poison
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,37 @@ def test_a_new_version_of_a_helper_changes_its_own_key_only(
     after = [ring().helper(trial.scenario, one) for one in (mask, benign)]
     assert after[0] != before[0]
     assert after[1] == before[1]
+
+
+KNOWN = {  # victims that were stored before their attacks had further options
+    "badnets": "a1dcd1242f57901f6b55e7f729a685e69a69ac567c35c766beec7f25ec0ced5a",
+    "tact": "b0d7a5c12cf183b9092c9eb392d739c76a2b68dcfd6057e749a6c898a9ae1d79",
+}
+
+
+def victim_of(trial: Trial, attack: Attack, dataset: Dataset) -> str:
+    labels, source = attack.label_rules[0], attack.default_source
+    poison = Poison(attack=attack, labels=labels, source=source)
+    return ring().victim(replace(trial.scenario, poison=poison, dataset=dataset))
+
+
+@pytest.mark.parametrize("attack", [BadNets(), BadNets(size=3), TaCT(size=3)])
+def test_stored_victims_of_the_same_trigger_are_found(trial: Trial, attack: Attack) -> None:
+    assert victim_of(trial, attack, Cifar10()) == KNOWN[attack.name]
+
+
+def test_badnets_of_larger_images_is_another_victim_than_the_square_of_three(
+    trial: Trial,
+) -> None:
+    small, large = Digits(), TinyImageNet()
+    default, square = BadNets(), BadNets(size=3)
+    assert victim_of(trial, default, small) == victim_of(trial, square, small)
+    assert victim_of(trial, default, large) != victim_of(trial, square, large)
+
+
+def test_tact_in_colours_is_another_victim_than_in_white(trial: Trial) -> None:
+    for dataset in (Digits(), Cifar10(), TinyImageNet()):
+        assert victim_of(trial, TaCT(), dataset) != victim_of(trial, TaCT(size=3), dataset)
 
 
 def test_the_place_of_a_dataset_changes_nothing(trial: Trial) -> None:

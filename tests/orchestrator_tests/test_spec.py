@@ -196,7 +196,8 @@ name: s
 preset: default
 grid:
   attack:
-  - {{name: badnets, size: 3, inset: 0, level: 1.0, labels: all_to_one, stamp: before_augmentation}}
+  - {{name: badnets, size: null, inset: 0, level: 1.0, pattern: null,
+    labels: all_to_one, stamp: before_augmentation}}
   dataset:
   - {{name: digits, size: 16}}
   architecture:

@@ -117,8 +117,8 @@ ATTACKS_CASES = {
     ],
     "{name: badnets, zzz: 3}": [
         (
-            "3: grid.attack.zzz: badnets has no option 'zzz'; it has size, inset, level, labels, "
-            "poison_ratio, stamp, source"
+            "3: grid.attack.zzz: badnets has no option 'zzz'; it has size, inset, level, pattern, "
+            "labels, poison_ratio, stamp, source"
         ),
     ],
     "[badnets, {name: sig, delta: 20.0, frequency: 0}]": [

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Generator
 
-from ulrl.attacks._picture import PictureError, picture
+from ulrl.attacks._files import AttackFileError
+from ulrl.attacks._picture import picture
 from ulrl.attacks.blended import Blended, Pattern
 from ulrl.datasets import DatasetError
 
@@ -99,10 +100,10 @@ def test_a_missing_file_is_no_matter_until_it_is_needed(tmp_path: Path) -> None:
     path = str(tmp_path / "nowhere.png")
     attack = Blended(pattern=path)
     message = f"{path} is not there; pattern: names a picture's file, or is synthetic or noise"
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(AttackFileError) as error:
         attack.identity()
     assert str(error.value) == message
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(AttackFileError) as error:
         attack.stamp(torch.zeros(1, 3, 16, 16), source())
     assert str(error.value) == message
 
@@ -123,13 +124,13 @@ def test_a_picture_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "short.png"
     Image.fromarray(pixels).save(path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(PictureError, match="cannot be read as a picture"):
+    with pytest.raises(AttackFileError, match="cannot be read as a picture"):
         picture(str(path), 16)
 
 
 def test_a_folder_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(PictureError, match=r"folder\.png is not there"):
+    with pytest.raises(AttackFileError, match=r"folder\.png is not there"):
         Blended(pattern=str(tmp_path / "folder.png")).identity()
 
 

@@ -15,12 +15,12 @@ from ulrl.attacks._base import register as register
 from ulrl.attacks._base import stamp_bytes as stamp_bytes
 from ulrl.attacks._control import Roles as Roles
 from ulrl.attacks._control import StampingControl as StampingControl
+from ulrl.attacks._files import AttackFileError as AttackFileError
 from ulrl.attacks._helper import HELPER_VERSION as HELPER_VERSION
 from ulrl.attacks._helper import Helper as Helper
 from ulrl.attacks._helper import Scene as Scene
 from ulrl.attacks._helper import Step as Step
 from ulrl.attacks._per_image import image_generators as image_generators
-from ulrl.attacks._picture import PictureError as PictureError
 from ulrl.registry import import_all
 
 import_all(__name__, __path__)

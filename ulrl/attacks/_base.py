@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -93,6 +93,14 @@ class Attack(ABC):
             seed: The scenario's; a trigger that is drawn once draws from a generator of it.
             learned: Results of `helper`, with those of `control` once a victim is trained.
         """
+
+    def resolved(self, side: int) -> Self:
+        """Return the attack with what its defaults mean for images of `side` × `side` pixels.
+
+        Equal triggers of one size then have equal options, and so one key.
+        """
+        del side
+        return self
 
     def check(self, *, side: int, channels: int) -> None:
         """Raise ``ValueError`` if images of `side` × `side` cannot carry the trigger."""

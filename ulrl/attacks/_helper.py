@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,6 +65,10 @@ class Helper(ABC):
     def needs(self) -> "Helper | None":
         """The helper whose result this one starts from."""
         return None
+
+    def identity(self) -> dict[str, Any]:
+        """Return plain values that fix what fields only point to (the bytes of a file)."""
+        return {}
 
     def cost(self, recipe: VictimConfig) -> float:
         """Return about how many passes of the victim over its training set this costs."""

@@ -1,20 +1,25 @@
 """The picture that an attack blends in: made here, or a user's own."""
 
-import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ulrl.datasets import DatasetError
+from ulrl.attacks._files import (
+    FILE,
+    PICTURES,
+    State,
+    check_name,
+    digest_of,
+    read_picture,
+    state_of,
+)
 from ulrl.randomness import generator as named_generator
 
 
@@ -25,15 +30,7 @@ class Pattern(StrEnum):
     NOISE = "noise"  # independent uniform pixels, as in the paper's random pattern
 
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-# What makes a field's value a place: it is in no key, and a study's reader makes it absolute.
-PICTURE: Mapping[str, Any] = {"runtime": True, "words": tuple(word.value for word in Pattern)}
-
-_DAMAGE = (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-
-
-class PictureError(DatasetError):
-    """A user's picture cannot be had; the message says which file."""
+PICTURE: Mapping[str, Any] = {**FILE, "words": tuple(word.value for word in Pattern)}
 
 
 def picture(pattern: str, side: int) -> Float[Tensor, "3 side side"]:
@@ -46,7 +43,7 @@ def picture(pattern: str, side: int) -> Float[Tensor, "3 side side"]:
         side: In pixels.
 
     Raises:
-        PictureError: The file is missing or holds no picture.
+        AttackFileError: The file is missing or holds no picture.
     """
     return _drawn(pattern, side, _state(pattern)).clone()  # the cached one stays as it is
 
@@ -55,49 +52,30 @@ def content_of(pattern: str) -> str:
     """Return what tells a picture from others, wherever it lies: its word, or its SHA-256.
 
     Raises:
-        PictureError: The file is missing or holds no picture.
+        AttackFileError: The file is missing or holds no picture.
     """
-    return pattern if pattern in set(Pattern) else _digest(pattern, _state(pattern))
+    if pattern in set(Pattern):
+        return pattern
+    _read(pattern, _state(pattern))  # what is no picture is said before anything is computed
+    return digest_of(pattern, _state(pattern))
 
 
 def check_pattern(pattern: str) -> None:
     """Raise ``ValueError`` unless `pattern` can name a picture; no file is looked at."""
-    if pattern not in set(Pattern) and not pattern.lower().endswith(SUFFIXES):
-        *most, last = SUFFIXES
-        raise ValueError(
-            f"pattern is {', '.join(Pattern)} or a file that ends in {', '.join(most)} or {last}; "
-            f"got {Path(pattern).name!r}"
-        )
+    if pattern not in set(Pattern):
+        check_name("pattern", pattern, PICTURES, f"{', '.join(Pattern)} or ")
 
 
-def _state(pattern: str) -> tuple[int, int]:
-    """Return what tells two states of a file apart, so that no cached picture is a stale one."""
-    if pattern in set(Pattern):
-        return (0, 0)
-    try:
-        state = Path(pattern).stat()
-    except OSError as error:
-        raise _unreadable(pattern, error) from error
-    return (state.st_mtime_ns, state.st_size)
+def _state(pattern: str) -> State:
+    words = f"a picture's file, or is {' or '.join(Pattern)}"
+    return (0, 0) if pattern in set(Pattern) else state_of(pattern, "pattern", words)
 
 
 @lru_cache(maxsize=16)
-def _digest(path: str, state: tuple[int, int]) -> str:
-    del state
-    _read(path)  # what is no picture is said before anything is computed with it
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-@lru_cache(maxsize=16)
-def _drawn(pattern: str, side: int, state: tuple[int, int]) -> Tensor:
-    del state
+def _drawn(pattern: str, side: int, state: State) -> Tensor:
     if pattern == Pattern.NOISE:
         return torch.rand(3, side, side, generator=named_generator(0, "blended", "noise"))
-    full = _synthetic() if pattern == Pattern.SYNTHETIC else _read(pattern)
+    full = _synthetic() if pattern == Pattern.SYNTHETIC else _read(pattern, state)
     size = (side, side)
     return interpolate(full[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
 
@@ -118,17 +96,7 @@ def _synthetic() -> Tensor:
     return drawn
 
 
-def _read(path: str) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except _DAMAGE as error:
-        raise _unreadable(path, error) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-
-
-def _unreadable(path: str, error: BaseException) -> PictureError:
-    if not Path(path).is_file():
-        words = " or ".join(Pattern)
-        return PictureError(f"{path} is not there; pattern: names a picture's file, or is {words}")
-    return PictureError(f"{path} cannot be read as a picture ({type(error).__name__})")
+@lru_cache(maxsize=4)
+def _read(path: str, state: State) -> Tensor:
+    del state
+    return torch.from_numpy(np.array(read_picture(path))).permute(2, 0, 1).float() / 255

@@ -40,7 +40,7 @@ class Blended(FixedAttack):
         """Return what tells the picture from others.
 
         Raises:
-            PictureError: Its file is missing or cannot be read.
+            AttackFileError: Its file is missing or cannot be read.
         """
         return {"picture": content_of(self.pattern)}
 

@@ -1,15 +1,27 @@
 """TrojanNN: a patch that excites chosen neurons of a clean model."""
 
 from collections.abc import Generator as Steps
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image
 from torch import Generator, Tensor, nn
 
 from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
 from ulrl.attacks._benign import BenignModel, benign_classifier
+from ulrl.attacks._files import (
+    FILE,
+    PICTURES,
+    check_mark,
+    check_name,
+    content_of,
+    mark_of,
+    resized,
+)
 from ulrl.attacks._helper import Helper, Scene, Step
 from ulrl.models import Classifier
 from ulrl.supervised import VictimConfig
@@ -26,10 +38,11 @@ class TrojanNN(Attack):
     """Trojaning attack of Liu et al. (NDSS 2018).
 
     A patch is optimised until it excites the inputs of the last layer that weigh most in a
-    clean model of the victim's kind; then it is added to images. The published mask is a
-    picture of an apple that is not free to ship; here it is an ellipse of the same area at
-    the same place (rows 120 to 203, columns 128 to 194 of 224). The clean model sees the
-    patch as it sees images, normalised.
+    clean model of the victim's kind; then it is added to images, in bytes. The patch starts
+    from a white shape, and only pixels of the shape change. The published shape is a picture
+    of an apple that is not free to ship; here it is two ellipses of the same area at the same
+    place: 117 pixels of an image of 32, and 375 at 64 pixels. The clean model sees the patch
+    as it sees images, normalised; BackdoorBench's does not normalise.
 
     Attributes:
         neurons: How many inputs of the last layer are excited.
@@ -39,6 +52,9 @@ class TrojanNN(Attack):
         reach: How far a pixel may go from where it started, in [0, 1] pixel units.
         wrap: Whether a sum beyond white starts again at black, as in the published code, which
             casts to bytes before it clips; otherwise sums are clipped.
+        pattern: The path of a picture to start from in place of the shape, as BackdoorBench
+            does: made RGB (what is transparent is black) and resized to the images' size by
+            Pillow. What is above 0 in it is what changes.
     """
 
     neurons: int = 2
@@ -47,6 +63,7 @@ class TrojanNN(Attack):
     step_size: float = 0.1
     reach: float = 0.3
     wrap: bool = False
+    pattern: str | None = field(default=None, metadata=FILE)
 
     def __post_init__(self) -> None:
         if self.neurons < 1:
@@ -60,6 +77,15 @@ class TrojanNN(Attack):
                 )
         if not 0 < self.excitation <= 1e6:
             raise ValueError(f"excitation is above 0 and at most 1e6; got {self.excitation}")
+        if self.pattern is not None:
+            check_name("pattern", self.pattern, PICTURES)
+
+    def identity(self) -> dict[str, Any]:
+        return _content(self.pattern)
+
+    def check(self, *, side: int, channels: int) -> None:
+        if self.pattern is not None:
+            check_mark(self.pattern, side, channels)
 
     def helper(self, poison: "Poison") -> Helper:
         del poison  # the patch is for neurons, not for a class
@@ -69,6 +95,7 @@ class TrojanNN(Attack):
             steps=self.steps,
             step_size=self.step_size,
             reach=self.reach,
+            pattern=self.pattern,
         )
 
     def trigger(self, seed: int, learned: Learned) -> Trigger:
@@ -86,13 +113,20 @@ class TrojanPatch(Helper):
         steps: See there.
         step_size: See there.
         reach: See there.
+        pattern: See there.
     """
+
+    version: ClassVar[int] = 2  # another shape, white at first, and a patch in bytes
 
     neurons: int
     excitation: float
     steps: int
     step_size: float
     reach: float
+    pattern: str | None = field(default=None, metadata=FILE)
+
+    def identity(self) -> dict[str, Any]:
+        return _content(self.pattern)
 
     @property
     def needs(self) -> Helper:
@@ -105,8 +139,11 @@ class TrojanPatch(Helper):
     def train(self, scene: Scene) -> Steps[Step, None, dict[str, Tensor]]:
         classifier = benign_classifier(scene)
         channels, side = scene.blueprint.channels, scene.blueprint.side
-        mask = ellipse(side).to(scene.device)
-        start = (mask * _shading(side).to(scene.device)).expand(channels, -1, -1).clone()
+        if self.pattern is None:
+            mark = shape(side, channels)
+        else:
+            mark = mark_of(self.pattern, side, channels)
+        start = mark.to(scene.device).float() / 255
         wanted = heaviest_inputs(classifier.head, self.neurons)
         low, high = (start - self.reach).clamp(0, 1), (start + self.reach).clamp(0, 1)
         patch = start.clone()
@@ -116,10 +153,11 @@ class TrojanPatch(Helper):
             loss = (features - self.excitation).square().sum()
             (gradient,) = torch.autograd.grad(loss, seen)
             moved = (patch - self.step_size * gradient.sign()).clamp(low, high)
-            patch = torch.where(mask > 0, moved, start)
+            patch = torch.where(start > 0, moved, start)
             if number % REPORT_EVERY == 0 or number == self.steps:
                 yield Step(number, self.steps)
-        return {"patch": patch.cpu().contiguous()}
+        # As a program that saves the patch as a picture would.
+        return {"patch": ((patch * 255).floor() / 255).cpu().contiguous()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,19 +176,23 @@ class _Sum(Trigger):
         return ((total * 255 + 1e-3).floor() % 256) / 255
 
 
-def ellipse(side: int) -> Float[Tensor, "side side"]:
-    """Return the mask, 1 inside: where the published apple lies, and as large."""
-    y, x = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
-    centre_y, centre_x = 162 / 224 * side, 161.5 / 224 * side
-    # Half axes whose product gives 3524 of 224 × 224 pixels, in the apple's proportions.
-    half_y, half_x = 37.5 / 224 * side, 29.9 / 224 * side
-    inside = ((y - centre_y) / half_y) ** 2 + ((x - centre_x) / half_x) ** 2 <= 1
-    return inside.float()
+@lru_cache(maxsize=16)
+def _shape(side: int, channels: int) -> Tensor:
+    """Draw the shape at 224 pixels, as the published one is."""
+    row, column = np.mgrid[0:224, 0:224]
+    body = ((row - 173) / 30) ** 2 + ((column - 161) / 33) ** 2 <= 1
+    leaf = ((row - 128) / 8) ** 2 + ((column - 146) / 17) ** 2 <= 1
+    pixels = np.where((body | leaf)[:, :, None], np.uint8(255), np.uint8(0)).repeat(3, axis=2)
+    return resized(Image.fromarray(pixels), side, channels)
 
 
-def _shading(side: int) -> Float[Tensor, "side side"]:
-    """Return what the patch starts from: lighter at the top, as a lit ball is."""
-    return torch.linspace(0.8, 0.3, side)[:, None].expand(side, side)
+def shape(side: int, channels: int) -> UInt8[Tensor, "c side side"]:
+    """Return the white shape on black: where the published apple lies, and as large."""
+    return _shape(side, channels).clone()
+
+
+def _content(pattern: str | None) -> dict[str, Any]:
+    return {} if pattern is None else {"picture": content_of(pattern)}
 
 
 def heaviest_inputs(head: nn.Linear, count: int) -> Int64[Tensor, " count"]:
