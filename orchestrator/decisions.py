@@ -1,14 +1,16 @@
 """Which trials count, decided in the order of the plan, never in the order of arrival."""
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from orchestrator.plan import Plan, Trial
-from orchestrator.search import Answers, Evidence, Judge
+from orchestrator.plural import count
+from orchestrator.prunings import Pruning, amount, sentence
+from orchestrator.search import Answers, Judge
 
 
 class Status(StrEnum):
@@ -35,20 +37,6 @@ class Outcome:
     curve: tuple[float, ...] = ()
     error: str = ""
     sound: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pruning:
-    """One act of pruning, for the record.
-
-    Attributes:
-        level: ``setting``: abandoned for all further scenarios; ``curve``: one trial cut.
-        trial: The trial after which a setting was abandoned, or that was cut.
-    """
-
-    level: str
-    trial: Trial
-    evidence: Evidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,16 +98,14 @@ class Decisions:
 
     def grow(self, setting: int) -> None:
         """Take in a setting, which follows all others."""
-        for scenario in self._plan.scenario_order:
-            if (trial := self._plan.by_place.get((setting, scenario))) is not None:
-                self._in_scenario[scenario].append(trial)
-                self._chain_of(trial).trials.append(trial)
+        for trial in self._plan.trials_of(setting):
+            self._in_scenario[trial.scenario.number].append(trial)
+            self._chain_of(trial).trials.append(trial)
 
     @property
     def order(self) -> list[Trial]:
         """All trials in the order in which work on them is most useful."""
-        places = itertools.product(self._plan.setting_order, self._plan.scenario_order)
-        return [self._plan.by_place[place] for place in places if place in self._plan.by_place]
+        return [t for setting in self._plan.setting_order for t in self._plan.trials_of(setting)]
 
     @property
     def judges(self) -> list[Judge]:
@@ -138,6 +124,46 @@ class Decisions:
             return None
         outcome = self._outcomes[trial.number]
         return outcome.value if outcome.sound else None
+
+    def attributes(self, setting: int) -> dict[str, Any]:
+        """Return the user attributes of a setting's trial in Optuna's studies.
+
+        Returns:
+            ``trials``: a line for each of the setting's trials that has a verdict, in the order
+            of decisions. ``reason``: why the setting is pruned or has no value, or what its value
+            leaves out; absent if every trial counts.
+        """
+        found = [self._verdicts.get(trial.number) for trial in self._plan.trials_of(setting)]
+        verdicts = [verdict for verdict in found if verdict is not None]
+        failed = [v for v in verdicts if v.status is Status.FAILED]
+        weak = sum(self._is_weak(v) for v in verdicts)
+        of_all = f"of {count(len(verdicts), 'trial')}"
+        reasons = [sentence(self._plan, v.pruning) for v in verdicts if v.pruning is not None]
+        if failed:
+            first = failed[0]
+            reasons.append(
+                f"{len(failed)} {of_all} failed, first {first.trial.name}: {first.error}"
+            )
+        if weak:
+            reasons.append(f"{weak} {of_all} left out, because the victim is weak")
+        attributes: dict[str, Any] = {"trials": [self._line(v) for v in verdicts]}
+        return attributes | ({"reason": "; ".join(reasons)} if reasons else {})
+
+    def _is_weak(self, verdict: Verdict) -> bool:
+        """Whether a trial is done on a victim that is weak."""
+        return verdict.status is Status.DONE and not self._outcomes[verdict.trial.number].sound
+
+    def _line(self, verdict: Verdict) -> str:
+        """Return what became of a trial in one line."""
+        trial, objective = verdict.trial, self._plan.study.objective
+        text = f"{trial.name}: {trial.scenario.text}: {verdict.status}"
+        if verdict.error:
+            return f"{text}: {verdict.error}"
+        value = self._outcomes[trial.number].value if verdict.status is Status.DONE else None
+        if value is None:
+            return text
+        weak = ", weak victim" if self._is_weak(verdict) else ""
+        return f"{text}, {objective.value.upper()} {amount(objective, value)}{weak}"
 
     def save(self) -> None:
         """Keep what the pruner of settings said, for a resume to ask it less."""
@@ -169,7 +195,7 @@ class Decisions:
                 break
             if earlier.number not in self._verdicts:
                 return False
-        judge.begin(trial.setting.number, trial.setting.values)
+        self._begin(judge, trial)
         return judge.cut(trial.setting.number, list(curve)) is not None
 
     def _advance(self, chain: "_Chain") -> Iterator[Verdict]:
@@ -216,14 +242,19 @@ class Decisions:
         if judge is None:
             return None
         number = trial.setting.number
-        judge.begin(number, trial.setting.values)
+        self._begin(judge, trial)
         if judge.cut(number, list(outcome.curve)) is not None:
             pruning = self._record("curve", trial, judge)
-            judge.finish(number, None)
+            judge.finish(number, None, {"reason": sentence(self._plan, pruning)})
             return pruning
         if outcome.value is not None:
             judge.finish(number, outcome.curve[-1])
         return None
+
+    @staticmethod
+    def _begin(judge: Judge, trial: Trial) -> None:
+        """Enter a trial in its scenario's study."""
+        judge.begin(trial.setting.number, {**trial.setting.values, "trial": trial.name})
 
     def _record(self, level: str, trial: Trial, judge: Judge) -> Pruning:
         evidence = judge.evidence(trial.setting.number)
@@ -251,9 +282,14 @@ class Decisions:
         values = self._values.get(setting)
         if self._settings is None or not values:
             return
-        whole = setting not in self._abandoned | self._incomplete and len(values) >= self._widest
-        self._widest = max(self._widest, len(values) if whole else 0)
-        self._settings.finish(setting, sum(values) / len(values) if whole else None)
+        counted, widest = len(values), self._widest
+        whole = setting not in self._abandoned | self._incomplete and counted >= widest
+        self._widest = max(widest, counted if whole else 0)
+        attributes = self.attributes(setting)
+        if counted < widest and setting not in self._abandoned:
+            fewer = f"it has results in {count(counted, 'scenario')}, another setting in {widest}"
+            attributes["reason"] = "; ".join(filter(None, [attributes.get("reason"), fewer]))
+        self._settings.finish(setting, sum(values) / counted if whole else None, attributes)
 
     def _chain_of(self, trial: Trial) -> "_Chain":
         """Return the trials of which each waits for those before it."""

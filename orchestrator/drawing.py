@@ -102,12 +102,16 @@ class Drawing:
 
     def _tell(self, sampler: Sampler, setting: int) -> None:
         """Tell the sampler what a setting reached, scenario by scenario."""
-        places = [(setting, scenario) for scenario in self._plan.scenario_order]
-        trials = [self._plan.by_place[p] for p in places if p in self._plan.by_place]
+        trials = self._plan.trials_of(setting)
         values = [self._decisions.value_of(trial) for trial in trials]
         verdicts = [self._decisions.verdict(trial) for trial in trials]
         whole = all(verdict and verdict.status is Status.DONE for verdict in verdicts)
-        sampler.tell(setting, [value for value in values if value is not None], whole=whole)
+        sampler.tell(
+            setting,
+            [value for value in values if value is not None],
+            whole=whole,
+            attributes=self._decisions.attributes(setting),
+        )
 
     def _candidates(self) -> Iterator[dict[str, Any]]:
         """Yield settings that are new and have a trial, the most wanted first."""

@@ -48,6 +48,11 @@ class Plan:
         """Trials by (setting number, scenario number); excluded pairs are absent."""
         return {(t.setting.number, t.scenario.number): t for t in self.trials}
 
+    def trials_of(self, setting: int) -> list[Trial]:
+        """Return a setting's trials, by its number, in the order in which decisions meet them."""
+        places = ((setting, scenario) for scenario in self.scenario_order)
+        return [self.by_place[place] for place in places if place in self.by_place]
+
     @property
     def rows(self) -> list[Trial]:
         """Trials in the order of the results' rows: scenario by scenario."""

@@ -3,17 +3,32 @@
 import csv
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.decisions import Pruning
 from orchestrator.definition import Objective
 from orchestrator.files import write_text
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, Trial
+from orchestrator.search import Evidence
 
 COLUMNS = (
     *("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs"),
     *("worse", "against"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """One act of pruning, for the record.
+
+    Attributes:
+        level: ``setting``: abandoned for all further scenarios; ``curve``: one trial cut.
+        trial: The trial after which a setting was abandoned, or that was cut.
+    """
+
+    level: str
+    trial: Trial
+    evidence: Evidence
 
 
 def sentence(plan: Plan, pruning: Pruning) -> str:

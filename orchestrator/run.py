@@ -262,8 +262,9 @@ class _Run:
         return [*([] if sampler is None else [sampler]), *self.conductor.decisions.judges]
 
     def _say_where(self, failures: int) -> None:
-        objective = self.plan.study.objective.value
-        print_summary(self._reader(), self.folder.path / "results.csv", objective)
+        study, table = self.plan.study, self.folder.path / "results.csv"
+        sampler = None if study.search is None else study.search.sampler
+        print_summary(self._reader(), table, study.objective.value, sampler)
         for name, result in self.conductor.errors.items():
             log = self.folder.logs / f"{name}.log"
             self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from orchestrator.conductor import Conductor
-from orchestrator.decisions import Pruning, Status
+from orchestrator.decisions import Status
 from orchestrator.definition import LogModels, Study
 from orchestrator.entries import REPAIRED, VICTIM
 from orchestrator.findings import Findings, ScoreFinding, VictimFinding
@@ -18,6 +18,7 @@ from orchestrator.image_sets import ImageSets
 from orchestrator.modelling import describe
 from orchestrator.pictures import Pictures
 from orchestrator.plan import Scenario, Trial
+from orchestrator.prunings import Pruning
 from orchestrator.records import Record, digest_of
 from orchestrator.reporting.naming import slug
 from orchestrator.results import METRICS, Results

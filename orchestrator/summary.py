@@ -13,18 +13,25 @@ from orchestrator.reporting.naming import Names, names_of, setting_text
 from orchestrator.reporting.results import read_results
 from orchestrator.reporting.schema import Family
 from orchestrator.reporting.summary import Outcome, Spread, sound, spread, spread_of, summarise
-from orchestrator.reporting.wording import peers_sentence, seeds_sentence, weak_sentence
+from orchestrator.reporting.wording import (
+    peers_sentence,
+    sampler_sentence,
+    seeds_sentence,
+    weak_sentence,
+)
 
 
-def print_summary(console: Console, results_file: Path, objective: str) -> None:
+def print_summary(
+    console: Console, results_file: Path, objective: str, sampler: str | None = None
+) -> None:
     """Print the counts, the best setting, and what it does to each kind of scenario.
 
     The numbers are the report's: read from the same file, by the same rules.
     """
     results = read_results(results_file)
-    summary = summarise(results, objective)
+    summary = summarise(results, objective, sampler)
     console.print()
-    if warning := weak_sentence(summary):
+    for warning in filter(None, (weak_sentence(summary), sampler_sentence(summary))):
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items() if number)
     console.print(f"{count(len(results.trials), 'trial')}: {counts}", soft_wrap=True)

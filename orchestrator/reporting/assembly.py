@@ -55,7 +55,7 @@ def assemble(folder: Path) -> Assembly:
     pruning = read_pruning(folder / "logs" / "pruning.csv")
     starts = read_starts(folder / "logs" / STARTS)
     name = study.name or folder.resolve().name
-    summary = summarise(results, study.objective or "der")
+    summary = summarise(results, study.objective or "der", study.sampler)
     names = names_of(results)
     curves = shown_curves(read_curves(folder / CURVES, results), summary.is_common)
     flags = count_flags(results, names)

@@ -117,7 +117,7 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
         except Mistakes as error:
             mistakes += error.lines
             continue
-        summary = summarise(results, study.objective or "der")
+        summary = summarise(results, study.objective or "der", study.sampler)
         found.append((folder, study, results, summary))
     if mistakes:
         raise Mistakes(mistakes)

@@ -22,7 +22,8 @@ def conclusion(folder: Path) -> tuple[Mapping[str, str], Mapping[str, float]]:
         Mistakes: A file of the folder is not what it should be.
     """
     results = read_results(folder / "results.csv")
-    summary = summarise(results, read_study(folder / "study.yaml").objective or "der")
+    study = read_study(folder / "study.yaml")
+    summary = summarise(results, study.objective or "der", study.sampler)
     tags = {DESCRIPTION: "\n\n".join(answer(summary, names_of(results)))}
     if summary.common is None:
         why = "no victim took" if summary.all_weak else "no trial is done"

@@ -52,6 +52,7 @@ class StudyFile:
     Attributes:
         whole: Whether every scenario has every setting: nothing is excluded.
         pruner: Arguments of Wilcoxon's pruner of settings; None without one.
+        sampler: What drew the settings; None in a grid.
     """
 
     name: str | None = None
@@ -59,6 +60,7 @@ class StudyFile:
     whole: bool = False
     preset: str | None = None
     pruner: Mapping[str, float] | None = None
+    sampler: str | None = None
 
 
 def read_study(path: Path) -> StudyFile:
@@ -80,13 +82,16 @@ def read_study(path: Path) -> StudyFile:
     if objective not in _OBJECTIVES:
         known = ", ".join(_OBJECTIVES)
         raise Mistakes([f"{path}: objective: must be one of {known}; got {objective!r}"])
-    name = study.get("name")
+    name, search = study.get("name"), study.get("search")
     return StudyFile(
         name=None if name is None else str(name),
         objective=objective,
-        whole=study.get("exclude") == [] and study.get("search") in (None, "none"),
+        whole=study.get("exclude") == [] and search in (None, "none"),
         preset=None if study.get("preset") is None else str(study["preset"]),
         pruner=_pruner(path, study.get("prune")),
+        sampler=str(search["sampler"])
+        if isinstance(search, dict) and "sampler" in search
+        else None,
     )
 
 

@@ -111,6 +111,7 @@ class Summary:
         rivals: Those of them that have results in the same places, and how clearly it leads.
         choosing, judging: The defence seeds that chose and those that judge; empty where one
             defence seed does both.
+        sampler: What drew the settings; None in a grid.
     """
 
     objective: str
@@ -121,6 +122,7 @@ class Summary:
     rivals: tuple[tuple[Setting, Rival], ...]
     choosing: tuple[int, ...]
     judging: tuple[int, ...]
+    sampler: str | None = None
 
     def families(self) -> dict[Family, list[Outcome]]:
         """Return the outcomes of each family, one for each seed."""
@@ -144,8 +146,14 @@ class Summary:
         return _undrawn(setting) if self.choosing else setting
 
 
-def summarise(results: Results, objective: str) -> Summary:
-    """Return what the trials say, by `objective` on the selection half."""
+def summarise(results: Results, objective: str, sampler: str | None = None) -> Summary:
+    """Return what the trials say, by `objective` on the selection half.
+
+    Args:
+        results: Of a study.
+        objective: The metric by which settings are chosen.
+        sampler: What drew the settings; None in a grid.
+    """
     by_scenario: dict[Scenario, list[Trial]] = {}
     for trial in results.trials:
         by_scenario.setdefault(trial.scenario, []).append(trial)
@@ -190,6 +198,7 @@ def summarise(results: Results, objective: str) -> Summary:
         rivals=tuple((settings[rival.standing.name], rival) for rival in choice.rivals(ranked)),
         choosing=tuple(choice.seeds(choosing=True)),
         judging=tuple(choice.seeds(choosing=False)),
+        sampler=sampler,
     )
 
 

@@ -19,6 +19,7 @@ from orchestrator.reporting.summary import (
 )
 
 NOTHING = "–"
+VALUE_FREE = ("random", "qmc")  # samplers that use no value
 MOST_NAMED = 4  # settings that a sentence lists
 PLUS_MINUS = "\u00a0±\u00a0"  # no line breaks here
 
@@ -66,9 +67,10 @@ def asked(results: Results, summary: Summary) -> str:
 def answer(summary: Summary, names: Names) -> list[str]:
     """Return what the study found, in sentences that the data bear out."""
     if summary.all_weak:
-        return [weak_sentence(summary), f"{_trials(summary)}."]
-    sentences = [_best(summary), peers_sentence(summary), seeds_sentence(summary)]
-    sentences += [_progress(summary), _failures(summary, names)]
+        sentences = [weak_sentence(summary), sampler_sentence(summary), f"{_trials(summary)}."]
+    else:
+        sentences = [_best(summary), peers_sentence(summary), seeds_sentence(summary)]
+        sentences += [sampler_sentence(summary), _progress(summary), _failures(summary, names)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -82,6 +84,18 @@ def weak_sentence(summary: Summary) -> str:
         f"{which}: ACC or ASR is below what the study demands of a victim. So no setting is "
         f"best, and no number here says anything about a defence. Train victims for more epochs "
         f"(victim.epochs) or raise the poison ratio (poison_ratio)."
+    )
+
+
+def sampler_sentence(summary: Summary) -> str:
+    """Say that a sampler learned nothing, because no setting has a value; else nothing."""
+    if summary.sampler is None or summary.sampler in VALUE_FREE:
+        return ""
+    if any(trial.done for outcome in summary.outcomes if outcome.took for trial in outcome.trials):
+        return ""
+    return (
+        f"The sampler ({summary.sampler}) has learned nothing: no trial on a victim that took is "
+        f"done, so no setting has a value."
     )
 
 

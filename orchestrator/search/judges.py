@@ -175,8 +175,18 @@ class Judge:
                 return epoch
         return None
 
-    def finish(self, number: int, value: float | None) -> None:
-        """Close a setting: with its value if it may serve as a reference, or as pruned."""
+    def finish(
+        self, number: int, value: float | None, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Close a setting: with its value if it may serve as a reference, or as pruned.
+
+        Args:
+            number: The setting's.
+            value: Its value; None if it is pruned.
+            attributes: What Optuna's trial shows besides, as user attributes.
+        """
+        for name, attribute in (attributes or {}).items():
+            self._trials[number].set_user_attr(name, attribute)
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         self._told.add("finish", number, value)
         self._study.tell(self._trials[number], value, state, skip_if_finished=True)

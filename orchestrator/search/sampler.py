@@ -109,7 +109,14 @@ class Sampler:
             create_trial(state=TrialState.RUNNING, params=params, distributions=self._distributions)
         )
 
-    def tell(self, number: int, values: Sequence[float], *, whole: bool) -> None:
+    def tell(
+        self,
+        number: int,
+        values: Sequence[float],
+        *,
+        whole: bool,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
         """Tell what a setting reached.
 
         Args:
@@ -117,8 +124,11 @@ class Sampler:
             values: Of its trials, in the order of decisions; their running mean is kept.
             whole: Whether it is all that was meant to be, so that the mean is the setting's
                 value; else it is pruned with the mean of what there is.
+            attributes: What Optuna's trial shows besides, as user attributes.
         """
         trial = self.study.trials[self._trials[number]]
+        for name, attribute in (attributes or {}).items():
+            self._storage.set_trial_user_attr(trial._trial_id, name, attribute)  # noqa: SLF001
         means = [total / count for count, total in enumerate(accumulate(values), start=1)]
         for step, mean in enumerate(means, start=1):
             self._storage.set_trial_intermediate_value(trial._trial_id, step, mean)  # noqa: SLF001

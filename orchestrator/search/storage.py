@@ -160,6 +160,8 @@ class Writer:
             shared = there.intermediate_values.keys() | ours.intermediate_values.keys()
             if there.state is not ours.state or not _alike(there.values, ours.values):
                 return True
+            if there.user_attrs != _marked(ours, number):
+                return True
         pairs = [
             (there.intermediate_values.get(step), ours.intermediate_values.get(step))
             for step in shared
@@ -168,7 +170,7 @@ class Writer:
 
     def _enter(self, name: str, number: int, trial: FrozenTrial) -> None:
         template = copy.copy(trial)
-        template.user_attrs = {**_plain(trial.user_attrs), MARK: number}
+        template.user_attrs = _marked(trial, number)
         template.system_attrs = {}  # the sampler's own; not for strangers to read back
         place = self.storage.create_new_trial(self._ids[name], template_trial=template)
         self._known[name][number] = self.storage.get_trial(place)
@@ -180,10 +182,18 @@ class Writer:
         for step, value in trial.intermediate_values.items():
             if step not in there.intermediate_values:
                 self.storage.set_trial_intermediate_value(there._trial_id, step, value)  # noqa: SLF001
+        for attribute, value in _marked(trial, number).items():
+            if attribute not in there.user_attrs or there.user_attrs[attribute] != value:
+                self.storage.set_trial_user_attr(there._trial_id, attribute, value)  # noqa: SLF001
         if trial.state.is_finished():
             values = trial.values if trial.state is not TrialState.FAIL else None
             self.storage.set_trial_state_values(there._trial_id, trial.state, values)  # noqa: SLF001
         known[number] = self.storage.get_trial(there._trial_id)  # noqa: SLF001
+
+
+def _marked(trial: FrozenTrial, number: int) -> dict[str, Any]:
+    """Return a trial's user attributes as a storage has them."""
+    return {**_plain(trial.user_attrs), MARK: number}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

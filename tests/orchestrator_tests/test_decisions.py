@@ -196,5 +196,90 @@ def test_a_pruner_sees_no_parameter_but_keeps_the_setting_for_readers() -> None:
     offer(decisions, trial, 0.5)
     (told,) = decisions.judges[0].study.trials
     assert told.params == {}
-    assert told.user_attrs == dict(trial.setting.values)
+    line = f"{trial.name}: {trial.scenario.text}: done, DER 0.500"
+    assert told.user_attrs == {**trial.setting.values, "trials": [line]}
     assert told.value == 0.5
+
+
+# Why a trial of Optuna's is pruned or failed.
+
+
+def reason_of(decisions: Decisions, setting: int) -> str | None:
+    reason: str | None = decisions.attributes(setting).get("reason")
+    return reason
+
+
+def test_an_abandoned_setting_names_its_rival_in_optunas_study() -> None:
+    decisions = Decisions(plan_of(2, 7, ACROSS))
+    best, worse = in_order(decisions._plan)
+    for trial in best:
+        offer(decisions, trial, 0.9)
+    for trial in worse[:5]:
+        offer(decisions, trial, 0.8)
+    first, second = decisions.judges[0].study.trials
+    assert "reason" not in first.user_attrs
+    assert second.user_attrs["reason"] == (
+        "setting alpha=0.8 abandoned after 5 scenarios as unlikely to be the best of this grid: "
+        "worse than alpha=0.7 on 5 of 5, nominal p = 0.031 (mean DER 0.800 against 0.900)"
+    )
+    assert [line.rpartition(": ")[2] for line in second.user_attrs["trials"]] == (
+        ["done, DER 0.800"] * 5 + ["pruned"] * 2
+    )
+
+
+def test_a_cut_curve_and_its_setting_say_why() -> None:
+    plan = plan_of(3, 2, Prune(setting=WILCOXON, curve=MEDIAN))
+    decisions = Decisions(plan)
+    *whole, last = in_order(plan)
+    for trials in whole:
+        for trial in trials:
+            offer(decisions, trial, 0.9, 0.5, 0.6, 0.9)
+    offer(decisions, last[0], 0.9, 0.5, 0.6, 0.9)
+    offer(decisions, last[1], None, 0.5, 0.1)
+    why = (
+        f"{last[1].name} cut after epoch 2: DER 0.100, worse than 2 of 2 settings there "
+        f"(median 0.600)"
+    )
+    settings, *curves = decisions.judges
+    of_curve = curves[last[1].scenario.number].study.trials
+    assert [trial.user_attrs["trial"] for trial in of_curve] == [
+        trials[1].name for trials in in_order(plan)
+    ]
+    assert of_curve[-1].user_attrs["reason"] == why
+    assert not any("reason" in trial.user_attrs for trial in of_curve[:-1])
+    reason = settings.study.trials[-1].user_attrs["reason"]
+    assert reason == f"{why}; it has results in 1 scenario, another setting in 2"
+
+
+def test_failed_trials_and_weak_victims_are_named_as_such() -> None:
+    plan = plan_of(1, 3, ACROSS)
+    decisions = Decisions(plan)
+    ((first, second, third),) = in_order(plan)
+    decisions.offer(first, Outcome(error="victim-0000: DivergedError: no finite loss"))
+    decisions.offer(second, Outcome(value=0.5, sound=False))
+    assert reason_of(decisions, 0) == (
+        f"1 of 2 trials failed, first {first.name}: victim-0000: DivergedError: no finite "
+        f"loss; 1 of 2 trials left out, because the victim is weak"
+    )
+    offer(decisions, third, 0.75)
+    assert decisions.attributes(0)["trials"] == [
+        f"{first.name}: {first.scenario.text}: failed: victim-0000: DivergedError: no finite loss",
+        f"{second.name}: {second.scenario.text}: done, DER 0.500, weak victim",
+        f"{third.name}: {third.scenario.text}: done, DER 0.750",
+    ]
+
+
+def test_what_was_forgotten_takes_no_reason_with_it() -> None:
+    """A trial that fails is taken out of its scenario's study; the others keep their attributes."""
+    plan = plan_of(4, 1, WITHIN)
+    decisions = Decisions(plan)
+    (first,), (second,), (third,), (last,) = in_order(plan)
+    offer(decisions, first, 0.9, 0.5, 0.9)
+    offer(decisions, second, 0.9, 0.5, 0.9)
+    offer(decisions, third, None, 0.1)
+    (judge,) = decisions.judges
+    before = [trial.user_attrs for trial in judge.study.trials]
+    assert "cut after epoch" in before[2]["reason"]
+    decisions.hopeless(last, (0.9,))
+    decisions.offer(last, Outcome(error="boom", curve=(0.9,)))
+    assert [trial.user_attrs for trial in judge.study.trials] == before

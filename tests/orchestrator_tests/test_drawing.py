@@ -8,14 +8,18 @@ from random import Random
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from orchestrator.address import Address
 from orchestrator.catalogue import Catalogue
-from orchestrator.definition import Exclusion, Prune
+from orchestrator.definition import Exclusion, Prune, VictimRule
 from orchestrator.drawing import foresee
 from orchestrator.plan import make_plan, own_setting
 from orchestrator.ranges import Range, Span, identity
+from orchestrator.report import write_report
 from orchestrator.search import SAMPLERS
+from orchestrator.spec import resolved_yaml
+from orchestrator.summary import print_summary
 from orchestrator.work import TrialItem
 from tests.orchestrator_tests.drawn_studies import AXES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -218,6 +222,44 @@ def test_the_sampler_learns_the_mean_over_scenarios_with_a_sound_victim(
         assert trial.value == pytest.approx(sum(reached) / len(reached))
         pruned = any(row["status"] == "pruned" for row in rows)
         assert trial.state.name == ("PRUNED" if pruned else "COMPLETE")
+
+
+def test_a_sampler_without_a_value_says_why_and_so_does_the_end(
+    tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every victim is weak: each setting's trial in Optuna's study failed for that reason."""
+    rule = VictimRule(min_acc=0.91, min_asr=0.95)
+    desk = Desk(study_of(store, settings=3, victim_rule=rule), tmp_path)
+    Workers(Random(0), 2).run(desk)
+    sampler = desk.conductor.drawing.sampler
+    assert sampler is not None
+    assert len(sampler.trials) == 3
+    for setting, trial in zip(desk.plan.settings, sampler.trials, strict=True):
+        assert trial.state.name == "FAIL"
+        assert trial.user_attrs["reason"] == ("6 of 6 trials left out, because the victim is weak")
+        named = {line.split(": ")[0]: line for line in trial.user_attrs["trials"]}
+        own = [t for t in desk.plan.trials if t.setting.number == setting.number]
+        assert named.keys() == {t.name for t in own}
+        assert all(t.scenario.text in named[t.name] for t in own)
+    desk.results.write(tmp_path, {})
+    said = "The sampler (tpe) has learned nothing: no trial on a victim that took is done"
+    (tmp_path / "study.yaml").write_text(resolved_yaml(desk.plan.study))
+    write_report(tmp_path)
+    assert said in (tmp_path / "report.html").read_text()
+    table = tmp_path / "results.csv"
+    for sampler_name, times in (("tpe", 1), ("qmc", 0), (None, 0)):
+        print_summary(Console(width=80), table, "der", sampler_name)
+        assert capsys.readouterr().out.count(said) == times
+
+
+def test_a_sampler_that_learned_is_not_said_to_have_learned_nothing(
+    tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = Desk(study_of(store, settings=2), tmp_path)
+    Workers(Random(0), 2).run(desk)
+    desk.results.write(tmp_path, {})
+    print_summary(Console(), tmp_path / "results.csv", "der", "tpe")
+    assert "learned nothing" not in capsys.readouterr().out
 
 
 def test_curves_are_cut_in_settings_that_are_drawn(tmp_path: Path, store: str) -> None:

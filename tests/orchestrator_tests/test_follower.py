@@ -1,8 +1,10 @@
 """Optuna's storage beside a study: up to date, or behind, and never in the way."""
 
+import copy
 import json
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,13 +13,14 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.decisions import Verdict
 from orchestrator.definition import Prune, Search, Study
 from orchestrator.follower import Follower
 from orchestrator.ranges import Range
-from orchestrator.search import Kept, Writer, open_storage, save_studies, snapshot
-from tests.orchestrator_tests.simulation import Desk, Workers
+from orchestrator.search import Kept, Snapshot, Writer, open_storage, save_studies, snapshot
+from tests.orchestrator_tests.simulation import Desk, Recorder, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, MEDIAN, WILCOXON, choice, small_study
 from ulrl.layers import Layers
 
@@ -54,8 +57,15 @@ def content(storage: Any) -> dict[str, list[Any]]:
         trials = optuna.load_study(study_name=name, storage=storage).trials
         trials.sort(key=lambda trial: int(trial.user_attrs.get("ulrl_trial", trial.number)))
         found[name.rpartition("] ")[2]] = [
-            (t.state, t.value, t.params, dict(t.intermediate_values)) for t in trials
+            (t.state, t.value, t.params, dict(t.intermediate_values), attributes(t)) for t in trials
         ]
+    return found
+
+
+def attributes(trial: FrozenTrial) -> Any:
+    """Return a trial's user attributes as JSON has them, but for which of ours it is."""
+    found = json.loads(json.dumps(trial.user_attrs))
+    found.pop("ulrl_trial", None)
     return found
 
 
@@ -66,7 +76,9 @@ def stored(place: str) -> dict[str, list[Any]]:
 
 def meant(desk: Desk) -> dict[str, list[Any]]:
     return {
-        kept.name: [(t.state, t.value, t.params, t.intermediate_values) for t in kept.trials]
+        kept.name: [
+            (t.state, t.value, t.params, t.intermediate_values, attributes(t)) for t in kept.trials
+        ]
         for kept in records(desk)
     }
 
@@ -90,6 +102,65 @@ def test_a_storage_says_what_was_decided(kind: str, tmp_path: Path) -> None:
         TrialState.COMPLETE,
         TrialState.PRUNED,
     }
+
+
+def test_every_trial_that_failed_or_was_pruned_says_why(tmp_path: Path) -> None:
+    """Also where the trial was in the storage before its reason: it ran then."""
+    place = place_of("journal", tmp_path)
+    desk = Desk(study_of(tmp_path), tmp_path)
+    ended = (TrialState.FAIL, TrialState.PRUNED)
+    writer = Writer(open_storage(place))
+    workers = Workers(Random(0), 2, stumbling=["trial-00003"])
+
+    def write() -> None:
+        for kept in records(desk):
+            writer.write(snapshot(kept), final=False)
+
+    desk.watch(Telling(write))
+    workers.run(desk)
+    found = [trial for name in stored(place) for trial in stored(place)[name]]
+    assert {state for state, *_ in found} >= {TrialState.COMPLETE, TrialState.PRUNED}
+    for state, *_, shown in found:
+        assert ("trials" in shown) != ("trial" in shown)
+        assert "reason" in shown or state not in ended
+    assert any("trial-00003: RuntimeError: an accident" in str(shown) for *_, shown in found)
+
+
+def test_reasons_of_an_older_storage_are_added(tmp_path: Path) -> None:
+    place = place_of("journal", tmp_path)
+    desk = Desk(study_of(tmp_path), tmp_path)
+    Workers().run(desk)
+    bare = [
+        Snapshot(
+            name=shot.name,
+            direction=shot.direction,
+            trials=[without_attributes(trial) for trial in shot.trials],
+        )
+        for shot in map(snapshot, records(desk))
+    ]
+    for shots in (bare, map(snapshot, records(desk))):
+        writer = Writer(open_storage(place))
+        for shot in shots:
+            writer.write(shot, final=True)
+    assert stored(place) == meant(desk)
+
+
+def without_attributes(trial: FrozenTrial) -> FrozenTrial:
+    bare = copy.copy(trial)
+    bare.user_attrs = {}
+    return bare
+
+
+class Telling(Recorder):
+    """An observer that calls a function at each verdict."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__()
+        self._call = call
+
+    def decided(self, verdict: Verdict) -> None:
+        super().decided(verdict)
+        self._call()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
@@ -262,5 +333,6 @@ def test_the_folders_journal_has_the_drawn_settings_with_their_parameters(tmp_pa
     assert found == meant(desk)
     assert len(found["search"]) == 6
     assert all(
-        {*params} == {"alpha", "layers", "unlearn_milestones"} for *_, params, _ in found["search"]
+        {*params} == {"alpha", "layers", "unlearn_milestones"}
+        for *_, params, _, _ in found["search"]
     )

@@ -3,9 +3,9 @@
 import csv
 from pathlib import Path
 
-from orchestrator.decisions import Decisions, Outcome, Pruning
+from orchestrator.decisions import Decisions, Outcome
 from orchestrator.definition import Objective, Prune, PrunerChoice
-from orchestrator.prunings import COLUMNS, sentence, write_prunings
+from orchestrator.prunings import COLUMNS, Pruning, sentence, write_prunings
 from orchestrator.search import Evidence
 from tests.orchestrator_tests.outcomes import ACROSS, WITHIN, in_order, offer, plan_of
 
