@@ -1,16 +1,14 @@
 """A network that hides a message in an image, and one that reads it."""
 
-from itertools import pairwise
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-FINEST = 16  # sides are multiples of it: the encoder halves images four times
+from ulrl.attacks._unet import FINEST, UNet
 
 
-class Encoder(nn.Module):
+class Encoder(UNet):
     """A U-Net from an image and a message to the image with the message in it.
 
     After StegaStamp (Tancik et al., arXiv:1904.05343): the message becomes a picture that
@@ -19,20 +17,10 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, channels: int, bits: int, width: int) -> None:
-        super().__init__()
+        message = nn.Linear(bits, channels * FINEST**2)  # the first of the layers to be drawn
+        super().__init__(2 * channels, channels, width)
         self._channels = channels
-        self.message = nn.Linear(bits, channels * FINEST**2)
-        widths = [width, width, 2 * width, 4 * width, 8 * width]
-        self.first = nn.Conv2d(2 * channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
-        )
-        back = list(reversed(widths))
-        self.up = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(back)
-        )
-        self.joined = nn.ModuleList(nn.Conv2d(2 * one, one, 3, padding=1) for one in back[1:])
-        self.last = nn.Conv2d(widths[0] + 2 * channels, channels, 1)
+        self.message = message
 
     def forward(
         self, images: Float[Tensor, "n c h w"], messages: Float[Tensor, "n bits"]
@@ -41,18 +29,7 @@ class Encoder(nn.Module):
         carried = self.message(2 * messages - 1)
         carried = carried.reshape(-1, self._channels, FINEST, FINEST)
         carried = interpolate(carried, size=images.shape[-2:], mode="nearest")
-        given = torch.cat([images - 0.5, carried], dim=1)
-        value = self.first(given).relu()
-        passed = [value]
-        for layer in self.down:
-            value = layer(value).relu()
-            passed.append(value)
-        passed.pop()
-        for layer, joined in zip(self.up, self.joined, strict=True):
-            skip = passed.pop()
-            grown = layer(interpolate(value, size=skip.shape[-2:], mode="nearest")).relu()
-            value = joined(torch.cat([skip, grown], dim=1)).relu()
-        change: Tensor = self.last(torch.cat([value, given], dim=1))
+        change = self.transformed(torch.cat([images - 0.5, carried], dim=1))
         return (images + change).clamp(0, 1)
 
 

@@ -13,7 +13,8 @@ from torch.optim import Adam
 from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
 from ulrl.attacks._helper import Helper, Scene, Step
 from ulrl.attacks._networks import drawn, in_chunks, kept, restored
-from ulrl.attacks._stega import FINEST, Decoder, Encoder
+from ulrl.attacks._stega import Decoder, Encoder
+from ulrl.attacks._unet import FINEST
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig
 
