@@ -111,7 +111,7 @@ class Victims:
             device=self._device,
             learned=learned,
         )
-        steps = helper.train(scene)
+        steps = helper.trained(scene)
         while True:
             try:
                 done, total = next(steps)

@@ -44,7 +44,7 @@ def _chain(helper: Helper | None) -> list[Helper]:
 
 
 def _result(helper: Helper, scene: Scene) -> dict[str, Tensor]:
-    steps = helper.train(scene)
+    steps = helper.trained(scene)
     while True:
         try:
             next(steps)

@@ -1,7 +1,7 @@
 """A network with values that are not finite is an error in every stage, never a result."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 from math import inf, nan
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.functional import cross_entropy
 
 import ulrl
+from ulrl.attacks import Helper, Scene, Step
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.evaluation import evaluate
@@ -143,6 +144,39 @@ def test_repair_raises(victim_of: Victims, clean: CleanSamples, phase: str) -> N
             victim, samples.images, samples.labels, victim_of(0).blueprint.treatment, **values
         )
     assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploded(Helper):
+    """Learned one sound number and another."""
+
+    value: float
+
+    def train(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
+        del scene
+        yield Step(1, 1)
+        return {"bits": torch.ones(2, dtype=torch.bool), "weight": torch.tensor([1.0, self.value])}
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_a_helper_that_diverged_has_no_result(
+    value: float, blueprint: Blueprint, pictures: ImageSet, cpu: torch.device
+) -> None:
+    scene = Scene(
+        blueprint=blueprint,
+        recipe=VictimConfig(epochs=1, batch_size=32),
+        images=pictures,
+        seed=0,
+        device=cpu,
+        learned={},
+    )
+    with pytest.raises(ulrl.DivergedError) as failure:
+        list(Exploded(value=value).trained(scene))
+    assert str(failure.value) == (
+        "the training of Exploded diverged (weight is not finite); smaller rates or weights of "
+        "the attack may help"
+    )
+    assert list(Exploded(value=2.0).trained(scene)) == [Step(1, 1)]
 
 
 # The loop.

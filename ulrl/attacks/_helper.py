@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ulrl.attacks._base import Learned
 from ulrl.datasets import ImageSet
+from ulrl.errors import DivergedError
 from ulrl.models import Blueprint
 from ulrl.supervised import VictimConfig
 
@@ -80,3 +81,18 @@ class Helper(ABC):
 
         The result depends on the fields, on `scene` and on the device's arithmetic alone.
         """
+
+    def trained(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
+        """Do what `train` does, and check the result.
+
+        Raises:
+            DivergedError: A tensor of the result is not finite.
+        """
+        tensors = yield from self.train(scene)
+        for name, value in tensors.items():
+            if not bool(value.isfinite().all()):
+                raise DivergedError(
+                    f"the training of {type(self).__name__} diverged ({name} is not finite); "
+                    f"smaller rates or weights of the attack may help"
+                )
+        return tensors
