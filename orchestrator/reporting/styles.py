@@ -14,7 +14,7 @@ DASHES = ("", "6 3", "2 2.5", "8 3 2 3", "1 3", "10 4", "4 2 1 2")  # of attacks
 KNOWN = (  # never to be reordered: the place is the look; other names have places after these
     *("badnets", "blended", "sig", "lc", "lf", "ssba", "trojannn", "input_aware", "wanet"),
     *("bpp", "lira", "blind", "refool", "ctrl", "ftrojan", "adaptive_blend", "adaptive_patch"),
-    "tact",
+    *("tact", "poison_ink"),
 )
 _PLACES = len(COLOURS) * len(MARKS)
 

@@ -81,7 +81,7 @@ def test_the_folders_of_backdoorbenchs_zoo() -> None:
     text = """\
 name: s
 grid:
-  attack: [badnets, input_aware, {name: imported, of: poison_ink}]
+  attack: [badnets, input_aware, poison_ink, {name: imported, of: elsewhere}]
   dataset: [cifar10, tiny_imagenet]
   architecture: [preact_resnet18, vit_b_16]
   poison_ratio: [0.1, 0.05]
@@ -93,7 +93,7 @@ victim: {import: {backdoorbench: 'zoo/{seed}'}}
         f"{dataset}_{architecture}_{attack}_{ratio}"
         for dataset in ("cifar10", "tiny")
         for architecture in ("preactresnet18", "vit_b_16")
-        for attack in ("badnet", "inputaware", "poison_ink")
+        for attack in ("badnet", "inputaware", "poison_ink", "elsewhere")
         for ratio in ("0_1", "0_05")
     }
     parents = {Path(str(one.source)).parent for one in make_plan(study).scenarios}

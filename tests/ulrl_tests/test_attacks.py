@@ -42,6 +42,7 @@ BRIEF: dict[str, dict[str, Any]] = {
     "lc": {"steps": 2, "model_steps": 1},
     "lf": {"images": 4, "passes": 1},
     "lira": {"epochs": 1, "width": 2},
+    "poison_ink": {"epochs": 1, "width": 2},
     "ssba": {"epochs": 1, "width": 2, "bits": 8},
     "trojannn": {"steps": 2},
 }
@@ -113,7 +114,7 @@ def test_stamp_returns_new_images_in_range(name: str, side: int, channels: int) 
 
 
 # What one epoch on noise trains may leave images alone; `docs/attacks.md` has trained ones.
-UNTRAINED = {"lf", "lira", "ssba", "input_aware"}
+UNTRAINED = {"lf", "lira", "poison_ink", "ssba", "input_aware"}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - UNTRAINED))
@@ -198,7 +199,7 @@ def test_all_that_a_study_may_name_are_here() -> None:
     assert set(NAMES) >= {  # and whatever was added by a file
         *("badnets", "blended", "sig", "lc", "lf", "ssba", "trojannn", "input_aware", "wanet"),
         *("bpp", "lira", "blind", "refool", "ctrl", "ftrojan"),
-        *("adaptive_blend", "adaptive_patch", "tact"),
+        *("adaptive_blend", "adaptive_patch", "tact", "poison_ink"),
     }
 
 
