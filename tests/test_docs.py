@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision  # type: ignore[import-untyped]
 import yaml
 
 from orchestrator.spec import load_study
@@ -30,6 +32,26 @@ def test_the_page_of_attacks_is_fresh() -> None:
     assert attacks_page.PAGE.read_text(encoding="utf-8") == fresh, (
         "run: python -m tests.attacks_page"
     )
+
+
+def test_the_example_of_the_library_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README's lines on a victim of one's own, with files as they ask for; the last line is DER."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(code) == 2
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    images, labels = torch.randint(0, 256, (8, 3, 32, 32)).to(torch.uint8), torch.arange(8)
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), "victim.pt")
+    torch.save((images, labels), "clean.pt")
+    tests = {"clean": images, "clean_labels": labels, "triggered": images, "true_labels": labels}
+    torch.save({**tests, "wanted_labels": labels * 0}, "tests.pt")
+    names: dict[str, object] = {}
+    exec("".join(code), names)
+    assert (tmp_path / "repaired.pt").exists()
+    assert re.search(r"\) (0\.\d+|1\.0)$", capsys.readouterr().out.strip())
 
 
 # Clusters.

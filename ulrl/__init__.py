@@ -10,18 +10,19 @@ says more.
 - Victims: `Poison` is an attack of `ATTACKS` with its options, `train_victim` trains a network of
   `ARCHITECTURES` on images of `DATASETS` that it has poisoned.
 - Measuring: `make_test_sets` triggers test images, `evaluate` gives the `Metrics` of both halves,
-  `measure` those of one part, and `der` rates a repair.
+  `measure` those of one part, and `der` rates a repair. For triggered images of your own fill a
+  `TestHalf`, and give `measure` the `predictor` of a network.
 """
 
 from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS, Treatment
-from ulrl.defence import Repair, repair
+from ulrl.defence import Repair, predictor, repair
 from ulrl.errors import DivergedError
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.hyperparameters import Preset
 from ulrl.metrics import Metrics, der, measure
 from ulrl.models import ARCHITECTURES
-from ulrl.poisoning import Poison, make_test_sets
+from ulrl.poisoning import Poison, TestHalf, make_test_sets
 from ulrl.victim import train_victim
 
 __all__ = [
@@ -34,11 +35,13 @@ __all__ = [
     "Poison",
     "Preset",
     "Repair",
+    "TestHalf",
     "Treatment",
     "der",
     "evaluate",
     "make_test_sets",
     "measure",
+    "predictor",
     "repair",
     "train_victim",
 ]

@@ -1,14 +1,11 @@
 """ULRL on any network: unlearn, find the suspects, reinitialise and relearn."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int64, Integer, UInt8
 from torch import Tensor, nn
 
 from ulrl.clean import CleanSamples
@@ -22,13 +19,17 @@ from ulrl.hyperparameters import (
     names,
     preset_values,
 )
+from ulrl.metrics import Predict
 from ulrl.models import Architecture, Blueprint, Classifier, Weights
 from ulrl.randomness import checked_seed, default_draws, generator
 from ulrl.relearning import relearn
 from ulrl.resetting import choose_resets
+from ulrl.samples import Images, Labels, Source, as_images, as_samples
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.unlearning import Ascent, unlearn
 from ulrl.wording import nearest
+
+OnEpoch: TypeAlias = Callable[[str, int, Mapping[str, float]], object]
 
 _UNSUITED = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, ArithmeticError)
 
@@ -62,8 +63,8 @@ class Repair:
 @torch.enable_grad()
 def repair(  # noqa: PLR0913 - one call for everything; all but four have defaults
     victim: nn.Module,
-    images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"] | npt.NDArray[Any],
-    labels: Integer[Tensor, " n"] | npt.NDArray[Any],
+    images: Images | Source,
+    labels: Labels | None,
     treatment: Treatment,
     *,
     head: str | None = None,
@@ -71,6 +72,7 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     dataset: str = "cifar10",
     seed: int = 0,
     device: torch.device | str | None = None,
+    on_epoch: OnEpoch | None = None,
     **hyperparameters: Any,
 ) -> Repair:
     """Run ULRL on `victim` with a few clean samples (arXiv:2405.14781).
@@ -82,27 +84,37 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
         victim: A classifier of normalised images whose output is that of a linear layer. All
             its parameters train, in a copy, those that are frozen too. Its hooks are copied
             with it. One that normalises images itself has a treatment of mean 0 and std 1.
-        images: Clean samples before normalisation: uint8, or floats in [0, 1], which are
-            rounded to 256 levels.
-        labels: Their true classes.
+        images: Clean samples before normalisation: ``[n, c, h, w]`` of uint8, or of floats in
+            [0, 1], which are rounded to 256 levels. Or a map-style ``Dataset``, or a
+            ``DataLoader`` with a length, that gives such images with their labels. It is read
+            once, so a random transform is applied once.
+        labels: Their true classes; None where `images` is a ``Dataset`` or ``DataLoader``.
         treatment: Normalisation the victim expects, and the augmentation it was trained with.
         head: Path of the linear layer whose output is the victim's; by default it is found.
         preset: Values of all hyper-parameters: ``default``, ``official`` or ``fine_tuning``.
         dataset: Name of the dataset whose values the preset takes.
         seed: Of every random draw, at least 0.
         device: Where to compute; by default where the victim is.
+        on_epoch: Called after each epoch with the phase (``unlearn`` or ``relearn``), the epoch
+            from 1, and its running ``loss`` and ``accuracy``. An exception that it raises ends
+            the repair.
         **hyperparameters: Changes to the preset by name, e.g. ``unlearn_threshold=0.1``;
             `ulrl.hyperparameters.names` lists them. The samples are given, so those of how
             they are drawn (``clean_ratio``, ``clean_draw``) are refused.
 
     Raises:
         ValueError: A value is out of range, or samples and victim do not go together.
-        TypeError: A name is no hyper-parameter, or a value is of another kind.
+        TypeError: A name is no hyper-parameter, or a value is of another kind; `on_epoch`
+            cannot be called.
         DivergedError: Unlearning diverged before its accuracy fell to the threshold, or relearning
             did: there is no repaired network.
     """
     parts = _parts(preset, dataset, hyperparameters)
-    samples = Samples(images=_as_images(images, treatment), labels=_as_labels(labels, len(images)))
+    if on_epoch is not None and not callable(on_epoch):
+        raise TypeError(
+            f"on_epoch is a function of the phase, the epoch and its metrics; got {on_epoch!r}"
+        )
+    samples = as_samples(images, labels, treatment, checked_seed(seed))
     _check_victim(victim)
     home = next(victim.parameters()).device
     place = home if device is None else torch.device(device)
@@ -114,17 +126,53 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     layers = parts.unlearn.layers
     parts.score.check(classes, layers)
     parts.relearn.check(parts.score.certain(classes, layers), classes)
-    *_, ascent = unlearn(parts.unlearn, weights, clean, parts.score.stop_at(classes), place)
+    hear = on_epoch or _ignore
+    for ascent in unlearn(parts.unlearn, weights, clean, parts.score.stop_at(classes), place):
+        metrics = {"loss": ascent.loss[-1], "accuracy": ascent.accuracy[-1]}
+        hear("unlearn", len(ascent.loss), metrics)
     scores = score_neurons(parts.score, ascent)
     run = relearn(parts.relearn, weights, choose_resets(parts.reset, scores), clean, place)
-    training = tuple((epoch.loss, epoch.accuracy) for epoch in run.epochs)
+    training = []
+    for epoch in run.epochs:
+        training.append((epoch.loss, epoch.accuracy))
+        hear("relearn", epoch.number, {"loss": epoch.loss, "accuracy": epoch.accuracy})
     network = run.classifier.network.to(  # type: ignore[call-overload]
         home, memory_format=torch.contiguous_format
     )
     for parameter, original in zip(network.parameters(), victim.parameters(), strict=True):
         parameter.grad = None
         parameter.requires_grad_(original.requires_grad)
-    return Repair(network=network.eval(), scores=scores, ascent=ascent, training=training)
+    return Repair(network=network.eval(), scores=scores, ascent=ascent, training=tuple(training))
+
+
+def predictor(
+    network: nn.Module, treatment: Treatment, device: torch.device | str | None = None
+) -> Predict:
+    """Return what `measure` takes: a function from images to the classes `network` predicts.
+
+    The function takes images before normalisation, as `repair` does, and predicts in eval mode,
+    with a copy of the network as it is now. It raises `DivergedError` where an output is not
+    finite.
+
+    Args:
+        network: A classifier of normalised images, such as a victim or a repaired network.
+        treatment: Normalisation that it expects.
+        device: Where to compute; by default where the network is.
+    """
+    place = next(network.parameters()).device if device is None else torch.device(device)
+    blueprint = Blueprint(
+        architecture=_Given(network=network, path=""),
+        classes=0,
+        channels=len(treatment.mean),
+        side=0,
+        treatment=treatment,
+    )
+    classifier = Classifier(blueprint, _copy_of(network), place)
+    return lambda images: classifier.predict(as_images(images, treatment))
+
+
+def _ignore(phase: str, epoch: int, metrics: Mapping[str, float]) -> None:
+    del phase, epoch, metrics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,39 +225,6 @@ def _parts(preset: Preset | str, dataset: str, hyperparameters: dict[str, Any]) 
         )
     chosen = Preset(member(Preset, "preset", preset))
     return assemble(preset_values(chosen, dataset) | hyperparameters)
-
-
-def _as_images(images: Tensor | npt.NDArray[Any], treatment: Treatment) -> UInt8[Tensor, "n c h w"]:
-    channels = len(treatment.mean)
-    values = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
-    if values.ndim != 4 or values.shape[1] != channels or len(values) < 2:
-        last = values.ndim == 4 and values.shape[3] == channels
-        raise ValueError(
-            f"images are [n, {channels}, h, w], at least 2 of them, with as many channels as "
-            f"treatment.mean has numbers; got {list(values.shape)}"
-            + ("; permute(0, 3, 1, 2) puts the channels second" if last else "")
-        )
-    if values.is_floating_point():
-        low, high = float(values.min()), float(values.max())
-        if not 0 <= low <= high <= 1:
-            raise ValueError(
-                f"images of floats are in [0, 1], before normalisation; got {low:.4g} to {high:.4g}"
-            )
-        values = (values.float() * 255).round().to(torch.uint8)
-    if values.dtype != torch.uint8:
-        raise ValueError(f"images are uint8, or floats in [0, 1]; got {values.dtype}")
-    return values.detach().cpu()
-
-
-def _as_labels(labels: Tensor | npt.NDArray[Any], count: int) -> Int64[Tensor, " n"]:
-    values = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
-    whole = not (values.is_floating_point() or values.is_complex() or values.dtype is torch.bool)
-    if not whole or values.shape != (count,):
-        raise ValueError(
-            f"labels are integers, one for each of the {count} images; got {values.dtype} "
-            f"{list(values.shape)}"
-        )
-    return values.detach().cpu().long()
 
 
 def _check_victim(victim: nn.Module) -> None:

@@ -210,6 +210,15 @@ class TestHalf:
     true_labels: Int64[Tensor, " m"]
     wanted_labels: Int64[Tensor, " m"]
 
+    def __post_init__(self) -> None:
+        clean = (len(self.clean), len(self.clean_labels))
+        triggered = (len(self.triggered), len(self.true_labels), len(self.wanted_labels))
+        if len(set(clean)) > 1 or len(set(triggered)) > 1:
+            raise ValueError(
+                f"clean images have a label each, triggered images a true and a wanted one; got "
+                f"{' and '.join(map(str, clean))}, and {', '.join(map(str, triggered))}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TestSets:
