@@ -47,6 +47,7 @@ class Replay(Findings):
             self._known[item.scenario.number] = VictimFinding(
                 key=item.name,
                 evaluation=_evaluation(0.9, 0.99),
+                counts={},
                 training=(),
                 seconds=0.0,
                 runs=(),
@@ -76,7 +77,9 @@ class Replay(Findings):
             return None
         asr = min(1.0, 0.02 * trial.setting.number + 0.3 * _chance(relearn_key))
         found = _evaluation(0.88, asr)
-        return RepairFinding(evaluation=found, curve=(), training=(), seconds=0.0, runs=())
+        return RepairFinding(
+            evaluation=found, counts={}, curve=(), training=(), seconds=0.0, runs=()
+        )
 
 
 class NoObserver:

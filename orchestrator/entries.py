@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Integer, UInt8
 from torch import Tensor
 
 from orchestrator.schema import OWN_NAMES, Unfit, pack, unpack
 from orchestrator.store import Entry, Store
-from ulrl.evaluation import Evaluation
+from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.interchange import sketch_of
+from ulrl.metrics import Confusion
 from ulrl.models import Blueprint, Weights
 from ulrl.ranges import Interval, Proportion
 from ulrl.scoring import NeuronScores
@@ -28,6 +30,12 @@ Points: TypeAlias = tuple[
     tuple[Proportion, Proportion, Proportion], ...
 ]  # ACC, ASR, RA of each epoch
 Training: TypeAlias = tuple[tuple[float, Proportion], ...]  # loss and accuracy of each epoch
+
+COUNTS = {  # columns of the tables of an evaluation's counts
+    f"{half}_{images}": columns
+    for half in ("selection", "report")
+    for images, columns in (("clean", 3), ("triggered", 4))
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,11 +133,56 @@ class StoredRelearning:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredEvaluation(Evaluation):
-    """An evaluation, with test images of a victim: ``clean`` beside ``triggered``."""
+    """An evaluation, with its counts, and with test images of a victim.
 
+    Attributes:
+        counts: Cells of the confusion matrices that are not zero, by `COUNTS`, each with its true
+            class, for triggered images the wanted class, the predicted class and the number of
+            images. Most cells are zero where there are many classes.
+        specimens: ``clean`` beside ``triggered``.
+    """
+
+    counts: Mapping[str, Integer[Tensor, "cells columns"]]
     specimens: Mapping[str, UInt8[Tensor, "n c h w"]] = field(
         default_factory=dict, metadata=OWN_NAMES
     )
+
+    def __post_init__(self) -> None:
+        if {name: table.shape[1] for name, table in self.counts.items()} != COUNTS:
+            raise Unfit("there are other counts than of both kinds of image in both halves")
+
+    @classmethod
+    def of(
+        cls, result: CountedEvaluation, specimens: Mapping[str, Tensor] | None = None
+    ) -> "StoredEvaluation":
+        """Return what is stored of a result."""
+        return cls(
+            selection=result.selection,
+            report=result.report,
+            counts={
+                **_cells("selection", result.selection_confusion),
+                **_cells("report", result.report_confusion),
+            },
+            specimens=specimens or {},
+        )
+
+
+def _cells(half: str, confusion: Confusion) -> dict[str, Tensor]:
+    clean, triggered = confusion.clean.nonzero(), confusion.triggered.nonzero()
+    tables = {
+        f"{half}_clean": [*clean.unbind(1), confusion.clean[*clean.unbind(1)]],
+        f"{half}_triggered": [
+            *(triggered[:, 0], confusion.wanted[triggered[:, 0]], triggered[:, 1]),
+            confusion.triggered[*triggered.unbind(1)],
+        ],
+    }
+    return {name: _small(torch.stack(columns, dim=1)) for name, columns in tables.items()}
+
+
+def _small(table: Tensor) -> Tensor:
+    """Return whole numbers in as few bytes as hold them all."""
+    fits = int(table.max()) <= torch.iinfo(torch.int16).max
+    return table.to(torch.int16 if fits else torch.int32)
 
 
 @dataclass(frozen=True, kw_only=True)

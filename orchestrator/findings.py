@@ -30,6 +30,7 @@ from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores
 
 T = TypeVar("T")
+Counts: TypeAlias = Mapping[str, Tensor]  # as `StoredEvaluation` has them
 PhaseOne: TypeAlias = tuple[NeuronScores, tuple[StageRun, StageRun]]
 
 LATELY = 64  # results of phase 1 at hand: those of a scenario's trials are asked for together
@@ -42,6 +43,7 @@ class VictimFinding:
 
     key: str
     evaluation: Evaluation
+    counts: Counts
     training: tuple[tuple[float, float], ...]  # loss and accuracy of each epoch
     seconds: float
     runs: tuple[StageRun, ...]
@@ -67,6 +69,7 @@ class RepairFinding:
     """A repaired model, measured."""
 
     evaluation: Evaluation
+    counts: Counts
     curve: tuple[tuple[float, float, float], ...]  # ACC, ASR, RA on the monitor subset
     training: tuple[tuple[float, float], ...]  # loss and accuracy of each epoch
     seconds: float
@@ -108,6 +111,7 @@ class Findings:
             self._victims[scenario.number] = VictimFinding(
                 key=key,
                 evaluation=narrowed(Evaluation, evaluated[0].content),
+                counts=evaluated[0].content.counts,
                 training=trained.content.training,
                 seconds=sum(helped) + trained.seconds + evaluated[0].seconds,
                 runs=(run, evaluated[1]),
@@ -162,6 +166,7 @@ class Findings:
             return None
         return RepairFinding(
             evaluation=narrowed(Evaluation, evaluated[0].content),
+            counts=evaluated[0].content.counts,
             curve=relearned[0].content.curve,
             training=relearned[0].content.training,
             seconds=relearned[0].seconds + evaluated[0].seconds,

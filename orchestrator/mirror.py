@@ -28,7 +28,7 @@ PLAN = "plan.json"
 LOGS = (PLAN, "starts.jsonl", "pruning.csv")  # among them where it ran, with which versions
 TOP = (
     *("report.html", "results.csv", "results.parquet", "table.tex", "table.md"),
-    *("stages.csv", "curves.csv", "study.yaml", "optuna.journal"),
+    *("stages.csv", "curves.csv", "confusion.parquet", "study.yaml", "optuna.journal"),
 )
 SOON = 4  # trials before a scenario's last: its model is wanted in seconds or minutes
 

@@ -33,6 +33,7 @@ from orchestrator.preview import counts
 from orchestrator.progress import Screen
 from orchestrator.provenance import StartLog
 from orchestrator.prunings import write_prunings
+from orchestrator.reporting.confusion import FILE as CONFUSION
 from orchestrator.reporting.curves import FILE as CURVES
 from orchestrator.results import Results
 from orchestrator.search import Kept
@@ -210,6 +211,7 @@ class _Run:
             )
 
     def _write(self, *, whole: bool) -> None:
+        from orchestrator.confusions import write_confusions
         from orchestrator.epochs import write_curves
         from orchestrator.mirror import artifacts_of
         from orchestrator.report import write_report
@@ -222,6 +224,7 @@ class _Run:
         prunings = self.conductor.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
         write_curves(self.conductor, self.results, self.findings, self.folder.path / CURVES)
+        write_confusions(self.conductor, self.findings, self.folder.path / CONFUSION)
         self._keep_paces()
         self.pictures.write()
         self.conductor.decisions.save()

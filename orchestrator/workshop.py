@@ -265,7 +265,7 @@ class Workshop:
         result = evaluate(weights, tests, self._device)
         seconds = time.perf_counter() - started
         pictures = specimens_of(scenario.poison, tests.selection, shown)
-        content = widened(StoredEvaluation, result, specimens=pictures)
+        content = StoredEvaluation.of(result, pictures)
         yield from ()
         return self._shelf.keep(EVALUATION, key, scenario, seconds, content)
 

@@ -9,18 +9,19 @@ says more.
   `hyperparameters.names` lists them. `DivergedError` says that training left the finite numbers.
 - Victims: `Poison` is an attack of `ATTACKS` with its options, `train_victim` trains a network of
   `ARCHITECTURES` on images of `DATASETS` that it has poisoned.
-- Measuring: `make_test_sets` triggers test images, `evaluate` gives the `Metrics` of both halves,
-  `measure` those of one part, and `der` rates a repair. For triggered images of your own fill a
-  `TestHalf`, and give `measure` the `predictor` of a network.
+- Measuring: `make_test_sets` triggers test images. `evaluate` gives the `Metrics` of both halves
+  and the `Confusion` matrices that they follow from, which have ACC and ASR by class. `measure`
+  and `count_predictions` give those of one part. `der` rates a repair. For triggered images of your
+  own fill a `TestHalf`, and give `measure` the `predictor` of a network.
 """
 
 from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS, Treatment
 from ulrl.defence import Repair, predictor, repair
 from ulrl.errors import DivergedError
-from ulrl.evaluation import Evaluation, evaluate
+from ulrl.evaluation import CountedEvaluation, Evaluation, evaluate
 from ulrl.hyperparameters import Preset
-from ulrl.metrics import Metrics, der, measure
+from ulrl.metrics import Confusion, Metrics, count_predictions, der, measure
 from ulrl.models import ARCHITECTURES
 from ulrl.poisoning import Poison, TestHalf, make_test_sets
 from ulrl.victim import train_victim
@@ -29,6 +30,8 @@ __all__ = [
     "ARCHITECTURES",
     "ATTACKS",
     "DATASETS",
+    "Confusion",
+    "CountedEvaluation",
     "DivergedError",
     "Evaluation",
     "Metrics",
@@ -37,6 +40,7 @@ __all__ = [
     "Repair",
     "TestHalf",
     "Treatment",
+    "count_predictions",
     "der",
     "evaluate",
     "make_test_sets",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ulrl.metrics import Metrics, measure
+from ulrl.metrics import Confusion, Metrics, count_predictions
 from ulrl.models import Weights, restore
 from ulrl.poisoning import TestSets
 
@@ -24,13 +24,33 @@ class Evaluation:
     report: Metrics
 
 
-def evaluate(model: Weights, tests: TestSets, device: torch.device) -> Evaluation:
-    """Return ACC, ASR and RA of `model` on the selection and on the report half.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CountedEvaluation(Evaluation):
+    """An evaluation with the counts that its metrics follow from.
+
+    Attributes:
+        selection_confusion: Predictions on the selection half by class.
+        report_confusion: Predictions on the report half by class.
+    """
+
+    selection_confusion: Confusion
+    report_confusion: Confusion
+
+
+def evaluate(model: Weights, tests: TestSets, device: torch.device) -> CountedEvaluation:
+    """Return ACC, ASR and RA of `model` on both halves, in all and by class.
 
     Raises:
         DivergedError: Outputs of the model are not finite.
     """
     predict = restore(model, device).predict
-    return Evaluation(
-        selection=measure(predict, tests.selection), report=measure(predict, tests.report)
+    selection, report = (
+        count_predictions(predict, half, model.blueprint.classes)
+        for half in (tests.selection, tests.report)
+    )
+    return CountedEvaluation(
+        selection=selection.metrics,
+        report=report.metrics,
+        selection_confusion=selection,
+        report_confusion=report,
     )

@@ -1,9 +1,10 @@
-"""ACC, ASR, RA, DER and RIR, all fractions in [0, 1]."""
+"""ACC, ASR, RA, DER and RIR, all fractions in [0, 1], and the counts behind them by class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Int64, UInt8
+import torch
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from ulrl.poisoning import TestHalf
@@ -27,23 +28,98 @@ class Metrics:
     ra: Proportion
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Confusion:
+    """The confusion matrices of a model on one part of the test set.
+
+    Attributes:
+        clean: Clean images, by their class (row) and the predicted class (column).
+        triggered: The triggered images that ASR counts, by the class that the image is of (row)
+            and the predicted class (column). Classes that ASR leaves out have rows of zeros.
+        wanted: The class that the attacker wants for triggered images of each class; -1 where
+            none is counted.
+    """
+
+    clean: Int64[Tensor, "k k"]
+    triggered: Int64[Tensor, "k k"]
+    wanted: Int64[Tensor, " k"]
+
+    @property
+    def metrics(self) -> Metrics:
+        """ACC, ASR and RA of all classes together."""
+        triggered = int(self.triggered.sum())
+        return Metrics(
+            acc=int(self.clean.diagonal().sum()) / int(self.clean.sum()),
+            asr=int(self._as_wanted.sum()) / triggered,
+            ra=int(self.triggered.diagonal().sum()) / triggered,
+        )
+
+    @property
+    def acc_by_class(self) -> Float64[Tensor, " k"]:
+        """ACC among the images of each class, which is its recall; NaN without images."""
+        return self.clean.diagonal() / self.clean.sum(dim=1).double()
+
+    @property
+    def asr_by_class(self) -> Float64[Tensor, " k"]:
+        """ASR among the triggered images of each class; NaN where none is counted.
+
+        By the class that the image is of. (BackdoorBench's ``attack_success_rate_per_class`` is
+        by the class that the attacker wants, of which there is one but for all-to-all.)
+        """
+        return self._as_wanted / self.triggered.sum(dim=1).double()
+
+    @property
+    def ra_by_class(self) -> Float64[Tensor, " k"]:
+        """RA among the triggered images of each class; NaN where none is counted."""
+        return self.triggered.diagonal() / self.triggered.sum(dim=1).double()
+
+    @property
+    def _as_wanted(self) -> Int64[Tensor, " k"]:
+        column = self.wanted.clamp_min(0)[:, None]  # a row without images has zeros anywhere
+        return self.triggered.gather(1, column).flatten()
+
+
 def measure(predict: Predict, part: TestHalf) -> Metrics:
     """Return the metrics of `predict` on `part`.
 
     Raises:
         ValueError: The part has no clean or no triggered image, so a share is undefined.
     """
-    if len(part.clean) == 0 or len(part.triggered) == 0:
-        raise ValueError(
-            f"ACC, ASR and RA need at least one image each; this part of the test set has "
-            f"{len(part.clean)} clean and {len(part.triggered)} triggered"
-        )
+    _check_images(part)
     clean = predict(part.clean)
     triggered = predict(part.triggered)
     return Metrics(
         acc=_share(clean == part.clean_labels),
         asr=_share(triggered == part.wanted_labels),
         ra=_share(triggered == part.true_labels),
+    )
+
+
+def count_predictions(predict: Predict, part: TestHalf, classes: int) -> Confusion:
+    """Return how often `predict` takes images of each class of `part` for each class.
+
+    Its `metrics` are those that `measure` returns.
+
+    Args:
+        predict: Returns classes from 0 to `classes` - 1.
+        part: Its labels are of the same classes.
+        classes: How many there are.
+
+    Raises:
+        ValueError: The part has no clean or no triggered image; a label or a prediction is no
+            class; or triggered images of one class are wanted as several classes.
+    """
+    _check_images(part)
+    wanted = torch.full((classes,), -1)
+    for name in ("clean_labels", "true_labels", "wanted_labels"):
+        _check_classes(name, getattr(part, name), classes)
+    wanted[part.true_labels] = part.wanted_labels
+    if not torch.equal(wanted[part.true_labels], part.wanted_labels):
+        raise ValueError("triggered images of one class are wanted as one class")
+    return Confusion(
+        clean=_table(part.clean_labels, predict(part.clean), classes),
+        triggered=_table(part.true_labels, predict(part.triggered), classes),
+        wanted=wanted,
     )
 
 
@@ -75,6 +151,28 @@ def rir(before: Metrics, after: Metrics) -> float:
     ra_gain = max(0.0, after.ra - before.ra)
     acc_drop = max(0.0, before.acc - after.acc)
     return (ra_gain - acc_drop + 1) / 2
+
+
+def _check_images(part: TestHalf) -> None:
+    if len(part.clean) == 0 or len(part.triggered) == 0:
+        raise ValueError(
+            f"ACC, ASR and RA need at least one image each; this part of the test set has "
+            f"{len(part.clean)} clean and {len(part.triggered)} triggered"
+        )
+
+
+def _check_classes(name: str, values: Tensor, classes: int) -> None:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name} are classes from 0 to {classes - 1}; got {low} to {high}")
+
+
+def _table(
+    true: Int64[Tensor, " n"], predicted: Int64[Tensor, " n"], classes: int
+) -> Int64[Tensor, "k k"]:
+    _check_classes("predictions", predicted, classes)
+    cells = torch.bincount(true * classes + predicted, minlength=classes * classes)
+    return cells.view(classes, classes)
 
 
 def _share(hits: Tensor) -> float:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.abandonment import forecast
+from orchestrator.reporting.confusion import FILE as CONFUSION
 from orchestrator.reporting.curves import FILE as CURVES
 from orchestrator.reporting.curves import RELEARN, UNLEARN, read_curves, shown_curves
 from orchestrator.reporting.drafts import Drafts
@@ -23,7 +24,7 @@ from orchestrator.reporting.typeset import latex_table, markdown_table
 
 FIGURE_NAMES = (  # how they begin
     *("before-after.", "flagged.", "selection-report.", "surfaces-", "front.", "marginals."),
-    *("importance.", "variance.", "unlearning.", "relearning."),
+    *("importance.", "variance.", "unlearning.", "relearning.", "classes-"),
 )
 
 
@@ -75,6 +76,7 @@ def assemble(folder: Path) -> Assembly:
         front=drafts.front(),
         flags=flags,
         flagged=drafts.flagged(flags),
+        classes=drafts.classes(folder / CONFUSION),
         unlearning=drafts.curves("unlearning", UNLEARN, curves),
         relearning=drafts.curves("relearning", RELEARN, curves),
         triggers=trigger_views(folder / "figures", results, names),

@@ -2,9 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 
 from orchestrator.reporting.axes import is_grid
 from orchestrator.reporting.canvas import Drawing
+from orchestrator.reporting.classes import (
+    Repaired,
+    chosen_repairs,
+    class_tables,
+    classes_csv,
+    draw_classes,
+    extremes,
+    keys_of,
+    repaired_of,
+)
+from orchestrator.reporting.confusion import read_confusions
 from orchestrator.reporting.curves import Curve, curves_csv, draw_curves
 from orchestrator.reporting.figures import (
     draw_before_after,
@@ -14,7 +26,7 @@ from orchestrator.reporting.figures import (
 from orchestrator.reporting.front import draw_front
 from orchestrator.reporting.naming import Names, distinct, slug
 from orchestrator.reporting.neurons import FlagCount
-from orchestrator.reporting.page import FamilySurfaces, FigureView, view
+from orchestrator.reporting.page import ClassView, FamilySurfaces, FigureView, view
 from orchestrator.reporting.results import Results, Setting, Trial
 from orchestrator.reporting.rows import weak_text
 from orchestrator.reporting.scattered import draw_scattered
@@ -87,6 +99,36 @@ class Drafts:
         drawing = draw_curves(phase, curves, self.results, self.names, self.styles)
         return self.keep(name, drawing, curves_csv(phase, curves))
 
+    def classes(self, path: Path) -> list[ClassView]:
+        """Return what the one setting for all does to each class, for some scenarios."""
+        repairs = chosen_repairs(self.summary)
+        keys = [keys_of(repair, self.results) for repair in repairs]
+        found = read_confusions(path, self.results, keys)
+        return [
+            self._classes(repaired_of(repair, matrices))
+            for repair, matrices in zip(repairs, found, strict=True)
+            if matrices is not None
+        ]
+
+    def _classes(self, shown: Repaired) -> ClassView:
+        scenario = shown.repair.scenario
+        title = self.names.scenario(scenario)
+        name = f"classes-{slug(title)}"
+        text = classes_csv(shown, self.results.setting_axes)
+        drawing = draw_classes(shown)
+        if drawing is None:
+            name = self._free(name)
+            self.files[f"{name}.csv"] = text
+        figure = None if drawing is None else self.keep(name, drawing, text)
+        return ClassView(
+            title=title,
+            extremes=extremes(shown),
+            figure=figure,
+            tables=class_tables(shown),
+            file=f"figures/{name if figure is None else figure.name}.csv",
+            models=len(shown.repair.judged),
+        )
+
     def everything(self) -> FigureView | None:
         """Return the surfaces over all scenarios, if there are several."""
         if len(self.summary.outcomes) == 1:
@@ -104,13 +146,14 @@ class Drafts:
 
     def keep(self, name: str, drawing: Drawing, text: str, note: str = "") -> FigureView:
         """Make a drawing and its data files of one name, which no other figure has."""
-        free = name
-        for number in count(2):
-            if f"{free}.svg" not in self.files:
-                break
-            free = f"{name}-{number}"
+        free = self._free(name)
         self.files |= {f"{free}.svg": drawing.svg, f"{free}.csv": text}
         return view(free, drawing, note.replace("FILE", f"figures/{free}.csv"))
+
+    def _free(self, name: str) -> str:
+        """Return a name that no other figure has."""
+        names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        return next(free for free in names if f"{free}.csv" not in self.files)
 
     def _family(self, stem: str, outcomes: Sequence[Outcome]) -> FamilySurfaces:
         family = outcomes[0].scenario.family

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from orchestrator.plural import count
 from orchestrator.reporting.canvas import Drawing
+from orchestrator.reporting.classes import ClassTable
 from orchestrator.reporting.evidence import StageCost, repeated
 from orchestrator.reporting.naming import Names, distinct, in_order, setting_text, value_text
 from orchestrator.reporting.neurons import FlagCount, missed
@@ -65,6 +66,25 @@ class FamilySurfaces:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassView:
+    """A scenario class by class.
+
+    Attributes:
+        extremes: The classes at either end, in words.
+        figure: Confusion matrices; None where there are many classes.
+        file: All classes as CSV.
+        models: How many repaired models are behind it.
+    """
+
+    title: str
+    extremes: str
+    figure: FigureView | None
+    tables: Sequence[ClassTable]
+    file: str
+    models: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sensitivity:
     """What the settings matter, over all scenarios; None where the data do not say.
 
@@ -105,6 +125,7 @@ class Page:
     front: FigureView | None
     flags: Sequence[FlagCount]
     flagged: FigureView | None
+    classes: Sequence[ClassView]
     unlearning: FigureView | None
     relearning: FigureView | None
     triggers: Sequence[TriggerView]
@@ -123,7 +144,9 @@ class Page:
         )
         surfaces = [s.figure for s in self.surfaces]
         seeds = [figure for s in self.surfaces for _, _, figure in s.seeds]
-        return [figure for figure in (*known, *surfaces, *seeds) if figure is not None]
+        classes = [view.figure for view in self.classes]
+        every = (*known, *surfaces, *seeds, *classes)
+        return [figure for figure in every if figure is not None]
 
 
 def view(name: str, drawing: Drawing, note: str = "") -> FigureView:

@@ -3,7 +3,8 @@
 import csv
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -224,6 +225,62 @@ def write_curves(folder: Path, rows: Sequence[Row], epochs: int = 12) -> None:
             values = {"accuracy": "[]", "acc": flat, "asr": falling, "ra": flat}
             curves.append({"phase": "relearn", **point, **values})
     write_csv(folder / "curves.csv", curves, columns)
+
+
+def count_out(rows: Sequence[Row], classes: int = 10, each: int = 40) -> list[Row]:
+    """Return counts by class, and make the rows' metrics of the report half follow from them.
+
+    Each class has as many clean images and, but for those that ASR leaves out, triggered ones.
+    """
+    counts: list[Row] = []
+    victims: dict[tuple[str, ...], Row] = {}
+    for number, row in enumerate(rows):
+        scenario = tuple(str(row[name]) for name in COLUMNS[:7])
+        if row["victim_ok"] == "":
+            continue
+        if scenario not in victims:
+            random = Random(f"{scenario}")
+            counts += _counted(row, "before", number, random, (classes, each))
+            victims[scenario] = row
+        for metric in ("acc", "asr", "ra"):
+            row[f"{metric}_before_report"] = victims[scenario][f"{metric}_before_report"]
+        if row["status"] == "done":
+            counts += _counted(row, "after", number, Random(number), (classes, each))
+            settle(row)
+    return counts
+
+
+def _counted(
+    row: Row, when: str, number: int, random: Random, size: tuple[int, int]
+) -> Iterator[Row]:
+    """Yield cells of the report half with the metrics that a row has, as far as images allow."""
+    classes, each = size
+    all_to_all = json.loads(row["attack_options"]).get("labels") == "all_to_all"
+    cells: Counter[tuple[Any, ...]] = Counter()
+    for images in ("clean", "triggered"):
+        aims = {
+            label: (label + 1) % classes if all_to_all else row["target_label"]
+            for label in range(classes)
+        }
+        shown = [c for c in range(classes) if images == "clean" or aims[c] != c] * each
+        random.shuffle(shown)
+        shares = ("acc",) if images == "clean" else ("asr", "ra")
+        hits = [round(float(row[f"{metric}_{when}_report"]) * len(shown)) for metric in shares]
+        hits[1:] = [min(hit, len(shown) - hits[0]) for hit in hits[1:]]
+        for metric, hit in zip(shares, hits, strict=True):
+            row[f"{metric}_{when}_report"] = hit / len(shown)
+        for place, label in enumerate(shown):
+            aim = None if images == "clean" else aims[label]
+            wrong = random.choice([c for c in range(classes) if c not in {label, aim}])
+            guess: int | None = wrong if place >= sum(hits) else label
+            if images == "triggered" and place < hits[0]:
+                guess = aim
+            cells[images, label, aim, guess] += 1
+    model = {"before": "victim", "after": "repaired"}[when]
+    names = ("images", "true_class", "wanted_class", "predicted_class")
+    for cell, count in cells.items():
+        head = {"trial": number, "model": model, "half": "report"}
+        yield {**head, **dict(zip(names, cell, strict=True)), "count": count}
 
 
 def write_starts(folder: Path) -> None:

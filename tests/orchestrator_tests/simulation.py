@@ -13,6 +13,7 @@ from orchestrator.conductor import Conductor
 from orchestrator.decisions import Verdict
 from orchestrator.definition import Study
 from orchestrator.drawing import recorded
+from orchestrator.entries import COUNTS
 from orchestrator.findings import Findings, VictimFinding
 from orchestrator.folder import Folder
 from orchestrator.keys import Compute, KeyRing
@@ -189,7 +190,7 @@ class Workers:
             self._make(desk, item, runs, "train_victim", key, {"training": [[0.5, 0.9]]})
             yield Progress(stage="train_victim", epoch=2, epochs=2)
             evaluation = {"selection": metrics(0.9, 0.95), "report": metrics(0.88, 0.94)}
-            self._make(desk, item, runs, "evaluate", desk.keys.evaluation(key), evaluation)
+            self._evaluate(desk, item, runs, key, evaluation)
         elif isinstance(item, AscentItem):
             self._try(item.name, item.name in self.failing)
             yield from self._phase_one(desk, item, runs)
@@ -251,7 +252,15 @@ class Workers:
             "selection": metrics(0.88, 1 - quality),
             "report": metrics(0.87, 1 - 0.99 * quality),
         }
-        self._make(desk, item, runs, "evaluate", desk.keys.evaluation(key), evaluation)
+        self._evaluate(desk, item, runs, key, evaluation)
+
+    def _evaluate(
+        self, desk: Desk, item: Item, runs: list[StageRun], model: str, values: dict[str, Any]
+    ) -> None:
+        counts = {f"counts/{name}": torch.zeros(0, width) for name, width in COUNTS.items()}
+        tensors = {name: table.to(torch.int16) for name, table in counts.items()}
+        values = {**values, "counts": list(COUNTS)}
+        self._make(desk, item, runs, "evaluate", desk.keys.evaluation(model), values, tensors)
 
     def _try(self, name: str, impossible: bool) -> None:  # noqa: FBT001
         if name in self.stumbling:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from orchestrator.entries import (
     ASCENT as UNLEARN,
@@ -22,10 +23,10 @@ from orchestrator.entries import (
     StoredVictim,
 )
 from orchestrator.schema import narrowed, pack, widened
-from orchestrator.store import Store
+from orchestrator.store import Entry, Store
 from ulrl.datasets.digits import Digits
-from ulrl.evaluation import Evaluation
-from ulrl.metrics import Metrics
+from ulrl.evaluation import CountedEvaluation, Evaluation
+from ulrl.metrics import Confusion, Metrics
 from ulrl.models import Blueprint, initialise
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.randomness import generator
@@ -131,16 +132,68 @@ def test_what_is_stored_with_a_result_comes_back_with_it(store: Store) -> None:
     assert (there.seconds, there.study) == (1.5, "me")
 
 
-def test_an_evaluation(store: Store) -> None:
-    evaluation = Evaluation(
-        selection=Metrics(acc=1 / 3, asr=0.0, ra=1.0), report=Metrics(acc=0.1, asr=0.2, ra=0.3)
+def confusion(matrix: Tensor, wanted: int) -> Confusion:
+    """Return counts; those of triggered images lack the wanted class."""
+    triggered = matrix.clone()
+    triggered[wanted] = 0
+    aims = torch.full((len(matrix),), wanted)
+    aims[wanted] = -1
+    return Confusion(clean=matrix, triggered=triggered, wanted=aims)
+
+
+def counted(*both: Confusion) -> CountedEvaluation:
+    """Return an evaluation with counts of both halves."""
+    return CountedEvaluation(
+        selection=Metrics(acc=1 / 3, asr=0.0, ra=1.0),
+        report=Metrics(acc=0.1, asr=0.2, ra=0.3),
+        selection_confusion=both[0],
+        report_confusion=both[1],
     )
+
+
+@pytest.mark.parametrize("largest", [7, 40_000])
+def test_an_evaluation(store: Store, largest: int) -> None:
+    matrix = torch.tensor([[3, 0, 1], [0, largest, 0], [2, 0, 5]])
+    both = [confusion(matrix, wanted) for wanted in (0, 1)]
+    evaluation = counted(*both)
     shown = {name: torch.zeros(2, 1, 8, 8, dtype=torch.uint8) for name in ("clean", "triggered")}
-    EVALUATION.write(store, "key", widened(StoredEvaluation, evaluation, specimens=shown))
+    EVALUATION.write(store, "key", StoredEvaluation.of(evaluation, shown))
     found = EVALUATION.read(store, "key")
     assert found is not None
-    assert narrowed(Evaluation, found.content) == evaluation
+    assert narrowed(Evaluation, found.content) == narrowed(Evaluation, evaluation)
     assert same(dict(sorted(found.content.specimens.items())), shown)
+    counts = {name: table.tolist() for name, table in found.content.counts.items()}
+    clean = [[0, 0, 3], [0, 2, 1], [1, 1, largest], [2, 0, 2], [2, 2, 5]]
+    assert counts["selection_clean"] == counts["report_clean"] == clean
+    assert counts["selection_triggered"] == [
+        [t, 0, p, n]
+        for t, p, n in clean
+        if t != 0  # true, wanted, predicted, images
+    ]
+    assert counts["report_triggered"] == [[t, 1, p, n] for t, p, n in clean if t != 1]
+
+
+@pytest.mark.parametrize(("classes", "images", "limit"), [(10, 5000, 4), (200, 5000, 80)])
+def test_counts_take_little_space(
+    store: Store, tmp_path: Path, classes: int, images: int, limit: int
+) -> None:
+    """Where six of ten images are right, in KiB."""
+    source = torch.Generator().manual_seed(0)
+    true = torch.arange(images) % classes
+    other = torch.randint(classes, (images,), generator=source)
+    predicted = torch.where(torch.rand(images, generator=source) < 0.6, true, other)
+    cells = torch.bincount(true * classes + predicted, minlength=classes**2)
+    both = confusion(cells.view(classes, classes), 0)
+    EVALUATION.write(store, "key", StoredEvaluation.of(counted(both, both)))
+    (file,) = tmp_path.rglob("*.safetensors")
+    assert file.stat().st_size < limit * 1024
+
+
+def test_an_evaluation_without_counts_is_none(store: Store) -> None:
+    evaluation = {"selection": {"acc": 0.5, "asr": 0.5, "ra": 0.5}}
+    evaluation["report"] = evaluation["selection"]
+    store.write("evaluate", "old", Entry(values=evaluation))
+    assert EVALUATION.read(store, "old") is None
 
 
 def test_weights(store: Store) -> None:

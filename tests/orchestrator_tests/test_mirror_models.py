@@ -60,7 +60,8 @@ def test_artifacts_are_the_files_that_there_are(plan: Plan, tmp_path: Path) -> N
     outline = json.loads((tmp_path / "logs/plan.json").read_text())
     assert (outline["trials"], outline["excluded"]) == (4, 0)
     assert outline["settings"] == [setting.text for setting in plan.settings]
-    for name in ("study.yaml", "results.csv", "report.html", "other.txt", "logs/starts.jsonl"):
+    names = ("study.yaml", "results.csv", "report.html", "confusion.parquet", "other.txt")
+    for name in (*names, "logs/starts.jsonl"):
         (tmp_path / name).write_text("")
     (tmp_path / "figures").mkdir()
     for name in ("b.svg", "a.csv"):
@@ -68,6 +69,7 @@ def test_artifacts_are_the_files_that_there_are(plan: Plan, tmp_path: Path) -> N
     wanted = (
         (str(tmp_path / "report.html"), ""),
         (str(tmp_path / "results.csv"), ""),
+        (str(tmp_path / "confusion.parquet"), ""),
         (str(tmp_path / "study.yaml"), ""),
         planned,
         (str(tmp_path / "logs/starts.jsonl"), "logs"),

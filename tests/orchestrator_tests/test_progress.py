@@ -126,7 +126,13 @@ def finding(acc: float = 0.9, asr: float = 0.95) -> Any:
     half = Metrics(acc=acc, asr=asr, ra=0.01)
     evaluation = Evaluation(selection=half, report=half)
     return VictimFinding(
-        key="k", evaluation=evaluation, training=(), seconds=1.0, runs=(), specimens={}
+        key="k",
+        evaluation=evaluation,
+        counts={},
+        training=(),
+        seconds=1.0,
+        runs=(),
+        specimens={},
     )
 
 

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, sync_playwright
 
 from orchestrator.report import main, write_report
 from tests.installed import program
 from tests.orchestrator_tests.report_folders import (
+    count_out,
     make_rows,
     mixed_rows,
     write_curves,
@@ -42,7 +44,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = mixed_rows()
+    counts = count_out(rows)
     folder = write_study(tmp_path_factory.mktemp("study") / "mixed", rows)
+    pd.DataFrame(counts).to_parquet(folder / "confusion.parquet")
     write_pruning(folder, "badnets, digits")
     write_curves(folder, rows)
     write_starts(folder)
@@ -105,6 +109,7 @@ def test_it_opens_quietly_and_asks_for_nothing(
 ) -> None:
     page.set_viewport_size({"width": width, "height": 844})
     watch = Watch(page, request.getfixturevalue(which))
+    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     assert watch.said == []
     assert watch.asked == []
@@ -145,6 +150,7 @@ def test_every_figure_is_drawn(page: Page, study: Path) -> None:
     on_disk = {path.stem for path in (study.parent / "figures").glob("*.svg")}
     assert {figure["name"] for figure in drawn} == on_disk
     assert on_disk >= FIGURES
+    assert len([name for name in on_disk if name.startswith("classes-")]) == 12
     for figure in drawn:
         assert figure["panels"], figure["name"]
         for width, shapes in figure["panels"]:

@@ -169,7 +169,6 @@ def values_of(stage: str) -> dict[str, Change]:
             {"predicted" if "predicted" in tensors else min(tensors): odd}
         )
         changes["unknown tensor"] = lambda _, tensors: tensors.update(unknown=odd)
-    if stage not in ("relearn", "evaluate"):  # images belong to victims alone
         changes["no tensor"] = lambda _, tensors: tensors.pop(min(tensors))
     if stage in WEIGHTS:
         changes["nan"] = lambda _, tensors: tensors[min(tensors)].fill_(float("nan"))

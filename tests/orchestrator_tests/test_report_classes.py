@@ -1,0 +1,180 @@
+"""The report's section on classes, against counting the same cells with pandas."""
+
+import re
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from orchestrator.report import write_report
+from tests.orchestrator_tests.report_folders import Row, count_out, make_rows, reach, write_study
+
+POINT = ("unlearn_threshold", "reinit_ratio")
+
+
+def study(folder: Path, classes: int = 10, seeds: tuple[int, ...] = (0,)) -> pd.DataFrame:
+    """Write a study whose second setting is the best, and return its counts."""
+    rows = make_rows(attacks=(("badnets", {}),), seeds=seeds, thresholds=(0.1, 0.2), ratios=(1.0,))
+    for place, row in enumerate(rows):
+        reach(row, 0.9 if place % 2 else 0.7)
+    cells = pd.DataFrame(count_out(rows, classes))
+    write_study(folder, rows)
+    cells.to_parquet(folder / "confusion.parquet")
+    return cells
+
+
+def shares(cells: pd.DataFrame, trial: int, model: str) -> pd.DataFrame:
+    """Return ACC and ASR of each class."""
+    own = cells[(cells["trial"] == trial) & (cells["model"] == model)]
+    found = {}
+    for metric, images, aim in (
+        ("acc", "clean", "true_class"),
+        ("asr", "triggered", "wanted_class"),
+    ):
+        part = own[own["images"] == images]
+        hits = part[part["predicted_class"] == part[aim]].groupby("true_class")["count"].sum()
+        total = part.groupby("true_class")["count"].sum()
+        found[metric] = hits.reindex(total.index, fill_value=0) / total
+    return pd.DataFrame(found)
+
+
+def listed(html: str) -> list[list[str]]:
+    """Return the cells of the section's tables."""
+    section = html[html.index('<section id="classes">') :]
+    section = unescape(section[: section.index("</section>")])
+    body = "".join(re.findall(r"<tbody>(.*?)</tbody>", section, re.DOTALL))
+    return [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
+
+
+def text(share: float) -> str:
+    return "–" if pd.isna(share) else f"{100 * share:.1f}"
+
+
+def expected(before: pd.DataFrame, after: pd.DataFrame, label: int) -> list[str]:
+    change = 100 * (after.acc[label] - before.acc[label])
+    signed = f"{change:+.1f}".replace("-", "\N{MINUS SIGN}") if round(change, 1) else "0.0"
+    asr = [text(part.asr[label]) for part in (before, after)]
+    return [str(label), text(before.acc[label]), text(after.acc[label]), signed, *asr]
+
+
+def test_every_class_of_the_best_setting(tmp_path: Path) -> None:
+    cells = study(tmp_path)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    before, after = shares(cells, 0, "victim"), shares(cells, 1, "repaired")
+    assert listed(html) == [expected(before, after, label) for label in range(10)]
+    (figure,) = (tmp_path / "figures").glob("classes-*.svg")
+    table = pd.read_csv(figure.with_suffix(".csv"))
+    for metric in ("acc", "asr"):
+        for when, wanted in (("before", before), ("after", after)):
+            assert table[f"{metric}_{when}"].tolist() == pytest.approx(
+                wanted[metric].tolist(), nan_ok=True
+            )
+    assert table["unlearn_threshold"].unique().tolist() == [0.2]
+    assert table["wanted_class"].dropna().unique().tolist() == [0]
+    assert table["triggered_images"].tolist() == [0, *[40] * 9]
+    worst = int((before.acc - after.acc).argmax())
+    assert f"class {worst} lost most ACC ({text(before.acc[worst])} → " in html
+
+
+def test_the_figure_has_every_cell(tmp_path: Path) -> None:
+    cells = study(tmp_path)
+    write_report(tmp_path)
+    (figure,) = (tmp_path / "figures").glob("classes-*.svg")
+    told = re.findall(
+        r"class (\d+) as class (\d+): (\d+) of (\d+) \((.*?) %\)",
+        figure.read_text(encoding="utf-8"),
+    )
+    found = []
+    for images in ("triggered", "clean"):
+        for trial, model in ((0, "victim"), (1, "repaired")):
+            own = (cells["trial"] == trial) & (cells["model"] == model)
+            found.append(cells[own & (cells["images"] == images)])
+    wanted = pd.concat(found)
+    columns = ["true_class", "predicted_class", "count"]
+    assert sorted(tuple(map(int, one[:3])) for one in told) == sorted(
+        wanted[columns].itertuples(index=False, name=None)
+    )
+    assert all(f"{100 * int(one[2]) / int(one[3]):.1f}" == one[4] for one in told)
+
+
+def test_of_many_classes_those_at_either_end(tmp_path: Path) -> None:
+    cells = study(tmp_path, classes=30)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    before, after = shares(cells, 0, "victim"), shares(cells, 1, "repaired")
+    lost = (before.acc - after.acc).sort_values(ascending=False, kind="stable").index[:10]
+    left = after.asr.dropna().sort_values(ascending=False, kind="stable").index[:10]
+    assert listed(html) == [expected(before, after, label) for label in (*lost, *left)]
+    (file,) = (tmp_path / "figures").glob("classes-*")
+    assert len(pd.read_csv(file)) == 30
+
+
+def test_seeds_after_attacks_and_a_dozen_at_most(tmp_path: Path) -> None:
+    study(tmp_path, seeds=tuple(range(15)))
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert len(list((tmp_path / "figures").glob("classes-*.svg"))) == 12
+    assert "Shown are 12 of 15 scenarios" in html
+
+
+def test_several_defence_seeds_are_counted_together(tmp_path: Path) -> None:
+    rows: list[Row] = []
+    for seed in (0, 1, 2, 3):
+        some = make_rows(attacks=(("badnets", {}),), thresholds=(0.1,), ratios=(1.0,))
+        rows += [row | {"defence_seed": seed} for row in some]
+    for row in rows:
+        reach(row, 0.8)
+    cells = pd.DataFrame(count_out(rows))
+    write_study(tmp_path, rows)
+    cells.to_parquet(tmp_path / "confusion.parquet")
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "2 models of as many defence seeds together" in html
+    after = (shares(cells, 2, "repaired") + shares(cells, 3, "repaired")) / 2
+    before = shares(cells, 0, "victim")
+    assert listed(html) == [expected(before, after, label) for label in range(10)]
+
+
+def test_a_folder_without_the_file(tmp_path: Path) -> None:
+    study(tmp_path)
+    (tmp_path / "confusion.parquet").unlink()
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "There is no confusion.parquet" in html
+    assert not list((tmp_path / "figures").glob("classes-*"))
+
+
+def test_counts_of_other_results_are_refused(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    cells = study(tmp_path)
+    moved = cells.assign(trial=1 - cells["trial"].where(cells["model"] == "repaired", 1))
+    moved.to_parquet(tmp_path / "confusion.parquet")
+    assert re.fullmatch(
+        r"DIR/confusion.parquet: trial 1, repaired: its counts make acc_after_report 0\.\d+, and "
+        r"results.csv has 0\.\d+; run the study's command again",
+        refusal(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cells: cells.drop(columns="model"), "lacks the column model"),
+        (
+            lambda cells: cells.assign(true_class=-1),
+            "true_class: is missing or out of range somewhere",
+        ),
+        (lambda cells: cells.assign(count="x"), "cannot be read as a table of counts; "),
+    ],
+)
+def test_a_table_of_other_things_is_refused(
+    tmp_path: Path,
+    refusal: Callable[[], str],
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    message: str,
+) -> None:
+    change(study(tmp_path)).to_parquet(tmp_path / "confusion.parquet")
+    assert refusal().startswith(f"DIR/confusion.parquet: {message}")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    study(tmp_path)
+    (tmp_path / "confusion.parquet").write_text("not parquet", encoding="utf-8")
+    assert refusal().startswith("DIR/confusion.parquet: cannot be read as a table of counts; ")
