@@ -83,18 +83,29 @@ def _schema() -> Any:
 
 
 def _table(group: Sequence[tuple[int, int, Counts]]) -> Any:
-    """Return cells as rows: the plain columns first, then those of `_schema`."""
+    """Return the cells of models as rows."""
     import pyarrow as pa
 
-    heads, cells = [], [np.empty((0, 4), np.int32)]
-    for number, model, counts in group:
-        for place, name in enumerate(COUNTS):
-            found = counts[name].numpy().astype(np.int32)
-            heads.append((number, model, place, len(found)))
-            cells.append(found if found.shape[1] == 4 else np.insert(found, 1, -1, axis=1))
-    head = np.array(heads, np.int32).reshape(-1, 4)
+    heads = [
+        (number, model, place, len(counts[name]))
+        for number, model, counts in group
+        for place, name in enumerate(COUNTS)
+    ]
+    head = np.array(heads, np.int32)
     trial, model, place = np.repeat(head[:, :3], head[:, 3], axis=0).T
-    true, wanted, predicted, count = np.concatenate(cells).T
+    cells = np.full((len(trial), 4), -1, np.int32)
+    start = 0
+    for _, _, counts in group:
+        for name, columns in COUNTS.items():
+            table = counts[name].numpy()
+            end = start + len(table)
+            if columns == 4:
+                cells[start:end] = table
+            else:
+                cells[start:end, ::2] = table[:, :2]
+                cells[start:end, 3] = table[:, 2]
+            start = end
+    true, wanted, predicted, count = cells.T
     return pa.Table.from_arrays(
         [
             pa.array(trial),

@@ -150,6 +150,8 @@ class StoredEvaluation(Evaluation):
     def __post_init__(self) -> None:
         if {name: table.shape[1] for name, table in self.counts.items()} != COUNTS:
             raise Unfit("there are other counts than of both kinds of image in both halves")
+        if self.specimens and self.specimens.keys() != {"clean", "triggered"}:
+            raise Unfit("images are clean and triggered ones, or there are none")
 
     @classmethod
     def of(

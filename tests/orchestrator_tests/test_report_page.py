@@ -26,7 +26,7 @@ from tests.orchestrator_tests.report_folders import (
 )
 
 SECTIONS = [
-    *("repairs", "sensitivity", "surfaces", "front", "neurons", "curves"),
+    *("repairs", "sensitivity", "surfaces", "front", "neurons", "classes", "curves"),
     *("pruned", "failed", "weak", "cost", "made", "halves"),
 ]
 
