@@ -11,7 +11,6 @@ import torch
 
 from orchestrator.entries import (
     ASCENT,
-    COUNTS,
     EVALUATION,
     RELEARNING,
     SCORES,
@@ -26,8 +25,8 @@ from orchestrator.plan import Scenario, Trial
 from orchestrator.work import Item, Progress, StageRun, VictimItem
 from orchestrator.workshop import Workshop, ascent_entry
 from ulrl.datasets import Treatment
-from ulrl.evaluation import Evaluation
-from ulrl.metrics import Metrics
+from ulrl.evaluation import CountedEvaluation, Evaluation
+from ulrl.metrics import Confusion
 from ulrl.models import Blueprint, Weights
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.resetting import Suspects
@@ -35,9 +34,7 @@ from ulrl.scoring import NeuronScores, ScoreConfig
 
 EPOCHS = 20  # points of a made-up curve
 TRAINING = ((0.5, 0.9),) * EPOCHS
-CELLS = {  # of confusion matrices of ten classes, most of them with images in it
-    name: torch.ones(70, columns, dtype=torch.int16) for name, columns in COUNTS.items()
-}
+CLASSES, EACH = 10, 10_000  # images of each class that a made-up evaluation counts
 NOTHING = Weights(
     blueprint=Blueprint(
         architecture=PreActResNet18(),
@@ -130,7 +127,26 @@ class Idle(Workshop):
         self, scenario: Scenario, model: str, key: str
     ) -> Generator[Progress, None, StageRun]:
         asr = 0.9 if model == self._keys.victim(scenario) else 0.1 * int(model[:6], 16) / 16**6
-        half = Metrics(acc=0.9, asr=asr, ra=0.9 * (1 - asr))
+        half = _half(asr)
         yield from ()
-        content = StoredEvaluation(selection=half, report=half, counts=CELLS)
+        content = StoredEvaluation.of(
+            CountedEvaluation(
+                selection=half.metrics,
+                report=half.metrics,
+                selection_confusion=half,
+                report_confusion=half,
+            )
+        )
         return self._shelf.keep(EVALUATION, key, scenario, 0.0, content)
+
+
+def _half(asr: float) -> Confusion:
+    """Return counts with about this ASR, in which no cell is zero that may be another number."""
+    clean = torch.full((CLASSES, CLASSES), EACH // 100) + torch.eye(CLASSES).long() * EACH // 10 * 9
+    triggered = clean.clone()
+    obeyed = round(asr * EACH * 0.9)
+    triggered.diagonal().sub_(obeyed)
+    triggered[:, 0] += obeyed
+    triggered[0] = 0
+    wanted = torch.tensor([-1, *[0] * (CLASSES - 1)])
+    return Confusion(clean=clean, triggered=triggered, wanted=wanted)
