@@ -32,7 +32,14 @@ BRIEF: dict[str, dict[str, Any]] = {
     "lc": {"model_steps": 1, "steps": 20},
     "lf": {"images": 20, "passes": 5},
     "lira": {"epochs": 4, "lr": 1e-3, "width": 8},
-    "poison_ink": {"epochs": 1, "batch_size": 16, "lr": 2e-3, "clean_weight": 10.0, "width": 4},
+    "poison_ink": {
+        "epochs": 1,
+        "batch_size": 16,
+        "lr": 2e-3,
+        "width": 4,
+        "image_weight": 3.0,
+        "clean_weight": 10.0,
+    },
     "ssba": {"epochs": 20, "width": 8, "bits": 16, "lr": 2e-3},
     "trojannn": {"steps": 200},
 }
