@@ -37,6 +37,12 @@ augmentation of `wanet`, `bpp` and `lira` differs. There, a whole batch has one 
 stamp of `wanet` and `bpp`, before that of `lira`. Here, each image has a crop and flip of its own,
 as its dataset says. Nor has `lira` any weight decay there while its generator is trained.
 
+With files of BackdoorBench or backdoor-toolbox, which are not shipped here, five attacks are byte
+for byte what those make of them: `pattern` of `badnets`, `tact` and `lf`; `train_replacements` of
+`lc`; `train_replacements` and `test_replacements` of `ssba`. `trojannn` starts from the picture in
+its `pattern`, and with `wrap: true` adds its patch as BackdoorBench does. Results depend on what a
+file holds, not on where it lies.
+
 What a trained trigger needs first (a clean model, an encoder) is a stage of its own: trained once
 per dataset, seed and, where it looks at the victim, architecture. What these attacks reach:
 [attacks.md](attacks.md). How to add one: [adding-an-attack.md](adding-an-attack.md).

@@ -13,7 +13,9 @@ from ulrl.attacks import (
     LabelRule,
     Learned,
     Roles,
+    Split,
     Stamp,
+    Trigger,
     in_bytes,
     stamp_bytes,
 )
@@ -51,6 +53,11 @@ class Poison:
         if self.labels not in self.attack.label_rules:
             rules = ", ".join(self.attack.label_rules)
             raise ValueError(f"{self.attack.name} admits labels {rules}; got {self.labels}")
+        if self.stamp not in self.attack.stamps:
+            raise ValueError(
+                f"stamp of {self.attack.name} with files is {', '.join(self.attack.stamps)}: they "
+                f"hold no augmented views; got {self.stamp}"
+            )
         if not 0 < self.poison_ratio <= 0.5:
             raise ValueError(
                 f"poison_ratio is a fraction of the training set, above 0 and at most 0.5; "
@@ -187,7 +194,10 @@ def poison_training_set(
     roles = poison.roles(labels, seed)
     source = generator(seed, "training triggers")
     shown = prepared_images(poison, images, roles, learned)
-    shown[roles.poisoned] = in_bytes(trigger.stamp_training, shown[roles.poisoned], source)
+    given = trigger.replacements(Split.TRAINING, roles.poisoned.nonzero().flatten())
+    shown[roles.poisoned] = (
+        in_bytes(trigger.stamp_training, shown[roles.poisoned], source) if given is None else given
+    )
     shown[roles.covers] = in_bytes(trigger.stamp_cover, shown[roles.covers], source)
     told = labels.clone()
     told[roles.poisoned] = poison.told(labels[roles.poisoned], images.classes)
@@ -246,7 +256,9 @@ def make_test_sets(
     labels = images.test_labels
     wanted = poison.wanted(labels, images.classes)
     counts = poison.counted(labels, images.classes)
-    triggered = stamp_bytes(trigger, images.test_images, generator(seed, "test triggers"))
+    triggered = _replaced(trigger, images)
+    if triggered is None:
+        triggered = stamp_bytes(trigger, images.test_images, generator(seed, "test triggers"))
     selection, report = split_halves(labels)
 
     def part(index: Int64[Tensor, " n"]) -> TestHalf:
@@ -261,6 +273,26 @@ def make_test_sets(
 
     monitor = selection[:MONITOR_COUNT]
     return TestSets(selection=part(selection), report=part(report), monitor=part(monitor))
+
+
+def _replaced(trigger: Trigger, images: ImageSet) -> UInt8[Tensor, "n c h w"] | None:
+    """Return the triggered test images that a file has, each at the place of its original.
+
+    Where programs number a dataset's test images in two orders, the file's is the one in which
+    triggered images are nearer to their originals.
+    """
+    clean, order = images.test_images, images.folder_order
+    given = trigger.replacements(Split.TEST, torch.arange(len(clean)))
+    if given is None or order is None:
+        return given
+    sorted_back = torch.empty_like(given)
+    sorted_back[order] = given
+    return min((given, sorted_back), key=lambda made: _distance(made, clean))
+
+
+def _distance(one: UInt8[Tensor, "n c h w"], other: UInt8[Tensor, "n c h w"]) -> float:
+    pairs = zip(torch.split(one, 1000), torch.split(other, 1000), strict=True)
+    return float(sum((a.int() - b.int()).abs().sum() for a, b in pairs))
 
 
 def specimens_of(poison: Poison, half: TestHalf, count: int) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ def check_supply(poison: "Poison", facts: Facts) -> None:
     """Raise ``ValueError`` where a dataset cannot supply what is asked of it."""
     _check_classes(poison, facts)
     poison.attack.check(side=facts.side, channels=facts.channels)
+    poison.attack.check_facts(facts)
     count, total = poison.count(facts.train_count), facts.train_count
     if count < 1:
         raise ValueError(

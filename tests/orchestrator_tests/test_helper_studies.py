@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from orchestrator.definition import Study
+from orchestrator.errors import Mistakes
 from orchestrator.inline import run_inline
 from orchestrator.signals import Interrupts
 from orchestrator.spec import load_study, missing_data
@@ -171,3 +172,88 @@ def test_a_picture_that_cannot_be_had_is_refused(
         if content is None
         else f"grid.attack.0: {path} cannot be read as a picture (UnidentifiedImageError)"
     )
+
+
+FILED = """\
+name: files
+grid:
+  attack:
+  - {name: lf, pattern: lf.npy}
+  - {name: lc, train_replacements: train.npy, poison_ratio: 0.05}
+  - {name: ssba, train_replacements: train.npy, test_replacements: test.npy}
+  dataset: {arrays: images.npz}
+  architecture: {name: preact_resnet18, width: 2}
+  clean_ratio: 0.1
+"""
+SIDE, COUNT = 16, 40
+
+
+def write_files(folder: Path, level: int = 40, tests: int = COUNT) -> None:
+    """Write a dataset, and a file of each attack that has one by index or by pixel."""
+    images = np.full((COUNT, SIDE, SIDE, 3), 9, dtype=np.uint8)
+    labels = np.arange(COUNT) % 4
+    np.savez(
+        folder / "images.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
+    )
+    np.save(folder / "lf.npy", np.full((SIDE, SIDE), level, dtype=np.uint8))
+    np.save(folder / "train.npy", images + np.uint8(level))
+    np.save(folder / "test.npy", images[:tests] + np.uint8(level))
+    (folder / "grid.yaml").write_text(FILED)
+
+
+def test_the_content_of_arrays_is_in_keys_and_their_place_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for name, level in (("here", 10), ("there", 10), ("here", 20)):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        write_files(folder, level)
+        study = load_study(str(folder / "grid.yaml"))
+        assert missing_data(study) == []
+        desk = Desk(study, folder / "study")
+        assert not any(scenario.helpers for scenario in desk.plan.scenarios)
+        keys.append([desk.keys.victim(scenario) for scenario in desk.plan.scenarios])
+        assert not any(str(tmp_path) in str(scenario.columns) for scenario in desk.plan.scenarios)
+    assert keys[0] == keys[1]
+    assert not set(keys[0]) & set(keys[2])
+
+
+def test_arrays_of_another_dataset_are_refused_as_a_study_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, tests=COUNT - 1)
+    np.save(tmp_path / "lf.npy", np.ones((8, 8), dtype=np.uint8))
+    with pytest.raises(Mistakes) as caught:
+        load_study("grid.yaml")
+    one, other = caught.value.lines
+    assert one == (
+        "grid.yaml:4: grid.attack.0.pattern: on arrays(images.npz), pattern is of the images' "
+        "size, [16, 16, 3]; lf.npy has [8, 8, 1]: take the one of this dataset"
+    )
+    assert other == (
+        "grid.yaml:6: grid.attack.2.test_replacements: on arrays(images.npz), test_replacements "
+        "has an image for each of the dataset's, [40, 16, 16, 3]; test.npy has [39, 16, 16, 3]: "
+        "take the one of this dataset"
+    )
+
+
+def test_arrays_that_are_not_there_are_refused_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path)
+    (tmp_path / "train.npy").unlink()
+    (tmp_path / "lf.npy").write_text("no array")
+    study = load_study("grid.yaml")  # a plan can do without
+    assert missing_data(study) == [
+        f"grid.attack.0: {tmp_path}/lf.npy cannot be read as an .npy of a plain array (ValueError)",
+        f"grid.attack.1: {tmp_path}/train.npy is not there; train_replacements: names an .npy file",
+        f"grid.attack.2: {tmp_path}/train.npy is not there; train_replacements: names an .npy file",
+    ]

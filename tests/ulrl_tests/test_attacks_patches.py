@@ -342,12 +342,12 @@ def test_a_pattern_is_a_picture_s_file(attack: type[Any], tmp_path: Path) -> Non
         (
             BadNets,
             {"size": 3, "pattern": "a.png"},
-            "size is of the square, which pattern replaces; leave one of them out; got 3",
+            "size is about what pattern replaces; leave one of them out; got 3",
         ),
         (
             BadNets,
             {"inset": 2, "pattern": "a.png"},
-            "inset is of the square, which pattern replaces; leave one of them out; got 2",
+            "inset is about what pattern replaces; leave one of them out; got 2",
         ),
         (TaCT, {"inset": 2}, "inset is of the white square; give its size too; got 2"),
     ],

@@ -8,6 +8,7 @@ from ulrl.attacks._base import FixedAttack as FixedAttack
 from ulrl.attacks._base import Images as Images
 from ulrl.attacks._base import LabelRule as LabelRule
 from ulrl.attacks._base import Learned as Learned
+from ulrl.attacks._base import Split as Split
 from ulrl.attacks._base import Stamp as Stamp
 from ulrl.attacks._base import Trigger as Trigger
 from ulrl.attacks._base import in_bytes as in_bytes

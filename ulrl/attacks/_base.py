@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor
 
+from ulrl.datasets import Facts
 from ulrl.registry import registrar
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ class Stamp(StrEnum):
     AFTER_AUGMENTATION = "after_augmentation"  # every view carries the whole trigger
 
 
+class Split(StrEnum):
+    """Which images of a dataset."""
+
+    TRAINING = "training"
+    TEST = "test"
+
+
 class Trigger(ABC):
     """A pure function of images. One image alone and in any batch gets the same trigger."""
 
@@ -63,6 +71,20 @@ class Trigger(ABC):
     def stamp_cover(self, images: Images, generator: Generator) -> Images:
         """Return covers: training images with a trigger of sorts that keep their true label."""
         return self.stamp_training(images, generator)
+
+    def replacements(
+        self, split: Split, index: Int64[Tensor, " n"]
+    ) -> UInt8[Tensor, "n c h w"] | None:
+        """Return the triggered copies of a dataset's own images, where a file has them.
+
+        None, as for most triggers, says that they are stamped.
+
+        Args:
+            split: Which images of the dataset.
+            index: Their places there.
+        """
+        del split, index
+        return None
 
 
 class Attack(ABC):
@@ -85,6 +107,11 @@ class Attack(ABC):
     default_source: ClassVar[tuple[int, ...]] = ()
     redrawn: ClassVar[bool] = False
 
+    @property
+    def stamps(self) -> tuple[Stamp, ...]:
+        """When it can stamp."""
+        return tuple(Stamp)
+
     @abstractmethod
     def trigger(self, seed: int, learned: Learned) -> Trigger:
         """Return the trigger of a scenario.
@@ -105,6 +132,10 @@ class Attack(ABC):
     def check(self, *, side: int, channels: int) -> None:
         """Raise ``ValueError`` if images of `side` × `side` cannot carry the trigger."""
         del side, channels  # most triggers fit anything
+
+    def check_facts(self, facts: Facts) -> None:
+        """Raise ``ValueError`` if the attack's files are of another dataset."""
+        del facts  # most attacks have none
 
     def cover_ratio_at(self, poison_ratio: float) -> float:
         """Return the share of the whole training set that is stamped and keeps its label."""

@@ -1,22 +1,26 @@
-"""What a user's own files give an attack: pictures, by their content and not by their place."""
+"""What a user's own files give an attack: pictures, patterns, and whole sets of images."""
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ulrl.datasets import DatasetError
+from ulrl.datasets import DatasetError, Facts
+from ulrl.datasets.arrays import read_header
 
 # What makes a field's value a place: it is in no key, and a study's reader makes it absolute.
 FILE: Mapping[str, Any] = {"runtime": True}
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+ARRAYS = (".npy",)
 
 _DAMAGE = (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 State = tuple[int, int]
@@ -32,6 +36,23 @@ def check_name(option: str, path: str, suffixes: tuple[str, ...], words: str = "
         *most, last = suffixes
         ends = f"{', '.join(most)} or {last}" if most else last
         raise ValueError(f"{option} is {words}a file that ends in {ends}; got {Path(path).name!r}")
+
+
+def check_alone(attack: Any, option: str, names: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` where an option is given that a user's file has made idle.
+
+    Args:
+        attack: A dataclass whose `option` names a file.
+        option: See there.
+        names: Of the options that are about what the file replaces.
+    """
+    usual = {part.name: part.default for part in fields(attack)}
+    for name in names:
+        if getattr(attack, name) != usual[name]:
+            raise ValueError(
+                f"{name} is about what {option} replaces; leave one of them out; "
+                f"got {getattr(attack, name)}"
+            )
 
 
 def state_of(path: str, option: str, what: str) -> State:
@@ -143,3 +164,88 @@ def check_mark(pattern: str, side: int, channels: int) -> None:
             f"pattern stamps what is above 0 in its picture; {Path(pattern).name} is black at "
             f"{side} pixels: take another picture"
         )
+
+
+def array_of(path: str, option: str) -> npt.NDArray[Any]:
+    """Return the array in an ``.npy``, whose values are read as they are looked at.
+
+    Nothing in the file is unpickled, and the array is as large as the file.
+
+    Args:
+        path: Of the file.
+        option: The attack's option that names it, for a message.
+
+    Raises:
+        AttackFileError: The file is missing, or holds no plain array.
+    """
+    _, size = state_of(path, option, "an .npy file")
+    try:
+        with Path(path).open("rb") as file:
+            read_header(file, size)
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise AttackFileError(
+            f"{path} cannot be read as an .npy of a plain array ({type(error).__name__})"
+        ) from error
+    return array
+
+
+def content_of_array(path: str, option: str) -> str:
+    """Return the SHA-256 of an ``.npy``.
+
+    Raises:
+        AttackFileError: The file is missing, or holds no plain array.
+    """
+    array_of(path, option)
+    return digest_of(path, state_of(path, option, "an .npy file"))
+
+
+def images_of(path: str, option: str) -> npt.NDArray[np.uint8]:
+    """Return the images ``[N, H, W, C]`` in an ``.npy``, read as they are looked at.
+
+    Raises:
+        AttackFileError: The file is missing, or holds no such images.
+    """
+    array = array_of(path, option)
+    if array.ndim != 4 or array.dtype != np.uint8:
+        raise AttackFileError(
+            f"{path} holds no images: uint8 [N, H, W, C]; got {array.dtype} {list(array.shape)}"
+        )
+    return array
+
+
+def content_of_images(path: str, option: str) -> str:
+    """Return the SHA-256 of an ``.npy`` of images.
+
+    Raises:
+        AttackFileError: The file is missing, or holds no images.
+    """
+    images_of(path, option)
+    return content_of_array(path, option)
+
+
+def check_images(path: str, option: str, count: int, facts: Facts) -> None:
+    """Raise ``ValueError`` unless a file has an image for each of `count` images of a dataset.
+
+    A file that cannot be read is a matter of its attack's `identity`.
+    """
+    try:
+        shape = images_of(path, option).shape
+    except AttackFileError:
+        return
+    wanted = (count, facts.side, facts.side, facts.channels)
+    if shape != wanted:
+        raise ValueError(
+            f"{option} has an image for each of the dataset's, {list(wanted)}; "
+            f"{Path(path).name} has {list(shape)}: take the one of this dataset"
+        )
+
+
+def chosen_images(path: str, option: str, index: Int64[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
+    """Return the images at some places of a file.
+
+    Raises:
+        AttackFileError: The file is missing, or holds no images.
+    """
+    chosen = np.array(images_of(path, option)[index.cpu().numpy()])
+    return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()

@@ -13,6 +13,7 @@ from ulrl.attacks._base import FixedAttack, Images, register
 from ulrl.attacks._files import (
     FILE,
     PICTURES,
+    check_alone,
     check_mark,
     check_name,
     content_of,
@@ -61,12 +62,7 @@ class BadNets(FixedAttack):
         if self.pattern is None:
             return
         check_name("pattern", self.pattern, PICTURES)
-        for name in ("size", "inset"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"{name} is of the square, which pattern replaces; leave one of them out; "
-                    f"got {getattr(self, name)}"
-                )
+        check_alone(self, "pattern", ("size", "inset"))
 
     def identity(self) -> dict[str, Any]:
         """Return what tells a picture from others.

@@ -1,7 +1,7 @@
 """LC: the label-consistent attack, adversarial images of the target class with marked corners."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -9,11 +9,24 @@ from torch import Generator, Tensor
 
 from ulrl.attacks._adversarial import AdversarialImages, AdversarialModel
 from ulrl.attacks._base import Attack, Images, LabelRule, Learned, Trigger, register
+from ulrl.attacks._files import (
+    ARRAYS,
+    FILE,
+    check_alone,
+    check_images,
+    check_name,
+    chosen_images,
+    content_of_images,
+)
 from ulrl.attacks._helper import Helper
+from ulrl.datasets import Facts
 
 if TYPE_CHECKING:
     from ulrl.poisoning import Poison
 
+_TRAIN = "train_replacements"
+# Options of images that are pushed here.
+_MADE = ("epsilon", "step_size", "steps", "model_epsilon", "model_steps")
 _CORNER = ((1, -1, -1), (-1, 1, -1), (1, -1, 1))  # at the left; mirrored at the right
 
 
@@ -35,6 +48,9 @@ class LC(Attack):
             pixels are black or white.
         model_epsilon: Radius of the ball in which the model is trained.
         model_steps: Of PGD in its training.
+        train_replacements: The path of an ``.npy`` that has the pushed images already, as
+            BackdoorBench takes them: of all training images, uint8 ``[N, H, W, C]``, in the
+            dataset's order. The pattern is then put on those.
     """
 
     label_rules: ClassVar[tuple[LabelRule, ...]] = (LabelRule.CLEAN_LABEL,)
@@ -45,6 +61,7 @@ class LC(Attack):
     amplitude: float = 1.0
     model_epsilon: float = 8 / 255
     model_steps: int = 7
+    train_replacements: str | None = field(default=None, metadata=FILE)
 
     def __post_init__(self) -> None:
         for name in ("epsilon", "step_size", "model_epsilon"):
@@ -57,6 +74,19 @@ class LC(Attack):
                 raise ValueError(f"{name} is a count, at least 1; got {getattr(self, name)}")
         if not 0 < self.amplitude <= 1:
             raise ValueError(f"amplitude is in [0, 1], above 0; got {self.amplitude}")
+        if self.train_replacements is not None:
+            check_name(_TRAIN, self.train_replacements, ARRAYS)
+            check_alone(self, _TRAIN, _MADE)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells sets of images from others.
+
+        Raises:
+            AttackFileError: A file is missing or cannot be read.
+        """
+        if self.train_replacements is None:
+            return {}
+        return {_TRAIN: content_of_images(self.train_replacements, _TRAIN)}
 
     def check(self, *, side: int, channels: int) -> None:
         del channels
@@ -66,7 +96,13 @@ class LC(Attack):
                 f"got {side}"
             )
 
-    def helper(self, poison: "Poison") -> Helper:
+    def check_facts(self, facts: Facts) -> None:
+        if self.train_replacements is not None:
+            check_images(self.train_replacements, _TRAIN, facts.train_count, facts)
+
+    def helper(self, poison: "Poison") -> Helper | None:
+        if self.train_replacements is not None:
+            return None
         return AdversarialImages(
             target_label=poison.target_label,
             epsilon=self.epsilon,
@@ -78,6 +114,8 @@ class LC(Attack):
     def prepared(
         self, images: UInt8[Tensor, "n c h w"], index: Int64[Tensor, " n"], learned: Learned
     ) -> UInt8[Tensor, "n c h w"]:
+        if self.train_replacements is not None:
+            return chosen_images(self.train_replacements, _TRAIN, index).to(images.device)
         return learned["images"][torch.searchsorted(learned["index"], index)].to(images.device)
 
     def trigger(self, seed: int, learned: Learned) -> Trigger:

@@ -1,25 +1,40 @@
 """SSBA: a message hidden in each image by a network."""
 
 from collections.abc import Generator as Steps
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torch.optim import Adam
 
-from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
+from ulrl.attacks._base import Attack, Images, Learned, Split, Stamp, Trigger, register
+from ulrl.attacks._files import (
+    ARRAYS,
+    FILE,
+    check_alone,
+    check_images,
+    check_name,
+    chosen_images,
+    content_of_images,
+)
 from ulrl.attacks._helper import Helper, Scene, Step
 from ulrl.attacks._networks import drawn, in_chunks, kept, restored
 from ulrl.attacks._stega import Decoder, Encoder
 from ulrl.attacks._unet import FINEST
+from ulrl.datasets import Facts
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig
 
 if TYPE_CHECKING:
     from ulrl.poisoning import Poison
+
+# Options of an encoder that is trained here.
+_MADE = ("bits", "epochs", "batch_size", "lr", "image_weight", "width", "train_images")
+_TRAIN, _TEST = "train_replacements", "test_replacements"
 
 
 @register("ssba")
@@ -42,6 +57,11 @@ class SSBA(Attack):
             learned first or not at all, and rises to its value by the middle.
         width: Channels of the networks' first layers; 32 in StegaStamp.
         train_images: How many training images an epoch sees; 0 is all of them.
+        train_replacements: The path of an ``.npy`` that has the encoded images already, as
+            BackdoorBench takes them: of all training images, uint8 ``[N, H, W, C]``, in the
+            dataset's order. Nothing is trained then, and `stamp` is ``before_augmentation``.
+        test_replacements: The same of all test images; for `tiny_imagenet` in the dataset's
+            order or BackdoorBench's, whichever fits the images.
     """
 
     bits: int = 100
@@ -51,6 +71,8 @@ class SSBA(Attack):
     image_weight: float = 100.0
     width: int = 32
     train_images: int = 0
+    train_replacements: str | None = field(default=None, metadata=FILE)
+    test_replacements: str | None = field(default=None, metadata=FILE)
 
     def __post_init__(self) -> None:
         for name in ("bits", "epochs", "width"):
@@ -66,16 +88,48 @@ class SSBA(Attack):
             raise ValueError(
                 f"train_images is a count, or 0 for all of them; got {self.train_images}"
             )
+        given = self._files
+        if len(given) == 1:
+            (there,) = given
+            (absent,) = {_TRAIN, _TEST} - {there}
+            raise ValueError(f"{there} goes with {absent}; name both files, or none")
+        for option, path in given.items():
+            check_name(option, path, ARRAYS)
+            check_alone(self, option, _MADE)
+
+    @property
+    def _files(self) -> dict[str, str]:
+        both = {_TRAIN: self.train_replacements, _TEST: self.test_replacements}
+        return {option: path for option, path in both.items() if path is not None}
+
+    @property
+    def stamps(self) -> tuple[Stamp, ...]:
+        return (Stamp.BEFORE_AUGMENTATION,) if self._files else tuple(Stamp)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells sets of images from others.
+
+        Raises:
+            AttackFileError: A file is missing or cannot be read.
+        """
+        return {name: content_of_images(path, name) for name, path in self._files.items()}
+
+    def check_facts(self, facts: Facts) -> None:
+        counts = {_TRAIN: facts.train_count, _TEST: facts.test_count}
+        for option, path in self._files.items():
+            check_images(path, option, counts[option], facts)
 
     def check(self, *, side: int, channels: int) -> None:
         del channels
-        if side % FINEST:
+        if side % FINEST and not self._files:
             raise ValueError(
                 f"its encoder halves images four times: sides of {FINEST}·n; got {side}"
             )
 
-    def helper(self, poison: "Poison") -> Helper:
+    def helper(self, poison: "Poison") -> Helper | None:
         del poison  # messages know no labels
+        if self._files:
+            return None
         return StegaEncoder(
             bits=self.bits,
             epochs=self.epochs,
@@ -87,6 +141,8 @@ class SSBA(Attack):
         )
 
     def trigger(self, seed: int, learned: Learned) -> Trigger:
+        if self._files:
+            return _Given(train=self._files[_TRAIN], test=self._files[_TEST])
         source = named_generator(seed, "ssba", "message")
         message = torch.randint(2, (1, self.bits), generator=source).float()
         return _Hidden(learned=learned, message=message, width=self.width)
@@ -180,3 +236,25 @@ class _Hidden(Trigger):
         encoder = restored(build, self.learned, "encoder", images.device)
         message = self.message.to(images.device)
         return in_chunks(lambda part: encoder(part, message.expand(len(part), -1)), images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given(Trigger):
+    """Triggered images that were made elsewhere, each known by the place of its original."""
+
+    train: str
+    test: str
+
+    def stamp(self, images: Images, generator: Generator) -> Images:
+        del images, generator
+        raise ValueError(
+            f"ssba with {_TRAIN} has triggered copies of its dataset's images only; leave the "
+            f"files out to train an encoder for others"
+        )
+
+    def replacements(
+        self, split: Split, index: Int64[Tensor, " n"]
+    ) -> UInt8[Tensor, "n c h w"] | None:
+        if split is Split.TRAINING:
+            return chosen_images(self.train, _TRAIN, index)
+        return chosen_images(self.test, _TEST, index)

@@ -175,13 +175,18 @@ def _headers(path: str) -> dict[str, Header]:
             for name in NEEDED:
                 member = archive.getinfo(f"{name}.npy")
                 with archive.open(member) as file:
-                    headers[name] = _header(file, member.file_size)
+                    headers[name] = read_header(file, member.file_size)
     except (*DAMAGE, OSError, KeyError, ValueError) as error:
         raise DatasetError(f"{path} {UNREADABLE}: {error}") from error
     return headers
 
 
-def _header(file: IO[bytes], size: int) -> Header:
+def read_header(file: IO[bytes], size: int) -> Header:
+    """Return what an ``.npy`` of `size` bytes says that it holds.
+
+    Raises:
+        ValueError: It is no plain array, or of another size than it says.
+    """
     version = np.lib.format.read_magic(file)
     if version not in _READERS:
         raise ValueError(f"version {version} of the format is not one of plain arrays")
