@@ -62,6 +62,17 @@ def _mark() -> str:
     return hashlib.sha256(place().encode() or os.urandom(8)).hexdigest()[:8]
 
 
+def obstacle(path: Path) -> str:
+    """Return why there can be no folder to write to at `path`, or ""; nothing is written."""
+    try:
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if not there.is_dir():
+            return f"{there} is a file"
+    except OSError as error:
+        return str(error)
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there}: permission denied"
+
+
 def given_path(text: str) -> Path:
     """Return the path that a word of a command line names; few shells expand ~ in ``--out=~/x``."""
     try:

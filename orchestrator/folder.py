@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import Unusable
-from orchestrator.files import ASIDE, remove_left, write_text
+from orchestrator.files import ASIDE, obstacle, remove_left, write_text
 from orchestrator.work import StageRun
 
 Cuts: TypeAlias = dict[str, tuple[tuple[float, ...], ...]]
@@ -41,6 +41,12 @@ class Folder:
     def logs(self) -> Path:
         return self.path / "logs"
 
+    def check(self) -> None:
+        """Raise ``Unusable`` where this can be no study folder; nothing is written."""
+        if reason := obstacle(self.path):
+            raise self._unwritable(reason)
+        self._listed_lines(mend=False)
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the folder against other drivers, until left or the process ends.
@@ -55,10 +61,7 @@ class Folder:
         except Timeout as error:
             raise Unusable(f"{self.path} is held by {self._holder()}") from error
         except OSError as error:
-            raise Unusable(
-                f"the study folder {self.path} cannot be written to ({error}); name another "
-                f"with --out"
-            ) from error
+            raise self._unwritable(error) from error
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         try:
             self._holder_file.write_text(json.dumps(holder))
@@ -77,13 +80,9 @@ class Folder:
 
     def open_record(self) -> None:
         """Read the list of executed stages; a line torn by a kill is cut off."""
-        file = self.path / "stages.csv"
-        lines = whole_lines(file)
+        lines = self._listed_lines(mend=True)
         if not lines:
-            write_text(file, ",".join(STAGE_COLUMNS) + "\n")
-            lines = [",".join(STAGE_COLUMNS)]
-        if lines[0] != ",".join(STAGE_COLUMNS):
-            raise Unusable(f"{file} is not this program's: its first line is {lines[0][:80]!r}")
+            write_text(self._record_file, ",".join(STAGE_COLUMNS) + "\n")
         rows = csv.reader(lines[1:])
         self._listed = {(row[0], row[1]) for row in rows if len(row) == len(STAGE_COLUMNS)}
 
@@ -118,7 +117,7 @@ class Folder:
             self._used[run.stage].add(run.key)
 
     def _append(self, lines: Iterable[tuple[StageRun, bool]]) -> None:
-        with (self.path / "stages.csv").open("a", newline="") as file:
+        with self._record_file.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for run, computed in lines:
                 self._listed.add((run.stage, run.key))
@@ -158,6 +157,23 @@ class Folder:
             file.write(json.dumps(values) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _listed_lines(self, *, mend: bool) -> list[str]:
+        lines = whole_lines(self._record_file, mend=mend)
+        if lines and lines[0] != ",".join(STAGE_COLUMNS):
+            raise Unusable(
+                f"{self._record_file} is not this program's: its first line is {lines[0][:80]!r}"
+            )
+        return lines
+
+    def _unwritable(self, reason: object) -> Unusable:
+        return Unusable(
+            f"the study folder {self.path} cannot be written to ({reason}); name another with --out"
+        )
+
+    @property
+    def _record_file(self) -> Path:
+        return self.path / "stages.csv"
 
     @property
     def _settings_file(self) -> Path:

@@ -1,5 +1,7 @@
 """Pre-trained victims looked at before a study starts, so that no trial finds out late."""
 
+from pathlib import Path
+
 from orchestrator.errors import Mistakes
 from orchestrator.materials import import_victim
 from orchestrator.plan import Plan, Scenario
@@ -7,8 +9,12 @@ from ulrl.interchange import ImportRefused
 from ulrl.models import Blueprint
 
 
-def check_imports(plan: Plan) -> None:
+def check_imports(plan: Plan, *, absent: bool = True) -> None:
     """Read every victim that is to be imported, and say what is wrong with any of them.
+
+    Args:
+        plan: Of the study.
+        absent: Whether one that is not there is wrong; a plan can do without.
 
     Raises:
         Mistakes: Some are not there, not sound, or not of the scenarios they are for.
@@ -17,6 +23,8 @@ def check_imports(plan: Plan) -> None:
     for scenario in plan.scenarios:
         blueprint = blueprint_from_facts(scenario)
         if scenario.source is None or blueprint is None:
+            continue
+        if not absent and not Path(scenario.source).exists():
             continue
         try:
             import_victim(scenario, blueprint)

@@ -6,10 +6,13 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.abandonment import forecast
+from orchestrator.address import Address
 from orchestrator.definition import Study
 from orchestrator.drawing import foresee, recorded
+from orchestrator.errors import Unusable
 from orchestrator.estimate import Estimate, estimate
 from orchestrator.folder import Folder
+from orchestrator.imports import check_imports
 from orchestrator.keys import KeyRing
 from orchestrator.machine import Shares, this_machine
 from orchestrator.plan import Plan, make_plan
@@ -19,10 +22,44 @@ from orchestrator.sharing import planned
 from orchestrator.store import Store
 
 
+def check_start(plan: Plan, folder: Folder, store: Store) -> None:
+    """Refuse what a run cannot begin with, as far as that shows without writing anything.
+
+    A run and its plan both ask here, so that a plan passes only what a run does not refuse
+    for its files.
+
+    Raises:
+        Unusable: The study folder lies where something else is kept, or it or a local store can be
+            no folder, or the folder's record is another program's.
+    """
+    study, out = plan.study, folder.path
+    taken = {
+        "the store": store.folder,
+        "MLflow's database": _file_of(study.mlflow.uri),
+        "Optuna's storage": _file_of(study.optuna_storage or Address("")),
+    }
+    for what, place in taken.items():
+        if place is not None and place.resolve() == out.resolve():
+            raise Unusable(f"{out} is {what}; name another study folder with --out")
+    folder.check()
+    store.look()
+
+
+def _file_of(address: Address) -> Path | None:
+    """Return the file of a database or a journal; None if a server keeps it."""
+    scheme, separator, place = address.reveal().partition("://")
+    if not separator:
+        return Path(scheme) if scheme else None
+    file = place.removeprefix("/").partition("?")[0]
+    return Path(file) if scheme.startswith("sqlite") and file else None
+
+
 def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> None:
     """Print what a study would do; nothing is run, written or needed on disk."""
-    folder = Folder(out)
+    folder, store = Folder(out), Store(study.store)
     plan = make_plan(study, recorded(study, folder))
+    check_start(plan, folder, store)
+    check_imports(plan, absent=False)
     known = len(plan.settings)
     foresee(plan)
     here = this_machine()
@@ -31,7 +68,7 @@ def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> Non
     workers = 1 if inline else shares.likely([here], plan.scenarios)
     keys = KeyRing(study.victim, shares.compute)
     gpu = max(share.gpu for share in taken)
-    cost = estimate(plan, Store(study.store), keys, workers, gpu, folder.cuts())
+    cost = estimate(plan, store, keys, workers, gpu, folder.cuts())
     console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)
     if study.search is not None:
         drawn = f"{known} are drawn, " if known else ""

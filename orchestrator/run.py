@@ -29,7 +29,7 @@ from orchestrator.observers import Observer, Observers
 from orchestrator.order import lengths
 from orchestrator.plan import Plan, Trial, make_plan
 from orchestrator.plural import count
-from orchestrator.preview import counts
+from orchestrator.preview import check_start, counts
 from orchestrator.progress import Screen
 from orchestrator.provenance import StartLog
 from orchestrator.prunings import write_prunings
@@ -65,7 +65,7 @@ def run_study(
     plan = make_plan(study)
     folder = Folder(out)
     store = Store(study.store)
-    _check_place(study, out)
+    check_start(plan, folder, store)
     check_imports(plan)
     store.check()
     log = folder.logs / "ray.log"
@@ -300,15 +300,6 @@ class _Run:
         before, after = victim.evaluation.selection, repaired.evaluation.selection
         value = objective_value(self.plan.study.objective, before, after)
         return Reached(value=value, metrics=after)
-
-
-def _check_place(study: Study, out: Path) -> None:
-    """Refuse a study folder that would lie on the store or on MLflow's database."""
-    database = study.mlflow.uri.reveal().partition(":///")[2]
-    taken = {"the store": study.store.reveal(), "MLflow's database": database}
-    for what, place in taken.items():
-        if place and Path(place).absolute() == out:
-            raise Unusable(f"{out} is {what}; name another study folder with --out")
 
 
 def _ui_command(uri: Address) -> str:

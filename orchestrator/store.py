@@ -28,7 +28,7 @@ from orchestrator.address import Address
 from orchestrator.claimfiles import FOLDER, LocalClaims, RemoteClaims
 from orchestrator.claims import Turn, is_held
 from orchestrator.errors import Stop, Unusable, sentence
-from orchestrator.files import ASIDE, aside_of, remove_left
+from orchestrator.files import ASIDE, aside_of, obstacle, remove_left
 from orchestrator.timelimit import Overdue
 
 FORMAT = 2
@@ -100,6 +100,16 @@ class Store:
             LocalClaims(self._root) if self._local else RemoteClaims(self._files, self._root)
         )
 
+    @property
+    def folder(self) -> Path | None:
+        """Where it is on this machine's file system; None if it is elsewhere."""
+        return Path(self._root) if self._local else None
+
+    def look(self) -> None:
+        """Raise ``Unusable`` where there can be no store; nothing is written or asked for."""
+        if self.folder is not None and (reason := obstacle(self.folder)):
+            raise self._unwritable(reason)
+
     def check(self) -> None:
         """Raise ``Unusable`` unless the store can be written to."""
         probe = f"{self._root}/.probe-{secrets.token_hex(4)}"
@@ -108,13 +118,15 @@ class Store:
             self._files.pipe_file(probe, b"")
             self._files.rm_file(probe)
         except Exception as error:  # any back end, any error: one meaning for the user
-            raise Unusable(
-                f"the store {self.url} cannot be written to ({sentence(error)}); name another "
-                f"with store:"
-            ) from error
+            raise self._unwritable(sentence(error)) from error
         if self._local:
             for place in (f"*/??/{ASIDE}", ".probe-*", ".beacon-*", f"{FOLDER}/.*"):
                 remove_left(Path(self._root).glob(place))
+
+    def _unwritable(self, reason: str) -> Unusable:
+        return Unusable(
+            f"the store {self.url} cannot be written to ({reason}); name another with store:"
+        )
 
     @contextmanager
     def beacon(self) -> Iterator[str]:

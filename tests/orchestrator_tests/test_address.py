@@ -12,6 +12,7 @@ from orchestrator.address import Address, redacted
 from orchestrator.bench import steps_of
 from orchestrator.errors import Mistakes, Unusable, sentence
 from orchestrator.follower import _line
+from orchestrator.report import main as report
 from orchestrator.spec import load_study, resolved_yaml
 from orchestrator.store import Store
 from orchestrator.study import main
@@ -169,32 +170,70 @@ prune: none
 """
 
 
-def test_a_study_writes_its_secrets_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+# Nobody listens at these addresses, so that their libraries complain of them.
+RUN = [
+    ("mlflow.uri", f"http://joe:{SECRET}@127.0.0.1:9/x"),
+    ("mlflow.uri", f"http://{SECRET}@127.0.0.1:9"),
+    ("mlflow.uri", "http://joe:hunter2/hunter2@127.0.0.1:9"),
+    ("mlflow.uri", f"http://joe:p@{SECRET}@127.0.0.1:9"),
+    ("mlflow.uri", f"postgresql://127.0.0.1:9/d?user=joe&password={SECRET}"),
+    ("optuna.storage", f"postgresql://127.0.0.1:9/d?user=joe&password={SECRET}"),
+    ("store", f"ftp://joe:{SECRET}@127.0.0.1:9/x"),
+    ("store", f"s3://key:{SECRET}@bucket/x"),
+    ("store", f"http://joe:{SECRET}@127.0.0.1:9/x"),
+]
+
+
+@pytest.mark.parametrize(("key", "place"), RUN)
+def test_no_command_writes_a_secret(
+    key: str,
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Nobody listens at these addresses, so that their libraries complain of them."""
+    """The plan, a run whose budget ends it, and the report, where secrets stand in any form."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     Path("grid.yaml").write_text(STUDY)
     words = [
-        *("grid.yaml", "--inline", "--set", "mlflow.log_models=none"),
-        *("--set", f"mlflow.uri=http://joe:{SECRET}@127.0.0.1:9/x"),
-        *("--set", f"optuna.storage=postgresql://127.0.0.1:9/d?user=joe&password={SECRET}"),
-        *("--set", f"store=ftp://joe:{SECRET}@127.0.0.1:9/x", "--set", "store=store"),
+        "grid.yaml",
+        *(word for pair in PLACES.items() for word in _set(*pair)),
+        *_set(key, place),
     ]
-    monkeypatch.setattr("sys.argv", ["study", *words])
-    assert main(words) == 0
-    told = capfd.readouterr()
-    assert "***@127.0.0.1" in told.out
-    assert clear(told.out + told.err)
-    files = [path for path in Path("runs").rglob("*") if path.is_file()]
-    assert {"study.yaml", "report.html", "starts.jsonl", "mlflow.jsonl"} <= {p.name for p in files}
+    runs = key != "store"
+    for kind, code in (("--plan", 0 if runs else None), ("--inline", 4 if runs else None)):
+        monkeypatch.setattr("sys.argv", ["study", *words, kind])
+        found = main([*words, kind])
+        told = capfd.readouterr()
+        assert clear(told.out + told.err)
+        assert found == code if runs else found in (2, 3)
+    files = [path for path in Path().rglob("*") if path.is_file() and path.name != "grid.yaml"]
     for path in files:
         assert clear(path.read_bytes().decode("utf-8", "replace")), path
-    assert "***" in Path("runs/tiny/study.yaml").read_text()
-    assert main([*words, "--set", "budget.trials=1", "--set", "grid.seed=[0, 1, 2]"]) == 4
-    told = capfd.readouterr()
+    if not runs:
+        assert {path.name for path in files} <= {"ray.log"}
+        return
     assert "To go on:" in told.err
-    assert clear(told.out + told.err)
+    assert "***" in told.err
+    assert "***" in Path("runs/tiny/study.yaml").read_text()
+    assert {"report.html", "starts.jsonl", "mlflow.jsonl"} <= {path.name for path in files}
+    assert report(["runs/tiny"]) == 0
+    told = capfd.readouterr()
+    assert clear(told.out + told.err + Path("runs/tiny/report.html").read_text())
+
+
+PLACES = {
+    "mlflow.log_models": "none",
+    "mlflow.uri": "http://127.0.0.1:9",
+    "store": "store",
+    "budget.trials": "1",
+    "grid.seed": "[0, 1]",
+}
+
+
+def _set(key: str, value: str) -> tuple[str, str]:
+    return "--set", f"{key}={value}"
 
 
 def test_a_store_that_cannot_be_reached_is_told_without_its_secret() -> None:
