@@ -56,7 +56,13 @@ def study_of(path: Path, policy: LogModels = LogModels.BEST, **other: Any) -> St
 
 
 def mirrored(
-    study: Study, path: Path, listener: Listener | None = None, *, finish: bool = True, **crew: Any
+    study: Study,
+    path: Path,
+    listener: Listener | None = None,
+    *,
+    finish: bool = True,
+    workers: Workers | None = None,
+    **crew: Any,
 ) -> tuple[Desk, Listener]:
     """Run a study under the eyes of a mirror, to its end."""
     desk, heard = Desk(study, path), listener or Listener()
@@ -64,7 +70,7 @@ def mirrored(
     mirror = Mirror(heard, desk.findings, desk.store, pictures)  # type: ignore[arg-type]
     desk.watch(mirror)
     mirror.attach(desk.conductor, desk.results)
-    Workers(Random(1), 2, **crew).run(desk)
+    (workers or Workers(Random(1), 2, **crew)).run(desk)
     if finish:
         mirror.finish()
     return desk, heard

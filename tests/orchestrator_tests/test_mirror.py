@@ -6,8 +6,6 @@ from random import Random
 import pytest
 
 from orchestrator.definition import LogModels, Objective, Prune, VictimRule
-from orchestrator.mirror import Mirror
-from orchestrator.pictures import Pictures
 from orchestrator.runs import STUDY
 from tests.orchestrator_tests.listening import (
     Listener,
@@ -16,7 +14,7 @@ from tests.orchestrator_tests.listening import (
     trial_record,
     weights_in,
 )
-from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
+from tests.orchestrator_tests.simulation import SECONDS, Workers
 from tests.orchestrator_tests.small_studies import (
     WILCOXON,
 )
@@ -162,7 +160,7 @@ def test_the_best_model_of_each_scenario_is_kept(tmp_path: Path, objective: Obje
 
 
 def test_with_several_defence_seeds_the_model_kept_is_of_the_best_setting(tmp_path: Path) -> None:
-    """The first half of the seeds, 3 and 4, chooses; the best of the setting's models is kept."""
+    """The first half of the seeds, 3 and 4, chooses; the best of the setting's models is stored."""
     settings = {"defence_seed": (3, 4, 5), "alpha": (0.5, 0.6, 0.7)}
     desk, heard = mirrored(study_of(tmp_path, settings=settings), tmp_path)
     best = set()
@@ -208,14 +206,9 @@ def test_no_model_is_told_of_if_none_is_wanted(tmp_path: Path) -> None:
 def test_another_order_of_arrival_keeps_the_same_models(tmp_path: Path) -> None:
     desks = []
     for number in range(3):
-        desk = Desk(study_of(tmp_path / str(number)), tmp_path / str(number))
-        pictures = Pictures(desk.plan, tmp_path / str(number))
-        mirror = Mirror(Listener(), desk.findings, desk.store, pictures)  # type: ignore[arg-type]
-        desk.watch(mirror)
-        mirror.attach(desk.conductor, desk.results)
-        Workers(Random(number), 1 + 2 * number).run(desk)
-        mirror.finish()
-        desks.append(desk)
+        place = tmp_path / str(number)
+        workers = Workers(Random(number), 1 + 2 * number)
+        desks.append(mirrored(study_of(place), place, workers=workers)[0])
     assert weights_in(desks[0]) == weights_in(desks[1]) == weights_in(desks[2])
 
 
