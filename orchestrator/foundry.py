@@ -222,7 +222,7 @@ def _answer(moulds: Moulds, request: Mapping[str, Any]) -> dict[str, Any]:
         if made is not None:
             text = json.dumps(kind, sort_keys=True)
             moulds.cast(text, *made, Path(request["folder"]))
-    except Exception as failure:  # noqa: BLE001 - told to who asked
+    except Exception as failure:  # noqa: BLE001 - sent to the caller
         error = f"the model cannot be made: {sentence(failure)}"
         final = not isinstance(failure, OSError | MemoryError)  # those may pass
     return {"made": made is not None, "error": error, "final": final}

@@ -1,4 +1,4 @@
-"""Processes of this machine, told apart beyond their numbers, which return."""
+"""Processes of this machine, by number and start: numbers alone are used again."""
 
 import os
 from functools import lru_cache

@@ -21,7 +21,7 @@ from orchestrator.tally import Reached, Tally
 from orchestrator.work import Finished, Item, Progress
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
-SILENCE = 30.0  # seconds without news of anything, after which a person is told
+SILENCE = 30.0  # seconds without news, after which a line says so
 LOOK = 1.0  # seconds between looks for that
 ROWS = 16  # of running items on a screen
 SHOWN = 4  # running items in a plain line

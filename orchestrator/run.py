@@ -206,7 +206,7 @@ class _Run:
         if self.mirror.models_gone:
             self._say(
                 f"the store no longer has {count(self.mirror.models_gone, 'repaired model')} for "
-                f"MLflow: log_models kept fewer when the trials ran",
+                f"MLflow: log_models was set to store fewer when the trials ran",
                 style="yellow",
             )
 

@@ -91,7 +91,7 @@ def _writes(pid: int, folder: str) -> bool:
     """Return whether a process has a file below a folder open for writing."""
     place = Path(f"/proc/{pid}")
     for file in (place / "fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # closed by now
             if str(file.readlink()).startswith(folder):
                 flags = (place / "fdinfo" / file.name).read_text().partition("flags:")[2]
                 if int(flags.split()[0], 8) & os.O_ACCMODE != os.O_RDONLY:

@@ -77,8 +77,8 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
 ) -> Repair:
     """Run ULRL on `victim` with a few clean samples (arXiv:2405.14781).
 
-    Whether the backdoor is gone cannot be told from clean samples: measure the result on
-    triggered images if you have any.
+    Clean samples cannot show whether the backdoor is gone: measure the result on triggered images
+    if you have any (`predictor`).
 
     Args:
         victim: A classifier of normalised images whose output is that of a linear layer. All

@@ -1,4 +1,4 @@
-"""What went wrong is told by the exit code: 2 is for what the user wrote, 3 for the rest."""
+"""The exit code says what went wrong: 2 is for what the user wrote, 3 for the rest."""
 
 import errno
 import os
@@ -149,7 +149,7 @@ def test_the_command_can_be_called_from_a_thread(
     ("output", "code", "error"),
     [
         ("/dev/full", 3, "error: the plan cannot be written: No space left on device\n"),
-        ("closed", 0, ""),  # whoever reads it may have seen enough
+        ("closed", 0, ""),  # its reader may have seen enough
         ("gone", 0, ""),
     ],
 )

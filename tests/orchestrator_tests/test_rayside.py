@@ -1,4 +1,4 @@
-"""What surrounds Ray: the terminal kept free, what its errors say."""
+"""What surrounds Ray: a terminal without its messages, what its errors say."""
 
 import os
 import subprocess

@@ -219,7 +219,7 @@ def test_the_diversity_of_patterns_is_that_of_standardised_ones(
 
 
 def test_a_step_of_the_mask_by_hand(scene: Scene) -> None:
-    """Of two images: whoever comes first, each is the other's other."""
+    """Of two images: whichever comes first, each is the other's other."""
     treatment = replace(scene.blueprint.treatment, padding=0, flip=False)
     pictures = replace(
         scene.images,

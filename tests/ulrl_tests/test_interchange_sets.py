@@ -155,7 +155,7 @@ def by_folder(images: ImageSet) -> torch.Tensor:
 def test_numbers_in_the_order_of_image_folder(
     *, badnets: Poison, pictures: ImageSet, benchmark: bool
 ) -> None:
-    """Each triggered image finds the test image that it was made from, whoever numbered it."""
+    """Each triggered image finds the test image it was made from, however they are numbered."""
     mixed = torch.randperm(len(pictures.test_labels), generator=generator(1, "published"))
     images = replace(
         pictures,
