@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ulrl.attacks import Helper, Learned, Scene
+from ulrl.attacks import FixedAttack, Helper, Learned, Scene
 from ulrl.poisoning import Poison
 from ulrl.victim import train_victim
 
@@ -23,7 +23,9 @@ def learned_by(poison: Poison, scene: Scene, *, victim: bool = False) -> Learned
     learned: dict[str, Tensor] = {}
     for helper in _chain(poison.attack.helper(poison)):
         learned = _result(helper, replace(scene, learned=learned))
-    if not victim or poison.attack.control(poison, replace(scene, learned=learned)) is None:
+    if not victim or isinstance(poison.attack, FixedAttack):
+        return learned
+    if poison.attack.control(poison, replace(scene, learned=learned)) is None:
         return learned
     run = train_victim(
         scene.recipe,

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from ulrl import gallery
+from ulrl.attacks import ATTACKS, FixedAttack
 from ulrl.shapes import shapes
 from ulrl.specimens import HEADINGS, PANEL, Specimen, draw_gallery, panels_of, png_bytes
 
@@ -107,6 +108,17 @@ def arrays(path: Path, channels: int) -> str:
         test_labels=np.arange(20) % 4,
     )
     return str(path)
+
+
+def test_a_trigger_that_is_not_learned_needs_no_victim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The victim of `blind` diverged on so few images, and ended the whole gallery."""
+    monkeypatch.setattr("ulrl.arming.train_victim", None)
+    fixed = [n for n in gallery.NAMES if issubclass(ATTACKS[n], FixedAttack)]
+    assert {"badnets", "blind", "bpp"} <= set(fixed)
+    only = [word for name in fixed for word in ("--attack", name)]
+    assert gallery.main([str(tmp_path / "fixed.png"), *only]) == 0
 
 
 def test_it_draws_on_a_file_of_ones_own(tmp_path: Path) -> None:
