@@ -1,8 +1,9 @@
 """A study as frozen values: what a study file says once it is read and found right."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from orchestrator.address import Address
@@ -16,6 +17,7 @@ from ulrl.metrics import Metrics
 from ulrl.models import Architecture
 from ulrl.poisoning import Poison
 from ulrl.recipes import VictimRecipe
+from ulrl.registry import options_of
 
 SCENARIO_AXES = ("attack", "dataset", "architecture", "poison_ratio", "target_label", "seed")
 # Setting axes with a column of their own in every table; further ones follow as in the file.
@@ -245,3 +247,24 @@ class Study:
     optuna_storage: Address | None = None
     mlflow: Tracking
     store: Address
+
+
+def _places_of(attack: Attack) -> set[str]:
+    """Return the options that may say where something lies: results hold no path."""
+    attack_class: Any = type(attack)  # a dataclass, as every registered one
+    return {part.name for part in fields(attack_class) if part.metadata.get("runtime")}
+
+
+def attack_options(choice: AttackChoice) -> dict[str, Any]:
+    """Return what an entry of the attack axis says beyond the attack's name."""
+    options = {
+        name: Path(value).name if name in _places_of(choice.attack) else value
+        for name, value in options_of(choice.attack).items()
+    }
+    if choice.labels is not choice.attack.label_rules[0]:
+        options["labels"] = choice.labels.value
+    if choice.stamp is not choice.attack.default_stamp:
+        options["stamp"] = choice.stamp.value
+    if choice.source != choice.usual_source:
+        options["source"] = choice.source
+    return options

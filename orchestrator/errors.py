@@ -59,7 +59,8 @@ class Vanished(Unusable):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"{name} was stored and cannot be read back; is the store on a path that all nodes see?"
+            f"{name} was stored and cannot be read back; is the store on a path that all nodes "
+            f"see, and did no file that the study names change while it ran?"
         )
 
 

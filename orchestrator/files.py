@@ -65,7 +65,9 @@ def _mark() -> str:
 def obstacle(path: Path) -> str:
     """Return why there can be no folder to write to at `path`, or ""; nothing is written."""
     try:
-        there = next(place for place in (path, *path.parents) if place.exists())
+        there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        if not there.exists():
+            return f"{there} is a link to nothing"
         if not there.is_dir():
             return f"{there} is a file"
     except OSError as error:

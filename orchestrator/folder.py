@@ -43,7 +43,7 @@ class Folder:
 
     def check(self) -> None:
         """Raise ``Unusable`` where this can be no study folder; nothing is written."""
-        if reason := obstacle(self.path):
+        if reason := obstacle(self.path) or obstacle(self.logs):
             raise self._unwritable(reason)
         self._listed_lines(mend=False)
 

@@ -2,14 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from orchestrator.definition import AttackChoice, Study
+from orchestrator.definition import Study
 from orchestrator.ranges import is_open
-from ulrl.attacks import Attack
-from ulrl.registry import options_of
 
 
 def scenario_text(columns: Mapping[str, Any], without: frozenset[str] = frozenset()) -> str:
@@ -33,24 +29,3 @@ def _plainly(name: str, value: Any) -> str:
     if value is None:
         return "seed" if name == "defence_seed" else "none"
     return json.dumps(value) if isinstance(value, tuple) else str(value)
-
-
-def _places_of(attack: Attack) -> set[str]:
-    """Return the options that may say where something lies: results hold no path."""
-    attack_class: Any = type(attack)  # a dataclass, as every registered one
-    return {part.name for part in fields(attack_class) if part.metadata.get("runtime")}
-
-
-def attack_options(choice: AttackChoice) -> dict[str, Any]:
-    """Return what an entry of the attack axis says beyond the attack's name."""
-    options = {
-        name: Path(value).name if name in _places_of(choice.attack) else value
-        for name, value in options_of(choice.attack).items()
-    }
-    if choice.labels is not choice.attack.label_rules[0]:
-        options["labels"] = choice.labels.value
-    if choice.stamp is not choice.attack.default_stamp:
-        options["stamp"] = choice.stamp.value
-    if choice.source != choice.usual_source:
-        options["source"] = choice.source
-    return options

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from orchestrator.definition import AttackChoice, Normalisation, Study
-from orchestrator.names import attack_options, scenario_text
+from orchestrator.definition import AttackChoice, Normalisation, Study, attack_options
+from orchestrator.names import scenario_text
 from orchestrator.spec import is_excluded
 from ulrl.attacks import Helper
 from ulrl.datasets import Dataset, Treatment

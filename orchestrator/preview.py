@@ -39,8 +39,12 @@ def check_start(plan: Plan, folder: Folder, store: Store) -> None:
         "Optuna's storage": _file_of(study.optuna_storage or Address("")),
     }
     for what, place in taken.items():
-        if place is not None and place.resolve() == out.resolve():
+        if place is None:
+            continue
+        if place.resolve() == out.resolve():
             raise Unusable(f"{out} is {what}; name another study folder with --out")
+        if place.resolve() in out.resolve().parents:
+            raise Unusable(f"{out} is inside {what}; name another study folder with --out")
     folder.check()
     store.look()
 

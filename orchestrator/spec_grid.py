@@ -1,12 +1,20 @@
 """The `grid` section: every axis with its values, defaults filled in, nothing twice."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any, get_args, get_origin
 
-from orchestrator.definition import FIRST_SETTINGS, SCENARIO_AXES, AttackChoice, Grid, Search
+from orchestrator.definition import (
+    FIRST_SETTINGS,
+    SCENARIO_AXES,
+    AttackChoice,
+    Grid,
+    Search,
+    attack_options,
+)
 from orchestrator.ranges import Range
 from orchestrator.spec_entries import KINDS, Item, read_entry
 from orchestrator.spec_findings import UNREADABLE, Findings, Node, Wrong
@@ -263,14 +271,20 @@ def _from_zero(node: Node) -> int:
 
 
 def _note_duplicates(axes: Axes, found: Findings) -> None:
-    first: dict[Any, Node] = {}
+    first: dict[Any, Item] = {}
     for item in axes.by_name["attack"].items:
-        choice: AttackChoice = item.value
+        choice: AttackChoice = replace(item.value, poison_ratio=None)
+        options = json.dumps(attack_options(choice), sort_keys=True)  # a file by its name alone
         for ratio in [ratio.value for ratio in axes.ratios(item)] or [None]:
-            place = first.setdefault((replace(choice, poison_ratio=None), ratio), item.node)
-            if place is not item.node:
-                text = f"the same attack stands twice; first at {place.path}"
-                found.add(item.node, text)
+            other = first.setdefault((choice.attack.name, options, ratio), item)
+            if other is item:
+                continue
+            if replace(other.value, poison_ratio=None) == choice:
+                text = f"the same attack stands twice; first at {other.node.path}"
+            else:
+                label = f"{choice.attack.name} {options}"
+                text = f"the results would call it {label}, as they do {other.node.path}"
+            found.add(item.node, text)
     for name in ("dataset", "architecture"):
         by_label: dict[str, Item] = {}
         for item in axes.by_name[name].items:

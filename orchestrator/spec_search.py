@@ -179,6 +179,11 @@ def check_search(
     if search is None:
         return
     note = partial(found.add, node)
+    if is_open(axes.get("defence_seed", ())):
+        note(
+            "a sampler would draw defence_seed as if it were a hyper-parameter; give one value, or "
+            "list the settings in place of search to have each run with several"
+        )
     if not any(is_open(axis) for axis in axes.values()):
         note("there is nothing to draw: no setting axis of the grid has a choice")
         return

@@ -41,7 +41,7 @@ With files of BackdoorBench or backdoor-toolbox, which are not shipped here, fiv
 for byte what those make of them: `pattern` of `badnets`, `tact` and `lf`; `train_replacements` of
 `lc`; `train_replacements` and `test_replacements` of `ssba`. `trojannn` starts from the picture in
 its `pattern`, and with `wrap: true` adds its patch as BackdoorBench does. Results depend on what a
-file holds, not on where it lies.
+file holds, not on where it lies; a relative path is from the folder in which the command runs.
 
 What a trained trigger needs first (a clean model, an encoder) is a stage of its own: trained once
 per dataset, seed and, where it looks at the victim, architecture. What these attacks reach:

@@ -60,7 +60,12 @@ def as_images(images: Images, treatment: Treatment) -> UInt8[Tensor, "n c h w"]:
         ValueError: They are of another kind or shape.
     """
     channels = len(treatment.mean)
-    values = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    try:
+        values = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"images are a tensor or an array of numbers; got a {type(images).__name__} that is not"
+        ) from None
     if values.ndim != 4 or values.shape[1] != channels or not len(values):
         last = values.ndim == 4 and values.shape[3] == channels
         raise ValueError(
@@ -81,7 +86,14 @@ def as_images(images: Images, treatment: Treatment) -> UInt8[Tensor, "n c h w"]:
 
 
 def _as_labels(labels: Labels, count: int) -> Int64[Tensor, " n"]:
-    values = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
+    try:
+        values = labels if isinstance(labels, Tensor) else torch.as_tensor(np.asarray(labels))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        kind = type(labels).__name__
+        raise ValueError(
+            f"labels are integers, one for each of the {count} images; got a {kind} that is no "
+            f"array of numbers"
+        ) from None
     whole = not (values.is_floating_point() or values.is_complex() or values.dtype is torch.bool)
     if not whole or values.shape != (count,):
         raise ValueError(
@@ -144,7 +156,7 @@ def _as_pair(item: Any, treatment: Treatment) -> tuple[Tensor, Tensor]:
     if image.ndim == 3:
         image, label = image[None], [label]
     images = as_images(image, treatment)
-    return images, _as_labels(torch.as_tensor(label), len(images))
+    return images, _as_labels(label, len(images))
 
 
 def _kind(source: Source) -> str:

@@ -135,6 +135,6 @@ def test_a_result_that_cannot_be_read_back_ends_the_study(
     with pytest.raises(Unusable) as caught:
         desk.conductor.finished(item, Finished())
     assert str(caught.value) == (
-        f"{item.name} was stored and cannot be read back; is the store on a path that all "
-        f"nodes see?"
+        f"{item.name} was stored and cannot be read back; is the store on a path that all nodes "
+        f"see, and did no file that the study names change while it ran?"
     )

@@ -23,6 +23,11 @@ def file_at(name: str) -> Callable[[], None]:
     return put
 
 
+def dangling() -> None:
+    """Put a link there whose target is not."""
+    Path("gone").symlink_to("nowhere")
+
+
 def nothing() -> None:
     """Put nothing there."""
 
@@ -42,6 +47,9 @@ REFUSED: list[tuple[Callable[[], None], str, list[str], str]] = [
     ),
     (file_at("table.csv"), "", ["--out", "table.csv"], "cannot be written to ("),
     (file_at("table.csv"), "", ["--out", "table.csv/a/b"], "table.csv is a file); name another"),
+    (file_at("runs/tiny/logs"), "", [], "runs/tiny/logs is a file); name another"),
+    (dangling, "", ["--out", "gone"], "gone is a link to nothing"),
+    (nothing, "store: st\n", ["--out", "st/victims"], "st/victims is inside the store"),
     (file_at("s"), "store: s\n", [], "the store"),
     (file_at("s"), "store: s/a/b\n", [], "s is a file); name another with store:"),
     (file_at("runs/tiny/stages.csv"), "", [], "stages.csv is not this program's: its first line"),

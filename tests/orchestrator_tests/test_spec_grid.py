@@ -97,6 +97,12 @@ ATTACKS_CASES = {
     ],
     "{size: 3}": ["3: grid.attack: the attack has no name; write {name: ..., OPTION: ...}"],
     "{name: 3}": ["3: grid.attack.name: name is a text; got 3; quote it to make it one"],
+    "[{name: badnets, pattern: a/x.png}, badnets, {name: badnets, pattern: b/x.png}]": [
+        (
+            '3: grid.attack.2: the results would call it badnets {"pattern": "x.png"}, as they '
+            "do grid.attack.0"
+        )
+    ],
     "[sig, badnets, sig]": [
         "3: grid.attack.2: the same attack stands twice; first at grid.attack.0"
     ],

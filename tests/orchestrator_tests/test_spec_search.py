@@ -50,7 +50,6 @@ AXES = {
     "max_suspects: {low: 1, high: 5}": Range(low=1, high=5),
     "relearn_epochs: {low: 5, high: 25, step: 10}": Range(low=5, high=25, step=10),
     "relearn_epochs: {low: 1, high: 100, log: true}": Range(low=1, high=100, log=True),
-    "defence_seed: {low: 0, high: 20}": Range(low=0, high=20),
     "relearn_clip_norm: {low: 1, high: 5}": Range(low=1.0, high=5.0),  # or null, in a list
 }
 
@@ -200,6 +199,15 @@ def test_what_a_space_does_not_have() -> None:
     ) == ["8: search.settings: settings is at most the 6 there are; got 8"]
     assert mistakes(f"{SMALL}  layers: head\n{SEARCH}") == [
         "7: search: there is nothing to draw: no setting axis of the grid has a choice"
+    ]
+
+
+def test_a_sampler_does_not_draw_defence_seeds() -> None:
+    lines = mistakes(
+        f"{SMALL}  defence_seed: [0, 1]\n  max_suspects: {{low: 1, high: 30}}\n{SEARCH}"
+    )
+    assert [line.partition("; ")[0] for line in lines] == [
+        "8: search: a sampler would draw defence_seed as if it were a hyper-parameter"
     ]
 
 

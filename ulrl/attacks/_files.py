@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,7 @@ def array_of(path: str, option: str) -> npt.NDArray[Any]:
         with Path(path).open("rb") as file:
             read_header(file, size)
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TokenError) as error:
         raise AttackFileError(
             f"{path} cannot be read as an .npy of a plain array ({type(error).__name__})"
         ) from error

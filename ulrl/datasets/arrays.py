@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isfinite, prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -22,7 +23,10 @@ _READERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 UNREADABLE = "cannot be read as an .npz of plain arrays"
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, NotImplementedError, RuntimeError)
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, MemoryError, NotImplementedError, RuntimeError),
+    TokenError,  # NumPy parses headers as Python
+)
 NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
 
 
