@@ -29,7 +29,8 @@ from orchestrator.address import Address
 from orchestrator.catalogue import Catalogue
 from orchestrator.entries import ASCENT, VICTIM
 from orchestrator.findings import Findings
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.materials import Materials
 from orchestrator.plan import make_plan
 from orchestrator.spec import load_study

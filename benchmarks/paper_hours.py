@@ -80,7 +80,8 @@ def tell(found: dict[str, Any], file: Path) -> None:
     """Print what the study takes at these speeds, on one GPU that works on one item at a time."""
     from orchestrator.calibration import Calibration, Kind, Speed
     from orchestrator.estimate import estimate
-    from orchestrator.keys import Compute, KeyRing
+    from orchestrator.keys import KeyRing
+    from orchestrator.machine import Compute
     from orchestrator.plan import make_plan
     from orchestrator.spec import load_study
     from orchestrator.store import Store

@@ -6,7 +6,8 @@ import torch
 
 from orchestrator.decisions import Verdict
 from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimFinding
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.store import Store
 from orchestrator.work import AscentItem, Finished, HelperItem, Item, Progress, StageRun, VictimItem

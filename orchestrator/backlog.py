@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.status import Status
 
-from orchestrator.progress import PLAIN_EVERY, span
-from orchestrator.signals import Interrupts
+from orchestrator.plural import span
+from orchestrator.signals import PLAIN_EVERY, Interrupts
 
 if TYPE_CHECKING:
     from orchestrator.tracker import Tracker

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import torch
 
 from orchestrator.address import redacted
-from orchestrator.errors import Unusable
-from orchestrator.timelimit import Overdue, TimeLimit
+from orchestrator.errors import Overdue, Unusable
+from orchestrator.timelimit import TimeLimit
 from orchestrator.work import OUT_OF_MEMORY, Finished, Item, Progress, Site
 from orchestrator.workshop import Workshop
 from ulrl.attacks import AttackFileError

@@ -12,7 +12,7 @@ from orchestrator.entries import COUNTS
 from orchestrator.files import aside_of
 from orchestrator.findings import Counts, Findings
 from orchestrator.plan import Trial
-from orchestrator.reporting.confusion import MODELS
+from orchestrator.reporting.schema import MODELS
 
 _GROUP = 1_000_000  # cells that are in memory together
 _TABLES = [name.split("_") for name in COUNTS]  # half and images of each

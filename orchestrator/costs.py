@@ -5,7 +5,7 @@ from enum import StrEnum
 from orchestrator.calibration import Calibration, Kind, Size, Speed, size_of
 from orchestrator.definition import LogModels
 from orchestrator.experience import Experience
-from orchestrator.keys import Compute
+from orchestrator.machine import Compute
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.work import HelperItem
 from orchestrator.workload import Load, Workload, machine_of

@@ -141,7 +141,7 @@ def _ask(path: Path, query: str) -> list[tuple[Any, ...]]:
 def _make_tables(path: Path) -> None:
     # In a process of its own: migrations rest on global state, which Optuna's use too. `mlflow db
     # upgrade` by itself: all of MLflow's commands take a second of computing more to import.
-    end = f"from orchestrator.warden import end_with; end_with({os.getpid()})"
+    end = f"from orchestrator.processes import end_with; end_with({os.getpid()})"
     program = f"{end}; from mlflow.db import commands; commands()"
     command = [sys.executable, "-c", program, "upgrade", f"sqlite:///{path}"]
     here = str(Path(__file__).resolve().parents[1])  # it may be on this process' path alone

@@ -7,11 +7,9 @@ from typing import Any
 
 from orchestrator.conductor import Conductor
 from orchestrator.decisions import Status
-from orchestrator.files import write_text
+from orchestrator.files import csv_text, write_text
 from orchestrator.findings import Findings
-from orchestrator.reporting.curves import RELEARN, SERIES, UNLEARN
-from orchestrator.reporting.schema import SCENARIO
-from orchestrator.reporting.tables import csv_text
+from orchestrator.reporting.schema import RELEARN, SCENARIO, SERIES, UNLEARN
 from orchestrator.results import Results
 
 _DIGITS = 6  # of fractions of a few hundred images

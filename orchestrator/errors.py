@@ -76,3 +76,7 @@ class Spent(Stop):
     """The budget of this start is used up before all is done."""
 
     exit_code = 4
+
+
+class Overdue(Exception):  # noqa: N818 - a limit that was reached, not an error of ours
+    """The item worked longer than its limit."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from orchestrator.entries import PACE, StoredPace
 from orchestrator.errors import Unusable
 from orchestrator.findings import RepairFinding, ScoreFinding, VictimFinding
-from orchestrator.keys import Compute, result_key
+from orchestrator.keys import result_key
+from orchestrator.machine import Compute
 from orchestrator.plan import Plan, Scenario
 from orchestrator.store import Store
 from orchestrator.workload import Workload, machine_of

@@ -1,12 +1,14 @@
 """Files that nobody ever sees half written."""
 
+import csv
 import hashlib
+import io
 import os
 import re
 import secrets
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -81,3 +83,12 @@ def given_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise ArgumentTypeError(f"{text}: there is no such home folder") from None
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """Return the text of a CSV file; numbers keep every digit, None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

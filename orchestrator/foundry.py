@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 from orchestrator.address import Address
 from orchestrator.delivery import ModelError
+from orchestrator.processes import end_with
 from orchestrator.scratch import scratch
-from orchestrator.warden import end_with
 
 PROGRAM = "model.pt2"  # in the folder `data` of a model
 NICE = 10  # while the study computes

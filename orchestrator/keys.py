@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
 from math import isfinite
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from orchestrator.machine import Compute
 from orchestrator.plan import Scenario, Trial
 from ulrl import evaluation, poisoning, relearning, scoring, unlearning
 from ulrl import victim as victim_stage
@@ -29,25 +30,6 @@ from ulrl.unlearning import UnlearnConfig
 KERNELS = 2  # bump when what GPUs compute by changes, and with it last bits there
 
 Config = TypeVar("Config", VictimConfig, UnlearnConfig, RelearnConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """What of a machine changes the last bits of a result.
-
-    Attributes:
-        device: ``cpu`` or ``cuda``.
-        threads: Threads of torch on a CPU: sums are split among them.
-    """
-
-    device: str = "cpu"
-    threads: int = 1
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What keys say of it."""
-        told: dict[str, Any] = plain(self)
-        return told if self.device == "cpu" else {**told, "kernels": KERNELS}
 
 
 def result_key(stage: str, version: int, config: Any, inputs: Mapping[str, str]) -> str:
@@ -144,7 +126,7 @@ class KeyRing:
 
     def __init__(self, victim: VictimRecipe, compute: Compute) -> None:
         self.compute = compute
-        self._where = compute.identity
+        self._where = _identity(compute)
         self._victim = victim
         self._known: dict[Any, str] = {}
         self._parts: dict[Any, Any] = {}
@@ -284,3 +266,8 @@ class KeyRing:
         if part not in self._parts:
             self._parts[part] = plain(part)
         return self._parts[part]
+
+
+def _identity(compute: Compute) -> dict[str, Any]:
+    fields: dict[str, Any] = plain(compute)
+    return fields if compute.device == "cpu" else {**fields, "kernels": KERNELS}

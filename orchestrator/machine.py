@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from orchestrator.definition import Study
 from orchestrator.errors import Unusable
-from orchestrator.keys import Compute
 from orchestrator.memory import share_of, worker_bytes
 from orchestrator.plan import Scenario
 from orchestrator.resources import STAGES, Device, Share
@@ -14,6 +13,19 @@ from orchestrator.work import Item, TrialItem
 from ulrl.datasets import DatasetError
 
 UNKNOWN_SET = (10, 32, 3, 50_000)  # classes, side, channels, images where a set is not here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What of a machine changes the last bits of a result.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: Threads of torch on a CPU: sums are split among them.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from orchestrator.outcomes import point_of
 from orchestrator.pictures import Pictures
 from orchestrator.plan import Plan, Scenario, Trial
 from orchestrator.ranges import is_open
-from orchestrator.reporting.summary import column_of
+from orchestrator.reporting.schema import column_of
 from orchestrator.results import Results
 from orchestrator.runs import STUDY, Curves, Runs, scenario_key
 from orchestrator.store import Store

@@ -6,13 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from orchestrator.files import write_bytes
+from orchestrator.files import csv_text, write_bytes
 from orchestrator.findings import VictimFinding
 from orchestrator.plan import Plan, Scenario
-from orchestrator.reporting.naming import slug
-from orchestrator.reporting.schema import SCENARIO
-from orchestrator.reporting.tables import csv_text
-from orchestrator.reporting.triggers import COLUMNS, INDEX, pictured
+from orchestrator.plural import slug
+from orchestrator.reporting.schema import COLUMNS, INDEX, SCENARIO, pictured
 from ulrl.fidelity import WINDOW, psnr, ssim
 from ulrl.specimens import Specimen, draw_gallery, png_bytes
 

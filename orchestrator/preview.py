@@ -16,8 +16,7 @@ from orchestrator.imports import check_imports
 from orchestrator.keys import KeyRing
 from orchestrator.machine import Shares, this_machine
 from orchestrator.plan import Plan, make_plan
-from orchestrator.plural import count
-from orchestrator.progress import span
+from orchestrator.plural import count, span
 from orchestrator.sharing import planned
 from orchestrator.store import Store
 

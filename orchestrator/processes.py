@@ -1,8 +1,13 @@
 """Processes of this machine, by number and start: numbers alone are used again."""
 
+import ctypes
 import os
+import signal
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # of Linux' <sys/prctl.h>
 
 
 @lru_cache(maxsize=1)
@@ -22,3 +27,14 @@ def born(pid: int) -> str:
     except (OSError, ValueError):
         return ""
     return "" if state in "ZX" else fields[18]
+
+
+def end_with(parent: int) -> None:
+    """Let this process be killed at the end of the thread that started it, in process `parent`.
+
+    Elsewhere than on Linux nothing is done.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)

@@ -16,11 +16,12 @@ from rich.text import Text
 from orchestrator.decisions import Verdict
 from orchestrator.findings import VictimFinding
 from orchestrator.plan import Scenario, Trial
+from orchestrator.plural import span
 from orchestrator.prunings import amount, sentence
+from orchestrator.signals import PLAIN_EVERY
 from orchestrator.tally import Reached, Tally
 from orchestrator.work import Finished, Item, Progress
 
-PLAIN_EVERY = 10.0  # seconds between plain lines
 SILENCE = 30.0  # seconds without news, after which a line says so
 LOOK = 1.0  # seconds between looks for that
 ROWS = 16  # of running items on a screen
@@ -228,16 +229,3 @@ def _stage(progress: Progress) -> str:
     if progress.pause:
         return f"{name} by another study"
     return f"{name} {progress.epoch}/{progress.epochs}" if progress.epochs else name
-
-
-DAY = 24 * 3600.0
-LONG = 3 * DAY  # from there on nobody counts hours
-
-
-def span(seconds: float) -> str:
-    """Return a duration as people write it: 0:42, 3:05, 2:10:00, 5.2 days."""
-    if seconds >= LONG:
-        return f"{seconds / DAY:,.1f} days"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -11,36 +11,9 @@ from pathlib import Path
 from orchestrator.ending import as_process
 from orchestrator.errors import Mistakes, Stop, unwritable
 from orchestrator.files import given_path, write_text
-from orchestrator.reporting.assembly import FIGURE_NAMES, assemble
-from orchestrator.reporting.page import render
+from orchestrator.reporting.assembly import write_report
 
-RESULTS = "results.csv"
-FIGURES = "figures"
 COMPARISON = "comparison.html"
-
-
-def write_report(folder: Path) -> Path:
-    """Return the path of report.html, written anew together with its figures.
-
-    Raises:
-        Mistakes: `folder` is no study folder, or a file in it is not what it should be.
-        OSError: The report cannot be written.
-    """
-    if not folder.is_dir():
-        reason = "it is no folder" if folder.exists() else "it is not there"
-        raise Mistakes([f"{folder}: no study folder; {reason}"])
-    if not (folder / RESULTS).exists():
-        raise Mistakes([f"{folder}: no study folder; it has no {RESULTS}"])
-    assembled = assemble(folder)
-    (folder / FIGURES).mkdir(exist_ok=True)
-    for stale in (folder / FIGURES).iterdir():
-        if stale.name.startswith(FIGURE_NAMES) and stale.name not in assembled.figures:
-            stale.unlink()  # of a scenario that the study no longer has
-    for name, text in assembled.figures.items():
-        write_text(folder / FIGURES / name, text)
-    for name, text in assembled.tables.items():
-        write_text(folder / name, text)
-    return write_text(folder / "report.html", render(assembled.page))
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> Path:

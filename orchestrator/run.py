@@ -214,7 +214,7 @@ class _Run:
         from orchestrator.confusions import write_confusions
         from orchestrator.epochs import write_curves
         from orchestrator.mirror import artifacts_of
-        from orchestrator.report import write_report
+        from orchestrator.reporting.assembly import write_report
         from orchestrator.reporting.conclusion import conclusion
         from orchestrator.search import save_studies
 

@@ -18,9 +18,9 @@ from orchestrator.image_sets import ImageSets
 from orchestrator.modelling import describe
 from orchestrator.pictures import Pictures
 from orchestrator.plan import Scenario, Trial
+from orchestrator.plural import slug
 from orchestrator.prunings import Pruning
 from orchestrator.records import Record, digest_of
-from orchestrator.reporting.naming import slug
 from orchestrator.results import METRICS, Results
 from orchestrator.spec_yaml import resolved_yaml
 from orchestrator.store import Store

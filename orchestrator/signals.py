@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 from orchestrator.errors import Interrupted
 
+PLAIN_EVERY = 10.0  # seconds between plain lines
+
 # Ctrl-C, `kill`, a closed terminal, and what batch systems send before they kill: each of them
 # would end the process without a word. Not every system has all of them.
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")

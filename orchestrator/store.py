@@ -27,9 +27,8 @@ from torch import Tensor
 from orchestrator.address import Address
 from orchestrator.claimfiles import FOLDER, LocalClaims, RemoteClaims
 from orchestrator.claims import Turn, is_held
-from orchestrator.errors import Stop, Unusable, sentence
+from orchestrator.errors import Overdue, Stop, Unusable, sentence
 from orchestrator.files import ASIDE, aside_of, obstacle, remove_left
-from orchestrator.timelimit import Overdue
 
 FORMAT = 2
 # Entries of format 1, written by versions up to 0.1, do not say whose they are. They stay readable,

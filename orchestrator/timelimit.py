@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-
-class Overdue(Exception):  # noqa: N818 - a limit that was reached, not an error of ours
-    """The item worked longer than its limit."""
+from orchestrator.errors import Overdue
 
 
 def grace(seconds: float) -> float:

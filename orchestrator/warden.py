@@ -10,9 +10,7 @@ some. Their parents die before them, they change their titles, and a new title m
 environment.
 """
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -25,7 +23,6 @@ import psutil
 PATIENCE = 3.0  # seconds for processes to end by themselves
 IN_VAIN = 30.0  # seconds after which a process that was killed is left to the system
 EVERY = 0.2  # seconds between looks
-PR_SET_PDEATHSIG = 1  # of Linux' <sys/prctl.h>
 
 
 @contextmanager
@@ -48,17 +45,6 @@ def watched(folder: Path) -> Iterator[None]:
         warden.communicate(b"\n")
         if warden.returncode:
             sweep(folder, os.getpid())
-
-
-def end_with(parent: int) -> None:
-    """Let this process be killed at the end of the thread that started it, in process `parent`.
-
-    Elsewhere than on Linux nothing is done.
-    """
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before
-            os._exit(1)
 
 
 def sweep(folder: Path, driver: int) -> None:

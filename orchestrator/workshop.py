@@ -20,7 +20,8 @@ from orchestrator.entries import (
     StoredScores,
     StoredWeights,
 )
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.materials import Materials
 from orchestrator.plan import Scenario, Trial
 from orchestrator.schema import narrowed, widened

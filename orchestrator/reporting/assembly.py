@@ -4,23 +4,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.abandonment import forecast
+from orchestrator.errors import Mistakes
+from orchestrator.files import write_text
 from orchestrator.reporting.confusion import FILE as CONFUSION
 from orchestrator.reporting.curves import FILE as CURVES
-from orchestrator.reporting.curves import RELEARN, UNLEARN, read_curves, shown_curves
+from orchestrator.reporting.curves import read_curves, shown_curves
 from orchestrator.reporting.drafts import Drafts
 from orchestrator.reporting.evidence import StudyFile, read_costs, read_pruning, read_study
 from orchestrator.reporting.holes import refuse_holes
 from orchestrator.reporting.naming import distinct, names_of
 from orchestrator.reporting.neurons import count_flags
-from orchestrator.reporting.page import Page
+from orchestrator.reporting.page import Page, render
 from orchestrator.reporting.provenance import FILE as STARTS
 from orchestrator.reporting.provenance import read_starts
 from orchestrator.reporting.results import Results, read_results
 from orchestrator.reporting.rows import repair_rows
+from orchestrator.reporting.schema import RELEARN, UNLEARN
 from orchestrator.reporting.sensitivity import sensitivity
 from orchestrator.reporting.summary import summarise
 from orchestrator.reporting.triggers import trigger_views
 from orchestrator.reporting.typeset import latex_table, markdown_table
+
+RESULTS = "results.csv"
+
+FIGURES = "figures"
 
 FIGURE_NAMES = (  # how they begin
     *("before-after.", "flagged.", "selection-report.", "surfaces-", "front.", "marginals."),
@@ -107,3 +114,27 @@ def _has_baseline(results: Results, preset: str | None) -> bool:
         trial.cells.get("preset", preset) == "fine_tuning" or trial.cells.get("max_suspects") == "0"
         for trial in results.trials
     )
+
+
+def write_report(folder: Path) -> Path:
+    """Return the path of report.html, written anew together with its figures.
+
+    Raises:
+        Mistakes: `folder` is no study folder, or a file in it is not what it should be.
+        OSError: The report cannot be written.
+    """
+    if not folder.is_dir():
+        reason = "it is no folder" if folder.exists() else "it is not there"
+        raise Mistakes([f"{folder}: no study folder; {reason}"])
+    if not (folder / RESULTS).exists():
+        raise Mistakes([f"{folder}: no study folder; it has no {RESULTS}"])
+    assembled = assemble(folder)
+    (folder / FIGURES).mkdir(exist_ok=True)
+    for stale in (folder / FIGURES).iterdir():
+        if stale.name.startswith(FIGURE_NAMES) and stale.name not in assembled.figures:
+            stale.unlink()  # of a scenario that the study no longer has
+    for name, text in assembled.figures.items():
+        write_text(folder / FIGURES / name, text)
+    for name, text in assembled.tables.items():
+        write_text(folder / name, text)
+    return write_text(folder / "report.html", render(assembled.page))

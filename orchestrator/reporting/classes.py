@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator.files import csv_text
 from orchestrator.reporting.canvas import Drawing, Panel, Sheet
-from orchestrator.reporting.confusion import MODELS, Key, Matrices, Shares, added
+from orchestrator.reporting.confusion import Key, Matrices, Shares, added
 from orchestrator.reporting.heatmap import Cell, cell_scales, colour_at, draw_cells
 from orchestrator.reporting.results import Results
-from orchestrator.reporting.schema import METRICS, SCENARIO
+from orchestrator.reporting.schema import METRICS, MODELS, SCENARIO
 from orchestrator.reporting.summary import Repair, Summary
-from orchestrator.reporting.tables import csv_text
 from orchestrator.reporting.wording import NOTHING, signed
 
 MOST_DRAWN = 20  # classes of a confusion matrix that is drawn

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.files import csv_text
 from orchestrator.inference import holm, sample_text
 from orchestrator.plural import count
 from orchestrator.reporting.canvas import INK, Drawing, Sheet
@@ -29,10 +30,9 @@ from orchestrator.reporting.figures import (
 from orchestrator.reporting.naming import Names, distinct, names_of, setting_text
 from orchestrator.reporting.page import FigureView, fill, view
 from orchestrator.reporting.results import Results, Scenario, Trial
-from orchestrator.reporting.schema import AFTER, DER, SCENARIO, STATUSES
+from orchestrator.reporting.schema import AFTER, DER, SCENARIO, STATUSES, column_of
 from orchestrator.reporting.styles import Styles, attack_styles
-from orchestrator.reporting.summary import column_of, sound, spread_of
-from orchestrator.reporting.tables import csv_text
+from orchestrator.reporting.summary import sound, spread_of
 from orchestrator.reporting.wording import NOTHING, difference_text, fraction, percent
 
 MOST_LISTED = 100  # scenarios that only some studies have

@@ -17,8 +17,8 @@ from orchestrator.inference import Estimate, estimate
 from orchestrator.reporting.evidence import StudyFile, read_study
 from orchestrator.reporting.naming import distinct
 from orchestrator.reporting.results import Results, Scenario, Trial, read_results
-from orchestrator.reporting.schema import Family
-from orchestrator.reporting.summary import Outcome, Repair, Summary, column_of, summarise
+from orchestrator.reporting.schema import Family, column_of
+from orchestrator.reporting.summary import Outcome, Repair, Summary, summarise
 
 METRICS = ("acc", "asr", "ra", "der")
 UNKNOWN = "?"  # value of an axis that a study neither names nor tells the preset of

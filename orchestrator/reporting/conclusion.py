@@ -6,7 +6,8 @@ from pathlib import Path
 from orchestrator.reporting.evidence import read_study
 from orchestrator.reporting.naming import names_of, setting_text
 from orchestrator.reporting.results import read_results
-from orchestrator.reporting.summary import column_of, sound, spread_of, summarise
+from orchestrator.reporting.schema import column_of
+from orchestrator.reporting.summary import sound, spread_of, summarise
 from orchestrator.reporting.wording import answer, unclear
 
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import Mistakes
 from orchestrator.reporting.results import Results
-from orchestrator.reporting.schema import METRICS
+from orchestrator.reporting.schema import METRICS, MODELS
 
 FILE = "confusion.parquet"  # in the study's folder
-MODELS = ("victim", "repaired")
 WHEN = dict(zip(MODELS, ("before", "after"), strict=True))  # in the columns of results.csv
 _WHOLE = ("trial", "true_class", "wanted_class", "predicted_class", "count")
 _COLUMNS = (*_WHOLE, "model", "half", "images")

@@ -7,17 +7,16 @@ from pathlib import Path
 from statistics import fmean
 
 from orchestrator.errors import Mistakes
+from orchestrator.files import csv_text
 from orchestrator.reporting.canvas import Drawing, Panel, Scale, Sheet, steps
 from orchestrator.reporting.figures import PERCENT, legend, metric_ticks
 from orchestrator.reporting.naming import Names, distinct, in_order
 from orchestrator.reporting.results import Results, Scenario, Setting, scenario_of
-from orchestrator.reporting.schema import SCENARIO
+from orchestrator.reporting.schema import RELEARN, SCENARIO, SERIES, UNLEARN
 from orchestrator.reporting.styles import Styles
-from orchestrator.reporting.tables import csv_text, read_table
+from orchestrator.reporting.tables import read_table
 
 FILE = "curves.csv"  # in the study's folder
-UNLEARN, RELEARN = "unlearn", "relearn"
-SERIES = ("accuracy", "acc", "asr", "ra")  # what the stop rule reads, and the monitor subset
 TITLES = {
     UNLEARN: {"accuracy": "Accuracy that the stop rule reads, %", "acc": "ACC, %", "asr": "ASR, %"},
     RELEARN: {"acc": "ACC, %", "asr": "ASR, %", "ra": "RA, %"},

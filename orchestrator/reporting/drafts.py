@@ -1,9 +1,11 @@
 """A study's figures; whatever is drawn also becomes a file, with its data as another."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 
+from orchestrator.files import csv_text
+from orchestrator.plural import slug
 from orchestrator.reporting.axes import is_grid
 from orchestrator.reporting.canvas import Drawing
 from orchestrator.reporting.classes import (
@@ -24,7 +26,7 @@ from orchestrator.reporting.figures import (
     draw_halves,
 )
 from orchestrator.reporting.front import draw_front
-from orchestrator.reporting.naming import Names, distinct, slug
+from orchestrator.reporting.naming import Names, distinct
 from orchestrator.reporting.neurons import FlagCount
 from orchestrator.reporting.page import ClassView, FamilySurfaces, FigureView, view
 from orchestrator.reporting.results import Results, Setting, Trial
@@ -42,7 +44,6 @@ from orchestrator.reporting.surfaces import (
     rest,
     scenario_csv,
 )
-from orchestrator.reporting.tables import csv_text
 
 
 class Drafts:
@@ -152,7 +153,7 @@ class Drafts:
 
     def _free(self, name: str) -> str:
         """Return a name that no other figure has."""
-        names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
         return next(free for free in names if f"{free}.csv" not in self.files)
 
     def _family(self, stem: str, outcomes: Sequence[Outcome]) -> FamilySurfaces:

@@ -23,8 +23,9 @@ from orchestrator.reporting.main_effects import MainEffect
 from orchestrator.reporting.marginals import METRICS, Marginal
 from orchestrator.reporting.naming import distinct, setting_text
 from orchestrator.reporting.results import Setting, Trial
+from orchestrator.reporting.schema import column_of
 from orchestrator.reporting.styles import Styles
-from orchestrator.reporting.summary import column_of, spread_of
+from orchestrator.reporting.summary import spread_of
 from orchestrator.reporting.surfaces import number_text
 from orchestrator.reporting.variance import Part
 

@@ -6,8 +6,9 @@ from orchestrator.reporting.canvas import Drawing, Panel, Scale, Sheet
 from orchestrator.reporting.heatmap import Cell, cell_scales, draw_cells
 from orchestrator.reporting.naming import Names, distinct, in_order, printable
 from orchestrator.reporting.neurons import FlagCount
+from orchestrator.reporting.schema import column_of
 from orchestrator.reporting.styles import Style, Styles
-from orchestrator.reporting.summary import HIGHEST_ASR, Outcome, column_of
+from orchestrator.reporting.summary import HIGHEST_ASR, Outcome
 from orchestrator.reporting.tips import repair_tip
 
 WEAK = "#8c8c8c"  # of a victim that did not take

@@ -15,7 +15,8 @@ from orchestrator.inference import estimate
 from orchestrator.reporting.axes import Axis
 from orchestrator.reporting.naming import Names
 from orchestrator.reporting.results import Setting, Trial
-from orchestrator.reporting.summary import Outcome, column_of
+from orchestrator.reporting.schema import column_of
+from orchestrator.reporting.summary import Outcome
 
 METRICS = ("acc", "asr", "der")
 

@@ -1,7 +1,6 @@
 """What the page calls things: whatever tells them apart in this study, and no more."""
 
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from orchestrator.reporting.schema import Family
 
 T = TypeVar("T")
 _LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
-_LONGEST_SLUG = 120  # file systems take 255 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +96,6 @@ def printable(text: str) -> str:
     if text.isprintable():  # which admits none of them, and is what texts nearly always are
         return text
     return "".join(char for char in text if unicodedata.category(char) not in {"Cc", "Cn", "Cs"})
-
-
-def slug(text: str) -> str:
-    """Return `text` as a part of a file name."""
-    return re.sub(r"[^a-z0-9._=]+", "-", text.lower())[:_LONGEST_SLUG].strip("-.")
 
 
 def _differing(variants: list[dict[str, Any]]) -> tuple[str, ...]:

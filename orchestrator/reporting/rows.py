@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.reporting.naming import Names, distinct, value_text
+from orchestrator.reporting.schema import column_of
 from orchestrator.reporting.summary import (
     Outcome,
     Repair,
     Spread,
     Summary,
-    column_of,
     sound,
     spread,
     spread_of,

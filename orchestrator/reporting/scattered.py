@@ -8,8 +8,8 @@ from orchestrator.reporting.figures import title_of
 from orchestrator.reporting.heatmap import colour_at
 from orchestrator.reporting.naming import in_order
 from orchestrator.reporting.results import Setting, Trial
-from orchestrator.reporting.schema import SURFACE_AXES
-from orchestrator.reporting.summary import column_of, spread_of
+from orchestrator.reporting.schema import SURFACE_AXES, column_of
+from orchestrator.reporting.summary import spread_of
 from orchestrator.reporting.surfaces import METRICS, bright, cell_tip
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from orchestrator.files import csv_text
 from orchestrator.inference import holm, sample_text
 from orchestrator.plural import count
 from orchestrator.reporting.axes import Axis, setting_axes
@@ -29,9 +30,8 @@ from orchestrator.reporting.marginals import METRICS, Marginal, left_out, margin
 from orchestrator.reporting.naming import distinct, value_text
 from orchestrator.reporting.page import FigureView, Sensitivity
 from orchestrator.reporting.results import Trial
-from orchestrator.reporting.schema import SCENARIO
-from orchestrator.reporting.summary import Outcome, column_of, sound
-from orchestrator.reporting.tables import csv_text
+from orchestrator.reporting.schema import SCENARIO, column_of
+from orchestrator.reporting.summary import Outcome, sound
 from orchestrator.reporting.variance import Part, as_grid, decompose
 from orchestrator.reporting.wording import NOTHING, difference_text
 

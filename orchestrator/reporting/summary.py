@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 
 from orchestrator.best import Choice, Name, Point, Rival
 from orchestrator.reporting.results import Results, Scenario, Setting, Trial
-from orchestrator.reporting.schema import STATUSES, Family
+from orchestrator.reporting.schema import STATUSES, Family, column_of
 
 HIGHEST_ASR = 0.20  # above this a repaired model still obeys its trigger
 LARGEST_ACC_DROP = 0.10  # beyond this the repair costs more than it is worth
@@ -218,11 +218,6 @@ def spread(values: Sequence[float]) -> Spread | None:
 def spread_of(trials: Iterable[Trial | Repair | None], column: str) -> Spread | None:
     """Return mean and spread of a column over those trials that there are."""
     return spread([trial.numbers[column] for trial in trials if trial is not None])
-
-
-def column_of(metric: str, half: str) -> str:
-    """Return the column that holds a metric of the repaired model."""
-    return f"der_{half}" if metric == "der" else f"{metric}_after_{half}"
 
 
 def _point(trial: Trial, objective: str, *, took: bool | None) -> Point:

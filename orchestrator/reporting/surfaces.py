@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.files import csv_text
 from orchestrator.reporting.canvas import Drawing, Sheet
 from orchestrator.reporting.figures import title_of
 from orchestrator.reporting.heatmap import Cell, cell_scales, draw_cells
@@ -15,9 +16,8 @@ from orchestrator.reporting.naming import (
     value_text,
 )
 from orchestrator.reporting.results import Results, Setting, Trial
-from orchestrator.reporting.schema import SCENARIO, STATUSES, SURFACE_AXES
-from orchestrator.reporting.summary import Spread, column_of, spread_of
-from orchestrator.reporting.tables import csv_text
+from orchestrator.reporting.schema import SCENARIO, STATUSES, SURFACE_AXES, column_of
+from orchestrator.reporting.summary import Spread, spread_of
 
 MOST_ROWS = 12  # of surfaces in one figure
 METRICS = ("acc", "asr", "der")

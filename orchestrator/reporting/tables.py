@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +41,6 @@ def read_table(path: Path, required: Sequence[str], *, grows: bool = False) -> T
             )
     rows = tuple(dict(zip(header, record, strict=True)) for record in records)
     return Table(path=path, columns=tuple(header), rows=rows)
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
-    """Return the text of a CSV file; numbers keep every digit, None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _records(path: Path, *, grows: bool) -> list[list[str]]:

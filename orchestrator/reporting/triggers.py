@@ -1,18 +1,14 @@
 """The report's section on triggers: one picture per family, from what the run drew."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import Mistakes
 from orchestrator.reporting.naming import Names
 from orchestrator.reporting.results import Results
-from orchestrator.reporting.schema import SCENARIO
-from orchestrator.reporting.tables import read_table
-
-INDEX = "triggers.csv"  # in the folder of figures
-COLUMNS = (*SCENARIO, "victim", "file", "psnr", "ssim")
+from orchestrator.reporting.schema import INDEX, SCENARIO, pictured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +19,6 @@ class TriggerView:
     details: tuple[str, ...]
     alike: str  # PSNR and SSIM in words
     source: str  # of the image: its bytes as a data URI
-
-
-def pictured(path: Path) -> Sequence[Mapping[str, str]]:
-    """Return the list of pictures, a row per scenario.
-
-    Raises:
-        Mistakes: It is there, but is no such list.
-    """
-    return read_table(path, COLUMNS).rows if path.exists() else ()
 
 
 def trigger_views(figures: Path, results: Results, names: Names) -> list[TriggerView]:

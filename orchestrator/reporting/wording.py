@@ -6,13 +6,13 @@ from orchestrator.inference import LEVEL, sample_text
 from orchestrator.plural import count
 from orchestrator.reporting.naming import Names, distinct, setting_text
 from orchestrator.reporting.results import Results, Setting
+from orchestrator.reporting.schema import column_of
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
     LARGEST_ACC_DROP,
     Outcome,
     Spread,
     Summary,
-    column_of,
     sound,
     spread,
     spread_of,

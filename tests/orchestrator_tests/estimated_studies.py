@@ -5,7 +5,8 @@ from typing import Any
 
 from orchestrator.definition import Study
 from orchestrator.estimate import Estimate, estimate
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.plan import Trial, make_plan
 from tests.orchestrator_tests.small_studies import BLENDED, choice, small_study
 from ulrl.precision import Precision

@@ -6,7 +6,8 @@ from typing import Any
 from orchestrator.address import Address
 from orchestrator.catalogue import Catalogue
 from orchestrator.findings import Findings
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.plan import Plan, make_plan
 from orchestrator.store import Store
 from orchestrator.work import Item, Progress, Site, StageRun, VictimItem

@@ -16,7 +16,8 @@ from orchestrator.drawing import recorded
 from orchestrator.entries import COUNTS
 from orchestrator.findings import Findings, VictimFinding
 from orchestrator.folder import Folder
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.observers import Observer, Observers
 from orchestrator.plan import Scenario, make_plan
 from orchestrator.results import Results

@@ -16,7 +16,7 @@ from orchestrator.definition import Exclusion, Prune, VictimRule
 from orchestrator.drawing import foresee
 from orchestrator.plan import make_plan, own_setting
 from orchestrator.ranges import Range, Span, identity
-from orchestrator.report import write_report
+from orchestrator.reporting.assembly import write_report
 from orchestrator.search import SAMPLERS
 from orchestrator.spec import resolved_yaml
 from orchestrator.summary import print_summary

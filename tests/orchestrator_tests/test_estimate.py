@@ -14,7 +14,8 @@ from orchestrator.costs import Source
 from orchestrator.definition import LogModels, Tracking
 from orchestrator.estimate import END_SECONDS, START_SECONDS, estimate
 from orchestrator.experience import gather, keep
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.materials import blueprint_of
 from orchestrator.plan import make_plan
 from orchestrator.store import Store

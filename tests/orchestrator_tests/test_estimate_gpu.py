@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.calibration import Calibration, Kind, Speed
 from orchestrator.estimate import crowding, estimate, sharing
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
 from tests.orchestrator_tests.estimated_studies import study_of

@@ -112,7 +112,7 @@ def test_a_report_without_room_leads_to_the_store(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Executor, "run", Mock(side_effect=KeyboardInterrupt))
-    monkeypatch.setattr("orchestrator.report.write_report", no_room)
+    monkeypatch.setattr("orchestrator.reporting.assembly.write_report", no_room)
     with pytest.raises(Unusable, match=r"the study folder .* \(\[Errno 28\] No .*; the store has"):
         run_study(
             load_study("grid.yaml", []),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from orchestrator import keys
-from orchestrator.keys import Compute, digest_of
+from orchestrator.keys import digest_of
+from orchestrator.machine import Compute
 from orchestrator.plan import Trial, make_plan
 from tests.orchestrator_tests.key_cases import (
     ALL,

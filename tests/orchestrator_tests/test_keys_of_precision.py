@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from orchestrator.keys import Compute, settled
+from orchestrator.keys import settled
+from orchestrator.machine import Compute
 from orchestrator.plan import Trial
 from tests.orchestrator_tests.key_cases import (
     ALL,

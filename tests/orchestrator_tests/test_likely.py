@@ -13,7 +13,8 @@ from rich.console import Console
 from orchestrator.calibration import Calibration, Speed
 from orchestrator.definition import Study
 from orchestrator.estimate import Estimate, estimate
-from orchestrator.keys import Compute, KeyRing
+from orchestrator.keys import KeyRing
+from orchestrator.machine import Compute
 from orchestrator.plan import make_plan
 from orchestrator.preview import show_plan
 from orchestrator.store import Store

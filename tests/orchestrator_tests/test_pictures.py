@@ -13,7 +13,7 @@ from orchestrator.errors import Mistakes
 from orchestrator.findings import VictimFinding
 from orchestrator.inline import run_inline
 from orchestrator.pictures import Pictures
-from orchestrator.report import write_report
+from orchestrator.reporting.assembly import write_report
 from orchestrator.signals import Interrupts
 from orchestrator.work import Site
 from tests.orchestrator_tests.simulation import Desk

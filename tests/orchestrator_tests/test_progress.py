@@ -13,7 +13,8 @@ from rich.console import Console
 from orchestrator.decisions import Decisions, Outcome, Status, Verdict
 from orchestrator.definition import Prune, VictimRule
 from orchestrator.plan import Plan, Trial, make_plan
-from orchestrator.progress import Screen, span
+from orchestrator.plural import span
+from orchestrator.progress import Screen
 from orchestrator.prunings import sentence
 from orchestrator.tally import Reached, Tally
 from orchestrator.work import Finished, Progress, TrialItem, VictimItem

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from orchestrator.abandonment import forecast
-from orchestrator.report import main, write_report
+from orchestrator.report import main
+from orchestrator.reporting.assembly import write_report
 from orchestrator.reporting.conclusion import DESCRIPTION, conclusion
 from tests.orchestrator_tests.report_folders import (
     HOSTILE,

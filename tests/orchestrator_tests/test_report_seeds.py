@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from orchestrator.report import write_report
+from orchestrator.reporting.assembly import write_report
 from orchestrator.reporting.results import read_results
 from orchestrator.reporting.summary import summarise
 from tests.orchestrator_tests.report_folders import Row, make_rows, reach, unfinish, write_study

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.epochs import write_curves
 from orchestrator.provenance import StartLog, describe_start
-from orchestrator.report import write_report
+from orchestrator.reporting.assembly import write_report
 from orchestrator.reporting.provenance import FILE, read_starts
 from tests.orchestrator_tests.pruned_studies import study_of, with_status
 from tests.orchestrator_tests.report_folders import make_rows, write_starts, write_study

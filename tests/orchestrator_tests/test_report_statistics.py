@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from orchestrator.report import write_report
+from orchestrator.reporting.assembly import write_report
 from orchestrator.reporting.axes import is_grid, setting_axes
 from orchestrator.reporting.blocks import Block, block_of, complete_part, complete_scenarios
 from orchestrator.reporting.importance import EXACT, FANOVA, importances

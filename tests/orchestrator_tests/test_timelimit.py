@@ -13,8 +13,9 @@ import torch
 
 from orchestrator.address import Address
 from orchestrator.bench import steps_of
+from orchestrator.errors import Overdue
 from orchestrator.resources import Limits
-from orchestrator.timelimit import Overdue, TimeLimit, grace
+from orchestrator.timelimit import TimeLimit, grace
 from orchestrator.work import Finished, Item, Progress, Site, StageRun
 
 RUN = StageRun(stage="relearn", key="k", scenario="s", seconds=1.0, study="x")

@@ -108,7 +108,7 @@ def test_what_cannot_be_ended_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch
 
 PARENT = """
 import os, subprocess, sys, time
-child = "import os, time; from orchestrator.warden import end_with; end_with({}); "
+child = "import os, time; from orchestrator.processes import end_with; end_with({}); "
 child = (child + "print(os.getpid(), flush=True); time.sleep(60)").format(os.getpid())
 subprocess.Popen([sys.executable, "-c", child])
 time.sleep(60)
@@ -128,6 +128,6 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
 
 
 def test_a_process_whose_parent_was_gone_before_ends_at_once() -> None:
-    code = "from orchestrator.warden import end_with; end_with(1 << 30); print('on')"
+    code = "from orchestrator.processes import end_with; end_with(1 << 30); print('on')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
