@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.findings import Findings, ScoreFinding
-from orchestrator.plan import Trial
+from orchestrator.plan.plan import Trial
+from orchestrator.store.lookup import ScoreFinding, StageResults
 from ulrl.resetting import choose_resets
 
 SURFACE = (  # 300 settings
@@ -37,7 +37,7 @@ class Count:
         return self.ascent + self.relearn
 
 
-def scored(findings: Findings, trials: Iterable[Trial]) -> list[ScoreFinding]:
+def scored(findings: StageResults, trials: Iterable[Trial]) -> list[ScoreFinding]:
     """Return what phase 1 of each trial found.
 
     Raises:

@@ -1,7 +1,8 @@
 """A process that works as a worker of a study does, for contenders that are ours.
 
-Workers keep freed memory on a CPU (`orchestrator.allocator`), which holds for all of a process.
-So what is ours is done in a process of its own, and what stands beside it in one left alone.
+Workers keep freed memory on a CPU (`orchestrator.pipeline.stages`), which holds for all of a
+process. So what is ours is done in a process of its own, and what stands beside it in one left
+alone.
 """
 
 import multiprocessing
@@ -12,7 +13,7 @@ from typing import Any, Self
 import torch
 
 from benchmarks._common import Clock, clock, the_device
-from orchestrator.allocator import keep_memory
+from orchestrator.pipeline.stages import keep_memory
 
 Acts = Mapping[str, Callable[[], object]]
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from orchestrator.entries import HELPER
-from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_here
-from orchestrator.materials import Materials
-from orchestrator.plan import Plan, Scenario, make_plan
-from orchestrator.shelf import Shelf
-from orchestrator.spec import load_study
-from orchestrator.victims import Victims
-from orchestrator.work import Site
+from orchestrator.pipeline.cached import Shelf
+from orchestrator.pipeline.inputs import Materials
+from orchestrator.pipeline.victims import VictimStages
+from orchestrator.plan.jobs import Site
+from orchestrator.plan.plan import Plan, Scenario, make_plan
+from orchestrator.plan.resources import compute_here
+from orchestrator.spec.load import load_study
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.serialization import HELPER
 from ulrl.attacks import Learned
 from ulrl.attacks._benign import BenignModel
 from ulrl.fidelity import psnr, ssim
@@ -117,7 +117,7 @@ class _Desk:
         self._shelf = Shelf(Site(store=study.store, study="table", device=compute.device))
         self._materials = Materials()
         device = torch.device(compute.device)
-        self._victims = Victims(self._shelf, self._keys, study.victim, self._materials, device)
+        self._victims = VictimStages(self._shelf, self._keys, study.victim, self._materials, device)
 
     def scenarios(self, attack: str) -> list[Scenario]:
         """Return the scenarios of an attack."""

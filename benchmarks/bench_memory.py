@@ -2,7 +2,7 @@
 
 Each way is a process of its own that trains a victim and then relearns and evaluates a few
 times, with test sets of several whole batches. On a CPU the ways are glibc's own habit and ours,
-which keeps freed memory (`orchestrator/allocator.py`): what that holds must not grow from one
+which keeps freed memory (`orchestrator/pipeline/stages.py`): what that holds must not grow from one
 trial to the next. On a GPU, what torch reserves there counts, and the context of a process.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 from benchmarks._common import ROOT, clock, options, report, table, the_device
 from benchmarks._material import material
-from orchestrator.allocator import keep_memory
+from orchestrator.pipeline.stages import keep_memory
 from ulrl.clean import draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.hyperparameters import Preset, assemble, preset_values

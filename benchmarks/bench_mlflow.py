@@ -21,9 +21,9 @@ from typing import Any
 import psutil
 
 from benchmarks._common import options, report, table
-from orchestrator.outbox import Outbox
-from orchestrator.records import Dataset, Record
-from orchestrator.tracker import Tracker
+from orchestrator.tracking.records import Dataset, Record
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.upload_queue import Outbox
 
 DELIVERED = 200  # runs that really go through the tracker, before and after the copies
 SCENARIOS = 40

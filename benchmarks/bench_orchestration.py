@@ -49,20 +49,20 @@ def ours(count: int, folder: Path) -> dict[str, float]:
     from rich.console import Console
 
     from benchmarks.idle import Idle
-    from orchestrator import cluster
-    from orchestrator.conductor import Conductor
-    from orchestrator.plan import make_plan
-    from orchestrator.run import run_study
-    from orchestrator.signals import Interrupts
-    from orchestrator.spec import load_study
-    from orchestrator.work import Finished, Item
+    from orchestrator.cli.run import run_study
+    from orchestrator.executor import ray_tune
+    from orchestrator.plan.jobs import Finished, Item
+    from orchestrator.plan.plan import make_plan
+    from orchestrator.scheduler.scheduler import Conductor
+    from orchestrator.spec.load import load_study
+    from orchestrator.terminal import Interrupts
 
     study = load_study(str(write_study(count, folder)), [])
     started = time.perf_counter()
     make_plan(study)
     planned = time.perf_counter()
     ends: list[float] = []
-    run_on_ray = partial(cluster.run_on_ray, workshop=Idle)
+    run_on_ray = partial(ray_tune.run_on_ray, workshop=Idle)
 
     def watched(conductor: Conductor, *arguments: Any) -> None:
         finished = conductor.finished
@@ -74,7 +74,7 @@ def ours(count: int, folder: Path) -> dict[str, float]:
         conductor.finished = note  # type: ignore[method-assign]
         run_on_ray(conductor, *arguments)
 
-    cluster.run_on_ray = watched  # type: ignore[assignment]
+    ray_tune.run_on_ray = watched  # type: ignore[assignment]
     code = run_study(
         study,
         folder / "out",
@@ -175,7 +175,7 @@ def start_ray() -> None:
 
     import ray
 
-    from orchestrator.rayside import configure
+    from orchestrator.executor.ray_setup import configure
 
     if ray.is_initialized():
         return

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from benchmarks._common import ROOT, in_turn, options, ratios, report, spread, summary, table
-from orchestrator.materials import blueprint_of
-from orchestrator.plan import Plan, make_plan
-from orchestrator.rayside import configure
-from orchestrator.spec import load_study
+from orchestrator.executor.ray_setup import configure
+from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.spec.load import load_study
 from ulrl.clean import draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.poisoning import make_test_sets

@@ -26,17 +26,16 @@ from benchmarks._material import whole
 from benchmarks._official import OfficialLoop
 from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
 from orchestrator.address import Address
-from orchestrator.catalogue import Catalogue
-from orchestrator.entries import ASCENT, VICTIM
-from orchestrator.findings import Findings
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Compute
-from orchestrator.materials import Materials
-from orchestrator.plan import make_plan
-from orchestrator.spec import load_study
-from orchestrator.store import Store
-from orchestrator.work import Item, Site, VictimItem
-from orchestrator.workshop import Workshop
+from orchestrator.pipeline.inputs import Materials
+from orchestrator.pipeline.stages import Workshop
+from orchestrator.plan.jobs import Catalogue, Item, Site, VictimItem
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.spec.load import load_study
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.lookup import StageResults
+from orchestrator.store.serialization import ASCENT, VICTIM
+from orchestrator.store.store import Store
 from ulrl.shapes import shapes
 
 STUDY = """\
@@ -157,7 +156,7 @@ class Surface:
         self._site = Site(store=Address(str(store)), study="benchmark", device=device)
         self._keys = KeyRing(study.victim, Compute(device=device, threads=1))
         self._store = Store(str(store))
-        self._findings = Findings(self._store, self._keys)
+        self._findings = StageResults(self._store, self._keys)
         self._runs: dict[str, list[str]] = {}
         self.spent: dict[str, float] = {}
 

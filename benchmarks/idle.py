@@ -9,7 +9,10 @@ from functools import partial
 
 import torch
 
-from orchestrator.entries import (
+from orchestrator.pipeline.stages import Workshop, ascent_entry
+from orchestrator.plan.jobs import Item, Progress, StageRun, VictimItem
+from orchestrator.plan.plan import Scenario, Trial
+from orchestrator.store.serialization import (
     ASCENT,
     EVALUATION,
     RELEARNING,
@@ -21,9 +24,6 @@ from orchestrator.entries import (
     StoredScores,
     StoredVictim,
 )
-from orchestrator.plan import Scenario, Trial
-from orchestrator.work import Item, Progress, StageRun, VictimItem
-from orchestrator.workshop import Workshop, ascent_entry
 from ulrl.datasets import Treatment
 from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.metrics import Confusion

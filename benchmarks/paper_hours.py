@@ -43,22 +43,22 @@ def measured() -> dict[str, Any]:
     import torch
 
     from benchmarks._material import TREATMENT
-    from orchestrator import calibration
+    from orchestrator.plan import cost_model
     from ulrl.models import ARCHITECTURES
     from ulrl.precision import Precision
 
     torch.set_num_threads(1)
-    calibration.BUDGET = BUDGET
+    cost_model.BUDGET = BUDGET
     places = [
         (name, *shape, replayed)
         for name, shapes in MODELS.items()
         for shape in shapes
         for replayed in (True, False)
     ]
-    clock = calibration.Calibration(the_device().type, 1, len(places))
+    clock = cost_model.Calibration(the_device().type, 1, len(places))
     found = []
     for name, classes, side, replayed in places:
-        kind = calibration.Kind(
+        kind = cost_model.Kind(
             architecture=ARCHITECTURES[name](),
             classes=classes,
             channels=3,
@@ -78,20 +78,20 @@ def measured() -> dict[str, Any]:
 
 def tell(found: dict[str, Any], file: Path) -> None:
     """Print what the study takes at these speeds, on one GPU that works on one item at a time."""
-    from orchestrator.calibration import Calibration, Kind, Speed
-    from orchestrator.estimate import estimate
-    from orchestrator.keys import KeyRing
-    from orchestrator.machine import Compute
-    from orchestrator.plan import make_plan
-    from orchestrator.spec import load_study
-    from orchestrator.store import Store
+    from orchestrator.plan.cost_model import Calibration, Speed, StageShape
+    from orchestrator.plan.plan import make_plan
+    from orchestrator.plan.resources import Compute
+    from orchestrator.scheduler.estimate import estimate
+    from orchestrator.spec.load import load_study
+    from orchestrator.store.keys import KeyRing
+    from orchestrator.store.store import Store
 
     speeds = {
         (one["architecture"], one["classes"], one["side"], one["replayed"]): one
         for one in found["speeds"]
     }
 
-    def speed(_: Calibration, kind: Kind) -> Speed:
+    def speed(_: Calibration, kind: StageShape) -> Speed:
         shapes = MODELS[kind.architecture.name]
         shape = (kind.classes, kind.side) if len(shapes) > 1 else shapes[0]
         told = speeds[kind.architecture.name, *shape, kind.replayed]

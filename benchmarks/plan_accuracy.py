@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks._common import clock
-from orchestrator.drawing import foresee
-from orchestrator.estimate import Estimate, estimate
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Shares, this_machine
-from orchestrator.plan import make_plan
-from orchestrator.spec import load_study
-from orchestrator.store import Store
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.resources import Shares, this_machine
+from orchestrator.scheduler.estimate import PlanEstimate, estimate
+from orchestrator.scheduler.sampling import foresee
+from orchestrator.spec.load import load_study
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.store import Store
 
 STAGES = ("train_helper", "train_victim", "unlearn", "relearn")  # evaluations with the models
 
@@ -54,7 +54,7 @@ def main() -> None:
     print("\n".join(table(said, taken, spent.wall, share)))
 
 
-def asked(file: str, changes: Sequence[str], *, inline: bool) -> Estimate:
+def asked(file: str, changes: Sequence[str], *, inline: bool) -> PlanEstimate:
     """Return what a plan says of a study before anything of it is there."""
     study = load_study(file, changes)
     plan = make_plan(study)
@@ -80,7 +80,7 @@ def read(file: Path) -> Taken:
     return Taken(seconds=seconds, runs=runs)
 
 
-def table(said: Estimate, taken: Taken, wall: float, share: float | None) -> list[str]:
+def table(said: PlanEstimate, taken: Taken, wall: float, share: float | None) -> list[str]:
     """Return the lines of a table: runs and seconds, said and taken, and said by taken."""
     expected = {**said.runs, "relearn": said.relearns}
     lines = ["| | runs said | run | s said | s taken | of it computing | said / that |"]

@@ -25,7 +25,7 @@ import optuna
 import scipy.stats
 
 from benchmarks.recorded_grid import Grid, Replayed, read_grid, replay, sub_study
-from orchestrator.definition import Prune, PrunerChoice
+from orchestrator.spec.model import Prune, PrunerChoice
 
 KEPT = 2 / 3  # of the seeds, in each replay
 

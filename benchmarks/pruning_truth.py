@@ -2,9 +2,9 @@
 
 Studies are made up: a setting's value is its merit plus noise, part of which the seeds of an
 attack may share. The pruner's rule judges them, many at once
-(`orchestrator.abandonment.decided_after`; a test compares it with the program's decisions). In the
-rows of clusters the rule is given attacks instead, the means over their seeds, one after the
-other: what it would do if only attacks were pairs.
+(`orchestrator.search.abandonment.decided_after`; a test compares it with the program's
+decisions). In the rows of clusters the rule is given attacks instead, the means over their seeds,
+one after the other: what it would do if only attacks were pairs.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.abandonment import Floats, decided_after
+from orchestrator.search.abandonment import Floats, decided_after
 
 Bools: TypeAlias = NDArray[np.bool_]
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from orchestrator.best import Choice
-from orchestrator.decisions import Decisions, Outcome, Status
-from orchestrator.definition import Prune
-from orchestrator.findings import Findings, objective_value
-from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_here
-from orchestrator.outcomes import point_of
-from orchestrator.plan import Plan, Scenario, make_plan
-from orchestrator.spec import load_study
-from orchestrator.store import Store
+from orchestrator.plan.plan import Plan, Scenario, make_plan
+from orchestrator.plan.resources import compute_here
+from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
+from orchestrator.scheduler.scheduler import point_of
+from orchestrator.search.best import Choice
+from orchestrator.spec.load import load_study
+from orchestrator.spec.model import Prune
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.lookup import StageResults, objective_value
+from orchestrator.store.store import Store
 from ulrl.metrics import Metrics
 
 
@@ -41,8 +41,8 @@ class Point:
     evaluate: float
 
     @property
-    def outcome(self) -> Outcome:
-        return Outcome(value=self.value, curve=self.curve, sound=self.sound)
+    def outcome(self) -> TrialOutcome:
+        return TrialOutcome(value=self.value, curve=self.curve, sound=self.sound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,10 @@ def read_grid(folder: Path) -> Grid:
     if study.prune != Prune():
         raise ValueError(f"{folder}: to replay a study it must have run with prune: none")
     keys = KeyRing(study.victim, compute_here(study))
-    return grid_of(make_plan(study), Findings(Store(study.store), keys))
+    return grid_of(make_plan(study), StageResults(Store(study.store), keys))
 
 
-def grid_of(plan: Plan, findings: Findings) -> Grid:
+def grid_of(plan: Plan, findings: StageResults) -> Grid:
     """Return the grid that the results of a plan make.
 
     Raises:

@@ -4,13 +4,21 @@ import hashlib
 
 import torch
 
-from orchestrator.decisions import Verdict
-from orchestrator.findings import Findings, RepairFinding, ScoreFinding, VictimFinding
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Compute
-from orchestrator.plan import Plan, Scenario, Trial
-from orchestrator.store import Store
-from orchestrator.work import AscentItem, Finished, HelperItem, Item, Progress, StageRun, VictimItem
+from orchestrator.plan.jobs import (
+    AscentItem,
+    Finished,
+    HelperItem,
+    Item,
+    Progress,
+    StageRun,
+    VictimItem,
+)
+from orchestrator.plan.plan import Plan, Scenario, Trial
+from orchestrator.plan.resources import Compute
+from orchestrator.scheduler.decisions import Verdict
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.lookup import RepairFinding, ScoreFinding, StageResults, VictimFinding
+from orchestrator.store.store import Store
 from ulrl.attacks import Helper
 from ulrl.evaluation import Evaluation
 from ulrl.metrics import Metrics
@@ -31,7 +39,7 @@ SCORES = NeuronScores(
 )
 
 
-class Replay(Findings):
+class Replay(StageResults):
     """Findings that are there as soon as somebody says so."""
 
     def __init__(self, plan: Plan) -> None:

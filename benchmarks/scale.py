@@ -23,13 +23,20 @@ from typing import Any
 
 from benchmarks._common import report
 from benchmarks.replay import NoObserver, Replay
-from orchestrator.catalogue import Catalogue
-from orchestrator.conductor import Conductor
-from orchestrator.folder import Folder
-from orchestrator.order import lengths
-from orchestrator.plan import Plan, Scenario, make_plan
-from orchestrator.spec import load_study
-from orchestrator.work import AscentItem, Finished, HelperItem, Item, TrialItem, VictimItem
+from orchestrator.plan.cost_model import lengths
+from orchestrator.plan.jobs import (
+    AscentItem,
+    Catalogue,
+    Finished,
+    HelperItem,
+    Item,
+    TrialItem,
+    VictimItem,
+)
+from orchestrator.plan.plan import Plan, Scenario, make_plan
+from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.spec.load import load_study
+from orchestrator.store.study_folder import Folder
 
 EPOCH = {"preact_resnet18": 2.4, "vgg19_bn": 1.8, "vit_b_16": 24.0}  # seconds, 50,000 images
 PIXELS = {"cifar10": 1.0, "cifar100": 1.0, "gtsrb": 0.8, "tiny_imagenet": 6.0}

@@ -12,16 +12,15 @@ from collections import defaultdict
 
 from benchmarks._common import report, spread, summary, table
 from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
-from orchestrator.catalogue import Catalogue
 from orchestrator.errors import Mistakes
-from orchestrator.findings import Findings
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Shares, this_machine
-from orchestrator.plan import Plan, Trial, make_plan
-from orchestrator.spec import load_study
-from orchestrator.store import Store
-from orchestrator.work import Item, Site, VictimItem
-from orchestrator.workshop import Workshop
+from orchestrator.pipeline.stages import Workshop
+from orchestrator.plan.jobs import Catalogue, Item, Site, VictimItem
+from orchestrator.plan.plan import Plan, Trial, make_plan
+from orchestrator.plan.resources import Shares, this_machine
+from orchestrator.spec.load import load_study
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.lookup import StageResults
+from orchestrator.store.store import Store
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +75,7 @@ class Counter:
         study = plan.study
         compute = Shares(study, [this_machine()]).compute
         keys = KeyRing(study.victim, compute)
-        self._findings = Findings(Store(study.store), keys)
+        self._findings = StageResults(Store(study.store), keys)
         site = Site(
             store=study.store, study="counts", device=compute.device, threads=compute.threads
         )

@@ -7,21 +7,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.definition import SCENARIO_AXES
-from orchestrator.drawing import recorded
-from orchestrator.ending import as_process
-from orchestrator.entries import REPAIRED
 from orchestrator.errors import Mistakes, Stop, unwritable
 from orchestrator.files import given_path
-from orchestrator.findings import Findings
-from orchestrator.folder import Folder
-from orchestrator.imports import blueprint_from_facts
-from orchestrator.keys import KeyRing
-from orchestrator.machine import compute_here
-from orchestrator.plan import Plan, Trial, make_plan
-from orchestrator.results import METRICS, columns_of
-from orchestrator.spec import load_study
-from orchestrator.store import Store
+from orchestrator.pipeline.victims import blueprint_from_facts
+from orchestrator.plan.plan import Plan, Trial, make_plan
+from orchestrator.plan.resources import compute_here
+from orchestrator.scheduler.results_table import METRICS, columns_of
+from orchestrator.scheduler.sampling import recorded
+from orchestrator.spec.load import load_study
+from orchestrator.spec.model import SCENARIO_AXES
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.lookup import StageResults
+from orchestrator.store.serialization import REPAIRED
+from orchestrator.store.store import Store
+from orchestrator.store.study_folder import Folder
+from orchestrator.terminal import as_process
 from ulrl.interchange import export_model
 
 RECORD, RESULTS = "study.yaml", "results.csv"
@@ -61,7 +61,7 @@ def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterat
         if not 0 <= number < len(rows):
             raise Mistakes([f"{folder}: trials are 0 to {len(rows) - 1}; got {number}"])
     store = Store(study.store)
-    findings = Findings(store, KeyRing(study.victim, compute_here(study)))
+    findings = StageResults(store, KeyRing(study.victim, compute_here(study)))
     for number in numbers or range(len(rows)):
         trial = trials[number]
         yield (
@@ -71,7 +71,7 @@ def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterat
 
 
 def _export(
-    plan: Plan, trial: Trial, row: dict[str, str], store: Store, findings: Findings, place: Path
+    plan: Plan, trial: Trial, row: dict[str, str], store: Store, findings: StageResults, place: Path
 ) -> str:
     if row["status"] != "done":
         return f"nothing to export; it is {row['status']}"

@@ -1,11 +1,16 @@
-"""Processes of this machine, by number and start: numbers alone are used again."""
+"""Processes of this machine and temporary folders, cleaned up after a crash."""
 
 import ctypes
 import os
+import shutil
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from tempfile import gettempdir, mkdtemp
+
+from filelock import FileLock, Timeout
 
 PR_SET_PDEATHSIG = 1  # of Linux' <sys/prctl.h>
 
@@ -38,3 +43,48 @@ def end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before
             os._exit(1)
+
+
+PREFIX = "ulrl-"
+MADE = f"/{PREFIX}12345678"  # what mkdtemp adds
+LOCK = "driver.lock"  # held by the driver that a folder belongs to
+SHORT = 38  # characters of a folder in which Ray's sockets have names that fit, by 5 to spare
+
+
+@contextmanager
+def scratch(parent: str | None = None) -> Iterator[Path]:
+    """Make a temporary folder; left, it is gone.
+
+    A driver that is killed leaves its folder; the next one to start takes it away.
+
+    Args:
+        parent: Where to make it; by default in the system's place for temporary files.
+    """
+    parent = parent or gettempdir()
+    for left in Path(parent).glob(f"{PREFIX}*"):
+        if (left / LOCK).exists():
+            with suppress(OSError, Timeout), FileLock(left / LOCK, timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+    folder = Path(mkdtemp(prefix=PREFIX, dir=parent))
+    try:
+        with FileLock(folder / LOCK, timeout=0, thread_local=False):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place_for_sockets() -> str:
+    """Return a folder for temporary files whose path is short and plain enough for Ray's sockets.
+
+    Raises:
+        OSError: Neither ``RAY_TMPDIR``, nor the system's place, nor /tmp is one.
+    """
+    places = (os.environ.get("RAY_TMPDIR"), gettempdir(), "/tmp")  # noqa: S108 - made by mkdtemp
+    for place in filter(None, places):
+        fits = len(place) <= SHORT - len(MADE) and place.isascii()
+        if fits and os.access(place, os.W_OK | os.X_OK):
+            return place
+    raise OSError(
+        f"the names of its sockets would be too long in {gettempdir()}; set RAY_TMPDIR to a "
+        f"folder that can be written to and has at most {SHORT - len(MADE)} ASCII characters"
+    )

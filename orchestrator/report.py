@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.ending import as_process
 from orchestrator.errors import Mistakes, Stop, unwritable
 from orchestrator.files import given_path, write_text
-from orchestrator.reporting.assembly import write_report
+from orchestrator.reporting.build import write_report
+from orchestrator.terminal import as_process
 
 COMPARISON = "comparison.html"
 
@@ -22,8 +22,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
     Raises:
         Mistakes: A folder is named twice or is no study's, or the page cannot be written.
     """
-    from orchestrator.reporting.compared import comparison_csv, comparison_page
-    from orchestrator.reporting.comparison import read_sides
+    from orchestrator.reporting.compare import comparison_csv, comparison_page, read_sides
 
     twice = [f for n, f in enumerate(folders) if f.resolve() in {o.resolve() for o in folders[:n]}]
     if twice:

@@ -10,12 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.address import Address, redacted
-from orchestrator.ending import as_process
 from orchestrator.errors import Interrupted, Mistakes, Spent, Stop, Unusable
 from orchestrator.files import given_path
-from orchestrator.invocation import program
-from orchestrator.signals import Interrupts
-from orchestrator.streams import failure_of
+from orchestrator.terminal import Interrupts, as_process, failure_of, program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,19 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:
     # Imported here so that --help and a refused file do not wait for what they do not need.
-    from orchestrator.spec import load_study, missing_data
+    from orchestrator.spec.load import load_study, missing_data
 
     study = load_study(str(arguments.grid), arguments.set)
     out = (arguments.out or Path("runs") / study.name).absolute()
     if arguments.plan:
-        from orchestrator.preview import show_plan
+        from orchestrator.cli.plan import show_plan
 
         show_plan(study, out, console, inline=arguments.inline)
         failure = failure_of(console.file)
         if failure is not None and failure.errno != errno.EPIPE:  # its reader may have seen enough
             raise Unusable(f"the plan cannot be written: {failure.strerror}")
         return 0
-    from orchestrator.run import run_study
+    from orchestrator.cli.run import run_study
 
     missing = missing_data(study)
     if missing:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan import make_plan
-from orchestrator.spec import load_study
+from orchestrator.plan.plan import make_plan
+from orchestrator.spec.load import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(path for name in ("orchestrator", "ulrl") for path in (ROOT / name).rglob("*.py"))
 VENDORS = {
-    "ray": "orchestrator/cluster",
+    "ray": "orchestrator/executor",
     "optuna": "orchestrator/search",
     "mlflow": "orchestrator/tracking",
 }
@@ -59,8 +59,8 @@ import signal, sys
 sys.modules["fcntl"] = None
 for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
     delattr(signal, name)
-import ulrl, orchestrator.study, orchestrator.preview
-from orchestrator.signals import Interrupts
+import ulrl, orchestrator.study, orchestrator.cli.plan
+from orchestrator.terminal import Interrupts
 print(ulrl.repair.__name__, Interrupts().watched().__enter__().signum)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -80,7 +80,9 @@ def test_importing_the_core_loads_nothing_heavy(module: str) -> None:
     assert run(code).split() == []
 
 
-@pytest.mark.parametrize("module", ["orchestrator.spec", "orchestrator.plan", "orchestrator.study"])
+@pytest.mark.parametrize(
+    "module", ["orchestrator.spec.load", "orchestrator.plan.plan", "orchestrator.study"]
+)
 def test_reading_a_study_loads_nothing_heavy(module: str) -> None:
     heavy = ("ray", "optuna", "mlflow", "timm", "torchvision", "sklearn", "pandas", "matplotlib")
     code = f"import sys, {module}; print(*[n for n in {heavy} if n in sys.modules])"

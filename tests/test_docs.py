@@ -9,7 +9,7 @@ import torch
 import torchvision  # type: ignore[import-untyped]
 import yaml
 
-from orchestrator.spec import load_study
+from orchestrator.spec.load import load_study
 from tests import attacks_page, settings_table
 
 ROOT = Path(__file__).resolve().parents[1]

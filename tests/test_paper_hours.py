@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks._material import TREATMENT
 from benchmarks.paper_hours import MODELS, main
-from orchestrator.calibration import Kind, on_gpu, size_of
+from orchestrator.plan.cost_model import StageShape, on_gpu, size_of
 from ulrl.models import ARCHITECTURES
 from ulrl.precision import Precision
 
@@ -51,7 +51,7 @@ def test_a_plan_without_a_gpu_is_near_what_one_measured() -> None:
     """By arithmetic alone: within 30 %, or 40 % where launches decide, which vary so much."""
     told = json.loads(SPEEDS.read_text(encoding="utf-8"))
     for row in told["speeds"]:
-        kind = Kind(
+        kind = StageShape(
             architecture=ARCHITECTURES[row["architecture"]](),
             classes=row["classes"],
             channels=3,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.plan_accuracy import asked, read, table
-from orchestrator.costs import Source
-from orchestrator.estimate import Estimate
+from orchestrator.scheduler.estimate import PlanEstimate
+from orchestrator.scheduler.timing import Source
 
 LINES = """stage,key,scenario,seconds,computed
 train_victim,a,s,10.0,True
@@ -21,7 +21,7 @@ evaluate,f,s,3.0,True
 def test_what_is_said_stands_beside_what_was_taken(tmp_path: Path) -> None:
     """A model's evaluation is part of it, at the mean of 2 s; half the time was computing."""
     (tmp_path / "stages.csv").write_text(LINES)
-    said = Estimate(
+    said = PlanEstimate(
         runs={"train_victim": 1, "unlearn": 1, "relearn": 9},
         cached={},
         relearns=2,

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from benchmarks.recorded_grid import Grid, grid_of, replay, sub_study
-from orchestrator.definition import Prune, PrunerChoice
+from orchestrator.spec.model import Prune, PrunerChoice
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import (
     BADNETS,

@@ -1,1 +1,1 @@
-"""The parts of a report: results read and checked, summed up, drawn, laid out."""
+"""Results as tables, figures and a page."""

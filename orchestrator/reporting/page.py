@@ -1,34 +1,124 @@
-"""report.html: what stands where on the page."""
+"""The report's page, its figures as files, and the pictures of triggers."""
 
 import base64
 import hashlib
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator.plural import count
-from orchestrator.reporting.canvas import Drawing
-from orchestrator.reporting.classes import ClassTable
-from orchestrator.reporting.evidence import StageCost, repeated
-from orchestrator.reporting.naming import Names, distinct, in_order, setting_text, value_text
-from orchestrator.reporting.neurons import FlagCount, missed
-from orchestrator.reporting.provenance import Start
-from orchestrator.reporting.results import Results, Trial
-from orchestrator.reporting.rows import FamilyRow, half_rows
-from orchestrator.reporting.summary import Summary
-from orchestrator.reporting.triggers import TriggerView
-from orchestrator.reporting.wording import (
+from orchestrator.errors import Mistakes
+from orchestrator.files import csv_text
+from orchestrator.plan.columns import (
+    AFTER,
+    BEFORE,
+    DER,
+    SCENARIO,
+    TRIGGER_INDEX,
+    count,
+    pictured,
+    slug,
+)
+from orchestrator.reporting.classes import (
+    ClassTable,
+    Repaired,
+    chosen_repairs,
+    class_tables,
+    classes_csv,
+    draw_classes,
+    extremes,
+    keys_of,
+    read_confusions,
+    repaired_of,
+)
+from orchestrator.reporting.figures import (
+    MOST_ROWS,
+    Curve,
+    SurfaceAxes,
+    axes_of,
+    curves_csv,
+    draw_before_after,
+    draw_curves,
+    draw_flagged,
+    draw_front,
+    draw_halves,
+    draw_scattered,
+    draw_surfaces,
+    pooled_csv,
+    rest,
+    scenario_csv,
+)
+from orchestrator.reporting.read_logs import StageCost, Start, repeated
+from orchestrator.reporting.read_results import Setting, StudyResults, TrialRow
+from orchestrator.reporting.statistics import FlagCount, missed
+from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
+from orchestrator.reporting.svg import SvgFigure, attack_styles, is_grid
+from orchestrator.reporting.text import (
     NOTHING,
     PLUS_MINUS,
+    FamilyRow,
+    Names,
     answer,
     asked,
+    distinct,
     duration,
+    half_rows,
+    in_order,
+    setting_text,
+    value_text,
+    weak_text,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerView:
+    """A trigger as the page shows it."""
+
+    title: str
+    details: tuple[str, ...]
+    alike: str  # PSNR and SSIM in words
+    source: str  # of the image: its bytes as a data URI
+
+
+def trigger_views(figures: Path, results: StudyResults, names: Names) -> list[TriggerView]:
+    """Return a picture of each family in the results that has one, in their order.
+
+    Raises:
+        Mistakes: The list of pictures, or a picture on it, cannot be read.
+    """
+    rows = {tuple(row[axis] for axis in SCENARIO): row for row in pictured(figures / TRIGGER_INDEX)}
+    shown = {}
+    for trial in results.trials:
+        family = trial.scenario.family
+        row = rows.get((*family, trial.scenario.seed))
+        if row is not None and family not in shown:
+            shown[family] = TriggerView(
+                title=names.attack(family),
+                details=names.details(family),
+                alike=_same_trigger(row),
+                source=_source(figures / row["file"]),
+            )
+    return list(shown.values())
+
+
+def _same_trigger(row: Mapping[str, str]) -> str:
+    told = [f"PSNR {row['psnr']} dB" if row["psnr"] else "", row["ssim"] and f"SSIM {row['ssim']}"]
+    return ", ".join(filter(None, told))
+
+
+def _source(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Mistakes([f"{path}: cannot be read; {error.strerror}"]) from None
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+
 
 MOST_FAILURES = 100  # listed on the page; results.csv has them all
 MOST_MISSED = 20  # likewise
@@ -115,7 +205,7 @@ class Page:
     name: str
     objective_known: bool
     baseline: bool  # whether some setting is plain fine-tuning
-    results: Results
+    results: StudyResults
     summary: Summary
     names: Names
     rows: Sequence[FamilyRow]
@@ -149,7 +239,7 @@ class Page:
         return [figure for figure in every if figure is not None]
 
 
-def view(name: str, drawing: Drawing, note: str = "") -> FigureView:
+def view(name: str, drawing: SvgFigure, note: str = "") -> FigureView:
     """Return a drawing for the page."""
     panels = tuple(Markup(panel) for panel in drawing.panels)  # noqa: S704 - canvas escaped it
     width = round(drawing.width)
@@ -245,7 +335,7 @@ def _weak_victims(page: Page) -> list[tuple[str, str, str]]:
     ]
 
 
-def _failure(trial: Trial, names: Names) -> tuple[str, str, str]:
+def _failure(trial: TrialRow, names: Names) -> tuple[str, str, str]:
     error = _COLOUR_CODES.sub("", trial.cells["error"])
     return names.scenario(trial.scenario), setting_text(trial.setting), error
 
@@ -256,3 +346,183 @@ def _number(text: str) -> str:
         return f"{float(text):.3g}"
     except ValueError:
         return text or NOTHING
+
+
+class Drafts:
+    """Draws, and keeps what was drawn.
+
+    Attributes:
+        files: The text of each file in the folder of figures, by its name.
+    """
+
+    def __init__(self, results: StudyResults, summary: Summary, names: Names) -> None:
+        self.files: dict[str, str] = {}
+        self.results, self.summary, self.names = results, summary, names
+        self.grid = is_grid(results)
+        self._axes: SurfaceAxes = axes_of(results)
+        self.styles = attack_styles(
+            names.attack(outcome.scenario.family) for outcome in summary.outcomes
+        )
+        self._repaired = [outcome for outcome in summary.outcomes if outcome.best]
+
+    def before_after(self) -> FigureView | None:
+        if not self._repaired:
+            return None
+        drawing = draw_before_after(self._repaired, self.names, self.styles)
+        columns = [name for name in (*BEFORE, *AFTER, *DER) if name.endswith("_report")]
+        return self.keep("before-after", drawing, self._repairs_csv(columns))
+
+    def halves(self) -> FigureView | None:
+        if not self._repaired:
+            return None
+        drawing = draw_halves(self._repaired, self.names, self.styles)
+        text = self._repairs_csv([*AFTER, *DER], choosing=True)
+        return self.keep("selection-report", drawing, text)
+
+    def front(self) -> FigureView | None:
+        if not self._repaired:
+            return None
+        drawing = draw_front(self.summary.outcomes, self.names, self.styles)
+        columns = (*SCENARIO, *self.results.setting_axes, "victim_ok", *AFTER, *DER)
+        done = [trial for trial in self.results.trials if trial.done]
+        text = csv_text(columns, ({name: t.cells[name] for name in columns} for t in done))
+        return self.keep("front", drawing, text)
+
+    def flagged(self, flags: Sequence[FlagCount]) -> FigureView | None:
+        if not flags:
+            return None
+        columns = list(FlagCount.__dataclass_fields__)
+        return self.keep(
+            "flagged", draw_flagged(flags), csv_text(columns, (vars(count) for count in flags))
+        )
+
+    def curves(self, name: str, phase: str, curves: Sequence[Curve]) -> FigureView | None:
+        if not any(curve.phase == phase for curve in curves):
+            return None
+        drawing = draw_curves(phase, curves, self.results, self.names, self.styles)
+        return self.keep(name, drawing, curves_csv(phase, curves))
+
+    def classes(self, path: Path) -> list[ClassView]:
+        """Return what the one setting for all does to each class, for some scenarios."""
+        repairs = chosen_repairs(self.summary)
+        keys = [keys_of(repair, self.results) for repair in repairs]
+        found = read_confusions(path, self.results, keys)
+        return [
+            self._classes(repaired_of(repair, matrices))
+            for repair, matrices in zip(repairs, found, strict=True)
+            if matrices is not None
+        ]
+
+    def _classes(self, shown: Repaired) -> ClassView:
+        scenario = shown.repair.scenario
+        title = self.names.scenario(scenario)
+        name = f"classes-{slug(title)}"
+        text = classes_csv(shown, self.results.setting_axes)
+        drawing = draw_classes(shown)
+        if drawing is None:
+            name = self._free(name)
+            self.files[f"{name}.csv"] = text
+        figure = None if drawing is None else self.keep(name, drawing, text)
+        return ClassView(
+            title=title,
+            extremes=extremes(shown),
+            figure=figure,
+            tables=class_tables(shown),
+            file=f"figures/{name if figure is None else figure.name}.csv",
+            models=len(shown.repair.judged),
+        )
+
+    def everything(self) -> FigureView | None:
+        """Return the surfaces over all scenarios, if there are several."""
+        if len(self.summary.outcomes) == 1:
+            return None
+        trials = [t for outcome in sound(self.summary.outcomes) for t in outcome.trials]
+        return self._pooled("surfaces-all", trials, {})
+
+    def families(self) -> list[FamilySurfaces]:
+        """Return the surfaces of every family and of every scenario."""
+        families = self.summary.families()
+        return [
+            self._family(f"surfaces-{slug(self.names.family(family))}", outcomes)
+            for family, outcomes in families.items()
+        ]
+
+    def keep(self, name: str, drawing: SvgFigure, text: str, note: str = "") -> FigureView:
+        """Make a drawing and its data files of one name, which no other figure has."""
+        free = self._free(name)
+        self.files |= {f"{free}.svg": drawing.svg, f"{free}.csv": text}
+        return view(free, drawing, note.replace("FILE", f"figures/{free}.csv"))
+
+    def _free(self, name: str) -> str:
+        """Return a name that no other figure has."""
+        names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        return next(free for free in names if f"{free}.csv" not in self.files)
+
+    def _family(self, stem: str, outcomes: Sequence[ScenarioOutcome]) -> FamilySurfaces:
+        family = outcomes[0].scenario.family
+        seeds = [self._scenario(stem, outcome) for outcome in outcomes]
+        several = len(outcomes) > 1
+        trials = [t for outcome in sound(outcomes) for t in outcome.trials]
+        return FamilySurfaces(
+            title=self.names.attack(family),
+            details=self.names.details(family),
+            weak=weak_text(outcomes),
+            figure=self._pooled(stem, trials, family._asdict()) if several else seeds[0],
+            seeds=tuple(
+                (f"Seed {outcome.scenario.seed}", weak_text([outcome]), shown)
+                for outcome, shown in zip(outcomes, seeds, strict=True)
+            )
+            if several
+            else (),
+        )
+
+    def _scenario(self, stem: str, outcome: ScenarioOutcome) -> FigureView:
+        best = outcome.best
+        drawing = self._surfaces(
+            outcome.trials,
+            lambda setting: best is not None and best.setting == self.summary.named(setting),
+        )
+        name = f"{stem}-seed-{slug(outcome.scenario.seed)}"
+        text = scenario_csv(outcome.trials, self.results)
+        return self.keep(name, drawing, text, self._left_out(outcome.trials))
+
+    def _pooled(
+        self, name: str, trials: Sequence[TrialRow], shared: Mapping[str, str]
+    ) -> FigureView:
+        drawing = self._surfaces(trials, self.summary.is_common)
+        text = pooled_csv(trials, shared, self.results)
+        return self.keep(name, drawing, text, self._left_out(trials))
+
+    def _surfaces(
+        self, trials: Sequence[TrialRow], is_marked: Callable[[Setting], bool]
+    ) -> SvgFigure:
+        marked = {trial.setting for trial in trials if is_marked(trial.setting)}
+        if self.grid:
+            return draw_surfaces(trials, self._axes, marked)
+        return draw_scattered(trials, marked)
+
+    def _left_out(self, trials: Sequence[TrialRow]) -> str:
+        """Say how many combinations of the other axes have no row in a figure of surfaces."""
+        more = len(distinct(rest(trial.setting) for trial in trials)) - MOST_ROWS
+        if more <= 0 or not self.grid:
+            return ""
+        return (
+            f"Shown are the first {MOST_ROWS} combinations of the other axes; FILE has the other "
+            f"{more} too."
+        )
+
+    def _repairs_csv(self, columns: Sequence[str], *, choosing: bool = False) -> str:
+        """Return the trials by which each scenario's best is judged; cells as in results.csv.
+
+        With `choosing` those by which it was chosen come first, where they are others.
+        """
+        columns = (*SCENARIO, *self.results.setting_axes, "victim_ok", *columns)
+        bests = [outcome.best for outcome in self._repaired if outcome.best]
+        trials = [
+            trial
+            for best in bests
+            for trial in {
+                id(t): t for t in (*(best.chosen if choosing else ()), *best.judged)
+            }.values()
+        ]
+        return csv_text(columns, ({name: t.cells[name] for name in columns} for t in trials))

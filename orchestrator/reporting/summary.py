@@ -1,8 +1,8 @@
 """What a study found: each scenario's own best setting, and the best one for all.
 
 Settings are chosen on the selection half and judged on the report half, by the rule of
-`orchestrator.best`. A victim that did not take says nothing about a defence, so it is left out of
-means where others took, and no setting is named best where none did.
+`orchestrator.search.best`. A victim that did not take says nothing about a defence, so it is left
+out of means where others took, and no setting is named best where none did.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
 
-from orchestrator.best import Choice, Name, Point, Rival
-from orchestrator.reporting.results import Results, Scenario, Setting, Trial
-from orchestrator.reporting.schema import STATUSES, Family, column_of
+from orchestrator.plan.columns import STATUSES, Family, column_of
+from orchestrator.reporting.read_results import ScenarioRow, Setting, StudyResults, TrialRow
+from orchestrator.search.best import Choice, Name, Point, Rival
 
 HIGHEST_ASR = 0.20  # above this a repaired model still obeys its trigger
 LARGEST_ACC_DROP = 0.10  # beyond this the repair costs more than it is worth
@@ -40,11 +40,11 @@ class Repair:
     """
 
     setting: Setting
-    chosen: tuple[Trial, ...]
-    judged: tuple[Trial, ...]
+    chosen: tuple[TrialRow, ...]
+    judged: tuple[TrialRow, ...]
 
     @property
-    def scenario(self) -> Scenario:
+    def scenario(self) -> ScenarioRow:
         return self.judged[0].scenario
 
     @property
@@ -64,7 +64,7 @@ class Repair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ScenarioOutcome:
     """A scenario's victim, and what became of it.
 
     Attributes:
@@ -75,8 +75,8 @@ class Outcome:
         common: The setting that is best over all scenarios, likewise.
     """
 
-    scenario: Scenario
-    trials: tuple[Trial, ...]
+    scenario: ScenarioRow
+    trials: tuple[TrialRow, ...]
     victim: Mapping[str, float]
     took: bool | None
     best: Repair | None
@@ -115,7 +115,7 @@ class Summary:
     """
 
     objective: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ScenarioOutcome, ...]
     counts: Mapping[str, int]
     common: Setting | None
     ranked: int
@@ -124,9 +124,9 @@ class Summary:
     judging: tuple[int, ...]
     sampler: str | None = None
 
-    def families(self) -> dict[Family, list[Outcome]]:
+    def families(self) -> dict[Family, list[ScenarioOutcome]]:
         """Return the outcomes of each family, one for each seed."""
-        found: dict[Family, list[Outcome]] = {}
+        found: dict[Family, list[ScenarioOutcome]] = {}
         for outcome in self.outcomes:
             found.setdefault(outcome.scenario.family, []).append(outcome)
         return found
@@ -146,7 +146,7 @@ class Summary:
         return _undrawn(setting) if self.choosing else setting
 
 
-def summarise(results: Results, objective: str, sampler: str | None = None) -> Summary:
+def summarise(results: StudyResults, objective: str, sampler: str | None = None) -> Summary:
     """Return what the trials say, by `objective` on the selection half.
 
     Args:
@@ -154,7 +154,7 @@ def summarise(results: Results, objective: str, sampler: str | None = None) -> S
         objective: The metric by which settings are chosen.
         sampler: What drew the settings; None in a grid.
     """
-    by_scenario: dict[Scenario, list[Trial]] = {}
+    by_scenario: dict[ScenarioRow, list[TrialRow]] = {}
     for trial in results.trials:
         by_scenario.setdefault(trial.scenario, []).append(trial)
     took = {scenario: _took(trials) for scenario, trials in by_scenario.items()}
@@ -166,7 +166,7 @@ def summarise(results: Results, objective: str, sampler: str | None = None) -> S
         name = choice.name(points[id(trial)])
         settings.setdefault(name, _undrawn(trial.setting) if choice.crossed else trial.setting)
 
-    def repair(trials: list[Trial], name: Name) -> Repair | None:
+    def repair(trials: list[TrialRow], name: Name) -> Repair | None:
         """Return what the setting of a name makes of a scenario, given its trials."""
         own = [t for t in trials if t.done and choice.name(points[id(t)]) == name]
         chosen = tuple(t for t in own if choice.chooses(points[id(t)]))
@@ -175,10 +175,10 @@ def summarise(results: Results, objective: str, sampler: str | None = None) -> S
             return None
         return Repair(setting=settings[name], chosen=chosen, judged=judged)
 
-    def outcome(scenario: Scenario, trials: list[Trial]) -> Outcome:
+    def outcome(scenario: ScenarioRow, trials: list[TrialRow]) -> ScenarioOutcome:
         victims = [trial.numbers for trial in trials if trial.victim_ok is not None]
         own = choice.within(scenario)
-        return Outcome(
+        return ScenarioOutcome(
             scenario=scenario,
             trials=tuple(trials),
             victim=victims[0] if victims else {},
@@ -202,7 +202,7 @@ def summarise(results: Results, objective: str, sampler: str | None = None) -> S
     )
 
 
-def sound(outcomes: Iterable[Outcome]) -> list[Outcome]:
+def sound(outcomes: Iterable[ScenarioOutcome]) -> list[ScenarioOutcome]:
     """Return the outcomes that enter a mean: whose victim took, or all if none did."""
     group = list(outcomes)
     return [outcome for outcome in group if outcome.took] or group
@@ -215,12 +215,12 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(mean=fmean(values), sd=stdev(values) if len(values) > 1 else None, n=len(values))
 
 
-def spread_of(trials: Iterable[Trial | Repair | None], column: str) -> Spread | None:
+def spread_of(trials: Iterable[TrialRow | Repair | None], column: str) -> Spread | None:
     """Return mean and spread of a column over those trials that there are."""
     return spread([trial.numbers[column] for trial in trials if trial is not None])
 
 
-def _point(trial: Trial, objective: str, *, took: bool | None) -> Point:
+def _point(trial: TrialRow, objective: str, *, took: bool | None) -> Point:
     value = None
     if trial.done and not trial.wrecked:
         number = trial.numbers[column_of(objective, "selection")]
@@ -240,6 +240,6 @@ def _undrawn(setting: Setting) -> Setting:
     return tuple(pair for pair in setting if pair[0] != _DRAW)
 
 
-def _took(trials: Sequence[Trial]) -> bool | None:
+def _took(trials: Sequence[TrialRow]) -> bool | None:
     known = [trial.victim_ok for trial in trials if trial.victim_ok is not None]
     return known[0] if known else None

@@ -1,1 +1,1 @@
-"""MLflow: the mirror of a study, from which nothing is ever read back into a result."""
+"""MLflow: runs, metrics, models and their upload."""

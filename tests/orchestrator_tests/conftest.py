@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator import delivery
-from orchestrator.delivery import Courier
-from orchestrator.outbox import Outbox
-from orchestrator.plan import Plan
+from orchestrator.plan.plan import Plan
 from orchestrator.report import main
+from orchestrator.tracking import sync
+from orchestrator.tracking.sync import Courier
+from orchestrator.tracking.upload_queue import Outbox
 from tests.orchestrator_tests.fake_place import FakePlace, Start
 from tests.orchestrator_tests.places import Place, plan_of
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
@@ -91,8 +91,8 @@ def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Return a function that starts a courier to a place; its pauses are short."""
-    monkeypatch.setattr(delivery, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(delivery, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(sync, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(sync, "LONGEST_PAUSE", 0.02)
     couriers: list[Courier] = []
 
     def start_one(place: FakePlace) -> Courier:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from orchestrator.definition import Search, Study
-from orchestrator.ranges import Range
+from orchestrator.spec.model import Search, Study
+from orchestrator.spec.space import Range
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 
 AXES: dict[str, Any] = {

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.definition import Study
-from orchestrator.estimate import Estimate, estimate
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Compute
-from orchestrator.plan import make_plan
-from orchestrator.store import Store
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.scheduler.estimate import PlanEstimate, estimate
+from orchestrator.spec.model import Study
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.store import Store
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -31,6 +31,6 @@ def study_of(store: Path | str, **other: Any) -> Study:
     )
 
 
-def cost(study: Study, workers: int = 2, gpu: float = 0.0) -> Estimate:
+def cost(study: Study, workers: int = 2, gpu: float = 0.0) -> PlanEstimate:
     keys = KeyRing(study.victim, Compute())
     return estimate(make_plan(study), Store(study.store), keys, workers, gpu)

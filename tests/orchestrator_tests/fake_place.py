@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from orchestrator.delivery import Courier, Held
-from orchestrator.records import Record
+from orchestrator.tracking.records import Record
+from orchestrator.tracking.sync import Courier, Held
 
 STUDY = Record(key="study", parent=None, name="demo")
 

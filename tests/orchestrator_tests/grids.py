@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.definition import AttackChoice, Exclusion, Grid
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.spec.model import AttackChoice, Exclusion, Grid
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 from ulrl.attacks import LabelRule
 from ulrl.attacks.sig import SIG

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.claims import Turn
-from orchestrator.store import Store
+from orchestrator.store.locks import Turn
+from orchestrator.store.store import Store
 
 KEY = "ab" + "0" * 62
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Compute
-from orchestrator.plan import Trial, make_plan
+from orchestrator.plan.plan import Trial, make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.store.keys import KeyRing
 from tests.orchestrator_tests.small_studies import BLENDED, choice, small_study
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe

@@ -6,10 +6,10 @@ from random import Random
 from typing import Any
 
 from orchestrator.address import Address
-from orchestrator.definition import LogModels, Study, Tracking
-from orchestrator.mirror import Mirror
-from orchestrator.pictures import Pictures
-from orchestrator.records import Record
+from orchestrator.scheduler.trigger_pictures import Pictures
+from orchestrator.spec.model import LogModels, Study, Tracking
+from orchestrator.tracking.callback import Mirror
+from orchestrator.tracking.records import Record
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 

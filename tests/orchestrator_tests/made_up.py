@@ -2,7 +2,7 @@
 
 import hashlib
 
-from orchestrator.plan import Trial
+from orchestrator.plan.plan import Trial
 
 
 def suspects_of(seed: int, threshold: float) -> list[int]:

@@ -3,9 +3,9 @@
 from itertools import groupby
 from typing import Any
 
-from orchestrator.decisions import Decisions, Outcome
-from orchestrator.definition import Prune
-from orchestrator.plan import Plan, Trial, make_plan
+from orchestrator.plan.plan import Plan, Trial, make_plan
+from orchestrator.scheduler.decisions import Decisions, TrialOutcome
+from orchestrator.spec.model import Prune
 from tests.orchestrator_tests.small_studies import MEDIAN, WILCOXON, table_study
 
 ACROSS = Prune(setting=WILCOXON)  # p < 0.05, from five pairs on
@@ -30,7 +30,7 @@ def statuses(decisions: Decisions, trials: list[Trial]) -> str:
 
 def offer(decisions: Decisions, trial: Trial, value: float | None, *curve: float) -> str:
     """Offer an outcome, and return the verdicts that it brings as numbers and letters."""
-    outcome = Outcome(value=value, curve=curve or (0.5 if value is None else value,))
+    outcome = TrialOutcome(value=value, curve=curve or (0.5 if value is None else value,))
     return " ".join(
         f"{verdict.trial.number}{verdict.status[0]}" for verdict in decisions.offer(trial, outcome)
     )

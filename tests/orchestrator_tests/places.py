@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.address import Address
-from orchestrator.catalogue import Catalogue
-from orchestrator.findings import Findings
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Compute
-from orchestrator.plan import Plan, make_plan
-from orchestrator.store import Store
-from orchestrator.work import Item, Progress, Site, StageRun, VictimItem
-from orchestrator.workshop import Workshop
+from orchestrator.pipeline.stages import Workshop
+from orchestrator.plan.jobs import Catalogue, Item, Progress, Site, StageRun, VictimItem
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.lookup import StageResults
+from orchestrator.store.store import Store
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from tests.steps import finished
 from ulrl.models.preact_resnet import PreActResNet18
@@ -62,8 +61,8 @@ class Place:
         return [run.stage for item in self.items for run in self.do(item)[1]]
 
     @property
-    def findings(self) -> Findings:
-        return Findings(self.store, self.keys)
+    def findings(self) -> StageResults:
+        return StageResults(self.store, self.keys)
 
     def content(self) -> dict[str, tuple[Any, ...]]:
         """Return every sound result of the store, but for how long it took."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from orchestrator.definition import Prune, PrunerChoice, Study
-from orchestrator.plan import Trial
+from orchestrator.plan.plan import Trial
+from orchestrator.spec.model import Prune, PrunerChoice, Study
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import BADNETS, MEDIAN, choice, small_study
 

@@ -9,21 +9,29 @@ from typing import Any
 
 import torch
 
-from orchestrator.conductor import Conductor
-from orchestrator.decisions import Verdict
-from orchestrator.definition import Study
-from orchestrator.drawing import recorded
-from orchestrator.entries import COUNTS
-from orchestrator.findings import Findings, VictimFinding
-from orchestrator.folder import Folder
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Compute
-from orchestrator.observers import Observer, Observers
-from orchestrator.plan import Scenario, make_plan
-from orchestrator.results import Results
-from orchestrator.store import Entry, Store
-from orchestrator.work import AscentItem, Finished, HelperItem, Item, Progress, StageRun, VictimItem
-from orchestrator.workshop import ascent_entry
+from orchestrator.pipeline.stages import ascent_entry
+from orchestrator.plan.jobs import (
+    AscentItem,
+    Finished,
+    HelperItem,
+    Item,
+    Progress,
+    StageRun,
+    VictimItem,
+)
+from orchestrator.plan.plan import Scenario, make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.scheduler.callbacks import Observer, Observers
+from orchestrator.scheduler.decisions import Verdict
+from orchestrator.scheduler.results_table import ResultRows
+from orchestrator.scheduler.sampling import recorded
+from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.spec.model import Study
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.lookup import StageResults, VictimFinding
+from orchestrator.store.serialization import COUNTS
+from orchestrator.store.store import Entry, Store
+from orchestrator.store.study_folder import Folder
 from tests.orchestrator_tests.made_up import chance, metrics, quality_of, suspects_of
 
 SECONDS = {
@@ -77,16 +85,16 @@ class Desk:
         self.folder.open_record()
         self.store = Store(study.store)
         self.keys = KeyRing(study.victim, Compute())
-        self.findings = Findings(self.store, self.keys)
+        self.findings = StageResults(self.store, self.keys)
         self.recorder = Recorder()
         self.conductor = Conductor(self.plan, self.folder, self.findings, self.recorder)
-        self.results = Results(self.conductor, self.findings)
+        self.results = ResultRows(self.conductor, self.findings)
 
     def watch(self, *observers: Observer) -> None:
         """Begin anew with more observers; their order is the order in which they hear."""
         everyone = Observers([self.recorder, *observers])
         self.conductor = Conductor(self.plan, self.folder, self.findings, everyone)
-        self.results = Results(self.conductor, self.findings)
+        self.results = ResultRows(self.conductor, self.findings)
 
     def statuses(self) -> list[str]:
         """Return the status of every trial, in the order of the plan."""
@@ -167,7 +175,7 @@ class Workers:
             assert not wanted & made_by(desk, other), f"{item.name} makes what {other.name} makes"
 
     def steps(self, desk: Desk, item: Item) -> Generator[Progress, None, Finished]:
-        """Work on an item, as `orchestrator.bench.steps_of` does."""
+        """Work on an item, as `orchestrator.pipeline.run_job.steps_of` does."""
         runs: list[StageRun] = []
         yield Progress(stage="train_victim", epoch=1, epochs=2)
         try:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.address import Address
-from orchestrator.definition import AttackChoice, Grid, Prune, PrunerChoice, Study, Tracking
-from orchestrator.ranges import Axis
+from orchestrator.spec.model import AttackChoice, Grid, Prune, PrunerChoice, Study, Tracking
+from orchestrator.spec.space import Axis
 from ulrl.attacks import Attack, LabelRule
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended

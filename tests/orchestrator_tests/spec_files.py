@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.definition import Study
 from orchestrator.errors import Mistakes
-from orchestrator.spec import load_study
+from orchestrator.spec.load import load_study
+from orchestrator.spec.model import Study
 
 SMALL = """\
 name: s

@@ -8,9 +8,9 @@ from scipy.stats import wilcoxon
 
 from benchmarks.pruning_truth import Case
 from benchmarks.pruning_truth import simulate as judged
-from orchestrator.abandonment import decided_after, fewest_scenarios, forecast, simulate
-from orchestrator.definition import Objective, PrunerChoice
-from orchestrator.search import Judge
+from orchestrator.search.abandonment import decided_after, fewest_scenarios, forecast, simulate
+from orchestrator.search.pruners import Judge
+from orchestrator.spec.model import Objective, PrunerChoice
 
 DEFAULT: dict[str, Any] = {"p_threshold": 0.01, "n_startup_steps": 7}
 

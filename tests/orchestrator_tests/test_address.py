@@ -9,12 +9,12 @@ import pytest
 
 from orchestrator import address
 from orchestrator.address import Address, redacted
-from orchestrator.bench import steps_of
 from orchestrator.errors import Mistakes, Unusable, sentence
-from orchestrator.follower import _line
+from orchestrator.pipeline.run_job import steps_of
 from orchestrator.report import main as report
-from orchestrator.spec import load_study, resolved_yaml
-from orchestrator.store import Store
+from orchestrator.scheduler.storage_mirror import _line
+from orchestrator.spec.load import load_study, resolved_yaml
+from orchestrator.store.store import Store
 from orchestrator.study import main
 
 SECRET = "hunter2hunter2"

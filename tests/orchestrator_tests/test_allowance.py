@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.allowance import Allowance
-from orchestrator.definition import Study
-from orchestrator.resources import Budget, Limits
-from orchestrator.work import Item, Progress, TrialItem
+from orchestrator.plan.jobs import Item, Progress, TrialItem
+from orchestrator.scheduler.queue import Allowance
+from orchestrator.spec.model import Budget, Limits, Study
 from tests.orchestrator_tests.pruned_studies import study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.steps import finished

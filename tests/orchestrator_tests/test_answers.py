@@ -6,10 +6,9 @@ from random import Random
 import pytest
 from optuna.pruners import WilcoxonPruner
 
-from orchestrator.decisions import Decisions, Outcome
-from orchestrator.plan import Plan
-from orchestrator.search import Answers
-from orchestrator.search.answers import Told
+from orchestrator.plan.plan import Plan
+from orchestrator.scheduler.decisions import Decisions, TrialOutcome
+from orchestrator.search.answers import Answers, Told
 from tests.orchestrator_tests.outcomes import ACROSS, plan_of
 
 SETTINGS, SCENARIOS = 6, 8
@@ -41,7 +40,7 @@ def decide(plan: Plan, values: dict[int, float], file: Path | None) -> list[str]
     """Return each verdict and each act of pruning, after keeping the answers."""
     decisions = Decisions(plan, file)
     for trial in decisions.order:
-        decisions.offer(trial, Outcome(value=values[trial.number]))
+        decisions.offer(trial, TrialOutcome(value=values[trial.number]))
     decisions.save()
     verdicts = [repr(decisions.verdict(trial)) for trial in plan.trials]
     return verdicts + [repr(pruning.evidence) for pruning in decisions.prunings]
@@ -66,7 +65,7 @@ def answered(plan: Plan, values: dict[int, float]) -> tuple[int, int]:
     """Return the first and the last trial that the pruner was asked of."""
     decisions = Decisions(plan)
     for trial in decisions.order:
-        decisions.offer(trial, Outcome(value=values[trial.number]))
+        decisions.offer(trial, TrialOutcome(value=values[trial.number]))
     done = [t.number for t in decisions.order if "done" in repr(decisions.verdict(t))]
     return done[0], done[-1]
 

@@ -7,8 +7,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from orchestrator.backlog import Backlog
-from orchestrator.signals import Interrupts
+from orchestrator.terminal import Interrupts
+from orchestrator.tracking.tracker import Backlog
 
 
 class Clock:
@@ -44,7 +44,7 @@ class Slow:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("orchestrator.backlog.time", clock)
+    monkeypatch.setattr("orchestrator.tracking.tracker.time", clock)
     return clock
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import births
-from orchestrator.births import TABLES, Births
-from orchestrator.database import ensure_database
-from orchestrator.records import Dataset, Record
-from orchestrator.tracker import Tracker
+from orchestrator.tracking import bulk_insert
+from orchestrator.tracking.bulk_insert import TABLES, Births
+from orchestrator.tracking.records import Dataset, Record
+from orchestrator.tracking.sqlite_setup import ensure_database
+from orchestrator.tracking.tracker import Tracker
 
 DIGITS = Dataset(name="digits", digest="beef", context="defence", facts={"images": 64})
 STUDY = Record(key="study", parent=None, name="demo", status="RUNNING", began=1e9)
@@ -209,14 +209,14 @@ def test_an_experiment_that_is_not_there_to_be_written_is_left_alone(database: P
 def test_a_failure_half_way_leaves_nothing_and_the_client_goes_on(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill = births._fill
+    fill = bulk_insert._fill
 
     def failing(connection: sqlite3.Connection, table: str, some: Any) -> None:
         if table == "input_tags":
             raise sqlite3.OperationalError("disk I/O error")
         fill(connection, table, some)
 
-    monkeypatch.setattr(births, "_fill", failing)
+    monkeypatch.setattr(bulk_insert, "_fill", failing)
     made = calls_of_client(monkeypatch)
     send(database, *TREE)
     assert made == ["scenario", TRIAL.key]
@@ -228,7 +228,7 @@ def test_a_failure_half_way_leaves_nothing_and_the_client_goes_on(
 def test_a_database_that_another_program_writes_is_waited_for_and_then_left_to_the_client(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(births, "BUSY", 0.05)
+    monkeypatch.setattr(bulk_insert, "BUSY", 0.05)
     send(database, STUDY)
     place = Births(database, "1")
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:

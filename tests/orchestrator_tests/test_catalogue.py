@@ -5,10 +5,9 @@ from itertools import groupby
 
 import pytest
 
-from orchestrator.catalogue import Catalogue
-from orchestrator.definition import Prune
-from orchestrator.plan import Plan, make_plan
-from orchestrator.work import AscentItem, Item, TrialItem, VictimItem
+from orchestrator.plan.jobs import AscentItem, Catalogue, Item, TrialItem, VictimItem
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.spec.model import Prune
 from tests.orchestrator_tests.small_studies import MEDIAN, WILCOXON, small_study
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from orchestrator import claims
-from orchestrator.claims import SILENCE, Turn
-from orchestrator.store import Store
+from orchestrator.store import locks
+from orchestrator.store.locks import SILENCE, Turn
+from orchestrator.store.store import Store
 from tests.orchestrator_tests.held import KEY, age, file_of, left, rewrite, turn
 
 PLACES = ["local", "memory"]
@@ -174,8 +174,8 @@ def test_what_says_nothing_is_soon_nobodys(local: Store, content: bytes) -> None
 def test_signs_of_life_are_given_while_a_claim_is_held(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "BEAT", 0.02)
-    monkeypatch.setattr(claims, "_HEART", claims._Heart())
+    monkeypatch.setattr(locks, "BEAT", 0.02)
+    monkeypatch.setattr(locks, "_HEART", locks._Heart())
     with turn(store) as first:
         assert first.mine()
         before = store._claims.look(f"relearn-{KEY}")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bench import steps_of
-from orchestrator.plan import Plan
-from orchestrator.shift import Shift
-from orchestrator.store import Store
-from orchestrator.work import Item, Progress, StageRun
-from orchestrator.workshop import Workshop
+from orchestrator.pipeline.run_job import steps_of
+from orchestrator.pipeline.stages import Workshop
+from orchestrator.plan.jobs import Item, Progress, StageRun
+from orchestrator.plan.plan import Plan
+from orchestrator.scheduler.batches import Shift
+from orchestrator.store.store import Store
 from tests.orchestrator_tests.places import VICTIM, Place
 from tests.steps import finished
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.work import Finished, Progress
+from orchestrator.plan.jobs import Finished, Progress
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study

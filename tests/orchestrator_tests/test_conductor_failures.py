@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import Unusable
-from orchestrator.resources import Limits
-from orchestrator.work import AscentItem, Finished, TrialItem, VictimItem
+from orchestrator.plan.jobs import AscentItem, Finished, TrialItem, VictimItem
+from orchestrator.spec.model import Limits
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestrator.confusions import write_confusions
-from orchestrator.inline import run_inline
-from orchestrator.signals import Interrupts
-from orchestrator.work import Site
+from orchestrator.executor.inline import run_inline
+from orchestrator.plan.jobs import Site
+from orchestrator.scheduler.results_table import write_confusions
+from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 from ulrl.attacks import LabelRule
@@ -106,7 +106,7 @@ def test_a_study_from_the_store_writes_the_same_bytes(desk: Desk, tmp_path: Path
 def test_many_cells_are_written_in_parts(
     desk: Desk, cells: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.confusions._GROUP", 300)
+    monkeypatch.setattr("orchestrator.scheduler.results_table._GROUP", 300)
     write_confusions(desk.conductor, desk.findings, tmp_path / "parts.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "parts.parquet"), cells)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import database
-from orchestrator.database import ensure_database
-from orchestrator.records import Record
-from orchestrator.tracker import Tracker
+from orchestrator.tracking import sqlite_setup
+from orchestrator.tracking.records import Record
+from orchestrator.tracking.sqlite_setup import ensure_database
+from orchestrator.tracking.tracker import Tracker
 
 STUDY = Record(key="study", parent=None, name="demo")
 
@@ -30,7 +30,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let whole databases be copies: how MLflow makes one is seen elsewhere."""
-    monkeypatch.setattr(database, "_make_tables", lambda fresh: shutil.copyfile(template, fresh))
+    monkeypatch.setattr(
+        sqlite_setup, "_make_tables", lambda fresh: shutil.copyfile(template, fresh)
+    )
 
 
 def send(path: Path) -> tuple[int, str | None]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.decisions import Decisions, Outcome, Status
-from orchestrator.definition import Objective, Prune
+from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
+from orchestrator.spec.model import Objective, Prune
 from tests.orchestrator_tests.outcomes import (
     ACROSS,
     WITHIN,
@@ -138,7 +138,7 @@ def test_a_failure_is_a_verdict_and_no_evidence() -> None:
         offer(decisions, trial, 0.9)
     for trial in worse[:4]:
         offer(decisions, trial, 0.8)
-    (verdict,) = decisions.offer(worse[4], Outcome(error="boom"))
+    (verdict,) = decisions.offer(worse[4], TrialOutcome(error="boom"))
     assert (verdict.status, verdict.error) == (Status.FAILED, "boom")
     offer(decisions, worse[5], 0.8)  # the fifth pair
     offer(decisions, worse[6], 0.8)
@@ -148,7 +148,7 @@ def test_a_failure_is_a_verdict_and_no_evidence() -> None:
 def test_a_failure_in_an_abandoned_setting_counts_as_pruned() -> None:
     decisions = Decisions(plan_of(2, 6, ACROSS))
     best, worse = in_order(decisions._plan)
-    decisions.offer(worse[5], Outcome(error="boom"))
+    decisions.offer(worse[5], TrialOutcome(error="boom"))
     for trial in best:
         offer(decisions, trial, 0.9)
     for trial in worse[:5]:
@@ -162,7 +162,7 @@ def test_what_a_defence_does_to_a_weak_victim_proves_nothing() -> None:
     for trial in best:
         offer(decisions, trial, 0.9)
     for number, trial in enumerate(worse):
-        decisions.offer(trial, Outcome(value=0.1, curve=(0.1,), sound=number not in {1, 3}))
+        decisions.offer(trial, TrialOutcome(value=0.1, curve=(0.1,), sound=number not in {1, 3}))
     assert statuses(decisions, worse) == "dddddddp"
     assert decisions.prunings[0].evidence.pairs == 5
 
@@ -173,7 +173,7 @@ def test_a_setting_that_failed_somewhere_is_no_reference_beside_a_whole_one() ->
     whole, failing, last = in_order(decisions._plan)
     for trial in whole:
         offer(decisions, trial, 0.5)
-    decisions.offer(failing[0], Outcome(error="boom"))
+    decisions.offer(failing[0], TrialOutcome(error="boom"))
     for trial in failing[1:]:
         offer(decisions, trial, 0.9)
     for trial in last:
@@ -255,8 +255,8 @@ def test_failed_trials_and_weak_victims_are_named_as_such() -> None:
     plan = plan_of(1, 3, ACROSS)
     decisions = Decisions(plan)
     ((first, second, third),) = in_order(plan)
-    decisions.offer(first, Outcome(error="victim-0000: DivergedError: no finite loss"))
-    decisions.offer(second, Outcome(value=0.5, sound=False))
+    decisions.offer(first, TrialOutcome(error="victim-0000: DivergedError: no finite loss"))
+    decisions.offer(second, TrialOutcome(value=0.5, sound=False))
     assert reason_of(decisions, 0) == (
         f"1 of 2 trials failed, first {first.name}: victim-0000: DivergedError: no finite "
         f"loss; 1 of 2 trials left out, because the victim is weak"
@@ -281,5 +281,5 @@ def test_what_was_forgotten_takes_no_reason_with_it() -> None:
     before = [trial.user_attrs for trial in judge.study.trials]
     assert "cut after epoch" in before[2]["reason"]
     decisions.hopeless(last, (0.9,))
-    decisions.offer(last, Outcome(error="boom", curve=(0.9,)))
+    decisions.offer(last, TrialOutcome(error="boom", curve=(0.9,)))
     assert [trial.user_attrs for trial in judge.study.trials] == before

@@ -1,7 +1,7 @@
 """Curves that are cut: below the median of the whole curves, best values so far, per epoch."""
 
-from orchestrator.decisions import Decisions, Outcome
-from orchestrator.definition import Prune, PrunerChoice
+from orchestrator.scheduler.decisions import Decisions, TrialOutcome
+from orchestrator.spec.model import Prune, PrunerChoice
 from tests.orchestrator_tests.outcomes import (
     WITHIN,
     in_order,
@@ -91,6 +91,6 @@ def test_a_failure_after_the_epoch_of_its_cut_counts_as_pruned() -> None:
     trials = [trial for (trial,) in in_order(decisions._plan)]
     offer(decisions, trials[0], 0.9, 0.5, 0.5, 0.9)
     offer(decisions, trials[1], 0.7, 0.5, 0.5, 0.7)
-    decisions.offer(trials[2], Outcome(error="late", curve=(0.4, 0.4)))
-    decisions.offer(trials[3], Outcome(error="early", curve=(0.5, 0.6)))
+    decisions.offer(trials[2], TrialOutcome(error="late", curve=(0.4, 0.4)))
+    decisions.offer(trials[3], TrialOutcome(error="early", curve=(0.5, 0.6)))
     assert statuses(decisions, trials) == "ddpf"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.decisions import Decisions, Outcome
-from orchestrator.definition import Objective, Prune, PrunerChoice
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.scheduler.decisions import Decisions, TrialOutcome
+from orchestrator.spec.model import Objective, Prune, PrunerChoice
 from tests.orchestrator_tests.small_studies import MEDIAN, table_study
 
 EPOCHS = 4
@@ -43,12 +43,12 @@ class Table:
     failing: frozenset[int]
     weak: frozenset[int]  # scenarios whose victim is none
 
-    def outcome(self, number: int) -> Outcome:
+    def outcome(self, number: int) -> TrialOutcome:
         curve = self.curves[number]
         if number in self.failing:
-            return Outcome(error=f"error {number}", curve=curve[: EPOCHS // 2])
+            return TrialOutcome(error=f"error {number}", curve=curve[: EPOCHS // 2])
         sound = self.plan.trials[number].scenario.number not in self.weak
-        return Outcome(value=(curve[-1] + curve[0]) / 2, curve=curve, sound=sound)
+        return TrialOutcome(value=(curve[-1] + curve[0]) / 2, curve=curve, sound=sound)
 
 
 @cache
@@ -105,7 +105,7 @@ def arrive(decisions: Decisions, table: Table, number: int, *, live: bool) -> No
     for epoch in range(1, len(outcome.curve) + 1) if live else ():
         if decisions.hopeless(trial, outcome.curve[:epoch]):
             if decisions.verdict(trial) is None:
-                decisions.offer(trial, Outcome(curve=outcome.curve[:epoch]))
+                decisions.offer(trial, TrialOutcome(curve=outcome.curve[:epoch]))
             break
     else:
         decisions.offer(trial, outcome)
@@ -149,7 +149,7 @@ def test_a_second_run_with_what_a_first_one_kept_decides_the_same(
     table = data.draw(tables(prune))
     order = data.draw(st.permutations(range(len(table.plan.trials))))
     halt = data.draw(st.integers(0, len(order)))
-    kept: dict[int, Outcome] = {}
+    kept: dict[int, TrialOutcome] = {}
     first = Decisions(table.plan)
     for number in order[:halt]:
         trial, outcome = table.plan.trials[number], table.outcome(number)
@@ -157,7 +157,7 @@ def test_a_second_run_with_what_a_first_one_kept_decides_the_same(
             continue
         for epoch in range(1, EPOCHS + 1):
             if first.hopeless(trial, outcome.curve[:epoch]):
-                outcome = Outcome(curve=outcome.curve[:epoch])
+                outcome = TrialOutcome(curve=outcome.curve[:epoch])
                 break
         kept[number] = outcome
         first.offer(trial, outcome)

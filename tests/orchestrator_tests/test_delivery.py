@@ -7,9 +7,9 @@ from time import monotonic, sleep
 
 import pytest
 
-from orchestrator.delivery import Courier, Delivery
-from orchestrator.outbox import Outbox
-from orchestrator.records import Record
+from orchestrator.tracking.records import Record
+from orchestrator.tracking.sync import Courier, Delivery
+from orchestrator.tracking.upload_queue import Outbox
 from tests.orchestrator_tests.fake_place import (
     STUDY,
     FakePlace,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from orchestrator import study
 from orchestrator.address import Address
-from orchestrator.definition import LogModels, Tracking
-from orchestrator.store import Entry, Store
+from orchestrator.spec.model import LogModels, Tracking
+from orchestrator.store.store import Entry, Store
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from tests.orchestrator_tests.test_inline import run

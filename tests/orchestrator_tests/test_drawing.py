@@ -11,16 +11,15 @@ import pytest
 from rich.console import Console
 
 from orchestrator.address import Address
-from orchestrator.catalogue import Catalogue
-from orchestrator.definition import Exclusion, Prune, VictimRule
-from orchestrator.drawing import foresee
-from orchestrator.plan import make_plan, own_setting
-from orchestrator.ranges import Range, Span, identity
-from orchestrator.reporting.assembly import write_report
-from orchestrator.search import SAMPLERS
-from orchestrator.spec import resolved_yaml
-from orchestrator.summary import print_summary
-from orchestrator.work import TrialItem
+from orchestrator.cli.summary import print_summary
+from orchestrator.plan.jobs import Catalogue, TrialItem
+from orchestrator.plan.plan import make_plan, own_setting
+from orchestrator.reporting.build import write_report
+from orchestrator.scheduler.sampling import foresee
+from orchestrator.search.samplers import SAMPLERS
+from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.model import Exclusion, Prune, VictimRule
+from orchestrator.spec.space import Range, Span, identity
 from tests.orchestrator_tests.drawn_studies import AXES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import (

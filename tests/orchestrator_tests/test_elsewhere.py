@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.claims import SILENCE
-from orchestrator.dispatch import LOOKS
-from orchestrator.store import Store
-from orchestrator.work import Item, VictimItem
+from orchestrator.plan.jobs import Item, VictimItem
+from orchestrator.scheduler.queue import LOOKS
+from orchestrator.store.locks import SILENCE
+from orchestrator.store.store import Store
 from tests.orchestrator_tests.held import KEY, age, rewrite, turn
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import atexit, logging, sys, threading, time
-from orchestrator.ending import as_process
+from orchestrator.terminal import as_process
 
 class Late:
     def __del__(self):

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchestrator.entries import (
-    ASCENT as UNLEARN,
-)
-from orchestrator.entries import (
+from orchestrator.store.schema import narrowed, pack, widened
+from orchestrator.store.serialization import ASCENT as UNLEARN
+from orchestrator.store.serialization import (
     EVALUATION,
     SCORES,
     VICTIM,
@@ -22,8 +21,7 @@ from orchestrator.entries import (
     StoredScores,
     StoredVictim,
 )
-from orchestrator.schema import narrowed, pack, widened
-from orchestrator.store import Entry, Store
+from orchestrator.store.store import Entry, Store
 from ulrl.datasets.digits import Digits
 from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.metrics import Confusion, Metrics

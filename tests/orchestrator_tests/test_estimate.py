@@ -9,17 +9,15 @@ import pytest
 import torch
 
 from orchestrator.address import Address
-from orchestrator.calibration import Calibration, Kind, Speed
-from orchestrator.costs import Source
-from orchestrator.definition import LogModels, Tracking
-from orchestrator.estimate import END_SECONDS, START_SECONDS, estimate
-from orchestrator.experience import gather, keep
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Compute
-from orchestrator.materials import blueprint_of
-from orchestrator.plan import make_plan
-from orchestrator.store import Store
-from orchestrator.workload import Workload
+from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.plan.cost_model import Calibration, Speed, StageShape, Workload
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.scheduler.estimate import END_SECONDS, START_SECONDS, estimate
+from orchestrator.scheduler.timing import Source, gather, keep
+from orchestrator.spec.model import LogModels, Tracking
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.store import Store
 from tests.orchestrator_tests.estimated_studies import cost, study_of
 from tests.orchestrator_tests.places import Place
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -101,7 +99,7 @@ def test_time_is_spread_over_workers_and_gpus_cost_while_they_are_held(tmp_path:
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose speed does not change from one measurement to the next."""
     monkeypatch.setattr(
-        "orchestrator.calibration.Calibration._measure",
+        "orchestrator.plan.cost_model.Calibration._measure",
         lambda _, kind: Speed(
             train=3e-5 * kind.architecture.width, test=1e-5 * kind.architecture.width, timed=True
         ),
@@ -211,7 +209,7 @@ def test_a_new_study_is_timed_here_and_now(tmp_path: Path) -> None:
     torch.set_num_threads(threads)
     load = Workload(make_plan(study)).victim(scenario)
     assert load.trained == facts.train_count
-    kind = Kind(
+    kind = StageShape(
         architecture=scenario.architecture,
         classes=facts.classes,
         channels=facts.channels,

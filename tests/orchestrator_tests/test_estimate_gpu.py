@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.calibration import Calibration, Kind, Speed
-from orchestrator.estimate import crowding, estimate, sharing
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Compute
-from orchestrator.plan import make_plan
-from orchestrator.store import Store
+from orchestrator.plan.cost_model import Calibration, Speed, StageShape
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.scheduler.estimate import crowding, estimate, sharing
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.store import Store
 from tests.orchestrator_tests.estimated_studies import study_of
 from tests.orchestrator_tests.small_studies import BADNETS, choice
 from ulrl.attacks.wanet import WaNet
@@ -58,9 +58,9 @@ def test_packing_does_not_make_a_gpu_faster_than_measured(
 def test_only_a_gpu_replays_and_only_what_no_attack_has_a_hand_in(
     device: str, found: set[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Kind] = []
+    asked: list[StageShape] = []
 
-    def measured(_: Calibration, kind: Kind) -> Speed:
+    def measured(_: Calibration, kind: StageShape) -> Speed:
         asked.append(kind)
         return Speed(train=1.0 if kind.replayed else 3.0, test=0.0, timed=True)
 

@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 from orchestrator import export, report, study
+from orchestrator.cli.run import run_study
 from orchestrator.errors import Unusable
-from orchestrator.executors import Executor
-from orchestrator.run import run_study
-from orchestrator.signals import Interrupts
-from orchestrator.spec import load_study
+from orchestrator.executor.base import Executor
+from orchestrator.spec.load import load_study
+from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.report_folders import mixed_rows, write_study
 from ulrl import gallery
 
@@ -112,7 +112,7 @@ def test_a_report_without_room_leads_to_the_store(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Executor, "run", Mock(side_effect=KeyboardInterrupt))
-    monkeypatch.setattr("orchestrator.reporting.assembly.write_report", no_room)
+    monkeypatch.setattr("orchestrator.reporting.build.write_report", no_room)
     with pytest.raises(Unusable, match=r"the study folder .* \(\[Errno 28\] No .*; the store has"):
         run_study(
             load_study("grid.yaml", []),
@@ -128,7 +128,7 @@ def test_a_report_without_room_leads_to_the_store(
 def test_the_study_folder_may_be_below_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No shell expands ~ in --out=~/x; a folder of that name is removed by rm -r ~."""
     run = Mock(return_value=0)
-    monkeypatch.setattr("orchestrator.run.run_study", run)
+    monkeypatch.setattr("orchestrator.cli.run.run_study", run)
     assert study.main(["grid.yaml", "--inline", "--out=~/x"]) == 0
     assert run.call_args.args[1] == place / "home/x"
 
@@ -137,7 +137,7 @@ def test_the_command_can_be_called_from_a_thread(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del place
-    monkeypatch.setattr("orchestrator.run.run_study", Mock(return_value=4))
+    monkeypatch.setattr("orchestrator.cli.run.run_study", Mock(return_value=4))
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(study.main(["grid.yaml", "--inline"])))
     thread.start()

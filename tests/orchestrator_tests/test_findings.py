@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.findings import Findings
-from orchestrator.store import Entry
+from orchestrator.store.lookup import StageResults
+from orchestrator.store.store import Entry
 from tests.orchestrator_tests.made_up import metrics
 from tests.orchestrator_tests.places import Place
 from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
@@ -29,8 +29,8 @@ def desk(tmp_path: Path) -> Desk:
     return desk
 
 
-def fresh(desk: Desk) -> Findings:
-    return Findings(desk.store, desk.keys)
+def fresh(desk: Desk) -> StageResults:
+    return StageResults(desk.store, desk.keys)
 
 
 def test_nothing_is_found_in_an_empty_store(tmp_path: Path) -> None:

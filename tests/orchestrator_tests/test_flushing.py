@@ -5,9 +5,9 @@ from time import monotonic, sleep
 
 import pytest
 
-from orchestrator import delivery
-from orchestrator.delivery import Delivery, Held
-from orchestrator.records import Record
+from orchestrator.tracking import sync
+from orchestrator.tracking.records import Record
+from orchestrator.tracking.sync import Delivery, Held
 from tests.orchestrator_tests.fake_place import STUDY, FakePlace, Start, trial
 
 
@@ -52,7 +52,7 @@ class SteadyPlace(FakePlace):
 def test_flushing_goes_on_while_records_arrive_and_tells_how_many_are_left(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "LOOK", 0.01)
+    monkeypatch.setattr(sync, "LOOK", 0.01)
     courier, seen = start(SteadyPlace()), []
     for record in (STUDY, *map(trial, range(20))):
         courier.record(record)
@@ -70,7 +70,7 @@ def test_flushing_goes_on_while_records_arrive_and_tells_how_many_are_left(
 def test_flushing_ends_when_nothing_arrives_or_a_person_says_so(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "LOOK", 0.01)
+    monkeypatch.setattr(sync, "LOOK", 0.01)
     stuck = SteadyPlace()
     stuck.pause = 1.0
     courier = start(stuck)
@@ -85,8 +85,8 @@ def test_flushing_ends_when_nothing_arrives_or_a_person_says_so(
 def test_a_server_that_took_something_and_goes_is_waited_for(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "LOOK", 0.01)
-    monkeypatch.setattr(delivery, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(sync, "LOOK", 0.01)
+    monkeypatch.setattr(sync, "LONGEST_PAUSE", 0.5)
     for gone, all_there in (((12, 14), True), ((12, 10**6), False)):
         place = SteadyPlace(name=str(gone))
         place.gone = gone

@@ -14,14 +14,14 @@ import pytest
 
 from orchestrator.errors import Unusable
 from orchestrator.files import write_text
-from orchestrator.folder import Folder, whole_lines
-from orchestrator.work import StageRun
+from orchestrator.plan.jobs import StageRun
+from orchestrator.store.study_folder import Folder, whole_lines
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestrator.folder import Folder
+from orchestrator.store.study_folder import Folder
 with Folder(Path(sys.argv[1])).held():
     print("held", flush=True)
     time.sleep(60)

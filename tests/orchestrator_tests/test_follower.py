@@ -15,11 +15,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.decisions import Verdict
-from orchestrator.definition import Prune, Search, Study
-from orchestrator.follower import Follower
-from orchestrator.ranges import Range
-from orchestrator.search import Kept, Snapshot, Writer, open_storage, save_studies, snapshot
+from orchestrator.scheduler.decisions import Verdict
+from orchestrator.scheduler.storage_mirror import Follower
+from orchestrator.search.storage import Kept, Snapshot, Writer, open_storage, save_studies, snapshot
+from orchestrator.spec.model import Prune, Search, Study
+from orchestrator.spec.space import Range
 from tests.orchestrator_tests.simulation import Desk, Recorder, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, MEDIAN, WILCOXON, choice, small_study
 from ulrl.layers import Layers
@@ -299,7 +299,9 @@ def test_a_storage_that_is_not_there_is_named_without_its_password(
 def test_a_storage_that_does_not_answer_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.follower.open_storage", lambda _: time.sleep(5))
+    monkeypatch.setattr(
+        "orchestrator.scheduler.storage_mirror.open_storage", lambda _: time.sleep(5)
+    )
     desk = Desk(study_of(tmp_path), tmp_path)
     follower = followed(desk, "sqlite:///o.db")
     Workers(Random(0), 3).run(desk)

@@ -18,11 +18,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.delivery import ModelError
-from orchestrator.foundry import Foundry, Moulds, serve
-from orchestrator.modelling import materialise
-from orchestrator.scratch import scratch
-from orchestrator.store import Entry, Store
+from orchestrator.processes import scratch
+from orchestrator.store.store import Entry, Store
+from orchestrator.tracking.model_export import Foundry, Moulds, serve
+from orchestrator.tracking.models import materialise
+from orchestrator.tracking.sync import ModelError
 from tests.servers import free_port, running, wait_for
 from tests.system_tests.commands import wait_until
 from ulrl.models import ARCHITECTURES
@@ -224,7 +224,7 @@ def test_a_process_that_cannot_be_started_ends_no_study(
 DRIVER = """
 import os, sys
 from pathlib import Path
-from orchestrator.foundry import Foundry
+from orchestrator.tracking.model_export import Foundry
 foundry = Foundry(sys.argv[1])
 foundry.prepare()
 print(foundry._process.pid, flush=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import gauges
-from orchestrator.gauges import Gauges, curves_of, reading
+from orchestrator.tracking import system_metrics
+from orchestrator.tracking.system_metrics import Gauges, curves_of, reading
 
 
 def test_readings_are_taken_and_kept_over_starts(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_no_readings_are_no_curves_and_many_are_thinned(tmp_path: Path) -> None:
     file.write_text("\n".join([*lines, "[3]", "{}", '[4, {"cpu": "x"}]', "5"]) + "\n")
     points = curves_of(file)["system/cpu"]
     assert points[:2] == ((0, 0.0), (4, 4.0))
-    assert len(points) <= gauges.MOST
+    assert len(points) <= system_metrics.MOST
 
 
 def test_gpus_are_read_where_there_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

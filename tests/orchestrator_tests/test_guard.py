@@ -14,9 +14,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from orchestrator import guard
 from orchestrator.errors import Unusable
-from orchestrator.guard import Daemons, Guard, Listeners
+from orchestrator.executor import watchdog
+from orchestrator.executor.watchdog import Daemons, Guard, Listeners
 from tests.system_tests.commands import wait_until
 
 SECONDS = 20.0  # for what takes a moment
@@ -92,10 +92,10 @@ def test_a_look_that_fails_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def exits(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Ways out of this process, taken for real in other tests."""
-    monkeypatch.setattr(guard, "EVERY", 0.05)
-    monkeypatch.setattr(guard, "PATIENCE", 0.2)
+    monkeypatch.setattr(watchdog, "EVERY", 0.05)
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.2)
     exits = Mock()
-    monkeypatch.setattr("orchestrator.guard.os._exit", exits)
+    monkeypatch.setattr("orchestrator.executor.watchdog.os._exit", exits)
     return exits
 
 
@@ -117,7 +117,7 @@ def watching() -> bool:
 def test_who_wants_to_be_told_is_told_before_anything_is_ended(
     watch: Guard, exits: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "PATIENCE", 60)
+    monkeypatch.setattr(watchdog, "PATIENCE", 60)
     told: list[Exception] = []
     with watch.telling(told.append):
         time.sleep(0.3)
@@ -149,26 +149,26 @@ def test_a_ray_that_dies_when_a_study_has_left_it_ends_nothing(watch: Guard, exi
 
 
 def test_who_cannot_get_out_of_ray_is_ended(exits: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "LEAVING", 0.2)
+    monkeypatch.setattr(watchdog, "LEAVING", 0.2)
     watch = Guard(lambda: True, Console(file=(said := StringIO())))
     with watch.leaving():
         wait_until(lambda: exits.called, "the process ends", SECONDS)
     exits.assert_called_once_with(3)
-    assert said.getvalue() == f"error: {guard.GONE}\n"
+    assert said.getvalue() == f"error: {watchdog.GONE}\n"
 
 
 def test_a_view_that_is_being_drawn_is_left_as_a_terminal_should_be(exits: Mock) -> None:
     watch = Guard(lambda: False, Console(file=(said := StringIO()), force_terminal=True))
     watch.start()
     wait_until(lambda: exits.called, "the process ends", SECONDS)
-    before, _, after = said.getvalue().partition(guard.GONE)
+    before, _, after = said.getvalue().partition(watchdog.GONE)
     assert before.startswith("\n")
     assert "\x1b[?25h" in before
     assert after.strip() == ""
 
 
 STUCK = """
-import time, orchestrator.guard as guard
+import time, orchestrator.executor.watchdog as guard
 from contextlib import nullcontext
 from rich.console import Console
 guard.PATIENCE = 0.2
@@ -184,7 +184,7 @@ def test_a_process_that_cannot_end_is_ended_with_a_line(hearer: str) -> None:
     command = [sys.executable, "-c", STUCK.format(hearer=hearer)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert done.stdout == f"error: {guard.GONE}\n"
+    assert done.stdout == f"error: {watchdog.GONE}\n"
     assert done.stderr == ""
 
 

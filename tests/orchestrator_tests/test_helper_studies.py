@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.definition import Study
 from orchestrator.errors import Mistakes
-from orchestrator.inline import run_inline
-from orchestrator.signals import Interrupts
-from orchestrator.spec import load_study, missing_data
-from orchestrator.work import Site
+from orchestrator.executor.inline import run_inline
+from orchestrator.plan.jobs import Site
+from orchestrator.spec.load import load_study, missing_data
+from orchestrator.spec.model import Study
+from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import choice, small_study
 from ulrl.attacks import ATTACKS

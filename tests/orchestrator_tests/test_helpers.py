@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.definition import Study
-from orchestrator.estimate import estimate
-from orchestrator.resources import Limits
-from orchestrator.work import HelperItem
+from orchestrator.plan.jobs import HelperItem
+from orchestrator.scheduler.estimate import estimate
+from orchestrator.spec.model import Limits, Study
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from ulrl.attacks import Attack

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from orchestrator.definition import Study, VictimImport
-from orchestrator.entries import VICTIM
 from orchestrator.errors import Mistakes
-from orchestrator.imports import blueprint_from_facts, check_imports
-from orchestrator.inline import run_inline
-from orchestrator.plan import Plan, Scenario, make_plan
-from orchestrator.signals import Interrupts
-from orchestrator.work import Site
+from orchestrator.executor.inline import run_inline
+from orchestrator.pipeline.victims import blueprint_from_facts, check_imports
+from orchestrator.plan.jobs import Site
+from orchestrator.plan.plan import Plan, Scenario, make_plan
+from orchestrator.spec.model import Study, VictimImport
+from orchestrator.store.serialization import VICTIM
+from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 from ulrl.attacks import NOTHING_LEARNED, stamp_bytes
@@ -170,7 +170,7 @@ def test_files_that_vanish_in_the_middle_fail_their_trials_alone(
     def load(source: str, blueprint: Any) -> Any:
         return load_victim(str(tmp_path / "gone") if source == vanished else source, blueprint)
 
-    monkeypatch.setattr("orchestrator.materials.load_victim", load)
+    monkeypatch.setattr("orchestrator.pipeline.inputs.load_victim", load)
     done = run(importing(zoo, tmp_path / "b"), tmp_path / "b")
     assert done.statuses() == ["failed", "failed", "done", "done"]
     assert all(str(zoo) not in (row["error"] or "") for row in done.rows())

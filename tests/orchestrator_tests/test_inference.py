@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.inference import estimate, holm, resampled, sample_text
+from orchestrator.search.inference import estimate, holm, resampled, sample_text
 
 ATTACKS = ["badnets"] * 3 + ["blended"] * 3 + ["sig"] * 3
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Generator
 
-from orchestrator.definition import Prune, Study
 from orchestrator.errors import Interrupted, Unusable
-from orchestrator.inline import run_inline
-from orchestrator.signals import Interrupts
-from orchestrator.work import Site
+from orchestrator.executor.inline import run_inline
+from orchestrator.plan.jobs import Site
+from orchestrator.spec.model import Prune, Study
+from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import (
     BADNETS,
@@ -158,7 +158,7 @@ def test_a_failure_is_tried_again(
     done: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.workshop.relearn", None)
+        patch.setattr("orchestrator.pipeline.stages.relearn", None)
         desk = run(study_of(tmp_path), tmp_path)
     assert desk.statuses() == ["failed"] * 8
     assert {row["error"] for row in desk.rows()} == {
@@ -176,6 +176,6 @@ def test_a_store_that_becomes_full_ends_the_study(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.store._write_atomically", full)
+        patch.setattr("orchestrator.store.store._write_atomically", full)
         with pytest.raises(Unusable, match="cannot be written to"):
             run(study, tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.keys import plain, result_key
+from orchestrator.store.keys import plain, result_key
 from ulrl.attacks import ATTACKS
 from ulrl.clean import CleanConfig
 from ulrl.datasets import DATASETS, Treatment

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from orchestrator import keys
-from orchestrator.keys import digest_of
-from orchestrator.machine import Compute
-from orchestrator.plan import Trial, make_plan
+from orchestrator.plan.plan import Trial, make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.store import keys
+from orchestrator.store.keys import digest_of
 from tests.orchestrator_tests.key_cases import (
     ALL,
     FROM_ASCENT,

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from orchestrator.keys import settled
-from orchestrator.machine import Compute
-from orchestrator.plan import Trial
+from orchestrator.plan.plan import Trial
+from orchestrator.plan.resources import Compute
+from orchestrator.store.keys import settled
 from tests.orchestrator_tests.key_cases import (
     ALL,
     FROM_ASCENT,

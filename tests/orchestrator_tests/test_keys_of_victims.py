@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.plan import Scenario, Trial
+from orchestrator.plan.plan import Scenario, Trial
 from tests.orchestrator_tests.key_cases import (
     ALL,
     all_keys,

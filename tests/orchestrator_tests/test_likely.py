@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.calibration import Calibration, Speed
-from orchestrator.definition import Study
-from orchestrator.estimate import Estimate, estimate
-from orchestrator.keys import KeyRing
-from orchestrator.machine import Compute
-from orchestrator.plan import make_plan
-from orchestrator.preview import show_plan
-from orchestrator.store import Store
+from orchestrator.cli.plan import show_plan
+from orchestrator.plan.cost_model import Calibration, Speed
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.scheduler.estimate import PlanEstimate, estimate
+from orchestrator.spec.model import Study
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.store import Store
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
@@ -31,7 +31,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Calibration, "_measure", lambda *_: Speed(train=1.0, test=0.5, timed=True))
 
 
-def expected(store: Path | str, **settings: tuple[Any, ...]) -> Estimate:
+def expected(store: Path | str, **settings: tuple[Any, ...]) -> PlanEstimate:
     study = small_study(
         store=str(store),
         attacks=[choice(BADNETS)],
@@ -43,7 +43,7 @@ def expected(store: Path | str, **settings: tuple[Any, ...]) -> Estimate:
     return cost(study)
 
 
-def cost(study: Study, desk: Desk | None = None) -> Estimate:
+def cost(study: Study, desk: Desk | None = None) -> PlanEstimate:
     keys = KeyRing(study.victim, Compute())
     cuts = None if desk is None else desk.folder.cuts()
     return estimate(make_plan(study), Store(study.store), keys, 2, 0.0, cuts)

@@ -6,13 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.definition import Study
 from orchestrator.errors import Unusable
-from orchestrator.machine import Node, Shares
-from orchestrator.memory import CONTEXT, share_of, worker_bytes
-from orchestrator.plan import make_plan
-from orchestrator.resources import ArchitectureAsk, Ask, Device, Resources, Share
-from orchestrator.work import AscentItem, TrialItem, VictimItem
+from orchestrator.plan.jobs import AscentItem, TrialItem, VictimItem
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.resources import CONTEXT, Node, Shares, share_of, worker_bytes
+from orchestrator.spec.model import ArchitectureAsk, Ask, Device, Resources, Share, Study
 from tests.orchestrator_tests.spec_files import SMALL, load
 from ulrl.models import Architecture
 from ulrl.models.preact_resnet import PreActResNet18

@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.reporting.axes import Axis
-from orchestrator.reporting.blocks import Block, Floats
-from orchestrator.reporting.importance import (
+from orchestrator.plan.columns import Family
+from orchestrator.reporting.read_results import ScenarioRow, Setting
+from orchestrator.reporting.statistics import (
     FANOVA,
     FEWEST_FOR_PED_ANOVA,
     PED_ANOVA,
+    Block,
+    Floats,
+    decompose,
     importances,
+    main_effects,
 )
-from orchestrator.reporting.main_effects import main_effects
-from orchestrator.reporting.results import Scenario, Setting
-from orchestrator.reporting.schema import Family
-from orchestrator.reporting.variance import decompose
+from orchestrator.reporting.svg import SettingAxis
 
 AXES = [
-    Axis(name="a", values=("0.1", "0.2", "0.4"), numeric=True),
-    Axis(name="b", values=("0.0", "0.5", "1.0"), numeric=True),
+    SettingAxis(name="a", values=("0.1", "0.2", "0.4"), numeric=True),
+    SettingAxis(name="b", values=("0.0", "0.5", "1.0"), numeric=True),
 ]
 SETTINGS = [(("a", a), ("b", b)) for a, b in itertools.product(*(axis.values for axis in AXES))]
 
@@ -30,7 +31,9 @@ SETTINGS = [(("a", a), ("b", b)) for a, b in itertools.product(*(axis.values for
 def block(values: Floats, settings: Sequence[Setting] = SETTINGS) -> Block:
     """Return values of scenarios of three attacks."""
     scenarios = [
-        Scenario(Family(f"attack {place % 3}", "{}", "digits", "net", "0.1", "0"), str(place // 3))
+        ScenarioRow(
+            Family(f"attack {place % 3}", "{}", "digits", "net", "0.1", "0"), str(place // 3)
+        )
         for place in range(len(values))
     ]
     return Block(scenarios=scenarios, settings=list(settings), values=values)
@@ -91,12 +94,12 @@ def test_a_pruned_corner_does_not_bend_the_effect_of_the_other_axis() -> None:
     assert not second.is_noise
 
 
-def sampled(settings: int) -> tuple[Block, list[Axis]]:
+def sampled(settings: int) -> tuple[Block, list[SettingAxis]]:
     """Return settings drawn at random, of which the first axis alone matters."""
     random = np.random.default_rng(settings)
     points = random.uniform(size=(settings, 3)).round(4)
     axes = [
-        Axis(name=name, values=sorted({str(x) for x in column}, key=float), numeric=True)
+        SettingAxis(name=name, values=sorted({str(x) for x in column}, key=float), numeric=True)
         for name, column in zip("abc", points.T, strict=True)
     ]
     drawn = [tuple((name, str(x)) for name, x in zip("abc", p, strict=True)) for p in points]

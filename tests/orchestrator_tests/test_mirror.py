@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from orchestrator.definition import LogModels, Objective, Prune, VictimRule
-from orchestrator.runs import STUDY
+from orchestrator.spec.model import LogModels, Objective, Prune, VictimRule
+from orchestrator.tracking.run_records import STUDY
 from tests.orchestrator_tests.listening import (
     Listener,
     mirrored,

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import results
-from orchestrator.definition import LogModels
-from orchestrator.plan import Trial
+from orchestrator.plan.plan import Trial
+from orchestrator.scheduler import results_table
+from orchestrator.spec.model import LogModels
 from tests.orchestrator_tests.drawn_studies import study_of as drawn_study
 from tests.orchestrator_tests.listening import Listener, mirrored, study_of, weights_in
 
@@ -95,13 +95,13 @@ def test_a_wreck_is_never_the_best_and_its_weights_are_not_kept(
     usual, heard = mirrored(study_of(tmp_path / "one"), tmp_path / "one")
     bests = [t.number for t in usual.plan.trials if tags(heard)[t.key]["best"] == "True"]
     wrecks = {usual.conductor.scores[number].relearn_key for number in bests}
-    measured = results._after
+    measured = results_table._after
 
     def wrecking(trial: Trial, victim: Any, scored: Any, repaired: Any) -> dict[str, Any]:
         row = measured(trial, victim, scored, repaired)
         return {**row, "wrecked": scored.relearn_key in wrecks}
 
-    monkeypatch.setattr(results, "_after", wrecking)
+    monkeypatch.setattr(results_table, "_after", wrecking)
     desk, again = mirrored(study_of(tmp_path / "two"), tmp_path / "two")
     others = [t.number for t in desk.plan.trials if tags(again)[t.key]["best"] == "True"]
     kept = {desk.conductor.scores[number].relearn_key for number in others}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.address import Address
-from orchestrator.definition import LogModels, Prune, PrunerChoice, Tracking
-from orchestrator.records import Record
+from orchestrator.spec.model import LogModels, Prune, PrunerChoice, Tracking
+from orchestrator.tracking.records import Record
 from tests.orchestrator_tests.listening import Listener, mirrored, study_of, trial_record
 from tests.orchestrator_tests.simulation import SECONDS, Desk
 

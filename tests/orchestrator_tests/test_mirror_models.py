@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from orchestrator.address import Address
-from orchestrator.definition import Tracking
-from orchestrator.entries import REPAIRED
-from orchestrator.materials import blueprint_of
-from orchestrator.mirror import artifacts_of
-from orchestrator.modelling import describe, materialise
-from orchestrator.plan import Plan
+from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.plan.plan import Plan
+from orchestrator.spec.model import Tracking
+from orchestrator.store.serialization import REPAIRED
+from orchestrator.tracking.callback import artifacts_of
+from orchestrator.tracking.models import describe, materialise
 from tests.orchestrator_tests.places import Place
 from ulrl.models import restore
 

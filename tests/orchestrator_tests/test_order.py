@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.order import lengths
-from orchestrator.plan import Scenario
+from orchestrator.plan.cost_model import lengths
+from orchestrator.plan.plan import Scenario
 from tests.orchestrator_tests.grids import plan_of
 from tests.orchestrator_tests.pruned_studies import study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -38,7 +38,7 @@ def test_wider_networks_larger_images_and_helpers_take_longer() -> None:
 def test_networks_are_not_looked_at_where_they_are_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("orchestrator.order.size_of", None)
+    monkeypatch.setattr("orchestrator.plan.cost_model.size_of", None)
     plan = plan_of({"alpha": (0.7,)}, attacks=[choice(BADNETS)], seeds=(0, 1))
     first, second = map(lengths(plan), plan.scenarios)
     assert first == second > 0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.outbox import Outbox, Receipt
-from orchestrator.records import Dataset, Record, digest_of, fitted, to_plain
+from orchestrator.tracking.records import Dataset, Record, digest_of, fitted, to_plain
+from orchestrator.tracking.upload_queue import Outbox, Receipt
 
 STUDY = Record(key="study", parent=None, name="demo", status="RUNNING")
 TRIAL = Record(

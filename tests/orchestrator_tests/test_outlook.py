@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.outlook import Outlook
-from orchestrator.plan import Plan, make_plan
-from orchestrator.work import AscentItem, TrialItem, VictimItem
-from orchestrator.workload import Workload
+from orchestrator.cli.progress import Outlook
+from orchestrator.plan.cost_model import Workload
+from orchestrator.plan.jobs import AscentItem, TrialItem, VictimItem
+from orchestrator.plan.plan import Plan, make_plan
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study, table_study
 from ulrl.models.preact_resnet import PreActResNet18
 

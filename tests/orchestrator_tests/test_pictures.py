@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from orchestrator.errors import Mistakes
-from orchestrator.findings import VictimFinding
-from orchestrator.inline import run_inline
-from orchestrator.pictures import Pictures
-from orchestrator.reporting.assembly import write_report
-from orchestrator.signals import Interrupts
-from orchestrator.work import Site
+from orchestrator.executor.inline import run_inline
+from orchestrator.plan.jobs import Site
+from orchestrator.reporting.build import write_report
+from orchestrator.scheduler.trigger_pictures import Pictures
+from orchestrator.store.lookup import VictimFinding
+from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import small_study
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.names import scenario_text
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan.labels import scenario_text
+from orchestrator.plan.plan import Plan, make_plan
 from tests.orchestrator_tests.grids import plan_of, plan_with_every_axis
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice
 from ulrl.attacks import LabelRule, Stamp

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import Plan, spread
+from orchestrator.plan.plan import Plan, spread
 from tests.orchestrator_tests.grids import plan_of, plan_with_every_axis
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice
 from ulrl.attacks import Stamp

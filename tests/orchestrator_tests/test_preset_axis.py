@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.definition import Study
-from orchestrator.plan import Plan, make_plan
-from orchestrator.spec import resolved_yaml
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.model import Study
 from tests.orchestrator_tests.grids import plan_of
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from ulrl.datasets.cifar10 import Cifar10

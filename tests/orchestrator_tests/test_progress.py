@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.decisions import Decisions, Outcome, Status, Verdict
-from orchestrator.definition import Prune, VictimRule
-from orchestrator.plan import Plan, Trial, make_plan
-from orchestrator.plural import span
-from orchestrator.progress import Screen
-from orchestrator.prunings import sentence
-from orchestrator.tally import Reached, Tally
-from orchestrator.work import Finished, Progress, TrialItem, VictimItem
+from orchestrator.cli.progress import Reached, Screen, Tally
+from orchestrator.plan.columns import span
+from orchestrator.plan.jobs import Finished, Progress, TrialItem, VictimItem
+from orchestrator.plan.plan import Plan, Trial, make_plan
+from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome, Verdict, sentence
+from orchestrator.spec.model import Prune, VictimRule
 from tests.orchestrator_tests.made_up import metrics
 from tests.orchestrator_tests.outcomes import ACROSS, in_order, plan_of
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -46,9 +44,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("orchestrator.progress.time", clock)
-    monkeypatch.setattr("orchestrator.tally.time", clock)
-    monkeypatch.setattr("orchestrator.progress.LOOK", 3600.0)
+    monkeypatch.setattr("orchestrator.cli.progress.time", clock)
+    monkeypatch.setattr("orchestrator.cli.progress.time", clock)
+    monkeypatch.setattr("orchestrator.cli.progress.LOOK", 3600.0)
     return clock
 
 
@@ -120,7 +118,7 @@ def test_counts(plan: Plan, clock: Clock) -> None:
 
 
 def finding(acc: float = 0.9, asr: float = 0.95) -> Any:
-    from orchestrator.findings import VictimFinding
+    from orchestrator.store.lookup import VictimFinding
     from ulrl.evaluation import Evaluation
     from ulrl.metrics import Metrics
 
@@ -174,7 +172,7 @@ def test_silence_is_told_ever_more_rarely_with_what_it_is_of(
     plan: Plan, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that is cut off, or a stage that takes long."""
-    monkeypatch.setattr("orchestrator.progress.LOOK", 0.005)
+    monkeypatch.setattr("orchestrator.cli.progress.LOOK", 0.005)
     shown = console()
     screen = Screen(shown, Tally(plan, nothing))
     victims = [VictimItem(scenario=scenario) for scenario in plan.scenarios[:2]]
@@ -234,7 +232,7 @@ def test_a_decision_to_prune_is_told_with_its_evidence(clock: Clock, tmp_path: P
     with screen:
         for trials, value in ((best, 0.9), (worse, 0.8)):
             for trial in trials:
-                for told in decisions.offer(trial, Outcome(value=value)):
+                for told in decisions.offer(trial, TrialOutcome(value=value)):
                     screen.decided(told)
     (pruning,) = decisions.prunings
     assert sentence(plan, pruning) in output(shown).splitlines()

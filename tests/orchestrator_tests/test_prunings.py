@@ -3,10 +3,16 @@
 import csv
 from pathlib import Path
 
-from orchestrator.decisions import Decisions, Outcome
-from orchestrator.definition import Objective, Prune, PrunerChoice
-from orchestrator.prunings import COLUMNS, Pruning, sentence, write_prunings
-from orchestrator.search import Evidence
+from orchestrator.scheduler.decisions import (
+    COLUMNS,
+    Decisions,
+    Pruning,
+    TrialOutcome,
+    sentence,
+    write_prunings,
+)
+from orchestrator.search.pruners import Evidence
+from orchestrator.spec.model import Objective, Prune, PrunerChoice
 from tests.orchestrator_tests.outcomes import ACROSS, WITHIN, in_order, offer, plan_of
 
 
@@ -18,7 +24,7 @@ def test_an_abandoned_setting_in_words() -> None:
     verdicts = [
         verdict
         for trial in worse[:5]
-        for verdict in decisions.offer(trial, Outcome(value=0.8, curve=(0.8,)))
+        for verdict in decisions.offer(trial, TrialOutcome(value=0.8, curve=(0.8,)))
     ]
     told = [verdict.pruning for verdict in verdicts]
     (pruning,) = decisions.prunings
@@ -35,7 +41,7 @@ def test_a_cut_curve_in_words_and_percent() -> None:
     first, second, third = (trial for (trial,) in in_order(plan))
     offer(decisions, first, 0.1, 0.5, 0.3, 0.1)
     offer(decisions, second, 0.3, 0.5, 0.4, 0.3)
-    (verdict,) = decisions.offer(third, Outcome(curve=(0.5, 0.6)))
+    (verdict,) = decisions.offer(third, TrialOutcome(curve=(0.5, 0.6)))
     assert verdict.pruning is not None
     assert sentence(plan, verdict.pruning) == (
         f"{third.name} cut after epoch 2: ASR 60.0%, worse than 2 of 2 settings there "
@@ -48,7 +54,7 @@ def test_the_first_of_a_scenario_has_nobody_beside_it() -> None:
     plan = plan_of(2, 1, Prune(curve=lower))
     decisions = Decisions(plan)
     ((first,), _) = in_order(plan)
-    (verdict,) = decisions.offer(first, Outcome(curve=(0.3,)))
+    (verdict,) = decisions.offer(first, TrialOutcome(curve=(0.3,)))
     assert verdict.pruning is not None
     assert sentence(plan, verdict.pruning) == f"{first.name} cut after epoch 1: DER 0.300"
 

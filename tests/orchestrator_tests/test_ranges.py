@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.ranges import Axis, Range, Space, Span, identity, plainly
+from orchestrator.spec.space import Axis, Range, Space, Span, identity, plainly
 from ulrl.layers import Layers
 
 RANGES = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.quiet import apart
-from orchestrator.rayside import PINGS, last_line, notice_cuts, own_token, reason_of
+from orchestrator.executor.ray_setup import PINGS, last_line, notice_cuts, own_token, reason_of
+from orchestrator.terminal import apart
 
 
 @pytest.mark.parametrize("verbose", [False, True])
@@ -19,7 +19,7 @@ def test_what_libraries_write_goes_to_a_file(tmp_path: Path, *, verbose: bool) -
 import os, sys
 from pathlib import Path
 from rich.console import Console
-from orchestrator.quiet import apart
+from orchestrator.terminal import apart
 console = Console()
 with apart(console, Path("ray.log"), verbose={verbose}) as errors:
     print("a library")
@@ -131,7 +131,7 @@ def test_what_a_library_says_is_listened_to_where_it_is_kept(
 ) -> None:
     text = """
 import os, sys
-from orchestrator.rayside import listen_in
+from orchestrator.executor.ray_setup import listen_in
 os.write(2, b"before\\n")
 said = listen_in()
 os.write(2, b"after\\n")

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestrator.cli.summary import print_summary
 from orchestrator.errors import Mistakes
-from orchestrator.reporting.assembly import assemble
-from orchestrator.reporting.naming import names_of
-from orchestrator.reporting.neurons import missed
+from orchestrator.reporting.build import assemble
 from orchestrator.reporting.page import render
-from orchestrator.reporting.results import Results, read_results
+from orchestrator.reporting.read_results import StudyResults, read_results
+from orchestrator.reporting.statistics import missed
 from orchestrator.reporting.summary import summarise
-from orchestrator.summary import print_summary
+from orchestrator.reporting.text import names_of
 from tests.orchestrator_tests.report_folders import Row, make_rows, settle, write_study
 
 
@@ -29,7 +29,7 @@ def rows_of(*ends: tuple[str, int, str, float, int]) -> list[Row]:
     return rows
 
 
-def results_of(folder: Path, rows: list[Row]) -> Results:
+def results_of(folder: Path, rows: list[Row]) -> StudyResults:
     return read_results(write_study(folder, rows) / "results.csv")
 
 

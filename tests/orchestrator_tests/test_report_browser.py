@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, sync_playwright
 
 from orchestrator.report import main
-from orchestrator.reporting.assembly import write_report
+from orchestrator.reporting.build import write_report
 from tests.installed import program
 from tests.orchestrator_tests.report_folders import (
     count_out,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestrator.reporting.assembly import write_report
+from orchestrator.reporting.build import write_report
 from tests.orchestrator_tests.report_folders import Row, count_out, make_rows, reach, write_study
 
 POINT = ("unlearn_threshold", "reinit_ratio")

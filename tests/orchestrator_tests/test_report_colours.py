@@ -6,8 +6,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from orchestrator.reporting.heatmap import CIVIDIS, colour_at
-from orchestrator.reporting.styles import COLOURS, KNOWN, attack_styles
+from orchestrator.reporting.svg import CIVIDIS, COLOURS, KNOWN, attack_styles, colour_at
 from ulrl.attacks import ATTACKS
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.

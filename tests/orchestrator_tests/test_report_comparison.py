@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.report import main
-from orchestrator.reporting.comparison import aligned, bests, fair, read_sides
+from orchestrator.reporting.compare import aligned, bests, fair, read_sides
 from tests.orchestrator_tests.report_folders import (
     Row,
     make_rows,

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pandas as pd
 import pytest
 
-from orchestrator.reporting.assembly import write_report
+from orchestrator.reporting.build import write_report
 from tests.orchestrator_tests.report_folders import (
     make_rows,
     mixed_rows,

@@ -10,10 +10,9 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
-from orchestrator.abandonment import forecast
 from orchestrator.report import main
-from orchestrator.reporting.assembly import write_report
-from orchestrator.reporting.conclusion import DESCRIPTION, conclusion
+from orchestrator.reporting.build import DESCRIPTION, conclusion, write_report
+from orchestrator.search.abandonment import forecast
 from tests.orchestrator_tests.report_folders import (
     HOSTILE,
     Row,

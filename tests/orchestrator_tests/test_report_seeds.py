@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from orchestrator.reporting.assembly import write_report
-from orchestrator.reporting.results import read_results
+from orchestrator.reporting.build import write_report
+from orchestrator.reporting.read_results import read_results
 from orchestrator.reporting.summary import summarise
 from tests.orchestrator_tests.report_folders import Row, make_rows, reach, unfinish, write_study
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestrator.epochs import write_curves
-from orchestrator.provenance import StartLog, describe_start
-from orchestrator.reporting.assembly import write_report
-from orchestrator.reporting.provenance import FILE, read_starts
+from orchestrator.cli.logs import StartLog, describe_start
+from orchestrator.reporting.build import write_report
+from orchestrator.reporting.read_logs import FILE, read_starts
+from orchestrator.scheduler.results_table import write_curves
 from tests.orchestrator_tests.pruned_studies import study_of, with_status
 from tests.orchestrator_tests.report_folders import make_rows, write_starts, write_study
 from tests.orchestrator_tests.simulation import Desk, Workers

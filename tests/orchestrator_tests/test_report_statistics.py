@@ -12,14 +12,21 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from orchestrator.reporting.assembly import write_report
-from orchestrator.reporting.axes import is_grid, setting_axes
-from orchestrator.reporting.blocks import Block, block_of, complete_part, complete_scenarios
-from orchestrator.reporting.importance import EXACT, FANOVA, importances
-from orchestrator.reporting.results import Results, read_results
+from orchestrator.reporting.build import write_report
+from orchestrator.reporting.read_results import StudyResults, read_results
+from orchestrator.reporting.statistics import (
+    EXACT,
+    FANOVA,
+    Block,
+    block_of,
+    complete_part,
+    complete_scenarios,
+    decompose,
+    importances,
+)
 from orchestrator.reporting.summary import sound, summarise
-from orchestrator.reporting.variance import decompose
-from orchestrator.search import axis_importances
+from orchestrator.reporting.svg import is_grid, setting_axes
+from orchestrator.search.importance import axis_importances
 from tests.orchestrator_tests.report_folders import (
     make_rows,
     mixed_rows,
@@ -49,7 +56,7 @@ def shape(block: Block) -> tuple[int, int]:
     return len(block.scenarios), len(block.settings)
 
 
-def block(results: Results, column: str = "der_report") -> Block:
+def block(results: StudyResults, column: str = "der_report") -> Block:
     outcomes = [o for o in sound(summarise(results, "der").outcomes) if o.best]
     return block_of(outcomes, column)
 
@@ -239,7 +246,7 @@ def test_every_measure_finds_the_only_axis_that_matters(tmp_path: Path) -> None:
     assert single.share == pytest.approx(0)  # the scenario
 
 
-def read_results_unchecked(folder: Path, rows: list[dict[str, Any]]) -> Results:
+def read_results_unchecked(folder: Path, rows: list[dict[str, Any]]) -> StudyResults:
     """Return results whose DER is made up: ACC and ASR are bent to give it."""
     for row in rows:
         row |= {"asr_before_report": 1.0, "asr_after_report": 2 - 2 * row["der_report"]}

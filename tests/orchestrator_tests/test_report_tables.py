@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestrator.reporting.assembly import write_report
+from orchestrator.reporting.build import write_report
 from tests.orchestrator_tests.report_folders import make_rows, mixed_rows, weaken, write_study
 
 FAMILY = ["attack", "attack_options", "dataset", "architecture", "poison_ratio", "target_label"]

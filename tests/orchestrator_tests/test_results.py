@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from orchestrator.decisions import Outcome
-from orchestrator.definition import Objective, Prune, Study, VictimRule
-from orchestrator.findings import objective_value
-from orchestrator.results import Results, columns_of, target_z
-from orchestrator.store import Entry
-from orchestrator.work import VictimItem
+from orchestrator.plan.jobs import VictimItem
+from orchestrator.scheduler.decisions import TrialOutcome
+from orchestrator.scheduler.results_table import ResultRows, columns_of, target_z
+from orchestrator.spec.model import Objective, Prune, Study, VictimRule
+from orchestrator.store.lookup import objective_value
+from orchestrator.store.store import Entry
 from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
 from tests.orchestrator_tests.small_studies import (
     BADNETS,
@@ -238,8 +238,8 @@ def test_a_pruned_row_is_empty_after_its_victim_even_if_all_was_computed(tmp_pat
     desk = Desk(study, tmp_path)
     Workers().run(Desk(study_of(tmp_path, settings={"alpha": (0.3, 0.4, 0.7)}, few={}), tmp_path))
     first, second, third = desk.conductor.decisions.order
-    desk.conductor.decisions.offer(first, Outcome(value=1.0, curve=(1.0,) * 20))
-    desk.conductor.decisions.offer(second, Outcome(value=1.0, curve=(1.0,) * 20))
+    desk.conductor.decisions.offer(first, TrialOutcome(value=1.0, curve=(1.0,) * 20))
+    desk.conductor.decisions.offer(second, TrialOutcome(value=1.0, curve=(1.0,) * 20))
     desk.conductor.open()
     assert desk.store.peek("relearn", desk.conductor.scores[third.number].relearn_key) is not None
     row = desk.results.row(third)
@@ -324,7 +324,7 @@ def test_a_row_asked_before_and_after_is_that_of_now(tmp_path: Path) -> None:
     assert {row["status"] for row in before} == {"pending"}
     Workers().run(desk)
     after = [desk.results.row(trial, f"run {trial.number}") for trial in desk.plan.trials]
-    fresh = Results(desk.conductor, desk.findings)
+    fresh = ResultRows(desk.conductor, desk.findings)
     assert after == [fresh.row(trial, f"run {trial.number}") for trial in desk.plan.trials]
     assert {row["status"] for row in after} == {"done"}
     assert [row["mlflow_run_id"] for row in desk.rows()] == [None] * len(after)

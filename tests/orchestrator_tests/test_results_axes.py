@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.definition import Study
-from orchestrator.results import columns_of
+from orchestrator.scheduler.results_table import columns_of
+from orchestrator.spec.model import Study
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 from ulrl.hyperparameters import Preset, names

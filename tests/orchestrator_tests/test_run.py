@@ -7,11 +7,11 @@ from unittest.mock import Mock
 import pytest
 from rich.console import Console
 
+from orchestrator.cli.run import run_study
 from orchestrator.errors import Unusable
-from orchestrator.executors import Executor
-from orchestrator.run import run_study
-from orchestrator.signals import Interrupts
-from orchestrator.spec import load_study
+from orchestrator.executor.base import Executor
+from orchestrator.spec.load import load_study
+from orchestrator.terminal import Interrupts
 
 STUDY = """\
 name: short

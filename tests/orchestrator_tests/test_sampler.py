@@ -8,9 +8,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator.definition import Objective, Search
-from orchestrator.ranges import Range, Space, Values, identity, plainly
-from orchestrator.search import SAMPLERS, Sampler
+from orchestrator.search.samplers import SAMPLERS, Sampler
+from orchestrator.spec.model import Objective, Search
+from orchestrator.spec.space import Range, Space, Values, identity, plainly
 from ulrl.layers import Layers
 
 AXES: dict[str, Any] = {

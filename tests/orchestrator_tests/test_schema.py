@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from orchestrator.schema import OWN_NAMES, Unfit, narrowed, pack, unpack, widened
+from orchestrator.store.schema import OWN_NAMES, Unfit, narrowed, pack, unpack, widened
 from ulrl.ranges import Interval, Proportion
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from orchestrator.scratch import LOCK, PREFIX, SHORT, place_for_sockets, scratch
+from orchestrator.processes import LOCK, PREFIX, SHORT, place_for_sockets, scratch
 
 
 def test_scratch_goes_and_takes_what_dead_drivers_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.scratch.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("orchestrator.processes.gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for name in ("dead", "alive"):
         (tmp_path / f"{PREFIX}{name}").mkdir()
@@ -36,7 +36,7 @@ def test_scratch_goes_and_takes_what_dead_drivers_left(
 def test_a_killed_driver_s_scratch_is_taken_away(tmp_path: Path) -> None:
     text = """
 import os, signal
-from orchestrator.scratch import scratch
+from orchestrator.processes import scratch
 with scratch() as folder:
     (folder / "rubbish").touch()
     if {kill}: os.kill(os.getpid(), signal.SIGKILL)
@@ -65,10 +65,10 @@ def test_ray_gets_a_folder_in_which_its_sockets_have_names(
     ray: str | None, system: str, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with scratch("/tmp") as home:
-        monkeypatch.setattr("orchestrator.scratch.SHORT", SHORT + len(str(home)))
+        monkeypatch.setattr("orchestrator.processes.SHORT", SHORT + len(str(home)))
         for name in {ray, system} - {None, "absent"}:
             (home / str(name)).mkdir()
-        monkeypatch.setattr("orchestrator.scratch.gettempdir", lambda: str(home / system))
+        monkeypatch.setattr("orchestrator.processes.gettempdir", lambda: str(home / system))
         if ray is None:
             monkeypatch.delenv("RAY_TMPDIR", raising=False)
         else:
@@ -77,8 +77,8 @@ def test_ray_gets_a_folder_in_which_its_sockets_have_names(
 
 
 def test_where_no_folder_does_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.scratch.SHORT", 15)
-    monkeypatch.setattr("orchestrator.scratch.gettempdir", lambda: "/var/tmp")
+    monkeypatch.setattr("orchestrator.processes.SHORT", 15)
+    monkeypatch.setattr("orchestrator.processes.gettempdir", lambda: "/var/tmp")
     with pytest.raises(OSError, match="too long in /var/tmp; set RAY_TMPDIR to a folder"):
         place_for_sockets()
 

@@ -14,8 +14,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scipy.stats import wilcoxon
 
-from orchestrator.definition import Objective, PrunerChoice
-from orchestrator.search import PRUNERS, Judge, make_pruner, save_studies
+from orchestrator.search.pruners import PRUNERS, Judge, make_pruner
+from orchestrator.search.storage import save_studies
+from orchestrator.spec.model import Objective, PrunerChoice
 
 EPOCHS = 6
 CURVE_PRUNERS: dict[str, dict[str, Any]] = {

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator.address import Address
-from orchestrator.pace import SHIFT_SECONDS, Pace
-from orchestrator.resources import Limits
-from orchestrator.shift import Assignment, News, Shift
-from orchestrator.work import Finished, Item, Progress, Site, StageRun, TrialItem
+from orchestrator.plan.jobs import Finished, Item, Progress, Site, StageRun, TrialItem
+from orchestrator.scheduler.batches import Assignment, News, Shift
+from orchestrator.scheduler.queue import SHIFT_SECONDS, RecentDurations
+from orchestrator.spec.model import Limits
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
 
@@ -49,7 +49,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for name in ("monotonic", "perf_counter"):
-        monkeypatch.setattr(f"orchestrator.shift.time.{name}", clock)
+        monkeypatch.setattr(f"orchestrator.scheduler.batches.time.{name}", clock)
     return clock
 
 
@@ -185,7 +185,7 @@ def test_a_late_shift_ends_with_the_item_in_work(tmp_path: Path, store: str, clo
 def test_long_items_go_out_alone_and_short_ones_by_seconds(tmp_path: Path, store: str) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
     item = _prepared(desk)[0]
-    pace = Pace()
+    pace = RecentDurations()
     assert pace.room(item, ready=10**6, workers=1) == 1  # nobody knows
     pace.note(item, 0.5)
     assert pace.room(item, ready=10**6, workers=1) == SHIFT_SECONDS / 0.5

@@ -12,12 +12,12 @@ from types import FrameType
 import pytest
 
 from orchestrator.errors import Interrupted, Mistakes, Stop, Unusable
-from orchestrator.signals import OBEYED, Interrupts, spared
+from orchestrator.terminal import OBEYED, Interrupts, spared
 
 ROOT = Path(__file__).parents[2]
 STUBBORN = """
 import os, signal, sys, time
-from orchestrator.signals import Interrupts
+from orchestrator.terminal import Interrupts
 with Interrupts().watched() as interrupts:
     os.kill(os.getpid(), signal.{name})
     print("still here", flush=True)
@@ -150,7 +150,7 @@ def test_what_is_started_spared_lives_through_a_signal_to_the_group() -> None:
     """A closed terminal and a batch system signal every process of a job, Ray's too."""
     code = """
 import os, signal, subprocess, time
-from orchestrator.signals import OBEYED, Interrupts, spared
+from orchestrator.terminal import OBEYED, Interrupts, spared
 with Interrupts().watched() as interrupts:
     with spared():
         child = subprocess.Popen(["sleep", "60"])

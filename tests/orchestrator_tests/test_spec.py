@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from orchestrator.address import Address
-from orchestrator.definition import (
+from orchestrator.spec.load import load_study, missing_data, resolved_yaml
+from orchestrator.spec.model import (
     AttackChoice,
     Grid,
     LogModels,
     Objective,
     Prune,
     PrunerChoice,
+    Resources,
     Study,
     Tracking,
     VictimRule,
 )
-from orchestrator.resources import Resources
-from orchestrator.spec import load_study, missing_data, resolved_yaml
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from ulrl.attacks import LabelRule, Stamp
 from ulrl.attacks.badnets import BadNets

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.definition import Study
-from orchestrator.spec import is_excluded
+from orchestrator.spec.load import is_excluded
+from orchestrator.spec.model import Study
 from tests.orchestrator_tests.spec_files import load, mistakes
 
 BASE = """\

@@ -9,12 +9,13 @@ from typing import Any, get_args, get_type_hints
 import optuna
 import pytest
 
-from orchestrator.definition import Study
 from orchestrator.errors import Mistakes
-from orchestrator.search import Sampler, make_pruner
-from orchestrator.spec_grid import AXES
-from orchestrator.spec_prune import PRUNERS
-from orchestrator.spec_search import SAMPLERS
+from orchestrator.search.pruners import make_pruner
+from orchestrator.search.samplers import Sampler
+from orchestrator.spec.axes import AXES
+from orchestrator.spec.model import Study
+from orchestrator.spec.search_section import SAMPLERS
+from orchestrator.spec.sections import PRUNERS
 from tests.orchestrator_tests.spec_files import load
 from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS

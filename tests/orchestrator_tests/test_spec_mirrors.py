@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan import make_plan
-from orchestrator.spec import missing_data
-from orchestrator.spec_yaml import resolved_yaml
+from orchestrator.plan.plan import make_plan
+from orchestrator.spec.dump import resolved_yaml
+from orchestrator.spec.load import missing_data
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from ulrl.datasets.gtsrb import Gtsrb
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.definition import AttackChoice, PrunerChoice
+from orchestrator.spec.model import AttackChoice, PrunerChoice
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from ulrl.attacks import LabelRule
 from ulrl.attacks.blended import Blended

@@ -7,11 +7,11 @@ from typing import Any
 import optuna
 import pytest
 
-from orchestrator.definition import Prune, PrunerChoice
 from orchestrator.errors import Mistakes
-from orchestrator.spec import resolved_yaml
-from orchestrator.spec_arguments import REQUIRED
-from orchestrator.spec_prune import PRUNERS
+from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.model import Prune, PrunerChoice
+from orchestrator.spec.search_section import REQUIRED
+from orchestrator.spec.sections import PRUNERS
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
 MEDIAN = {"n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.resources import STAGES, ArchitectureAsk, Ask, Budget, Device, Limits, Resources
-from orchestrator.spec import resolved_yaml
+from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.model import STAGES, ArchitectureAsk, Ask, Budget, Device, Limits, Resources
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
 FULL = """\

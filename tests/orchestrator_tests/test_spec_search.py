@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.definition import Search
-from orchestrator.ranges import Range, Span
-from orchestrator.search import SAMPLERS as CLASSES
-from orchestrator.spec import resolved_yaml
-from orchestrator.spec_search import SAMPLERS
+from orchestrator.search.samplers import SAMPLERS as CLASSES
+from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.model import Search
+from orchestrator.spec.search_section import SAMPLERS
+from orchestrator.spec.space import Range, Span
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
 SEARCH = "search: {sampler: tpe, settings: 8}\n"

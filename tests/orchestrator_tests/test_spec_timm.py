@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.spec_yaml import resolved_yaml
+from orchestrator.spec.dump import resolved_yaml
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.timm_model import TimmModel
@@ -116,7 +116,7 @@ def test_only_a_study_with_such_a_model_imports_timm() -> None:
     text = with_architectures("[preact_resnet18, vgg19_bn, vit_b_16]")
     Path("grid.yaml").write_text(text, encoding="utf-8")
     code = (
-        "import sys; from orchestrator.spec import load_study; "
+        "import sys; from orchestrator.spec.load import load_study; "
         "load_study('grid.yaml', ()); assert not {'timm', 'torchvision'} & set(sys.modules)"
     )
     root = Path(__file__).parents[2]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.definition import VictimImport
-from orchestrator.plan import make_plan
-from orchestrator.spec import resolved_yaml
+from orchestrator.plan.plan import make_plan
+from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.model import VictimImport
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from ulrl.recipes import Recipe, VictimRecipe
 from ulrl.supervised import VictimSchedule

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Mistakes
-from orchestrator.spec import load_study
-from orchestrator.yamlfile import MAX_BYTES
+from orchestrator.spec.load import load_study
+from orchestrator.spec.yaml_tree import MAX_BYTES
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
 

@@ -13,7 +13,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from orchestrator.errors import Unusable
-from orchestrator.store import AHEAD, Entry, Store, _File
+from orchestrator.store.store import AHEAD, Entry, Store, _File
 
 KEY = "ab" + "0" * 62
 VALUES: dict[str, Any] = {

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.entries import STAGES
-from orchestrator.imports import blueprint_from_facts
-from orchestrator.inline import run_inline
-from orchestrator.signals import Interrupts
-from orchestrator.store import Entry, Store
-from orchestrator.work import Site
+from orchestrator.executor.inline import run_inline
+from orchestrator.pipeline.victims import blueprint_from_facts
+from orchestrator.plan.jobs import Site
+from orchestrator.store.serialization import STAGES
+from orchestrator.store.store import Entry, Store
+from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.places import VICTIM
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study

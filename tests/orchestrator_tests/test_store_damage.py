@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from orchestrator.store import Entry, Store
+from orchestrator.store.store import Entry, Store
 
 KEY = "ab" + "0" * 62
 WHOLE = Entry(
@@ -132,7 +132,7 @@ def test_another_version_counts_as_absent(
     other = sound.replace(b'"format": "2"', f'"format": "{number}"'.encode())
     assert spot.read(other) is None
     assert spot.peek(other) is None
-    monkeypatch.setattr("orchestrator.store.FORMAT", 3)
+    monkeypatch.setattr("orchestrator.store.store.FORMAT", 3)
     assert spot.read(sound) is None
     assert spot.peek(sound) is None
 

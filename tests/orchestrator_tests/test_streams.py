@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.streams import be_tolerant, failure_of, tolerant
+from orchestrator.terminal import be_tolerant, failure_of, tolerant
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])

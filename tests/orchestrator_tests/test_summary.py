@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from orchestrator.decisions import Outcome
-from orchestrator.definition import Study, VictimRule
-from orchestrator.summary import print_summary
+from orchestrator.cli.summary import print_summary
+from orchestrator.scheduler.decisions import TrialOutcome
+from orchestrator.spec.model import Study, VictimRule
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 
@@ -114,7 +114,7 @@ def test_counts_of_every_status(tmp_path: Path) -> None:
 def test_without_results_the_counts_are_all(tmp_path: Path) -> None:
     desk = Desk(study_of(tmp_path), tmp_path)
     for trial in desk.plan.trials:
-        desk.conductor.decisions.offer(trial, Outcome(error="boom"))
+        desk.conductor.decisions.offer(trial, TrialOutcome(error="boom"))
     desk.results.write(tmp_path, {})
     assert printed(tmp_path / "results.csv") == ["", "24 trials: 24 failed"]
 

@@ -8,14 +8,13 @@ from random import Random
 import pytest
 from rich.console import Console
 
-from orchestrator.decisions import Decisions, Outcome, Status, Verdict
-from orchestrator.definition import Objective
-from orchestrator.findings import objective_value
-from orchestrator.plan import Plan, Trial, make_plan
-from orchestrator.progress import Screen
-from orchestrator.reporting.results import read_results
+from orchestrator.cli.progress import Leader, Reached, Screen, Tally
+from orchestrator.plan.plan import Plan, Trial, make_plan
+from orchestrator.reporting.read_results import read_results
 from orchestrator.reporting.summary import summarise
-from orchestrator.tally import Leader, Reached, Tally
+from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome, Verdict
+from orchestrator.spec.model import Objective
+from orchestrator.store.lookup import objective_value
 from tests.orchestrator_tests.outcomes import ACROSS, in_order, plan_of
 from tests.orchestrator_tests.simulation import Desk, Recorder, Workers
 from tests.orchestrator_tests.small_studies import (
@@ -118,7 +117,7 @@ def test_an_abandoned_setting_has_fewer_results() -> None:
     for scenario in plan.scenarios:
         tally.victim(scenario, weak=False)
     for trial in decisions.order:
-        for verdict in decisions.offer(trial, Outcome(value=value[trial.setting.number])):
+        for verdict in decisions.offer(trial, TrialOutcome(value=value[trial.setting.number])):
             tally.decided(verdict)
     assert len(tally.abandoned) == 1
     leader = leader_of(tally)

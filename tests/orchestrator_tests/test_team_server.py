@@ -16,9 +16,9 @@ from urllib.error import HTTPError
 import pytest
 import yaml
 
-from orchestrator.delivery import Delivery
-from orchestrator.records import Record
-from orchestrator.tracker import Tracker
+from orchestrator.tracking.records import Record
+from orchestrator.tracking.sync import Delivery
+from orchestrator.tracking.tracker import Tracker
 from tests.installed import program
 from tests.servers import ROOT, fetch, free_port, running, tracking_server, wait_for
 

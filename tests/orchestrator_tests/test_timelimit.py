@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from orchestrator.address import Address
-from orchestrator.bench import steps_of
 from orchestrator.errors import Overdue
-from orchestrator.resources import Limits
-from orchestrator.timelimit import TimeLimit, grace
-from orchestrator.work import Finished, Item, Progress, Site, StageRun
+from orchestrator.pipeline.run_job import steps_of
+from orchestrator.pipeline.time_limit import TimeLimit, grace
+from orchestrator.plan.jobs import Finished, Item, Progress, Site, StageRun
+from orchestrator.spec.model import Limits
 
 RUN = StageRun(stage="relearn", key="k", scenario="s", seconds=1.0, study="x")
 
@@ -69,7 +69,7 @@ def test_another_thread_is_not_interrupted_but_hears_of_it() -> None:
 
 
 STUCK = """
-import time, orchestrator.timelimit as t
+import time, orchestrator.pipeline.time_limit as t
 t.grace = lambda seconds: 0.2
 with t.TimeLimit(0.3, expendable={expendable}).running():
     {work}

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.database import ensure_database
-from orchestrator.delivery import Delivery
-from orchestrator.records import Record
-from orchestrator.tracker import Tracker
+from orchestrator.tracking.records import Record
+from orchestrator.tracking.sqlite_setup import ensure_database
+from orchestrator.tracking.sync import Delivery
+from orchestrator.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,8 +18,8 @@ sys.meta_path.insert(0, Watch())
 IMPORTED_BY_TUNE = "import ray.air.integrations.mlflow\n"
 A_RECORD_DELIVERED = """
 from pathlib import Path
-from orchestrator.records import Record
-from orchestrator.tracker import Tracker
+from orchestrator.tracking.records import Record
+from orchestrator.tracking.tracker import Tracker
 
 tracker = Tracker(uri=sys.argv[1], experiment="e", outbox=Path(sys.argv[2]))
 tracker.record(Record(key="study", parent=None, name="demo"))

@@ -15,11 +15,11 @@ from time import monotonic, sleep
 
 import pytest
 
-from orchestrator import database
-from orchestrator.database import database_file, ensure_database
-from orchestrator.delivery import Delivery
-from orchestrator.records import Record
-from orchestrator.tracker import Tracker
+from orchestrator.tracking import sqlite_setup
+from orchestrator.tracking.records import Record
+from orchestrator.tracking.sqlite_setup import database_file, ensure_database
+from orchestrator.tracking.sync import Delivery
+from orchestrator.tracking.tracker import Tracker
 
 ROOT = Path(__file__).parents[2]
 DRIVER = f"""
@@ -105,7 +105,7 @@ def test_a_kill_between_a_call_and_its_receipt_doubles_nothing(
     dying = f"""
 import os
 from mlflow import MlflowClient
-from orchestrator.births import Births
+from orchestrator.tracking.bulk_insert import Births
 call, left = {method}, {count}
 if call is not Births.write:
     Births.write = lambda *_: ""
@@ -175,14 +175,16 @@ def test_a_kill_while_the_database_is_made_leaves_none(
     dying = f"""
 import os, shutil
 from pathlib import Path
-from orchestrator import database
-database._make_tables = lambda fresh: None
+from orchestrator.tracking import sqlite_setup
+sqlite_setup._make_tables = lambda fresh: None
 shutil.copyfile = lambda fresh, partial: (partial.write_bytes(b"half"), os._exit(9))
-database.ensure_database(Path({str(path)!r}))
+sqlite_setup.ensure_database(Path({str(path)!r}))
 """
     assert finish(dying) == (9, "", "")
     assert not path.exists()
-    monkeypatch.setattr(database, "_make_tables", lambda fresh: shutil.copyfile(template, fresh))
+    monkeypatch.setattr(
+        sqlite_setup, "_make_tables", lambda fresh: shutil.copyfile(template, fresh)
+    )
     ensure_database(path)
     assert path.read_bytes() == template.read_bytes()
 
@@ -197,7 +199,7 @@ def test_drivers_that_make_the_database_at_once_get_one(
         fresh.write_text(threading.current_thread().name)
         meet.wait()
 
-    monkeypatch.setattr(database, "_make_tables", tables)
+    monkeypatch.setattr(sqlite_setup, "_make_tables", tables)
     threads = [threading.Thread(target=ensure_database, args=(path,)) for _ in range(4)]
     for thread in threads:
         thread.start()

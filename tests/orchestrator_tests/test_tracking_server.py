@@ -13,11 +13,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.models import Model
 
-from orchestrator import delivery
-from orchestrator.database import ensure_database
-from orchestrator.delivery import Delivery
-from orchestrator.records import Dataset, Record
-from orchestrator.tracker import Tracker
+from orchestrator.tracking import sync
+from orchestrator.tracking.records import Dataset, Record
+from orchestrator.tracking.sqlite_setup import ensure_database
+from orchestrator.tracking.sync import Delivery
+from orchestrator.tracking.tracker import Tracker
 from tests.servers import free_port, tracking_server
 
 STUDY = Record(key="study", parent=None, name="demo", status="RUNNING")
@@ -69,7 +69,7 @@ def test_a_server_that_comes_late_and_goes(
     tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(delivery, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(sync, "LONGEST_PAUSE", 1.0)
     shutil.copyfile(template, tmp_path / "mlflow.db")
     report = tmp_path / "report.html"
     report.write_text("<p>report")

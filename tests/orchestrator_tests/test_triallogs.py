@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from orchestrator.definition import Prune, Study
-from orchestrator.triallogs import TrialLogs
+from orchestrator.cli.logs import TrialLogs
+from orchestrator.spec.model import Prune, Study
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, MEDIAN, choice, small_study
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator import warden
+from orchestrator.executor import cleanup
 from tests.system_tests.commands import adopting, left, wait_until
 
 # It starts what its Ray would start, says so, and ends in the way asked for. The child forgets
@@ -19,10 +19,10 @@ from tests.system_tests.commands import adopting, left, wait_until
 DRIVER = """
 import os, signal, subprocess, sys
 from pathlib import Path
-from orchestrator import warden
+from orchestrator.executor import cleanup
 folder, end = Path(sys.argv[1]), sys.argv[2]
 own = (folder / "driver.log").open("w")  # as Ray writes one in the driver too
-with warden.watched(folder):
+with cleanup.watched(folder):
     with (folder / "log").open("a") as log:
         child = subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=log, env={})
     print("started", flush=True)
@@ -79,13 +79,13 @@ def test_what_starts_another_meanwhile_is_ended_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A raylet may start a worker between the look and the kill."""
-    monkeypatch.setattr(warden, "PATIENCE", 0.3)
+    monkeypatch.setattr(cleanup, "PATIENCE", 0.3)
     hydra = "import subprocess, time\nwhile time.sleep(0.01) is None:\n"
     hydra += "    subprocess.Popen(['sleep', '600'])"
     with adopting() as descendants, (tmp_path / "log").open("w") as log:
         with subprocess.Popen([sys.executable, "-c", hydra], stdout=log):
             wait_until(lambda: len(descendants()) > 4, "it starts others", 20)
-            warden.sweep(tmp_path, os.getpid())
+            cleanup.sweep(tmp_path, os.getpid())
         assert descendants() == []
 
 
@@ -96,13 +96,13 @@ def test_what_cannot_be_ended_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch
         def kill(self) -> None:
             raise psutil.AccessDenied
 
-    monkeypatch.setattr(warden, "PATIENCE", 0.1)
-    monkeypatch.setattr(warden, "IN_VAIN", 0.3)
+    monkeypatch.setattr(cleanup, "PATIENCE", 0.1)
+    monkeypatch.setattr(cleanup, "IN_VAIN", 0.3)
     unending = Unending()
-    monkeypatch.setattr(warden, "_left", lambda *_: {unending})
+    monkeypatch.setattr(cleanup, "_left", lambda *_: {unending})
     monkeypatch.setattr(psutil, "wait_procs", lambda _, timeout: time.sleep(timeout))
     began = time.monotonic()
-    warden.sweep(Path("any"), 1)
+    cleanup.sweep(Path("any"), 1)
     assert 0.4 <= time.monotonic() - began < 5
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from orchestrator.address import Address
-from orchestrator.entries import StoredEvaluation
-from orchestrator.findings import RepairFinding, VictimFinding
-from orchestrator.materials import blueprint_of
-from orchestrator.plan import Plan, Trial
-from orchestrator.schema import narrowed, pack
-from orchestrator.work import AscentItem, Progress, Site, VictimItem
-from orchestrator.workshop import Workshop, ascent_entry
+from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.pipeline.stages import Workshop, ascent_entry
+from orchestrator.plan.jobs import AscentItem, Progress, Site, VictimItem
+from orchestrator.plan.plan import Plan, Trial
+from orchestrator.store.lookup import RepairFinding, VictimFinding
+from orchestrator.store.schema import narrowed, pack
+from orchestrator.store.serialization import StoredEvaluation
 from tests.orchestrator_tests.places import AXES, VICTIM, Place, plan_of
 from ulrl.clean import draw_clean_samples
 from ulrl.evaluation import CountedEvaluation, Evaluation, evaluate

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.bench import steps_of
 from orchestrator.errors import Unusable
-from orchestrator.plan import Plan
-from orchestrator.store import Entry, Store
-from orchestrator.work import Finished, Item
-from orchestrator.workshop import Workshop
+from orchestrator.pipeline.run_job import steps_of
+from orchestrator.pipeline.stages import Workshop
+from orchestrator.plan.jobs import Finished, Item
+from orchestrator.plan.plan import Plan
+from orchestrator.store.store import Entry, Store
 from tests.orchestrator_tests.places import VICTIM, Place
 from tests.steps import finished
 from ulrl.datasets import DatasetError
@@ -111,7 +111,7 @@ def test_an_exception_is_an_items_result(
     def fail(*_: Any) -> Evaluation:
         raise ValueError("two\n  lines " + "x" * 600)
 
-    monkeypatch.setattr("orchestrator.workshop.evaluate", fail)
+    monkeypatch.setattr("orchestrator.pipeline.stages.evaluate", fail)
     result = ended(place, place.items[0])
     assert result.error == f"ValueError: two lines {'x' * 600}"[:500]
     assert [run.stage for run in result.runs] == ["train_victim"]

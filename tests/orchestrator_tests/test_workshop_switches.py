@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from orchestrator.catalogue import Catalogue
-from orchestrator.conductor import Conductor
-from orchestrator.folder import Folder
-from orchestrator.materials import blueprint_of
-from orchestrator.observers import Observers
-from orchestrator.plan import Plan, make_plan
-from orchestrator.results import Results, columns_of
-from orchestrator.schema import pack
+from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.plan.jobs import Catalogue
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.scheduler.callbacks import Observers
+from orchestrator.scheduler.results_table import ResultRows, columns_of
+from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.store.schema import pack
+from orchestrator.store.study_folder import Folder
 from tests.orchestrator_tests.places import VICTIM, Place
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from ulrl.clean import draw_clean_samples
@@ -111,7 +111,7 @@ def test_rows(switched: Plan, place: Place, tmp_path: Path) -> None:
     folder.open_record()
     conductor = Conductor(switched, folder, place.findings, Observers([]))
     conductor.open()
-    results = Results(conductor, place.findings)
+    results = ResultRows(conductor, place.findings)
     results.write(tmp_path, {})
     table = pd.read_parquet(tmp_path / "results.parquet")
     assert list(table.columns) == list(columns_of(switched))
@@ -132,5 +132,5 @@ def test_rows(switched: Plan, place: Place, tmp_path: Path) -> None:
     assert any(not name.startswith("linear:") for text in named for name in json.loads(text))
 
 
-def results_rows(results: Results, plan: Plan) -> list[dict[str, Any]]:
+def results_rows(results: ResultRows, plan: Plan) -> list[dict[str, Any]]:
     return [results.row(trial) for trial in plan.trials]

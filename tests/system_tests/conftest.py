@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.database import ensure_database
+from orchestrator.tracking.sqlite_setup import ensure_database
 from tests.system_tests.commands import SMALL, Command
 
 

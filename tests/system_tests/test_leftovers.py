@@ -11,7 +11,7 @@ from functools import partial
 import psutil
 import pytest
 
-from orchestrator.guard import GONE
+from orchestrator.executor.watchdog import GONE
 from tests.system_tests.commands import Command, adopting, left, such, title, wait_until
 from tests.system_tests.test_faults import TINY
 

@@ -9,8 +9,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from orchestrator.claims import SILENCE
-from orchestrator.store import Entry, Store
+from orchestrator.store.locks import SILENCE
+from orchestrator.store.store import Entry, Store
 from tests.system_tests.commands import NO_MODELS, Command, computed, same
 from tests.system_tests.test_faults import TINY
 

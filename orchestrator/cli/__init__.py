@@ -1,0 +1,1 @@
+"""The commands: the run of a study, its terminal and its logs."""

@@ -1,0 +1,135 @@
+"""What a study would do: ``--plan``."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.address import Address
+from orchestrator.errors import Unusable
+from orchestrator.pipeline.victims import check_imports
+from orchestrator.plan.columns import count, span
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.plan.resources import Shares, this_machine
+from orchestrator.scheduler.cache_statistics import planned
+from orchestrator.scheduler.estimate import PlanEstimate, estimate
+from orchestrator.scheduler.sampling import foresee, recorded
+from orchestrator.search.abandonment import forecast
+from orchestrator.spec.model import Study
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.store import Store
+from orchestrator.store.study_folder import Folder
+
+
+def check_start(plan: Plan, folder: Folder, store: Store) -> None:
+    """Refuse what a run cannot begin with, as far as that shows without writing anything.
+
+    A run and its plan both ask here, so that a plan passes only what a run does not refuse
+    for its files.
+
+    Raises:
+        Unusable: The study folder lies where something else is kept, or it or a local store can be
+            no folder, or the folder's record is another program's.
+    """
+    study, out = plan.study, folder.path
+    taken = {
+        "the store": store.folder,
+        "MLflow's database": _file_of(study.mlflow.uri),
+        "Optuna's storage": _file_of(study.optuna_storage or Address("")),
+    }
+    for what, place in taken.items():
+        if place is None:
+            continue
+        if place.resolve() == out.resolve():
+            raise Unusable(f"{out} is {what}; name another study folder with --out")
+        if place.resolve() in out.resolve().parents:
+            raise Unusable(f"{out} is inside {what}; name another study folder with --out")
+    folder.check()
+    store.look()
+
+
+def _file_of(address: Address) -> Path | None:
+    """Return the file of a database or a journal; None if a server keeps it."""
+    scheme, separator, place = address.reveal().partition("://")
+    if not separator:
+        return Path(scheme) if scheme else None
+    file = place.removeprefix("/").partition("?")[0]
+    return Path(file) if scheme.startswith("sqlite") and file else None
+
+
+def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> None:
+    """Print what a study would do; nothing is run, written or needed on disk."""
+    folder, store = Folder(out), Store(study.store)
+    plan = make_plan(study, recorded(study, folder))
+    check_start(plan, folder, store)
+    check_imports(plan, absent=False)
+    known = len(plan.settings)
+    foresee(plan)
+    here = this_machine()
+    shares = Shares(study, [here])
+    taken = shares.all(plan.scenarios)
+    workers = 1 if inline else shares.likely([here], plan.scenarios)
+    keys = KeyRing(study.victim, shares.compute)
+    gpu = max(share.gpu for share in taken)
+    cost = estimate(plan, store, keys, workers, gpu, folder.cuts())
+    console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)
+    if study.search is not None:
+        drawn = f"{known} are drawn, " if known else ""
+        console.print(
+            f"{drawn}{len(plan.settings) - known} are to be drawn by {study.search.sampler}; "
+            f"counts and costs below are of as many drawn at random",
+            soft_wrap=True,
+        )
+    console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
+    table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
+    names = {
+        "train_helper": "helpers of attacks",
+        "train_victim": "victims",
+        "unlearn": "ascents",
+        "relearn": "relearns (at most)",
+    }
+    for stage, name in names.items():
+        if stage in cost.runs:
+            table.add_row(name, f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}")
+    console.print(table)
+    console.print(
+        f"about {span(cost.hours * 3600)} on {count(workers, 'worker')}; "
+        f"{cost.gpu_hours:.2f} GPU-hours; "
+        f"{cost.disk / 1e6:,.0f} MB of disk"
+    )
+    if cost.sources:
+        parts = sorted(cost.sources.items(), key=lambda pair: -pair[1])
+        told = ", ".join(f"{share:.0%} {source}" for source, share in parts)
+        console.print(f"the time is estimated from: {told}", soft_wrap=True)
+        if assumed := _assumed(study, cost):
+            console.print(f"it counts {assumed}", soft_wrap=True)
+    if study.prune.setting is not None:
+        families = map(plan.family_of, plan.scenarios)
+        arguments = study.prune.setting.arguments
+        console.print(forecast(len(plan.settings), families, arguments), soft_wrap=True)
+
+
+def _assumed(study: Study, cost: PlanEstimate) -> str:
+    """Return what the time rests on besides speed, nothing if there is nothing to assume."""
+    most = cost.runs.get("relearn", 0)
+    prune = study.prune
+    doubts = []
+    if cost.relearns < most:
+        doubts.append("thresholds flag the same neurons")
+    if cost.cached.get("relearn", 0) < most and (prune.setting or prune.curve):
+        doubts.append("pruning spares none")
+    return f"{count(cost.relearns, 'relearn')}, as if {' and '.join(doubts)}" if doubts else ""
+
+
+def counts(plan: Plan) -> str:
+    """Return how large a study is, in one line."""
+    scenarios, search = count(len(plan.scenarios), "scenario"), plan.study.search
+    if search is not None:
+        return (
+            f"{scenarios} × {count(search.settings, 'setting')} drawn by {search.sampler} = at "
+            f"most {count(plan.planned_trials, 'trial')}"
+        )
+    whole = len(plan.scenarios) * len(plan.settings)
+    excluded = f" - {whole - len(plan.trials):,} excluded" if whole > len(plan.trials) else ""
+    settings, trials = count(len(plan.settings), "setting"), count(len(plan.trials), "trial")
+    return f"{scenarios} × {settings}{excluded} = {trials}"

@@ -1,0 +1,302 @@
+"""A study from its definition to its report."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from orchestrator.address import Address
+from orchestrator.cli.logs import StartLog, TrialLogs
+from orchestrator.cli.plan import check_start, counts
+from orchestrator.cli.progress import Reached, Screen, Tally
+from orchestrator.cli.summary import print_summary
+from orchestrator.errors import Spent, Unusable
+from orchestrator.executor.base import Executor, executor
+from orchestrator.files import write_text
+from orchestrator.pipeline.victims import check_imports
+from orchestrator.plan.columns import count
+from orchestrator.plan.cost_model import lengths
+from orchestrator.plan.jobs import Site
+from orchestrator.plan.plan import Plan, Trial, make_plan
+from orchestrator.plan.resources import Shares
+from orchestrator.reporting.classes import FILE as CONFUSION
+from orchestrator.reporting.figures import FILE as CURVES
+from orchestrator.scheduler.cache_statistics import shared
+from orchestrator.scheduler.callbacks import Observer, Observers
+from orchestrator.scheduler.decisions import Status, write_prunings
+from orchestrator.scheduler.results_table import ResultRows
+from orchestrator.scheduler.sampling import recorded
+from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.scheduler.storage_mirror import Follower
+from orchestrator.scheduler.timing import gather, keep
+from orchestrator.search.storage import Kept
+from orchestrator.spec.model import Study
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.lookup import StageResults, objective_value
+from orchestrator.store.store import Store
+from orchestrator.store.study_folder import Folder
+from orchestrator.terminal import Interrupts, failure_of, program, shown
+from orchestrator.tracking.system_metrics import Gauges, curves_of
+from orchestrator.tracking.tracker import Backlog
+
+FOLLOWER_SECONDS = 60.0  # for Optuna's storage at the end of a study
+HURRIED_SECONDS = 5.0  # for MLflow and Optuna's storage when the study ends early
+GAUGES = "system.jsonl"  # in the folder's logs
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    console: Console,
+    interrupts: Interrupts,
+    *,
+    address: Address | None,
+    inline: bool,
+    verbose: bool,
+) -> int:
+    """Run what is left of a study and return the exit code of the command."""
+    plan = make_plan(study)
+    folder = Folder(out)
+    store = Store(study.store)
+    check_start(plan, folder, store)
+    check_imports(plan)
+    store.check()
+    log = folder.logs / "ray.log"
+    how = executor(study, console, log, address=address, inline=inline, verbose=verbose)
+    with folder.held(), how as chosen:
+        plan = make_plan(study, recorded(study, folder))
+        return _Run(plan, folder, store, console, interrupts, chosen).go()
+
+
+class _Run:
+    """One start of a study's driver."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Folder,
+        store: Store,
+        console: Console,
+        interrupts: Interrupts,
+        chosen: Executor,
+    ) -> None:
+        from orchestrator.scheduler.trigger_pictures import Pictures
+        from orchestrator.spec.load import resolved_yaml
+        from orchestrator.tracking.callback import Mirror
+        from orchestrator.tracking.model_export import Foundry
+        from orchestrator.tracking.tracker import Tracker
+
+        self.plan, self.folder, self.console, self.interrupts = plan, folder, console, interrupts
+        study = plan.study
+        self.shares = Shares(study, chosen.nodes)
+        self.store = store
+        self.compute = compute = self.shares.compute
+        self.site = Site(
+            store=study.store,
+            study=folder.identity(),
+            device=compute.device,
+            threads=compute.threads,
+            keep_repaired=study.mlflow.log_models != "none",
+            limits=study.limits,
+        )
+        folder.open_record()
+        resources = replace(study.resources, device=self.shares.device)
+        resolved = replace(study, resources=resources)
+        write_text(folder.path / "study.yaml", resolved_yaml(resolved))
+        self.findings = findings = StageResults(store, KeyRing(study.victim, compute))
+        self.foundry = Foundry(study.store)
+        self.tracker = Tracker(
+            uri=study.mlflow.uri,
+            experiment=study.name,
+            outbox=folder.logs / "mlflow.jsonl",
+            maker=self.foundry,
+        )
+        self.pictures = Pictures(plan, folder.path)
+        self.mirror = Mirror(self.tracker, findings, store, self.pictures)
+        self.tally = Tally(plan, self._reached)
+        logs = TrialLogs(folder, plan)
+        self.screen = Screen(console, self.tally, logs.path)
+        self.starts = StartLog(folder.logs, compute.device)
+        everyone: list[Observer] = [self.screen, self.mirror, logs, self.starts]
+        self.follower: Follower | None = None
+        if study.optuna_storage is not None:
+            prefix = f"{study.name} {self.site.study[:8]}: "
+            self.follower = Follower(study.optuna_storage, prefix, self._records)
+            everyone.append(self.follower)
+        observers = Observers(everyone)
+        self.conductor = Conductor(plan, folder, findings, observers)
+        logs.attach(self.conductor)
+        self.results = ResultRows(self.conductor, findings)
+        self.mirror.attach(self.conductor, self.results)
+        self._chosen = chosen
+        self._behind = 0  # records that MLflow lacks in the end
+
+    def go(self) -> int:
+        """Do what is left, write everything, and return the exit code."""
+        self.console.print(f"[bold]{self.plan.study.name}[/]: {counts(self.plan)}", soft_wrap=True)
+        whole = False
+        try:
+            several = self.shares.likely(self._chosen.nodes, self.plan.scenarios) > 1
+            several = several and not self._chosen.inline
+            self.conductor.open(lengths(self.plan) if several else None)
+            stored = self.tally.decided_count
+            if stored:
+                self.console.print(f"{count(stored, 'trial')} decided already")
+            with self.screen:
+                self._execute()
+            drawable = self.conductor.allowance.spent and self.conductor.drawing.possible
+            trials = self.plan.most_trials if drawable else len(self.plan.trials)
+            pending = trials - self.tally.decided_count
+            whole = not pending
+        finally:
+            self._chosen.leave()
+            self._conclude(whole=whole)
+        failures = self.tally.statuses[Status.FAILED]
+        self._say_where(failures)
+        if pending:
+            raise Spent(f"{self.conductor.allowance.spent} with {count(pending, 'trial')} pending")
+        if self._behind:
+            self.interrupts.check()
+        return 1 if failures else 0
+
+    def _execute(self) -> None:
+        if self.conductor.complete:
+            return
+        self.starts.executor = self._chosen.text
+        with Gauges(self.folder.logs / GAUGES):
+            self._chosen.run(self.conductor, self.site, self.shares, self.interrupts)
+
+    def _conclude(self, *, whole: bool) -> None:
+        """Write all that the study folder holds, and deliver what MLflow lacks."""
+        try:
+            self._write(whole=whole)
+        except OSError as error:
+            raise Unusable(
+                f"the study folder {self.folder.path} cannot be written to ({error}); the store "
+                f"has all results: run the same command again"
+            ) from error
+        finally:
+            timeout = FOLLOWER_SECONDS if whole else HURRIED_SECONDS
+            behind = self.follower.close(timeout) if self.follower is not None else ""
+            delivery = self.tracker.close(HURRIED_SECONDS)
+            self._behind = delivery.left
+        if behind:
+            self._say(
+                f"Optuna's storage at {self.plan.study.optuna_storage} is behind "
+                f"({behind}); it is brought up to date when this command runs again",
+                style="yellow",
+            )
+        if delivery.left:
+            self._say(
+                f"MLflow at {self.plan.study.mlflow.uri} lacks "
+                f"{count(delivery.left, 'record')} ({delivery.error}); run the same command again "
+                f"to deliver them",
+                style="yellow",
+            )
+        if reasons := self.foundry.impossible:
+            runs = count(len(reasons), "run")
+            self._say(f"MLflow has no model of {runs}: {reasons[0]}", style="yellow")
+        if self.mirror.models_gone:
+            self._say(
+                f"the store no longer has {count(self.mirror.models_gone, 'repaired model')} for "
+                f"MLflow: log_models was set to store fewer when the trials ran",
+                style="yellow",
+            )
+
+    def _write(self, *, whole: bool) -> None:
+        from orchestrator.reporting.build import conclusion, write_report
+        from orchestrator.scheduler.results_table import write_confusions, write_curves
+        from orchestrator.search.storage import save_studies
+        from orchestrator.tracking.callback import artifacts_of
+
+        known = self.tracker.run_ids()
+        self.results.write(self.folder.path, known)
+        self.mirror.finish()
+        prunings = self.conductor.decisions.prunings
+        write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
+        write_curves(self.conductor, self.results, self.findings, self.folder.path / CURVES)
+        write_confusions(self.conductor, self.findings, self.folder.path / CONFUSION)
+        self._keep_paces()
+        self.pictures.write()
+        self.conductor.decisions.save()
+        save_studies(self.folder.path / "optuna.journal", self._records())
+        write_report(self.folder.path)
+        self._deliver(whole=whole)
+        if self.tracker.run_ids() != known:
+            self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
+        tags, reached = conclusion(self.folder.path)
+        metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}
+        self.mirror.study_record(
+            status="FINISHED" if whole else "KILLED",
+            metrics={**metrics, **reached} if whole else {},
+            tags=tags if whole else {},
+            curves=curves_of(self.folder.logs / GAUGES),
+            artifacts=artifacts_of(self.folder.path, self.plan) if whole else (),
+        )
+        if whole:
+            self._deliver(whole=True)
+
+    def _deliver(self, *, whole: bool) -> None:
+        """Wait for MLflow: at the end of a study until it has everything, else for a moment."""
+        if whole:
+            Backlog(self.tracker, self.console, self.interrupts).wait()
+        else:
+            self.tracker.flush(HURRIED_SECONDS)
+
+    def _keep_paces(self) -> None:
+        """Let later studies know what stages took here."""
+        found = {s.number: self.findings.victim(s) for s in self.plan.scenarios}
+        victims = {number: victim for number, victim in found.items() if victim is not None}
+        scores, repairs = self.conductor.scores, self.conductor.repairs
+        keep(self.store, self.compute, gather(self.plan, victims, scores, repairs))
+
+    def _records(self) -> list[Kept]:
+        """Return all that Optuna knows of this study."""
+        sampler = self.conductor.drawing.sampler
+        return [*([] if sampler is None else [sampler]), *self.conductor.decisions.judges]
+
+    def _say_where(self, failures: int) -> None:
+        study, table = self.plan.study, self.folder.path / "results.csv"
+        sampler = None if study.search is None else study.search.sampler
+        print_summary(self._reader(), table, study.objective.value, sampler)
+        for name, result in self.conductor.errors.items():
+            log = self.folder.logs / f"{name}.log"
+            self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)
+        if failures:
+            self._say(f"{count(failures, 'trial')} failed; the same command tries again")
+        path = self.folder.path
+        if self.conductor.decisions.prunings:
+            made = count(len(self.conductor.decisions.prunings), "decision")
+            file = path / "logs" / "pruning.csv"
+            self._say(f"pruned   by {made}, in {shown(file)}", link=file)
+        for word, name in (("report", "report.html"), ("results", "results.csv"), ("logs", "logs")):
+            self._say(f"{word:<8} {shown(path / name)}", link=path / name)
+        self._say(f"shared   {shared(self.conductor, self.folder)}")
+        self._say(f"MLflow   {_ui_command(self.plan.study.mlflow.uri)}")
+
+    def _say(self, text: str, style: str = "", link: Path | None = None) -> None:
+        looks = Style.parse(style) + Style(link=None if link is None else link.as_uri())
+        self._reader().print(Text(text, style=looks), soft_wrap=True)
+
+    def _reader(self) -> Console:
+        """Return standard output, or standard error if the last write to it failed."""
+        return self._chosen.errors if failure_of(self.console.file) else self.console
+
+    def _reached(self, trial: Trial) -> Reached | None:
+        """Return what a done trial reached on the selection half; nothing for a wreck."""
+        repaired = self.conductor.repairs.get(trial.number)
+        victim = self.findings.victim(trial.scenario)
+        if repaired is None or victim is None or self.results.row(trial)["wrecked"]:
+            return None
+        before, after = victim.evaluation.selection, repaired.evaluation.selection
+        value = objective_value(self.plan.study.objective, before, after)
+        return Reached(value=value, metrics=after)
+
+
+def _ui_command(uri: Address) -> str:
+    if not uri.reveal().startswith("sqlite:"):
+        return str(uri)
+    file = shown(Path(uri.reveal().removeprefix("sqlite:///")))
+    return f"{program('mlflow')} ui --backend-store-uri sqlite:///{file}"

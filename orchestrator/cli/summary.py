@@ -1,0 +1,125 @@
+"""The end of a study on the terminal: what worked, in one table."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.plan.columns import Family, count
+from orchestrator.reporting.read_results import read_results
+from orchestrator.reporting.summary import (
+    ScenarioOutcome,
+    Spread,
+    sound,
+    spread,
+    spread_of,
+    summarise,
+)
+from orchestrator.reporting.text import (
+    Names,
+    names_of,
+    peers_sentence,
+    sampler_sentence,
+    seeds_sentence,
+    setting_text,
+    weak_sentence,
+)
+
+
+def print_summary(
+    console: Console, results_file: Path, objective: str, sampler: str | None = None
+) -> None:
+    """Print the counts, the best setting, and what it does to each kind of scenario.
+
+    The numbers are the report's: read from the same file, by the same rules.
+    """
+    results = read_results(results_file)
+    summary = summarise(results, objective, sampler)
+    console.print()
+    for warning in filter(None, (weak_sentence(summary), sampler_sentence(summary))):
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items() if number)
+    console.print(f"{count(len(results.trials), 'trial')}: {counts}", soft_wrap=True)
+    if wrecks := sum(trial.wrecked for trial in results.trials):
+        console.print(
+            f"[yellow]{wrecks} wrecked[/]: after the repair ACC is at or below chance",
+            soft_wrap=True,
+        )
+    if summary.common is None:
+        return
+    # No line breaks: where the output goes to a file, a search finds the whole sentence.
+    console.print(
+        f"best setting by mean {objective.upper()} on the selection half: "
+        f"[bold]{escape(setting_text(summary.common))}[/]",
+        soft_wrap=True,
+    )
+    for sentence in (peers_sentence(summary), seeds_sentence(summary)):
+        if sentence:
+            console.print(escape(sentence), soft_wrap=True)
+    console.print(
+        "victim → repaired by it, on the report half in percent, mean ±sd over n trained victims:",
+        soft_wrap=True,
+    )
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("scenario", min_width=9, overflow="fold")
+    for name in ("n", "ACC", "ASR", "RA", "DER"):
+        table.add_column(name, justify="right", no_wrap=True)
+    families = summary.families()
+    names = _names(names_of(results), list(families))
+    for family, outcomes in families.items():
+        weak = sum(outcome.took is False for outcome in outcomes)
+        measured = [outcome for outcome in sound(outcomes) if outcome.common is not None]
+        table.add_row(
+            escape(names[family]) + (f" [yellow]({weak} weak)[/]" if weak else ""),
+            *_cells(measured),
+        )
+    console.print(table)
+
+
+def _names(names: Names, families: list[Family]) -> dict[Family, str]:
+    """Return each family's attack, and those of its details in which families differ."""
+    details = [names.details(family) for family in families]
+    told = [len(set(column)) > 1 for column in zip(*details, strict=True)]
+    return {
+        family: " ".join([names.attack(family), *itertools.compress(detail, told)])
+        for family, detail in zip(families, details, strict=True)
+    }
+
+
+def _cells(outcomes: Sequence[ScenarioOutcome]) -> tuple[str, ...]:
+    if not outcomes:
+        return ("0", "", "", "", "")
+    repaired = [outcome.common for outcome in outcomes]
+    ra = spread_of(repaired, "ra_after_report")
+    return (
+        str(len(outcomes)),
+        *(
+            f"{_percent(_victims(outcomes, metric), sd=False)} → "
+            f"{_percent(spread_of(repaired, f'{metric}_after_report'))}"
+            for metric in ("acc", "asr")
+        ),
+        _percent(ra, sd=False),
+        _text(spread_of(repaired, "der_report"), "{:.3f}"),
+    )
+
+
+def _victims(outcomes: Sequence[ScenarioOutcome], metric: str) -> Spread | None:
+    return spread([outcome.victim[f"{metric}_before_report"] for outcome in outcomes])
+
+
+def _percent(values: Spread | None, *, sd: bool = True) -> str:
+    if values is None:
+        return ""
+    scaled = None if values.sd is None else 100 * values.sd
+    shown = Spread(mean=100 * values.mean, sd=scaled if sd else None, n=values.n)
+    return _text(shown, "{:.1f}")
+
+
+def _text(values: Spread | None, form: str) -> str:
+    if values is None:
+        return ""
+    mean = form.format(values.mean)
+    return mean if values.sd is None else f"{mean} ±{form.format(values.sd)}"

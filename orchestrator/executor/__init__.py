@@ -1,0 +1,1 @@
+"""Where the jobs run: in this process, or on Ray through Ray Tune."""

@@ -1,0 +1,172 @@
+"""Being part of a Ray: one of a study's own, or a running cluster."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+from orchestrator.address import Address
+from orchestrator.errors import Unusable
+from orchestrator.executor import cleanup, ray_setup
+from orchestrator.executor.watchdog import Daemons, Guard, Listeners
+from orchestrator.plan.plan import Scenario
+from orchestrator.plan.resources import Node, Shares, this_machine
+from orchestrator.processes import place_for_sockets, scratch
+from orchestrator.spec.model import Study
+from orchestrator.store.store import Store
+from orchestrator.terminal import spared
+
+DAEMONS = ("gcs_server", "raylet")  # of an embedded Ray, which cannot do without either
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A Ray that this process is part of.
+
+    Attributes:
+        nodes: Its machines.
+        guard: Ends the process if the Ray dies under it.
+    """
+
+    nodes: Sequence[Node]
+    guard: Guard
+
+    def leave(self) -> None:
+        """Be no part of it any more: it may die."""
+        _leave(self.guard)
+
+
+@contextmanager
+def joined(address: Address, study: Study, store: Store, errors: Console) -> Iterator[Membership]:
+    """Be part of a running cluster whose nodes have each been found fit for a study.
+
+    Args:
+        address: Of the cluster, as Ray takes it.
+        study: What is to run there.
+        store: That every node has to see.
+        errors: Where a user reads that the cluster died.
+
+    Raises:
+        Unusable: There is no such cluster, a node lacks what a study needs, or does not see
+            the store.
+    """
+    guard = Guard(Listeners(ray_setup.knock(address)), errors)
+    here = Path(__file__).resolve().parents[2]
+    code = {"py_modules": [str(here), str(here.parent / "ulrl")]}
+    threads = {"OMP_NUM_THREADS": str(study.resources.cpu)}
+    variables = {"env_vars": threads | ray_setup.notice_cuts()}
+    with ExitStack() as stack:
+        stack.callback(_leave, guard)
+        guard.start()
+        _init(
+            f"the Ray cluster at {address}",
+            address=address.reveal(),
+            runtime_env=code | variables,
+        )
+        guard.watch(Listeners(_places()))
+        beacon = stack.enter_context(store.beacon())
+        yield Membership(survey(store.url, beacon), guard)
+
+
+@contextmanager
+def embedded(
+    study: Study, shares: Shares, scenarios: Sequence[Scenario], errors: Console
+) -> Iterator[Membership]:
+    """Run a Ray of one's own on this machine; nothing of it outlives this process.
+
+    Args:
+        study: What is to run there.
+        shares: What each of its items takes.
+        scenarios: Of the study.
+        errors: Where a user reads that Ray died.
+
+    Raises:
+        Unusable: Ray cannot be started.
+    """
+    guard = Guard(Daemons(DAEMONS), errors)
+    most = max(share.cpu for share in shares.all(scenarios))
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch(place_for_sockets()))
+            stack.enter_context(cleanup.watched(folder))
+        except OSError as error:
+            raise Unusable(f"an embedded Ray cannot be used ({error})") from error
+        stack.callback(_leave, guard)
+        guard.start()
+        with spared(), ray_setup.own_token():
+            _init(
+                "an embedded Ray",
+                address="local",  # whatever else runs on this machine
+                num_cpus=ray_setup.embedded_cpus(study.resources, most),
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        memory = this_machine().memory
+        node = Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=memory)
+        yield Membership((node,), guard)
+
+
+def _leave(guard: Guard) -> None:
+    with guard.leaving(), suppress(Exception):  # whatever it says: the study is done with it
+        ray.shutdown()
+
+
+def _init(what: str, **arguments: Any) -> None:
+    said = ray_setup.listen_in()
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
+    except ray.exceptions.AuthenticationError as error:
+        raise Unusable(f"{what} cannot be used ({ray_setup.UNAUTHORISED})") from error
+    except Exception as error:  # a start that takes too long raises a bare one
+        reason = ray_setup.UNAUTHORISED if ray_setup.REFUSED in said() else error
+        raise Unusable(f"{what} cannot be used ({reason})") from error
+
+
+def _nodes() -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
+def _places() -> list[tuple[str, int]]:
+    """Return where the processes listen that this one cannot do without: head, own raylet."""
+    context = ray.get_runtime_context()
+    own = next(node for node in _nodes() if node["NodeID"] == context.get_node_id())
+    raylet = (own["NodeManagerAddress"], own["NodeManagerPort"])
+    return [ray_setup.place_of(context.gcs_address), raylet]
+
+
+def survey(store: Address, beacon: str) -> tuple[Node, ...]:
+    """Return the nodes of this Ray, once each has said that a study can run there.
+
+    Raises:
+        Unusable: One of them cannot.
+    """
+    nodes = _nodes()
+    looks = [
+        ray.remote(ray_setup.examine())
+        .options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
+        .remote(store, beacon)
+        for node in nodes
+    ]
+    return tuple(map(_answered, nodes, looks))
+
+
+def _answered(node: dict[str, Any], look: Any) -> Node:
+    name, seconds = ray_setup.name_of(node), ray_setup.LOOK_SECONDS
+    try:
+        return ray_setup.fit_node(node, ray.get(look, timeout=seconds))
+    except ray.exceptions.GetTimeoutError as error:
+        raise Unusable(f"{name} does not answer in {seconds:g} seconds") from error
+    except ray.exceptions.RayError as error:
+        raise Unusable(f"{name} cannot run a study: {ray_setup.last_line(error)}") from error

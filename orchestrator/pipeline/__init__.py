@@ -1,0 +1,1 @@
+"""The stages of a trial on a worker, each through the store."""

@@ -1,0 +1,82 @@
+"""The store as one item's work sees it: what is taken from there, what is put there."""
+
+from collections.abc import Callable, Generator
+from typing import TypeAlias, TypeVar
+
+from orchestrator.plan.jobs import Progress, Site, StageRun
+from orchestrator.plan.plan import Scenario
+from orchestrator.store.serialization import Stage
+from orchestrator.store.store import Store
+from ulrl.models import Blueprint
+
+T = TypeVar("T")
+C = TypeVar("C")
+Making: TypeAlias = Generator[Progress, None, T]
+
+PAUSES = (0.05, 1.0)  # seconds until somebody else's work is looked for: at first, at most
+
+
+class Shelf:
+    """Reads results, keeps new ones, and lists the stages that were executed."""
+
+    def __init__(self, site: Site) -> None:
+        self.store = Store(site.store)
+        self._study = site.study
+        self._runs: list[StageRun] = []
+
+    @property
+    def executed(self) -> tuple[StageRun, ...]:
+        """The stages executed for the present item so far."""
+        return tuple(self._runs)
+
+    def begin(self) -> None:
+        """Start the list anew, for the next item."""
+        self._runs = []
+
+    def once(
+        self, stage: str, key: str, find: Callable[[], T | None], make: Callable[[], Making[T]]
+    ) -> Making[T]:
+        """Return a result that was not there: made here, or found once another has made it.
+
+        What the making needs is ready already, so that nobody who waits holds what another
+        waits for.
+        """
+        pause, longest = PAUSES
+        with self.store.turn(stage, key) as turn:
+            while not turn.mine():
+                yield Progress(stage=stage, epoch=0, epochs=0, pause=pause)
+                if (found := find()) is not None:
+                    return found
+                pause = min(2 * pause, longest)
+            if (found := find()) is not None:
+                return found
+            return (yield from make())
+
+    def keep(
+        self,
+        stage: Stage[C],
+        key: str,
+        scenario: Scenario,
+        seconds: float,
+        content: C,
+        blueprint: Blueprint | None = None,
+    ) -> StageRun:
+        """Store a stage's result and list its execution."""
+        if stage.read(self.store, key, blueprint) is None:  # another study may have been faster
+            stage.write(
+                self.store,
+                key,
+                content,
+                seconds=seconds,
+                study=self._study,
+                blueprint=blueprint,
+            )
+        run = StageRun(
+            stage=stage.name,
+            key=key,
+            scenario=scenario.text,
+            seconds=seconds,
+            study=self._study,
+        )
+        self._runs.append(run)
+        return run

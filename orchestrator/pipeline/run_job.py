@@ -1,0 +1,83 @@
+"""One item from start to end, as every executor runs it."""
+
+import traceback
+from collections.abc import Generator
+from typing import TypeAlias
+
+import torch
+
+from orchestrator.address import redacted
+from orchestrator.errors import Overdue, Unusable
+from orchestrator.pipeline.stages import Workshop
+from orchestrator.pipeline.time_limit import TimeLimit
+from orchestrator.plan.jobs import OUT_OF_MEMORY, Finished, Item, Progress, Site
+from ulrl.attacks import AttackFileError
+from ulrl.datasets import DatasetError
+from ulrl.errors import DivergedError
+from ulrl.interchange import ImportRefused
+from ulrl.models import WeightsError
+from ulrl.replay import RecordingError
+
+# Errors whose text names places, of which results hold none, and what they are about: the
+# first that fits.
+PLACED: dict[type[Exception], str] = {
+    AttackFileError: "the attack's file",
+    DatasetError: "the dataset",
+    ImportRefused: "the imported victim",
+    WeightsError: "the weights to start from",
+}
+
+Steps: TypeAlias = Generator[Progress, None, Finished]
+
+
+def steps_of(workshop: Workshop, item: Item) -> Steps:
+    """Work on an item, yielding progress; an exception becomes its result.
+
+    What a user's data or model raises belongs to the one trial; only a store that cannot
+    be used, or a GPU, concerns all of them. What ran out of time or memory leaves nothing loaded.
+    """
+    site = workshop.site
+    limit = TimeLimit(site.limits.seconds(item.stage), expendable=site.expendable)
+    work = workshop.work(item)
+    exhausted = False
+    try:
+        while True:
+            with limit.running():
+                progress = next(work)
+            yield progress
+    except StopIteration as end:
+        return Finished(runs=end.value)
+    except (Unusable, RecordingError) as error:
+        return Finished(error=str(error), fatal=True)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
+        lack = _lack(error, site, item)
+        exhausted = bool(lack)
+        if isinstance(error, DivergedError):
+            lack = str(error)  # a result of this setting, no failure of the program
+        kind, told = type(error).__name__, " ".join(redacted(str(error)).split()) or "no message"
+        about = [what for placed, what in PLACED.items() if isinstance(error, placed)]
+        kept = f"{about[0]} cannot be used; the log says why" if about else told
+        return Finished(
+            runs=workshop.executed,
+            error=lack or f"{kind}: {kept}"[:500],
+            told=lack or f"{kind}: {told}"[:1000],
+            trace=redacted(traceback.format_exc()),
+        )
+    finally:
+        work.close()
+        if exhausted:
+            workshop.forget()
+
+
+def _lack(error: Exception, site: Site, item: Item) -> str:
+    """Return what an item ran out of, in words that do not depend on the moment; or nothing."""
+    if isinstance(error, Overdue):
+        return site.limits.overdue(item.stage)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"out of GPU memory; smaller batches, or a larger share of a GPU for its worker "
+            f"(resources.stages.{item.stage}.gpu), may help"
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"{OUT_OF_MEMORY}; smaller batches, a smaller network or fewer workers may help"
+    return ""

@@ -1,0 +1,239 @@
+"""Victims, trained or imported, and what they are tested on."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import Mistakes
+from orchestrator.pipeline.cached import Making, Shelf
+from orchestrator.pipeline.inputs import Materials, import_victim
+from orchestrator.plan.jobs import Progress
+from orchestrator.plan.plan import Plan, Scenario
+from orchestrator.store.keys import KeyRing
+from orchestrator.store.serialization import (
+    HELPER,
+    TRIGGER,
+    VICTIM,
+    StoredHelper,
+    StoredTensors,
+    StoredVictim,
+)
+from ulrl.attacks import Helper, Learned, Scene
+from ulrl.interchange import ImportRefused
+from ulrl.models import Blueprint, Weights
+from ulrl.poisoning import TestSets
+from ulrl.recipes import VictimRecipe
+from ulrl.victim import train_victim
+
+
+def check_imports(plan: Plan, *, absent: bool = True) -> None:
+    """Read every victim that is to be imported, and say what is wrong with any of them.
+
+    Args:
+        plan: Of the study.
+        absent: Whether one that is not there is wrong; a plan can do without.
+
+    Raises:
+        Mistakes: Some are not there, not sound, or not of the scenarios they are for.
+    """
+    seen: dict[str, None] = {}
+    for scenario in plan.scenarios:
+        blueprint = blueprint_from_facts(scenario)
+        if scenario.source is None or blueprint is None:
+            continue
+        if not absent and not Path(scenario.source).exists():
+            continue
+        try:
+            import_victim(scenario, blueprint)
+        except ImportRefused as error:
+            seen[f"{plan.study.source}: victim.import: {error}"] = None
+    if seen:
+        raise Mistakes(list(seen))
+
+
+def blueprint_from_facts(scenario: Scenario) -> Blueprint | None:
+    """Return what a scenario's network is built from, without an image; None if unknown."""
+    facts = scenario.dataset.facts()
+    if facts is None:
+        return None
+    return Blueprint(
+        architecture=scenario.architecture,
+        classes=facts.classes,
+        channels=facts.channels,
+        side=facts.side,
+        treatment=scenario.treatment,
+    )
+
+
+T = TypeVar("T")
+
+AT_HAND = 2  # scenarios whose victims and test sets stay loaded
+
+
+class VictimStages:
+    """The victims of a study, as a worker needs them."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        keys: KeyRing,
+        recipe: VictimRecipe,
+        materials: Materials,
+        device: torch.device,
+    ) -> None:
+        self._shelf = shelf
+        self._keys = keys
+        self._recipe = recipe
+        self._materials = materials
+        self._device = device
+        self._at_hand: dict[str, tuple[Weights, Learned]] = {}
+        self._tests: dict[str, TestSets] = {}
+
+    def victim(self, scenario: Scenario) -> Making[Weights]:
+        """Return a scenario's victim."""
+        weights, _ = yield from self._armed(scenario)
+        return weights
+
+    def tests(self, scenario: Scenario) -> Making[TestSets]:
+        """Return a scenario's test sets, with the trigger that its victim knows."""
+        key = self._keys.victim(scenario)
+        if key not in self._tests:
+            yield from self._materials.fetch(scenario.dataset)
+            learned: Learned = {}
+            if scenario.source is None:
+                before = yield from self.helped(scenario)
+                _, along = yield from self._armed(scenario)
+                learned = {**before, **along}
+            _keep_few(self._tests, key, self._materials.tests(scenario, learned))
+        return self._tests[key]
+
+    def helped(self, scenario: Scenario, until: Helper | None = None) -> Making[dict[str, Tensor]]:
+        """Return what a scenario's attack had trained before its victim, or up to one helper."""
+        learned: dict[str, Tensor] = {}
+        for helper in scenario.helpers:
+            learned = yield from self._helper(scenario, helper, learned)
+            if helper == until:
+                break
+        return learned
+
+    def _helper(
+        self, scenario: Scenario, helper: Helper, learned: Learned
+    ) -> Making[dict[str, Tensor]]:
+        """Return the result of a helper.
+
+        Args:
+            scenario: Any of those that need it.
+            helper: Which.
+            learned: Result of the helper that this one needs.
+        """
+        key = self._keys.helper(scenario, helper)
+        found = self._trained(key)
+        if found is not None:
+            return found
+        yield from self._materials.fetch(scenario.dataset)
+        make = partial(self._train_helper, scenario, helper, learned, key)
+        return (yield from self._shelf.once("train_helper", key, partial(self._trained, key), make))
+
+    def _trained(self, key: str) -> dict[str, Tensor] | None:
+        found = HELPER.read(self._shelf.store, key)
+        return None if found is None else dict(found.content.tensors)
+
+    def _train_helper(
+        self, scenario: Scenario, helper: Helper, learned: Learned, key: str
+    ) -> Making[dict[str, Tensor]]:
+        started = time.perf_counter()
+        scene = Scene(
+            blueprint=self._materials.blueprint(scenario),
+            recipe=self._recipe.config(scenario.dataset.name, scenario.poison.attack.name),
+            images=self._materials.images(scenario.dataset),
+            seed=scenario.seed,
+            device=self._device,
+            learned=learned,
+        )
+        steps = helper.trained(scene)
+        while True:
+            try:
+                done, total = next(steps)
+            except StopIteration as end:
+                tensors: dict[str, Tensor] = end.value
+                break
+            yield Progress(stage=type(helper).__name__, epoch=done, epochs=total)
+        seconds = time.perf_counter() - started
+        content = StoredHelper(helper=type(helper).__name__, tensors=tensors)
+        self._shelf.keep(HELPER, key, scenario, seconds, content)
+        return tensors
+
+    def _armed(self, scenario: Scenario) -> Making[tuple[Weights, Learned]]:
+        """Return a scenario's victim, and what its trigger learned along with it."""
+        key = self._keys.victim(scenario)
+        yield from self._materials.fetch(scenario.dataset)
+        if key not in self._at_hand:
+            find = partial(self._stored, scenario, key)
+            found = find()
+            if found is None:
+                if scenario.source is None:
+                    learned = yield from self.helped(scenario)
+                    make = partial(self._train, scenario, key, learned)
+                else:
+                    make = partial(self._import, scenario, key)
+                found = yield from self._shelf.once("train_victim", key, find, make)
+            _keep_few(self._at_hand, key, found)
+        return self._at_hand[key]
+
+    def _stored(self, scenario: Scenario, key: str) -> tuple[Weights, Learned] | None:
+        blueprint = self._materials.blueprint(scenario)
+        found = VICTIM.read(self._shelf.store, key, blueprint)
+        if found is None:
+            return None
+        along: Learned = {}
+        if found.content.learned:
+            trigger = TRIGGER.read(self._shelf.store, key)
+            if trigger is None:
+                return None  # without its trigger, the victim cannot be judged
+            along = trigger.content.tensors
+        return found.content.of(blueprint), along
+
+    def _import(self, scenario: Scenario, key: str) -> Making[tuple[Weights, Learned]]:
+        started = time.perf_counter()
+        weights = self._materials.imported(scenario).weights
+        seconds = time.perf_counter() - started
+        content = StoredVictim(training=(), learned=False, state=weights.state)
+        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.blueprint)
+        yield from ()
+        return weights, {}
+
+    def _train(
+        self, scenario: Scenario, key: str, learned: Learned
+    ) -> Making[tuple[Weights, Learned]]:
+        started = time.perf_counter()
+        config = self._recipe.config(scenario.dataset.name, scenario.poison.attack.name)
+        run = train_victim(
+            config,
+            self._materials.blueprint(scenario),
+            scenario.poison,
+            self._materials.images(scenario.dataset),
+            scenario.seed,
+            self._device,
+            learned,
+        )
+        training = []
+        for epoch in run.epochs:
+            training.append((epoch.loss, epoch.accuracy))
+            yield Progress(stage="train_victim", epoch=epoch.number, epochs=config.epochs)
+        weights, along = run.classifier.weights(), dict(run.learned())
+        seconds = time.perf_counter() - started
+        if along:  # before the victim, which is of no use without
+            TRIGGER.write(self._shelf.store, key, StoredTensors(tensors=along))
+        content = StoredVictim(training=tuple(training), learned=bool(along), state=weights.state)
+        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.blueprint)
+        return weights, along
+
+
+def _keep_few(held: dict[str, T], key: str, value: T) -> None:
+    while len(held) >= AT_HAND:
+        held.pop(next(iter(held)))
+    held[key] = value

@@ -1,0 +1,1 @@
+"""The plan of a study: its trials, the jobs that they share, and what they need."""

@@ -1,0 +1,343 @@
+"""Work of each job, the measured speed of a machine, and the order that follows."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import median
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from orchestrator.plan.jobs import AscentItem, HelperItem, Item, VictimItem
+from orchestrator.plan.plan import Plan, Scenario, Trial
+from ulrl.control import NO_CONTROL, Control
+from ulrl.datasets import Dataset, Treatment
+from ulrl.fitting import Samples, Schedule, Sources, train
+from ulrl.models import EVALUATION_BATCH, Architecture, Blueprint, Classifier
+from ulrl.poisoning import MONITOR_COUNT
+from ulrl.precision import Precision
+from ulrl.randomness import spared_default
+from ulrl.sgd import SGD
+
+BUDGET = 4.0  # seconds for all that a plan wants to know
+LEAST = 0.2  # seconds for one network
+STEP_SECONDS = 0.004  # of a step besides its arithmetic, where nothing can be timed
+EFFICIENCY = 0.4  # of the measured matrix-product rate that small convolutions reach
+# A GPU of the H100's class where none is here; fitted to benchmarks/results/h200-speeds.json.
+GPU_TRAINING, GPU_TESTS = 2.6e14, 1.5e14  # FLOP/s, in bf16 and in TF32
+GPU_MEMORY = 4.2e12  # bytes/s
+GPU_KERNELS = 0.0012  # seconds of a step's kernels besides their arithmetic
+GPU_LAUNCHES = 0.0075  # seconds that launching a step takes at least where none is replayed
+UPDATE_BYTES = 32  # that a step moves for a parameter: its casts, gradient, momentum and itself
+LARGEST = 40_000_000  # parameters of what is built to be timed on a CPU
+TRIED = 64  # images of a timed forward pass on a CPU
+STEPS = 8  # of a timed epoch on a GPU, which is not to wait for what an epoch begins with
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageShape:
+    """All that seconds per image depend on, but for the machine."""
+
+    architecture: Architecture
+    classes: int
+    channels: int
+    side: int
+    treatment: Treatment
+    batch: int
+    precision: Precision
+    replayed: bool = True  # on a GPU, whether steps are recorded once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds per image.
+
+    Attributes:
+        train: In a training step of the real batch size, augmentation included.
+        test: In a prediction.
+        timed: Whether measured here and now; otherwise it is arithmetic.
+    """
+
+    train: float
+    test: float
+    timed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a network is, counted without building it."""
+
+    forward: float  # FLOPs of one image
+    parameters: int
+    head: int  # weights of the last layer
+
+
+class Calibration:
+    """Times each kind of work once, within a few seconds for all.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: Of torch, on a CPU.
+        kinds: How many there are: each gets its share of the time.
+    """
+
+    def __init__(self, device: str, threads: int, kinds: int) -> None:
+        here = device == "cpu" or torch.cuda.is_available()
+        self._device = torch.device(device) if here else None
+        self._threads = threads
+        self._slice = max(LEAST, BUDGET / max(1, kinds))
+        self._left = BUDGET
+        self._known: dict[StageShape, Speed] = {}
+
+    def speed(self, kind: StageShape) -> Speed:
+        """Return how fast a kind of work goes."""
+        if kind not in self._known:
+            self._known[kind] = self._measure(kind)
+        return self._known[kind]
+
+    def _measure(self, kind: StageShape) -> Speed:
+        size = size_of(kind.architecture, kind.classes, kind.channels, kind.side)
+        guess = self._arithmetic(kind, size)
+        cpu = self._device is not None and self._device.type == "cpu"
+        short = self._left < LEAST or (cpu and size.parameters > LARGEST)
+        if self._device is None or short or 6 * guess.train > self._slice:
+            return guess
+        began = time.perf_counter()
+        former = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            with spared_default():
+                return self._time(kind, self._device, guess)
+        finally:
+            torch.set_num_threads(former)
+            self._left -= time.perf_counter() - began
+
+    def _arithmetic(self, kind: StageShape, size: Size) -> Speed:
+        if self._device is None or self._device.type == "cuda":
+            return on_gpu(kind, size)
+        one = size.forward / (EFFICIENCY * _rate())
+        return Speed(train=3 * one + STEP_SECONDS / kind.batch, test=one, timed=False)
+
+    def _time(self, kind: StageShape, device: torch.device, guess: Speed) -> Speed:
+        blueprint = Blueprint(
+            architecture=kind.architecture,
+            classes=kind.classes,
+            channels=kind.channels,
+            side=kind.side,
+            treatment=kind.treatment,
+        )
+        network = kind.architecture.build(
+            classes=kind.classes, channels=kind.channels, side=kind.side
+        )
+        classifier = Classifier(blueprint, network, device)
+        count = max(2, min(kind.batch, int(self._slice / (6 * guess.train))))
+        gpu = device.type == "cuda"
+        seen = count * (STEPS if gpu else 1)
+        images = torch.zeros((seen, kind.channels, kind.side, kind.side), dtype=torch.uint8)
+        samples = Samples(images=images, labels=torch.zeros(seen, dtype=torch.int64))
+        schedule = Schedule(
+            epochs=1000, batch_size=count, rate=lambda _: 1e-4, precision=kind.precision
+        )
+        optimiser = SGD(network, lr=1e-4, momentum=0.9, weight_decay=0)
+        sources = Sources.of(0, "calibration")
+        control = NO_CONTROL if kind.replayed else Control()
+        steps = train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
+        trained = self._repeat(lambda: next(steps))
+        shown = images[: EVALUATION_BATCH if gpu else min(count, TRIED)].to(device)
+        tested = self._repeat(lambda: classifier.predict(shown))
+        return Speed(train=trained / seen, test=tested / len(shown), timed=True)
+
+    def _repeat(self, act: Callable[[], object]) -> float:
+        """Return the seconds of an act: the median of several, after a first that warms up.
+
+        Not the least of them: a study is made of all its steps. On a CPU they are seconds of
+        computing, so that waiting for what else runs here meanwhile does not count.
+        """
+        act()
+        spent: list[float] = []
+        until = time.perf_counter() + self._slice / 3
+        while not spent or (time.perf_counter() < until and len(spent) < 20):
+            began = self._clock()
+            act()
+            spent.append(self._clock() - began)
+        return median(spent)
+
+    def _clock(self) -> float:
+        if self._device is not None and self._device.type == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time() / self._threads
+
+
+def on_gpu(kind: StageShape, size: Size) -> Speed:
+    """Return about how fast a GPU of the H100's class would be."""
+    moved = UPDATE_BYTES * size.parameters / GPU_MEMORY
+    step = 3 * kind.batch * size.forward / GPU_TRAINING + moved + GPU_KERNELS
+    if not kind.replayed:
+        step = max(step, GPU_LAUNCHES)
+    return Speed(train=step / kind.batch, test=size.forward / GPU_TESTS, timed=False)
+
+
+@lru_cache
+def size_of(architecture: Architecture, classes: int, channels: int, side: int) -> Size:
+    """Return a network's size, counted on torch's meta device."""
+    with torch.device("meta"):
+        network = architecture.build(classes=classes, channels=channels, side=side).eval()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            network(torch.empty(1, channels, side, side))
+    head = network.get_submodule(architecture.head)
+    return Size(
+        forward=float(counter.get_total_flops()),
+        parameters=sum(p.numel() for p in network.parameters()),
+        head=sum(p.numel() for p in head.parameters()),
+    )
+
+
+@lru_cache
+def _rate() -> float:
+    """Return the FLOP/s of a matrix product on one thread of this machine, measured now."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    a = torch.ones(512, 512)
+    a @ a
+    began = time.process_time()
+    for _ in range(20):
+        a @ a
+    elapsed = time.process_time() - began
+    torch.set_num_threads(threads)
+    return 20 * 2 * 512**3 / max(elapsed, 1e-6)
+
+
+ASCENT_EPOCHS = 8  # a typical ascent; it ends where the threshold is reached
+BACKWARD = 2.0  # a step's way back costs about two ways forth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What an item computes.
+
+    Attributes:
+        trained: Images in training steps, each as often as it is seen.
+        tested: Images in forward passes alone.
+        batch: Images per step.
+        known: Whether `trained` is sure: an ascent's length is not.
+        replayed: Whether a GPU replays its steps, for networks that are `replayable`.
+    """
+
+    trained: float
+    tested: float
+    batch: int
+    known: bool = True
+    replayed: bool = True
+
+    @property
+    def passes(self) -> float:
+        """All of it in forward passes of one image."""
+        return (1 + BACKWARD) * self.trained + self.tested
+
+
+class Workload:
+    """The loads of a plan's items, by arithmetic on the study alone; no network is built."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._counts: dict[Dataset, tuple[int, int]] = {}
+
+    def of(self, item: Item) -> Load:
+        """Return what an item computes."""
+        if isinstance(item, HelperItem):
+            return self.helper(item)
+        if isinstance(item, VictimItem):
+            return self.victim(item.scenario)
+        return self.ascent(item.trial) if isinstance(item, AscentItem) else self.relearn(item.trial)
+
+    def helper(self, item: HelperItem) -> Load:
+        """Return the load of what attacks train first."""
+        train, _ = self.counts(item.scenario)
+        config = self._plan.study.victim.config(
+            item.scenario.dataset.name, item.scenario.poison.attack.name
+        )
+        return Load(
+            trained=item.helper.cost(config) * train,
+            tested=0.0,
+            batch=config.batch_size,
+            replayed=item.helper.plain,
+        )
+
+    def victim(self, scenario: Scenario) -> Load:
+        """Return the load of a victim and its evaluation; an imported one is only evaluated."""
+        train, test = self.counts(scenario)
+        config = self._plan.study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
+        epochs = config.epochs if scenario.source is None else 0
+        return Load(
+            trained=epochs * train,
+            tested=2.0 * test,
+            batch=config.batch_size,
+            replayed=not scenario.poison.stamps_in_training,
+        )
+
+    def ascent(self, trial: Trial) -> Load:
+        """Return the load of an ascent of typical length."""
+        config = trial.hyperparameters.unlearn
+        epochs = min(ASCENT_EPOCHS, config.unlearn_epochs)
+        load = self._phase(trial, epochs, config.unlearn_batch_size)
+        return Load(trained=load.trained, tested=load.tested, batch=load.batch, known=False)
+
+    def relearn(self, trial: Trial) -> Load:
+        """Return the load of a relearning and its evaluation."""
+        config = trial.hyperparameters.relearn
+        _, test = self.counts(trial.scenario)
+        load = self._phase(trial, config.relearn_epochs, config.relearn_batch_size)
+        return Load(trained=load.trained, tested=load.tested + 2.0 * test, batch=load.batch)
+
+    def counts(self, scenario: Scenario) -> tuple[int, int]:
+        """Return training and test images; CIFAR-10's where the file that tells is missing."""
+        dataset = scenario.dataset
+        if dataset not in self._counts:
+            facts = dataset.facts()
+            found = (facts.train_count, facts.test_count) if facts else (50_000, 10_000)
+            self._counts[dataset] = found
+        return self._counts[dataset]
+
+    def _phase(self, trial: Trial, epochs: int, batch: int) -> Load:
+        train, test = self.counts(trial.scenario)
+        samples = max(1, int(train * trial.hyperparameters.clean.clean_ratio))
+        monitored = 2.0 * min(MONITOR_COUNT, test // 2)
+        return Load(trained=epochs * samples, tested=epochs * monitored, batch=min(batch, samples))
+
+
+def machine_of(scenario: Scenario) -> tuple[str, str]:
+    """Return what seconds per image depend on, besides the machine."""
+    return scenario.architecture.label, scenario.dataset.label
+
+
+Length = Callable[[Scenario], float]
+
+
+def lengths(plan: Plan) -> Length:
+    """Return how long the preparation of a scenario of `plan` is: FLOPs of helpers and victim.
+
+    Networks are looked at only where scenarios differ in them. One that cannot be built fails
+    where it is trained, not here.
+    """
+    workload = Workload(plan)
+    differ = len({(s.architecture, s.dataset) for s in plan.scenarios}) > 1
+
+    def length(scenario: Scenario) -> float:
+        items = [HelperItem(number=0, scenario=scenario, helper=h) for h in scenario.helpers]
+        loads = [workload.victim(scenario), *(workload.helper(item) for item in items)]
+        return sum(load.passes for load in loads) * (_forward(scenario) if differ else 1.0)
+
+    return length
+
+
+def _forward(scenario: Scenario) -> float:
+    facts = scenario.dataset.facts()
+    shape = (facts.classes, facts.channels, facts.side) if facts else (10, 3, 32)
+    try:
+        return size_of(scenario.architecture, *shape).forward
+    except Exception:  # noqa: BLE001 - the order is advice
+        return 0.0

@@ -1,0 +1,422 @@
+"""Scenarios, settings and trials of a study, and the order in which they are run."""
+
+import itertools
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from orchestrator.plan.labels import scenario_text, setting_text
+from orchestrator.spec.exclude import holds
+from orchestrator.spec.load import is_excluded
+from orchestrator.spec.model import (
+    FIRST_SETTINGS,
+    AttackChoice,
+    Normalisation,
+    Study,
+    attack_options,
+)
+from orchestrator.spec.sections import import_path
+from orchestrator.spec.space import Range, Values, is_open
+from ulrl.attacks import Helper
+from ulrl.attacks.imported import Imported
+from ulrl.datasets import Dataset, Treatment
+from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
+from ulrl.models import Architecture
+from ulrl.poisoning import Poison
+
+NO_VALUES = ("preset", "defence_seed")  # setting axes that are no hyper-parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What makes a victim.
+
+    Attributes:
+        source: Where a pre-trained victim lies, or None: then it is trained.
+        normalisation: What a pre-trained victim was trained with, if the study says so.
+    """
+
+    number: int
+    choice: AttackChoice
+    dataset: Dataset
+    architecture: Architecture
+    poison: Poison
+    seed: int
+    source: str | None = None
+    normalisation: Normalisation | None = None
+
+    @property
+    def treatment(self) -> Treatment:
+        """How images become the network's input."""
+        own = self.dataset.treatment
+        return own if self.normalisation is None else self.normalisation.of(own)
+
+    @cached_property
+    def columns(self) -> dict[str, Any]:
+        """The columns of the results that name this scenario."""
+        return {
+            "attack": self.choice.attack.name,
+            "attack_options": json.dumps(attack_options(self.choice), sort_keys=True),
+            "dataset": self.dataset.label,
+            "architecture": self.architecture.label,
+            "poison_ratio": self.poison.poison_ratio,
+            "target_label": self.poison.target_label,
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def helpers(self) -> tuple[Helper, ...]:
+        """What is trained before the victim, what is needed first at the front."""
+        helper = None if self.source is not None else self.poison.attack.helper(self.poison)
+        chain: list[Helper] = []
+        while helper is not None:
+            chain.insert(0, helper)
+            helper = helper.needs
+        return tuple(chain)
+
+    @property
+    def text(self) -> str:
+        """The whole scenario in one line."""
+        return scenario_text(self.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One value for each setting axis that the study file names.
+
+    Attributes:
+        text: The values that differ among settings, in one line for people.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point of the grid: scenario × setting.
+
+    Attributes:
+        number: Of a grid, the place in the plan and among the results' rows, from 0; where
+            settings are drawn, that of the setting × scenarios + that of the scenario.
+        hyperparameters: Resolved: preset, dataset and setting together.
+        defence_seed: Resolved: the setting's, or the scenario's seed.
+    """
+
+    number: int
+    scenario: Scenario
+    setting: Setting
+    hyperparameters: Hyperparameters
+    defence_seed: int
+
+    @property
+    def name(self) -> str:
+        """A short name for logs and files."""
+        return f"trial-{self.number:05d}"
+
+    @cached_property
+    def key(self) -> str:
+        """What names the trial in MLflow, whatever its number in a changed grid."""
+        values = {name: str(value) for name, value in self.setting.values.items()}
+        point = {**self.scenario.columns, **values, "defence_seed": self.defence_seed}
+        return json.dumps(point, sort_keys=True)
+
+
+def trial_of(
+    study: Study,
+    number: int,
+    scenario: Scenario,
+    setting: Setting,
+    resolved: dict[str, Hyperparameters],
+) -> Trial:
+    """Return a point of the study; `resolved` keeps the setting's values by dataset."""
+    dataset = scenario.dataset
+    if dataset.name not in resolved:
+        resolved[dataset.name] = _resolve(study, dataset, setting)
+    seed = setting.values.get("defence_seed")
+    return Trial(
+        number=number,
+        scenario=scenario,
+        setting=setting,
+        hyperparameters=resolved[dataset.name],
+        defence_seed=scenario.seed if seed is None else seed,
+    )
+
+
+def is_left_out(study: Study, scenario: Scenario, setting: Setting | None) -> bool:
+    """Whether a trial is left out; without a setting, whether all of a scenario's are."""
+    values = {
+        "poison_ratio": scenario.poison.poison_ratio,
+        "target_label": scenario.poison.target_label,
+        "seed": scenario.seed,
+        **({} if setting is None else setting.values),
+    }
+    exclusions = [
+        one
+        for one in study.exclude
+        if setting is not None or not one.conditions.keys() & study.grid.settings
+    ]
+    return is_excluded(exclusions, scenario.choice, scenario.dataset, scenario.architecture, values)
+
+
+def _resolve(study: Study, dataset: Dataset, setting: Setting) -> Hyperparameters:
+    values = preset_values(setting.values.get("preset", study.preset), dataset.name)
+    values |= {name: value for name, value in setting.values.items() if name not in NO_VALUES}
+    return assemble(values)
+
+
+__all__ = ["Plan", "Scenario", "Setting", "Trial", "make_plan", "own_setting", "spread"]
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """Everything a study will do, in order.
+
+    The settings of a grid are all there from the start. Where a sampler draws them the plan
+    grows, setting by setting; nothing that is in it changes.
+
+    Attributes:
+        settings: By their number.
+        trials: Of a grid scenario by scenario, as in the file; else setting by setting, in
+            the order in which those were drawn.
+        scenario_order: Scenarios as decisions meet them: shuffled once, attacks spread, so
+            that early evidence is about all of them.
+        setting_order: Settings as decisions meet them: the preset's own first.
+    """
+
+    study: Study
+    scenarios: tuple[Scenario, ...]
+    settings: list[Setting]
+    trials: list[Trial]
+    scenario_order: tuple[int, ...]
+    setting_order: list[int]
+
+    @cached_property
+    def by_place(self) -> dict[tuple[int, int], Trial]:
+        """Trials by (setting number, scenario number); excluded pairs are absent."""
+        return {(t.setting.number, t.scenario.number): t for t in self.trials}
+
+    def trials_of(self, setting: int) -> list[Trial]:
+        """Return a setting's trials, by its number, in the order in which decisions meet them."""
+        places = ((setting, scenario) for scenario in self.scenario_order)
+        return [self.by_place[place] for place in places if place in self.by_place]
+
+    @property
+    def rows(self) -> list[Trial]:
+        """Trials in the order of the results' rows: scenario by scenario."""
+        return sorted(self.trials, key=lambda t: (t.scenario.number, t.setting.number))
+
+    @property
+    def most_settings(self) -> int:
+        """How many settings there are, or will be if the sampler finds as many."""
+        search = self.study.search
+        return len(self.settings) if search is None else search.settings
+
+    @property
+    def most_trials(self) -> int:
+        """How many trials there are, or will be if none is excluded from now on."""
+        to_come = self.most_settings - len(self.settings)
+        return len(self.trials) + to_come * len(self.scenarios)
+
+    @property
+    def planned_trials(self) -> int:
+        """The trials of a grid; where settings are drawn, as many as there can be."""
+        if self.study.search is None:
+            return len(self.trials)
+        return self.most_settings * len(self.scenarios)
+
+    def with_setting(self, number: int, values: Values) -> list[Trial]:
+        """Return the trials that a drawn setting has in this plan; the plan stays as it is."""
+        text = setting_text(self.study, values)
+        setting = Setting(number=number, values=dict(values), text=text)
+        known: dict[str, Hyperparameters] = {}
+        first = number * len(self.scenarios)
+        return [
+            trial_of(self.study, first + scenario.number, scenario, setting, known)
+            for scenario in self.scenarios
+            if not is_left_out(self.study, scenario, setting)
+        ]
+
+    def grow(self, values: Values) -> list[Trial]:
+        """Take in a setting that was drawn and return its trials, unless none are left of it."""
+        trials = self.with_setting(len(self.settings), values)
+        if trials:
+            self.settings.append(trials[0].setting)
+            self.setting_order.append(trials[0].setting.number)
+            self.trials += trials
+            self.by_place.update({(t.setting.number, t.scenario.number): t for t in trials})
+        return trials
+
+    @cached_property
+    def _constant(self) -> frozenset[str]:
+        """Columns in which scenarios do not differ; the attack is always worth naming."""
+        columns = [scenario.columns for scenario in self.scenarios]
+        return frozenset(
+            name
+            for name in columns[0]
+            if name != "attack" and len({column[name] for column in columns}) == 1
+        )
+
+    def family_of(self, scenario: Scenario) -> str:
+        """Return what tells a scenario from others of this plan, but for the seed."""
+        return scenario_text(scenario.columns, self._constant | {"seed"})
+
+    def name_of(self, scenario: Scenario) -> str:
+        """Return what tells a scenario from the others of this plan."""
+        return scenario_text(scenario.columns, self._constant)
+
+    @property
+    def further_axes(self) -> tuple[str, ...]:
+        """Setting axes that have no column of their own."""
+        return tuple(name for name in self.study.grid.settings if name not in FIRST_SETTINGS)
+
+
+def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
+    """Expand the grid of `study`; the same study gives the same plan anywhere.
+
+    Args:
+        study: With a `search`, its settings are those of `drawn`, and others may follow.
+        drawn: Settings drawn before, in that order.
+    """
+    if study.search is not None:
+        return _searched(study, drawn)
+    names = tuple(study.grid.settings)
+    axes = [axis for axis in study.grid.settings.values() if isinstance(axis, tuple)]
+    settings = [
+        Setting(
+            number=number,
+            values=dict(zip(names, values, strict=True)),
+            text=setting_text(study, dict(zip(names, values, strict=True))),
+        )
+        for number, values in enumerate(itertools.product(*axes))
+    ]
+    resolved: list[dict[str, Hyperparameters]] = [{} for _ in settings]
+    scenarios: list[Scenario] = []
+    trials: list[Trial] = []
+    for scenario in _scenarios(study):
+        numbered = _sourced(study, replace(scenario, number=len(scenarios)))
+        kept = [setting for setting in settings if not is_left_out(study, numbered, setting)]
+        if not kept:
+            continue
+        scenarios.append(numbered)
+        for setting in kept:
+            known = resolved[setting.number]
+            trials.append(trial_of(study, len(trials), numbered, setting, known))
+    return Plan(
+        study=study,
+        scenarios=tuple(scenarios),
+        settings=settings,
+        trials=trials,
+        scenario_order=spread(scenarios),
+        setting_order=_setting_order(study, settings),
+    )
+
+
+def _searched(study: Study, drawn: Iterable[Values]) -> Plan:
+    """Return a plan of all scenarios in which a drawn setting may be tried."""
+    scenarios: list[Scenario] = []
+    for scenario in _scenarios(study):
+        if not is_left_out(study, scenario, None):
+            scenarios.append(_sourced(study, replace(scenario, number=len(scenarios))))
+    plan = Plan(
+        study=study,
+        scenarios=tuple(scenarios),
+        settings=[],
+        trials=[],
+        scenario_order=spread(scenarios),
+        setting_order=[],
+    )
+    for values in drawn:
+        if len(plan.settings) < plan.most_settings:
+            plan.grow(values)
+    return plan
+
+
+def spread(scenarios: list[Scenario]) -> tuple[int, ...]:
+    """Return scenario numbers shuffled by a fixed seed, the attacks taking turns."""
+    source = random.Random("order of scenarios")  # noqa: S311 - no secret depends on it
+    groups: dict[str, list[int]] = defaultdict(list)
+    for scenario in scenarios:
+        columns = scenario.columns
+        groups[f"{columns['attack']} {columns['attack_options']}"].append(scenario.number)
+    queues = list(groups.values())
+    source.shuffle(queues)
+    for queue in queues:
+        source.shuffle(queue)
+    rounds = itertools.zip_longest(*queues)
+    return tuple(number for turn in rounds for number in turn if number is not None)
+
+
+def _scenarios(study: Study) -> list[Scenario]:
+    grid = study.grid
+    product = itertools.product(
+        grid.attacks, grid.datasets, grid.architectures, grid.target_labels, grid.seeds
+    )
+    return [
+        Scenario(
+            number=0,
+            choice=choice,
+            dataset=dataset,
+            architecture=architecture,
+            poison=choice.poison(ratio, target),
+            seed=seed,
+        )
+        for choice, dataset, architecture, target, seed in product
+        for ratio in (grid.poison_ratios if choice.poison_ratio is None else (choice.poison_ratio,))
+    ]
+
+
+def _sourced(study: Study, scenario: Scenario) -> Scenario:
+    """Return a scenario with the place its victim is imported from, if victims are."""
+    axes = {
+        "poison_ratio": scenario.poison.poison_ratio,
+        "target_label": scenario.poison.target_label,
+        "seed": scenario.seed,
+    }
+    things = {
+        "attack": scenario.choice,
+        "dataset": scenario.dataset,
+        "architecture": scenario.architecture,
+    }
+    names = {
+        "attack": scenario.choice.attack.name,
+        "dataset": scenario.dataset.name,
+        "architecture": scenario.architecture.called,
+    }
+    for entry in study.imports:
+        if holds(entry.conditions, things | axes):
+            attack = scenario.choice.attack
+            if entry.backdoorbench and isinstance(attack, Imported):
+                names["attack"] = attack.of
+            source = import_path(entry, names | axes)
+            return replace(scenario, source=source, normalisation=entry.normalisation)
+    return scenario
+
+
+def own_setting(study: Study) -> dict[str, Any] | None:
+    """Return the preset's own setting: as near as the axes with a choice allow, if they do."""
+    own = preset_values(study.preset, study.grid.datasets[0].name)
+    own |= {"preset": study.preset, "defence_seed": None}
+    values = {}
+    for name, axis in study.grid.settings.items():
+        first = axis.low if isinstance(axis, Range) else axis[0]
+        bound = is_open(axis) and not (name == "defence_seed" and None not in axis)
+        values[name] = own[name] if bound else first
+        if bound and own[name] not in axis:
+            return None
+    return values
+
+
+def _setting_order(study: Study, settings: list[Setting]) -> list[int]:
+    own = own_setting(study)
+    numbers = [setting.number for setting in settings]
+    for setting in settings:
+        if setting.values == own:
+            numbers.remove(setting.number)
+            return [setting.number, *numbers]
+    return numbers

@@ -1,0 +1,250 @@
+"""Nodes, shares of nodes, and the GPU memory that jobs need."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import Unusable
+from orchestrator.plan.jobs import Item, TrialItem
+from orchestrator.plan.plan import Scenario
+from orchestrator.spec.model import STAGES, Device, Share, Study
+from ulrl.datasets import DatasetError
+from ulrl.models import Architecture
+from ulrl.replay import SPARE
+
+CONTEXT = 600_000_000  # bytes that CUDA and its libraries take in a process
+STATES = 5  # a model's weights, gradients, momentum, and two copies: the victim's, the result's
+KINDS_OF_SLACK = 1.5  # gradients of activations, workspaces, fragments
+MOST_PER_GPU = 8  # workers on one GPU: with more, each only waits for the others
+USABLE = 0.9  # of a GPU's memory
+
+
+def worker_bytes(
+    architecture: Architecture,
+    *,
+    classes: int,
+    channels: int,
+    side: int,
+    images: int,
+    batch: int,
+) -> float:
+    """Return the bytes of GPU memory that a worker of this architecture is taken to need.
+
+    ``context + spare + 4 states parameters + 1.5 batch kept + 2 images channels side²``, where
+    `spare` is what torch keeps besides a recorded step's memory, `kept` what autograd keeps of one
+    image for the backward pass (counted, in 32 bits, on a network without storage), and the
+    set's `images` lie there as bytes, once clean and once poisoned.
+    """
+    parameters, kept = _network(architecture, classes, channels, side)
+    pixels = 2 * images * channels * side**2
+    return CONTEXT + SPARE + 4 * STATES * parameters + KINDS_OF_SLACK * batch * kept + pixels
+
+
+def share_of(need: float, memory: float) -> float:
+    """Return the share of a GPU with so much memory: 1, 1/2 and so on to 1/8.
+
+    Rounded down to four digits, which is what Ray counts in: three thirds fit on one GPU.
+    """
+    count = max(1, min(MOST_PER_GPU, int(USABLE * memory / need)))
+    return int(10_000 / count) / 10_000
+
+
+@lru_cache
+def _network(
+    architecture: Architecture, classes: int, channels: int, side: int
+) -> tuple[int, float]:
+    """Return a network's parameters, and the bytes that autograd keeps of one image."""
+    batch = 2  # of one image, BatchNorm cannot be trained
+    with torch.device("meta"):
+        network = architecture.build(classes=classes, channels=channels, side=side).train()
+        images = torch.empty(batch, channels, side, side)
+    own = set(map(_storage, network.parameters()))
+    kept: dict[int, Tensor] = {}  # the tensors stay alive, so that their storages do
+
+    def keep(tensor: Tensor) -> Any:
+        if _storage(tensor) not in own:
+            kept[_storage(tensor)] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images)
+    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(p.numel() for p in network.parameters()), size / batch
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return what tensors that share memory have in common, also where there is none."""
+    return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]  # noqa: SLF001
+
+
+UNKNOWN_SET = (10, 32, 3, 50_000)  # classes, side, channels, images where a set is not here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What of a machine changes the last bits of a result.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: Threads of torch on a CPU: sums are split among them.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One machine.
+
+    Attributes:
+        memory: Of the smallest of its GPUs, in bytes; 0 where torch finds none.
+    """
+
+    cpus: float
+    gpus: float
+    memory: int = 0
+
+    def room(self, share: Share) -> int:
+        """Return how many workers of this share fit; a fraction never spans two GPUs."""
+        by_cpu = int(self.cpus // share.cpu)
+        if not share.gpu:
+            return by_cpu
+        if share.gpu <= 1:
+            return min(by_cpu, int(self.gpus) * int(1 / share.gpu + 1e-9))
+        return min(by_cpu, int(self.gpus // share.gpu))
+
+
+def this_machine() -> Node:
+    """Return what this process could use."""
+    import torch
+
+    cards = [
+        torch.cuda.get_device_properties(card).total_memory
+        for card in range(torch.cuda.device_count())
+    ]
+    memory = min(cards, default=0)
+    return Node(cpus=os.cpu_count() or 1, gpus=len(cards), memory=memory)
+
+
+class Shares:
+    """What each item of a study takes, of machines like these.
+
+    Attributes:
+        device: Where torch computes.
+    """
+
+    def __init__(self, study: Study, nodes: Sequence[Node]) -> None:
+        self._study = study
+        said, resources = study.resources.gpus, study.resources
+        there = any(node.gpus and node.memory for node in nodes)
+        if resources.device is not None:
+            self.device = resources.device
+        else:
+            wanted = any(said) or (there and 0 not in said)
+            self.device = Device.CUDA if wanted else Device.CPU
+        self._memory = min((node.memory for node in nodes if node.memory), default=0)
+        self._known: dict[object, Share] = {}
+
+    @property
+    def compute(self) -> Compute:
+        """What of the machines the results' keys know."""
+        return Compute(device=self.device.value, threads=self._study.resources.cpu)
+
+    def of(self, item: Item) -> Share:
+        """Return what Ray keeps free for an item."""
+        batch = None
+        if isinstance(item, TrialItem):
+            batch = item.trial.hyperparameters.relearn.relearn_batch_size
+        return self._of(item.stage, item.scenario, batch)
+
+    def all(self, scenarios: Sequence[Scenario]) -> dict[Share, str]:
+        """Return every share that a study may ask for, with an item that asks for it."""
+        found: dict[Share, str] = {}
+        for scenario in scenarios:
+            for stage in STAGES:
+                share = self._of(stage, scenario, None)
+                found.setdefault(share, f"{stage} of {scenario.architecture.name}")
+        return found
+
+    def likely(self, nodes: Sequence[Node], scenarios: Sequence[Scenario]) -> int:
+        """Return how many items will be worked on at once, before anything is refused."""
+        taken = self.all(scenarios)
+        room = max(sum(node.room(share) for node in nodes) for share in taken)
+        return self._study.resources.workers or max(1, room)
+
+    def workers(self, nodes: Sequence[Node], scenarios: Sequence[Scenario]) -> int:
+        """Return how many items are worked on at once on these nodes.
+
+        Raises:
+            Unusable: An item would wait for ever, or there is no room for so many workers.
+        """
+        cpus, gpus = (sum(getattr(node, what) for node in nodes) for what in ("cpus", "gpus"))
+        if self.device is Device.CUDA and gpus and not any(node.memory for node in nodes):
+            raise Unusable(
+                "resources asks for a GPU, and torch finds none where Ray counts some; mend "
+                "that, or compute on the CPU with resources.device: cpu"
+            )
+        there = f"this Ray has {cpus:g} CPUs and {gpus:g} GPUs"
+        most = 0
+        shares = self.all(scenarios)
+        for share, what in shares.items():
+            room = sum(node.room(share) for node in nodes)
+            if not room and len(shares) > 1:
+                several = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
+                raise Unusable(
+                    f"resources asks for {share} for {what}, and no node has that; {there}{several}"
+                )
+            most = max(most, room)
+        wanted = self._study.resources.workers or most
+        if most < max(1, wanted):
+            share = min(shares)
+            raise Unusable(
+                f"resources asks for {max(1, wanted)} workers of {share}; {there}, which is "
+                f"room for {most}"
+            )
+        return wanted
+
+    def _of(self, stage: str, scenario: Scenario, batch: int | None) -> Share:
+        name = (stage, scenario.architecture, scenario.dataset, batch)
+        if name not in self._known:
+            cpu, gpu = self._study.resources.asked(stage, scenario.architecture.name)
+            if gpu is None:
+                gpu = self._by_memory(scenario, batch)
+            self._known[name] = Share(cpu=cpu, gpu=gpu)
+        return self._known[name]
+
+    def _by_memory(self, scenario: Scenario, batch: int | None) -> float:
+        if self.device is Device.CPU:
+            return 0.0
+        if not self._memory:
+            return 1.0
+        try:
+            facts = scenario.dataset.facts()
+        except DatasetError:
+            facts = None
+        classes, side, channels, images = (
+            (facts.classes, facts.side, facts.channels, facts.train_count) if facts else UNKNOWN_SET
+        )
+        usual = self._study.victim.config(
+            scenario.dataset.name, scenario.poison.attack.name
+        ).batch_size
+        need = worker_bytes(
+            scenario.architecture,
+            classes=classes,
+            channels=channels,
+            side=side,
+            images=images,
+            batch=max(usual, batch or 0),
+        )
+        return share_of(need, self._memory)
+
+
+def compute_here(study: Study) -> Compute:
+    """Return what the keys of a study know that runs, or ran, on this machine."""
+    return Shares(study, [this_machine()]).compute

@@ -1,0 +1,282 @@
+"""The report of a study folder: page, tables for LaTeX and Markdown, conclusion."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import Mistakes
+from orchestrator.files import write_text
+from orchestrator.plan.columns import RELEARN, UNLEARN, column_of
+from orchestrator.reporting.classes import FILE as CONFUSION
+from orchestrator.reporting.figures import FILE as CURVES
+from orchestrator.reporting.figures import read_curves, shown_curves
+from orchestrator.reporting.page import Drafts, Page, render, trigger_views
+from orchestrator.reporting.read_logs import FILE as STARTS
+from orchestrator.reporting.read_logs import (
+    StudyFile,
+    read_costs,
+    read_pruning,
+    read_starts,
+    read_study,
+    refuse_holes,
+)
+from orchestrator.reporting.read_results import StudyResults, read_results
+from orchestrator.reporting.sensitivity import sensitivity
+from orchestrator.reporting.statistics import count_flags
+from orchestrator.reporting.summary import Summary, sound, spread_of, summarise
+from orchestrator.reporting.text import (
+    PLUS_MINUS,
+    FamilyRow,
+    answer,
+    distinct,
+    names_of,
+    peers_sentence,
+    printable,
+    repair_rows,
+    seeds_sentence,
+    setting_text,
+    unclear,
+    weak_sentence,
+)
+from orchestrator.search.abandonment import forecast
+
+DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description
+_METRICS = ("acc", "asr", "ra", "der")
+
+
+def conclusion(folder: Path) -> tuple[Mapping[str, str], Mapping[str, float]]:
+    """Return tags and metrics that say what the study in `folder` found, as its report does.
+
+    Metrics are those of the best setting for all, means over scenarios on the report half.
+
+    Raises:
+        Mistakes: A file of the folder is not what it should be.
+    """
+    results = read_results(folder / "results.csv")
+    study = read_study(folder / "study.yaml")
+    summary = summarise(results, study.objective or "der", study.sampler)
+    tags = {DESCRIPTION: "\n\n".join(answer(summary, names_of(results)))}
+    if summary.common is None:
+        why = "no victim took" if summary.all_weak else "no trial is done"
+        return {**tags, "best_setting": f"none: {why}"}, {}
+    tags["best_setting"] = setting_text(summary.common)
+    tags["no_clear_difference_to"] = "; ".join(map(setting_text, unclear(summary)))
+    repairs = [outcome.common for outcome in sound(summary.outcomes)]
+    columns = [column_of(metric, "report") for metric in _METRICS]
+    spreads = {column: spread_of(repairs, column) for column in columns}
+    return tags, {f"best_{name}": found.mean for name, found in spreads.items() if found}
+
+
+_OWN = ("ACC", "ASR", "RA", "DER")
+_COMMON = ("ACC", "ASR", "DER")
+_COLUMNS = 12
+SPREAD = "mean ± standard deviation over n trained victims, not over attacks"
+_SPECIAL = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "·": r"$\cdot$",
+    "\u2264": r"$\leq$",
+}
+
+
+def latex_table(
+    name: str, rows: Sequence[FamilyRow], results: StudyResults, summary: Summary
+) -> str:
+    """Return the table as a file that a paper inputs; it needs the package booktabs."""
+    body = [" & ".join(map(_latex, _cells(row))) + r" \\" for row in rows]
+    axes = _latex(", ".join(results.varied))
+    group = r"\multicolumn{2}{c}{Victim} & \multicolumn{5}{c}{Repaired, own best setting}"
+    shared = r"\multicolumn{3}{c}{Repaired, one setting for all}"
+    heads = ["", "n", "ACC", "ASR", *_OWN, axes, *_COMMON]
+    lines = [
+        r"\begin{tabular}{lr rr rrrrl rrr}",
+        r"\toprule",
+        rf" & & {group} & {shared} \\",
+        r"\cmidrule(lr){3-4} \cmidrule(lr){5-9} \cmidrule(lr){10-12}",
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+        *body[:-1],
+        r"\midrule",
+        body[-1],
+        r"\bottomrule",
+        *(_footnote(line) for line in _notes(name, rows, summary)),
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(
+    name: str, rows: Sequence[FamilyRow], results: StudyResults, summary: Summary
+) -> str:
+    """Return the table as Markdown, with what it says below it."""
+    victim = [f"victim {metric}" for metric in ("ACC", "ASR")]
+    own = [f"own best {metric}" for metric in _OWN]
+    common = [f"for all {metric}" for metric in _COMMON]
+    heads = ["scenario", "n", *victim, *own, ", ".join(results.varied), *common]
+    rule = ["---" if place in (0, 8) else "---:" for place in range(len(heads))]
+    lines = [heads, rule, *([_markdown(cell) for cell in _cells(row)] for row in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    notes = "\n".join(f"- {_markdown(line)}" for line in _notes(name, rows, summary))
+    return f"{table}\n\n{notes}\n"
+
+
+def _cells(row: FamilyRow) -> list[str]:
+    told = " · ".join((row.title, *row.details))
+    mark = "*" if row.weak else ""
+    settings = "; ".join(row.settings)
+    return [f"{told}{mark}", str(row.n), *row.victim, *row.own, settings, *row.common]
+
+
+def _footnote(line: str) -> str:
+    """Return a note below the table, as wide as the text around it."""
+    cell = rf"\footnotesize {_latex(line)}"
+    return rf"\multicolumn{{{_COLUMNS}}}{{@{{}}p{{\linewidth}}@{{}}}}{{{cell}}} \\"
+
+
+def _notes(name: str, rows: Sequence[FamilyRow], summary: Summary) -> list[str]:
+    common = setting_text(summary.common) if summary.common else "none"
+    weak = [f"* {' · '.join((row.title, *row.details))}: {row.weak}" for row in rows if row.weak]
+    sought = summary.objective.upper()
+    lines = [
+        weak_sentence(summary),
+        f"{name}: report half; ACC, ASR, RA in percent, DER a fraction; {SPREAD}.",
+        f"Settings chosen by {sought} on the selection half; the one for all: {common}.",
+        "Own best settings are chosen for each scenario alone: an upper bound.",
+        peers_sentence(summary),
+        seeds_sentence(summary),
+        *weak,
+    ]
+    return [printable(line) for line in lines if line]
+
+
+def _latex(text: str) -> str:
+    plain = printable(text).replace(PLUS_MINUS, "±")
+    return "".join(_SPECIAL.get(char, char) for char in plain)
+
+
+def _markdown(text: str) -> str:
+    escaped = printable(text).replace("\\", "\\\\")
+    for char in "|*_<`":
+        escaped = escaped.replace(char, f"\\{char}")
+    return escaped
+
+
+RESULTS = "results.csv"
+
+FIGURES = "figures"
+
+FIGURE_NAMES = (  # how they begin
+    *("before-after.", "flagged.", "selection-report.", "surfaces-", "front.", "marginals."),
+    *("importance.", "variance.", "unlearning.", "relearning.", "classes-"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """A page, and the text of the files beside it by their names.
+
+    Attributes:
+        figures: In the folder of figures.
+        tables: In the study's folder.
+    """
+
+    page: Page
+    figures: dict[str, str]
+    tables: dict[str, str]
+
+
+def assemble(folder: Path) -> Assembly:
+    """Return the report of the study in `folder`.
+
+    Raises:
+        Mistakes: A file is not what it should be.
+    """
+    results = read_results(folder / "results.csv")
+    study = read_study(folder / "study.yaml")
+    if study.whole:
+        refuse_holes(folder / "results.csv", results)
+    costs = read_costs(folder / "stages.csv")
+    pruning = read_pruning(folder / "logs" / "pruning.csv")
+    starts = read_starts(folder / "logs" / STARTS)
+    name = study.name or folder.resolve().name
+    summary = summarise(results, study.objective or "der", study.sampler)
+    names = names_of(results)
+    curves = shown_curves(read_curves(folder / CURVES, results), summary.is_common)
+    flags = count_flags(results, names)
+    rows = repair_rows(summary, names)
+    drafts = Drafts(results, summary, names)
+    page = Page(
+        name=name,
+        objective_known=study.objective is not None,
+        baseline=_has_baseline(results, study.preset),
+        results=results,
+        summary=summary,
+        names=names,
+        rows=rows,
+        before_after=drafts.before_after(),
+        sensitivity=sensitivity(drafts),
+        surfaces=drafts.families(),
+        front=drafts.front(),
+        flags=flags,
+        flagged=drafts.flagged(flags),
+        classes=drafts.classes(folder / CONFUSION),
+        unlearning=drafts.curves("unlearning", UNLEARN, curves),
+        relearning=drafts.curves("relearning", RELEARN, curves),
+        triggers=trigger_views(folder / "figures", results, names),
+        pruning=pruning,
+        pruner=_pruner(results, study),
+        costs=costs,
+        starts=starts,
+        halves=drafts.halves(),
+    )
+    tables = {
+        "table.tex": latex_table(name, rows, results, summary),
+        "table.md": markdown_table(name, rows, results, summary),
+    }
+    return Assembly(page=page, figures=drafts.files, tables=tables)
+
+
+def _pruner(results: StudyResults, study: StudyFile) -> str:
+    if study.pruner is None:
+        return ""
+    settings = len(distinct(trial.setting for trial in results.trials))
+    scenarios = distinct(trial.scenario for trial in results.trials)
+    return forecast(settings, (scenario.family for scenario in scenarios), study.pruner)
+
+
+def _has_baseline(results: StudyResults, preset: str | None) -> bool:
+    """Whether some setting is plain fine-tuning."""
+    return any(
+        trial.cells.get("preset", preset) == "fine_tuning" or trial.cells.get("max_suspects") == "0"
+        for trial in results.trials
+    )
+
+
+def write_report(folder: Path) -> Path:
+    """Return the path of report.html, written anew together with its figures.
+
+    Raises:
+        Mistakes: `folder` is no study folder, or a file in it is not what it should be.
+        OSError: The report cannot be written.
+    """
+    if not folder.is_dir():
+        reason = "it is no folder" if folder.exists() else "it is not there"
+        raise Mistakes([f"{folder}: no study folder; {reason}"])
+    if not (folder / RESULTS).exists():
+        raise Mistakes([f"{folder}: no study folder; it has no {RESULTS}"])
+    assembled = assemble(folder)
+    (folder / FIGURES).mkdir(exist_ok=True)
+    for stale in (folder / FIGURES).iterdir():
+        if stale.name.startswith(FIGURE_NAMES) and stale.name not in assembled.figures:
+            stale.unlink()  # of a scenario that the study no longer has
+    for name, text in assembled.figures.items():
+        write_text(folder / FIGURES / name, text)
+    for name, text in assembled.tables.items():
+        write_text(folder / name, text)
+    return write_text(folder / "report.html", render(assembled.page))

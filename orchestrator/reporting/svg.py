@@ -1,0 +1,516 @@
+"""SVG: drawing, axes, heat maps and their styles.
+
+A page may inline any number of these drawings under a policy that forbids inline styles, and
+what is drawn in `INK` takes the colour of the text around it. What a mark has to tell stands
+in it as ``<title>``, which any viewer of the file shows too.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import chain
+from math import ceil, floor, log10, prod
+from zlib import crc32
+
+from orchestrator.reporting.read_results import StudyResults
+from orchestrator.reporting.text import distinct, in_order, printable, value_text
+
+INK = "currentColor"  # of the surrounding text
+FONT_SIZE = 9.0  # points
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+# Points of a panel around what is drawn: left, bottom, right, top.
+Margins = tuple[float, float, float, float]
+Point = tuple[float, float]
+
+_ROOT = f'font-family="system-ui, sans-serif" font-size="{FONT_SIZE:g}" stroke-linejoin="round"'
+_OUTLINES: dict[str, Sequence[Point]] = {  # of marks, in radii
+    "s": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    "^": ((0, -1.15), (1.05, 0.8), (-1.05, 0.8)),
+    "D": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
+    "v": ((0, 1.15), (1.05, -0.8), (-1.05, -0.8)),
+    "P": (
+        *((-0.4, -1.1), (0.4, -1.1), (0.4, -0.4), (1.1, -0.4), (1.1, 0.4), (0.4, 0.4)),
+        *((0.4, 1.1), (-0.4, 1.1), (-0.4, 0.4), (-1.1, 0.4), (-1.1, -0.4), (-0.4, -0.4)),
+    ),
+    "X": (
+        *((-1.1, -0.55), (-0.55, -1.1), (0, -0.55), (0.55, -1.1), (1.1, -0.55), (0.55, 0)),
+        *((1.1, 0.55), (0.55, 1.1), (0, 0.55), (-0.55, 1.1), (-1.1, 0.55), (-0.55, 0)),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SvgFigure:
+    """A finished figure.
+
+    Attributes:
+        svg: The whole sheet as a file.
+        panels: Each panel as an ``<svg>`` element of its own, row by row, to be inlined.
+        columns: How many panels stand side by side.
+        width: Of a panel, in points.
+    """
+
+    svg: str
+    panels: tuple[str, ...]
+    columns: int
+    width: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """An axis from `low` to `high`; `log` where equal ratios are equally far apart."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def share(self, value: float) -> float:
+        """Return how far along the axis a value stands, 0 at `low` and 1 at `high`."""
+        low, high, at = self.low, self.high, value
+        if self.log:
+            low, high, at = log10(low), log10(high), log10(value)
+        return (at - low) / (high - low)
+
+
+class Panel:
+    """One pair of axes; everything is placed in the units of its scales."""
+
+    def __init__(self, box: tuple[float, float, float, float], x: Scale, y: Scale) -> None:
+        self.left, self.top, self.width, self.height = box  # points, on the sheet
+        self._x, self._y = x, y
+        self._parts: list[str] = []
+
+    def at(self, x: float, y: float) -> Point:
+        """Return a place on the sheet, in points."""
+        return (
+            self.left + self.width * self._x.share(x),
+            self.top + self.height * (1 - self._y.share(y)),
+        )
+
+    def line(self, points: Sequence[Point], *, tip: str = "", **style: object) -> None:
+        """Draw a line through points."""
+        places = " ".join(_pair(self.at(*point)) for point in points)
+        self._add("polyline", {"points": places, "fill": "none", "stroke": INK, **style}, tip)
+
+    def area(self, points: Sequence[Point], **style: object) -> None:
+        """Fill what a line through points encloses."""
+        self._add("polygon", {"points": " ".join(_pair(self.at(*p)) for p in points), **style})
+
+    def box(self, low: Point, high: Point, *, tip: str = "", **style: object) -> None:
+        """Draw a rectangle between two opposite corners."""
+        (x0, y1), (x1, y0) = self.at(*low), self.at(*high)
+        corner = {"x": _short(x0), "y": _short(y0)}
+        size = {"width": _short(x1 - x0), "height": _short(y1 - y0)}
+        self._add("rect", {**corner, **size, **style}, tip)
+
+    def mark(
+        self, x: float, y: float, shape: str, colour: str, *, size: float = 2.4, tip: str = ""
+    ) -> None:
+        """Draw a filled mark of a radius of `size` points; ``hollow`` is a ring."""
+        place = self.at(x, y)
+        style = {"fill": colour}
+        if shape == "hollow":
+            shape, style = "o", {"fill": "none", "stroke": colour, "stroke-width": "1.1"}
+        if shape == "o":
+            centre = {"cx": _short(place[0]), "cy": _short(place[1]), "r": _short(size)}
+            self._add("circle", {**centre, **style}, tip)
+            return
+        turns = " ".join(
+            _pair((place[0] + size * dx, place[1] + size * dy)) for dx, dy in _OUTLINES[shape]
+        )
+        self._add("polygon", {"points": turns, **style}, tip)
+
+    def text(  # noqa: PLR0913 - where, what and how
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        dx: float = 0,
+        dy: float = 0,
+        anchor: str = "middle",
+        size: float = FONT_SIZE,
+        colour: str = INK,
+    ) -> None:
+        """Write a line; its middle stands at the place moved by `dx`, `dy` points (down)."""
+        across, down = self.at(x, y)
+        self._write((across + dx, down + dy), text, anchor, size, colour)
+
+    def title(self, *lines: str) -> None:
+        """Write lines above the axes, the first being the title itself."""
+        for number, line in enumerate(lines):
+            y = self.top - 9 - 12 * (len(lines) - 1 - number)
+            size = FONT_SIZE + 1 if number == 0 else FONT_SIZE
+            self._write((self.left, y), line, "start", size, INK)
+
+    def labels(self, x: str = "", y: str = "") -> None:
+        """Name the axes."""
+        if x:
+            place = (self.left + self.width / 2, self.top + self.height + 26)
+            self._write(place, x, "middle", FONT_SIZE, INK)
+        if y:
+            across, down = self.left - 34, self.top + self.height / 2
+            turn = f"rotate(-90 {_pair((across, down))})"
+            self._write((across, down), y, "middle", FONT_SIZE, INK, transform=turn)
+
+    def ticks(self, axis: str, values: Sequence[tuple[float, str]], *, grid: bool = True) -> None:
+        """Label values of an axis, ``x`` or ``y``, with lines across the panel."""
+        for value, label in values:
+            if axis == "x":
+                start, end = self.at(value, self._y.low), self.at(value, self._y.high)
+                self._write((start[0], start[1] + 11), label, "middle", FONT_SIZE, INK)
+            else:
+                start, end = self.at(self._x.low, value), self.at(self._x.high, value)
+                self._write((start[0] - 5, start[1]), label, "end", FONT_SIZE, INK)
+            if grid:
+                d = f"M{_pair(start)}L{_pair(end)}"
+                faint = {"stroke": INK, "stroke-width": "0.5", "opacity": "0.14"}
+                self._add("path", {"d": d, **faint})
+
+    def frame(self, *, left: bool = True) -> None:
+        """Draw the axes' own lines, at the bottom and at the left."""
+        bottom, right = self.top + self.height, self.left + self.width
+        start = f"{_pair((self.left, self.top))}L" if left else ""
+        d = f"M{start}{_pair((self.left, bottom))}L{_pair((right, bottom))}"
+        self._add("path", {"d": d, "fill": "none", "stroke": INK, "stroke-width": "0.6"})
+
+    def svg(self) -> str:
+        """Return what was drawn so far."""
+        return f"<g>{''.join(self._parts)}</g>" if self._parts else ""
+
+    def _write(
+        self, at: Point, text: str, anchor: str, size: float, colour: str, **more: str
+    ) -> None:
+        place = {"x": _short(at[0]), "y": _short(at[1] + 0.35 * size)}
+        style = {"fill": colour} | ({} if anchor == "start" else {"text-anchor": anchor})
+        if size != FONT_SIZE:
+            style["font-size"] = _short(size)
+        self._add("text", {**place, **style, **more}, text=text)
+
+    def _add(self, tag: str, attributes: dict[str, object], tip: str = "", text: str = "") -> None:
+        told = " ".join(
+            f'{name.replace("_", "-")}="{escape(str(value))}"' for name, value in attributes.items()
+        )
+        inside = escape(printable(text), quote=False)
+        if tip:
+            lines = "\n".join(printable(line) for line in tip.split("\n"))
+            inside = f"<title>{escape(lines, quote=False)}</title>"
+        self._parts.append(f"<{tag} {told}>{inside}</{tag}>" if inside else f"<{tag} {told}/>")
+
+
+@dataclass(kw_only=True)
+class Sheet:
+    """Rows and columns of panels of one size, in points."""
+
+    rows: int
+    columns: int
+    width: float
+    height: float
+    _panels: list[tuple[Point, Panel]] = field(default_factory=list)
+    _heights: list[float] = field(default_factory=list)
+
+    def panel(self, row: int, column: int, margins: Margins, x: Scale, y: Scale) -> Panel:
+        """Return empty axes inside the margins of a panel; call it row by row."""
+        left, bottom, right, top = margins
+        corner = column * self.width, row * self.height
+        size = self.width - left - right, self.height - bottom - top
+        panel = Panel((corner[0] + left, corner[1] + top, *size), x, y)
+        self._panels.append((corner, panel))
+        self._heights.append(self.height)
+        return panel
+
+    def crop(self, height: float) -> None:
+        """Let the last panel be no higher than `height` where it is inlined."""
+        self._heights[-1] = min(height, self.height)
+
+    def finish(self) -> SvgFigure:
+        """Return what was drawn."""
+        drawn = [(corner, panel.svg()) for corner, panel in self._panels]
+        total = f"{self.columns * self.width:g}", f"{self.rows * self.height:g}"
+        head = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}"'
+        whole = f'width="{total[0]}pt" height="{total[1]}pt" {_ROOT}'
+        return SvgFigure(
+            svg=f"<svg {head} {whole}>{''.join(svg for _, svg in drawn)}</svg>\n",
+            panels=tuple(
+                f'<svg viewBox="{x:g} {y:g} {self.width:g} {height:g}" {_ROOT}>{svg}</svg>'
+                for ((x, y), svg), height in zip(drawn, self._heights, strict=True)
+            ),
+            columns=self.columns,
+            width=self.width,
+        )
+
+
+def steps(low: float, high: float, most: int = 6) -> list[float]:
+    """Return round values from `low` to `high`, equally far apart, about `most` of them."""
+    if high <= low:
+        return [low]
+    rough = (high - low) / (most - 1)
+    power = 10.0 ** floor(log10(rough))
+    step = power * next(unit for unit in (1, 2, 2.5, 5, 10) if power * unit >= rough * (1 - 1e-9))
+    first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def _pair(point: Point) -> str:
+    return f"{_short(point[0])} {_short(point[1])}"
+
+
+def _short(number: float) -> str:
+    text = f"{number:.2f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+# Okabe and Ito's colours that show on white and on black; with the marks they make 42 pairs.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+DASHES = ("", "6 3", "2 2.5", "8 3 2 3", "1 3", "10 4", "4 2 1 2")  # of attacks of one colour
+KNOWN = (  # never to be reordered: the place is the look; other names have places after these
+    *("badnets", "blended", "sig", "lc", "lf", "ssba", "trojannn", "input_aware", "wanet"),
+    *("bpp", "lira", "blind", "refool", "ctrl", "ftrojan", "adaptive_blend", "adaptive_patch"),
+    *("tact", "poison_ink"),
+)
+_PLACES = len(COLOURS) * len(MARKS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How an attack looks."""
+
+    colour: str
+    mark: str
+    dash: str
+
+    def line(self) -> dict[str, str]:
+        """Return how its line is drawn."""
+        return {"stroke": self.colour, **({"stroke_dasharray": self.dash} if self.dash else {})}
+
+
+Styles = Mapping[str, Style]  # by the attack's name
+
+
+def attack_styles(attacks: Iterable[str]) -> Styles:
+    """Return each attack's style, which its name alone decides.
+
+    Variants of an attack, told apart by options in brackets, share its colour. Only where two
+    variants, or two attacks that are not of this project, would look the same does one of
+    them look otherwise than elsewhere.
+    """
+    shown = distinct(attacks)
+    places: dict[str, int] = {}
+    for attack in sorted(shown, key=lambda name: (name not in KNOWN, name)):
+        candidates = list(_candidates(attack))
+        free = (place for place in candidates if place not in places.values())
+        places[attack] = next(free, candidates[0])
+    return {attack: _style(places[attack]) for attack in shown}
+
+
+def _style(place: int) -> Style:
+    return Style(
+        colour=COLOURS[place % len(COLOURS)],
+        mark=MARKS[place % len(MARKS)],
+        dash=DASHES[place // len(COLOURS)],
+    )
+
+
+def _candidates(attack: str) -> Iterator[int]:
+    """Yield the places an attack may have, the best first."""
+    name = attack.partition("(")[0]
+    others = range(len(KNOWN), _PLACES)
+    own = KNOWN.index(name) if name in KNOWN else others[crc32(name.encode()) % len(others)]
+    if attack == name:
+        return chain([own], _from(own, others), range(len(KNOWN)))
+    colour = [place for place in others if (place - own) % len(COLOURS) == 0]
+    first = colour[crc32(attack.encode()) % len(colour)]
+    return chain(_from(first, colour), _from(own, others), range(len(KNOWN)))
+
+
+def _from(first: int, places: Iterable[int]) -> Iterator[int]:
+    """Yield places in a ring that begins at the first one."""
+    ordered = list(places)
+    return chain((p for p in ordered if p >= first), (p for p in ordered if p < first))
+
+
+_MOST_VALUES = 20  # of an axis that a person would type
+_LOG_ABOVE = 30.0  # largest by smallest value beyond which an axis is drawn by ratios
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingAxis:
+    """One axis of the settings.
+
+    Attributes:
+        values: As text, numbers by size.
+        numeric: Whether all of them are numbers.
+    """
+
+    name: str
+    values: Sequence[str]
+    numeric: bool
+
+    def scale(self) -> Scale:
+        """Return a scale for all values, words being places from 0."""
+        if not self.numeric:
+            return Scale(low=-0.5, high=len(self.values) - 0.5)
+        low, high = float(self.values[0]), float(self.values[-1])
+        if self._log:
+            stretch = (high / low) ** 0.04
+            return Scale(low=low / stretch, high=high * stretch, log=True)
+        margin = 0.04 * (high - low) or 0.5
+        return Scale(low=low - margin, high=high + margin)
+
+    def place(self, value: str) -> float:
+        """Return where a value stands on the scale."""
+        return float(value) if self.numeric else float(self.values.index(value))
+
+    def ticks(self, panel: Panel, axis: str) -> None:
+        """Label round values, or each word."""
+        if not self.numeric:
+            told = [(float(place), value) for place, value in enumerate(self.values)]
+        else:
+            low, high = float(self.values[0]), float(self.values[-1])
+            marks = [low, (low * high) ** 0.5, high] if self._log else steps(low, high, 5)
+            told = [(mark, value_text(f"{mark:.2g}")) for mark in marks]
+        panel.ticks(axis, told)
+
+    @property
+    def _log(self) -> bool:
+        low, high = float(self.values[0]), float(self.values[-1])
+        return low > 0 and high / low > _LOG_ABOVE
+
+
+def setting_axes(results: StudyResults) -> list[SettingAxis]:
+    """Return the axes with several values in the whole study."""
+    found = []
+    for place, name in enumerate(results.varied):
+        values = in_order(trial.setting[place][1] for trial in results.trials)
+        if len(values) > 1:
+            found.append(
+                SettingAxis(name=name, values=values, numeric=all(map(_is_number, values)))
+            )
+    return found
+
+
+def is_grid(results: StudyResults) -> bool:
+    """Whether most combinations of the axes' values are settings: else they were sampled."""
+    axes = setting_axes(results)
+    settings = len(distinct(trial.setting for trial in results.trials))
+    few = all(len(axis.values) <= _MOST_VALUES for axis in axes)
+    return few and 2 * settings >= prod(len(axis.values) for axis in axes)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return abs(float(text)) < float("inf")
+    except ValueError:
+        return False
+
+
+# Cividis (Nunez, Anderton, Renslow 2018), tenth by tenth: it reads the same without red or green.
+CIVIDIS = (
+    *("#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78"),
+    *("#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838"),
+)
+_BLACK_ABOVE = 0.179  # relative luminance at which black and white contrast alike
+_GAP = 0.02  # between cells, in cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What a cell shows.
+
+    Attributes:
+        share: Place on the colour scale, in [0, 1]; None leaves the cell without colour.
+        text: The number, or why there is none.
+        note: A second, smaller line.
+        tip: What is told of it when it is pointed at.
+        hatched: Whether the cell is censored.
+        marked: Whether the cell is outlined.
+    """
+
+    share: float | None = None
+    text: str = ""
+    note: str = ""
+    tip: str = ""
+    hatched: bool = False
+    marked: bool = False
+
+
+def cell_scales(columns: int, rows: int) -> tuple[Scale, Scale]:
+    """Return the scales of a heat map with so many cells."""
+    return Scale(low=0, high=columns), Scale(low=0, high=rows)
+
+
+def draw_cells(
+    panel: Panel,
+    cells: Mapping[tuple[int, int], Cell],
+    columns: Sequence[str],
+    rows: Sequence[str],
+) -> None:
+    """Draw cells by (column, row), the first row at the bottom."""
+    for axis, values in (("x", columns), ("y", rows)):
+        labels = [(place + 0.5, value_text(value)) for place, value in enumerate(values)]
+        panel.ticks(axis, labels, grid=False)
+    for (column, row), cell in cells.items():
+        _draw(panel, column, row, cell)
+
+
+def colour_at(share: float) -> str:
+    """Return the colour of a place on the scale, dark at 0 and bright at 1."""
+    place = min(1.0, max(0.0, share)) * (len(CIVIDIS) - 1)
+    index = min(int(place), len(CIVIDIS) - 2)
+    low, high = (_parts(colour) for colour in CIVIDIS[index : index + 2])
+    mixed = (a + (b - a) * (place - index) for a, b in zip(low, high, strict=True))
+    return "#" + "".join(f"{round(part):02x}" for part in mixed)
+
+
+def _draw(panel: Panel, column: int, row: int, cell: Cell) -> None:
+    colour = INK
+    if cell.share is not None:
+        fill = colour_at(cell.share)
+        colour = "#000" if _luminance(fill) > _BLACK_ABOVE else "#fff"
+        panel.box(*_corners(column, row, _GAP), fill=fill, tip=cell.tip)
+    else:
+        panel.box(
+            *_corners(column, row, 2 * _GAP),
+            tip=cell.tip,
+            fill="none",
+            pointer_events="all",
+            stroke=INK,
+            stroke_opacity=0.35,
+            stroke_width=0.5,
+        )
+    if cell.hatched:
+        _hatch(panel, column, row)
+    if cell.marked:
+        panel.box(*_corners(column, row, 2 * _GAP), fill="none", stroke=INK, stroke_width=2)
+    size = FONT_SIZE if cell.share is not None else FONT_SIZE - 1.5
+    lift = 4.0 if cell.note else 0.0
+    middle = column + 0.5, row + 0.5
+    panel.text(*middle, cell.text, dy=-lift, size=size, colour=colour)
+    if cell.note:
+        panel.text(*middle, cell.note, dy=6, size=FONT_SIZE - 3, colour=colour)
+
+
+def _corners(column: int, row: int, inset: float) -> tuple[Point, Point]:
+    return (column + inset, row + inset), (column + 1 - inset, row + 1 - inset)
+
+
+def _hatch(panel: Panel, column: int, row: int) -> None:
+    """Draw diagonals across a cell: a pattern would need an id."""
+    low, high = 2 * _GAP, 1 - 2 * _GAP
+    for shift in (-0.66, -0.33, 0.0, 0.33, 0.66):
+        start, end = max(low, low - shift), min(high, high - shift)
+        ends = [(column + start, row + start + shift), (column + end, row + end + shift)]
+        panel.line(ends, stroke_width=0.6, opacity=0.3)
+
+
+def _parts(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
+
+
+def _luminance(colour: str) -> float:
+    """Return the relative luminance of an sRGB colour, as WCAG defines it."""
+    linear = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (value / 255 for value in _parts(colour))
+    )
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

@@ -1,0 +1,44 @@
+"""How many stages trials share, planned and in the end, in words."""
+
+from collections.abc import Mapping
+
+from orchestrator.plan.columns import count
+from orchestrator.scheduler.decisions import Status
+from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.store.study_folder import Folder
+
+NAMES = {
+    "train_helper": "helper",
+    "train_victim": "victim",
+    "unlearn": "ascent",
+    "relearn": "relearn",
+}
+
+
+def planned(trials: int, counts: Mapping[str, int]) -> str:
+    """Return what so many trials need: "81 trials → 9 victims, 9 ascents, at most 81 relearns"."""
+    parts = [
+        f"{'at most ' if stage == 'relearn' else ''}{count(counts[stage], name)}"
+        for stage, name in NAMES.items()
+        if counts.get(stage)
+    ]
+    return f"{count(trials, 'trial')} → {', '.join(parts)}"
+
+
+def shared(conductor: Conductor, folder: Folder) -> str:
+    """Return what the trials of a study came to rest on, and what of it was run this time."""
+    trials = conductor.plan.trials
+    done = [
+        trial.number
+        for trial in trials
+        if (verdict := conductor.decisions.verdict(trial)) and verdict.status is Status.DONE
+    ]
+    keys = {stage: folder.used(stage) for stage in NAMES}
+    keys["relearn"] = {conductor.scores[number].relearn_key for number in done}
+    rest = [count(len(keys[stage]), name) for stage, name in NAMES.items() if keys[stage]]
+    run = [
+        count(folder.executed[stage], name)
+        for stage, name in NAMES.items()
+        if folder.executed[stage]
+    ]
+    return f"{count(len(trials), 'trial')} → {', '.join(rest)}; run now: {', '.join(run) or '–'}"

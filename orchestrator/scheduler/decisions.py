@@ -1,0 +1,387 @@
+"""Ordered decisions on trials and settings, and the pruning decisions in words."""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from orchestrator.files import write_text
+from orchestrator.plan.columns import count
+from orchestrator.plan.plan import Plan, Trial
+from orchestrator.search.answers import Answers
+from orchestrator.search.pruners import Evidence, Judge
+from orchestrator.spec.model import Objective
+
+COLUMNS = (
+    *("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs"),
+    *("worse", "against"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """One act of pruning, for the record.
+
+    Attributes:
+        level: ``setting``: abandoned for all further scenarios; ``curve``: one trial cut.
+        trial: The trial after which a setting was abandoned, or that was cut.
+    """
+
+    level: str
+    trial: Trial
+    evidence: Evidence
+
+
+def sentence(plan: Plan, pruning: Pruning) -> str:
+    """Return a decision and its evidence in one line."""
+    found, trial, objective = pruning.evidence, pruning.trial, plan.study.objective
+    name = objective.value.upper()
+    value = amount(objective, found.value)
+    if pruning.level == "curve":
+        what = f"{trial.name} cut after epoch {found.step}: {name} {value}"
+        if found.reference is None:
+            return what
+        return (
+            f"{what}, worse than {found.worse} of {found.pairs} settings there "
+            f"(median {amount(objective, found.reference)})"
+        )
+    what = (
+        f"setting {trial.setting.text} abandoned after {found.step} scenarios as unlikely to be "
+        f"the best of this grid"
+    )
+    if found.against is None or found.reference is None or found.p_value is None:
+        return f"{what}: mean {name} {value}"
+    return (
+        f"{what}: worse than {plan.settings[found.against].text} "
+        f"on {found.worse} of {found.pairs}, "
+        f"nominal p = {found.p_value:.2g} (mean {name} {value} against "
+        f"{amount(objective, found.reference)})"
+    )
+
+
+def amount(objective: Objective, value: float) -> str:
+    """Return a value of the objective as people read it: DER a fraction, others in percent."""
+    return f"{value:.3f}" if objective is Objective.DER else f"{value:.1%}"
+
+
+def write_prunings(plan: Plan, prunings: Iterable[Pruning], path: Path) -> None:
+    """Write the decisions as a table, in the order of the plan, whole."""
+    places = {number: place for place, number in enumerate(plan.setting_order)}
+    turns = {number: turn for turn, number in enumerate(plan.scenario_order)}
+
+    def rank(pruning: Pruning) -> tuple[int, int]:
+        trial = pruning.trial
+        return places[trial.setting.number], turns[trial.scenario.number]
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for pruning in sorted(prunings, key=rank):
+        e, trial = pruning.evidence, pruning.trial
+        names = (pruning.level, trial.setting.text, trial.scenario.text)
+        against = None if e.against is None else plan.settings[e.against].text
+        writer.writerow(
+            (*names, e.step, e.value, e.reference, e.p_value, e.pairs, e.worse, against)
+        )
+    write_text(path, text.getvalue())
+
+
+class Status(StrEnum):
+    """What a row of the results says of its trial."""
+
+    DONE = "done"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOutcome:
+    """What is known of a trial once it ran, before anyone decides whether it counts.
+
+    Attributes:
+        value: The objective on the selection half; None if the trial failed or was cut.
+        curve: The objective on the monitor subset after each epoch there was.
+        error: One line, if it failed.
+        sound: Whether its victim is one: what a defence does to a weak one proves nothing.
+    """
+
+    value: float | None = None
+    curve: tuple[float, ...] = ()
+    error: str = ""
+    sound: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A trial's final status.
+
+    Attributes:
+        pruning: What was decided by this trial's outcome, if something was: it is cut, or its
+            setting is abandoned for all that follow.
+    """
+
+    trial: Trial
+    status: Status
+    error: str = ""
+    pruning: Pruning | None = None
+
+
+class Decisions:
+    """Takes outcomes in any order and gives verdicts in the plan's.
+
+    With setting pruning, trials are judged setting by setting, each through the shuffled
+    scenarios, and a verdict waits for all before it. Without, scenarios are judged apart.
+    What ran ahead of a decision that then abandons it counts as pruned.
+
+    Args:
+        answers: File of what the pruner of settings said before, where that is kept.
+
+    Attributes:
+        sure: Numbers of the scenarios in which no setting can be abandoned yet.
+    """
+
+    def __init__(self, plan: Plan, answers: Path | None = None) -> None:
+        prune, objective = plan.study.prune, plan.study.objective
+        self._plan = plan
+        self._outcomes: dict[int, TrialOutcome] = {}
+        self._verdicts: dict[int, Verdict] = {}
+        self._abandoned: set[int] = set()
+        self._incomplete: set[int] = set()
+        self._values: dict[int, list[float]] = {}
+        self._widest = 0  # scenarios behind the best-covered reference
+        self._answers = self._settings = None
+        if prune.setting is not None:
+            self._answers = None if answers is None else Answers(answers)
+            self._settings = Judge("settings", prune.setting, objective, self._answers)
+        startup = prune.setting.arguments["n_startup_steps"] if prune.setting else None
+        self.sure = frozenset(plan.scenario_order[:startup])
+        self._curves: dict[int, Judge] = {}
+        if prune.curve is not None:
+            self._curves = {
+                scenario.number: Judge(f"scenario: {scenario.text}", prune.curve, objective)
+                for scenario in plan.scenarios
+            }
+        self._chains: dict[int, _Chain] = defaultdict(_Chain)
+        self._in_scenario: dict[int, list[Trial]] = defaultdict(list)
+        for setting in plan.setting_order:
+            self.grow(setting)
+        self.prunings: list[Pruning] = []
+        self.unsettled: list[Trial] = []  # cut once, for reasons that no longer hold
+
+    def grow(self, setting: int) -> None:
+        """Take in a setting, which follows all others."""
+        for trial in self._plan.trials_of(setting):
+            self._in_scenario[trial.scenario.number].append(trial)
+            self._chain_of(trial).trials.append(trial)
+
+    @property
+    def order(self) -> list[Trial]:
+        """All trials in the order in which work on them is most useful."""
+        return [t for setting in self._plan.setting_order for t in self._plan.trials_of(setting)]
+
+    @property
+    def judges(self) -> list[Judge]:
+        """The Optuna studies, that of the settings first."""
+        first = [self._settings] if self._settings is not None else []
+        return first + [self._curves[number] for number in sorted(self._curves)]
+
+    def verdict(self, trial: Trial) -> Verdict | None:
+        """Return what was decided of a trial, if anything."""
+        return self._verdicts.get(trial.number)
+
+    def value_of(self, trial: Trial) -> float | None:
+        """Return what a trial says of its setting: nothing if it failed or its victim is weak."""
+        verdict = self._verdicts.get(trial.number)
+        if verdict is None or verdict.status is not Status.DONE:
+            return None
+        outcome = self._outcomes[trial.number]
+        return outcome.value if outcome.sound else None
+
+    def attributes(self, setting: int) -> dict[str, Any]:
+        """Return the user attributes of a setting's trial in Optuna's studies.
+
+        Returns:
+            ``trials``: a line for each of the setting's trials that has a verdict, in the order
+            of decisions. ``reason``: why the setting is pruned or has no value, or what its value
+            leaves out; absent if every trial counts.
+        """
+        found = [self._verdicts.get(trial.number) for trial in self._plan.trials_of(setting)]
+        verdicts = [verdict for verdict in found if verdict is not None]
+        failed = [v for v in verdicts if v.status is Status.FAILED]
+        weak = sum(self._is_weak(v) for v in verdicts)
+        of_all = f"of {count(len(verdicts), 'trial')}"
+        reasons = [sentence(self._plan, v.pruning) for v in verdicts if v.pruning is not None]
+        if failed:
+            first = failed[0]
+            reasons.append(
+                f"{len(failed)} {of_all} failed, first {first.trial.name}: {first.error}"
+            )
+        if weak:
+            reasons.append(f"{weak} {of_all} left out, because the victim is weak")
+        attributes: dict[str, Any] = {"trials": [self._line(v) for v in verdicts]}
+        return attributes | ({"reason": "; ".join(reasons)} if reasons else {})
+
+    def _is_weak(self, verdict: Verdict) -> bool:
+        """Whether a trial is done on a victim that is weak."""
+        return verdict.status is Status.DONE and not self._outcomes[verdict.trial.number].sound
+
+    def _line(self, verdict: Verdict) -> str:
+        """Return what became of a trial in one line."""
+        trial, objective = verdict.trial, self._plan.study.objective
+        text = f"{trial.name}: {trial.scenario.text}: {verdict.status}"
+        if verdict.error:
+            return f"{text}: {verdict.error}"
+        value = self._outcomes[trial.number].value if verdict.status is Status.DONE else None
+        if value is None:
+            return text
+        weak = ", weak victim" if self._is_weak(verdict) else ""
+        return f"{text}, {objective.value.upper()} {amount(objective, value)}{weak}"
+
+    def save(self) -> None:
+        """Keep what the pruner of settings said, for a resume to ask it less."""
+        if self._answers is not None:
+            self._answers.save()
+
+    def complete(self) -> bool:
+        """Whether every trial has its verdict."""
+        return len(self._verdicts) == len(self._plan.trials)
+
+    def offer(self, trial: Trial, outcome: TrialOutcome) -> list[Verdict]:
+        """Take an outcome and return the verdicts that it makes possible, in order."""
+        self._outcomes[trial.number] = outcome
+        return list(self._advance(self._chain_of(trial)))
+
+    def hopeless(self, trial: Trial, curve: tuple[float, ...]) -> bool:
+        """Whether a running trial may stop: it is pruned already, or its curve is cut now.
+
+        A curve is judged live only if all that comes before it in its scenario is decided;
+        otherwise it runs to its end and is judged then, with the same result.
+        """
+        if trial.number in self._verdicts or trial.setting.number in self._abandoned:
+            return True
+        judge = self._curves.get(trial.scenario.number)
+        if judge is None:
+            return False
+        for earlier in self._in_scenario[trial.scenario.number]:
+            if earlier.number == trial.number:
+                break
+            if earlier.number not in self._verdicts:
+                return False
+        self._begin(judge, trial)
+        return judge.cut(trial.setting.number, list(curve)) is not None
+
+    def _advance(self, chain: "_Chain") -> Iterator[Verdict]:
+        while (trial := chain.head) is not None:
+            verdict = self._decide(trial)
+            if verdict is None:
+                return
+            self._verdicts[trial.number] = verdict
+            chain.position += 1
+            following = chain.head
+            if following is None or following.setting.number != trial.setting.number:
+                self._close(trial.setting.number)
+            yield verdict
+
+    def _decide(self, trial: Trial) -> Verdict | None:
+        setting = trial.setting.number
+        if setting in self._abandoned:
+            self._forget(trial)
+            return Verdict(trial=trial, status=Status.PRUNED)
+        outcome = self._outcomes.get(trial.number)
+        if outcome is None:
+            return None
+        cut = self._cut(trial, outcome)  # before an error: watched, it would have stopped there
+        if cut is not None:
+            self._incomplete.add(setting)
+            return Verdict(trial=trial, status=Status.PRUNED, pruning=cut)
+        if outcome.error:
+            self._forget(trial)
+            return Verdict(trial=trial, status=Status.FAILED, error=outcome.error)
+        if outcome.value is None:
+            del self._outcomes[trial.number]
+            self.unsettled.append(trial)
+            return None
+        abandoned = self._weigh(trial, outcome.value) if outcome.sound else None
+        return Verdict(trial=trial, status=Status.DONE, pruning=abandoned)
+
+    def _forget(self, trial: Trial) -> None:
+        """What a trial reported while it ran is no evidence if it does not count."""
+        if (judge := self._curves.get(trial.scenario.number)) is not None:
+            judge.forget(trial.setting.number)
+
+    def _cut(self, trial: Trial, outcome: TrialOutcome) -> Pruning | None:
+        judge = self._curves.get(trial.scenario.number)
+        if judge is None:
+            return None
+        number = trial.setting.number
+        self._begin(judge, trial)
+        if judge.cut(number, list(outcome.curve)) is not None:
+            pruning = self._record("curve", trial, judge)
+            judge.finish(number, None, {"reason": sentence(self._plan, pruning)})
+            return pruning
+        if outcome.value is not None:
+            judge.finish(number, outcome.curve[-1])
+        return None
+
+    @staticmethod
+    def _begin(judge: Judge, trial: Trial) -> None:
+        """Enter a trial in its scenario's study."""
+        judge.begin(trial.setting.number, {**trial.setting.values, "trial": trial.name})
+
+    def _record(self, level: str, trial: Trial, judge: Judge) -> Pruning:
+        evidence = judge.evidence(trial.setting.number)
+        pruning = Pruning(level=level, trial=trial, evidence=evidence)
+        self.prunings.append(pruning)
+        return pruning
+
+    def _weigh(self, trial: Trial, value: float) -> Pruning | None:
+        if self._settings is None:
+            return None
+        number = trial.setting.number
+        self._settings.begin(number, trial.setting.values)
+        self._values.setdefault(number, []).append(value)
+        if not self._settings.report(number, trial.scenario.number, value):
+            return None
+        self._abandoned.add(number)
+        return self._record("setting", trial, self._settings)
+
+    def _close(self, setting: int) -> None:
+        """Tell the judge how a setting ended.
+
+        One that was cut somewhere, or has fewer scenarios than the present reference, is
+        none: its mean may be over the easier ones.
+        """
+        values = self._values.get(setting)
+        if self._settings is None or not values:
+            return
+        counted, widest = len(values), self._widest
+        whole = setting not in self._abandoned | self._incomplete and counted >= widest
+        self._widest = max(widest, counted if whole else 0)
+        attributes = self.attributes(setting)
+        if counted < widest and setting not in self._abandoned:
+            fewer = f"it has results in {count(counted, 'scenario')}, another setting in {widest}"
+            attributes["reason"] = "; ".join(filter(None, [attributes.get("reason"), fewer]))
+        self._settings.finish(setting, sum(values) / counted if whole else None, attributes)
+
+    def _chain_of(self, trial: Trial) -> "_Chain":
+        """Return the trials of which each waits for those before it."""
+        if self._settings is not None:
+            return self._chains[0]
+        return self._chains[trial.scenario.number if self._curves else trial.number]
+
+
+class _Chain:
+    """Trials that are judged one after the other, and how far they are."""
+
+    def __init__(self) -> None:
+        self.trials: list[Trial] = []
+        self.position = 0
+
+    @property
+    def head(self) -> Trial | None:
+        return self.trials[self.position] if self.position < len(self.trials) else None

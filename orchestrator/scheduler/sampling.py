@@ -1,0 +1,164 @@
+"""Settings that a sampler draws, one when there is nothing else to do."""
+
+import random
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from orchestrator.plan.plan import Plan, Trial, own_setting
+from orchestrator.scheduler.decisions import Decisions, Status
+from orchestrator.search.samplers import Sampler
+from orchestrator.spec.model import Study
+from orchestrator.spec.space import Space, Values, identity, plainly
+from orchestrator.store.study_folder import Folder
+
+TRIES = 8  # of a sampler, until a setting that it repeats is drawn evenly instead
+EVEN_TRIES = 1000  # of those, until what is left of a small space is listed
+
+
+class SettingSampling:
+    """The settings of a study that are drawn: which, when, and what the sampler learns.
+
+    A setting's value is the mean objective of its trials on the selection half, those of
+    weak victims left out; one that was abandoned, cut or failed in part is told as pruned,
+    with the mean of what there is.
+    """
+
+    def __init__(self, plan: Plan, folder: Folder, decisions: Decisions) -> None:
+        self._plan, self._folder, self._decisions = plan, folder, decisions
+        self._space = Space(plan.study.grid.settings)
+        self._left: dict[int, set[int]] = defaultdict(set)  # a setting's undecided trials
+        self._untouched: set[int] = set()  # settings of which nothing was begun
+        self._ended: list[int] = []
+        self._exhausted = False
+        for trial in plan.trials:
+            self._left[trial.setting.number].add(trial.number)
+
+    @property
+    def possible(self) -> bool:
+        """Whether there are settings to draw."""
+        return len(self._plan.settings) < self._plan.most_settings and not self._exhausted
+
+    @property
+    def timely(self) -> bool:
+        """Whether something of every setting drawn so far has been begun."""
+        return not self._untouched
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """Optuna's study of the settings, if they are drawn."""
+        return None if self._plan.study.search is None else self._sampler
+
+    def begun(self, trial: Trial) -> None:
+        """Take note that somebody works on a trial, or on what it needs."""
+        self._untouched.discard(trial.setting.number)
+
+    def decided(self, trial: Trial) -> None:
+        """Take note of a verdict; the last of a setting's is what the sampler learns."""
+        number = trial.setting.number
+        self.begun(trial)
+        left = self._left[number]
+        left.discard(trial.number)
+        if left or self._plan.study.search is None:
+            return
+        self._ended.append(number)
+        if "_sampler" in self.__dict__:
+            self._tell(self._sampler, number)
+
+    def draw(self) -> list[Trial]:
+        """Draw a setting, record it, and return its trials; none if no setting is left.
+
+        They are in the plan then, and in the order in which decisions meet them.
+        """
+        values = next(self._candidates(), None)
+        if values is None:
+            self._exhausted = True
+            return []
+        plain = {name: plainly(value) for name, value in values.items()}
+        self._folder.record_setting(plain)
+        trials = self._plan.grow(values)
+        number = trials[0].setting.number
+        self._left[number] = {trial.number for trial in trials}
+        self._untouched.add(number)
+        self._sampler.enter(number, values)
+        self._decisions.grow(number)
+        order = self._plan.scenario_order
+        return sorted(trials, key=lambda trial: order.index(trial.scenario.number))
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        """The sampler, told of everything so far."""
+        study = self._plan.study
+        if study.search is None:
+            raise TypeError("the settings of a grid are not drawn")
+        sampler = Sampler(study.search, study.grid.settings, study.objective)
+        for setting in self._plan.settings:
+            sampler.enter(setting.number, setting.values)
+        for number in self._ended:
+            self._tell(sampler, number)
+        return sampler
+
+    def _tell(self, sampler: Sampler, setting: int) -> None:
+        """Tell the sampler what a setting reached, scenario by scenario."""
+        trials = self._plan.trials_of(setting)
+        values = [self._decisions.value_of(trial) for trial in trials]
+        verdicts = [self._decisions.verdict(trial) for trial in trials]
+        whole = all(verdict and verdict.status is Status.DONE for verdict in verdicts)
+        sampler.tell(
+            setting,
+            [value for value in values if value is not None],
+            whole=whole,
+            attributes=self._decisions.attributes(setting),
+        )
+
+    def _candidates(self) -> Iterator[dict[str, Any]]:
+        """Yield settings that are new and have a trial, the most wanted first."""
+        known = {identity(setting.values) for setting in self._plan.settings}
+
+        def is_new(values: Values) -> bool:
+            return identity(values) not in known and bool(self._plan.with_setting(0, values))
+
+        own = own_setting(self._plan.study)
+        if own is not None and is_new(own):
+            yield own
+        number = len(self._plan.settings)
+        for values in self._sampler.proposals(number, TRIES):
+            if is_new(values):
+                yield values
+        source = random.Random(zlib.crc32(f"even {number}".encode()))  # noqa: S311 - no secret
+        for _ in range(EVEN_TRIES):
+            if is_new(values := self._space.draw(source)):
+                yield values
+        yield from filter(is_new, self._space.everything(source))
+
+
+def foresee(plan: Plan) -> None:
+    """Fill a plan with settings as they might be drawn, for an estimate of what they cost."""
+    if plan.study.search is None:
+        return
+    space = Space(plan.study.grid.settings)
+    source = random.Random("settings to come")  # noqa: S311 - no secret depends on it
+    known = {identity(setting.values) for setting in plan.settings}
+    values = own_setting(plan.study) or space.draw(source)
+    for _ in range(EVEN_TRIES + 20 * plan.most_settings):
+        if len(plan.settings) == plan.most_settings:
+            return
+        if identity(values) not in known:
+            known.add(identity(values))
+            plan.grow(values)
+        values = space.draw(source)
+
+
+def recorded(study: Study, folder: Folder) -> Iterator[Values]:
+    """Yield the settings drawn by former runs that the study still admits, each once."""
+    if study.search is None:
+        return
+    space = Space(study.grid.settings)
+    seen = set()
+    for plain in folder.settings():
+        values: Mapping[str, Any] | None = space.read(plain)
+        if values is not None and identity(values) not in seen:
+            seen.add(identity(values))
+            yield values

@@ -1,0 +1,119 @@
+"""Intervals, tests and resamples whose sample is the attacks, where there are several.
+
+Trained victims of one attack resemble each other, so their number says little about attacks
+that were not tried: with several attacks, the sample is the attacks' means. With a single
+attack it is the victims, and every text says that it is about them only.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
+
+import numpy as np
+
+CONFIDENCE = 0.95
+LEVEL = 1 - CONFIDENCE  # of a test
+FEWEST = 3  # attacks, or victims of a single attack, that are worth resampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanEstimate:
+    """A mean, with Student's confidence interval and test.
+
+    Attributes:
+        mean: Of the attacks' means where there are several attacks, else of the scenarios.
+        low, high: Of the 95 % confidence interval; None for a sample of one.
+        p: Two-sided, for a mean of 0; None for a sample of one.
+        attacks: How many there are.
+        scenarios: How many there are.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    attacks: int
+    scenarios: int
+
+    @property
+    def sample(self) -> str:
+        """What the interval and the test are over, in words."""
+        return sample_text(self.attacks, self.scenarios)
+
+
+def sample_text(attacks: int, scenarios: int) -> str:
+    """Return what an interval over so many attacks and scenarios is over."""
+    if attacks > 1:
+        return f"over {attacks} attacks' means"
+    if scenarios > 1:
+        return f"over {scenarios} trained victims of one attack, not over attacks"
+    return "of a single scenario"
+
+
+def estimate(values: Sequence[float], attacks: Sequence[Hashable]) -> MeanEstimate:
+    """Return the mean of one value per scenario, given each scenario's attack.
+
+    Raises:
+        ValueError: There is no value.
+    """
+    groups: dict[Hashable, list[float]] = {}
+    for value, attack in zip(values, attacks, strict=True):
+        groups.setdefault(attack, []).append(value)
+    sample = [fmean(group) for group in groups.values()] if len(groups) > 1 else list(values)
+    if not sample:
+        raise ValueError("an estimate needs at least one value")
+    mean = fmean(sample)
+    low = high = p = None
+    if len(sample) > 1:
+        from scipy.special import stdtr, stdtrit
+
+        freedom, error = len(sample) - 1, stdev(sample) / sqrt(len(sample))
+        reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+        low, high = mean - reach, mean + reach
+        p = float(mean == 0.0)  # without any spread
+        if error:
+            p = 2 * float(stdtr(freedom, -abs(mean) / error))
+    return MeanEstimate(
+        mean=mean, low=low, high=high, p=p, attacks=len(groups), scenarios=len(values)
+    )
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's step-down method, in the order given.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    adjusted = [1.0] * len(values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def resampled(attacks: Sequence[Hashable], times: int) -> list[list[int]]:
+    """Return bootstrap samples of scenarios, as places in `attacks`; always the same ones.
+
+    With several attacks, attacks are drawn with replacement and then, within each of them,
+    its scenarios. Nothing is returned for two attacks, or for fewer than three scenarios of a
+    single one: their resamples say nothing.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for place, attack in enumerate(attacks):
+        groups.setdefault(attack, []).append(place)
+    members = list(groups.values())
+    if (len(members) if len(members) > 1 else len(attacks)) < FEWEST:
+        return []
+    random = np.random.default_rng(0)
+    samples = []
+    for _ in range(times):
+        drawn = random.integers(len(members), size=len(members)).tolist()
+        samples.append(
+            [
+                members[group][place]
+                for group in drawn
+                for place in random.integers(len(members[group]), size=len(members[group]))
+            ]
+        )
+    return samples

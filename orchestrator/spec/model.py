@@ -1,0 +1,390 @@
+"""The study as frozen dataclasses: grid, rules, resources, search, pruning, tracking."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from orchestrator.address import Address
+from orchestrator.spec.space import Axis
+from ulrl.attacks import Attack, LabelRule, Stamp
+from ulrl.datasets import Dataset, Treatment
+from ulrl.datasets.arrays import check_normalisation
+from ulrl.hyperparameters import Preset
+from ulrl.metrics import Metrics
+from ulrl.models import Architecture
+from ulrl.poisoning import Poison
+from ulrl.recipes import VictimRecipe
+from ulrl.registry import options_of
+
+STAGES = ("train_helper", "train_victim", "unlearn", "relearn")  # what an item is begun for
+
+
+class Device(StrEnum):
+    """Where torch computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What one line of the file asks for; None leaves it to the next, more general line."""
+
+    cpu: int | None = None
+    gpu: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureAsk(Ask):
+    """What a file asks for an architecture, and for stages of it."""
+
+    stages: Mapping[str, Ask] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, order=True)
+class Share:
+    """What Ray keeps free for one worker.
+
+    Attributes:
+        cpu: Whole CPUs.
+        gpu: A fraction of one GPU, or whole ones.
+    """
+
+    cpu: int = 1
+    gpu: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.cpu} CPU and {self.gpu:g} GPU"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Workers at once, and the share of each.
+
+    The most particular line that says something counts: a stage of an architecture, the
+    architecture, the stage, the study. What none says, the machine or the cluster decides.
+
+    Attributes:
+        workers: Items worked on at once; None is what there is room for.
+        cpu: CPUs of a worker, and threads of torch, on which results' last bits depend. A
+            stage or an architecture may ask for more CPUs: Ray keeps them free, which
+            leaves room for fewer at once, while torch's threads stay these.
+        gpu: Share of a GPU; None is by memory where there is a GPU.
+        device: Where torch computes; None is ``cuda`` if a worker has a share of a GPU.
+        stages: By stage: `STAGES`.
+        architectures: By the bare name, for every variant of it.
+    """
+
+    workers: int | None = None
+    cpu: int = 1
+    gpu: float | None = None
+    device: Device | None = None
+    stages: Mapping[str, Ask] = field(default_factory=dict)
+    architectures: Mapping[str, ArchitectureAsk] = field(default_factory=dict)
+
+    def asked(self, stage: str, architecture: str) -> tuple[int, float | None]:
+        """Return the CPUs and the share of a GPU that the file asks for; None is not said."""
+        of_architecture = self.architectures.get(architecture, ArchitectureAsk())
+        asks = (
+            of_architecture.stages.get(stage, Ask()),
+            of_architecture,
+            self.stages.get(stage, Ask()),
+            Ask(cpu=self.cpu, gpu=self.gpu),
+        )
+        cpu = next(ask.cpu for ask in asks if ask.cpu is not None)
+        return cpu, next((ask.gpu for ask in asks if ask.gpu is not None), None)
+
+    @property
+    def gpus(self) -> tuple[float, ...]:
+        """Every share of a GPU that the file names."""
+        lines: list[Ask] = [Ask(gpu=self.gpu), *self.stages.values()]
+        for architecture in self.architectures.values():
+            lines += [architecture, *architecture.stages.values()]
+        return tuple(line.gpu for line in lines if line.gpu is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one item may take.
+
+    Attributes:
+        minutes: By stage; a stage that is not named has no limit.
+        attempts: How often an item is begun whose worker dies under it.
+    """
+
+    minutes: Mapping[str, float] = field(default_factory=dict)
+    attempts: int = 3
+
+    def seconds(self, stage: str) -> float | None:
+        """Return what an item of a stage may take; None is no limit."""
+        return self.minutes[stage] * 60 if stage in self.minutes else None
+
+    def overdue(self, stage: str) -> str:
+        """Return the error of an item that worked longer."""
+        return f"worked longer than limits.minutes, which is {self.minutes[stage]:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What one start of the command may take; None is all that there is to do.
+
+    Attributes:
+        hours: After which nothing is begun any more.
+        trials: Trials that are begun.
+    """
+
+    hours: float | None = None
+    trials: int | None = None
+
+
+SCENARIO_AXES = ("attack", "dataset", "architecture", "poison_ratio", "target_label", "seed")
+# Setting axes with a column of their own in every table; further ones follow as in the file.
+FIRST_SETTINGS = ("defence_seed", "clean_ratio", "unlearn_threshold", "reinit_ratio")
+
+
+class Objective(StrEnum):
+    """What a study seeks, on the selection half."""
+
+    DER = "der"
+    ASR = "asr"
+    ACC = "acc"
+    RA = "ra"
+
+    @property
+    def maximise(self) -> bool:
+        return self is not Objective.ASR
+
+
+class LogModels(StrEnum):
+    """Which repaired models MLflow gets."""
+
+    BEST = "best"
+    ALL = "all"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackChoice:
+    """One entry of the attack axis.
+
+    Attributes:
+        attack: The trigger with its options.
+        labels: Which images are poisoned and how they are labelled.
+        stamp: When the trigger meets a training image.
+        poison_ratio: The entry's own ratio, or None: then the axis of that name applies.
+        source: The source classes, under ``labels: source_specific``.
+    """
+
+    attack: Attack
+    labels: LabelRule
+    stamp: Stamp = Stamp.BEFORE_AUGMENTATION
+    poison_ratio: float | None = None
+    source: tuple[int, ...] = ()
+
+    def poison(self, poison_ratio: float, target_label: int) -> Poison:
+        """Return what the attacker does at this ratio, with this target."""
+        return Poison(
+            attack=self.attack,
+            labels=self.labels,
+            poison_ratio=poison_ratio,
+            target_label=target_label,
+            stamp=self.stamp,
+            source=self.source,
+        )
+
+    @property
+    def usual_source(self) -> tuple[int, ...]:
+        """The source classes of an entry that names none."""
+        specific = self.labels is LabelRule.SOURCE_SPECIFIC
+        return self.attack.default_source if specific else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The axes. Scenario axes have values; a setting axis may instead be a range.
+
+    Attributes:
+        settings: Values, or the range, of each setting axis by its name, in the order of
+            the results' columns: ``defence_seed``, ``clean_ratio``, ``unlearn_threshold``,
+            ``reinit_ratio``, then further axes as in the file. Only axes that the file names
+            are here; the plan takes the scenario's seed and the preset's values for others.
+    """
+
+    attacks: tuple[AttackChoice, ...]
+    datasets: tuple[Dataset, ...]
+    architectures: tuple[Architecture, ...]
+    poison_ratios: tuple[float, ...] = (0.1,)
+    target_labels: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)
+    settings: Mapping[str, Axis] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How settings are drawn, instead of taking every combination.
+
+    Attributes:
+        sampler: One of Optuna's samplers, by its name in snake case.
+        settings: How many settings to draw in all, the preset's own among them.
+        seed: Of the sampler.
+        arguments: Its other arguments, by Optuna's names.
+    """
+
+    sampler: str
+    settings: int
+    seed: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """Combinations to leave out: every condition must hold.
+
+    Attributes:
+        conditions: Per axis, the values that match. For attack, dataset and architecture a
+            value is a bare name, which matches every variant, or an entry of the axis; for a
+            setting axis it may be a `Span` of values.
+    """
+
+    conditions: Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """What a network subtracts from pixels in [0, 1], and divides by, per channel.
+
+    Attributes:
+        mean: One number, or one per channel.
+        std: As `mean`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_normalisation(self.mean, self.std)
+
+    def of(self, treatment: Treatment) -> Treatment:
+        """Return a dataset's treatment with these numbers instead of its own."""
+        channels = len(treatment.mean)
+        mean, std = (v * channels if len(v) == 1 else v for v in (self.mean, self.std))
+        return replace(treatment, mean=mean, std=std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimImport:
+    """Where pre-trained victims lie.
+
+    Attributes:
+        path: A folder or file; names of scenario axes in braces stand for their values.
+        backdoorbench: Whether victims lie below the path, each in a folder with the name that
+            BackdoorBench's zoo gives it.
+        normalisation: What they were trained with, where it is not the dataset's.
+        conditions: Which scenarios it serves, as for an exclusion; none is all of them.
+    """
+
+    path: str
+    backdoorbench: bool = False
+    normalisation: Normalisation | None = None
+    conditions: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerChoice:
+    """One of Optuna's pruners, by its name in snake case, with its own arguments."""
+
+    pruner: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Who may abandon work; None is nobody.
+
+    Attributes:
+        setting: Across scenarios, settings that are unlikely to be the best of the grid.
+        curve: Within a scenario, trials whose relearning curve is hopeless.
+    """
+
+    setting: PrunerChoice | None = None
+    curve: PrunerChoice | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimRule:
+    """What a victim must reach on the selection half to count as one."""
+
+    min_acc: float = 0.5
+    min_asr: float = 0.8
+
+    def admits(self, reached: Metrics) -> bool:
+        """Whether a victim with these metrics took."""
+        return reached.acc >= self.min_acc and reached.asr >= self.min_asr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where MLflow's record goes.
+
+    Attributes:
+        register: Whether the best repaired model of each scenario stands in MLflow's registry,
+            under the alias ``best``.
+    """
+
+    uri: Address
+    log_models: LogModels = LogModels.BEST
+    register: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything a study file says, defaults filled in, paths absolute.
+
+    Attributes:
+        source: The file as the user named it, for messages.
+        imports: Where victims come from that are not trained; the first that matches counts.
+        search: How settings are drawn; None is every combination.
+        optuna_storage: Optuna's address of the storage that mirrors the study while it runs;
+            None is a journal in the study folder, written at the end.
+    """
+
+    name: str
+    source: str
+    grid: Grid
+    preset: Preset = Preset.DEFAULT
+    exclude: tuple[Exclusion, ...] = ()
+    search: Search | None = None
+    victim: VictimRecipe = field(default_factory=VictimRecipe)
+    imports: tuple[VictimImport, ...] = ()
+    victim_rule: VictimRule = field(default_factory=VictimRule)
+    prune: Prune = field(default_factory=Prune)
+    objective: Objective = Objective.DER
+    resources: Resources = field(default_factory=Resources)
+    limits: Limits = field(default_factory=Limits)
+    budget: Budget = field(default_factory=Budget)
+    optuna_storage: Address | None = None
+    mlflow: Tracking
+    store: Address
+
+
+def _places_of(attack: Attack) -> set[str]:
+    """Return the options that may say where something lies: results hold no path."""
+    attack_class: Any = type(attack)  # a dataclass, as every registered one
+    return {part.name for part in fields(attack_class) if part.metadata.get("runtime")}
+
+
+def attack_options(choice: AttackChoice) -> dict[str, Any]:
+    """Return what an entry of the attack axis says beyond the attack's name."""
+    options = {
+        name: Path(value).name if name in _places_of(choice.attack) else value
+        for name, value in options_of(choice.attack).items()
+    }
+    if choice.labels is not choice.attack.label_rules[0]:
+        options["labels"] = choice.labels.value
+    if choice.stamp is not choice.attack.default_stamp:
+        options["stamp"] = choice.stamp.value
+    if choice.source != choice.usual_source:
+        options["source"] = choice.source
+    return options

@@ -1,0 +1,1 @@
+"""Results of stages by content key, and the folder of a study."""

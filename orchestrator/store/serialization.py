@@ -1,0 +1,300 @@
+"""What each stage stores, and the one way to read and to write it.
+
+The dataclasses here are the schemas of the store's entries. An entry that does not fit counts
+as absent, as a damaged one does, so that its stage is computed again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+
+import torch
+from jaxtyping import Integer, UInt8
+from torch import Tensor
+
+from orchestrator.store.schema import OWN_NAMES, Unfit, pack, unpack
+from orchestrator.store.store import Entry, Store
+from ulrl.evaluation import CountedEvaluation, Evaluation
+from ulrl.interchange import sketch_of
+from ulrl.metrics import Confusion
+from ulrl.models import Blueprint, Weights
+from ulrl.ranges import Interval, Proportion
+from ulrl.scoring import NeuronScores
+from ulrl.unlearning import Ascent
+
+T = TypeVar("T")
+
+Amount: TypeAlias = Annotated[float, Interval(0.0, 1e300)]  # finite, not negative
+Points: TypeAlias = tuple[
+    tuple[Proportion, Proportion, Proportion], ...
+]  # ACC, ASR, RA of each epoch
+Training: TypeAlias = tuple[tuple[float, Proportion], ...]  # loss and accuracy of each epoch
+
+COUNTS = {  # columns of the tables of an evaluation's counts
+    f"{half}_{images}": columns
+    for half in ("selection", "report")
+    for images, columns in (("clean", 3), ("triggered", 4))
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredTensors:
+    """What an attack's helper, or an attack along with its victim, was trained to do."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict, metadata=OWN_NAMES)
+
+    def __post_init__(self) -> None:
+        if not self.tensors:
+            raise Unfit("nothing was learned")
+        for name, value in self.tensors.items():
+            if not value.is_meta and not bool(value.isfinite().all()):
+                raise Unfit(f"the tensor {name} is not finite")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredHelper(StoredTensors):
+    """What a helper was trained to do."""
+
+    helper: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredWeights:
+    """A network's parameters and buffers."""
+
+    state: Mapping[str, Tensor] = field(default_factory=dict, metadata=OWN_NAMES)
+
+    def of(self, blueprint: Blueprint) -> Weights:
+        """Return the weights for the blueprint that they were made from."""
+        return Weights(blueprint=blueprint, state=dict(self.state))
+
+    def check(self, blueprint: Blueprint) -> None:
+        """Raise `Unfit` unless these are finite weights of such a network."""
+        expected = _shapes(blueprint)
+        if odd := expected.keys() ^ self.state.keys():
+            raise Unfit(f"the tensor {min(odd)} is missing or unknown")
+        for name, value in self.state.items():
+            shape, real = expected[name]
+            if (tuple(value.shape), value.is_floating_point()) != (shape, real):
+                raise Unfit(f"the tensor {name} is not of the network's shape and type")
+            if real and not value.is_meta and not bool(value.isfinite().all()):
+                raise Unfit(f"the tensor {name} is not finite")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredVictim(StoredWeights):
+    """A victim.
+
+    Attributes:
+        training: Of each epoch; empty where the victim was imported.
+        learned: Whether its attack learned a trigger along with it, which has its own entry.
+    """
+
+    training: Training
+    learned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredAscent(Ascent):
+    """An ascent with its curve on the monitor subset."""
+
+    curve: Points = ()
+
+    def __post_init__(self) -> None:
+        if self.before.keys() != self.after.keys():
+            raise Unfit("other layers after than before")
+        for name, values in self.after.items():
+            if values.shape != (len(self.kept), *self.before[name].shape):
+                raise Unfit(f"the tensor {name} is not of its layer's shape")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredScores(NeuronScores):
+    """Neuron scores, and what the ascent took that they were read from."""
+
+    ascent_key: str
+    ascent_seconds: Amount
+    ascent_study: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredRelearning:
+    """How a relearning went; its weights have their own entry, which may be deleted.
+
+    Attributes:
+        curve: On the monitor subset.
+        training: Of each epoch.
+    """
+
+    curve: Points
+    training: Training = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredEvaluation(Evaluation):
+    """An evaluation, with its counts, and with test images of a victim.
+
+    Attributes:
+        counts: Cells of the confusion matrices that are not zero, by `COUNTS`, each with its true
+            class, for triggered images the wanted class, the predicted class and the number of
+            images. Most cells are zero where there are many classes.
+        specimens: ``clean`` beside ``triggered``.
+    """
+
+    counts: Mapping[str, Integer[Tensor, "cells columns"]]
+    specimens: Mapping[str, UInt8[Tensor, "n c h w"]] = field(
+        default_factory=dict, metadata=OWN_NAMES
+    )
+
+    def __post_init__(self) -> None:
+        if {name: table.shape[1] for name, table in self.counts.items()} != COUNTS:
+            raise Unfit("there are other counts than of both kinds of image in both halves")
+        if self.specimens and self.specimens.keys() != {"clean", "triggered"}:
+            raise Unfit("images are clean and triggered ones, or there are none")
+
+    @classmethod
+    def of(
+        cls, result: CountedEvaluation, specimens: Mapping[str, Tensor] | None = None
+    ) -> "StoredEvaluation":
+        """Return what is stored of a result."""
+        return cls(
+            selection=result.selection,
+            report=result.report,
+            counts={
+                **_cells("selection", result.selection_confusion),
+                **_cells("report", result.report_confusion),
+            },
+            specimens=specimens or {},
+        )
+
+
+def _cells(half: str, confusion: Confusion) -> dict[str, Tensor]:
+    clean, triggered = confusion.clean.nonzero(), confusion.triggered.nonzero()
+    tables = {
+        f"{half}_clean": [*clean.unbind(1), confusion.clean[*clean.unbind(1)]],
+        f"{half}_triggered": [
+            *(triggered[:, 0], confusion.wanted[triggered[:, 0]], triggered[:, 1]),
+            confusion.triggered[*triggered.unbind(1)],
+        ],
+    }
+    return {name: _small(torch.stack(columns, dim=1)) for name, columns in tables.items()}
+
+
+def _small(table: Tensor) -> Tensor:
+    """Return whole numbers in as few bytes as hold them all."""
+    fits = int(table.max()) <= torch.iinfo(torch.int16).max
+    return table.to(torch.int16 if fits else torch.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPace:
+    """Seconds that items of a kind took, and the load that they went into."""
+
+    seconds: Amount
+    load: Amount
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored(Generic[T]):
+    """A result in the store.
+
+    Attributes:
+        content: The result.
+        seconds: What computing it took, the first time.
+        study: Identifier of the study that computed it.
+    """
+
+    content: T
+    seconds: float
+    study: str
+
+
+class Stage(Generic[T]):
+    """A stage's results in a store.
+
+    Attributes:
+        name: Of the stage, in the store and in tables.
+    """
+
+    def __init__(self, name: str, kind: type[T]) -> None:
+        self.name = name
+        self._kind = kind
+
+    def read(self, store: Store, key: str, blueprint: Blueprint | None = None) -> Stored[T] | None:
+        """Return a result, or None if there is no sound one.
+
+        Args:
+            store: Where it may be.
+            key: Of the result.
+            blueprint: Of the network that weights belong to.
+        """
+        check = partial(self._unpacked, blueprint=blueprint)
+        entry = store.read(self.name, key, check)
+        return None if entry is None else self._found(entry, blueprint)
+
+    def peek(self, store: Store, key: str) -> Stored[T] | None:
+        """Return a result whose tensors have no numbers, or None if there is no sound one."""
+        entry = store.peek(self.name, key)
+        return None if entry is None else self._found(entry, None)
+
+    def write(
+        self,
+        store: Store,
+        key: str,
+        content: T,
+        *,
+        seconds: float = 0.0,
+        study: str = "",
+        blueprint: Blueprint | None = None,
+    ) -> None:
+        """Store a result for good.
+
+        Raises:
+            Unfit: `read` would not find it.
+            Unusable: The store cannot be written to.
+        """
+        values, tensors = pack(content)
+        entry = Entry(values=values, tensors=tensors, seconds=seconds, study=study)
+        try:
+            self._unpacked(entry, blueprint)
+        except Unfit as error:
+            raise Unfit(f"the result of {self.name} cannot be stored: {error}") from None
+        store.write(self.name, key, entry)
+
+    def _found(self, entry: Entry, blueprint: Blueprint | None) -> Stored[T] | None:
+        try:
+            content = self._unpacked(entry, blueprint)
+        except Unfit:
+            return None
+        return Stored(content=content, seconds=entry.seconds, study=entry.study)
+
+    def _unpacked(self, entry: Entry, blueprint: Blueprint | None) -> T:
+        content = unpack(self._kind, entry.values, entry.tensors)
+        if blueprint is not None and isinstance(content, StoredWeights):
+            content.check(blueprint)
+        return content
+
+
+HELPER = Stage("train_helper", StoredHelper)
+VICTIM = Stage("train_victim", StoredVictim)
+TRIGGER = Stage("trigger", StoredTensors)
+ASCENT = Stage("unlearn", StoredAscent)
+SCORES = Stage("score_neurons", StoredScores)
+RELEARNING = Stage("relearn", StoredRelearning)
+REPAIRED = Stage("repaired", StoredWeights)
+EVALUATION = Stage("evaluate", StoredEvaluation)
+PACE = Stage("pace", StoredPace)
+STAGES: Mapping[str, Stage[Any]] = {
+    stage.name: stage
+    for stage in (
+        *(HELPER, VICTIM, TRIGGER, ASCENT, SCORES, RELEARNING, REPAIRED, EVALUATION, PACE),
+    )
+}
+
+
+@lru_cache
+def _shapes(blueprint: Blueprint) -> Mapping[str, tuple[tuple[int, ...], bool]]:
+    """Return the shape of each tensor of a network, and whether it holds real numbers."""
+    state = sketch_of(blueprint).state_dict()
+    return {name: (tuple(t.shape), t.is_floating_point()) for name, t in state.items()}

@@ -1,0 +1,395 @@
+"""Results of stages by key: complete or absent, never wrong.
+
+A store is trusted: a checksum tells an accident (a torn, flipped, swapped or misplaced file),
+not a forgery by somebody who may write there.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+import safetensors.torch
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from safetensors import SafetensorError
+from torch import Tensor
+
+from orchestrator.address import Address
+from orchestrator.errors import Overdue, Stop, Unusable, sentence
+from orchestrator.files import ASIDE, aside_of, obstacle, remove_left
+from orchestrator.store.locks import FOLDER, LocalClaims, RemoteClaims, Turn, is_held
+
+FORMAT = 2
+# Entries of format 1, written by versions up to 0.1, do not say whose they are. They stay readable,
+# since victims are expensive; that two of them changed places is not noticed.
+PLACELESS = 1
+LARGEST_HEAD = 16_000_000  # bytes of an entry's head
+AHEAD = 65_536  # bytes that one request of an object store brings: most heads, small entries
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+# What reading a file can raise whose content is not what this module wrote.
+UNSOUND = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    SafetensorError,
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """One stored result.
+
+    Attributes:
+        values: Plain values, as JSON holds them.
+        tensors: Arrays by name, on the CPU; on torch's meta device where only the head was read.
+        seconds: What computing it took, the first time.
+        study: Identifier of the study that computed it.
+    """
+
+    values: dict[str, Any]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    study: str = ""
+
+
+class Store:
+    """A folder of results, local or on any file system that fsspec knows.
+
+    Each is one safetensors file with its plain values in the header, and checksums of its
+    content, its stage and its key. It is written aside and renamed, so a reader sees all of it
+    or nothing; an entry that cannot be read, or that lies elsewhere than where it was written,
+    counts as absent.
+    """
+
+    def __init__(self, url: Address | str) -> None:
+        self.url = Address.of(url)
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url.reveal())
+            self._files.dircache.use_listings_cache = False  # others write here too
+        except Exception as error:  # any back end, any error: one meaning for the user
+            raise Unusable(f"the store {self.url} cannot be used: {sentence(error)}") from error
+        self._local = isinstance(self._files, LocalFileSystem)
+        self._claims = (
+            LocalClaims(self._root) if self._local else RemoteClaims(self._files, self._root)
+        )
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is on this machine's file system; None if it is elsewhere."""
+        return Path(self._root) if self._local else None
+
+    def look(self) -> None:
+        """Raise ``Unusable`` where there can be no store; nothing is written or asked for."""
+        if self.folder is not None and (reason := obstacle(self.folder)):
+            raise self._unwritable(reason)
+
+    def check(self) -> None:
+        """Raise ``Unusable`` unless the store can be written to."""
+        probe = f"{self._root}/.probe-{secrets.token_hex(4)}"
+        try:
+            self._files.makedirs(self._root, exist_ok=True)
+            self._files.pipe_file(probe, b"")
+            self._files.rm_file(probe)
+        except Exception as error:  # any back end, any error: one meaning for the user
+            raise self._unwritable(sentence(error)) from error
+        if self._local:
+            for place in (f"*/??/{ASIDE}", ".probe-*", ".beacon-*", f"{FOLDER}/.*"):
+                remove_left(Path(self._root).glob(place))
+
+    def _unwritable(self, reason: str) -> Unusable:
+        return Unusable(
+            f"the store {self.url} cannot be written to ({reason}); name another with store:"
+        )
+
+    @contextmanager
+    def beacon(self) -> Iterator[str]:
+        """Put a file there, for others to say whether they see it; left, it is gone."""
+        name = f".beacon-{secrets.token_hex(8)}"
+        self._files.pipe_file(f"{self._root}/{name}", b"")
+        try:
+            yield name
+        finally:
+            with contextlib.suppress(OSError):
+                self._files.rm_file(f"{self._root}/{name}")
+
+    def sees(self, beacon: str) -> bool:
+        """Whether another process's beacon is in this store."""
+        return bool(self._files.exists(f"{self._root}/{beacon}"))
+
+    def read(
+        self, stage: str, key: str, look: Callable[[Entry], object] | None = None
+    ) -> Entry | None:
+        """Return a result with its tensors, or None if there is no sound one.
+
+        Args:
+            stage: Whose result.
+            key: Of the result.
+            look: Called with what the head says before any array is read; an error from `UNSOUND`
+                says that the entry is none.
+
+        Raises:
+            Unusable: The store cannot be reached.
+        """
+        return self._read(stage, key, look, whole=True)
+
+    def peek(self, stage: str, key: str) -> Entry | None:
+        """Return a result whose tensors have no numbers, from the head of the file alone.
+
+        Raises:
+            Unusable: The store cannot be reached.
+        """
+        return self._read(stage, key, None, whole=False)
+
+    def _read(
+        self, stage: str, key: str, look: Callable[[Entry], object] | None, *, whole: bool
+    ) -> Entry | None:
+        with self._reached("read"):
+            try:
+                with self._open(self._path(stage, key)) as file:
+                    head = _Head(file, stage, key)
+                    if look is not None:
+                        look(head.entry)
+                    return head.with_tensors(file) if whole else head.entry
+            except UNSOUND:
+                return None
+
+    @contextmanager
+    def _open(self, path: str) -> Iterator["_Readable"]:
+        if not self._local:
+            yield _Object(self._files, path)
+            return
+        # A pipe or a device could be opened, and then waits or never ends.
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - as cheap as that
+            raise ValueError("an entry is a regular file")
+        with Path(path).open("rb") as file:
+            yield _File(file)
+
+    @contextmanager
+    def _reached(self, done: str) -> Iterator[None]:
+        """Turn what a back end's library raises on its own into one line for the user."""
+        try:
+            yield
+        except (OSError, Stop, Overdue):
+            raise
+        except Exception as error:  # any back end, any error: one meaning for the user
+            text = f"the store {self.url} cannot be {done} ({sentence(error)})"
+            raise Unusable(text) from error
+
+    def written(self, stage: str, key: str) -> float | None:
+        """Return when a result was stored, in seconds since 1970, if the place can tell."""
+        try:
+            modified: datetime = self._files.modified(self._path(stage, key))
+        except Exception:  # noqa: BLE001 - any back end, any error: nobody's result rests on it
+            return None
+        return modified.timestamp()
+
+    def write(self, stage: str, key: str, entry: Entry) -> None:
+        """Store a result for good.
+
+        Raises:
+            Unusable: The store is full, read-only or gone.
+        """
+        path = self._path(stage, key)
+        content = _encode(entry, stage, key)
+        try:
+            with self._reached("written to"):
+                self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+                if self._local:
+                    _write_atomically(Path(path), content)
+                else:
+                    self._files.pipe_file(path, content)  # object stores put whole objects
+        except OSError as error:
+            raise Unusable(
+                f"the store {self.url} cannot be written to ({error}); nothing stored is lost: "
+                f"make room or mend it, and run the same command again"
+            ) from error
+
+    def delete(self, stage: str, key: str) -> None:
+        """Remove a result if it is there."""
+        with contextlib.suppress(OSError), self._reached("written to"):
+            self._files.rm_file(self._path(stage, key))
+
+    def turn(self, stage: str, key: str) -> Turn:
+        """Return a place in the queue of those who would compute a result now."""
+        return Turn(self._claims, f"{stage}-{key}")
+
+    def being_made(self, stage: str, key: str) -> bool:
+        """Whether somebody computes a result now."""
+        return is_held(self._claims, f"{stage}-{key}")
+
+    def names(self, stage: str, prefix: str) -> list[str]:
+        """Return the keys of a stage that begin with `prefix` (of two characters or more)."""
+        folder = self._path(stage, prefix).rpartition("/")[0]
+        try:
+            with self._reached("read"):
+                paths = self._files.ls(folder, detail=False)
+        except OSError:
+            return []
+        names = (str(path).rpartition("/")[2] for path in paths)
+        suffix = ".safetensors"
+        return sorted(
+            name.removesuffix(suffix)
+            for name in names
+            if name.startswith(prefix) and name.endswith(suffix)
+        )
+
+    def _path(self, stage: str, key: str) -> str:
+        return f"{self._root}/{stage}/{key[:2]}/{key}.safetensors"
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    aside = aside_of(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _encode(entry: Entry, stage: str, key: str) -> bytes:
+    """Return a safetensors file whose header carries the plain values and checksums."""
+    body = safetensors.torch.save({name: t.contiguous() for name, t in entry.tensors.items()})
+    length = int.from_bytes(body[:8], "little")
+    layout = json.loads(body[8 : 8 + length])
+    data = body[8 + length :]
+    values = json.dumps(
+        {"values": entry.values, "seconds": entry.seconds, "study": entry.study}, sort_keys=True
+    )
+    place = _place(FORMAT, stage, key)
+    metadata = {
+        "format": str(FORMAT),
+        "entry": values,
+        "head": _checksum(place, layout, values, b""),
+        "sha256": _checksum(place, layout, values, data),
+    }
+    header = json.dumps({"__metadata__": metadata, **layout}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data
+
+
+class _Readable(Protocol):
+    """A file that is read from its start to its end."""
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes: `count`, or as many as there are."""
+
+
+class _File:
+    """A file of the operating system; it takes no more memory than it has bytes."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = os.fstat(file.fileno()).st_size
+
+    def read(self, count: int) -> bytes:
+        content: bytes = self._file.read(min(count, self._left))
+        self._left -= len(content)
+        return content
+
+
+class _Object:
+    """An object behind fsspec, in two requests at most."""
+
+    def __init__(self, files: Any, path: str) -> None:
+        self._files, self._path = files, path
+        self._place = 0
+        self._ahead: bytes = files.cat_file(path, start=0, end=AHEAD)
+
+    def read(self, count: int) -> bytes:
+        start, end = self._place, self._place + count
+        content = self._ahead[start:end]
+        if end > len(self._ahead) == AHEAD:
+            begin = max(start, AHEAD)
+            content += self._files.cat_file(self._path, start=begin, end=end)
+        self._place += len(content)
+        return content
+
+
+class _Head:
+    """The head of an entry that is read: what it says, and how to read what follows.
+
+    Attributes:
+        entry: Its values, and its tensors without numbers.
+    """
+
+    def __init__(self, file: _Readable, stage: str, key: str) -> None:
+        self._start = file.read(8)
+        length = int.from_bytes(self._start, "little")
+        if length > LARGEST_HEAD:
+            raise ValueError("no head is that long")
+        self._start += file.read(length)
+        layout = json.loads(self._start[8:])
+        self._metadata = layout.pop("__metadata__")
+        self._layout = layout
+        self._place = _place(int(self._metadata["format"]), stage, key)
+        if _checksum(self._place, layout, self._metadata["entry"], b"") != self._metadata["head"]:
+            raise ValueError("the head is not what was written, or it was written elsewhere")
+        content = json.loads(self._metadata["entry"])
+        seconds, study = content["seconds"], content["study"]
+        if not (0 <= seconds < float("inf") and isinstance(study, str)):
+            raise ValueError("no such seconds, or no such study")
+        tensors = {
+            name: torch.empty(one["shape"], dtype=DTYPES[one["dtype"]], device="meta")
+            for name, one in layout.items()
+        }
+        self.entry = Entry(
+            values=content["values"], tensors=tensors, seconds=float(seconds), study=study
+        )
+
+    def with_tensors(self, file: _Readable) -> Entry:
+        """Return the entry with the numbers that follow the head."""
+        size = sum(tensor.numel() * tensor.itemsize for tensor in self.entry.tensors.values())
+        data = file.read(size + 1)
+        if len(data) != size:
+            raise ValueError("the file is longer or shorter than its head says")
+        found = _checksum(self._place, self._layout, self._metadata["entry"], data)
+        if found != self._metadata["sha256"]:
+            raise ValueError("the content is not what was written")
+        tensors = safetensors.torch.load(self._start + data) if self._layout else {}
+        return replace(self.entry, tensors=tensors)
+
+
+def _place(format_: int, stage: str, key: str) -> str:
+    """Return what a checksum covers besides the content: where an entry belongs."""
+    if format_ == PLACELESS:
+        return ""
+    if format_ != FORMAT:
+        raise ValueError("written by another version")
+    return json.dumps([format_, stage, key])
+
+
+def _checksum(place: str, layout: dict[str, Any], values: str, data: bytes) -> str:
+    total = hashlib.sha256(place.encode())
+    total.update(json.dumps(layout, sort_keys=True).encode())
+    total.update(values.encode())
+    total.update(data)
+    return total.hexdigest()

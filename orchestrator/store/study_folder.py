@@ -1,0 +1,204 @@
+"""The study folder: who holds it, what was executed, what was cut."""
+
+import csv
+import json
+import os
+import socket
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from filelock import FileLock, Timeout
+
+from orchestrator.errors import Unusable
+from orchestrator.files import ASIDE, obstacle, remove_left, write_text
+from orchestrator.plan.jobs import StageRun
+
+Cuts: TypeAlias = dict[str, tuple[tuple[float, ...], ...]]
+
+STAGE_COLUMNS = ("stage", "key", "scenario", "seconds", "computed")
+
+
+class Folder:
+    """Files of one study, and the record of its work.
+
+    Attributes:
+        path: The folder itself.
+        executed: How often each stage was executed since this start.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.executed: Counter[str] = Counter()
+        self._listed: set[tuple[str, str]] = set()
+        self._used: dict[str, set[str]] = defaultdict(set)
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def check(self) -> None:
+        """Raise ``Unusable`` where this can be no study folder; nothing is written."""
+        if reason := obstacle(self.path) or obstacle(self.logs):
+            raise self._unwritable(reason)
+        self._listed_lines(mend=False)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder against other drivers, until left or the process ends.
+
+        Raises:
+            Unusable: Another driver holds it, or the folder cannot be written to.
+        """
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.logs / "driver.lock")
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise Unusable(f"{self.path} is held by {self._holder()}") from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        try:
+            self._holder_file.write_text(json.dumps(holder))
+            remove_left(self.path.rglob(ASIDE))
+            yield
+        finally:
+            self._holder_file.unlink(missing_ok=True)
+            lock.release()
+
+    def identity(self) -> str:
+        """Return the study's identifier, made up when the folder is new."""
+        file = self.logs / "study-id"
+        if not file.exists():
+            write_text(file, uuid.uuid4().hex)
+        return file.read_text()
+
+    def open_record(self) -> None:
+        """Read the list of executed stages; a line torn by a kill is cut off."""
+        lines = self._listed_lines(mend=True)
+        if not lines:
+            write_text(self._record_file, ",".join(STAGE_COLUMNS) + "\n")
+        rows = csv.reader(lines[1:])
+        self._listed = {(row[0], row[1]) for row in rows if len(row) == len(STAGE_COLUMNS)}
+
+    def record(self, runs: Iterable[StageRun]) -> None:
+        """List stages that were executed just now, at once on disk.
+
+        Each execution is a line, so that the file would show work done twice.
+        """
+        runs = tuple(runs)
+        self.executed.update(run.stage for run in runs)
+        self._note(runs)
+        self._append((run, True) for run in runs)
+
+    def account(self, runs: Iterable[StageRun], study: str) -> None:
+        """List stages that results rest on and that are not listed yet.
+
+        `study` executed some of them and was killed before it could say so; the others
+        were in the store.
+        """
+        runs = tuple(runs)
+        self._note(runs)
+        new = [run for run in runs if (run.stage, run.key) not in self._listed]
+        if new:
+            self._append((run, run.study == study) for run in new)
+
+    def used(self, stage: str) -> set[str]:
+        """Return the keys of a stage that were executed or rested on since this start."""
+        return set(self._used[stage])
+
+    def _note(self, runs: Iterable[StageRun]) -> None:
+        for run in runs:
+            self._used[run.stage].add(run.key)
+
+    def _append(self, lines: Iterable[tuple[StageRun, bool]]) -> None:
+        with self._record_file.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for run, computed in lines:
+                self._listed.add((run.stage, run.key))
+                seconds = f"{run.seconds:.4f}"
+                writer.writerow((run.stage, run.key, run.scenario, seconds, computed))
+
+    def cuts(self) -> Cuts:
+        """Return the curves of relearnings that were cut, by their key: the longest each."""
+        found: Cuts = {}
+        for line in whole_lines(self.logs / "cuts.jsonl"):
+            try:
+                cut = json.loads(line)
+                curve = tuple(tuple(point) for point in cut["curve"])
+            except (ValueError, KeyError, TypeError):
+                continue  # the trial is run again
+            if len(curve) > len(found.get(cut["key"], ())):
+                found[cut["key"]] = curve
+        return found
+
+    def record_cut(self, key: str, curve: tuple[tuple[float, ...], ...]) -> None:
+        """Keep the curve of a relearning that was cut: it is what the decision rests on."""
+        with (self.logs / "cuts.jsonl").open("a") as file:
+            file.write(json.dumps({"key": key, "curve": curve}) + "\n")
+
+    def settings(self) -> list[object]:
+        """Return the settings that were drawn for this study, in that order, as plain values."""
+        found = []
+        for line in whole_lines(self._settings_file, mend=False):
+            with suppress(ValueError):  # another is drawn in its place
+                found.append(json.loads(line))
+        return found
+
+    def record_setting(self, values: Mapping[str, Any]) -> None:
+        """Keep a setting that was drawn, at once on disk: a resume draws no other."""
+        whole_lines(self._settings_file)
+        with self._settings_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _listed_lines(self, *, mend: bool) -> list[str]:
+        lines = whole_lines(self._record_file, mend=mend)
+        if lines and lines[0] != ",".join(STAGE_COLUMNS):
+            raise Unusable(
+                f"{self._record_file} is not this program's: its first line is {lines[0][:80]!r}"
+            )
+        return lines
+
+    def _unwritable(self, reason: object) -> Unusable:
+        return Unusable(
+            f"the study folder {self.path} cannot be written to ({reason}); name another with --out"
+        )
+
+    @property
+    def _record_file(self) -> Path:
+        return self.path / "stages.csv"
+
+    @property
+    def _settings_file(self) -> Path:
+        return self.path / "settings.jsonl"
+
+    @property
+    def _holder_file(self) -> Path:
+        return self.logs / "driver.json"
+
+    def _holder(self) -> str:
+        try:
+            holder = json.loads(self._holder_file.read_text())
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+            return f"process {holder['pid']} on {holder['host']} since {since}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another driver"
+
+
+def whole_lines(path: Path, *, mend: bool = True) -> list[str]:
+    """Return a file's complete lines, after cutting a torn last one off the file itself."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if mend and end < len(content):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return content[:end].decode(errors="replace").splitlines()

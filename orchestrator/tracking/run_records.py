@@ -1,0 +1,345 @@
+"""Study, scenario and trial as records of runs."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import yaml
+
+from orchestrator.plan.columns import slug
+from orchestrator.plan.jobs import StageRun
+from orchestrator.plan.plan import Scenario, Trial
+from orchestrator.scheduler.decisions import Pruning, Status
+from orchestrator.scheduler.results_table import METRICS, ResultRows
+from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.scheduler.trigger_pictures import Pictures
+from orchestrator.spec.dump import resolved_yaml
+from orchestrator.spec.model import LogModels, Study
+from orchestrator.store.lookup import ScoreFinding, StageResults, VictimFinding
+from orchestrator.store.serialization import REPAIRED, VICTIM
+from orchestrator.store.store import Store
+from orchestrator.tracking.models import describe
+from orchestrator.tracking.records import Dataset, Record, digest_of
+from ulrl.hyperparameters import PARTS, Hyperparameters
+
+
+class ImageSets:
+    """Names the sets of scenarios and trials; what fixes a dataset's content is read once."""
+
+    def __init__(self) -> None:
+        self._identities: dict[Any, str] = {}
+
+    def of_scenario(self, scenario: Scenario) -> tuple[Dataset, ...]:
+        """Return what a victim was trained on, and what models are measured on."""
+        dataset, facts = scenario.dataset, scenario.dataset.facts()
+        identity = self._identity(dataset)
+        told: dict[str, Any] = {}
+        trained, tested = None, None
+        if facts is not None:
+            told = {"classes": facts.classes, "side": facts.side, "channels": facts.channels}
+            trained, tested = sum(facts.train_counts), facts.test_count
+        poison = {name: scenario.columns[name] for name in ("poison_ratio", "target_label")}
+        return (
+            Dataset(
+                name=f"{dataset.label} poisoned by {scenario.poison.attack.name}",
+                digest=_short([identity, scenario.columns]),
+                context="training",
+                facts={"images": trained, **told, **poison},
+            ),
+            Dataset(
+                name=dataset.label,
+                digest=_short([identity, "test"]),
+                context="evaluation",
+                facts={"images": tested, **told},
+            ),
+        )
+
+    def of_trial(self, trial: Trial) -> tuple[Dataset, ...]:
+        """Return the clean samples that the defender held."""
+        dataset = trial.scenario.dataset
+        drawn = {
+            "clean_ratio": trial.hyperparameters.clean.clean_ratio,
+            "defence_seed": trial.defence_seed,
+        }
+        digest = _short([self._identity(dataset), drawn])
+        return (Dataset(name=dataset.label, digest=digest, context="defence", facts=drawn),)
+
+    def _identity(self, dataset: Any) -> str:
+        if dataset not in self._identities:
+            self._identities[dataset] = digest_of([dataset.label, dataset.identity()])
+        return self._identities[dataset]
+
+
+def _short(content: Any) -> str:
+    return digest_of(content)[:16]
+
+
+Curves: TypeAlias = dict[str, tuple[tuple[int, float], ...]]
+
+STUDY = "study"
+ADDRESSES = (
+    "mlflow.uri",
+    "store",
+    "optuna.storage",
+)  # the same study elsewhere
+_HALVES = tuple((when, half) for when in ("before", "after") for half in ("selection", "report"))
+_NUMBERS = (
+    *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),
+    *("der_selection", "der_report", "target_z", "target_rank", "stop_epoch"),
+    *("accuracy_at_stop", "collapse_class", "collapse_share", "seconds"),
+    *("rir_selection", "rir_report"),
+)
+
+
+class Runs:
+    """Makes the record of each run from what the driver knows at the moment."""
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        results: ResultRows,
+        findings: StageResults,
+        store: Store,
+        pictures: Pictures,
+    ) -> None:
+        self._conductor, self._results = conductor, results
+        self._findings, self._store, self._pictures = findings, store, pictures
+        self._plan = conductor.plan
+        self._policy = conductor.plan.study.mlflow.log_models
+        self._sets = ImageSets()
+        self._prunings: dict[tuple[str, int], Pruning] = {}
+        self._told = 0  # of the prunings
+        self._ascent: tuple[tuple[str, int], Curves] = (("", 0), {})  # the last that was shown
+
+    def study(
+        self,
+        *,
+        status: str,
+        metrics: Mapping[str, float],
+        curves: Curves,
+        artifacts: tuple[tuple[str, str], ...],
+        tags: Mapping[str, str],
+    ) -> Record:
+        """Return the parent of all; `tags` say what it found."""
+        plan = self._plan
+        counts = {
+            "scenarios": len(plan.scenarios),
+            "settings": plan.most_settings,
+            "trials": plan.planned_trials,
+        }
+        said = {"RUNNING": "running", "FINISHED": "done"}.get(status, "interrupted")
+        return Record(
+            key=STUDY,
+            parent=None,
+            name=plan.study.name,
+            params={**_texts(_settled(plan.study)), **_texts(counts)},
+            metrics=dict(metrics),
+            curves=curves,
+            tags={"kind": "study", "status": said, **tags},
+            status=status,
+            artifacts=artifacts,
+        )
+
+    def scenario(self, scenario: Scenario, finding: VictimFinding | None) -> Record:
+        """Return a scenario's run: its victim, or that there is none."""
+        metrics: dict[str, float] = {}
+        curves: Curves = {}
+        model = ended = began = None
+        ok = "unknown"
+        picture = self._pictures.of(scenario)
+        if finding is not None:
+            for metric in METRICS:
+                for half in ("selection", "report"):
+                    value = getattr(getattr(finding.evaluation, half), metric)
+                    metrics[f"{metric}_before_{half}"] = value
+            metrics |= {**_seconds(finding.runs), "seconds": finding.seconds}
+            curves = _curves("train_victim", ("loss", "accuracy"), finding.training)
+            ok = str(self._results.victim_ok(finding))
+            if self._policy is LogModels.ALL:
+                model = describe(VICTIM, finding.key, scenario)
+            ended = self._store.written("evaluate", finding.runs[-1].key)
+            began = None if ended is None else ended - finding.seconds
+        tags = {"kind": "scenario", "status": "failed" if finding is None else "done"}
+        return Record(
+            key=scenario_key(scenario),
+            parent=STUDY,
+            name=self._plan.name_of(scenario),
+            params=_texts({**scenario.columns, **_made(self._plan.study, scenario)}),
+            metrics=metrics,
+            curves=curves,
+            tags={**tags, "victim_ok": ok, **_tags(scenario)},
+            status="FAILED" if finding is None else "FINISHED",
+            artifacts=() if picture is None else ((str(picture), ""),),
+            model=model,
+            datasets=self._sets.of_scenario(scenario),
+            began=began,
+            ended=ended,
+        )
+
+    def trial(self, trial: Trial, *, best: bool) -> Record:
+        """Return a trial's run; `best` says that it is its scenario's best."""
+        row = self._results.row(trial)
+        scored = self._conductor.scores.get(trial.number)
+        repaired = self._conductor.repairs.get(trial.number)
+        metrics = {name: float(row[name]) for name in _NUMBERS if row[name] is not None}
+        curves: Curves = {}
+        model = ended = began = None
+        if row["status"] == Status.DONE.value and scored is not None and repaired is not None:
+            curves = self._phase_one(scored) | _curves("relearn", METRICS, repaired.curve)
+            curves |= _curves("relearn", ("loss", "accuracy"), repaired.training)
+            metrics |= _seconds((*scored.runs, *repaired.runs))
+            ended = self._store.written("evaluate", repaired.runs[-1].key)
+            began = None if ended is None else ended - repaired.seconds
+            if self._policy is LogModels.ALL or (best and self._policy is LogModels.BEST):
+                model = describe(REPAIRED, scored.relearn_key, trial.scenario)
+        named = best and row["victim_ok"] is not False  # a weak victim has no best repair
+        wanted = named and self._plan.study.mlflow.register
+        return Record(
+            key=trial.key,
+            parent=scenario_key(trial.scenario),
+            name=trial.setting.text,
+            params=_parameters(trial),
+            metrics=metrics,
+            curves=curves,
+            tags={
+                "kind": "trial",
+                "status": row["status"],
+                "best": str(named),
+                "victim_ok": str(row["victim_ok"]),
+                "flagged": row["flagged"] or "",
+                "plain_fine_tuning": str(row["plain_fine_tuning"] or False),
+                "wrecked": str(row["wrecked"] or False),
+                "error": row["error"] or "",
+                **self._pruned(trial, row["status"]),
+                **_tags(trial.scenario),
+            },
+            status="FAILED" if row["status"] == Status.FAILED.value else "FINISHED",
+            model=model,
+            registered=self._registered(trial.scenario) if wanted and model is not None else "",
+            datasets=self._sets.of_trial(trial),
+            began=began,
+            ended=ended,
+        )
+
+    def _pruned(self, trial: Trial, status: str) -> dict[str, str]:
+        """Return when a pruned trial was given up: ``epoch 3``, or ``scenario 7`` of a setting."""
+        if status != Status.PRUNED.value:
+            return {}
+        prunings = self._conductor.decisions.prunings
+        for pruning in prunings[self._told :]:
+            whole = pruning.level == "setting"
+            number = pruning.trial.setting.number if whole else pruning.trial.number
+            self._prunings[pruning.level, number] = pruning
+        self._told = len(prunings)
+        for level, number, unit in (
+            ("curve", trial.number, "epoch"),
+            ("setting", trial.setting.number, "scenario"),
+        ):
+            found = self._prunings.get((level, number))
+            if found is not None:
+                return {"pruned_by": level, "pruned_at": f"{unit} {found.evidence.step}"}
+        return {}
+
+    def _registered(self, scenario: Scenario) -> str:
+        # Names of scenarios may be cut, so two may have the same slug: the key tells them apart.
+        text = slug(self._plan.name_of(scenario))[:60]
+        return f"{self._plan.study.name}.{text}.{digest_of(scenario_key(scenario))[:8]}"
+
+    def _phase_one(self, scored: ScoreFinding) -> Curves:
+        """Return how a trial's phase 1 went until it stopped; others may have gone on."""
+        key = scored.runs[0].key, scored.scores.stop_epoch
+        known, curves = self._ascent
+        if known != key or not curves["unlearn/accuracy"]:  # trials of a group share them
+            curves = self._made_phase_one(scored)
+            self._ascent = key, curves
+        return curves
+
+    def _made_phase_one(self, scored: ScoreFinding) -> Curves:
+        values, stop = self._findings.ascent(scored), scored.scores.stop_epoch
+        singles = {
+            f"unlearn/{name}": tuple(enumerate(values.get(name, ())[:stop], start=1))
+            for name in ("loss", "accuracy")
+        }
+        return {**singles, **_curves("unlearn", METRICS, values.get("curve", ())[:stop])}
+
+
+def scenario_key(scenario: Scenario) -> str:
+    """Return what names a scenario in MLflow, whatever its number in a changed grid."""
+    return json.dumps(scenario.columns, sort_keys=True)
+
+
+def _parameters(trial: Trial) -> dict[str, str]:
+    own = _texts({**trial.scenario.columns, "defence_seed": trial.defence_seed})
+    return own | _resolved(trial.hyperparameters)
+
+
+@lru_cache(maxsize=1024)  # trials of a setting share them
+def _resolved(hyperparameters: Hyperparameters) -> dict[str, str]:
+    parts = [getattr(hyperparameters, name) for name in PARTS]
+    return _texts(
+        {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+    )
+
+
+def _made(study: Study, scenario: Scenario) -> dict[str, Any]:
+    """Return every option of what makes a victim, defaults included, but where files lie."""
+    choice = scenario.choice
+    entries: dict[str, Any] = {
+        "attack": choice.attack,
+        "dataset": scenario.dataset,
+        "architecture": scenario.architecture,
+    }
+    options: dict[str, Any] = {
+        f"{axis}.{field.name}": getattr(entry, field.name)
+        for axis, entry in entries.items()
+        for field in dataclasses.fields(entry)
+        if not field.metadata.get("runtime")
+    }
+    options |= {"attack.labels": choice.labels, "attack.stamp": choice.stamp}
+    options |= {"attack.source": choice.source, "victim_imported": scenario.source is not None}
+    if scenario.source is not None:
+        return options
+    return {
+        **dataclasses.asdict(
+            study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
+        ),
+        **options,
+    }
+
+
+def _settled(study: Study) -> dict[str, Any]:
+    """Return the study file with every default, a dotted name for each value."""
+    flat: dict[str, Any] = {}
+    rest: list[tuple[str, Any]] = [("", yaml.safe_load(resolved_yaml(study)))]
+    while rest:
+        name, value = rest.pop()
+        if isinstance(value, dict) and value:
+            rest += [(f"{name}.{key}" if name else str(key), one) for key, one in value.items()]
+        elif name not in ADDRESSES:
+            flat[name] = json.dumps(value) if isinstance(value, list | dict) else value
+    return dict(sorted(flat.items()))
+
+
+def _tags(scenario: Scenario) -> dict[str, str]:
+    columns = scenario.columns
+    return {name: str(columns[name]) for name in ("attack", "dataset", "architecture", "seed")}
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {k: str(v.value if isinstance(v, Enum) else v) for k, v in values.items()}
+
+
+def _seconds(runs: Iterable[StageRun]) -> dict[str, float]:
+    """Return what each stage took, when it was first computed."""
+    return {f"seconds/{run.stage}": run.seconds for run in runs}
+
+
+def _curves(stage: str, names: tuple[str, ...], points: Any) -> Curves:
+    """Return columns of a stage's per-epoch points as curves with epochs from 1."""
+    return {
+        f"{stage}/{name}": tuple((epoch, float(p[i])) for epoch, p in enumerate(points, start=1))
+        for i, name in enumerate(names)
+    }

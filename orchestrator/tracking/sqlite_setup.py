@@ -1,0 +1,155 @@
+"""A local database for MLflow: it is whole or absent, whatever kill comes while it is made."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from orchestrator.files import ASIDE, aside_of, remove_left
+from orchestrator.processes import scratch
+
+TIMEOUT = 300  # seconds; the tables take 2 to 8
+QUIET = 30.0  # seconds without a change: nobody is making this database any more
+
+
+def database_file(uri: str) -> Path | None:
+    """Return the file that an address of MLflow's means, or None if it means something else."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    name = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(name).absolute() if name and name != ":memory:" else None
+
+
+def ensure_database(path: Path) -> None:
+    """Make the database if there is none; of two drivers that do, one comes first.
+
+    MLflow itself makes the tables in place, over seconds, and cannot use a half of them. One
+    that a kill left so is moved aside and made anew; nothing is lost, for it holds no run.
+
+    Raises:
+        RuntimeError: There is something that MLflow cannot use, or it cannot make one; the
+            text says what to do.
+    """
+    if path.exists():
+        since = path.stat().st_mtime
+        if _whole(path):
+            return
+        mend(path, "it is half made", since)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_left(path.parent.glob(f".{path.name}{ASIDE}"))
+    partial = aside_of(path)
+    with scratch() as folder:
+        fresh = folder / path.name
+        _make_tables(fresh)
+        try:
+            shutil.copyfile(fresh, partial)
+            os.link(partial, path)  # unlike a rename, never onto what another driver has begun
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def mend(path: Path, reason: str, since: float | None = None) -> None:
+    """Move a database aside that MLflow refuses, if it holds no run.
+
+    Args:
+        path: The database.
+        reason: Why MLflow refuses it.
+        since: When it was last written, if it was opened meanwhile: SQLite then writes to what
+            a kill left in the middle of a change, to take the half of it back.
+
+    Raises:
+        RuntimeError: It holds runs, or somebody may be making it; the text says what to do.
+    """
+    written = path.stat().st_mtime if since is None else since
+    runs = _count_runs(path)
+    if runs:
+        raise RuntimeError(
+            f"MLflow cannot use {path}, with {runs} runs in it: {reason}. Copy it, then run: "
+            f"mlflow db upgrade sqlite:///{path}; if that fails move it away, and each study's "
+            f"command writes its runs anew"
+        )
+    if path.stat().st_size and time.time() - written < QUIET:
+        raise RuntimeError(
+            f"{path} is half made, by another program just now or until it was killed; once it "
+            f"has been so for {QUIET:.0f} s it is made anew"
+        )
+    for file in (path, path.with_name(f"{path.name}-journal")):
+        if file.exists():
+            file.rename(file.with_name(f"{file.name}.half-made-{uuid4().hex[:8]}"))
+
+
+def unfit(path: Path, version: str, tables: Mapping[str, Collection[str]]) -> str:
+    """Return why MLflow cannot use a whole database, or "" if it can.
+
+    Args:
+        path: The database.
+        version: Of the schema that this MLflow knows.
+        tables: Columns by table in it.
+    """
+    ((found,),) = _ask(path, "select version_num from alembic_version")
+    if found != version:
+        return f"its schema is {found}, this MLflow's is {version}"
+    for table, columns in tables.items():
+        there = columns_of(path, table)
+        if not there:
+            return f"its table {table} is missing"
+        if lacks := sorted(set(columns) - there):
+            return f"its table {table} lacks {', '.join(lacks)}"
+    return ""
+
+
+def columns_of(path: Path, table: str) -> set[str]:
+    """Return the names of a table's columns, none if there is no such table."""
+    return {row[1] for row in _ask(path, f"pragma table_xinfo({table})")}
+
+
+def _whole(path: Path) -> bool:
+    """Return whether a database says which version it has, as the last act of making it does."""
+    tables = {name for (name,) in _ask(path, "select name from sqlite_master")}
+    if "alembic_version" not in tables or any(t.startswith("_alembic_tmp") for t in tables):
+        return False
+    return bool(_ask(path, "select version_num from alembic_version"))
+
+
+def _count_runs(path: Path) -> int:
+    found = _ask(path, "select 1 from sqlite_master where type = 'table' and name = 'runs'")
+    return int(_ask(path, "select count(*) from runs")[0][0]) if found else 0
+
+
+def _ask(path: Path, query: str) -> list[tuple[Any, ...]]:
+    try:
+        with closing(sqlite3.connect(path, timeout=20)) as connection:
+            return list(connection.execute(query))
+    except sqlite3.OperationalError as error:
+        raise RuntimeError(f"{path} cannot be read: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise RuntimeError(
+            f"{path} is no database of MLflow's ({error}); move it away, or name another with "
+            f"mlflow.uri"
+        ) from error
+
+
+def _make_tables(path: Path) -> None:
+    # In a process of its own: migrations rest on global state, which Optuna's use too. `mlflow db
+    # upgrade` by itself: all of MLflow's commands take a second of computing more to import.
+    end = f"from orchestrator.processes import end_with; end_with({os.getpid()})"
+    program = f"{end}; from mlflow.db import commands; commands()"
+    command = [sys.executable, "-c", program, "upgrade", f"sqlite:///{path}"]
+    here = str(Path(__file__).resolve().parents[2])  # it may be on this process' path alone
+    paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(  # noqa: S603 - nothing in it but our interpreter and our path
+        command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no word of why"]
+        raise RuntimeError(f"MLflow cannot make {path.name}: {lines[-1]}")
