@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.plan.plan import Trial
-from orchestrator.store.lookup import ScoreFinding, StageResults
+from orchestrator.store.lookup import ScoreResult, StageResults
 from ulrl.resetting import choose_resets
 
 SURFACE = (  # 300 settings
@@ -37,7 +37,7 @@ class Count:
         return self.ascent + self.relearn
 
 
-def scored(findings: StageResults, trials: Iterable[Trial]) -> list[ScoreFinding]:
+def scored(findings: StageResults, trials: Iterable[Trial]) -> list[ScoreResult]:
     """Return what phase 1 of each trial found.
 
     Raises:
@@ -52,7 +52,7 @@ def scored(findings: StageResults, trials: Iterable[Trial]) -> list[ScoreFinding
     return found
 
 
-def distinct_relearnings(trials: Sequence[Trial], found: Sequence[ScoreFinding]) -> int:
+def distinct_relearnings(trials: Sequence[Trial], found: Sequence[ScoreResult]) -> int:
     """Return how many relearnings of one victim differ, by what they are.
 
     Not by the store's keys, which this is to check: a relearning is told by the defence seed,

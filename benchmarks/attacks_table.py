@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from orchestrator.pipeline.cached import Shelf
-from orchestrator.pipeline.inputs import Materials
+from orchestrator.pipeline.cached import CachedStages
+from orchestrator.pipeline.inputs import StageInputs
 from orchestrator.pipeline.victims import VictimStages
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import Plan, Scenario, make_plan
 from orchestrator.plan.resources import compute_here
 from orchestrator.spec.load import load_study
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.serialization import HELPER
 from ulrl.attacks import Learned
 from ulrl.attacks._benign import BenignModel
@@ -113,9 +113,9 @@ class _Desk:
         compute = compute_here(study)
         torch.set_num_threads(1)
         self._plan = plan
-        self._keys = KeyRing(study.victim, compute)
-        self._shelf = Shelf(Site(store=study.store, study="table", device=compute.device))
-        self._materials = Materials()
+        self._keys = CacheKeys(study.victim, compute)
+        self._shelf = CachedStages(Site(store=study.store, study="table", device=compute.device))
+        self._materials = StageInputs()
         device = torch.device(compute.device)
         self._victims = VictimStages(self._shelf, self._keys, study.victim, self._materials, device)
 

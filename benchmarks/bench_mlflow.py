@@ -23,7 +23,7 @@ import psutil
 from benchmarks._common import options, report, table
 from orchestrator.tracking.records import Dataset, Record
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.tracking.upload_queue import Outbox
+from orchestrator.tracking.upload_queue import UploadQueue
 
 DELIVERED = 200  # runs that really go through the tracker, before and after the copies
 SCENARIOS = 40
@@ -79,7 +79,7 @@ def outbox_costs(folder: Path, runs: int) -> dict[str, float]:
     process = psutil.Process()
     records = study()
     before = process.memory_info().rss
-    outbox = Outbox(folder / "alone.jsonl")
+    outbox = UploadQueue(folder / "alone.jsonl")
     started = time.process_time()
     for record in records:
         outbox.add(record)
@@ -93,7 +93,7 @@ def outbox_costs(folder: Path, runs: int) -> dict[str, float]:
     outbox.close()
     held = process.memory_info().rss - before
     started = time.process_time()
-    Outbox(folder / "alone.jsonl").close()
+    UploadQueue(folder / "alone.jsonl").close()
     again = time.process_time() - started
     return {
         "outbox_ms_per_record": 1000 * (spent - made) / runs,

@@ -51,9 +51,9 @@ def ours(count: int, folder: Path) -> dict[str, float]:
     from benchmarks.idle import Idle
     from orchestrator.cli.run import run_study
     from orchestrator.executor import ray_tune
-    from orchestrator.plan.jobs import Finished, Item
+    from orchestrator.plan.jobs import Item, JobResult
     from orchestrator.plan.plan import make_plan
-    from orchestrator.scheduler.scheduler import Conductor
+    from orchestrator.scheduler.scheduler import StudyScheduler
     from orchestrator.spec.load import load_study
     from orchestrator.terminal import Interrupts
 
@@ -64,10 +64,10 @@ def ours(count: int, folder: Path) -> dict[str, float]:
     ends: list[float] = []
     run_on_ray = partial(ray_tune.run_on_ray, workshop=Idle)
 
-    def watched(conductor: Conductor, *arguments: Any) -> None:
+    def watched(conductor: StudyScheduler, *arguments: Any) -> None:
         finished = conductor.finished
 
-        def note(item: Item, result: Finished) -> None:
+        def note(item: Item, result: JobResult) -> None:
             finished(item, result)
             ends.append(time.perf_counter())
 

@@ -26,13 +26,13 @@ from benchmarks._material import whole
 from benchmarks._official import OfficialLoop
 from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
 from orchestrator.address import Address
-from orchestrator.pipeline.inputs import Materials
-from orchestrator.pipeline.stages import Workshop
-from orchestrator.plan.jobs import Catalogue, Item, Site, VictimItem
+from orchestrator.pipeline.inputs import StageInputs
+from orchestrator.pipeline.stages import StageRunner
+from orchestrator.plan.jobs import Item, JobCatalog, Site, VictimJob
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
 from orchestrator.spec.load import load_study
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import StageResults
 from orchestrator.store.serialization import ASCENT, VICTIM
 from orchestrator.store.store import Store
@@ -151,10 +151,10 @@ class Surface:
         study = load_study(str(folder / "surface.yaml"), SURFACE)
         self._folder, self._relearn = folder, relearn
         self.plan = make_plan(study)
-        self._catalogue = Catalogue(self.plan)
+        self._catalogue = JobCatalog(self.plan)
         device = the_device().type
         self._site = Site(store=Address(str(store)), study="benchmark", device=device)
-        self._keys = KeyRing(study.victim, Compute(device=device, threads=1))
+        self._keys = CacheKeys(study.victim, Compute(device=device, threads=1))
         self._store = Store(str(store))
         self._findings = StageResults(self._store, self._keys)
         self._runs: dict[str, list[str]] = {}
@@ -162,14 +162,14 @@ class Surface:
 
     def run(self) -> None:
         """Do everything."""
-        workshop = Workshop(self._site, self.plan.study.victim)
-        self._do(workshop, VictimItem(scenario=self.plan.scenarios[0]))
+        workshop = StageRunner(self._site, self.plan.study.victim)
+        self._do(workshop, VictimJob(scenario=self.plan.scenarios[0]))
         for group in self._catalogue.groups:
             self._do(workshop, group.item)
         for trial in self.plan.trials:
             self._do(workshop, self._catalogue.trial_item(trial))
 
-    def _do(self, workshop: Workshop, item: Item) -> None:
+    def _do(self, workshop: StageRunner, item: Item) -> None:
         with clock() as taken:
             for _ in workshop.work(item):
                 pass
@@ -229,7 +229,7 @@ class Surface:
     def official_units(self, rounds: int, workers: int) -> dict[str, float]:
         """Return CPU seconds of an epoch of each phase in the official loop's structure."""
         trial, scenario = self.plan.trials[0], self.plan.scenarios[0]
-        materials = Materials()
+        materials = StageInputs()
         blueprint = materials.blueprint(scenario)
         victim = VICTIM.read(self._store, self._keys.victim(scenario), blueprint)
         if victim is None:

@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 
-from orchestrator.pipeline.stages import Workshop, ascent_entry
-from orchestrator.plan.jobs import Item, Progress, StageRun, VictimItem
+from orchestrator.pipeline.stages import StageRunner, ascent_entry
+from orchestrator.plan.jobs import Item, Progress, StageRun, VictimJob
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.store.serialization import (
     ASCENT,
@@ -47,11 +47,11 @@ NOTHING = Weights(
 )
 
 
-class Idle(Workshop):
+class Idle(StageRunner):
     """Does each item at once."""
 
     def work(self, item: Item) -> Generator[Progress, None, tuple[StageRun, ...]]:
-        if not isinstance(item, VictimItem):
+        if not isinstance(item, VictimJob):
             return (yield from super().work(item))
         self._shelf.begin()
         key = self._keys.victim(item.scenario)

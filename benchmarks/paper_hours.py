@@ -58,7 +58,7 @@ def measured() -> dict[str, Any]:
     clock = cost_model.Calibration(the_device().type, 1, len(places))
     found = []
     for name, classes, side, replayed in places:
-        kind = cost_model.Kind(
+        kind = cost_model.StageShape(
             architecture=ARCHITECTURES[name](),
             classes=classes,
             channels=3,
@@ -83,7 +83,7 @@ def tell(found: dict[str, Any], file: Path) -> None:
     from orchestrator.plan.resources import Compute
     from orchestrator.scheduler.estimate import estimate
     from orchestrator.spec.load import load_study
-    from orchestrator.store.keys import KeyRing
+    from orchestrator.store.keys import CacheKeys
     from orchestrator.store.store import Store
 
     speeds = {
@@ -99,7 +99,7 @@ def tell(found: dict[str, Any], file: Path) -> None:
 
     study = load_study(str(file), ["grid.seed=[0]"])
     plan = make_plan(study)
-    keys = KeyRing(study.victim, Compute(device="cuda"))
+    keys = CacheKeys(study.victim, Compute(device="cuda"))
     with TemporaryDirectory() as empty, patch.object(Calibration, "speed", speed):
         cost = estimate(plan, Store(empty), keys, workers=1, gpu=1.0)
     where = found["environment"]

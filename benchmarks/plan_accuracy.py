@@ -21,7 +21,7 @@ from orchestrator.plan.resources import Shares, this_machine
 from orchestrator.scheduler.estimate import PlanEstimate, estimate
 from orchestrator.scheduler.sampling import foresee
 from orchestrator.spec.load import load_study
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
 
 STAGES = ("train_helper", "train_victim", "unlearn", "relearn")  # evaluations with the models
@@ -62,7 +62,7 @@ def asked(file: str, changes: Sequence[str], *, inline: bool) -> PlanEstimate:
     here = this_machine()
     shares = Shares(study, [here])
     workers = 1 if inline else shares.likely([here], plan.scenarios)
-    keys = KeyRing(study.victim, shares.compute)
+    keys = CacheKeys(study.victim, shares.compute)
     return estimate(plan, Store(study.store), keys, workers, 0.0)
 
 

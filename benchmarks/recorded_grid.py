@@ -13,7 +13,7 @@ from orchestrator.scheduler.scheduler import point_of
 from orchestrator.search.best import Choice
 from orchestrator.spec.load import load_study
 from orchestrator.spec.model import Prune
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import StageResults, objective_value
 from orchestrator.store.store import Store
 from ulrl.metrics import Metrics
@@ -85,7 +85,7 @@ def read_grid(folder: Path) -> Grid:
     study = load_study(str(folder / "study.yaml"))
     if study.prune != Prune():
         raise ValueError(f"{folder}: to replay a study it must have run with prune: none")
-    keys = KeyRing(study.victim, compute_here(study))
+    keys = CacheKeys(study.victim, compute_here(study))
     return grid_of(make_plan(study), StageResults(Store(study.store), keys))
 
 

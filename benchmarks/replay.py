@@ -5,19 +5,19 @@ import hashlib
 import torch
 
 from orchestrator.plan.jobs import (
-    AscentItem,
-    Finished,
-    HelperItem,
+    AscentJob,
+    HelperJob,
     Item,
+    JobResult,
     Progress,
     StageRun,
-    VictimItem,
+    VictimJob,
 )
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.plan.resources import Compute
 from orchestrator.scheduler.decisions import Verdict
-from orchestrator.store.keys import KeyRing
-from orchestrator.store.lookup import RepairFinding, ScoreFinding, StageResults, VictimFinding
+from orchestrator.store.keys import CacheKeys
+from orchestrator.store.lookup import RepairResult, ScoreResult, StageResults, VictimResult
 from orchestrator.store.store import Store
 from ulrl.attacks import Helper
 from ulrl.evaluation import Evaluation
@@ -43,17 +43,17 @@ class Replay(StageResults):
     """Findings that are there as soon as somebody says so."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(Store("memory://replay"), KeyRing(plan.study.victim, Compute()))
+        super().__init__(Store("memory://replay"), CacheKeys(plan.study.victim, Compute()))
         self._helpers: set[tuple[Helper, str]] = set()
         self._made: set[str] = set()
-        self._known: dict[int, VictimFinding] = {}
+        self._known: dict[int, VictimResult] = {}
 
     def make(self, item: Item) -> None:
         """Note that an item's result is there now."""
-        if isinstance(item, HelperItem):
+        if isinstance(item, HelperJob):
             self._helpers.add((item.helper, self._keys.helper(item.scenario, item.helper)))
-        elif isinstance(item, VictimItem):
-            self._known[item.scenario.number] = VictimFinding(
+        elif isinstance(item, VictimJob):
+            self._known[item.scenario.number] = VictimResult(
                 key=item.name,
                 evaluation=_evaluation(0.9, 0.99),
                 counts={},
@@ -62,7 +62,7 @@ class Replay(StageResults):
                 runs=(),
                 specimens={},
             )
-        elif isinstance(item, AscentItem):
+        elif isinstance(item, AscentJob):
             self._made.add(_group(item.trial))
         else:
             self._made.add(item.trial.name)
@@ -73,20 +73,20 @@ class Replay(StageResults):
             return None
         return StageRun(stage="train_helper", key=key, scenario="", seconds=0.0, study="")
 
-    def victim(self, scenario: Scenario) -> VictimFinding | None:
+    def victim(self, scenario: Scenario) -> VictimResult | None:
         return self._known.get(scenario.number)
 
-    def scores(self, trial: Trial) -> ScoreFinding | None:
+    def scores(self, trial: Trial) -> ScoreResult | None:
         if _group(trial) not in self._made:
             return None
-        return ScoreFinding(scores=SCORES, relearn_key=trial.name, seconds=0.0, runs=())
+        return ScoreResult(scores=SCORES, relearn_key=trial.name, seconds=0.0, runs=())
 
-    def repair(self, trial: Trial, relearn_key: str) -> RepairFinding | None:
+    def repair(self, trial: Trial, relearn_key: str) -> RepairResult | None:
         if relearn_key not in self._made:
             return None
         asr = min(1.0, 0.02 * trial.setting.number + 0.3 * _chance(relearn_key))
         found = _evaluation(0.88, asr)
-        return RepairFinding(
+        return RepairResult(
             evaluation=found, counts={}, curve=(), training=(), seconds=0.0, runs=()
         )
 
@@ -100,10 +100,10 @@ class NoObserver:
     def progressed(self, item: Item, progress: Progress) -> None:
         """Nobody asks."""
 
-    def ended(self, item: Item, result: Finished) -> None:
+    def ended(self, item: Item, result: JobResult) -> None:
         """Nobody asks."""
 
-    def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         """Nobody asks."""
 
     def decided(self, verdict: Verdict) -> None:

@@ -25,18 +25,18 @@ from benchmarks._common import report
 from benchmarks.replay import NoObserver, Replay
 from orchestrator.plan.cost_model import lengths
 from orchestrator.plan.jobs import (
-    AscentItem,
-    Catalogue,
-    Finished,
-    HelperItem,
+    AscentJob,
+    HelperJob,
     Item,
-    TrialItem,
-    VictimItem,
+    JobCatalog,
+    JobResult,
+    TrialJob,
+    VictimJob,
 )
 from orchestrator.plan.plan import Plan, Scenario, make_plan
-from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.load import load_study
-from orchestrator.store.study_folder import Folder
+from orchestrator.store.study_folder import StudyFolder
 
 EPOCH = {"preact_resnet18": 2.4, "vgg19_bn": 1.8, "vit_b_16": 24.0}  # seconds, 50,000 images
 PIXELS = {"cifar10": 1.0, "cifar100": 1.0, "gtsrb": 0.8, "tiny_imagenet": 6.0}
@@ -76,11 +76,11 @@ class Costs:
         recipe = self._plan.study.victim.config(
             item.scenario.dataset.name, item.scenario.poison.attack.name
         )
-        if isinstance(item, HelperItem):
+        if isinstance(item, HelperJob):
             return one * item.helper.cost(recipe)
-        if isinstance(item, VictimItem):
+        if isinstance(item, VictimJob):
             return one * recipe.epochs
-        return one * (ASCENT if isinstance(item, AscentItem) else RELEARN)
+        return one * (ASCENT if isinstance(item, AscentJob) else RELEARN)
 
     def before(self, scenario: Scenario) -> float:
         """Return the typical seconds of a scenario's helpers and victim."""
@@ -97,10 +97,10 @@ class Simulation:
         self._costs = Costs(plan)
         self._findings = Replay(plan)
         (folder / "logs").mkdir(parents=True)
-        record = Folder(folder)
+        record = StudyFolder(folder)
         record.open_record()
         self._length = lengths(plan) if ordered else None
-        self.conductor = Conductor(plan, record, self._findings, NoObserver())
+        self.conductor = StudyScheduler(plan, record, self._findings, NoObserver())
         self._chains = _Chains(plan)
         self._events: list[tuple[float, int, Item, float, bool]] = []
         self._number = 0
@@ -149,7 +149,7 @@ class Simulation:
 
     def _load(self, item: Item, last: Scenario | None) -> float:
         same = last is not None and last.number == item.scenario.number
-        if same or isinstance(item, (HelperItem, VictimItem)):
+        if same or isinstance(item, (HelperJob, VictimJob)):
             return 0.0
         seconds = LOADING[item.scenario.architecture.name]
         self._loading += seconds
@@ -157,17 +157,17 @@ class Simulation:
 
     def _finish(self, item: Item, seconds: float) -> None:
         self._work += seconds
-        self._relearns += isinstance(item, TrialItem)
+        self._relearns += isinstance(item, TrialJob)
         self._chains.add(item, seconds)
         self._findings.make(item)
-        self.conductor.finished(item, Finished(spent=seconds))
+        self.conductor.finished(item, JobResult(spent=seconds))
 
 
 class _Chains:
     """How long a scenario's items keep each other waiting: helpers, victim, ascent, one trial."""
 
     def __init__(self, plan: Plan) -> None:
-        catalogue = Catalogue(plan)
+        catalogue = JobCatalog(plan)
         self._users: dict[str, list[int]] = defaultdict(list)
         for scenario in plan.scenarios:
             for item in catalogue.helpers_of(scenario):
@@ -178,7 +178,7 @@ class _Chains:
     def add(self, item: Item, seconds: float) -> None:
         """Note an item; relearnings wait for phase 1 but not for each other."""
         number = item.scenario.number
-        if isinstance(item, TrialItem):
+        if isinstance(item, TrialJob):
             self._last[number] = max(self._last[number], seconds)
         else:
             for user in self._users.get(item.name, [number]):

@@ -12,13 +12,13 @@ from collections import defaultdict
 
 from benchmarks._common import report, spread, summary, table
 from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
-from orchestrator.errors import Mistakes
-from orchestrator.pipeline.stages import Workshop
-from orchestrator.plan.jobs import Catalogue, Item, Site, VictimItem
+from orchestrator.errors import SpecError
+from orchestrator.pipeline.stages import StageRunner
+from orchestrator.plan.jobs import Item, JobCatalog, Site, VictimJob
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.plan.resources import Shares, this_machine
 from orchestrator.spec.load import load_study
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import StageResults
 from orchestrator.store.store import Store
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         plan = make_plan(load_study(given.study, [*SURFACE, *given.set]))
-    except Mistakes as error:
+    except SpecError as error:
         print(error, file=sys.stderr)
         return 2
     counter = Counter(plan)
@@ -74,13 +74,13 @@ class Counter:
     def __init__(self, plan: Plan) -> None:
         study = plan.study
         compute = Shares(study, [this_machine()]).compute
-        keys = KeyRing(study.victim, compute)
+        keys = CacheKeys(study.victim, compute)
         self._findings = StageResults(Store(study.store), keys)
         site = Site(
             store=study.store, study="counts", device=compute.device, threads=compute.threads
         )
-        self._workshop = Workshop(site, study.victim)
-        self._plan, self._catalogue = plan, Catalogue(plan)
+        self._workshop = StageRunner(site, study.victim)
+        self._plan, self._catalogue = plan, JobCatalog(plan)
         self._trials: dict[int, list[Trial]] = defaultdict(list)
         for trial in plan.trials:
             self._trials[trial.scenario.number].append(trial)
@@ -90,7 +90,7 @@ class Counter:
         scenario = self._plan.scenarios[number]
         for helper in self._catalogue.helpers_of(scenario):
             self._do(helper)
-        self._do(VictimItem(scenario=scenario))
+        self._do(VictimJob(scenario=scenario))
         for group in self._catalogue.groups_in(number):
             self._do(group.item)
         trials = self._trials[number]

@@ -1,10 +1,10 @@
 """What can go wrong for a user, and the exit code each has.
 
-- ``Stop``: anything the command ends with, but success
-    - ``Mistakes``: the study file or the command line is wrong (2)
-    - ``Unusable``: another driver holds the study, or cluster or store cannot be used (3)
+- ``StudyError``: anything the command ends with, but success
+    - ``SpecError``: the study file or the command line is wrong (2)
+    - ``ResourceError``: another driver holds the study, or cluster or store cannot be used (3)
     - ``Interrupted``: a signal that asks the study to end (128 + its number)
-    - ``Spent``: the study's budget is used up, and trials are left (4)
+    - ``BudgetExhausted``: the study's budget is used up, and trials are left (4)
 """
 
 import signal
@@ -19,7 +19,7 @@ def sentence(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-class Stop(Exception):  # noqa: N818 - an interruption is not an error
+class StudyError(Exception):
     """The command ends early; the text is all that the user needs to read."""
 
     exit_code = 1
@@ -28,7 +28,7 @@ class Stop(Exception):  # noqa: N818 - an interruption is not an error
         super().__init__(redacted(text))
 
 
-class Mistakes(Stop):
+class SpecError(StudyError):
     """What the user wrote cannot be run; every mistake is listed, a line each."""
 
     exit_code = 2
@@ -38,23 +38,23 @@ class Mistakes(Stop):
         self.lines = tuple(map(redacted, lines))
 
 
-class Unusable(Stop):
+class ResourceError(StudyError):
     """Something outside the study file is in the way: a lock, the cluster, the store."""
 
     exit_code = 3
 
 
-def unwritable(place: object, error: OSError) -> Stop:
+def unwritable(place: object, error: OSError) -> StudyError:
     """Return what ends a command that cannot write to a path that the user named.
 
     Only a path that can never be written to is a mistake of the user's.
     """
     never = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
     text = f"{place}: cannot be written; {error.strerror or error}"
-    return Mistakes([text]) if isinstance(error, never) else Unusable(text)
+    return SpecError([text]) if isinstance(error, never) else ResourceError(text)
 
 
-class Vanished(Unusable):
+class StoreError(ResourceError):
     """What a worker just stored cannot be read: no result of this store can be trusted."""
 
     def __init__(self, name: str) -> None:
@@ -64,7 +64,7 @@ class Vanished(Unusable):
         )
 
 
-class Interrupted(Stop):
+class Interrupted(StudyError):  # noqa: N818 - as signals are called
     """The user, or a scheduler of the machine, asked the study to end."""
 
     def __init__(self, signum: int) -> None:
@@ -72,11 +72,11 @@ class Interrupted(Stop):
         self.exit_code = 128 + signum
 
 
-class Spent(Stop):
+class BudgetExhausted(StudyError):  # noqa: N818 - the run ends, nothing is wrong
     """The budget of this start is used up before all is done."""
 
     exit_code = 4
 
 
-class Overdue(Exception):  # noqa: N818 - a limit that was reached, not an error of ours
+class TimeLimitExceeded(Exception):  # noqa: N818 - a limit that was reached, not an error of ours
     """The item worked longer than its limit."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import Mistakes, Stop, unwritable
+from orchestrator.errors import SpecError, StudyError, unwritable
 from orchestrator.files import given_path
 from orchestrator.pipeline.victims import blueprint_from_facts
 from orchestrator.plan.plan import Plan, Trial, make_plan
@@ -16,11 +16,11 @@ from orchestrator.scheduler.results_table import METRICS, columns_of
 from orchestrator.scheduler.sampling import recorded
 from orchestrator.spec.load import load_study
 from orchestrator.spec.model import SCENARIO_AXES
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import StageResults
 from orchestrator.store.serialization import REPAIRED
 from orchestrator.store.store import Store
-from orchestrator.store.study_folder import Folder
+from orchestrator.store.study_folder import StudyFolder
 from orchestrator.terminal import as_process
 from ulrl.interchange import export_model
 
@@ -39,29 +39,29 @@ def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterat
         numbers: Trials by their row of ``results.csv``, from 0; by default all.
 
     Raises:
-        Mistakes: `folder` is no study folder, or has no such trial.
+        SpecError: `folder` is no study folder, or has no such trial.
     """
     for name in (RECORD, RESULTS):
         if not (folder / name).is_file():
-            raise Mistakes([f"{folder}: no study folder; it has no {name}"])
+            raise SpecError([f"{folder}: no study folder; it has no {name}"])
     study = load_study(str(folder / RECORD))
     if study.store.is_redacted:
         text = (
             f"{folder / RECORD}: store: a study folder holds no secrets; for this command write "
             f"the store's address there in full, in place of {study.store}"
         )
-        raise Mistakes([text])
-    plan = make_plan(study, recorded(study, Folder(folder)))
+        raise SpecError([text])
+    plan = make_plan(study, recorded(study, StudyFolder(folder)))
     trials = plan.rows
     with (folder / RESULTS).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if len(rows) != len(trials):
-        raise Mistakes([f"{folder}: {RESULTS} and {RECORD} are not of one study; run it again"])
+        raise SpecError([f"{folder}: {RESULTS} and {RECORD} are not of one study; run it again"])
     for number in numbers:
         if not 0 <= number < len(rows):
-            raise Mistakes([f"{folder}: trials are 0 to {len(rows) - 1}; got {number}"])
+            raise SpecError([f"{folder}: trials are 0 to {len(rows) - 1}; got {number}"])
     store = Store(study.store)
-    findings = StageResults(store, KeyRing(study.victim, compute_here(study)))
+    findings = StageResults(store, CacheKeys(study.victim, compute_here(study)))
     for number in numbers or range(len(rows)):
         trial = trials[number]
         yield (
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for number, text in export_study(arguments.folder, arguments.out, arguments.trial):
             print(f"trial {number}: {text}")  # noqa: T201 - the command's answer
-    except Stop as stop:
+    except StudyError as stop:
         print(stop, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
         return stop.exit_code
     return 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.processes import born, place
 
 ASIDE = ".*.tmp"  # matches the names of files aside
@@ -112,19 +112,19 @@ def read_table(path: Path, required: Sequence[str], *, grows: bool = False) -> T
     """Return the table in `path`; of one that grows line by line, the whole lines.
 
     Raises:
-        Mistakes: It cannot be read, is no table, or lacks one of the columns `required`.
+        SpecError: It cannot be read, is no table, or lacks one of the columns `required`.
     """
     header, *records = _records(path, grows=grows)
     twice = [name for position, name in enumerate(header) if name in header[:position]]
     if twice:
-        raise Mistakes([f"{path}: has the column {twice[0]!r} twice"])
+        raise SpecError([f"{path}: has the column {twice[0]!r} twice"])
     missing = [name for name in required if name not in header]
     if missing:
         word = "column" if len(missing) == 1 else "columns"
-        raise Mistakes([f"{path}: lacks the {word} {', '.join(missing)}"])
+        raise SpecError([f"{path}: lacks the {word} {', '.join(missing)}"])
     for number, record in enumerate(records, start=2):
         if len(record) != len(header):
-            raise Mistakes(
+            raise SpecError(
                 [f"{path}: row {number} has {len(record)} cells; the header has {len(header)}"]
             )
     rows = tuple(dict(zip(header, record, strict=True)) for record in records)
@@ -139,13 +139,13 @@ def _records(path: Path, *, grows: bool) -> list[list[str]]:
             text = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
         records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except UnicodeDecodeError:
-        raise Mistakes([f"{path}: cannot be read; it is not UTF-8 text"]) from None
+        raise SpecError([f"{path}: cannot be read; it is not UTF-8 text"]) from None
     except csv.Error as error:
-        raise Mistakes([f"{path}: cannot be read as CSV; {error}"]) from None
+        raise SpecError([f"{path}: cannot be read as CSV; {error}"]) from None
     except OSError as error:
-        raise Mistakes([f"{path}: cannot be read; {error.strerror}"]) from None
+        raise SpecError([f"{path}: cannot be read; {error.strerror}"]) from None
     while records and not records[-1]:
         records.pop()  # blank lines at the end
     if not records:
-        raise Mistakes([f"{path}: is empty; a header was expected"])
+        raise SpecError([f"{path}: is empty; a header was expected"])
     return records

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.errors import Mistakes, Stop, unwritable
+from orchestrator.errors import SpecError, StudyError, unwritable
 from orchestrator.files import given_path, write_text
 from orchestrator.reporting.build import write_report
 from orchestrator.terminal import as_process
@@ -20,13 +20,13 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
     """Return the path of a page that compares studies; the same as CSV is written beside it.
 
     Raises:
-        Mistakes: A folder is named twice or is no study's, or the page cannot be written.
+        SpecError: A folder is named twice or is no study's, or the page cannot be written.
     """
     from orchestrator.reporting.compare import comparison_csv, comparison_page, read_sides
 
     twice = [f for n, f in enumerate(folders) if f.resolve() in {o.resolve() for o in folders[:n]}]
     if twice:
-        raise Mistakes([f"{folder}: is named twice" for folder in twice])
+        raise SpecError([f"{folder}: is named twice" for folder in twice])
     comparison = read_sides(folders)
     try:
         write_text(path.with_suffix(".csv"), comparison_csv(comparison))
@@ -56,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(arguments.folders) > 1:
             path = write_comparison(arguments.folders, arguments.out or Path(COMPARISON))
         elif arguments.out is not None:
-            raise Mistakes(["command line: --out is for a comparison of several folders"])
+            raise SpecError(["command line: --out is for a comparison of several folders"])
         else:
             path = write_report(arguments.folders[0])
     except OSError as error:
         failed = unwritable(arguments.folders[0], error)
         print(failed, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
         return failed.exit_code
-    except Stop as stop:
+    except StudyError as stop:
         print(stop, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
         return stop.exit_code
     print(path)  # noqa: T201 - the command's answer

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.address import Address, redacted
-from orchestrator.errors import Interrupted, Mistakes, Spent, Stop, Unusable
+from orchestrator.errors import BudgetExhausted, Interrupted, ResourceError, SpecError, StudyError
 from orchestrator.files import given_path
 from orchestrator.terminal import Interrupts, as_process, failure_of, program
 
@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with interrupts.watched():
             return _command(arguments, console, interrupts)
-    except Stop as stop:
-        if isinstance(stop, Interrupted | Spent):
+    except StudyError as stop:
+        if isinstance(stop, Interrupted | BudgetExhausted):
             words = sys.argv[1:] if argv is None else argv
             again = shlex.join(
                 [program("python"), "-m", "orchestrator.study", *map(redacted, words)]
@@ -33,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = f"stopped by {stop}; nothing finished is lost. To go on: {again}"
             errors.print(text, markup=False, soft_wrap=True)
         else:
-            prefix = "" if isinstance(stop, Mistakes) else "error: "
+            prefix = "" if isinstance(stop, SpecError) else "error: "
             errors.print(f"{prefix}{stop}", markup=False, soft_wrap=True)
         return stop.exit_code
     except OSError as error:
         errors.print(f"error: {redacted(str(error))}", markup=False, soft_wrap=True)
-        return Unusable.exit_code
+        return ResourceError.exit_code
 
 
 def _command(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:
@@ -53,13 +53,13 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
         show_plan(study, out, console, inline=arguments.inline)
         failure = failure_of(console.file)
         if failure is not None and failure.errno != errno.EPIPE:  # its reader may have seen enough
-            raise Unusable(f"the plan cannot be written: {failure.strerror}")
+            raise ResourceError(f"the plan cannot be written: {failure.strerror}")
         return 0
     from orchestrator.cli.run import run_study
 
     missing = missing_data(study)
     if missing:
-        raise Mistakes(missing)
+        raise SpecError(missing)
     return run_study(
         study,
         out,

@@ -18,13 +18,13 @@ from typing import Any
 
 from orchestrator.address import redacted
 from orchestrator.files import write_text
-from orchestrator.plan.jobs import Finished, Item, Progress, StageRun
+from orchestrator.plan.jobs import Item, JobResult, Progress, StageRun
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.reporting.read_logs import FILE
 from orchestrator.scheduler.decisions import Status, Verdict, sentence
-from orchestrator.scheduler.scheduler import Conductor
-from orchestrator.store.lookup import VictimFinding
-from orchestrator.store.study_folder import Folder, whole_lines
+from orchestrator.scheduler.scheduler import StudyScheduler
+from orchestrator.store.lookup import VictimResult
+from orchestrator.store.study_folder import StudyFolder, whole_lines
 from ulrl.metrics import Metrics, is_wreck
 
 KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log")
@@ -38,14 +38,14 @@ class TrialLogs:
     former start logged stays, unless the grid has changed: then numbers mean other trials.
     """
 
-    def __init__(self, folder: Folder, plan: Plan) -> None:
+    def __init__(self, folder: StudyFolder, plan: Plan) -> None:
         self._folder = folder
         self._plan = plan
-        self._conductor: Conductor | None = None
+        self._conductor: StudyScheduler | None = None
         self._there = self._former()
         self._begun: set[str] = set()  # in this start
 
-    def attach(self, conductor: Conductor) -> None:
+    def attach(self, conductor: StudyScheduler) -> None:
         """Say where results are; until then nothing of them is logged."""
         self._conductor = conductor
 
@@ -64,13 +64,13 @@ class TrialLogs:
     def progressed(self, item: Item, progress: Progress) -> None:
         """The curve is logged whole."""
 
-    def ended(self, item: Item, result: Finished) -> None:
+    def ended(self, item: Item, result: JobResult) -> None:
         text = f"worker    {result.place}\n{_stages(result.runs, 'computed')}"
         if result.error:
             text += f"failed    {result.reason}\n\n{result.trace}\n"
         self._add(item.name, text)
 
-    def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         name = f"victim-{scenario.number:04d}"
         if name not in self._begun:
             return  # from the store
@@ -98,7 +98,7 @@ class TrialLogs:
             self.path(trial.name).write_text(head + "from the store\n", encoding="utf-8")
         self._add(trial.name, self._outcome(verdict, conductor))
 
-    def _outcome(self, verdict: Verdict, conductor: Conductor) -> str:
+    def _outcome(self, verdict: Verdict, conductor: StudyScheduler) -> str:
         trial = verdict.trial
         text = ""
         scored = conductor.scores.get(trial.number)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.address import Address
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.pipeline.victims import check_imports
 from orchestrator.plan.columns import count, span
 from orchestrator.plan.plan import Plan, make_plan
@@ -16,20 +16,20 @@ from orchestrator.scheduler.estimate import PlanEstimate, estimate
 from orchestrator.scheduler.sampling import foresee, recorded
 from orchestrator.search.abandonment import forecast
 from orchestrator.spec.model import Study
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
-from orchestrator.store.study_folder import Folder
+from orchestrator.store.study_folder import StudyFolder
 
 
-def check_start(plan: Plan, folder: Folder, store: Store) -> None:
+def check_start(plan: Plan, folder: StudyFolder, store: Store) -> None:
     """Refuse what a run cannot begin with, as far as that shows without writing anything.
 
     A run and its plan both ask here, so that a plan passes only what a run does not refuse
     for its files.
 
     Raises:
-        Unusable: The study folder lies where something else is kept, or it or a local store can be
-            no folder, or the folder's record is another program's.
+        ResourceError: The study folder lies where something else is, or it or a local store
+            can be no folder, or the folder's record is another program's.
     """
     study, out = plan.study, folder.path
     taken = {
@@ -41,9 +41,9 @@ def check_start(plan: Plan, folder: Folder, store: Store) -> None:
         if place is None:
             continue
         if place.resolve() == out.resolve():
-            raise Unusable(f"{out} is {what}; name another study folder with --out")
+            raise ResourceError(f"{out} is {what}; name another study folder with --out")
         if place.resolve() in out.resolve().parents:
-            raise Unusable(f"{out} is inside {what}; name another study folder with --out")
+            raise ResourceError(f"{out} is inside {what}; name another study folder with --out")
     folder.check()
     store.look()
 
@@ -59,7 +59,7 @@ def _file_of(address: Address) -> Path | None:
 
 def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> None:
     """Print what a study would do; nothing is run, written or needed on disk."""
-    folder, store = Folder(out), Store(study.store)
+    folder, store = StudyFolder(out), Store(study.store)
     plan = make_plan(study, recorded(study, folder))
     check_start(plan, folder, store)
     check_imports(plan, absent=False)
@@ -69,7 +69,7 @@ def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> Non
     shares = Shares(study, [here])
     taken = shares.all(plan.scenarios)
     workers = 1 if inline else shares.likely([here], plan.scenarios)
-    keys = KeyRing(study.victim, shares.compute)
+    keys = CacheKeys(study.victim, shares.compute)
     gpu = max(share.gpu for share in taken)
     cost = estimate(plan, store, keys, workers, gpu, folder.cuts())
     console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)

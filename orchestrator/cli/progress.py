@@ -19,13 +19,13 @@ from rich.text import Text
 from orchestrator.plan.columns import count, span
 from orchestrator.plan.cost_model import Workload, machine_of
 from orchestrator.plan.jobs import (
-    AscentItem,
-    Catalogue,
-    Finished,
+    AscentJob,
     Item,
+    JobCatalog,
+    JobResult,
     Progress,
-    TrialItem,
-    VictimItem,
+    TrialJob,
+    VictimJob,
 )
 from orchestrator.plan.labels import scenario_text
 from orchestrator.plan.plan import Plan, Scenario, Trial
@@ -33,7 +33,7 @@ from orchestrator.scheduler.decisions import Status, Verdict, amount, sentence
 from orchestrator.scheduler.scheduler import point_of
 from orchestrator.scheduler.timing import StageTiming
 from orchestrator.search.best import Choice, margin
-from orchestrator.store.lookup import VictimFinding
+from orchestrator.store.lookup import VictimResult
 from orchestrator.terminal import PLAIN_EVERY
 from ulrl.metrics import Metrics
 
@@ -53,7 +53,7 @@ class _RunningJob:
         return (now - self.since) / (self.load * self.share) if self.share >= ENOUGH else None
 
 
-class Outlook:
+class RemainingTime:
     """Time left, by stage: seconds per unit of load, for each network and dataset apart.
 
     Trials that others made unnecessary (shared results, pruned settings) count as load that
@@ -62,7 +62,7 @@ class Outlook:
 
     def __init__(self, plan: Plan) -> None:
         self._load = Workload(plan)
-        self._catalogue = Catalogue(plan)
+        self._catalogue = JobCatalog(plan)
         self._paces: dict[tuple[str, Machine | None], StageTiming] = defaultdict(StageTiming)
         self._running: dict[str, _RunningJob] = {}
         self._places: dict[str, float] = {}  # when each was last heard of
@@ -72,7 +72,7 @@ class Outlook:
         for item in self._catalogue.helpers:
             self._add(item.name, item.scenario, self._load.helper(item).passes)
         for scenario in plan.scenarios:
-            victim = VictimItem(scenario=scenario)
+            victim = VictimJob(scenario=scenario)
             self._add(victim.name, scenario, self._load.victim(scenario).passes)
         self._plan = plan
         self._known: set[int] = set()
@@ -89,7 +89,7 @@ class Outlook:
 
     def heard(self, item: Item, place: str, now: float, done: int = 0, of: int = 0) -> None:
         """Take news of a running item."""
-        if isinstance(item, AscentItem | TrialItem):
+        if isinstance(item, AscentJob | TrialJob):
             self._know(item.trial)
         run = self._running.get(item.name)
         if run is None:
@@ -104,16 +104,16 @@ class Outlook:
         run = self._running.pop(item.name, None)
         since = run.since if run is not None else self._places.get(place, now)
         self._places[place] = now
-        load = 0.0 if isinstance(item, TrialItem) else self._load.of(item).passes
+        load = 0.0 if isinstance(item, TrialJob) else self._load.of(item).passes
         self._note(item.name, item.scenario, spent or now - since, load)
-        if not isinstance(item, TrialItem):  # a trial's verdict follows
+        if not isinstance(item, TrialJob):  # a trial's verdict follows
             self._remove(item.name, item.scenario)
-        if isinstance(item, VictimItem):
+        if isinstance(item, VictimJob):
             self.victim(item.scenario)
 
     def victim(self, scenario: Scenario) -> None:
         """Take note that a victim is there."""
-        self._remove(VictimItem(scenario=scenario).name, scenario)
+        self._remove(VictimJob(scenario=scenario).name, scenario)
         for helper in self._catalogue.helpers_of(scenario):
             self._remove(helper.name, helper.scenario)
 
@@ -124,7 +124,7 @@ class Outlook:
         load = self._open.get(trial.name, 0.0)
         self._remove(trial.name, trial.scenario)
         self._remove(group.item.name, group.scenario)
-        self._remove(VictimItem(scenario=trial.scenario).name, trial.scenario)
+        self._remove(VictimJob(scenario=trial.scenario).name, trial.scenario)
         run = self._running.pop(trial.name, None)
         if self._counting:
             self._note(trial.name, trial.scenario, 0.0, load * (run.share if run else 1.0))
@@ -203,7 +203,7 @@ RECENT = 3  # finished trials that a screen shows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reached:
+class TrialValue:
     """What a trial reached on the selection half."""
 
     value: float  # of the objective
@@ -211,7 +211,7 @@ class Reached:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leader:
+class BestSoFar:
     """Which setting is best so far, by the rule of `orchestrator.search.best`.
 
     Attributes:
@@ -228,21 +228,21 @@ class Leader:
     lead: float | None
 
 
-class Tally:
+class ProgressState:
     """Counts of a running study, from what its observer hears."""
 
-    def __init__(self, plan: Plan, reached: Callable[[Trial], Reached | None]) -> None:
+    def __init__(self, plan: Plan, reached: Callable[[Trial], TrialValue | None]) -> None:
         self.plan = plan
         self.statuses: Counter[Status] = Counter()
         self.running: dict[str, tuple[Item, Progress | None]] = {}
-        self.recent: deque[tuple[Trial, Reached]] = deque(maxlen=RECENT)
+        self.recent: deque[tuple[Trial, TrialValue]] = deque(maxlen=RECENT)
         self.abandoned: set[int] = set()
         self.weak: set[int] = set()
         self.victims_left = len(plan.scenarios)
         self._reached = reached
         self._values: dict[int, float] = {}  # by the trial's number
-        self._leader: tuple[int, Leader | None] = (-1, None)
-        self._outlook = Outlook(plan)
+        self._leader: tuple[int, BestSoFar | None] = (-1, None)
+        self._outlook = RemainingTime(plan)
         self._started = time.monotonic()
         self._workers: dict[str, str] = {}
         self._names = _short_names(plan)
@@ -262,7 +262,7 @@ class Tally:
         self._outlook.heard(item, progress.place, now, progress.epoch, progress.epochs)
         self._seen(progress.place)
 
-    def end(self, item: Item, result: Finished) -> None:
+    def end(self, item: Item, result: JobResult) -> None:
         self.running.pop(item.name, None)
         self._outlook.ended(item, result.place, time.monotonic(), result.spent)
 
@@ -306,13 +306,13 @@ class Tally:
         return self._names[scenario.number]
 
     @property
-    def leader(self) -> Leader | None:
+    def leader(self) -> BestSoFar | None:
         """Which setting is best so far; None without a result on a victim that took."""
         if self._leader[0] != self.decided_count:
             self._leader = (self.decided_count, self._lead())
         return self._leader[1]
 
-    def _lead(self) -> Leader | None:
+    def _lead(self) -> BestSoFar | None:
         objective = self.plan.study.objective
         choice = Choice(
             point_of(
@@ -332,7 +332,7 @@ class Tally:
             for trial, point in zip(self.plan.rows, choice.points, strict=True)
             if choice.name(point) == best.name
         )
-        return Leader(
+        return BestSoFar(
             text=next(texts),
             value=abs(best.mean),
             scenarios=best.scenarios,
@@ -406,7 +406,7 @@ SHOWN = 4  # running items in a plain line
 STAGES = {"train_victim": "train victim"}  # what a stage is called on a screen
 
 
-class Screen:
+class ProgressView:
     """The observer that keeps the terminal up to date.
 
     Args:
@@ -416,7 +416,7 @@ class Screen:
     """
 
     def __init__(
-        self, console: Console, tally: Tally, log_of: Callable[[str], Path] | None = None
+        self, console: Console, tally: ProgressState, log_of: Callable[[str], Path] | None = None
     ) -> None:
         self._console = console
         self._tally = tally
@@ -466,14 +466,14 @@ class Screen:
         self._tally.progress(item, progress)
         self._tick()
 
-    def ended(self, item: Item, result: Finished) -> None:
+    def ended(self, item: Item, result: JobResult) -> None:
         self._tally.end(item, result)
         if result.error:
             text = f"failed: {item.name} ({self._tally.name(item.scenario)}): {result.reason}"
             self.say(text, "red", item.name)
         self._tick()
 
-    def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         rule, reached = self._tally.plan.study.victim_rule, finding.evaluation.selection
         weak = not rule.admits(reached)
         self._tally.victim(scenario, weak=weak)
@@ -544,7 +544,7 @@ class Screen:
         place = f" on {worker}" if "/" in worker else ""
         return f"{what} of {self._tally.name(item.scenario)}{place}"
 
-    def _outcome(self, trial: Trial, reached: Reached) -> str:
+    def _outcome(self, trial: Trial, reached: TrialValue) -> str:
         """Return what a trial came to, in a line."""
         objective, metrics = self._tally.plan.study.objective, reached.metrics
         parts = [f"ACC {metrics.acc:.1%}", f"ASR {metrics.asr:.1%}"]

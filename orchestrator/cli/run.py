@@ -10,9 +10,9 @@ from rich.text import Text
 from orchestrator.address import Address
 from orchestrator.cli.logs import StartLog, TrialLogs
 from orchestrator.cli.plan import check_start, counts
-from orchestrator.cli.progress import Reached, Screen, Tally
+from orchestrator.cli.progress import ProgressState, ProgressView, TrialValue
 from orchestrator.cli.summary import print_summary
-from orchestrator.errors import Spent, Unusable
+from orchestrator.errors import BudgetExhausted, ResourceError
 from orchestrator.executor.base import Executor, executor
 from orchestrator.files import write_text
 from orchestrator.pipeline.victims import check_imports
@@ -24,22 +24,22 @@ from orchestrator.plan.resources import Shares
 from orchestrator.reporting.classes import FILE as CONFUSION
 from orchestrator.reporting.figures import FILE as CURVES
 from orchestrator.scheduler.cache_statistics import shared
-from orchestrator.scheduler.callbacks import Observer, Observers
+from orchestrator.scheduler.callbacks import CallbackList, StudyCallback
 from orchestrator.scheduler.decisions import Status, write_prunings
 from orchestrator.scheduler.results_table import ResultRows
 from orchestrator.scheduler.sampling import recorded
-from orchestrator.scheduler.scheduler import Conductor
-from orchestrator.scheduler.storage_mirror import Follower
+from orchestrator.scheduler.scheduler import StudyScheduler
+from orchestrator.scheduler.storage_mirror import StorageMirror
 from orchestrator.scheduler.timing import gather, keep
-from orchestrator.search.storage import Kept
+from orchestrator.search.storage import StoredStudy
 from orchestrator.spec.model import Study
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import StageResults, objective_value
 from orchestrator.store.store import Store
-from orchestrator.store.study_folder import Folder
+from orchestrator.store.study_folder import StudyFolder
 from orchestrator.terminal import Interrupts, failure_of, program, shown
-from orchestrator.tracking.system_metrics import Gauges, curves_of
-from orchestrator.tracking.tracker import Backlog
+from orchestrator.tracking.system_metrics import SystemMetrics, curves_of
+from orchestrator.tracking.tracker import FlushProgress
 
 FOLLOWER_SECONDS = 60.0  # for Optuna's storage at the end of a study
 HURRIED_SECONDS = 5.0  # for MLflow and Optuna's storage when the study ends early
@@ -58,7 +58,7 @@ def run_study(
 ) -> int:
     """Run what is left of a study and return the exit code of the command."""
     plan = make_plan(study)
-    folder = Folder(out)
+    folder = StudyFolder(out)
     store = Store(study.store)
     check_start(plan, folder, store)
     check_imports(plan)
@@ -76,16 +76,16 @@ class _Run:
     def __init__(
         self,
         plan: Plan,
-        folder: Folder,
+        folder: StudyFolder,
         store: Store,
         console: Console,
         interrupts: Interrupts,
         chosen: Executor,
     ) -> None:
-        from orchestrator.scheduler.trigger_pictures import Pictures
+        from orchestrator.scheduler.trigger_pictures import TriggerPictures
         from orchestrator.spec.load import resolved_yaml
-        from orchestrator.tracking.callback import Mirror
-        from orchestrator.tracking.model_export import Foundry
+        from orchestrator.tracking.callback import MlflowCallback
+        from orchestrator.tracking.model_export import ModelExporter
         from orchestrator.tracking.tracker import Tracker
 
         self.plan, self.folder, self.console, self.interrupts = plan, folder, console, interrupts
@@ -105,28 +105,28 @@ class _Run:
         resources = replace(study.resources, device=self.shares.device)
         resolved = replace(study, resources=resources)
         write_text(folder.path / "study.yaml", resolved_yaml(resolved))
-        self.findings = findings = StageResults(store, KeyRing(study.victim, compute))
-        self.foundry = Foundry(study.store)
+        self.findings = findings = StageResults(store, CacheKeys(study.victim, compute))
+        self.foundry = ModelExporter(study.store)
         self.tracker = Tracker(
             uri=study.mlflow.uri,
             experiment=study.name,
             outbox=folder.logs / "mlflow.jsonl",
             maker=self.foundry,
         )
-        self.pictures = Pictures(plan, folder.path)
-        self.mirror = Mirror(self.tracker, findings, store, self.pictures)
-        self.tally = Tally(plan, self._reached)
+        self.pictures = TriggerPictures(plan, folder.path)
+        self.mirror = MlflowCallback(self.tracker, findings, store, self.pictures)
+        self.tally = ProgressState(plan, self._reached)
         logs = TrialLogs(folder, plan)
-        self.screen = Screen(console, self.tally, logs.path)
+        self.screen = ProgressView(console, self.tally, logs.path)
         self.starts = StartLog(folder.logs, compute.device)
-        everyone: list[Observer] = [self.screen, self.mirror, logs, self.starts]
-        self.follower: Follower | None = None
+        everyone: list[StudyCallback] = [self.screen, self.mirror, logs, self.starts]
+        self.follower: StorageMirror | None = None
         if study.optuna_storage is not None:
             prefix = f"{study.name} {self.site.study[:8]}: "
-            self.follower = Follower(study.optuna_storage, prefix, self._records)
+            self.follower = StorageMirror(study.optuna_storage, prefix, self._records)
             everyone.append(self.follower)
-        observers = Observers(everyone)
-        self.conductor = Conductor(plan, folder, findings, observers)
+        observers = CallbackList(everyone)
+        self.conductor = StudyScheduler(plan, folder, findings, observers)
         logs.attach(self.conductor)
         self.results = ResultRows(self.conductor, findings)
         self.mirror.attach(self.conductor, self.results)
@@ -156,7 +156,9 @@ class _Run:
         failures = self.tally.statuses[Status.FAILED]
         self._say_where(failures)
         if pending:
-            raise Spent(f"{self.conductor.allowance.spent} with {count(pending, 'trial')} pending")
+            raise BudgetExhausted(
+                f"{self.conductor.allowance.spent} with {count(pending, 'trial')} pending"
+            )
         if self._behind:
             self.interrupts.check()
         return 1 if failures else 0
@@ -165,7 +167,7 @@ class _Run:
         if self.conductor.complete:
             return
         self.starts.executor = self._chosen.text
-        with Gauges(self.folder.logs / GAUGES):
+        with SystemMetrics(self.folder.logs / GAUGES):
             self._chosen.run(self.conductor, self.site, self.shares, self.interrupts)
 
     def _conclude(self, *, whole: bool) -> None:
@@ -173,7 +175,7 @@ class _Run:
         try:
             self._write(whole=whole)
         except OSError as error:
-            raise Unusable(
+            raise ResourceError(
                 f"the study folder {self.folder.path} cannot be written to ({error}); the store "
                 f"has all results: run the same command again"
             ) from error
@@ -241,7 +243,7 @@ class _Run:
     def _deliver(self, *, whole: bool) -> None:
         """Wait for MLflow: at the end of a study until it has everything, else for a moment."""
         if whole:
-            Backlog(self.tracker, self.console, self.interrupts).wait()
+            FlushProgress(self.tracker, self.console, self.interrupts).wait()
         else:
             self.tracker.flush(HURRIED_SECONDS)
 
@@ -252,7 +254,7 @@ class _Run:
         scores, repairs = self.conductor.scores, self.conductor.repairs
         keep(self.store, self.compute, gather(self.plan, victims, scores, repairs))
 
-    def _records(self) -> list[Kept]:
+    def _records(self) -> list[StoredStudy]:
         """Return all that Optuna knows of this study."""
         sampler = self.conductor.drawing.sampler
         return [*([] if sampler is None else [sampler]), *self.conductor.decisions.judges]
@@ -284,7 +286,7 @@ class _Run:
         """Return standard output, or standard error if the last write to it failed."""
         return self._chosen.errors if failure_of(self.console.file) else self.console
 
-    def _reached(self, trial: Trial) -> Reached | None:
+    def _reached(self, trial: Trial) -> TrialValue | None:
         """Return what a done trial reached on the selection half; nothing for a wreck."""
         repaired = self.conductor.repairs.get(trial.number)
         victim = self.findings.victim(trial.scenario)
@@ -292,7 +294,7 @@ class _Run:
             return None
         before, after = victim.evaluation.selection, repaired.evaluation.selection
         value = objective_value(self.plan.study.objective, before, after)
-        return Reached(value=value, metrics=after)
+        return TrialValue(value=value, metrics=after)
 
 
 def _ui_command(uri: Address) -> str:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orchestrator.address import Address
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.executor.ray_setup import configure, notice_cuts
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.resources import Node, Shares, this_machine
-from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Study
 from orchestrator.store.store import Store
 from orchestrator.terminal import Interrupts, apart, hush_libraries
@@ -48,17 +48,21 @@ class Executor:
         """What the log of starts calls it."""
         return "inline" if self.inline else str(self.address or "Ray on this machine")
 
-    def run(self, conductor: Conductor, site: Site, shares: Shares, interrupts: Interrupts) -> None:
+    def run(
+        self, conductor: StudyScheduler, site: Site, shares: Shares, interrupts: Interrupts
+    ) -> None:
         """Run a study to its end.
 
         Raises:
-            Unusable: It cannot be run there, or no longer.
+            ResourceError: It cannot be run there, or no longer.
         """
         if self.inline:
             from orchestrator.executor.inline import run_inline
 
             if site.device == "cuda" and not this_machine().gpus:
-                raise Unusable("resources asks for a GPU, and torch finds none on this machine")
+                raise ResourceError(
+                    "resources asks for a GPU, and torch finds none on this machine"
+                )
             hush_libraries(verbose=self.verbose)
             run_inline(conductor, site, interrupts)
             return

@@ -12,9 +12,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from orchestrator.address import Address
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.executor import cleanup, ray_setup
-from orchestrator.executor.watchdog import Daemons, Guard, Listeners
+from orchestrator.executor.watchdog import Listeners, RayDaemons, RayWatchdog
 from orchestrator.plan.plan import Scenario
 from orchestrator.plan.resources import Node, Shares, this_machine
 from orchestrator.processes import place_for_sockets, scratch
@@ -35,7 +35,7 @@ class Membership:
     """
 
     nodes: Sequence[Node]
-    guard: Guard
+    guard: RayWatchdog
 
     def leave(self) -> None:
         """Be no part of it any more: it may die."""
@@ -53,10 +53,10 @@ def joined(address: Address, study: Study, store: Store, errors: Console) -> Ite
         errors: Where a user reads that the cluster died.
 
     Raises:
-        Unusable: There is no such cluster, a node lacks what a study needs, or does not see
+        ResourceError: There is no such cluster, a node lacks what a study needs, or does not see
             the store.
     """
-    guard = Guard(Listeners(ray_setup.knock(address)), errors)
+    guard = RayWatchdog(Listeners(ray_setup.knock(address)), errors)
     here = Path(__file__).resolve().parents[2]
     code = {"py_modules": [str(here), str(here.parent / "ulrl")]}
     threads = {"OMP_NUM_THREADS": str(study.resources.cpu)}
@@ -87,16 +87,16 @@ def embedded(
         errors: Where a user reads that Ray died.
 
     Raises:
-        Unusable: Ray cannot be started.
+        ResourceError: Ray cannot be started.
     """
-    guard = Guard(Daemons(DAEMONS), errors)
+    guard = RayWatchdog(RayDaemons(DAEMONS), errors)
     most = max(share.cpu for share in shares.all(scenarios))
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(scratch(place_for_sockets()))
             stack.enter_context(cleanup.watched(folder))
         except OSError as error:
-            raise Unusable(f"an embedded Ray cannot be used ({error})") from error
+            raise ResourceError(f"an embedded Ray cannot be used ({error})") from error
         stack.callback(_leave, guard)
         guard.start()
         with spared(), ray_setup.own_token():
@@ -114,7 +114,7 @@ def embedded(
         yield Membership((node,), guard)
 
 
-def _leave(guard: Guard) -> None:
+def _leave(guard: RayWatchdog) -> None:
     with guard.leaving(), suppress(Exception):  # whatever it says: the study is done with it
         ray.shutdown()
 
@@ -124,10 +124,10 @@ def _init(what: str, **arguments: Any) -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
     except ray.exceptions.AuthenticationError as error:
-        raise Unusable(f"{what} cannot be used ({ray_setup.UNAUTHORISED})") from error
+        raise ResourceError(f"{what} cannot be used ({ray_setup.UNAUTHORISED})") from error
     except Exception as error:  # a start that takes too long raises a bare one
         reason = ray_setup.UNAUTHORISED if ray_setup.REFUSED in said() else error
-        raise Unusable(f"{what} cannot be used ({reason})") from error
+        raise ResourceError(f"{what} cannot be used ({reason})") from error
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ def survey(store: Address, beacon: str) -> tuple[Node, ...]:
     """Return the nodes of this Ray, once each has said that a study can run there.
 
     Raises:
-        Unusable: One of them cannot.
+        ResourceError: One of them cannot.
     """
     nodes = _nodes()
     looks = [
@@ -167,6 +167,6 @@ def _answered(node: dict[str, Any], look: Any) -> Node:
     try:
         return ray_setup.fit_node(node, ray.get(look, timeout=seconds))
     except ray.exceptions.GetTimeoutError as error:
-        raise Unusable(f"{name} does not answer in {seconds:g} seconds") from error
+        raise ResourceError(f"{name} does not answer in {seconds:g} seconds") from error
     except ray.exceptions.RayError as error:
-        raise Unusable(f"{name} cannot run a study: {ray_setup.last_line(error)}") from error
+        raise ResourceError(f"{name} cannot run a study: {ray_setup.last_line(error)}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.address import Address
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.plan.jobs import OUT_OF_MEMORY
 from orchestrator.plan.resources import Node
 from orchestrator.spec.model import Resources
@@ -84,11 +84,11 @@ def knock(address: Address) -> list[tuple[str, int]]:
     Returns the place that answered; none for "auto" and the like, which Ray resolves.
 
     Raises:
-        Unusable: Nobody listens there.
+        ResourceError: Nobody listens there.
     """
     text = address.reveal()
     if text.startswith("ray://"):
-        raise Unusable(
+        raise ResourceError(
             f"{address} is a Ray Client, through which a study cannot run; start the command "
             f"on a node of the cluster and name its HOST:PORT, or auto"
         )
@@ -98,7 +98,7 @@ def knock(address: Address) -> list[tuple[str, int]]:
         place = place_of(text)
         socket.create_connection(place, timeout=KNOCK_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise Unusable(f"the Ray cluster at {address} cannot be used ({error})") from error
+        raise ResourceError(f"the Ray cluster at {address} cannot be used ({error})") from error
     return [place]
 
 
@@ -159,10 +159,10 @@ def fit_node(node: Mapping[str, Any], answer: Mapping[str, Any]) -> Node:
     """Return a node of Ray's list as a study sees it.
 
     Raises:
-        Unusable: It answered that it lacks something.
+        ResourceError: It answered that it lacks something.
     """
     if answer["lacks"]:
-        raise Unusable(f"{name_of(node)} cannot run a study: {answer['lacks']}")
+        raise ResourceError(f"{name_of(node)} cannot run a study: {answer['lacks']}")
     there = node["Resources"]
     return Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=answer["memory"])
 
@@ -185,11 +185,11 @@ def examine() -> Callable[[Address, str], dict[str, Any]]:
         try:
             from importlib.util import find_spec
 
-            from orchestrator.pipeline.stages import Workshop
+            from orchestrator.pipeline.stages import StageRunner
             from orchestrator.plan.resources import this_machine
             from orchestrator.store.store import Store
 
-            del Workshop  # what it imports is what a worker needs
+            del StageRunner  # what it imports is what a worker needs
             memory = this_machine().memory
             if absent := [name for name in later if find_spec(name) is None]:
                 lacks = f"no {', '.join(absent)}; install this package's dependencies there"

@@ -9,31 +9,31 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.executor import ray_setup
 from orchestrator.executor.ray_cluster import Membership
-from orchestrator.pipeline.stages import Workshop
-from orchestrator.plan.jobs import Catalogue, Site
+from orchestrator.pipeline.stages import StageRunner
+from orchestrator.plan.jobs import JobCatalog, Site
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Shares
 from orchestrator.processes import scratch
-from orchestrator.scheduler.batches import News, Session, Shift
-from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.scheduler.batches import BatchProgress, JobBatch, TuneSession
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Study
 from orchestrator.terminal import Interrupts
 
-_LIVE: dict[str, Session] = {}  # Tune pickles what it is given; this stays behind
+_LIVE: dict[str, TuneSession] = {}  # Tune pickles what it is given; this stays behind
 
 
 class Worker(tune.Trainable):
     """A process that works one shift after another, everything loaded kept."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], study: Study, site: Site, workshop: type[Workshop]
+        self, config: dict[str, Any], study: Study, site: Site, workshop: type[StageRunner]
     ) -> None:
         warnings.simplefilter("ignore")  # the driver's terminal is for the study
         self._workshop = workshop(replace(site, expendable=True), study.victim)
-        self._catalogue = Catalogue(make_plan(study))
+        self._catalogue = JobCatalog(make_plan(study))
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -56,10 +56,10 @@ class Worker(tune.Trainable):
 
     def _take(self, config: dict[str, Any]) -> None:
         items = [self._catalogue.item(name, drawn) for name, drawn in config["items"]]
-        self._shift = Shift(self._workshop, items)
+        self._shift = JobBatch(self._workshop, items)
 
 
-class _Feed(Searcher):
+class _StudySearcher(Searcher):
     """Tune's source of trials: the conductor's items, a shift each."""
 
     def __init__(self, session: str) -> None:
@@ -82,7 +82,7 @@ class _Feed(Searcher):
     restore = save
 
 
-class _Ears(TrialScheduler):
+class _StudyTrialScheduler(TrialScheduler):
     """Tune's scheduler: hears every result, and stops what the conductor gives up."""
 
     def __init__(self, session: str) -> None:
@@ -100,7 +100,7 @@ class _Ears(TrialScheduler):
 
     def _take(self, trial: Any, result: dict[str, Any]) -> bool:
         news = result.get("news")
-        return isinstance(news, News) and _LIVE[self._session].take(trial.trial_id, news)
+        return isinstance(news, BatchProgress) and _LIVE[self._session].take(trial.trial_id, news)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         del tune_controller
@@ -121,7 +121,7 @@ class _Ears(TrialScheduler):
         return "the conductor decides"
 
 
-class _Pulse(tune.Callback):
+class _StopCallback(tune.Callback):
     """Ends Tune's loop when the study has to end."""
 
     def __init__(self, session: str) -> None:
@@ -137,12 +137,12 @@ class _Pulse(tune.Callback):
 
 
 def run_on_ray(
-    conductor: Conductor,
+    conductor: StudyScheduler,
     site: Site,
     shares: Shares,
     member: Membership,
     interrupts: Interrupts,
-    workshop: type[Workshop] = Workshop,
+    workshop: type[StageRunner] = StageRunner,
 ) -> None:
     """Run a study to its end on Ray Tune, on the Ray that this process is part of.
 
@@ -150,12 +150,12 @@ def run_on_ray(
     restore keeps neither the scheduler's state nor what ran since its last snapshot.
 
     Raises:
-        Unusable: The Ray is too small, or ends under the study.
+        ResourceError: The Ray is too small, or ends under the study.
     """
     plan = conductor.plan
     workers = shares.workers(member.nodes, plan.scenarios)
     token = uuid.uuid4().hex
-    session = _LIVE[token] = Session(conductor, interrupts, shares, workers)
+    session = _LIVE[token] = TuneSession(conductor, interrupts, shares, workers)
     try:
         with scratch() as folder, member.guard.telling(session.fail):
             trainable = tune.with_resources(
@@ -165,8 +165,8 @@ def run_on_ray(
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    search_alg=_Feed(token),
-                    scheduler=_Ears(token),
+                    search_alg=_StudySearcher(token),
+                    scheduler=_StudyTrialScheduler(token),
                     num_samples=-1,
                     max_concurrent_trials=workers,
                     reuse_actors=True,
@@ -176,7 +176,7 @@ def run_on_ray(
                     name="tune",
                     storage_path=str(folder),
                     verbose=0,
-                    callbacks=[_Pulse(token)],
+                    callbacks=[_StopCallback(token)],
                     failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
@@ -184,11 +184,11 @@ def run_on_ray(
             with interrupts.watched():
                 tuner.fit()
                 session.check()
-    except Unusable:
+    except ResourceError:
         raise
     except Exception as error:
         session.check()  # what was meant to end the study, not how Tune wrapped it
-        raise Unusable(f"Ray ended the study: {error}") from error
+        raise ResourceError(f"Ray ended the study: {error}") from error
     finally:
         del _LIVE[token]
 

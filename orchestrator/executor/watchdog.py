@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psutil
 from rich.console import Console
 
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 
 EVERY = 1.0  # seconds between looks
 TIMEOUT = 2.0  # seconds for an answer
@@ -24,7 +24,7 @@ GONE = (
 )
 
 
-class Guard:
+class RayWatchdog:
     """Looks from a thread whether Ray is alive, and ends the study when it is not.
 
     Whoever wants to be told is told first. If nobody ends the study, because it waits inside of
@@ -75,7 +75,7 @@ class Guard:
             if self._alive():
                 continue
             if (tell := self._tell) is not None:
-                tell(Unusable(GONE))
+                tell(ResourceError(GONE))
             if not self._over.wait(PATIENCE):
                 self._end()
             return
@@ -87,7 +87,7 @@ class Guard:
                 self._errors.show_cursor()
             self._errors.print(f"error: {GONE}", markup=False, soft_wrap=True)
         finally:  # there may be no terminal any more
-            os._exit(Unusable.exit_code)
+            os._exit(ResourceError.exit_code)
 
 
 class Listeners:
@@ -114,7 +114,7 @@ class Listeners:
         return True
 
 
-class Daemons:
+class RayDaemons:
     """Alive as long as each of some processes that this one has started runs, once it was seen.
 
     Args:

@@ -16,7 +16,7 @@ Making: TypeAlias = Generator[Progress, None, T]
 PAUSES = (0.05, 1.0)  # seconds until somebody else's work is looked for: at first, at most
 
 
-class Shelf:
+class CachedStages:
     """Reads results, keeps new ones, and lists the stages that were executed."""
 
     def __init__(self, site: Site) -> None:

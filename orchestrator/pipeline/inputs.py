@@ -15,7 +15,7 @@ from ulrl.poisoning import TestSets, make_test_sets
 MEGABYTE = 1_000_000
 
 
-class Materials:
+class StageInputs:
     """The last few datasets and imports that a worker needed."""
 
     def __init__(self) -> None:

@@ -7,10 +7,10 @@ from typing import TypeAlias
 import torch
 
 from orchestrator.address import redacted
-from orchestrator.errors import Overdue, Unusable
-from orchestrator.pipeline.stages import Workshop
+from orchestrator.errors import ResourceError, TimeLimitExceeded
+from orchestrator.pipeline.stages import StageRunner
 from orchestrator.pipeline.time_limit import TimeLimit
-from orchestrator.plan.jobs import OUT_OF_MEMORY, Finished, Item, Progress, Site
+from orchestrator.plan.jobs import OUT_OF_MEMORY, Item, JobResult, Progress, Site
 from ulrl.attacks import AttackFileError
 from ulrl.datasets import DatasetError
 from ulrl.errors import DivergedError
@@ -27,10 +27,10 @@ PLACED: dict[type[Exception], str] = {
     WeightsError: "the weights to start from",
 }
 
-Steps: TypeAlias = Generator[Progress, None, Finished]
+Steps: TypeAlias = Generator[Progress, None, JobResult]
 
 
-def steps_of(workshop: Workshop, item: Item) -> Steps:
+def steps_of(workshop: StageRunner, item: Item) -> Steps:
     """Work on an item, yielding progress; an exception becomes its result.
 
     What a user's data or model raises belongs to the one trial; only a store that cannot
@@ -46,9 +46,9 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
                 progress = next(work)
             yield progress
     except StopIteration as end:
-        return Finished(runs=end.value)
-    except (Unusable, RecordingError) as error:
-        return Finished(error=str(error), fatal=True)
+        return JobResult(runs=end.value)
+    except (ResourceError, RecordingError) as error:
+        return JobResult(error=str(error), fatal=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
         lack = _lack(error, site, item)
         exhausted = bool(lack)
@@ -57,7 +57,7 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
         kind, told = type(error).__name__, " ".join(redacted(str(error)).split()) or "no message"
         about = [what for placed, what in PLACED.items() if isinstance(error, placed)]
         kept = f"{about[0]} cannot be used; the log says why" if about else told
-        return Finished(
+        return JobResult(
             runs=workshop.executed,
             error=lack or f"{kind}: {kept}"[:500],
             told=lack or f"{kind}: {told}"[:1000],
@@ -71,7 +71,7 @@ def steps_of(workshop: Workshop, item: Item) -> Steps:
 
 def _lack(error: Exception, site: Site, item: Item) -> str:
     """Return what an item ran out of, in words that do not depend on the moment; or nothing."""
-    if isinstance(error, Overdue):
+    if isinstance(error, TimeLimitExceeded):
         return site.limits.overdue(item.stage)
     if isinstance(error, torch.OutOfMemoryError):
         return (

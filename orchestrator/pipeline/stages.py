@@ -8,22 +8,22 @@ from typing import Any, TypeAlias
 
 import torch
 
-from orchestrator.pipeline.cached import Making, Shelf
-from orchestrator.pipeline.inputs import Materials
+from orchestrator.pipeline.cached import CachedStages, Making
+from orchestrator.pipeline.inputs import StageInputs
 from orchestrator.pipeline.victims import VictimStages
 from orchestrator.plan.jobs import (
-    AscentItem,
-    HelperItem,
+    AscentJob,
+    HelperJob,
     Item,
     Progress,
     Site,
     StageRun,
-    TrialItem,
-    VictimItem,
+    TrialJob,
+    VictimJob,
 )
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.plan.resources import Compute
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.schema import narrowed, widened
 from orchestrator.store.serialization import (
     ASCENT,
@@ -73,7 +73,7 @@ Point: TypeAlias = tuple[float, float, float]  # ACC, ASR, RA on the monitor sub
 SHOWN = 3  # triggered test images of each scenario, kept for the gallery
 
 
-class Workshop:
+class StageRunner:
     """A worker's bench: the store, and what the last scenarios left loaded.
 
     Torch's number of threads is set here, for the life of the process, because sums
@@ -86,15 +86,15 @@ class Workshop:
             keep_memory()
         self.site = site
         self._recipe = victim
-        self._shelf = Shelf(site)
+        self._shelf = CachedStages(site)
         self._store = self._shelf.store
         self._device = torch.device(site.device)
-        self._keys = KeyRing(victim, Compute(device=site.device, threads=site.threads))
+        self._keys = CacheKeys(victim, Compute(device=site.device, threads=site.threads))
         self.forget()
 
     def forget(self) -> None:
         """Drop all that is loaded: it is loaded again when it is needed."""
-        self._materials = Materials()
+        self._materials = StageInputs()
         self._victims = VictimStages(
             self._shelf, self._keys, self._recipe, self._materials, self._device
         )
@@ -108,13 +108,13 @@ class Workshop:
         have been there but is not (a file damaged meanwhile) is made again.
         """
         self._shelf.begin()
-        if isinstance(item, HelperItem):
+        if isinstance(item, HelperJob):
             yield from self._victims.helped(item.scenario, until=item.helper)
-        elif isinstance(item, VictimItem):
+        elif isinstance(item, VictimJob):
             victim = yield from self._victims.victim(item.scenario)
             key = self._keys.victim(item.scenario)
             yield from self._evaluate(item.scenario, key, victim, shown=SHOWN)
-        elif isinstance(item, AscentItem):
+        elif isinstance(item, AscentJob):
             for rule in item.rules:
                 yield from self._scores(item.trial, rule, item.rules)
         else:
@@ -201,7 +201,7 @@ class Workshop:
         yield from ()
         return scores
 
-    def _trial(self, item: TrialItem) -> Steps:
+    def _trial(self, item: TrialJob) -> Steps:
         trial, scenario = item.trial, item.scenario
         parts = trial.hyperparameters
         scores = yield from self._scores(trial, parts.score, item.rules)

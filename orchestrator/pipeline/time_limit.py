@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from orchestrator.errors import Overdue
+from orchestrator.errors import TimeLimitExceeded
 
 
 def grace(seconds: float) -> float:
@@ -23,7 +23,7 @@ def grace(seconds: float) -> float:
 class TimeLimit:
     """A clock that runs while an item is worked on, and interrupts it.
 
-    At the limit the main thread gets `Overdue` from an alarm, whatever Python code it is
+    At the limit the main thread gets `TimeLimitExceeded` from an alarm, whatever Python code it is
     in. Code that never comes back to Python does not notice: where the process is
     expendable, a watchdog that needs nothing of Python ends it a grace later.
 
@@ -41,13 +41,13 @@ class TimeLimit:
         """Let the clock run until left.
 
         Raises:
-            Overdue: The time is over. Only a main thread is interrupted in its work.
+            TimeLimitExceeded: The time is over. Only a main thread is interrupted in its work.
         """
         if self._left is None:
             yield
             return
         if self._left <= 0:
-            raise Overdue
+            raise TimeLimitExceeded
         started = time.monotonic()
         if self._grace is not None:
             faulthandler.dump_traceback_later(self._left + self._grace, exit=True)
@@ -62,7 +62,7 @@ class TimeLimit:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raise `Overdue` in this thread after so many seconds; somebody else's alarm goes on."""
+    """Raise `TimeLimitExceeded` in this thread after `seconds`; an alarm set before stays."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,4 +81,4 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 def _raise(signum: int, frame: FrameType | None) -> None:
     del signum, frame
-    raise Overdue
+    raise TimeLimitExceeded

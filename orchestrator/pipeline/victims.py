@@ -8,12 +8,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from orchestrator.errors import Mistakes
-from orchestrator.pipeline.cached import Making, Shelf
-from orchestrator.pipeline.inputs import Materials, import_victim
+from orchestrator.errors import SpecError
+from orchestrator.pipeline.cached import CachedStages, Making
+from orchestrator.pipeline.inputs import StageInputs, import_victim
 from orchestrator.plan.jobs import Progress
 from orchestrator.plan.plan import Plan, Scenario
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.serialization import (
     HELPER,
     TRIGGER,
@@ -38,7 +38,7 @@ def check_imports(plan: Plan, *, absent: bool = True) -> None:
         absent: Whether one that is not there is wrong; a plan can do without.
 
     Raises:
-        Mistakes: Some are not there, not sound, or not of the scenarios they are for.
+        SpecError: Some are not there, not sound, or not of the scenarios they are for.
     """
     seen: dict[str, None] = {}
     for scenario in plan.scenarios:
@@ -52,7 +52,7 @@ def check_imports(plan: Plan, *, absent: bool = True) -> None:
         except ImportRefused as error:
             seen[f"{plan.study.source}: victim.import: {error}"] = None
     if seen:
-        raise Mistakes(list(seen))
+        raise SpecError(list(seen))
 
 
 def blueprint_from_facts(scenario: Scenario) -> Blueprint | None:
@@ -79,10 +79,10 @@ class VictimStages:
 
     def __init__(
         self,
-        shelf: Shelf,
-        keys: KeyRing,
+        shelf: CachedStages,
+        keys: CacheKeys,
         recipe: VictimRecipe,
-        materials: Materials,
+        materials: StageInputs,
         device: torch.device,
     ) -> None:
         self._shelf = shelf

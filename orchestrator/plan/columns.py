@@ -54,7 +54,7 @@ def pictured(path: Path) -> Sequence[Mapping[str, str]]:
     """Return the list of pictures, a row per scenario.
 
     Raises:
-        Mistakes: It is there, but is no such list.
+        SpecError: It is there, but is no such list.
     """
     return read_table(path, TRIGGER_COLUMNS).rows if path.exists() else ()
 

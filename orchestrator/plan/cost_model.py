@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.plan.jobs import AscentItem, HelperItem, Item, VictimItem
+from orchestrator.plan.jobs import AscentJob, HelperJob, Item, VictimJob
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from ulrl.control import NO_CONTROL, Control
 from ulrl.datasets import Dataset, Treatment
@@ -216,7 +216,7 @@ BACKWARD = 2.0  # a step's way back costs about two ways forth
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class JobLoad:
     """What an item computes.
 
     Attributes:
@@ -246,52 +246,52 @@ class Workload:
         self._plan = plan
         self._counts: dict[Dataset, tuple[int, int]] = {}
 
-    def of(self, item: Item) -> Load:
+    def of(self, item: Item) -> JobLoad:
         """Return what an item computes."""
-        if isinstance(item, HelperItem):
+        if isinstance(item, HelperJob):
             return self.helper(item)
-        if isinstance(item, VictimItem):
+        if isinstance(item, VictimJob):
             return self.victim(item.scenario)
-        return self.ascent(item.trial) if isinstance(item, AscentItem) else self.relearn(item.trial)
+        return self.ascent(item.trial) if isinstance(item, AscentJob) else self.relearn(item.trial)
 
-    def helper(self, item: HelperItem) -> Load:
+    def helper(self, item: HelperJob) -> JobLoad:
         """Return the load of what attacks train first."""
         train, _ = self.counts(item.scenario)
         config = self._plan.study.victim.config(
             item.scenario.dataset.name, item.scenario.poison.attack.name
         )
-        return Load(
+        return JobLoad(
             trained=item.helper.cost(config) * train,
             tested=0.0,
             batch=config.batch_size,
             replayed=item.helper.plain,
         )
 
-    def victim(self, scenario: Scenario) -> Load:
+    def victim(self, scenario: Scenario) -> JobLoad:
         """Return the load of a victim and its evaluation; an imported one is only evaluated."""
         train, test = self.counts(scenario)
         config = self._plan.study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
         epochs = config.epochs if scenario.source is None else 0
-        return Load(
+        return JobLoad(
             trained=epochs * train,
             tested=2.0 * test,
             batch=config.batch_size,
             replayed=not scenario.poison.stamps_in_training,
         )
 
-    def ascent(self, trial: Trial) -> Load:
+    def ascent(self, trial: Trial) -> JobLoad:
         """Return the load of an ascent of typical length."""
         config = trial.hyperparameters.unlearn
         epochs = min(ASCENT_EPOCHS, config.unlearn_epochs)
         load = self._phase(trial, epochs, config.unlearn_batch_size)
-        return Load(trained=load.trained, tested=load.tested, batch=load.batch, known=False)
+        return JobLoad(trained=load.trained, tested=load.tested, batch=load.batch, known=False)
 
-    def relearn(self, trial: Trial) -> Load:
+    def relearn(self, trial: Trial) -> JobLoad:
         """Return the load of a relearning and its evaluation."""
         config = trial.hyperparameters.relearn
         _, test = self.counts(trial.scenario)
         load = self._phase(trial, config.relearn_epochs, config.relearn_batch_size)
-        return Load(trained=load.trained, tested=load.tested + 2.0 * test, batch=load.batch)
+        return JobLoad(trained=load.trained, tested=load.tested + 2.0 * test, batch=load.batch)
 
     def counts(self, scenario: Scenario) -> tuple[int, int]:
         """Return training and test images; CIFAR-10's where the file that tells is missing."""
@@ -302,11 +302,13 @@ class Workload:
             self._counts[dataset] = found
         return self._counts[dataset]
 
-    def _phase(self, trial: Trial, epochs: int, batch: int) -> Load:
+    def _phase(self, trial: Trial, epochs: int, batch: int) -> JobLoad:
         train, test = self.counts(trial.scenario)
         samples = max(1, int(train * trial.hyperparameters.clean.clean_ratio))
         monitored = 2.0 * min(MONITOR_COUNT, test // 2)
-        return Load(trained=epochs * samples, tested=epochs * monitored, batch=min(batch, samples))
+        return JobLoad(
+            trained=epochs * samples, tested=epochs * monitored, batch=min(batch, samples)
+        )
 
 
 def machine_of(scenario: Scenario) -> tuple[str, str]:
@@ -327,7 +329,7 @@ def lengths(plan: Plan) -> Length:
     differ = len({(s.architecture, s.dataset) for s in plan.scenarios}) > 1
 
     def length(scenario: Scenario) -> float:
-        items = [HelperItem(number=0, scenario=scenario, helper=h) for h in scenario.helpers]
+        items = [HelperJob(number=0, scenario=scenario, helper=h) for h in scenario.helpers]
         loads = [workload.victim(scenario), *(workload.helper(item) for item in items)]
         return sum(load.passes for load in loads) * (_forward(scenario) if differ else 1.0)
 

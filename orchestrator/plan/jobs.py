@@ -18,7 +18,7 @@ OUT_OF_MEMORY = "out of memory"  # how the reason begins
 
 
 @dataclass(frozen=True, kw_only=True)
-class HelperItem:
+class HelperJob:
     """Train what the attacks of several scenarios need first.
 
     Attributes:
@@ -42,7 +42,7 @@ class HelperItem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VictimItem:
+class VictimJob:
     """Train and evaluate a scenario's victim."""
 
     stage: ClassVar[str] = "train_victim"
@@ -58,7 +58,7 @@ class VictimItem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AscentItem:
+class AscentJob:
     """One ascent, and the scores of every setting that reads it.
 
     Attributes:
@@ -86,7 +86,7 @@ class AscentItem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialItem:
+class TrialJob:
     """Relearn and evaluate one trial.
 
     Attributes:
@@ -112,7 +112,7 @@ class TrialItem:
         return self.trial.setting.text
 
 
-Item: TypeAlias = HelperItem | VictimItem | AscentItem | TrialItem
+Item: TypeAlias = HelperJob | VictimJob | AscentJob | TrialJob
 
 
 @lru_cache(maxsize=1)
@@ -162,7 +162,7 @@ class StageRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class JobResult:
     """How an item ended.
 
     Attributes:
@@ -216,7 +216,7 @@ Drawn: TypeAlias = tuple[int, Values]  # a setting that is not known from the st
 
 
 @dataclass(eq=False)
-class Group:
+class AscentGroup:
     """Trials of a scenario that share an ascent.
 
     Attributes:
@@ -231,18 +231,18 @@ class Group:
     trials: list[Trial] = field(default_factory=list)
 
     @cached_property
-    def item(self) -> AscentItem:
+    def item(self) -> AscentJob:
         rules = {trial.hyperparameters.score: None for trial in self.trials}
         if self.floor is not None:
             rules |= {replace(rule, unlearn_threshold=self.floor): None for rule in rules}
-        return AscentItem(
+        return AscentJob(
             number=self.number,
             trial=self.trials[0],
             rules=tuple(rules),
         )
 
 
-class Catalogue:
+class JobCatalog:
     """Every item that a plan may need.
 
     Where settings are drawn each has groups of its own, so that a worker which knows a
@@ -257,20 +257,20 @@ class Catalogue:
         self._plan = plan
         self._drawn = plan.study.search is not None
         self._floor = _lowest(plan.study.grid.settings.get("unlearn_threshold"))
-        self.helpers: list[HelperItem] = []
-        self._helper_of: dict[object, HelperItem] = {}
+        self.helpers: list[HelperJob] = []
+        self._helper_of: dict[object, HelperJob] = {}
         for scenario in plan.scenarios:
             for helper in scenario.helpers:
                 self._note(scenario, helper)
-        self.groups: list[Group] = []
-        self._by_number: dict[int, Group] = {}
-        self._in_scenario: dict[int, list[Group]] = defaultdict(list)
-        self._group_of: dict[int, Group] = {}
-        self._found: dict[object, Group] = {}
+        self.groups: list[AscentGroup] = []
+        self._by_number: dict[int, AscentGroup] = {}
+        self._in_scenario: dict[int, list[AscentGroup]] = defaultdict(list)
+        self._group_of: dict[int, AscentGroup] = {}
+        self._found: dict[object, AscentGroup] = {}
         for trial in plan.trials:
             self.add(trial)
 
-    def add(self, trial: Trial) -> Group:
+    def add(self, trial: Trial) -> AscentGroup:
         """Take in a trial and return its group."""
         parts = trial.hyperparameters
         shared = (trial.scenario.number, trial.defence_seed, parts.clean, parts.unlearn)
@@ -278,7 +278,7 @@ class Catalogue:
         if name not in self._found:
             number = trial.number if self._drawn else len(self._found)
             floor = self._floor if self._drawn else None
-            group = Group(number=number, scenario=trial.scenario, shared=shared, floor=floor)
+            group = AscentGroup(number=number, scenario=trial.scenario, shared=shared, floor=floor)
             self._found[name] = self._by_number[number] = group
             self.groups.append(group)
             self._in_scenario[trial.scenario.number].append(group)
@@ -289,41 +289,41 @@ class Catalogue:
     def _note(self, scenario: Scenario, helper: Helper) -> None:
         place = _shared_by(scenario, helper)
         if place not in self._helper_of:
-            item = HelperItem(number=len(self.helpers), scenario=scenario, helper=helper)
+            item = HelperJob(number=len(self.helpers), scenario=scenario, helper=helper)
             self._helper_of[place] = item
             self.helpers.append(item)
 
-    def helpers_of(self, scenario: Scenario) -> list[HelperItem]:
+    def helpers_of(self, scenario: Scenario) -> list[HelperJob]:
         """Return what trains a scenario's helpers, in order."""
         return [self._helper_of[_shared_by(scenario, helper)] for helper in scenario.helpers]
 
-    def group_of(self, trial: Trial) -> Group:
+    def group_of(self, trial: Trial) -> AscentGroup:
         """Return the trials that share their ascent with `trial`."""
         return self._group_of[trial.number]
 
-    def trial_item(self, trial: Trial) -> TrialItem:
+    def trial_item(self, trial: Trial) -> TrialJob:
         """Return the item that works on `trial`."""
-        return TrialItem(
+        return TrialJob(
             trial=trial,
             rules=self.group_of(trial).item.rules,
             stream=self._plan.study.prune.curve is not None,
         )
 
-    def group(self, number: int) -> Group:
+    def group(self, number: int) -> AscentGroup:
         """Return the group of that number."""
         return self._by_number[number]
 
-    def known(self, trial: Trial) -> Group | None:
+    def known(self, trial: Trial) -> AscentGroup | None:
         """Return the group of a trial, if the catalogue has the trial."""
         return self._group_of.get(trial.number)
 
-    def groups_in(self, scenario: int) -> list[Group]:
+    def groups_in(self, scenario: int) -> list[AscentGroup]:
         """Return the groups of the scenario of that number."""
         return self._in_scenario[scenario]
 
     def drawn_for(self, item: Item) -> Drawn | None:
         """Return what a worker has to know to find an item by its name."""
-        if not self._drawn or not isinstance(item, AscentItem | TrialItem):
+        if not self._drawn or not isinstance(item, AscentJob | TrialJob):
             return None
         return item.trial.setting.number, item.trial.setting.values
 
@@ -333,7 +333,7 @@ class Catalogue:
         if kind == "helper":
             return self.helpers[int(number)]
         if kind == "victim":
-            return VictimItem(scenario=self._plan.scenarios[int(number)])
+            return VictimJob(scenario=self._plan.scenarios[int(number)])
         if drawn is not None and int(number) not in self._group_of:
             for trial in self._plan.with_setting(*drawn):
                 self.add(trial)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orchestrator.errors import Unusable
-from orchestrator.plan.jobs import Item, TrialItem
+from orchestrator.errors import ResourceError
+from orchestrator.plan.jobs import Item, TrialJob
 from orchestrator.plan.plan import Scenario
 from orchestrator.spec.model import STAGES, Device, Share, Study
 from ulrl.datasets import DatasetError
@@ -159,7 +159,7 @@ class Shares:
     def of(self, item: Item) -> Share:
         """Return what Ray keeps free for an item."""
         batch = None
-        if isinstance(item, TrialItem):
+        if isinstance(item, TrialJob):
             batch = item.trial.hyperparameters.relearn.relearn_batch_size
         return self._of(item.stage, item.scenario, batch)
 
@@ -182,11 +182,11 @@ class Shares:
         """Return how many items are worked on at once on these nodes.
 
         Raises:
-            Unusable: An item would wait for ever, or there is no room for so many workers.
+            ResourceError: An item would wait for ever, or there is no room for so many workers.
         """
         cpus, gpus = (sum(getattr(node, what) for node in nodes) for what in ("cpus", "gpus"))
         if self.device is Device.CUDA and gpus and not any(node.memory for node in nodes):
-            raise Unusable(
+            raise ResourceError(
                 "resources asks for a GPU, and torch finds none where Ray counts some; mend "
                 "that, or compute on the CPU with resources.device: cpu"
             )
@@ -197,14 +197,14 @@ class Shares:
             room = sum(node.room(share) for node in nodes)
             if not room and len(shares) > 1:
                 several = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
-                raise Unusable(
+                raise ResourceError(
                     f"resources asks for {share} for {what}, and no node has that; {there}{several}"
                 )
             most = max(most, room)
         wanted = self._study.resources.workers or most
         if most < max(1, wanted):
             share = min(shares)
-            raise Unusable(
+            raise ResourceError(
                 f"resources asks for {max(1, wanted)} workers of {share}; {there}, which is "
                 f"room for {most}"
             )

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.files import write_text
 from orchestrator.plan.columns import RELEARN, UNLEARN, column_of
 from orchestrator.reporting.classes import FILE as CONFUSION
 from orchestrator.reporting.figures import FILE as CURVES
 from orchestrator.reporting.figures import read_curves, shown_curves
-from orchestrator.reporting.page import Drafts, Page, render, trigger_views
+from orchestrator.reporting.page import FigureFiles, Page, render, trigger_views
 from orchestrator.reporting.read_logs import FILE as STARTS
 from orchestrator.reporting.read_logs import (
     StudyFile,
@@ -50,7 +50,7 @@ def conclusion(folder: Path) -> tuple[Mapping[str, str], Mapping[str, float]]:
     Metrics are those of the best setting for all, means over scenarios on the report half.
 
     Raises:
-        Mistakes: A file of the folder is not what it should be.
+        SpecError: A file of the folder is not what it should be.
     """
     results = read_results(folder / "results.csv")
     study = read_study(folder / "study.yaml")
@@ -195,7 +195,7 @@ def assemble(folder: Path) -> Assembly:
     """Return the report of the study in `folder`.
 
     Raises:
-        Mistakes: A file is not what it should be.
+        SpecError: A file is not what it should be.
     """
     results = read_results(folder / "results.csv")
     study = read_study(folder / "study.yaml")
@@ -210,7 +210,7 @@ def assemble(folder: Path) -> Assembly:
     curves = shown_curves(read_curves(folder / CURVES, results), summary.is_common)
     flags = count_flags(results, names)
     rows = repair_rows(summary, names)
-    drafts = Drafts(results, summary, names)
+    drafts = FigureFiles(results, summary, names)
     page = Page(
         name=name,
         objective_known=study.objective is not None,
@@ -262,14 +262,14 @@ def write_report(folder: Path) -> Path:
     """Return the path of report.html, written anew together with its figures.
 
     Raises:
-        Mistakes: `folder` is no study folder, or a file in it is not what it should be.
+        SpecError: `folder` is no study folder, or a file in it is not what it should be.
         OSError: The report cannot be written.
     """
     if not folder.is_dir():
         reason = "it is no folder" if folder.exists() else "it is not there"
-        raise Mistakes([f"{folder}: no study folder; {reason}"])
+        raise SpecError([f"{folder}: no study folder; {reason}"])
     if not (folder / RESULTS).exists():
-        raise Mistakes([f"{folder}: no study folder; it has no {RESULTS}"])
+        raise SpecError([f"{folder}: no study folder; it has no {RESULTS}"])
     assembled = assemble(folder)
     (folder / FIGURES).mkdir(exist_ok=True)
     for stale in (folder / FIGURES).iterdir():

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import METRICS, MODELS, SCENARIO
 from orchestrator.reporting.read_results import StudyResults
@@ -17,7 +17,7 @@ from orchestrator.reporting.summary import Repair, Summary
 from orchestrator.reporting.svg import (
     Cell,
     Panel,
-    Sheet,
+    SvgCanvas,
     SvgFigure,
     cell_scales,
     colour_at,
@@ -105,7 +105,7 @@ def read_confusions(
         groups: Which models; a group that the file lacks one of is None.
 
     Raises:
-        Mistakes: The file is there, but is no such table, or is not of these results.
+        SpecError: The file is there, but is no such table, or is not of these results.
     """
     if not path.exists() or not groups:
         return [None for _ in groups]
@@ -134,19 +134,19 @@ def _read(path: Path, keys: Collection[Key]) -> dict[Key, Mapping[str, Any]]:
     try:
         schema = pq.read_schema(path)
         if missing := [name for name in _COLUMNS if name not in schema.names]:
-            raise Mistakes([f"{path}: lacks the column {missing[0]}"])
+            raise SpecError([f"{path}: lacks the column {missing[0]}"])
         filters = [("trial", "in", trials), ("half", "=", "report")]
         table = pq.read_table(path, columns=list(_COLUMNS), filters=filters)
         words = {name: np.array(table[name].to_pylist(), object) for name in ("model", "images")}
         whole = {n: table[n].cast(pa.int64()).fill_null(-1).to_numpy() for n in _WHOLE}
     except (OSError, pa.ArrowException, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise Mistakes([f"{path}: cannot be read as a table of counts; {reason}"]) from None
+        raise SpecError([f"{path}: cannot be read as a table of counts; {reason}"]) from None
     for name in _WHOLE[1:]:
         low = -1 if name == "wanted_class" else 0  # which clean images have none of
         high = np.iinfo(np.int64).max if name == "count" else _LARGEST
         if not low <= whole[name].min(initial=low) <= whole[name].max(initial=low) <= high:
-            raise Mistakes([f"{path}: {name}: is missing or out of range somewhere"])
+            raise SpecError([f"{path}: {name}: is missing or out of range somewhere"])
     found: dict[Key, Mapping[str, Any]] = {}
     for trial, model in keys:
         own = (whole["trial"] == trial) & (words["model"] == model)
@@ -181,7 +181,7 @@ def _check(path: Path, results: StudyResults, key: Key, found: Matrices) -> None
                 f"{path}: trial {number}, {model}: its counts make {column} {counted:.6g}, and "
                 f"results.csv has {said:.6g}; run the study's command again"
             )
-            raise Mistakes([text])
+            raise SpecError([text])
 
 
 def _divided(hits: Counts, matrix: Counts) -> Shares:
@@ -268,7 +268,7 @@ def draw_classes(shown: Repaired) -> SvgFigure | None:
         ("Clean, repaired", shown.after, "clean"),
     )
     columns = 4 if classes <= _MOST_WRITTEN else 2
-    sheet = Sheet(
+    sheet = SvgCanvas(
         rows=len(panels) // columns,
         columns=columns,
         width=_LEFT + max(classes, 8) * width + _RIGHT,

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import AFTER, DER, SCENARIO, STATUSES, Family, column_of, count
 from orchestrator.reporting.figures import (
@@ -34,7 +34,7 @@ from orchestrator.reporting.summary import (
     spread_of,
     summarise,
 )
-from orchestrator.reporting.svg import INK, Sheet, Styles, SvgFigure, attack_styles
+from orchestrator.reporting.svg import INK, Styles, SvgCanvas, SvgFigure, attack_styles
 from orchestrator.reporting.text import (
     NOTHING,
     Names,
@@ -130,7 +130,7 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
     """Return the studies in `folders`.
 
     Raises:
-        Mistakes: A folder is no study's, or a file in it is not what it should be: all at once.
+        SpecError: A folder is no study's, or a file in it is not what it should be: all at once.
     """
     found: list[tuple[Path, StudyFile, StudyResults, Summary]] = []
     mistakes: list[str] = []
@@ -141,13 +141,13 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
         try:
             results = read_results(folder / "results.csv")
             study = read_study(folder / "study.yaml")
-        except Mistakes as error:
+        except SpecError as error:
             mistakes += error.lines
             continue
         summary = summarise(results, study.objective or "der", study.sampler)
         found.append((folder, study, results, summary))
     if mistakes:
-        raise Mistakes(mistakes)
+        raise SpecError(mistakes)
     names = [study.name or folder.resolve().name for folder, study, _, _ in found]
     places = [folder.resolve().name for folder, _, _, _ in found]
     sides = [
@@ -428,7 +428,7 @@ def _draw(
     names: Names,
     styles: Styles,
 ) -> SvgFigure:
-    sheet = Sheet(rows=1, columns=len(_SHOWN) + 1, width=235, height=235)
+    sheet = SvgCanvas(rows=1, columns=len(_SHOWN) + 1, width=235, height=235)
     took = first.outcomes()
     for column, metric in enumerate(_SHOWN):
         scale = scale_of(metric)

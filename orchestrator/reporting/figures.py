@@ -8,7 +8,7 @@ from math import floor
 from pathlib import Path
 from statistics import fmean
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.files import csv_text, read_table
 from orchestrator.plan.columns import (
     RELEARN,
@@ -35,9 +35,9 @@ from orchestrator.reporting.svg import (
     Point,
     Scale,
     SettingAxis,
-    Sheet,
     Style,
     Styles,
+    SvgCanvas,
     SvgFigure,
     cell_scales,
     colour_at,
@@ -69,7 +69,7 @@ def draw_before_after(
     for outcome in outcomes:
         by_attack.setdefault(names.attack(outcome.scenario.family), []).append(outcome)
     row = max(_ROW, min(90.0, 4.5 * max(map(len, by_attack.values()))))
-    sheet = Sheet(rows=1, columns=2, width=330, height=56 + row * len(by_attack))
+    sheet = SvgCanvas(rows=1, columns=2, width=330, height=56 + row * len(by_attack))
     labels = [(float(place), short(attack)) for place, attack in enumerate(by_attack)]
     for column, metric in enumerate(("asr", "acc")):
         down = Scale(low=len(by_attack) - 0.5, high=-0.5)
@@ -91,7 +91,7 @@ def draw_before_after(
 
 def draw_halves(outcomes: Sequence[ScenarioOutcome], names: Names, styles: Styles) -> SvgFigure:
     """Draw what each scenario's best setting reaches on one half against the other."""
-    sheet = Sheet(rows=1, columns=4, width=215, height=max(215.0, 40 + 13.0 * len(styles)))
+    sheet = SvgCanvas(rows=1, columns=4, width=215, height=max(215.0, 40 + 13.0 * len(styles)))
     for column, metric in enumerate(("acc", "asr", "der")):
         scale = scale_of(metric)
         panel = sheet.panel(0, column, (40, 34, 10, 22), scale, scale)
@@ -121,7 +121,7 @@ def draw_flagged(counts: Sequence[FlagCount]) -> SvgFigure:
     attacks = distinct(count.attack for count in counts)
     thresholds = in_order(count.unlearn_threshold for count in counts)
     attacks.reverse()  # the first attack on top
-    sheet = Sheet(
+    sheet = SvgCanvas(
         rows=1,
         columns=1,
         width=room(attacks) + 8 + 52.0 * max(4, len(thresholds)),
@@ -145,7 +145,7 @@ def draw_flagged(counts: Sequence[FlagCount]) -> SvgFigure:
     return sheet.finish()
 
 
-def legend(sheet: Sheet, column: int, styles: Styles) -> None:
+def legend(sheet: SvgCanvas, column: int, styles: Styles) -> None:
     """Name the attacks' styles in a panel of their own, the last of the first row."""
     room_for = max(1.0, (sheet.height - 32) / 15)  # lines
     down = Scale(low=max(room_for, len(styles)) - 0.5, high=-0.5)
@@ -263,7 +263,7 @@ def setting_points(outcomes: Sequence[ScenarioOutcome]) -> list[SettingPoint]:
 
 def draw_front(outcomes: Sequence[ScenarioOutcome], names: Names, styles: Styles) -> SvgFigure:
     """Draw every done trial, and beside it every setting's mean; lines join what is unbeaten."""
-    sheet = Sheet(rows=1, columns=3, width=330, height=300)
+    sheet = SvgCanvas(rows=1, columns=3, width=330, height=300)
     panels = []
     done = [trial for outcome in outcomes for trial in outcome.trials if trial.done]
     lowest = 10 * floor(10 * min(trial.numbers[ACC] for trial in done) - 0.1)
@@ -329,7 +329,7 @@ def read_curves(path: Path, results: StudyResults) -> list[Curve]:
     """Return the curves of the scenarios in the results; none if no file is there.
 
     Raises:
-        Mistakes: It is there, but is no list of curves.
+        SpecError: It is there, but is no list of curves.
     """
     if not path.exists():
         return []
@@ -340,13 +340,13 @@ def read_curves(path: Path, results: StudyResults) -> list[Curve]:
     for number, row in enumerate(table.rows, start=2):
         if row["phase"] not in TITLES:
             rule = f"must be {UNLEARN} or {RELEARN}; got {row['phase']!r}"
-            raise Mistakes([f"{path}: row {number}, phase: {rule}"])
+            raise SpecError([f"{path}: row {number}, phase: {rule}"])
         series = {}
         for name in SERIES:
             values = _fractions(row[name])
             if values is None:
                 rule = f"must be a JSON list of fractions in [0, 1]; got {row[name][:60]!r}"
-                raise Mistakes([f"{path}: row {number}, {name}: {rule}"])
+                raise SpecError([f"{path}: row {number}, {name}: {rule}"])
             series[name] = values
         setting = tuple((axis, row[axis] or "none") for axis in results.varied)
         scenario = scenario_of(row)
@@ -370,7 +370,7 @@ def draw_curves(
     titles = TITLES[phase]
     last = max(len(values) for curve in chosen for values in curve.series.values())
     across = Scale(low=0.5, high=max(2, last) + 0.5)
-    sheet = Sheet(rows=1, columns=len(titles) + 1, width=250, height=225)
+    sheet = SvgCanvas(rows=1, columns=len(titles) + 1, width=250, height=225)
     for column, (name, title) in enumerate(titles.items()):
         panel = sheet.panel(0, column, (40, 36, 12, 24), across, PERCENT)
         panel.title(title)
@@ -483,7 +483,7 @@ def draw_surfaces(
     heads = [[_head(*pair) for pair in row] for row in rows]
     top = _LINE * (1.5 + max(map(len, heads)))
     across, up = max(3, len(axes.thresholds)), max(3, len(axes.ratios))
-    sheet = Sheet(
+    sheet = SvgCanvas(
         rows=len(rows),
         columns=len(METRICS),
         width=_LEFT + across * _CELL_WIDTH + _RIGHT,
@@ -605,7 +605,7 @@ def draw_scattered(trials: Sequence[TrialRow], marked: Collection[Setting]) -> S
     grey ring has none (pruned, failed or pending).
     """
     across, up = (_axis(name, trials) for name in SURFACE_AXES)
-    sheet = Sheet(rows=1, columns=len(METRICS), width=260, height=220)
+    sheet = SvgCanvas(rows=1, columns=len(METRICS), width=260, height=220)
     groups: dict[Setting, list[TrialRow]] = {}
     for trial in trials:
         groups.setdefault(trial.setting, []).append(trial)

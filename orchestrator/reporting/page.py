@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import (
     AFTER,
@@ -90,7 +90,7 @@ def trigger_views(figures: Path, results: StudyResults, names: Names) -> list[Tr
     """Return a picture of each family in the results that has one, in their order.
 
     Raises:
-        Mistakes: The list of pictures, or a picture on it, cannot be read.
+        SpecError: The list of pictures, or a picture on it, cannot be read.
     """
     rows = {tuple(row[axis] for axis in SCENARIO): row for row in pictured(figures / TRIGGER_INDEX)}
     shown = {}
@@ -116,7 +116,7 @@ def _source(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Mistakes([f"{path}: cannot be read; {error.strerror}"]) from None
+        raise SpecError([f"{path}: cannot be read; {error.strerror}"]) from None
     return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -348,7 +348,7 @@ def _number(text: str) -> str:
         return text or NOTHING
 
 
-class Drafts:
+class FigureFiles:
     """Draws, and keeps what was drawn.
 
     Attributes:

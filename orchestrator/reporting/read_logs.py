@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.files import Table, read_table
 from orchestrator.reporting.read_results import ScenarioRow, Setting, StudyResults
 from orchestrator.reporting.text import distinct, names_of, setting_text
 
 
 def refuse_holes(path: Path, results: StudyResults) -> None:
-    """Raise ``Mistakes`` where a scenario lacks a setting that others have, or a family a seed."""
+    """Raise ``SpecError`` where a scenario lacks a setting that others have, or a family a seed."""
     holes = list(_holes(results))
     if not holes:
         return
@@ -24,7 +24,7 @@ def refuse_holes(path: Path, results: StudyResults) -> None:
     which = f" with {setting_text(setting)}" if setting else ""
     more = f" (and {len(others)} more like this)" if others else ""
     missing = f"{path}: has no row of {named}{which}{more}, though study.yaml excludes nothing"
-    raise Mistakes([f"{missing}; the study's own command writes the table anew"])
+    raise SpecError([f"{missing}; the study's own command writes the table anew"])
 
 
 def _holes(results: StudyResults) -> Iterator[tuple[ScenarioRow, Setting]]:
@@ -75,14 +75,14 @@ def read_starts(path: Path) -> Sequence[Start]:
     """Return the record's starts, the last one last; none if there is no record.
 
     Raises:
-        Mistakes: It is there, but a whole line of it is no record of a start.
+        SpecError: It is there, but a whole line of it is no record of a start.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ()
     except (OSError, UnicodeDecodeError) as error:
-        raise Mistakes([f"{path}: cannot be read; {' '.join(str(error).split())}"]) from None
+        raise SpecError([f"{path}: cannot be read; {' '.join(str(error).split())}"]) from None
     lines = text[: text.rfind("\n") + 1].splitlines()  # a kill may have torn the last one
     return [_start(path, number, line) for number, line in enumerate(lines, start=1)]
 
@@ -95,7 +95,7 @@ def _start(path: Path, number: int, line: str) -> Start:
     except (ValueError, KeyError, TypeError, AttributeError):
         texts, versions = {"command": None}, {}
     if not all(isinstance(text, str) for text in texts.values()):
-        raise Mistakes([f"{path}: line {number} is no record of a start"])
+        raise SpecError([f"{path}: line {number} is no record of a start"])
     return Start(**texts, versions=versions)
 
 
@@ -155,7 +155,7 @@ def read_study(path: Path) -> StudyFile:
     """Return what a study file says; nothing if there is none.
 
     Raises:
-        Mistakes: It is there, but is no study file.
+        SpecError: It is there, but is no study file.
     """
     if not path.exists():
         return StudyFile()
@@ -163,13 +163,13 @@ def read_study(path: Path) -> StudyFile:
         study: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise Mistakes([f"{path}: cannot be read as YAML; {reason}"]) from None
+        raise SpecError([f"{path}: cannot be read as YAML; {reason}"]) from None
     if not isinstance(study, dict):
-        raise Mistakes([f"{path}: is no study file; it holds no mapping"])
+        raise SpecError([f"{path}: is no study file; it holds no mapping"])
     objective = study.get("objective", "der")
     if objective not in _OBJECTIVES:
         known = ", ".join(_OBJECTIVES)
-        raise Mistakes([f"{path}: objective: must be one of {known}; got {objective!r}"])
+        raise SpecError([f"{path}: objective: must be one of {known}; got {objective!r}"])
     name, search = study.get("name"), study.get("search")
     return StudyFile(
         name=None if name is None else str(name),
@@ -191,7 +191,7 @@ def _pruner(path: Path, prune: Any) -> Mapping[str, float] | None:
     for name in _WILCOXON:
         value = chosen.get(name)
         if not isinstance(value, int | float):
-            raise Mistakes([f"{path}: prune.setting.{name}: must be a number; got {value!r}"])
+            raise SpecError([f"{path}: prune.setting.{name}: must be a number; got {value!r}"])
         found[name] = value
     return found
 
@@ -200,7 +200,7 @@ def read_pruning(path: Path) -> Sequence[Mapping[str, str]]:
     """Return the rows of the pruning log; none if there is no such file.
 
     Raises:
-        Mistakes: It is there, but is no pruning log.
+        SpecError: It is there, but is no pruning log.
     """
     if not path.exists():
         return ()
@@ -222,7 +222,7 @@ def read_costs(path: Path) -> list[StageCost]:
     """Return the work of each stage, in the order of the pipeline; nothing if no file is there.
 
     Raises:
-        Mistakes: It is there, but is no list of stages.
+        SpecError: It is there, but is no list of stages.
     """
     if not path.exists():
         return []
@@ -252,6 +252,6 @@ def _refuse_words(table: Table, columns: Sequence[str]) -> None:
             try:
                 float(row[name] or 0)
             except ValueError:
-                raise Mistakes(
+                raise SpecError(
                     [f"{table.path}: row {number}, {name}: must be a number; got {row[name]!r}"]
                 ) from None

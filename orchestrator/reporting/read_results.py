@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.files import Table, read_table
 from orchestrator.plan.columns import (
     AFTER,
@@ -141,7 +141,7 @@ def read_results(path: Path) -> StudyResults:
     """Return the trials in `path`.
 
     Raises:
-        Mistakes: It is no results.csv, or has holes or bad values; in one line.
+        SpecError: It is no results.csv, or has holes or bad values; in one line.
     """
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -155,7 +155,7 @@ def _read(path: Path, digest: str) -> StudyResults:
     del digest  # tells contents apart
     table = read_table(path, REQUIRED)
     if not table.rows:
-        raise Mistakes([f"{path}: has no trials; there is only a header"])
+        raise SpecError([f"{path}: has no trials; there is only a header"])
     position = {name: place for place, name in enumerate(table.columns)}
     further = table.columns[position["reinit_ratio"] + 1 : position["status"]]
     axes = (*SETTING, *further)
@@ -252,7 +252,7 @@ def _refuse_faults(table: Table) -> None:
     first, *others = [*_faults(table)] or [*contradictions(table)] or [""]
     if first:
         more = f" (and {len(others)} more like this)" if others else ""
-        raise Mistakes([f"{table.path}: {first}{more}"])
+        raise SpecError([f"{table.path}: {first}{more}"])
 
 
 def _faults(table: Table) -> Iterator[str]:
@@ -302,4 +302,4 @@ def _refuse_doubles(path: Path, trials: tuple[TrialRow, ...]) -> None:
     for number, trial in enumerate(trials, start=2):
         same = seen.setdefault((trial.scenario, trial.setting), number)
         if same != number:
-            raise Mistakes([f"{path}: row {number} is the same trial as row {same}"])
+            raise SpecError([f"{path}: row {number} is the same trial as row {same}"])

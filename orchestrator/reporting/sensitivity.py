@@ -16,7 +16,7 @@ from orchestrator.reporting.figures import (
     short,
     title_of,
 )
-from orchestrator.reporting.page import Drafts, FigureView, Sensitivity
+from orchestrator.reporting.page import FigureFiles, FigureView, Sensitivity
 from orchestrator.reporting.read_results import Setting, TrialRow
 from orchestrator.reporting.statistics import (
     EXACT,
@@ -47,8 +47,8 @@ from orchestrator.reporting.svg import (
     Panel,
     Scale,
     SettingAxis,
-    Sheet,
     Styles,
+    SvgCanvas,
     SvgFigure,
     cell_scales,
     draw_cells,
@@ -64,7 +64,7 @@ def draw_marginals(
     found: Sequence[Marginal], axes: Sequence[SettingAxis], styles: Styles
 ) -> SvgFigure:
     """Draw a row of ACC, ASR and DER per axis: a line per attack, and the mean with its band."""
-    sheet = Sheet(rows=len(axes), columns=len(METRICS) + 1, width=215, height=190)
+    sheet = SvgCanvas(rows=len(axes), columns=len(METRICS) + 1, width=215, height=190)
     for row, axis in enumerate(axes):
         for column, metric in enumerate(METRICS):
             panel = _panel(sheet, (row, column), metric, axis)
@@ -82,7 +82,7 @@ def draw_marginals(
 
 def draw_sampled(trials: Sequence[TrialRow], axes: Sequence[SettingAxis]) -> SvgFigure:
     """Draw the mean of each sampled setting over each axis."""
-    sheet = Sheet(rows=len(axes), columns=len(METRICS), width=260, height=190)
+    sheet = SvgCanvas(rows=len(axes), columns=len(METRICS), width=260, height=190)
     groups: dict[Setting, list[TrialRow]] = {}
     for trial in trials:
         if trial.done:
@@ -117,7 +117,7 @@ def draw_importance(found: Sequence[Importance], effects: Sequence[MainEffect]) 
     axes = distinct(entry.axis for entry in found)
     measures = distinct(entry.measure for entry in found)
     left, below = room(axes), 30 + 14.0 * len(measures)
-    sheet = Sheet(rows=1, columns=1, width=left + 430, height=24 + below + 40.0 * len(axes))
+    sheet = SvgCanvas(rows=1, columns=1, width=left + 430, height=24 + below + 40.0 * len(axes))
     down = Scale(low=len(axes) - 0.5, high=-0.5)
     panel = sheet.panel(0, 0, (left, below, 152, 24), Scale(low=-0.03, high=1.03), down)
     panel.title("Share of the axes' main effects")
@@ -150,7 +150,7 @@ def draw_variance(parts: Sequence[Part]) -> SvgFigure:
     names = distinct(name for part in parts for name in part.factors)
     left = room(names)
     width = left + 16 + max(56.0, 5.4 * max(len(short(name)) for name in names)) * len(names)
-    sheet = Sheet(rows=1, columns=1, width=width, height=62 + 32.0 * len(names))
+    sheet = SvgCanvas(rows=1, columns=1, width=width, height=62 + 32.0 * len(names))
     panel = sheet.panel(0, 0, (left, 34, 8, 22), *cell_scales(len(names), len(names)))
     panel.title("Share of the variance, %")
     cells = {}
@@ -177,7 +177,7 @@ class _Place:
     tip: str
 
 
-def _panel(sheet: Sheet, at: tuple[int, int], metric: str, axis: SettingAxis) -> Panel:
+def _panel(sheet: SvgCanvas, at: tuple[int, int], metric: str, axis: SettingAxis) -> Panel:
     """Return axes whose values stand equally far apart, as the grid's do."""
     across = Scale(low=-0.3, high=len(axis.values) - 0.7)
     panel = sheet.panel(*at, (40, 36, 12, 24), across, _scale(metric))
@@ -244,7 +244,7 @@ def _bounded(share: float, entry: Importance | Part) -> str:
 RESAMPLED = "of attacks and then of their scenarios, or of the scenarios of a single attack"
 
 
-def sensitivity(drafts: Drafts) -> Sensitivity:
+def sensitivity(drafts: FigureFiles) -> Sensitivity:
     """Return the figures; what the data do not bear out is None, and a note says why."""
     summary = drafts.summary
     axes = setting_axes(drafts.results)
@@ -264,7 +264,7 @@ def sensitivity(drafts: Drafts) -> Sensitivity:
 
 
 def _marginals(
-    drafts: Drafts,
+    drafts: FigureFiles,
     outcomes: Sequence[ScenarioOutcome],
     axes: Sequence[SettingAxis],
     notes: dict[str, str],
@@ -318,7 +318,7 @@ def _effects(found: Sequence[Marginal]) -> list[tuple[str, ...]]:
 
 
 def _importance(
-    drafts: Drafts, block: Block, axes: Sequence[SettingAxis], notes: dict[str, str]
+    drafts: FigureFiles, block: Block, axes: Sequence[SettingAxis], notes: dict[str, str]
 ) -> FigureView | None:
     part = complete_part(block)
     found = importances(part, axes, maximise=drafts.summary.objective != "asr")
@@ -361,7 +361,7 @@ def _importance(
 
 
 def _variance(
-    drafts: Drafts, block: Block, axes: Sequence[SettingAxis], notes: dict[str, str]
+    drafts: FigureFiles, block: Block, axes: Sequence[SettingAxis], notes: dict[str, str]
 ) -> FigureView | None:
     whole = complete_scenarios(block)
     parts = decompose(whole, axes)
@@ -422,7 +422,7 @@ def _lost(block: Block, part: Block) -> str:
     return f" (left out, being pruned, failed or pending somewhere: {' and '.join(told)})"
 
 
-def _censored(drafts: Drafts) -> str:
+def _censored(drafts: FigureFiles) -> str:
     """Return what pruning does to shares, if it did anything."""
     if not drafts.summary.counts["pruned"]:
         return ""
@@ -433,7 +433,7 @@ def _censored(drafts: Drafts) -> str:
     )
 
 
-def _done_csv(drafts: Drafts, trials: Sequence[TrialRow]) -> str:
+def _done_csv(drafts: FigureFiles, trials: Sequence[TrialRow]) -> str:
     columns = (*SCENARIO, *drafts.results.setting_axes)
     columns += ("acc_after_report", "asr_after_report", "der_report")
     return csv_text(columns, ({n: t.cells[n] for n in columns} for t in trials if t.done))

@@ -199,7 +199,7 @@ class Panel:
 
 
 @dataclass(kw_only=True)
-class Sheet:
+class SvgCanvas:
     """Rows and columns of panels of one size, in points."""
 
     rows: int

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from orchestrator.pipeline.run_job import Steps, steps_of
-from orchestrator.pipeline.stages import Workshop
-from orchestrator.plan.jobs import Drawn, Finished, Item, Progress, TrialItem
+from orchestrator.pipeline.stages import StageRunner
+from orchestrator.plan.jobs import Drawn, Item, JobResult, Progress, TrialJob
 from orchestrator.plan.plan import Scenario
 from orchestrator.plan.resources import Shares
 from orchestrator.scheduler.queue import SHIFT_SECONDS
-from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Share
 from orchestrator.terminal import Interrupts
 
@@ -22,7 +22,7 @@ PATIENCE = 2 * SHIFT_SECONDS  # after which a shift ends with the item in work
 
 
 @dataclass(frozen=True, kw_only=True)
-class News:
+class BatchProgress:
     """What a worker tells of its shift.
 
     Attributes:
@@ -33,21 +33,23 @@ class News:
         over: Whether it has ended.
     """
 
-    finished: tuple[tuple[str, Finished], ...] = ()
+    finished: tuple[tuple[str, JobResult], ...] = ()
     current: str = ""
     progress: Progress | None = None
     closing: bool = False
     over: bool = False
 
 
-class Shift:
+class JobBatch:
     """The worker's side: works through items and says when there is something to tell.
 
     Attributes:
         bundled: Whether news may wait to be told together.
     """
 
-    def __init__(self, workshop: Workshop, items: Sequence[Item], *, bundled: bool = True) -> None:
+    def __init__(
+        self, workshop: StageRunner, items: Sequence[Item], *, bundled: bool = True
+    ) -> None:
         self._workshop = workshop
         self._items = list(reversed(items))
         self._bundled = bundled
@@ -55,29 +57,29 @@ class Shift:
         self._steps: Steps | None = None
         self._busy = 0.0  # seconds spent on the item in work
 
-    def work(self) -> News:
+    def work(self) -> BatchProgress:
         """Work until there is something to tell."""
         since = time.monotonic()
-        finished: list[tuple[str, Finished]] = []
+        finished: list[tuple[str, JobResult]] = []
         while self._items:
             item = self._items[-1]
             result = self._advance(item)
             if isinstance(result, Progress):
                 time.sleep(result.pause)  # here, where neither limit nor pace counts it
             waited = time.monotonic() - since
-            if isinstance(result, Finished):
+            if isinstance(result, JobResult):
                 self._items.pop()
                 finished.append((item.name, result))
                 if self._closing or result.error or waited >= self._after(TELL_EVERY):
                     break
             elif result.begins or waited >= self._after(_report_every(item)):
-                return News(
+                return BatchProgress(
                     finished=tuple(finished),
                     current=item.name,
                     progress=result,
                     closing=self._closing,
                 )
-        return News(finished=tuple(finished), over=self._closing or not self._items)
+        return BatchProgress(finished=tuple(finished), over=self._closing or not self._items)
 
     def close(self) -> None:
         """Abandon the stage in flight, and what was not begun."""
@@ -85,7 +87,7 @@ class Shift:
         if self._steps is not None:
             self._steps.close()
 
-    def _advance(self, item: Item) -> Progress | Finished:
+    def _advance(self, item: Item) -> Progress | JobResult:
         """Do the next step of an item."""
         if self._steps is None:
             self._steps, self._busy = steps_of(self._workshop, item), 0.0
@@ -97,7 +99,7 @@ class Shift:
             return next(self._steps)
         except StopIteration as end:
             self._steps = None
-            finished: Finished = end.value
+            finished: JobResult = end.value
             return replace(finished, spent=self._busy + time.perf_counter() - started)
         finally:
             self._busy += time.perf_counter() - started
@@ -110,14 +112,14 @@ class Shift:
         return time.monotonic() - self._begun > PATIENCE
 
 
-class Assignment:
+class AssignedBatch:
     """The driver's side: what of a shift is still out, and what its news means."""
 
-    def __init__(self, conductor: Conductor, items: Sequence[Item]) -> None:
+    def __init__(self, conductor: StudyScheduler, items: Sequence[Item]) -> None:
         self._conductor = conductor
         self._left = {item.name: item for item in items}
 
-    def take(self, news: News) -> bool:
+    def take(self, news: BatchProgress) -> bool:
         """Take in news, and return whether the shift should stop here.
 
         Of a shift that stops or closes, what was not begun goes back to the queue.
@@ -161,11 +163,11 @@ class Assignment:
 
 
 def _report_every(item: Item) -> float:
-    may_be_cut = isinstance(item, TrialItem) and item.stream
+    may_be_cut = isinstance(item, TrialJob) and item.stream
     return STREAM_EVERY if may_be_cut else REPORT_EVERY
 
 
-class Session:
+class TuneSession:
     """One Tuner's way to the conductor, and which Tune trial has what.
 
     Attributes:
@@ -174,13 +176,13 @@ class Session:
     """
 
     def __init__(
-        self, conductor: Conductor, interrupts: Interrupts, shares: Shares, workers: int
+        self, conductor: StudyScheduler, interrupts: Interrupts, shares: Shares, workers: int
     ) -> None:
         self._conductor = conductor
         self.interrupts = interrupts
         self._shares = shares
         self.workers = workers
-        self._shifts: dict[str, tuple[Assignment, Scenario]] = {}
+        self._shifts: dict[str, tuple[AssignedBatch, Scenario]] = {}
         self._near: Scenario | None = None  # where the worker was that is free now
         self._failure: Exception | None = None
 
@@ -203,11 +205,11 @@ class Session:
                 if item not in items:
                     self._conductor.returned(item)
             self._near = None
-            self._shifts[trial_id] = Assignment(self._conductor, items), items[-1].scenario
+            self._shifts[trial_id] = AssignedBatch(self._conductor, items), items[-1].scenario
             return [(item.name, self._conductor.drawn_for(item)) for item in items], share
         return [], Share()
 
-    def take(self, trial_id: str, news: News) -> bool:
+    def take(self, trial_id: str, news: BatchProgress) -> bool:
         """Take in what a Tune trial tells, and return whether it should stop."""
         if trial_id not in self._shifts:
             return True

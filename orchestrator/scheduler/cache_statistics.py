@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from orchestrator.plan.columns import count
 from orchestrator.scheduler.decisions import Status
-from orchestrator.scheduler.scheduler import Conductor
-from orchestrator.store.study_folder import Folder
+from orchestrator.scheduler.scheduler import StudyScheduler
+from orchestrator.store.study_folder import StudyFolder
 
 NAMES = {
     "train_helper": "helper",
@@ -25,7 +25,7 @@ def planned(trials: int, counts: Mapping[str, int]) -> str:
     return f"{count(trials, 'trial')} → {', '.join(parts)}"
 
 
-def shared(conductor: Conductor, folder: Folder) -> str:
+def shared(conductor: StudyScheduler, folder: StudyFolder) -> str:
     """Return what the trials of a study came to rest on, and what of it was run this time."""
     trials = conductor.plan.trials
     done = [

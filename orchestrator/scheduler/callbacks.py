@@ -3,30 +3,30 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from orchestrator.plan.jobs import Finished, Item, Progress
+from orchestrator.plan.jobs import Item, JobResult, Progress
 from orchestrator.plan.plan import Scenario
 from orchestrator.scheduler.decisions import Verdict
-from orchestrator.store.lookup import VictimFinding
+from orchestrator.store.lookup import VictimResult
 
 
-class Observer(Protocol):
+class StudyCallback(Protocol):
     """Told of every event, in order, by the driver; what it does changes no result."""
 
     def started(self, item: Item) -> None: ...
 
     def progressed(self, item: Item, progress: Progress) -> None: ...
 
-    def ended(self, item: Item, result: Finished) -> None: ...
+    def ended(self, item: Item, result: JobResult) -> None: ...
 
-    def victim(self, scenario: Scenario, finding: VictimFinding) -> None: ...
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None: ...
 
     def decided(self, verdict: Verdict) -> None: ...
 
 
-class Observers:
+class CallbackList:
     """Several observers as one."""
 
-    def __init__(self, members: Sequence[Observer]) -> None:
+    def __init__(self, members: Sequence[StudyCallback]) -> None:
         self._members = tuple(members)
 
     def started(self, item: Item) -> None:
@@ -37,11 +37,11 @@ class Observers:
         for member in self._members:
             member.progressed(item, progress)
 
-    def ended(self, item: Item, result: Finished) -> None:
+    def ended(self, item: Item, result: JobResult) -> None:
         for member in self._members:
             member.ended(item, result)
 
-    def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         for member in self._members:
             member.victim(scenario, finding)
 

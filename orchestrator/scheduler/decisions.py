@@ -12,8 +12,8 @@ from typing import Any
 from orchestrator.files import write_text
 from orchestrator.plan.columns import count
 from orchestrator.plan.plan import Plan, Trial
-from orchestrator.search.answers import Answers
-from orchestrator.search.pruners import Evidence, Judge
+from orchestrator.search.answers import PrunerAnswers
+from orchestrator.search.pruners import Evidence, PruningStudy
 from orchestrator.spec.model import Objective
 
 COLUMNS = (
@@ -156,14 +156,14 @@ class Decisions:
         self._widest = 0  # scenarios behind the best-covered reference
         self._answers = self._settings = None
         if prune.setting is not None:
-            self._answers = None if answers is None else Answers(answers)
-            self._settings = Judge("settings", prune.setting, objective, self._answers)
+            self._answers = None if answers is None else PrunerAnswers(answers)
+            self._settings = PruningStudy("settings", prune.setting, objective, self._answers)
         startup = prune.setting.arguments["n_startup_steps"] if prune.setting else None
         self.sure = frozenset(plan.scenario_order[:startup])
-        self._curves: dict[int, Judge] = {}
+        self._curves: dict[int, PruningStudy] = {}
         if prune.curve is not None:
             self._curves = {
-                scenario.number: Judge(f"scenario: {scenario.text}", prune.curve, objective)
+                scenario.number: PruningStudy(f"scenario: {scenario.text}", prune.curve, objective)
                 for scenario in plan.scenarios
             }
         self._chains: dict[int, _Chain] = defaultdict(_Chain)
@@ -185,7 +185,7 @@ class Decisions:
         return [t for setting in self._plan.setting_order for t in self._plan.trials_of(setting)]
 
     @property
-    def judges(self) -> list[Judge]:
+    def judges(self) -> list[PruningStudy]:
         """The Optuna studies, that of the settings first."""
         first = [self._settings] if self._settings is not None else []
         return first + [self._curves[number] for number in sorted(self._curves)]
@@ -329,11 +329,11 @@ class Decisions:
         return None
 
     @staticmethod
-    def _begin(judge: Judge, trial: Trial) -> None:
+    def _begin(judge: PruningStudy, trial: Trial) -> None:
         """Enter a trial in its scenario's study."""
         judge.begin(trial.setting.number, {**trial.setting.values, "trial": trial.name})
 
-    def _record(self, level: str, trial: Trial, judge: Judge) -> Pruning:
+    def _record(self, level: str, trial: Trial, judge: PruningStudy) -> Pruning:
         evidence = judge.evidence(trial.setting.number)
         pruning = Pruning(level=level, trial=trial, evidence=evidence)
         self.prunings.append(pruning)

@@ -5,14 +5,14 @@ from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from orchestrator.plan.jobs import Catalogue, HelperItem
+from orchestrator.plan.jobs import HelperJob, JobCatalog
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
-from orchestrator.scheduler.scheduler import Outcomes
-from orchestrator.scheduler.timing import Costs, Source, gather, recall
+from orchestrator.scheduler.scheduler import TrialOutcomes
+from orchestrator.scheduler.timing import Source, StageCosts, gather, recall
 from orchestrator.spec.model import LogModels
-from orchestrator.store.keys import KeyRing
-from orchestrator.store.lookup import RepairFinding, ScoreFinding, StageResults, VictimFinding
+from orchestrator.store.keys import CacheKeys
+from orchestrator.store.lookup import RepairResult, ScoreResult, StageResults, VictimResult
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import Cuts
 from ulrl.datasets import DatasetError
@@ -120,7 +120,7 @@ class _Count:
 def estimate(
     plan: Plan,
     store: Store,
-    keys: KeyRing,
+    keys: CacheKeys,
     workers: int,
     gpu: float,
     cuts: Cuts | None = None,
@@ -143,10 +143,10 @@ def estimate(
     findings = StageResults(store, keys)
     victims = _victims(plan, findings)
     scores, repairs = _present(plan, findings, victims)
-    pruned = _pruned(plan, Outcomes(plan, findings), scores, repairs, cuts or {})
+    pruned = _pruned(plan, TrialOutcomes(plan, findings), scores, repairs, cuts or {})
     taken = gather(plan, victims, scores, repairs)
-    costs = Costs(plan, taken, recall(store, keys.compute, plan), keys.compute)
-    count, catalogue = _Count(crowd=crowding(sharing(workers, gpu))), Catalogue(plan)
+    costs = StageCosts(plan, taken, recall(store, keys.compute, plan), keys.compute)
+    count, catalogue = _Count(crowd=crowding(sharing(workers, gpu))), JobCatalog(plan)
     groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
     for group in catalogue.groups:
         wanted = [t for t in group.trials if t.number not in pruned or t.number in repairs]
@@ -199,11 +199,11 @@ def crowding(workers: int) -> float:
 
 
 def _present(
-    plan: Plan, findings: StageResults, victims: Mapping[int, VictimFinding]
-) -> tuple[dict[int, ScoreFinding], dict[int, RepairFinding]]:
+    plan: Plan, findings: StageResults, victims: Mapping[int, VictimResult]
+) -> tuple[dict[int, ScoreResult], dict[int, RepairResult]]:
     """Return what the store has of each trial."""
-    scores: dict[int, ScoreFinding] = {}
-    repairs: dict[int, RepairFinding] = {}
+    scores: dict[int, ScoreResult] = {}
+    repairs: dict[int, RepairResult] = {}
     for trial in plan.trials:
         if trial.scenario.number not in victims:
             continue
@@ -218,9 +218,9 @@ def _present(
 
 def _pruned(
     plan: Plan,
-    outcomes: Outcomes,
-    scores: Mapping[int, ScoreFinding],
-    repairs: Mapping[int, RepairFinding],
+    outcomes: TrialOutcomes,
+    scores: Mapping[int, ScoreResult],
+    repairs: Mapping[int, RepairResult],
     cuts: Cuts,
 ) -> set[int]:
     """Return the trials that pruning spares, by what is known already."""
@@ -243,9 +243,9 @@ def _pruned(
 def _count_group(
     count: _Count,
     trials: list[Trial],
-    costs: Costs,
-    scores: Mapping[int, ScoreFinding],
-    repairs: Mapping[int, RepairFinding],
+    costs: StageCosts,
+    scores: Mapping[int, ScoreResult],
+    repairs: Mapping[int, RepairResult],
 ) -> float:
     """Count an ascent and its relearnings; return the seconds of it and one of them."""
     known = all(trial.number in scores for trial in trials)
@@ -265,16 +265,16 @@ def _count_group(
     return chain + longest
 
 
-def _has_helper(findings: StageResults, item: HelperItem) -> bool:
+def _has_helper(findings: StageResults, item: HelperJob) -> bool:
     try:
         return findings.helper(item.scenario, item.helper) is not None
     except (DatasetError, WeightsError):
         return False
 
 
-def _victims(plan: Plan, findings: StageResults) -> dict[int, VictimFinding]:
+def _victims(plan: Plan, findings: StageResults) -> dict[int, VictimResult]:
     """Return the victims that the store has; none where a file that names one is missing."""
-    found: dict[int, VictimFinding] = {}
+    found: dict[int, VictimResult] = {}
     for scenario in plan.scenarios:
         with suppress(DatasetError, ImportRefused, WeightsError):
             victim = findings.victim(scenario)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Hashable
 from statistics import median
 from typing import TypeAlias
 
-from orchestrator.plan.jobs import OUT_OF_MEMORY, Item, TrialItem
+from orchestrator.plan.jobs import OUT_OF_MEMORY, Item, TrialJob
 from orchestrator.plan.plan import Scenario
 from orchestrator.spec.model import Budget, Study
 
 
-class Allowance:
+class RemainingBudget:
     """Counts what is begun; nothing that was begun is ever stopped for it.
 
     Hours count from the start of the command, trials when they are handed out, each once
@@ -37,7 +37,7 @@ class Allowance:
 
     def take(self, item: Item) -> None:
         """Count an item that is handed out."""
-        if isinstance(item, TrialItem):
+        if isinstance(item, TrialJob):
             self._trials.add(item.name)
 
     def give_back(self, item: Item) -> None:
@@ -76,7 +76,7 @@ class RecentDurations:
 Entry: TypeAlias = tuple[float, int, Item]  # rank, order of arrival, item
 
 
-class Ready:
+class ReadyJobs:
     """A queue of items by rank, of which also those like a given one can be taken.
 
     An item stands in several heaps; taken from one, it is passed over in the others.
@@ -95,7 +95,7 @@ class Ready:
         self._pushed += 1
         self._waiting.add(self._pushed)
         groups = [None, kind_of(item)]
-        if isinstance(item, TrialItem):
+        if isinstance(item, TrialJob):
             groups.append(item.scenario.number)
         for group in groups:
             heapq.heappush(self._heaps[group], (rank, self._pushed, item))
@@ -130,7 +130,7 @@ def kind_of(item: Item) -> Hashable:
 LOOKS = 8  # items of other studies passed over at a time: each is a question to the store
 
 
-class Dispatch:
+class JobQueue:
     """Hands out items by rank, each to one worker at a time.
 
     Args:
@@ -156,10 +156,10 @@ class Dispatch:
         self._elsewhere = elsewhere
         self._sure = sure
         self._started = started
-        self.allowance = Allowance(study.budget)
+        self.allowance = RemainingBudget(study.budget)
         self._limits = study.limits
         self._clocked: dict[str, float] = {}  # when a limited item was begun
-        self._ready = Ready()
+        self._ready = ReadyJobs()
         self._pace = RecentDurations()
         self._out: dict[str, float] = {}  # ranks of items by name
         self._begun: set[str] = set()  # those of them that are known to be in work
@@ -190,7 +190,7 @@ class Dispatch:
         """Return what one of `workers` should do next, in order; nothing for the moment."""
         group: Hashable = None
         if near is not None and near.number in self._sure:
-            group = near.number if isinstance(self._ready.peek(), TrialItem) else None
+            group = near.number if isinstance(self._ready.peek(), TrialJob) else None
         first = self._take(group) or self._take(None)
         if first is None:
             return ()
@@ -257,7 +257,7 @@ class Dispatch:
     def _companion(self, first: Item) -> Item | None:
         """Hand out another item like `first`, of its scenario where that is no waste."""
         groups = [kind_of(first)]
-        if isinstance(first, TrialItem) and first.scenario.number in self._sure:
+        if isinstance(first, TrialJob) and first.scenario.number in self._sure:
             groups.insert(0, first.scenario.number)
         for group in groups:
             head = self._ready.peek(group)

@@ -15,13 +15,13 @@ from orchestrator.files import aside_of, csv_text, write_text
 from orchestrator.plan.columns import MODELS, RELEARN, SCENARIO, SERIES, UNLEARN
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.scheduler.decisions import Status, Verdict
-from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.lookup import (
     Counts,
-    RepairFinding,
-    ScoreFinding,
+    RepairResult,
+    ScoreResult,
     StageResults,
-    VictimFinding,
+    VictimResult,
 )
 from orchestrator.store.serialization import COUNTS
 from ulrl.attacks import LabelRule
@@ -31,7 +31,7 @@ from ulrl.metrics import der, is_wreck, rir
 from ulrl.scoring import NeuronScores
 
 _Basis: TypeAlias = tuple[
-    Verdict | None, VictimFinding | None, ScoreFinding | None, RepairFinding | None
+    Verdict | None, VictimResult | None, ScoreResult | None, RepairResult | None
 ]
 
 METRICS = ("acc", "asr", "ra")
@@ -62,7 +62,7 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
 class ResultRows:
     """Rows of a study as they stand."""
 
-    def __init__(self, conductor: Conductor, findings: StageResults) -> None:
+    def __init__(self, conductor: StudyScheduler, findings: StageResults) -> None:
         self._conductor = conductor
         self._findings = findings
         self._plan = conductor.plan
@@ -86,9 +86,9 @@ class ResultRows:
         self,
         trial: Trial,
         verdict: Verdict | None,
-        victim: VictimFinding | None,
-        scores: ScoreFinding | None,
-        repaired: RepairFinding | None,
+        victim: VictimResult | None,
+        scores: ScoreResult | None,
+        repaired: RepairResult | None,
     ) -> dict[str, Any]:
         status = Status.PENDING if verdict is None else verdict.status
         row: dict[str, Any] = dict.fromkeys(self.columns)
@@ -103,7 +103,7 @@ class ResultRows:
             row |= _after(trial, victim, scores, repaired)
         return row
 
-    def victim_ok(self, victim: VictimFinding) -> bool:
+    def victim_ok(self, victim: VictimResult) -> bool:
         """Whether a victim is one, by the study's rule, on the selection half."""
         return self._plan.study.victim_rule.admits(victim.evaluation.selection)
 
@@ -132,7 +132,7 @@ class ResultRows:
         return point
 
 
-def _before(victim: VictimFinding) -> dict[str, Any]:
+def _before(victim: VictimResult) -> dict[str, Any]:
     return {
         f"{metric}_before_{half}": getattr(getattr(victim.evaluation, half), metric)
         for metric in METRICS
@@ -141,7 +141,7 @@ def _before(victim: VictimFinding) -> dict[str, Any]:
 
 
 def _after(
-    trial: Trial, victim: VictimFinding, scored: ScoreFinding, repaired: RepairFinding
+    trial: Trial, victim: VictimResult, scored: ScoreResult, repaired: RepairResult
 ) -> dict[str, Any]:
     before, after, scores = victim.evaluation, repaired.evaluation, scored.scores
     metrics = {
@@ -169,7 +169,7 @@ def _after(
     }
 
 
-def target_z(trial: Trial, scored: ScoreFinding) -> float | None:
+def target_z(trial: Trial, scored: ScoreResult) -> float | None:
     """Return the modified z-score of the target's row; None for all-to-all, or NaN."""
     if trial.scenario.poison.labels is LabelRule.ALL_TO_ALL:
         return None
@@ -177,7 +177,7 @@ def target_z(trial: Trial, scored: ScoreFinding) -> float | None:
     return z if z == z else None  # noqa: PLR0124 - NaN is the one number that is not itself
 
 
-def target_rank(trial: Trial, scored: ScoreFinding) -> int | None:
+def target_rank(trial: Trial, scored: ScoreResult) -> int | None:
     """Return the place of the target's row among the head's, 1 being the one that moved most."""
     if trial.scenario.poison.labels is LabelRule.ALL_TO_ALL:
         return None
@@ -190,7 +190,7 @@ def _place(scores: NeuronScores, row: int) -> tuple[float, int | None]:
     return float(scores.head_z[row]), scores.rank(row)
 
 
-def flagged(trial: Trial, scored: ScoreFinding) -> list[int] | list[str]:
+def flagged(trial: Trial, scored: ScoreResult) -> list[int] | list[str]:
     """Return the flagged rows of the head; with ``layers: all``, each as ``layer:row``."""
     if trial.hyperparameters.unlearn.layers is Layers.HEAD:
         return list(scored.scores.suspects)
@@ -228,7 +228,7 @@ _DIGITS = 6  # of fractions of a few hundred images
 
 
 def write_curves(
-    conductor: Conductor, results: ResultRows, findings: StageResults, path: Path
+    conductor: StudyScheduler, results: ResultRows, findings: StageResults, path: Path
 ) -> None:
     """Write the curves of all done trials: a row per ascent, and one per trial's relearning.
 
@@ -246,7 +246,7 @@ def _only(rows: Iterable[Mapping[str, Any]], axes: tuple[str, ...]) -> Iterator[
 
 
 def _rows(
-    conductor: Conductor, results: ResultRows, findings: StageResults
+    conductor: StudyScheduler, results: ResultRows, findings: StageResults
 ) -> Iterator[dict[str, Any]]:
     told: set[str] = set()
     for trial in conductor.plan.trials:
@@ -282,7 +282,7 @@ _GROUP = 1_000_000  # cells that are in memory together
 _TABLES = [name.split("_") for name in COUNTS]  # half and images of each
 
 
-def write_confusions(conductor: Conductor, findings: StageResults, path: Path) -> None:
+def write_confusions(conductor: StudyScheduler, findings: StageResults, path: Path) -> None:
     """Write the cells of all confusion matrices that are not zero, whole or not at all.
 
     Trials of a scenario share a victim: it has one set of cells, under the first of them.
@@ -300,7 +300,7 @@ def write_confusions(conductor: Conductor, findings: StageResults, path: Path) -
         raise
 
 
-def _counts(conductor: Conductor, findings: StageResults) -> Iterator[tuple[int, int, Counts]]:
+def _counts(conductor: StudyScheduler, findings: StageResults) -> Iterator[tuple[int, int, Counts]]:
     """Yield a trial's number, which of `MODELS` it is about, and the model's counts."""
     seen: set[int] = set()
     for number, trial in enumerate(conductor.plan.rows):
@@ -314,7 +314,7 @@ def _counts(conductor: Conductor, findings: StageResults) -> Iterator[tuple[int,
             yield number, MODELS.index("repaired"), repaired.counts
 
 
-def _is_done(conductor: Conductor, trial: Trial) -> bool:
+def _is_done(conductor: StudyScheduler, trial: Trial) -> bool:
     verdict = conductor.decisions.verdict(trial)
     return verdict is not None and verdict.status is Status.DONE
 

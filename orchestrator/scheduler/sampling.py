@@ -12,7 +12,7 @@ from orchestrator.scheduler.decisions import Decisions, Status
 from orchestrator.search.samplers import Sampler
 from orchestrator.spec.model import Study
 from orchestrator.spec.space import Space, Values, identity, plainly
-from orchestrator.store.study_folder import Folder
+from orchestrator.store.study_folder import StudyFolder
 
 TRIES = 8  # of a sampler, until a setting that it repeats is drawn evenly instead
 EVEN_TRIES = 1000  # of those, until what is left of a small space is listed
@@ -26,7 +26,7 @@ class SettingSampling:
     with the mean of what there is.
     """
 
-    def __init__(self, plan: Plan, folder: Folder, decisions: Decisions) -> None:
+    def __init__(self, plan: Plan, folder: StudyFolder, decisions: Decisions) -> None:
         self._plan, self._folder, self._decisions = plan, folder, decisions
         self._space = Space(plan.study.grid.settings)
         self._left: dict[int, set[int]] = defaultdict(set)  # a setting's undecided trials
@@ -151,7 +151,7 @@ def foresee(plan: Plan) -> None:
         values = space.draw(source)
 
 
-def recorded(study: Study, folder: Folder) -> Iterator[Values]:
+def recorded(study: Study, folder: StudyFolder) -> Iterator[Values]:
     """Yield the settings drawn by former runs that the study still admits, each once."""
     if study.search is None:
         return

@@ -10,40 +10,40 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
-from orchestrator.errors import Unusable, Vanished
+from orchestrator.errors import ResourceError, StoreError
 from orchestrator.plan.jobs import (
-    AscentItem,
-    Catalogue,
+    AscentGroup,
+    AscentJob,
     Drawn,
-    Finished,
-    Group,
-    HelperItem,
+    HelperJob,
     Item,
+    JobCatalog,
+    JobResult,
     Progress,
     StageRun,
-    TrialItem,
-    VictimItem,
+    TrialJob,
+    VictimJob,
 )
 from orchestrator.plan.plan import Plan, Scenario, Trial
-from orchestrator.scheduler.callbacks import Observer
+from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Decisions, TrialOutcome
-from orchestrator.scheduler.queue import Dispatch
+from orchestrator.scheduler.queue import JobQueue
 from orchestrator.scheduler.sampling import SettingSampling
 from orchestrator.search.best import Point
 from orchestrator.spec.model import Objective
-from orchestrator.store.lookup import RepairFinding, ScoreFinding, StageResults, objective_value
-from orchestrator.store.study_folder import Folder
+from orchestrator.store.lookup import RepairResult, ScoreResult, StageResults, objective_value
+from orchestrator.store.study_folder import StudyFolder
 from ulrl.metrics import Metrics
 
 
-class Outcomes:
+class TrialOutcomes:
     """Reads what trials and their curves reached."""
 
     def __init__(self, plan: Plan, findings: StageResults) -> None:
         self._study = plan.study
         self._findings = findings
 
-    def of_repair(self, trial: Trial, repaired: RepairFinding) -> TrialOutcome | None:
+    def of_repair(self, trial: Trial, repaired: RepairResult) -> TrialOutcome | None:
         """Return what a repaired model is worth; None if its victim is not there."""
         victim = self._findings.victim(trial.scenario)
         if victim is None:
@@ -92,7 +92,7 @@ def point_of(
 T = TypeVar("T")
 
 
-class Preparation:
+class Prerequisites:
     """Which scenarios are on their way to a victim, and which will have none.
 
     Attributes:
@@ -101,7 +101,7 @@ class Preparation:
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalogue: JobCatalog,
         findings: StageResults,
         push: Callable[[float, Item], None],
         account: Callable[[Iterable[StageRun]], None],
@@ -150,21 +150,21 @@ class Preparation:
         self._push_victim(scenario)
         return False
 
-    def helper_ready(self, item: HelperItem) -> None:
+    def helper_ready(self, item: HelperJob) -> None:
         """Go on with the scenarios that wait for a helper.
 
         Raises:
-            Vanished: It is not in the store.
+            StoreError: It is not in the store.
         """
         if self._findings.helper(item.scenario, item.helper) is None:
-            raise Vanished(item.name)
+            raise StoreError(item.name)
         for scenario in self._waiting.pop(item.number, []):
             self._push_victim(scenario)
 
-    def failed(self, item: HelperItem | VictimItem, error: str) -> list[Scenario]:
+    def failed(self, item: HelperJob | VictimJob, error: str) -> list[Scenario]:
         """Return the scenarios that will have no victim because an item failed."""
         scenarios = [item.scenario]
-        if isinstance(item, HelperItem):
+        if isinstance(item, HelperJob):
             scenarios = self._waiting.pop(item.number, [])
         self.broken |= {scenario.number: error for scenario in scenarios}
         return scenarios
@@ -180,10 +180,10 @@ class Preparation:
                     self._push(first - 0.75, item)
                 return
             self._account([run])
-        self._push(first - 0.5, VictimItem(scenario=scenario))
+        self._push(first - 0.5, VictimJob(scenario=scenario))
 
 
-class Turns(Generic[T]):
+class SingleFlight(Generic[T]):
     """Of those that would make the same result, one does and the others wait for it."""
 
     def __init__(self) -> None:
@@ -202,34 +202,34 @@ class Turns(Generic[T]):
         return self._waiting.pop(result, [])
 
 
-class Conductor:
+class StudyScheduler:
     """What to do next, given what is done."""
 
     def __init__(
-        self, plan: Plan, folder: Folder, findings: StageResults, observer: Observer
+        self, plan: Plan, folder: StudyFolder, findings: StageResults, observer: StudyCallback
     ) -> None:
         self.plan = plan
         self.decisions = Decisions(plan, folder.logs / "answers")
-        self.errors: dict[str, Finished] = {}  # by the item's name
+        self.errors: dict[str, JobResult] = {}  # by the item's name
         self._folder = folder
         self._findings = findings
-        self._outcomes = Outcomes(plan, findings)
+        self._outcomes = TrialOutcomes(plan, findings)
         self._observer = observer
         self._account = partial(folder.account, study=folder.identity())
         self._cuts = folder.cuts()
         self._rank = {trial.number: rank for rank, trial in enumerate(self.decisions.order)}
         self.drawing = SettingSampling(plan, folder, self.decisions)
-        self._catalogue = Catalogue(plan)
-        self._dispatch = Dispatch(
+        self._catalogue = JobCatalog(plan)
+        self._dispatch = JobQueue(
             self._needed, findings.elsewhere, self.decisions.sure, observer.started, plan.study
         )
         self.allowance = self._dispatch.allowance
-        self._victims = Preparation(self._catalogue, findings, self._dispatch.push, self._account)
-        self._climbers: Turns[Group] = Turns()
+        self._victims = Prerequisites(self._catalogue, findings, self._dispatch.push, self._account)
+        self._climbers: SingleFlight[AscentGroup] = SingleFlight()
         self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
-        self.scores: dict[int, ScoreFinding] = {}  # by the trial's number, as the next
-        self.repairs: dict[int, RepairFinding] = {}
-        self._followers: Turns[Trial] = Turns()
+        self.scores: dict[int, ScoreResult] = {}  # by the trial's number, as the next
+        self.repairs: dict[int, RepairResult] = {}
+        self._followers: SingleFlight[Trial] = SingleFlight()
 
     def open(self, length: Callable[[Scenario], float] | None = None) -> None:
         """Take in what the store has, and make ready what it lacks, by `length` if given."""
@@ -252,7 +252,7 @@ class Conductor:
             self._draw()
             items = ready()
         for item in items:
-            if isinstance(item, AscentItem | TrialItem):
+            if isinstance(item, AscentJob | TrialJob):
                 self.drawing.begun(item.trial)
         return items
 
@@ -278,20 +278,20 @@ class Conductor:
 
     def _needed(self, item: Item) -> bool:
         """Whether an item that was ready still is of use; a trial that is not hands on."""
-        if isinstance(item, AscentItem):
+        if isinstance(item, AscentJob):
             group = self._catalogue.group(item.number)
             wanted = any(self.decisions.verdict(trial) is None for trial in group.trials)
             if not wanted:
                 self._climbed(group)
             return wanted
-        if isinstance(item, TrialItem) and not self.wanted(item):
+        if isinstance(item, TrialJob) and not self.wanted(item):
             self._hand_on(item.trial)
             return False
         return True
 
     def wanted(self, item: Item) -> bool:
         """Whether nobody has decided of a trial yet; anything else is wanted."""
-        return not isinstance(item, TrialItem) or self.decisions.verdict(item.trial) is None
+        return not isinstance(item, TrialJob) or self.decisions.verdict(item.trial) is None
 
     def drawn_for(self, item: Item) -> Drawn | None:
         """Return what a worker has to be told to know an item by its name."""
@@ -309,16 +309,16 @@ class Conductor:
         self._dispatch.begin(item, now=progress.begins)
         self._observer.progressed(item, progress)
         self._seen[item.name] = progress.curve
-        if not isinstance(item, TrialItem):
+        if not isinstance(item, TrialJob):
             return False
         values = self._outcomes.of_curve(item.trial, progress.curve)
         return self.decisions.hopeless(item.trial, values)
 
     def stopped(self, item: Item, progress: Progress) -> None:
         """Take back a trial that was told to stop."""
-        if not self._dispatch.end(item) or not isinstance(item, TrialItem):
+        if not self._dispatch.end(item) or not isinstance(item, TrialJob):
             return
-        self._observer.ended(item, Finished())
+        self._observer.ended(item, JobResult())
         trial = item.trial
         if self.decisions.verdict(trial) is None:
             key = self.scores[trial.number].relearn_key
@@ -327,38 +327,38 @@ class Conductor:
             self._offer(trial, TrialOutcome(curve=self._outcomes.of_curve(trial, progress.curve)))
         self._hand_on(trial)
 
-    def finished(self, item: Item, result: Finished) -> None:
+    def finished(self, item: Item, result: JobResult) -> None:
         """Take back an item that ended by itself, well or with an error.
 
         Raises:
-            Unusable: The error is one that every other item would meet too.
+            ResourceError: The error is one that every other item would meet too.
         """
         if not self._dispatch.end(item, result.spent):
             return
         self._folder.record(result.runs)
         self._observer.ended(item, result)
         if result.fatal:
-            raise Unusable(result.error)
+            raise ResourceError(result.error)
         if result.error:
             self._failed(item, result)
-        elif isinstance(item, HelperItem):
+        elif isinstance(item, HelperJob):
             self._victims.helper_ready(item)
-        elif isinstance(item, VictimItem):
+        elif isinstance(item, VictimJob):
             self._victim_ready(item.scenario)
-        elif isinstance(item, AscentItem):
+        elif isinstance(item, AscentJob):
             group = self._catalogue.group(item.number)
             if not self._open_group(group):
-                raise Vanished(item.name)
+                raise StoreError(item.name)
             self._climbed(group)
         else:
             if not self._take_result(item.trial):
-                raise Vanished(item.name)
+                raise StoreError(item.name)
             self._hand_on(item.trial)
 
     def lost(self, item: Item, reason: str) -> None:
         """Take back an item whose worker died; it is tried again, but not for ever."""
         if error := self._dispatch.lose(item, reason):
-            result = Finished(error=error, trace=reason)
+            result = JobResult(error=error, trace=reason)
             self._observer.ended(item, result)
             self._failed(item, result)
 
@@ -369,17 +369,17 @@ class Conductor:
     def settle(self, item: Item) -> bool:
         """Take an item as finished if the store has its result, and return whether it has."""
         if stored := self._findings.has(item):
-            self.finished(item, Finished())
+            self.finished(item, JobResult())
         return stored
 
-    def _failed(self, item: Item, result: Finished) -> None:
+    def _failed(self, item: Item, result: JobResult) -> None:
         self.errors[item.name] = result
-        if isinstance(item, TrialItem):
+        if isinstance(item, TrialJob):
             curve = self._outcomes.of_curve(item.trial, self._seen.get(item.name, ()))
             self._offer(item.trial, TrialOutcome(error=result.error, curve=curve))
             self._hand_on(item.trial)
             return
-        if isinstance(item, AscentItem):
+        if isinstance(item, AscentJob):
             groups = [self._catalogue.group(item.number)]
             self._climbed(groups[0])
         else:
@@ -398,24 +398,24 @@ class Conductor:
     def _victim_ready(self, scenario: Scenario) -> None:
         finding = self._findings.victim(scenario)
         if finding is None:
-            raise Vanished(VictimItem(scenario=scenario).name)
+            raise StoreError(VictimJob(scenario=scenario).name)
         self._account(finding.runs)
         self._observer.victim(scenario, finding)
         for group in self._catalogue.groups_in(scenario.number):
             self._open_or_push(group)
 
-    def _open_or_push(self, group: Group) -> None:
+    def _open_or_push(self, group: AscentGroup) -> None:
         """Take phase 1 from the store, or have it made: by one group for all that share it."""
         if not self._open_group(group) and self._climbers.take(group.shared, group):
             rank = self._victims.rank(group.scenario, self._first(group))
             self._dispatch.push(rank - 0.25, group.item)
 
-    def _climbed(self, group: Group) -> None:
+    def _climbed(self, group: AscentGroup) -> None:
         """An ascent ended, well or not: let those go on that wait for it."""
         for other in self._climbers.end(group.shared):
             self._open_or_push(other)
 
-    def _open_group(self, group: Group) -> bool:
+    def _open_group(self, group: AscentGroup) -> bool:
         """Take what is finished of a group and make ready the rest, if phase 1 is known."""
         scored = {trial.number: self._findings.scores(trial) for trial in group.trials}
         found = {number: finding for number, finding in scored.items() if finding is not None}
@@ -468,10 +468,10 @@ class Conductor:
         if self._followers.take(_relearning(trial, self.scores[trial.number]), trial):
             self._dispatch.push(self._rank[trial.number], self._catalogue.trial_item(trial))
 
-    def _first(self, group: Group) -> int:
+    def _first(self, group: AscentGroup) -> int:
         return min(self._rank[trial.number] for trial in group.trials)
 
 
-def _relearning(trial: Trial, finding: ScoreFinding) -> object:
+def _relearning(trial: Trial, finding: ScoreResult) -> object:
     """Return what trials that share a relearning have in common; without one, nothing."""
     return finding.relearn_key or trial.number

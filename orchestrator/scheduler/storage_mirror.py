@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 
 from orchestrator.address import Address, redacted
-from orchestrator.plan.jobs import Finished, Item, Progress
+from orchestrator.plan.jobs import Item, JobResult, Progress
 from orchestrator.plan.plan import Scenario
 from orchestrator.scheduler.decisions import Verdict
-from orchestrator.search.storage import Kept, Snapshot, Writer, open_storage, snapshot
-from orchestrator.store.lookup import VictimFinding
+from orchestrator.search.storage import Snapshot, StoredStudy, Writer, open_storage, snapshot
+from orchestrator.store.lookup import VictimResult
 
 EVERY = 10.0  # seconds between two looks at what is new
 
 
-class Follower:
+class StorageMirror:
     """An observer that writes what Optuna's studies decide to a storage that others can read.
 
     Nothing is ever read back into the study, so a storage that is locked, slow or away costs
@@ -27,7 +27,7 @@ class Follower:
         self,
         place: Address | str,
         prefix: str,
-        kept: Callable[[], Sequence[Kept]],
+        kept: Callable[[], Sequence[StoredStudy]],
         every: float = EVERY,
     ) -> None:
         self._place, self._prefix, self._kept, self._every = Address.of(place), prefix, kept, every
@@ -59,11 +59,11 @@ class Follower:
     def progressed(self, item: Item, progress: Progress) -> None:
         """Curves are shown whole."""
 
-    def ended(self, item: Item, result: Finished) -> None:
+    def ended(self, item: Item, result: JobResult) -> None:
         del item, result
         self._tick()
 
-    def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         """Nothing that Optuna knows."""
 
     def decided(self, verdict: Verdict) -> None:

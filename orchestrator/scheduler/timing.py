@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.plan.cost_model import (
     Calibration,
-    Load,
+    JobLoad,
     Size,
     Speed,
     StageShape,
@@ -16,12 +16,12 @@ from orchestrator.plan.cost_model import (
     machine_of,
     size_of,
 )
-from orchestrator.plan.jobs import HelperItem
+from orchestrator.plan.jobs import HelperJob
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.plan.resources import Compute
 from orchestrator.spec.model import LogModels
 from orchestrator.store.keys import result_key
-from orchestrator.store.lookup import RepairFinding, ScoreFinding, VictimFinding
+from orchestrator.store.lookup import RepairResult, ScoreResult, VictimResult
 from orchestrator.store.serialization import PACE, StoredPace
 from orchestrator.store.store import Store
 from ulrl.precision import Precision
@@ -47,7 +47,7 @@ class StageTiming:
 
 
 @dataclass
-class Experience:
+class StageTimings:
     """Paces by kind of item, network and dataset."""
 
     paces: dict[tuple[str, tuple[str, str]], StageTiming] = field(
@@ -65,10 +65,10 @@ class Experience:
 
 def gather(
     plan: Plan,
-    victims: Mapping[int, VictimFinding],
-    scores: Mapping[int, ScoreFinding],
-    repairs: Mapping[int, RepairFinding],
-) -> Experience:
+    victims: Mapping[int, VictimResult],
+    scores: Mapping[int, ScoreResult],
+    repairs: Mapping[int, RepairResult],
+) -> StageTimings:
     """Return the paces of all results that a study rests on, whoever computed them.
 
     Args:
@@ -77,7 +77,7 @@ def gather(
         scores: Of phase 1.
         repairs: Of phase 2.
     """
-    found, load = Experience(), Workload(plan)
+    found, load = StageTimings(), Workload(plan)
     for scenario in plan.scenarios:
         victim = victims.get(scenario.number)
         if victim is not None:
@@ -95,19 +95,19 @@ def gather(
     return found
 
 
-def keep(store: Store, compute: Compute, experience: Experience) -> None:
+def keep(store: Store, compute: Compute, experience: StageTimings) -> None:
     """Keep paces for later studies; a store that takes none is no error here."""
     for (kind, machine), pace in experience.paces.items():
         content = StoredPace(seconds=pace.seconds, load=pace.load)
         try:
             PACE.write(store, _key(kind, machine, compute), content)
-        except Unusable:
+        except ResourceError:
             return
 
 
-def recall(store: Store, compute: Compute, plan: Plan) -> Experience:
+def recall(store: Store, compute: Compute, plan: Plan) -> StageTimings:
     """Return what former studies left about a plan's networks and datasets."""
-    found = Experience()
+    found = StageTimings()
     for machine in {machine_of(scenario) for scenario in plan.scenarios}:
         for kind in ("helper", "victim", "ascent", "trial"):
             kept = PACE.peek(store, _key(kind, machine, compute))
@@ -132,11 +132,11 @@ class Source(StrEnum):
     ARITHMETIC = "arithmetic"
 
 
-class Costs:
+class StageCosts:
     """Seconds of each item on one worker, from the best source there is."""
 
     def __init__(
-        self, plan: Plan, taken: Experience, recalled: Experience, compute: Compute
+        self, plan: Plan, taken: StageTimings, recalled: StageTimings, compute: Compute
     ) -> None:
         self._plan = plan
         self._load = Workload(plan)
@@ -150,7 +150,7 @@ class Costs:
         kinds = (3 if self._gpu else 2) * len(machines)
         self._calibration = Calibration(compute.device, compute.threads, kinds)
 
-    def helper(self, item: HelperItem) -> tuple[float, Source]:
+    def helper(self, item: HelperJob) -> tuple[float, Source]:
         return self._cost("helper", item.scenario, self._load.helper(item))
 
     def victim(self, scenario: Scenario) -> tuple[float, Source]:
@@ -174,7 +174,7 @@ class Costs:
         """Return the bytes of a relearning."""
         return CURVE_BYTES + (self.weights(scenario) if self._keeps else 0)
 
-    def _cost(self, kind: str, scenario: Scenario, load: Load) -> tuple[float, Source]:
+    def _cost(self, kind: str, scenario: Scenario, load: JobLoad) -> tuple[float, Source]:
         for experience in (self._taken, self._recalled):
             rate = experience.rate(kind, scenario)
             if rate is not None:

@@ -9,12 +9,12 @@ from torch import Tensor
 from orchestrator.files import csv_text, write_bytes
 from orchestrator.plan.columns import SCENARIO, TRIGGER_COLUMNS, TRIGGER_INDEX, pictured, slug
 from orchestrator.plan.plan import Plan, Scenario
-from orchestrator.store.lookup import VictimFinding
+from orchestrator.store.lookup import VictimResult
 from ulrl.fidelity import WINDOW, psnr, ssim
 from ulrl.specimens import Specimen, draw_gallery, png_bytes
 
 
-class Pictures:
+class TriggerPictures:
     """Draws clean and triggered test images of each scenario, once its victim is measured.
 
     They lie in the folder of figures, with a list of what is whose; what another start of the
@@ -32,7 +32,7 @@ class Pictures:
         row = self._rows.get(scenario.number)
         return None if row is None else self._figures / row["file"]
 
-    def draw(self, scenario: Scenario, finding: VictimFinding) -> None:
+    def draw(self, scenario: Scenario, finding: VictimResult) -> None:
         """Draw a scenario's picture, if that is still to be done."""
         if not finding.specimens:
             return

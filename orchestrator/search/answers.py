@@ -11,7 +11,7 @@ from orchestrator.files import write_text
 MINDS = ("optuna", "scipy", "numpy")  # another version may answer otherwise
 
 
-class Answers:
+class PrunerAnswers:
     """A pruner's answers, each under a digest of all that it had been told.
 
     A resume tells it the same again, and a test costs it more than anything else does. A file
@@ -23,14 +23,14 @@ class Answers:
         self._known = self._read()
         self._given: dict[str, bool] = {}
 
-    def get(self, told: "Told") -> bool | None:
+    def get(self, told: "PrunerHistory") -> bool | None:
         """Return the answer to all that was told, or None if nobody asked yet."""
         answer = self._known.get(told.digest)
         if answer is not None:
             self._given[told.digest] = answer
         return answer
 
-    def put(self, told: "Told", *, answer: bool) -> None:
+    def put(self, told: "PrunerHistory", *, answer: bool) -> None:
         """Keep an answer."""
         self._known[told.digest] = self._given[told.digest] = answer
 
@@ -50,7 +50,7 @@ class Answers:
         return found
 
 
-class Told:
+class PrunerHistory:
     """A digest of all that a study of Optuna's was told, in order."""
 
     def __init__(self, *kind: Any) -> None:

@@ -11,7 +11,7 @@ from optuna.pruners import BasePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.search.answers import Answers, Told
+from orchestrator.search.answers import PrunerAnswers, PrunerHistory
 from orchestrator.spec.model import Objective, PrunerChoice
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -82,7 +82,7 @@ class _Study(optuna.Study):
         return super().tell(*args, **kwargs)
 
 
-class Judge:
+class PruningStudy:
     """One Optuna study, fed in the order of the plan.
 
     It lives in memory: given the same values in the same order it decides the same, so
@@ -95,7 +95,7 @@ class Judge:
         name: str,
         choice: PrunerChoice,
         objective: Objective,
-        answers: Answers | None = None,
+        answers: PrunerAnswers | None = None,
     ) -> None:
         self.name = name
         self._choice = choice
@@ -135,7 +135,7 @@ class Judge:
                 self.finish(other, former.value if former.state is TrialState.COMPLETE else None)
 
     def _new_study(self) -> optuna.Study:
-        self._told = Told(self._choice, self._direction)
+        self._told = PrunerHistory(self._choice, self._direction)
         storage = optuna.storages.InMemoryStorage()
         optuna.create_study(study_name=self.name, direction=self._direction, storage=storage)
         return _Study(

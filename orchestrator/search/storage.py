@@ -19,7 +19,7 @@ MARK = "ulrl_trial"  # which of ours a trial of a storage is
 LONGEST_NAME = 500  # characters of a study's name that databases take
 
 
-class Kept(Protocol):
+class StoredStudy(Protocol):
     """Whoever keeps an Optuna study in memory."""
 
     name: str
@@ -45,13 +45,13 @@ class Snapshot:
     live: bool = True
 
 
-def snapshot(kept: Kept, prefix: str = "", *, live: bool = True) -> Snapshot:
+def snapshot(kept: StoredStudy, prefix: str = "", *, live: bool = True) -> Snapshot:
     """Return what a judge or a sampler has so far; cheap enough for every few seconds."""
     name = f"{prefix}{kept.name}"[:LONGEST_NAME]
     return Snapshot(name=name, direction=kept.study.direction, trials=kept.trials, live=live)
 
 
-def save_studies(path: Path, kept: Sequence[Kept]) -> None:
+def save_studies(path: Path, kept: Sequence[StoredStudy]) -> None:
     """Write studies as Optuna's journal, for its dashboard and for scripts.
 
     The file is made aside and renamed: whoever opens it sees one state or the next. Without

@@ -36,7 +36,7 @@ from orchestrator.spec.validation import (
     whole,
     word,
 )
-from orchestrator.spec.yaml_tree import UNREADABLE, Problems, Wrong, YamlNode
+from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, Problems, YamlNode
 from ulrl.attacks import ATTACKS, LabelRule, Stamp
 from ulrl.datasets import DATASETS
 from ulrl.hyperparameters import PARTS, Preset, names
@@ -124,7 +124,7 @@ def class_of(node: YamlNode, name: str, kind: Component) -> type[Any]:
     """Return the class that a name selects.
 
     Raises:
-        Wrong: There is none.
+        InvalidValue: There is none.
     """
     family = name.partition(":")[0]
     registered = family if family in kind.families else name
@@ -134,9 +134,11 @@ def class_of(node: YamlNode, name: str, kind: Component) -> type[Any]:
     parts = [part.strip() for part in name.split(",")]
     if len(parts) > 1 and all(part in kind.registry for part in parts):
         text = f"several names are a list; write [{', '.join(parts)}]; got {name!r}"
-        raise Wrong(node, text)
+        raise InvalidValue(node, text)
     misspelt = family if kind.families else name
-    raise Wrong(node, f"no {kind.word} is called {name!r}" + nearest(misspelt, names, "there are"))
+    raise InvalidValue(
+        node, f"no {kind.word} is called {name!r}" + nearest(misspelt, names, "there are")
+    )
 
 
 def _usual(name: str, kind: Component) -> str:
@@ -150,7 +152,7 @@ def read_entry(node: YamlNode, kind: Component, found: Problems) -> list[Item]:
     What is wrong with an option is noted, and its right values stand.
 
     Raises:
-        Wrong: The entry cannot be understood at all.
+        InvalidValue: The entry cannot be understood at all.
     """
     place, name, given = _name_and_options(node, kind)
     chosen = class_of(place, name, kind)
@@ -165,7 +167,7 @@ def read_entry(node: YamlNode, kind: Component, found: Problems) -> list[Item]:
             usual = _usual(bare, kind)
             usual = usual if usual != bare else f"{{name: {bare}, {option}: ...}}"
             usage = kind.usage.get(bare, usual)
-            raise Wrong(node, f"{bare} cannot stand alone; write {usage}")
+            raise InvalidValue(node, f"{bare} cannot stand alone; write {usage}")
     values = {
         option: axis_values(where, *readers[option], found) for option, where in options.items()
     }
@@ -215,8 +217,8 @@ def _name_and_options(node: YamlNode, kind: Component) -> tuple[YamlNode, str, d
         if name in options:
             return node, name, options
     if any(option.value is UNREADABLE for option in options.values()):
-        raise Wrong(node, "")
-    raise Wrong(node, f"the {kind.word} has no name; write {{name: ..., OPTION: ...}}")
+        raise InvalidValue(node, "")
+    raise InvalidValue(node, f"the {kind.word} has no name; write {{name: ..., OPTION: ...}}")
 
 
 def _implied(
@@ -228,7 +230,9 @@ def _implied(
         return given
     option = kind.families[family]
     if option in given:
-        raise Wrong(given[option], f"{name} says its {option} in its name; leave {option} out")
+        raise InvalidValue(
+            given[option], f"{name} says its {option} in its name; leave {option} out"
+        )
     return {option: replace(place, value=rest), **given}
 
 
@@ -297,7 +301,7 @@ def _expanded(
 ) -> list[Item]:
     count = prod(len(candidates) for candidates in values.values())
     if count > MAX_VARIANTS:
-        raise Wrong(node, f"one entry stands for at most {MAX_VARIANTS:,}; got {count:,}")
+        raise InvalidValue(node, f"one entry stands for at most {MAX_VARIANTS:,}; got {count:,}")
     entries = []
     for combination in product(*values.values()):
         named = dict(zip(values, combination, strict=True))
@@ -513,7 +517,7 @@ def _read_axis(node: YamlNode, *, name: str, found: Problems) -> tuple[Item, ...
     if name not in SCENARIO_AXES and isinstance(node.value, dict):
         reader, hint = value_reader(name)
         if not {int, float} & {hint, *get_args(hint)} or get_origin(hint) is tuple:
-            raise Wrong(node, f"{name} has no range, which is of numbers; list the values")
+            raise InvalidValue(node, f"{name} has no range, which is of numbers; list the values")
         return (Item(node=node, value=read_range(node, reader, found)),)
     values = axis_values(node, *value_reader(name), found)
     return tuple(Item(node=place, value=value) for place, value in values)
@@ -521,7 +525,7 @@ def _read_axis(node: YamlNode, *, name: str, found: Problems) -> tuple[Item, ...
 
 def _read_entries(node: YamlNode, name: str, found: Problems) -> tuple[Item, ...]:
     if node.value in (None, ()):
-        raise Wrong(node, f"{name} has no values; list at least one")
+        raise InvalidValue(node, f"{name} has no values; list at least one")
     entries: list[Item] = []
     for entry in items(node):
         entries += found.read(entry, partial(read_entry, kind=KINDS[name], found=found), [])
@@ -534,7 +538,7 @@ def _poison_ratio(node: YamlNode) -> float:
     try:
         Poison(attack=any_attack, labels=any_attack.label_rules[0], poison_ratio=value)
     except ValueError as error:
-        raise Wrong(node, str(error)) from error
+        raise InvalidValue(node, str(error)) from error
     return value
 
 

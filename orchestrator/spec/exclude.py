@@ -21,7 +21,7 @@ from orchestrator.spec.model import SCENARIO_AXES, AttackChoice, Exclusion
 from orchestrator.spec.search_section import read_span
 from orchestrator.spec.space import Range, Span
 from orchestrator.spec.validation import axis_values, fail, items, known, plainly
-from orchestrator.spec.yaml_tree import Problems, Wrong, YamlNode
+from orchestrator.spec.yaml_tree import InvalidValue, Problems, YamlNode
 from ulrl.datasets import Dataset
 from ulrl.models import Architecture
 
@@ -102,7 +102,7 @@ def read_conditions(node: YamlNode, axes: Axes, found: Problems) -> dict[str, tu
     if not isinstance(node.value, dict):
         raise fail(node, "a list of mappings, each from axes to values")
     if not node.value:
-        raise Wrong(node, "the entry names no axis, so it would leave nothing")
+        raise InvalidValue(node, "the entry names no axis, so it would leave nothing")
     given = known(node.value, AXES, found, "no axis is called {!r}", "there are")
     conditions = {}
     for name, values in given.items():

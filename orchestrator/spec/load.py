@@ -24,7 +24,7 @@ from orchestrator.spec.model import (
 from orchestrator.spec.search_section import check_search, read_search
 from orchestrator.spec.sections import (
     DEFAULT_PRUNE,
-    Combinations,
+    ImportTemplate,
     VictimSection,
     read_budget,
     read_limits,
@@ -67,7 +67,7 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     """Return the study that a file describes, after ``KEY=VALUE`` overrides.
 
     Raises:
-        Mistakes: All that is wrong with the file, in its order, a line each.
+        SpecError: All that is wrong with the file, in its order, a line each.
     """
     found = Problems()
     root = read_tree(path, overrides, found)
@@ -146,7 +146,7 @@ def _top_level(root: YamlNode, found: Problems) -> dict[str, YamlNode]:
 
 def _grid(
     keys: Mapping[str, YamlNode], preset: Preset, search: Search | None, found: Problems
-) -> tuple[Combinations | None, Grid, tuple[Exclusion, ...]]:
+) -> tuple[ImportTemplate | None, Grid, tuple[Exclusion, ...]]:
     nothing = Grid(attacks=(), datasets=(), architectures=())
     if "grid" not in keys:
         return None, nothing, ()
@@ -159,7 +159,7 @@ def _grid(
         if axes.fits:
             exclude, kept = read_exclude(excluded, axes, found)
             check_combinations(axes, kept, preset, found)
-            return Combinations(axes=axes, kept=kept), axes.grid(), exclude
+            return ImportTemplate(axes=axes, kept=kept), axes.grid(), exclude
     return None, nothing, ()
 
 

@@ -29,7 +29,7 @@ class Device(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class ResourceRequest:
     """What one line of the file asks for; None leaves it to the next, more general line."""
 
     cpu: int | None = None
@@ -37,10 +37,10 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArchitectureAsk(Ask):
+class ArchitectureRequest(ResourceRequest):
     """What a file asks for an architecture, and for stages of it."""
 
-    stages: Mapping[str, Ask] = field(default_factory=dict)
+    stages: Mapping[str, ResourceRequest] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, order=True)
@@ -81,17 +81,17 @@ class Resources:
     cpu: int = 1
     gpu: float | None = None
     device: Device | None = None
-    stages: Mapping[str, Ask] = field(default_factory=dict)
-    architectures: Mapping[str, ArchitectureAsk] = field(default_factory=dict)
+    stages: Mapping[str, ResourceRequest] = field(default_factory=dict)
+    architectures: Mapping[str, ArchitectureRequest] = field(default_factory=dict)
 
     def asked(self, stage: str, architecture: str) -> tuple[int, float | None]:
         """Return the CPUs and the share of a GPU that the file asks for; None is not said."""
-        of_architecture = self.architectures.get(architecture, ArchitectureAsk())
+        of_architecture = self.architectures.get(architecture, ArchitectureRequest())
         asks = (
-            of_architecture.stages.get(stage, Ask()),
+            of_architecture.stages.get(stage, ResourceRequest()),
             of_architecture,
-            self.stages.get(stage, Ask()),
-            Ask(cpu=self.cpu, gpu=self.gpu),
+            self.stages.get(stage, ResourceRequest()),
+            ResourceRequest(cpu=self.cpu, gpu=self.gpu),
         )
         cpu = next(ask.cpu for ask in asks if ask.cpu is not None)
         return cpu, next((ask.gpu for ask in asks if ask.gpu is not None), None)
@@ -99,7 +99,7 @@ class Resources:
     @property
     def gpus(self) -> tuple[float, ...]:
         """Every share of a GPU that the file names."""
-        lines: list[Ask] = [Ask(gpu=self.gpu), *self.stages.values()]
+        lines: list[ResourceRequest] = [ResourceRequest(gpu=self.gpu), *self.stages.values()]
         for architecture in self.architectures.values():
             lines += [architecture, *architecture.stages.values()]
         return tuple(line.gpu for line in lines if line.gpu is not None)

@@ -23,7 +23,7 @@ from orchestrator.spec.validation import (
     whole,
     word,
 )
-from orchestrator.spec.yaml_tree import Problems, Wrong, YamlNode
+from orchestrator.spec.yaml_tree import InvalidValue, Problems, YamlNode
 
 REQUIRED = object()
 
@@ -58,7 +58,7 @@ def auto_or_whole(node: YamlNode) -> int | str:
         return "auto"
     try:
         return whole(node)
-    except Wrong:
+    except InvalidValue:
         raise fail(node, "a whole number or auto") from None
 
 
@@ -94,7 +94,7 @@ def read_arguments(
             chosen[key] = read(place, key)
     missing = [key for key, part in table.items() if part.default is REQUIRED and key not in given]
     if missing:
-        raise Wrong(node, f"{name} needs {listed(missing, ' and ')}")
+        raise InvalidValue(node, f"{name} needs {listed(missing, ' and ')}")
     return chosen
 
 
@@ -141,11 +141,13 @@ def read_search(node: YamlNode, found: Problems) -> Search:
     given = dict(node.value)
     missing = [key for key in ("sampler", "settings") if key not in given]
     if missing:
-        raise Wrong(node, f"search needs {' and '.join(missing)}; write {EXAMPLE}")
+        raise InvalidValue(node, f"search needs {' and '.join(missing)}; write {EXAMPLE}")
     named = given.pop("sampler")
     name = word(named)
     if name not in SAMPLERS:
-        raise Wrong(named, f"no sampler is called {name!r}" + nearest(name, SAMPLERS, "there are"))
+        raise InvalidValue(
+            named, f"no sampler is called {name!r}" + nearest(name, SAMPLERS, "there are")
+        )
     table = {**_OWN, **SAMPLERS[name]}
 
     def read(place: YamlNode, key: str) -> Any:
@@ -154,9 +156,9 @@ def read_search(node: YamlNode, found: Problems) -> Search:
     before = len(found)
     chosen = read_arguments(node, name, table, given, found, read)
     if len(found) > before:
-        raise Wrong(node, "")
+        raise InvalidValue(node, "")
     if complaint := _joint_rule(chosen):
-        raise Wrong(node, complaint)
+        raise InvalidValue(node, complaint)
     settings, seed = chosen.pop("settings"), chosen.pop("seed")
     return Search(sampler=name, settings=settings, seed=seed, arguments=chosen)
 
@@ -177,7 +179,7 @@ def read_range(node: YamlNode, read: Reader, found: Problems) -> Range:
     if None not in (low, high) and low >= high:
         found.add(given["high"], f"high is above low, {low}; got {high}")
     if len(found) > before:
-        raise Wrong(node, "")
+        raise InvalidValue(node, "")
     return _checked(node, low, high, log=log, step=step)
 
 
@@ -186,9 +188,9 @@ def read_span(node: YamlNode, read: Reader, found: Problems) -> Span:
     before = len(found)
     low, high = _ends(node, read, ("low", "high"), found)
     if len(found) > before:
-        raise Wrong(node, "")
+        raise InvalidValue(node, "")
     if low > high:
-        raise Wrong(node.value["high"], f"high is at least low, {low}; got {high}")
+        raise InvalidValue(node.value["high"], f"high is at least low, {low}; got {high}")
     return Span(low=low, high=high)
 
 
@@ -199,7 +201,7 @@ def _ends(node: YamlNode, read: Reader, keys: Sequence[str], found: Problems) ->
             found.add(place, f"a range has no key {key!r}" + nearest(key, keys, "it has"))
     missing = [key for key in ("low", "high") if key not in given]
     if missing:
-        raise Wrong(node, f"a range needs {' and '.join(missing)}")
+        raise InvalidValue(node, f"a range needs {' and '.join(missing)}")
     for key in ("low", "high"):
         if given[key].value is None:
             found.add(given[key], f"{key} is a number; got nothing")
@@ -210,25 +212,25 @@ def _ends(node: YamlNode, read: Reader, keys: Sequence[str], found: Problems) ->
 def _checked(node: YamlNode, low: Any, high: Any, *, log: bool, step: float | None) -> Range:
     given = node.value
     if log and low <= 0:
-        raise Wrong(given["low"], f"low is above 0 where log is true; got {low}")
+        raise InvalidValue(given["low"], f"low is above 0 where log is true; got {low}")
     if step is None:
         return Range(low=low, high=high, log=log)
     place = given["step"]
     if log:
-        raise Wrong(place, "log and step exclude each other; leave one out")
+        raise InvalidValue(place, "log and step exclude each other; leave one out")
     if step <= 0:
         raise fail(place, "above 0")
     if isinstance(low, int) and not step.is_integer():
         raise fail(place, "a whole number, as the values are")
     steps = (high - low) / step
     if steps > MOST:
-        raise Wrong(
+        raise InvalidValue(
             place,
             f"a range has at most {MOST:,} steps; got {steps:.3g}; leave step out, or raise it",
         )
     if abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
         below = low + int(steps) * step
-        raise Wrong(
+        raise InvalidValue(
             place,
             f"high is low plus a whole number of steps; got {low} to {high} by {step:g}, of which "
             f"the last is {below:.12g}",

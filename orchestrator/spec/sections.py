@@ -16,14 +16,14 @@ from orchestrator.spec.exclude import Mask, mask_of, read_conditions
 from orchestrator.spec.model import (
     SCENARIO_AXES,
     STAGES,
-    ArchitectureAsk,
-    Ask,
+    ArchitectureRequest,
     Budget,
     Device,
     Limits,
     Normalisation,
     Prune,
     PrunerChoice,
+    ResourceRequest,
     Resources,
     VictimImport,
     VictimRule,
@@ -57,7 +57,7 @@ from orchestrator.spec.validation import (
     whole,
     word,
 )
-from orchestrator.spec.yaml_tree import Problems, Wrong, YamlNode
+from orchestrator.spec.yaml_tree import InvalidValue, Problems, YamlNode
 from ulrl.interchange import zoo_name
 from ulrl.recipes import Recipe, VictimRecipe
 from ulrl.supervised import VictimConfig
@@ -123,7 +123,7 @@ def _setting(node: YamlNode, found: Problems) -> PrunerChoice | None:
         return None
     place, name, given = _name_and_arguments(node, "wilcoxon")
     if name in CURVE_PRUNERS:
-        raise Wrong(
+        raise InvalidValue(
             place,
             f"setting admits wilcoxon only: {name} compares curves, which have no meaning "
             f"across scenarios; got {name!r}",
@@ -136,7 +136,7 @@ def _curve(node: YamlNode, found: Problems) -> PrunerChoice | None:
         return None
     place, name, given = _name_and_arguments(node, None)
     if name == "wilcoxon":
-        raise Wrong(
+        raise InvalidValue(
             place,
             f"{node.name} admits {listed(CURVE_PRUNERS, ' or ')}: wilcoxon compares settings "
             f"across scenarios; got 'wilcoxon'",
@@ -157,7 +157,9 @@ def _name_and_arguments(
         named = given.pop("pruner")
         return replace(named, path=node.path), word(named), given
     if default is None:
-        raise Wrong(node, f"{node.name} names no pruner; write {{pruner: median}} or another")
+        raise InvalidValue(
+            node, f"{node.name} names no pruner; write {{pruner: median}} or another"
+        )
     return node, default, given
 
 
@@ -165,10 +167,10 @@ def _pruner(
     node: YamlNode, name: str, given: Mapping[str, YamlNode], found: Problems
 ) -> PrunerChoice:
     if name == "nop":
-        raise Wrong(node, "nop is Optuna's word for no pruner; write none")
+        raise InvalidValue(node, "nop is Optuna's word for no pruner; write none")
     if name not in PRUNERS:
         text = f"no pruner is called {name!r}" + nearest(name, PRUNERS, "there are")
-        raise Wrong(node, text)
+        raise InvalidValue(node, text)
     table = PRUNERS[name]
 
     def read(place: YamlNode, key: str) -> Any:
@@ -176,7 +178,7 @@ def _pruner(
 
     chosen = read_arguments(node, name, table, given, found, read)
     if name in _JOINT_RULES and (complaint := _JOINT_RULES[name](chosen)):
-        raise Wrong(node, complaint)
+        raise InvalidValue(node, complaint)
     return PrunerChoice(pruner=name, arguments=chosen)
 
 
@@ -285,8 +287,8 @@ def _gpu(node: YamlNode) -> float:
     return share
 
 
-def _ask(node: YamlNode, found: Problems) -> Ask:
-    return Ask(**section(node, {"cpu": _cpus, "gpu": _gpu}, found))
+def _ask(node: YamlNode, found: Problems) -> ResourceRequest:
+    return ResourceRequest(**section(node, {"cpu": _cpus, "gpu": _gpu}, found))
 
 
 def _by_stage(node: YamlNode, read: Callable[[YamlNode], T], found: Problems) -> Mapping[str, T]:
@@ -303,7 +305,7 @@ def _by_stage(node: YamlNode, read: Callable[[YamlNode], T], found: Problems) ->
 
 def _by_architecture(
     node: YamlNode, names: list[str], by_stage: Reader, found: Problems
-) -> Mapping[str, ArchitectureAsk]:
+) -> Mapping[str, ArchitectureRequest]:
     if not isinstance(node.value, dict):
         raise fail(node, "a mapping of architectures to what each takes")
     complaint = "no architecture of this grid is called {!r}"
@@ -312,7 +314,7 @@ def _by_architecture(
     values = {}
     for name, part in entries.items():
         with found.collecting():
-            values[name] = ArchitectureAsk(**section(part, readers, found))
+            values[name] = ArchitectureRequest(**section(part, readers, found))
     return values
 
 
@@ -334,7 +336,7 @@ def _check_cpus(node: YamlNode, resources: Resources, found: Problems) -> None:
     """Note where fewer CPUs are asked for than torch has threads."""
     for ask in _nested(node):
         cpu = ask.value.get("cpu") if isinstance(ask.value, dict) else None
-        with suppress(Wrong):  # what is no number of CPUs is noted where it is read
+        with suppress(InvalidValue):  # what is no number of CPUs is noted where it is read
             if cpu is not None and _cpus(cpu) < resources.cpu:
                 rule = f"at least resources.cpu, torch's threads, which are {resources.cpu}"
                 found.add(cpu, str(fail(cpu, rule)))
@@ -380,14 +382,14 @@ class VictimSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Combinations:
+class ImportTemplate:
     """The grid that victims are for: its axes, and what of them is left."""
 
     axes: Axes
     kept: Mask
 
 
-def read_victim(node: YamlNode, grid: Combinations | None, found: Problems) -> VictimSection:
+def read_victim(node: YamlNode, grid: ImportTemplate | None, found: Problems) -> VictimSection:
     """Return the section, with the values that are right; the others are noted."""
     training: dict[str, Reader] = {
         "recipe": partial(choice, enum=Recipe),
@@ -413,7 +415,7 @@ def read_victim(node: YamlNode, grid: Combinations | None, found: Problems) -> V
 
 
 def _check_recipe(
-    node: YamlNode, recipe: VictimRecipe, grid: Combinations | None, found: Problems
+    node: YamlNode, recipe: VictimRecipe, grid: ImportTemplate | None, found: Problems
 ) -> None:
     """Note what forbids a recipe for one of the datasets and attacks."""
     if grid is None:
@@ -431,7 +433,7 @@ def _check_recipe(
 
 
 def _read_imports(
-    node: YamlNode, grid: Combinations | None, found: Problems
+    node: YamlNode, grid: ImportTemplate | None, found: Problems
 ) -> tuple[VictimImport, ...]:
     if node.value in (None, ()):
         found.add(node, "import has no values; name a folder, or list at least one")
@@ -456,9 +458,9 @@ def _read_import(node: YamlNode, axes: Axes, found: Problems) -> VictimImport:
     given = dict(node.value)
     places = {key: given.pop(key) for key in PLACES if key in given}
     if len(places) > 1:
-        raise Wrong(node, f"the entry has both {' and '.join(places)}; leave one out")
+        raise InvalidValue(node, f"the entry has both {' and '.join(places)}; leave one out")
     if not places:
-        raise Wrong(node, "the entry has no path; write {path: FOLDER, attack: ..., ...}")
+        raise InvalidValue(node, "the entry has no path; write {path: FOLDER, attack: ..., ...}")
     ((kind, place),) = places.items()
     path = _template(place)
     numbers = {key: given.pop(key) for key in NUMBERS if key in given}
@@ -480,13 +482,13 @@ def _read_import(node: YamlNode, axes: Axes, found: Problems) -> VictimImport:
 def _normalisation(node: YamlNode, given: Mapping[str, YamlNode]) -> Normalisation:
     for key in NUMBERS:
         if key not in given:
-            raise Wrong(node, f"mean and std go together; add {key}")
+            raise InvalidValue(node, f"mean and std go together; add {key}")
     values = {key: tuple(number(item) for item in items(part)) for key, part in given.items()}
     try:
         return Normalisation(**values)
     except ValueError as error:
         at = next(given[key] for key in NUMBERS if str(error).startswith(key))
-        raise Wrong(at, str(error)) from error
+        raise InvalidValue(at, str(error)) from error
 
 
 def _template(node: YamlNode) -> str:
@@ -497,21 +499,21 @@ def _template(node: YamlNode) -> str:
     """
     path = absolute_path(node)
     if re.search(r"[{}]", BRACES.sub("", path)):
-        raise Wrong(node, f"{node.name} is a path with axes in braces; each {{ needs its }}")
+        raise InvalidValue(node, f"{node.name} is a path with axes in braces; each {{ needs its }}")
     for name in BRACES.findall(path):
         if name in SCENARIO_AXES:
             continue
         stem = re.match(r"\w*", name)
         if stem and stem[0] in SCENARIO_AXES:
             text = f"braces hold an axis and no format; write {{{stem[0]}}}, not {{{name}}}"
-            raise Wrong(node, text)
+            raise InvalidValue(node, text)
         hint = nearest(name, SCENARIO_AXES, "there are")
-        raise Wrong(node, f"no scenario axis is called {name!r}{hint}")
+        raise InvalidValue(node, f"no scenario axis is called {name!r}{hint}")
     return path
 
 
 def _check_cover(
-    node: YamlNode, entries: list[VictimImport], grid: Combinations, found: Problems
+    node: YamlNode, entries: list[VictimImport], grid: ImportTemplate, found: Problems
 ) -> None:
     """Note an entry that serves nothing, and a scenario that nothing serves."""
     served = np.zeros_like(grid.kept)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_typ
 from urllib.parse import urlsplit
 
 from orchestrator.address import Address, redacted
-from orchestrator.spec.yaml_tree import UNREADABLE, Problems, Wrong, YamlNode
+from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, Problems, YamlNode
 
 E = TypeVar("E", bound=StrEnum)
 Reader: TypeAlias = Callable[[YamlNode], Any]
@@ -50,11 +50,11 @@ def nearest(word: str, valid: Iterable[str], otherwise: str = "") -> str:
     return f"; {otherwise} {', '.join(words)}" if otherwise else ""
 
 
-def fail(node: YamlNode, rule: str, end: str = "") -> Wrong:
+def fail(node: YamlNode, rule: str, end: str = "") -> InvalidValue:
     """Return the exception for a value that is not what its key wants."""
     if node.value is UNREADABLE:
-        return Wrong(node, "")
-    return Wrong(node, f"{node.name} is {rule}; got {shown(node)}{end}")
+        return InvalidValue(node, "")
+    return InvalidValue(node, f"{node.name} is {rule}; got {shown(node)}{end}")
 
 
 def number(node: YamlNode) -> float:
@@ -80,7 +80,7 @@ def whole(node: YamlNode) -> int:
     """Return a whole number; ``2.0`` is one."""
     try:
         value = number(node)
-    except Wrong:
+    except InvalidValue:
         raise fail(node, "a whole number") from None
     if not value.is_integer() or abs(value) > LARGEST:
         raise fail(node, "a whole number" if not value.is_integer() else "at most 10^18")
@@ -112,13 +112,13 @@ def choice(node: YamlNode, enum: type[E]) -> E:
 
 
 def between(node: YamlNode, value: float, low: float, high: float | None = None) -> None:
-    """Raise `Wrong` unless ``low <= value <= high``."""
+    """Raise `InvalidValue` unless ``low <= value <= high``."""
     if value < low or (high is not None and value > high):
         raise fail(node, f"at least {low:g}" if high is None else f"in [{low:g}, {high:g}]")
 
 
 def at_most(node: YamlNode, value: float, most: float) -> None:
-    """Raise `Wrong` where a number is larger than a library, or any machine, can take."""
+    """Raise `InvalidValue` where a number is larger than a library, or any machine, can take."""
     if value > most:
         raise fail(node, f"at most {most:,}")
 
@@ -204,7 +204,7 @@ def field_reader(owner: type[Any], name: str) -> tuple[Reader, Any]:
         except ValueError as error:
             # A rule about several fields names another first, and waits for them all.
             if str(error).startswith(name):
-                raise Wrong(node, str(error)) from error
+                raise InvalidValue(node, str(error)) from error
         return value
 
     return checked, hint
@@ -349,9 +349,9 @@ def _absolute(node: YamlNode, path: str) -> str:
     try:
         return str(Path(path).expanduser().absolute())
     except (RuntimeError, ValueError) as error:
-        raise Wrong(node, f"{node.name} is a path; {error}") from error
+        raise InvalidValue(node, f"{node.name} is a path; {error}") from error
 
 
-def _variable(node: YamlNode) -> Wrong:
+def _variable(node: YamlNode) -> InvalidValue:
     end = f"; write its value, or let the shell do it: --set {node.path}=..."
     return fail(node, "a place, in which $ stands for nothing", end)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 
 T = TypeVar("T")
 UNREADABLE = object()  # the value of a node whose mistake is told already
@@ -59,7 +59,7 @@ class YamlNode:
         return next((part for part in self.path.split(".")[::-1] if not part.isdecimal()), "")
 
 
-class Wrong(Exception):  # noqa: N818 - a finding about the user's text, not an error of ours
+class InvalidValue(Exception):  # noqa: N818 - a finding about the user's text, not an error of ours
     """A value breaks a rule; the text says the rule and the value, empty if told already."""
 
     def __init__(self, node: YamlNode, text: str) -> None:
@@ -87,10 +87,10 @@ class Problems:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Note a `Wrong` that is raised inside, and go on after the block."""
+        """Note a `InvalidValue` that is raised inside, and go on after the block."""
         try:
             yield
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             self.add(wrong.node, str(wrong))
 
     def read(self, node: YamlNode | None, reader: Callable[[YamlNode], T], default: T) -> T:
@@ -104,11 +104,11 @@ class Problems:
         """End with all mistakes so far.
 
         Raises:
-            Mistakes: There are some.
+            SpecError: There are some.
         """
         if self._found:
             in_order = sorted(self._found, key=lambda entry: entry[0])
-            raise Mistakes([line for _, line in in_order])
+            raise SpecError([line for _, line in in_order])
 
 
 MAX_BYTES = 100_000  # PyYAML needs a second or two for so much
@@ -122,7 +122,7 @@ def read_tree(path: str, overrides: Sequence[str], found: Problems) -> YamlNode:
     """Return the root mapping of a file after ``KEY=VALUE`` overrides.
 
     Raises:
-        Mistakes: There is no mapping to go on with. What is wrong inside it is noted in
+        SpecError: There is no mapping to go on with. What is wrong inside it is noted in
             `found` instead.
     """
     text = _text_of(path)
@@ -133,7 +133,7 @@ def read_tree(path: str, overrides: Sequence[str], found: Problems) -> YamlNode:
     top = YamlNode(path="", place=place(0, 0), value=UNREADABLE)
     root = found.read(top, lambda _: _parse(text, "", place, found), top)
     if root.value is None:
-        raise Mistakes([f"{path}: the file is empty; a study has a name and a grid"])
+        raise SpecError([f"{path}: the file is empty; a study has a name and a grid"])
     if not isinstance(root.value, dict):
         found.add(
             root, "" if root.value is UNREADABLE else "a study is a mapping of keys to values"
@@ -147,22 +147,22 @@ def read_tree(path: str, overrides: Sequence[str], found: Problems) -> YamlNode:
 
 def _text_of(path: str) -> str:
     if Path(path).is_dir():
-        raise Mistakes([f"{path}: this is a folder; name the study file in it"])
+        raise SpecError([f"{path}: this is a folder; name the study file in it"])
     try:
         with Path(path).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise Mistakes([f"{path}: there is no such file"]) from None
+        raise SpecError([f"{path}: there is no such file"]) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise Mistakes([f"{path}: the file cannot be read: {reason}"]) from error
+        raise SpecError([f"{path}: the file cannot be read: {reason}"]) from error
     if len(content) > MAX_BYTES:
-        raise Mistakes([f"{path}: a study file has at most {MAX_BYTES // 1000} kB"])
+        raise SpecError([f"{path}: a study file has at most {MAX_BYTES // 1000} kB"])
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
-        raise Mistakes(
+        raise SpecError(
             [f"{path}:{line}: the file is not UTF-8 text; got byte {byte:#x}"]
         ) from error
 
@@ -177,7 +177,9 @@ def _overridden(root: YamlNode, override: str, number: int, found: Problems) -> 
     keys = key.strip().split(".")
     if not equals or not all(keys):
         start = YamlNode(path="", place=place(0, 0), value=UNREADABLE)
-        raise Wrong(start, "an override is KEY=VALUE, its key a dotted path such as grid.seed")
+        raise InvalidValue(
+            start, "an override is KEY=VALUE, its key a dotted path such as grid.seed"
+        )
     return _put(root, keys, _parse(text, ".".join(keys), place, found))
 
 
@@ -195,7 +197,7 @@ def _put(node: YamlNode, keys: Sequence[str], new: YamlNode) -> YamlNode:
             items[index] = _put(items[index], rest, new) if rest else new
             return replace(node, value=tuple(items))
     holds = f"{len(node.value)} items" if isinstance(node.value, tuple) else "no keys"
-    raise Wrong(new, f"{node.path} has {holds}, so there is no {path} to set")
+    raise InvalidValue(new, f"{node.path} has {holds}, so there is no {path} to set")
 
 
 def _parse(
@@ -214,7 +216,9 @@ def _parse(
         problem = ", ".join(part for part in (error.context, error.problem) if part)
     except (ValueError, OverflowError):
         start, problem = builder.reached(), "an escape names no character"
-    raise Wrong(YamlNode(path=path, place=start, value=UNREADABLE), f"this is not YAML: {problem}")
+    raise InvalidValue(
+        YamlNode(path=path, place=start, value=UNREADABLE), f"this is not YAML: {problem}"
+    )
 
 
 class _Builder:
@@ -248,7 +252,7 @@ class _Builder:
     def _node(self, event: Any, path: str, place: Location | None, depth: int) -> YamlNode:
         node = YamlNode(path=path, place=place or self._at(event), value=UNREADABLE)
         if depth > MAX_DEPTH:
-            raise Wrong(node, f"a study file is at most {MAX_DEPTH} levels deep")
+            raise InvalidValue(node, f"a study file is at most {MAX_DEPTH} levels deep")
         if event.anchor is not None:
             self._found.add(node, "anchors and aliases are not read here; write the value out")
         if isinstance(event, yaml.AliasEvent):

@@ -117,7 +117,7 @@ def settled(config: Config, compute: Compute) -> Config:
     return replace(config, **changes)
 
 
-class KeyRing:
+class CacheKeys:
     """The keys of a study's results on one kind of machine.
 
     Attributes:

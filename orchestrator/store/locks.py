@@ -27,7 +27,7 @@ SETTLE = 0.2  # seconds for others to overwrite what has no better way of changi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
+class LockState:
     """A claim as it was seen.
 
     Attributes:
@@ -39,13 +39,13 @@ class Sight:
     changed: float
 
 
-class ClaimFiles(Protocol):
+class LockFiles(Protocol):
     """A folder of small files, each named after what is claimed."""
 
     def create(self, name: str, content: bytes) -> bool:
         """Make a file, and return whether this call did; False where there is one."""
 
-    def look(self, name: str) -> Sight | None:
+    def look(self, name: str) -> LockState | None:
         """Return what is in a file, if there is one."""
 
     def now(self) -> float:
@@ -61,7 +61,7 @@ class ClaimFiles(Protocol):
         """Remove a file if it is there."""
 
 
-class LocalClaims:
+class LocalLocks:
     """On a file system of the operating system, a mounted one too."""
 
     def __init__(self, root: str) -> None:
@@ -75,10 +75,10 @@ class LocalClaims:
             self._folder.mkdir(parents=True, exist_ok=True)
             return _create(path, content)
 
-    def look(self, name: str) -> Sight | None:
+    def look(self, name: str) -> LockState | None:
         try:
             with (self._folder / name).open("rb") as file:
-                return Sight(content=file.read(), changed=os.fstat(file.fileno()).st_mtime)
+                return LockState(content=file.read(), changed=os.fstat(file.fileno()).st_mtime)
         except FileNotFoundError:
             return None
 
@@ -115,7 +115,7 @@ class LocalClaims:
         (self._folder / name).unlink(missing_ok=True)
 
 
-class RemoteClaims:
+class RemoteLocks:
     """In an object store: as good as its writes on condition, where it has them.
 
     Where it has none, two that come within a round trip of each other both get it.
@@ -135,11 +135,11 @@ class RemoteClaims:
             return False
         return True
 
-    def look(self, name: str) -> Sight | None:
+    def look(self, name: str) -> LockState | None:
         path = f"{self._folder}/{name}"
         try:
             modified: datetime = self._files.modified(path)
-            return Sight(content=self._files.cat_file(path), changed=modified.timestamp())
+            return LockState(content=self._files.cat_file(path), changed=modified.timestamp())
         except FileNotFoundError:
             return None
 
@@ -187,15 +187,15 @@ BEAT = 10.0  # seconds between signs of life of a holder
 SILENCE = 60.0  # seconds without one, after which a holder is taken for dead
 
 
-class Turn:
+class ResultLock:
     """A place in the queue for one result; left, whatever it claimed is free again."""
 
-    def __init__(self, files: ClaimFiles, name: str) -> None:
+    def __init__(self, files: LockFiles, name: str) -> None:
         self._files = files
         self._name = name
         self._token = secrets.token_hex(8)
         self._content = b""
-        self._seen: Sight | None = None
+        self._seen: LockState | None = None
         self._since = 0.0  # when the claim that was seen changed last, by this process's clock
         self._held = False
 
@@ -248,7 +248,7 @@ class Turn:
             return False
         return self._files.seize(self._name, sight.content, self._content)
 
-    def is_dead(self, sight: Sight) -> bool:
+    def is_dead(self, sight: LockState) -> bool:
         """Whether whoever made a claim gives no sign of life any more."""
         holder = _holder(sight.content)
         if holder is not None and holder["place"] == place() != "":
@@ -258,7 +258,7 @@ class Turn:
                 return True
         return self._silent(sight) > (WRITING if holder is None else SILENCE)
 
-    def _silent(self, sight: Sight) -> float:
+    def _silent(self, sight: LockState) -> float:
         """Return the seconds without a sign of life: no two machines' clocks are compared."""
         if sight != self._seen:
             known = self._seen is not None
@@ -271,11 +271,11 @@ class Turn:
         return sight is not None and sight.content == self._content
 
 
-def is_held(files: ClaimFiles, name: str) -> bool:
+def is_held(files: LockFiles, name: str) -> bool:
     """Whether somebody is at a result now, as far as one look tells."""
     try:
         sight = files.look(name)
-        return sight is not None and not Turn(files, name).is_dead(sight)
+        return sight is not None and not ResultLock(files, name).is_dead(sight)
     except Exception:  # noqa: BLE001 - any back end, any error: no result rests on it
         return False
 
@@ -284,11 +284,11 @@ class _Heart:
     """A thread that gives a sign of life for every claim this process holds."""
 
     def __init__(self) -> None:
-        self._turns: dict[str, Turn] = {}
+        self._turns: dict[str, ResultLock] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def add(self, token: str, turn: Turn) -> None:
+    def add(self, token: str, turn: ResultLock) -> None:
         with self._lock:
             self._turns[token] = turn
             if self._thread is None or not self._thread.is_alive():

@@ -7,10 +7,10 @@ from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
-from orchestrator.plan.jobs import AscentItem, HelperItem, Item, StageRun, VictimItem
+from orchestrator.plan.jobs import AscentJob, HelperJob, Item, StageRun, VictimJob
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.spec.model import Objective
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.schema import narrowed
 from orchestrator.store.serialization import (
     ASCENT,
@@ -38,7 +38,7 @@ CURVES = ("curve", "accuracy", "loss")  # of an ascent, for who shows it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VictimFinding:
+class VictimResult:
     """A scenario's victim, measured."""
 
     key: str
@@ -51,7 +51,7 @@ class VictimFinding:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ScoreFinding:
+class ScoreResult:
     """Phase 1 of a trial, and the key of the relearning that it leads to.
 
     Attributes:
@@ -65,7 +65,7 @@ class ScoreFinding:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RepairFinding:
+class RepairResult:
     """A repaired model, measured."""
 
     evaluation: Evaluation
@@ -83,10 +83,10 @@ class _AbsentError(Exception):
 class StageResults:
     """Reads results of stages; every answer is None until the store has it."""
 
-    def __init__(self, store: Store, keys: KeyRing) -> None:
+    def __init__(self, store: Store, keys: CacheKeys) -> None:
         self._store = store
         self._keys = keys
-        self._victims: dict[int, VictimFinding] = {}
+        self._victims: dict[int, VictimResult] = {}
         self._ascents: dict[str, dict[str, Any]] = {}
         self._phase_one = lru_cache(maxsize=LATELY)(self._read_phase_one)
         self._suspects = lru_cache(maxsize=LATELY)(choose_resets)
@@ -97,7 +97,7 @@ class StageResults:
         found = HELPER.peek(self._store, key)
         return None if found is None else _run(HELPER, key, scenario.text, found)
 
-    def victim(self, scenario: Scenario) -> VictimFinding | None:
+    def victim(self, scenario: Scenario) -> VictimResult | None:
         """Return a scenario's victim as evaluated."""
         if scenario.number not in self._victims:
             key = self._keys.victim(scenario)
@@ -108,7 +108,7 @@ class StageResults:
             run = _run(VICTIM, key, scenario.text, trained)
             helpers = [self.helper(scenario, helper) for helper in scenario.helpers]
             helped = [found.seconds for found in helpers if found is not None]
-            self._victims[scenario.number] = VictimFinding(
+            self._victims[scenario.number] = VictimResult(
                 key=key,
                 evaluation=narrowed(Evaluation, evaluated[0].content),
                 counts=evaluated[0].content.counts,
@@ -119,7 +119,7 @@ class StageResults:
             )
         return self._victims[scenario.number]
 
-    def scores(self, trial: Trial) -> ScoreFinding | None:
+    def scores(self, trial: Trial) -> ScoreResult | None:
         """Return what phase 1 of a trial found."""
         parts = trial.hyperparameters
         key = self._keys.scores(trial, parts.score)
@@ -130,7 +130,7 @@ class StageResults:
         relearn_key = ""
         if not scores.diverged:
             relearn_key = self._keys.relearn(trial, self._suspects(parts.reset, scores))
-        return ScoreFinding(
+        return ScoreResult(
             scores=scores,
             relearn_key=relearn_key,
             seconds=sum(run.seconds for run in runs),
@@ -156,7 +156,7 @@ class StageResults:
         )
         return narrowed(NeuronScores, scores), (ascent, _run(SCORES, key, scenario, found))
 
-    def repair(self, trial: Trial, relearn_key: str) -> RepairFinding | None:
+    def repair(self, trial: Trial, relearn_key: str) -> RepairResult | None:
         """Return a trial's repaired model as evaluated."""
         if not relearn_key:
             return None
@@ -164,7 +164,7 @@ class StageResults:
         evaluated = self._read(EVALUATION, self._keys.evaluation(relearn_key), trial.scenario)
         if relearned is None or evaluated is None:
             return None
-        return RepairFinding(
+        return RepairResult(
             evaluation=narrowed(Evaluation, evaluated[0].content),
             counts=evaluated[0].content.counts,
             curve=relearned[0].content.curve,
@@ -175,11 +175,11 @@ class StageResults:
 
     def has(self, item: Item) -> bool:
         """Whether the store has all that an item makes."""
-        if isinstance(item, HelperItem):
+        if isinstance(item, HelperJob):
             return self.helper(item.scenario, item.helper) is not None
-        if isinstance(item, VictimItem):
+        if isinstance(item, VictimJob):
             return self.victim(item.scenario) is not None
-        if isinstance(item, AscentItem):
+        if isinstance(item, AscentJob):
             keys = [self._keys.scores(item.trial, rule) for rule in item.rules]
             return all(SCORES.read(self._store, key) is not None for key in keys)
         finding = self.scores(item.trial)
@@ -187,13 +187,13 @@ class StageResults:
 
     def elsewhere(self, item: Item) -> bool:
         """Whether another study makes what would keep a worker long: a helper or a victim."""
-        if isinstance(item, HelperItem):
+        if isinstance(item, HelperJob):
             return self._store.being_made(item.stage, self._keys.helper(item.scenario, item.helper))
-        if isinstance(item, VictimItem):
+        if isinstance(item, VictimJob):
             return self._store.being_made(item.stage, self._keys.victim(item.scenario))
         return False
 
-    def ascent(self, finding: ScoreFinding) -> dict[str, Any]:
+    def ascent(self, finding: ScoreResult) -> dict[str, Any]:
         """Return the curves of an ascent: its accuracy, its loss, and the monitor's."""
         key = finding.runs[0].key
         if key not in self._ascents:

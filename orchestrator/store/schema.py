@@ -23,7 +23,7 @@ _ABSENT = object()
 OWN_NAMES = {"own_names": True}  # metadata of a field whose tensors have no field's name before
 
 
-class Unfit(ValueError):  # noqa: N818 - what a stored result is, not what a program did wrong
+class SchemaMismatch(ValueError):  # noqa: N818 - what a stored result is, not what a program did wrong
     """Values and tensors are not what a dataclass says; the text says where."""
 
 
@@ -58,12 +58,12 @@ def unpack(kind: type[T], values: Any, tensors: Mapping[str, Tensor]) -> T:
     """Return the dataclass that `pack` took apart. Tensors may be on torch's meta device.
 
     Raises:
-        Unfit: Something is absent, unknown, of another type or out of range.
+        SchemaMismatch: Something is absent, unknown, of another type or out of range.
     """
     left = dict(tensors)
     made: T = _unpack(kind, values, left, "")
     if left:
-        raise Unfit(f"there are unknown tensors: {', '.join(sorted(left))}")
+        raise SchemaMismatch(f"there are unknown tensors: {', '.join(sorted(left))}")
     return made
 
 
@@ -80,7 +80,7 @@ def narrowed(kind: type[T], result: T) -> T:
 def _unpack(kind: Any, values: Any, left: dict[str, Tensor], before: str) -> Any:
     """Make a dataclass from its values and from tensors whose names begin with `before`."""
     if not isinstance(values, dict):
-        raise Unfit(f"{before.rstrip('/') or 'the content'} is a mapping")
+        raise SchemaMismatch(f"{before.rstrip('/') or 'the content'} is a mapping")
     rest = dict(values)
     own_names = [pair for pair in _fields(kind) if pair[0].metadata.get("own_names")]
     named = [pair for pair in _fields(kind) if pair not in own_names]
@@ -94,9 +94,11 @@ def _unpack(kind: Any, values: Any, left: dict[str, Tensor], before: str) -> Any
         _check_all(left, _item(hint))
         left.clear()
     if rest:
-        raise Unfit(f"there are unknown values: {', '.join(f'{before}{key}' for key in rest)}")
+        raise SchemaMismatch(
+            f"there are unknown values: {', '.join(f'{before}{key}' for key in rest)}"
+        )
     if missing := [name for name in _required(kind) if name not in found]:
-        raise Unfit(f"there is no {before}{missing[0]}")
+        raise SchemaMismatch(f"there is no {before}{missing[0]}")
     with jaxtyped("context"):  # a dimension of one name has one length in the whole dataclass
         for field, hint in named:
             if isinstance(found.get(field.name), Tensor):
@@ -146,23 +148,23 @@ def _single(hint: Any, value: Any, place: str) -> Any:
         return float(value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         if value not in [member.value for member in hint]:
-            raise Unfit(f"{place} is no {hint.__name__}")
+            raise SchemaMismatch(f"{place} is no {hint.__name__}")
         return hint(value)
     if type(value) is not hint:
-        raise Unfit(f"{place} is of type {getattr(hint, '__name__', hint)}")
+        raise SchemaMismatch(f"{place} is of type {getattr(hint, '__name__', hint)}")
     return value
 
 
 def _in_range(value: Any, rules: Sequence[Any], place: str) -> Any:
     for rule in rules:
         if isinstance(rule, Interval) and value not in rule:
-            raise Unfit(f"{place} is {rule}; got {value}")
+            raise SchemaMismatch(f"{place} is {rule}; got {value}")
     return value
 
 
 def _mapping(hint: Any, value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Unfit(f"{place} is a mapping")
+        raise SchemaMismatch(f"{place} is a mapping")
     return {key: _value(hint, one, f"{place}.{key}") for key, one in value.items()}
 
 
@@ -170,30 +172,30 @@ def _any_of(hints: Sequence[Any], value: Any, place: str) -> Any:
     for hint in hints:
         try:
             return _value(hint, value, place)
-        except Unfit:
+        except SchemaMismatch:
             continue
-    raise Unfit(f"{place} is of none of its types")
+    raise SchemaMismatch(f"{place} is of none of its types")
 
 
 def _items(hints: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise Unfit(f"{place} is a list")
+        raise SchemaMismatch(f"{place} is a list")
     each = (hints[0],) * len(value) if hints[1:] == (...,) else hints
     if len(each) != len(value):
-        raise Unfit(f"{place} has {len(each)} items")
+        raise SchemaMismatch(f"{place} has {len(each)} items")
     pairs = enumerate(zip(each, value, strict=True))
     return tuple(_value(hint, one, f"{place}.{number}") for number, (hint, one) in pairs)
 
 
 def _names(value: Any, place: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise Unfit(f"{place} is a list of names")
+        raise SchemaMismatch(f"{place} is a list of names")
     return value
 
 
 def _take(left: dict[str, Tensor], name: str) -> Tensor:
     if name not in left:
-        raise Unfit(f"there is no tensor {name}")
+        raise SchemaMismatch(f"there is no tensor {name}")
     return left.pop(name)
 
 
@@ -205,7 +207,7 @@ def _check_all(tensors: Mapping[str, Tensor], hint: Any) -> None:
 
 def _check(name: str, hint: Any, tensor: Tensor) -> None:
     if not isinstance(tensor, hint):
-        raise Unfit(f"the tensor {name} is {hint.dtype.__name__} of {hint.dim_str!r}")
+        raise SchemaMismatch(f"the tensor {name} is {hint.dtype.__name__} of {hint.dim_str!r}")
 
 
 @lru_cache

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Integer, UInt8
 from torch import Tensor
 
-from orchestrator.store.schema import OWN_NAMES, Unfit, pack, unpack
+from orchestrator.store.schema import OWN_NAMES, SchemaMismatch, pack, unpack
 from orchestrator.store.store import Entry, Store
 from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.interchange import sketch_of
@@ -46,10 +46,10 @@ class StoredTensors:
 
     def __post_init__(self) -> None:
         if not self.tensors:
-            raise Unfit("nothing was learned")
+            raise SchemaMismatch("nothing was learned")
         for name, value in self.tensors.items():
             if not value.is_meta and not bool(value.isfinite().all()):
-                raise Unfit(f"the tensor {name} is not finite")
+                raise SchemaMismatch(f"the tensor {name} is not finite")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,16 +70,16 @@ class StoredWeights:
         return Weights(blueprint=blueprint, state=dict(self.state))
 
     def check(self, blueprint: Blueprint) -> None:
-        """Raise `Unfit` unless these are finite weights of such a network."""
+        """Raise `SchemaMismatch` unless these are finite weights of such a network."""
         expected = _shapes(blueprint)
         if odd := expected.keys() ^ self.state.keys():
-            raise Unfit(f"the tensor {min(odd)} is missing or unknown")
+            raise SchemaMismatch(f"the tensor {min(odd)} is missing or unknown")
         for name, value in self.state.items():
             shape, real = expected[name]
             if (tuple(value.shape), value.is_floating_point()) != (shape, real):
-                raise Unfit(f"the tensor {name} is not of the network's shape and type")
+                raise SchemaMismatch(f"the tensor {name} is not of the network's shape and type")
             if real and not value.is_meta and not bool(value.isfinite().all()):
-                raise Unfit(f"the tensor {name} is not finite")
+                raise SchemaMismatch(f"the tensor {name} is not finite")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,10 +103,10 @@ class StoredAscent(Ascent):
 
     def __post_init__(self) -> None:
         if self.before.keys() != self.after.keys():
-            raise Unfit("other layers after than before")
+            raise SchemaMismatch("other layers after than before")
         for name, values in self.after.items():
             if values.shape != (len(self.kept), *self.before[name].shape):
-                raise Unfit(f"the tensor {name} is not of its layer's shape")
+                raise SchemaMismatch(f"the tensor {name} is not of its layer's shape")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,9 +149,11 @@ class StoredEvaluation(Evaluation):
 
     def __post_init__(self) -> None:
         if {name: table.shape[1] for name, table in self.counts.items()} != COUNTS:
-            raise Unfit("there are other counts than of both kinds of image in both halves")
+            raise SchemaMismatch(
+                "there are other counts than of both kinds of image in both halves"
+            )
         if self.specimens and self.specimens.keys() != {"clean", "triggered"}:
-            raise Unfit("images are clean and triggered ones, or there are none")
+            raise SchemaMismatch("images are clean and triggered ones, or there are none")
 
     @classmethod
     def of(
@@ -251,21 +253,21 @@ class Stage(Generic[T]):
         """Store a result for good.
 
         Raises:
-            Unfit: `read` would not find it.
-            Unusable: The store cannot be written to.
+            SchemaMismatch: `read` would not find it.
+            ResourceError: The store cannot be written to.
         """
         values, tensors = pack(content)
         entry = Entry(values=values, tensors=tensors, seconds=seconds, study=study)
         try:
             self._unpacked(entry, blueprint)
-        except Unfit as error:
-            raise Unfit(f"the result of {self.name} cannot be stored: {error}") from None
+        except SchemaMismatch as error:
+            raise SchemaMismatch(f"the result of {self.name} cannot be stored: {error}") from None
         store.write(self.name, key, entry)
 
     def _found(self, entry: Entry, blueprint: Blueprint | None) -> Stored[T] | None:
         try:
             content = self._unpacked(entry, blueprint)
-        except Unfit:
+        except SchemaMismatch:
             return None
         return Stored(content=content, seconds=entry.seconds, study=entry.study)
 

@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from orchestrator.address import Address
-from orchestrator.errors import Overdue, Stop, Unusable, sentence
+from orchestrator.errors import ResourceError, StudyError, TimeLimitExceeded, sentence
 from orchestrator.files import ASIDE, aside_of, obstacle, remove_left
-from orchestrator.store.locks import FOLDER, LocalClaims, RemoteClaims, Turn, is_held
+from orchestrator.store.locks import FOLDER, LocalLocks, RemoteLocks, ResultLock, is_held
 
 FORMAT = 2
 # Entries of format 1, written by versions up to 0.1, do not say whose they are. They stay readable,
@@ -92,10 +92,12 @@ class Store:
             self._files, self._root = fsspec.core.url_to_fs(self.url.reveal())
             self._files.dircache.use_listings_cache = False  # others write here too
         except Exception as error:  # any back end, any error: one meaning for the user
-            raise Unusable(f"the store {self.url} cannot be used: {sentence(error)}") from error
+            raise ResourceError(
+                f"the store {self.url} cannot be used: {sentence(error)}"
+            ) from error
         self._local = isinstance(self._files, LocalFileSystem)
         self._claims = (
-            LocalClaims(self._root) if self._local else RemoteClaims(self._files, self._root)
+            LocalLocks(self._root) if self._local else RemoteLocks(self._files, self._root)
         )
 
     @property
@@ -104,12 +106,12 @@ class Store:
         return Path(self._root) if self._local else None
 
     def look(self) -> None:
-        """Raise ``Unusable`` where there can be no store; nothing is written or asked for."""
+        """Raise ``ResourceError`` where there can be no store; nothing is written or asked for."""
         if self.folder is not None and (reason := obstacle(self.folder)):
             raise self._unwritable(reason)
 
     def check(self) -> None:
-        """Raise ``Unusable`` unless the store can be written to."""
+        """Raise ``ResourceError`` unless the store can be written to."""
         probe = f"{self._root}/.probe-{secrets.token_hex(4)}"
         try:
             self._files.makedirs(self._root, exist_ok=True)
@@ -121,8 +123,8 @@ class Store:
             for place in (f"*/??/{ASIDE}", ".probe-*", ".beacon-*", f"{FOLDER}/.*"):
                 remove_left(Path(self._root).glob(place))
 
-    def _unwritable(self, reason: str) -> Unusable:
-        return Unusable(
+    def _unwritable(self, reason: str) -> ResourceError:
+        return ResourceError(
             f"the store {self.url} cannot be written to ({reason}); name another with store:"
         )
 
@@ -153,7 +155,7 @@ class Store:
                 says that the entry is none.
 
         Raises:
-            Unusable: The store cannot be reached.
+            ResourceError: The store cannot be reached.
         """
         return self._read(stage, key, look, whole=True)
 
@@ -161,7 +163,7 @@ class Store:
         """Return a result whose tensors have no numbers, from the head of the file alone.
 
         Raises:
-            Unusable: The store cannot be reached.
+            ResourceError: The store cannot be reached.
         """
         return self._read(stage, key, None, whole=False)
 
@@ -194,11 +196,11 @@ class Store:
         """Turn what a back end's library raises on its own into one line for the user."""
         try:
             yield
-        except (OSError, Stop, Overdue):
+        except (OSError, StudyError, TimeLimitExceeded):
             raise
         except Exception as error:  # any back end, any error: one meaning for the user
             text = f"the store {self.url} cannot be {done} ({sentence(error)})"
-            raise Unusable(text) from error
+            raise ResourceError(text) from error
 
     def written(self, stage: str, key: str) -> float | None:
         """Return when a result was stored, in seconds since 1970, if the place can tell."""
@@ -212,7 +214,7 @@ class Store:
         """Store a result for good.
 
         Raises:
-            Unusable: The store is full, read-only or gone.
+            ResourceError: The store is full, read-only or gone.
         """
         path = self._path(stage, key)
         content = _encode(entry, stage, key)
@@ -224,7 +226,7 @@ class Store:
                 else:
                     self._files.pipe_file(path, content)  # object stores put whole objects
         except OSError as error:
-            raise Unusable(
+            raise ResourceError(
                 f"the store {self.url} cannot be written to ({error}); nothing stored is lost: "
                 f"make room or mend it, and run the same command again"
             ) from error
@@ -234,9 +236,9 @@ class Store:
         with contextlib.suppress(OSError), self._reached("written to"):
             self._files.rm_file(self._path(stage, key))
 
-    def turn(self, stage: str, key: str) -> Turn:
+    def turn(self, stage: str, key: str) -> ResultLock:
         """Return a place in the queue of those who would compute a result now."""
-        return Turn(self._claims, f"{stage}-{key}")
+        return ResultLock(self._claims, f"{stage}-{key}")
 
     def being_made(self, stage: str, key: str) -> bool:
         """Whether somebody computes a result now."""

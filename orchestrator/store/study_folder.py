@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.files import ASIDE, obstacle, remove_left, write_text
 from orchestrator.plan.jobs import StageRun
 
@@ -23,7 +23,7 @@ Cuts: TypeAlias = dict[str, tuple[tuple[float, ...], ...]]
 STAGE_COLUMNS = ("stage", "key", "scenario", "seconds", "computed")
 
 
-class Folder:
+class StudyFolder:
     """Files of one study, and the record of its work.
 
     Attributes:
@@ -42,7 +42,7 @@ class Folder:
         return self.path / "logs"
 
     def check(self) -> None:
-        """Raise ``Unusable`` where this can be no study folder; nothing is written."""
+        """Raise ``ResourceError`` where this can be no study folder; nothing is written."""
         if reason := obstacle(self.path) or obstacle(self.logs):
             raise self._unwritable(reason)
         self._listed_lines(mend=False)
@@ -52,14 +52,14 @@ class Folder:
         """Hold the folder against other drivers, until left or the process ends.
 
         Raises:
-            Unusable: Another driver holds it, or the folder cannot be written to.
+            ResourceError: Another driver holds it, or the folder cannot be written to.
         """
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.logs / "driver.lock")
             lock.acquire(blocking=False)
         except Timeout as error:
-            raise Unusable(f"{self.path} is held by {self._holder()}") from error
+            raise ResourceError(f"{self.path} is held by {self._holder()}") from error
         except OSError as error:
             raise self._unwritable(error) from error
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
@@ -161,13 +161,13 @@ class Folder:
     def _listed_lines(self, *, mend: bool) -> list[str]:
         lines = whole_lines(self._record_file, mend=mend)
         if lines and lines[0] != ",".join(STAGE_COLUMNS):
-            raise Unusable(
+            raise ResourceError(
                 f"{self._record_file} is not this program's: its first line is {lines[0][:80]!r}"
             )
         return lines
 
-    def _unwritable(self, reason: object) -> Unusable:
-        return Unusable(
+    def _unwritable(self, reason: object) -> ResourceError:
+        return ResourceError(
             f"the study folder {self.path} cannot be written to ({reason}); name another with --out"
         )
 

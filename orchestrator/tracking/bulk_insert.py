@@ -79,7 +79,7 @@ LONGEST_NAME, LONGEST_DIGEST, LONGEST_CONTEXT = 250, 36, 500
 BUSY = 20.0  # seconds to wait for another writer, as MLflow does
 
 
-class Births:
+class BulkInsert:
     """Writes new runs of one experiment, each whole or not at all.
 
     Args:

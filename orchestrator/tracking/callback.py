@@ -8,19 +8,19 @@ from typing import Any
 
 from orchestrator.files import write_text
 from orchestrator.plan.columns import column_of
-from orchestrator.plan.jobs import Finished, Item, Progress
+from orchestrator.plan.jobs import Item, JobResult, Progress
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.decisions import Status, Verdict
 from orchestrator.scheduler.results_table import ResultRows
-from orchestrator.scheduler.scheduler import Conductor, point_of
-from orchestrator.scheduler.trigger_pictures import Pictures
+from orchestrator.scheduler.scheduler import StudyScheduler, point_of
+from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.search.best import Choice
 from orchestrator.spec.model import LogModels
 from orchestrator.spec.space import is_open
-from orchestrator.store.lookup import StageResults, VictimFinding
+from orchestrator.store.lookup import StageResults, VictimResult
 from orchestrator.store.serialization import STAGES
 from orchestrator.store.store import Store
-from orchestrator.tracking.run_records import STUDY, Curves, Runs, scenario_key
+from orchestrator.tracking.run_records import STUDY, Curves, RunRecords, scenario_key
 from orchestrator.tracking.tracker import Tracker
 
 PLAN = "plan.json"
@@ -32,11 +32,11 @@ TOP = (
 SOON = 4  # trials before a scenario's last: its model is wanted in seconds or minutes
 
 
-class Mirror:
+class MlflowCallback:
     """The observer that keeps MLflow's record, and the repaired models worth keeping."""
 
     def __init__(
-        self, tracker: Tracker, findings: StageResults, store: Store, pictures: Pictures
+        self, tracker: Tracker, findings: StageResults, store: Store, pictures: TriggerPictures
     ) -> None:
         self._tracker = tracker
         self._pictures = pictures
@@ -49,14 +49,14 @@ class Mirror:
         self._waiting: list[Trial] = []
         self._open: Counter[int | None] = Counter()  # undecided trials, by `_whole_of`
         self.models_gone = 0  # wanted by the policy, but no longer in the store
-        self._conductor: Conductor
+        self._conductor: StudyScheduler
         self._results: ResultRows
-        self._runs: Runs
+        self._runs: RunRecords
 
-    def attach(self, conductor: Conductor, results: ResultRows) -> None:
+    def attach(self, conductor: StudyScheduler, results: ResultRows) -> None:
         """Say whose study this is; the parent run is opened."""
         self._conductor, self._results = conductor, results
-        self._runs = Runs(conductor, results, self._findings, self._store, self._pictures)
+        self._runs = RunRecords(conductor, results, self._findings, self._store, self._pictures)
         self._known = set(self._tracker.run_ids())
         plan = conductor.plan
         self._open.update(map(self._whole_of, plan.trials))
@@ -89,10 +89,10 @@ class Mirror:
     def progressed(self, item: Item, progress: Progress) -> None:
         """Curves are sent whole."""
 
-    def ended(self, item: Item, result: Finished) -> None:
+    def ended(self, item: Item, result: JobResult) -> None:
         """A verdict follows."""
 
-    def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         self._scenarios.add(scenario.number)
         self._pictures.draw(scenario, finding)
         self._tracker.record(self._runs.scenario(scenario, finding))

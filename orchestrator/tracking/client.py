@@ -14,10 +14,10 @@ from uuid import uuid4
 
 from orchestrator.errors import sentence
 from orchestrator.processes import scratch
-from orchestrator.tracking.bulk_insert import Births, lacking, source_of
+from orchestrator.tracking.bulk_insert import BulkInsert, lacking, source_of
 from orchestrator.tracking.records import Record, digest_of
 from orchestrator.tracking.sqlite_setup import database_file, ensure_database, mend, unfit
-from orchestrator.tracking.sync import Held, ModelError
+from orchestrator.tracking.sync import ModelError, StoredRun
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -130,7 +130,7 @@ class Experiment:
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
         self._maker = maker
-        self._births: Births | None = None
+        self._births: BulkInsert | None = None
         try:
             self._client = MlflowClient(tracking_uri=uri)
             experiment = self._client.get_experiment_by_name(name)
@@ -155,7 +155,7 @@ class Experiment:
             if PLACE not in experiment.tags:
                 self._client.set_experiment_tag(self._id, PLACE, self.name)
         if database is not None:
-            self._births = Births(database, self._id)
+            self._births = BulkInsert(database, self._id)
 
     def answers(self) -> bool:
         return self._client.get_experiment(self._id).lifecycle_stage == "active"
@@ -182,23 +182,23 @@ class Experiment:
             if not token:
                 return
 
-    def get(self, run: str) -> Held | None:
+    def get(self, run: str) -> StoredRun | None:
         content = found(self._client.get_run, run)
         active = content is not None and content.info.lifecycle_stage == "active"
-        return Held(run, content) if active else None
+        return StoredRun(run, content) if active else None
 
-    def create(self, study: str, record: Record, parent: str | None) -> Held:
+    def create(self, study: str, record: Record, parent: str | None) -> StoredRun:
         # Key and study are there from birth, to find the run if a kill comes before its receipt.
         tags = {KEY: record.key, STUDY: study, **_tags(record, parent)}
         whole = "" if self._births is None else self._births.write(record, tags)
         if whole:
-            return Held(whole, None)
+            return StoredRun(whole, None)
         born = None if record.began is None else round(1000 * record.began)
         run = self._client.create_run(self._id, start_time=born, tags=tags)
-        return Held(run.info.run_id, run)
+        return StoredRun(run.info.run_id, run)
 
     def bring(
-        self, held: Held, record: Record, parent: str | None, former: Collection[str]
+        self, held: StoredRun, record: Record, parent: str | None, former: Collection[str]
     ) -> tuple[str, ...]:
         from mlflow.entities import Metric, Param, RunTag
 

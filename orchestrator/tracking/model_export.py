@@ -24,7 +24,7 @@ PROGRAM = "model.pt2"  # in the folder `data` of a model
 NICE = 10  # while the study computes
 
 
-class Foundry:
+class ModelExporter:
     """Makes models by their descriptions from what a store holds, one after the other.
 
     Attributes:
@@ -132,7 +132,7 @@ class Foundry:
         self._scratch.close()
 
 
-class Moulds:
+class ExportedGraphs:
     """Models of one network differ in their weights alone: its graph is made once.
 
     Args:
@@ -179,7 +179,7 @@ class Moulds:
             raise ModelError("its graph does not say what the network says")
 
 
-def warm_up(moulds: Moulds, folder: Path) -> None:
+def warm_up(moulds: ExportedGraphs, folder: Path) -> None:
     """Make a first model, of next to nothing: most of its seconds are imports."""
     import numpy as np
     import torch
@@ -193,11 +193,11 @@ def serve(folder: Path, requests: TextIO, answers: TextIO, *, urgent: bool = Fal
 
     Args:
         folder: For files of its own.
-        requests: As `Foundry.make` writes them.
+        requests: As `ModelExporter.make` writes them.
         answers: As it reads them.
         urgent: Whether the study computes nothing any more.
     """
-    moulds = Moulds(folder)
+    moulds = ExportedGraphs(folder)
     with suppress(Exception):  # what is wrong is told of the first real one
         _run(partial(warm_up, moulds, folder / "first"), urgent=urgent)
     for line in requests:
@@ -207,7 +207,7 @@ def serve(folder: Path, requests: TextIO, answers: TextIO, *, urgent: bool = Fal
         answers.flush()
 
 
-def _answer(moulds: Moulds, request: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(moulds: ExportedGraphs, request: Mapping[str, Any]) -> dict[str, Any]:
     from orchestrator.errors import sentence
     from orchestrator.store.store import Store
     from orchestrator.tracking.models import materialise

@@ -14,11 +14,11 @@ from orchestrator.plan.jobs import StageRun
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.scheduler.decisions import Pruning, Status
 from orchestrator.scheduler.results_table import METRICS, ResultRows
-from orchestrator.scheduler.scheduler import Conductor
-from orchestrator.scheduler.trigger_pictures import Pictures
+from orchestrator.scheduler.scheduler import StudyScheduler
+from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import LogModels, Study
-from orchestrator.store.lookup import ScoreFinding, StageResults, VictimFinding
+from orchestrator.store.lookup import ScoreResult, StageResults, VictimResult
 from orchestrator.store.serialization import REPAIRED, VICTIM
 from orchestrator.store.store import Store
 from orchestrator.tracking.models import describe
@@ -94,16 +94,16 @@ _NUMBERS = (
 )
 
 
-class Runs:
+class RunRecords:
     """Makes the record of each run from what the driver knows at the moment."""
 
     def __init__(
         self,
-        conductor: Conductor,
+        conductor: StudyScheduler,
         results: ResultRows,
         findings: StageResults,
         store: Store,
-        pictures: Pictures,
+        pictures: TriggerPictures,
     ) -> None:
         self._conductor, self._results = conductor, results
         self._findings, self._store, self._pictures = findings, store, pictures
@@ -143,7 +143,7 @@ class Runs:
             artifacts=artifacts,
         )
 
-    def scenario(self, scenario: Scenario, finding: VictimFinding | None) -> Record:
+    def scenario(self, scenario: Scenario, finding: VictimResult | None) -> Record:
         """Return a scenario's run: its victim, or that there is none."""
         metrics: dict[str, float] = {}
         curves: Curves = {}
@@ -248,7 +248,7 @@ class Runs:
         text = slug(self._plan.name_of(scenario))[:60]
         return f"{self._plan.study.name}.{text}.{digest_of(scenario_key(scenario))[:8]}"
 
-    def _phase_one(self, scored: ScoreFinding) -> Curves:
+    def _phase_one(self, scored: ScoreResult) -> Curves:
         """Return how a trial's phase 1 went until it stopped; others may have gone on."""
         key = scored.runs[0].key, scored.scores.stop_epoch
         known, curves = self._ascent
@@ -257,7 +257,7 @@ class Runs:
             self._ascent = key, curves
         return curves
 
-    def _made_phase_one(self, scored: ScoreFinding) -> Curves:
+    def _made_phase_one(self, scored: ScoreResult) -> Curves:
         values, stop = self._findings.ascent(scored), scored.scores.stop_epoch
         singles = {
             f"unlearn/{name}": tuple(enumerate(values.get(name, ())[:stop], start=1))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from orchestrator.errors import sentence
 from orchestrator.tracking.records import Record
-from orchestrator.tracking.upload_queue import Outbox, Receipt
+from orchestrator.tracking.upload_queue import UploadQueue, UploadReceipt
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts while a server is away
 RETIRED = {"in_grid": "False"}  # tag of a run whose scenario or trial left the grid
@@ -19,7 +19,7 @@ ATTEMPTS = 3  # for a record that a server refuses; the next run of the study tr
 
 
 @dataclass(frozen=True)
-class Delivery:
+class SyncState:
     """What became of the records.
 
     Attributes:
@@ -34,7 +34,7 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class Held:
+class StoredRun:
     """A run that a place holds.
 
     Attributes:
@@ -64,14 +64,14 @@ class TrackingBackend(Protocol):
     def deleted(self, study: str) -> set[str]:
         """Return the ids of runs made for `study` that the user deleted."""
 
-    def get(self, run: str) -> Held | None:
+    def get(self, run: str) -> StoredRun | None:
         """Return a run, or None if there is none or the user deleted it."""
 
-    def create(self, study: str, record: Record, parent: str | None) -> Held:
+    def create(self, study: str, record: Record, parent: str | None) -> StoredRun:
         """Make a run for `record` under the run `parent`, empty or with the record in it."""
 
     def bring(
-        self, held: Held, record: Record, parent: str | None, former: Collection[str]
+        self, held: StoredRun, record: Record, parent: str | None, former: Collection[str]
     ) -> tuple[str, ...]:
         """Make a run hold `record` without those of the `former` tags that it lacks.
 
@@ -79,14 +79,16 @@ class TrackingBackend(Protocol):
         """
 
 
-class Courier:
+class SyncWorker:
     """Takes records at once and delivers them in its own time; safe between threads.
 
     A server that is away is tried again after growing pauses. A record that an answering
     server refuses is set aside, so that the others pass.
     """
 
-    def __init__(self, outbox: Outbox, place: str, connect: Callable[[], TrackingBackend]) -> None:
+    def __init__(
+        self, outbox: UploadQueue, place: str, connect: Callable[[], TrackingBackend]
+    ) -> None:
         self._outbox, self._name, self._connect = outbox, place, connect
         self._place: TrackingBackend | None = None
         self._change = threading.Condition()
@@ -158,7 +160,7 @@ class Courier:
             return self._delivered == first
         return self._place is not None and not self._queue
 
-    def close(self, timeout: float) -> Delivery:
+    def close(self, timeout: float) -> SyncState:
         """Deliver what can be delivered within `timeout` seconds, then stop for good."""
         with self._change:
             self._started = self._closing = True
@@ -168,7 +170,7 @@ class Courier:
         self._outbox.close()
         left = len(self._outbox.pending(self._name)) + self._lost
         error = self._error or f"not finished within {timeout:g} s"
-        return Delivery(delivered=self._delivered, left=left, error=error if left else None)
+        return SyncState(delivered=self._delivered, left=left, error=error if left else None)
 
     def retire(self, present: Collection[str]) -> None:
         """Mark the runs whose keys are not `present`; a later record of a key takes it back."""
@@ -220,7 +222,7 @@ class Courier:
             self._name = place.name
             if not self._outbox.receipts(place.name):  # a lost outbox, or a place not seen before
                 for key, run in place.find(self._outbox.study).items():
-                    self._outbox.acknowledge(place.name, key, Receipt(run=run))
+                    self._outbox.acknowledge(place.name, key, UploadReceipt(run=run))
             deleted = place.deleted(self._outbox.study)  # to be made again
             for key, receipt in self._outbox.receipts(place.name).items():
                 if receipt.run in deleted and not self._retired(key):
@@ -271,7 +273,7 @@ class Courier:
             held = place.create(self._outbox.study, record, parent)
         former = () if before is None else before.tags
         tags = place.bring(held, record, parent, former)
-        receipt = Receipt(run=held.run, digest=digest, parent_run=parent, tags=tags)
+        receipt = UploadReceipt(run=held.run, digest=digest, parent_run=parent, tags=tags)
         self._arrive(place, key, receipt, moved=before is not None and before.run != held.run)
         return held.run
 
@@ -283,7 +285,9 @@ class Courier:
         self._parents.add(receipt.run)
         return receipt.run
 
-    def _arrive(self, place: TrackingBackend, key: str, receipt: Receipt, *, moved: bool) -> None:
+    def _arrive(
+        self, place: TrackingBackend, key: str, receipt: UploadReceipt, *, moved: bool
+    ) -> None:
         if self._stopped:
             return
         self._outbox.acknowledge(place.name, key, receipt)

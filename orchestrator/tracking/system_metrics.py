@@ -22,7 +22,7 @@ EVERY = 15.0  # seconds between two readings
 MOST = 500  # points of a curve; of more, every other is left out
 
 
-class Gauges:
+class SystemMetrics:
     """Reads the machine's load in a thread of its own while it is entered.
 
     Readings are kept in a file, so that a study's later starts add to them.

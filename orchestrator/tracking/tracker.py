@@ -17,8 +17,8 @@ from orchestrator.terminal import PLAIN_EVERY, Interrupts
 from orchestrator.tracking.client import Experiment, ModelMaker, load
 from orchestrator.tracking.records import Record, fitted
 from orchestrator.tracking.sqlite_setup import database_file
-from orchestrator.tracking.sync import Courier, Delivery
-from orchestrator.tracking.upload_queue import Outbox
+from orchestrator.tracking.sync import SyncState, SyncWorker
+from orchestrator.tracking.upload_queue import UploadQueue
 
 ENVIRONMENT = {  # a server that is away costs seconds, and MLflow keeps silent
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -50,7 +50,7 @@ class Tracker:
     ) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        backlog = Outbox(outbox)
+        backlog = UploadQueue(outbox)
         self._maker = maker
         address = Address.of(uri).reveal()
         self._load = partial(load, file=database_file(address) is not None)
@@ -60,7 +60,7 @@ class Tracker:
             backlog.settle(address, place.name)
             return place
 
-        self._courier = Courier(backlog, backlog.place(address), connect)
+        self._courier = SyncWorker(backlog, backlog.place(address), connect)
 
     def record(self, record: Record) -> None:
         """Mirror `record` soon, after its parent's; the same record twice is one."""
@@ -89,11 +89,11 @@ class Tracker:
     def flush(
         self, limit: float = inf, *, quiet: float = inf, look: Callable[[int], bool] | None = None
     ) -> None:
-        """Wait as `Courier.flush` does."""
+        """Wait as `SyncWorker.flush` does."""
         self._load()
         self._courier.flush(limit, quiet=quiet, look=look)
 
-    def close(self, timeout: float) -> Delivery:
+    def close(self, timeout: float) -> SyncState:
         """Deliver what can be delivered within `timeout` seconds, then stop for good."""
         self._load()
         delivery = self._courier.close(timeout)
@@ -110,7 +110,7 @@ QUIET_SECONDS = 300.0  # without an arrival; a large model may take minutes to m
 SILENT_SECONDS = 5.0  # before a person is told of the wait
 
 
-class Backlog:
+class FlushProgress:
     """Waits until MLflow has everything, and says what is left whenever that changes.
 
     Args:

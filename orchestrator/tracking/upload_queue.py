@@ -21,7 +21,7 @@ from orchestrator.tracking.records import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Receipt:
+class UploadReceipt:
     """What a place holds of one key.
 
     Attributes:
@@ -45,7 +45,7 @@ class _Entry:
     length: int
 
 
-class Outbox:
+class UploadQueue:
     """Records with receipts per place, as lines of JSON; safe between threads.
 
     A place is one experiment of one store, wherever it is reached. Lines are written in one
@@ -58,7 +58,7 @@ class Outbox:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._entries: dict[str, _Entry] = {}
-        self._receipts: dict[str, dict[str, Receipt]] = {}
+        self._receipts: dict[str, dict[str, UploadReceipt]] = {}
         self._intents: set[tuple[str, str]] = set()
         self._places: dict[str, str] = {}
         self.study = ""
@@ -113,12 +113,12 @@ class Outbox:
             parent = None if entry.parent is None else receipts.get(entry.parent)
             return receipt.parent_run == (None if parent is None else parent.run)
 
-    def receipts(self, place: str) -> dict[str, Receipt]:
+    def receipts(self, place: str) -> dict[str, UploadReceipt]:
         """Return what is known to be at `place`, by key."""
         with self._lock:
             return dict(self._receipts.get(place, {}))
 
-    def receipt(self, place: str, key: str) -> Receipt | None:
+    def receipt(self, place: str, key: str) -> UploadReceipt | None:
         """Return what `place` holds of `key`."""
         with self._lock:
             return self._receipts.get(place, {}).get(key)
@@ -133,7 +133,7 @@ class Outbox:
         """Note that `place` does not hold `key` any more."""
         self._write({"receipt": key, "place": place, "held": None})
 
-    def acknowledge(self, place: str, key: str, receipt: Receipt) -> None:
+    def acknowledge(self, place: str, key: str, receipt: UploadReceipt) -> None:
         """Note that `place` holds `key` as `receipt` says."""
         self._write({"receipt": key, "place": place, "held": asdict(receipt)})
 
@@ -201,7 +201,7 @@ class Outbox:
                 key, digest = plain["key"], content.get("digest") or digest_of(plain)
                 self._entries[key] = _Entry(digest, plain["parent"], offset, len(line))
             case {"receipt": key, "place": place, "held": dict(held)}:
-                receipt = Receipt(**{**held, "tags": tuple(held["tags"])})
+                receipt = UploadReceipt(**{**held, "tags": tuple(held["tags"])})
                 self._receipts.setdefault(place, {})[key] = receipt
                 self._intents.discard((place, key))
             case {"receipt": key, "place": place, "held": None}:

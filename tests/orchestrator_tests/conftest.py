@@ -10,8 +10,8 @@ import torch
 from orchestrator.plan.plan import Plan
 from orchestrator.report import main
 from orchestrator.tracking import sync
-from orchestrator.tracking.sync import Courier
-from orchestrator.tracking.upload_queue import Outbox
+from orchestrator.tracking.sync import SyncWorker
+from orchestrator.tracking.upload_queue import UploadQueue
 from tests.orchestrator_tests.fake_place import FakePlace, Start
 from tests.orchestrator_tests.places import Place, plan_of
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
@@ -93,11 +93,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Return a function that starts a courier to a place; its pauses are short."""
     monkeypatch.setattr(sync, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(sync, "LONGEST_PAUSE", 0.02)
-    couriers: list[Courier] = []
+    couriers: list[SyncWorker] = []
 
-    def start_one(place: FakePlace) -> Courier:
-        outbox = Outbox(tmp_path / "outbox.jsonl")
-        couriers.append(Courier(outbox, outbox.place("uri"), place.connect))
+    def start_one(place: FakePlace) -> SyncWorker:
+        outbox = UploadQueue(tmp_path / "outbox.jsonl")
+        couriers.append(SyncWorker(outbox, outbox.place("uri"), place.connect))
         return couriers[-1]
 
     yield start_one

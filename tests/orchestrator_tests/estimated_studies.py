@@ -7,7 +7,7 @@ from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
 from orchestrator.scheduler.estimate import PlanEstimate, estimate
 from orchestrator.spec.model import Study
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 
@@ -32,5 +32,5 @@ def study_of(store: Path | str, **other: Any) -> Study:
 
 
 def cost(study: Study, workers: int = 2, gpu: float = 0.0) -> PlanEstimate:
-    keys = KeyRing(study.victim, Compute())
+    keys = CacheKeys(study.victim, Compute())
     return estimate(make_plan(study), Store(study.store), keys, workers, gpu)

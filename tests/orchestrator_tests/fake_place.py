@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from orchestrator.tracking.records import Record
-from orchestrator.tracking.sync import Courier, Held
+from orchestrator.tracking.sync import StoredRun, SyncWorker
 
 STUDY = Record(key="study", parent=None, name="demo")
 
@@ -57,11 +57,11 @@ class FakePlace:
         run = next(run for run, (_, record, _) in self.runs.items() if record and record.key == key)
         self.trash[run] = self.runs.pop(run)
 
-    def get(self, run: str) -> Held | None:
+    def get(self, run: str) -> StoredRun | None:
         self._reach()
-        return Held(run, None) if run in self.runs else None
+        return StoredRun(run, None) if run in self.runs else None
 
-    def create(self, study: str, record: Record, parent: str | None) -> Held:
+    def create(self, study: str, record: Record, parent: str | None) -> StoredRun:
         self._reach()
         run = f"run{len(self.births)}"
         self.births.append(record.key)
@@ -69,10 +69,10 @@ class FakePlace:
         if record.key in self.forget_after_create:
             self.forget_after_create.discard(record.key)
             raise AwayError("the answer was lost")
-        return Held(run, None)
+        return StoredRun(run, None)
 
     def bring(
-        self, held: Held, record: Record, parent: str | None, former: Collection[str]
+        self, held: StoredRun, record: Record, parent: str | None, former: Collection[str]
     ) -> tuple[str, ...]:
         del former
         self._reach()
@@ -95,4 +95,4 @@ class FakePlace:
             raise AwayError("nobody at http://user:secret@server/")
 
 
-Start = Callable[[FakePlace], Courier]
+Start = Callable[[FakePlace], SyncWorker]

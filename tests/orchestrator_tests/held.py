@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.store.locks import Turn
+from orchestrator.store.locks import ResultLock
 from orchestrator.store.store import Store
 
 KEY = "ab" + "0" * 62
 
 
-def turn(store: Store, key: str = KEY) -> Turn:
+def turn(store: Store, key: str = KEY) -> ResultLock:
     return store.turn("relearn", key)
 
 

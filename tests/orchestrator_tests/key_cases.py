@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.plan.plan import Trial, make_plan
 from orchestrator.plan.resources import Compute
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from tests.orchestrator_tests.small_studies import BLENDED, choice, small_study
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
@@ -32,13 +32,13 @@ def first_trial(**other: Any) -> Trial:
     return make_plan(small_study(attacks=[choice(BLENDED)], **other)).trials[0]
 
 
-def ring(victim: VictimConfig | None = None, compute: Compute | None = None) -> KeyRing:
+def ring(victim: VictimConfig | None = None, compute: Compute | None = None) -> CacheKeys:
     fields = dataclasses.fields(VictimConfig)
     changes = {part.name: getattr(victim, part.name) for part in fields} if victim else {}
-    return KeyRing(VictimRecipe.of(**changes), compute or Compute())
+    return CacheKeys(VictimRecipe.of(**changes), compute or Compute())
 
 
-def all_keys(keys: KeyRing, trial: Trial, suspects: Suspects = SUSPECTS) -> dict[str, str]:
+def all_keys(keys: CacheKeys, trial: Trial, suspects: Suspects = SUSPECTS) -> dict[str, str]:
     """Return the keys of everything that a trial needs."""
     victim = keys.victim(trial.scenario)
     relearn = keys.relearn(trial, suspects)

@@ -6,9 +6,9 @@ from random import Random
 from typing import Any
 
 from orchestrator.address import Address
-from orchestrator.scheduler.trigger_pictures import Pictures
+from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.model import LogModels, Study, Tracking
-from orchestrator.tracking.callback import Mirror
+from orchestrator.tracking.callback import MlflowCallback
 from orchestrator.tracking.records import Record
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
@@ -66,8 +66,8 @@ def mirrored(
 ) -> tuple[Desk, Listener]:
     """Run a study under the eyes of a mirror, to its end."""
     desk, heard = Desk(study, path), listener or Listener()
-    pictures = Pictures(desk.plan, path)
-    mirror = Mirror(heard, desk.findings, desk.store, pictures)  # type: ignore[arg-type]
+    pictures = TriggerPictures(desk.plan, path)
+    mirror = MlflowCallback(heard, desk.findings, desk.store, pictures)  # type: ignore[arg-type]
     desk.watch(mirror)
     mirror.attach(desk.conductor, desk.results)
     (workers or Workers(Random(1), 2, **crew)).run(desk)

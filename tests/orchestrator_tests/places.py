@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.address import Address
-from orchestrator.pipeline.stages import Workshop
-from orchestrator.plan.jobs import Catalogue, Item, Progress, Site, StageRun, VictimItem
+from orchestrator.pipeline.stages import StageRunner
+from orchestrator.plan.jobs import Item, JobCatalog, Progress, Site, StageRun, VictimJob
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.plan.resources import Compute
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import StageResults
 from orchestrator.store.store import Store
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
@@ -42,19 +42,19 @@ class Place:
         self.plan = plan
         self.store = Store(str(root))
         self.site = Site(store=Address(str(root)), study="me", **site)
-        self.keys = KeyRing(VICTIM, Compute())
-        self.catalogue = Catalogue(plan)
+        self.keys = CacheKeys(VICTIM, Compute())
+        self.catalogue = JobCatalog(plan)
 
     @property
     def items(self) -> list[Item]:
         """All items in an order in which they can be worked on."""
         trials = [self.catalogue.trial_item(trial) for trial in self.plan.trials]
-        victims = [VictimItem(scenario=scenario) for scenario in self.plan.scenarios]
+        victims = [VictimJob(scenario=scenario) for scenario in self.plan.scenarios]
         return [*victims, *(group.item for group in self.catalogue.groups), *trials]
 
     def do(self, item: Item) -> tuple[list[Progress], tuple[StageRun, ...]]:
         """Do an item in a new workshop, and return its progress and what was executed."""
-        return finished(Workshop(self.site, VICTIM).work(item))
+        return finished(StageRunner(self.site, VICTIM).work(item))
 
     def do_all(self) -> list[str]:
         """Do everything, and return the stages that were executed."""

@@ -11,27 +11,27 @@ import torch
 
 from orchestrator.pipeline.stages import ascent_entry
 from orchestrator.plan.jobs import (
-    AscentItem,
-    Finished,
-    HelperItem,
+    AscentJob,
+    HelperJob,
     Item,
+    JobResult,
     Progress,
     StageRun,
-    VictimItem,
+    VictimJob,
 )
 from orchestrator.plan.plan import Scenario, make_plan
 from orchestrator.plan.resources import Compute
-from orchestrator.scheduler.callbacks import Observer, Observers
+from orchestrator.scheduler.callbacks import CallbackList, StudyCallback
 from orchestrator.scheduler.decisions import Verdict
 from orchestrator.scheduler.results_table import ResultRows
 from orchestrator.scheduler.sampling import recorded
-from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Study
-from orchestrator.store.keys import KeyRing
-from orchestrator.store.lookup import StageResults, VictimFinding
+from orchestrator.store.keys import CacheKeys
+from orchestrator.store.lookup import StageResults, VictimResult
 from orchestrator.store.serialization import COUNTS
 from orchestrator.store.store import Entry, Store
-from orchestrator.store.study_folder import Folder
+from orchestrator.store.study_folder import StudyFolder
 from tests.orchestrator_tests.made_up import chance, metrics, quality_of, suspects_of
 
 SECONDS = {
@@ -55,9 +55,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.started_items: list[str] = []
-        self.ended_items: list[tuple[str, Finished]] = []
+        self.ended_items: list[tuple[str, JobResult]] = []
         self.verdicts: list[Verdict] = []
-        self.victims: list[tuple[int, VictimFinding]] = []
+        self.victims: list[tuple[int, VictimResult]] = []
 
     def started(self, item: Item) -> None:
         self.started_items.append(item.name)
@@ -65,10 +65,10 @@ class Recorder:
     def progressed(self, item: Item, progress: Progress) -> None:
         """Too many to keep."""
 
-    def ended(self, item: Item, result: Finished) -> None:
+    def ended(self, item: Item, result: JobResult) -> None:
         self.ended_items.append((item.name, result))
 
-    def victim(self, scenario: Scenario, finding: VictimFinding) -> None:
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         self.victims.append((scenario.number, finding))
 
     def decided(self, verdict: Verdict) -> None:
@@ -79,21 +79,21 @@ class Desk:
     """One start of a study's driver: its conductor and all around it."""
 
     def __init__(self, study: Study, path: Path) -> None:
-        self.folder = Folder(path)
+        self.folder = StudyFolder(path)
         self.plan = make_plan(study, recorded(study, self.folder))
         self.folder.logs.mkdir(parents=True, exist_ok=True)
         self.folder.open_record()
         self.store = Store(study.store)
-        self.keys = KeyRing(study.victim, Compute())
+        self.keys = CacheKeys(study.victim, Compute())
         self.findings = StageResults(self.store, self.keys)
         self.recorder = Recorder()
-        self.conductor = Conductor(self.plan, self.folder, self.findings, self.recorder)
+        self.conductor = StudyScheduler(self.plan, self.folder, self.findings, self.recorder)
         self.results = ResultRows(self.conductor, self.findings)
 
-    def watch(self, *observers: Observer) -> None:
+    def watch(self, *observers: StudyCallback) -> None:
         """Begin anew with more observers; their order is the order in which they hear."""
-        everyone = Observers([self.recorder, *observers])
-        self.conductor = Conductor(self.plan, self.folder, self.findings, everyone)
+        everyone = CallbackList([self.recorder, *observers])
+        self.conductor = StudyScheduler(self.plan, self.folder, self.findings, everyone)
         self.results = ResultRows(self.conductor, self.findings)
 
     def statuses(self) -> list[str]:
@@ -135,7 +135,7 @@ class Workers:
         self.dying = list(dying)
         self._source = source or Random(0)
         self._count = count
-        self._busy: list[tuple[Item, Generator[Progress, None, Finished]]] = []
+        self._busy: list[tuple[Item, Generator[Progress, None, JobResult]]] = []
 
     def run(self, desk: Desk, steps: int = 10**9) -> None:
         """Work until the study is complete, or for so many steps; then everything is gone."""
@@ -174,40 +174,40 @@ class Workers:
         for other, _ in self._busy:
             assert not wanted & made_by(desk, other), f"{item.name} makes what {other.name} makes"
 
-    def steps(self, desk: Desk, item: Item) -> Generator[Progress, None, Finished]:
+    def steps(self, desk: Desk, item: Item) -> Generator[Progress, None, JobResult]:
         """Work on an item, as `orchestrator.pipeline.run_job.steps_of` does."""
         runs: list[StageRun] = []
         yield Progress(stage="train_victim", epoch=1, epochs=2)
         try:
             yield from self._work(desk, item, runs)
         except RuntimeError as error:
-            return Finished(runs=tuple(runs), error=f"RuntimeError: {error}", trace="where")
-        return Finished(runs=tuple(runs))
+            return JobResult(runs=tuple(runs), error=f"RuntimeError: {error}", trace="where")
+        return JobResult(runs=tuple(runs))
 
     def _work(
         self, desk: Desk, item: Item, runs: list[StageRun]
     ) -> Generator[Progress, None, None]:
-        if isinstance(item, HelperItem):
+        if isinstance(item, HelperJob):
             self._try(item.name, item.name in self.failing)
             key = desk.keys.helper(item.scenario, item.helper)
             values = {"helper": type(item.helper).__name__}
             tensors = {"learned": torch.ones(2)}
             self._make(desk, item, runs, "train_helper", key, values, tensors)
-        elif isinstance(item, VictimItem):
+        elif isinstance(item, VictimJob):
             self._try(item.name, item.name in self.failing)
             key = desk.keys.victim(item.scenario)
             self._make(desk, item, runs, "train_victim", key, {"training": [[0.5, 0.9]]})
             yield Progress(stage="train_victim", epoch=2, epochs=2)
             evaluation = {"selection": metrics(0.9, 0.95), "report": metrics(0.88, 0.94)}
             self._evaluate(desk, item, runs, key, evaluation)
-        elif isinstance(item, AscentItem):
+        elif isinstance(item, AscentJob):
             self._try(item.name, item.name in self.failing)
             yield from self._phase_one(desk, item, runs)
         else:
             yield from self._phase_two(desk, item, runs)
 
     def _phase_one(
-        self, desk: Desk, item: AscentItem, runs: list[StageRun]
+        self, desk: Desk, item: AscentJob, runs: list[StageRun]
     ) -> Generator[Progress, None, None]:
         ascent = ascent_entry(desk.keys.ascent(item.trial), min(r.stop_at(10) for r in item.rules))
         nothing = {"predicted": torch.zeros(0, 10, dtype=torch.int64)}
@@ -301,11 +301,11 @@ class Workers:
 
 def made_by(desk: Desk, item: Item) -> set[str]:
     """Return the keys of what an item makes and the store lacks."""
-    if isinstance(item, HelperItem):
+    if isinstance(item, HelperJob):
         keys = {("train_helper", desk.keys.helper(item.scenario, item.helper))}
-    elif isinstance(item, VictimItem):
+    elif isinstance(item, VictimJob):
         keys = {("train_victim", desk.keys.victim(item.scenario))}
-    elif isinstance(item, AscentItem):
+    elif isinstance(item, AscentJob):
         keys = {("score_neurons", desk.keys.scores(item.trial, c)) for c in item.rules}
     else:
         keys = {("relearn", desk.conductor.scores[item.trial.number].relearn_key)}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.spec.load import load_study
 from orchestrator.spec.model import Study
 
@@ -25,7 +25,7 @@ def load(text: str, *overrides: str) -> Study:
 
 def mistakes(text: str, *overrides: str) -> list[str]:
     """Return the mistakes of a file of that text, without the file's name."""
-    with pytest.raises(Mistakes) as caught:
+    with pytest.raises(SpecError) as caught:
         load(text, *overrides)
     assert str(caught.value) == "\n".join(caught.value.lines)
     return [line.removeprefix("grid.yaml:") for line in caught.value.lines]

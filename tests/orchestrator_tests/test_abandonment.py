@@ -9,7 +9,7 @@ from scipy.stats import wilcoxon
 from benchmarks.pruning_truth import Case
 from benchmarks.pruning_truth import simulate as judged
 from orchestrator.search.abandonment import decided_after, fewest_scenarios, forecast, simulate
-from orchestrator.search.pruners import Judge
+from orchestrator.search.pruners import PruningStudy
 from orchestrator.spec.model import Objective, PrunerChoice
 
 DEFAULT: dict[str, Any] = {"p_threshold": 0.01, "n_startup_steps": 7}
@@ -31,7 +31,7 @@ def test_the_rule_is_the_judges(
     assert 0.1 < (found > 0).mean() < 0.9
     choice = PrunerChoice(pruner="wilcoxon", arguments=arguments)
     for study, after in zip(values, found, strict=True):
-        judge = Judge("settings", choice, Objective.DER)
+        judge = PruningStudy("settings", choice, Objective.DER)
         for number, own in enumerate(study):
             judge.begin(number, {})
             steps = enumerate(own.tolist(), start=1)

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator import address
 from orchestrator.address import Address, redacted
-from orchestrator.errors import Mistakes, Unusable, sentence
+from orchestrator.errors import ResourceError, SpecError, sentence
 from orchestrator.pipeline.run_job import steps_of
 from orchestrator.report import main as report
 from orchestrator.scheduler.storage_mirror import _line
@@ -108,7 +108,12 @@ def test_no_secret_is_in_what_libraries_say(text: str) -> None:
     Address(text)
     known = SECRET if f":{SECRET}@" in text or f"={SECRET}" in text else "?"
     said = RuntimeError(f"no connection for user joe, password {known}, at {text}")
-    for told in (sentence(said), _line(said), str(Unusable(str(said))), str(Mistakes([str(said)]))):
+    for told in (
+        sentence(said),
+        _line(said),
+        str(ResourceError(str(said))),
+        str(SpecError([str(said)])),
+    ):
         assert clear(told)
         assert clear(redacted(text))
     one = Address("http://joe:p%40ss%2Fword@host")
@@ -121,7 +126,7 @@ def test_a_wrong_address_is_told_without_its_secret(tmp_path: Path) -> None:
         (tmp_path / "grid.yaml").write_text("name: a\ngrid: {attack: sgi, dataset: digits}\n")
         for long in ("", "x" * 50):
             value = f"htttp://joe{long}:{SECRET}@host/x"
-            with pytest.raises(Mistakes) as caught:
+            with pytest.raises(SpecError) as caught:
                 load_study(str(tmp_path / "grid.yaml"), [f"{key}={value}", "seed=x"])
             assert clear(str(caught.value))
             assert clear("".join(caught.value.lines))
@@ -142,7 +147,7 @@ def test_the_resolved_study_file_holds_no_secret(tmp_path: Path, key: str, value
         "name: a\ngrid: {attack: badnets, dataset: digits, architecture: preact_resnet18}\n"
     )
     if (key == "store") is not value.startswith("ftp"):
-        with pytest.raises(Mistakes):
+        with pytest.raises(SpecError):
             load_study(str(path), [f"{key}={value}"])
         return
     study = load_study(str(path), [f"{key}={value}"])
@@ -238,7 +243,7 @@ def _set(key: str, value: str) -> tuple[str, str]:
 
 def test_a_store_that_cannot_be_reached_is_told_without_its_secret() -> None:
     place = f"ftp://joe:{SECRET}@127.0.0.1:9/x"
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(ResourceError) as caught:
         Store(place).check()
     assert clear(str(caught.value))
     assert str(caught.value).startswith("the store ftp://***@127.0.0.1:9/x cannot be")
@@ -284,7 +289,7 @@ REFUSED = [
 def test_a_place_that_keeps_nothing_is_refused_in_a_line(tmp_path: Path, place: str) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(f"{STUDY}store: '{place}'\n")
-    with pytest.raises(Mistakes) as caught:
+    with pytest.raises(SpecError) as caught:
         load_study(str(path))
     (line,) = caught.value.lines
     assert line.startswith(f"{path}:11: store: store is ")
@@ -302,7 +307,7 @@ def test_a_place_that_keeps_files_is_a_store(tmp_path: Path, place: str) -> None
 def test_brackets_that_are_no_address_are_told_in_a_line(tmp_path: Path, key: str) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(STUDY)
-    with pytest.raises(Mistakes, match="://HOST and so on") as caught:
+    with pytest.raises(SpecError, match="://HOST and so on") as caught:
         load_study(str(path), [f"{key}://[::1"])
     assert len(caught.value.lines) == 1
 
@@ -321,7 +326,7 @@ def test_what_a_back_end_raises_is_one_line(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(Unusable, match=told) as caught:
+    with pytest.raises(ResourceError, match=told) as caught:
         Store(place).read("unlearn", "ab")
     assert "\n" not in str(caught.value)
     assert clear(str(caught.value))

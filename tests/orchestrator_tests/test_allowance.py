@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan.jobs import Item, Progress, TrialItem
-from orchestrator.scheduler.queue import Allowance
+from orchestrator.plan.jobs import Item, Progress, TrialJob
+from orchestrator.scheduler.queue import RemainingBudget
 from orchestrator.spec.model import Budget, Limits, Study
 from tests.orchestrator_tests.pruned_studies import study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -18,7 +18,7 @@ from tests.steps import finished
 
 def test_hours_count_from_the_start() -> None:
     now = [100.0]
-    allowance = Allowance(Budget(hours=0.5), clock=lambda: now[0])
+    allowance = RemainingBudget(Budget(hours=0.5), clock=lambda: now[0])
     now[0] += 1799
     spent = [allowance.spent]
     now[0] += 1
@@ -27,10 +27,10 @@ def test_hours_count_from_the_start() -> None:
 
 
 def test_no_budget_is_never_spent(tmp_path: Path, store: str) -> None:
-    allowance = Allowance(Budget(), clock=iter([0.0, 1e12]).__next__)
+    allowance = RemainingBudget(Budget(), clock=iter([0.0, 1e12]).__next__)
     desk = Desk(study_of("nobody", store), tmp_path)
     for trial in desk.plan.trials:
-        allowance.take(TrialItem(trial=trial, rules=(), stream=False))
+        allowance.take(TrialJob(trial=trial, rules=(), stream=False))
     assert allowance.spent == ""
 
 
@@ -115,6 +115,6 @@ def _trial(desk: Desk) -> Item:
     while True:
         item = desk.conductor.next_item()
         assert item is not None
-        if isinstance(item, TrialItem):
+        if isinstance(item, TrialJob):
             return item
         desk.conductor.finished(item, finished(crew.steps(desk, item))[1])

@@ -8,7 +8,7 @@ from optuna.pruners import WilcoxonPruner
 
 from orchestrator.plan.plan import Plan
 from orchestrator.scheduler.decisions import Decisions, TrialOutcome
-from orchestrator.search.answers import Answers, Told
+from orchestrator.search.answers import PrunerAnswers, PrunerHistory
 from tests.orchestrator_tests.outcomes import ACROSS, plan_of
 
 SETTINGS, SCENARIOS = 6, 8
@@ -118,14 +118,14 @@ def test_only_what_this_start_needed_is_kept(tmp_path: Path) -> None:
 
 def test_all_that_was_told_is_told_apart(tmp_path: Path) -> None:
     events = [("begin", 1), ("report", 1, 2, 0.5), ("finish", 1, None)]
-    told = Told("wilcoxon")
+    told = PrunerHistory("wilcoxon")
     digests = [told.digest]
     for event in events:
         told.add(*event)
         digests.append(told.digest)
     assert len(set(digests)) == len(digests)
-    other = Told("wilcoxon")
+    other = PrunerHistory("wilcoxon")
     for event in (events[0], events[2], events[1]):
         other.add(*event)
     assert other.digest != told.digest
-    assert Answers(tmp_path / "absent").get(told) is None
+    assert PrunerAnswers(tmp_path / "absent").get(told) is None

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.terminal import Interrupts
-from orchestrator.tracking.tracker import Backlog
+from orchestrator.tracking.tracker import FlushProgress
 
 
 class Clock:
@@ -59,13 +59,13 @@ def output(console: Console) -> str:
 
 def test_a_short_wait_says_nothing(clock: Clock) -> None:
     place = console()
-    Backlog(Slow(clock, [40]), place, Interrupts()).wait()  # type: ignore[arg-type]
+    FlushProgress(Slow(clock, [40]), place, Interrupts()).wait()  # type: ignore[arg-type]
     assert output(place) == ""
 
 
 def test_a_long_wait_says_what_is_left_now_and_then(clock: Clock) -> None:
     place, tracker = console(), Slow(clock, [0, 0, 4200, 3800, 3400, 1])
-    Backlog(tracker, place, Interrupts()).wait()  # type: ignore[arg-type]
+    FlushProgress(tracker, place, Interrupts()).wait()  # type: ignore[arg-type]
     assert tracker.looks == 6
     assert output(place).splitlines() == [
         "MLflow does not answer yet; Ctrl-C leaves its records for the next start",
@@ -75,14 +75,14 @@ def test_a_long_wait_says_what_is_left_now_and_then(clock: Clock) -> None:
 
 def test_lines_become_fewer_as_the_wait_grows(clock: Clock) -> None:
     place = console()
-    Backlog(Slow(clock, range(900, 0, -1)), place, Interrupts()).wait()  # type: ignore[arg-type]
+    FlushProgress(Slow(clock, range(900, 0, -1)), place, Interrupts()).wait()  # type: ignore[arg-type]
     assert 10 < len(output(place).splitlines()) < 30
 
 
 def test_what_has_not_changed_is_not_said_again(clock: Clock) -> None:
     place, tracker = console(), Slow(clock, [19] * 40 + [18] * 40)
     tracker.makes_model = True
-    Backlog(tracker, place, Interrupts()).wait()  # type: ignore[arg-type]
+    FlushProgress(tracker, place, Interrupts()).wait()  # type: ignore[arg-type]
     first, second = output(place).splitlines()
     end = "; Ctrl-C leaves its records for the next start"
     assert first == f"MLflow takes 19 more records, now the files of a model{end}"
@@ -91,7 +91,7 @@ def test_what_has_not_changed_is_not_said_again(clock: Clock) -> None:
 
 def test_a_terminal_shows_the_present_state(clock: Clock) -> None:
     place = console(terminal=True)
-    Backlog(Slow(clock, [2, 1]), place, Interrupts()).wait()  # type: ignore[arg-type]
+    FlushProgress(Slow(clock, [2, 1]), place, Interrupts()).wait()  # type: ignore[arg-type]
     assert "MLflow takes 1 more record, about 0:08; Ctrl-C" in output(place)
     assert output(place).count("\n") <= 1
 
@@ -99,5 +99,5 @@ def test_a_terminal_shows_the_present_state(clock: Clock) -> None:
 def test_a_signal_ends_the_wait(clock: Clock) -> None:
     interrupts, tracker = Interrupts(), Slow(clock, [3, 2, 1])
     interrupts.signum = signal.SIGINT
-    Backlog(tracker, console(), interrupts).wait()  # type: ignore[arg-type]
+    FlushProgress(tracker, console(), interrupts).wait()  # type: ignore[arg-type]
     assert tracker.looks == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.tracking import bulk_insert
-from orchestrator.tracking.bulk_insert import TABLES, Births
+from orchestrator.tracking.bulk_insert import TABLES, BulkInsert
 from orchestrator.tracking.records import Dataset, Record
 from orchestrator.tracking.sqlite_setup import ensure_database
 from orchestrator.tracking.tracker import Tracker
@@ -102,7 +102,7 @@ def content(database: Path) -> dict[str, list[str]]:
 
 
 def by_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Births, "write", lambda *_: "")
+    monkeypatch.setattr(BulkInsert, "write", lambda *_: "")
 
 
 def calls_of_client(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -169,7 +169,7 @@ def test_a_changed_record_goes_on_in_the_run(database: Path) -> None:
     ],
 )
 def test_what_is_odd_is_left_to_the_client(database: Path, odd: Record) -> None:
-    place = Births(database, "0")
+    place = BulkInsert(database, "0")
     assert place.write(odd, odd.tags) == ""
     assert rows(database, "select * from runs") == []
 
@@ -192,13 +192,13 @@ def test_what_the_client_does_better_is_left_to_it(
 def test_tables_of_another_mlflow_are_left_alone(database: Path, change: str) -> None:
     with closing(sqlite3.connect(database)) as connection:
         connection.execute(change)
-    assert Births(database, "0").write(STUDY, {}) == ""
+    assert BulkInsert(database, "0").write(STUDY, {}) == ""
 
 
 def test_an_experiment_that_is_not_there_to_be_written_is_left_alone(database: Path) -> None:
     send(database, STUDY)
-    place = Births(database, "1")
-    assert Births(database, "7").write(TRIAL, {}) == ""
+    place = BulkInsert(database, "1")
+    assert BulkInsert(database, "7").write(TRIAL, {}) == ""
     assert place.write(TRIAL, {}) != ""
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("update experiments set lifecycle_stage = 'deleted'")
@@ -230,7 +230,7 @@ def test_a_database_that_another_program_writes_is_waited_for_and_then_left_to_t
 ) -> None:
     monkeypatch.setattr(bulk_insert, "BUSY", 0.05)
     send(database, STUDY)
-    place = Births(database, "1")
+    place = BulkInsert(database, "1")
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("begin immediate")
         assert place.write(TRIAL, {}) == ""

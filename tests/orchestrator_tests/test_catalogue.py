@@ -5,7 +5,7 @@ from itertools import groupby
 
 import pytest
 
-from orchestrator.plan.jobs import AscentItem, Catalogue, Item, TrialItem, VictimItem
+from orchestrator.plan.jobs import AscentJob, Item, JobCatalog, TrialJob, VictimJob
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.spec.model import Prune
 from tests.orchestrator_tests.small_studies import MEDIAN, WILCOXON, small_study
@@ -25,7 +25,7 @@ def plan() -> Plan:
 
 
 def test_trials_of_a_group_share_their_ascent_and_no_others_do(plan: Plan) -> None:
-    catalogue = Catalogue(plan)
+    catalogue = JobCatalog(plan)
     assert len(catalogue.groups) == 4 * 8
     numbers = [trial.number for group in catalogue.groups for trial in group.trials]
     assert sorted(numbers) == list(range(96))
@@ -48,7 +48,7 @@ def test_trials_of_a_group_share_their_ascent_and_no_others_do(plan: Plan) -> No
 
 
 def test_an_ascent_goes_down_to_the_lowest_threshold_and_scores_all(plan: Plan) -> None:
-    for group in Catalogue(plan).groups:
+    for group in JobCatalog(plan).groups:
         item = group.item
         assert [rule.unlearn_threshold for rule in item.rules] == [0.4, 0.1, 0.2]
         assert min(rule.stop_at(10) for rule in item.rules) == 0.1
@@ -57,14 +57,14 @@ def test_an_ascent_goes_down_to_the_lowest_threshold_and_scores_all(plan: Plan) 
 
 
 def test_group_of(plan: Plan) -> None:
-    catalogue = Catalogue(plan)
+    catalogue = JobCatalog(plan)
     for trial in plan.trials:
         assert trial in catalogue.group_of(trial).trials
 
 
 def test_every_name_gives_its_item(plan: Plan) -> None:
-    catalogue = Catalogue(plan)
-    victims = [VictimItem(scenario=scenario) for scenario in plan.scenarios]
+    catalogue = JobCatalog(plan)
+    victims = [VictimJob(scenario=scenario) for scenario in plan.scenarios]
     ascents = [group.item for group in catalogue.groups]
     trials = [catalogue.trial_item(trial) for trial in plan.trials]
     items: list[Item] = [*victims, *ascents, *trials]
@@ -79,8 +79,8 @@ def test_every_name_gives_its_item(plan: Plan) -> None:
 
 
 def test_a_worker_derives_the_drivers_items_from_the_study(plan: Plan) -> None:
-    there = Catalogue(make_plan(pickle.loads(pickle.dumps(plan.study))))
-    here = Catalogue(plan)
+    there = JobCatalog(make_plan(pickle.loads(pickle.dumps(plan.study))))
+    here = JobCatalog(plan)
     for group in here.groups:
         assert there.item(group.item.name) == group.item
     for trial in plan.trials:
@@ -93,15 +93,15 @@ def test_a_worker_derives_the_drivers_items_from_the_study(plan: Plan) -> None:
 )
 def test_epochs_are_told_where_somebody_may_cut(prune: Prune, *, stream: bool) -> None:
     plan = make_plan(small_study(prune=prune))
-    item = Catalogue(plan).item("trial-00000")
-    assert isinstance(item, TrialItem)
+    item = JobCatalog(plan).item("trial-00000")
+    assert isinstance(item, TrialJob)
     assert item.stream is stream
     assert [rule.unlearn_threshold for rule in item.rules] == [0.2]
 
 
 def test_items_are_values(plan: Plan) -> None:
-    one, other = Catalogue(plan).groups[0].item, Catalogue(plan).groups[0].item
-    assert isinstance(one, AscentItem)
+    one, other = JobCatalog(plan).groups[0].item, JobCatalog(plan).groups[0].item
+    assert isinstance(one, AscentJob)
     assert one == other
     assert hash(one.rules) == hash(other.rules)
     assert pickle.loads(pickle.dumps(one)) == one

@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from orchestrator.store import locks
-from orchestrator.store.locks import SILENCE, Turn
+from orchestrator.store.locks import SILENCE, ResultLock
 from orchestrator.store.store import Store
 from tests.orchestrator_tests.held import KEY, age, file_of, left, rewrite, turn
 
@@ -216,7 +216,7 @@ def test_of_many_heirs_one_gets_it(local: Store) -> None:
         rewrite(local, born="1")
         turns = [turn(local) for _ in range(6)]
         with ThreadPoolExecutor(len(turns)) as threads:
-            got = list(threads.map(Turn.mine, turns))
+            got = list(threads.map(ResultLock.mine, turns))
         assert sum(got) == 1
         for one in (*turns, dead):
             one.__exit__(None, None, None)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.pipeline.run_job import steps_of
-from orchestrator.pipeline.stages import Workshop
+from orchestrator.pipeline.stages import StageRunner
 from orchestrator.plan.jobs import Item, Progress, StageRun
 from orchestrator.plan.plan import Plan
-from orchestrator.scheduler.batches import Shift
+from orchestrator.scheduler.batches import JobBatch
 from orchestrator.store.store import Store
 from tests.orchestrator_tests.places import VICTIM, Place
 from tests.steps import finished
@@ -21,7 +21,7 @@ Work = Generator[Progress, None, tuple[StageRun, ...]]
 
 def works(place: Place, item: Item) -> tuple[Work, Work]:
     """Return two workers' ways through the same item."""
-    one, other = (Workshop(place.site, VICTIM).work(item) for _ in range(2))
+    one, other = (StageRunner(place.site, VICTIM).work(item) for _ in range(2))
     return one, other
 
 
@@ -104,9 +104,9 @@ def test_waiting_is_no_work(plan: Plan, tmp_path: Path) -> None:
     """Neither an item's limit nor what is known of its pace counts the waiting."""
     place = Place(plan, tmp_path)
     item = place.items[0]
-    holder = steps_of(Workshop(place.site, VICTIM), item)
+    holder = steps_of(StageRunner(place.site, VICTIM), item)
     next(holder)
-    shift = Shift(Workshop(place.site, VICTIM), [item], bundled=False)
+    shift = JobBatch(StageRunner(place.site, VICTIM), [item], bundled=False)
     begun = time.monotonic()
     pauses = [news.progress.pause for _ in range(4) if (news := shift.work()).progress]
     waited = time.monotonic() - begun

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan.jobs import Finished, Progress
+from orchestrator.plan.jobs import JobResult, Progress
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
@@ -146,7 +146,7 @@ def test_what_is_told_twice_counts_once(
                 break
         conductor.lost(item, "late")
         conductor.stopped(item, last)
-        conductor.finished(item, Finished(error="late"))
+        conductor.finished(item, JobResult(error="late"))
         conductor.progress(item, last)
     assert conductor.complete
     assert desk.rows() == reference["curves"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import Unusable
-from orchestrator.plan.jobs import AscentItem, Finished, TrialItem, VictimItem
+from orchestrator.errors import ResourceError
+from orchestrator.plan.jobs import AscentJob, JobResult, TrialJob, VictimJob
 from orchestrator.spec.model import Limits
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -116,11 +116,11 @@ def test_a_store_that_cannot_be_used_ends_the_study(tmp_path: Path, store: str) 
     desk.conductor.open()
     item = desk.conductor.next_item()
     assert item is not None
-    with pytest.raises(Unusable, match=r"^the store is full$"):
-        desk.conductor.finished(item, Finished(error="the store is full", fatal=True))
+    with pytest.raises(ResourceError, match=r"^the store is full$"):
+        desk.conductor.finished(item, JobResult(error="the store is full", fatal=True))
 
 
-@pytest.mark.parametrize("kind", [VictimItem, AscentItem, TrialItem])
+@pytest.mark.parametrize("kind", [VictimJob, AscentJob, TrialJob])
 def test_a_result_that_cannot_be_read_back_ends_the_study(
     kind: type, tmp_path: Path, store: str
 ) -> None:
@@ -130,10 +130,10 @@ def test_a_result_that_cannot_be_read_back_ends_the_study(
         assert item is not None
         for _ in Workers().steps(desk, item):
             pass
-        desk.conductor.finished(item, Finished())
+        desk.conductor.finished(item, JobResult())
     assert item is not None
-    with pytest.raises(Unusable) as caught:
-        desk.conductor.finished(item, Finished())
+    with pytest.raises(ResourceError) as caught:
+        desk.conductor.finished(item, JobResult())
     assert str(caught.value) == (
         f"{item.name} was stored and cannot be read back; is the store on a path that all nodes "
         f"see, and did no file that the study names change while it ran?"

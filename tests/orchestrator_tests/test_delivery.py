@@ -8,8 +8,8 @@ from time import monotonic, sleep
 import pytest
 
 from orchestrator.tracking.records import Record
-from orchestrator.tracking.sync import Courier, Delivery
-from orchestrator.tracking.upload_queue import Outbox
+from orchestrator.tracking.sync import SyncState, SyncWorker
+from orchestrator.tracking.upload_queue import UploadQueue
 from tests.orchestrator_tests.fake_place import (
     STUDY,
     FakePlace,
@@ -18,7 +18,7 @@ from tests.orchestrator_tests.fake_place import (
 )
 
 
-def send(courier: Courier, *records: Record) -> Delivery:
+def send(courier: SyncWorker, *records: Record) -> SyncState:
     for record in records:
         courier.record(record)
     return courier.close(5)
@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_records_arrive_in_order_under_their_parents(start: Start) -> None:
     place = FakePlace()
     courier = start(place)
-    assert send(courier, STUDY, trial(1), trial(2, "trial-1")) == Delivery(3, 0, None)
+    assert send(courier, STUDY, trial(1), trial(2, "trial-1")) == SyncState(3, 0, None)
     assert place.births == ["study", "trial-1", "trial-2"]
     assert place.content() == {
         "study": ("demo", None),
@@ -48,7 +48,7 @@ def test_a_second_start_with_the_same_records_does_nothing(start: Start) -> None
     place = FakePlace()
     send(start(place), STUDY, trial(1))
     again = start(place)
-    assert send(again, STUDY, trial(1)) == Delivery(0, 0, None)
+    assert send(again, STUDY, trial(1)) == SyncState(0, 0, None)
     assert place.brought == ["study", "trial-1"]
     assert again.runs() == {"study": "run0", "trial-1": "run1"}
 
@@ -65,14 +65,14 @@ def test_a_changed_record_goes_to_its_run(start: Start) -> None:
     place = FakePlace()
     send(start(place), STUDY, trial(1))
     changed = replace(trial(1), name="better")
-    assert send(start(place), STUDY, changed) == Delivery(1, 0, None)
+    assert send(start(place), STUDY, changed) == SyncState(1, 0, None)
     assert place.births == ["study", "trial-1"]
     assert place.content()["trial-1"] == ("better", "study")
 
 
 def test_a_server_that_is_away_gets_everything_later_in_order_and_once(start: Start) -> None:
     place = FakePlace(away=True)
-    assert send(start(place), STUDY, trial(1)) == Delivery(0, 2, "nobody at http://***@server/")
+    assert send(start(place), STUDY, trial(1)) == SyncState(0, 2, "nobody at http://***@server/")
     second = start(place)
     second.record(trial(2))
     sleep(0.05)
@@ -80,7 +80,7 @@ def test_a_server_that_is_away_gets_everything_later_in_order_and_once(start: St
     place.away = False
     wait_until(lambda: len(second.runs()) == 3)
     assert place.births == ["study", "trial-1", "trial-2"]
-    assert second.close(5) == Delivery(3, 0, None)
+    assert second.close(5) == SyncState(3, 0, None)
 
 
 def test_a_server_that_goes_and_comes_back_gets_each_record_once(start: Start) -> None:
@@ -93,13 +93,13 @@ def test_a_server_that_goes_and_comes_back_gets_each_record_once(start: Start) -
         courier.record(trial(number))
     sleep(0.05)
     place.away = False
-    assert courier.close(5) == Delivery(6, 0, None)
+    assert courier.close(5) == SyncState(6, 0, None)
     assert place.births == ["study", *(f"trial-{number}" for number in range(5))]
 
 
 def test_a_run_whose_birth_was_not_answered_is_found_not_doubled(start: Start) -> None:
     place = FakePlace(forget_after_create={"trial-1"})
-    assert send(start(place), STUDY, trial(1), trial(2)) == Delivery(3, 0, None)
+    assert send(start(place), STUDY, trial(1), trial(2)) == SyncState(3, 0, None)
     assert sorted(place.births) == ["study", "trial-1", "trial-2"]
     assert place.content()["trial-1"] == ("trial 1", "study")
 
@@ -107,9 +107,9 @@ def test_a_run_whose_birth_was_not_answered_is_found_not_doubled(start: Start) -
 def test_a_refused_record_lets_the_others_pass_and_is_tried_again_next_time(start: Start) -> None:
     place = FakePlace(refused={"trial-1"})
     ended = send(start(place), STUDY, trial(1), trial(2))
-    assert ended == Delivery(2, 1, "no trial-1 here")
+    assert ended == SyncState(2, 1, "no trial-1 here")
     place.refused.clear()
-    assert send(start(place)) == Delivery(1, 0, None)
+    assert send(start(place)) == SyncState(1, 0, None)
     assert place.births == ["study", "trial-1", "trial-2"]
 
 
@@ -118,7 +118,7 @@ def test_a_lost_outbox_takes_up_the_runs_of_this_study(start: Start, tmp_path: P
     send(start(place), STUDY, trial(1))
     place.runs["run9"] = ("other-study/trial-2", None, None)
     (tmp_path / "outbox.jsonl").unlink()
-    assert send(start(place), STUDY, trial(1), trial(2)) == Delivery(3, 0, None)
+    assert send(start(place), STUDY, trial(1), trial(2)) == SyncState(3, 0, None)
     assert place.births == ["study", "trial-1", "trial-2"]
     assert place.runs["run9"] == ("other-study/trial-2", None, None)
 
@@ -126,9 +126,9 @@ def test_a_lost_outbox_takes_up_the_runs_of_this_study(start: Start, tmp_path: P
 def test_another_place_gets_everything_and_the_first_stays_known(start: Start) -> None:
     here, there = FakePlace(), FakePlace(name="there")
     send(start(here), STUDY, trial(1))
-    assert send(start(there), STUDY, trial(1)) == Delivery(2, 0, None)
+    assert send(start(there), STUDY, trial(1)) == SyncState(2, 0, None)
     assert there.content() == here.content()
-    assert send(start(here), STUDY, trial(1)) == Delivery(0, 0, None)
+    assert send(start(here), STUDY, trial(1)) == SyncState(0, 0, None)
 
 
 def test_a_run_that_the_user_deleted_is_made_again_at_the_next_start(start: Start) -> None:
@@ -136,9 +136,9 @@ def test_a_run_that_the_user_deleted_is_made_again_at_the_next_start(start: Star
     send(start(place), STUDY, trial(1), trial(2))
     place.delete("trial-1")
     again = start(place)
-    assert send(again, STUDY, trial(1), trial(2)) == Delivery(1, 0, None)
+    assert send(again, STUDY, trial(1), trial(2)) == SyncState(1, 0, None)
     assert again.runs() == {"study": "run0", "trial-1": "run3", "trial-2": "run2"}
-    assert send(start(place), STUDY, trial(1), trial(2)) == Delivery(0, 0, None)
+    assert send(start(place), STUDY, trial(1), trial(2)) == SyncState(0, 0, None)
     assert place.births == ["study", "trial-1", "trial-2", "trial-1"]
 
 
@@ -153,14 +153,14 @@ def test_what_left_the_grid_is_marked_until_it_is_back(start: Start) -> None:
     shrunk = start(place)
     shrunk.record(STUDY)
     shrunk.retire({"study", "trial-2"})
-    assert shrunk.close(5) == Delivery(1, 0, None)
+    assert shrunk.close(5) == SyncState(1, 0, None)
     assert tags() == {"study": {}, "trial-1": {"best": "False", "in_grid": "False"}, "trial-2": {}}
     assert place.births == ["study", "trial-1", "trial-2"]
     again = start(place)
     again.record(STUDY)
     again.retire({"study", "trial-2"})
-    assert again.close(5) == Delivery(0, 0, None)
-    assert send(start(place), STUDY, best) == Delivery(1, 0, None)
+    assert again.close(5) == SyncState(0, 0, None)
+    assert send(start(place), STUDY, best) == SyncState(1, 0, None)
     assert tags()["trial-1"] == {"best": "True"}
 
 
@@ -171,7 +171,7 @@ def test_what_left_the_grid_and_was_deleted_stays_deleted(start: Start) -> None:
     shrunk.retire({"study"})
     assert shrunk.close(5).left == 0
     place.delete("trial-1")
-    assert send(start(place), STUDY) == Delivery(0, 0, None)
+    assert send(start(place), STUDY) == SyncState(0, 0, None)
     assert place.births == ["study", "trial-1"]
 
 
@@ -179,7 +179,7 @@ def test_a_deleted_parent_is_made_again_for_a_new_child_and_takes_the_others(sta
     place = FakePlace()
     send(start(place), STUDY, trial(1))
     del place.runs["run0"]
-    assert send(start(place), STUDY, trial(1), trial(2)) == Delivery(3, 0, None)
+    assert send(start(place), STUDY, trial(1), trial(2)) == SyncState(3, 0, None)
     assert place.births == ["study", "trial-1", "study", "trial-2"]
     assert place.content() == {
         "study": ("demo", None),
@@ -191,10 +191,10 @@ def test_a_deleted_parent_is_made_again_for_a_new_child_and_takes_the_others(sta
 def test_a_disk_that_is_full_is_told_and_not_raised(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: Outbox, __: Record) -> bool:
+    def full(_: UploadQueue, __: Record) -> bool:
         raise OSError(28, "No space left on device")
 
     courier = start(FakePlace())
-    monkeypatch.setattr(Outbox, "add", full)
+    monkeypatch.setattr(UploadQueue, "add", full)
     courier.record(STUDY)
-    assert courier.close(5) == Delivery(0, 1, "[Errno 28] No space left on device")
+    assert courier.close(5) == SyncState(0, 1, "[Errno 28] No space left on device")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from orchestrator.address import Address
 from orchestrator.cli.summary import print_summary
-from orchestrator.plan.jobs import Catalogue, TrialItem
+from orchestrator.plan.jobs import JobCatalog, TrialJob
 from orchestrator.plan.plan import make_plan, own_setting
 from orchestrator.reporting.build import write_report
 from orchestrator.scheduler.sampling import foresee
@@ -298,7 +298,7 @@ def test_a_worker_finds_an_item_by_name_and_its_setting(tmp_path: Path, store: s
     desk.conductor.open()
     workers = Workers(Random(0), 2)
     workers.run(desk)
-    elsewhere = Catalogue(make_plan(desk.plan.study))
+    elsewhere = JobCatalog(make_plan(desk.plan.study))
     for trial in reversed(desk.plan.trials):
         for item in (
             desk.conductor._catalogue.trial_item(trial),
@@ -306,7 +306,7 @@ def test_a_worker_finds_an_item_by_name_and_its_setting(tmp_path: Path, store: s
         ):
             found = elsewhere.item(item.name, desk.conductor.drawn_for(item))
             assert found == item
-            assert isinstance(found, TrialItem) == isinstance(item, TrialItem)
+            assert isinstance(found, TrialJob) == isinstance(item, TrialJob)
 
 
 def test_a_plan_foresees_as_many_settings_as_there_will_be(store: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan.jobs import Item, VictimItem
+from orchestrator.plan.jobs import Item, VictimJob
 from orchestrator.scheduler.queue import LOOKS
 from orchestrator.store.locks import SILENCE
 from orchestrator.store.store import Store
@@ -41,9 +41,9 @@ class Other:
         assert self._stack.enter_context(turn).mine()
 
 
-def victims_of(desk: Desk) -> list[VictimItem]:
+def victims_of(desk: Desk) -> list[VictimJob]:
     """Return the victims in the order in which a study alone would make them."""
-    return [VictimItem(scenario=desk.plan.scenarios[n]) for n in desk.plan.scenario_order]
+    return [VictimJob(scenario=desk.plan.scenarios[n]) for n in desk.plan.scenario_order]
 
 
 def test_a_victim_that_another_study_makes_comes_last(desk: Desk) -> None:

@@ -16,7 +16,7 @@ from orchestrator.plan.resources import Compute
 from orchestrator.scheduler.estimate import END_SECONDS, START_SECONDS, estimate
 from orchestrator.scheduler.timing import Source, gather, keep
 from orchestrator.spec.model import LogModels, Tracking
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
 from tests.orchestrator_tests.estimated_studies import cost, study_of
 from tests.orchestrator_tests.places import Place
@@ -80,7 +80,7 @@ def test_a_store_of_another_machine_kind_is_no_help(tmp_path: Path) -> None:
     study = study_of(f"memory://{tmp_path}")
     Workers().run(Desk(study, tmp_path))
     compute = Compute(device="cuda")
-    keys = KeyRing(study.victim, compute)
+    keys = CacheKeys(study.victim, compute)
     found = estimate(make_plan(study), Store(study.store), keys, 1, 1.0)
     assert not any(found.cached.values())
 

@@ -8,7 +8,7 @@ from orchestrator.plan.cost_model import Calibration, Speed, StageShape
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
 from orchestrator.scheduler.estimate import crowding, estimate, sharing
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
 from tests.orchestrator_tests.estimated_studies import study_of
 from tests.orchestrator_tests.small_studies import BADNETS, choice
@@ -42,7 +42,7 @@ def test_packing_does_not_make_a_gpu_faster_than_measured(
     monkeypatch.setattr(Calibration, "_measure", lambda *_: steady)
     study = study_of(tmp_path / "store")
     keys, plan, store = (
-        KeyRing(study.victim, Compute()),
+        CacheKeys(study.victim, Compute()),
         make_plan(study),
         Store(study.store),
     )
@@ -68,7 +68,7 @@ def test_only_a_gpu_replays_and_only_what_no_attack_has_a_hand_in(
     victims = {}
     for attack in (BADNETS, WaNet()):
         study = study_of(tmp_path / "store", attacks=[choice(attack)])
-        keys = KeyRing(study.victim, Compute(device=device))
+        keys = CacheKeys(study.victim, Compute(device=device))
         cost = estimate(make_plan(study), Store(study.store), keys, 1, 1.0)
         victims[attack.name] = cost.stages["train_victim"]
     assert {kind.replayed for kind in asked} == found

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from orchestrator import export, report, study
 from orchestrator.cli.run import run_study
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.executor.base import Executor
 from orchestrator.spec.load import load_study
 from orchestrator.terminal import Interrupts
@@ -113,7 +113,9 @@ def test_a_report_without_room_leads_to_the_store(
 ) -> None:
     monkeypatch.setattr(Executor, "run", Mock(side_effect=KeyboardInterrupt))
     monkeypatch.setattr("orchestrator.reporting.build.write_report", no_room)
-    with pytest.raises(Unusable, match=r"the study folder .* \(\[Errno 28\] No .*; the store has"):
+    with pytest.raises(
+        ResourceError, match=r"the study folder .* \(\[Errno 28\] No .*; the store has"
+    ):
         run_study(
             load_study("grid.yaml", []),
             place / "out",

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.tracking import sync
 from orchestrator.tracking.records import Record
-from orchestrator.tracking.sync import Delivery, Held
+from orchestrator.tracking.sync import StoredRun, SyncState
 from tests.orchestrator_tests.fake_place import STUDY, FakePlace, Start, trial
 
 
@@ -43,7 +43,7 @@ class SteadyPlace(FakePlace):
         super()._reach()
 
     def bring(
-        self, held: Held, record: Record, parent: str | None, former: Collection[str]
+        self, held: StoredRun, record: Record, parent: str | None, former: Collection[str]
     ) -> tuple[str, ...]:
         sleep(self.pause)
         return super().bring(held, record, parent, former)
@@ -107,5 +107,5 @@ def test_closing_does_not_wait_longer_than_asked(start: Start) -> None:
     courier = start(SlowPlace())
     courier.record(STUDY)
     begin = monotonic()
-    assert courier.close(0.05) == Delivery(0, 1, "not finished within 0.05 s")
+    assert courier.close(0.05) == SyncState(0, 1, "not finished within 0.05 s")
     assert monotonic() - begin < 0.4

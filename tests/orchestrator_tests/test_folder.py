@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.files import write_text
 from orchestrator.plan.jobs import StageRun
-from orchestrator.store.study_folder import Folder, whole_lines
+from orchestrator.store.study_folder import StudyFolder, whole_lines
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestrator.store.study_folder import Folder
-with Folder(Path(sys.argv[1])).held():
+from orchestrator.store.study_folder import StudyFolder
+with StudyFolder(Path(sys.argv[1])).held():
     print("held", flush=True)
     time.sleep(60)
 """
@@ -34,14 +34,14 @@ def run(stage: str, key: str, study: str = "mine", scenario: str = "badnets, see
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path / "study")
+def folder(tmp_path: Path) -> StudyFolder:
+    folder = StudyFolder(tmp_path / "study")
     folder.logs.mkdir(parents=True)
     return folder
 
 
 @contextmanager
-def another_holder(folder: Folder) -> Iterator[subprocess.Popen[str]]:
+def another_holder(folder: StudyFolder) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", HOLDER, str(folder.path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -64,7 +64,7 @@ if "stay" in sys.argv:
 """
 
 
-def test_files_that_kills_left_aside_are_removed(folder: Folder) -> None:
+def test_files_that_kills_left_aside_are_removed(folder: StudyFolder) -> None:
     figures = folder.path / "figures"
     figures.mkdir()
     keep, report = figures / "a.svg", folder.path / "report.html"
@@ -92,10 +92,10 @@ def test_files_that_kills_left_aside_are_removed(folder: Folder) -> None:
 # One holder at a time.
 
 
-def test_a_second_holder_is_told_who_the_first_is(folder: Folder) -> None:
+def test_a_second_holder_is_told_who_the_first_is(folder: StudyFolder) -> None:
     with another_holder(folder) as process:
         since = json.loads((folder.logs / "driver.json").read_text())["since"]
-        with pytest.raises(Unusable) as caught, folder.held():
+        with pytest.raises(ResourceError) as caught, folder.held():
             pass
         text = str(caught.value)
         assert text.startswith(
@@ -104,7 +104,7 @@ def test_a_second_holder_is_told_who_the_first_is(folder: Folder) -> None:
         assert since > 1.7e9
 
 
-def test_a_killed_holder_holds_no_more(folder: Folder) -> None:
+def test_a_killed_holder_holds_no_more(folder: StudyFolder) -> None:
     with another_holder(folder) as process:
         process.send_signal(signal.SIGKILL)
         process.wait(10)
@@ -113,7 +113,7 @@ def test_a_killed_holder_holds_no_more(folder: Folder) -> None:
             assert (holder["pid"], holder["host"]) == (os.getpid(), socket.gethostname())
 
 
-def test_a_holder_that_leaves_holds_no_more(folder: Folder) -> None:
+def test_a_holder_that_leaves_holds_no_more(folder: StudyFolder) -> None:
     for _ in range(2):
         with folder.held():
             assert (folder.logs / "driver.json").exists()
@@ -124,33 +124,33 @@ def test_a_holder_that_leaves_holds_no_more(folder: Folder) -> None:
         pass
 
 
-def test_within_a_process_too_there_is_one_holder(folder: Folder) -> None:
-    second = Folder(folder.path)
+def test_within_a_process_too_there_is_one_holder(folder: StudyFolder) -> None:
+    second = StudyFolder(folder.path)
     with folder.held():
-        with pytest.raises(Unusable, match=f"process {os.getpid()} on "), second.held():
+        with pytest.raises(ResourceError, match=f"process {os.getpid()} on "), second.held():
             pass
         assert (folder.logs / "driver.json").exists()  # still the first one's
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", "1"])
-def test_a_holder_that_cannot_be_told_is_another_driver(folder: Folder, content: str) -> None:
+def test_a_holder_that_cannot_be_told_is_another_driver(folder: StudyFolder, content: str) -> None:
     with folder.held():
         (folder.logs / "driver.json").write_text(content)
-        with pytest.raises(Unusable) as caught, Folder(folder.path).held():
+        with pytest.raises(ResourceError) as caught, StudyFolder(folder.path).held():
             pass
         assert str(caught.value) == f"{folder.path} is held by another driver"
 
 
 def test_holding_makes_the_folder(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "a" / "b")
+    folder = StudyFolder(tmp_path / "a" / "b")
     with folder.held():
         assert folder.logs.is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    folder = Folder(tmp_path / "file" / "study")
-    with pytest.raises(Unusable) as caught, folder.held():
+    folder = StudyFolder(tmp_path / "file" / "study")
+    with pytest.raises(ResourceError) as caught, folder.held():
         pass
     assert str(caught.value) == (
         f"the study folder {folder.path} cannot be written to ([Errno 20] Not a directory: "
@@ -158,11 +158,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_the_identity_stays(folder: Folder, tmp_path: Path) -> None:
+def test_the_identity_stays(folder: StudyFolder, tmp_path: Path) -> None:
     first = folder.identity()
     assert len(first) == 32
-    assert folder.identity() == Folder(folder.path).identity() == first
-    other = Folder(tmp_path / "other")
+    assert folder.identity() == StudyFolder(folder.path).identity() == first
+    other = StudyFolder(tmp_path / "other")
     other.logs.mkdir(parents=True)
     assert other.identity() != first
 
@@ -170,11 +170,11 @@ def test_the_identity_stays(folder: Folder, tmp_path: Path) -> None:
 # The record of work.
 
 
-def lines(folder: Folder) -> list[str]:
+def lines(folder: StudyFolder) -> list[str]:
     return (folder.path / "stages.csv").read_text().splitlines()[1:]
 
 
-def test_every_execution_is_a_line(folder: Folder) -> None:
+def test_every_execution_is_a_line(folder: StudyFolder) -> None:
     """So that the file would show work done twice."""
     folder.open_record()
     folder.record([run("unlearn", "a"), run("relearn", "b", scenario='x "y", z')])
@@ -188,7 +188,7 @@ def test_every_execution_is_a_line(folder: Folder) -> None:
     )
 
 
-def test_what_results_rest_on_is_listed_once(folder: Folder) -> None:
+def test_what_results_rest_on_is_listed_once(folder: StudyFolder) -> None:
     folder.open_record()
     folder.record([run("unlearn", "a")])
     runs = [run("unlearn", "a"), run("relearn", "a"), run("relearn", "b", study="another")]
@@ -201,38 +201,38 @@ def test_what_results_rest_on_is_listed_once(folder: Folder) -> None:
     ]
 
 
-def test_a_later_start_knows_what_is_listed(folder: Folder) -> None:
+def test_a_later_start_knows_what_is_listed(folder: StudyFolder) -> None:
     folder.open_record()
     folder.record([run("unlearn", "a")])
-    again = Folder(folder.path)
+    again = StudyFolder(folder.path)
     again.open_record()
     again.account([run("unlearn", "a"), run("unlearn", "b")], "mine")
     assert [line.split(",")[1] for line in lines(folder)] == ["a", "b"]
 
 
-def test_a_torn_line_is_cut_off(folder: Folder) -> None:
+def test_a_torn_line_is_cut_off(folder: StudyFolder) -> None:
     folder.open_record()
     folder.record([run("unlearn", "a"), run("relearn", "b")])
     whole = (folder.path / "stages.csv").read_bytes()
     last = whole.rindex(b"\n", 0, -1) + 1
     for length in range(len(whole)):
         (folder.path / "stages.csv").write_bytes(whole[:length])
-        again = Folder(folder.path)
+        again = StudyFolder(folder.path)
         again.open_record()
         again.account([run("unlearn", "a"), run("relearn", "b")], "mine")
         assert (folder.path / "stages.csv").read_bytes() == whole, length
     assert 0 < last < len(whole)
 
 
-def test_cuts_keep_the_longest_curve_of_each_key(folder: Folder) -> None:
+def test_cuts_keep_the_longest_curve_of_each_key(folder: StudyFolder) -> None:
     assert folder.cuts() == {}
     short, long = ((0.1, 0.2, 0.3),), ((0.1, 0.2, 0.3), (0.4, 1 / 3, 0.6))
     for key, curve in (("a", short), ("a", long), ("a", short), ("b", short)):
         folder.record_cut(key, curve)
-    assert Folder(folder.path).cuts() == {"a": long, "b": short}
+    assert StudyFolder(folder.path).cuts() == {"a": long, "b": short}
 
 
-def test_a_torn_cut_is_cut_off(folder: Folder) -> None:
+def test_a_torn_cut_is_cut_off(folder: StudyFolder) -> None:
     curve = ((0.5, 0.25, 1.0),)
     folder.record_cut("a", curve)
     first = (folder.logs / "cuts.jsonl").read_bytes()
@@ -240,7 +240,7 @@ def test_a_torn_cut_is_cut_off(folder: Folder) -> None:
     whole = (folder.logs / "cuts.jsonl").read_bytes()
     for length in range(len(first), len(whole)):
         (folder.logs / "cuts.jsonl").write_bytes(whole[:length])
-        again = Folder(folder.path)
+        again = StudyFolder(folder.path)
         assert again.cuts() == {"a": curve}
         again.record_cut("b", curve)
         assert (folder.logs / "cuts.jsonl").read_bytes() == whole

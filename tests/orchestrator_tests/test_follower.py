@@ -16,8 +16,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.scheduler.decisions import Verdict
-from orchestrator.scheduler.storage_mirror import Follower
-from orchestrator.search.storage import Kept, Snapshot, Writer, open_storage, save_studies, snapshot
+from orchestrator.scheduler.storage_mirror import StorageMirror
+from orchestrator.search.storage import (
+    Snapshot,
+    StoredStudy,
+    Writer,
+    open_storage,
+    save_studies,
+    snapshot,
+)
 from orchestrator.spec.model import Prune, Search, Study
 from orchestrator.spec.space import Range
 from tests.orchestrator_tests.simulation import Desk, Recorder, Workers
@@ -41,7 +48,7 @@ def study_of(tmp_path: Path, settings: int = 6, **other: Any) -> Study:
     )
 
 
-def records(desk: Desk) -> list[Kept]:
+def records(desk: Desk) -> list[StoredStudy]:
     sampler = desk.conductor.drawing.sampler
     return [*([sampler] if sampler else []), *desk.conductor.decisions.judges]
 
@@ -83,8 +90,8 @@ def meant(desk: Desk) -> dict[str, list[Any]]:
     }
 
 
-def followed(desk: Desk, place: str, every: float = 0.0) -> Follower:
-    follower = Follower(place, "s [1] ", lambda: records(desk), every)
+def followed(desk: Desk, place: str, every: float = 0.0) -> StorageMirror:
+    follower = StorageMirror(place, "s [1] ", lambda: records(desk), every)
     desk.watch(follower)
     return follower
 

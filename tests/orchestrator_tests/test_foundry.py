@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from orchestrator.processes import scratch
 from orchestrator.store.store import Entry, Store
-from orchestrator.tracking.model_export import Foundry, Moulds, serve
+from orchestrator.tracking.model_export import ExportedGraphs, ModelExporter, serve
 from orchestrator.tracking.models import materialise
 from orchestrator.tracking.sync import ModelError
 from tests.servers import free_port, running, wait_for
@@ -69,15 +69,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def foundry(store: Store) -> Iterator[Foundry]:
-    foundry = Foundry(store.url)
+def foundry(store: Store) -> Iterator[ModelExporter]:
+    foundry = ModelExporter(store.url)
     foundry.hurry()
     yield foundry
     foundry.close()
 
 
 @pytest.fixture(scope="module")
-def models(store: Store, foundry: Foundry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(store: Store, foundry: ModelExporter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with two models of each kind, what each is asked, and what it shall say."""
     folder = tmp_path_factory.mktemp("models")
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -138,20 +138,20 @@ def test_a_model_asks_for_torch_and_mlflow_alone_and_for_no_gpu(models: Path) ->
     assert not [name for name in files if name.endswith((".pth", ".pkl", ".py"))]
 
 
-def test_weights_that_are_gone_are_no_model(foundry: Foundry, tmp_path: Path) -> None:
+def test_weights_that_are_gone_are_no_model(foundry: ModelExporter, tmp_path: Path) -> None:
     assert not foundry.make(description("preact_resnet18", "nothing"), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
 def test_weights_of_another_network_are_no_model(
-    store: Store, foundry: Foundry, tmp_path: Path
+    store: Store, foundry: ModelExporter, tmp_path: Path
 ) -> None:
     store.write("repaired", "odd", Entry(values={}, tensors={}, seconds=1.0, study="s"))
     assert not foundry.make(description("preact_resnet18", "odd"), tmp_path / "odd")
     assert not foundry.make(description("preact_resnet18", "third"), tmp_path / "third")
 
 
-def test_what_cannot_be_made_is_told_in_a_line(foundry: Foundry, tmp_path: Path) -> None:
+def test_what_cannot_be_made_is_told_in_a_line(foundry: ModelExporter, tmp_path: Path) -> None:
     odd = {**description("preact_resnet18", "first"), "options": {"depth": 3}}
     with pytest.raises(ModelError, match=r"^the model cannot be made: [^\n]*depth"):
         foundry.make(odd, tmp_path / "odd")
@@ -160,7 +160,7 @@ def test_what_cannot_be_made_is_told_in_a_line(foundry: Foundry, tmp_path: Path)
 
 
 def test_a_maker_that_died_is_started_again(store: Store, tmp_path: Path) -> None:
-    foundry = Foundry(store.url)
+    foundry = ModelExporter(store.url)
     answers = iter(["os._exit(1)", json.dumps({"made": True, "error": ""})])
     code = "import os, sys; sys.stdin.readline(); {}"
 
@@ -180,7 +180,7 @@ def test_a_maker_that_died_is_started_again(store: Store, tmp_path: Path) -> Non
 
 
 def test_one_process_is_started_before_it_is_needed(store: Store, tmp_path: Path) -> None:
-    foundry = Foundry(store.url)
+    foundry = ModelExporter(store.url)
     started = time.monotonic()
     foundry.prepare()
     foundry.prepare()
@@ -210,7 +210,7 @@ def test_a_process_that_cannot_be_started_ends_no_study(
 
     monkeypatch.setattr(subprocess, "Popen", refused)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    foundry = Foundry(store.url)
+    foundry = ModelExporter(store.url)
     foundry.prepare()
     with pytest.raises(RuntimeError, match=r"cannot be started: .*Resource temporarily"):
         foundry.make(description("preact_resnet18", "first"), tmp_path / "first")
@@ -224,8 +224,8 @@ def test_a_process_that_cannot_be_started_ends_no_study(
 DRIVER = """
 import os, sys
 from pathlib import Path
-from orchestrator.tracking.model_export import Foundry
-foundry = Foundry(sys.argv[1])
+from orchestrator.tracking.model_export import ModelExporter
+foundry = ModelExporter(sys.argv[1])
 foundry.prepare()
 print(foundry._process.pid, flush=True)
 sys.stdin.readline()
@@ -259,7 +259,7 @@ def test_models_are_made_aside_until_nothing_else_is_computed(
     def cast(*_: object) -> None:
         nice.append(os.getpriority(os.PRIO_PROCESS, 0))  # of this thread
 
-    monkeypatch.setattr(Moulds, "cast", cast)
+    monkeypatch.setattr(ExportedGraphs, "cast", cast)
     request = {
         "store": store.url.reveal(),
         "description": description("preact_resnet18", "first"),

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking import system_metrics
-from orchestrator.tracking.system_metrics import Gauges, curves_of, reading
+from orchestrator.tracking.system_metrics import SystemMetrics, curves_of, reading
 
 
 def test_readings_are_taken_and_kept_over_starts(tmp_path: Path) -> None:
     file = tmp_path / "system.jsonl"
     before = int(time.time())
-    with Gauges(file, every=0.02):
+    with SystemMetrics(file, every=0.02):
         time.sleep(0.3)
     first = curves_of(file)
     assert {"system/cpu_utilization_percentage", "system/driver_memory_megabytes"} <= set(first)
@@ -26,7 +26,7 @@ def test_readings_are_taken_and_kept_over_starts(tmp_path: Path) -> None:
     last = first["system/driver_memory_megabytes"][-1][1]
     assert last == pytest.approx(resident / 1e6, rel=0.2)
     file.write_text(json.dumps([1, {"cpu": 5.0}]) + "\n" + file.read_text() + "[2, tor")
-    with Gauges(file, every=60):
+    with SystemMetrics(file, every=60):
         pass
     again = curves_of(file)
     assert again["system/cpu"] == ((1, 5.0),)

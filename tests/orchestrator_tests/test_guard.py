@@ -14,9 +14,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.executor import watchdog
-from orchestrator.executor.watchdog import Daemons, Guard, Listeners
+from orchestrator.executor.watchdog import Listeners, RayDaemons, RayWatchdog
 from tests.system_tests.commands import wait_until
 
 SECONDS = 20.0  # for what takes a moment
@@ -56,7 +56,7 @@ def test_who_does_not_answer_is_given_time(
 
 
 def test_a_daemon_is_missed_once_it_was_seen() -> None:
-    daemons = Daemons(["sleep"])
+    daemons = RayDaemons(["sleep"])
     assert daemons(), "it may start yet"
     with subprocess.Popen(["sleep", "60"]) as sleeping:
         assert daemons()
@@ -70,7 +70,7 @@ def test_a_daemon_of_somebody_else_is_none_of_ours() -> None:
     with subprocess.Popen([sys.executable, "-c", code]) as other:
         theirs = psutil.Process(other.pid)
         wait_until(theirs.children, "there is one", SECONDS)
-        daemons = Daemons(["sleep"])
+        daemons = RayDaemons(["sleep"])
         assert daemons()
         theirs.children()[0].kill()
         other.wait()
@@ -79,7 +79,7 @@ def test_a_daemon_of_somebody_else_is_none_of_ours() -> None:
 
 def test_a_look_that_fails_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["sleep", "60"]) as sleeping:
-        daemons = Daemons(["sleep"])
+        daemons = RayDaemons(["sleep"])
         assert daemons()
         failing = Mock(side_effect=OSError(errno.EMFILE, "too many open files"))
         monkeypatch.setattr(psutil.Process, "status", failing)
@@ -100,10 +100,10 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> Mock:
 
 
 @pytest.fixture
-def watch(exits: Mock) -> Iterator[Guard]:
+def watch(exits: Mock) -> Iterator[RayWatchdog]:
     """A guard of what is alive; it is over when the test is."""
     del exits
-    watch = Guard(lambda: True, Console(file=StringIO()))
+    watch = RayWatchdog(lambda: True, Console(file=StringIO()))
     watch.start()
     yield watch
     with watch.leaving():
@@ -115,7 +115,7 @@ def watching() -> bool:
 
 
 def test_who_wants_to_be_told_is_told_before_anything_is_ended(
-    watch: Guard, exits: Mock, monkeypatch: pytest.MonkeyPatch
+    watch: RayWatchdog, exits: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "PATIENCE", 60)
     told: list[Exception] = []
@@ -126,11 +126,11 @@ def test_who_wants_to_be_told_is_told_before_anything_is_ended(
         wait_until(lambda: told, "it is told", SECONDS)
         with watch.leaving():
             wait_until(lambda: not watching(), "the watch is over", SECONDS)
-    assert isinstance(told[0], Unusable)
+    assert isinstance(told[0], ResourceError)
     exits.assert_not_called()
 
 
-def test_who_is_done_with_a_study_is_not_told(watch: Guard, exits: Mock) -> None:
+def test_who_is_done_with_a_study_is_not_told(watch: RayWatchdog, exits: Mock) -> None:
     tell = Mock()
     with watch.telling(tell):
         pass
@@ -139,7 +139,9 @@ def test_who_is_done_with_a_study_is_not_told(watch: Guard, exits: Mock) -> None
     tell.assert_not_called()
 
 
-def test_a_ray_that_dies_when_a_study_has_left_it_ends_nothing(watch: Guard, exits: Mock) -> None:
+def test_a_ray_that_dies_when_a_study_has_left_it_ends_nothing(
+    watch: RayWatchdog, exits: Mock
+) -> None:
     """The report is being written, say: killed here, it would be lost."""
     with watch.leaving():
         pass
@@ -150,7 +152,7 @@ def test_a_ray_that_dies_when_a_study_has_left_it_ends_nothing(watch: Guard, exi
 
 def test_who_cannot_get_out_of_ray_is_ended(exits: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "LEAVING", 0.2)
-    watch = Guard(lambda: True, Console(file=(said := StringIO())))
+    watch = RayWatchdog(lambda: True, Console(file=(said := StringIO())))
     with watch.leaving():
         wait_until(lambda: exits.called, "the process ends", SECONDS)
     exits.assert_called_once_with(3)
@@ -158,7 +160,7 @@ def test_who_cannot_get_out_of_ray_is_ended(exits: Mock, monkeypatch: pytest.Mon
 
 
 def test_a_view_that_is_being_drawn_is_left_as_a_terminal_should_be(exits: Mock) -> None:
-    watch = Guard(lambda: False, Console(file=(said := StringIO()), force_terminal=True))
+    watch = RayWatchdog(lambda: False, Console(file=(said := StringIO()), force_terminal=True))
     watch.start()
     wait_until(lambda: exits.called, "the process ends", SECONDS)
     before, _, after = said.getvalue().partition(watchdog.GONE)
@@ -172,7 +174,7 @@ import time, orchestrator.executor.watchdog as guard
 from contextlib import nullcontext
 from rich.console import Console
 guard.PATIENCE = 0.2
-watch = guard.Guard(lambda: False, Console())
+watch = guard.RayWatchdog(lambda: False, Console())
 watch.start()
 with {hearer}:
     time.sleep(60)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.executor.inline import run_inline
 from orchestrator.plan.jobs import Site
 from orchestrator.spec.load import load_study, missing_data
@@ -230,7 +230,7 @@ def test_arrays_of_another_dataset_are_refused_as_a_study_is_planned(
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path, tests=COUNT - 1)
     np.save(tmp_path / "lf.npy", np.ones((8, 8), dtype=np.uint8))
-    with pytest.raises(Mistakes) as caught:
+    with pytest.raises(SpecError) as caught:
         load_study("grid.yaml")
     one, other = caught.value.lines
     assert one == (

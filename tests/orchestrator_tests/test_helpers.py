@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan.jobs import HelperItem
+from orchestrator.plan.jobs import HelperJob
 from orchestrator.scheduler.estimate import estimate
 from orchestrator.spec.model import Limits, Study
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -189,6 +189,6 @@ def test_seconds_of_helpers_count_in_every_row_that_rests_on_them(tmp_path: Path
 def test_a_helper_says_what_it_is(tmp_path: Path) -> None:
     desk = Desk(study_of(tmp_path, SSBA()), tmp_path)
     (item,) = desk.conductor._catalogue.helpers
-    assert isinstance(item, HelperItem)
+    assert isinstance(item, HelperJob)
     assert (item.name, item.text) == ("helper-0000", "helper StegaEncoder")
     assert desk.conductor._catalogue.item("helper-0000") == item

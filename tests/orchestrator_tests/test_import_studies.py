@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.executor.inline import run_inline
 from orchestrator.pipeline.victims import blueprint_from_facts, check_imports
 from orchestrator.plan.jobs import Site
@@ -130,7 +130,7 @@ def test_the_first_entry_that_matches_counts(zoo: Path, tmp_path: Path) -> None:
 
 
 def complaints(plan: Plan) -> list[str]:
-    with pytest.raises(Mistakes) as caught:
+    with pytest.raises(SpecError) as caught:
         check_imports(plan)
     return list(caught.value.lines)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Generator
 
-from orchestrator.errors import Interrupted, Unusable
+from orchestrator.errors import Interrupted, ResourceError
 from orchestrator.executor.inline import run_inline
 from orchestrator.plan.jobs import Site
 from orchestrator.spec.model import Prune, Study
@@ -177,5 +177,5 @@ def test_a_store_that_becomes_full_ends_the_study(
 
     with monkeypatch.context() as patch:
         patch.setattr("orchestrator.store.store._write_atomically", full)
-        with pytest.raises(Unusable, match="cannot be written to"):
+        with pytest.raises(ResourceError, match="cannot be written to"):
             run(study, tmp_path)

@@ -16,7 +16,7 @@ from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
 from orchestrator.scheduler.estimate import PlanEstimate, estimate
 from orchestrator.spec.model import Study
-from orchestrator.store.keys import KeyRing
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -44,7 +44,7 @@ def expected(store: Path | str, **settings: tuple[Any, ...]) -> PlanEstimate:
 
 
 def cost(study: Study, desk: Desk | None = None) -> PlanEstimate:
-    keys = KeyRing(study.victim, Compute())
+    keys = CacheKeys(study.victim, Compute())
     cuts = None if desk is None else desk.folder.cuts()
     return estimate(make_plan(study), Store(study.store), keys, 2, 0.0, cuts)
 

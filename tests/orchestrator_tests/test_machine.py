@@ -6,11 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.errors import Unusable
-from orchestrator.plan.jobs import AscentItem, TrialItem, VictimItem
+from orchestrator.errors import ResourceError
+from orchestrator.plan.jobs import AscentJob, TrialJob, VictimJob
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import CONTEXT, Node, Shares, share_of, worker_bytes
-from orchestrator.spec.model import ArchitectureAsk, Ask, Device, Resources, Share, Study
+from orchestrator.spec.model import (
+    ArchitectureRequest,
+    Device,
+    ResourceRequest,
+    Resources,
+    Share,
+    Study,
+)
 from tests.orchestrator_tests.spec_files import SMALL, load
 from ulrl.models import Architecture
 from ulrl.models.preact_resnet import PreActResNet18
@@ -51,16 +58,18 @@ def test_every_item_takes_what_the_file_says(
         tmp_path,
         monkeypatch,
         gpu=0.25,
-        stages={"train_victim": Ask(gpu=1, cpu=4)},
-        architectures={"preact_resnet18": ArchitectureAsk(stages={"unlearn": Ask(gpu=2)})},
+        stages={"train_victim": ResourceRequest(gpu=1, cpu=4)},
+        architectures={
+            "preact_resnet18": ArchitectureRequest(stages={"unlearn": ResourceRequest(gpu=2)})
+        },
     )
     plan = make_plan(study)
     shares = Shares(study, [NO_GPU])
     trial = plan.trials[0]
     found = [
-        shares.of(VictimItem(scenario=trial.scenario)),
-        shares.of(AscentItem(number=0, trial=trial, rules=())),
-        shares.of(TrialItem(trial=trial, rules=(), stream=False)),
+        shares.of(VictimJob(scenario=trial.scenario)),
+        shares.of(AscentJob(number=0, trial=trial, rules=())),
+        shares.of(TrialJob(trial=trial, rules=(), stream=False)),
     ]
     assert found == [Share(4, 1), Share(1, 2), Share(1, 0.25)]
     assert shares.device is Device.CUDA
@@ -75,7 +84,7 @@ def test_every_item_takes_what_the_file_says(
         ({"gpu": 0}, ONE_GPU, "cpu"),
         ({"gpu": 0.5}, NO_GPU, "cuda"),
         ({"gpu": 0.5, "device": Device.CPU}, ONE_GPU, "cpu"),
-        ({"stages": {"relearn": Ask(gpu=1)}}, NO_GPU, "cuda"),
+        ({"stages": {"relearn": ResourceRequest(gpu=1)}}, NO_GPU, "cuda"),
         ({}, Node(cpus=8, gpus=2), "cpu"),  # declared, and torch finds none
     ],
 )
@@ -105,7 +114,7 @@ def test_workers_are_what_there_is_room_for(
         "resources asks for 6 workers of 1 CPU and 0.5 GPU; this Ray has 17 CPUs and 4 GPUs, "
         "which is room for 5"
     )
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(ResourceError) as caught:
         Shares(six, nodes).workers(nodes, scenarios)
     assert str(caught.value) == rule
 
@@ -113,9 +122,9 @@ def test_workers_are_what_there_is_room_for(
 def test_a_share_that_no_node_has_is_refused_by_its_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asks = {"train_victim": Ask(cpu=9)}
+    asks = {"train_victim": ResourceRequest(cpu=9)}
     study = shares_of(tmp_path, monkeypatch, gpu=0, stages=asks)
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(ResourceError) as caught:
         Shares(study, [NO_GPU]).workers([NO_GPU, NO_GPU], make_plan(study).scenarios)
     assert str(caught.value) == (
         "resources asks for 9 CPU and 0 GPU for train_victim of preact_resnet18, and no node has "
@@ -147,11 +156,11 @@ def test_by_memory_where_nothing_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     )
     for memory in (int(need * 1.2), int(need * 2.3), int(need * 100)):
         share = Shares(study, [Node(cpus=8, gpus=1, memory=memory)]).of(
-            TrialItem(trial=trial, rules=(), stream=False)
+            TrialJob(trial=trial, rules=(), stream=False)
         )
         assert share == Share(1, share_of(need, memory))
     smallest = [Node(cpus=8, gpus=1, memory=int(need * 1.2)), ONE_GPU]
-    assert Shares(study, smallest).of(VictimItem(scenario=trial.scenario)).gpu == 1
+    assert Shares(study, smallest).of(VictimJob(scenario=trial.scenario)).gpu == 1
 
 
 @pytest.mark.parametrize("architecture", [PreActResNet18(width=4), VGG19BN(width=4)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking.records import Dataset, Record, digest_of, fitted, to_plain
-from orchestrator.tracking.upload_queue import Outbox, Receipt
+from orchestrator.tracking.upload_queue import UploadQueue, UploadReceipt
 
 STUDY = Record(key="study", parent=None, name="demo", status="RUNNING")
 TRIAL = Record(
@@ -26,16 +26,16 @@ TRIAL = Record(
     datasets=(Dataset(name="digits", digest="beef", context="defence", facts={"images": 7}),),
 )
 
-Open = Callable[[Path], Outbox]
+Open = Callable[[Path], UploadQueue]
 
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
     """Open outboxes, and close them after the test."""
-    outboxes: list[Outbox] = []
+    outboxes: list[UploadQueue] = []
 
-    def open_one(path: Path) -> Outbox:
-        outboxes.append(Outbox(path))
+    def open_one(path: Path) -> UploadQueue:
+        outboxes.append(UploadQueue(path))
         return outboxes[-1]
 
     yield open_one
@@ -114,17 +114,17 @@ def test_what_is_pending_follows_the_receipts_of_one_place(tmp_path: Path, opene
     outbox.add(STUDY)
     outbox.add(TRIAL)
     assert outbox.pending("here") == ["study", "trial"]
-    outbox.acknowledge("here", "study", Receipt(run="r1", digest=outbox.read("study")[1]))
+    outbox.acknowledge("here", "study", UploadReceipt(run="r1", digest=outbox.read("study")[1]))
     assert outbox.pending("here") == ["trial"]
     assert outbox.pending("elsewhere") == ["study", "trial"]
     digest = outbox.read("trial")[1]
-    outbox.acknowledge("here", "trial", Receipt(run="r2", digest=digest, parent_run="r1"))
+    outbox.acknowledge("here", "trial", UploadReceipt(run="r2", digest=digest, parent_run="r1"))
     assert outbox.pending("here") == []
     outbox.add(replace(STUDY, status="FINISHED"))
     assert outbox.pending("here") == ["study"]
     again = opened(tmp_path / "outbox.jsonl")
     assert again.pending("here") == ["study"]
-    assert again.receipt("here", "trial") == Receipt(run="r2", digest=digest, parent_run="r1")
+    assert again.receipt("here", "trial") == UploadReceipt(run="r2", digest=digest, parent_run="r1")
 
 
 def test_a_run_under_a_parent_that_was_made_again_is_pending(tmp_path: Path, opened: Open) -> None:
@@ -132,9 +132,9 @@ def test_a_run_under_a_parent_that_was_made_again_is_pending(tmp_path: Path, ope
     outbox.add(STUDY)
     outbox.add(TRIAL)
     study, trial = outbox.read("study")[1], outbox.read("trial")[1]
-    outbox.acknowledge("here", "study", Receipt(run="r1", digest=study))
-    outbox.acknowledge("here", "trial", Receipt(run="r2", digest=trial, parent_run="r1"))
-    outbox.acknowledge("here", "study", Receipt(run="r3", digest=study))
+    outbox.acknowledge("here", "study", UploadReceipt(run="r1", digest=study))
+    outbox.acknowledge("here", "trial", UploadReceipt(run="r2", digest=trial, parent_run="r1"))
+    outbox.acknowledge("here", "study", UploadReceipt(run="r3", digest=study))
     assert outbox.pending("here") == ["trial"]
 
 
@@ -145,7 +145,7 @@ def test_an_intent_holds_until_the_receipt_and_survives(tmp_path: Path, opened: 
     again = opened(tmp_path / "outbox.jsonl")
     assert again.intended("here", "study")
     assert not again.intended("elsewhere", "study")
-    again.acknowledge("here", "study", Receipt(run="r1"))
+    again.acknowledge("here", "study", UploadReceipt(run="r1"))
     assert not again.intended("here", "study")
     assert not opened(tmp_path / "outbox.jsonl").intended("here", "study")
 
@@ -218,7 +218,7 @@ def test_a_closed_outbox_takes_nothing_more(tmp_path: Path, opened: Open) -> Non
     outbox.add(STUDY)
     before = path.read_bytes()
     outbox.close()
-    outbox.acknowledge("here", "study", Receipt(run="r1"))
+    outbox.acknowledge("here", "study", UploadReceipt(run="r1"))
     assert not outbox.add(TRIAL)
     with pytest.raises(RuntimeError, match=r"^the outbox is closed$"):
         outbox.intend("here", "study")

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.cli.progress import Outlook
+from orchestrator.cli.progress import RemainingTime
 from orchestrator.plan.cost_model import Workload
-from orchestrator.plan.jobs import AscentItem, TrialItem, VictimItem
+from orchestrator.plan.jobs import AscentJob, TrialJob, VictimJob
 from orchestrator.plan.plan import Plan, make_plan
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study, table_study
 from ulrl.models.preact_resnet import PreActResNet18
@@ -17,21 +17,21 @@ def plan() -> Plan:
     return make_plan(table_study(3, 4))
 
 
-def victim(plan: Plan, number: int) -> VictimItem:
-    return VictimItem(scenario=plan.scenarios[number])
+def victim(plan: Plan, number: int) -> VictimJob:
+    return VictimJob(scenario=plan.scenarios[number])
 
 
-def trial(plan: Plan, number: int) -> TrialItem:
-    return TrialItem(trial=plan.trials[number], rules=(), stream=False)
+def trial(plan: Plan, number: int) -> TrialJob:
+    return TrialJob(trial=plan.trials[number], rules=(), stream=False)
 
 
-def ascent(plan: Plan, number: int) -> AscentItem:
+def ascent(plan: Plan, number: int) -> AscentJob:
     (first,) = (t for t in plan.trials if t.scenario.number == number and t.setting.number == 0)
-    return AscentItem(number=number, trial=first, rules=())
+    return AscentJob(number=number, trial=first, rules=())
 
 
 def test_nothing_is_known_before_anything_ran(plan: Plan) -> None:
-    outlook = Outlook(plan)
+    outlook = RemainingTime(plan)
     assert outlook.left(0.0, 1) is None
     outlook.heard(victim(plan, 0), "a:1", 0.0, 0, 20)
     assert outlook.left(1.0, 1) is None  # not a twentieth of it is done
@@ -39,7 +39,7 @@ def test_nothing_is_known_before_anything_ran(plan: Plan) -> None:
 
 def test_stages_are_counted_apart(plan: Plan) -> None:
     """Victims of 100 s, ascents of 10, trials of 1: three, three and eleven are left."""
-    outlook = Outlook(plan)
+    outlook = RemainingTime(plan)
     outlook.begin()
     now = 0.0
     for item, seconds in ((victim(plan, 0), 100.0), (ascent(plan, 0), 10.0)):
@@ -54,7 +54,7 @@ def test_stages_are_counted_apart(plan: Plan) -> None:
 
 
 def test_an_unknown_stage_is_told_from_a_known_one(plan: Plan) -> None:
-    outlook, load = Outlook(plan), Workload(plan)
+    outlook, load = RemainingTime(plan), Workload(plan)
     outlook.begin()
     outlook.heard(victim(plan, 0), "a:1", 0.0)
     outlook.ended(victim(plan, 0), "a:1", 60.0)
@@ -64,11 +64,11 @@ def test_an_unknown_stage_is_told_from_a_known_one(plan: Plan) -> None:
 
 
 def test_half_of_the_first_item_is_enough_to_tell(plan: Plan) -> None:
-    outlook = Outlook(plan)
+    outlook = RemainingTime(plan)
     outlook.begin()
     outlook.heard(victim(plan, 0), "a:1", 0.0)
     outlook.heard(victim(plan, 0), "a:1", 30.0, 10, 20)
-    whole = Outlook(plan)
+    whole = RemainingTime(plan)
     whole.begin()
     whole.heard(victim(plan, 0), "a:1", 0.0)
     whole.ended(victim(plan, 0), "a:1", 60.0)
@@ -79,7 +79,7 @@ def test_half_of_the_first_item_is_enough_to_tell(plan: Plan) -> None:
 
 
 def test_shared_and_pruned_trials_make_the_rest_cheaper(plan: Plan) -> None:
-    outlook = Outlook(plan)
+    outlook = RemainingTime(plan)
     for number in range(4):
         outlook.victim(plan.scenarios[number])
         outlook.ended(ascent(plan, number), "a:1", 0.0)
@@ -93,7 +93,7 @@ def test_shared_and_pruned_trials_make_the_rest_cheaper(plan: Plan) -> None:
 
 
 def test_what_was_stored_says_nothing_of_the_pace(plan: Plan) -> None:
-    outlook = Outlook(plan)
+    outlook = RemainingTime(plan)
     for done in plan.trials[:6]:
         outlook.decided(done)
     outlook.begin()
@@ -112,10 +112,10 @@ def test_networks_are_timed_apart() -> None:
     plan = make_plan(study)
     plan = replace(plan, trials=[])  # victims alone
     narrow, _, wide, _ = plan.scenarios
-    outlook = Outlook(plan)
+    outlook = RemainingTime(plan)
     outlook.begin()
     for scenario, seconds in ((narrow, 10.0), (wide, 90.0)):
-        item = VictimItem(scenario=scenario)
+        item = VictimJob(scenario=scenario)
         outlook.heard(item, "a:1", 0.0)
         outlook.ended(item, "a:1", 0.0, spent=seconds)
     assert outlook.left(0.0, 1) == pytest.approx(100.0)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.executor.inline import run_inline
 from orchestrator.plan.jobs import Site
 from orchestrator.reporting.build import write_report
-from orchestrator.scheduler.trigger_pictures import Pictures
-from orchestrator.store.lookup import VictimFinding
+from orchestrator.scheduler.trigger_pictures import TriggerPictures
+from orchestrator.store.lookup import VictimResult
 from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import small_study
@@ -31,14 +31,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return made
 
 
-def findings_of(desk: Desk) -> list[VictimFinding]:
+def findings_of(desk: Desk) -> list[VictimResult]:
     found = [desk.findings.victim(scenario) for scenario in desk.plan.scenarios]
     assert all(found)
     return [finding for finding in found if finding]
 
 
-def drawn(desk: Desk, folder: Path) -> Pictures:
-    pictures = Pictures(desk.plan, folder)
+def drawn(desk: Desk, folder: Path) -> TriggerPictures:
+    pictures = TriggerPictures(desk.plan, folder)
     for scenario, finding in zip(desk.plan.scenarios, findings_of(desk), strict=True):
         pictures.draw(scenario, finding)
     pictures.write()
@@ -103,7 +103,7 @@ def test_another_victim_has_another_picture(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_without_specimens_there_is_nothing_to_see(desk: Desk, tmp_path: Path) -> None:
-    pictures = Pictures(desk.plan, tmp_path)
+    pictures = TriggerPictures(desk.plan, tmp_path)
     pictures.draw(desk.plan.scenarios[0], replace(findings_of(desk)[0], specimens={}))
     pictures.write()
     assert pictures.of(desk.plan.scenarios[0]) is None
@@ -133,5 +133,5 @@ def test_a_picture_that_is_gone_is_said(desk: Desk, tmp_path: Path) -> None:
     desk.results.write(tmp_path, {})
     gone = tmp_path / "figures" / listed(tmp_path)[0]["file"]
     gone.unlink()
-    with pytest.raises(Mistakes, match=f"{re.escape(gone.name)}: cannot be read"):
+    with pytest.raises(SpecError, match=f"{re.escape(gone.name)}: cannot be read"):
         write_report(tmp_path)

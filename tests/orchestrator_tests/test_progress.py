@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.progress import Reached, Screen, Tally
+from orchestrator.cli.progress import ProgressState, ProgressView, TrialValue
 from orchestrator.plan.columns import span
-from orchestrator.plan.jobs import Finished, Progress, TrialItem, VictimItem
+from orchestrator.plan.jobs import JobResult, Progress, TrialJob, VictimJob
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome, Verdict, sentence
 from orchestrator.spec.model import Prune, VictimRule
@@ -93,8 +93,8 @@ def verdict(plan: Plan, number: int, status: Status = Status.DONE) -> Verdict:
     return Verdict(trial=plan.trials[number], status=status)
 
 
-def reached(value: float) -> Reached:
-    return Reached(value=value, metrics=Metrics(acc=0.9, asr=0.05, ra=0.8))
+def reached(value: float) -> TrialValue:
+    return TrialValue(value=value, metrics=Metrics(acc=0.9, asr=0.05, ra=0.8))
 
 
 def nothing(_: Trial) -> None:
@@ -102,7 +102,7 @@ def nothing(_: Trial) -> None:
 
 
 def test_counts(plan: Plan, clock: Clock) -> None:
-    tally = Tally(plan, nothing)
+    tally = ProgressState(plan, nothing)
     assert tally.counts() == "0/8 trials"
     tally.decided(verdict(plan, 0))
     tally.decided(verdict(plan, 1))
@@ -118,13 +118,13 @@ def test_counts(plan: Plan, clock: Clock) -> None:
 
 
 def finding(acc: float = 0.9, asr: float = 0.95) -> Any:
-    from orchestrator.store.lookup import VictimFinding
+    from orchestrator.store.lookup import VictimResult
     from ulrl.evaluation import Evaluation
     from ulrl.metrics import Metrics
 
     half = Metrics(acc=acc, asr=asr, ra=0.01)
     evaluation = Evaluation(selection=half, report=half)
-    return VictimFinding(
+    return VictimResult(
         key="k",
         evaluation=evaluation,
         counts={},
@@ -137,9 +137,9 @@ def finding(acc: float = 0.9, asr: float = 0.95) -> Any:
 
 def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:
     shown = console()
-    screen = Screen(shown, Tally(plan, lambda _: reached(0.75)))
-    victim = VictimItem(scenario=plan.scenarios[1])
-    trial = TrialItem(trial=plan.trials[0], rules=(), stream=True)
+    screen = ProgressView(shown, ProgressState(plan, lambda _: reached(0.75)))
+    victim = VictimJob(scenario=plan.scenarios[1])
+    trial = TrialJob(trial=plan.trials[0], rules=(), stream=True)
     screen.decided(verdict(plan, 2))  # stored: told before the clock starts
     with screen:
         screen.started(victim)
@@ -147,7 +147,7 @@ def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:
         screen.progressed(victim, Progress(stage="train_victim", epoch=3, epochs=20))
         clock.now += 3
         screen.progressed(victim, Progress(stage="train_victim", epoch=4, epochs=20))
-        screen.ended(victim, Finished())
+        screen.ended(victim, JobResult())
         screen.started(trial)
         clock.now += 61
         screen.progressed(trial, Progress(stage="relearn", epoch=1, epochs=20))
@@ -174,8 +174,8 @@ def test_silence_is_told_ever_more_rarely_with_what_it_is_of(
     """A machine that is cut off, or a stage that takes long."""
     monkeypatch.setattr("orchestrator.cli.progress.LOOK", 0.005)
     shown = console()
-    screen = Screen(shown, Tally(plan, nothing))
-    victims = [VictimItem(scenario=scenario) for scenario in plan.scenarios[:2]]
+    screen = ProgressView(shown, ProgressState(plan, nothing))
+    victims = [VictimJob(scenario=scenario) for scenario in plan.scenarios[:2]]
 
     def told(count: int) -> None:
         wait_until(lambda: output(shown).count("no news") == count, f"{count} lines", 10)
@@ -208,12 +208,14 @@ def test_silence_is_told_ever_more_rarely_with_what_it_is_of(
 def test_failures_and_weak_victims_are_told_at_once(clock: Clock) -> None:
     plan = make_plan(table_study(2, 4, victim_rule=VictimRule(min_acc=0.5, min_asr=0.8)))
     shown = console()
-    screen = Screen(shown, Tally(plan, nothing))
+    screen = ProgressView(shown, ProgressState(plan, nothing))
     screen.victim(plan.scenarios[0], finding())
     screen.victim(plan.scenarios[1], finding(acc=0.4999))
     screen.victim(plan.scenarios[2], finding(asr=0.5))
-    item = TrialItem(trial=plan.trials[1], rules=(), stream=False)
-    screen.ended(item, Finished(error="RuntimeError: [bold]all[/] of a very long line " + "x" * 90))
+    item = TrialJob(trial=plan.trials[1], rules=(), stream=False)
+    screen.ended(
+        item, JobResult(error="RuntimeError: [bold]all[/] of a very long line " + "x" * 90)
+    )
     clock.now += 1
     assert output(shown).splitlines() == [
         "weak victim: badnets, seed=1: ACC 50.0%, ASR 95.0%; wanted 50.0% and 80.0%",
@@ -227,7 +229,9 @@ def test_a_decision_to_prune_is_told_with_its_evidence(clock: Clock, tmp_path: P
     decisions = Decisions(plan_of(2, 7, ACROSS))
     plan = decisions._plan
     shown = console()
-    screen = Screen(shown, Tally(plan, nothing), lambda name: tmp_path / f"{name}.log")
+    screen = ProgressView(
+        shown, ProgressState(plan, nothing), lambda name: tmp_path / f"{name}.log"
+    )
     best, worse = in_order(plan)
     with screen:
         for trials, value in ((best, 0.9), (worse, 0.8)):
@@ -241,15 +245,15 @@ def test_a_decision_to_prune_is_told_with_its_evidence(clock: Clock, tmp_path: P
 
 def test_the_live_view_shows_who_does_what(plan: Plan, clock: Clock, tmp_path: Path) -> None:
     shown = console(terminal=True)
-    tally = Tally(plan, lambda _: reached(0.75))
-    screen = Screen(shown, tally, lambda name: tmp_path / f"{name}.log")
+    tally = ProgressState(plan, lambda _: reached(0.75))
+    screen = ProgressView(shown, tally, lambda name: tmp_path / f"{name}.log")
     with screen:
         for number in range(3):
-            item = TrialItem(trial=plan.trials[number], rules=(), stream=False)
+            item = TrialJob(trial=plan.trials[number], rules=(), stream=False)
             place = ("north:11", "south:12", "north:13")[number]
             screen.started(item)
             screen.progressed(item, Progress(stage="relearn", epoch=number, epochs=20, place=place))
-        screen.started(VictimItem(scenario=plan.scenarios[1]))
+        screen.started(VictimJob(scenario=plan.scenarios[1]))
         screen.decided(verdict(plan, 0))
         view = console(terminal=True, width=100)
         view.print(screen._render())
@@ -272,10 +276,10 @@ def test_a_narrow_terminal_cuts_no_number_off(clock: Clock) -> None:
     settings = {"unlearn_threshold": (0.1, 0.2), "reinit_ratio": (0.25, 1.0), "alpha": (0.7, 0.8)}
     study = small_study(settings=settings, grid={"seeds": (0, 1)})
     plan = make_plan(study)
-    tally = Tally(plan, lambda _: reached(0.912))
-    screen = Screen(console(), tally)
+    tally = ProgressState(plan, lambda _: reached(0.912))
+    screen = ProgressView(console(), tally)
     for trial in plan.trials[:20]:
-        item = TrialItem(trial=trial, rules=(), stream=False)
+        item = TrialJob(trial=trial, rules=(), stream=False)
         screen.started(item)
         screen.progressed(item, Progress(stage="relearn", epoch=11, epochs=20))
         clock.now += 1000
@@ -304,14 +308,14 @@ def test_a_whole_study_ends_with_all_counted_and_nothing_running(
     )
     desk = Desk(study, tmp_path)
 
-    def of(trial: Trial) -> Reached | None:
+    def of(trial: Trial) -> TrialValue | None:
         row = desk.results.row(trial)
         point = metrics(row["acc_after_selection"], row["asr_after_selection"])
-        return Reached(value=row["der_selection"], metrics=Metrics(**point))
+        return TrialValue(value=row["der_selection"], metrics=Metrics(**point))
 
-    tally = Tally(desk.plan, of)
+    tally = ProgressState(desk.plan, of)
     shown = console(width=100)
-    screen = Screen(shown, tally)
+    screen = ProgressView(shown, tally)
     desk.watch(screen)
     with screen:
         Workers(Random(1), 3).run(desk)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.summary import print_summary
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.reporting.build import assemble
 from orchestrator.reporting.page import render
 from orchestrator.reporting.read_results import StudyResults, read_results
@@ -104,6 +104,6 @@ def test_wrecks_are_told_on_the_page_and_on_the_terminal(tmp_path: Path) -> None
 def test_edited_cells_are_refused(tmp_path: Path, column: str, value: str, rule: str) -> None:
     rows = rows_of(("[0]", 0, "0.5", 0.9, 7))
     rows[0][column] = value
-    with pytest.raises(Mistakes) as caught:
+    with pytest.raises(SpecError) as caught:
         results_of(tmp_path, rows)
     assert f"row 2, {column}: a done trial has {rule}; got '{value}'" in str(caught.value)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from orchestrator.plan.jobs import VictimItem
+from orchestrator.plan.jobs import VictimJob
 from orchestrator.scheduler.decisions import TrialOutcome
 from orchestrator.scheduler.results_table import ResultRows, columns_of, target_z
 from orchestrator.spec.model import Objective, Prune, Study, VictimRule
@@ -208,7 +208,7 @@ def test_a_pending_row_is_empty_but_for_its_victim(tmp_path: Path) -> None:
     assert desk.statuses() == ["pending"] * 8
     desk.conductor.open()
     item = desk.conductor.next_item()
-    assert isinstance(item, VictimItem)
+    assert isinstance(item, VictimJob)
     for _ in Workers().steps(desk, item):
         pass
     for trial, row in zip(desk.plan.trials, desk.rows(), strict=True):

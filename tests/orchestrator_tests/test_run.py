@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.run import run_study
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.executor.base import Executor
 from orchestrator.spec.load import load_study
 from orchestrator.terminal import Interrupts
@@ -27,9 +27,9 @@ def test_a_cluster_is_left_before_anything_is_concluded(
     Path("grid.yaml").write_text(STUDY)
     written: list[bool] = []
     results = tmp_path / "out/results.csv"
-    monkeypatch.setattr(Executor, "run", Mock(side_effect=Unusable("the cluster is gone")))
+    monkeypatch.setattr(Executor, "run", Mock(side_effect=ResourceError("the cluster is gone")))
     monkeypatch.setattr(Executor, "leave", lambda _: written.append(results.exists()))
-    with pytest.raises(Unusable, match="the cluster is gone"):
+    with pytest.raises(ResourceError, match="the cluster is gone"):
         run_study(
             load_study("grid.yaml", []),
             tmp_path / "out",

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from orchestrator.store.schema import OWN_NAMES, Unfit, narrowed, pack, unpack, widened
+from orchestrator.store.schema import OWN_NAMES, SchemaMismatch, narrowed, pack, unpack, widened
 from ulrl.ranges import Interval, Proportion
 
 
@@ -99,7 +99,7 @@ def test_tensors_without_numbers_fit_as_well() -> None:
     values, tensors = parts()
     bare = {name: tensor.to("meta") for name, tensor in tensors.items()}
     assert unpack(Outer, values, bare).one.is_meta
-    with pytest.raises(Unfit, match="one"):
+    with pytest.raises(SchemaMismatch, match="one"):
         unpack(Outer, values, {**bare, "one": torch.empty(4, 4, device="meta")})
 
 
@@ -157,28 +157,28 @@ WRONG: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=range(len(WRONG)))
 def test_a_value_that_does_not_fit(name: str, value: Any) -> None:
     values, tensors = parts()
-    with pytest.raises(Unfit):
+    with pytest.raises(SchemaMismatch):
         unpack(Outer, {**values, name: value}, tensors)
 
 
 @pytest.mark.parametrize("values", [None, "text", [], 1.0, True, {}])
 def test_content_that_is_no_such_mapping(values: Any) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(SchemaMismatch):
         unpack(Outer, values, parts()[1])
 
 
 def test_each_absent_and_each_unknown_name_is_told() -> None:
     values, tensors = parts()
     for name in ("name", "count", "is_it", "loss", "shares", "pair", "colour", "inner", "layers"):
-        with pytest.raises(Unfit, match=name):
+        with pytest.raises(SchemaMismatch, match=name):
             unpack(Outer, {key: one for key, one in values.items() if key != name}, tensors)
-    with pytest.raises(Unfit, match="unknown values: novel"):
+    with pytest.raises(SchemaMismatch, match="unknown values: novel"):
         unpack(Outer, {**values, "novel": 1}, tensors)
     for name in ("one", "two", "inner/counts", "layers/a"):
-        with pytest.raises(Unfit, match=name):
+        with pytest.raises(SchemaMismatch, match=name):
             unpack(Outer, values, {key: one for key, one in tensors.items() if key != name})
     _, inner = pack(outer().inner)
-    with pytest.raises(Unfit, match="unknown tensors: more"):
+    with pytest.raises(SchemaMismatch, match="unknown tensors: more"):
         unpack(Inner, {"share": 0.5}, {**inner, "more": torch.ones(1)})
 
 
@@ -194,7 +194,7 @@ ODD = {
 )
 def test_a_tensor_of_another_type_or_rank(name: str, tensor: Tensor) -> None:
     values, tensors = parts()
-    with pytest.raises(Unfit, match="tensor"):
+    with pytest.raises(SchemaMismatch, match="tensor"):
         unpack(Outer, values, {**tensors, name: tensor})
 
 

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scipy.stats import wilcoxon
 
-from orchestrator.search.pruners import PRUNERS, Judge, make_pruner
+from orchestrator.search.pruners import PRUNERS, PruningStudy, make_pruner
 from orchestrator.search.storage import save_studies
 from orchestrator.spec.model import Objective, PrunerChoice
 
@@ -78,7 +78,9 @@ def cuts_by_hand(study: optuna.Study, curves: Sequence[Sequence[float]]) -> list
     return found
 
 
-def cuts(judge: Judge, curves: Sequence[Sequence[float]], first: int = 0) -> list[int | None]:
+def cuts(
+    judge: PruningStudy, curves: Sequence[Sequence[float]], first: int = 0
+) -> list[int | None]:
     """Return the epoch after which a judge gives each curve up."""
     found = []
     for number, curve in enumerate(curves, start=first):
@@ -88,9 +90,9 @@ def cuts(judge: Judge, curves: Sequence[Sequence[float]], first: int = 0) -> lis
     return found
 
 
-def judge_of(name: str, objective: Objective = Objective.DER) -> Judge:
+def judge_of(name: str, objective: Objective = Objective.DER) -> PruningStudy:
     arguments = WILCOXON if name == "wilcoxon" else CURVE_PRUNERS[name]
-    return Judge("judge", PrunerChoice(pruner=name, arguments=arguments), objective)
+    return PruningStudy("judge", PrunerChoice(pruner=name, arguments=arguments), objective)
 
 
 def test_every_pruner_is_tried_here() -> None:
@@ -149,7 +151,9 @@ def test_a_judge_abandons_settings_where_optuna_does(objective: Objective) -> No
     assert 2 < abandoned < 11
 
 
-def check_evidence(judge: Judge, number: int, study: optuna.Study, trial: optuna.Trial) -> None:
+def check_evidence(
+    judge: PruningStudy, number: int, study: optuna.Study, trial: optuna.Trial
+) -> None:
     own = study.trials[trial.number].intermediate_values
     best = study.best_trial.intermediate_values
     shared = [step for step in own if step in best]
@@ -169,7 +173,7 @@ def check_evidence(judge: Judge, number: int, study: optuna.Study, trial: optuna
 
 def test_five_pairs_that_are_all_worse_have_p_one_in_thirty_two() -> None:
     choice = PrunerChoice(pruner="wilcoxon", arguments={"p_threshold": 0.05, "n_startup_steps": 2})
-    judge = Judge("judge", choice, Objective.DER)
+    judge = PruningStudy("judge", choice, Objective.DER)
     judge.begin(0, {})
     judge.begin(1, {})
     assert not any(judge.report(0, step, 0.9) for step in range(5))
@@ -222,7 +226,7 @@ def test_a_forgotten_setting_was_never_there(name: str, curves: list[list[float]
 
 def test_patience_may_stand_alone() -> None:
     choice = PrunerChoice(pruner="patient", arguments={"wrapped": None, "patience": 1})
-    judge = Judge("judge", choice, Objective.DER)
+    judge = PruningStudy("judge", choice, Objective.DER)
     judge.begin(0, {})
     assert judge.cut(0, [0.5, 0.4, 0.3, 0.2]) == 3
     assert isinstance(make_pruner(choice), optuna.pruners.PatientPruner)
@@ -241,7 +245,7 @@ def test_saved_studies_are_loaded_by_optuna(tmp_path: Path, curves: list[list[fl
     for step in range(3):
         settings.begin(0, {"alpha": 0.7, "defence_seed": None, "unlearn_milestones": (10, 20)})
         settings.report(0, step, 0.5)
-    within_two = Judge("another", PrunerChoice(pruner="median"), Objective.DER)
+    within_two = PruningStudy("another", PrunerChoice(pruner="median"), Objective.DER)
     cuts(within, curves)
     for _ in range(2):  # a second time replaces the file
         save_studies(path, [settings, within_two])

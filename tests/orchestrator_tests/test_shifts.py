@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.address import Address
-from orchestrator.plan.jobs import Finished, Item, Progress, Site, StageRun, TrialItem
-from orchestrator.scheduler.batches import Assignment, News, Shift
+from orchestrator.plan.jobs import Item, JobResult, Progress, Site, StageRun, TrialJob
+from orchestrator.scheduler.batches import AssignedBatch, BatchProgress, JobBatch
 from orchestrator.scheduler.queue import SHIFT_SECONDS, RecentDurations
 from orchestrator.spec.model import Limits
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
@@ -60,7 +60,7 @@ class Gang:
         self._desk, self._source = desk, source
         self.crew = Workers()
         self._bench: Any = Bench(desk, self.crew, clock, seconds)
-        self._out: list[tuple[Shift, Assignment]] = []
+        self._out: list[tuple[JobBatch, AssignedBatch]] = []
         self.sizes: list[int] = []
 
     def run(self, workers: int, deaths: int = 0) -> None:
@@ -72,7 +72,7 @@ class Gang:
                 self.sizes.append(len(items))
                 assert len({type(item) for item in items}) == 1
                 near = items[-1].scenario
-                self._out.append((Shift(self._bench, items), Assignment(conductor, items)))
+                self._out.append((JobBatch(self._bench, items), AssignedBatch(conductor, items)))
             if not self._out:
                 break
             place = self._source.randrange(len(self._out))
@@ -123,14 +123,14 @@ def test_only_the_item_in_work_pays_for_an_accident(
     desk = Desk(study_of("nobody", store), tmp_path)
     items = _shift_of(desk, clock, 4)
     bench: Any = Bench(desk, Workers(), clock, 0.01)
-    Shift(bench, items[:2]).work()
-    Assignment(desk.conductor, items).lost("out of memory")
+    JobBatch(bench, items[:2]).work()
+    AssignedBatch(desk.conductor, items).lost("out of memory")
     ended = [name for name, _ in desk.recorder.ended_items]
     assert ended[-2:] == [items[0].name, items[1].name]
     for _ in range(ATTEMPTS - 1):
         again = desk.conductor.next_shift(1)
         assert [item.name for item in again] == [items[2].name]
-        Assignment(desk.conductor, again).lost("out of memory")
+        AssignedBatch(desk.conductor, again).lost("out of memory")
     assert desk.conductor.errors[items[2].name].error == (
         f"its worker died {ATTEMPTS} times, out of memory"
     )
@@ -142,14 +142,14 @@ def test_what_a_slow_worker_keeps_from_others_is_taken_out(
 ) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
     items = _shift_of(desk, clock, 4)
-    assignment = Assignment(desk.conductor, items)
+    assignment = AssignedBatch(desk.conductor, items)
     slow = Progress(stage="relearn", epoch=1, epochs=9)
-    assert not assignment.take(News(current=items[0].name, progress=slow, closing=True))
+    assert not assignment.take(BatchProgress(current=items[0].name, progress=slow, closing=True))
     ready = _ready(desk)
     assert ready >= {item.name for item in items[1:]}
     assert items[0].name not in ready
-    failed = Finished(error="RuntimeError: it cannot be done", trace="where")
-    assert assignment.take(News(finished=((items[0].name, failed),), over=True))
+    failed = JobResult(error="RuntimeError: it cannot be done", trace="where")
+    assert assignment.take(BatchProgress(finished=((items[0].name, failed),), over=True))
 
 
 def test_a_shift_tells_at_once_of_an_error_and_in_bundles_else(
@@ -158,7 +158,7 @@ def test_a_shift_tells_at_once_of_an_error_and_in_bundles_else(
     desk = Desk(study_of("nobody", store), tmp_path)
     items = _shift_of(desk, clock, 6)
     stumbling: Any = Bench(desk, Workers(stumbling=[items[1].name]), clock, 0.2)
-    shift = Shift(stumbling, items[:6])
+    shift = JobBatch(stumbling, items[:6])
     news = shift.work()
     assert [name for name, _ in news.finished] == [items[0].name, items[1].name]
     assert news.finished[1][1].error == "RuntimeError: an accident"
@@ -174,10 +174,10 @@ def test_a_late_shift_ends_with_the_item_in_work(tmp_path: Path, store: str, clo
     desk = Desk(study_of("nobody", store), tmp_path)
     items = _shift_of(desk, clock, 4)
     slow: Any = Bench(desk, Workers(), clock, 3 * SHIFT_SECONDS)
-    news = Shift(slow, items).work()
+    news = JobBatch(slow, items).work()
     assert len(news.finished) == 1
     assert news.over
-    assert Assignment(desk.conductor, items).take(news)
+    assert AssignedBatch(desk.conductor, items).take(news)
     assert desk.recorder.ended_items[-1][0] == items[0].name
     assert _ready(desk) >= {item.name for item in items[1:]}
 
@@ -211,17 +211,17 @@ def test_a_setting_that_may_be_abandoned_is_not_run_ahead_through_settings(
     assert len(ahead) < len(pruned) / 2
 
 
-def _prepared(desk: Desk) -> list[TrialItem]:
+def _prepared(desk: Desk) -> list[TrialJob]:
     """Do all that comes before trials, and return those that are ready."""
     conductor, trials = desk.conductor, []
     conductor.open()
     while (item := conductor.next_item()) is not None:
-        if isinstance(item, TrialItem):
+        if isinstance(item, TrialJob):
             trials.append(item)
         else:
             for _ in Workers().steps(desk, item):
                 pass
-            conductor.finished(item, Finished())
+            conductor.finished(item, JobResult())
     for trial in trials:
         conductor.returned(trial)
     return trials
@@ -232,7 +232,7 @@ def _shift_of(desk: Desk, clock: Clock, size: int) -> tuple[Item, ...]:
     _prepared(desk)
     (first,) = desk.conductor.next_shift(1)
     bench: Any = Bench(desk, Workers(), clock, 0.1)
-    Assignment(desk.conductor, [first]).take(Shift(bench, [first]).work())
+    AssignedBatch(desk.conductor, [first]).take(JobBatch(bench, [first]).work())
     items = desk.conductor.next_shift(1, first.scenario)
     assert len(items) >= size
     assert items[0].scenario == items[1].scenario == first.scenario

@@ -11,7 +11,7 @@ from types import FrameType
 
 import pytest
 
-from orchestrator.errors import Interrupted, Mistakes, Stop, Unusable
+from orchestrator.errors import Interrupted, ResourceError, SpecError, StudyError
 from orchestrator.terminal import OBEYED, Interrupts, spared
 
 ROOT = Path(__file__).parents[2]
@@ -177,13 +177,13 @@ with Interrupts().watched() as interrupts:
 @pytest.mark.parametrize(
     ("stop", "code", "text"),
     [
-        (Stop("a"), 1, "a"),
-        (Mistakes(["a", "b"]), 2, "a\nb"),
-        (Unusable("a"), 3, "a"),
+        (StudyError("a"), 1, "a"),
+        (SpecError(["a", "b"]), 2, "a\nb"),
+        (ResourceError("a"), 3, "a"),
         (Interrupted(signal.SIGINT), 130, "SIGINT"),
         (Interrupted(signal.SIGTERM), 143, "SIGTERM"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_every_stop_has_its_exit_code(stop: Stop, code: int, text: str) -> None:
+def test_every_stop_has_its_exit_code(stop: StudyError, code: int, text: str) -> None:
     assert (stop.exit_code, str(stop)) == (code, text)

@@ -277,11 +277,11 @@ def test_the_source_is_the_path_as_given(tmp_path: Path) -> None:
 def test_a_file_is_refused_without_the_heavy_libraries_and_in_time() -> None:
     program = """
 import sys, time
-from orchestrator.errors import Mistakes
-from orchestrator.spec import load_study
+from orchestrator.errors import SpecError
+from orchestrator.spec.load import load_study
 try:
     load_study("grid.yaml")
-except Mistakes as mistakes:
+except SpecError as mistakes:
     print(mistakes)
 heavy = ("ray", "optuna", "mlflow", "timm", "pandas", "sklearn", "torchvision")
 print([name for name in heavy if name in sys.modules], time.process_time() < 4)

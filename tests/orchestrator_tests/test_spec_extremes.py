@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import optuna
 import pytest
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.search.pruners import make_pruner
 from orchestrator.search.samplers import Sampler
 from orchestrator.spec.axes import AXES
@@ -109,7 +109,7 @@ def outcome(text: str) -> Study | list[str]:
     began = time.process_time()
     try:
         study: Study | list[str] = load(text)
-    except Mistakes as mistakes:
+    except SpecError as mistakes:
         study = list(mistakes.lines)
         assert study
         assert all(line.startswith("grid.yaml:") for line in study), study

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.spec.load import resolved_yaml
 from orchestrator.spec.model import Prune, PrunerChoice
 from orchestrator.spec.search_section import REQUIRED
@@ -95,12 +95,12 @@ def test_what_optuna_refuses_is_refused(pruner: str, argument: str, value: float
     whole = PRUNERS[pruner][argument].default is not REQUIRED
     if accepted_by_optuna(pruner, arguments) and not (whole and value == 0.5):
         if (pruner, argument, value) in STRICTER:
-            with pytest.raises(Mistakes):
+            with pytest.raises(SpecError):
                 read(text)
         else:
             read(text)
     else:
-        with pytest.raises(Mistakes):
+        with pytest.raises(SpecError):
             read(text)
 
 

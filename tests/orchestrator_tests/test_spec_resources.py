@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.spec.load import resolved_yaml
-from orchestrator.spec.model import STAGES, ArchitectureAsk, Ask, Budget, Device, Limits, Resources
+from orchestrator.spec.model import (
+    STAGES,
+    ArchitectureRequest,
+    Budget,
+    Device,
+    Limits,
+    ResourceRequest,
+    Resources,
+)
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
 FULL = """\
@@ -31,9 +39,11 @@ def test_everything_said() -> None:
         cpu=1,
         gpu=0.25,
         device=None,
-        stages={"train_victim": Ask(gpu=1, cpu=2), "relearn": Ask(gpu=0.5)},
+        stages={"train_victim": ResourceRequest(gpu=1, cpu=2), "relearn": ResourceRequest(gpu=0.5)},
         architectures={
-            "preact_resnet18": ArchitectureAsk(gpu=2, stages={"relearn": Ask(gpu=0.125)})
+            "preact_resnet18": ArchitectureRequest(
+                gpu=2, stages={"relearn": ResourceRequest(gpu=0.125)}
+            )
         },
     )
     assert study.limits == Limits(minutes={"train_victim": 90, "relearn": 1.5}, attempts=5)

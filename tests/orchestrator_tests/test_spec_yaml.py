@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import Mistakes
+from orchestrator.errors import SpecError
 from orchestrator.spec.load import load_study
 from orchestrator.spec.yaml_tree import MAX_BYTES
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
@@ -53,7 +53,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         "a\0b": "a\0b: the file cannot be read: embedded null byte",
     }
     for path, line in expected.items():
-        with pytest.raises(Mistakes) as caught:
+        with pytest.raises(SpecError) as caught:
             load_study(path)
         assert caught.value.lines == (line,)
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.store.store import AHEAD, Entry, Store, _File
 
 KEY = "ab" + "0" * 62
@@ -202,7 +202,7 @@ PLACES = ["os.fsync", "pathlib.Path.replace"]
 def test_a_write_that_does_not_end_leaves_the_old_state(
     local: Store, place: str, error: BaseException
 ) -> None:
-    expected = Unusable if isinstance(error, OSError) else Killed
+    expected = ResourceError if isinstance(error, OSError) else Killed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(place, failing(error))
         with pytest.raises(expected):
@@ -222,7 +222,7 @@ def test_a_write_that_does_not_end_leaves_the_old_state(
 def test_a_full_disk_is_told(local: Store, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(place, failing(full))
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(ResourceError) as caught:
         local.write("unlearn", KEY, ENTRY)
     assert str(caught.value) == (
         f"the store {local.url} cannot be written to ([Errno 28] No space left on device); "
@@ -263,7 +263,7 @@ def test_check_leaves_nothing_behind(local: Store) -> None:
 def test_check_refuses_a_file(tmp_path: Path) -> None:
     root = tmp_path / "store"
     root.write_text("in the way")
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(ResourceError) as caught:
         Store(str(root)).check()
     assert str(caught.value) == (
         f"the store {root} cannot be written to ([Errno 17] File exists: '{root}'); "

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.progress import Leader, Reached, Screen, Tally
+from orchestrator.cli.progress import BestSoFar, ProgressState, ProgressView, TrialValue
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.reporting.read_results import read_results
 from orchestrator.reporting.summary import summarise
@@ -28,14 +28,16 @@ from ulrl.attacks.blended import Blended
 from ulrl.metrics import Metrics
 
 
-def tally_of(plan: Plan, values: dict[tuple[int, int], float], weak: Sequence[int] = ()) -> Tally:
+def tally_of(
+    plan: Plan, values: dict[tuple[int, int], float], weak: Sequence[int] = ()
+) -> ProgressState:
     """Return the tally after all trials that have a value, by (setting, scenario)."""
 
-    def reached(trial: Trial) -> Reached:
+    def reached(trial: Trial) -> TrialValue:
         value = values[trial.setting.number, trial.scenario.number]
-        return Reached(value=value, metrics=Metrics(acc=0.9, asr=0.1, ra=0.8))
+        return TrialValue(value=value, metrics=Metrics(acc=0.9, asr=0.1, ra=0.8))
 
-    tally = Tally(plan, reached)
+    tally = ProgressState(plan, reached)
     for scenario in plan.scenarios:
         tally.victim(scenario, weak=scenario.number in weak)
     for place in values:
@@ -43,7 +45,7 @@ def tally_of(plan: Plan, values: dict[tuple[int, int], float], weak: Sequence[in
     return tally
 
 
-def leader_of(tally: Tally) -> Leader:
+def leader_of(tally: ProgressState) -> BestSoFar:
     assert tally.leader is not None
     return tally.leader
 
@@ -108,9 +110,9 @@ def test_an_abandoned_setting_has_fewer_results() -> None:
     value = {
         trials[0].setting.number: v for trials, v in zip(in_order(plan), (0.6, 0.5), strict=True)
     }
-    tally = Tally(
+    tally = ProgressState(
         plan,
-        lambda trial: Reached(
+        lambda trial: TrialValue(
             value=value[trial.setting.number], metrics=Metrics(acc=0.9, asr=0.1, ra=0.8)
         ),
     )
@@ -146,15 +148,15 @@ def test_the_live_view_names_the_reports_best(
     findings = desk.findings
     reached: dict[int, Metrics] = {}
 
-    def reach(trial: Trial) -> Reached | None:
+    def reach(trial: Trial) -> TrialValue | None:
         victim, repaired = findings.victim(trial.scenario), reached.get(trial.number)
         if victim is None or repaired is None:
             return None
         before, after = victim.evaluation.selection, repaired
-        return Reached(value=objective_value(objective, before, after), metrics=after)
+        return TrialValue(value=objective_value(objective, before, after), metrics=after)
 
-    tally = Tally(desk.plan, reach)
-    desk.watch(Screen(Console(file=StringIO()), tally))
+    tally = ProgressState(desk.plan, reach)
+    desk.watch(ProgressView(Console(file=StringIO()), tally))
     failing = [t.name for t in desk.plan.trials if random.random() < 0.2]
 
     class Keeper(Recorder):
@@ -163,7 +165,7 @@ def test_the_live_view_names_the_reports_best(
             if found is not None:
                 reached[verdict.trial.number] = found.evaluation.selection
 
-    desk.watch(Keeper(), Screen(Console(file=StringIO()), tally))
+    desk.watch(Keeper(), ProgressView(Console(file=StringIO()), tally))
     Workers(random, 2, failing=failing).run(desk, steps=random.choice([40, 80, 10**6]))
     desk.results.write(tmp_path, {})
     summary = summarise(read_results(tmp_path / "results.csv"), objective.value)
@@ -182,7 +184,7 @@ def test_the_live_view_names_the_reports_best(
 def test_options_are_named_only_where_an_attack_is_there_twice() -> None:
     twice = [choice(BLENDED), choice(Blended(alpha=0.1))]
     plan = make_plan(small_study(attacks=[choice(BADNETS), *twice], grid={"seeds": (0, 1)}))
-    tally = Tally(plan, lambda _: None)
+    tally = ProgressState(plan, lambda _: None)
     assert [tally.name(scenario) for scenario in plan.scenarios] == [
         *("badnets, seed=0", "badnets, seed=1"),
         *("blended alpha=0.3, seed=0", "blended alpha=0.3, seed=1"),

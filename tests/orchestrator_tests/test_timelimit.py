@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from orchestrator.address import Address
-from orchestrator.errors import Overdue
+from orchestrator.errors import TimeLimitExceeded
 from orchestrator.pipeline.run_job import steps_of
 from orchestrator.pipeline.time_limit import TimeLimit, grace
-from orchestrator.plan.jobs import Finished, Item, Progress, Site, StageRun
+from orchestrator.plan.jobs import Item, JobResult, Progress, Site, StageRun
 from orchestrator.spec.model import Limits
 
 RUN = StageRun(stage="relearn", key="k", scenario="s", seconds=1.0, study="x")
@@ -28,10 +28,10 @@ def test_time_counts_only_while_it_runs() -> None:
             time.sleep(0.01)
         time.sleep(0.2)
     started = time.monotonic()
-    with pytest.raises(Overdue), limit.running():
+    with pytest.raises(TimeLimitExceeded), limit.running():
         time.sleep(60)
     assert 0.05 < time.monotonic() - started < 5
-    with pytest.raises(Overdue), limit.running():
+    with pytest.raises(TimeLimitExceeded), limit.running():
         pytest.fail("the time was over")
 
 
@@ -39,12 +39,12 @@ def test_no_limit_interrupts_nothing_and_another_alarm_goes_on() -> None:
     with TimeLimit(None, expendable=True).running():
         time.sleep(0.01)
     outer = TimeLimit(0.5, expendable=False)
-    with pytest.raises(Overdue), outer.running():
+    with pytest.raises(TimeLimitExceeded), outer.running():
         _sleep_past(TimeLimit(0.1, expendable=False))
 
 
 def _sleep_past(inner: TimeLimit) -> None:
-    with pytest.raises(Overdue), inner.running():
+    with pytest.raises(TimeLimitExceeded), inner.running():
         time.sleep(60)
     time.sleep(60)
 
@@ -59,7 +59,7 @@ def test_another_thread_is_not_interrupted_but_hears_of_it() -> None:
         try:
             with limit.running():
                 heard.append(False)
-        except Overdue:
+        except TimeLimitExceeded:
             heard.append(True)
 
     thread = threading.Thread(target=work)
@@ -168,7 +168,7 @@ def test_what_an_item_lacked_is_its_error(
     assert next(steps).epoch == 1
     with pytest.raises(StopIteration) as end:
         next(steps)
-    result: Finished = end.value.value
+    result: JobResult = end.value.value
     assert (result.error, result.runs, result.fatal) == (error, (RUN,), False)
     assert bool(result.trace) == bool(error)
     assert bench.forgotten == forgets

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.tracking.records import Record
 from orchestrator.tracking.sqlite_setup import ensure_database
-from orchestrator.tracking.sync import Delivery
+from orchestrator.tracking.sync import SyncState
 from orchestrator.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Desk:
         self.trackers.append(Tracker(uri=self.uri, experiment="demo", outbox=self.outbox))
         return self.trackers[-1]
 
-    def send(self, *records: Record) -> Delivery:
+    def send(self, *records: Record) -> SyncState:
         tracker = self.tracker()
         for record in records:
             tracker.record(record)
@@ -121,7 +121,7 @@ def own_tags(run: "Run") -> dict[str, str]:
 
 
 def test_the_tree_holds_exactly_what_was_recorded(desk: Desk) -> None:
-    assert desk.send(*TREE) == Delivery(3, 0, None)
+    assert desk.send(*TREE) == SyncState(3, 0, None)
     runs = desk.runs()
     assert set(runs) == {"study", "scenario", "trial"}
     for record in TREE:
@@ -152,7 +152,7 @@ def test_run_ids_are_mlflows(desk: Desk) -> None:
 def test_the_same_records_again_change_nothing(desk: Desk) -> None:
     desk.send(*TREE)
     before = desk.dump()
-    assert desk.send(*TREE) == Delivery(0, 0, None)
+    assert desk.send(*TREE) == SyncState(0, 0, None)
     assert desk.dump() == before
 
 
@@ -160,7 +160,7 @@ def test_a_lost_outbox_doubles_nothing(desk: Desk) -> None:
     desk.send(*TREE)
     before = desk.dump()
     desk.outbox.unlink()
-    assert desk.send(*TREE) == Delivery(3, 0, None)
+    assert desk.send(*TREE) == SyncState(3, 0, None)
     assert desk.dump() == before
 
 
@@ -171,8 +171,8 @@ def test_a_changed_record_updates_its_run(desk: Desk) -> None:
     desk.send(STUDY, SCENARIO, failed)
     first = desk.runs()["trial"].info.run_id
     longer = {**TRIAL.curves, "relearn/acc": (*TRIAL.curves["relearn/acc"], (20, 0.125))}
-    assert desk.send(TRIAL) == Delivery(1, 0, None)
-    assert desk.send(replace(TRIAL, name="renamed", curves=longer)) == Delivery(1, 0, None)
+    assert desk.send(TRIAL) == SyncState(1, 0, None)
+    assert desk.send(replace(TRIAL, name="renamed", curves=longer)) == SyncState(1, 0, None)
     run = desk.runs()["trial"]
     assert run.info.run_id == first
     assert run.info.run_name == "renamed"
@@ -194,7 +194,7 @@ def test_a_study_that_goes_on_is_running_again(desk: Desk) -> None:
 
 def test_a_changed_parameter_is_told_in_a_tag(desk: Desk) -> None:
     desk.send(replace(STUDY, params={"trials": "9"}))
-    assert desk.send(replace(STUDY, params={"trials": "18", "seed": "0"})) == Delivery(1, 0, None)
+    assert desk.send(replace(STUDY, params={"trials": "18", "seed": "0"})) == SyncState(1, 0, None)
     run = desk.runs()["study"]
     assert run.data.params == {"trials": "9", "seed": "0"}
     assert run.data.tags["ulrl.now.trials"] == "18"
@@ -217,7 +217,7 @@ def test_what_a_person_added_stays(desk: Desk) -> None:
 def test_numbers_that_are_none_are_named_and_left_out(desk: Desk) -> None:
     nan = float("nan")
     odd = replace(STUDY, metrics={"acc": 0.5, "asr": nan}, curves={"c": ((0, nan), (1, 0.5))})
-    assert desk.send(odd) == Delivery(1, 0, None)
+    assert desk.send(odd) == SyncState(1, 0, None)
     run = desk.runs()["study"]
     assert run.data.metrics == {"acc": 0.5, "c": 0.5}
     assert run.data.tags["ulrl.not_finite"] == "asr, c at 0"
@@ -227,7 +227,7 @@ def test_more_than_a_batch_arrives_whole(desk: Desk) -> None:
     curve = tuple((step, step / 3) for step in range(2500))
     params = {f"p{number}": str(number) for number in range(230)}
     many = replace(STUDY, params=params, curves={"c": curve}, tags=params)
-    assert desk.send(many) == Delivery(1, 0, None)
+    assert desk.send(many) == SyncState(1, 0, None)
     assert desk.curve("study", "c") == list(curve)
     assert desk.runs()["study"].data.params == params
     assert own_tags(desk.runs()["study"]) == params
@@ -239,7 +239,7 @@ def test_a_name_that_mlflow_refuses_costs_only_its_record(desk: Desk) -> None:
     assert (delivery.delivered, delivery.left) == (3, 1)
     assert delivery.error is not None
     assert "asr@0.5" in delivery.error
-    assert desk.send(TRIAL) == Delivery(1, 0, None)
+    assert desk.send(TRIAL) == SyncState(1, 0, None)
     assert desk.runs()["trial"].data.params == TRIAL.params
 
 
@@ -247,8 +247,8 @@ def test_a_deleted_run_comes_back_once(desk: Desk) -> None:
     desk.send(*TREE)
     old = desk.runs()["trial"].info.run_id
     desk.client.delete_run(old)
-    assert desk.send(*TREE) == Delivery(1, 0, None)
-    assert desk.send(*TREE) == Delivery(0, 0, None)
+    assert desk.send(*TREE) == SyncState(1, 0, None)
+    assert desk.send(*TREE) == SyncState(0, 0, None)
     assert desk.runs()["trial"].info.run_id != old
 
 
@@ -256,7 +256,7 @@ def test_a_deleted_parent_comes_back_with_all_its_children(desk: Desk) -> None:
     desk.send(*TREE)
     desk.client.delete_run(desk.runs()["scenario"].info.run_id)
     second = replace(TRIAL, key="second", name="second")
-    assert desk.send(*TREE, second) == Delivery(3, 0, None)
+    assert desk.send(*TREE, second) == SyncState(3, 0, None)
     runs = desk.runs()
     scenario = runs["scenario"].info.run_id
     assert runs["trial"].data.tags["mlflow.parentRunId"] == scenario
@@ -268,7 +268,7 @@ def test_a_deleted_experiment_is_restored(desk: Desk) -> None:
     before = set(desk.runs())
     experiment = desk.experiment
     desk.client.delete_experiment(experiment)
-    assert desk.send(*TREE) == Delivery(0, 0, None)
+    assert desk.send(*TREE) == SyncState(0, 0, None)
     assert desk.client.get_experiment(experiment).lifecycle_stage == "active"
     assert set(desk.runs()) == before
 
@@ -280,9 +280,9 @@ def test_another_database_gets_everything_and_the_first_is_still_known(
     before = desk.dump()
     other = replace(desk, database=desk.folder / "other.db")
     shutil.copyfile(template, other.database)
-    assert other.send(*TREE) == Delivery(3, 0, None)
+    assert other.send(*TREE) == SyncState(3, 0, None)
     assert set(other.runs()) == {"study", "scenario", "trial"}
-    assert desk.send(*TREE) == Delivery(0, 0, None)
+    assert desk.send(*TREE) == SyncState(0, 0, None)
     assert desk.dump() == before
 
 
@@ -290,6 +290,6 @@ def test_two_studies_of_one_name_keep_apart(desk: Desk) -> None:
     desk.send(STUDY)
     other = replace(desk, folder=desk.folder / "elsewhere")
     other.folder.mkdir()
-    assert other.send(replace(STUDY, name="another")) == Delivery(1, 0, None)
+    assert other.send(replace(STUDY, name="another")) == SyncState(1, 0, None)
     names = [run.info.run_name for run in desk.client.search_runs([desk.experiment])]
     assert sorted(names) == ["another", "demo"]

@@ -18,7 +18,7 @@ import pytest
 from orchestrator.tracking import sqlite_setup
 from orchestrator.tracking.records import Record
 from orchestrator.tracking.sqlite_setup import database_file, ensure_database
-from orchestrator.tracking.sync import Delivery
+from orchestrator.tracking.sync import SyncState
 from orchestrator.tracking.tracker import Tracker
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def key_of(number: int) -> str:
     return json.dumps({"note": "it's a trial" if number else "a trial", "number": number})
 
 
-def send(folder: Path | str, trials: int, uri: str | None = None) -> Delivery:
+def send(folder: Path | str, trials: int, uri: str | None = None) -> SyncState:
     uri = uri or f"sqlite:///{folder}/mlflow.db"
     tracker = Tracker(uri=uri, experiment="demo", outbox=Path(folder, "outbox.jsonl"))
     tracker.record(Record(key="study", parent=None, name="demo"))
@@ -96,7 +96,7 @@ def check(path: Path, trials: int) -> None:
 
 @pytest.mark.parametrize(
     ("method", "count"),
-    [("Births.write", 2), ("MlflowClient.create_run", 2), ("MlflowClient.set_terminated", 3)],
+    [("BulkInsert.write", 2), ("MlflowClient.create_run", 2), ("MlflowClient.set_terminated", 3)],
 )
 def test_a_kill_between_a_call_and_its_receipt_doubles_nothing(
     method: str, count: int, tmp_path: Path, template: Path
@@ -105,10 +105,10 @@ def test_a_kill_between_a_call_and_its_receipt_doubles_nothing(
     dying = f"""
 import os
 from mlflow import MlflowClient
-from orchestrator.tracking.bulk_insert import Births
+from orchestrator.tracking.bulk_insert import BulkInsert
 call, left = {method}, {count}
-if call is not Births.write:
-    Births.write = lambda *_: ""
+if call is not BulkInsert.write:
+    BulkInsert.write = lambda *_: ""
 def dying(*arguments, **options):
     global left
     left -= 1
@@ -165,7 +165,7 @@ def test_a_server_that_never_answers_holds_nobody_up(
         delivery = tracker.close(2)
         assert monotonic() - begin < 10
         assert (delivery.delivered, delivery.left) == (0, 1)
-    assert send(tmp_path, 0) == Delivery(1, 0, None)  # it waited for the next time
+    assert send(tmp_path, 0) == SyncState(1, 0, None)  # it waited for the next time
 
 
 def test_a_kill_while_the_database_is_made_leaves_none(

@@ -16,7 +16,7 @@ from mlflow.models import Model
 from orchestrator.tracking import sync
 from orchestrator.tracking.records import Dataset, Record
 from orchestrator.tracking.sqlite_setup import ensure_database
-from orchestrator.tracking.sync import Delivery
+from orchestrator.tracking.sync import SyncState
 from orchestrator.tracking.tracker import Tracker
 from tests.servers import free_port, tracking_server
 
@@ -95,7 +95,7 @@ def test_a_server_that_comes_late_and_goes(
         while not tracker.run_ids():
             assert monotonic() < end
             sleep(0.1)
-        assert tracker.close(90) == Delivery(7, 0, None)
+        assert tracker.close(90) == SyncState(7, 0, None)
         check_runs(remote, 6)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", remote)  # where models:/ leads to
         check_model(remote, tracker.run_ids()["trial-5"])
@@ -106,7 +106,7 @@ def test_a_server_that_comes_late_and_goes(
     ended = again.close(30)
     assert (ended.delivered, ended.left) == (0, 1)
     directly = start(local)
-    assert directly.close(30) == Delivery(1, 0, None)
+    assert directly.close(30) == SyncState(1, 0, None)
     assert directly.run_ids() == tracker.run_ids()
     check_runs(local, 6, changed="changed")
 

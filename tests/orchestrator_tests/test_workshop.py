@@ -9,10 +9,10 @@ import torch
 
 from orchestrator.address import Address
 from orchestrator.pipeline.inputs import blueprint_of
-from orchestrator.pipeline.stages import Workshop, ascent_entry
-from orchestrator.plan.jobs import AscentItem, Progress, Site, VictimItem
+from orchestrator.pipeline.stages import StageRunner, ascent_entry
+from orchestrator.plan.jobs import AscentJob, Progress, Site, VictimJob
 from orchestrator.plan.plan import Plan, Trial
-from orchestrator.store.lookup import RepairFinding, VictimFinding
+from orchestrator.store.lookup import RepairResult, VictimResult
 from orchestrator.store.schema import narrowed, pack
 from orchestrator.store.serialization import StoredEvaluation
 from tests.orchestrator_tests.places import AXES, VICTIM, Place, plan_of
@@ -44,7 +44,7 @@ def same_scores(one: NeuronScores, other: NeuronScores) -> bool:
     )
 
 
-def same_evaluation(found: VictimFinding | RepairFinding, wanted: CountedEvaluation) -> bool:
+def same_evaluation(found: VictimResult | RepairResult, wanted: CountedEvaluation) -> bool:
     """Whether metrics are equal, and so are counts."""
     counts = StoredEvaluation.of(wanted).counts
     return found.evaluation == narrowed(Evaluation, wanted) and all(
@@ -153,7 +153,7 @@ def test_each_stage_is_executed_once(plan: Plan, tmp_path: Path) -> None:
 def test_runs_and_progress_of_a_victim(plan: Plan, tmp_path: Path) -> None:
     place = Place(plan, tmp_path)
     scenario = plan.scenarios[0]
-    seen, runs = place.do(VictimItem(scenario=scenario))
+    seen, runs = place.do(VictimJob(scenario=scenario))
     assert seen == [Progress(stage="train_victim", epoch=n, epochs=2) for n in (1, 2)]
     key = place.keys.victim(scenario)
     assert [(run.stage, run.key) for run in runs] == [
@@ -193,14 +193,14 @@ def test_the_ascent_keeps_the_monitors_curve(made: Place) -> None:
 # One ascent for all thresholds.
 
 
-def ascent_item(plan: Plan, *thresholds: float) -> AscentItem:
+def ascent_item(plan: Plan, *thresholds: float) -> AscentJob:
     trials = [
         trial
         for trial in plan.trials
         if trial.hyperparameters.score.unlearn_threshold in thresholds
     ]
     rules = tuple(dict.fromkeys(trial.hyperparameters.score for trial in trials))
-    return AscentItem(number=0, trial=trials[0], rules=rules)
+    return AscentJob(number=0, trial=trials[0], rules=rules)
 
 
 def test_a_deeper_ascent_answers_for_a_shallower(plan: Plan, tmp_path: Path) -> None:
@@ -246,9 +246,9 @@ def test_no_result_depends_on_torchs_own_generator(plan: Plan, made: Place, tmp_
 def test_a_workshop_that_did_other_scenarios_gives_the_same(made: Place, tmp_path: Path) -> None:
     """More of them than it keeps at hand."""
     place = Place(plan_of(3, 2, 1, 0), tmp_path)
-    workshop = Workshop(place.site, VICTIM)
+    workshop = StageRunner(place.site, VICTIM)
     for item in place.items:
-        if item.scenario.seed == 0 or isinstance(item, VictimItem):
+        if item.scenario.seed == 0 or isinstance(item, VictimJob):
             for _ in workshop.work(item):
                 pass
     wanted = made.content()
@@ -257,7 +257,7 @@ def test_a_workshop_that_did_other_scenarios_gives_the_same(made: Place, tmp_pat
 
 def test_the_number_of_threads_is_the_sites(tmp_path: Path) -> None:
     try:
-        Workshop(Site(store=Address(str(tmp_path)), study="me", threads=2), VICTIM)
+        StageRunner(Site(store=Address(str(tmp_path)), study="me", threads=2), VICTIM)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

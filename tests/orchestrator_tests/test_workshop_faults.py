@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import Unusable
+from orchestrator.errors import ResourceError
 from orchestrator.pipeline.run_job import steps_of
-from orchestrator.pipeline.stages import Workshop
-from orchestrator.plan.jobs import Finished, Item
+from orchestrator.pipeline.stages import StageRunner
+from orchestrator.plan.jobs import Item, JobResult
 from orchestrator.plan.plan import Plan
 from orchestrator.store.store import Entry, Store
 from tests.orchestrator_tests.places import VICTIM, Place
@@ -88,7 +88,7 @@ def test_what_is_left_early_stores_nothing_of_the_stage_in_flight(
             break
         place.do(item)
     before = place.content()
-    work = Workshop(place.site, VICTIM).work(item)
+    work = StageRunner(place.site, VICTIM).work(item)
     assert [next(work) for _ in range(steps)]
     work.close()
     assert place.content() == before
@@ -99,8 +99,8 @@ def test_what_is_left_early_stores_nothing_of_the_stage_in_flight(
 # How an item ends.
 
 
-def ended(place: Place, item: Item) -> Finished:
-    return finished(steps_of(Workshop(place.site, VICTIM), item))[1]
+def ended(place: Place, item: Item) -> JobResult:
+    return finished(steps_of(StageRunner(place.site, VICTIM), item))[1]
 
 
 def test_an_exception_is_an_items_result(
@@ -126,10 +126,10 @@ def test_a_store_that_cannot_be_written_to_is_fatal(
     place = Place(plan, tmp_path)
 
     def full(*_: Any) -> None:
-        raise Unusable("full")
+        raise ResourceError("full")
 
     monkeypatch.setattr(Store, "write", full)
-    assert ended(place, place.items[0]) == Finished(error="full", fatal=True)
+    assert ended(place, place.items[0]) == JobResult(error="full", fatal=True)
 
 
 def test_an_exception_without_words_has_some(
@@ -153,4 +153,4 @@ def test_results_name_no_place_and_people_are_told(
     result = ended(Place(plan, tmp_path), Place(plan, tmp_path).items[0])
     assert result.error == "DatasetError: the dataset cannot be used; the log says why"
     assert result.reason == "DatasetError: not in /a/place"
-    assert Finished(error="RuntimeError: no place in it").reason == "RuntimeError: no place in it"
+    assert JobResult(error="RuntimeError: no place in it").reason == "RuntimeError: no place in it"

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from orchestrator.pipeline.inputs import blueprint_of
-from orchestrator.plan.jobs import Catalogue
+from orchestrator.plan.jobs import JobCatalog
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.scheduler.callbacks import Observers
+from orchestrator.scheduler.callbacks import CallbackList
 from orchestrator.scheduler.results_table import ResultRows, columns_of
-from orchestrator.scheduler.scheduler import Conductor
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.schema import pack
-from orchestrator.store.study_folder import Folder
+from orchestrator.store.study_folder import StudyFolder
 from tests.orchestrator_tests.places import VICTIM, Place
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from ulrl.clean import draw_clean_samples
@@ -60,7 +60,7 @@ def place(switched: Plan, tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def test_rules_of_both_scales_share_an_ascent(switched: Plan) -> None:
-    groups = Catalogue(switched).groups
+    groups = JobCatalog(switched).groups
     assert [len(group.trials) for group in groups] == [4, 4]
     for group in groups:
         stops = [rule.stop_at(10) for rule in group.item.rules]
@@ -106,10 +106,10 @@ def test_fine_tuning_is_one_relearning_whatever_is_watched(switched: Plan, place
 
 
 def test_rows(switched: Plan, place: Place, tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
+    folder = StudyFolder(tmp_path)
     folder.logs.mkdir(parents=True)
     folder.open_record()
-    conductor = Conductor(switched, folder, place.findings, Observers([]))
+    conductor = StudyScheduler(switched, folder, place.findings, CallbackList([]))
     conductor.open()
     results = ResultRows(conductor, place.findings)
     results.write(tmp_path, {})
