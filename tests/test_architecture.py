@@ -67,11 +67,17 @@ print(ulrl.repair.__name__, Interrupts().watched().__enter__().signum)
     assert done.stdout == "repair None\n", done.stderr
 
 
-def test_nobody_imports_the_command() -> None:
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                assert node.module != "orchestrator.study", name_of(path)
+def test_packages_are_few_modules_and_a_class_name_exists_once() -> None:
+    owners = defaultdict(set)
+    for path in (ROOT / "orchestrator").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                owners[node.name].add(name_of(path))
+    assert {name: found for name, found in owners.items() if len(found) > 1} == {}
+    for package in (ROOT / "orchestrator").iterdir():
+        if package.is_dir():
+            modules = [path for path in package.glob("*.py") if path.stem != "__init__"]
+            assert len(modules) <= 12, package.name
 
 
 @pytest.mark.parametrize("module", ["ulrl", "ulrl.datasets", "ulrl.attacks", "ulrl.models"])
