@@ -38,12 +38,10 @@ from orchestrator.store.lookup import StageResults, objective_value
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import StudyFolder
 from orchestrator.terminal import Interrupts, failure_of, program, shown
-from orchestrator.tracking.system_metrics import SystemMetrics, curves_of
 from orchestrator.tracking.tracker import FlushProgress
 
 FOLLOWER_SECONDS = 60.0  # for Optuna's storage at the end of a study
 HURRIED_SECONDS = 5.0  # for MLflow and Optuna's storage when the study ends early
-GAUGES = "system.jsonl"  # in the folder's logs
 
 
 def run_study(
@@ -167,8 +165,7 @@ class _Run:
         if self.conductor.complete:
             return
         self.starts.executor = self._chosen.text
-        with SystemMetrics(self.folder.logs / GAUGES):
-            self._chosen.run(self.conductor, self.site, self.shares, self.interrupts)
+        self._chosen.run(self.conductor, self.site, self.shares, self.interrupts)
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""
@@ -234,7 +231,6 @@ class _Run:
             status="FINISHED" if whole else "KILLED",
             metrics={**metrics, **reached} if whole else {},
             tags=tags if whole else {},
-            curves=curves_of(self.folder.logs / GAUGES),
             artifacts=artifacts_of(self.folder.path, self.plan) if whole else (),
         )
         if whole:

@@ -20,7 +20,7 @@ from orchestrator.spec.space import is_open
 from orchestrator.store.lookup import StageResults, VictimResult
 from orchestrator.store.serialization import STAGES
 from orchestrator.store.store import Store
-from orchestrator.tracking.run_records import STUDY, Curves, RunRecords, scenario_key
+from orchestrator.tracking.run_records import STUDY, RunRecords, scenario_key
 from orchestrator.tracking.tracker import Tracker
 
 PLAN = "plan.json"
@@ -70,14 +70,12 @@ class MlflowCallback:
         status: str,
         metrics: Mapping[str, float],
         artifacts: tuple[tuple[str, str], ...],
-        curves: Curves | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Bring the parent run up to date."""
         record = self._runs.study(
             status=status,
             metrics=metrics,
-            curves=curves or {},
             artifacts=artifacts,
             tags=tags or {},
         )

@@ -3,24 +3,28 @@
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from uuid import uuid4
 
 from orchestrator.errors import sentence
 from orchestrator.processes import scratch
-from orchestrator.tracking.bulk_insert import BulkInsert, lacking, source_of
-from orchestrator.tracking.records import Record, digest_of
+from orchestrator.tracking.records import Dataset, Record, digest_of
 from orchestrator.tracking.sqlite_setup import database_file, ensure_database, mend, unfit
 from orchestrator.tracking.sync import ModelError, StoredRun
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
+
+
+Value: TypeAlias = tuple[str, float, int, int]  # name, value, time in ms since 1970, step
+History: TypeAlias = Callable[[str], list[Any]]  # a metric's values so far, by its name
 
 
 @cache
@@ -130,7 +134,6 @@ class Experiment:
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
         self._maker = maker
-        self._births: BulkInsert | None = None
         try:
             self._client = MlflowClient(tracking_uri=uri)
             experiment = self._client.get_experiment_by_name(name)
@@ -154,8 +157,6 @@ class Experiment:
             self.name = experiment.tags.get(PLACE) or uuid4().hex
             if PLACE not in experiment.tags:
                 self._client.set_experiment_tag(self._id, PLACE, self.name)
-        if database is not None:
-            self._births = BulkInsert(database, self._id)
 
     def answers(self) -> bool:
         return self._client.get_experiment(self._id).lifecycle_stage == "active"
@@ -190,9 +191,6 @@ class Experiment:
     def create(self, study: str, record: Record, parent: str | None) -> StoredRun:
         # Key and study are there from birth, to find the run if a kill comes before its receipt.
         tags = {KEY: record.key, STUDY: study, **_tags(record, parent)}
-        whole = "" if self._births is None else self._births.write(record, tags)
-        if whole:
-            return StoredRun(whole, None)
         born = None if record.began is None else round(1000 * record.began)
         run = self._client.create_run(self._id, start_time=born, tags=tags)
         return StoredRun(run.info.run_id, run)
@@ -203,8 +201,6 @@ class Experiment:
         from mlflow.entities import Metric, Param, RunTag
 
         tags = _tags(record, parent)
-        if held.content is None:
-            return tuple(tags)
         run: Run = held.content
         params = run.data.params
         for name, value in record.params.items():
@@ -213,7 +209,7 @@ class Experiment:
         for name in set(former) - set(tags):
             if name in run.data.tags:
                 self._client.delete_tag(held.run, name)
-        values = lacking(
+        values = _missing_values(
             record,
             run.data.metrics,
             run.info.start_time,
@@ -332,7 +328,7 @@ def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
             continue
         facts = json.dumps(dict(one.facts))
         yield DatasetInput(
-            Dataset(one.name, one.digest, "code", source_of(one), profile=facts),
+            Dataset(one.name, one.digest, "code", _source_of(one), profile=facts),
             [InputTag("mlflow.data.context", one.context)],
         )
 
@@ -340,3 +336,48 @@ def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
 def _tags(record: Record, parent: str | None) -> dict[str, str]:
     tags = {**record.tags, "mlflow.runName": record.name, "mlflow.source.name": "orchestrator"}
     return tags if parent is None else {**tags, "mlflow.parentRunId": parent}
+
+
+def _missing_values(
+    record: Record, had: Mapping[str, float], birth: int, history: History
+) -> list[Value]:
+    """Return the values of `record` that the run does not hold yet.
+
+    A value's time is the run's birth, so that sending it twice is sending it once; a value
+    that takes another's place needs a later time. Final values stand at step 0 in all runs.
+
+    Args:
+        record: What the run is to hold.
+        had: Its last values.
+        birth: When it began, in ms since 1970.
+        history: Asked for the curves that it has begun.
+    """
+    return [*_finals(record, had, birth), *_points(record, had, birth, history)]
+
+
+def _finals(record: Record, had: Mapping[str, float], birth: int) -> Iterator[Value]:
+    for name, value in record.metrics.items():
+        if had.get(name) != value:
+            yield name, value, _later(birth) if name in had else birth, 0
+
+
+def _points(
+    record: Record, had: Mapping[str, float], birth: int, history: History
+) -> Iterator[Value]:
+    for name, curve in record.curves.items():
+        past = sorted(history(name) if name in had else (), key=lambda point: point.timestamp)
+        held = {point.step: point.value for point in past}
+        when = _later(birth) if held else birth
+        for step, value in curve:
+            if held.get(step) != value:
+                yield name, value, when, step
+
+
+def _later(birth: int) -> int:
+    """Return the time in milliseconds, which is after `birth` whatever clocks say."""
+    return max(time.time_ns() // 1_000_000, birth + 1)
+
+
+def _source_of(dataset: Dataset) -> str:
+    """Return where a dataset comes from, in MLflow's words for "from code"."""
+    return json.dumps({"tags": {"mlflow.source.name": f"ulrl.datasets: {dataset.name}"}})

@@ -119,7 +119,6 @@ class RunRecords:
         *,
         status: str,
         metrics: Mapping[str, float],
-        curves: Curves,
         artifacts: tuple[tuple[str, str], ...],
         tags: Mapping[str, str],
     ) -> Record:
@@ -137,7 +136,6 @@ class RunRecords:
             name=plan.study.name,
             params={**_texts(_settled(plan.study)), **_texts(counts)},
             metrics=dict(metrics),
-            curves=curves,
             tags={"kind": "study", "status": said, **tags},
             status=status,
             artifacts=artifacts,

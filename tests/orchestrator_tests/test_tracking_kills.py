@@ -96,7 +96,7 @@ def check(path: Path, trials: int) -> None:
 
 @pytest.mark.parametrize(
     ("method", "count"),
-    [("BulkInsert.write", 2), ("MlflowClient.create_run", 2), ("MlflowClient.set_terminated", 3)],
+    [("create_run", 2), ("log_batch", 2), ("set_terminated", 3)],
 )
 def test_a_kill_between_a_call_and_its_receipt_doubles_nothing(
     method: str, count: int, tmp_path: Path, template: Path
@@ -105,16 +105,13 @@ def test_a_kill_between_a_call_and_its_receipt_doubles_nothing(
     dying = f"""
 import os
 from mlflow import MlflowClient
-from orchestrator.tracking.bulk_insert import BulkInsert
-call, left = {method}, {count}
-if call is not BulkInsert.write:
-    BulkInsert.write = lambda *_: ""
+call, left = MlflowClient.{method}, {count}
 def dying(*arguments, **options):
     global left
     left -= 1
     result = call(*arguments, **options)
     return result if left else os._exit(9)
-{method} = dying
+MlflowClient.{method} = dying
 send({str(tmp_path)!r}, 2)
 """
     assert finish(DRIVER + dying) == (9, "", "")
@@ -135,7 +132,7 @@ def test_a_kill_at_an_odd_moment_doubles_and_loses_nothing(tmp_path: Path, templ
 
 
 def test_a_new_database_is_made_in_silence(tmp_path: Path) -> None:
-    done = "Delivery(delivered=2, left=0, error=None)\n"
+    done = "SyncState(delivered=2, left=0, error=None)\n"
     assert finish(f"{DRIVER}print(send('{tmp_path}/new/folder', 1))") == (0, done, "")
     check(tmp_path / "new" / "folder" / "mlflow.db", 1)
 
