@@ -11,6 +11,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import EACCES, EROFS
 from functools import lru_cache
 from pathlib import Path
 
@@ -76,7 +77,10 @@ def obstacle(path: Path) -> str:
             return f"{there} is a file"
     except OSError as error:
         return str(error)
-    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there}: permission denied"
+    if os.access(there, os.W_OK | os.X_OK):
+        return ""
+    read_only = os.statvfs(there).f_flag & os.ST_RDONLY  # as root, nothing else forbids it
+    return str(OSError(reason := EROFS if read_only else EACCES, os.strerror(reason), str(there)))
 
 
 def given_path(text: str) -> Path:
