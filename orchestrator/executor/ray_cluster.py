@@ -57,7 +57,7 @@ def joined(address: Address, study: Study, store: Store, errors: Console) -> Ite
             the store.
     """
     guard = RayWatchdog(Listeners(ray_setup.knock(address)), errors)
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[1]
     code = {"py_modules": [str(here), str(here.parent / "ulrl")]}
     threads = {"OMP_NUM_THREADS": str(study.resources.cpu)}
     variables = {"env_vars": threads | ray_setup.notice_cuts()}
