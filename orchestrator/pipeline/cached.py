@@ -30,7 +30,7 @@ class CachedStages:
         return tuple(self._runs)
 
     def begin(self) -> None:
-        """Start the list anew, for the next item."""
+        """Empty the list for the next item."""
         self._runs = []
 
     def once(

@@ -56,7 +56,7 @@ def keep_memory() -> bool:
     """Keep freed memory for the next batch, for the life of the process.
 
     By default glibc returns a large buffer to the kernel as soon as it is free and asks for
-    it anew, so that on a CPU every batch of activations is faulted in page by page. Numbers
+    it again, so that on a CPU every batch of activations is faulted in page by page. Numbers
     do not change. Returns whether the C library could be told; others than glibc cannot.
     """
     try:
@@ -105,7 +105,7 @@ class StageRunner:
         """Do an item step by step; leaving the iterator early abandons the stage in flight.
 
         Nothing is done twice: what the store has is taken from there, and what should
-        have been there but is not (a file damaged meanwhile) is made again.
+        have been there but is not (a file damaged since) is made again.
         """
         self._shelf.begin()
         if isinstance(item, HelperJob):

@@ -153,7 +153,7 @@ class Calibration:
         """Return the seconds of an act: the median of several, after a first that warms up.
 
         Not the least of them: a study is made of all its steps. On a CPU they are seconds of
-        computing, so that waiting for what else runs here meanwhile does not count.
+        computing, so that waiting for other processes does not count.
         """
         act()
         spent: list[float] = []

@@ -259,7 +259,7 @@ def _has_baseline(results: StudyResults, preset: str | None) -> bool:
 
 
 def write_report(folder: Path) -> Path:
-    """Return the path of report.html, written anew together with its figures.
+    """Return the path of report.html, written again with its figures.
 
     Raises:
         SpecError: `folder` is no study folder, or a file in it is not what it should be.

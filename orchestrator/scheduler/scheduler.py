@@ -198,7 +198,7 @@ class SingleFlight(Generic[T]):
         return True
 
     def end(self, result: object) -> list[T]:
-        """Return who waited for a result that is made, or will not be by whoever was at it."""
+        """Return the jobs that waited for a result that is made, or whose job has failed."""
         return self._waiting.pop(result, [])
 
 

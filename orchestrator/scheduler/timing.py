@@ -69,7 +69,7 @@ def gather(
     scores: Mapping[int, ScoreResult],
     repairs: Mapping[int, RepairResult],
 ) -> StageTimings:
-    """Return the paces of all results that a study rests on, whoever computed them.
+    """Return the paces of all results that a study rests on, of other studies too.
 
     Args:
         plan: The study's.

@@ -119,7 +119,7 @@ class PruningStudy:
     def forget(self, number: int) -> None:
         """Undo all that was said of a setting: it ran ahead, and turned out not to count.
 
-        Some pruners look at every trial that ever reported, so the study is told anew
+        Some pruners look at every trial that ever reported, so the study is built again
         without it.
         """
         if self._trials.pop(number, None) is None:

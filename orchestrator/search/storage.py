@@ -1,4 +1,4 @@
-"""Optuna's record of a study: a journal at the end, or a storage that follows meanwhile."""
+"""Optuna's record of a study: a journal at the end, or a storage that follows the run."""
 
 import copy
 import json
@@ -54,7 +54,7 @@ def snapshot(kept: StoredStudy, prefix: str = "", *, live: bool = True) -> Snaps
 def save_studies(path: Path, kept: Sequence[StoredStudy]) -> None:
     """Write studies as Optuna's journal, for its dashboard and for scripts.
 
-    The file is made aside and renamed: whoever opens it sees one state or the next. Without
+    The file is made aside and renamed: a reader sees one state or the next. Without
     studies there is none, nor that of a former run, in which somebody pruned.
     """
     if not kept:

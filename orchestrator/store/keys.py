@@ -240,7 +240,7 @@ class CacheKeys:
         }
 
     def _imported_key(self, scenario: Scenario, source: str) -> str:
-        """Return the key of a victim that is what its files hold, whoever trained it."""
+        """Return the key of a victim that is what its files hold."""
         config = {
             "import": fingerprint(source),
             "architecture": scenario.architecture,

@@ -212,7 +212,7 @@ class ResultLock:
             return
         self._held = False
         _HEART.drop(self._token)
-        with suppress(Exception):  # it is found dead, then, by whoever needs it
+        with suppress(Exception):  # the next process that needs it finds it dead
             if self._is_ours():
                 self._files.remove(self._name)
 
@@ -234,7 +234,7 @@ class ResultLock:
         return self._held
 
     def beat(self) -> None:
-        """Give a sign of life, unless the claim is another's meanwhile."""
+        """Give a sign of life, unless another process has the claim now."""
         with suppress(Exception):  # the next may arrive
             if self._is_ours():
                 self._files.touch(self._name, self._content)
@@ -249,7 +249,7 @@ class ResultLock:
         return self._files.seize(self._name, sight.content, self._content)
 
     def is_dead(self, sight: LockState) -> bool:
-        """Whether whoever made a claim gives no sign of life any more."""
+        """Whether the process that made a claim gives no sign of life any more."""
         holder = _holder(sight.content)
         if holder is not None and holder["place"] == place() != "":
             if born(holder["pid"]) != holder["born"]:

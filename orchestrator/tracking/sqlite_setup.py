@@ -31,7 +31,7 @@ def ensure_database(path: Path) -> None:
     """Make the database if there is none; of two drivers that do, one comes first.
 
     MLflow itself makes the tables in place, over seconds, and cannot use a half of them. One
-    that a kill left so is moved aside and made anew; nothing is lost, for it holds no run.
+    that a kill left so is moved aside and made again; nothing is lost, for it holds no run.
 
     Raises:
         RuntimeError: There is something that MLflow cannot use, or it cannot make one; the
@@ -63,7 +63,7 @@ def mend(path: Path, reason: str, since: float | None = None) -> None:
     Args:
         path: The database.
         reason: Why MLflow refuses it.
-        since: When it was last written, if it was opened meanwhile: SQLite then writes to what
+        since: When it was last written, if it was opened since: SQLite then writes to what
             a kill left in the middle of a change, to take the half of it back.
 
     Raises:

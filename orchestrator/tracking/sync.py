@@ -53,7 +53,7 @@ class ModelError(Exception):
 class TrackingBackend(Protocol):
     """One experiment of one store, connected. Any method may raise anything."""
 
-    name: str  # the same wherever the experiment is reached, another one when it is made anew
+    name: str  # the same wherever the experiment is reached, another one when it is made again
 
     def answers(self) -> bool:
         """Return whether the experiment is there to be written."""
@@ -126,7 +126,7 @@ class SyncWorker:
     ) -> None:
         """Wait until all is delivered, the server turns out to be away, or time is up.
 
-        A server that took something meanwhile may be away for a minute.
+        A server that took something since may be away for a minute.
 
         Args:
             limit: Seconds to wait at most.
