@@ -7,15 +7,15 @@ import torch
 from benchmarks._common import the_device
 from ulrl.attacks import LabelRule
 from ulrl.attacks.badnets import BadNets
-from ulrl.datasets import ImageSet, Treatment
-from ulrl.models import Blueprint, Weights
+from ulrl.datasets import ImageSet, Preprocessing
+from ulrl.models import ModelSpec, Weights
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import Poison, TestHalf, TestSets, make_test_sets
 from ulrl.shapes import CLASSES, SIDE, shapes
 from ulrl.supervised import VictimConfig
 from ulrl.victim import train_victim
 
-TREATMENT = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
+PREPROCESSING = Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
 POISON = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE)
 
 
@@ -28,14 +28,14 @@ class Material:
     tests: TestSets
 
 
-def blueprint(width: int) -> Blueprint:
+def model_spec(width: int) -> ModelSpec:
     """Return a PreAct-ResNet18 of so many channels for the drawn pictures."""
-    return Blueprint(
+    return ModelSpec(
         architecture=PreActResNet18(width=width),
         classes=CLASSES,
         channels=3,
         side=SIDE,
-        treatment=TREATMENT,
+        preprocessing=PREPROCESSING,
     )
 
 
@@ -51,7 +51,7 @@ def material(width: int, training: int, test: int, epochs: int, monitor: int) ->
     """
     images = shapes(training, test, 0)
     recipe = VictimConfig(epochs=epochs, batch_size=min(128, training))
-    run = train_victim(recipe, blueprint(width), POISON, images, 0, the_device())
+    run = train_victim(recipe, model_spec(width), POISON, images, 0, the_device())
     for _ in run.epochs:
         pass
     tests = make_test_sets(POISON, images, 0)
@@ -74,7 +74,7 @@ def few(half: TestHalf, count: int) -> TestHalf:
         clean_labels=half.clean_labels[:count],
         triggered=half.triggered[:others],
         true_labels=half.true_labels[:others],
-        wanted_labels=half.wanted_labels[:others],
+        target_labels=half.target_labels[:others],
     )
 
 
@@ -86,5 +86,5 @@ def whole(tests: TestSets) -> TestHalf:
         clean_labels=torch.cat([one.clean_labels, other.clean_labels]),
         triggered=torch.cat([one.triggered, other.triggered]),
         true_labels=torch.cat([one.true_labels, other.true_labels]),
-        wanted_labels=torch.cat([one.wanted_labels, other.wanted_labels]),
+        target_labels=torch.cat([one.target_labels, other.target_labels]),
     )

@@ -28,7 +28,7 @@ from torchvision.transforms import functional  # type: ignore[import-untyped]
 
 from ulrl.augmentation import Views, draw_views
 from ulrl.clean import CleanSamples
-from ulrl.datasets import Treatment
+from ulrl.datasets import Preprocessing
 from ulrl.hyperparameters import Hyperparameters
 from ulrl.models import Weights, restore
 from ulrl.poisoning import TestHalf
@@ -41,10 +41,12 @@ CPU = torch.device("cpu")
 class Pictures(Dataset[tuple[Tensor, int]]):
     """Pictures that become a network's input one at a time, as they are asked for."""
 
-    def __init__(self, files: Sequence[bytes | Path], labels: Tensor, treatment: Treatment) -> None:
+    def __init__(
+        self, files: Sequence[bytes | Path], labels: Tensor, preprocessing: Preprocessing
+    ) -> None:
         self._files = files
         self._labels = labels.tolist()
-        self._treatment = treatment
+        self._preprocessing = preprocessing
         self.views: Views | None = None
 
     def __len__(self) -> int:
@@ -57,12 +59,12 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         if self.views is not None:
             side = picture.size[0]
             top, left = int(self.views.top[index]), int(self.views.left[index])
-            picture = functional.pad(picture, [self._treatment.padding])
+            picture = functional.pad(picture, [self._preprocessing.padding])
             picture = functional.crop(picture, top, left, side, side)
             if self.views.mirrored[index]:
                 picture = functional.hflip(picture)
         values = functional.to_tensor(picture)
-        values = functional.normalize(values, self._treatment.mean, self._treatment.std)
+        values = functional.normalize(values, self._preprocessing.mean, self._preprocessing.std)
         return values, self._labels[index]
 
 
@@ -130,12 +132,14 @@ class OfficialLoop:
     ) -> None:
         self._h, self._victim, self._clean, self._device = h, victim, clean, device
         self._folder, self._workers = folder, workers
-        treatment = victim.blueprint.treatment
+        preprocessing = victim.model_spec.preprocessing
         samples = clean.samples
-        self._training = Pictures([as_png(i) for i in samples.images], samples.labels, treatment)
-        self._sound = Pictures([as_png(i) for i in tests.clean], tests.clean_labels, treatment)
+        self._training = Pictures(
+            [as_png(i) for i in samples.images], samples.labels, preprocessing
+        )
+        self._sound = Pictures([as_png(i) for i in tests.clean], tests.clean_labels, preprocessing)
         self._triggered = Pictures(
-            save_png(tests.triggered, folder, "triggered"), tests.wanted_labels, treatment
+            save_png(tests.triggered, folder, "triggered"), tests.target_labels, preprocessing
         )
         self._rows: list[list[float]] = []
         self.outcome = Outcome()
@@ -181,7 +185,7 @@ class OfficialLoop:
         """Phase 2, the first so many epochs of it."""
         r, rows = self._h.relearn, list(self.outcome.suspects)
         network = self._network()
-        head = network.get_submodule(self._victim.blueprint.architecture.head)
+        head = network.get_submodule(self._victim.model_spec.architecture.head)
         if not isinstance(head, nn.Linear):
             raise TypeError("the head is a linear layer")
         original = head.weight.detach()[rows].clone()
@@ -228,10 +232,10 @@ class OfficialLoop:
     def _draws(self, stage: str, epochs: int) -> Iterator[tuple[Views, list[int]]]:
         seed, count = self._clean.seed, len(self._training)
         order, views = (generator(seed, stage, name) for name in ("order", "views"))
-        treatment = self._victim.blueprint.treatment
+        preprocessing = self._victim.model_spec.preprocessing
         for _ in range(epochs):
             chosen = torch.randperm(count, generator=order).tolist()
-            yield draw_views(count, treatment, views, CPU), chosen
+            yield draw_views(count, preprocessing, views, CPU), chosen
 
     def _batches(
         self, views: Views, order: list[int], size: int
@@ -242,7 +246,7 @@ class OfficialLoop:
 
     def _flagged(self, network: nn.Module) -> tuple[int, ...]:
         """Rows of the head that moved out of proportion: the first two by index."""
-        name = f"{self._victim.blueprint.architecture.head}.weight"
+        name = f"{self._victim.model_spec.architecture.head}.weight"
         after = network.get_parameter(name).detach().cpu()
         moved = (after - self._victim.state[name]).abs().sum(1)
         median = moved.median()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.plan.plan import Trial
 from orchestrator.store.lookup import ScoreResult, StageResults
-from ulrl.resetting import choose_resets
+from ulrl.weight_selection import select_weights
 
 SURFACE = (  # 300 settings
     "grid.unlearn_threshold=[0.5, 0.4, 0.3, 0.2, 0.1]",
@@ -61,7 +61,7 @@ def distinct_relearnings(trials: Sequence[Trial], found: Sequence[ScoreResult]) 
     """
     differ = set()
     for trial, finding in zip(trials, found, strict=True):
-        suspects = choose_resets(trial.hyperparameters.reset, finding.scores)
+        suspects = select_weights(trial.hyperparameters.reset, finding.scores)
         marks = tuple(
             (layer.weight, layer.rows, tuple(layer.reset.flatten().tolist()))
             for layer in suspects.layers

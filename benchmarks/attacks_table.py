@@ -23,9 +23,9 @@ from orchestrator.store.keys import CacheKeys
 from orchestrator.store.serialization import HELPER
 from ulrl.attacks import Learned
 from ulrl.attacks._benign import BenignModel
-from ulrl.fidelity import psnr, ssim
+from ulrl.image_similarity import psnr, ssim
 from ulrl.models import Weights, restore
-from ulrl.poisoning import specimens_of, split_halves
+from ulrl.poisoning import example_pairs, split_halves
 
 IMAGES = 1000  # triggered test images behind PSNR and SSIM
 # ACC / ASR of published CIFAR-10 victims at 10 % poison, PreAct-ResNet18: BackdoorBench's
@@ -134,7 +134,7 @@ class _Desk:
     def _accuracy(self, scenario: Scenario, learned: Learned) -> float:
         state = {name.removeprefix("model/"): value for name, value in learned.items()}
         state.pop("accuracy")  # on all test images
-        weights = Weights(blueprint=self._materials.blueprint(scenario), state=state)
+        weights = Weights(model_spec=self._materials.model_spec(scenario), state=state)
         images = self._materials.images(scenario.dataset)
         _, report = split_halves(images.test_labels)
         classes = restore(weights, torch.device("cpu")).predict(images.test_images[report])
@@ -142,7 +142,7 @@ class _Desk:
 
     def alike(self, scenario: Scenario) -> tuple[float, float]:
         """Return mean PSNR and SSIM of test images and their triggered selves."""
-        pairs = specimens_of(scenario.poison, _last(self._victims.tests(scenario)).report, IMAGES)
+        pairs = example_pairs(scenario.poison, _last(self._victims.tests(scenario)).report, IMAGES)
         clean, triggered = (pairs[name].float() / 255 for name in ("clean", "triggered"))
         noise = psnr(clean, triggered)  # infinite where a white patch meets a white corner
         return float(noise[noise.isfinite()].mean()), float(ssim(clean, triggered).mean())

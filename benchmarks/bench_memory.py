@@ -22,7 +22,7 @@ from ulrl.clean import draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.relearning import relearn
-from ulrl.resetting import Suspects
+from ulrl.weight_selection import Suspects
 
 MEGABYTE = 1e6
 WAYS = {"memory returned": False, "memory kept": True}

@@ -23,7 +23,7 @@ from ulrl.evaluation import evaluate
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.metrics import measure
 from ulrl.relearning import relearn
-from ulrl.resetting import Suspects
+from ulrl.weight_selection import Suspects
 
 NOBODY = Suspects(layers=(), reset_bias=False)
 

@@ -17,16 +17,16 @@ from torch import Tensor
 from torchvision.transforms import functional  # type: ignore[import-untyped]
 
 from benchmarks._common import Clock, in_turn, options, ratios, report, spread, summary, table
-from benchmarks._material import TREATMENT, blueprint
+from benchmarks._material import PREPROCESSING, model_spec
 from benchmarks._official import Pictures, save_png, share_right
-from ulrl.arming import learned_by
-from ulrl.attacks import ATTACKS, Scene, Trigger, stamp_bytes
+from ulrl.attacks import ATTACKS, AttackContext, Trigger, stamp_bytes
 from ulrl.datasets import ImageSet
 from ulrl.gallery import BRIEF, NAMES, RECIPE
 from ulrl.models import initialise
 from ulrl.poisoning import Poison
 from ulrl.randomness import generator
 from ulrl.shapes import shapes
+from ulrl.trigger_training import train_trigger
 
 CPU = torch.device("cpu")
 UNTRAINED = ("badnets", "sig", "bpp", "ctrl")  # of the smoke test
@@ -87,10 +87,10 @@ def armed(name: str, images: ImageSet) -> Trigger:
         poison_ratio=0.05,
         stamp=attack.default_stamp,
     )
-    scene = Scene(
-        blueprint=blueprint(2), recipe=RECIPE, images=images, seed=0, device=CPU, learned={}
+    context = AttackContext(
+        model_spec=model_spec(2), recipe=RECIPE, images=images, seed=0, device=CPU, learned={}
     )
-    return attack.trigger(0, learned_by(poison, scene, victim=True))
+    return attack.trigger(0, train_trigger(poison, context, victim=True))
 
 
 def set_at_once(trigger: Trigger, images: ImageSet) -> Tensor:
@@ -112,12 +112,12 @@ def picture_by_picture(trigger: Trigger, images: ImageSet) -> Tensor:
 
 def tested(images: ImageSet, width: int, rounds: int) -> dict[str, list[Clock]]:
     """Time tests of a network, ours and from PNG files."""
-    classifier = initialise(blueprint(width), generator(0, "benchmark"), CPU)
-    network = initialise(blueprint(width), generator(0, "benchmark"), CPU).network
+    classifier = initialise(model_spec(width), generator(0, "benchmark"), CPU)
+    network = initialise(model_spec(width), generator(0, "benchmark"), CPU).network
     network.to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory() as folder:
         files = save_png(images.test_images, Path(folder), "test")
-        pictures = Pictures(files, images.test_labels, TREATMENT)
+        pictures = Pictures(files, images.test_labels, PREPROCESSING)
         return in_turn(
             {
                 "ours": lambda: classifier.predict(images.test_images),

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks._common import options, report, table, the_device
-from benchmarks._material import blueprint
+from benchmarks._material import model_spec
 from orchestrator.pipeline.stages import keep_memory
 from ulrl.fitting import Samples, Schedule, Sources, train
 from ulrl.models import Classifier, initialise
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         given.width = 1
     torch.set_num_threads(1)
     keep_memory()
-    classifier = initialise(blueprint(given.width), generator(0, "benchmark"), the_device())
+    classifier = initialise(model_spec(given.width), generator(0, "benchmark"), the_device())
     images = shapes(BATCH, BATCH, 0)
     samples = Samples(images=images.train_images, labels=images.train_labels)
     trained = shares(lambda: _train(classifier, samples), given.steps)

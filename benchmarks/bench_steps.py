@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmarks._common import clock, options, report, spread, summary, table, the_device
-from benchmarks._material import TREATMENT
-from ulrl.control import NO_CONTROL, Control
+from benchmarks._material import PREPROCESSING
 from ulrl.fitting import Samples, Schedule, Sources, train
-from ulrl.models import ARCHITECTURES, Blueprint, initialise
+from ulrl.models import ARCHITECTURES, ModelSpec, initialise
 from ulrl.precision import Precision
 from ulrl.randomness import generator
 from ulrl.sgd import SGD
+from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 SIDE = 32
 FLOP = {"preact_resnet18": 3.33e9, "vgg19_bn": 3.10e9, "vit_b_16": 101e9}  # of training, full width
@@ -62,10 +62,14 @@ class Case:
     narrow: bool
 
     @property
-    def blueprint(self) -> Blueprint:
+    def model_spec(self) -> ModelSpec:
         architecture = ARCHITECTURES[self.name](**(NARROW[self.name] if self.narrow else {}))
-        return Blueprint(
-            architecture=architecture, classes=10, channels=3, side=SIDE, treatment=TREATMENT
+        return ModelSpec(
+            architecture=architecture,
+            classes=10,
+            channels=3,
+            side=SIDE,
+            preprocessing=PREPROCESSING,
         )
 
 
@@ -87,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
             steps=max(3 if gpu else 1, usual),
             narrow=not gpu,
         )
-        plain, bits = trained(case, Control())
-        replayed, others = trained(case, NO_CONTROL)
+        plain, bits = trained(case, TrainingHooks())
+        replayed, others = trained(case, NO_HOOKS)
         if bits != others:
             raise RuntimeError(f"{case} does not end with the same bits when it is replayed")
         test = tested(case, given.tests if name != "vit_b_16" else given.tests // 5)
@@ -125,10 +129,10 @@ def main(argv: list[str] | None = None) -> None:
     report("steps", tflops={kind: rate / 1e12 for kind, rate in rates.items()}, cases=told)
 
 
-def trained(case: Case, control: Control) -> tuple[list[float], str]:
+def trained(case: Case, hooks: TrainingHooks) -> tuple[list[float], str]:
     """Return the milliseconds of a step in each epoch that counts, and a digest of the end."""
     device, draw = the_device(), generator(0, "steps")
-    classifier = initialise(case.blueprint, generator(0, "weights"), device)
+    classifier = initialise(case.model_spec, generator(0, "weights"), device)
     count = case.batch * case.steps
     samples = Samples(
         images=pictures(count, draw), labels=torch.randint(10, (count,), generator=draw)
@@ -138,7 +142,7 @@ def trained(case: Case, control: Control) -> tuple[list[float], str]:
         epochs=4, batch_size=case.batch, rate=lambda _: 0.01, precision=case.precision
     )
     sources = Sources.of(0, "steps")
-    epochs = train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
+    epochs = train(classifier, samples, optimiser, cross_entropy, schedule, sources, hooks)
     marks = [time.perf_counter() for _ in epochs]  # an epoch's loss waits for the device
     state = classifier.weights().state
     digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values()))
@@ -148,7 +152,7 @@ def trained(case: Case, control: Control) -> tuple[list[float], str]:
 
 def tested(case: Case, count: int) -> float:
     """Return the seconds of a prediction, for each image."""
-    classifier = initialise(case.blueprint, generator(0, "weights"), the_device())
+    classifier = initialise(case.model_spec, generator(0, "weights"), the_device())
     images = pictures(max(1, count), generator(0, "tests"))
     return timed(lambda: classifier.predict(images), 3) / len(images)
 

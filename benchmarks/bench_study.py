@@ -19,17 +19,17 @@ import torch
 
 from benchmarks._common import ROOT, in_turn, options, ratios, report, spread, summary, table
 from orchestrator.executor.ray_setup import configure
-from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.pipeline.inputs import model_spec_of
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.spec.load import load_study
 from ulrl.clean import draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.poisoning import make_test_sets
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.scoring import score_neurons
 from ulrl.unlearning import unlearn
 from ulrl.victim import train_victim
+from ulrl.weight_selection import select_weights
 
 STUDY = """\
 name: whole
@@ -196,7 +196,7 @@ def alone(plan: Plan, number: int) -> list[float]:
     images = scenario.dataset.load()
     run = train_victim(
         plan.study.victim.config(scenario.dataset.name, scenario.poison.attack.name),
-        blueprint_of(scenario, images),
+        model_spec_of(scenario, images),
         scenario.poison,
         images,
         scenario.seed,
@@ -209,7 +209,7 @@ def alone(plan: Plan, number: int) -> list[float]:
     clean = draw_clean_samples(parts.clean, images, trial.defence_seed)
     floor = parts.score.stop_at(images.classes)
     *_, ascent = unlearn(parts.unlearn, victim, clean, floor, CPU)
-    suspects = choose_resets(parts.reset, score_neurons(parts.score, ascent))
+    suspects = select_weights(parts.reset, score_neurons(parts.score, ascent))
     repair = relearn(parts.relearn, victim, suspects, clean, CPU)
     for _ in repair.epochs:
         pass

@@ -230,13 +230,13 @@ class Surface:
         """Return CPU seconds of an epoch of each phase in the official loop's structure."""
         trial, scenario = self.plan.trials[0], self.plan.scenarios[0]
         materials = StageInputs()
-        blueprint = materials.blueprint(scenario)
-        victim = VICTIM.read(self._store, self._keys.victim(scenario), blueprint)
+        model_spec = materials.model_spec(scenario)
+        victim = VICTIM.read(self._store, self._keys.victim(scenario), model_spec)
         if victim is None:
             raise RuntimeError("the victim comes first")
         loop = OfficialLoop(
             trial.hyperparameters,
-            victim.content.of(blueprint),
+            victim.content.of(model_spec),
             materials.clean(trial),
             whole(materials.tests(scenario, {})),
             self._folder,

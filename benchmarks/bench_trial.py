@@ -34,9 +34,9 @@ from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_value
 from ulrl.metrics import measure
 from ulrl.models import Classifier
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.scoring import score_neurons
 from ulrl.unlearning import unlearn
+from ulrl.weight_selection import select_weights
 
 TESTS_PER_SAMPLE = 20  # clean test images for each of the defender's: 10,000 for 500
 MONITOR = 256 / 5000  # of the selection half
@@ -157,7 +157,7 @@ def our_trial(preset: Preset, made: Material, short: Mapping[str, object]) -> Ou
     for ascent in unlearn(h.unlearn, victim, clean, 0.0, device, observe=observe):
         outcome.running = list(ascent.accuracy)
     scores = score_neurons(h.score, ascent)
-    run = relearn(h.relearn, victim, choose_resets(h.reset, scores), clean, device)
+    run = relearn(h.relearn, victim, select_weights(h.reset, scores), clean, device)
     for epoch in run.epochs:
         outcome.running.append(epoch.accuracy)
         measure(run.classifier.predict, tests.monitor)

@@ -28,7 +28,7 @@ from benchmarks._common import (
     table,
     the_device,
 )
-from benchmarks._material import POISON, blueprint, whole
+from benchmarks._material import POISON, model_spec, whole
 from benchmarks._official import BATCH, Pictures, in_batches, save_png, share_right
 from ulrl.augmentation import draw_views
 from ulrl.metrics import Metrics, measure
@@ -121,7 +121,7 @@ class Arena:
 
     def __init__(self, width: int, training: int, seed: int, folder: Path, workers: int) -> None:
         self._seed, self._folder, self._workers = seed, folder, workers
-        self._blueprint = blueprint(width)
+        self._model_spec = model_spec(width)
         self._images = shapes(training, training // 5, seed)
         self._poisoned = poison_training_set(POISON, self._images, seed)
         self._tests: TestHalf = whole(make_test_sets(POISON, self._images, seed))
@@ -131,7 +131,7 @@ class Arena:
         recipe = VictimConfig(epochs=epochs, batch_size=min(128, len(self._poisoned.labels)))
         with clock() as taken:
             run = train_victim(
-                recipe, self._blueprint, POISON, self._images, self._seed, the_device()
+                recipe, self._model_spec, POISON, self._images, self._seed, the_device()
             )
             for _ in run.epochs:
                 pass
@@ -140,19 +140,19 @@ class Arena:
 
     def per_picture(self, epochs: int) -> tuple[Clock, Metrics]:
         """Train picture by picture, and test all of them after every epoch."""
-        device, treatment = the_device(), self._blueprint.treatment
+        device, preprocessing = the_device(), self._model_spec.preprocessing
         with clock() as taken:
             classifier = initialise(
-                self._blueprint, generator(self._seed, "victim", "weights"), device
+                self._model_spec, generator(self._seed, "victim", "weights"), device
             )
             network = classifier.network.to(memory_format=torch.contiguous_format)
             tests, workers = self._tests, self._workers
             training, sound, triggered = (
-                Pictures(save_png(images, self._folder, name), labels, treatment)
+                Pictures(save_png(images, self._folder, name), labels, preprocessing)
                 for name, images, labels in (
                     ("train", self._poisoned.images, self._poisoned.labels),
                     ("test", tests.clean, tests.clean_labels),
-                    ("triggered", tests.triggered, tests.wanted_labels),
+                    ("triggered", tests.triggered, tests.target_labels),
                 )
             )
             optimiser = torch.optim.SGD(
@@ -163,7 +163,7 @@ class Arena:
                 for group in optimiser.param_groups:
                     group["lr"] = 0.01 * (1 + cos(pi * epoch / epochs)) / 2
                 network.train()
-                training.views = draw_views(len(training), treatment, source, CPU)
+                training.views = draw_views(len(training), preprocessing, source, CPU)
                 order = torch.randperm(len(training), generator=source).tolist()
                 for inputs, labels in in_batches(training, BATCH, workers, order):
                     loss = cross_entropy(network(inputs.to(device)), labels.to(device))

@@ -24,24 +24,24 @@ from orchestrator.store.serialization import (
     StoredScores,
     StoredVictim,
 )
-from ulrl.datasets import Treatment
+from ulrl.datasets import Preprocessing
 from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.metrics import Confusion
-from ulrl.models import Blueprint, Weights
+from ulrl.models import ModelSpec, Weights
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.resetting import Suspects
 from ulrl.scoring import NeuronScores, ScoreConfig
+from ulrl.weight_selection import Suspects
 
 EPOCHS = 20  # points of a made-up curve
 TRAINING = ((0.5, 0.9),) * EPOCHS
 CLASSES, EACH = 10, 10_000  # images of each class that a made-up evaluation counts
 NOTHING = Weights(
-    blueprint=Blueprint(
+    model_spec=ModelSpec(
         architecture=PreActResNet18(),
         classes=10,
         channels=3,
         side=32,
-        treatment=Treatment(mean=(0.5,), std=(0.5,), padding=0, flip=False),
+        preprocessing=Preprocessing(mean=(0.5,), std=(0.5,), padding=0, flip=False),
     ),
     state={},
 )
@@ -149,4 +149,4 @@ def _half(asr: float) -> Confusion:
     triggered[:, 0] += obeyed
     triggered[0] = 0
     wanted = torch.tensor([-1, *[0] * (CLASSES - 1)])
-    return Confusion(clean=clean, triggered=triggered, wanted=wanted)
+    return Confusion(clean=clean, triggered=triggered, targets=wanted)

@@ -17,15 +17,15 @@ from ulrl.datasets import ImageSet
 from ulrl.datasets.arrays import Arrays
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.hyperparameters import Preset, assemble, preset_values
-from ulrl.models import Blueprint, Weights
+from ulrl.models import ModelSpec, Weights
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import TestSets, make_test_sets
 from ulrl.recipes import Recipe, VictimRecipe
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.scoring import score_neurons
 from ulrl.unlearning import unlearn
 from ulrl.victim import train_victim
+from ulrl.weight_selection import select_weights
 
 SEED = 0
 
@@ -44,15 +44,15 @@ def main(argv: list[str] | None = None) -> None:
     config = VictimRecipe(recipe=Recipe(given.recipe), changes=changes).config(
         "cifar10", POISON.attack.name
     )
-    blueprint = Blueprint(
+    model_spec = ModelSpec(
         architecture=PreActResNet18(width=given.width),
         classes=images.classes,
         channels=images.train_images.shape[1],
         side=images.train_images.shape[2],
-        treatment=dataset.treatment,
+        preprocessing=dataset.preprocessing,
     )
     with clock() as taken:
-        run = train_victim(config, blueprint, POISON, images, SEED, device)
+        run = train_victim(config, model_spec, POISON, images, SEED, device)
         for epoch in run.epochs:
             last = epoch
     tests = make_test_sets(POISON, images, SEED)
@@ -100,7 +100,7 @@ def repaired(
     with clock() as taken:
         *_, ascent = unlearn(h.unlearn, victim, clean, h.score.stop_at(images.classes), device)
         scores = score_neurons(h.score, ascent)
-        run = relearn(h.relearn, victim, choose_resets(h.reset, scores), clean, device)
+        run = relearn(h.relearn, victim, select_weights(h.reset, scores), clean, device)
         for _ in run.epochs:
             pass
     found = evaluate(run.classifier.weights(), tests, device)

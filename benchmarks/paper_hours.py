@@ -42,7 +42,7 @@ def measured() -> dict[str, Any]:
     """Return seconds per image of each architecture and shape, on this machine's GPU."""
     import torch
 
-    from benchmarks._material import TREATMENT
+    from benchmarks._material import PREPROCESSING
     from orchestrator.plan import cost_model
     from ulrl.models import ARCHITECTURES
     from ulrl.precision import Precision
@@ -63,7 +63,7 @@ def measured() -> dict[str, Any]:
             classes=classes,
             channels=3,
             side=side,
-            treatment=TREATMENT,
+            preprocessing=PREPROCESSING,
             batch=BATCH,
             precision=Precision.AUTO,
             replayed=replayed,

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.errors import SpecError, StudyError, unwritable
 from orchestrator.files import given_path
-from orchestrator.pipeline.victims import blueprint_from_facts
+from orchestrator.pipeline.victims import model_spec_from_info
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.plan.resources import compute_here
 from orchestrator.scheduler.results_table import METRICS, columns_of
@@ -76,11 +76,11 @@ def _export(
     if row["status"] != "done":
         return f"nothing to export; it is {row['status']}"
     found = findings.scores(trial)
-    blueprint = blueprint_from_facts(trial.scenario)
+    model_spec = model_spec_from_info(trial.scenario)
     repaired = None
-    if found is not None and blueprint is not None:
-        repaired = REPAIRED.read(store, found.relearn_key, blueprint)
-    if repaired is None or blueprint is None:
+    if found is not None and model_spec is not None:
+        repaired = REPAIRED.read(store, found.relearn_key, model_spec)
+    if repaired is None or model_spec is None:
         return (
             "its weights are not in the store, which keeps those that mlflow.log_models names; "
             "with another one there, run the study from an empty store"
@@ -100,7 +100,7 @@ def _export(
         },
     }
     try:
-        export_model(repaired.content.of(blueprint), place, card)
+        export_model(repaired.content.of(model_spec), place, card)
     except OSError as error:
         raise unwritable(place, error) from None
     return str(place)

@@ -47,7 +47,7 @@ def test_the_example_of_the_library_runs(
     torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), "victim.pt")
     torch.save((images, labels), "clean.pt")
     tests = {"clean": images, "clean_labels": labels, "triggered": images, "true_labels": labels}
-    torch.save({**tests, "wanted_labels": labels * 0}, "tests.pt")
+    torch.save({**tests, "target_labels": labels * 0}, "tests.pt")
     names: dict[str, object] = {}
     exec("".join(code), names)
     assert (tmp_path / "repaired.pt").exists()

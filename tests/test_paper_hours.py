@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._material import TREATMENT
+from benchmarks._material import PREPROCESSING
 from benchmarks.paper_hours import MODELS, main
 from orchestrator.plan.cost_model import StageShape, on_gpu, size_of
 from ulrl.models import ARCHITECTURES
@@ -56,7 +56,7 @@ def test_a_plan_without_a_gpu_is_near_what_one_measured() -> None:
             classes=row["classes"],
             channels=3,
             side=row["side"],
-            treatment=TREATMENT,
+            preprocessing=PREPROCESSING,
             batch=told["batch"],
             precision=Precision.AUTO,
             replayed=row["replayed"],

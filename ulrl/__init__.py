@@ -4,9 +4,10 @@ Unlearn to expose suspicious neurons, reinitialise and relearn with a cosine pen
 (Min, Pham, Sun: arXiv:2405.14781). The names below are the library; each module's docstring
 says more.
 
-- A network of your own: `repair` runs ULRL on it and returns a `Repair`; `Treatment` says how its
-  images are normalised and augmented; `Preset` names complete sets of hyper-parameters, and
-  `hyperparameters.names` lists them. `DivergedError` says that training left the finite numbers.
+- A network of your own: `repair` runs ULRL on it and returns a `Repair`; `Preprocessing` says
+  how its images are normalised and augmented; `Preset` names complete sets of hyper-parameters
+  and `hyperparameters.names` lists them. `DivergedError` says that training left the finite
+  numbers.
 - Victims: `Poison` is an attack of `ATTACKS` with its options, `train_victim` trains a network of
   `ARCHITECTURES` on images of `DATASETS` that it has poisoned.
 - Measuring: `make_test_sets` triggers test images. `evaluate` gives the `Metrics` of both halves
@@ -16,7 +17,7 @@ says more.
 """
 
 from ulrl.attacks import ATTACKS
-from ulrl.datasets import DATASETS, Treatment
+from ulrl.datasets import DATASETS, Preprocessing
 from ulrl.defence import Repair, predictor, repair
 from ulrl.errors import DivergedError
 from ulrl.evaluation import CountedEvaluation, Evaluation, evaluate
@@ -36,10 +37,10 @@ __all__ = [
     "Evaluation",
     "Metrics",
     "Poison",
+    "Preprocessing",
     "Preset",
     "Repair",
     "TestHalf",
-    "Treatment",
     "count_predictions",
     "der",
     "evaluate",

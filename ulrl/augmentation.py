@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from ulrl.datasets import Treatment
+from ulrl.datasets import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,24 +29,26 @@ class Views:
         self.mirrored.copy_(others.mirrored)
 
 
-def draw_views(count: int, treatment: Treatment, source: Generator, device: torch.device) -> Views:
+def draw_views(
+    count: int, preprocessing: Preprocessing, source: Generator, device: torch.device
+) -> Views:
     """Draw a view for each of `count` images, uniformly over crops and reflections."""
-    places = 2 * treatment.padding + 1
+    places = 2 * preprocessing.padding + 1
     offsets = torch.randint(places, (2, count), generator=source)
     coins = torch.rand(count, generator=source)
-    mirrored = coins < (0.5 if treatment.flip else 0.0)
+    mirrored = coins < (0.5 if preprocessing.flip else 0.0)
     return Views(
         top=offsets[0].to(device), left=offsets[1].to(device), mirrored=mirrored.to(device)
     )
 
 
 def apply_views(
-    images: UInt8[Tensor, "b c h w"], views: Views, treatment: Treatment
+    images: UInt8[Tensor, "b c h w"], views: Views, preprocessing: Preprocessing
 ) -> UInt8[Tensor, "b c h w"]:
     """Return the images as `views` show them; the border of the crop is black."""
     height, width = images.shape[-2:]
     device = images.device
-    padded = pad(images, [treatment.padding] * 4)
+    padded = pad(images, [preprocessing.padding] * 4)
     rows = views.top[:, None] + torch.arange(height, device=device)
     forward = torch.arange(width, device=device)
     order = torch.where(views.mirrored[:, None], forward.flip(0), forward)

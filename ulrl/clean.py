@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Samples
+from ulrl.messages import at_least
 from ulrl.randomness import checked_seed, generator
-from ulrl.wording import at_least
 
 
 class CleanDraw(StrEnum):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ulrl.clean import CleanSamples
-from ulrl.datasets import DATASETS, Treatment
+from ulrl.datasets import DATASETS, Preprocessing
 from ulrl.fitting import Samples
 from ulrl.hyperparameters import (
     Hyperparameters,
@@ -19,15 +19,15 @@ from ulrl.hyperparameters import (
     names,
     preset_values,
 )
+from ulrl.messages import nearest
 from ulrl.metrics import Predict
-from ulrl.models import Architecture, Blueprint, Classifier, Weights
-from ulrl.randomness import checked_seed, default_draws, generator
+from ulrl.models import Architecture, Classifier, ModelSpec, Weights
+from ulrl.randomness import checked_seed, generator, seeded_layer_rng
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.samples import Images, Labels, Source, as_images, as_samples
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.unlearning import Ascent, unlearn
-from ulrl.wording import nearest
+from ulrl.weight_selection import select_weights
 
 OnEpoch: TypeAlias = Callable[[str, int, Mapping[str, float]], object]
 
@@ -65,7 +65,7 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     victim: nn.Module,
     images: Images | Source,
     labels: Labels | None,
-    treatment: Treatment,
+    preprocessing: Preprocessing,
     *,
     head: str | None = None,
     preset: Preset | str = Preset.DEFAULT,
@@ -83,13 +83,13 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     Args:
         victim: A classifier of normalised images whose output is that of a linear layer. All
             its parameters train, in a copy, those that are frozen too. Its hooks are copied
-            with it. One that normalises images itself has a treatment of mean 0 and std 1.
+            with it. One that normalises images itself has a preprocessing of mean 0 and std 1.
         images: Clean samples before normalisation: ``[n, c, h, w]`` of uint8, or of floats in
             [0, 1], which are rounded to 256 levels. Or a map-style ``Dataset``, or a
             ``DataLoader`` with a length, that gives such images with their labels. It is read
             once, so a random transform is applied once.
         labels: Their true classes; None where `images` is a ``Dataset`` or ``DataLoader``.
-        treatment: Normalisation the victim expects, and the augmentation it was trained with.
+        preprocessing: Normalisation the victim expects, and the augmentation it was trained with.
         head: Path of the linear layer whose output is the victim's; by default it is found.
         preset: Values of all hyper-parameters: ``default``, ``official`` or ``fine_tuning``.
         dataset: Name of the dataset whose values the preset takes.
@@ -114,15 +114,15 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
         raise TypeError(
             f"on_epoch is a function of the phase, the epoch and its metrics; got {on_epoch!r}"
         )
-    samples = as_samples(images, labels, treatment, checked_seed(seed))
+    samples = as_samples(images, labels, preprocessing, checked_seed(seed))
     _check_victim(victim)
     home = next(victim.parameters()).device
     place = home if device is None else torch.device(device)
-    weights = _as_weights(victim, samples, treatment, head, place)
+    weights = _as_weights(victim, samples, preprocessing, head, place)
     clean = CleanSamples(
         samples=samples, index=torch.arange(len(samples.labels)), seed=checked_seed(seed)
     )
-    classes = weights.blueprint.classes
+    classes = weights.model_spec.classes
     layers = parts.unlearn.layers
     parts.score.check(classes, layers)
     parts.relearn.check(parts.score.certain(classes, layers), classes)
@@ -131,7 +131,7 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
         metrics = {"loss": ascent.loss[-1], "accuracy": ascent.accuracy[-1]}
         hear("unlearn", len(ascent.loss), metrics)
     scores = score_neurons(parts.score, ascent)
-    run = relearn(parts.relearn, weights, choose_resets(parts.reset, scores), clean, place)
+    run = relearn(parts.relearn, weights, select_weights(parts.reset, scores), clean, place)
     training = []
     for epoch in run.epochs:
         training.append((epoch.loss, epoch.accuracy))
@@ -146,7 +146,7 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
 
 
 def predictor(
-    network: nn.Module, treatment: Treatment, device: torch.device | str | None = None
+    network: nn.Module, preprocessing: Preprocessing, device: torch.device | str | None = None
 ) -> Predict:
     """Return what `measure` takes: a function from images to the classes `network` predicts.
 
@@ -156,19 +156,19 @@ def predictor(
 
     Args:
         network: A classifier of normalised images, such as a victim or a repaired network.
-        treatment: Normalisation that it expects.
+        preprocessing: Normalisation that it expects.
         device: Where to compute; by default where the network is.
     """
     place = next(network.parameters()).device if device is None else torch.device(device)
-    blueprint = Blueprint(
+    model_spec = ModelSpec(
         architecture=_Given(network=network, path=""),
         classes=0,
-        channels=len(treatment.mean),
+        channels=len(preprocessing.mean),
         side=0,
-        treatment=treatment,
+        preprocessing=preprocessing,
     )
-    classifier = Classifier(blueprint, _copy_of(network), place)
-    return lambda images: classifier.predict(as_images(images, treatment))
+    classifier = Classifier(model_spec, _copy_of(network), place)
+    return lambda images: classifier.predict(as_images(images, preprocessing))
 
 
 def _ignore(phase: str, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -239,7 +239,11 @@ def _check_victim(victim: nn.Module) -> None:
 
 
 def _as_weights(
-    victim: nn.Module, samples: Samples, treatment: Treatment, head: str | None, place: torch.device
+    victim: nn.Module,
+    samples: Samples,
+    preprocessing: Preprocessing,
+    head: str | None,
+    place: torch.device,
 ) -> Weights:
     linear = {path: one for path, one in victim.named_modules() if isinstance(one, nn.Linear)}
     if head is not None and head not in linear:
@@ -249,16 +253,16 @@ def _as_weights(
         )
     images = samples.images
 
-    def blueprint(path: str, classes: int) -> Blueprint:
-        return Blueprint(
+    def model_spec(path: str, classes: int) -> ModelSpec:
+        return ModelSpec(
             architecture=_Given(network=victim, path=path),
             classes=classes,
             channels=images.shape[1],
             side=images.shape[2],  # what it was built for is its own affair
-            treatment=treatment,
+            preprocessing=preprocessing,
         )
 
-    ends = _ends(blueprint("", 0), images, place)
+    ends = _ends(model_spec("", 0), images, place)
     path = (ends[-1] if ends else "") if head is None else head
     if path not in ends:
         what = f"the output of {path!r} is not the victim's" if path else "no linear layer's is"
@@ -275,14 +279,14 @@ def _as_weights(
             f"labels are classes of the victim, 0 to {classes - 1}; got {low} to {high}"
         )
     state = {name: value.detach().cpu() for name, value in victim.state_dict().items()}
-    return Weights(blueprint=blueprint(path, classes), state=state)
+    return Weights(model_spec=model_spec(path, classes), state=state)
 
 
-def _ends(blueprint: Blueprint, images: Tensor, place: torch.device) -> list[str]:
+def _ends(model_spec: ModelSpec, images: Tensor, place: torch.device) -> list[str]:
     """Return the paths of the linear layers whose output is the network's, by trying it."""
-    network = blueprint.architecture.build(classes=0, channels=0, side=0)
+    network = model_spec.architecture.build(classes=0, channels=0, side=0)
     inner = getattr(network, "_orig_mod", network)  # of torch.compile, which may miss hooks
-    probe = Classifier(blueprint, inner, place)
+    probe = Classifier(model_spec, inner, place)
     seen: dict[str, Any] = {}
     hooks = [
         module.register_forward_hook(
@@ -293,7 +297,7 @@ def _ends(blueprint: Blueprint, images: Tensor, place: torch.device) -> list[str
         for path, module in network.named_modules()
         if isinstance(module, nn.Linear)
     ]
-    with torch.no_grad(), default_draws(generator(0, "probe"), place):
+    with torch.no_grad(), seeded_layer_rng(generator(0, "probe"), place):
         for mode, count in (("train", 2), ("eval", 1)):  # one image, so that nothing splits it
             inner.train(mode == "train")
             try:

@@ -45,7 +45,7 @@ def evaluate(model: Weights, tests: TestSets, device: torch.device) -> CountedEv
     """
     predict = restore(model, device).predict
     selection, report = (
-        count_predictions(predict, half, model.blueprint.classes)
+        count_predictions(predict, half, model.model_spec.classes)
         for half in (tests.selection, tests.report)
     )
     return CountedEvaluation(

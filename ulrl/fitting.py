@@ -15,13 +15,13 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from ulrl.augmentation import Views, apply_views, draw_views
-from ulrl.control import NO_CONTROL, Control
 from ulrl.errors import DivergedError
 from ulrl.models import Classifier
 from ulrl.precision import Precision
-from ulrl.randomness import default_draws, generator, spared_default
+from ulrl.randomness import generator, preserved_default_rng, seeded_layer_rng
 from ulrl.replay import Replay
 from ulrl.sgd import SGD, Optimiser
+from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 Objective: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> scalar
 Rate: TypeAlias = Callable[[float], float]  # epochs elapsed, with a fraction -> lr
@@ -119,7 +119,7 @@ def train(
     objective: Objective,
     schedule: Schedule,
     sources: Sources,
-    control: Control = NO_CONTROL,
+    hooks: TrainingHooks = NO_HOOKS,
 ) -> Iterator[Epoch]:
     """Train `classifier` in place and yield after each epoch, in eval-safe state.
 
@@ -129,7 +129,7 @@ def train(
 
     An epoch in which loss scaling left out every step changed no weight. It is repeated, with
     the lowered scale and the same batches, until a step is taken. An epoch may have a `fault`;
-    `sound` makes an error of it.
+    `raise_if_diverged` makes an error of it.
 
     Args:
         classifier: Trained in place, in train mode.
@@ -138,11 +138,11 @@ def train(
         objective: Maps logits (in float32) and labels to what is minimised.
         schedule: Length, batches, learning rate and arithmetic.
         sources: Where its randomness comes from.
-        control: What an attacker does to each batch, before or after augmentation.
+        hooks: What an attacker does to each batch, before or after augmentation.
     """
     device, network = classifier.device, classifier.network
     samples = samples.to(device)
-    steps = _Steps(classifier, samples, optimiser, objective, schedule, control)
+    steps = _Steps(classifier, samples, optimiser, objective, schedule, hooks)
     count = len(samples.labels)
     alone = schedule.batch_size == 1 or schedule.leaves_one(count)
     join = alone and not _takes_one(classifier, samples)
@@ -154,12 +154,12 @@ def train(
     try:
         for epoch in range(schedule.epochs):
             set_train_mode(network, schedule.batchnorm_updates)
-            control.start_epoch(epoch + 1)
+            hooks.start_epoch(epoch + 1)
             batches = schedule.batches(torch.randperm(count, generator=sources.order))
             if join:
                 batches = (*batches[:-2], torch.cat(batches[-2:]))
             steps.draw_views(sources.views)
-            with default_draws(sources.layers, device), steps.running():
+            with seeded_layer_rng(sources.layers, device), steps.running():
                 there = torch.split(
                     torch.cat(batches).to(device), [len(batch) for batch in batches]
                 )
@@ -182,7 +182,7 @@ def train(
         steps.close()
 
 
-def sound(
+def raise_if_diverged(
     epochs: Iterator[Epoch],
     what: str,
     remedy: str,
@@ -234,23 +234,23 @@ class _Steps:
         optimiser: Optimiser,
         objective: Objective,
         schedule: Schedule,
-        control: Control,
+        hooks: TrainingHooks,
     ) -> None:
         self._classifier, self._samples = classifier, samples
         self._device = device = classifier.device
-        self._objective, self._schedule, self._control = objective, schedule, control
-        self._treatment = classifier.blueprint.treatment
+        self._objective, self._schedule, self._hooks = objective, schedule, hooks
+        self._preprocessing = classifier.model_spec.preprocessing
         if not schedule.augment:
-            self._treatment = replace(self._treatment, padding=0, flip=False)
+            self._preprocessing = replace(self._preprocessing, padding=0, flip=False)
         self._scaler = schedule.precision.scaler(device)
-        self._optimisers = (optimiser, *control.optimisers)
+        self._optimisers = (optimiser, *hooks.optimisers)
         places = torch.zeros((2, len(samples.labels)), dtype=torch.int64, device=device)
         self._views = Views(top=places[0], left=places[1], mirrored=places[0] > 0)
         self._loss_sum = torch.zeros((), device=device)
         self._hits = torch.zeros((), device=device)
         self._scale = 1.0  # of the loss, at the start of a pass
         self._replay: Replay | None = None
-        if _replays(classifier, optimiser, control):
+        if _replays(classifier, optimiser, hooks):
             self._replay = Replay(lambda index: self._take(index, index), device)
             self._rate = torch.zeros((), device=device)
             optimiser.param_groups[0]["lr"] = self._rate
@@ -258,7 +258,7 @@ class _Steps:
     def draw_views(self, source: Generator) -> None:
         """Draw a view of each sample."""
         count = len(self._samples.labels)
-        self._views.become(draw_views(count, self._treatment, source, self._device))
+        self._views.become(draw_views(count, self._preprocessing, source, self._device))
 
     def start_pass(self) -> None:
         """Forget what the last pass saw."""
@@ -314,15 +314,15 @@ class _Steps:
         return float(self._loss_sum), float(self._hits)
 
     def _take(self, index: Tensor, chosen: Tensor) -> None:
-        control, classifier, samples = self._control, self._classifier, self._samples
-        look = partial(apply_views, views=self._views.of(index), treatment=self._treatment)
-        batch = samples.images[index] if not control.late else look(samples.images[index])
-        batch, labels = control.alter(batch, samples.labels[index], chosen, classifier)
-        batch = batch if control.late else look(batch)
+        hooks, classifier, samples = self._hooks, self._classifier, self._samples
+        look = partial(apply_views, views=self._views.of(index), preprocessing=self._preprocessing)
+        batch = samples.images[index] if not hooks.late else look(samples.images[index])
+        batch, labels = hooks.alter(batch, samples.labels[index], chosen, classifier)
+        batch = batch if hooks.late else look(batch)
         with self._schedule.precision.casting(self._device):
             logits = classifier.logits(batch)
         logits = logits.float()
-        loss = control.loss(logits, labels, self._objective)
+        loss = hooks.loss(logits, labels, self._objective)
         _step(loss, self._optimisers, self._scaler, self._schedule.clip_norm)
         self._loss_sum += loss.detach() * len(index)
         self._hits += (logits.detach().argmax(dim=1) == labels).sum()
@@ -331,10 +331,10 @@ class _Steps:
                 classifier.logits(batch)
 
 
-def _replays(classifier: Classifier, optimiser: Optimiser, control: Control) -> bool:
-    """Whether steps are recorded once; what a control does is chosen on the CPU, batch by batch."""
-    replayable = classifier.blueprint.architecture.replayable and isinstance(optimiser, SGD)
-    return classifier.device.type == "cuda" and replayable and control is NO_CONTROL
+def _replays(classifier: Classifier, optimiser: Optimiser, hooks: TrainingHooks) -> bool:
+    """Whether steps are recorded once; what hooks do is chosen on the CPU, batch by batch."""
+    replayable = classifier.model_spec.architecture.replayable and isinstance(optimiser, SGD)
+    return classifier.device.type == "cuda" and replayable and hooks is NO_HOOKS
 
 
 def _step(
@@ -362,10 +362,10 @@ def _takes_one(classifier: Classifier, samples: Samples) -> bool:
     BatchNorm over features of 1×1 cannot, since one value has no variance. There a last
     batch of one joins the one before it; the official code ends with an error.
     """
-    probe = Classifier(classifier.blueprint, deepcopy(classifier.network), classifier.device)
+    probe = Classifier(classifier.model_spec, deepcopy(classifier.network), classifier.device)
     probe.network.train()
     try:
-        with torch.no_grad(), spared_default():
+        with torch.no_grad(), preserved_default_rng():
             probe.logits(samples.images[:1])
     except ValueError:
         return False

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from ulrl.arming import learned_by
-from ulrl.attacks import ATTACKS, Attack, Scene
-from ulrl.datasets import DATASETS, DatasetError, ImageSet, Treatment
-from ulrl.models import Blueprint
+from ulrl.attacks import ATTACKS, Attack, AttackContext
+from ulrl.datasets import DATASETS, DatasetError, ImageSet, Preprocessing
+from ulrl.gallery_figure import TriggerExample, draw_gallery, png_bytes
+from ulrl.models import ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison, make_test_sets, specimens_of
+from ulrl.poisoning import Poison, example_pairs, make_test_sets
 from ulrl.shapes import shapes
-from ulrl.specimens import Specimen, draw_gallery, png_bytes
 from ulrl.supervised import VictimConfig
+from ulrl.trigger_training import train_trigger
 
 IMAGES = 3  # of each attack
 TRAINING, TEST = 1000, 100  # as many images as what is trained here sees, and as are stamped
@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def specimen(attack: Attack, images: ImageSet, treatment: Treatment, seed: int) -> Specimen:
+def example(
+    attack: Attack, images: ImageSet, preprocessing: Preprocessing, seed: int
+) -> TriggerExample:
     """Return a few test images with an attack's trigger, which is learned here if need be.
 
     Raises:
@@ -97,24 +99,24 @@ def specimen(attack: Attack, images: ImageSet, treatment: Treatment, seed: int) 
     )
     channels, side = images.train_images.shape[1:3]
     attack.check(side=side, channels=channels)
-    blueprint = Blueprint(
+    model_spec = ModelSpec(
         architecture=PreActResNet18(width=WIDTH),
         classes=images.classes,
         channels=channels,
         side=side,
-        treatment=treatment,
+        preprocessing=preprocessing,
     )
-    scene = Scene(
-        blueprint=blueprint,
+    context = AttackContext(
+        model_spec=model_spec,
         recipe=RECIPE,
         images=images,
         seed=seed,
         device=torch.device("cpu"),
         learned={},
     )
-    sets = make_test_sets(poison, images, seed, learned_by(poison, scene, victim=True))
-    shown = specimens_of(poison, sets.selection, IMAGES)
-    return Specimen(name=attack.name, **shown)
+    sets = make_test_sets(poison, images, seed, train_trigger(poison, context, victim=True))
+    shown = example_pairs(poison, sets.selection, IMAGES)
+    return TriggerExample(name=attack.name, **shown)
 
 
 def _gallery(given: argparse.Namespace) -> Any:
@@ -126,12 +128,12 @@ def _gallery(given: argparse.Namespace) -> Any:
         mistakes.append(f"OUT.png: its folder is not there; make {given.out.parent} first")
     if mistakes:
         raise RefusalError("\n".join(mistakes))
-    images, treatment, what = _images(given)
+    images, preprocessing, what = _images(given)
     drawn, left_out = [], []
     for name in names:
         try:
             drawn.append(
-                specimen(ATTACKS[name](**BRIEF.get(name, {})), images, treatment, given.seed)
+                example(ATTACKS[name](**BRIEF.get(name, {})), images, preprocessing, given.seed)
             )
         except ValueError as error:
             if given.attack:
@@ -145,13 +147,13 @@ def _gallery(given: argparse.Namespace) -> Any:
     return draw_gallery(drawn, note)
 
 
-def _images(given: argparse.Namespace) -> tuple[ImageSet, Treatment, str]:
+def _images(given: argparse.Namespace) -> tuple[ImageSet, Preprocessing, str]:
     name = given.dataset
     if name is None:
         if given.root is not None:
             raise RefusalError("--root: goes with --dataset, and there is none")
-        treatment = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
-        return shapes(TRAINING, TEST, given.seed), treatment, "shapes drawn by the program"
+        preprocessing = Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
+        return shapes(TRAINING, TEST, given.seed), preprocessing, "shapes drawn by the program"
     options: dict[str, Any] = {} if given.root is None else {"root": str(given.root)}
     if name.endswith(".npz"):
         options, name = {**options, "arrays": str(_path(name).absolute())}, "arrays"
@@ -173,7 +175,7 @@ def _images(given: argparse.Namespace) -> tuple[ImageSet, Treatment, str]:
         test_images=whole.test_images[:TEST],
         test_labels=whole.test_labels[:TEST],
     )
-    return few, dataset.treatment, dataset.label
+    return few, dataset.preprocessing, dataset.label
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:

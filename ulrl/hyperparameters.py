@@ -10,11 +10,11 @@ from numbers import Integral, Real
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ulrl.clean import CleanConfig
+from ulrl.messages import nearest
 from ulrl.relearning import RelearnConfig
-from ulrl.resetting import ResetConfig
 from ulrl.scoring import ScoreConfig, SuspectOrder, ZeroMAD
 from ulrl.unlearning import UnlearnConfig
-from ulrl.wording import nearest
+from ulrl.weight_selection import ResetConfig
 
 
 class Preset(StrEnum):

@@ -36,13 +36,13 @@ class Confusion:
         clean: Clean images, by their class (row) and the predicted class (column).
         triggered: The triggered images that ASR counts, by the class that the image is of (row)
             and the predicted class (column). Classes that ASR leaves out have rows of zeros.
-        wanted: The class that the attacker wants for triggered images of each class; -1 where
+        targets: The class that the attacker wants for triggered images of each class; -1 where
             none is counted.
     """
 
     clean: Int64[Tensor, "k k"]
     triggered: Int64[Tensor, "k k"]
-    wanted: Int64[Tensor, " k"]
+    targets: Int64[Tensor, " k"]
 
     @property
     def metrics(self) -> Metrics:
@@ -75,7 +75,7 @@ class Confusion:
 
     @property
     def _as_wanted(self) -> Int64[Tensor, " k"]:
-        column = self.wanted.clamp_min(0)[:, None]  # a row without images has zeros anywhere
+        column = self.targets.clamp_min(0)[:, None]  # a row without images has zeros anywhere
         return self.triggered.gather(1, column).flatten()
 
 
@@ -90,7 +90,7 @@ def measure(predict: Predict, part: TestHalf) -> Metrics:
     triggered = predict(part.triggered)
     return Metrics(
         acc=_share(clean == part.clean_labels),
-        asr=_share(triggered == part.wanted_labels),
+        asr=_share(triggered == part.target_labels),
         ra=_share(triggered == part.true_labels),
     )
 
@@ -111,15 +111,15 @@ def count_predictions(predict: Predict, part: TestHalf, classes: int) -> Confusi
     """
     _check_images(part)
     wanted = torch.full((classes,), -1)
-    for name in ("clean_labels", "true_labels", "wanted_labels"):
+    for name in ("clean_labels", "true_labels", "target_labels"):
         _check_classes(name, getattr(part, name), classes)
-    wanted[part.true_labels] = part.wanted_labels
-    if not torch.equal(wanted[part.true_labels], part.wanted_labels):
+    wanted[part.true_labels] = part.target_labels
+    if not torch.equal(wanted[part.true_labels], part.target_labels):
         raise ValueError("triggered images of one class are wanted as one class")
     return Confusion(
         clean=_table(part.clean_labels, predict(part.clean), classes),
         triggered=_table(part.true_labels, predict(part.triggered), classes),
-        wanted=wanted,
+        targets=wanted,
     )
 
 

@@ -19,9 +19,9 @@ from ulrl.attacks import (
     in_bytes,
     stamp_bytes,
 )
-from ulrl.datasets import Facts, ImageSet
+from ulrl.datasets import DatasetInfo, ImageSet
+from ulrl.poison_checks import check_poison
 from ulrl.randomness import generator
-from ulrl.supply import check_supply
 
 MONITOR_COUNT = 256  # images of the selection half behind each point of a curve
 
@@ -84,27 +84,29 @@ class Poison:
         """Return the number of covers, which are stamped and keep their true label."""
         return _rounded(self.attack.cover_ratio_at(self.poison_ratio), train_count)
 
-    def wanted(self, labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " n"]:
+    def target_labels(self, labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " n"]:
         """Return the class that the attacker wants for triggered images of `labels`."""
         if self.labels is LabelRule.ALL_TO_ALL:
             return (labels + 1) % classes
         return torch.full_like(labels, self.target_label)
 
-    def told(self, labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " n"]:
+    def assigned_labels(self, labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " n"]:
         """Return the labels that poisoned images of `labels` are given."""
-        return labels if self.labels is LabelRule.CLEAN_LABEL else self.wanted(labels, classes)
+        return (
+            labels if self.labels is LabelRule.CLEAN_LABEL else self.target_labels(labels, classes)
+        )
 
-    def counted(self, labels: Int64[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
+    def asr_mask(self, labels: Int64[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
         """Return which triggered test images ASR and RA count: those that could betray it.
 
         They are not of the wanted class; source-specific, they are of a source class.
         """
-        counts = self.wanted(labels, classes) != labels
+        counts = self.target_labels(labels, classes) != labels
         if self.labels is LabelRule.SOURCE_SPECIFIC:
             counts &= torch.isin(labels, torch.tensor(self.source, device=labels.device))
         return counts
 
-    def suppliers(self, classes: int) -> tuple[int, ...]:
+    def poisonable_classes(self, classes: int) -> tuple[int, ...]:
         """Return the classes whose images may be poisoned."""
         if self.labels is LabelRule.CLEAN_LABEL:
             return (self.target_label,)
@@ -121,7 +123,7 @@ class Poison:
         moment = () if epoch is None else (str(epoch),)
         classes = int(labels.max()) + 1
         poisoned = _drawn(
-            torch.isin(labels, torch.tensor(self.suppliers(classes))),
+            torch.isin(labels, torch.tensor(self.poisonable_classes(classes))),
             self.count(len(labels)),
             generator(seed, "poisoned samples", *moment),
         )
@@ -135,12 +137,12 @@ class Poison:
     def _may_cover(self, labels: Int64[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
         if self.cover_count(len(labels)) == 0:
             return torch.zeros(len(labels), dtype=torch.bool)
-        givers = self.attack.covers_of(classes) or tuple(range(classes))
+        givers = self.attack.cover_sources(classes) or tuple(range(classes))
         return torch.isin(labels, torch.tensor(givers))
 
-    def check(self, facts: Facts) -> None:
+    def check(self, info: DatasetInfo) -> None:
         """Raise ``ValueError`` where a dataset cannot supply what is asked of it."""
-        check_supply(self, facts)
+        check_poison(self, info)
 
 
 def _rounded(ratio: float, total: int) -> int:
@@ -200,7 +202,7 @@ def poison_training_set(
     )
     shown[roles.covers] = in_bytes(trigger.stamp_cover, shown[roles.covers], source)
     told = labels.clone()
-    told[roles.poisoned] = poison.told(labels[roles.poisoned], images.classes)
+    told[roles.poisoned] = poison.assigned_labels(labels[roles.poisoned], images.classes)
     return PoisonedSet(images=shown, labels=told, poisoned=roles.poisoned, covers=roles.covers)
 
 
@@ -218,11 +220,11 @@ class TestHalf:
     clean_labels: Int64[Tensor, " n"]
     triggered: UInt8[Tensor, "m c h w"]
     true_labels: Int64[Tensor, " m"]
-    wanted_labels: Int64[Tensor, " m"]
+    target_labels: Int64[Tensor, " m"]
 
     def __post_init__(self) -> None:
         clean = (len(self.clean), len(self.clean_labels))
-        triggered = (len(self.triggered), len(self.true_labels), len(self.wanted_labels))
+        triggered = (len(self.triggered), len(self.true_labels), len(self.target_labels))
         if len(set(clean)) > 1 or len(set(triggered)) > 1:
             raise ValueError(
                 f"clean images have a label each, triggered images a true and a wanted one; got "
@@ -254,8 +256,8 @@ def make_test_sets(
     """
     trigger = poison.attack.trigger(seed, learned)
     labels = images.test_labels
-    wanted = poison.wanted(labels, images.classes)
-    counts = poison.counted(labels, images.classes)
+    wanted = poison.target_labels(labels, images.classes)
+    counts = poison.asr_mask(labels, images.classes)
     triggered = _replaced(trigger, images)
     if triggered is None:
         triggered = stamp_bytes(trigger, images.test_images, generator(seed, "test triggers"))
@@ -268,7 +270,7 @@ def make_test_sets(
             clean_labels=labels[index],
             triggered=triggered[counted],
             true_labels=labels[counted],
-            wanted_labels=wanted[counted],
+            target_labels=wanted[counted],
         )
 
     monitor = selection[:MONITOR_COUNT]
@@ -295,12 +297,12 @@ def _distance(one: UInt8[Tensor, "n c h w"], other: UInt8[Tensor, "n c h w"]) ->
     return float(sum((a.int() - b.int()).abs().sum() for a, b in pairs))
 
 
-def specimens_of(poison: Poison, half: TestHalf, count: int) -> dict[str, Tensor]:
+def example_pairs(poison: Poison, half: TestHalf, count: int) -> dict[str, Tensor]:
     """Return the first few triggered images of a half beside what they were made from.
 
     As ``clean`` and ``triggered``; nothing, where the half does not say which belong together.
     """
-    index = poison.counted(half.clean_labels, _classes(half)).nonzero().flatten()
+    index = poison.asr_mask(half.clean_labels, _classes(half)).nonzero().flatten()
     if count == 0 or not torch.equal(half.clean_labels[index], half.true_labels):
         return {}
     clean, triggered = half.clean[index[:count]], half.triggered[:count]
@@ -308,7 +310,7 @@ def specimens_of(poison: Poison, half: TestHalf, count: int) -> dict[str, Tensor
 
 
 def _classes(half: TestHalf) -> int:
-    return 1 + int(max(half.clean_labels.max(), half.wanted_labels.max()))
+    return 1 + int(max(half.clean_labels.max(), half.target_labels.max()))
 
 
 def split_halves(

@@ -27,5 +27,5 @@ class PixelModel(nn.Module):
 def to_pixel_model(weights: Weights) -> PixelModel:
     """Return a copy of a model in eval mode, its preprocessing inside."""
     classifier = restore(weights, torch.device("cpu"))
-    treatment = weights.blueprint.treatment
-    return PixelModel(classifier.network, treatment.mean, treatment.std).eval()
+    preprocessing = weights.model_spec.preprocessing
+    return PixelModel(classifier.network, preprocessing.mean, preprocessing.std).eval()

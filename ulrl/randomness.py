@@ -48,18 +48,18 @@ def checked_seed(seed: int) -> int:
 
 
 @contextmanager
-def seeded_default(source: Generator) -> Iterator[None]:
+def seeded_default_rng(source: Generator) -> Iterator[None]:
     """Let code that draws from torch's default generator draw from `source` instead.
 
     Layers initialise themselves from the default generator and take no other.
     """
-    with spared_default():
+    with preserved_default_rng():
         torch.default_generator.set_state(source.get_state())
         yield
 
 
 @contextmanager
-def default_draws(source: Generator, device: torch.device) -> Iterator[None]:
+def seeded_layer_rng(source: Generator, device: torch.device) -> Iterator[None]:
     """Let layers that draw as they run (dropout) draw what `source` decides, on `device` too.
 
     Layers know no generator but torch's defaults; those are put back on leaving.
@@ -73,7 +73,7 @@ def default_draws(source: Generator, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def spared_default() -> Iterator[None]:
+def preserved_default_rng() -> Iterator[None]:
     """Put the state of torch's default generator back on leaving, so nothing notices.
 
     One thread at a time: another that builds a network meanwhile would draw from it too.

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ulrl.clean import CleanSamples
-from ulrl.fitting import Epoch, Schedule, Sources, sound, train
+from ulrl.fitting import Epoch, Schedule, Sources, raise_if_diverged, train
 from ulrl.layers import as_rows, bias_name
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
 from ulrl.randomness import generator
-from ulrl.resetting import Suspects
 from ulrl.sgd import SGD
 from ulrl.unlearning import check_loop, check_sgd
+from ulrl.weight_selection import Suspects
 
 VERSION = 2
 
@@ -132,7 +132,7 @@ class RelearnConfig:
                 f"another cosine_form, or flag fewer rows"
             )
 
-    def felt(self, suspects: Suspects) -> "RelearnConfig":
+    def effective(self, suspects: Suspects) -> "RelearnConfig":
         """Return the same configuration, with defaults for what these suspects leave unused.
 
         Without suspects there is no cosine to weigh, and without marked weights nothing is
@@ -215,7 +215,9 @@ def relearn(
             classifier.predict(clean.samples.images)  # which raises where it predicts nothing
 
     remedy = "a smaller relearn_lr or a relearn_clip_norm"
-    return RelearnRun(classifier=classifier, epochs=sound(epochs, "relearning", remedy, look))
+    return RelearnRun(
+        classifier=classifier, epochs=raise_if_diverged(epochs, "relearning", remedy, look)
+    )
 
 
 def _penalty(

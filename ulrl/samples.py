@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64, Integer, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ulrl.datasets import Treatment
+from ulrl.datasets import Preprocessing
 from ulrl.fitting import Samples
-from ulrl.randomness import default_draws, generator
+from ulrl.randomness import generator, seeded_layer_rng
 
 Images: TypeAlias = UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"] | npt.NDArray[Any]
 Labels: TypeAlias = Integer[Tensor, " n"] | npt.NDArray[Any]
@@ -21,14 +21,14 @@ Source: TypeAlias = DataLoader[Any] | Dataset[Any]
 
 
 def as_samples(
-    images: Images | Source, labels: Labels | None, treatment: Treatment, seed: int
+    images: Images | Source, labels: Labels | None, preprocessing: Preprocessing, seed: int
 ) -> Samples:
     """Return clean samples as the training loop takes them.
 
     Args:
         images: Images, or a source of images and labels, which is read once, in its order.
         labels: One per image; None where `images` is a source.
-        treatment: Its number of channels is the images'.
+        preprocessing: Its number of channels is the images'.
         seed: Of torch's draws while a source is read (shuffling, random transforms).
 
     Raises:
@@ -41,25 +41,25 @@ def as_samples(
                 f"labels come from the {_kind(images)}, with its images; give None; "
                 f"got {type(labels).__name__}"
             )
-        with default_draws(generator(seed, "samples"), torch.device("cpu")):
-            images, labels = _read(images, treatment)
+        with seeded_layer_rng(generator(seed, "samples"), torch.device("cpu")):
+            images, labels = _read(images, preprocessing)
     elif labels is None:
         raise ValueError(
             "labels are needed, one for each image; only a Dataset or a DataLoader brings its own"
         )
-    found = as_images(images, treatment)
+    found = as_images(images, preprocessing)
     if len(found) < 2:
         raise ValueError(f"clean samples are at least 2; got {len(found)}")
     return Samples(images=found, labels=_as_labels(labels, len(found)))
 
 
-def as_images(images: Images, treatment: Treatment) -> UInt8[Tensor, "n c h w"]:
+def as_images(images: Images, preprocessing: Preprocessing) -> UInt8[Tensor, "n c h w"]:
     """Return images before normalisation as bytes on the CPU.
 
     Raises:
         ValueError: They are of another kind or shape.
     """
-    channels = len(treatment.mean)
+    channels = len(preprocessing.mean)
     try:
         values = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     except (TypeError, ValueError):
@@ -69,7 +69,7 @@ def as_images(images: Images, treatment: Treatment) -> UInt8[Tensor, "n c h w"]:
     if values.ndim != 4 or values.shape[1] != channels or not len(values):
         last = values.ndim == 4 and values.shape[3] == channels
         raise ValueError(
-            f"images are [n, {channels}, h, w], with as many channels as treatment.mean has "
+            f"images are [n, {channels}, h, w], with as many channels as preprocessing.mean has "
             f"numbers; got {list(values.shape)}"
             + ("; permute(0, 3, 1, 2) puts the channels second" if last else "")
         )
@@ -103,7 +103,7 @@ def _as_labels(labels: Labels, count: int) -> Int64[Tensor, " n"]:
     return values.detach().cpu().long()
 
 
-def _read(source: Source, treatment: Treatment) -> tuple[Tensor, Tensor]:
+def _read(source: Source, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     """Return all that a source holds."""
     kind = _kind(source)
     try:
@@ -119,7 +119,7 @@ def _read(source: Source, treatment: Treatment) -> tuple[Tensor, Tensor]:
         if number == length:
             raise ValueError(f"the {kind} gives more than the {length} items of its length")
         try:
-            pair = _as_pair(item, treatment)
+            pair = _as_pair(item, preprocessing)
         except ValueError as error:
             raise ValueError(f"item {number} of the {kind}: {error}") from None
         if images and pair[0].shape[1:] != images[0].shape[1:]:
@@ -140,7 +140,7 @@ def _items(source: Source, length: int) -> Iterator[Any]:
     return (source[place] for place in range(length))
 
 
-def _as_pair(item: Any, treatment: Treatment) -> tuple[Tensor, Tensor]:
+def _as_pair(item: Any, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     """Return one item, an image or a batch of them, as a batch of bytes, with its labels."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         got = f"a {type(item).__name__}"
@@ -155,7 +155,7 @@ def _as_pair(item: Any, treatment: Treatment) -> tuple[Tensor, Tensor]:
         )
     if image.ndim == 3:
         image, label = image[None], [label]
-    images = as_images(image, treatment)
+    images = as_images(image, preprocessing)
     return images, _as_labels(label, len(images))
 
 

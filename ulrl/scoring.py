@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ulrl.layers import Layers, bias_name, layer_name
+from ulrl.messages import at_least
 from ulrl.ranges import Proportion
 from ulrl.unlearning import Ascent
-from ulrl.wording import at_least
 
 VERSION = 3
 

@@ -9,11 +9,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ulrl.control import NO_CONTROL, Control
-from ulrl.fitting import Epoch, Samples, Schedule, Sources, sound, train
+from ulrl.fitting import Epoch, Samples, Schedule, Sources, raise_if_diverged, train
 from ulrl.models import Classifier
 from ulrl.precision import Precision
 from ulrl.sgd import SGD
+from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 
 class VictimSchedule(StrEnum):
@@ -97,7 +97,7 @@ def fit(
     classifier: Classifier,
     samples: Samples,
     sources: Sources,
-    control: Control = NO_CONTROL,
+    hooks: TrainingHooks = NO_HOOKS,
 ) -> Iterator[Epoch]:
     """Train `classifier` in place as `config` says, and yield after each epoch.
 
@@ -120,8 +120,8 @@ def fit(
             precision=config.precision,
             drop_last=config.drop_last,
         )
-        epochs = train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
-        return sound(epochs, "training", "a smaller lr")
+        epochs = train(classifier, samples, optimiser, cross_entropy, schedule, sources, hooks)
+        return raise_if_diverged(epochs, "training", "a smaller lr")
 
     if config.schedule is VictimSchedule.PLATEAU:
         return _on_plateaus(config.lr, run)

@@ -199,9 +199,9 @@ def unlearn(
         last = last or diverged
         if last or _is_least(accuracy, accuracies):
             kept[epoch.number] = now
-            counts = torch.zeros(victim.blueprint.classes, dtype=torch.int64)
+            counts = torch.zeros(victim.model_spec.classes, dtype=torch.int64)
             if answers is not None and not diverged:
-                counts = torch.bincount(answers, minlength=victim.blueprint.classes)
+                counts = torch.bincount(answers, minlength=victim.model_spec.classes)
             predicted.append(counts)
         accuracies.append(accuracy)
         losses.append(-epoch.loss)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ulrl.attacks import NOTHING_LEARNED, Learned, Scene, StampingControl
-from ulrl.control import NO_CONTROL
+from ulrl.attacks import NOTHING_LEARNED, AttackContext, Learned, StampingHooks
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, Samples, Sources
-from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.poisoning import Poison, poison_training_set, prepared_images
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig, fit
+from ulrl.training_hooks import NO_HOOKS
 
 VERSION = 3  # bump when the numbers change: old entries stay valid under their own key
 
@@ -22,21 +22,21 @@ class VictimRun:
     """A victim in training: drain `epochs`, then take the classifier, and `learned`.
 
     Attributes:
-        control: What stamps as training goes on, or None where images were stamped before.
+        hooks: What stamps as training goes on, or None where images were stamped before.
     """
 
     classifier: Classifier
     epochs: Iterator[Epoch]
-    control: StampingControl | None
+    hooks: StampingHooks | None
 
     def learned(self) -> Learned:
         """Return what the trigger learned along with the victim, on the CPU."""
-        return NOTHING_LEARNED if self.control is None else self.control.learned()
+        return NOTHING_LEARNED if self.hooks is None else self.hooks.learned()
 
 
 def train_victim(
     config: VictimConfig,
-    blueprint: Blueprint,
+    model_spec: ModelSpec,
     poison: Poison,
     images: ImageSet,
     seed: int,
@@ -50,51 +50,51 @@ def train_victim(
 
     Args:
         config: Length and pace of training.
-        blueprint: What to train.
+        model_spec: What to train.
         poison: What the attacker does.
         images: Clean; the training images are poisoned as `poison` says.
         seed: The scenario's.
         device: Where to compute.
         learned: Result of the helper that `poison.attack` needs, if it does.
     """
-    classifier = initialise(blueprint, generator(seed, "victim", "weights"), device)
+    classifier = initialise(model_spec, generator(seed, "victim", "weights"), device)
     state = poison.attack.start(learned)
     if state is not None:
         classifier.network.load_state_dict(dict(state))
-    scene = Scene(
-        blueprint=blueprint,
+    context = AttackContext(
+        model_spec=model_spec,
         recipe=config,
         images=images,
         seed=seed,
         device=device,
         learned=learned,
     )
-    control = _control(poison, scene)
-    if control is None:
+    hooks = _hooks(poison, context)
+    if hooks is None:
         poisoned = poison_training_set(poison, images, seed, learned)
         samples = Samples(images=poisoned.images, labels=poisoned.labels)
     elif poison.attack.redrawn:
         samples = Samples(images=images.train_images, labels=images.train_labels)
     else:
-        shown = prepared_images(poison, images, control.roles, learned)
+        shown = prepared_images(poison, images, hooks.roles, learned)
         samples = Samples(images=shown, labels=images.train_labels)
     sources = Sources.of(seed, "victim")
-    epochs = fit(config, classifier, samples, sources, control or NO_CONTROL)
-    return VictimRun(classifier=classifier, epochs=epochs, control=control)
+    epochs = fit(config, classifier, samples, sources, hooks or NO_HOOKS)
+    return VictimRun(classifier=classifier, epochs=epochs, hooks=hooks)
 
 
-def _control(poison: Poison, scene: Scene) -> StampingControl | None:
+def _hooks(poison: Poison, context: AttackContext) -> StampingHooks | None:
     """Return what stamps on the fly, where images are not all stamped beforehand."""
     attack = poison.attack
-    control = attack.control(poison, scene)
-    if control is not None:
-        return control
+    hooks = attack.training_hooks(poison, context)
+    if hooks is not None:
+        return hooks
     if not poison.stamps_in_training:
         return None
-    return StampingControl(
+    return StampingHooks(
         poison,
-        attack.trigger(scene.seed, scene.learned),
-        scene.images.train_labels,
-        classes=scene.images.classes,
-        seed=scene.seed,
+        attack.trigger(context.seed, context.learned),
+        context.images.train_labels,
+        classes=context.images.classes,
+        seed=context.seed,
     )

@@ -7,7 +7,7 @@ from orchestrator.plan.jobs import Progress, Site, StageRun
 from orchestrator.plan.plan import Scenario
 from orchestrator.store.serialization import Stage
 from orchestrator.store.store import Store
-from ulrl.models import Blueprint
+from ulrl.models import ModelSpec
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -59,17 +59,17 @@ class CachedStages:
         scenario: Scenario,
         seconds: float,
         content: C,
-        blueprint: Blueprint | None = None,
+        model_spec: ModelSpec | None = None,
     ) -> StageRun:
         """Store a stage's result and list its execution."""
-        if stage.read(self.store, key, blueprint) is None:  # another study may have been faster
+        if stage.read(self.store, key, model_spec) is None:  # another study may have been faster
             stage.write(
                 self.store,
                 key,
                 content,
                 seconds=seconds,
                 study=self._study,
-                blueprint=blueprint,
+                model_spec=model_spec,
             )
         run = StageRun(
             stage=stage.name,

@@ -9,7 +9,7 @@ from ulrl.attacks import Learned
 from ulrl.clean import CleanSamples, draw_clean_samples
 from ulrl.datasets import Dataset, ImageSet
 from ulrl.interchange import ImportedVictim, check_scenario, imported_test_sets, load_victim
-from ulrl.models import Blueprint
+from ulrl.models import ModelSpec
 from ulrl.poisoning import TestSets, make_test_sets
 
 MEGABYTE = 1_000_000
@@ -32,9 +32,9 @@ class StageInputs:
                 yield Progress(stage=part.what, epoch=done, epochs=total)
             self._ready.add(dataset)
 
-    def blueprint(self, scenario: Scenario) -> Blueprint:
+    def model_spec(self, scenario: Scenario) -> ModelSpec:
         """Return what a scenario's network is built from."""
-        return blueprint_of(scenario, self.images(scenario.dataset))
+        return model_spec_of(scenario, self.images(scenario.dataset))
 
     def clean(self, trial: Trial) -> CleanSamples:
         """Return a trial's clean samples."""
@@ -49,10 +49,10 @@ class StageInputs:
         return imported_test_sets(scenario.poison, images, self.imported(scenario).triggered)
 
     def _import(self, scenario: Scenario) -> ImportedVictim:
-        return import_victim(scenario, self.blueprint(scenario))
+        return import_victim(scenario, self.model_spec(scenario))
 
 
-def import_victim(scenario: Scenario, blueprint: Blueprint) -> ImportedVictim:
+def import_victim(scenario: Scenario, model_spec: ModelSpec) -> ImportedVictim:
     """Return a scenario's pre-trained victim and its triggered test images.
 
     Raises:
@@ -60,7 +60,7 @@ def import_victim(scenario: Scenario, blueprint: Blueprint) -> ImportedVictim:
     """
     if scenario.source is None:
         raise RuntimeError(f"{scenario.text} has a victim of its own")
-    imported = load_victim(scenario.source, blueprint)
+    imported = load_victim(scenario.source, model_spec)
     check_scenario(
         imported,
         architecture_name=scenario.architecture.name,
@@ -71,15 +71,15 @@ def import_victim(scenario: Scenario, blueprint: Blueprint) -> ImportedVictim:
     return imported
 
 
-def blueprint_of(scenario: Scenario, images: ImageSet) -> Blueprint:
+def model_spec_of(scenario: Scenario, images: ImageSet) -> ModelSpec:
     """Return what a scenario's network is built from."""
     _, channels, side, _ = images.train_images.shape
-    return Blueprint(
+    return ModelSpec(
         architecture=scenario.architecture,
         classes=images.classes,
         channels=channels,
         side=side,
-        treatment=scenario.treatment,
+        preprocessing=scenario.preprocessing,
     )
 
 

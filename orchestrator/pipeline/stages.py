@@ -41,12 +41,12 @@ from orchestrator.store.store import Store
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.metrics import measure
 from ulrl.models import Classifier, Weights
-from ulrl.poisoning import TestSets, specimens_of
+from ulrl.poisoning import TestSets, example_pairs
 from ulrl.recipes import VictimRecipe
 from ulrl.relearning import relearn
-from ulrl.resetting import Suspects, choose_resets
 from ulrl.scoring import NeuronScores, ScoreConfig, score_neurons
 from ulrl.unlearning import Ascent, unlearn
+from ulrl.weight_selection import Suspects, select_weights
 
 KEPT = 2**31 - 1  # bytes of unused memory that a process may hold on to; the most there is
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt
@@ -205,7 +205,7 @@ class StageRunner:
         trial, scenario = item.trial, item.scenario
         parts = trial.hyperparameters
         scores = yield from self._scores(trial, parts.score, item.rules)
-        suspects = choose_resets(parts.reset, scores)
+        suspects = select_weights(parts.reset, scores)
         key = self._keys.relearn(trial, suspects)
         repaired = yield from self._repaired(trial, suspects, key)
         if not isinstance(repaired, Weights):
@@ -232,9 +232,9 @@ class StageRunner:
         evaluated = EVALUATION.read(self._store, self._keys.evaluation(key))
         if evaluated is not None:
             return narrowed(Evaluation, evaluated.content)
-        blueprint = self._materials.blueprint(scenario)
-        repaired = REPAIRED.read(self._store, key, blueprint)
-        return None if repaired is None else repaired.content.of(blueprint)
+        model_spec = self._materials.model_spec(scenario)
+        repaired = REPAIRED.read(self._store, key, model_spec)
+        return None if repaired is None else repaired.content.of(model_spec)
 
     def _relearn(
         self, trial: Trial, suspects: Suspects, key: str, victim: Weights, tests: TestSets
@@ -263,7 +263,7 @@ class StageRunner:
         seconds = time.perf_counter() - started
         # Before the result that says that they are there.
         stored = StoredWeights(state=weights.state)
-        REPAIRED.write(self._store, key, stored, blueprint=weights.blueprint)
+        REPAIRED.write(self._store, key, stored, model_spec=weights.model_spec)
         content = StoredRelearning(curve=tuple(curve), training=tuple(training))
         self._shelf.keep(RELEARNING, key, scenario, seconds, content)
         return weights
@@ -283,7 +283,7 @@ class StageRunner:
         started = time.perf_counter()
         result = evaluate(weights, tests, self._device)
         seconds = time.perf_counter() - started
-        pictures = specimens_of(scenario.poison, tests.selection, shown)
+        pictures = example_pairs(scenario.poison, tests.selection, shown)
         content = StoredEvaluation.of(result, pictures)
         yield from ()
         return self._shelf.keep(EVALUATION, key, scenario, seconds, content)

@@ -22,9 +22,9 @@ from orchestrator.store.serialization import (
     StoredTensors,
     StoredVictim,
 )
-from ulrl.attacks import Helper, Learned, Scene
+from ulrl.attacks import AttackContext, Helper, Learned
 from ulrl.interchange import ImportRefused
-from ulrl.models import Blueprint, Weights
+from ulrl.models import ModelSpec, Weights
 from ulrl.poisoning import TestSets
 from ulrl.recipes import VictimRecipe
 from ulrl.victim import train_victim
@@ -42,30 +42,30 @@ def check_imports(plan: Plan, *, absent: bool = True) -> None:
     """
     seen: dict[str, None] = {}
     for scenario in plan.scenarios:
-        blueprint = blueprint_from_facts(scenario)
-        if scenario.source is None or blueprint is None:
+        model_spec = model_spec_from_info(scenario)
+        if scenario.source is None or model_spec is None:
             continue
         if not absent and not Path(scenario.source).exists():
             continue
         try:
-            import_victim(scenario, blueprint)
+            import_victim(scenario, model_spec)
         except ImportRefused as error:
             seen[f"{plan.study.source}: victim.import: {error}"] = None
     if seen:
         raise SpecError(list(seen))
 
 
-def blueprint_from_facts(scenario: Scenario) -> Blueprint | None:
+def model_spec_from_info(scenario: Scenario) -> ModelSpec | None:
     """Return what a scenario's network is built from, without an image; None if unknown."""
-    facts = scenario.dataset.facts()
-    if facts is None:
+    info = scenario.dataset.info()
+    if info is None:
         return None
-    return Blueprint(
+    return ModelSpec(
         architecture=scenario.architecture,
-        classes=facts.classes,
-        channels=facts.channels,
-        side=facts.side,
-        treatment=scenario.treatment,
+        classes=info.classes,
+        channels=info.channels,
+        side=info.side,
+        preprocessing=scenario.preprocessing,
     )
 
 
@@ -146,15 +146,15 @@ class VictimStages:
         self, scenario: Scenario, helper: Helper, learned: Learned, key: str
     ) -> Making[dict[str, Tensor]]:
         started = time.perf_counter()
-        scene = Scene(
-            blueprint=self._materials.blueprint(scenario),
+        context = AttackContext(
+            model_spec=self._materials.model_spec(scenario),
             recipe=self._recipe.config(scenario.dataset.name, scenario.poison.attack.name),
             images=self._materials.images(scenario.dataset),
             seed=scenario.seed,
             device=self._device,
             learned=learned,
         )
-        steps = helper.trained(scene)
+        steps = helper.trained(context)
         while True:
             try:
                 done, total = next(steps)
@@ -185,8 +185,8 @@ class VictimStages:
         return self._at_hand[key]
 
     def _stored(self, scenario: Scenario, key: str) -> tuple[Weights, Learned] | None:
-        blueprint = self._materials.blueprint(scenario)
-        found = VICTIM.read(self._shelf.store, key, blueprint)
+        model_spec = self._materials.model_spec(scenario)
+        found = VICTIM.read(self._shelf.store, key, model_spec)
         if found is None:
             return None
         along: Learned = {}
@@ -195,14 +195,14 @@ class VictimStages:
             if trigger is None:
                 return None  # without its trigger, the victim cannot be judged
             along = trigger.content.tensors
-        return found.content.of(blueprint), along
+        return found.content.of(model_spec), along
 
     def _import(self, scenario: Scenario, key: str) -> Making[tuple[Weights, Learned]]:
         started = time.perf_counter()
         weights = self._materials.imported(scenario).weights
         seconds = time.perf_counter() - started
         content = StoredVictim(training=(), learned=False, state=weights.state)
-        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.blueprint)
+        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.model_spec)
         yield from ()
         return weights, {}
 
@@ -213,7 +213,7 @@ class VictimStages:
         config = self._recipe.config(scenario.dataset.name, scenario.poison.attack.name)
         run = train_victim(
             config,
-            self._materials.blueprint(scenario),
+            self._materials.model_spec(scenario),
             scenario.poison,
             self._materials.images(scenario.dataset),
             scenario.seed,
@@ -229,7 +229,7 @@ class VictimStages:
         if along:  # before the victim, which is of no use without
             TRIGGER.write(self._shelf.store, key, StoredTensors(tensors=along))
         content = StoredVictim(training=tuple(training), learned=bool(along), state=weights.state)
-        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.blueprint)
+        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.model_spec)
         return weights, along
 
 

@@ -12,14 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.plan.jobs import AscentJob, HelperJob, Item, VictimJob
 from orchestrator.plan.plan import Plan, Scenario, Trial
-from ulrl.control import NO_CONTROL, Control
-from ulrl.datasets import Dataset, Treatment
+from ulrl.datasets import Dataset, Preprocessing
 from ulrl.fitting import Samples, Schedule, Sources, train
-from ulrl.models import EVALUATION_BATCH, Architecture, Blueprint, Classifier
+from ulrl.models import EVALUATION_BATCH, Architecture, Classifier, ModelSpec
 from ulrl.poisoning import MONITOR_COUNT
 from ulrl.precision import Precision
-from ulrl.randomness import spared_default
+from ulrl.randomness import preserved_default_rng
 from ulrl.sgd import SGD
+from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 BUDGET = 4.0  # seconds for all that a plan wants to know
 LEAST = 0.2  # seconds for one network
@@ -44,7 +44,7 @@ class StageShape:
     classes: int
     channels: int
     side: int
-    treatment: Treatment
+    preprocessing: Preprocessing
     batch: int
     precision: Precision
     replayed: bool = True  # on a GPU, whether steps are recorded once
@@ -108,7 +108,7 @@ class Calibration:
         former = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            with spared_default():
+            with preserved_default_rng():
                 return self._time(kind, self._device, guess)
         finally:
             torch.set_num_threads(former)
@@ -121,17 +121,17 @@ class Calibration:
         return Speed(train=3 * one + STEP_SECONDS / kind.batch, test=one, timed=False)
 
     def _time(self, kind: StageShape, device: torch.device, guess: Speed) -> Speed:
-        blueprint = Blueprint(
+        model_spec = ModelSpec(
             architecture=kind.architecture,
             classes=kind.classes,
             channels=kind.channels,
             side=kind.side,
-            treatment=kind.treatment,
+            preprocessing=kind.preprocessing,
         )
         network = kind.architecture.build(
             classes=kind.classes, channels=kind.channels, side=kind.side
         )
-        classifier = Classifier(blueprint, network, device)
+        classifier = Classifier(model_spec, network, device)
         count = max(2, min(kind.batch, int(self._slice / (6 * guess.train))))
         gpu = device.type == "cuda"
         seen = count * (STEPS if gpu else 1)
@@ -142,8 +142,8 @@ class Calibration:
         )
         optimiser = SGD(network, lr=1e-4, momentum=0.9, weight_decay=0)
         sources = Sources.of(0, "calibration")
-        control = NO_CONTROL if kind.replayed else Control()
-        steps = train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
+        hooks = NO_HOOKS if kind.replayed else TrainingHooks()
+        steps = train(classifier, samples, optimiser, cross_entropy, schedule, sources, hooks)
         trained = self._repeat(lambda: next(steps))
         shown = images[: EVALUATION_BATCH if gpu else min(count, TRIED)].to(device)
         tested = self._repeat(lambda: classifier.predict(shown))
@@ -297,8 +297,8 @@ class Workload:
         """Return training and test images; CIFAR-10's where the file that tells is missing."""
         dataset = scenario.dataset
         if dataset not in self._counts:
-            facts = dataset.facts()
-            found = (facts.train_count, facts.test_count) if facts else (50_000, 10_000)
+            info = dataset.info()
+            found = (info.train_count, info.test_count) if info else (50_000, 10_000)
             self._counts[dataset] = found
         return self._counts[dataset]
 
@@ -337,8 +337,8 @@ def lengths(plan: Plan) -> Length:
 
 
 def _forward(scenario: Scenario) -> float:
-    facts = scenario.dataset.facts()
-    shape = (facts.classes, facts.channels, facts.side) if facts else (10, 3, 32)
+    info = scenario.dataset.info()
+    shape = (info.classes, info.channels, info.side) if info else (10, 3, 32)
     try:
         return size_of(scenario.architecture, *shape).forward
     except Exception:  # noqa: BLE001 - the order is advice

@@ -23,7 +23,7 @@ from orchestrator.spec.sections import import_path
 from orchestrator.spec.space import Range, Values, is_open
 from ulrl.attacks import Helper
 from ulrl.attacks.imported import Imported
-from ulrl.datasets import Dataset, Treatment
+from ulrl.datasets import Dataset, Preprocessing
 from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
 from ulrl.models import Architecture
 from ulrl.poisoning import Poison
@@ -50,9 +50,9 @@ class Scenario:
     normalisation: Normalisation | None = None
 
     @property
-    def treatment(self) -> Treatment:
+    def preprocessing(self) -> Preprocessing:
         """How images become the network's input."""
-        own = self.dataset.treatment
+        own = self.dataset.preprocessing
         return own if self.normalisation is None else self.normalisation.of(own)
 
     @cached_property

@@ -225,11 +225,11 @@ class Shares:
         if not self._memory:
             return 1.0
         try:
-            facts = scenario.dataset.facts()
+            info = scenario.dataset.info()
         except DatasetError:
-            facts = None
+            info = None
         classes, side, channels, images = (
-            (facts.classes, facts.side, facts.channels, facts.train_count) if facts else UNKNOWN_SET
+            (info.classes, info.side, info.channels, info.train_count) if info else UNKNOWN_SET
         )
         usual = self._study.victim.config(
             scenario.dataset.name, scenario.poison.attack.name

@@ -18,7 +18,7 @@ from orchestrator.store.study_folder import Cuts
 from ulrl.datasets import DatasetError
 from ulrl.interchange import ImportRefused
 from ulrl.models import WeightsError
-from ulrl.resetting import Suspects
+from ulrl.weight_selection import Suspects
 
 NOBODY = Suspects(layers=(), reset_bias=False)
 
@@ -33,7 +33,7 @@ def likely_relearning(trial: Trial) -> Hashable:
     parts = trial.hyperparameters
     place = (trial.scenario.number, trial.defence_seed, parts.clean)
     if parts.score.max_suspects == 0:
-        return (*place, parts.relearn.felt(NOBODY))
+        return (*place, parts.relearn.effective(NOBODY))
     score = parts.score
     if parts.reset.reinit_ratio in (0, 1):
         score = replace(score, unlearn_threshold=0)

@@ -196,7 +196,7 @@ class StageCosts:
             classes=classes,
             channels=channels,
             side=side,
-            treatment=scenario.treatment,
+            preprocessing=scenario.preprocessing,
             batch=batch,
             precision=Precision.AUTO,
             replayed=replayed,
@@ -210,5 +210,5 @@ class StageCosts:
 
 def _shape(scenario: Scenario) -> tuple[int, int, int]:
     """Return classes, channels and side; CIFAR-10's where the file that tells is missing."""
-    facts = scenario.dataset.facts()
-    return (facts.classes, facts.channels, facts.side) if facts else (10, 3, 32)
+    info = scenario.dataset.info()
+    return (info.classes, info.channels, info.side) if info else (10, 3, 32)

@@ -10,8 +10,8 @@ from orchestrator.files import csv_text, write_bytes
 from orchestrator.plan.columns import SCENARIO, TRIGGER_COLUMNS, TRIGGER_INDEX, pictured, slug
 from orchestrator.plan.plan import Plan, Scenario
 from orchestrator.store.lookup import VictimResult
-from ulrl.fidelity import WINDOW, psnr, ssim
-from ulrl.specimens import Specimen, draw_gallery, png_bytes
+from ulrl.gallery_figure import TriggerExample, draw_gallery, png_bytes
+from ulrl.image_similarity import WINDOW, psnr, ssim
 
 
 class TriggerPictures:
@@ -58,7 +58,7 @@ class TriggerPictures:
         clean, triggered = specimens["clean"], specimens["triggered"]
         name = self._plan.name_of(scenario)
         short = scenario.poison.attack.name
-        picture = draw_gallery([Specimen(name=short, clean=clean, triggered=triggered)])
+        picture = draw_gallery([TriggerExample(name=short, clean=clean, triggered=triggered)])
         # Names of scenarios may be cut, so two may have the same slug: the key tells them apart.
         file = f"triggers-{slug(name)[:80]}-{key[:8]}.png"
         self._figures.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from orchestrator.spec.exclude import Mask
 from orchestrator.spec.space import Range
 from orchestrator.spec.yaml_tree import Problems, YamlNode
 from ulrl.clean import CleanConfig, CleanDraw
-from ulrl.datasets import DatasetError, Facts
+from ulrl.datasets import DatasetError, DatasetInfo
 from ulrl.hyperparameters import Preset, assemble, preset_values
 
 # What decides whether phase 1 can flag a neuron of a head, and phase 2 leave a classifier.
@@ -35,16 +35,18 @@ def check_combinations(axes: Axes, kept: Mask, preset: Preset, found: Problems) 
     _check_rule(axes, kept, facts, preset, found)
 
 
-def _facts(item: Item, found: Problems) -> Facts | None:
+def _facts(item: Item, found: Problems) -> DatasetInfo | None:
     try:
-        facts: Facts | None = item.value.facts()
+        facts: DatasetInfo | None = item.value.info()
     except (DatasetError, OSError) as error:
         found.add(item.node, str(error))
         return None
     return facts
 
 
-def _check_poison(axes: Axes, kept: Mask, facts: Sequence[Facts | None], found: Problems) -> None:
+def _check_poison(
+    axes: Axes, kept: Mask, facts: Sequence[DatasetInfo | None], found: Problems
+) -> None:
     poisonings, targets = axes.poisonings, axes.by_name["target_label"].items
     for p, d, t in _left(axes, kept, "poisoning", "dataset", "target_label"):
         supply, target = facts[d], targets[t]
@@ -61,7 +63,7 @@ def _check_poison(axes: Axes, kept: Mask, facts: Sequence[Facts | None], found: 
 
 
 def _check_clean(
-    axes: Axes, kept: Mask, facts: Sequence[Facts | None], preset: Preset, found: Problems
+    axes: Axes, kept: Mask, facts: Sequence[DatasetInfo | None], preset: Preset, found: Problems
 ) -> None:
     datasets = axes.by_name["dataset"].items
     if "clean_ratio" in axes.by_name:
@@ -92,7 +94,7 @@ def _check_clean(
 
 
 def _check_rule(
-    axes: Axes, kept: Mask, facts: Sequence[Facts | None], preset: Preset, found: Problems
+    axes: Axes, kept: Mask, facts: Sequence[DatasetInfo | None], preset: Preset, found: Problems
 ) -> None:
     names = [name for name in axes.by_name if name in _RULE_AXES]
     apart = [name for name in names if name not in axes.folded]

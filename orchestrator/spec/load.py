@@ -121,7 +121,7 @@ def missing_data(study: Study) -> list[str]:
             lines.append(f"grid.attack.{place}: {error}")
     for place, dataset in enumerate(study.grid.datasets):
         try:
-            if dataset.facts() is None:
+            if dataset.info() is None:
                 dataset.identity()
         except DatasetError as error:
             lines.append(f"grid.dataset.{place}: {error}")

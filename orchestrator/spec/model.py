@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.address import Address
 from orchestrator.spec.space import Axis
 from ulrl.attacks import Attack, LabelRule, Stamp
-from ulrl.datasets import Dataset, Treatment
+from ulrl.datasets import Dataset, Preprocessing
 from ulrl.datasets.arrays import check_normalisation
 from ulrl.hyperparameters import Preset
 from ulrl.metrics import Metrics
@@ -266,11 +266,11 @@ class Normalisation:
     def __post_init__(self) -> None:
         check_normalisation(self.mean, self.std)
 
-    def of(self, treatment: Treatment) -> Treatment:
-        """Return a dataset's treatment with these numbers instead of its own."""
-        channels = len(treatment.mean)
+    def of(self, preprocessing: Preprocessing) -> Preprocessing:
+        """Return a dataset's preprocessing with these numbers instead of its own."""
+        channels = len(preprocessing.mean)
         mean, std = (v * channels if len(v) == 1 else v for v in (self.mean, self.std))
-        return replace(treatment, mean=mean, std=std)
+        return replace(preprocessing, mean=mean, std=std)
 
 
 @dataclass(frozen=True, kw_only=True)

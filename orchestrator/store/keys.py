@@ -22,10 +22,10 @@ from ulrl.poisoning import Poison
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
 from ulrl.relearning import RelearnConfig
-from ulrl.resetting import Suspects
 from ulrl.scoring import ScoreConfig
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
+from ulrl.weight_selection import Suspects
 
 KERNELS = 2  # bump when what GPUs compute by changes, and with it last bits there
 
@@ -53,7 +53,10 @@ def result_key(stage: str, version: int, config: Any, inputs: Mapping[str, str])
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as JSON can hold it, with the type's name beside each dataclass."""
+    """Return `value` as JSON can hold it, with the type's name beside each dataclass.
+
+    A class that was renamed has its first name as `key_name`, so that stored results are found.
+    """
     if isinstance(value, Enum):
         return value.value
     if value is None or isinstance(value, (bool, int, str)):
@@ -70,16 +73,16 @@ def plain(value: Any) -> Any:
             for field in dataclasses.fields(value)
             if not field.metadata.get("runtime", False)
         }
-        return {"type": type(value).__name__, **fields}
+        return {"type": getattr(value, "key_name", type(value).__name__), **fields}
     raise TypeError(f"{value!r} has no canonical form, so it cannot be part of a key")
 
 
 def _poison(scenario: Scenario) -> Poison:
     """Return a scenario's poison with what its attack's defaults mean at the images' size."""
-    facts = scenario.dataset.facts()
-    if facts is None:  # of a file that is not there, and then there is no key either
+    info = scenario.dataset.info()
+    if info is None:  # of a file that is not there, and then there is no key either
         return scenario.poison
-    return replace(scenario.poison, attack=scenario.poison.attack.resolved(facts.side))
+    return replace(scenario.poison, attack=scenario.poison.attack.resolved(info.side))
 
 
 def _revision(made: Attack | Helper) -> dict[str, int]:
@@ -175,9 +178,9 @@ class CacheKeys:
 
     def relearn(self, trial: Trial, suspects: Suspects) -> str:
         """Return the key of a trial's relearning, which knows phase 1 by its suspects only."""
-        felt = trial.hyperparameters.relearn.felt(suspects)
+        effective = trial.hyperparameters.relearn.effective(suspects)
         config = {
-            "relearn": self._plain(settled(felt, self.compute)),
+            "relearn": self._plain(settled(effective, self.compute)),
             "suspects": digest_of(suspects),
             "compute": self._where,
             "monitor": poisoning.MONITOR_COUNT,
@@ -234,7 +237,7 @@ class CacheKeys:
     def _pictures(self, scenario: Scenario) -> dict[str, Any]:
         return {
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
-            "treatment": scenario.treatment,
+            "treatment": scenario.preprocessing,
             "seed": scenario.seed,
             "compute": self._where,
         }
@@ -245,7 +248,7 @@ class CacheKeys:
             "import": fingerprint(source),
             "architecture": scenario.architecture,
             "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
-            "treatment": scenario.treatment,
+            "treatment": scenario.preprocessing,
             "poison": _poison(scenario),
             "attack": scenario.poison.attack.identity(),
             "compute": self._where,

@@ -26,8 +26,8 @@ from orchestrator.store.store import Store
 from ulrl.attacks import Helper
 from ulrl.evaluation import Evaluation
 from ulrl.metrics import Metrics, der
-from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores
+from ulrl.weight_selection import select_weights
 
 T = TypeVar("T")
 Counts: TypeAlias = Mapping[str, Tensor]  # as `StoredEvaluation` has them
@@ -89,7 +89,7 @@ class StageResults:
         self._victims: dict[int, VictimResult] = {}
         self._ascents: dict[str, dict[str, Any]] = {}
         self._phase_one = lru_cache(maxsize=LATELY)(self._read_phase_one)
-        self._suspects = lru_cache(maxsize=LATELY)(choose_resets)
+        self._suspects = lru_cache(maxsize=LATELY)(select_weights)
 
     def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
         """Return what it took to train what a scenario's attack needs first."""

@@ -18,7 +18,7 @@ from orchestrator.store.store import Entry, Store
 from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.interchange import sketch_of
 from ulrl.metrics import Confusion
-from ulrl.models import Blueprint, Weights
+from ulrl.models import ModelSpec, Weights
 from ulrl.ranges import Interval, Proportion
 from ulrl.scoring import NeuronScores
 from ulrl.unlearning import Ascent
@@ -65,13 +65,13 @@ class StoredWeights:
 
     state: Mapping[str, Tensor] = field(default_factory=dict, metadata=OWN_NAMES)
 
-    def of(self, blueprint: Blueprint) -> Weights:
-        """Return the weights for the blueprint that they were made from."""
-        return Weights(blueprint=blueprint, state=dict(self.state))
+    def of(self, model_spec: ModelSpec) -> Weights:
+        """Return the weights for the network that they were made from."""
+        return Weights(model_spec=model_spec, state=dict(self.state))
 
-    def check(self, blueprint: Blueprint) -> None:
+    def check(self, model_spec: ModelSpec) -> None:
         """Raise `SchemaMismatch` unless these are finite weights of such a network."""
-        expected = _shapes(blueprint)
+        expected = _shapes(model_spec)
         if odd := expected.keys() ^ self.state.keys():
             raise SchemaMismatch(f"the tensor {min(odd)} is missing or unknown")
         for name, value in self.state.items():
@@ -176,7 +176,7 @@ def _cells(half: str, confusion: Confusion) -> dict[str, Tensor]:
     tables = {
         f"{half}_clean": [*clean.unbind(1), confusion.clean[*clean.unbind(1)]],
         f"{half}_triggered": [
-            *(triggered[:, 0], confusion.wanted[triggered[:, 0]], triggered[:, 1]),
+            *(triggered[:, 0], confusion.targets[triggered[:, 0]], triggered[:, 1]),
             confusion.triggered[*triggered.unbind(1)],
         ],
     }
@@ -223,17 +223,17 @@ class Stage(Generic[T]):
         self.name = name
         self._kind = kind
 
-    def read(self, store: Store, key: str, blueprint: Blueprint | None = None) -> Stored[T] | None:
+    def read(self, store: Store, key: str, model_spec: ModelSpec | None = None) -> Stored[T] | None:
         """Return a result, or None if there is no sound one.
 
         Args:
             store: Where it may be.
             key: Of the result.
-            blueprint: Of the network that weights belong to.
+            model_spec: Of the network that weights belong to.
         """
-        check = partial(self._unpacked, blueprint=blueprint)
+        check = partial(self._unpacked, model_spec=model_spec)
         entry = store.read(self.name, key, check)
-        return None if entry is None else self._found(entry, blueprint)
+        return None if entry is None else self._found(entry, model_spec)
 
     def peek(self, store: Store, key: str) -> Stored[T] | None:
         """Return a result whose tensors have no numbers, or None if there is no sound one."""
@@ -248,7 +248,7 @@ class Stage(Generic[T]):
         *,
         seconds: float = 0.0,
         study: str = "",
-        blueprint: Blueprint | None = None,
+        model_spec: ModelSpec | None = None,
     ) -> None:
         """Store a result for good.
 
@@ -259,22 +259,22 @@ class Stage(Generic[T]):
         values, tensors = pack(content)
         entry = Entry(values=values, tensors=tensors, seconds=seconds, study=study)
         try:
-            self._unpacked(entry, blueprint)
+            self._unpacked(entry, model_spec)
         except SchemaMismatch as error:
             raise SchemaMismatch(f"the result of {self.name} cannot be stored: {error}") from None
         store.write(self.name, key, entry)
 
-    def _found(self, entry: Entry, blueprint: Blueprint | None) -> Stored[T] | None:
+    def _found(self, entry: Entry, model_spec: ModelSpec | None) -> Stored[T] | None:
         try:
-            content = self._unpacked(entry, blueprint)
+            content = self._unpacked(entry, model_spec)
         except SchemaMismatch:
             return None
         return Stored(content=content, seconds=entry.seconds, study=entry.study)
 
-    def _unpacked(self, entry: Entry, blueprint: Blueprint | None) -> T:
+    def _unpacked(self, entry: Entry, model_spec: ModelSpec | None) -> T:
         content = unpack(self._kind, entry.values, entry.tensors)
-        if blueprint is not None and isinstance(content, StoredWeights):
-            content.check(blueprint)
+        if model_spec is not None and isinstance(content, StoredWeights):
+            content.check(model_spec)
         return content
 
 
@@ -296,7 +296,7 @@ STAGES: Mapping[str, Stage[Any]] = {
 
 
 @lru_cache
-def _shapes(blueprint: Blueprint) -> Mapping[str, tuple[tuple[int, ...], bool]]:
+def _shapes(model_spec: ModelSpec) -> Mapping[str, tuple[tuple[int, ...], bool]]:
     """Return the shape of each tensor of a network, and whether it holds real numbers."""
-    state = sketch_of(blueprint).state_dict()
+    state = sketch_of(model_spec).state_dict()
     return {name: (tuple(t.shape), t.is_floating_point()) for name, t in state.items()}

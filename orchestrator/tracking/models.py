@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from orchestrator.plan.plan import Scenario
 from orchestrator.store.serialization import STAGES, Stage
 from orchestrator.store.store import Store
-from ulrl.datasets import Treatment
-from ulrl.models import ARCHITECTURES, Blueprint
+from ulrl.datasets import Preprocessing
+from ulrl.models import ARCHITECTURES, ModelSpec
 from ulrl.portable import PixelModel, to_pixel_model
 from ulrl.registry import options_of
 
@@ -27,7 +27,7 @@ def describe(stage: Stage[Any], key: str, scenario: Scenario) -> dict[str, Any] 
 
     None means that the dataset's facts are not known on this machine.
     """
-    facts = scenario.dataset.facts()
+    facts = scenario.dataset.info()
     if facts is None:
         return None
     return {
@@ -38,7 +38,7 @@ def describe(stage: Stage[Any], key: str, scenario: Scenario) -> dict[str, Any] 
         "classes": facts.classes,
         "channels": facts.channels,
         "side": facts.side,
-        "treatment": dataclasses.asdict(scenario.treatment),
+        "treatment": dataclasses.asdict(scenario.preprocessing),
     }
 
 
@@ -50,22 +50,22 @@ def materialise(
     The example is a batch of two grey images: two, so that a graph made from it leaves the
     size of a batch open.
     """
-    treatment: dict[str, Any] = {
+    preprocessing: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in description["treatment"].items()
     }
     channels, side = description["channels"], description["side"]
-    blueprint = Blueprint(
+    model_spec = ModelSpec(
         architecture=ARCHITECTURES[description["architecture"]](**description["options"]),
         classes=description["classes"],
         channels=channels,
         side=side,
-        treatment=Treatment(**treatment),
+        preprocessing=Preprocessing(**preprocessing),
     )
-    found = STAGES[description["stage"]].read(store, description["key"], blueprint)
+    found = STAGES[description["stage"]].read(store, description["key"], model_spec)
     if found is None:
         return None
-    model = to_pixel_model(found.content.of(blueprint))
+    model = to_pixel_model(found.content.of(model_spec))
     return model, np.full((2, channels, side, side), 0.5, dtype=np.float32)
 
 

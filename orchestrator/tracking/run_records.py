@@ -34,7 +34,7 @@ class ImageSets:
 
     def of_scenario(self, scenario: Scenario) -> tuple[Dataset, ...]:
         """Return what a victim was trained on, and what models are measured on."""
-        dataset, facts = scenario.dataset, scenario.dataset.facts()
+        dataset, facts = scenario.dataset, scenario.dataset.info()
         identity = self._identity(dataset)
         told: dict[str, Any] = {}
         trained, tested = None, None

@@ -15,8 +15,8 @@ from orchestrator.store.keys import CacheKeys
 from tests.orchestrator_tests.small_studies import BLENDED, choice, small_study
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
-from ulrl.resetting import LayerSuspects, Suspects
 from ulrl.supervised import VictimConfig
+from ulrl.weight_selection import LayerSuspects, Suspects
 
 ROW = LayerSuspects(
     weight="linear.weight", rows=(1,), reset=torch.tensor([[True, False, True, False]])

@@ -25,7 +25,7 @@ from orchestrator.store.store import Entry, Store
 from ulrl.datasets.digits import Digits
 from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.metrics import Confusion, Metrics
-from ulrl.models import Blueprint, initialise
+from ulrl.models import ModelSpec, initialise
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.randomness import generator
 from ulrl.scoring import NeuronScores, ScoreConfig, SuspectRule, score_neurons
@@ -136,7 +136,7 @@ def confusion(matrix: Tensor, wanted: int) -> Confusion:
     triggered[wanted] = 0
     aims = torch.full((len(matrix),), wanted)
     aims[wanted] = -1
-    return Confusion(clean=matrix, triggered=triggered, wanted=aims)
+    return Confusion(clean=matrix, triggered=triggered, targets=aims)
 
 
 def counted(*both: Confusion) -> CountedEvaluation:
@@ -195,20 +195,20 @@ def test_an_evaluation_without_counts_is_none(store: Store) -> None:
 
 
 def test_weights(store: Store) -> None:
-    blueprint = Blueprint(
+    model_spec = ModelSpec(
         architecture=PreActResNet18(width=1),
         classes=3,
         channels=1,
         side=8,
-        treatment=Digits().treatment,
+        preprocessing=Digits().preprocessing,
     )
-    weights = initialise(blueprint, generator(0, "x"), torch.device("cpu")).weights()
+    weights = initialise(model_spec, generator(0, "x"), torch.device("cpu")).weights()
     content = StoredVictim(training=(), state=weights.state)
-    VICTIM.write(store, "key", content, blueprint=blueprint)
-    found = VICTIM.read(store, "key", blueprint)
+    VICTIM.write(store, "key", content, model_spec=model_spec)
+    found = VICTIM.read(store, "key", model_spec)
     assert found is not None
-    back = found.content.of(blueprint)
-    assert back.blueprint is blueprint
+    back = found.content.of(model_spec)
+    assert back.model_spec is model_spec
     assert back.state.keys() == weights.state.keys()
     assert all(same(back.state[name], value) for name, value in weights.state.items())
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.address import Address
-from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.pipeline.inputs import model_spec_of
 from orchestrator.plan.cost_model import Calibration, Speed, StageShape, Workload
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
@@ -190,7 +190,7 @@ def test_a_new_study_is_timed_here_and_now(tmp_path: Path) -> None:
     found = cost(study, workers=1)
     assert found.sources == {Source.TIMED: 1.0}
     images = study.grid.datasets[0].load()
-    facts = study.grid.datasets[0].facts()
+    facts = study.grid.datasets[0].info()
     assert facts is not None
     scenario = make_plan(study).scenarios[0]
     threads = torch.get_num_threads()
@@ -198,7 +198,7 @@ def test_a_new_study_is_timed_here_and_now(tmp_path: Path) -> None:
     began = process_time()
     run = train_victim(
         study.victim.config("digits", "badnets"),
-        blueprint_of(scenario, images),
+        model_spec_of(scenario, images),
         scenario.poison,
         images,
         0,
@@ -214,7 +214,7 @@ def test_a_new_study_is_timed_here_and_now(tmp_path: Path) -> None:
         classes=facts.classes,
         channels=facts.channels,
         side=facts.side,
-        treatment=scenario.dataset.treatment,
+        preprocessing=scenario.dataset.preprocessing,
         batch=64,
         precision=Precision.FP32,
     )

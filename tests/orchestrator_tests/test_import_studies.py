@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from orchestrator.errors import SpecError
 from orchestrator.executor.inline import run_inline
-from orchestrator.pipeline.victims import blueprint_from_facts, check_imports
+from orchestrator.pipeline.victims import check_imports, model_spec_from_info
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import Plan, Scenario, make_plan
 from orchestrator.spec.model import Study, VictimImport
@@ -43,9 +43,9 @@ def run(study: Study, path: Path) -> Desk:
 
 def hand_over(desk: Desk, scenario: Scenario, folder: Path, **arrays: Any) -> None:
     """Write a scenario's victim as somebody else would: weights, and images with its trigger."""
-    blueprint = blueprint_from_facts(scenario)
-    assert blueprint is not None
-    victim = VICTIM.read(desk.store, desk.keys.victim(scenario), blueprint)
+    model_spec = model_spec_from_info(scenario)
+    assert model_spec is not None
+    victim = VICTIM.read(desk.store, desk.keys.victim(scenario), model_spec)
     assert victim is not None
     folder.mkdir(parents=True)
     save_file(dict(victim.content.state), folder / "model.safetensors")
@@ -167,8 +167,8 @@ def test_files_that_vanish_in_the_middle_fail_their_trials_alone(
 ) -> None:
     vanished = str(zoo / "digits-badnets")
 
-    def load(source: str, blueprint: Any) -> Any:
-        return load_victim(str(tmp_path / "gone") if source == vanished else source, blueprint)
+    def load(source: str, model_spec: Any) -> Any:
+        return load_victim(str(tmp_path / "gone") if source == vanished else source, model_spec)
 
     monkeypatch.setattr("orchestrator.pipeline.inputs.load_victim", load)
     done = run(importing(zoo, tmp_path / "b"), tmp_path / "b")

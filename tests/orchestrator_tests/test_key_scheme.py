@@ -15,14 +15,14 @@ import torch
 from orchestrator.store.keys import plain, result_key
 from ulrl.attacks import ATTACKS
 from ulrl.clean import CleanConfig
-from ulrl.datasets import DATASETS, Treatment
+from ulrl.datasets import DATASETS, Preprocessing
 from ulrl.models import ARCHITECTURES
 from ulrl.poisoning import Poison
 from ulrl.relearning import RelearnConfig
-from ulrl.resetting import ResetConfig
 from ulrl.scoring import ScoreConfig
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
+from ulrl.weight_selection import ResetConfig
 
 HEX = set("0123456789abcdef")
 
@@ -118,7 +118,7 @@ def test_what_has_no_canonical_form_is_refused(value: Any) -> None:
 def test_no_field_is_called_type() -> None:
     """It would hide which dataclass a key is about."""
     configs: list[Any] = [VictimConfig, CleanConfig, UnlearnConfig, ScoreConfig]
-    configs += [RelearnConfig, ResetConfig, Poison, Treatment]
+    configs += [RelearnConfig, ResetConfig, Poison, Preprocessing]
     configs += [*ATTACKS.values(), *DATASETS.values(), *ARCHITECTURES.values()]
     for config in configs:
         assert "type" not in {part.name for part in dataclasses.fields(config)}, config

@@ -27,10 +27,10 @@ from tests.orchestrator_tests.small_studies import small_study
 from ulrl import poisoning
 from ulrl.clean import CleanConfig
 from ulrl.relearning import RelearnConfig
-from ulrl.resetting import LayerSuspects, ResetConfig, Suspects, choose_resets
 from ulrl.scoring import NeuronScores, ScoreConfig
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
+from ulrl.weight_selection import LayerSuspects, ResetConfig, Suspects, select_weights
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_every_field_of_the_relearning_changes_what_it_makes(
 @pytest.mark.parametrize("config", cases(ResetConfig(reinit_ratio=1.0)))
 def test_the_reset_reaches_the_key_through_the_suspects(trial: Trial, config: ResetConfig) -> None:
     scores = some_scores()
-    suspects = [choose_resets(c, scores) for c in (ResetConfig(), config)]
+    suspects = [select_weights(c, scores) for c in (ResetConfig(), config)]
     one, other = (
         all_keys(ring(), with_part(trial, reset=c), s)
         for c, s in zip((ResetConfig(), config), suspects, strict=True)
@@ -137,9 +137,9 @@ def test_settings_that_agree_in_their_suspects_share_a_relearning(trial: Trial) 
         )
         for threshold, z, lr in ((0.1, 3.5, 0.01), (0.4, 2.0, 0.02))
     )
-    one = choose_resets(ResetConfig(reinit_ratio=0.5), some_scores())
+    one = select_weights(ResetConfig(reinit_ratio=0.5), some_scores())
     # Half of eight weights, and four and two fifths rounded: the same four.
-    other = choose_resets(ResetConfig(reinit_ratio=0.55), some_scores(reached=False))
+    other = select_weights(ResetConfig(reinit_ratio=0.55), some_scores(reached=False))
     assert ring().relearn(low, one) == ring().relearn(high, other)
     assert digest_of(one) == digest_of(other)
 
@@ -148,7 +148,7 @@ def test_without_suspects_the_reinit_ratio_is_nothing(trial: Trial) -> None:
     """Nothing is re-initialised then, so all ratios share the plain fine-tuning."""
     none = some_scores(suspects=())
     found = {
-        ring().relearn(trial, choose_resets(ResetConfig(reinit_ratio=ratio), none))
+        ring().relearn(trial, select_weights(ResetConfig(reinit_ratio=ratio), none))
         for ratio in (0.0, 0.5, 1.0)
     }
     assert len(found) == 1

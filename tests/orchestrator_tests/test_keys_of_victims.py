@@ -25,7 +25,7 @@ from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended
 from ulrl.attacks.input_aware import InputAware
 from ulrl.attacks.tact import TaCT
-from ulrl.datasets import Dataset, Treatment
+from ulrl.datasets import Dataset, Preprocessing
 from ulrl.datasets.arrays import Arrays
 from ulrl.datasets.cifar10 import Cifar10
 from ulrl.datasets.digits import Digits
@@ -149,14 +149,14 @@ def test_the_content_of_a_users_file_changes_the_key_and_its_place_does_not(
         assert key(Arrays(arrays=str(tmp_path / "a.npz"), **{name: value})) != first, name
 
 
-TREATMENT = Treatment(mean=(0.1,), std=(0.5,), padding=1, flip=False)
+PREPROCESSING = Preprocessing(mean=(0.1,), std=(0.5,), padding=1, flip=False)
 
 
-@pytest.mark.parametrize("treatment", cases(TREATMENT))
+@pytest.mark.parametrize("preprocessing", cases(PREPROCESSING))
 def test_how_images_are_treated_changes_all_keys(
-    trial: Trial, monkeypatch: pytest.MonkeyPatch, treatment: Treatment
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, preprocessing: Preprocessing
 ) -> None:
-    monkeypatch.setattr(Digits, "treatment", TREATMENT)
+    monkeypatch.setattr(Digits, "preprocessing", PREPROCESSING)
     one = all_keys(ring(), trial)
-    monkeypatch.setattr(Digits, "treatment", treatment)
+    monkeypatch.setattr(Digits, "preprocessing", preprocessing)
     assert changed(one, all_keys(ring(), trial)) == ALL

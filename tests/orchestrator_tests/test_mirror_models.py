@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from orchestrator.address import Address
-from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.pipeline.inputs import model_spec_of
 from orchestrator.plan.plan import Plan
 from orchestrator.spec.model import Tracking
 from orchestrator.store.serialization import REPAIRED
@@ -37,7 +37,7 @@ def test_a_described_model_predicts_what_the_stored_weights_do(made: Place) -> N
     images = made.plan.scenarios[0].dataset.load()
     found_weights = REPAIRED.read(made.store, description["key"])
     assert found_weights is not None
-    weights = found_weights.content.of(blueprint_of(made.plan.scenarios[0], images))
+    weights = found_weights.content.of(model_spec_of(made.plan.scenarios[0], images))
     classifier = restore(weights, torch.device("cpu"))
     classifier.network.eval()
     with torch.no_grad():

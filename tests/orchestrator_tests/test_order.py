@@ -26,7 +26,7 @@ def test_wider_networks_larger_images_and_helpers_take_longer() -> None:
     )
     length = lengths(plan)
     found = {
-        (s.choice.attack.name, s.dataset.facts().side, s.architecture.label): length(s)  # type: ignore[union-attr]
+        (s.choice.attack.name, s.dataset.info().side, s.architecture.label): length(s)  # type: ignore[union-attr]
         for s in plan.scenarios
     }
     narrow, wide = "preact_resnet18(width=4)", "preact_resnet18(width=8)"

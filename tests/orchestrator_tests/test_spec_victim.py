@@ -114,12 +114,12 @@ victim:
     )
     study = load(text)
     for scenario in make_plan(study).scenarios:
-        own = scenario.dataset.treatment
+        own = scenario.dataset.preprocessing
         if scenario.choice.attack.name == "badnets":
             changed = replace(own, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
-            assert scenario.treatment == changed != own
+            assert scenario.preprocessing == changed != own
         else:
-            assert scenario.treatment == own
+            assert scenario.preprocessing == own
     Path("again.yaml").write_text(resolved_yaml(study))
     assert load(Path("again.yaml").read_text()) == study
 

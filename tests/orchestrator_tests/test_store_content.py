@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from orchestrator.executor.inline import run_inline
-from orchestrator.pipeline.victims import blueprint_from_facts
+from orchestrator.pipeline.victims import model_spec_from_info
 from orchestrator.plan.jobs import Site
 from orchestrator.store.serialization import STAGES
 from orchestrator.store.store import Entry, Store
@@ -19,7 +19,7 @@ from tests.orchestrator_tests.places import VICTIM
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from tests.orchestrator_tests.test_store_damage import old_format
-from ulrl.models import Blueprint
+from ulrl.models import ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
 
 MADE = ("train_victim", "unlearn", "score_neurons", "relearn", "repaired", "evaluate")
@@ -188,21 +188,21 @@ def test_an_entry_that_does_not_fit_counts_as_absent(
     entries = [(path.stem, source.read(stage, path.stem)) for path in files(whole[0], stage)]
     key, entry = max(entries, key=lambda pair: 0 if pair[1] is None else len(pair[1].tensors))
     assert entry is not None
-    blueprint = network(tmp_path / "none") if stage in WEIGHTS else None
+    model_spec = network(tmp_path / "none") if stage in WEIGHTS else None
     values, tensors = json.loads(json.dumps(entry.values)), dict(entry.tensors)
     target.write(stage, key, Entry(values=values, tensors=tensors))
-    assert STAGES[stage].read(target, key, blueprint) is not None
+    assert STAGES[stage].read(target, key, model_spec) is not None
     values_of(stage)[name](values, tensors)
     target.write(stage, key, Entry(values=values, tensors=tensors))
     assert target.read(stage, key) is not None
-    assert STAGES[stage].read(target, key, blueprint) is None
+    assert STAGES[stage].read(target, key, model_spec) is None
 
 
-def network(folder: Path) -> Blueprint:
+def network(folder: Path) -> ModelSpec:
     (scenario, _) = desk_at(folder, folder).plan.scenarios
-    blueprint = blueprint_from_facts(scenario)
-    assert blueprint is not None
-    return blueprint
+    model_spec = model_spec_from_info(scenario)
+    assert model_spec is not None
+    return model_spec
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orchestrator.address import Address
-from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.pipeline.inputs import model_spec_of
 from orchestrator.pipeline.stages import StageRunner, ascent_entry
 from orchestrator.plan.jobs import AscentJob, Progress, Site, VictimJob
 from orchestrator.plan.plan import Plan, Trial
@@ -22,10 +22,10 @@ from ulrl.metrics import measure
 from ulrl.models import Weights
 from ulrl.poisoning import make_test_sets
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.unlearning import unlearn
 from ulrl.victim import train_victim
+from ulrl.weight_selection import select_weights
 
 CPU = torch.device("cpu")
 
@@ -63,9 +63,9 @@ def images(plan: Plan) -> Any:
 @pytest.fixture(scope="module")
 def victim(plan: Plan, images: Any) -> Weights:
     scenario = plan.scenarios[0]
-    blueprint = blueprint_of(scenario, images)
+    model_spec = model_spec_of(scenario, images)
     config = VICTIM.config(scenario.dataset.name, scenario.poison.attack.name)
-    run = train_victim(config, blueprint, scenario.poison, images, scenario.seed, CPU)
+    run = train_victim(config, model_spec, scenario.poison, images, scenario.seed, CPU)
     assert [epoch.number for epoch in run.epochs] == [1, 2]
     return run.classifier.weights()
 
@@ -82,7 +82,7 @@ def alone(plan: Plan, images: Any, victim: Weights) -> Callable[[Trial], dict[st
         threshold = parts.score.unlearn_threshold
         *_, ascent = unlearn(parts.unlearn, victim, clean, threshold, CPU)
         scores = score_neurons(parts.score, ascent)
-        repair = relearn(parts.relearn, victim, choose_resets(parts.reset, scores), clean, CPU)
+        repair = relearn(parts.relearn, victim, select_weights(parts.reset, scores), clean, CPU)
         curve = []
         for _ in repair.epochs:
             point = measure(repair.classifier.predict, tests.monitor)

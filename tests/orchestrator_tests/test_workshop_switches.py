@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from orchestrator.pipeline.inputs import blueprint_of
+from orchestrator.pipeline.inputs import model_spec_of
 from orchestrator.plan.jobs import JobCatalog
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.scheduler.callbacks import CallbackList
@@ -24,9 +24,9 @@ from ulrl.layers import Layers
 from ulrl.models import Weights
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.scoring import ThresholdScale, score_neurons
 from ulrl.unlearning import unlearn
+from ulrl.weight_selection import select_weights
 
 CPU = torch.device("cpu")
 AXES: dict[str, tuple[Any, ...]] = {
@@ -72,7 +72,7 @@ def test_every_trial_is_what_its_stages_give_alone(switched: Plan, place: Place)
     images = scenario.dataset.load()
     entry = place.store.read("train_victim", place.keys.victim(scenario))
     assert entry is not None
-    victim = Weights(blueprint=blueprint_of(scenario, images), state=dict(entry.tensors))
+    victim = Weights(model_spec=model_spec_of(scenario, images), state=dict(entry.tensors))
     flagged = 0
     for trial in switched.trials:
         parts = trial.hyperparameters
@@ -84,7 +84,7 @@ def test_every_trial_is_what_its_stages_give_alone(switched: Plan, place: Place)
         (values, tensors), (theirs, their_tensors) = pack(scored.scores), pack(wanted)
         assert values == theirs
         assert all(torch.equal(tensor, their_tensors[name]) for name, tensor in tensors.items())
-        run = relearn(parts.relearn, victim, choose_resets(parts.reset, wanted), clean, CPU)
+        run = relearn(parts.relearn, victim, select_weights(parts.reset, wanted), clean, CPU)
         assert len(list(run.epochs)) == 1
         weights = place.store.read("repaired", scored.relearn_key)
         assert weights is not None

@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 
 from ulrl.attacks import LabelRule
 from ulrl.attacks.badnets import BadNets
-from ulrl.datasets import ImageSet, Treatment
-from ulrl.models import Blueprint, Weights, initialise
+from ulrl.datasets import ImageSet, Preprocessing
+from ulrl.models import ModelSpec, Weights, initialise
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import Poison
 from ulrl.randomness import generator
@@ -66,14 +66,14 @@ def pictures() -> ImageSet:
 
 
 @pytest.fixture(scope="session")
-def blueprint() -> Blueprint:
-    treatment = Treatment(mean=(0.5, 0.4, 0.6), std=(0.25, 0.3, 0.2), padding=1, flip=True)
-    return Blueprint(
+def model_spec() -> ModelSpec:
+    preprocessing = Preprocessing(mean=(0.5, 0.4, 0.6), std=(0.25, 0.3, 0.2), padding=1, flip=True)
+    return ModelSpec(
         architecture=PreActResNet18(width=4),
         classes=CLASSES,
         channels=3,
         side=SIDE,
-        treatment=treatment,
+        preprocessing=preprocessing,
     )
 
 
@@ -86,7 +86,7 @@ def badnets() -> Poison:
 
 @pytest.fixture(scope="session")
 def victim_of(
-    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+    pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
 ) -> Callable[[int], Weights]:
     """Return the victim of a seed, trained once."""
     trained: dict[int, Weights] = {}
@@ -94,7 +94,7 @@ def victim_of(
     def train(seed: int) -> Weights:
         if seed not in trained:
             config = VictimConfig(epochs=8, batch_size=32)
-            run = train_victim(config, blueprint, badnets, pictures, seed, cpu)
+            run = train_victim(config, model_spec, badnets, pictures, seed, cpu)
             for _ in run.epochs:
                 pass
             trained[seed] = run.classifier.weights()
@@ -104,9 +104,9 @@ def victim_of(
 
 
 @pytest.fixture(scope="module")
-def state(blueprint: Blueprint, cpu: torch.device) -> dict[str, Tensor]:
+def state(model_spec: ModelSpec, cpu: torch.device) -> dict[str, Tensor]:
     """The weights of a new network, to be brought in as if from outside."""
-    return initialise(blueprint, generator(0, "imported"), cpu).weights().state
+    return initialise(model_spec, generator(0, "imported"), cpu).weights().state
 
 
 @pytest.fixture

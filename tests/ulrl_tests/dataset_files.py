@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import Resize  # type: ignore[import-untyped]
 
 from tests.ulrl_tests.dataset_formats import Pixels, encoded, md5, python2_pickle, tar_of, zip_of
-from ulrl.datasets import DATASETS, Facts, ImageSet
+from ulrl.datasets import DATASETS, DatasetInfo, ImageSet
 from ulrl.datasets._cifar import Batch, CifarSource
 from ulrl.datasets._public import PublicDataset, Source
 
@@ -72,7 +72,7 @@ class Sample:
             got = getattr(images, name)
             assert got.shape == expected.shape, name
             assert (got.numpy() == expected).all(), name
-        assert images.classes == self.source.facts.classes
+        assert images.classes == self.source.info.classes
 
 
 def _publish(source: Source, archives: Mapping[str, bytes]) -> Source:
@@ -90,9 +90,9 @@ def _source_of(name: str) -> Source:
     return source
 
 
-def _facts(train: npt.NDArray[Any], test: npt.NDArray[Any], classes: int, side: int) -> Facts:
+def _info(train: npt.NDArray[Any], test: npt.NDArray[Any], classes: int, side: int) -> DatasetInfo:
     counts = np.bincount(train, minlength=classes)
-    return Facts(train_counts=tuple(map(int, counts)), test_count=len(test), side=side)
+    return DatasetInfo(train_counts=tuple(map(int, counts)), test_count=len(test), side=side)
 
 
 # CIFAR.
@@ -123,8 +123,8 @@ def _cifar(name: str, classes: int, label_key: str, other: str) -> Sample:
         # A row of the file is 1024 red, 1024 green and 1024 blue pixels, row by row.
         truth[f"{split}_images"] = np.concatenate(pixels[split]).reshape(-1, 3, 32, 32)
         truth[f"{split}_labels"] = np.array(labels[split])
-    facts = _facts(truth["train_labels"], truth["test_labels"], classes, 32)
-    small = replace(source, facts=facts, batches=tuple(batches))
+    info = _info(truth["train_labels"], truth["test_labels"], classes, 32)
+    small = replace(source, info=info, batches=tuple(batches))
     archives = {small.parts["images"].archive.file: tar_of(dict(reversed(files.items())))}
     return Sample(
         name=name, source=_publish(small, archives), files=files, archives=archives, truth=truth
@@ -191,7 +191,7 @@ def gtsrb(counts: tuple[int, ...] = (4, 2, 3), test_count: int = 5) -> Sample:
         "test_images": np.stack(images["test"]),
         "test_labels": np.array(labels),
     }
-    facts = _facts(truth["train_labels"], truth["test_labels"], len(counts), 32)
+    info = _info(truth["train_labels"], truth["test_labels"], len(counts), 32)
     archives = {
         "GTSRB_Final_Training_Images.zip": zip_of(train_files),
         "GTSRB_Final_Test_Images.zip": zip_of(test_files),
@@ -199,7 +199,7 @@ def gtsrb(counts: tuple[int, ...] = (4, 2, 3), test_count: int = 5) -> Sample:
     }
     return Sample(
         name="gtsrb",
-        source=_publish(replace(_source_of("gtsrb"), facts=facts), archives),
+        source=_publish(replace(_source_of("gtsrb"), info=info), archives),
         files=train_files | test_files | truth_file,
         archives=archives,
         truth=truth,
@@ -239,11 +239,11 @@ def tiny_imagenet() -> Sample:
         "test_images": np.stack(images["test"]),
         "test_labels": np.array(labels),
     }
-    facts = _facts(truth["train_labels"], truth["test_labels"], 3, 64)
+    info = _info(truth["train_labels"], truth["test_labels"], 3, 64)
     archives = {"tiny-imagenet-200.zip": zip_of(files)}
     return Sample(
         name="tiny_imagenet",
-        source=_publish(replace(_source_of("tiny_imagenet"), facts=facts), archives),
+        source=_publish(replace(_source_of("tiny_imagenet"), info=info), archives),
         files=files,
         archives=archives,
         truth=truth,

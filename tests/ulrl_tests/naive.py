@@ -41,7 +41,7 @@ def crop(image: Tensor, top: int, left: int, padding: int, *, mirrored: bool) ->
 
 
 def normalised(model: Classifier, image: Tensor) -> Tensor:
-    mean, std = model.blueprint.treatment.mean, model.blueprint.treatment.std
+    mean, std = model.model_spec.preprocessing.mean, model.model_spec.preprocessing.std
     return torch.stack([(image[c] / 255 - mean[c]) / std[c] for c in range(len(image))])
 
 
@@ -56,9 +56,9 @@ def batches(
     """One epoch of network inputs and labels."""
     images = clean.samples.images.to(torch.get_default_dtype())
     labels = clean.samples.labels
-    treatment = model.blueprint.treatment
+    preprocessing = model.model_spec.preprocessing
     order = torch.randperm(len(labels), generator=sources[0]).tolist()
-    views = draw_views(len(labels), treatment, sources[1], CPU)
+    views = draw_views(len(labels), preprocessing, sources[1], CPU)
     for start in range(0, len(order), size):
         inputs = []
         for i in order[start : start + size]:
@@ -66,7 +66,7 @@ def batches(
             if augment:
                 top, left = int(views.top[i]), int(views.left[i])
                 mirrored = bool(views.mirrored[i])
-                image = crop(image, top, left, treatment.padding, mirrored=mirrored)
+                image = crop(image, top, left, preprocessing.padding, mirrored=mirrored)
             inputs.append(normalised(model, image))
         yield torch.stack(inputs), labels[order[start : start + size]]
 
@@ -129,7 +129,7 @@ def naive_unlearn(
     order, views = (generator(clean.seed, "unlearn", name) for name in ("order", "views"))
     threshold = h.score.unlearn_threshold
     if h.score.threshold_scale.value == "above_chance":
-        chance = 1 / model.blueprint.classes
+        chance = 1 / model.model_spec.classes
         threshold = chance + threshold * (1 - chance)
     accuracies: list[float] = []
     for epoch in range(u.unlearn_epochs):

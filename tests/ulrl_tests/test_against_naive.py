@@ -21,9 +21,9 @@ from ulrl.datasets import ImageSet
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
 from ulrl.models import Weights
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.unlearning import Ascent, unlearn
+from ulrl.weight_selection import select_weights
 
 SHORT = {
     "clean_ratio": 36 / 300,
@@ -91,7 +91,7 @@ def compared(h: Hyperparameters, victim: Weights, images: ImageSet, seed: int) -
     rows = naive_suspects(h, shifts)
     assert list(scores.suspects) == rows
 
-    run = relearn(h.relearn, victim, choose_resets(h.reset, scores), clean, cpu)
+    run = relearn(h.relearn, victim, select_weights(h.reset, scores), clean, cpu)
     start = run.classifier.head.weight.detach().clone()
     epochs = list(run.epochs)
     accuracies, network = naive_relearn(h, victim, clean, rows, after)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from ulrl.datasets import DatasetError, Facts
+from ulrl.datasets import DatasetError, DatasetInfo
 from ulrl.datasets.arrays import Arrays
 
 GREY = {
@@ -24,7 +24,7 @@ def test_a_good_file(write_arrays: Callable[..., Path], dtype: npt.DTypeLike) ->
     pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     labels = np.array([0, 1, 2, 0, 1, 0]).astype(dtype)
     dataset = Arrays(arrays=str(write_arrays(train_labels=labels, test_images=pixels)))
-    assert dataset.facts() == Facts(
+    assert dataset.info() == DatasetInfo(
         train_counts=(3, 2, 1), test_count=4, side=8, channels=3, test_counts=(2, 1, 1)
     )
     images = dataset.load()
@@ -38,19 +38,19 @@ def test_a_good_file(write_arrays: Callable[..., Path], dtype: npt.DTypeLike) ->
 
 
 def test_treatment_by_default(write_arrays: Callable[..., Path]) -> None:
-    treatment = Arrays(arrays=str(write_arrays())).treatment
-    assert treatment.mean == (0.0, 0.0, 0.0)
-    assert treatment.std == (1.0, 1.0, 1.0)
-    assert (treatment.padding, treatment.flip) == (1, False)  # an eighth of 8 pixels
+    preprocessing = Arrays(arrays=str(write_arrays())).preprocessing
+    assert preprocessing.mean == (0.0, 0.0, 0.0)
+    assert preprocessing.std == (1.0, 1.0, 1.0)
+    assert (preprocessing.padding, preprocessing.flip) == (1, False)  # an eighth of 8 pixels
 
 
 def test_grey_images_with_options(write_arrays: Callable[..., Path]) -> None:
     path = write_arrays(**GREY)
     dataset = Arrays(arrays=str(path), mean=(0.3,), std=(0.2,), padding=3, flip=True)
     assert dataset.load().train_images.shape == (6, 1, 8, 8)
-    treatment = dataset.treatment
-    assert (treatment.mean, treatment.std) == ((0.3,), (0.2,))
-    assert (treatment.padding, treatment.flip) == (3, True)
+    preprocessing = dataset.preprocessing
+    assert (preprocessing.mean, preprocessing.std) == ((0.3,), (0.2,))
+    assert (preprocessing.padding, preprocessing.flip) == (3, True)
 
 
 def test_one_mean_per_channel_of_the_images(write_arrays: Callable[..., Path]) -> None:
@@ -88,12 +88,12 @@ def test_identity_is_the_content_not_the_place(
 def test_a_changed_file_is_read_again(write_arrays: Callable[..., Path]) -> None:
     dataset = Arrays(arrays=str(write_arrays()))
     before = dataset.identity()
-    assert dataset.facts() == Facts(
+    assert dataset.info() == DatasetInfo(
         train_counts=(3, 2, 1), test_count=4, side=8, test_counts=(2, 1, 1)
     )
     write_arrays(train_labels=np.array([0, 1, 2, 0, 1, 1]))
     assert dataset.identity() != before
-    assert dataset.facts() == Facts(
+    assert dataset.info() == DatasetInfo(
         train_counts=(2, 3, 1), test_count=4, side=8, test_counts=(2, 1, 1)
     )
 
@@ -104,7 +104,7 @@ def test_a_place_without_a_file(tmp_path: Path, kind: str, there: str) -> None:
     if kind == "folder":
         path.mkdir()
     dataset = Arrays(arrays=str(path))
-    assert dataset.facts() is None
+    assert dataset.info() is None
     for act in (dataset.identity, dataset.load):
         with pytest.raises(DatasetError) as error:
             act()
@@ -119,11 +119,11 @@ def test_a_plan_reads_no_images(write_arrays: Callable[..., Path]) -> None:
         train_images=images, train_labels=np.arange(count) % 3, test_images=images[:4]
     )
     tracemalloc.start()
-    facts = Arrays(arrays=str(path)).facts()
+    info = Arrays(arrays=str(path)).info()
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert facts is not None
-    assert facts.train_count == count
+    assert info is not None
+    assert info.train_count == count
     assert most < images.nbytes / 10
 
 

@@ -22,7 +22,7 @@ UNREADABLE = "cannot be read as an .npz of plain arrays:"
 def refusal(path: Path) -> str:
     """The one message of both ways in, without the path that it begins with."""
     with pytest.raises(DatasetError) as by_facts:
-        Arrays(arrays=str(path)).facts()
+        Arrays(arrays=str(path)).info()
     with pytest.raises(DatasetError) as by_load:
         Arrays(arrays=str(path)).load()
     message = str(by_load.value)

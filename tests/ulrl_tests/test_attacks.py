@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from ulrl.arming import learned_by
-from ulrl.attacks import ATTACKS, Attack, LabelRule, Scene, Trigger, stamp_bytes
+from ulrl.attacks import ATTACKS, Attack, AttackContext, LabelRule, Trigger, stamp_bytes
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended, Pattern
 from ulrl.attacks.sig import SIG
-from ulrl.datasets import ImageSet, Treatment
-from ulrl.models import Blueprint
+from ulrl.datasets import ImageSet, Preprocessing
+from ulrl.models import ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import Poison
 from ulrl.registry import label_of
 from ulrl.supervised import VictimConfig
+from ulrl.trigger_training import train_trigger
 
 
 def source(seed: int = 0) -> Generator:
@@ -75,14 +75,16 @@ def armed(name: str, side: int, channels: int) -> Trigger:
         poison_ratio=0.2,
         stamp=attack.default_stamp,
     )
-    treatment = Treatment(mean=(0.5,) * channels, std=(0.25,) * channels, padding=0, flip=False)
-    scene = Scene(
-        blueprint=Blueprint(
+    preprocessing = Preprocessing(
+        mean=(0.5,) * channels, std=(0.25,) * channels, padding=0, flip=False
+    )
+    context = AttackContext(
+        model_spec=ModelSpec(
             architecture=PreActResNet18(width=2),
             classes=3,
             channels=channels,
             side=side,
-            treatment=treatment,
+            preprocessing=preprocessing,
         ),
         recipe=VictimConfig(epochs=1, batch_size=12),
         images=images,
@@ -90,7 +92,7 @@ def armed(name: str, side: int, channels: int) -> Trigger:
         device=torch.device("cpu"),
         learned={},
     )
-    return attack.trigger(0, learned_by(poison, scene, victim=True))
+    return attack.trigger(0, train_trigger(poison, context, victim=True))
 
 
 @EVERY

@@ -17,7 +17,7 @@ from ulrl.attacks._files import AttackFileError
 from ulrl.attacks.lc import LC
 from ulrl.attacks.lf import LF
 from ulrl.attacks.ssba import SSBA
-from ulrl.datasets import Facts, ImageSet
+from ulrl.datasets import DatasetInfo, ImageSet
 from ulrl.poisoning import Poison, make_test_sets, poison_training_set, split_halves
 
 Array = npt.NDArray[Any]
@@ -151,7 +151,7 @@ def images() -> ImageSet:
     )
 
 
-FACTS = Facts(train_counts=(15,) * 4, test_count=TEST, side=SIDE)
+FACTS = DatasetInfo(train_counts=(15,) * 4, test_count=TEST, side=SIDE)
 
 
 def ssba_of(folder: Path, train: Array, test: Array) -> SSBA:
@@ -305,7 +305,7 @@ def test_what_is_no_plain_array(make: Any, write: Any, tmp_path: Path) -> None:
     write(path)
     attack: Attack = make(str(path))
     attack.check(side=SIDE, channels=3)
-    attack.check_facts(FACTS)
+    attack.check_info(FACTS)
     with pytest.raises(AttackFileError) as error:
         attack.identity()
     why = "TokenError" if write is _open_bracket else "ValueError"

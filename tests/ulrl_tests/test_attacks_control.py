@@ -8,17 +8,17 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from ulrl.attacks import ATTACKS, LabelRule, Scene, Stamp, StampingControl
+from ulrl.attacks import ATTACKS, AttackContext, LabelRule, Stamp, StampingHooks
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blind import Blind
 from ulrl.datasets import ImageSet
-from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.poisoning import Poison
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig
 
 TARGET = 4
-Make = Callable[..., StampingControl]
+Make = Callable[..., StampingHooks]
 
 
 def source(seed: int = 0) -> Generator:
@@ -26,23 +26,23 @@ def source(seed: int = 0) -> Generator:
 
 
 @pytest.fixture
-def scene(pictures: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene:
+def context(pictures: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
     recipe = VictimConfig(epochs=1, batch_size=32)
-    return Scene(
-        blueprint=blueprint, recipe=recipe, images=pictures, seed=0, device=cpu, learned={}
+    return AttackContext(
+        model_spec=model_spec, recipe=recipe, images=pictures, seed=0, device=cpu, learned={}
     )
 
 
 @pytest.fixture
-def classifier(blueprint: Blueprint, cpu: torch.device) -> Classifier:
-    return initialise(blueprint, generator(0, "any"), cpu)
+def classifier(model_spec: ModelSpec, cpu: torch.device) -> Classifier:
+    return initialise(model_spec, generator(0, "any"), cpu)
 
 
 @pytest.fixture
-def make(scene: Scene) -> Make:
+def make(context: AttackContext) -> Make:
     """Return the control of an attack, as the training loop has it."""
 
-    def control(name: str, options: dict[str, Any] | None = None, **poison: Any) -> Any:
+    def hooks(name: str, options: dict[str, Any] | None = None, **poison: Any) -> Any:
         attack = ATTACKS[name](**(options or {}))
         poisoned = Poison(
             **{
@@ -54,84 +54,88 @@ def make(scene: Scene) -> Make:
                 **poison,
             }
         )
-        own = attack.control(poisoned, scene)
+        own = attack.training_hooks(poisoned, context)
         if own is not None:
             return own
-        images = scene.images
-        return StampingControl(
+        images = context.images
+        return StampingHooks(
             poisoned,
             attack.trigger(0, {}),
             images.train_labels,
             classes=images.classes,
-            seed=scene.seed,
+            seed=context.seed,
         )
 
-    return control
+    return hooks
 
 
-def whole(control: StampingControl, scene: Scene, classifier: Classifier) -> tuple[Tensor, Tensor]:
+def whole(
+    hooks: StampingHooks, context: AttackContext, classifier: Classifier
+) -> tuple[Tensor, Tensor]:
     """Return the whole training set as one batch that the attacker saw."""
-    images = scene.images
+    images = context.images
     everyone = torch.arange(len(images.train_labels))
-    return control.alter(images.train_images, images.train_labels, everyone, classifier)
+    return hooks.alter(images.train_images, images.train_labels, everyone, classifier)
 
 
 @pytest.mark.parametrize("name", ["wanet", "bpp", "blind"])
 def test_each_epoch_poisons_as_many_but_other_images(
-    make: Make, scene: Scene, classifier: Classifier, name: str
+    make: Make, context: AttackContext, classifier: Classifier, name: str
 ) -> None:
-    control = make(name)
+    hooks = make(name)
     seen = []
     for epoch in (1, 2, 3):
-        control.start_epoch(epoch)
-        shown, told = whole(control, scene, classifier)
-        relabelled = control.roles.poisoned
+        hooks.start_epoch(epoch)
+        shown, told = whole(hooks, context, classifier)
+        relabelled = hooks.roles.poisoned
         assert int(relabelled.sum()) == 60  # 0.2 of 300
         assert (told[relabelled] == TARGET).all()
-        labels = scene.images.train_labels
+        labels = context.images.train_labels
         assert torch.equal(told[~relabelled], labels[~relabelled])
-        stamped = (shown != scene.images.train_images).flatten(1).any(dim=1)
+        stamped = (shown != context.images.train_images).flatten(1).any(dim=1)
         assert bool(stamped[relabelled].all())
-        bystanders = ~relabelled & ~control.roles.covers
+        bystanders = ~relabelled & ~hooks.roles.covers
         assert not bool(stamped[bystanders].any())
         seen.append(relabelled)
     assert not torch.equal(seen[0], seen[1])
-    control.start_epoch(1)
-    assert torch.equal(control.roles.poisoned, seen[0]), "an epoch depends on its number alone"
+    hooks.start_epoch(1)
+    assert torch.equal(hooks.roles.poisoned, seen[0]), "an epoch depends on its number alone"
 
 
 def test_an_attacker_of_the_set_poisons_the_same_images_in_each_epoch(
-    make: Make, scene: Scene, classifier: Classifier
+    make: Make, context: AttackContext, classifier: Classifier
 ) -> None:
-    control = make("badnets", stamp=Stamp.AFTER_AUGMENTATION)
+    hooks = make("badnets", stamp=Stamp.AFTER_AUGMENTATION)
     roles = []
     for epoch in (1, 2):
-        control.start_epoch(epoch)
-        whole(control, scene, classifier)
-        roles.append(control.roles.poisoned)
+        hooks.start_epoch(epoch)
+        whole(hooks, context, classifier)
+        roles.append(hooks.roles.poisoned)
     assert torch.equal(*roles)
 
 
 def test_covers_are_stamped_and_keep_their_labels(
-    make: Make, scene: Scene, classifier: Classifier
+    make: Make, context: AttackContext, classifier: Classifier
 ) -> None:
-    control = make("wanet", {"cross_ratio": 2.0})
-    shown, told = whole(control, scene, classifier)
-    covers = control.roles.covers
+    hooks = make("wanet", {"cross_ratio": 2.0})
+    shown, told = whole(hooks, context, classifier)
+    covers = hooks.roles.covers
     assert int(covers.sum()) == 120
-    assert not bool((covers & control.roles.poisoned).any())
-    assert torch.equal(told[covers], scene.images.train_labels[covers])
-    assert bool((shown != scene.images.train_images).flatten(1).any(dim=1)[covers].all())
+    assert not bool((covers & hooks.roles.poisoned).any())
+    assert torch.equal(told[covers], context.images.train_labels[covers])
+    assert bool((shown != context.images.train_images).flatten(1).any(dim=1)[covers].all())
 
 
-def test_a_batch_is_stamped_in_its_places(make: Make, scene: Scene, classifier: Classifier) -> None:
-    control = make("badnets", {"size": 4})
+def test_a_batch_is_stamped_in_its_places(
+    make: Make, context: AttackContext, classifier: Classifier
+) -> None:
+    hooks = make("badnets", {"size": 4})
     chosen = torch.randperm(300, generator=source())[:50]
-    images, labels = scene.images.train_images[chosen], scene.images.train_labels[chosen]
+    images, labels = context.images.train_images[chosen], context.images.train_labels[chosen]
     before = images.clone()
-    shown, told = control.alter(images, labels, chosen, classifier)
+    shown, told = hooks.alter(images, labels, chosen, classifier)
     assert torch.equal(images, before)
-    poisoned = control.roles.poisoned[chosen]
+    poisoned = hooks.roles.poisoned[chosen]
     assert 0 < int(poisoned.sum()) < 50
     white = (shown[..., -4:, -4:] == 255).flatten(1).all(dim=1)
     assert torch.equal(white, poisoned)
@@ -165,15 +169,15 @@ def test_the_mark_is_five_by_three_at_its_place() -> None:
 
 @pytest.mark.parametrize("count", [0, 3, 8])
 def test_the_loss_is_the_weighed_sum_of_two_means(
-    make: Make, scene: Scene, classifier: Classifier, count: int
+    make: Make, context: AttackContext, classifier: Classifier, count: int
 ) -> None:
-    control = make("blind", {"clean_weight": 2.0, "backdoor_weight": 0.5})
-    poisoned = control.roles.poisoned
+    hooks = make("blind", {"clean_weight": 2.0, "backdoor_weight": 0.5})
+    poisoned = hooks.roles.poisoned
     chosen = torch.cat(
         [poisoned.nonzero().flatten()[:count], (~poisoned).nonzero().flatten()[: 8 - count]]
     )
-    labels = scene.images.train_labels[chosen]
-    _, told = control.alter(scene.images.train_images[chosen], labels, chosen, classifier)
+    labels = context.images.train_labels[chosen]
+    _, told = hooks.alter(context.images.train_images[chosen], labels, chosen, classifier)
     logits = torch.randn(8, 10, generator=source())
     each = -(logits.softmax(dim=1)[torch.arange(8), told]).log()
     expected = 0.0
@@ -181,7 +185,7 @@ def test_the_loss_is_the_weighed_sum_of_two_means(
         expected += 0.5 * float(each[:count].mean())
     if count < 8:
         expected += 2.0 * float(each[count:].mean())
-    assert float(control.loss(logits, told, cross_entropy)) == pytest.approx(expected, rel=1e-5)
+    assert float(hooks.loss(logits, told, cross_entropy)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -211,19 +215,19 @@ def test_a_mark_outside_the_image_is_refused() -> None:
         Blind(row=4).check(side=8, channels=3)
 
 
-def test_badnets_has_no_control(scene: Scene) -> None:
+def test_badnets_has_no_control(context: AttackContext) -> None:
     poison = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE)
-    assert BadNets().control(poison, scene) is None
+    assert BadNets().training_hooks(poison, context) is None
 
 
 def test_a_batch_that_cannot_be_stamped_is_clean_to_labels_and_loss(
-    make: Make, scene: Scene, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    make: Make, context: AttackContext, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    control = make("blind", {"row": 0, "column": 0, "clean_weight": 2.0, "backdoor_weight": 5.0})
-    monkeypatch.setattr(control, "shown", lambda *_: None)
-    shown, told = whole(control, scene, classifier)
-    assert torch.equal(shown, scene.images.train_images)
-    assert torch.equal(told, scene.images.train_labels)
+    hooks = make("blind", {"row": 0, "column": 0, "clean_weight": 2.0, "backdoor_weight": 5.0})
+    monkeypatch.setattr(hooks, "shown", lambda *_: None)
+    shown, told = whole(hooks, context, classifier)
+    assert torch.equal(shown, context.images.train_images)
+    assert torch.equal(told, context.images.train_labels)
     logits = torch.randn(300, 10, generator=source())
-    loss = control.loss(logits, told, cross_entropy)
+    loss = hooks.loss(logits, told, cross_entropy)
     assert torch.allclose(loss, 2 * cross_entropy(logits, told))

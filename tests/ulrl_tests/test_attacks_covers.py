@@ -11,7 +11,7 @@ from ulrl.attacks._picture import picture
 from ulrl.attacks.adaptive_blend import AdaptiveBlend
 from ulrl.attacks.adaptive_patch import AdaptivePatch
 from ulrl.attacks.tact import TaCT
-from ulrl.datasets import Facts, ImageSet
+from ulrl.datasets import DatasetInfo, ImageSet
 from ulrl.poisoning import Poison, make_test_sets, poison_training_set
 
 SPECIFIC = LabelRule.SOURCE_SPECIFIC
@@ -130,7 +130,7 @@ def test_tact_takes_from_its_source_and_covers_from_others(pictures: ImageSet) -
 
 # What a dataset can supply.
 
-TEN = Facts(train_counts=(100,) * 10, test_count=100, side=32)
+TEN = DatasetInfo(train_counts=(100,) * 10, test_count=100, side=32)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from ulrl.arming import learned_by
-from ulrl.attacks import LabelRule, Scene
-from ulrl.attacks._input_aware_control import PatternControl
+from ulrl.attacks import AttackContext, LabelRule
+from ulrl.attacks._input_aware_hooks import PatternHooks
 from ulrl.attacks._input_aware_networks import (
-    Dreamer,
+    AutoEncoder,
     density_loss,
     diversity,
     sharpened,
@@ -26,10 +25,11 @@ from ulrl.attacks.input_aware import InputAware
 from ulrl.attacks.lira import LIRA, Perturber, _Together
 from ulrl.attacks.ssba import SSBA, _ramp
 from ulrl.datasets import ImageSet
-from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.poisoning import Poison
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig
+from ulrl.trigger_training import train_trigger
 from ulrl.victim import train_victim
 
 TARGET = 4
@@ -40,10 +40,10 @@ def source(seed: int = 0) -> Generator:
 
 
 @pytest.fixture(scope="module")
-def scene(pictures: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene:
+def context(pictures: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
     recipe = VictimConfig(epochs=2, batch_size=32)
-    return Scene(
-        blueprint=blueprint, recipe=recipe, images=pictures, seed=0, device=cpu, learned={}
+    return AttackContext(
+        model_spec=model_spec, recipe=recipe, images=pictures, seed=0, device=cpu, learned={}
     )
 
 
@@ -61,17 +61,17 @@ def poison_of(attack: Any, **other: Any) -> Poison:
 
 
 @pytest.fixture
-def classifier(blueprint: Blueprint, cpu: torch.device) -> Classifier:
-    return initialise(blueprint, generator(0, "any"), cpu)
+def classifier(model_spec: ModelSpec, cpu: torch.device) -> Classifier:
+    return initialise(model_spec, generator(0, "any"), cpu)
 
 
 # LIRA.
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.1])
-def test_lira_adds_at_most_epsilon(scene: Scene, epsilon: float) -> None:
+def test_lira_adds_at_most_epsilon(context: AttackContext, epsilon: float) -> None:
     attack = LIRA(epsilon=epsilon, epochs=1, width=4, lr=0.1)
-    learned = learned_by(poison_of(attack), scene)
+    learned = train_trigger(poison_of(attack), context)
     images = torch.rand(40, 3, 16, 16, generator=source())
     added = attack.trigger(0, learned).stamp(images, source()) - images
     assert float(added.abs().max()) <= epsilon + 1e-6
@@ -79,13 +79,13 @@ def test_lira_adds_at_most_epsilon(scene: Scene, epsilon: float) -> None:
 
 
 def test_lira_triggers_half_of_each_batch_in_its_first_stage(
-    scene: Scene, classifier: Classifier
+    context: AttackContext, classifier: Classifier
 ) -> None:
     helper = LIRA(clean_weight=0.25, epsilon=0.5).helper(poison_of(LIRA()))
     network = drawn(partial(Perturber, 3, 4), 0, "any")
-    control = _Together(helper, network, 10, 0)  # type: ignore[arg-type]
-    images, labels = scene.images.train_images[::5], scene.images.train_labels[::5]
-    shown, told = control.alter(images, labels, torch.arange(60), classifier)
+    hooks = _Together(helper, network, 10, 0)  # type: ignore[arg-type]
+    images, labels = context.images.train_images[::5], context.images.train_labels[::5]
+    shown, told = hooks.alter(images, labels, torch.arange(60), classifier)
     changed = (shown - images).flatten(1).abs().amax(dim=1) > 1e-3
     assert int(changed.sum()) == 30
     assert (told[changed] == TARGET).all()
@@ -93,16 +93,18 @@ def test_lira_triggers_half_of_each_batch_in_its_first_stage(
     logits = torch.randn(60, 10, generator=source())
     each = cross_entropy(logits, told, reduction="none")
     expected = 0.25 * each[~changed].mean() + 0.75 * each[changed].mean()
-    assert torch.allclose(control.loss(logits, told, cross_entropy), expected)
+    assert torch.allclose(hooks.loss(logits, told, cross_entropy), expected)
 
 
-def test_lira_learns_a_trigger_and_victims_start_from_its_classifier(scene: Scene) -> None:
+def test_lira_learns_a_trigger_and_victims_start_from_its_classifier(
+    context: AttackContext,
+) -> None:
     attack = LIRA(epochs=6, width=8, epsilon=0.3, lr=0.01)
     poison = poison_of(attack)
-    learned = learned_by(poison, scene)
-    images = scene.images
-    config = replace(scene.recipe, lr=1e-9)  # a victim that stays where it starts
-    run = train_victim(config, scene.blueprint, poison, images, 0, scene.device, learned)
+    learned = train_trigger(poison, context)
+    images = context.images
+    config = replace(context.recipe, lr=1e-9)  # a victim that stays where it starts
+    run = train_victim(config, context.model_spec, poison, images, 0, context.device, learned)
     state = run.classifier.weights().state
     assert all(torch.equal(state[name], learned[f"classifier/{name}"]) for name in state)
     triggered = attack.trigger(0, learned).stamp(images.test_images.float() / 255, source())
@@ -128,64 +130,66 @@ def test_densities_and_diversities_by_hand() -> None:
 
 
 @pytest.fixture(scope="module")
-def masked(scene: Scene) -> Scene:
+def masked(context: AttackContext) -> AttackContext:
     attack = InputAware(mask_epochs=1, width=4)
-    return replace(scene, learned=learned_by(poison_of(attack), scene))
+    return replace(context, learned=train_trigger(poison_of(attack), context))
 
 
-def control_of(masked: Scene, *, ratio: float = 0.2, **options: Any) -> PatternControl:
+def control_of(masked: AttackContext, *, ratio: float = 0.2, **options: Any) -> PatternHooks:
     attack = InputAware(mask_epochs=1, width=4, **options)
-    return attack.control(poison_of(attack, poison_ratio=ratio), masked)
+    return attack.training_hooks(poison_of(attack, poison_ratio=ratio), masked)
 
 
-def given(control: PatternControl, masked: Scene) -> tuple[Dreamer, Dreamer]:
+def given(hooks: PatternHooks, masked: AttackContext) -> tuple[AutoEncoder, AutoEncoder]:
     """Give a control a mask and a pattern that differ from image to image and stay as they are."""
-    treatment = masked.blueprint.treatment
+    preprocessing = masked.model_spec.preprocessing
     pixels = masked.images.train_images.float() / 255
-    seen = standardised(pixels, statistics_of(treatment.mean, treatment.std))
+    seen = standardised(pixels, statistics_of(preprocessing.mean, preprocessing.std))
     networks = []
     for outputs in (1, 3):
-        network = drawn(partial(Dreamer, 3, outputs, 4), outputs, "given")
+        network = drawn(partial(AutoEncoder, 3, outputs, 4), outputs, "given")
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = 1.0  # running statistics are those of the last batch
         network(seen)
         networks.append(network.eval().requires_grad_(False))  # noqa: FBT003 - torch's way
-    control._mask, control._pattern = networks
+    hooks._mask, hooks._pattern = networks
     return networks[0], networks[1]
 
 
 @pytest.mark.parametrize(("channels", "parameters"), [(3, 723_273), (1, 722_691)])
 def test_networks_have_the_parameters_of_the_published_ones(channels: int, parameters: int) -> None:
-    network = Dreamer(3, channels, 32)
+    network = AutoEncoder(3, channels, 32)
     assert sum(value.numel() for value in network.parameters()) == parameters
 
 
 def test_the_last_batchnorm_has_no_relu_behind_it() -> None:
-    made = drawn(partial(Dreamer, 3, 3, 4), 0, "any")(torch.rand(8, 3, 16, 16, generator=source()))
+    made = drawn(partial(AutoEncoder, 3, 3, 4), 0, "any")(
+        torch.rand(8, 3, 16, 16, generator=source())
+    )
     before = (2 * made - 1).atanh()  # its output has mean 0 and variance 1 in each channel
     assert torch.allclose(before.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-3)
     assert torch.allclose(before.var(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-2)
 
 
 def test_covers_carry_pattern_and_mask_of_another_image(
-    masked: Scene, classifier: Classifier
+    masked: AttackContext, classifier: Classifier
 ) -> None:
-    control = control_of(masked)
-    mask, pattern = given(control, masked)
+    hooks = control_of(masked)
+    mask, pattern = given(hooks, masked)
     images, labels = masked.images.train_images, masked.images.train_labels
-    roles = (control.roles.poisoned, control.roles.covers)
+    roles = (hooks.roles.poisoned, hooks.roles.covers)
     own = [role.nonzero().flatten()[:6] for role in roles]
     clean = (~roles[0] & ~roles[1]).nonzero().flatten()[:20]
     chosen = torch.cat([*own, clean])
-    shown, told = control.alter(images[chosen], labels[chosen], chosen, classifier)
+    shown, told = hooks.alter(images[chosen], labels[chosen], chosen, classifier)
     assert (told[:6] == TARGET).all()
     assert torch.equal(told[6:], labels[chosen[6:]])
     assert torch.equal(shown[12:], images[clean].float())
 
-    treatment = masked.blueprint.treatment
+    preprocessing = masked.model_spec.preprocessing
     pixels = images[chosen].float() / 255
-    seen = standardised(pixels, statistics_of(treatment.mean, treatment.std))
+    seen = standardised(pixels, statistics_of(preprocessing.mean, preprocessing.std))
     made, where = pattern(seen), (2 * (20 * mask(seen) - 10)).sigmoid()
     # Row i, column j: image i with the pattern of j through the mask of j.
     pairs = 255 * ((1 - where) * pixels[:, None] + where * made)
@@ -197,43 +201,45 @@ def test_covers_carry_pattern_and_mask_of_another_image(
 
 
 def test_the_diversity_of_patterns_is_that_of_standardised_ones(
-    masked: Scene, classifier: Classifier
+    masked: AttackContext, classifier: Classifier
 ) -> None:
-    control = control_of(masked, diversity_weight=0.25)
-    _, pattern = given(control, masked)
+    hooks = control_of(masked, diversity_weight=0.25)
+    _, pattern = given(hooks, masked)
     images, labels = masked.images.train_images, masked.images.train_labels
-    clean = (~control.roles.poisoned & ~control.roles.covers).nonzero().flatten()
-    chosen = torch.stack([clean[0], control.roles.poisoned.nonzero().flatten()[0]])
-    shown, told = control.alter(images[chosen], labels[chosen], chosen, classifier)
+    clean = (~hooks.roles.poisoned & ~hooks.roles.covers).nonzero().flatten()
+    chosen = torch.stack([clean[0], hooks.roles.poisoned.nonzero().flatten()[0]])
+    shown, told = hooks.alter(images[chosen], labels[chosen], chosen, classifier)
     logits = classifier.logits(shown)
-    term = (control.loss(logits, told, cross_entropy) - cross_entropy(logits, told)).detach()
+    term = (hooks.loss(logits, told, cross_entropy) - cross_entropy(logits, told)).detach()
 
-    treatment = masked.blueprint.treatment
-    statistics = statistics_of(treatment.mean, treatment.std)
+    preprocessing = masked.model_spec.preprocessing
+    statistics = statistics_of(preprocessing.mean, preprocessing.std)
     one, two = images[chosen].double() / 255
     made = pattern(standardised(images[chosen].float() / 255, statistics)).double()
-    std = torch.tensor(treatment.std, dtype=torch.float64)[:, None, None]
+    std = torch.tensor(preprocessing.std, dtype=torch.float64)[:, None, None]
     apart = ((one - two) / std).square().mean().sqrt()
     made_apart = ((made[0] - made[1]) / std).square().mean().sqrt()
     assert float(term) == pytest.approx(0.25 * float(apart / (made_apart + 1e-7)), rel=1e-4)
 
 
-def test_a_step_of_the_mask_by_hand(scene: Scene) -> None:
+def test_a_step_of_the_mask_by_hand(context: AttackContext) -> None:
     """Of two images: whichever comes first, each is the other's other."""
-    treatment = replace(scene.blueprint.treatment, padding=0, flip=False)
+    preprocessing = replace(context.model_spec.preprocessing, padding=0, flip=False)
     pictures = replace(
-        scene.images,
-        train_images=scene.images.train_images[:2],
-        train_labels=scene.images.train_labels[:2],
+        context.images,
+        train_images=context.images.train_images[:2],
+        train_labels=context.images.train_labels[:2],
     )
     seen_by = replace(
-        scene, images=pictures, blueprint=replace(scene.blueprint, treatment=treatment)
+        context,
+        images=pictures,
+        model_spec=replace(context.model_spec, preprocessing=preprocessing),
     )
     attack = InputAware(mask_epochs=1, width=4, density=0.2, mask_weight=3.0)
-    learned = learned_by(poison_of(attack), seen_by)
+    learned = train_trigger(poison_of(attack), seen_by)
 
-    network = drawn(partial(Dreamer, 3, 1, 4), 0, "input_aware", "mask").train()
-    mean, std = (torch.tensor(v)[:, None, None] for v in (treatment.mean, treatment.std))
+    network = drawn(partial(AutoEncoder, 3, 1, 4), 0, "input_aware", "mask").train()
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
     seen = (pictures.train_images.float() / 255 - mean) / std
     first, second = (2 * (20 * network(seen) - 10)).sigmoid()  # sharpened: tanh(z) / 2 + 1 / 2
     dense = (torch.stack([first, second]) - 0.2).clamp_min(0).mean()
@@ -250,20 +256,20 @@ def test_a_step_of_the_mask_by_hand(scene: Scene) -> None:
 
 @pytest.mark.parametrize(("ratio", "size"), [(0.2, 32), (0.02, 32), (0.02, 4), (0.02, 1)])
 def test_an_image_is_relabelled_only_where_it_is_stamped(
-    masked: Scene, classifier: Classifier, ratio: float, size: int
+    masked: AttackContext, classifier: Classifier, ratio: float, size: int
 ) -> None:
-    control = control_of(masked, ratio=ratio)
+    hooks = control_of(masked, ratio=ratio)
     images, labels = masked.images.train_images, masked.images.train_labels
     other = labels != TARGET
     for epoch in (1, 2):
-        control.start_epoch(epoch)
+        hooks.start_epoch(epoch)
         order = torch.randperm(len(labels), generator=source(epoch))
         for chosen in torch.split(order, size):
             if len(chosen) < size:
                 continue
-            shown, told = control.alter(images[chosen], labels[chosen], chosen, classifier)
+            shown, told = hooks.alter(images[chosen], labels[chosen], chosen, classifier)
             changed = (shown != images[chosen]).flatten(1).any(dim=1)
-            poisoned = control.roles.poisoned[chosen]
+            poisoned = hooks.roles.poisoned[chosen]
             relabelled = told != labels[chosen]
             assert torch.equal(changed & poisoned & other[chosen], relabelled)
             if size > 1:
@@ -272,17 +278,17 @@ def test_an_image_is_relabelled_only_where_it_is_stamped(
 
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_gradients_of_the_pattern_gather_only_if_asked(
-    masked: Scene, classifier: Classifier, *, accumulate: bool
+    masked: AttackContext, classifier: Classifier, *, accumulate: bool
 ) -> None:
-    control = control_of(masked, accumulate_gradients=accumulate)
+    hooks = control_of(masked, accumulate_gradients=accumulate)
     images, labels = masked.images.train_images, masked.images.train_labels
-    (optimiser,) = control.optimisers
+    (optimiser,) = hooks.optimisers
     chosen = torch.arange(60)
     sizes = []
     for _ in range(2):
-        shown, told = control.alter(images[chosen], labels[chosen], chosen, classifier)
+        shown, told = hooks.alter(images[chosen], labels[chosen], chosen, classifier)
         optimiser.zero_grad(set_to_none=True)
-        control.loss(classifier.logits(shown), told, cross_entropy).backward()  # type: ignore[no-untyped-call]
+        hooks.loss(classifier.logits(shown), told, cross_entropy).backward()  # type: ignore[no-untyped-call]
         first = optimiser.param_groups[0]["params"][-1]
         sizes.append(first.grad.clone())
     # Nothing was stepped: the second pass's own gradient is that of the first.
@@ -290,11 +296,11 @@ def test_gradients_of_the_pattern_gather_only_if_asked(
     assert ratio == pytest.approx(2.0 if accumulate else 1.0, abs=0.2)
 
 
-def test_the_pattern_trains_along_and_the_mask_does_not(masked: Scene) -> None:
+def test_the_pattern_trains_along_and_the_mask_does_not(masked: AttackContext) -> None:
     attack = InputAware(mask_epochs=1, width=4)
     run = train_victim(
         masked.recipe,
-        masked.blueprint,
+        masked.model_spec,
         poison_of(attack),
         masked.images,
         0,
@@ -318,7 +324,7 @@ def test_the_pattern_trains_along_and_the_mask_does_not(masked: Scene) -> None:
     )
 
 
-def test_a_trigger_without_its_victim_is_no_trigger(masked: Scene) -> None:
+def test_a_trigger_without_its_victim_is_no_trigger(masked: AttackContext) -> None:
     with pytest.raises(RuntimeError, match="learned along with its victim"):
         InputAware(width=4).trigger(0, masked.learned).stamp(torch.rand(1, 3, 16, 16), source())
 
@@ -327,9 +333,9 @@ def test_a_trigger_without_its_victim_is_no_trigger(masked: Scene) -> None:
 
 
 @pytest.fixture(scope="module")
-def stega(scene: Scene) -> tuple[SSBA, dict[str, Tensor]]:
+def stega(context: AttackContext) -> tuple[SSBA, dict[str, Tensor]]:
     attack = SSBA(bits=8, epochs=16, batch_size=30, width=8, lr=3e-3)
-    return attack, dict(learned_by(poison_of(attack), scene))
+    return attack, dict(train_trigger(poison_of(attack), context))
 
 
 def test_ssba_hides_a_message_that_can_be_read(stega: tuple[SSBA, dict[str, Tensor]]) -> None:
@@ -339,10 +345,10 @@ def test_ssba_hides_a_message_that_can_be_read(stega: tuple[SSBA, dict[str, Tens
 
 
 def test_ssba_changes_each_image_in_its_own_way(
-    stega: tuple[SSBA, dict[str, Tensor]], scene: Scene
+    stega: tuple[SSBA, dict[str, Tensor]], context: AttackContext
 ) -> None:
     attack, learned = stega
-    images = scene.images.test_images[::15].float() / 255
+    images = context.images.test_images[::15].float() / 255
     first, again, other = (attack.trigger(s, learned).stamp(images, source()) for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other), "another scenario has another message"

@@ -12,8 +12,7 @@ from scipy import ndimage
 from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate
 
-from ulrl.arming import learned_by
-from ulrl.attacks import LabelRule, Scene, stamp_bytes
+from ulrl.attacks import AttackContext, LabelRule, stamp_bytes
 from ulrl.attacks._ink import (
     Adversary,
     Extractor,
@@ -26,10 +25,11 @@ from ulrl.attacks._networks import restored
 from ulrl.attacks.poison_ink import InkInjector, PoisonInk
 from ulrl.datasets import ImageSet
 from ulrl.datasets.digits import Digits
-from ulrl.fidelity import psnr
-from ulrl.models import Blueprint
+from ulrl.image_similarity import psnr
+from ulrl.models import ModelSpec
 from ulrl.poisoning import Poison
 from ulrl.supervised import VictimConfig
+from ulrl.trigger_training import train_trigger
 
 GREEN = (80, 160, 80)
 NO_MOTION = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
@@ -196,9 +196,9 @@ def digits() -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def scene(digits: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene:
-    return Scene(
-        blueprint=blueprint,
+def context(digits: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
+    return AttackContext(
+        model_spec=model_spec,
         recipe=VictimConfig(epochs=1, batch_size=32),
         images=digits,
         seed=0,
@@ -210,16 +210,16 @@ def scene(digits: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene:
 BRIEF = PoisonInk(epochs=1, batch_size=16, lr=3e-3, image_weight=3.0, clean_weight=10.0, width=4)
 
 
-def learned(attack: PoisonInk, scene: Scene) -> dict[str, Tensor]:
+def learned(attack: PoisonInk, context: AttackContext) -> dict[str, Tensor]:
     poison = Poison(
         attack=attack, labels=LabelRule.ALL_TO_ONE, poison_ratio=0.1, stamp=attack.default_stamp
     )
-    return dict(learned_by(poison, scene))
+    return dict(train_trigger(poison, context))
 
 
 @pytest.fixture(scope="module")
-def trained(scene: Scene) -> dict[str, Tensor]:
-    return learned(BRIEF, scene)
+def trained(context: AttackContext) -> dict[str, Tensor]:
+    return learned(BRIEF, context)
 
 
 def test_ink_is_read_from_digits_that_nobody_trained_on(
@@ -246,13 +246,13 @@ def test_what_is_hidden_changes_little(trained: dict[str, Tensor], digits: Image
     assert float(noise.max()) < 48, "every image is changed by a grey level or more"
 
 
-def test_the_same_seed_makes_the_same_networks(scene: Scene) -> None:
+def test_the_same_seed_makes_the_same_networks(context: AttackContext) -> None:
     few = replace(
-        scene,
+        context,
         images=replace(
-            scene.images,
-            train_images=scene.images.train_images[:32],
-            train_labels=scene.images.train_labels[:32],
+            context.images,
+            train_images=context.images.train_images[:32],
+            train_labels=context.images.train_labels[:32],
         ),
     )
     attack = replace(BRIEF, width=2)

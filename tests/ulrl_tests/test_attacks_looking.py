@@ -11,8 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tests.steps import finished
-from ulrl.arming import learned_by
-from ulrl.attacks import ATTACKS, LabelRule, Scene, stamp_bytes
+from ulrl.attacks import ATTACKS, AttackContext, LabelRule, stamp_bytes
 from ulrl.attacks._adversarial import AdversarialImages, AdversarialModel, pgd
 from ulrl.attacks._benign import BenignModel, benign_classifier
 from ulrl.attacks._smooth import deepfool_step, low_passed, universal_perturbation
@@ -20,9 +19,10 @@ from ulrl.attacks.lc import LC
 from ulrl.attacks.lf import LF, Added, Origin, stretched
 from ulrl.attacks.trojannn import TrojanNN, head_inputs, heaviest_inputs, shape
 from ulrl.datasets import ImageSet
-from ulrl.models import Blueprint, Classifier
+from ulrl.models import Classifier, ModelSpec
 from ulrl.poisoning import Poison, poison_training_set
 from ulrl.supervised import VictimConfig
+from ulrl.trigger_training import train_trigger
 
 TARGET = 4
 
@@ -37,33 +37,35 @@ def poison_of(attack: Any, **other: Any) -> Poison:
 
 
 @pytest.fixture(scope="module")
-def scene(pictures: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene:
-    bare = Scene(
-        blueprint=blueprint,
+def context(pictures: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
+    bare = AttackContext(
+        model_spec=model_spec,
         recipe=VictimConfig(epochs=4, batch_size=32),
         images=pictures,
         seed=0,
         device=cpu,
         learned={},
     )
-    return replace(bare, learned=learned_by(poison_of(LF(passes=1, images=1)), bare))
+    return replace(bare, learned=train_trigger(poison_of(LF(passes=1, images=1)), bare))
 
 
 @pytest.fixture(scope="module")
-def benign(scene: Scene) -> Scene:
+def benign(context: AttackContext) -> AttackContext:
     """The scene with its clean model."""
-    return replace(scene, learned=finished(BenignModel().train(scene))[1])
+    return replace(context, learned=finished(BenignModel().train(context))[1])
 
 
 @pytest.fixture
-def classifier(benign: Scene) -> Classifier:
+def classifier(benign: AttackContext) -> Classifier:
     return benign_classifier(benign)
 
 
 # The clean model.
 
 
-def test_the_clean_model_is_good_and_says_how_good(benign: Scene, classifier: Classifier) -> None:
+def test_the_clean_model_is_good_and_says_how_good(
+    benign: AttackContext, classifier: Classifier
+) -> None:
     images = benign.images
     right = (classifier.predict(images.test_images) == images.test_labels).float().mean()
     assert float(right) == pytest.approx(float(benign.learned["accuracy"]), abs=1e-6)
@@ -99,7 +101,9 @@ def test_a_step_of_deepfool_ends_just_beyond_a_plane() -> None:
     assert float(step.norm()) == pytest.approx(1.02 * float(gap / weight.norm()), rel=1e-5)
 
 
-def test_the_pattern_takes_images_to_the_target(benign: Scene, classifier: Classifier) -> None:
+def test_the_pattern_takes_images_to_the_target(
+    benign: AttackContext, classifier: Classifier
+) -> None:
     images = benign.images.train_images[::6].float() / 255
     rounds = universal_perturbation(
         classifier, images, target=TARGET, passes=6, fooling_rate=0.5, cutoff=1.5
@@ -114,14 +118,14 @@ def test_the_pattern_takes_images_to_the_target(benign: Scene, classifier: Class
     assert float(after) > float(before) + 0.2
 
 
-def test_lf_adds_one_smooth_pattern_and_clips(scene: Scene) -> None:
-    pattern = scene.learned["pattern"]
+def test_lf_adds_one_smooth_pattern_and_clips(context: AttackContext) -> None:
+    pattern = context.learned["pattern"]
     assert [float(pattern.min()), float(pattern.max())] == [0.0, 1.0]
     power = torch.fft.fft2(pattern - pattern.mean(dim=(1, 2), keepdim=True)).abs().square()
     frequencies = torch.fft.fftfreq(16).abs()
     low = (frequencies[:, None] < 0.2) & (frequencies < 0.2)
     assert float(power[:, low].sum() / power.sum()) > 0.95
-    trigger = LF(scale=0.3).trigger(0, scene.learned)
+    trigger = LF(scale=0.3).trigger(0, context.learned)
     images = torch.rand(4, 3, 16, 16, generator=source())
     assert torch.equal(trigger.stamp(images, source()), (images + 0.3 * pattern).clamp(0, 1))
 
@@ -159,7 +163,9 @@ def test_what_the_head_is_fed_is_what_it_is_fed(classifier: Classifier) -> None:
     assert torch.allclose(classifier.head(features), classifier.logits(255 * images), atol=1e-5)
 
 
-def test_the_patch_excites_its_neurons_within_reach(benign: Scene, classifier: Classifier) -> None:
+def test_the_patch_excites_its_neurons_within_reach(
+    benign: AttackContext, classifier: Classifier
+) -> None:
     def patch(steps: int) -> Tensor:
         helper = TrojanNN(steps=steps, step_size=0.02, reach=0.25).helper(poison_of(TrojanNN()))
         return finished(helper.train(benign))[1]["patch"]
@@ -193,7 +199,7 @@ def test_sums_are_clipped_or_wrap_as_the_published_program_lets_them() -> None:
 
 @pytest.mark.parametrize("steps", [1, 8])
 def test_pgd_stays_in_the_ball_and_raises_the_loss(
-    classifier: Classifier, benign: Scene, steps: int
+    classifier: Classifier, benign: AttackContext, steps: int
 ) -> None:
     images = benign.images.train_images[::10].float() / 255
     labels = benign.images.train_labels[::10]
@@ -217,10 +223,10 @@ def test_a_step_of_pgd_goes_by_the_sign_of_the_gradient(classifier: Classifier) 
     assert torch.allclose(moved, images + 0.01 * seen.grad.sign(), atol=1e-6)
 
 
-def test_only_poisoned_images_of_the_target_are_replaced(benign: Scene) -> None:
+def test_only_poisoned_images_of_the_target_are_replaced(benign: AttackContext) -> None:
     attack = LC(steps=3, model_steps=1, amplitude=0.5)
     poison = poison_of(attack, poison_ratio=0.05)
-    learned = learned_by(poison, replace(benign, learned={}))
+    learned = train_trigger(poison, replace(benign, learned={}))
     images = benign.images
     target = (images.train_labels == TARGET).nonzero().flatten()
     assert torch.equal(learned["index"], target)

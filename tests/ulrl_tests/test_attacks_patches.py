@@ -16,17 +16,17 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from tests.steps import finished
-from ulrl.arming import learned_by
-from ulrl.attacks import Attack, Scene, stamp_bytes
+from ulrl.attacks import Attack, AttackContext, stamp_bytes
 from ulrl.attacks._benign import BenignModel, benign_classifier
 from ulrl.attacks._files import AttackFileError
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.tact import TaCT
 from ulrl.attacks.trojannn import TrojanNN, head_inputs, heaviest_inputs, shape
 from ulrl.datasets import ImageSet
-from ulrl.models import Blueprint
+from ulrl.models import ModelSpec
 from ulrl.poisoning import Poison
 from ulrl.supervised import VictimConfig
+from ulrl.trigger_training import train_trigger
 
 Bytes = npt.NDArray[np.uint8]
 SIZES = pytest.mark.parametrize("side", [16, 32, 48, 64])
@@ -250,10 +250,10 @@ def poison_of(attack: Any) -> Poison:
 
 
 @pytest.fixture(scope="module")
-def benign(pictures: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene:
+def benign(pictures: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
     """A scene with a clean model."""
-    bare = Scene(
-        blueprint=blueprint,
+    bare = AttackContext(
+        model_spec=model_spec,
         recipe=VictimConfig(epochs=1, batch_size=32),
         images=pictures,
         seed=0,
@@ -265,7 +265,7 @@ def benign(pictures: ImageSet, blueprint: Blueprint, cpu: torch.device) -> Scene
 
 @pytest.mark.parametrize("steps", [1, 7])
 def test_the_patch_is_found_as_backdoorbench_finds_it(
-    benign: Scene, steps: int, tmp_path: Path
+    benign: AttackContext, steps: int, tmp_path: Path
 ) -> None:
     """Signed gradient steps on what is above 0 in the picture; kept in bytes."""
     path = tmp_path / "mine.png"
@@ -301,9 +301,9 @@ def test_sums_wrap_as_backdoorbench_s(side: int) -> None:
     assert (stamped(TrojanNN(), images, learned) == sums.clip(0, 255)).all()
 
 
-def test_the_own_shape_is_white_at_first(benign: Scene) -> None:
+def test_the_own_shape_is_white_at_first(benign: AttackContext) -> None:
     attack = TrojanNN(steps=3, reach=0.25)
-    patch = learned_by(poison_of(attack), benign)["patch"]
+    patch = train_trigger(poison_of(attack), benign)["patch"]
     white = shape(16, 3).float() / 255
     assert float((patch - white).abs().max()) <= 0.25 + 1.001 / 255
     assert not patch[white == 0].any()

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tests.ulrl_tests.test_attacks import BRIEF, NAMES
-from ulrl.arming import learned_by
-from ulrl.attacks import ATTACKS, LabelRule, Learned, Scene
+from ulrl.attacks import ATTACKS, AttackContext, LabelRule, Learned
 from ulrl.datasets import ImageSet
-from ulrl.models import Blueprint
+from ulrl.models import ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import Poison, make_test_sets, poison_training_set
 from ulrl.supervised import VictimConfig
+from ulrl.trigger_training import train_trigger
 
 TARGET = 3
 PAIRS = [(name, rule) for name in NAMES for rule in ATTACKS[name]().label_rules]
@@ -38,18 +38,18 @@ def poison_of(name: str, rule: LabelRule, ratio: float, **other: Any) -> Poison:
 
 @pytest.fixture
 def learned(
-    name: str, rule: LabelRule, pictures: ImageSet, blueprint: Blueprint, cpu: torch.device
+    name: str, rule: LabelRule, pictures: ImageSet, model_spec: ModelSpec, cpu: torch.device
 ) -> Learned:
     if (name, rule) not in known:
-        scene = Scene(
-            blueprint=replace(blueprint, architecture=PreActResNet18(width=1)),
+        context = AttackContext(
+            model_spec=replace(model_spec, architecture=PreActResNet18(width=1)),
             recipe=VictimConfig(epochs=1, batch_size=100),
             images=pictures,
             seed=0,
             device=cpu,
             learned={},
         )
-        known[name, rule] = learned_by(poison_of(name, rule, 0.05), scene, victim=True)
+        known[name, rule] = train_trigger(poison_of(name, rule, 0.05), context, victim=True)
     return known[name, rule]
 
 
@@ -87,9 +87,9 @@ def test_those_count_that_could_betray_the_trigger(
     for half in (sets.selection, sets.report):
         if rule is LabelRule.ALL_TO_ALL:
             assert len(half.triggered) == len(half.clean)
-            assert torch.equal(half.wanted_labels, (half.true_labels + 1) % pictures.classes)
+            assert torch.equal(half.target_labels, (half.true_labels + 1) % pictures.classes)
             continue
-        assert (half.wanted_labels == TARGET).all()
+        assert (half.target_labels == TARGET).all()
         expected = half.clean_labels != TARGET
         if rule is LabelRule.SOURCE_SPECIFIC:
             expected &= (half.clean_labels == 1) | (half.clean_labels == 2)
@@ -103,5 +103,5 @@ def test_any_class_may_be_the_target(name: str, target: int, pictures: ImageSet)
     poison = poison_of(name, rule, 0.05, target_label=target)
     roles = poison.roles(pictures.train_labels, 0)
     assert int(roles.poisoned.sum()) == 15
-    told = poison.told(pictures.train_labels[roles.poisoned], pictures.classes)
+    told = poison.assigned_labels(pictures.train_labels[roles.poisoned], pictures.classes)
     assert (told == target).all()

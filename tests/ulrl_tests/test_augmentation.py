@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from ulrl.augmentation import Views, apply_views, draw_views
-from ulrl.datasets import Treatment
+from ulrl.datasets import Preprocessing
 
 CPU = torch.device("cpu")
-TREATMENT = Treatment(mean=(0.0,), std=(1.0,), padding=2, flip=True)
+PREPROCESSING = Preprocessing(mean=(0.0,), std=(1.0,), padding=2, flip=True)
 
 
 def naive(image: Tensor, top: int, left: int, padding: int, *, mirrored: bool) -> Tensor:
@@ -33,9 +33,9 @@ def naive(image: Tensor, top: int, left: int, padding: int, *, mirrored: bool) -
 def test_agrees_with_slicing_each_image(padding: int, channels: int, side: int, seed: int) -> None:
     source = Generator().manual_seed(seed)
     images = torch.randint(1, 256, (5, channels, side, side), generator=source).to(torch.uint8)
-    treatment = replace(TREATMENT, padding=padding)
-    views = draw_views(5, treatment, source, CPU)
-    seen = apply_views(images, views, treatment)
+    preprocessing = replace(PREPROCESSING, padding=padding)
+    views = draw_views(5, preprocessing, source, CPU)
+    seen = apply_views(images, views, preprocessing)
     assert seen.dtype == torch.uint8
     for i in range(5):
         expected = naive(
@@ -50,13 +50,13 @@ def test_agrees_with_slicing_each_image(padding: int, channels: int, side: int, 
 
 def test_every_view_of_one_image() -> None:
     image = torch.arange(1, 10, dtype=torch.uint8).reshape(1, 1, 3, 3)
-    treatment = replace(TREATMENT, padding=1)
+    preprocessing = replace(PREPROCESSING, padding=1)
 
     def view(top: int, left: int, *, mirrored: bool = False) -> list[list[int]]:
         views = Views(
             top=torch.tensor([top]), left=torch.tensor([left]), mirrored=torch.tensor([mirrored])
         )
-        rows: list[list[int]] = apply_views(image, views, treatment)[0, 0].tolist()
+        rows: list[list[int]] = apply_views(image, views, preprocessing)[0, 0].tolist()
         return rows
 
     assert view(1, 1) == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -67,24 +67,26 @@ def test_every_view_of_one_image() -> None:
 
 
 def test_padding_zero_without_flip_is_the_identity() -> None:
-    treatment = replace(TREATMENT, padding=0, flip=False)
+    preprocessing = replace(PREPROCESSING, padding=0, flip=False)
     images = torch.randint(256, (7, 3, 8, 8), generator=Generator().manual_seed(0))
     images = images.to(torch.uint8)
-    views = draw_views(7, treatment, Generator().manual_seed(1), CPU)
-    assert torch.equal(apply_views(images, views, treatment), images)
+    views = draw_views(7, preprocessing, Generator().manual_seed(1), CPU)
+    assert torch.equal(apply_views(images, views, preprocessing), images)
 
 
 def test_the_argument_is_untouched() -> None:
     images = torch.full((4, 3, 8, 8), 200, dtype=torch.uint8)
-    views = draw_views(4, TREATMENT, Generator().manual_seed(0), CPU)
-    apply_views(images, views, TREATMENT).zero_()
+    views = draw_views(4, PREPROCESSING, Generator().manual_seed(0), CPU)
+    apply_views(images, views, PREPROCESSING).zero_()
     assert int(images.min()) == 200
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4])
 def test_draws_are_uniform_over_crops(padding: int) -> None:
     count, places = 20_000, 2 * padding + 1
-    views = draw_views(count, replace(TREATMENT, padding=padding), Generator().manual_seed(0), CPU)
+    views = draw_views(
+        count, replace(PREPROCESSING, padding=padding), Generator().manual_seed(0), CPU
+    )
     for offsets in (views.top, views.left):
         frequencies = offsets.bincount(minlength=places) / count
         assert len(frequencies) == places
@@ -96,14 +98,14 @@ def test_draws_are_uniform_over_crops(padding: int) -> None:
 
 
 def test_no_flip_where_the_dataset_has_none() -> None:
-    plain = draw_views(1000, replace(TREATMENT, flip=False), Generator().manual_seed(0), CPU)
-    mirrored = draw_views(1000, TREATMENT, Generator().manual_seed(0), CPU)
+    plain = draw_views(1000, replace(PREPROCESSING, flip=False), Generator().manual_seed(0), CPU)
+    mirrored = draw_views(1000, PREPROCESSING, Generator().manual_seed(0), CPU)
     assert not bool(plain.mirrored.any())
     assert torch.equal(plain.top, mirrored.top)
 
 
 def test_views_of_some_images() -> None:
-    views = draw_views(10, TREATMENT, Generator().manual_seed(0), CPU)
+    views = draw_views(10, PREPROCESSING, Generator().manual_seed(0), CPU)
     index = torch.tensor([7, 0, 7])
     part = views.of(index)
     assert torch.equal(part.top, views.top[index])

@@ -159,15 +159,15 @@ def test_labels_out_of_range(
 
 def test_what_is_known_without_a_file() -> None:
     dataset = Cifar10(root="/nowhere")
-    facts = dataset.facts()
-    assert facts.train_counts == (5000,) * 10
-    assert (facts.test_count, facts.side, facts.channels) == (10_000, 32, 3)
+    info = dataset.info()
+    assert info.train_counts == (5000,) * 10
+    assert (info.test_count, info.side, info.channels) == (10_000, 32, 3)
     assert dataset.label == "cifar10"
     assert dataset.identity() == {}
-    treatment = dataset.treatment
-    assert treatment.mean == (0.4914, 0.4822, 0.4465)
-    assert treatment.std == (0.247, 0.243, 0.261)
-    assert (treatment.padding, treatment.flip) == (4, True)
+    preprocessing = dataset.preprocessing
+    assert preprocessing.mean == (0.4914, 0.4822, 0.4465)
+    assert preprocessing.std == (0.247, 0.243, 0.261)
+    assert (preprocessing.padding, preprocessing.flip) == (4, True)
 
 
 def test_checksums_are_those_of_torchvision() -> None:

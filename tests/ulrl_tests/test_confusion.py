@@ -39,7 +39,7 @@ def by_hand(half: TestHalf, guesses: Guesses, label: int | None) -> tuple[float,
         return sum(hits) / len(hits) if hits else float("nan")
 
     clean = list(zip(half.clean_labels.tolist(), guesses(half.clean).tolist(), strict=True))
-    true, wanted = half.true_labels.tolist(), half.wanted_labels.tolist()
+    true, wanted = half.true_labels.tolist(), half.target_labels.tolist()
     marked = list(zip(true, wanted, guesses(half.triggered).tolist(), strict=True))
     return (
         share([guess == one for one, guess in clean if label in (None, one)]),
@@ -69,7 +69,7 @@ def test_metrics_and_classes_follow_from_the_counts(pictures: ImageSet, rule: La
         counted = {label for label in range(10) if not isnan(found.asr_by_class[label])}
         left_out = set() if rule is LabelRule.ALL_TO_ALL else {TARGET}
         assert counted == (set(source) or set(range(10)) - left_out)
-        assert {label for label in range(10) if found.wanted[label] >= 0} == counted
+        assert {label for label in range(10) if found.targets[label] >= 0} == counted
 
 
 def test_cells_hold_the_pairs(pictures: ImageSet) -> None:
@@ -102,14 +102,14 @@ def test_an_evaluation_has_the_counts_of_both_halves(
         assert metrics == measure(predict, half) == counts.metrics
         assert int(counts.clean.sum()) == len(half.clean)
         assert int(counts.triggered.sum()) == len(half.triggered)
-        assert counts.wanted.tolist() == [1, -1, *[1] * 8]
+        assert counts.targets.tolist() == [1, -1, *[1] * 8]
 
 
 @pytest.mark.parametrize(
     ("clean", "true", "wanted", "predicted", "message"),
     [
         ([0, 3], [1], [0], [0, 0], "clean_labels are classes from 0 to 2; got 0 to 3"),
-        ([0, 1], [1], [5], [0, 0], "wanted_labels are classes from 0 to 2; got 5 to 5"),
+        ([0, 1], [1], [5], [0, 0], "target_labels are classes from 0 to 2; got 5 to 5"),
         ([0, 1], [1], [0], [0, 7], "predictions are classes from 0 to 2; got 0 to 7"),
         ([0, 1], [1, 1], [0, 2], [0, 0], "triggered images of one class are wanted as one class"),
     ],

@@ -146,10 +146,10 @@ def test_a_set_of_other_class_counts_is_refused(
     sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample.put(tmp_path)
-    facts = sample.source.facts
-    first, *others, last = facts.train_counts
-    other = replace(facts, train_counts=(first + 1, *others, last - 1))
-    monkeypatch.setattr(f"{sample.module}.SOURCE", replace(sample.source, facts=other))
+    info = sample.source.info
+    first, *others, last = info.train_counts
+    other = replace(info, train_counts=(first + 1, *others, last - 1))
+    monkeypatch.setattr(f"{sample.module}.SOURCE", replace(sample.source, info=other))
     with pytest.raises(DatasetError, match=f"not {first + 1}|has {first} "):
         sample.dataset(tmp_path, download=False).load()
     assert not decoded(sample, tmp_path).exists()

@@ -166,7 +166,7 @@ def test_an_image_that_turns_out_to_be_none(
 
 def test_the_counts_of_the_signs() -> None:
     """Tracks have 30 frames, one of them 29; 1,307 tracks make the final edition."""
-    counts = GTSRB.facts.train_counts
+    counts = GTSRB.info.train_counts
     assert len(counts) == 43
     assert sum(counts) == 39_209
     assert [label for label, count in enumerate(counts) if count % 30] == [33]

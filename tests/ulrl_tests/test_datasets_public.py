@@ -199,11 +199,11 @@ def test_what_is_known_without_a_file(name: str) -> None:
     dataset = DATASETS[name](root="/nowhere")  # type: ignore[call-arg]
     assert isinstance(dataset, PublicDataset)
     mean, std, flip, side, classes, train, test = KNOWN[name]
-    treatment, facts = dataset.treatment, dataset.facts()
-    assert (treatment.mean, treatment.std) == (mean, std)
-    assert (treatment.flip, treatment.padding) == (flip, 4)
-    assert (facts.side, facts.channels, facts.classes) == (side, 3, classes)
-    assert (facts.train_count, facts.test_count) == (train, test)
+    preprocessing, info = dataset.preprocessing, dataset.info()
+    assert (preprocessing.mean, preprocessing.std) == (mean, std)
+    assert (preprocessing.flip, preprocessing.padding) == (flip, 4)
+    assert (info.side, info.channels, info.classes) == (side, 3, classes)
+    assert (info.train_count, info.test_count) == (train, test)
     assert dataset.label == name
     assert dataset.identity() == ({} if name.startswith("cifar") else {"decoded": 1})
 

@@ -15,9 +15,9 @@ from ulrl.metrics import measure
 from ulrl.models import Weights, restore
 from ulrl.poisoning import Poison, make_test_sets
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.scoring import score_neurons
 from ulrl.unlearning import unlearn
+from ulrl.weight_selection import select_weights
 
 SHORT: dict[str, Any] = {"unlearn_batch_size": 16, "relearn_batch_size": 16, "relearn_epochs": 10}
 
@@ -51,7 +51,7 @@ def test_ten_lines_repair_a_foreign_network(
     before = {name: value.clone() for name, value in victim.state_dict().items()}
     # One suspect: which rows pass the limit beside the target's is each kind of CPU's own.
     values = SHORT | {"max_suspects": 1}
-    repaired = ulrl.repair(victim, *samples, victim_of(1).blueprint.treatment, **values)
+    repaired = ulrl.repair(victim, *samples, victim_of(1).model_spec.preprocessing, **values)
     assert repaired.scores.places == (("wrapped.linear", badnets.target_label),)
     assert not repaired.plain_fine_tuning
     assert not repaired.network.training
@@ -76,14 +76,14 @@ def test_it_is_the_stages_one_after_the_other(
     parts: Hyperparameters = assemble(preset_values(ulrl.Preset.OFFICIAL, "cifar10") | SHORT)
     clean = draw_clean_samples(CleanConfig(clean_ratio=0.3), pictures, seed=0)
     *_, ascent = unlearn(parts.unlearn, weights, clean, 0.2, cpu)
-    suspects = choose_resets(parts.reset, score_neurons(parts.score, ascent))
+    suspects = select_weights(parts.reset, score_neurons(parts.score, ascent))
     run = relearn(parts.relearn, weights, suspects, clean, cpu)
     for _ in run.epochs:
         pass
     whole = ulrl.repair(
         restore(weights, cpu).network,
         *samples,
-        weights.blueprint.treatment,
+        weights.model_spec.preprocessing,
         preset="official",
         **SHORT,
     )
@@ -98,8 +98,10 @@ def test_nothing_suspicious_is_plain_fine_tuning_and_says_so(
     cpu: torch.device,
 ) -> None:
     network = restore(victim_of(0), cpu).network
-    treatment = victim_of(0).blueprint.treatment
+    preprocessing = victim_of(0).model_spec.preprocessing
     values = SHORT | {"relearn_epochs": 1, "unlearn_epochs": 1}
-    assert ulrl.repair(network, *samples, treatment, z_threshold=1e6, **values).plain_fine_tuning
-    tuned = ulrl.repair(network, *samples, treatment, preset="fine_tuning", **values)
+    assert ulrl.repair(
+        network, *samples, preprocessing, z_threshold=1e6, **values
+    ).plain_fine_tuning
+    tuned = ulrl.repair(network, *samples, preprocessing, preset="fine_tuning", **values)
     assert tuned.plain_fine_tuning

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 import ulrl
 from ulrl.randomness import generator
 
-TREATMENT = ulrl.Treatment(mean=(0.5, 0.4, 0.6), std=(0.25, 0.3, 0.2), padding=1, flip=True)
+PREPROCESSING = ulrl.Preprocessing(mean=(0.5, 0.4, 0.6), std=(0.25, 0.3, 0.2), padding=1, flip=True)
 FEW: dict[str, Any] = {"unlearn_epochs": 2, "relearn_epochs": 2, "z_threshold": 0.3}
 LABELS = torch.arange(12) % 4
 
@@ -99,7 +99,7 @@ def pictures(height: int = 8, width: int = 8) -> Tensor:
 
 
 def repaired(victim: nn.Module | None = None, **changes: Any) -> ulrl.Repair:
-    sound: dict[str, Any] = {"images": pictures(), "labels": LABELS, "treatment": TREATMENT}
+    sound: dict[str, Any] = {"images": pictures(), "labels": LABELS, "preprocessing": PREPROCESSING}
     return ulrl.repair(made() if victim is None else victim, **{**sound, **FEW, **changes})
 
 
@@ -214,7 +214,7 @@ def test_what_is_no_hyperparameter_or_of_another_kind(change: dict[str, Any], me
 def test_a_treatment_that_is_none(change: dict[str, Any], message: str) -> None:
     sound = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "padding": 1, "flip": True}
     with pytest.raises(ValueError, match=re.escape(message)):
-        ulrl.Treatment(**{**sound, **change})
+        ulrl.Preprocessing(**{**sound, **change})
 
 
 # The victim.

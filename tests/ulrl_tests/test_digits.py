@@ -17,19 +17,19 @@ def images() -> ImageSet:
 
 
 def test_counts_are_as_announced(images: ImageSet) -> None:
-    facts = Digits().facts()
-    assert tuple(images.train_labels.bincount().tolist()) == facts.train_counts
-    assert (len(images.train_images), len(images.test_images)) == (facts.train_count, 500)
-    assert facts.train_count == 1297
-    assert facts.test_count == 500
-    assert facts.classes == images.classes == 10
+    info = Digits().info()
+    assert tuple(images.train_labels.bincount().tolist()) == info.train_counts
+    assert (len(images.train_images), len(images.test_images)) == (info.train_count, 500)
+    assert info.train_count == 1297
+    assert info.test_count == 500
+    assert info.classes == images.classes == 10
     assert set(images.test_labels.tolist()) == set(range(10))
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_shapes_and_types(size: int) -> None:
     images = Digits(size=size).load()
-    assert Digits(size=size).facts().side == size
+    assert Digits(size=size).info().side == size
     for pixels, labels in (
         (images.train_images, images.train_labels),
         (images.test_images, images.test_labels),
@@ -91,8 +91,8 @@ def test_treatment_and_label() -> None:
     assert DATASETS["digits"] is Digits
     assert Digits().label == "digits"
     assert Digits(size=32).label == "digits(size=32)"
-    assert (Digits().treatment.padding, Digits(size=32).treatment.padding) == (2, 4)
-    assert not Digits().treatment.flip
+    assert (Digits().preprocessing.padding, Digits(size=32).preprocessing.padding) == (2, 4)
+    assert not Digits().preprocessing.flip
 
 
 @pytest.mark.parametrize("size", [7, 257])

@@ -12,21 +12,21 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.functional import cross_entropy
 
 import ulrl
-from ulrl.attacks import Helper, Scene, Step
+from ulrl.attacks import AttackContext, Helper, Step
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.evaluation import evaluate
-from ulrl.fitting import Epoch, Schedule, Sources, sound, train
-from ulrl.models import Blueprint, Weights, restore
+from ulrl.fitting import Epoch, Schedule, Sources, raise_if_diverged, train
+from ulrl.models import ModelSpec, Weights, restore
 from ulrl.poisoning import Poison, make_test_sets
 from ulrl.precision import Precision
 from ulrl.relearning import RelearnConfig, relearn
-from ulrl.resetting import ResetConfig, Suspects, choose_resets
 from ulrl.scoring import ScoreConfig, score_neurons
 from ulrl.sgd import SGD
 from ulrl.supervised import VictimConfig, VictimSchedule
 from ulrl.unlearning import StopAccuracy, UnlearnConfig, unlearn
 from ulrl.victim import train_victim
+from ulrl.weight_selection import ResetConfig, Suspects, select_weights
 
 NOBODY = Suspects(layers=(), reset_bias=False)
 EXPLOSIVE = UnlearnConfig(unlearn_batch_size=16, unlearn_lr=0.3, unlearn_clip_norm=1e30)
@@ -50,14 +50,14 @@ def spoiled(weights: Weights, name: str, value: float) -> Weights:
 
 @pytest.mark.parametrize("schedule", [VictimSchedule.CONSTANT, VictimSchedule.PLATEAU])
 def test_a_victim_that_diverges_ends_its_training(
-    blueprint: Blueprint,
+    model_spec: ModelSpec,
     badnets: Poison,
     pictures: ImageSet,
     cpu: torch.device,
     schedule: VictimSchedule,
 ) -> None:
     config = VictimConfig(epochs=30, batch_size=32, lr=100.0, schedule=schedule)
-    run = train_victim(config, blueprint, badnets, pictures, 0, cpu)
+    run = train_victim(config, model_spec, badnets, pictures, 0, cpu)
     with pytest.raises(
         ulrl.DivergedError, match=r"^training diverged in epoch \d+ \(.*; a smaller lr may help$"
     ):
@@ -89,7 +89,7 @@ def test_an_ascent_that_diverges_early_chooses_nothing(
     with pytest.raises(
         ulrl.DivergedError, match=f"unlearning diverged in epoch {len(ascent.accuracy)}, before"
     ):
-        choose_resets(ResetConfig(), scores)
+        select_weights(ResetConfig(), scores)
 
 
 def test_an_ascent_is_observed_only_while_it_is_sound(
@@ -141,7 +141,7 @@ def test_repair_raises(victim_of: Victims, clean: CleanSamples, phase: str) -> N
     samples = clean.samples
     with pytest.raises(ulrl.DivergedError, match=f"^{phase}ing diverged in epoch"):
         ulrl.repair(
-            victim, samples.images, samples.labels, victim_of(0).blueprint.treatment, **values
+            victim, samples.images, samples.labels, victim_of(0).model_spec.preprocessing, **values
         )
     assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
 
@@ -152,18 +152,18 @@ class Exploded(Helper):
 
     value: float
 
-    def train(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
-        del scene
+    def train(self, context: AttackContext) -> Generator[Step, None, dict[str, Tensor]]:
+        del context
         yield Step(1, 1)
         return {"bits": torch.ones(2, dtype=torch.bool), "weight": torch.tensor([1.0, self.value])}
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
 def test_a_helper_that_diverged_has_no_result(
-    value: float, blueprint: Blueprint, pictures: ImageSet, cpu: torch.device
+    value: float, model_spec: ModelSpec, pictures: ImageSet, cpu: torch.device
 ) -> None:
-    scene = Scene(
-        blueprint=blueprint,
+    context = AttackContext(
+        model_spec=model_spec,
         recipe=VictimConfig(epochs=1, batch_size=32),
         images=pictures,
         seed=0,
@@ -171,12 +171,12 @@ def test_a_helper_that_diverged_has_no_result(
         learned={},
     )
     with pytest.raises(ulrl.DivergedError) as failure:
-        list(Exploded(value=value).trained(scene))
+        list(Exploded(value=value).trained(context))
     assert str(failure.value) == (
         "the training of Exploded diverged (weight is not finite); smaller rates or weights of "
         "the attack may help"
     )
-    assert list(Exploded(value=2.0).trained(scene)) == [Step(1, 1)]
+    assert list(Exploded(value=2.0).trained(context)) == [Step(1, 1)]
 
 
 # The loop.
@@ -206,7 +206,7 @@ def epochs_of(
 def test_a_sound_training_has_no_fault(victim_of: Victims, clean: CleanSamples) -> None:
     epochs, _ = epochs_of(victim_of(0), clean)
     assert [epoch.fault for epoch in epochs] == ["", ""]
-    assert list(sound(iter(epochs), "this", "that")) == epochs
+    assert list(raise_if_diverged(iter(epochs), "this", "that")) == epochs
 
 
 @pytest.mark.parametrize("name", ["linear.bias", "bn.running_var", "bn.running_mean"])

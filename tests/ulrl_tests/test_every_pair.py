@@ -17,18 +17,18 @@ from ulrl.datasets import Dataset
 from ulrl.datasets.arrays import Arrays
 from ulrl.datasets.digits import Digits
 from ulrl.evaluation import evaluate
-from ulrl.models import Architecture, Blueprint
+from ulrl.models import Architecture, ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.timm_model import TimmModel
 from ulrl.models.vgg import VGG19BN
 from ulrl.models.vit import ViTB16
 from ulrl.poisoning import Poison, make_test_sets
 from ulrl.relearning import RelearnConfig, relearn
-from ulrl.resetting import ResetConfig, choose_resets
 from ulrl.scoring import ScoreConfig, SuspectRule, score_neurons
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig, unlearn
 from ulrl.victim import train_victim
+from ulrl.weight_selection import ResetConfig, select_weights
 
 PUBLIC = {
     "cifar10": cifar10,
@@ -75,19 +75,19 @@ def dataset_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 
 def go(dataset: Dataset, architecture: Architecture) -> None:
     """Train, unlearn, score, relearn and evaluate."""
-    images, facts, cpu = dataset.load(), dataset.facts(), torch.device("cpu")
-    assert facts is not None
-    assert (facts.classes, facts.train_count) == (images.classes, len(images.train_labels))
-    assert images.train_images.shape[1:] == (facts.channels, facts.side, facts.side)
-    blueprint = Blueprint(
+    images, info, cpu = dataset.load(), dataset.info(), torch.device("cpu")
+    assert info is not None
+    assert (info.classes, info.train_count) == (images.classes, len(images.train_labels))
+    assert images.train_images.shape[1:] == (info.channels, info.side, info.side)
+    model_spec = ModelSpec(
         architecture=architecture,
         classes=images.classes,
-        channels=facts.channels,
-        side=facts.side,
-        treatment=dataset.treatment,
+        channels=info.channels,
+        side=info.side,
+        preprocessing=dataset.preprocessing,
     )
     poison = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE, target_label=1)
-    run = train_victim(VictimConfig(epochs=1, batch_size=32), blueprint, poison, images, 0, cpu)
+    run = train_victim(VictimConfig(epochs=1, batch_size=32), model_spec, poison, images, 0, cpu)
     (epoch,) = run.epochs
     assert np.isfinite(epoch.loss)
     victim = run.classifier.weights()
@@ -97,7 +97,7 @@ def go(dataset: Dataset, architecture: Architecture) -> None:
     one = ScoreConfig(suspect_rule=SuspectRule.LARGEST, suspect_share=1 / images.classes)
     scores = score_neurons(one, ascent)
     assert len(scores.suspects) == 1
-    suspects = choose_resets(ResetConfig(), scores)
+    suspects = select_weights(ResetConfig(), scores)
     repair = relearn(RelearnConfig(relearn_epochs=1), victim, suspects, clean, cpu)
     (epoch,) = repair.epochs
     assert np.isfinite(epoch.loss)

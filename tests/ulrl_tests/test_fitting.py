@@ -9,22 +9,22 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from ulrl.attacks import LabelRule, Stamp, StampingControl
+from ulrl.attacks import LabelRule, Stamp, StampingHooks
 from ulrl.attacks.badnets import BadNets
-from ulrl.control import NO_CONTROL, Control
-from ulrl.datasets import ImageSet, Treatment
+from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
-from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.models.vgg import VGG19BN
 from ulrl.poisoning import Poison
 from ulrl.randomness import generator
+from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 COUNT = 36
 
 
 @pytest.fixture
-def classifier(blueprint: Blueprint, cpu: torch.device) -> Classifier:
-    return initialise(blueprint, generator(0, "test"), cpu)
+def classifier(model_spec: ModelSpec, cpu: torch.device) -> Classifier:
+    return initialise(model_spec, generator(0, "test"), cpu)
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def fit(
     schedule: Schedule,
     *,
     padding: int = 0,
-    control: Control = NO_CONTROL,
+    hooks: TrainingHooks = NO_HOOKS,
 ) -> Iterator[Epoch]:
-    treatment = replace(classifier.blueprint.treatment, padding=padding, flip=padding > 0)
-    classifier.blueprint = replace(classifier.blueprint, treatment=treatment)
+    preprocessing = replace(classifier.model_spec.preprocessing, padding=padding, flip=padding > 0)
+    classifier.model_spec = replace(classifier.model_spec, preprocessing=preprocessing)
     optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.1, momentum=0.9)
     sources = three_sources()
-    return train(classifier, samples, optimiser, cross_entropy, schedule, sources, control)
+    return train(classifier, samples, optimiser, cross_entropy, schedule, sources, hooks)
 
 
 def three_sources() -> Sources:
@@ -114,10 +114,10 @@ def test_late_triggers_are_whole_in_every_view(
         poison_ratio=0.25,
         stamp=Stamp.AFTER_AUGMENTATION,
     )
-    control = StampingControl(poison, BadNets(), samples.labels, classes=10, seed=0)
+    hooks = StampingHooks(poison, BadNets(), samples.labels, classes=10, seed=0)
     spy = Spy(classifier, monkeypatch)
     schedule = Schedule(epochs=3, batch_size=16, rate=lambda _: 0.01)
-    list(fit(classifier, samples, schedule, padding=3, control=control))
+    list(fit(classifier, samples, schedule, padding=3, hooks=hooks))
     shown = torch.cat(spy.batches)
     patched = (shown[:, :, -3:, -3:] == 255).flatten(1).all(dim=1)
     assert int(patched.sum()) == 3 * COUNT // 4
@@ -157,12 +157,12 @@ def test_loss_and_accuracy_are_means_over_samples_before_the_steps(
 
 
 def test_measuring_between_epochs_changes_nothing(
-    blueprint: Blueprint, samples: Samples, cpu: torch.device
+    model_spec: ModelSpec, samples: Samples, cpu: torch.device
 ) -> None:
     schedule = Schedule(epochs=3, batch_size=16, rate=lambda _: 0.05)
     ends = []
     for measure in (False, True):
-        classifier = initialise(blueprint, generator(0, "test"), cpu)
+        classifier = initialise(model_spec, generator(0, "test"), cpu)
         for _ in fit(classifier, samples, schedule, padding=1):
             if measure:
                 classifier.predict(samples.images)
@@ -173,11 +173,11 @@ def test_measuring_between_epochs_changes_nothing(
 
 
 def test_leaving_early_is_a_prefix(
-    blueprint: Blueprint, samples: Samples, cpu: torch.device
+    model_spec: ModelSpec, samples: Samples, cpu: torch.device
 ) -> None:
     ends = []
     for epochs in (2, 5):
-        classifier = initialise(blueprint, generator(0, "test"), cpu)
+        classifier = initialise(model_spec, generator(0, "test"), cpu)
         schedule = Schedule(epochs=epochs, batch_size=16, rate=lambda _: 0.05)
         for epoch in fit(classifier, samples, schedule, padding=1):
             if epoch.number == 2:
@@ -187,10 +187,10 @@ def test_leaving_early_is_a_prefix(
 
 
 def test_clipping_bounds_the_first_step(
-    blueprint: Blueprint, samples: Samples, cpu: torch.device
+    model_spec: ModelSpec, samples: Samples, cpu: torch.device
 ) -> None:
     def distance(clip_norm: float | None) -> float:
-        classifier = initialise(blueprint, generator(0, "test"), cpu)
+        classifier = initialise(model_spec, generator(0, "test"), cpu)
         before = [p.detach().clone() for p in classifier.network.parameters()]
         schedule = Schedule(epochs=1, batch_size=COUNT, rate=lambda _: 1.0, clip_norm=clip_norm)
         list(fit(classifier, samples, schedule))
@@ -208,11 +208,11 @@ def test_a_last_sample_that_cannot_stand_alone_joins_the_batch_before(
     pictures: ImageSet, cpu: torch.device, count: int
 ) -> None:
     """VGG's features of such images are 1×1, and BatchNorm wants more than one value."""
-    treatment = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=0, flip=False)
-    blueprint = Blueprint(
-        architecture=VGG19BN(width=2), classes=10, channels=3, side=16, treatment=treatment
+    preprocessing = Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3, padding=0, flip=False)
+    model_spec = ModelSpec(
+        architecture=VGG19BN(width=2), classes=10, channels=3, side=16, preprocessing=preprocessing
     )
-    classifier = initialise(blueprint, generator(0, "one"), cpu)
+    classifier = initialise(model_spec, generator(0, "one"), cpu)
     sizes: list[int] = []
     classifier.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     samples = Samples(

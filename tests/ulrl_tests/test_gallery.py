@@ -9,14 +9,16 @@ from PIL import Image
 
 from ulrl import gallery
 from ulrl.attacks import ATTACKS, FixedAttack
+from ulrl.gallery_figure import HEADINGS, PANEL, TriggerExample, draw_gallery, panels_of, png_bytes
 from ulrl.shapes import shapes
-from ulrl.specimens import HEADINGS, PANEL, Specimen, draw_gallery, panels_of, png_bytes
 
 
-def specimen_of(residual: torch.Tensor, name: str = "some") -> Specimen:
+def specimen_of(residual: torch.Tensor, name: str = "some") -> TriggerExample:
     """Grey images with `residual` on top, in grey levels."""
     clean = torch.full((1, 3, *residual.shape), 100, dtype=torch.uint8)
-    return Specimen(name=name, clean=clean, triggered=(clean.int() + residual).to(torch.uint8))
+    return TriggerExample(
+        name=name, clean=clean, triggered=(clean.int() + residual).to(torch.uint8)
+    )
 
 
 def test_a_residual_shows_five_times_as_strong_around_mid_grey() -> None:
@@ -52,17 +54,17 @@ def test_an_unchanged_image_is_said_to_be_unchanged() -> None:
 
 def test_grey_images_are_drawn_grey() -> None:
     clean = torch.randint(0, 200, (2, 1, 16, 16), dtype=torch.uint8)
-    panels = next(panels_of(Specimen(name="grey", clean=clean, triggered=clean + 20)))
+    panels = next(panels_of(TriggerExample(name="grey", clean=clean, triggered=clean + 20)))
     assert all(panel.shape == (16, 16, 3) for panel in panels)
     assert np.array_equal(panels[0][..., 0], clean[0, 0].numpy())
 
 
 def test_panels_stand_where_their_columns_are_and_bytes_repeat() -> None:
-    specimens = [
+    examples = [
         specimen_of(torch.full((32, 32), level, dtype=torch.int32), f"attack {level}")
         for level in (5, 20)
     ]
-    picture = draw_gallery(specimens, note="a line below")
+    picture = draw_gallery(examples, note="a line below")
     pixels = np.asarray(picture)
     side = 32 * -(-PANEL // 32)
     for level in (5, 20):
@@ -70,7 +72,7 @@ def test_panels_stand_where_their_columns_are_and_bytes_repeat() -> None:
         row_of = (pixels == 100 + level).all(axis=-1)
         assert row_of.sum() == pytest.approx(side**2, rel=0.02)
     assert picture.width > len(HEADINGS) * side
-    assert png_bytes(picture) == png_bytes(draw_gallery(specimens, note="a line below"))
+    assert png_bytes(picture) == png_bytes(draw_gallery(examples, note="a line below"))
 
 
 def test_shapes_are_ten_classes_of_the_seed() -> None:
@@ -114,7 +116,7 @@ def test_a_trigger_that_is_not_learned_needs_no_victim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The victim of `blind` diverged on so few images, and ended the whole gallery."""
-    monkeypatch.setattr("ulrl.arming.train_victim", None)
+    monkeypatch.setattr("ulrl.trigger_training.train_victim", None)
     fixed = [n for n in gallery.NAMES if issubclass(ATTACKS[n], FixedAttack)]
     assert {"badnets", "blind", "bpp"} <= set(fixed)
     only = [word for name in fixed for word in ("--attack", name)]

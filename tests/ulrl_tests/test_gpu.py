@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ulrl.datasets import Treatment
-from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.datasets import Preprocessing
+from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.models.vit import ViTB16
 from ulrl.randomness import generator
 
@@ -17,14 +17,14 @@ VIT = ViTB16(size=224, patch=16, width=128, depth=2, heads=2)  # 197 tokens, 64 
 
 
 def classifier(device: str) -> Classifier:
-    blueprint = Blueprint(
+    model_spec = ModelSpec(
         architecture=VIT,
         classes=10,
         channels=3,
         side=32,
-        treatment=Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True),
+        preprocessing=Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True),
     )
-    made = initialise(blueprint, generator(0, "weights"), torch.device(device))
+    made = initialise(model_spec, generator(0, "weights"), torch.device(device))
     torch.nn.init.normal_(made.head.weight, std=0.1, generator=_source(device))
     return made
 

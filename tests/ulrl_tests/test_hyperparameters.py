@@ -17,7 +17,6 @@ from ulrl.relearning import (
     RelearnConfig,
     RelearnSchedule,
 )
-from ulrl.resetting import ReinitBias
 from ulrl.scoring import (
     Score,
     SuspectOrder,
@@ -26,6 +25,7 @@ from ulrl.scoring import (
     ZeroMAD,
 )
 from ulrl.unlearning import StopAccuracy
+from ulrl.weight_selection import ReinitBias
 
 FOUR = ["cifar10", "cifar100", "gtsrb", "tiny_imagenet"]
 

@@ -9,10 +9,10 @@ import pytest
 from ulrl.clean import CleanConfig
 from ulrl.hyperparameters import PARTS, assemble, names
 from ulrl.relearning import RelearnConfig
-from ulrl.resetting import ResetConfig
 from ulrl.scoring import ScoreConfig
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig
+from ulrl.weight_selection import ResetConfig
 
 NAN, INF = float("nan"), float("inf")
 CONFIGS = (VictimConfig, *PARTS.values())

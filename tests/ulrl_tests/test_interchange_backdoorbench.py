@@ -44,10 +44,10 @@ def test_a_run_of_either_numpy(write: Writer, numpy_1: bool, by_file: bool) -> N
 
     triggered = run.triggered
     assert triggered.index is not None
-    assert triggered.wanted_labels is not None
+    assert triggered.target_labels is not None
     assert triggered.index.tolist() == [index for index, _, _ in TEST]
     assert triggered.true_labels.tolist() == [true for _, _, true in TEST]
-    assert triggered.wanted_labels.tolist() == [0] * len(TEST)
+    assert triggered.target_labels.tolist() == [0] * len(TEST)
     expected = torch.stack([picture(index) for index, _, _ in TEST])
     assert torch.equal(triggered.images, expected)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ulrl.interchange import ImportRefused, export_model, load_exported
 from ulrl.interchange._card import loading_code
 from ulrl.interchange._config import Inner, inner_of
-from ulrl.models import Architecture, Blueprint, Weights, initialise, restore
+from ulrl.models import Architecture, ModelSpec, Weights, initialise, restore
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.timm_model import TimmModel
 from ulrl.models.vgg import VGG19BN
@@ -39,12 +39,12 @@ SMALL: dict[str, Architecture] = {
 
 
 @pytest.fixture(params=SMALL, ids=lambda name: name.replace(" ", "-"))
-def weights(request: pytest.FixtureRequest, blueprint: Blueprint, cpu: torch.device) -> Weights:
-    plan = replace(blueprint, architecture=SMALL[request.param])
+def weights(request: pytest.FixtureRequest, model_spec: ModelSpec, cpu: torch.device) -> Weights:
+    plan = replace(model_spec, architecture=SMALL[request.param])
     state = initialise(plan, generator(0, "exported"), cpu).weights().state
     head = f"{plan.architecture.head}.weight"  # some start at zero
     state[head] = torch.randn(state[head].shape, generator=generator(0, "head"))
-    return Weights(blueprint=plan, state=state)
+    return Weights(model_spec=plan, state=state)
 
 
 def refusal(folder: Path) -> str:
@@ -65,7 +65,7 @@ def code_in(folder: Path) -> str:
 def test_what_is_exported_comes_back(weights: Weights, tmp_path: Path) -> None:
     export_model(weights, tmp_path / "model", CARD)
     back = load_exported(tmp_path / "model")
-    assert back.blueprint == weights.blueprint
+    assert back.model_spec == weights.model_spec
     assert back.state.keys() == weights.state.keys()
     assert all(torch.equal(back.state[name], weights.state[name]) for name in back.state)
 
@@ -103,9 +103,9 @@ def test_timm_models_need_no_ulrl(weights: Weights, tmp_path: Path) -> None:
     [(VGG19BN(), None), (ViTB16(), 224), (ViTB16(size=64, weights="imagenet"), 64)],
 )
 def test_torchvision_has_the_networks_of_the_benchmarks(
-    blueprint: Blueprint, architecture: Architecture, resize: int | None, side: int
+    model_spec: ModelSpec, architecture: Architecture, resize: int | None, side: int
 ) -> None:
-    plan = replace(blueprint, architecture=architecture, side=side)
+    plan = replace(model_spec, architecture=architecture, side=side)
     inner = inner_of(plan)
     assert inner.side == resize
     code = loading_code(plan, inner)
@@ -118,7 +118,7 @@ def test_torchvision_has_the_networks_of_the_benchmarks(
     names["model"].load_state_dict(state, assign=True)
 
 
-def _meta_state(plan: Blueprint) -> dict[str, Tensor]:
+def _meta_state(plan: ModelSpec) -> dict[str, Tensor]:
     with torch.device("meta"):
         network = plan.architecture.build(classes=10, channels=3, side=plan.side)
     state: dict[str, Tensor] = network.state_dict()
@@ -134,8 +134,8 @@ def _meta_state(plan: Blueprint) -> dict[str, Tensor]:
         {"architecture": VGG19BN(), "channels": 1},
     ],
 )
-def test_networks_that_torchvision_has_not(blueprint: Blueprint, changes: dict[str, Any]) -> None:
-    plan: Blueprint = replace(blueprint, **({"side": 32} | changes))
+def test_networks_that_torchvision_has_not(model_spec: ModelSpec, changes: dict[str, Any]) -> None:
+    plan: ModelSpec = replace(model_spec, **({"side": 32} | changes))
     assert "load_exported" in loading_code(plan, Inner(prefix="", side=None))
 
 
@@ -181,16 +181,16 @@ def test_what_the_card_says(victim_of: Callable[[int], Weights], tmp_path: Path)
 
 
 def test_where_training_started_is_not_exported(
-    blueprint: Blueprint, tmp_path: Path, cpu: torch.device
+    model_spec: ModelSpec, tmp_path: Path, cpu: torch.device
 ) -> None:
-    plan = replace(blueprint, architecture=SMALL_VIT)
+    plan = replace(model_spec, architecture=SMALL_VIT)
     state = initialise(plan, generator(0, "exported"), cpu).weights().state
     theirs = replace(SMALL_VIT, weights=str(tmp_path / "secret/start.pth"))
-    weights = Weights(blueprint=replace(plan, architecture=theirs), state=state)
+    weights = Weights(model_spec=replace(plan, architecture=theirs), state=state)
     export_model(weights, tmp_path / "model", {})
     assert "secret" not in (tmp_path / "model/config.json").read_text()
     assert "secret" not in (tmp_path / "model/README.md").read_text()
-    assert load_exported(tmp_path / "model").blueprint == plan
+    assert load_exported(tmp_path / "model").model_spec == plan
 
 
 # Writing.

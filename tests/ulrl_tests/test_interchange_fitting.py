@@ -7,24 +7,24 @@ import torch
 
 from tests.ulrl_tests.states import State, refusal, same
 from ulrl.interchange import fit_state
-from ulrl.models import Blueprint, Weights, initialise, restore
+from ulrl.models import ModelSpec, Weights, initialise, restore
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.vit import ViTB16
 from ulrl.randomness import generator
 
 
 def test_weights_that_fit_give_the_same_scores(
-    blueprint: Blueprint, state: State, cpu: torch.device
+    model_spec: ModelSpec, state: State, cpu: torch.device
 ) -> None:
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator(0, "x"))
     with torch.no_grad():
-        expected = restore(Weights(blueprint=blueprint, state=state), cpu).logits(images)
-        scores = restore(fit_state(dict(reversed(state.items())), blueprint), cpu).logits(images)
+        expected = restore(Weights(model_spec=model_spec, state=state), cpu).logits(images)
+        scores = restore(fit_state(dict(reversed(state.items())), model_spec), cpu).logits(images)
     assert torch.equal(scores, expected)
 
 
-def test_the_result_is_a_copy(blueprint: Blueprint, state: State) -> None:
-    fitted = fit_state(state, blueprint)
+def test_the_result_is_a_copy(model_spec: ModelSpec, state: State) -> None:
+    fitted = fit_state(state, model_spec)
     assert same(fitted.state, state)
     fitted.head.zero_()
     assert bool(state["linear.weight"].any())
@@ -32,27 +32,27 @@ def test_the_result_is_a_copy(blueprint: Blueprint, state: State) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
 def test_numbers_take_the_networks_precision(
-    blueprint: Blueprint, state: State, dtype: torch.dtype
+    model_spec: ModelSpec, state: State, dtype: torch.dtype
 ) -> None:
     other = {n: v.to(dtype) if v.is_floating_point() else v for n, v in state.items()}
-    fitted = fit_state(other, blueprint)
+    fitted = fit_state(other, model_spec)
     assert {value.dtype for value in fitted.state.values()} == {torch.float32, torch.int64}
     assert torch.equal(fitted.head, state["linear.weight"].to(dtype).float())
 
 
-def test_counters_may_be_missing_and_nothing_else(blueprint: Blueprint, state: State) -> None:
+def test_counters_may_be_missing_and_nothing_else(model_spec: ModelSpec, state: State) -> None:
     old = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
     assert len(old) < len(state)
-    assert same(fit_state(old, blueprint).state, state)
+    assert same(fit_state(old, model_spec).state, state)
     del old["layer1.0.bn1.running_mean"]
-    assert "1 missing (layer1.0.bn1.running_mean)" in refusal(lambda: fit_state(old, blueprint))
+    assert "1 missing (layer1.0.bn1.running_mean)" in refusal(lambda: fit_state(old, model_spec))
 
 
-def test_the_difference_is_listed(blueprint: Blueprint, state: State) -> None:
+def test_the_difference_is_listed(model_spec: ModelSpec, state: State) -> None:
     wrong = {n: v for n, v in state.items() if not n.startswith("layer4.1.conv")}
     wrong |= {f"extra{i}": torch.ones(1) for i in range(5)}
     wrong["linear.weight"] = torch.ones(7, 32)
-    message = refusal(lambda: fit_state(wrong, blueprint, "mine.pt"))
+    message = refusal(lambda: fit_state(wrong, model_spec, "mine.pt"))
     assert message == (
         "mine.pt does not fit preact_resnet18(width=4): 2 missing (layer4.1.conv1.weight, "
         "layer4.1.conv2.weight); 5 unexpected (extra0, extra1, extra2, ...); 1 of another shape "
@@ -61,35 +61,35 @@ def test_the_difference_is_listed(blueprint: Blueprint, state: State) -> None:
     )
 
 
-def test_a_transposed_weight_of_as_many_numbers(blueprint: Blueprint, state: State) -> None:
+def test_a_transposed_weight_of_as_many_numbers(model_spec: ModelSpec, state: State) -> None:
     wrong = state | {"linear.weight": state["linear.weight"].T}
-    assert "1 of another shape" in refusal(lambda: fit_state(wrong, blueprint))
+    assert "1 of another shape" in refusal(lambda: fit_state(wrong, model_spec))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_numbers_that_are_none(blueprint: Blueprint, state: State, bad: float) -> None:
+def test_numbers_that_are_none(model_spec: ModelSpec, state: State, bad: float) -> None:
     wrong = dict(state)
     wrong["linear.bias"] = torch.tensor([0.0, bad, *[0.0] * 8])
-    message = refusal(lambda: fit_state(wrong, blueprint, "mine.pt"))
+    message = refusal(lambda: fit_state(wrong, model_spec, "mine.pt"))
     assert message.startswith("mine.pt: linear.bias has 1 of 10 numbers that are NaN or infinite")
 
 
-def test_numbers_too_large_for_the_network(blueprint: Blueprint, state: State) -> None:
+def test_numbers_too_large_for_the_network(model_spec: ModelSpec, state: State) -> None:
     wrong = state | {"linear.bias": torch.full((10,), 1e300, dtype=torch.float64)}
-    assert "linear.bias has 10 of 10" in refusal(lambda: fit_state(wrong, blueprint))
+    assert "linear.bias has 10 of 10" in refusal(lambda: fit_state(wrong, model_spec))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
-def test_numbers_of_another_kind(blueprint: Blueprint, state: State, dtype: torch.dtype) -> None:
+def test_numbers_of_another_kind(model_spec: ModelSpec, state: State, dtype: torch.dtype) -> None:
     wrong = state | {"linear.bias": torch.zeros(10, dtype=dtype)}
     assert f"linear.bias is {dtype}, and the network" in refusal(
-        lambda: fit_state(wrong, blueprint)
+        lambda: fit_state(wrong, model_spec)
     )
 
 
-def test_both_names_of_a_transformers_mlp(blueprint: Blueprint, cpu: torch.device) -> None:
+def test_both_names_of_a_transformers_mlp(model_spec: ModelSpec, cpu: torch.device) -> None:
     small = ViTB16(size=32, patch=16, width=16, depth=2, heads=2)
-    plan = replace(blueprint, architecture=small)
+    plan = replace(model_spec, architecture=small)
     state = initialise(plan, generator(0, "imported"), cpu).weights().state
     old = {
         n.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v
@@ -102,14 +102,14 @@ def test_both_names_of_a_transformers_mlp(blueprint: Blueprint, cpu: torch.devic
     assert "1 unexpected" in refusal(lambda: fit_state(both, plan))
 
 
-def test_fitting_draws_nothing(blueprint: Blueprint, state: State) -> None:
+def test_fitting_draws_nothing(model_spec: ModelSpec, state: State) -> None:
     before = torch.get_rng_state()
-    fit_state(state, blueprint)
+    fit_state(state, model_spec)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_published_width_has_backdoorbenchs_entries(blueprint: Blueprint) -> None:
-    full = replace(blueprint, architecture=PreActResNet18())
+def test_the_published_width_has_backdoorbenchs_entries(model_spec: ModelSpec) -> None:
+    full = replace(model_spec, architecture=PreActResNet18())
     message = refusal(lambda: fit_state({"conv1.weight": torch.ones(64, 3, 3, 3)}, full))
     counters = 16  # BatchNorm layers
     assert f"{102 - counters - 1} missing" in message

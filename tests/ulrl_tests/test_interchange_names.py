@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.ulrl_tests.states import State, refusal, same
 from ulrl.interchange import export_model, fit_state, read_state
-from ulrl.models import Architecture, Blueprint, Weights, initialise, restore
+from ulrl.models import Architecture, ModelSpec, Weights, initialise, restore
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.timm_model import TimmModel
 from ulrl.models.vgg import VGG19BN
@@ -107,19 +107,19 @@ def scores(weights: Weights) -> Tensor:
         return classifier.logits(IMAGES)
 
 
-def treated(blueprint: Blueprint) -> Tensor:
-    mean = torch.tensor(blueprint.treatment.mean).reshape(1, -1, 1, 1)
-    std = torch.tensor(blueprint.treatment.std).reshape(1, -1, 1, 1)
+def treated(model_spec: ModelSpec) -> Tensor:
+    mean = torch.tensor(model_spec.preprocessing.mean).reshape(1, -1, 1, 1)
+    std = torch.tensor(model_spec.preprocessing.std).reshape(1, -1, 1, 1)
     return (IMAGES / 255 - mean) / std
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
 def test_vit_b_16_reads_three_libraries(
-    blueprint: Blueprint, tmp_path: Path, form: str, prefix: str
+    model_spec: ModelSpec, tmp_path: Path, form: str, prefix: str
 ) -> None:
     """The scores are those of timm's own network; a warm start reads the same file alike."""
-    plan = replace(blueprint, architecture=VIT, side=SIZE)
+    plan = replace(model_spec, architecture=VIT, side=SIZE)
     theirs = reference(num_classes=10)
     named = {f"{prefix}{n}": v for n, v in FORMS[form](theirs.state_dict()).items()}
     torch.save({"model": named}, tmp_path / "w.pt")
@@ -135,10 +135,10 @@ def test_vit_b_16_reads_three_libraries(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_transformer_of_timm_reads_three_libraries(
-    blueprint: Blueprint, tmp_path: Path, form: str
+    model_spec: ModelSpec, tmp_path: Path, form: str
 ) -> None:
     model = "vit_tiny_patch16_224"
-    plan = replace(blueprint, architecture=TimmModel(model=model, size=SIZE), side=SIZE)
+    plan = replace(model_spec, architecture=TimmModel(model=model, size=SIZE), side=SIZE)
     theirs = timm.create_model(model, img_size=SIZE, num_classes=10).eval()
     nn.init.normal_(theirs.get_parameter("head.weight"), generator=generator(0, "head"))
     torch.save(FORMS[form](theirs.state_dict()), tmp_path / "w.pt")
@@ -148,21 +148,21 @@ def test_a_transformer_of_timm_reads_three_libraries(
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "resnet10t"])
-def test_plain_files_of_timm(blueprint: Blueprint, model: str) -> None:
+def test_plain_files_of_timm(model_spec: ModelSpec, model: str) -> None:
     theirs = timm.create_model(model, num_classes=10, in_chans=3)
-    plan = replace(blueprint, architecture=TimmModel(model=model))
+    plan = replace(model_spec, architecture=TimmModel(model=model))
     fitted = fit_state(theirs.state_dict(), plan)
     assert same(fitted.state, {f"1.{n}": v for n, v in theirs.state_dict().items()})
     assert same(fit_state(fitted.state, plan).state, fitted.state)
 
 
-def test_torchvisions_files_have_timms_names(blueprint: Blueprint) -> None:
+def test_torchvisions_files_have_timms_names(model_spec: ModelSpec) -> None:
     import torchvision.models  # type: ignore[import-untyped]
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         theirs = torchvision.models.resnet18(num_classes=10).eval()
-    plan = replace(blueprint, architecture=TimmModel(model="resnet18", size=SIZE), side=SIZE)
+    plan = replace(model_spec, architecture=TimmModel(model="resnet18", size=SIZE), side=SIZE)
     fitted = fit_state(theirs.state_dict(), plan)
     with torch.no_grad():
         assert torch.allclose(scores(fitted), theirs(treated(plan)), atol=1e-4)
@@ -194,14 +194,14 @@ def test_older_names_of_vgg_are_reshaped_and_no_more() -> None:
     "architecture", [VIT, TimmModel(model="test_vit", size=SIZE)], ids=["vit_b_16", "timm"]
 )
 def test_a_victim_of_another_size_is_not_interpolated(
-    blueprint: Blueprint, architecture: Architecture
+    model_spec: ModelSpec, architecture: Architecture
 ) -> None:
     """A warm start may interpolate position embeddings; a victim would be another network."""
     if isinstance(architecture, ViTB16):
         theirs = reference(num_classes=10, img_size=64)
     else:
         theirs = timm.create_model("test_vit", img_size=64, num_classes=10)
-    plan = replace(blueprint, architecture=architecture, side=SIZE)
+    plan = replace(model_spec, architecture=architecture, side=SIZE)
     message = refusal(lambda: fit_state(theirs.state_dict(), plan))
     assert "of another shape" in message
     assert "pos_embed" in message
@@ -217,16 +217,16 @@ EXPORTED: dict[str, Architecture] = {
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_exported_models_are_read_again(blueprint: Blueprint, tmp_path: Path, name: str) -> None:
-    plan = replace(blueprint, architecture=EXPORTED[name], side=SIZE)
+def test_exported_models_are_read_again(model_spec: ModelSpec, tmp_path: Path, name: str) -> None:
+    plan = replace(model_spec, architecture=EXPORTED[name], side=SIZE)
     weights = initialise(plan, generator(0, "exported"), torch.device("cpu")).weights()
     export_model(weights, tmp_path / "model", {})
     fitted = fit_state(read_state(tmp_path / "model/model.safetensors"), plan)
     assert same(fitted.state, weights.state)
 
 
-def test_a_file_of_another_architecture_is_refused(blueprint: Blueprint) -> None:
+def test_a_file_of_another_architecture_is_refused(model_spec: ModelSpec) -> None:
     theirs = timm.create_model("test_resnet", num_classes=10)
-    plan = replace(blueprint, architecture=VIT, side=SIZE)
+    plan = replace(model_spec, architecture=VIT, side=SIZE)
     message = refusal(lambda: fit_state(theirs.state_dict(), plan))
     assert "missing (1.class_token" in message

@@ -21,7 +21,7 @@ from ulrl.interchange import (
 from ulrl.poisoning import MONITOR_COUNT, Poison, TestHalf, make_test_sets, split_halves
 from ulrl.randomness import generator
 
-FIELDS = ("clean", "clean_labels", "triggered", "true_labels", "wanted_labels")
+FIELDS = ("clean", "clean_labels", "triggered", "true_labels", "target_labels")
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -42,18 +42,18 @@ def stamped(poison: Poison, pictures: ImageSet) -> TriggeredImages:
     return TriggeredImages(
         images=stamps[order],
         true_labels=labels[order],
-        wanted_labels=poison.wanted(labels, pictures.classes)[order],
+        target_labels=poison.target_labels(labels, pictures.classes)[order],
         index=order,
         source="theirs",
     )
 
 
 def some(triggered: TriggeredImages, positions: torch.Tensor) -> TriggeredImages:
-    wanted, index = triggered.wanted_labels, triggered.index
+    wanted, index = triggered.target_labels, triggered.index
     return TriggeredImages(
         images=triggered.images[positions],
         true_labels=triggered.true_labels[positions],
-        wanted_labels=None if wanted is None else wanted[positions],
+        target_labels=None if wanted is None else wanted[positions],
         index=None if index is None else index[positions],
         source=triggered.source,
     )
@@ -77,7 +77,7 @@ def test_the_same_images_give_the_same_sets_as_our_own_attack(
     for wanted in (True, False):
         theirs = stamped(poison, pictures)
         if not wanted:
-            theirs = replace(theirs, wanted_labels=None)
+            theirs = replace(theirs, target_labels=None)
         sets = imported_test_sets(poison, pictures, theirs)
         for name in ("selection", "report", "monitor"):
             assert parts_equal(getattr(sets, name), getattr(ours, name))
@@ -229,7 +229,7 @@ def test_other_labels_than_the_datasets(
     true = theirs.true_labels.clone()
     true[4] = (true[4] + 3) % 10
     assert theirs.index is not None
-    wrong = replace(theirs, true_labels=true, wanted_labels=None)
+    wrong = replace(theirs, true_labels=true, target_labels=None)
     assert refusal(lambda: imported_test_sets(badnets, pictures, wrong)) == (
         f"theirs has test image {int(theirs.index[4])} with class {int(true[4])}, and in the "
         f"dataset it is of class {int(theirs.true_labels[4])} (1 of 150 differ); name the dataset "
@@ -250,7 +250,7 @@ def test_a_test_image_that_the_dataset_lacks(
 def test_a_class_that_the_dataset_lacks(
     badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
 ) -> None:
-    wrong = replace(theirs, true_labels=theirs.true_labels + 1, wanted_labels=None)
+    wrong = replace(theirs, true_labels=theirs.true_labels + 1, target_labels=None)
     message = refusal(lambda: imported_test_sets(badnets, pictures, wrong))
     assert message.startswith("theirs has an image of class 10, and the dataset's classes are 0 ")
 

@@ -18,7 +18,7 @@ from ulrl.interchange import (
     read_triggered,
 )
 
-FIELDS = ("clean", "clean_labels", "triggered", "true_labels", "wanted_labels")
+FIELDS = ("clean", "clean_labels", "triggered", "true_labels", "target_labels")
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_a_file_of_arrays(write: Callable[..., Path]) -> None:
         expected = arrays["images"].transpose(0, 3, 1, 2)
     assert np.array_equal(triggered.images.numpy(), expected)
     assert triggered.true_labels.tolist() == [0, 1, 2, 0, 1]
-    assert triggered.wanted_labels is not None
-    assert triggered.wanted_labels.tolist() == [3] * 5
+    assert triggered.target_labels is not None
+    assert triggered.target_labels.tolist() == [3] * 5
     assert triggered.index is not None
     assert triggered.index.tolist() == [7, 5, 0, 1, 2]
     assert triggered.index.dtype == triggered.true_labels.dtype == torch.int64
@@ -67,7 +67,7 @@ def test_a_file_of_arrays(write: Callable[..., Path]) -> None:
 
 def test_what_a_file_may_leave_out(write: Callable[..., Path]) -> None:
     triggered = read_triggered(str(write()))
-    assert triggered.wanted_labels is None
+    assert triggered.target_labels is None
     assert triggered.index is None
 
 

@@ -33,7 +33,7 @@ from ulrl.interchange import (
     zoo_name,
 )
 from ulrl.metrics import measure
-from ulrl.models import Blueprint, Weights, restore
+from ulrl.models import ModelSpec, Weights, restore
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import Poison, make_test_sets
 from ulrl.randomness import generator
@@ -103,7 +103,7 @@ def test_a_run_gives_the_victim_and_its_test_sets(
     path = write()
     if numpy_1:
         rewrite_pickle(path / "attack_result.pt", as_numpy_1)
-    imported = load_victim(path, victim.blueprint)
+    imported = load_victim(path, victim.model_spec)
     check_scenario(
         imported,
         architecture_name="preact_resnet18",
@@ -125,7 +125,7 @@ def test_a_bare_state_dict(bare: Path, victim: Weights, name: str) -> None:
     if name != "model.safetensors":
         (bare / "model.safetensors").unlink()
         torch.save({"model": victim.state}, bare / name)
-    imported = load_victim(bare, victim.blueprint)
+    imported = load_victim(bare, victim.model_spec)
     assert torch.equal(imported.weights.head, victim.head)
     assert len(imported.triggered.images) == 135
     assert imported.facts.architecture is None
@@ -133,11 +133,11 @@ def test_a_bare_state_dict(bare: Path, victim: Weights, name: str) -> None:
 
 
 def test_images_in_an_npz(bare: Path, victim: Weights) -> None:
-    pictures = load_victim(bare, victim.blueprint).triggered
+    pictures = load_victim(bare, victim.model_spec).triggered
     shutil.rmtree(bare / "triggered")
     images = pictures.images.permute(0, 2, 3, 1).numpy()
     np.savez(bare / "triggered.npz", images=images, labels=pictures.true_labels.numpy())
-    again = load_victim(bare, victim.blueprint).triggered
+    again = load_victim(bare, victim.model_spec).triggered
     assert torch.equal(again.images, pictures.images)
     assert again.index is None
 
@@ -147,13 +147,13 @@ def test_the_way_out_of_numbers_that_do_not_fit(
 ) -> None:
     """A run's file is a model.pt too; without an index, images are halved on their own."""
     run = write()
-    theirs = load_victim(run, victim.blueprint).triggered
+    theirs = load_victim(run, victim.model_spec).triggered
     other = run.parent / "other"
     other.mkdir()
     shutil.copy(run / "attack_result.pt", other / "model.pt")
     images = theirs.images.permute(0, 2, 3, 1).numpy()
     np.savez(other / "triggered.npz", images=images, labels=theirs.true_labels.numpy())
-    imported = load_victim(other, victim.blueprint)
+    imported = load_victim(other, victim.model_spec)
     assert torch.equal(imported.weights.head, victim.head)
     sets = imported_test_sets(badnets, pictures, imported.triggered)
     assert len(sets.selection.triggered) + len(sets.report.triggered) == len(theirs.images)
@@ -173,13 +173,13 @@ def test_folders_that_leave_doubt(
     bare: Path, victim: Weights, change: Callable[[Path], object], reason: str
 ) -> None:
     change(bare)
-    assert f"{bare} {reason}" in refusal(lambda: load_victim(bare, victim.blueprint))
+    assert f"{bare} {reason}" in refusal(lambda: load_victim(bare, victim.model_spec))
     assert f"{bare} {reason}" in refusal(lambda: fingerprint(bare))
 
 
 def test_no_folder(tmp_path: Path, victim: Weights) -> None:
     path = tmp_path / "none"
-    message = refusal(lambda: load_victim(path, victim.blueprint))
+    message = refusal(lambda: load_victim(path, victim.model_spec))
     assert message.startswith(f"{path} is no folder; a victim's folder has attack_result.pt with ")
 
 
@@ -188,13 +188,13 @@ def test_links_out_of_the_folder(bare: Path, victim: Weights, name: str) -> None
     (bare / name).rename(bare.parent / name)
     (bare / name).symlink_to(bare.parent / name)
     expected = f"{bare / name} leads out of {bare}"
-    assert expected in refusal(lambda: load_victim(bare, victim.blueprint))
+    assert expected in refusal(lambda: load_victim(bare, victim.model_spec))
     assert expected in refusal(lambda: fingerprint(bare))
 
 
 def test_another_architecture_than_the_files(write: Callable[..., Path], victim: Weights) -> None:
     path = write(model_name="vgg19_bn")
-    assert refusal(lambda: load_victim(path, victim.blueprint)) == (
+    assert refusal(lambda: load_victim(path, victim.model_spec)) == (
         f"{path} has architecture vgg19_bn, and the scenario preact_resnet18; change the "
         f"scenario's architecture or dataset, or name another file"
     )
@@ -209,15 +209,15 @@ def test_another_architecture_than_the_files(write: Callable[..., Path], victim:
     ],
 )
 def test_other_images_than_the_files(
-    write: Callable[..., Path], blueprint: Blueprint, field: str, value: int, reason: str
+    write: Callable[..., Path], model_spec: ModelSpec, field: str, value: int, reason: str
 ) -> None:
-    other: Blueprint = replace(blueprint, **{field: value})  # type: ignore[arg-type]
+    other: ModelSpec = replace(model_spec, **{field: value})  # type: ignore[arg-type]
     path = write()
     assert reason in refusal(lambda: load_victim(path, other))
 
 
 def test_other_options_of_the_architecture(write: Callable[..., Path], victim: Weights) -> None:
-    wide = replace(victim.blueprint, architecture=PreActResNet18(width=8))
+    wide = replace(victim.model_spec, architecture=PreActResNet18(width=8))
     path = write()
     message = refusal(lambda: load_victim(path, wide))
     assert message.startswith(f"{path}/attack_result.pt does not fit preact_resnet18(width=8): ")
@@ -226,12 +226,12 @@ def test_other_options_of_the_architecture(write: Callable[..., Path], victim: W
 def test_the_nearest_folder_is_named(tmp_path: Path, victim: Weights) -> None:
     (tmp_path / "cifar10_preactresnet18_badnet_0_1").mkdir()
     path = tmp_path / "cifar10_preact_resnet18_badnets_0.1"
-    message = refusal(lambda: load_victim(path, victim.blueprint))
+    message = refusal(lambda: load_victim(path, victim.model_spec))
     assert message.startswith(
         f"{path} is no folder (there is cifar10_preactresnet18_badnet_0_1); a victim's folder has "
     )
     path = tmp_path / "zoo/none"
-    message = refusal(lambda: load_victim(path, victim.blueprint))
+    message = refusal(lambda: load_victim(path, victim.model_spec))
     assert message.startswith(f"{path} is no folder ({tmp_path}/zoo is none either); a victim's")
 
 
@@ -257,7 +257,7 @@ def test_names_of_backdoorbenchs_zoo(name: str) -> None:
 
 @pytest.fixture
 def imported(write: Callable[..., Path], victim: Weights) -> ImportedVictim:
-    return load_victim(write(), victim.blueprint)
+    return load_victim(write(), victim.model_spec)
 
 
 def comparison(imported: ImportedVictim, poison: Poison, **changes: str) -> str:
@@ -273,9 +273,9 @@ def test_another_dataset(imported: ImportedVictim, badnets: Poison) -> None:
 def with_numbers(
     imported: ImportedVictim, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> ImportedVictim:
-    plan = imported.weights.blueprint
-    treatment = replace(plan.treatment, mean=mean, std=std)
-    weights = replace(imported.weights, blueprint=replace(plan, treatment=treatment))
+    plan = imported.weights.model_spec
+    preprocessing = replace(plan.preprocessing, mean=mean, std=std)
+    weights = replace(imported.weights, model_spec=replace(plan, preprocessing=preprocessing))
     return replace(imported, weights=weights)
 
 
@@ -320,7 +320,7 @@ def test_no_silent_default_where_nothing_says_the_normalisation(
     recorded: str | None,
 ) -> None:
     path = bare if recorded is None else write(clean_data=recorded)
-    imported = load_victim(path, victim.blueprint)
+    imported = load_victim(path, victim.model_spec)
     assert imported.facts.normalisation is None
     plain = with_numbers(imported, *PLAIN)
     names: Any = {"architecture_name": "preact_resnet18", "dataset_name": "arrays"}
@@ -343,7 +343,7 @@ def test_an_exported_model_records_its_normalisation(
 ) -> None:
     export_model(victim, bare.parent / "exported", {})
     (bare.parent / "exported/model.safetensors").replace(bare / "model.safetensors")
-    imported = load_victim(bare, victim.blueprint)
+    imported = load_victim(bare, victim.model_spec)
     names: Any = {"architecture_name": "preact_resnet18", "dataset_name": "arrays"}
     check_scenario(imported, poison=badnets, **names)
     plain = with_numbers(imported, *PLAIN)
@@ -374,9 +374,9 @@ def test_another_attacker(
 def test_another_attacker_than_bare_pictures_want(
     bare: Path, victim: Weights, badnets: Poison
 ) -> None:
-    pictures = load_victim(bare, victim.blueprint).triggered
-    told = replace(pictures, wanted_labels=torch.full((135,), 4))
-    imported = replace(load_victim(bare, victim.blueprint), triggered=told)
+    pictures = load_victim(bare, victim.model_spec).triggered
+    told = replace(pictures, target_labels=torch.full((135,), 4))
+    imported = replace(load_victim(bare, victim.model_spec), triggered=told)
     assert "wants class 4 for an image of class 0" in comparison(imported, badnets)
 
 

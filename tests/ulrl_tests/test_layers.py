@@ -17,9 +17,9 @@ from ulrl.layers import Layers, as_rows, bias_name, layer_name, neurons_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.randomness import generator
 from ulrl.relearning import reinitialise, relearn
-from ulrl.resetting import LayerSuspects, Suspects
 from ulrl.scoring import score_neurons
 from ulrl.unlearning import unlearn
+from ulrl.weight_selection import LayerSuspects, Suspects
 
 ALL_OF_MIXED = [
     *("conv.weight", "conv.bias", "point.weight"),
@@ -46,7 +46,7 @@ def test_all_layers_with_neurons_the_head_last() -> None:
     assert list(neurons_of(classifier, Layers.HEAD)) == ["head.weight", "head.bias"]
 
 
-def test_the_victims_layers(blueprint: Any, victim_of: Callable[[int], Weights]) -> None:
+def test_the_victims_layers(model_spec: Any, victim_of: Callable[[int], Weights]) -> None:
     """Twenty convolutions without bias in the order of the network, then the head."""
     weights = victim_of(0)
     found = neurons_of(restore(weights, torch.device("cpu")), Layers.ALL)
@@ -58,7 +58,7 @@ def test_the_victims_layers(blueprint: Any, victim_of: Callable[[int], Weights])
     assert [name for name in found if not name.endswith("bias")] == with_neurons
     assert len(with_neurons) == 21
     assert list(found)[-2:] == ["linear.weight", "linear.bias"]
-    assert blueprint.architecture.head == "linear"
+    assert model_spec.architecture.head == "linear"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def part(clean: list[int], true: list[int], wanted: list[int]) -> TestHalf:
         clean_labels=torch.tensor(clean, dtype=torch.long),
         triggered=numbered(len(true), 100),
         true_labels=torch.tensor(true, dtype=torch.long),
-        wanted_labels=torch.tensor(wanted, dtype=torch.long),
+        target_labels=torch.tensor(wanted, dtype=torch.long),
     )
 
 

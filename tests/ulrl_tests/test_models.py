@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from ulrl.datasets import Treatment
-from ulrl.models import ARCHITECTURES, Blueprint, Classifier, initialise, restore
+from ulrl.datasets import Preprocessing
+from ulrl.models import ARCHITECTURES, Classifier, ModelSpec, initialise, restore
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.randomness import generator
 
@@ -97,24 +97,24 @@ def images() -> Tensor:
 
 
 def test_initial_weights_depend_on_the_generator_alone(
-    blueprint: Blueprint, cpu: torch.device
+    model_spec: ModelSpec, cpu: torch.device
 ) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    once = initialise(blueprint, generator(0, "a"), cpu).weights().state
+    once = initialise(model_spec, generator(0, "a"), cpu).weights().state
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = initialise(blueprint, generator(0, "a"), cpu).weights().state
-    other = initialise(blueprint, generator(1, "a"), cpu).weights().state
+    again = initialise(model_spec, generator(0, "a"), cpu).weights().state
+    other = initialise(model_spec, generator(1, "a"), cpu).weights().state
     assert all(torch.equal(value, again[name]) for name, value in once.items())
     assert not torch.equal(once["conv1.weight"], other["conv1.weight"])
 
 
 def test_restoring_gives_identical_logits(
-    blueprint: Blueprint, images: Tensor, cpu: torch.device
+    model_spec: ModelSpec, images: Tensor, cpu: torch.device
 ) -> None:
     torch.manual_seed(3)
-    classifier = initialise(blueprint, generator(0, "a"), cpu)
+    classifier = initialise(model_spec, generator(0, "a"), cpu)
     with torch.no_grad():
         classifier.logits(images)  # moves the running statistics off their start
     before = torch.get_rng_state()
@@ -126,9 +126,9 @@ def test_restoring_gives_identical_logits(
         assert torch.equal(classifier.logits(images), copy.logits(images))
 
 
-def test_restoring_draws_nothing(monkeypatch: pytest.MonkeyPatch, blueprint: Blueprint) -> None:
+def test_restoring_draws_nothing(monkeypatch: pytest.MonkeyPatch, model_spec: ModelSpec) -> None:
     """Random weights that are overwritten at once cost seconds for the largest networks."""
-    weights = initialise(blueprint, generator(0), torch.device("cpu")).weights()
+    weights = initialise(model_spec, generator(0), torch.device("cpu")).weights()
     states = []
     build = PreActResNet18.build
 
@@ -143,8 +143,8 @@ def test_restoring_draws_nothing(monkeypatch: pytest.MonkeyPatch, blueprint: Blu
     assert torch.equal(*states)
 
 
-def test_weights_are_a_copy(blueprint: Blueprint, cpu: torch.device) -> None:
-    classifier = initialise(blueprint, generator(0, "a"), cpu)
+def test_weights_are_a_copy(model_spec: ModelSpec, cpu: torch.device) -> None:
+    classifier = initialise(model_spec, generator(0, "a"), cpu)
     weights = classifier.weights()
     kept = weights.head.clone()
     with torch.no_grad():
@@ -159,9 +159,9 @@ def test_weights_are_a_copy(blueprint: Blueprint, cpu: torch.device) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_predict_keeps_the_mode_and_the_statistics(
-    blueprint: Blueprint, images: Tensor, cpu: torch.device, *, training: bool
+    model_spec: ModelSpec, images: Tensor, cpu: torch.device, *, training: bool
 ) -> None:
-    classifier = initialise(blueprint, generator(0, "a"), cpu)
+    classifier = initialise(model_spec, generator(0, "a"), cpu)
     classifier.network.train(training)
     before = classifier.weights().state
     predictions = classifier.predict(images)
@@ -173,9 +173,11 @@ def test_predict_keeps_the_mode_and_the_statistics(
         assert torch.equal(predictions, classifier.logits(images).argmax(dim=1))
 
 
-def test_predict_goes_through_any_number_of_images(blueprint: Blueprint, cpu: torch.device) -> None:
+def test_predict_goes_through_any_number_of_images(
+    model_spec: ModelSpec, cpu: torch.device
+) -> None:
     images = torch.randint(256, (1203, 3, 16, 16), generator=Generator().manual_seed(0)).byte()
-    classifier = initialise(blueprint, generator(0, "a"), cpu)
+    classifier = initialise(model_spec, generator(0, "a"), cpu)
     whole = classifier.predict(images)
     assert len(whole) == 1203
     assert torch.equal(whole[1000:], classifier.predict(images[1000:]))
@@ -186,13 +188,13 @@ def test_inputs_are_normalised_per_channel(cpu: torch.device) -> None:
         def forward(self, inputs: Tensor) -> Tensor:
             return inputs.flatten(1)
 
-    treatment = Treatment(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0), padding=0, flip=False)
-    blueprint = Blueprint(
-        architecture=PreActResNet18(), classes=2, channels=3, side=1, treatment=treatment
+    preprocessing = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0), padding=0, flip=False)
+    model_spec = ModelSpec(
+        architecture=PreActResNet18(), classes=2, channels=3, side=1, preprocessing=preprocessing
     )
     levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
     pixels = levels[:, None, None, None].expand(3, 3, 1, 1)
-    inputs = Classifier(blueprint, Eye(), cpu).logits(pixels)
+    inputs = Classifier(model_spec, Eye(), cpu).logits(pixels)
     expected = [
         [(level - mean) / std for mean, std in ((0.1, 0.5), (0.2, 0.25), (0.3, 2.0))]
         for level in (0.0, 0.2, 1.0)
@@ -200,13 +202,13 @@ def test_inputs_are_normalised_per_channel(cpu: torch.device) -> None:
     assert torch.allclose(inputs, torch.tensor(expected), atol=1e-6)
 
 
-def test_a_head_that_is_not_linear_is_refused(blueprint: Blueprint, cpu: torch.device) -> None:
+def test_a_head_that_is_not_linear_is_refused(model_spec: ModelSpec, cpu: torch.device) -> None:
     class Wrong(PreActResNet18):
         @property
         def head(self) -> str:
             return "layer4"
 
-    wrong = replace(blueprint, architecture=Wrong(width=2))
+    wrong = replace(model_spec, architecture=Wrong(width=2))
     classifier = initialise(wrong, generator(0, "a"), cpu)
     with pytest.raises(TypeError, match="layer4") as error:
         _ = classifier.head
@@ -235,17 +237,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "timm": {"model": "resnet10t"},
 }
 IN_FULL = [(name, {"model": "resnet18"} if name == "timm" else {}) for name in ARCHITECTURES]
-PLAIN = Treatment(mean=(0.5,), std=(0.25,), padding=0, flip=False)
+PLAIN = Preprocessing(mean=(0.5,), std=(0.25,), padding=0, flip=False)
 SIZES = [(side, channels) for side in (16, 32, 64) for channels in (1, 3)]
 
 
-def small(name: str, side: int, channels: int) -> Blueprint:
-    return Blueprint(
+def small(name: str, side: int, channels: int) -> ModelSpec:
+    return ModelSpec(
         architecture=ARCHITECTURES[name](**SMALL[name]),
         classes=4,
         channels=channels,
         side=side,
-        treatment=replace(PLAIN, mean=(0.5,) * channels, std=(0.25,) * channels),
+        preprocessing=replace(PLAIN, mean=(0.5,) * channels, std=(0.25,) * channels),
     )
 
 
@@ -255,10 +257,10 @@ def test_every_architecture_learns_and_comes_back(
     name: str, side: int, channels: int, cpu: torch.device
 ) -> None:
     """A step of training moves each weight but dead ones, and the copy of that gives its scores."""
-    blueprint = small(name, side, channels)
-    classifier = initialise(blueprint, generator(0, "a"), cpu)
+    model_spec = small(name, side, channels)
+    classifier = initialise(model_spec, generator(0, "a"), cpu)
     drawn = classifier.weights().state
-    again = initialise(blueprint, generator(0, "a"), cpu).weights().state
+    again = initialise(model_spec, generator(0, "a"), cpu).weights().state
     assert all(torch.equal(value, again[entry]) for entry, value in drawn.items())
     source = Generator().manual_seed(0)
     images = torch.randint(256, (8, channels, side, side), generator=source).byte()

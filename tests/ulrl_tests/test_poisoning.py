@@ -15,7 +15,7 @@ from ulrl.attacks import FixedAttack, Images, LabelRule, Stamp
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended
 from ulrl.attacks.sig import SIG
-from ulrl.datasets import Facts, ImageSet
+from ulrl.datasets import DatasetInfo, ImageSet
 from ulrl.poisoning import Poison, poison_training_set
 
 RULES = list(LabelRule)
@@ -146,7 +146,7 @@ def test_random_triggers_come_from_the_scenarios_seed(pictures: ImageSet) -> Non
     assert len(torch.unique(once.images[once.poisoned][:, 0, 0, 0])) > 10
 
 
-FACTS = Facts(train_counts=(300, 128, 72), test_count=50, side=16)
+FACTS = DatasetInfo(train_counts=(300, 128, 72), test_count=50, side=16)
 
 
 @pytest.mark.parametrize(
@@ -192,33 +192,33 @@ def test_what_a_dataset_can_supply() -> None:
 
 @given(st.integers(1, 6000), st.integers(2, 100_000))
 def test_the_largest_ratio_that_the_message_names_is_admitted(supply: int, rest: int) -> None:
-    facts = Facts(train_counts=(supply, rest), test_count=2, side=16)
+    info = DatasetInfo(train_counts=(supply, rest), test_count=2, side=16)
     share = supply / (supply + rest)
     assume(1e-4 < share < 0.49)
     with pytest.raises(ValueError, match="at most") as error:
-        poison_by(LabelRule.CLEAN_LABEL, 0.5).check(facts)
+        poison_by(LabelRule.CLEAN_LABEL, 0.5).check(info)
     named = re.search(r"at most ([\d.]+);", str(error.value))
     assert named is not None
     largest = float(named[1])
     assert share - 1e-4 < largest <= share
-    poison_by(LabelRule.CLEAN_LABEL, largest).check(facts)
+    poison_by(LabelRule.CLEAN_LABEL, largest).check(info)
 
 
 def test_the_largest_ratio_is_not_lost_to_rounding() -> None:
     """43 / 500 is 0.086, although 43 / 500 * 10,000 is 859.9999999999999."""
-    facts = Facts(train_counts=(43, 457), test_count=2, side=16)
-    poison_by(LabelRule.CLEAN_LABEL, 0.086).check(facts)
+    info = DatasetInfo(train_counts=(43, 457), test_count=2, side=16)
+    poison_by(LabelRule.CLEAN_LABEL, 0.086).check(info)
     with pytest.raises(ValueError, match=r"at most 0\.086; got 0\.1$"):
-        poison_by(LabelRule.CLEAN_LABEL, 0.1).check(facts)
+        poison_by(LabelRule.CLEAN_LABEL, 0.1).check(info)
 
 
 @given(st.integers(10, 100_000))
 def test_the_smallest_ratio_that_the_message_names_is_admitted(total: int) -> None:
-    facts = Facts(train_counts=(total // 2, total - total // 2), test_count=2, side=16)
+    info = DatasetInfo(train_counts=(total // 2, total - total // 2), test_count=2, side=16)
     with pytest.raises(ValueError, match="smallest value") as error:
-        poison_by(LabelRule.ALL_TO_ONE, 1e-7).check(facts)
+        poison_by(LabelRule.ALL_TO_ONE, 1e-7).check(info)
     named = float(str(error.value).rsplit(" ", 1)[1])
-    poison_by(LabelRule.ALL_TO_ONE, named).check(facts)
+    poison_by(LabelRule.ALL_TO_ONE, named).check(info)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 0.51, 1.0, float("nan")])

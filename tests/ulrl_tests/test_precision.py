@@ -10,16 +10,16 @@ from torch import Tensor
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.hyperparameters import assemble
-from ulrl.models import Blueprint, Weights, initialise
+from ulrl.models import ModelSpec, Weights, initialise
 from ulrl.poisoning import Poison
 from ulrl.precision import Precision
 from ulrl.randomness import generator
 from ulrl.relearning import relearn
-from ulrl.resetting import LayerSuspects, Suspects
 from ulrl.sgd import SGD
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import unlearn
 from ulrl.victim import train_victim
+from ulrl.weight_selection import LayerSuspects, Suspects
 
 FP32, BF16, FP16, AUTO, AMP = Precision
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def training(
     request: pytest.FixtureRequest,
     victim_of: Callable[[int], Weights],
     pictures: ImageSet,
-    blueprint: Blueprint,
+    model_spec: ModelSpec,
     badnets: Poison,
     clean: CleanSamples,
 ) -> Train:
@@ -85,8 +85,8 @@ def training(
 
     def of_victim(precision: Precision) -> tuple[State, State]:
         config = VictimConfig(epochs=1, batch_size=64, precision=precision)
-        run = train_victim(config, blueprint, badnets, pictures, 0, CPU)
-        start = initialise(blueprint, generator(0, "victim", "weights"), CPU).weights().state
+        run = train_victim(config, model_spec, badnets, pictures, 0, CPU)
+        start = initialise(model_spec, generator(0, "victim", "weights"), CPU).weights().state
         assert len(list(run.epochs)) == 1
         return start, run.classifier.weights().state
 

@@ -12,15 +12,15 @@ from torch import Generator, Tensor
 from ulrl.clean import CleanConfig, CleanDraw, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.evaluation import Evaluation, evaluate
-from ulrl.models import Blueprint, Weights
+from ulrl.models import ModelSpec, Weights
 from ulrl.poisoning import Poison, make_test_sets, poison_training_set
-from ulrl.randomness import default_draws, generator, seeded_default
+from ulrl.randomness import generator, seeded_default_rng, seeded_layer_rng
 from ulrl.relearning import RelearnConfig, relearn
-from ulrl.resetting import ResetConfig, choose_resets
 from ulrl.scoring import ScoreConfig, score_neurons
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import UnlearnConfig, unlearn
 from ulrl.victim import train_victim
+from ulrl.weight_selection import ResetConfig, select_weights
 
 
 def draws(*name: object, count: int = 4000) -> Tensor:
@@ -78,7 +78,7 @@ def test_one_consumer_does_not_move_another() -> None:
 def test_seeded_default_restores_the_state() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    with seeded_default(generator(0, "x")):
+    with seeded_default_rng(generator(0, "x")):
         inside = torch.rand(3)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(inside, torch.rand(3, generator=generator(0, "x")))
@@ -87,7 +87,7 @@ def test_seeded_default_restores_the_state() -> None:
 def test_seeded_default_restores_the_state_after_an_error() -> None:
     before = torch.get_rng_state()
     source = Generator().manual_seed(1)
-    with contextlib.suppress(KeyError), seeded_default(source):
+    with contextlib.suppress(KeyError), seeded_default_rng(source):
         torch.rand(3)
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before)
@@ -99,9 +99,9 @@ def test_default_draws_come_from_the_source_and_leave_the_state(cpu: torch.devic
         torch.manual_seed(before)
         state = torch.get_rng_state()
         source = generator(0, "x")
-        with default_draws(source, cpu):
+        with seeded_layer_rng(source, cpu):
             first = torch.rand(3)
-        with default_draws(source, cpu):
+        with seeded_layer_rng(source, cpu):
             seen.append((first, torch.rand(3)))
         assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(torch.stack(seen[0]), torch.stack(seen[1]))
@@ -110,7 +110,7 @@ def test_default_draws_come_from_the_source_and_leave_the_state(cpu: torch.devic
 
 def test_default_draws_restore_the_state_after_an_error(cpu: torch.device) -> None:
     before = torch.get_rng_state()
-    with contextlib.suppress(KeyError), default_draws(generator(0, "x"), cpu):
+    with contextlib.suppress(KeyError), seeded_layer_rng(generator(0, "x"), cpu):
         torch.rand(3)
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before)
@@ -139,7 +139,7 @@ def flat(result: object) -> Iterator[Tensor]:
 @pytest.fixture
 def stages(
     pictures: ImageSet,
-    blueprint: Blueprint,
+    model_spec: ModelSpec,
     badnets: Poison,
     cpu: torch.device,
     victim_of: Callable[[int], Weights],
@@ -149,7 +149,7 @@ def stages(
 
     def trained() -> object:
         config = VictimConfig(epochs=1, batch_size=64)
-        run = train_victim(config, blueprint, badnets, pictures, 4, cpu)
+        run = train_victim(config, model_spec, badnets, pictures, 4, cpu)
         return list(run.epochs), run.classifier.weights()
 
     def ascent() -> object:
@@ -163,7 +163,7 @@ def stages(
     def repaired() -> object:
         config = UnlearnConfig(unlearn_batch_size=16, unlearn_epochs=6)
         *_, end = unlearn(config, victim, clean, 0.2, cpu)
-        suspects = choose_resets(
+        suspects = select_weights(
             ResetConfig(reinit_ratio=0.5), score_neurons(ScoreConfig(z_threshold=0.5), end)
         )
         assert suspects.layers

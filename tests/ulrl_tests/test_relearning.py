@@ -24,7 +24,7 @@ from ulrl.relearning import (
     cosine_term,
     relearn,
 )
-from ulrl.resetting import LayerSuspects, Suspects
+from ulrl.weight_selection import LayerSuspects, Suspects
 
 CONFIG = RelearnConfig(relearn_epochs=3, relearn_batch_size=16)
 
@@ -218,7 +218,7 @@ def test_what_suspects_leave_unused_changes_no_bit(
     """So that such configurations may share their result."""
     drawn: dict[str, Any] = {"reinit_distribution": ReinitDistribution.NORMAL, "reinit_scale": 2.0}
     other = replace(CONFIG, **unused, **drawn)
-    assert other.felt(chosen) == CONFIG
-    assert other.felt(suspects(1)) == other
+    assert other.effective(chosen) == CONFIG
+    assert other.effective(suspects(1)) == other
     one, two = (finish(relearn(c, victim_of(0), chosen, clean, cpu)) for c in (CONFIG, other))
     assert same(one, two)

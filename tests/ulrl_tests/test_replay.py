@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from tests.ulrl_tests.tiny_networks import HeadAlone, Made
 from ulrl.clean import CleanSamples
-from ulrl.datasets import Treatment
+from ulrl.datasets import Preprocessing
 from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
-from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.vgg import VGG19BN
 from ulrl.models.vit import ViTB16
@@ -21,13 +21,13 @@ from ulrl.precision import Precision
 from ulrl.randomness import generator
 from ulrl.relearning import RelearnConfig, relearn
 from ulrl.replay import SWITCH, Replay
-from ulrl.resetting import LayerSuspects, Suspects
 from ulrl.sgd import SGD
+from ulrl.weight_selection import LayerSuspects, Suspects
 
 pytestmark = pytest.mark.gpu
 
 COUNT, BATCH, EPOCHS = 44, 16, 4  # batches of 16, 16 and 12
-TREATMENT = Treatment(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
+PREPROCESSING = Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,9 @@ class Counting(HeadAlone):
         return super().forward(x)
 
 
-def blueprint(architecture: Any) -> Blueprint:
-    return Blueprint(
-        architecture=architecture, classes=10, channels=3, side=32, treatment=TREATMENT
+def model_spec(architecture: Any) -> ModelSpec:
+    return ModelSpec(
+        architecture=architecture, classes=10, channels=3, side=32, preprocessing=PREPROCESSING
     )
 
 
@@ -87,7 +87,7 @@ def trained(
 
     def run(architecture: Any, *, replayed: bool, lr: float = 0.05, **changes: Any) -> Trained:
         monkeypatch.setattr(type(architecture), "replayable", replayed)
-        classifier = initialise(blueprint(architecture), generator(0, "weights"), device)
+        classifier = initialise(model_spec(architecture), generator(0, "weights"), device)
         defaults: dict[str, Any] = {"rate": lambda done: lr / (1 + done)}
         schedule = Schedule(**({"epochs": EPOCHS, "batch_size": BATCH} | defaults | changes))
         optimiser = SGD(classifier.network, lr=lr, momentum=0.9, weight_decay=5e-4)
@@ -160,7 +160,7 @@ def test_a_replayed_relearning_is_the_relearning(
     passes: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    victim = initialise(blueprint(PreActResNet18(width=8)), generator(0, "weights"), device)
+    victim = initialise(model_spec(PreActResNet18(width=8)), generator(0, "weights"), device)
     rows = LayerSuspects(
         weight="linear.weight", rows=(2, 5), reset=torch.rand(2, 64, generator=Generator()) < 0.5
     )

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl import fitting, replay
-from ulrl.control import NO_CONTROL, Control
 from ulrl.fitting import Samples, Schedule, Sources, train
-from ulrl.models import Blueprint, Classifier, initialise
+from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.randomness import generator
 from ulrl.replay import RecordingError, Replay
 from ulrl.sgd import SGD
+from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 CPU = torch.device("cpu")
 WAIT = "called a synchronizing CUDA operation (Triggered internally at ...)"
@@ -161,12 +161,12 @@ def test_a_recording_that_cuda_gave_up_is_told_with_the_way_out(
 
 
 def test_a_training_ends_without_the_garbage_collector(
-    blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    model_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "_replays", lambda *_: True)
-    classifier = initialise(blueprint, generator(0, "weights"), CPU)
+    classifier = initialise(model_spec, generator(0, "weights"), CPU)
     samples = Samples(
-        images=torch.zeros(4, 3, blueprint.side, blueprint.side, dtype=torch.uint8),
+        images=torch.zeros(4, 3, model_spec.side, model_spec.side, dtype=torch.uint8),
         labels=torch.zeros(4, dtype=torch.int64),
     )
     optimiser = SGD(classifier.network, lr=0.1, momentum=0.9, weight_decay=0.0)
@@ -185,13 +185,13 @@ def test_a_training_ends_without_the_garbage_collector(
     assert Graph.made[0].calls[-1] == "reset"
 
 
-def test_only_a_gpu_replays_and_only_what_nobody_controls(blueprint: Blueprint) -> None:
-    classifier = initialise(blueprint, generator(0, "weights"), CPU)
+def test_only_a_gpu_replays_and_only_what_nobody_controls(model_spec: ModelSpec) -> None:
+    classifier = initialise(model_spec, generator(0, "weights"), CPU)
     sgd = SGD(classifier.network, lr=0.1, momentum=0.9, weight_decay=0.0)
     other = torch.optim.Adam(classifier.network.parameters())
-    there = Classifier(blueprint, torch.nn.Linear(1, 1), CPU)
+    there = Classifier(model_spec, torch.nn.Linear(1, 1), CPU)
     there.device = torch.device("cuda")
-    assert fitting._replays(there, sgd, NO_CONTROL)
-    assert not fitting._replays(classifier, sgd, NO_CONTROL)
-    assert not fitting._replays(there, sgd, Control())
-    assert not fitting._replays(there, other, NO_CONTROL)
+    assert fitting._replays(there, sgd, NO_HOOKS)
+    assert not fitting._replays(classifier, sgd, NO_HOOKS)
+    assert not fitting._replays(there, sgd, TrainingHooks())
+    assert not fitting._replays(there, other, NO_HOOKS)

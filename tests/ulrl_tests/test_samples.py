@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Tens
 import ulrl
 from tests.ulrl_tests.test_defence_inputs import (
     LABELS,
-    TREATMENT,
+    PREPROCESSING,
     made,
     pictures,
     repaired,
@@ -228,7 +228,7 @@ def test_own_triggered_images_are_measured_as_by_hand() -> None:
     network = made().train()
     before, mode = weights(network), network.training
     images, triggered = pictures(), pictures().flip(0)
-    predict = ulrl.predictor(network, TREATMENT)
+    predict = ulrl.predictor(network, PREPROCESSING)
     found = ulrl.measure(
         predict,
         ulrl.TestHalf(
@@ -236,10 +236,10 @@ def test_own_triggered_images_are_measured_as_by_hand() -> None:
             clean_labels=LABELS,
             triggered=triggered,
             true_labels=LABELS,
-            wanted_labels=torch.ones_like(LABELS),
+            target_labels=torch.ones_like(LABELS),
         ),
     )
-    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (TREATMENT.mean, TREATMENT.std))
+    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (PREPROCESSING.mean, PREPROCESSING.std))
     by_hand = made()
     with torch.no_grad():
         clean, other = (
@@ -259,9 +259,9 @@ def test_images_without_a_label_each_are_refused() -> None:
         "clean_labels": LABELS,
         "triggered": pictures(),
         "true_labels": LABELS,
-        "wanted_labels": LABELS,
+        "target_labels": LABELS,
     }
     ulrl.TestHalf(**sound)
-    for name in ("clean_labels", "true_labels", "wanted_labels"):
+    for name in ("clean_labels", "true_labels", "target_labels"):
         with pytest.raises(ValueError, match=r"clean images have a label each, .* got "):
             ulrl.TestHalf(**{**sound, name: LABELS[:3]})

@@ -30,11 +30,11 @@ TRIAL = dedent("""
     from ulrl.clean import CleanConfig, draw_clean_samples
     from ulrl.datasets.digits import Digits
     from ulrl.hyperparameters import assemble
-    from ulrl.models import Blueprint
+    from ulrl.models import ModelSpec
     from ulrl.models.preact_resnet import PreActResNet18
     from ulrl.poisoning import LabelRule, Poison
     from ulrl.relearning import relearn
-    from ulrl.resetting import choose_resets
+    from ulrl.weight_selection import select_weights
     from ulrl.scoring import score_neurons
     from ulrl.supervised import VictimConfig
     from ulrl.unlearning import unlearn
@@ -42,17 +42,17 @@ TRIAL = dedent("""
 
     cpu, digits = torch.device("cpu"), Digits()
     images = digits.load()
-    network, treatment = PreActResNet18(width=1), digits.treatment
+    network, preprocessing = PreActResNet18(width=1), digits.preprocessing
     shape = {"classes": 10, "channels": 3, "side": digits.size}
-    blueprint = Blueprint(architecture=network, treatment=treatment, **shape)
+    model_spec = ModelSpec(architecture=network, preprocessing=preprocessing, **shape)
     rule = LabelRule.ALL_TO_ONE
     poison = Poison(attack=BadNets(), labels=rule, poison_ratio=0.1, target_label=0)
-    run = train_victim(VictimConfig(epochs=1), blueprint, poison, images, 0, cpu)
+    run = train_victim(VictimConfig(epochs=1), model_spec, poison, images, 0, cpu)
     list(run.epochs)
     parts = assemble({"unlearn_epochs": 1, "relearn_epochs": 1})
     victim, clean = run.classifier.weights(), draw_clean_samples(CleanConfig(), images, 0)
     *_, ascent = unlearn(parts.unlearn, victim, clean, 0.0, cpu)
-    suspects = choose_resets(parts.reset, score_neurons(parts.score, ascent))
+    suspects = select_weights(parts.reset, score_neurons(parts.score, ascent))
     epochs = list(relearn(parts.relearn, victim, suspects, clean, cpu).epochs)
     print("relearned", len(epochs), "with" if "torch._dynamo" in sys.modules else "without", "it")
 """)

@@ -13,15 +13,15 @@ from ulrl.evaluation import Evaluation, evaluate
 from ulrl.fitting import Epoch
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.metrics import der
-from ulrl.models import Blueprint, Weights, restore
+from ulrl.models import ModelSpec, Weights, restore
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poisoning import Poison, TestSets, make_test_sets
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.supervised import VictimConfig
 from ulrl.unlearning import Ascent, unlearn
 from ulrl.victim import train_victim
+from ulrl.weight_selection import select_weights
 
 TARGET, SEED = 3, 0
 
@@ -46,27 +46,27 @@ class Story:
 def story(cpu: torch.device) -> Story:
     dataset = Digits()
     images = dataset.load()
-    blueprint = Blueprint(
+    model_spec = ModelSpec(
         architecture=PreActResNet18(width=4),
         classes=10,
         channels=3,
         side=16,
-        treatment=dataset.treatment,
+        preprocessing=dataset.preprocessing,
     )
     poison = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE, target_label=TARGET)
-    poison.check(dataset.facts())
+    poison.check(dataset.info())
     # One suspect: which rows pass the limit beside the target's is each kind of CPU's own.
     values = {"clean_ratio": 0.1, "unlearn_batch_size": 32, "max_suspects": 1}
     h = assemble(preset_values(Preset.DEFAULT, "digits") | values)
     config = VictimConfig(epochs=6, batch_size=32)
-    training = train_victim(config, blueprint, poison, images, SEED, cpu)
+    training = train_victim(config, model_spec, poison, images, SEED, cpu)
     learned = list(training.epochs)
     victim = training.classifier.weights()
     tests = make_test_sets(poison, images, SEED)
     clean = draw_clean_samples(CleanConfig(clean_ratio=0.1), images, SEED)
     *_, ascent = unlearn(h.unlearn, victim, clean, h.score.unlearn_threshold, cpu)
     scores = score_neurons(h.score, ascent)
-    repair = relearn(h.relearn, victim, choose_resets(h.reset, scores), clean, cpu)
+    repair = relearn(h.relearn, victim, select_weights(h.reset, scores), clean, cpu)
     relearned = list(repair.epochs)
     repaired = repair.classifier.weights()
     return Story(

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from tests.ulrl_tests.tiny_networks import Made, Mixed, classifier_of
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
-from ulrl.models import Blueprint, Classifier
+from ulrl.models import Classifier, ModelSpec
 from ulrl.poisoning import Poison
 from ulrl.supervised import VictimConfig
 from ulrl.victim import train_victim
@@ -192,10 +192,10 @@ def test_dropout_drops_others_in_each_epoch() -> None:
 
 
 def test_victims_with_dropout_are_the_seeds(
-    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+    pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
 ) -> None:
     build: Callable[[], nn.Module] = lambda: Dropping(3, 10)  # noqa: E731 - a value
-    dropping = replace(blueprint, architecture=Made(network=build))
+    dropping = replace(model_spec, architecture=Made(network=build))
     ends = []
     for before in (1, 2):
         torch.manual_seed(before)

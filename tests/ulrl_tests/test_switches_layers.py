@@ -15,9 +15,9 @@ from ulrl.hyperparameters import Hyperparameters, assemble
 from ulrl.models import Classifier, Weights
 from ulrl.poisoning import Poison, make_test_sets
 from ulrl.relearning import relearn
-from ulrl.resetting import choose_resets
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.unlearning import unlearn
+from ulrl.weight_selection import select_weights
 
 CPU = torch.device("cpu")
 SHORT = {"clean_ratio": 0.12, "unlearn_batch_size": 16, "relearn_batch_size": 16}
@@ -82,7 +82,7 @@ def test_tsbds_rule_zeroes_exactly_its_weights(
     clean = draw_clean_samples(h.clean, pictures, seed)
     scores, after = phase_one(h, victim, clean)
     assert len(scores.suspects) == 47
-    suspects = choose_resets(h.reset, scores)
+    suspects = select_weights(h.reset, scores)
     start = relearn(h.relearn, victim, suspects, clean, CPU).classifier.weights().state
     expected = tsbd(victim.state, after)
     for name, value in start.items():
@@ -109,7 +109,7 @@ def test_the_chain_runs_to_its_end(
     assert scores.suspects
     assert len(scores.places) == len(scores.suspects)
     assert sum(len(rows) for rows in scores.movement.values()) == len(scores.suspects)
-    run = relearn(h.relearn, victim, choose_resets(h.reset, scores), clean, CPU)
+    run = relearn(h.relearn, victim, select_weights(h.reset, scores), clean, CPU)
     epochs = list(run.epochs)
     assert len(epochs) == 20
     repaired = run.classifier.weights()

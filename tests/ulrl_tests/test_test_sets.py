@@ -30,14 +30,14 @@ def test_asr_leaves_the_target_class_out(pictures: ImageSet, rule: LabelRule) ->
         assert len(part.clean) == 75
         assert len(part.triggered) == 75 - int((part.clean_labels == TARGET).sum())
         assert TARGET not in part.true_labels.tolist()
-        assert part.wanted_labels.tolist() == [TARGET] * len(part.triggered)
+        assert part.target_labels.tolist() == [TARGET] * len(part.triggered)
 
 
 def test_all_to_all_counts_every_image(pictures: ImageSet) -> None:
     for part in sets_of(LabelRule.ALL_TO_ALL, pictures)[:2]:
         assert len(part.triggered) == 75
         assert torch.equal(part.true_labels, part.clean_labels)
-        assert torch.equal(part.wanted_labels, (part.clean_labels + 1) % 10)
+        assert torch.equal(part.target_labels, (part.clean_labels + 1) % 10)
 
 
 @pytest.mark.parametrize("rule", list(LabelRule))

@@ -15,7 +15,7 @@ from ulrl.augmentation import apply_views, draw_views
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, Schedule
 from ulrl.metrics import measure
-from ulrl.models import Blueprint, initialise
+from ulrl.models import ModelSpec, initialise
 from ulrl.poisoning import Poison, make_test_sets, poison_training_set
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig, VictimSchedule
@@ -37,16 +37,16 @@ CONFIG = VictimConfig(epochs=2, batch_size=64, lr=0.05)
 @in_double()
 def test_it_is_sgd(
     pictures: ImageSet,
-    blueprint: Blueprint,
+    model_spec: ModelSpec,
     badnets: Poison,
     cpu: torch.device,
     config: VictimConfig,
 ) -> None:
-    run = train_victim(config, blueprint, badnets, pictures, 5, cpu)
+    run = train_victim(config, model_spec, badnets, pictures, 5, cpu)
     losses = [epoch.loss for epoch in run.epochs]
 
     poisoned = poison_training_set(badnets, pictures, 5)
-    model = initialise(blueprint, generator(5, "victim", "weights"), cpu)
+    model = initialise(model_spec, generator(5, "victim", "weights"), cpu)
     parameters = list(model.network.parameters())
     velocity = [torch.zeros_like(parameter) for parameter in parameters]
     sources = generator(5, "victim", "order"), generator(5, "victim", "views")
@@ -54,11 +54,11 @@ def test_it_is_sgd(
     for epoch in range(config.epochs):
         model.network.train()
         order = torch.randperm(300, generator=sources[0])
-        views = draw_views(300, blueprint.treatment, sources[1], cpu)
+        views = draw_views(300, model_spec.preprocessing, sources[1], cpu)
         total, seen = 0.0, 0
         for step in range(steps):
             index = order[64 * step : 64 * (step + 1)]
-            batch = apply_views(poisoned.images[index], views.of(index), blueprint.treatment)
+            batch = apply_views(poisoned.images[index], views.of(index), model_spec.preprocessing)
             loss = cross_entropy(model.logits(batch).float(), poisoned.labels[index])
             total += loss.item() * len(index)
             seen += len(index)
@@ -103,7 +103,7 @@ def by_hand(lr: float, losses: list[float]) -> list[float]:
 )
 def test_on_plateaus_the_rate_falls_to_a_tenth(
     pictures: ImageSet,
-    blueprint: Blueprint,
+    model_spec: ModelSpec,
     badnets: Poison,
     cpu: torch.device,
     monkeypatch: pytest.MonkeyPatch,
@@ -120,7 +120,7 @@ def test_on_plateaus_the_rate_falls_to_a_tenth(
 
     monkeypatch.setattr("ulrl.supervised.train", trained)
     config = VictimConfig(epochs=31, lr=0.1, schedule=VictimSchedule.PLATEAU)
-    run = train_victim(config, blueprint, badnets, pictures, 0, cpu)
+    run = train_victim(config, model_spec, badnets, pictures, 0, cpu)
     assert [epoch.loss for epoch in run.epochs] == losses
     for rates, expected in zip(asked, by_hand(0.1, losses), strict=True):
         assert rates == pytest.approx([expected] * 5)
@@ -128,20 +128,20 @@ def test_on_plateaus_the_rate_falls_to_a_tenth(
 
 
 def test_nothing_is_trained_before_the_epochs_are_drawn(
-    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+    pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
 ) -> None:
-    run = train_victim(CONFIG, blueprint, badnets, pictures, 5, cpu)
-    fresh = initialise(blueprint, generator(5, "victim", "weights"), cpu).weights().state
+    run = train_victim(CONFIG, model_spec, badnets, pictures, 5, cpu)
+    fresh = initialise(model_spec, generator(5, "victim", "weights"), cpu).weights().state
     start = run.classifier.weights().state
     assert all(torch.equal(value, fresh[name]) for name, value in start.items())
 
 
 def test_a_trigger_after_augmentation_is_learned_too(
-    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+    pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
 ) -> None:
     late = replace(badnets, stamp=Stamp.AFTER_AUGMENTATION)
     config = VictimConfig(epochs=8, batch_size=32)
-    run = train_victim(config, blueprint, late, pictures, 0, cpu)
+    run = train_victim(config, model_spec, late, pictures, 0, cpu)
     for _ in run.epochs:
         pass
     metrics = measure(run.classifier.predict, make_test_sets(late, pictures, 0).report)
@@ -150,11 +150,11 @@ def test_a_trigger_after_augmentation_is_learned_too(
 
 
 def test_the_seed_makes_the_victim(
-    pictures: ImageSet, blueprint: Blueprint, badnets: Poison, cpu: torch.device
+    pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
 ) -> None:
     heads = []
     for seed in (0, 0, 1):
-        run = train_victim(CONFIG, blueprint, badnets, pictures, seed, cpu)
+        run = train_victim(CONFIG, model_spec, badnets, pictures, seed, cpu)
         next(run.epochs)
         heads.append(run.classifier.weights().head)
     assert torch.equal(heads[0], heads[1])

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 
-from ulrl.datasets import Treatment
-from ulrl.models import Architecture, Blueprint, Classifier, Weights
+from ulrl.datasets import Preprocessing
+from ulrl.models import Architecture, Classifier, ModelSpec, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +61,21 @@ class Mixed(nn.Module):
 
 def classifier_of(build: Callable[[], nn.Module], channels: int = 2, side: int = 5) -> Classifier:
     """Return a classifier with weights that are always the same."""
-    blueprint = Blueprint(
+    model_spec = ModelSpec(
         architecture=Made(network=build),
         classes=3,
         channels=channels,
         side=side,
-        treatment=Treatment(mean=(0.5,) * channels, std=(0.25,) * channels, padding=1, flip=False),
+        preprocessing=Preprocessing(
+            mean=(0.5,) * channels, std=(0.25,) * channels, padding=1, flip=False
+        ),
     )
     network = build()
     source = Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(generator=source)
-    return Classifier(blueprint, network, torch.device("cpu"))
+    return Classifier(model_spec, network, torch.device("cpu"))
 
 
 def weights_of(build: Callable[[], nn.Module]) -> Weights:

@@ -14,13 +14,13 @@ from ulrl.attacks._base import Trigger as Trigger
 from ulrl.attacks._base import in_bytes as in_bytes
 from ulrl.attacks._base import register as register
 from ulrl.attacks._base import stamp_bytes as stamp_bytes
-from ulrl.attacks._control import Roles as Roles
-from ulrl.attacks._control import StampingControl as StampingControl
 from ulrl.attacks._files import AttackFileError as AttackFileError
 from ulrl.attacks._helper import HELPER_VERSION as HELPER_VERSION
+from ulrl.attacks._helper import AttackContext as AttackContext
 from ulrl.attacks._helper import Helper as Helper
-from ulrl.attacks._helper import Scene as Scene
 from ulrl.attacks._helper import Step as Step
+from ulrl.attacks._hooks import Roles as Roles
+from ulrl.attacks._hooks import StampingHooks as StampingHooks
 from ulrl.attacks._per_image import image_generators as image_generators
 from ulrl.registry import import_all
 

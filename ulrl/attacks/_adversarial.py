@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl.attacks._benign import benign_classifier
-from ulrl.attacks._helper import Helper, Scene, Step
-from ulrl.control import Control
+from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.fitting import Samples, Sources
 from ulrl.models import Classifier, initialise
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig, fit
+from ulrl.training_hooks import TrainingHooks
 
 CHUNK = 250  # images at once
 
@@ -70,19 +70,19 @@ class AdversarialModel(Helper):
     def cost(self, recipe: VictimConfig) -> float:
         return recipe.epochs * (1.0 + self.steps)
 
-    def train(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
-        source = generator(scene.seed, "adversarial", "weights")
-        classifier = initialise(scene.blueprint, source, scene.device)
-        samples = Samples(images=scene.images.train_images, labels=scene.images.train_labels)
-        sources = Sources.of(scene.seed, "adversarial")
-        control = _AdversarialViews(self.epsilon, self.steps)
-        for epoch in fit(scene.recipe, classifier, samples, sources, control):
-            yield Step(epoch.number, scene.recipe.epochs)
+    def train(self, context: AttackContext) -> Generator[Step, None, dict[str, Tensor]]:
+        source = generator(context.seed, "adversarial", "weights")
+        classifier = initialise(context.model_spec, source, context.device)
+        samples = Samples(images=context.images.train_images, labels=context.images.train_labels)
+        sources = Sources.of(context.seed, "adversarial")
+        hooks = _AdversarialViews(self.epsilon, self.steps)
+        for epoch in fit(context.recipe, classifier, samples, sources, hooks):
+            yield Step(epoch.number, context.recipe.epochs)
         state = classifier.weights().state
         return {f"model/{name}": value for name, value in state.items()}
 
 
-class _AdversarialViews(Control):
+class _AdversarialViews(TrainingHooks):
     """Replaces each batch by adversarial images of the classifier as it is then."""
 
     late = True
@@ -131,18 +131,18 @@ class AdversarialImages(Helper):
         del recipe
         return self.steps / 10  # passes over one class of some ten
 
-    def train(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
+    def train(self, context: AttackContext) -> Generator[Step, None, dict[str, Tensor]]:
         """Craft them.
 
         Returns:
             ``images``, uint8, and ``index``, their places in the training set, ascending.
         """
-        classifier = benign_classifier(scene)
-        index = (scene.images.train_labels == self.target_label).nonzero().flatten()
+        classifier = benign_classifier(context)
+        index = (context.images.train_labels == self.target_label).nonzero().flatten()
         crafted = []
         for part in torch.split(index, CHUNK):
-            images = scene.images.train_images[part].to(scene.device).float() / 255
-            labels = torch.full((len(part),), self.target_label, device=scene.device)
+            images = context.images.train_images[part].to(context.device).float() / 255
+            labels = torch.full((len(part),), self.target_label, device=context.device)
             moved = pgd(
                 classifier,
                 images,

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor
 
-from ulrl.datasets import Facts
+from ulrl.datasets import DatasetInfo
 from ulrl.registry import registrar
 
 if TYPE_CHECKING:
-    from ulrl.attacks._control import StampingControl
-    from ulrl.attacks._helper import Helper, Scene
+    from ulrl.attacks._helper import AttackContext, Helper
+    from ulrl.attacks._hooks import StampingHooks
     from ulrl.poisoning import Poison
 
 Images: TypeAlias = Float[Tensor, "n c h w"]  # pixels in [0, 1], before normalisation
@@ -118,7 +118,7 @@ class Attack(ABC):
 
         Args:
             seed: The scenario's; a trigger that is drawn once draws from a generator of it.
-            learned: Results of `helper`, with those of `control` once a victim is trained.
+            learned: Results of `helper`, with those of `training_hooks` once a victim is trained.
         """
 
     def resolved(self, side: int) -> Self:
@@ -133,16 +133,16 @@ class Attack(ABC):
         """Raise ``ValueError`` if images of `side` × `side` cannot carry the trigger."""
         del side, channels  # most triggers fit anything
 
-    def check_facts(self, facts: Facts) -> None:
+    def check_info(self, info: DatasetInfo) -> None:
         """Raise ``ValueError`` if the attack's files are of another dataset."""
-        del facts  # most attacks have none
+        del info  # most attacks have none
 
     def cover_ratio_at(self, poison_ratio: float) -> float:
         """Return the share of the whole training set that is stamped and keeps its label."""
         del poison_ratio
         return 0.0
 
-    def covers_of(self, classes: int) -> tuple[int, ...]:
+    def cover_sources(self, classes: int) -> tuple[int, ...]:
         """Return the classes that covers are taken from; none given is all.
 
         Raises:
@@ -181,9 +181,9 @@ class Attack(ABC):
         del learned
         return None
 
-    def control(self, poison: "Poison", scene: "Scene") -> "StampingControl | None":
+    def training_hooks(self, poison: "Poison", context: "AttackContext") -> "StampingHooks | None":
         """Return how the attacker meddles with the training itself; None is not at all."""
-        del poison, scene
+        del poison, context
         return None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ulrl.attacks._helper import Helper, Scene, Step
+from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.fitting import Samples, Sources
 from ulrl.models import Classifier, Weights, initialise, restore
 from ulrl.randomness import generator
@@ -20,32 +20,32 @@ class BenignModel(Helper):
 
     plain = True
 
-    def train(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
+    def train(self, context: AttackContext) -> Generator[Step, None, dict[str, Tensor]]:
         """Train it.
 
         Returns:
             Its state under ``model/``, and its ``accuracy`` on all test images: what reports
             hold victims against. No attack looks at that.
         """
-        source = generator(scene.seed, "benign", "weights")
-        classifier = initialise(scene.blueprint, source, scene.device)
-        images = scene.images
+        source = generator(context.seed, "benign", "weights")
+        classifier = initialise(context.model_spec, source, context.device)
+        images = context.images
         samples = Samples(images=images.train_images, labels=images.train_labels)
-        for epoch in fit(scene.recipe, classifier, samples, Sources.of(scene.seed, "benign")):
-            yield Step(epoch.number, scene.recipe.epochs)
+        for epoch in fit(context.recipe, classifier, samples, Sources.of(context.seed, "benign")):
+            yield Step(epoch.number, context.recipe.epochs)
         right = classifier.predict(images.test_images) == images.test_labels
         state = classifier.weights().state
         tensors = {f"{_PREFIX}{name}": value for name, value in state.items()}
         return {**tensors, "accuracy": right.float().mean()}
 
 
-def benign_classifier(scene: Scene) -> Classifier:
+def benign_classifier(context: AttackContext) -> Classifier:
     """Return the trained model from what a helper was given, in eval mode, without gradients."""
     state = {
         name.removeprefix(_PREFIX): value
-        for name, value in scene.learned.items()
+        for name, value in context.learned.items()
         if name.startswith(_PREFIX)
     }
-    classifier = restore(Weights(blueprint=scene.blueprint, state=state), scene.device)
+    classifier = restore(Weights(model_spec=context.model_spec, state=state), context.device)
     classifier.network.eval().requires_grad_(False)  # noqa: FBT003 - torch takes no keyword
     return classifier

@@ -15,7 +15,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ulrl.datasets import DatasetError, Facts
+from ulrl.datasets import DatasetError, DatasetInfo
 from ulrl.datasets.arrays import read_header
 
 # What makes a field's value a place: it is in no key, and a study's reader makes it absolute.
@@ -225,7 +225,7 @@ def content_of_images(path: str, option: str) -> str:
     return content_of_array(path, option)
 
 
-def check_images(path: str, option: str, count: int, facts: Facts) -> None:
+def check_images(path: str, option: str, count: int, info: DatasetInfo) -> None:
     """Raise ``ValueError`` unless a file has an image for each of `count` images of a dataset.
 
     A file that cannot be read is a matter of its attack's `identity`.
@@ -234,7 +234,7 @@ def check_images(path: str, option: str, count: int, facts: Facts) -> None:
         shape = images_of(path, option).shape
     except AttackFileError:
         return
-    wanted = (count, facts.side, facts.side, facts.channels)
+    wanted = (count, info.side, info.side, info.channels)
     if shape != wanted:
         raise ValueError(
             f"{option} has an image for each of the dataset's, {list(wanted)}; "

@@ -11,7 +11,7 @@ from torch import Tensor
 from ulrl.attacks._base import Learned
 from ulrl.datasets import ImageSet
 from ulrl.errors import DivergedError
-from ulrl.models import Blueprint
+from ulrl.models import ModelSpec
 from ulrl.supervised import VictimConfig
 
 HELPER_VERSION = 1  # of all helpers; a change to one of them raises that one's `version`
@@ -25,11 +25,11 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
+class AttackContext:
     """What an attacker has at hand.
 
     Attributes:
-        blueprint: Of the victim.
+        model_spec: Of the victim.
         recipe: How victims are trained.
         images: Clean; an attacker looks at the training images only.
         seed: The scenario's.
@@ -37,7 +37,7 @@ class Scene:
         learned: Results of the helper that was needed first.
     """
 
-    blueprint: Blueprint
+    model_spec: ModelSpec
     recipe: VictimConfig
     images: ImageSet
     seed: int
@@ -76,19 +76,19 @@ class Helper(ABC):
         return float(recipe.epochs)
 
     @abstractmethod
-    def train(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
+    def train(self, context: AttackContext) -> Generator[Step, None, dict[str, Tensor]]:
         """Train, yield after each part, and return the result as tensors on the CPU.
 
-        The result depends on the fields, on `scene` and on the device's arithmetic alone.
+        The result depends on the fields, on `context` and on the device's arithmetic alone.
         """
 
-    def trained(self, scene: Scene) -> Generator[Step, None, dict[str, Tensor]]:
+    def trained(self, context: AttackContext) -> Generator[Step, None, dict[str, Tensor]]:
         """Do what `train` does, and check the result.
 
         Raises:
             DivergedError: A tensor of the result is not finite.
         """
-        tensors = yield from self.train(scene)
+        tensors = yield from self.train(context)
         for name, value in tensors.items():
             if not bool(value.isfinite().all()):
                 raise DivergedError(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 MOMENTUM = 0.05  # of BatchNorm's running statistics, as in the published networks
 
 
-class Dreamer(nn.Module):
+class AutoEncoder(nn.Module):
     """An encoder and decoder with outputs in [0, 1]: a pattern, or a mask, for each image.
 
     Three stages of two convolutions and a pooling, one convolution in the middle, and three

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ulrl.randomness import generator, seeded_default, spared_default
+from ulrl.randomness import generator, preserved_default_rng, seeded_default_rng
 
 CHUNK = 32  # images at once: little to fill up where few come
 Network = TypeVar("Network", bound=nn.Module)
@@ -15,7 +15,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def drawn(build: Callable[[], Network], seed: int, *purpose: str) -> Network:
     """Return a new network whose weights depend on `seed` and `purpose` alone."""
-    with seeded_default(generator(seed, *purpose)):
+    with seeded_default_rng(generator(seed, *purpose)):
         return build()
 
 
@@ -31,7 +31,7 @@ def restored(
     build: Callable[[], Network], learned: Mapping[str, Tensor], prefix: str, device: torch.device
 ) -> Network:
     """Return the network that `kept` kept, in eval mode and without gradients."""
-    with spared_default():
+    with preserved_default_rng():
         network = build()
     start = f"{prefix}/"
     state = {n.removeprefix(start): v for n, v in learned.items() if n.startswith(start)}

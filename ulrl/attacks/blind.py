@@ -9,10 +9,10 @@ from jaxtyping import Int64
 from torch import Generator, Tensor
 
 from ulrl.attacks._base import FixedAttack, Images, Stamp, Trigger, register
-from ulrl.attacks._control import StampingControl
+from ulrl.attacks._hooks import StampingHooks
 
 if TYPE_CHECKING:
-    from ulrl.attacks._helper import Scene
+    from ulrl.attacks._helper import AttackContext
     from ulrl.poisoning import Poison
 
 # Ours, since the published values are not free to copy: a chequered mark, row by row.
@@ -78,18 +78,18 @@ class Blind(FixedAttack):
         triggered[..., self.row : self.row + height, left : left + width] = mark
         return triggered
 
-    def control(self, poison: "Poison", scene: "Scene") -> StampingControl:
-        return _WeighedLoss(
+    def training_hooks(self, poison: "Poison", context: "AttackContext") -> StampingHooks:
+        return _WeightedLoss(
             poison,
             self,
-            scene.images.train_labels,
-            classes=scene.images.classes,
-            seed=scene.seed,
+            context.images.train_labels,
+            classes=context.images.classes,
+            seed=context.seed,
             weights=(self.clean_weight, self.backdoor_weight),
         )
 
 
-class _WeighedLoss(StampingControl):
+class _WeightedLoss(StampingHooks):
     """Weighs the losses on clean and on triggered images of each batch."""
 
     def __init__(

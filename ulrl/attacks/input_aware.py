@@ -11,10 +11,10 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
 from ulrl.attacks._base import Attack, Images, Learned, Stamp, Trigger, register
-from ulrl.attacks._helper import Helper, Scene, Step
-from ulrl.attacks._input_aware_control import PatternControl
+from ulrl.attacks._helper import AttackContext, Helper, Step
+from ulrl.attacks._input_aware_hooks import PatternHooks
 from ulrl.attacks._input_aware_networks import (
-    Dreamer,
+    AutoEncoder,
     density_loss,
     diversity,
     sharpened,
@@ -110,20 +110,23 @@ class InputAware(Attack):
         del seed
         return _Patterned(learned=learned, width=self.width)
 
-    def control(self, poison: "Poison", scene: Scene) -> PatternControl:
-        channels = scene.blueprint.channels
+    def training_hooks(self, poison: "Poison", context: AttackContext) -> PatternHooks:
+        channels = context.model_spec.channels
         mask = restored(
-            partial(Dreamer, channels, 1, self.width), scene.learned, "mask", scene.device
+            partial(AutoEncoder, channels, 1, self.width), context.learned, "mask", context.device
         )
         pattern = drawn(
-            partial(Dreamer, channels, channels, self.width), scene.seed, "input_aware", "pattern"
+            partial(AutoEncoder, channels, channels, self.width),
+            context.seed,
+            "input_aware",
+            "pattern",
         )
-        return PatternControl(
+        return PatternHooks(
             poison,
-            scene,
-            trigger=self.trigger(scene.seed, scene.learned),
+            context,
+            trigger=self.trigger(context.seed, context.learned),
             mask=mask,
-            pattern=pattern.to(scene.device),
+            pattern=pattern.to(context.device),
             lr=self.lr,
             betas=BETAS,
             diversity_weight=self.diversity_weight,
@@ -156,28 +159,30 @@ class MaskNetwork(Helper):
         del recipe
         return 1.0 * self.epochs
 
-    def train(self, scene: Scene) -> Steps[Step, None, dict[str, Tensor]]:
+    def train(self, context: AttackContext) -> Steps[Step, None, dict[str, Tensor]]:
         """Train it; the result is its state under ``mask/``, and the ``statistics`` of pixels."""
-        channels = scene.blueprint.channels
-        build = partial(Dreamer, channels, 1, self.width)
-        network = drawn(build, scene.seed, "input_aware", "mask").to(scene.device).train()
+        channels = context.model_spec.channels
+        build = partial(AutoEncoder, channels, 1, self.width)
+        network = drawn(build, context.seed, "input_aware", "mask").to(context.device).train()
         optimiser = Adam(network.parameters(), lr=self.lr, betas=BETAS)
         falls = [int(share * self.epochs) for share in (0.4, 0.8)]  # 10 and 20 of 25
         steps = MultiStepLR(optimiser, [epoch for epoch in falls if epoch > 0])
         order, views = (
-            named_generator(scene.seed, "input_aware", "mask", use) for use in ("order", "views")
+            named_generator(context.seed, "input_aware", "mask", use) for use in ("order", "views")
         )
-        treatment = scene.blueprint.treatment
-        statistics = statistics_of(treatment.mean, treatment.std)
-        images = scene.images.train_images.to(scene.device)
+        preprocessing = context.model_spec.preprocessing
+        statistics = statistics_of(preprocessing.mean, preprocessing.std)
+        images = context.images.train_images.to(context.device)
         count = len(images)
         for epoch in range(1, self.epochs + 1):
-            seen_as = draw_views(count, treatment, views, scene.device)
-            shuffled = torch.randperm(count, generator=order).to(scene.device)
+            seen_as = draw_views(count, preprocessing, views, context.device)
+            shuffled = torch.randperm(count, generator=order).to(context.device)
             for chosen in torch.split(shuffled, BATCH):
                 if len(chosen) < 2:
                     continue  # one image differs from no other
-                pixels = apply_views(images[chosen], seen_as.of(chosen), treatment).float() / 255
+                pixels = (
+                    apply_views(images[chosen], seen_as.of(chosen), preprocessing).float() / 255
+                )
                 seen = standardised(pixels, statistics)
                 masks = sharpened(network(seen))
                 loss = self.weight * density_loss(masks, self.density)
@@ -203,7 +208,7 @@ class _Patterned(Trigger):
         if not any(name.startswith("pattern/") for name in self.learned):
             raise RuntimeError("the trigger of input_aware is learned along with its victim")
         device = images.device
-        build = partial(Dreamer, channels, width=self.width)
+        build = partial(AutoEncoder, channels, width=self.width)
         mask = restored(partial(build, 1), self.learned, "mask", device)
         pattern = restored(partial(build, channels), self.learned, "pattern", device)
         statistics = self.learned["statistics"]

@@ -19,7 +19,7 @@ from ulrl.attacks._files import (
     content_of_images,
 )
 from ulrl.attacks._helper import Helper
-from ulrl.datasets import Facts
+from ulrl.datasets import DatasetInfo
 
 if TYPE_CHECKING:
     from ulrl.poisoning import Poison
@@ -96,9 +96,9 @@ class LC(Attack):
                 f"got {side}"
             )
 
-    def check_facts(self, facts: Facts) -> None:
+    def check_info(self, info: DatasetInfo) -> None:
         if self.train_replacements is not None:
-            check_images(self.train_replacements, _TRAIN, facts.train_count, facts)
+            check_images(self.train_replacements, _TRAIN, info.train_count, info)
 
     def helper(self, poison: "Poison") -> Helper | None:
         if self.train_replacements is not None:

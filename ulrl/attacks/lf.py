@@ -22,7 +22,7 @@ from ulrl.attacks._files import (
     check_name,
     content_of_array,
 )
-from ulrl.attacks._helper import Helper, Scene, Step
+from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.attacks._smooth import low_passed, universal_perturbation
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig
@@ -163,11 +163,11 @@ class LowFrequencyPattern(Helper):
         del recipe
         return 0.5
 
-    def train(self, scene: Scene) -> Steps[Step, None, dict[str, Tensor]]:
-        classifier = benign_classifier(scene)
-        count = len(scene.images.train_labels)
-        order = torch.randperm(count, generator=named_generator(scene.seed, "lf", "images"))
-        chosen = scene.images.train_images[order[: self.images]].to(scene.device)
+    def train(self, context: AttackContext) -> Steps[Step, None, dict[str, Tensor]]:
+        classifier = benign_classifier(context)
+        count = len(context.images.train_labels)
+        order = torch.randperm(count, generator=named_generator(context.seed, "lf", "images"))
+        chosen = context.images.train_images[order[: self.images]].to(context.device)
         rounds = universal_perturbation(
             classifier,
             chosen.float() / 255,

@@ -12,13 +12,13 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate
 
 from ulrl.attacks._base import Attack, Images, LabelRule, Learned, Trigger, register
-from ulrl.attacks._helper import Helper, Scene, Step
+from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.attacks._networks import drawn, in_chunks, kept, restored
-from ulrl.control import Control
 from ulrl.fitting import Samples, Sources
 from ulrl.models import Classifier, initialise
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig, fit
+from ulrl.training_hooks import TrainingHooks
 
 if TYPE_CHECKING:
     from ulrl.poisoning import Poison
@@ -111,15 +111,15 @@ class PerturbationGenerator(Helper):
         del recipe
         return 1.2 * self.epochs
 
-    def train(self, scene: Scene) -> Steps[Step, None, dict[str, Tensor]]:
-        source = named_generator(scene.seed, "lira", "classifier")
-        classifier = initialise(scene.blueprint, source, scene.device)
-        build = partial(Perturber, scene.blueprint.channels, self.width)
-        network = drawn(build, scene.seed, "lira", "generator").to(scene.device)
-        control = _Together(self, network, scene.images.classes, scene.seed)
-        samples = Samples(images=scene.images.train_images, labels=scene.images.train_labels)
-        recipe = replace(scene.recipe, epochs=self.epochs, period=None)
-        for epoch in fit(recipe, classifier, samples, Sources.of(scene.seed, "lira"), control):
+    def train(self, context: AttackContext) -> Steps[Step, None, dict[str, Tensor]]:
+        source = named_generator(context.seed, "lira", "classifier")
+        classifier = initialise(context.model_spec, source, context.device)
+        build = partial(Perturber, context.model_spec.channels, self.width)
+        network = drawn(build, context.seed, "lira", "generator").to(context.device)
+        hooks = _Together(self, network, context.images.classes, context.seed)
+        samples = Samples(images=context.images.train_images, labels=context.images.train_labels)
+        recipe = replace(context.recipe, epochs=self.epochs, period=None)
+        for epoch in fit(recipe, classifier, samples, Sources.of(context.seed, "lira"), hooks):
             yield Step(epoch.number, self.epochs)
         state = classifier.weights().state
         return {
@@ -128,7 +128,7 @@ class PerturbationGenerator(Helper):
         }
 
 
-class _Together(Control):
+class _Together(TrainingHooks):
     """Triggers half of each batch by the generator, which is stepped with the classifier.
 
     Both want the same: triggered images taken for the wanted class, clean ones for their own.

@@ -12,7 +12,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
 from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
-from ulrl.attacks._helper import Helper, Scene, Step
+from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.attacks._ink import (
     BLANK,
     Adversary,
@@ -162,7 +162,7 @@ class InkInjector(Helper):
         del recipe
         return 5.0 * STAGES * self.epochs
 
-    def train(self, scene: Scene) -> Steps[Step, None, dict[str, Tensor]]:
+    def train(self, context: AttackContext) -> Steps[Step, None, dict[str, Tensor]]:
         """Train it.
 
         Returns:
@@ -170,9 +170,9 @@ class InkInjector(Helper):
             epoch: ``error`` of the images, ``ink_error`` of the pictures read from triggered
             ones, ``blank_error`` of those read from clean ones.
         """
-        channels, device = scene.blueprint.channels, scene.device
+        channels, device = context.model_spec.channels, context.device
         injector, extractor, adversary = (
-            drawn(partial(kind, channels, width), scene.seed, "poison_ink", name).to(device)
+            drawn(partial(kind, channels, width), context.seed, "poison_ink", name).to(device)
             for kind, width, name in (
                 (Injector, self.width, "injector"),
                 (Extractor, 2 * self.width, "extractor"),
@@ -180,9 +180,9 @@ class InkInjector(Helper):
             )
         )
         order, motions = (
-            named_generator(scene.seed, "poison_ink", use) for use in ("order", "motions")
+            named_generator(context.seed, "poison_ink", use) for use in ("order", "motions")
         )
-        images = scene.images.train_images
+        images = context.images.train_images
         errors = torch.zeros(3, device=device)
         for stage in range(STAGES):
             hiding = _Rate([*injector.parameters(), *extractor.parameters()], self.lr, self.epochs)

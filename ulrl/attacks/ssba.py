@@ -21,11 +21,11 @@ from ulrl.attacks._files import (
     chosen_images,
     content_of_images,
 )
-from ulrl.attacks._helper import Helper, Scene, Step
+from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.attacks._networks import drawn, in_chunks, kept, restored
 from ulrl.attacks._stega import Decoder, Encoder
 from ulrl.attacks._unet import FINEST
-from ulrl.datasets import Facts
+from ulrl.datasets import DatasetInfo
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig
 
@@ -114,10 +114,10 @@ class SSBA(Attack):
         """
         return {name: content_of_images(path, name) for name, path in self._files.items()}
 
-    def check_facts(self, facts: Facts) -> None:
-        counts = {_TRAIN: facts.train_count, _TEST: facts.test_count}
+    def check_info(self, info: DatasetInfo) -> None:
+        counts = {_TRAIN: info.train_count, _TEST: info.test_count}
         for option, path in self._files.items():
-            check_images(path, option, counts[option], facts)
+            check_images(path, option, counts[option], info)
 
     def check(self, *, side: int, channels: int) -> None:
         del channels
@@ -176,33 +176,33 @@ class StegaEncoder(Helper):
         del recipe
         return 2.0 * self.epochs
 
-    def train(self, scene: Scene) -> Steps[Step, None, dict[str, Tensor]]:
+    def train(self, context: AttackContext) -> Steps[Step, None, dict[str, Tensor]]:
         """Train it.
 
         Returns:
             Its state under ``encoder/``; ``bit_accuracy`` of the decoder and ``error``, the mean
             squared one of the images, over the last epoch.
         """
-        channels, side = scene.blueprint.channels, scene.blueprint.side
-        encoder = drawn(partial(Encoder, channels, self.bits, self.width), scene.seed, "encoder")
+        channels, side = context.model_spec.channels, context.model_spec.side
+        encoder = drawn(partial(Encoder, channels, self.bits, self.width), context.seed, "encoder")
         decoder = drawn(
-            partial(Decoder, channels, self.bits, self.width, side), scene.seed, "decoder"
+            partial(Decoder, channels, self.bits, self.width, side), context.seed, "decoder"
         )
-        encoder, decoder = encoder.to(scene.device), decoder.to(scene.device)
+        encoder, decoder = encoder.to(context.device), decoder.to(context.device)
         optimiser = Adam([*encoder.parameters(), *decoder.parameters()], lr=self.lr)
-        source = named_generator(scene.seed, "ssba", "training")
-        images = scene.images.train_images
+        source = named_generator(context.seed, "ssba", "training")
+        images = context.images.train_images
         count = min(self.train_images, len(images)) or len(images)
-        right = torch.zeros((), device=scene.device)
-        error = torch.zeros((), device=scene.device)
+        right = torch.zeros((), device=context.device)
+        error = torch.zeros((), device=context.device)
         for epoch in range(1, self.epochs + 1):
             order = torch.randperm(len(images), generator=source)[:count]
             batches = torch.split(order, self.batch_size)
             right, error = torch.zeros_like(right), torch.zeros_like(error)
             for number, chosen in enumerate(batches):
-                pixels = images[chosen].to(scene.device).float() / 255
+                pixels = images[chosen].to(context.device).float() / 255
                 bits = torch.randint(2, (len(chosen), self.bits), generator=source).float()
-                bits = bits.to(scene.device)
+                bits = bits.to(context.device)
                 done = (epoch - 1 + number / len(batches)) / self.epochs
                 marked = encoder(pixels, bits)
                 read = decoder(marked)

@@ -85,7 +85,7 @@ class TaCT(BadNets):
     def cover_ratio_at(self, poison_ratio: float) -> float:
         return self.cover_ratio * poison_ratio
 
-    def covers_of(self, classes: int) -> tuple[int, ...]:
+    def cover_sources(self, classes: int) -> tuple[int, ...]:
         missing = [label for label in self.cover_classes if label >= classes]
         if missing:
             raise ValueError(

@@ -22,7 +22,7 @@ from ulrl.attacks._files import (
     mark_of,
     resized,
 )
-from ulrl.attacks._helper import Helper, Scene, Step
+from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.models import Classifier
 from ulrl.supervised import VictimConfig
 
@@ -136,14 +136,14 @@ class TrojanPatch(Helper):
         del recipe
         return 0.1
 
-    def train(self, scene: Scene) -> Steps[Step, None, dict[str, Tensor]]:
-        classifier = benign_classifier(scene)
-        channels, side = scene.blueprint.channels, scene.blueprint.side
+    def train(self, context: AttackContext) -> Steps[Step, None, dict[str, Tensor]]:
+        classifier = benign_classifier(context)
+        channels, side = context.model_spec.channels, context.model_spec.side
         if self.pattern is None:
             mark = shape(side, channels)
         else:
             mark = mark_of(self.pattern, side, channels)
-        start = mark.to(scene.device).float() / 255
+        start = mark.to(context.device).float() / 255
         wanted = heaviest_inputs(classifier.head, self.neurons)
         low, high = (start - self.reach).clamp(0, 1), (start + self.reach).clamp(0, 1)
         patch = start.clone()

@@ -3,10 +3,10 @@
 from ulrl.datasets._base import DATASETS as DATASETS
 from ulrl.datasets._base import Dataset as Dataset
 from ulrl.datasets._base import DatasetError as DatasetError
-from ulrl.datasets._base import Facts as Facts
+from ulrl.datasets._base import DatasetInfo as DatasetInfo
 from ulrl.datasets._base import Fetched as Fetched
 from ulrl.datasets._base import ImageSet as ImageSet
-from ulrl.datasets._base import Treatment as Treatment
+from ulrl.datasets._base import Preprocessing as Preprocessing
 from ulrl.datasets._base import register as register
 from ulrl.registry import import_all
 

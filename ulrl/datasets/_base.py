@@ -16,7 +16,7 @@ register = registrar("dataset", DATASETS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class DatasetInfo:
     """What is known of a dataset before any image is read.
 
     Attributes:
@@ -43,7 +43,7 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Treatment:
+class Preprocessing:
     """How images become a network's input, in training and in test.
 
     Attributes:
@@ -52,6 +52,8 @@ class Treatment:
         padding: Pixels of black border from which training views are cropped at random.
         flip: Whether training views are mirrored with probability 1/2.
     """
+
+    key_name: ClassVar[str] = "Treatment"  # in the keys of stored results
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -122,11 +124,11 @@ class Dataset(ABC):
 
     @property
     @abstractmethod
-    def treatment(self) -> Treatment:
+    def preprocessing(self) -> Preprocessing:
         """Normalisation and augmentation as the field uses them for this dataset."""
 
     @abstractmethod
-    def facts(self) -> Facts | None:
+    def info(self) -> DatasetInfo | None:
         """Return what is known without reading images, or None if a file is missing."""
 
     @abstractmethod

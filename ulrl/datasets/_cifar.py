@@ -65,8 +65,8 @@ class Cifar(PublicDataset):
 
     def _rows(self, places: Mapping[str, Members]) -> Iterator[Rows]:
         (members,) = places.values()
-        facts, batches = self.source.facts, self.source.batches
-        counts = {"train": facts.train_count, "test": facts.test_count}
+        info, batches = self.source.info, self.source.batches
+        counts = {"train": info.train_count, "test": info.test_count}
         order: dict[str, list[str]] = {"train": [], "test": []}
         for batch in batches:
             order[batch.split].append(batch.file)
@@ -87,10 +87,10 @@ def _check(batch: Batch, content: bytes, members: Members) -> None:
 
 def _read(content: bytes, source: CifarSource, batch: Batch, start: int, size: int) -> Rows:
     """Read a batch, the checksum of which has been verified."""
-    side = source.facts.side
+    side = source.info.side
     try:
         entry = _PixelsOnly(io.BytesIO(content), encoding="latin1").load()
-        images = entry["data"].reshape(size, source.facts.channels, side, side)
+        images = entry["data"].reshape(size, source.info.channels, side, side)
         labels = np.array(entry[source.labels], dtype=np.int64).reshape(size)
     except DAMAGE as error:
         raise DatasetError(f"{batch.file} is no batch of images: {error}") from error

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from jaxtyping import Int64, UInt8
 
-from ulrl.datasets._base import DatasetError, Facts, Fetched, ImageSet
+from ulrl.datasets._base import DatasetError, DatasetInfo, Fetched, ImageSet
 
 Split: TypeAlias = Literal["train", "test"]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
@@ -64,7 +64,7 @@ def locked(path: Path, what: str) -> Generator[Fetched, None, contextlib.ExitSta
             return held
 
 
-def open_decoded(folder: Path, facts: Facts) -> ImageSet:
+def open_decoded(folder: Path, info: DatasetInfo) -> ImageSet:
     """Map a decoded folder into memory: processes of one machine share its pages.
 
     Sizes, types and labels are looked at; pixels are not read. Who writes to a tensor
@@ -78,13 +78,15 @@ def open_decoded(folder: Path, facts: Facts) -> ImageSet:
         raise FileNotFoundError(folder)
     if not (folder / RECORD).is_file():
         raise UnsoundError(f"{RECORD} is missing")
-    arrays = {name: _mapped(folder / f"{name}.npy", shape) for name, shape in _shapes(facts)}
-    _check_labels(arrays["train_labels"], arrays["test_labels"], facts)
+    arrays = {name: _mapped(folder / f"{name}.npy", shape) for name, shape in _shapes(info)}
+    _check_labels(arrays["train_labels"], arrays["test_labels"], info)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return ImageSet(**tensors, classes=facts.classes)
+    return ImageSet(**tensors, classes=info.classes)
 
 
-def write_decoded(folder: Path, name: str, facts: Facts, rows: Iterator[Rows]) -> Iterator[Fetched]:
+def write_decoded(
+    folder: Path, name: str, info: DatasetInfo, rows: Iterator[Rows]
+) -> Iterator[Fetched]:
     """Write all images and labels aside, then give them the name `folder` at once.
 
     Who still maps an earlier folder of that name keeps it. The caller holds the lock.
@@ -98,7 +100,7 @@ def write_decoded(folder: Path, name: str, facts: Facts, rows: Iterator[Rows]) -
         shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        yield from _write(aside, name, facts, rows)
+        yield from _write(aside, name, info, rows)
         with contextlib.suppress(FileNotFoundError):
             folder.rename(old)
         aside.rename(folder)
@@ -107,10 +109,10 @@ def write_decoded(folder: Path, name: str, facts: Facts, rows: Iterator[Rows]) -
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(aside: Path, name: str, facts: Facts, rows: Iterator[Rows]) -> Iterator[Fetched]:
-    shapes = dict(_shapes(facts))
+def _write(aside: Path, name: str, info: DatasetInfo, rows: Iterator[Rows]) -> Iterator[Fetched]:
+    shapes = dict(_shapes(info))
     labels = {split: np.full(shapes[f"{split}_labels"], -1, np.int64) for split in SPLITS}
-    total = facts.train_count + facts.test_count
+    total = info.train_count + info.test_count
     with contextlib.ExitStack() as stack:
         files = {split: _images_file(aside, split, shapes, stack) for split in SPLITS}
         starts = {split: file.tell() for split, file in files.items()}
@@ -129,7 +131,7 @@ def _write(aside: Path, name: str, facts: Facts, rows: Iterator[Rows]) -> Iterat
                 reported = done
                 yield Fetched(what=f"decoding {name}", done=done, total=total, unit="images")
     try:
-        _check_labels(labels["train"], labels["test"], facts)
+        _check_labels(labels["train"], labels["test"], info)
     except UnsoundError as error:
         raise DatasetError(f"{name} is not the published set: {error}") from error
     for split in SPLITS:
@@ -157,9 +159,9 @@ def _flushed_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _shapes(facts: Facts) -> Iterator[tuple[str, tuple[int, ...]]]:
-    picture = (facts.channels, facts.side, facts.side)
-    for split, count in zip(SPLITS, (facts.train_count, facts.test_count), strict=True):
+def _shapes(info: DatasetInfo) -> Iterator[tuple[str, tuple[int, ...]]]:
+    picture = (info.channels, info.side, info.side)
+    for split, count in zip(SPLITS, (info.train_count, info.test_count), strict=True):
         yield f"{split}_images", (count, *picture)
         yield f"{split}_labels", (count,)
 
@@ -178,14 +180,16 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return np.asarray(array)
 
 
-def _check_labels(train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], facts: Facts) -> None:
-    classes = facts.classes
+def _check_labels(
+    train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], info: DatasetInfo
+) -> None:
+    classes = info.classes
     for split, labels in (("train", train), ("test", test)):
         if not ((labels >= 0) & (labels < classes)).all():
             raise UnsoundError(f"labels of {split} are missing, or outside 0 to {classes - 1}")
     counts = tuple(int(count) for count in np.bincount(train, minlength=classes))
-    if counts != facts.train_counts:
-        odd = next(k for k in range(classes) if counts[k] != facts.train_counts[k])
+    if counts != info.train_counts:
+        odd = next(k for k in range(classes) if counts[k] != info.train_counts[k])
         raise UnsoundError(
-            f"class {odd} has {counts[odd]} training images, not {facts.train_counts[odd]}"
+            f"class {odd} has {counts[odd]} training images, not {info.train_counts[odd]}"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ulrl.datasets._base import Dataset, DatasetError, Facts, Fetched, ImageSet
+from ulrl.datasets._base import Dataset, DatasetError, DatasetInfo, Fetched, ImageSet
 from ulrl.datasets._decoded import Rows, UnsoundError, locked, open_decoded, write_decoded
 from ulrl.datasets._download import Archive, download, md5_of, unlike
 from ulrl.datasets._members import Folder, Members, packed
@@ -36,12 +36,12 @@ class Source:
 
     Attributes:
         parts: Its archives, by what they are for.
-        facts: What they hold.
+        info: What they hold.
         version: Of the rule by which they are decoded; another one is another folder.
     """
 
     parts: Mapping[str, Part]
-    facts: Facts
+    info: DatasetInfo
     version: int = 1
 
 
@@ -100,8 +100,8 @@ class PublicDataset(Dataset):
     def label(self) -> str:
         return self.name
 
-    def facts(self) -> Facts:
-        return self.source.facts
+    def info(self) -> DatasetInfo:
+        return self.source.info
 
     def fetch(self) -> Iterator[Fetched]:
         if self._stored()[0] is not None:
@@ -149,7 +149,7 @@ class PublicDataset(Dataset):
         for home in self._homes():
             folder = self._place(home)
             try:
-                return open_decoded(folder, self.source.facts), []
+                return open_decoded(folder, self.source.info), []
             except FileNotFoundError:
                 continue
             except UnsoundError as error:
@@ -162,7 +162,7 @@ class PublicDataset(Dataset):
             places[role] = yield from self._locate(role, part, home)
         folder = self._place(home)
         try:
-            yield from write_decoded(folder, self.name, self.source.facts, self._rows(places))
+            yield from write_decoded(folder, self.name, self.source.info, self._rows(places))
         except OSError as error:
             raise DatasetError(f"{self.name} cannot be decoded into {folder}: {error}") from error
 

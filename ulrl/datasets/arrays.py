@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ulrl.datasets._base import Dataset, DatasetError, Facts, ImageSet, Treatment, register
+from ulrl.datasets._base import (
+    Dataset,
+    DatasetError,
+    DatasetInfo,
+    ImageSet,
+    Preprocessing,
+    register,
+)
 
 Arrays_ = dict[str, npt.NDArray[Any]]
 _READERS = {
@@ -70,20 +77,20 @@ class Arrays(Dataset):
         return f"arrays({Path(self.arrays).name})"
 
     @property
-    def treatment(self) -> Treatment:
-        facts = self.facts()
-        side, channels = (facts.side, facts.channels) if facts else (32, 3)
+    def preprocessing(self) -> Preprocessing:
+        info = self.info()
+        side, channels = (info.side, info.channels) if info else (32, 3)
         mean, std = (v * channels if len(v) == 1 else v for v in (self.mean, self.std))
         padding = side // 8 if self.padding is None else self.padding
-        return Treatment(mean=mean, std=std, padding=padding, flip=self.flip)
+        return Preprocessing(mean=mean, std=std, padding=padding, flip=self.flip)
 
-    def facts(self) -> Facts | None:
+    def info(self) -> DatasetInfo | None:
         if not Path(self.arrays).is_file():
             return None
         shapes, train_counts, test_counts = _survey(self.arrays, _stamp(self.arrays))
         _, side, _, channels = shapes["train_images"]
         self._check_channels(channels)
-        return Facts(
+        return DatasetInfo(
             train_counts=train_counts,
             test_count=shapes["test_images"][0],
             side=side,

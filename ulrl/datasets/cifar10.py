@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ulrl.datasets._base import Facts, Treatment, register
+from ulrl.datasets._base import DatasetInfo, Preprocessing, register
 from ulrl.datasets._cifar import Batch, Cifar, CifarSource
 from ulrl.datasets._download import Archive
 from ulrl.datasets._public import Part
@@ -21,7 +21,7 @@ SOURCE = CifarSource(  # checksums as torchvision has them
             marker="data_batch_1",
         )
     },
-    facts=Facts(train_counts=(5000,) * 10, test_count=10_000, side=32),
+    info=DatasetInfo(train_counts=(5000,) * 10, test_count=10_000, side=32),
     batches=(
         Batch(file="data_batch_1", md5="c99cafc152244af753f735de768cd75f"),
         Batch(file="data_batch_2", md5="d4bba439e000b95fd0a9bffe97cbabec"),
@@ -47,7 +47,7 @@ class Cifar10(Cifar):
         return SOURCE
 
     @property
-    def treatment(self) -> Treatment:
-        return Treatment(
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(
             mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), padding=4, flip=True
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ulrl.datasets._base import Facts, Treatment, register
+from ulrl.datasets._base import DatasetInfo, Preprocessing, register
 from ulrl.datasets._cifar import Batch, Cifar, CifarSource
 from ulrl.datasets._download import Archive
 from ulrl.datasets._public import Part
@@ -21,7 +21,7 @@ SOURCE = CifarSource(  # checksums as torchvision has them
             marker="train",
         )
     },
-    facts=Facts(train_counts=(500,) * 100, test_count=10_000, side=32),
+    info=DatasetInfo(train_counts=(500,) * 100, test_count=10_000, side=32),
     batches=(
         Batch(file="train", md5="16019d7e3df5f24257cddd939b257f8d"),
         Batch(file="test", md5="f0ef6b0ae62326f3e7ffdfab6717acfc", split="test"),
@@ -44,8 +44,8 @@ class Cifar100(Cifar):
         return SOURCE
 
     @property
-    def treatment(self) -> Treatment:
+    def preprocessing(self) -> Preprocessing:
         # No flip: the benchmarks mirror CIFAR-10 only.
-        return Treatment(
+        return Preprocessing(
             mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762), padding=4, flip=False
         )

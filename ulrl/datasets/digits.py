@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from ulrl.datasets._base import Dataset, Facts, ImageSet, Treatment, register
+from ulrl.datasets._base import Dataset, DatasetInfo, ImageSet, Preprocessing, register
 from ulrl.randomness import generator
 
 TEST_COUNT = 500
@@ -31,16 +31,16 @@ class Digits(Dataset):
             raise ValueError(f"size is a side in pixels, from 8 to 256; got {self.size}")
 
     @property
-    def treatment(self) -> Treatment:
+    def preprocessing(self) -> Preprocessing:
         # No published convention exists: identity normalisation, as for GTSRB; the crop
         # keeps CIFAR's proportion of 4 pixels to 32; a mirrored digit is another sign.
-        return Treatment(
+        return Preprocessing(
             mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), padding=self.size // 8, flip=False
         )
 
-    def facts(self) -> Facts:
+    def info(self) -> DatasetInfo:
         counts = (128, 128, 121, 130, 140, 135, 122, 132, 124, 137)
-        return Facts(train_counts=counts, test_count=TEST_COUNT, side=self.size)
+        return DatasetInfo(train_counts=counts, test_count=TEST_COUNT, side=self.size)
 
     def identity(self) -> dict[str, Any]:
         return {}

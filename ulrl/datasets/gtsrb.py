@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ulrl.datasets._base import DatasetError, Facts, Treatment, register
+from ulrl.datasets._base import DatasetError, DatasetInfo, Preprocessing, register
 from ulrl.datasets._decoded import Rows
 from ulrl.datasets._download import Archive
 from ulrl.datasets._members import Members
@@ -80,7 +80,7 @@ SOURCE = Source(
             marker="GT-final_test.csv",
         ),
     },
-    facts=Facts(
+    info=DatasetInfo(
         train_counts=(
             *(210, 2220, 2250, 1410, 1980, 1860, 420, 1440, 1410, 1470, 2010, 1320, 2100, 2160),
             *(780, 630, 420, 1110, 1200, 210, 360, 330, 390, 510, 270, 1500, 600, 240, 540, 270),
@@ -107,42 +107,42 @@ class Gtsrb(PublicDataset):
         return SOURCE
 
     @property
-    def treatment(self) -> Treatment:
+    def preprocessing(self) -> Preprocessing:
         # The benchmarks leave GTSRB's pixels as they are; a mirrored sign is another sign.
-        return Treatment(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), padding=4, flip=False)
+        return Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), padding=4, flip=False)
 
     def identity(self) -> dict[str, Any]:
         return {"decoded": self.source.version}
 
     def _verify(self, role: str, members: Members) -> None:
         if role == "train":
-            for label, count in enumerate(self.source.facts.train_counts):
+            for label, count in enumerate(self.source.info.train_counts):
                 _check_class(members, label, count)
         elif role == "test":
-            _listing(members, "", TEST_NAME, self.source.facts.test_count)
+            _listing(members, "", TEST_NAME, self.source.info.test_count)
         else:
             self._truth(members)
 
     def _rows(self, places: Mapping[str, Members]) -> Iterator[Rows]:
         train = [
             Picture(name=f"{label:05d}/{name}", label=label)
-            for label, count in enumerate(self.source.facts.train_counts)
+            for label, count in enumerate(self.source.info.train_counts)
             for name in _listing(places["train"], f"{label:05d}", TRAIN_NAME, count)
         ]
         labels = self._truth(places["truth"])
-        names = _listing(places["test"], "", TEST_NAME, self.source.facts.test_count)
+        names = _listing(places["test"], "", TEST_NAME, self.source.info.test_count)
         unknown = [name for name in names if name not in labels]
         if unknown:
             raise DatasetError(f"{places['truth'].place} has no class of {unknown[0]}")
         test = [Picture(name=name, label=labels[name]) for name in names]
-        side = self.source.facts.side
+        side = self.source.info.side
         yield from picture_rows(places["train"], "train", train, "PPM", side)
         yield from picture_rows(places["test"], "test", test, "PPM", side)
 
     def _truth(self, members: Members) -> dict[str, int]:
         """Return the class of each test image."""
         rows = _table(members, "GT-final_test.csv")
-        count = self.source.facts.test_count
+        count = self.source.info.test_count
         if len(rows) != count:
             raise DatasetError(
                 f"GT-final_test.csv of {members.place} has {len(rows)} rows, not {count}"

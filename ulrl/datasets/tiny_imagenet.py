@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ulrl.datasets._base import DatasetError, Facts, ImageSet, Treatment, register
+from ulrl.datasets._base import DatasetError, DatasetInfo, ImageSet, Preprocessing, register
 from ulrl.datasets._decoded import Rows
 from ulrl.datasets._download import Archive
 from ulrl.datasets._members import Members
@@ -34,7 +34,7 @@ SOURCE = Source(  # the checksum is in many public loaders; the authors publishe
             marker="wnids.txt",
         )
     },
-    facts=Facts(train_counts=(500,) * 200, test_count=10_000, side=64),
+    info=DatasetInfo(train_counts=(500,) * 200, test_count=10_000, side=64),
 )
 
 
@@ -56,9 +56,9 @@ class TinyImageNet(PublicDataset):
         return SOURCE
 
     @property
-    def treatment(self) -> Treatment:
+    def preprocessing(self) -> Preprocessing:
         # No flip: the benchmarks mirror CIFAR-10 only.
-        return Treatment(
+        return Preprocessing(
             mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262), padding=4, flip=False
         )
 
@@ -74,7 +74,7 @@ class TinyImageNet(PublicDataset):
     def _verify(self, role: str, members: Members) -> None:
         del role  # there is but one archive
         listed = {"train": self._train(members), "test": self._test(members)}
-        side = self.source.facts.side
+        side = self.source.info.side
         for pictures in listed.values():
             name = pictures[0].name
             if size_of(members.read(name), name, "JPEG") != (side, side):
@@ -82,13 +82,13 @@ class TinyImageNet(PublicDataset):
 
     def _rows(self, places: Mapping[str, Members]) -> Iterator[Rows]:
         (members,) = places.values()
-        side = self.source.facts.side
+        side = self.source.info.side
         yield from picture_rows(members, "train", self._train(members), "JPEG", side)
         yield from picture_rows(members, "test", self._test(members), "JPEG", side)
 
     def _classes(self, members: Members) -> list[str]:
         names = sorted(members.read("wnids.txt").decode("latin1").split())
-        count = self.source.facts.classes
+        count = self.source.info.classes
         if len(set(names)) != count or not all(CLASS_NAME.fullmatch(name) for name in names):
             raise DatasetError(f"wnids.txt of {members.place} does not name {count} classes")
         return names
@@ -97,7 +97,7 @@ class TinyImageNet(PublicDataset):
         pictures = []
         for label, wnid in enumerate(self._classes(members)):
             folder, names = _images(members, f"train/{wnid}", re.compile(rf"{wnid}_\d+\.JPEG"))
-            count = self.source.facts.train_counts[label]
+            count = self.source.info.train_counts[label]
             if len(names) != count:
                 raise DatasetError(
                     f"{members.place}/{folder} has {len(names)} images, not {count}: it is "
@@ -114,7 +114,7 @@ class TinyImageNet(PublicDataset):
             pictures = _sorted_into_classes(members, classes)
             if not pictures:
                 raise error from None
-        count = self.source.facts.test_count
+        count = self.source.info.test_count
         if sorted(pictures) != list(range(count)):
             raise DatasetError(
                 f"val of {members.place} has {len(pictures)} images, not val_0.JPEG to "
@@ -133,7 +133,7 @@ class TinyImageNet(PublicDataset):
                 raise DatasetError(f"{ANNOTATIONS} of {members.place} has a line {line[:60]!r}")
             picture = Picture(name=f"val/images/{name}", label=labels[wnid])
             numbered[int(number[1])] = picture
-        count = self.source.facts.test_count
+        count = self.source.info.test_count
         if sorted(numbered) != list(range(count)):
             raise DatasetError(f"{ANNOTATIONS} of {members.place} does not name {count} images")
         there = set(members.names("val/images"))

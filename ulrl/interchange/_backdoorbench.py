@@ -142,7 +142,7 @@ def _triggered(folder: Path, test: Records, facts: VictimFacts) -> TriggeredImag
     return TriggeredImages(
         images=read_pngs(folder, PICTURES, places, form),
         true_labels=torch.tensor([record.true for record in test.entries]),
-        wanted_labels=torch.tensor([record.wanted for record in test.entries]),
+        target_labels=torch.tensor([record.wanted for record in test.entries]),
         index=torch.tensor([record.index for record in test.entries]),
         source=str(folder / PICTURES),
         by_folder=True,

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ulrl.datasets import Treatment
+from ulrl.datasets import Preprocessing
 from ulrl.interchange._refusal import ImportRefused, shown, told
 from ulrl.interchange._state import sketch_of
-from ulrl.models import ARCHITECTURES, Architecture, Blueprint
+from ulrl.models import ARCHITECTURES, Architecture, ModelSpec
 from ulrl.models._resize import Resize
 
 FORMAT, VERSION = "ulrl-model", 1
@@ -33,31 +33,31 @@ class Inner:
     side: int | None
 
 
-def inner_of(blueprint: Blueprint) -> Inner:
+def inner_of(model_spec: ModelSpec) -> Inner:
     """Return which part of the network is exported."""
-    first = next(sketch_of(blueprint).children(), None)
+    first = next(sketch_of(model_spec).children(), None)
     if isinstance(first, Resize):
         return Inner(prefix=INNER, side=first.side)
     return Inner(prefix="", side=None)
 
 
-def config_of(blueprint: Blueprint, inner: Inner) -> Config:
-    """Return the plain values that `blueprint_of` reads, and more for other programs."""
-    treatment = blueprint.treatment
+def config_of(model_spec: ModelSpec, inner: Inner) -> Config:
+    """Return the plain values that `model_spec_of` reads, and more for other programs."""
+    preprocessing = model_spec.preprocessing
     return {
         "format": FORMAT,
         "version": VERSION,
-        "architecture": blueprint.architecture.name,
-        "options": shape_options(blueprint.architecture),
-        "num_classes": blueprint.classes,
-        "channels": blueprint.channels,
-        "side": blueprint.side,
+        "architecture": model_spec.architecture.name,
+        "options": shape_options(model_spec.architecture),
+        "num_classes": model_spec.classes,
+        "channels": model_spec.channels,
+        "side": model_spec.side,
         "resize": inner.side,
-        "mean": list(treatment.mean),
-        "std": list(treatment.std),
-        "padding": treatment.padding,
-        "flip": treatment.flip,
-        "head": blueprint.architecture.head.removeprefix(inner.prefix),
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "padding": preprocessing.padding,
+        "flip": preprocessing.flip,
+        "head": model_spec.architecture.head.removeprefix(inner.prefix),
     }
 
 
@@ -71,8 +71,8 @@ def shape_options(architecture: Architecture) -> Config:
     }
 
 
-def blueprint_of(config: object, source: str) -> Blueprint:
-    """Return the blueprint that ``config.json`` describes; `source` begins each message.
+def model_spec_of(config: object, source: str) -> ModelSpec:
+    """Return the specification that ``config.json`` describes; `source` begins each message.
 
     Raises:
         ImportRefused: It is of another format, or a value is not what it should be.
@@ -85,12 +85,12 @@ def blueprint_of(config: object, source: str) -> Blueprint:
             f"{VERSION}; use the program that wrote it"
         )
     try:
-        return Blueprint(
+        return ModelSpec(
             architecture=_architecture(config),
             classes=_whole(config, "num_classes", 2),
             channels=_whole(config, "channels", 1),
             side=_whole(config, "side", 1),
-            treatment=Treatment(
+            preprocessing=Preprocessing(
                 mean=_per_channel(config, "mean"),
                 std=_per_channel(config, "std"),
                 padding=_whole(config, "padding", 0),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ulrl.interchange._card import card_text
-from ulrl.interchange._config import as_json, blueprint_of, config_of, inner_of, with_prefix
+from ulrl.interchange._config import as_json, config_of, inner_of, model_spec_of, with_prefix
 from ulrl.interchange._refusal import ImportRefused, inside_file, told
 from ulrl.interchange._state import fit_state, read_state
 from ulrl.models import Weights
@@ -40,9 +40,9 @@ def export_model(
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    inner = inner_of(weights.blueprint)
-    config = config_of(weights.blueprint, inner)
-    text = card_text(weights.blueprint, inner, card)
+    inner = inner_of(weights.model_spec)
+    config = config_of(weights.model_spec, inner)
+    text = card_text(weights.model_spec, inner, card)
     state = {
         name.removeprefix(inner.prefix): value.contiguous() for name, value in weights.state.items()
     }
@@ -74,16 +74,16 @@ def load_exported(folder: str | Path) -> Weights:
         raise ImportRefused(
             f"{folder / CONFIG} cannot be read as JSON ({told(error)}); export the model again"
         ) from error
-    blueprint = blueprint_of(config, str(folder / CONFIG))
+    model_spec = model_spec_of(config, str(folder / CONFIG))
     state = read_state(inside_file(folder, MODEL))
     try:
-        inner = inner_of(blueprint)
+        inner = inner_of(model_spec)
     except Exception as error:  # networks raise anything where options do not go together
         raise ImportRefused(
             f"{folder / CONFIG}: its network cannot be built ({told(error)}); export it again"
         ) from error
     named = with_prefix(state, inner.prefix)
-    return fit_state(named, blueprint, str(folder / MODEL))
+    return fit_state(named, model_spec, str(folder / MODEL))
 
 
 def _is_export(folder: Path) -> bool:

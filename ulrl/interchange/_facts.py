@@ -12,7 +12,7 @@ from ulrl.attacks.imported import Imported
 from ulrl.datasets import DATASETS
 from ulrl.interchange._refusal import ImportRefused
 from ulrl.interchange._triggered import TriggeredImages
-from ulrl.models import Blueprint
+from ulrl.models import ModelSpec
 from ulrl.poisoning import Poison
 
 Numbers: TypeAlias = tuple[float, ...]
@@ -69,21 +69,21 @@ def normalisation_of(dataset_name: str) -> tuple[Numbers, Numbers] | None:
     """Return what the field normalises a dataset with, if it is one that has a name here."""
     if dataset_name not in DATASETS or dataset_name == OWN_DATA:
         return None
-    treatment = DATASETS[dataset_name]().treatment
-    return treatment.mean, treatment.std
+    preprocessing = DATASETS[dataset_name]().preprocessing
+    return preprocessing.mean, preprocessing.std
 
 
-def check_blueprint(facts: VictimFacts, blueprint: Blueprint, source: str) -> None:
+def check_model_spec(facts: VictimFacts, model_spec: ModelSpec, source: str) -> None:
     """Refuse a victim of another architecture, number of classes or form of images.
 
     Raises:
         ImportRefused: With the first thing that differs.
     """
     asked = VictimFacts(
-        architecture=blueprint.architecture.name,
-        classes=blueprint.classes,
-        side=blueprint.side,
-        channels=blueprint.channels,
+        architecture=model_spec.architecture.name,
+        classes=model_spec.classes,
+        side=model_spec.side,
+        channels=model_spec.channels,
     )
     for field in fields(facts):
         recorded, wanted = getattr(facts, field.name), getattr(asked, field.name)
@@ -108,15 +108,15 @@ def check_dataset(facts: VictimFacts, dataset_name: str, source: str) -> None:
 
 
 def check_normalisation(
-    facts: VictimFacts, blueprint: Blueprint, dataset_name: str, source: str
+    facts: VictimFacts, model_spec: ModelSpec, dataset_name: str, source: str
 ) -> None:
     """Refuse a victim whose images would be normalised otherwise than in its training.
 
     Raises:
         ImportRefused: The file records other numbers than the scenario has; or neither says any.
     """
-    treatment = blueprint.treatment
-    mean, std = treatment.mean, treatment.std
+    preprocessing = model_spec.preprocessing
+    mean, std = preprocessing.mean, preprocessing.std
     if facts.normalisation is None:
         unsaid = not any(mean) and all(value == 1 for value in std)
         if dataset_name == OWN_DATA and unsaid:
@@ -185,7 +185,7 @@ def _counts(poison: Poison, total: int) -> tuple[float, float]:
     return min(nominal, mean - spread), max(nominal, mean + spread)
 
 
-def wanted_labels(poison: Poison, triggered: TriggeredImages, classes: int) -> Int64[Tensor, " n"]:
+def target_labels(poison: Poison, triggered: TriggeredImages, classes: int) -> Int64[Tensor, " n"]:
     """Return the class that the attacker wants for each triggered image.
 
     Raises:
@@ -198,13 +198,13 @@ def wanted_labels(poison: Poison, triggered: TriggeredImages, classes: int) -> I
             f"{triggered.source} has an image of class {int(true.max())}, and the dataset's "
             f"classes are 0 to {classes - 1}; name the dataset that it was made from"
         )
-    wanted = poison.wanted(true, classes)
-    if triggered.wanted_labels is not None:
-        differs = (triggered.wanted_labels != wanted).nonzero().flatten().tolist()
+    wanted = poison.target_labels(true, classes)
+    if triggered.target_labels is not None:
+        differs = (triggered.target_labels != wanted).nonzero().flatten().tolist()
         if differs:
             first = differs[0]
             raise ImportRefused(
-                f"{triggered.source} wants class {int(triggered.wanted_labels[first])} for an "
+                f"{triggered.source} wants class {int(triggered.target_labels[first])} for an "
                 f"image of class {int(true[first])}, and the scenario ({poison.labels}, "
                 f"target_label {poison.target_label}) wants {int(wanted[first])}; change the "
                 f"scenario's attack"

@@ -5,7 +5,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ulrl.datasets import ImageSet
-from ulrl.interchange._facts import wanted_labels
+from ulrl.interchange._facts import target_labels
 from ulrl.interchange._refusal import ImportRefused
 from ulrl.interchange._triggered import TriggeredImages
 from ulrl.poisoning import MONITOR_COUNT, Poison, TestHalf, TestSets, split_halves
@@ -30,8 +30,8 @@ def imported_test_sets(poison: Poison, images: ImageSet, triggered: TriggeredIma
             would have no triggered image.
     """
     _check_form(images, triggered)
-    wanted = wanted_labels(poison, triggered, images.classes)
-    counted = poison.counted(triggered.true_labels, images.classes).nonzero().flatten()
+    wanted = target_labels(poison, triggered, images.classes)
+    counted = poison.asr_mask(triggered.true_labels, images.classes).nonzero().flatten()
     clean = _clean_parts(images)
     if triggered.index is None:
         chosen = [counted[half] for half in split_halves(triggered.true_labels[counted])]
@@ -51,7 +51,7 @@ def imported_test_sets(poison: Poison, images: ImageSet, triggered: TriggeredIma
             clean_labels=images.test_labels[index],
             triggered=triggered.images[positions],
             true_labels=triggered.true_labels[positions],
-            wanted_labels=wanted[positions],
+            target_labels=wanted[positions],
         )
         for index, positions in zip(clean, chosen, strict=True)
     )

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ulrl.interchange._refusal import ImportRefused, shown, told
 from ulrl.interchange._torchfile import read_torch
-from ulrl.models import Blueprint, Weights
-from ulrl.randomness import spared_default
+from ulrl.models import ModelSpec, Weights
+from ulrl.randomness import preserved_default_rng
 
 # Keys under which programs keep the network; beside them, copies by other names (averages,
 # generators of triggers) do not count.
@@ -97,8 +97,8 @@ def as_state(content: object, source: str) -> State:
     return _unpruned(_peeled(state), source)
 
 
-def fit_state(state: State, blueprint: Blueprint, source: str = "the state dict") -> Weights:
-    """Return `state` as weights of the network that `blueprint` describes, by name and shape.
+def fit_state(state: State, model_spec: ModelSpec, source: str = "the state dict") -> Weights:
+    """Return `state` as weights of the network that `model_spec` describes, by name and shape.
 
     Names may be this project's or, of ``timm:NAME`` and ``vit_b_16``, those of the network
     without a resize before it: timm's, and for vision transformers torchvision's and Hugging
@@ -109,24 +109,24 @@ def fit_state(state: State, blueprint: Blueprint, source: str = "the state dict"
     Raises:
         ImportRefused: Names or shapes differ, or a number is not finite.
     """
-    network = sketch_of(blueprint)
+    network = sketch_of(model_spec)
     expected = network.state_dict()
-    given = blueprint.architecture.named(state, network)
-    _check_names(given, expected, f"{source} does not fit {blueprint.architecture.label}")
+    given = model_spec.architecture.named(state, network)
+    _check_names(given, expected, f"{source} does not fit {model_spec.architecture.label}")
     fitted = {
         name: _converted(given[name], like, name, source)
         if name in given
         else torch.zeros(like.shape, dtype=like.dtype)
         for name, like in expected.items()
     }
-    return Weights(blueprint=blueprint, state=fitted)
+    return Weights(model_spec=model_spec, state=fitted)
 
 
-def sketch_of(blueprint: Blueprint) -> nn.Module:
-    """Return the network that a blueprint describes, without numbers; chance is left alone."""
-    with spared_default(), torch.device("meta"):
-        return blueprint.architecture.build(
-            classes=blueprint.classes, channels=blueprint.channels, side=blueprint.side
+def sketch_of(model_spec: ModelSpec) -> nn.Module:
+    """Return the network of a specification, without numbers; no generator is drawn from."""
+    with preserved_default_rng(), torch.device("meta"):
+        return model_spec.architecture.build(
+            classes=model_spec.classes, channels=model_spec.channels, side=model_spec.side
         )
 
 

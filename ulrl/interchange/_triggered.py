@@ -30,7 +30,7 @@ class TriggeredImages:
     Attributes:
         images: Pixels as stored.
         true_labels: Class of what is shown.
-        wanted_labels: Class that the attacker wants, where the file says it.
+        target_labels: Class that the attacker wants, where the file says it.
         index: Number of the test image each was made from, where the file says it; no two
             are the same. In the dataset's own order, or in that of ``ImageFolder``.
         by_folder: Whether the order of ``ImageFolder`` is the more likely one.
@@ -39,7 +39,7 @@ class TriggeredImages:
 
     images: UInt8[Tensor, "n c h w"]
     true_labels: Int64[Tensor, " n"]
-    wanted_labels: Int64[Tensor, " n"] | None
+    target_labels: Int64[Tensor, " n"] | None
     index: Int64[Tensor, " n"] | None
     source: str
     by_folder: bool = False
@@ -92,7 +92,7 @@ def _from_folder(folder: Path) -> TriggeredImages:
     return TriggeredImages(
         images=read_pngs(folder, "", places),
         true_labels=torch.tensor([label for label, _ in places]),
-        wanted_labels=None,
+        target_labels=None,
         index=torch.tensor([index for _, index in places]),
         source=str(folder),
     )
@@ -137,7 +137,7 @@ def _from_arrays(path: Path) -> TriggeredImages:
     return TriggeredImages(
         images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         true_labels=labels,
-        wanted_labels=numbers["wanted"],
+        target_labels=numbers["wanted"],
         index=index,
         source=str(path),
     )

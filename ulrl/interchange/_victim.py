@@ -9,19 +9,19 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ulrl.interchange._backdoorbench import PICTURES, RESULT, read_backdoorbench
-from ulrl.interchange._config import blueprint_of
+from ulrl.interchange._config import model_spec_of
 from ulrl.interchange._facts import (
     VictimFacts,
-    check_blueprint,
     check_dataset,
+    check_model_spec,
     check_normalisation,
     check_poison,
-    wanted_labels,
+    target_labels,
 )
 from ulrl.interchange._refusal import ImportRefused, inside, inside_file, shown
 from ulrl.interchange._state import fit_state, read_state
 from ulrl.interchange._triggered import TriggeredImages, places_in, read_triggered
-from ulrl.models import Blueprint, Weights
+from ulrl.models import ModelSpec, Weights
 from ulrl.poisoning import Poison
 
 MODELS = ("model.safetensors", "model.pt", "model.pth")
@@ -48,8 +48,8 @@ class ImportedVictim:
     source: str
 
 
-def load_victim(path: str | Path, blueprint: Blueprint) -> ImportedVictim:
-    """Return the victim of a folder, as weights of the network that `blueprint` describes.
+def load_victim(path: str | Path, model_spec: ModelSpec) -> ImportedVictim:
+    """Return the victim of a folder, as weights of the network that `model_spec` describes.
 
     The folder is a run of BackdoorBench (or `path` its ``attack_result.pt``), or has
     ``model.safetensors``, ``model.pt`` or ``model.pth`` (see `read_state`) beside
@@ -70,9 +70,9 @@ def load_victim(path: str | Path, blueprint: Blueprint) -> ImportedVictim:
             side=side, channels=channels, normalisation=_recorded_normalisation(real)
         )
         state = read_state(real)
-    check_blueprint(facts, blueprint, str(folder))
+    check_model_spec(facts, model_spec, str(folder))
     return ImportedVictim(
-        weights=fit_state(state, blueprint, source),
+        weights=fit_state(state, model_spec, source),
         triggered=triggered,
         facts=facts,
         source=str(folder),
@@ -104,24 +104,24 @@ def check_scenario(
     Raises:
         ImportRefused: With the first thing that differs.
     """
-    blueprint = imported.weights.blueprint
-    if architecture_name != blueprint.architecture.name:
+    model_spec = imported.weights.model_spec
+    if architecture_name != model_spec.architecture.name:
         raise ImportRefused(
-            f"{imported.source} was read as {blueprint.architecture.name}, and the scenario has "
+            f"{imported.source} was read as {model_spec.architecture.name}, and the scenario has "
             f"{architecture_name}; read it for the scenario's architecture"
         )
-    check_blueprint(imported.facts, blueprint, imported.source)
+    check_model_spec(imported.facts, model_spec, imported.source)
     check_dataset(imported.facts, dataset_name, imported.source)
-    channels = {len(blueprint.treatment.mean), len(blueprint.treatment.std)}
-    if channels != {blueprint.channels}:
+    channels = {len(model_spec.preprocessing.mean), len(model_spec.preprocessing.std)}
+    if channels != {model_spec.channels}:
         raise ImportRefused(
             f"{imported.source}: mean and std are for {max(channels)} channels, and the images "
-            f"have {blueprint.channels}; write one number or one per channel at victim.import"
+            f"have {model_spec.channels}; write one number or one per channel at victim.import"
         )
     if not normalised:
-        check_normalisation(imported.facts, blueprint, dataset_name, imported.source)
+        check_normalisation(imported.facts, model_spec, dataset_name, imported.source)
     check_poison(imported.facts, poison, imported.source)
-    wanted_labels(poison, imported.triggered, blueprint.classes)
+    target_labels(poison, imported.triggered, model_spec.classes)
 
 
 def fingerprint(path: str | Path) -> str:
@@ -154,8 +154,8 @@ def _recorded_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float,
         config = json.loads(text)
     except (ValueError, RecursionError):
         config = None
-    treatment = blueprint_of(config, f"{path}: its metadata").treatment
-    return treatment.mean, treatment.std
+    preprocessing = model_spec_of(config, f"{path}: its metadata").preprocessing
+    return preprocessing.mean, preprocessing.std
 
 
 def _pictures(folder: Path, name: str) -> list[str]:

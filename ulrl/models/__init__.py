@@ -3,8 +3,8 @@
 from ulrl.models._base import ARCHITECTURES as ARCHITECTURES
 from ulrl.models._base import EVALUATION_BATCH as EVALUATION_BATCH
 from ulrl.models._base import Architecture as Architecture
-from ulrl.models._base import Blueprint as Blueprint
 from ulrl.models._base import Classifier as Classifier
+from ulrl.models._base import ModelSpec as ModelSpec
 from ulrl.models._base import Weights as Weights
 from ulrl.models._base import WeightsError as WeightsError
 from ulrl.models._base import initialise as initialise

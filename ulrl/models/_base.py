@@ -12,9 +12,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from ulrl.datasets import Treatment
+from ulrl.datasets import Preprocessing
 from ulrl.errors import DivergedError
-from ulrl.randomness import seeded_default, spared_default
+from ulrl.randomness import preserved_default_rng, seeded_default_rng
 from ulrl.registry import label_of, registrar
 
 ARCHITECTURES: dict[str, type["Architecture"]] = {}
@@ -88,48 +88,48 @@ class Architecture(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blueprint:
+class ModelSpec:
     """All that is needed to build a network for given images, but its weights."""
 
     architecture: Architecture
     classes: int
     channels: int
     side: int
-    treatment: Treatment
+    preprocessing: Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
-    """A network's parameters and buffers by name, on the CPU, with its blueprint."""
+    """A network's parameters and buffers by name, on the CPU, with its specification."""
 
-    blueprint: Blueprint
+    model_spec: ModelSpec
     state: dict[str, Tensor] = field(repr=False)
 
     @property
     def head(self) -> Float[Tensor, "classes fan_in"]:
         """Weight of the last linear layer: a row per class."""
-        return self.state[f"{self.blueprint.architecture.head}.weight"]
+        return self.state[f"{self.model_spec.architecture.head}.weight"]
 
 
 class Classifier:
     """A network on a device, fed with uint8 images."""
 
-    def __init__(self, blueprint: Blueprint, network: nn.Module, device: torch.device) -> None:
-        self.blueprint = blueprint
+    def __init__(self, model_spec: ModelSpec, network: nn.Module, device: torch.device) -> None:
+        self.model_spec = model_spec
         self.device = device
         # Convolutions are faster so: by a quarter for narrow networks on one CPU thread.
         self.network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape = (1, -1, 1, 1)
-        treatment = blueprint.treatment
-        self._mean = 255 * torch.tensor(treatment.mean, device=device).reshape(shape)
-        self._std = 255 * torch.tensor(treatment.std, device=device).reshape(shape)
+        preprocessing = model_spec.preprocessing
+        self._mean = 255 * torch.tensor(preprocessing.mean, device=device).reshape(shape)
+        self._std = 255 * torch.tensor(preprocessing.std, device=device).reshape(shape)
 
     @property
     def head(self) -> nn.Linear:
         """The last linear layer."""
-        head = self.network.get_submodule(self.blueprint.architecture.head)
+        head = self.network.get_submodule(self.model_spec.architecture.head)
         if not isinstance(head, nn.Linear):
-            name = self.blueprint.architecture.head
+            name = self.model_spec.architecture.head
             raise TypeError(f"{name} is {type(head).__name__}, not the linear layer ULRL needs")
         return head
 
@@ -174,21 +174,21 @@ class Classifier:
             name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, value in state.items()
         }
-        return Weights(blueprint=self.blueprint, state=copies)
+        return Weights(model_spec=self.model_spec, state=copies)
 
 
-def initialise(blueprint: Blueprint, source: Generator, device: torch.device) -> Classifier:
+def initialise(model_spec: ModelSpec, source: Generator, device: torch.device) -> Classifier:
     """Return a new classifier whose initial weights depend on `source` alone."""
-    with seeded_default(source):
-        network = _build(blueprint)
-    blueprint.architecture.start(network)
-    return Classifier(blueprint, network, device)
+    with seeded_default_rng(source):
+        network = _build(model_spec)
+    model_spec.architecture.start(network)
+    return Classifier(model_spec, network, device)
 
 
 def restore(weights: Weights, device: torch.device) -> Classifier:
     """Return a classifier with a copy of `weights`."""
-    with spared_default(), _Undrawn():
-        classifier = Classifier(weights.blueprint, _build(weights.blueprint), device)
+    with preserved_default_rng(), _Undrawn():
+        classifier = Classifier(weights.model_spec, _build(weights.model_spec), device)
     classifier.network.load_state_dict(weights.state)
     return classifier
 
@@ -237,7 +237,7 @@ def _tensor_cores(device: torch.device) -> Iterator[None]:
         products.fp32_precision = before
 
 
-def _build(blueprint: Blueprint) -> nn.Module:
-    return blueprint.architecture.build(
-        classes=blueprint.classes, channels=blueprint.channels, side=blueprint.side
+def _build(model_spec: ModelSpec) -> nn.Module:
+    return model_spec.architecture.build(
+        classes=model_spec.classes, channels=model_spec.channels, side=model_spec.side
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ulrl.models._base import Architecture, WeightsError
 from ulrl.models._weight_files import SUFFIXES, digest, read_weights
-from ulrl.randomness import spared_default
+from ulrl.randomness import preserved_default_rng
 from ulrl.registry import label_of
 
 IMAGENET = "imagenet"
@@ -111,7 +111,7 @@ def fetch(make: Callable[[], nn.Module], published: str) -> State:
         WeightsError: `make` fails, whatever the reason.
     """
     try:
-        with spared_default():
+        with preserved_default_rng():
             return make().state_dict()
     except Exception as error:  # whatever a network, a proxy or a disk comes up with
         raise WeightsError(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ulrl.messages import nearest
 from ulrl.models._pretrained import State
-from ulrl.randomness import spared_default
-from ulrl.wording import nearest
+from ulrl.randomness import preserved_default_rng
 
 CLASSES = 10  # of a network that is only looked at
 # What networks raise for images, and filters for files, that do not suit them.
@@ -22,7 +22,7 @@ FILTERS = ("checkpoint_filter_fn", "_filter_fn")  # timm's names for what reads 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class TimmModelInfo:
     """What timm knows of a model.
 
     Attributes:
@@ -39,7 +39,7 @@ class Facts:
 
 
 @lru_cache(maxsize=256)
-def facts_of(model: str) -> Facts:
+def model_info_of(model: str) -> TimmModelInfo:
     """Return what timm knows of a model, whose name may have a tag.
 
     Raises:
@@ -60,7 +60,7 @@ def facts_of(model: str) -> Facts:
     known = get_pretrained_cfg(model) or PretrainedCfg()
     paths = known.classifier or ()
     found = known.hf_hub_id or known.url
-    return Facts(
+    return TimmModelInfo(
         classifiers=(paths,) if isinstance(paths, str) else tuple(paths),
         sides=known.input_size[1:],
         fixed=bool(known.fixed_input_size),
@@ -74,7 +74,7 @@ def classifier_of(model: str) -> str:
     Raises:
         ValueError: There is not one.
     """
-    paths = facts_of(model).classifiers
+    paths = model_info_of(model).classifiers
     if not paths:
         raise ValueError(f"timm names no last layer of {model}; write classifier: PATH")
     if len(paths) > 1:
@@ -89,8 +89,8 @@ def create(model: str, size: int | None, **options: Any) -> nn.Module:
     """Return a new network for images of `size`, by default of the model's own size."""
     from timm import create_model
 
-    facts = facts_of(model)
-    if size is not None and facts.fixed and facts.sides != (size, size):
+    info = model_info_of(model)
+    if size is not None and info.fixed and info.sides != (size, size):
         options["img_size"] = size
     network: nn.Module = create_model(model, **options)
     return network
@@ -113,7 +113,7 @@ def check(model: str, size: int | None, classifier: str) -> None:
             f"{classifier}, the last layer of {model}, is {type(layer).__name__}, not the linear "
             f"layer that ULRL needs; choose another model, or another layer with classifier: PATH"
         )
-    height, width = (size, size) if size else facts_of(model).sides
+    height, width = (size, size) if size else model_info_of(model).sides
     if height != width:
         raise ValueError(f"{model} is made for images of {height} × {width} px; write size: SIDE")
     if not _scores(network, height):
@@ -126,10 +126,10 @@ def check(model: str, size: int | None, classifier: str) -> None:
 @lru_cache(maxsize=256)
 def default_size(model: str, side: int) -> int:
     """Return the side that a model sees of images of `side`, where a study does not say it."""
-    facts = facts_of(model)
-    if not facts.fixed and _scores(_sketch(model, None), side):
+    info = model_info_of(model)
+    if not info.fixed and _scores(_sketch(model, None), side):
         return side
-    return facts.sides[0]
+    return info.sides[0]
 
 
 def renewed(network: nn.Module, state: State) -> State:
@@ -149,7 +149,7 @@ def renewed(network: nn.Module, state: State) -> State:
 @lru_cache(maxsize=8)
 def _sketch(model: str, size: int | None) -> nn.Module:
     """Return a network without numbers, to be looked at; chance is left as it was."""
-    with spared_default(), torch.device("meta"):
+    with preserved_default_rng(), torch.device("meta"):
         return create(model, size, num_classes=CLASSES, in_chans=3)
 
 
@@ -158,7 +158,7 @@ def _scores(network: nn.Module, side: int) -> bool:
     for training in (True, False):
         network.train(training)
         try:
-            with spared_default(), torch.device("meta"), torch.no_grad():
+            with preserved_default_rng(), torch.device("meta"), torch.no_grad():
                 scores = network(torch.empty(2, 3, side, side))
         except UNSUITED:
             return False

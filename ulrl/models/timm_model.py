@@ -64,7 +64,7 @@ class TimmModel(Pretrainable):
 
     @property
     def published(self) -> str | None:
-        return _timm.facts_of(self.model).published
+        return _timm.model_info_of(self.model).published
 
     def build(self, *, classes: int, channels: int, side: int) -> nn.Module:
         size = _timm.default_size(self.model, side) if self.size is None else self.size

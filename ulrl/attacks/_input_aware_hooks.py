@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from ulrl.attacks._base import Learned, Trigger
-from ulrl.attacks._control import StampingControl
-from ulrl.attacks._helper import Scene
+from ulrl.attacks._helper import AttackContext
+from ulrl.attacks._hooks import StampingHooks
 from ulrl.attacks._input_aware_networks import diversity, sharpened, standardised
 from ulrl.attacks._networks import kept
 from ulrl.models import Classifier
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from ulrl.poisoning import Poison
 
 
-class PatternControl(StampingControl):
+class PatternHooks(StampingHooks):
     """Puts patterns on poisoned images, and those of other images on covers."""
 
     def __init__(  # noqa: PLR0913 - the parts of the published training
         self,
         poison: "Poison",
-        scene: Scene,
+        context: AttackContext,
         *,
         trigger: Trigger,
         mask: nn.Module,
@@ -34,15 +34,15 @@ class PatternControl(StampingControl):
         diversity_weight: float,
         accumulate: bool,
     ) -> None:
-        images = scene.images
+        images = context.images
         super().__init__(
-            poison, trigger, images.train_labels, classes=images.classes, seed=scene.seed
+            poison, trigger, images.train_labels, classes=images.classes, seed=context.seed
         )
         kind = _Accumulating if accumulate else Adam
         self.optimisers = (kind(pattern.parameters(), lr=lr, betas=betas),)
         self._mask = mask
         self._pattern = pattern.train()
-        self._statistics = scene.learned["statistics"]
+        self._statistics = context.learned["statistics"]
         self._diversity_weight = diversity_weight
         self._diversity: Tensor | None = None
 

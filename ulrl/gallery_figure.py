@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ulrl.fidelity import WINDOW, psnr, ssim
+from ulrl.image_similarity import WINDOW, psnr, ssim
 
 RESIDUAL_GAIN = 5
 GREY = 128  # what a residual of 0 shows as
@@ -35,7 +35,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Specimen:
+class TriggerExample:
     """Images of one attack, each clean and with the trigger.
 
     Attributes:
@@ -49,7 +49,7 @@ class Specimen:
     triggered: UInt8[Tensor, "n c h w"]
 
 
-def draw_gallery(specimens: Sequence[Specimen], note: str = "") -> Image.Image:
+def draw_gallery(examples: Sequence[TriggerExample], note: str = "") -> Image.Image:
     """Return a picture with a row per attack: for each image four panels side by side.
 
     A residual shows as grey level 128 + 5 × (triggered - clean), clipped. A spectrum is the
@@ -58,15 +58,15 @@ def draw_gallery(specimens: Sequence[Specimen], note: str = "") -> Image.Image:
     it stands out at its place, however faint in the image.
 
     Args:
-        specimens: At least one, all with as many images of one size.
+        examples: At least one, all with as many images of one size.
         note: A line below.
     """
-    images = max(len(specimen.clean) for specimen in specimens)
-    side = specimens[0].clean.shape[-1]
+    images = max(len(example.clean) for example in examples)
+    side = examples[0].clean.shape[-1]
     panel = side * max(1, -(-PANEL // side))
     block = len(HEADINGS) * (panel + _GAP) - _GAP
     width = 2 * _MARGIN + _NAMES + images * (block + _BETWEEN) - _BETWEEN
-    height = _MARGIN + _HEAD + len(specimens) * (panel + _GAP) + (_FOOT if note else _MARGIN)
+    height = _MARGIN + _HEAD + len(examples) * (panel + _GAP) + (_FOOT if note else _MARGIN)
     canvas = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(canvas)
     large, small = ImageFont.load_default(size=15), ImageFont.load_default(size=12)
@@ -75,12 +75,12 @@ def draw_gallery(specimens: Sequence[Specimen], note: str = "") -> Image.Image:
         for place, heading in enumerate(HEADINGS):
             x = left + number * (block + _BETWEEN) + place * (panel + _GAP)
             pen.text((x + panel / 2, _MARGIN + _HEAD - 8), heading, _QUIET, small, anchor="ms")
-    for row, specimen in enumerate(specimens):
+    for row, example in enumerate(examples):
         top = _MARGIN + _HEAD + row * (panel + _GAP)
-        pen.text((_MARGIN, top + 4), _fitted(specimen.name, large), _INK, large)
-        for line, text in enumerate(_alike(specimen)):
+        pen.text((_MARGIN, top + 4), _fitted(example.name, large), _INK, large)
+        for line, text in enumerate(_alike(example)):
             pen.text((_MARGIN, top + 26 + 16 * line), text, _QUIET, small)
-        for number, panels in enumerate(panels_of(specimen)):
+        for number, panels in enumerate(panels_of(example)):
             for place, shown in enumerate(panels):
                 x = left + number * (block + _BETWEEN) + place * (panel + _GAP)
                 picture = Image.fromarray(shown).resize((panel, panel), Image.Resampling.NEAREST)
@@ -90,9 +90,9 @@ def draw_gallery(specimens: Sequence[Specimen], note: str = "") -> Image.Image:
     return canvas
 
 
-def panels_of(specimen: Specimen) -> Iterator[tuple[Pixels, Pixels, Pixels, Pixels]]:
+def panels_of(example: TriggerExample) -> Iterator[tuple[Pixels, Pixels, Pixels, Pixels]]:
     """Yield for each image its panels at their own size, ``h w 3``: those of `HEADINGS`."""
-    for clean, triggered in zip(specimen.clean.cpu(), specimen.triggered.cpu(), strict=True):
+    for clean, triggered in zip(example.clean.cpu(), example.triggered.cpu(), strict=True):
         residual = triggered.int() - clean.int()
         shown = (GREY + RESIDUAL_GAIN * residual).clamp(0, 255).to(torch.uint8)
         yield _coloured(clean), _coloured(triggered), _coloured(shown), _spectrum(residual)
@@ -119,8 +119,8 @@ def _spectrum(residual: Tensor) -> Pixels:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def _alike(specimen: Specimen) -> list[str]:
-    clean, triggered = (images.float() / 255 for images in (specimen.clean, specimen.triggered))
+def _alike(example: TriggerExample) -> list[str]:
+    clean, triggered = (images.float() / 255 for images in (example.clean, example.triggered))
     noise = float(psnr(clean, triggered).mean())
     lines = ["unchanged" if noise == float("inf") else f"PSNR {noise:.1f} dB"]
     if min(clean.shape[-2:]) >= WINDOW:

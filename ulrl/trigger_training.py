@@ -7,33 +7,33 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ulrl.attacks import FixedAttack, Helper, Learned, Scene
+from ulrl.attacks import AttackContext, FixedAttack, Helper, Learned
 from ulrl.poisoning import Poison
 from ulrl.victim import train_victim
 
 
-def learned_by(poison: Poison, scene: Scene, *, victim: bool = False) -> Learned:
-    """Return what an attack learns in a scene; nothing for most.
+def train_trigger(poison: Poison, context: AttackContext, *, victim: bool = False) -> Learned:
+    """Return what an attack learns in this context; nothing for most.
 
     Args:
         poison: What the attacker does.
-        scene: With what; `Scene.learned` is not looked at.
+        context: With what; `AttackContext.learned` is not looked at.
         victim: Whether a victim is trained too where the trigger is learned along with one.
     """
     learned: dict[str, Tensor] = {}
     for helper in _chain(poison.attack.helper(poison)):
-        learned = _result(helper, replace(scene, learned=learned))
+        learned = _result(helper, replace(context, learned=learned))
     if not victim or isinstance(poison.attack, FixedAttack):
         return learned
-    if poison.attack.control(poison, replace(scene, learned=learned)) is None:
+    if poison.attack.training_hooks(poison, replace(context, learned=learned)) is None:
         return learned
     run = train_victim(
-        scene.recipe,
-        scene.blueprint,
+        context.recipe,
+        context.model_spec,
         poison,
-        scene.images,
-        scene.seed,
-        scene.device,
+        context.images,
+        context.seed,
+        context.device,
         learned,
     )
     for _ in run.epochs:
@@ -45,8 +45,8 @@ def _chain(helper: Helper | None) -> list[Helper]:
     return [] if helper is None else [*_chain(helper.needs), helper]
 
 
-def _result(helper: Helper, scene: Scene) -> dict[str, Tensor]:
-    steps = helper.trained(scene)
+def _result(helper: Helper, context: AttackContext) -> dict[str, Tensor]:
+    steps = helper.trained(context)
     while True:
         try:
             next(steps)

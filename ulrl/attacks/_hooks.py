@@ -8,9 +8,9 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from ulrl.attacks._base import Learned, Stamp, Trigger, in_bytes
-from ulrl.control import Control
 from ulrl.models import Classifier
 from ulrl.randomness import generator
+from ulrl.training_hooks import TrainingHooks
 
 if TYPE_CHECKING:
     from ulrl.poisoning import Poison
@@ -24,7 +24,7 @@ class Roles:
     covers: Bool[Tensor, " n"]
 
 
-class StampingControl(Control):
+class StampingHooks(TrainingHooks):
     """Stamps poisoned images and covers as they come.
 
     With `Attack.redrawn` every epoch poisons as many images as asked, but other ones.
@@ -72,7 +72,7 @@ class StampingControl(Control):
             return images, labels
         self.stamped = marked
         told = labels.clone()
-        told[poisoned] = self.poison.told(labels[poisoned], self.classes)
+        told[poisoned] = self.poison.assigned_labels(labels[poisoned], self.classes)
         return shown, told
 
     def shown(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from ulrl.fidelity import psnr, ssim
+from ulrl.image_similarity import psnr, ssim
 
 
 def images_of(count: int, channels: int, side: int, seed: int = 0) -> Tensor:

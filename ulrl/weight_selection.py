@@ -68,7 +68,7 @@ class Suspects:
     reset_bias: bool
 
 
-def choose_resets(config: ResetConfig, scores: NeuronScores) -> Suspects:
+def select_weights(config: ResetConfig, scores: NeuronScores) -> Suspects:
     """Return the suspects with the share of their weights that `config` gives up.
 
     Raises:

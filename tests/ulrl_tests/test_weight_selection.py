@@ -15,15 +15,15 @@ from tests.ulrl_tests.tiny_networks import HeadAlone, classifier_of
 from ulrl.hyperparameters import assemble
 from ulrl.models import Classifier
 from ulrl.relearning import RelearnConfig, reinitialise
-from ulrl.resetting import (
+from ulrl.scoring import NeuronScores
+from ulrl.weight_selection import (
     LayerSuspects,
     ReinitBias,
     ResetConfig,
     Suspects,
-    choose_resets,
+    select_weights,
     weights_to_reset,
 )
-from ulrl.scoring import NeuronScores
 
 FAN_IN, ROWS = 16, 6
 
@@ -179,7 +179,7 @@ def scores(suspects: tuple[int, ...]) -> NeuronScores:
 
 
 def test_ratio_zero_resets_nothing_not_even_the_bias() -> None:
-    suspects = choose_resets(ResetConfig(reinit_ratio=0.0), scores((2,)))
+    suspects = select_weights(ResetConfig(reinit_ratio=0.0), scores((2,)))
     assert ([layer.rows for layer in suspects.layers], suspects.reset_bias) == ([(2,)], False)
     head, before = (classifier := new_classifier()).head, new_classifier().head
     reinitialise(RelearnConfig(), classifier, suspects, seed=0)
@@ -192,7 +192,7 @@ def test_ratio_zero_resets_nothing_not_even_the_bias() -> None:
 def test_any_ratio_above_zero_resets_the_bias_unless_it_is_kept(
     ratio: float, bias: ReinitBias
 ) -> None:
-    suspects = choose_resets(ResetConfig(reinit_ratio=ratio, reinit_bias=bias), scores((2,)))
+    suspects = select_weights(ResetConfig(reinit_ratio=ratio, reinit_bias=bias), scores((2,)))
     assert suspects.reset_bias is (bias is ReinitBias.ZERO)
     (layer,) = suspects.layers
     assert int(layer.reset.sum()) == round(ratio * FAN_IN)
@@ -205,7 +205,7 @@ def test_any_ratio_above_zero_resets_the_bias_unless_it_is_kept(
 
 
 def test_without_suspects_nothing_is_touched() -> None:
-    suspects = choose_resets(ResetConfig(reinit_ratio=1.0), scores(()))
+    suspects = select_weights(ResetConfig(reinit_ratio=1.0), scores(()))
     assert (suspects.layers, suspects.reset_bias) == ((), False)
     assert torch.equal(weight_after(suspects), new_classifier().head.weight)
 
@@ -222,7 +222,7 @@ def test_suspects_are_told_apart_by_layer() -> None:
         movement={"conv.weight": first, "head.weight": head},
     )
     assert found.places == (("conv", 1), ("conv", 4), ("head", 0), ("head", 2))
-    conv, last = choose_resets(ResetConfig(reinit_ratio=0.5), found).layers
+    conv, last = select_weights(ResetConfig(reinit_ratio=0.5), found).layers
     assert (conv.weight, conv.rows) == ("conv.weight", (1, 4))
     assert conv.reset.tolist() == [[True, False, True], [False, True, True]]  # 1.5: two of three
     assert (last.weight, last.rows) == ("head.weight", (0, 2))

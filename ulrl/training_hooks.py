@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ulrl.models import Classifier
 
 
-class Control:
+class TrainingHooks:
     """Alters the batches of a training, and trains along; by itself it does nothing.
 
     Attributes:
@@ -47,4 +47,4 @@ class Control:
         return objective(logits, labels)
 
 
-NO_CONTROL = Control()
+NO_HOOKS = TrainingHooks()

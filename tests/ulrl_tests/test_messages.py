@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulrl.wording import at_least, at_most
+from ulrl.messages import at_least, at_most
 
 SHARES = st.builds(Fraction, st.integers(1, 100_000), st.integers(1, 1_000_000))
 

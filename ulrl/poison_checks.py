@@ -6,44 +6,44 @@ from typing import TYPE_CHECKING
 import torch
 
 from ulrl.attacks import LabelRule
-from ulrl.datasets import Facts
-from ulrl.wording import at_least, at_most
+from ulrl.datasets import DatasetInfo
+from ulrl.messages import at_least, at_most
 
 if TYPE_CHECKING:
     from ulrl.poisoning import Poison
 
 
-def check_supply(poison: "Poison", facts: Facts) -> None:
+def check_poison(poison: "Poison", info: DatasetInfo) -> None:
     """Raise ``ValueError`` where a dataset cannot supply what is asked of it."""
-    _check_classes(poison, facts)
-    poison.attack.check(side=facts.side, channels=facts.channels)
-    poison.attack.check_facts(facts)
-    count, total = poison.count(facts.train_count), facts.train_count
+    _check_classes(poison, info)
+    poison.attack.check(side=info.side, channels=info.channels)
+    poison.attack.check_info(info)
+    count, total = poison.count(info.train_count), info.train_count
     if count < 1:
         raise ValueError(
             f"poison_ratio {poison.poison_ratio} of {total} training images is no image; "
             f"the smallest value is {at_least(Fraction(1, 2 * total))}"
         )
-    suppliers = poison.suppliers(facts.classes)
-    supply = sum(facts.train_counts[label] for label in suppliers)
+    poisonable_classes = poison.poisonable_classes(info.classes)
+    supply = sum(info.train_counts[label] for label in poisonable_classes)
     if count > supply:
-        classes = "class" if len(suppliers) == 1 else "classes"
-        named = ", ".join(map(str, suppliers))
+        classes = "class" if len(poisonable_classes) == 1 else "classes"
+        named = ", ".join(map(str, poisonable_classes))
         raise ValueError(
             f"poison_ratio counts against all {total} training images, and {poison.labels} "
             f"takes them from {classes} {named}, which has {supply}: at most "
             f"{at_most(Fraction(supply, total))}; got {poison.poison_ratio}"
         )
-    _check_covers(poison, facts, count)
-    _check_test_halves(poison, facts)
+    _check_covers(poison, info, count)
+    _check_test_halves(poison, info)
 
 
-def _check_test_halves(poison: "Poison", facts: Facts) -> None:
+def _check_test_halves(poison: "Poison", info: DatasetInfo) -> None:
     """Each half of the test set needs an image whose triggered copy can betray the backdoor."""
-    if facts.test_counts is None:
+    if info.test_counts is None:
         return
-    labels = torch.repeat_interleave(torch.tensor(facts.test_counts))
-    counted = poison.counted(labels, facts.classes)
+    labels = torch.repeat_interleave(torch.tensor(info.test_counts))
+    counted = poison.asr_mask(labels, info.classes)
     # As `split_halves` does: of all images in the order of their classes, every second one.
     for half, first in (("selection", 0), ("report", 1)):
         if not bool(counted[first::2].any()):
@@ -61,17 +61,17 @@ def _whose(poison: "Poison") -> str:
     return f"of other classes than the target, {poison.target_label}"
 
 
-def _check_classes(poison: "Poison", facts: Facts) -> None:
-    last = facts.classes - 1
+def _check_classes(poison: "Poison", info: DatasetInfo) -> None:
+    last = info.classes - 1
     target_counts = poison.labels is not LabelRule.ALL_TO_ALL
     if target_counts and not 0 <= poison.target_label <= last:
         raise ValueError(
-            f"target_label is one of the {facts.classes} classes, 0 to {last}; "
+            f"target_label is one of the {info.classes} classes, 0 to {last}; "
             f"got {poison.target_label}"
         )
     for label in poison.source:
         if not 0 <= label <= last:
-            raise ValueError(f"source is of the {facts.classes} classes, 0 to {last}; got {label}")
+            raise ValueError(f"source is of the {info.classes} classes, 0 to {last}; got {label}")
     if poison.target_label in poison.source:
         raise ValueError(
             f"source names classes other than the target, which is {poison.target_label}; "
@@ -79,18 +79,18 @@ def _check_classes(poison: "Poison", facts: Facts) -> None:
         )
 
 
-def _check_covers(poison: "Poison", facts: Facts, count: int) -> None:
+def _check_covers(poison: "Poison", info: DatasetInfo, count: int) -> None:
     """Covers are never poisoned images, so both must fit where their classes overlap."""
-    covers = poison.cover_count(facts.train_count)
+    covers = poison.cover_count(info.train_count)
     if covers == 0:
         return
-    named = poison.attack.covers_of(facts.classes)
-    givers = set(named or range(facts.classes))
-    suppliers = set(poison.suppliers(facts.classes))
+    named = poison.attack.cover_sources(info.classes)
+    givers = set(named or range(info.classes))
+    poisonable_classes = set(poison.poisonable_classes(info.classes))
     _check_cover_classes(poison, named)
-    counts = facts.train_counts
+    counts = info.train_counts
     # At worst all poisoned images come from classes that give covers.
-    taken = min(count, sum(counts[label] for label in suppliers & givers))
+    taken = min(count, sum(counts[label] for label in poisonable_classes & givers))
     supply = sum(counts[label] for label in givers) - taken
     if covers > supply:
         raise ValueError(
