@@ -8,14 +8,11 @@ from orchestrator.plan.jobs import (
     AscentJob,
     HelperJob,
     Item,
-    JobResult,
-    Progress,
     StageRun,
     VictimJob,
 )
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.plan.resources import Compute
-from orchestrator.scheduler.decisions import Verdict
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import RepairResult, ScoreResult, StageResults, VictimResult
 from orchestrator.store.store import Store
@@ -89,25 +86,6 @@ class Replay(StageResults):
         return RepairResult(
             evaluation=found, counts={}, curve=(), training=(), seconds=0.0, runs=()
         )
-
-
-class NoObserver:
-    """An observer that does not listen."""
-
-    def started(self, item: Item) -> None:
-        """Nobody asks."""
-
-    def progressed(self, item: Item, progress: Progress) -> None:
-        """Nobody asks."""
-
-    def ended(self, item: Item, result: JobResult) -> None:
-        """Nobody asks."""
-
-    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
-        """Nobody asks."""
-
-    def decided(self, verdict: Verdict) -> None:
-        """Nobody asks."""
 
 
 def _group(trial: Trial) -> str:

@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from benchmarks._common import report
-from benchmarks.replay import NoObserver, Replay
+from benchmarks.replay import Replay
 from orchestrator.plan.cost_model import lengths
 from orchestrator.plan.jobs import (
     AscentJob,
@@ -34,6 +34,7 @@ from orchestrator.plan.jobs import (
     VictimJob,
 )
 from orchestrator.plan.plan import Plan, Scenario, make_plan
+from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.load import load_study
 from orchestrator.store.study_folder import StudyFolder
@@ -100,7 +101,7 @@ class Simulation:
         record = StudyFolder(folder)
         record.open_record()
         self._length = lengths(plan) if ordered else None
-        self.conductor = StudyScheduler(plan, record, self._findings, NoObserver())
+        self.conductor = StudyScheduler(plan, record, self._findings, StudyCallback())
         self._chains = _Chains(plan)
         self._events: list[tuple[float, int, Item, float, bool]] = []
         self._number = 0

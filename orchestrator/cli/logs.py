@@ -18,9 +18,10 @@ from typing import Any
 
 from orchestrator.address import redacted
 from orchestrator.files import write_text
-from orchestrator.plan.jobs import Item, JobResult, Progress, StageRun
-from orchestrator.plan.plan import Plan, Scenario, Trial
+from orchestrator.plan.jobs import Item, JobResult, StageRun
+from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.reporting.read_logs import FILE
+from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, sentence
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.lookup import VictimResult
@@ -30,7 +31,7 @@ from ulrl.metrics import Metrics, is_wreck
 KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log")
 
 
-class TrialLogs:
+class TrialLogs(StudyCallback):
     """The observer that writes ``logs/trial-00012.log`` and its like.
 
     A log is begun when its item is handed to a worker and grows when that ends and when the
@@ -38,16 +39,12 @@ class TrialLogs:
     former start logged stays, unless the grid has changed: then numbers mean other trials.
     """
 
-    def __init__(self, folder: StudyFolder, plan: Plan) -> None:
+    def __init__(self, folder: StudyFolder, conductor: StudyScheduler) -> None:
         self._folder = folder
-        self._plan = plan
-        self._conductor: StudyScheduler | None = None
+        self._plan = conductor.plan
+        self._conductor = conductor
         self._there = self._former()
         self._begun: set[str] = set()  # in this start
-
-    def attach(self, conductor: StudyScheduler) -> None:
-        """Say where results are; until then nothing of them is logged."""
-        self._conductor = conductor
 
     def path(self, name: str) -> Path:
         """Return where an item's log lies."""
@@ -60,9 +57,6 @@ class TrialLogs:
         if not item.name.startswith("victim"):
             text += f"setting   {item.text}\n"
         self.path(item.name).write_text(text, encoding="utf-8")
-
-    def progressed(self, item: Item, progress: Progress) -> None:
-        """The curve is logged whole."""
 
     def ended(self, item: Item, result: JobResult) -> None:
         text = f"worker    {result.place}\n{_stages(result.runs, 'computed')}"
@@ -85,8 +79,8 @@ class TrialLogs:
         self._add(name, f"{table}{halves}{weak}")
 
     def decided(self, verdict: Verdict) -> None:
-        trial, conductor = verdict.trial, self._conductor
-        if conductor is None or (trial.name in self._there and not self._fresh(trial)):
+        trial = verdict.trial
+        if trial.name in self._there and not self._fresh(trial):
             return
         if trial.name not in self._there:
             if verdict.status is not Status.DONE:
@@ -96,13 +90,13 @@ class TrialLogs:
             )
             self._there.add(trial.name)
             self.path(trial.name).write_text(head + "from the store\n", encoding="utf-8")
-        self._add(trial.name, self._outcome(verdict, conductor))
+        self._add(trial.name, self._outcome(verdict))
 
-    def _outcome(self, verdict: Verdict, conductor: StudyScheduler) -> str:
+    def _outcome(self, verdict: Verdict) -> str:
         trial = verdict.trial
         text = ""
-        scored = conductor.scores.get(trial.number)
-        repaired = conductor.repairs.get(trial.number)
+        scored = self._conductor.scores.get(trial.number)
+        repaired = self._conductor.repairs.get(trial.number)
         if scored is not None:
             scores = scored.scores
             reached = "reached" if scores.threshold_reached else "not reached"
@@ -182,7 +176,7 @@ _PACKAGES = (
 )
 
 
-class StartLog:
+class StartLog(StudyCallback):
     """The observer that notes a start of the driver once it has something computed.
 
     Attributes:
@@ -201,18 +195,6 @@ class StartLog:
             start = describe_start(self.executor, self._device)
             with (self._logs / FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(start) + "\n")
-
-    def progressed(self, item: Any, progress: Any) -> None:
-        """The start said it."""
-
-    def ended(self, item: Any, result: Any) -> None:
-        """The start said it."""
-
-    def victim(self, scenario: Any, finding: Any) -> None:
-        """Read from the store, perhaps."""
-
-    def decided(self, verdict: Any) -> None:
-        """From what the store has, perhaps."""
 
 
 def describe_start(executor: str, device: str) -> dict[str, Any]:

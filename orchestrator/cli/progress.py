@@ -29,6 +29,7 @@ from orchestrator.plan.jobs import (
 )
 from orchestrator.plan.labels import scenario_text
 from orchestrator.plan.plan import Plan, Scenario, Trial
+from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, amount, sentence
 from orchestrator.scheduler.scheduler import point_of
 from orchestrator.scheduler.timing import StageTiming
@@ -406,7 +407,7 @@ SHOWN = 4  # running items in a plain line
 STAGES = {"train_victim": "train victim"}  # what a stage is called on a screen
 
 
-class ProgressView:
+class ProgressView(StudyCallback):
     """The observer that keeps the terminal up to date.
 
     Args:

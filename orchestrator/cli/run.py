@@ -24,9 +24,10 @@ from orchestrator.plan.resources import Shares
 from orchestrator.reporting.classes import FILE as CONFUSION
 from orchestrator.reporting.figures import FILE as CURVES
 from orchestrator.scheduler.cache_statistics import shared
-from orchestrator.scheduler.callbacks import CallbackList, StudyCallback
+from orchestrator.scheduler.callbacks import CallbackList
 from orchestrator.scheduler.decisions import Status, write_prunings
 from orchestrator.scheduler.results_table import ResultRows
+from orchestrator.scheduler.retention import ModelRetention
 from orchestrator.scheduler.sampling import recorded
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.scheduler.storage_mirror import StorageMirror
@@ -84,6 +85,7 @@ class _Run:
         from orchestrator.spec.load import resolved_yaml
         from orchestrator.tracking.callback import MlflowCallback
         from orchestrator.tracking.model_export import ModelExporter
+        from orchestrator.tracking.run_records import RunRecords
         from orchestrator.tracking.tracker import Tracker
 
         self.plan, self.folder, self.console, self.interrupts = plan, folder, console, interrupts
@@ -104,6 +106,9 @@ class _Run:
         resolved = replace(study, resources=resources)
         write_text(folder.path / "study.yaml", resolved_yaml(resolved))
         self.findings = findings = StageResults(store, CacheKeys(study.victim, compute))
+        callbacks = CallbackList()
+        self.conductor = conductor = StudyScheduler(plan, folder, findings, callbacks)
+        self.results = results = ResultRows(conductor, findings)
         self.foundry = ModelExporter(study.store)
         self.tracker = Tracker(
             uri=study.mlflow.uri,
@@ -112,22 +117,19 @@ class _Run:
             maker=self.foundry,
         )
         self.pictures = TriggerPictures(plan, folder.path)
-        self.mirror = MlflowCallback(self.tracker, findings, store, self.pictures)
+        self.retention = ModelRetention(conductor, results, store)
+        runs = RunRecords(conductor, results, findings, store, self.pictures)
+        self.mirror = MlflowCallback(self.tracker, conductor, runs, self.retention, store)
         self.tally = ProgressState(plan, self._reached)
-        logs = TrialLogs(folder, plan)
+        logs = TrialLogs(folder, conductor)
         self.screen = ProgressView(console, self.tally, logs.path)
         self.starts = StartLog(folder.logs, compute.device)
-        everyone: list[StudyCallback] = [self.screen, self.mirror, logs, self.starts]
+        callbacks.add(self.screen, self.pictures, self.retention, self.mirror, logs, self.starts)
         self.follower: StorageMirror | None = None
         if study.optuna_storage is not None:
             prefix = f"{study.name} {self.site.study[:8]}: "
             self.follower = StorageMirror(study.optuna_storage, prefix, self._records)
-            everyone.append(self.follower)
-        observers = CallbackList(everyone)
-        self.conductor = StudyScheduler(plan, folder, findings, observers)
-        logs.attach(self.conductor)
-        self.results = ResultRows(self.conductor, findings)
-        self.mirror.attach(self.conductor, self.results)
+            callbacks.add(self.follower)
         self._chosen = chosen
         self._behind = 0  # records that MLflow lacks in the end
 
@@ -212,6 +214,7 @@ class _Run:
 
         known = self.tracker.run_ids()
         self.results.write(self.folder.path, known)
+        self.retention.finish()
         self.mirror.finish()
         prunings = self.conductor.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")

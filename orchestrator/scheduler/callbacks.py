@@ -1,7 +1,6 @@
-"""Who is told what happens in a study: the terminal, MLflow, the log."""
+"""Callbacks: what listens to the events of a running study."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable
 
 from orchestrator.plan.jobs import Item, JobResult, Progress
 from orchestrator.plan.plan import Scenario
@@ -9,25 +8,37 @@ from orchestrator.scheduler.decisions import Verdict
 from orchestrator.store.lookup import VictimResult
 
 
-class StudyCallback(Protocol):
-    """Told of every event, in order, by the driver; what it does changes no result."""
+class StudyCallback:
+    """Receives every event, in order, in the driver; what it does changes no result.
 
-    def started(self, item: Item) -> None: ...
+    Each method does nothing here: a subclass defines those whose events it needs.
+    """
 
-    def progressed(self, item: Item, progress: Progress) -> None: ...
+    def started(self, item: Item) -> None:
+        """A job was handed to a worker."""
 
-    def ended(self, item: Item, result: JobResult) -> None: ...
+    def progressed(self, item: Item, progress: Progress) -> None:
+        """A running job reported."""
 
-    def victim(self, scenario: Scenario, finding: VictimResult) -> None: ...
+    def ended(self, item: Item, result: JobResult) -> None:
+        """A job ended, well or not; the decision that may follow is an event of its own."""
 
-    def decided(self, verdict: Verdict) -> None: ...
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
+        """A scenario's victim is there, from the store or just trained."""
+
+    def decided(self, verdict: Verdict) -> None:
+        """A trial is done, pruned or failed."""
 
 
-class CallbackList:
-    """Several observers as one."""
+class CallbackList(StudyCallback):
+    """Several callbacks as one, in the order in which they were added."""
 
-    def __init__(self, members: Sequence[StudyCallback]) -> None:
-        self._members = tuple(members)
+    def __init__(self, members: Iterable[StudyCallback] = ()) -> None:
+        self._members = list(members)
+
+    def add(self, *members: StudyCallback) -> None:
+        """Add callbacks, which receive what happens from now on."""
+        self._members += members
 
     def started(self, item: Item) -> None:
         for member in self._members:

@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 
 from orchestrator.address import Address, redacted
-from orchestrator.plan.jobs import Item, JobResult, Progress
-from orchestrator.plan.plan import Scenario
+from orchestrator.plan.jobs import Item, JobResult
+from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Verdict
 from orchestrator.search.storage import Snapshot, StoredStudy, Writer, open_storage, snapshot
-from orchestrator.store.lookup import VictimResult
 
 EVERY = 10.0  # seconds between two looks at what is new
 
 
-class StorageMirror:
+class StorageMirror(StudyCallback):
     """An observer that writes what Optuna's studies decide to a storage that others can read.
 
     Nothing is ever read back into the study, so a storage that is locked, slow or away costs
@@ -53,18 +52,9 @@ class StorageMirror:
             return self.error or "it does not answer"
         return self.error
 
-    def started(self, item: Item) -> None:
-        """Optuna knows of what ended."""
-
-    def progressed(self, item: Item, progress: Progress) -> None:
-        """Curves are shown whole."""
-
     def ended(self, item: Item, result: JobResult) -> None:
         del item, result
         self._tick()
-
-    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
-        """Nothing that Optuna knows."""
 
     def decided(self, verdict: Verdict) -> None:
         del verdict

@@ -9,12 +9,13 @@ from torch import Tensor
 from orchestrator.files import csv_text, write_bytes
 from orchestrator.plan.columns import SCENARIO, TRIGGER_COLUMNS, TRIGGER_INDEX, pictured, slug
 from orchestrator.plan.plan import Plan, Scenario
+from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.store.lookup import VictimResult
 from ulrl.gallery_figure import TriggerExample, draw_gallery, png_bytes
 from ulrl.image_similarity import WINDOW, psnr, ssim
 
 
-class TriggerPictures:
+class TriggerPictures(StudyCallback):
     """Draws clean and triggered test images of each scenario, once its victim is measured.
 
     They lie in the folder of figures, with a list of what is whose; what another start of the
@@ -32,8 +33,7 @@ class TriggerPictures:
         row = self._rows.get(scenario.number)
         return None if row is None else self._figures / row["file"]
 
-    def draw(self, scenario: Scenario, finding: VictimResult) -> None:
-        """Draw a scenario's picture, if that is still to be done."""
+    def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         if not finding.specimens:
             return
         row = self._earlier.get(finding.key)

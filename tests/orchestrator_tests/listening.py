@@ -6,10 +6,12 @@ from random import Random
 from typing import Any
 
 from orchestrator.address import Address
+from orchestrator.scheduler.retention import ModelRetention
 from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.model import LogModels, Study, Tracking
 from orchestrator.tracking.callback import MlflowCallback
 from orchestrator.tracking.records import Record
+from orchestrator.tracking.run_records import RunRecords
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 
@@ -20,7 +22,6 @@ class Listener:
     def __init__(self, known: Mapping[str, str] | None = None) -> None:
         self.heard: list[Record] = []
         self.last: dict[str, Record] = {}
-        self.expecting = 0  # how often models were said to come
         self.present: set[str] = set()  # keys of what is in the grid, in the end
         self._known = dict(known or {})
 
@@ -28,9 +29,6 @@ class Listener:
         assert record.parent is None or record.parent in self.last, "a child before its parent"
         self.heard.append(record)
         self.last[record.key] = record
-
-    def expect_models(self) -> None:
-        self.expecting += 1
 
     def retire(self, present: Collection[str]) -> None:
         self.present = set(present)
@@ -62,16 +60,19 @@ def mirrored(
     *,
     finish: bool = True,
     workers: Workers | None = None,
+    steps: int = 10**9,
     **crew: Any,
 ) -> tuple[Desk, Listener]:
     """Run a study under the eyes of a mirror, to its end."""
     desk, heard = Desk(study, path), listener or Listener()
     pictures = TriggerPictures(desk.plan, path)
-    mirror = MlflowCallback(heard, desk.findings, desk.store, pictures)  # type: ignore[arg-type]
-    desk.watch(mirror)
-    mirror.attach(desk.conductor, desk.results)
-    (workers or Workers(Random(1), 2, **crew)).run(desk)
+    retention = ModelRetention(desk.conductor, desk.results, desk.store)
+    runs = RunRecords(desk.conductor, desk.results, desk.findings, desk.store, pictures)
+    mirror = MlflowCallback(heard, desk.conductor, runs, retention, desk.store)  # type: ignore[arg-type]
+    desk.watch(pictures, retention, mirror)
+    (workers or Workers(Random(1), 2, **crew)).run(desk, steps)
     if finish:
+        retention.finish()
         mirror.finish()
     return desk, heard
 

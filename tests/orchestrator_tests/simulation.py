@@ -50,7 +50,7 @@ CLIMBED: dict[str, Any] = {
 STOPPED = {"stop_epoch": 2, "stop_accuracy": 0.125, "threshold_reached": True, "diverged": False}
 
 
-class Recorder:
+class Recorder(StudyCallback):
     """An observer that keeps what it hears."""
 
     def __init__(self) -> None:
@@ -61,9 +61,6 @@ class Recorder:
 
     def started(self, item: Item) -> None:
         self.started_items.append(item.name)
-
-    def progressed(self, item: Item, progress: Progress) -> None:
-        """Too many to keep."""
 
     def ended(self, item: Item, result: JobResult) -> None:
         self.ended_items.append((item.name, result))
@@ -87,14 +84,13 @@ class Desk:
         self.keys = CacheKeys(study.victim, Compute())
         self.findings = StageResults(self.store, self.keys)
         self.recorder = Recorder()
-        self.conductor = StudyScheduler(self.plan, self.folder, self.findings, self.recorder)
+        self.callbacks = CallbackList([self.recorder])
+        self.conductor = StudyScheduler(self.plan, self.folder, self.findings, self.callbacks)
         self.results = ResultRows(self.conductor, self.findings)
 
     def watch(self, *observers: StudyCallback) -> None:
-        """Begin anew with more observers; their order is the order in which they hear."""
-        everyone = CallbackList([self.recorder, *observers])
-        self.conductor = StudyScheduler(self.plan, self.folder, self.findings, everyone)
-        self.results = ResultRows(self.conductor, self.findings)
+        """Add observers; their order is the order in which they hear."""
+        self.callbacks.add(*observers)
 
     def statuses(self) -> list[str]:
         """Return the status of every trial, in the order of the plan."""

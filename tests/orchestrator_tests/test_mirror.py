@@ -1,20 +1,16 @@
 """What MLflow is told of a study, with a tracker that only listens."""
 
 from pathlib import Path
-from random import Random
 
-import pytest
-
-from orchestrator.spec.model import LogModels, Objective, Prune, VictimRule
+from orchestrator.spec.model import Prune, VictimRule
 from orchestrator.tracking.run_records import STUDY
 from tests.orchestrator_tests.listening import (
     Listener,
     mirrored,
     study_of,
     trial_record,
-    weights_in,
 )
-from tests.orchestrator_tests.simulation import SECONDS, Workers
+from tests.orchestrator_tests.simulation import SECONDS
 from tests.orchestrator_tests.small_studies import (
     WILCOXON,
 )
@@ -139,80 +135,13 @@ def test_failures(tmp_path: Path) -> None:
     assert dict(scenario.metrics) == dict(orphan.metrics) == {}
 
 
-# Which repaired models are kept.
-
-
-@pytest.mark.parametrize("objective", [Objective.DER, Objective.ASR])
-def test_the_best_model_of_each_scenario_is_kept(tmp_path: Path, objective: Objective) -> None:
-    desk, heard = mirrored(study_of(tmp_path, objective=objective), tmp_path)
-    name = {"der": "der_selection", "asr": "asr_after_selection"}[objective.value]
-    sign = 1 if objective.maximise else -1
-    rows = desk.rows()
-    best = {
-        max(trials, key=lambda number: (sign * rows[number][name], -number))
-        for trials in (range(first, first + 6) for first in (0, 6, 12, 18))
-    }
-    for trial in desk.plan.trials:
-        record = trial_record(heard, desk, trial.number)
-        assert record.tags["best"] == str(trial.number in best)
-        assert (record.model is not None) is (trial.number in best)
-    assert weights_in(desk) == {desk.conductor.scores[number].relearn_key for number in best}
-
-
-def test_with_several_defence_seeds_the_model_kept_is_of_the_best_setting(tmp_path: Path) -> None:
-    """The first half of the seeds, 3 and 4, chooses; the best of the setting's models is stored."""
-    settings = {"defence_seed": (3, 4, 5), "alpha": (0.5, 0.6, 0.7)}
-    desk, heard = mirrored(study_of(tmp_path, settings=settings), tmp_path)
-    best = set()
-    for first in (0, 9, 18, 27):
-        rows = {number: desk.rows()[number] for number in range(first, first + 9)}
-        by_alpha: dict[float, list[int]] = {}
-        for number, row in rows.items():
-            by_alpha.setdefault(row["alpha"], []).append(number)
-        means = {
-            alpha: sum(rows[n]["der_selection"] for n in own if rows[n]["defence_seed"] != 5)
-            for alpha, own in by_alpha.items()
-        }
-        own = by_alpha[max(means, key=lambda alpha: means[alpha])]
-        best.add(max(own, key=lambda number: (rows[number]["der_selection"], -number)))
-    for trial in desk.plan.trials:
-        record = trial_record(heard, desk, trial.number)
-        assert record.tags["best"] == str(trial.number in best)
-        assert (record.model is not None) is (trial.number in best)
-    assert weights_in(desk) == {desk.conductor.scores[number].relearn_key for number in best}
-
-
-def test_a_weak_victim_has_no_best_repair(tmp_path: Path) -> None:
-    rule = VictimRule(min_acc=0.91, min_asr=0.95)  # the victims reach 0.9
-    _, heard = mirrored(study_of(tmp_path, victim_rule=rule), tmp_path)
-    assert {record.tags["best"] for record in heard.of("trial")} == {"False"}
-
-
-def test_all_models_are_kept_if_wanted(tmp_path: Path) -> None:
-    desk, heard = mirrored(study_of(tmp_path, LogModels.ALL), tmp_path)
-    for trial in desk.plan.trials:
-        model = trial_record(heard, desk, trial.number).model
-        assert model is not None
-        assert model["key"] == desk.conductor.scores[trial.number].relearn_key
-    assert len(weights_in(desk)) == 16
-    assert all(record.model is not None for record in heard.of("scenario"))
-
-
-def test_no_model_is_told_of_if_none_is_wanted(tmp_path: Path) -> None:
-    _, heard = mirrored(study_of(tmp_path, LogModels.NONE), tmp_path)
-    assert all(record.model is None for record in heard.last.values())
-
-
-def test_another_order_of_arrival_keeps_the_same_models(tmp_path: Path) -> None:
-    desks = []
-    for number in range(3):
-        place = tmp_path / str(number)
-        workers = Workers(Random(number), 1 + 2 * number)
-        desks.append(mirrored(study_of(place), place, workers=workers)[0])
-    assert weights_in(desks[0]) == weights_in(desks[1]) == weights_in(desks[2])
-
-
 # A second start.
+
+
+def test_what_is_in_the_grid_is_what_was_recorded(tmp_path: Path) -> None:
+    """Whatever else MLflow has of the study has left the grid."""
+    _, heard = mirrored(study_of(tmp_path), tmp_path)
+    assert heard.present == set(heard.last)
 
 
 def test_a_second_start_says_the_same(tmp_path: Path) -> None:

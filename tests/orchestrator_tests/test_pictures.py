@@ -40,7 +40,7 @@ def findings_of(desk: Desk) -> list[VictimResult]:
 def drawn(desk: Desk, folder: Path) -> TriggerPictures:
     pictures = TriggerPictures(desk.plan, folder)
     for scenario, finding in zip(desk.plan.scenarios, findings_of(desk), strict=True):
-        pictures.draw(scenario, finding)
+        pictures.victim(scenario, finding)
     pictures.write()
     return pictures
 
@@ -98,13 +98,13 @@ def test_another_victim_has_another_picture(desk: Desk, tmp_path: Path) -> None:
     pictures = drawn(desk, tmp_path)
     scenario, finding = desk.plan.scenarios[0], findings_of(desk)[0]
     before = pictures.of(scenario)
-    pictures.draw(scenario, replace(finding, key="f" * 64))
+    pictures.victim(scenario, replace(finding, key="f" * 64))
     assert pictures.of(scenario) != before
 
 
 def test_without_specimens_there_is_nothing_to_see(desk: Desk, tmp_path: Path) -> None:
     pictures = TriggerPictures(desk.plan, tmp_path)
-    pictures.draw(desk.plan.scenarios[0], replace(findings_of(desk)[0], specimens={}))
+    pictures.victim(desk.plan.scenarios[0], replace(findings_of(desk)[0], specimens={}))
     pictures.write()
     assert pictures.of(desk.plan.scenarios[0]) is None
     assert not (tmp_path / "figures").exists()

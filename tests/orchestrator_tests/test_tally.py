@@ -156,7 +156,6 @@ def test_the_live_view_names_the_reports_best(
         return TrialValue(value=objective_value(objective, before, after), metrics=after)
 
     tally = ProgressState(desk.plan, reach)
-    desk.watch(ProgressView(Console(file=StringIO()), tally))
     failing = [t.name for t in desk.plan.trials if random.random() < 0.2]
 
     class Keeper(Recorder):

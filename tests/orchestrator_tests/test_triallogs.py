@@ -26,9 +26,7 @@ def study_of(
 
 def run(study: Study, folder: Path, crew: Workers | None = None) -> Desk:
     desk = Desk(study, folder)
-    logs = TrialLogs(desk.folder, desk.plan)
-    desk.watch(logs)
-    logs.attach(desk.conductor)
+    desk.watch(TrialLogs(desk.folder, desk.conductor))
     (crew or Workers(Random(1), 2)).run(desk)
     return desk
 

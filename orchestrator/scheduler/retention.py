@@ -1,0 +1,120 @@
+"""Which repaired models stay in the store."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from orchestrator.plan.columns import column_of
+from orchestrator.plan.plan import Trial
+from orchestrator.scheduler.callbacks import StudyCallback
+from orchestrator.scheduler.decisions import Status, Verdict
+from orchestrator.scheduler.results_table import ResultRows
+from orchestrator.scheduler.scheduler import StudyScheduler, point_of
+from orchestrator.search.best import Choice
+from orchestrator.spec.model import LogModels
+from orchestrator.spec.space import is_open
+from orchestrator.store.store import Store
+
+
+class ModelRetention(StudyCallback):
+    """Finds each scenario's best trial; with ``log_models: best`` only its weights stay stored.
+
+    With ``all`` every repaired model stays; with ``none`` the workers delete each one once it
+    is evaluated.
+    """
+
+    def __init__(self, conductor: StudyScheduler, results: ResultRows, store: Store) -> None:
+        self._conductor, self._results, self._store = conductor, results, store
+        study = conductor.plan.study
+        axis = study.grid.settings.get("defence_seed")
+        # With several defence seeds the best trial depends on the other seeds of its setting.
+        self._several = axis is not None and is_open(axis)
+        self._searching = study.search is not None
+        self._deletes = study.mlflow.log_models is LogModels.BEST
+        self._done: dict[int, list[Trial]] = defaultdict(list)  # with weights, by scenario
+        self._decided: Counter[int] = Counter()  # by scenario
+        self._planned = Counter(trial.scenario.number for trial in conductor.plan.trials)
+        self._best: dict[int, Trial] = {}
+
+    @property
+    def best(self) -> Mapping[int, Trial]:
+        """Each scenario's best trial by the scenario's number; final after `finish`."""
+        return self._best
+
+    def decided(self, verdict: Verdict) -> None:
+        scenario = verdict.trial.scenario.number
+        self._decided[scenario] += 1
+        done = verdict.status is Status.DONE
+        if done:
+            self._done[scenario].append(verdict.trial)
+        if self._several:
+            if not self._undecided(scenario):
+                self._choose(scenario, self._conductor.plan.rows)
+        elif done:
+            self._choose(scenario, sorted(self._done[scenario], key=lambda trial: trial.number))
+
+    def finish(self) -> None:
+        """Choose where that needs the whole study; what is undecided still deletes nothing."""
+        if self._several:
+            for scenario in list(self._done):
+                self._choose(scenario, self._conductor.plan.rows)
+
+    def _undecided(self, scenario: int) -> int:
+        """Return how many trials are to come; while settings are drawn, of the whole study."""
+        if self._searching:
+            return self._conductor.plan.most_trials - self._decided.total()
+        return self._planned[scenario] - self._decided[scenario]
+
+    def _choose(self, scenario: int, planned: Sequence[Trial]) -> None:
+        """Find the best of a scenario's done trials, and delete the weights of the others.
+
+        Args:
+            scenario: Its number.
+            planned: All trials that say what a setting is, in the order of the results' rows.
+        """
+        trials = self._done[scenario]
+        best = self._best_of(scenario, trials, planned)
+        if best is not None:
+            self._best[scenario] = best
+        if self._several and self._undecided(scenario):
+            return  # a later trial may make another one the best
+        if self._several:
+            del self._done[scenario]  # that was the last choice
+        else:
+            self._done[scenario] = [] if best is None else [best]
+        if self._deletes:
+            keys = {
+                trial.number: self._conductor.scores[trial.number].relearn_key for trial in trials
+            }
+            best_key = None if best is None else keys[best.number]
+            for key in {key for key in keys.values() if key != best_key}:
+                self._store.delete("repaired", key)
+
+    def _best_of(
+        self, scenario: int, trials: Sequence[Trial], planned: Sequence[Trial]
+    ) -> Trial | None:
+        """Return the best trial of the best setting, by the rule of `orchestrator.search.best`."""
+        objective = self._conductor.plan.study.objective
+        reached = {trial.number: self._reached(trial) for trial in trials}
+        choice = Choice(
+            point_of(trial, objective, reached.get(trial.number), took=None) for trial in planned
+        )
+        ranked = choice.within(scenario)
+        if not ranked:
+            return None
+        own = [
+            (point.value, trial)
+            for trial, point in zip(planned, choice.points, strict=True)
+            if trial.number in reached
+            and point.value is not None
+            and choice.name(point) == ranked[0].name
+        ]
+        return max(own, key=lambda pair: pair[0])[1]
+
+    def _reached(self, trial: Trial) -> float | None:
+        """Return a done trial's objective on the selection half; None for a collapsed model."""
+        row = self._results.row(trial)
+        if row["wrecked"]:
+            return None
+        objective = self._conductor.plan.study.objective
+        value: float | None = row[column_of(objective.value, "selection")]
+        return value
