@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 
 from benchmarks._common import Clock, clock, the_device
-from orchestrator.pipeline.stages import keep_memory
+from orchestrator.pipeline.tools import keep_memory
 
 Acts = Mapping[str, Callable[[], object]]
 

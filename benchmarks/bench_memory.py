@@ -17,7 +17,7 @@ import torch
 
 from benchmarks._common import ROOT, clock, options, report, table, the_device
 from benchmarks._material import material
-from orchestrator.pipeline.stages import keep_memory
+from orchestrator.pipeline.tools import keep_memory
 from ulrl.clean import draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.hyperparameters import Preset, assemble, preset_values

@@ -51,7 +51,7 @@ def ours(count: int, folder: Path) -> dict[str, float]:
     from benchmarks.idle import Idle
     from orchestrator.cli.run import run_study
     from orchestrator.executor import ray_tune
-    from orchestrator.plan.jobs import Item, JobResult
+    from orchestrator.plan.jobs import Job, JobResult
     from orchestrator.plan.plan import make_plan
     from orchestrator.scheduler.scheduler import StudyScheduler
     from orchestrator.spec.load import load_study
@@ -67,8 +67,8 @@ def ours(count: int, folder: Path) -> dict[str, float]:
     def watched(conductor: StudyScheduler, *arguments: Any) -> None:
         finished = conductor.finished
 
-        def note(item: Item, result: JobResult) -> None:
-            finished(item, result)
+        def note(job: Job, result: JobResult) -> None:
+            finished(job, result)
             ends.append(time.perf_counter())
 
         conductor.finished = note  # type: ignore[method-assign]

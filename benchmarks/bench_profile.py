@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks._common import options, report, table, the_device
 from benchmarks._material import model_spec
-from orchestrator.pipeline.stages import keep_memory
+from orchestrator.pipeline.tools import keep_memory
 from ulrl.fitting import Samples, Schedule, Sources, train
 from ulrl.models import Classifier, initialise
 from ulrl.randomness import generator

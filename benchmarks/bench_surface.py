@@ -26,9 +26,10 @@ from benchmarks._material import whole
 from benchmarks._official import OfficialLoop
 from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
 from orchestrator.address import Address
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.inputs import StageInputs
 from orchestrator.pipeline.stages import StageRunner
-from orchestrator.plan.jobs import Item, JobCatalog, Site, VictimJob
+from orchestrator.plan.jobs import Job, Site, victim_job
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
 from orchestrator.spec.load import load_study
@@ -163,13 +164,13 @@ class Surface:
     def run(self) -> None:
         """Do everything."""
         workshop = StageRunner(self._site, self.plan.study.victim)
-        self._do(workshop, VictimJob(scenario=self.plan.scenarios[0]))
+        self._do(workshop, victim_job(self.plan.scenarios[0]))
         for group in self._catalogue.groups:
-            self._do(workshop, group.item)
+            self._do(workshop, group.job)
         for trial in self.plan.trials:
-            self._do(workshop, self._catalogue.trial_item(trial))
+            self._do(workshop, self._catalogue.job(trial, 1))
 
-    def _do(self, workshop: StageRunner, item: Item) -> None:
+    def _do(self, workshop: StageRunner, item: Job) -> None:
         with clock() as taken:
             for _ in workshop.work(item):
                 pass

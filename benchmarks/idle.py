@@ -9,9 +9,11 @@ from functools import partial
 
 import torch
 
-from orchestrator.pipeline.stages import StageRunner, ascent_entry
-from orchestrator.plan.jobs import Item, Progress, StageRun, VictimJob
+from orchestrator.pipeline.stages import StageRunner
+from orchestrator.pipeline.ulrl_chain import ascent_entry, rules_of
+from orchestrator.plan.jobs import Job, JobKind, Progress, StageRun
 from orchestrator.plan.plan import Scenario, Trial
+from orchestrator.store.schema import narrowed
 from orchestrator.store.serialization import (
     ASCENT,
     EVALUATION,
@@ -30,7 +32,7 @@ from ulrl.metrics import Confusion
 from ulrl.models import ModelSpec, Weights
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.scoring import NeuronScores, ScoreConfig
-from ulrl.weight_selection import Suspects
+from ulrl.weight_selection import select_weights
 
 EPOCHS = 20  # points of a made-up curve
 TRAINING = ((0.5, 0.9),) * EPOCHS
@@ -48,85 +50,90 @@ NOTHING = Weights(
 
 
 class Idle(StageRunner):
-    """Does each item at once."""
+    """Does each job at once."""
 
-    def work(self, item: Item) -> Generator[Progress, None, tuple[StageRun, ...]]:
-        if not isinstance(item, VictimJob):
-            return (yield from super().work(item))
-        self._shelf.begin()
-        key = self._keys.victim(item.scenario)
-        content = StoredVictim(training=TRAINING)
-        self._shelf.keep(VICTIM, key, item.scenario, 0.0, content)
-        yield from self._evaluate(item.scenario, key, NOTHING)
+    def work(self, job: Job) -> Generator[Progress, None, tuple[StageRun, ...]]:
+        self.cached.begin()
+        if job.kind is JobKind.VICTIM:
+            key = self.keys.victim(job.scenario)
+            self.cached.keep(VICTIM, key, job.scenario, 0.0, StoredVictim(training=TRAINING))
+            yield from self.evaluate(job.scenario, key, NOTHING)
+        elif job.kind is JobKind.STAGE:
+            for rule in rules_of(job):
+                self._score(job, rule)
+        else:
+            yield from self._relearn(job.trial)
         return self.executed
 
-    def _scores(
-        self, trial: Trial, config: ScoreConfig, rules: tuple[ScoreConfig, ...]
-    ) -> Generator[Progress, None, NeuronScores]:
-        key = self._keys.scores(trial, config)
-        if SCORES.read(self._store, key) is None:
-            floor = min(rule.stop_at(10) for rule in rules)
-            name = ascent_entry(self._keys.ascent(trial), floor)
-            ascent = StoredAscent(
-                before={},
-                after={},
-                kept=(),
-                predicted=torch.full((0, 10), 5),
-                accuracy=(0.5,) * 5,
-                loss=(1.0,) * 5,
-                diverged=False,
-                curve=((0.9, 0.5, 0.5),) * 5,
-            )
-            run = self._shelf.keep(ASCENT, name, trial.scenario, 0.0, ascent)
-            scores = StoredScores(
-                layers=("linear",),
-                sizes=(10,),
-                shift=torch.ones(10),
-                z=torch.arange(10.0),
-                suspects=(0,),
-                movement={"linear.weight": torch.arange(8.0).repeat(1, 1)},
-                stop_epoch=2,
-                stop_accuracy=0.125,
-                predicted=torch.full((10,), 5),
-                threshold_reached=True,
-                diverged=False,
-                ascent_key=run.key,
-                ascent_seconds=0.0,
-                ascent_study=run.study,
-            )
-            self._shelf.keep(SCORES, key, trial.scenario, 0.0, scores)
-        return (yield from super()._scores(trial, config, rules))
+    def _score(self, job: Job, rule: ScoreConfig) -> None:
+        trial, key = job.trial, self.keys.scores(job.trial, rule)
+        if SCORES.read(self.cached.store, key) is not None:
+            return
+        floor = min(rule.stop_at(10) for rule in rules_of(job))
+        name = ascent_entry(self.keys.ascent(trial), floor)
+        ascent = StoredAscent(
+            before={},
+            after={},
+            kept=(),
+            predicted=torch.full((0, 10), 5),
+            accuracy=(0.5,) * 5,
+            loss=(1.0,) * 5,
+            diverged=False,
+            curve=((0.9, 0.5, 0.5),) * 5,
+        )
+        run = self.cached.keep(ASCENT, name, trial.scenario, 0.0, ascent)
+        scores = StoredScores(
+            layers=("linear",),
+            sizes=(10,),
+            shift=torch.ones(10),
+            z=torch.arange(10.0),
+            suspects=(0,),
+            movement={"linear.weight": torch.arange(8.0).repeat(1, 1)},
+            stop_epoch=2,
+            stop_accuracy=0.125,
+            predicted=torch.full((10,), 5),
+            threshold_reached=True,
+            diverged=False,
+            ascent_key=run.key,
+            ascent_seconds=0.0,
+            ascent_study=run.study,
+        )
+        self.cached.keep(SCORES, key, trial.scenario, 0.0, scores)
 
-    def _repaired(
-        self, trial: Trial, suspects: Suspects, key: str
-    ) -> Generator[Progress, None, Weights | Evaluation]:
-        del suspects
-        find = partial(self._relearned, trial.scenario, key)
+    def _relearn(self, trial: Trial) -> Generator[Progress, None, None]:
+        parts = trial.hyperparameters
+        found = SCORES.read(self.cached.store, self.keys.scores(trial, parts.score))
+        if found is None:
+            raise RuntimeError("the scores are there before the trial is handed out")
+        scores = narrowed(NeuronScores, found.content)
+        key = self.keys.relearn(trial, select_weights(parts.reset, scores))
+        find = partial(self.repaired, trial.scenario, key)
         make = partial(self._relearn_at_once, trial.scenario, key)
-        return (yield from self._shelf.once("relearn", key, find, make))
+        yield from self.cached.once("relearn", key, find, make)
+        yield from self.evaluate(trial.scenario, key, NOTHING)
 
     def _relearn_at_once(
         self, scenario: Scenario, key: str
     ) -> Generator[Progress, None, Weights | Evaluation]:
         content = StoredRelearning(curve=((0.9, 0.5, 0.5),) * EPOCHS, training=TRAINING)
-        self._shelf.keep(RELEARNING, key, scenario, 0.0, content)
+        self.cached.keep(RELEARNING, key, scenario, 0.0, content)
         yield Progress(stage="relearn", epoch=EPOCHS, epochs=EPOCHS)
         return NOTHING
 
-    def _evaluate(
+    def evaluate(
         self, scenario: Scenario, model: str, weights: Weights, shown: int = 0
     ) -> Generator[Progress, None, None]:
         del weights, shown
-        key = self._keys.evaluation(model)
-        find = partial(EVALUATION.read, self._store, key)
+        key = self.keys.evaluation(model)
+        find = partial(EVALUATION.read, self.cached.store, key)
         if find() is None:
-            make = partial(self._judge_at_once, scenario, model, key)
-            yield from self._shelf.once("evaluate", key, find, make)
+            make = partial(self._evaluate_at_once, scenario, model, key)
+            yield from self.cached.once("evaluate", key, find, make)
 
-    def _judge_at_once(
+    def _evaluate_at_once(
         self, scenario: Scenario, model: str, key: str
     ) -> Generator[Progress, None, StageRun]:
-        asr = 0.9 if model == self._keys.victim(scenario) else 0.1 * int(model[:6], 16) / 16**6
+        asr = 0.9 if model == self.keys.victim(scenario) else 0.1 * int(model[:6], 16) / 16**6
         half = _half(asr)
         yield from ()
         content = StoredEvaluation.of(
@@ -137,7 +144,7 @@ class Idle(StageRunner):
                 report_confusion=half,
             )
         )
-        return self._shelf.keep(EVALUATION, key, scenario, 0.0, content)
+        return self.cached.keep(EVALUATION, key, scenario, 0.0, content)
 
 
 def _half(asr: float) -> Confusion:

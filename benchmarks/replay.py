@@ -4,13 +4,7 @@ import hashlib
 
 import torch
 
-from orchestrator.plan.jobs import (
-    AscentJob,
-    HelperJob,
-    Item,
-    StageRun,
-    VictimJob,
-)
+from orchestrator.plan.jobs import Job, JobKind, StageRun
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.plan.resources import Compute
 from orchestrator.store.keys import CacheKeys
@@ -45,11 +39,11 @@ class Replay(StageResults):
         self._made: set[str] = set()
         self._known: dict[int, VictimResult] = {}
 
-    def make(self, item: Item) -> None:
+    def make(self, item: Job) -> None:
         """Note that an item's result is there now."""
-        if isinstance(item, HelperJob):
-            self._helpers.add((item.helper, self._keys.helper(item.scenario, item.helper)))
-        elif isinstance(item, VictimJob):
+        if item.helper is not None:
+            self._helpers.add((item.helper, self.keys.helper(item.scenario, item.helper)))
+        elif item.kind is JobKind.VICTIM:
             self._known[item.scenario.number] = VictimResult(
                 key=item.name,
                 evaluation=_evaluation(0.9, 0.99),
@@ -59,13 +53,13 @@ class Replay(StageResults):
                 runs=(),
                 specimens={},
             )
-        elif isinstance(item, AscentJob):
+        elif item.kind is JobKind.STAGE:
             self._made.add(_group(item.trial))
         else:
             self._made.add(item.trial.name)
 
     def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
-        key = self._keys.helper(scenario, helper)
+        key = self.keys.helper(scenario, helper)
         if (helper, key) not in self._helpers:
             return None
         return StageRun(stage="train_helper", key=key, scenario="", seconds=0.0, study="")

@@ -23,16 +23,9 @@ from typing import Any
 
 from benchmarks._common import report
 from benchmarks.replay import Replay
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.plan.cost_model import lengths
-from orchestrator.plan.jobs import (
-    AscentJob,
-    HelperJob,
-    Item,
-    JobCatalog,
-    JobResult,
-    TrialJob,
-    VictimJob,
-)
+from orchestrator.plan.jobs import Job, JobKind, JobResult
 from orchestrator.plan.plan import Plan, Scenario, make_plan
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.scheduler import StudyScheduler
@@ -70,18 +63,18 @@ class Costs:
     def _epoch(self, scenario: Scenario) -> float:
         return EPOCH[scenario.architecture.name] * PIXELS[scenario.dataset.name]
 
-    def of(self, item: Item) -> float:
+    def of(self, item: Job) -> float:
         """Return an item's seconds."""
         factor = Random(item.name).lognormvariate(0.0, SPREAD)  # noqa: S311 - no secret
         one = factor * self._epoch(item.scenario)
         recipe = self._plan.study.victim.config(
             item.scenario.dataset.name, item.scenario.poison.attack.name
         )
-        if isinstance(item, HelperJob):
+        if item.helper is not None:
             return one * item.helper.cost(recipe)
-        if isinstance(item, VictimJob):
+        if item.kind is JobKind.VICTIM:
             return one * recipe.epochs
-        return one * (ASCENT if isinstance(item, AscentJob) else RELEARN)
+        return one * (ASCENT if item.kind is JobKind.STAGE else RELEARN)
 
     def before(self, scenario: Scenario) -> float:
         """Return the typical seconds of a scenario's helpers and victim."""
@@ -103,7 +96,7 @@ class Simulation:
         self._length = lengths(plan) if ordered else None
         self.conductor = StudyScheduler(plan, record, self._findings, StudyCallback())
         self._chains = _Chains(plan)
-        self._events: list[tuple[float, int, Item, float, bool]] = []
+        self._events: list[tuple[float, int, Job, float, bool]] = []
         self._number = 0
         self._work = self._loading = 0.0
         self._relearns = 0
@@ -148,17 +141,17 @@ class Simulation:
             heapq.heappush(self._events, (at, self._number, item, seconds, item is items[-1]))
         return bool(items)
 
-    def _load(self, item: Item, last: Scenario | None) -> float:
+    def _load(self, item: Job, last: Scenario | None) -> float:
         same = last is not None and last.number == item.scenario.number
-        if same or isinstance(item, (HelperJob, VictimJob)):
+        if same or not item.trials:
             return 0.0
         seconds = LOADING[item.scenario.architecture.name]
         self._loading += seconds
         return seconds
 
-    def _finish(self, item: Item, seconds: float) -> None:
+    def _finish(self, item: Job, seconds: float) -> None:
         self._work += seconds
-        self._relearns += isinstance(item, TrialJob)
+        self._relearns += item.is_trial
         self._chains.add(item, seconds)
         self._findings.make(item)
         self.conductor.finished(item, JobResult(spent=seconds))
@@ -176,10 +169,10 @@ class _Chains:
         self._own: dict[int, float] = defaultdict(float)
         self._last: dict[int, float] = defaultdict(float)
 
-    def add(self, item: Item, seconds: float) -> None:
+    def add(self, item: Job, seconds: float) -> None:
         """Note an item; relearnings wait for phase 1 but not for each other."""
         number = item.scenario.number
-        if isinstance(item, TrialJob):
+        if item.is_trial:
             self._last[number] = max(self._last[number], seconds)
         else:
             for user in self._users.get(item.name, [number]):

@@ -13,8 +13,9 @@ from collections import defaultdict
 from benchmarks._common import report, spread, summary, table
 from benchmarks._sharing import SURFACE, Count, distinct_relearnings, scored
 from orchestrator.errors import SpecError
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.stages import StageRunner
-from orchestrator.plan.jobs import Item, JobCatalog, Site, VictimJob
+from orchestrator.plan.jobs import Job, Site, victim_job
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.plan.resources import Shares, this_machine
 from orchestrator.spec.load import load_study
@@ -90,9 +91,9 @@ class Counter:
         scenario = self._plan.scenarios[number]
         for helper in self._catalogue.helpers_of(scenario):
             self._do(helper)
-        self._do(VictimJob(scenario=scenario))
+        self._do(victim_job(scenario))
         for group in self._catalogue.groups_in(number):
-            self._do(group.item)
+            self._do(group.job)
         trials = self._trials[number]
         found = scored(self._findings, trials)
         ascents: dict[str, int] = {}  # the epoch at which each may stop
@@ -118,10 +119,9 @@ class Counter:
         )
         return shared, alone
 
-    def _do(self, item: Item) -> None:
-        if not self._findings.has(item):
-            for progress in self._workshop.work(item):
-                time.sleep(progress.pause)  # while another program makes it
+    def _do(self, item: Job) -> None:
+        for progress in self._workshop.work(item):
+            time.sleep(progress.pause)  # while another program makes it
 
 
 if __name__ == "__main__":

@@ -18,15 +18,17 @@ from typing import Any
 
 from orchestrator.address import redacted
 from orchestrator.files import write_text
-from orchestrator.plan.jobs import Item, JobResult, StageRun
+from orchestrator.plan.jobs import Job, JobResult, StageRun
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.reporting.read_logs import FILE
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, sentence
+from orchestrator.scheduler.results_table import classes_of
 from orchestrator.scheduler.scheduler import StudyScheduler
-from orchestrator.store.lookup import VictimResult
+from orchestrator.store.lookup import ScoreResult, VictimResult
 from orchestrator.store.study_folder import StudyFolder, whole_lines
 from ulrl.metrics import Metrics, is_wreck
+from ulrl.scoring import NeuronScores
 
 KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log")
 
@@ -50,7 +52,7 @@ class TrialLogs(StudyCallback):
         """Return where an item's log lies."""
         return self._folder.logs / f"{name}.log"
 
-    def started(self, item: Item) -> None:
+    def started(self, item: Job) -> None:
         self._there.add(item.name)
         self._begun.add(item.name)
         text = f"{item.name}\nscenario  {item.scenario.text}\n"
@@ -58,7 +60,7 @@ class TrialLogs(StudyCallback):
             text += f"setting   {item.text}\n"
         self.path(item.name).write_text(text, encoding="utf-8")
 
-    def ended(self, item: Item, result: JobResult) -> None:
+    def ended(self, item: Job, result: JobResult) -> None:
         text = f"worker    {result.place}\n{_stages(result.runs, 'computed')}"
         if result.error:
             text += f"failed    {result.reason}\n\n{result.trace}\n"
@@ -97,20 +99,8 @@ class TrialLogs(StudyCallback):
         text = ""
         scored = self._conductor.scores.get(trial.number)
         repaired = self._conductor.repairs.get(trial.number)
-        if scored is not None:
-            scores = scored.scores
-            reached = "reached" if scores.threshold_reached else "not reached"
-            text += (
-                f"phase 1   stopped after epoch {scores.stop_epoch} at accuracy "
-                f"{scores.stop_accuracy:.3f} (threshold {reached}); "
-                f"suspects {list(scores.suspects) or 'none: plain fine-tuning'}\n"
-            )
-            if scores.collapse_class is not None:
-                most, total = int(scores.predicted.max()), int(scores.predicted.sum())
-                text += (
-                    f"          it ended in class {scores.collapse_class}, predicted for {most} "
-                    f"of {total} clean samples\n"
-                )
+        if isinstance(scored, ScoreResult):
+            text += _phase_one(scored.scores)
         if repaired is not None and scored is not None:
             text += _stages((*scored.runs, *repaired.runs), "result")
             text += " epoch     ACC     ASR      RA  (monitor subset)\n" + "".join(
@@ -119,7 +109,7 @@ class TrialLogs(StudyCallback):
             )
             selection, report = repaired.evaluation.selection, repaired.evaluation.report
             text += _halves(selection, report)
-            if is_wreck(selection.acc, classes=len(scored.scores.predicted)):
+            if is_wreck(selection.acc, classes=classes_of(trial, scored)):
                 text += "wreck     ACC is at or below chance\n"
         if verdict.pruning is not None:
             text += f"decision  {sentence(self._plan, verdict.pruning)}\n"
@@ -156,6 +146,23 @@ class TrialLogs(StudyCallback):
             return
         for trial in self._plan.trials:
             yield f"{trial.name} {trial.scenario.text}; {dict(trial.setting.values)}"
+
+
+def _phase_one(scores: NeuronScores) -> str:
+    """Return what ULRL's phase 1 found, in words."""
+    reached = "reached" if scores.threshold_reached else "not reached"
+    text = (
+        f"phase 1   stopped after epoch {scores.stop_epoch} at accuracy "
+        f"{scores.stop_accuracy:.3f} (threshold {reached}); "
+        f"suspects {list(scores.suspects) or 'none: plain fine-tuning'}\n"
+    )
+    if scores.collapse_class is not None:
+        most, total = int(scores.predicted.max()), int(scores.predicted.sum())
+        text += (
+            f"          it ended in class {scores.collapse_class}, predicted for {most} "
+            f"of {total} clean samples\n"
+        )
+    return text
 
 
 def _stages(runs: Iterable[StageRun], word: str) -> str:

@@ -16,17 +16,10 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.plan.columns import count, span
 from orchestrator.plan.cost_model import Workload, machine_of
-from orchestrator.plan.jobs import (
-    AscentJob,
-    Item,
-    JobCatalog,
-    JobResult,
-    Progress,
-    TrialJob,
-    VictimJob,
-)
+from orchestrator.plan.jobs import Job, JobKind, JobResult, Progress, victim_job
 from orchestrator.plan.labels import scenario_text
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.callbacks import StudyCallback
@@ -44,7 +37,7 @@ Machine: TypeAlias = tuple[str, str]
 
 @dataclass
 class _RunningJob:
-    item: Item
+    item: Job
     since: float
     load: float
     share: float = 0.0  # of the item that is done
@@ -73,7 +66,7 @@ class RemainingTime:
         for item in self._catalogue.helpers:
             self._add(item.name, item.scenario, self._load.helper(item).passes)
         for scenario in plan.scenarios:
-            victim = VictimJob(scenario=scenario)
+            victim = victim_job(scenario)
             self._add(victim.name, scenario, self._load.victim(scenario).passes)
         self._plan = plan
         self._known: set[int] = set()
@@ -88,9 +81,9 @@ class RemainingTime:
         """Count from now on: what was decided before was stored."""
         self._counting = True
 
-    def heard(self, item: Item, place: str, now: float, done: int = 0, of: int = 0) -> None:
+    def heard(self, item: Job, place: str, now: float, done: int = 0, of: int = 0) -> None:
         """Take news of a running item."""
-        if isinstance(item, AscentJob | TrialJob):
+        if item.trials:
             self._know(item.trial)
         run = self._running.get(item.name)
         if run is None:
@@ -100,21 +93,21 @@ class RemainingTime:
             run.share = done / of
         self._places[place] = now
 
-    def ended(self, item: Item, place: str, now: float, spent: float = 0.0) -> None:
+    def ended(self, item: Job, place: str, now: float, spent: float = 0.0) -> None:
         """Take the end of an item; `spent` seconds on its worker, if somebody counted."""
         run = self._running.pop(item.name, None)
         since = run.since if run is not None else self._places.get(place, now)
         self._places[place] = now
-        load = 0.0 if isinstance(item, TrialJob) else self._load.of(item).passes
+        load = 0.0 if item.is_trial else self._load.of(item).passes
         self._note(item.name, item.scenario, spent or now - since, load)
-        if not isinstance(item, TrialJob):  # a trial's verdict follows
+        if not item.is_trial:  # a trial's verdict follows
             self._remove(item.name, item.scenario)
-        if isinstance(item, VictimJob):
+        if item.kind is JobKind.VICTIM:
             self.victim(item.scenario)
 
     def victim(self, scenario: Scenario) -> None:
         """Take note that a victim is there."""
-        self._remove(VictimJob(scenario=scenario).name, scenario)
+        self._remove(victim_job(scenario).name, scenario)
         for helper in self._catalogue.helpers_of(scenario):
             self._remove(helper.name, helper.scenario)
 
@@ -124,8 +117,8 @@ class RemainingTime:
         group = self._catalogue.group_of(trial)
         load = self._open.get(trial.name, 0.0)
         self._remove(trial.name, trial.scenario)
-        self._remove(group.item.name, group.scenario)
-        self._remove(VictimJob(scenario=trial.scenario).name, trial.scenario)
+        self._remove(group.job.name, group.scenario)
+        self._remove(victim_job(trial.scenario).name, trial.scenario)
         run = self._running.pop(trial.name, None)
         if self._counting:
             self._note(trial.name, trial.scenario, 0.0, load * (run.share if run else 1.0))
@@ -155,7 +148,7 @@ class RemainingTime:
         group = self._catalogue.known(trial) or self._catalogue.add(trial)
         if group.shared not in self._ascents:
             self._ascents.add(group.shared)
-            self._add(group.item.name, group.scenario, self._load.ascent(trial).passes)
+            self._add(group.job.name, group.scenario, self._load.ascent(trial).passes)
         load = self._load.relearn(trial).passes
         self._add(trial.name, trial.scenario, load)
         self._trials[machine_of(trial.scenario)].add(load, 1)
@@ -235,7 +228,7 @@ class ProgressState:
     def __init__(self, plan: Plan, reached: Callable[[Trial], TrialValue | None]) -> None:
         self.plan = plan
         self.statuses: Counter[Status] = Counter()
-        self.running: dict[str, tuple[Item, Progress | None]] = {}
+        self.running: dict[str, tuple[Job, Progress | None]] = {}
         self.recent: deque[tuple[Trial, TrialValue]] = deque(maxlen=RECENT)
         self.abandoned: set[int] = set()
         self.weak: set[int] = set()
@@ -253,17 +246,17 @@ class ProgressState:
         self._started = time.monotonic()
         self._outlook.begin()
 
-    def start(self, item: Item) -> None:
+    def start(self, item: Job) -> None:
         self.running[item.name] = (item, None)
 
-    def progress(self, item: Item, progress: Progress) -> None:
+    def progress(self, item: Job, progress: Progress) -> None:
         if item.name in self.running:
             self.running[item.name] = (item, progress)
         now = time.monotonic()
         self._outlook.heard(item, progress.place, now, progress.epoch, progress.epochs)
         self._seen(progress.place)
 
-    def end(self, item: Item, result: JobResult) -> None:
+    def end(self, item: Job, result: JobResult) -> None:
         self.running.pop(item.name, None)
         self._outlook.ended(item, result.place, time.monotonic(), result.spent)
 
@@ -459,15 +452,15 @@ class ProgressView(StudyCallback):
         """Print a line that stays; `item` is whose log it leads to."""
         self._console.print(Text(text, style=self._style(style, item)), soft_wrap=True)
 
-    def started(self, item: Item) -> None:
+    def started(self, item: Job) -> None:
         self._tally.start(item)
         self._tick()
 
-    def progressed(self, item: Item, progress: Progress) -> None:
+    def progressed(self, item: Job, progress: Progress) -> None:
         self._tally.progress(item, progress)
         self._tick()
 
-    def ended(self, item: Item, result: JobResult) -> None:
+    def ended(self, item: Job, result: JobResult) -> None:
         self._tally.end(item, result)
         if result.error:
             text = f"failed: {item.name} ({self._tally.name(item.scenario)}): {result.reason}"
@@ -534,12 +527,12 @@ class ProgressView(StudyCallback):
         )
         return f"{span(tally.elapsed)}  {'; '.join(part for part in parts if part)}"
 
-    def _active(self) -> list[tuple[Item, Progress | None]]:
+    def _active(self) -> list[tuple[Job, Progress | None]]:
         """Return what workers are at, first those that have said so."""
         running = list(self._tally.running.values())
         return sorted(running, key=lambda pair: pair[1] is None)
 
-    def _doing(self, item: Item, progress: Progress | None) -> str:
+    def _doing(self, item: Job, progress: Progress | None) -> str:
         what = item.text if progress is None else _stage(progress)
         worker = "" if progress is None else self._tally.worker(progress.place)
         place = f" on {worker}" if "/" in worker else ""

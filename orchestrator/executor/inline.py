@@ -1,7 +1,7 @@
 """The executor for a debugger: everything in this process, one item after the other."""
 
 from orchestrator.pipeline.stages import StageRunner
-from orchestrator.plan.jobs import Item, Site
+from orchestrator.plan.jobs import Job, Site
 from orchestrator.scheduler.batches import AssignedBatch, JobBatch
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.terminal import Interrupts
@@ -17,7 +17,7 @@ def run_inline(conductor: StudyScheduler, site: Site, interrupts: Interrupts) ->
 
 
 def _run(
-    conductor: StudyScheduler, workshop: StageRunner, item: Item, interrupts: Interrupts
+    conductor: StudyScheduler, workshop: StageRunner, item: Job, interrupts: Interrupts
 ) -> None:
     shift, assignment = JobBatch(workshop, [item], bundled=False), AssignedBatch(conductor, [item])
     interrupts.check()

@@ -1,5 +1,6 @@
 """Ray Tune, which runs a study on the Ray that this process is part of."""
 
+import pickle
 import uuid
 import warnings
 from dataclasses import replace
@@ -12,8 +13,9 @@ from ray.tune.search import Searcher
 from orchestrator.errors import ResourceError
 from orchestrator.executor import ray_setup
 from orchestrator.executor.ray_cluster import Membership
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.stages import StageRunner
-from orchestrator.plan.jobs import JobCatalog, Site
+from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Shares
 from orchestrator.processes import scratch
@@ -21,6 +23,7 @@ from orchestrator.scheduler.batches import BatchProgress, JobBatch, TuneSession
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Study
 from orchestrator.terminal import Interrupts
+from ulrl.plugins import Plugin, load_plugin
 
 _LIVE: dict[str, TuneSession] = {}  # Tune pickles what it is given; this stays behind
 
@@ -29,11 +32,19 @@ class Worker(tune.Trainable):
     """A process that works one shift after another, everything loaded kept."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], study: Study, site: Site, workshop: type[StageRunner]
+        self,
+        config: dict[str, Any],
+        plugins: tuple[Plugin, ...],
+        study: bytes,
+        site: Site,
+        workshop: type[StageRunner],
     ) -> None:
         warnings.simplefilter("ignore")  # the driver's terminal is for the study
-        self._workshop = workshop(replace(site, expendable=True), study.victim)
-        self._catalogue = JobCatalog(make_plan(study))
+        for plugin in plugins:  # before the study, which holds objects of their classes
+            load_plugin(plugin)
+        whole: Study = pickle.loads(study)  # noqa: S301 - from the driver
+        self._workshop = workshop(replace(site, expendable=True), whole.victim)
+        self._catalogue = JobCatalog(make_plan(whole))
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -55,7 +66,7 @@ class Worker(tune.Trainable):
     load_checkpoint = save_checkpoint
 
     def _take(self, config: dict[str, Any]) -> None:
-        items = [self._catalogue.item(name, drawn) for name, drawn in config["items"]]
+        items = [self._catalogue.named(name, drawn) for name, drawn in config["items"]]
         self._shift = JobBatch(self._workshop, items)
 
 
@@ -159,7 +170,13 @@ def run_on_ray(
     try:
         with scratch() as folder, member.guard.telling(session.fail):
             trainable = tune.with_resources(
-                tune.with_parameters(Worker, study=plan.study, site=site, workshop=workshop),
+                tune.with_parameters(
+                    Worker,
+                    plugins=plan.study.plugins,
+                    study=pickle.dumps(plan.study),
+                    site=site,
+                    workshop=workshop,
+                ),
                 _request,
             )
             tuner = tune.Tuner(

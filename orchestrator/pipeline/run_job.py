@@ -10,7 +10,7 @@ from orchestrator.address import redacted
 from orchestrator.errors import ResourceError, TimeLimitExceeded
 from orchestrator.pipeline.stages import StageRunner
 from orchestrator.pipeline.time_limit import TimeLimit
-from orchestrator.plan.jobs import OUT_OF_MEMORY, Item, JobResult, Progress, Site
+from orchestrator.plan.jobs import OUT_OF_MEMORY, Job, JobResult, Progress, Site
 from ulrl.attacks import AttackFileError
 from ulrl.datasets import DatasetError
 from ulrl.errors import DivergedError
@@ -30,7 +30,7 @@ PLACED: dict[type[Exception], str] = {
 Steps: TypeAlias = Generator[Progress, None, JobResult]
 
 
-def steps_of(workshop: StageRunner, item: Item) -> Steps:
+def steps_of(workshop: StageRunner, item: Job) -> Steps:
     """Work on an item, yielding progress; an exception becomes its result.
 
     What a user's data or model raises belongs to the one trial; only a store that cannot
@@ -69,7 +69,7 @@ def steps_of(workshop: StageRunner, item: Item) -> Steps:
             workshop.forget()
 
 
-def _lack(error: Exception, site: Site, item: Item) -> str:
+def _lack(error: Exception, site: Site, item: Job) -> str:
     """Return what an item ran out of, in words that do not depend on the moment; or nothing."""
     if isinstance(error, TimeLimitExceeded):
         return site.limits.overdue(item.stage)

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.plan.jobs import AscentJob, HelperJob, Item, VictimJob
+from orchestrator.plan.jobs import Job, JobKind, helper_job
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from ulrl.datasets import Dataset, Preprocessing
 from ulrl.fitting import Samples, Schedule, Sources, train
@@ -212,6 +212,7 @@ def _rate() -> float:
 
 
 ASCENT_EPOCHS = 8  # a typical ascent; it ends where the threshold is reached
+METHOD_BATCH = 128  # images per step of a repair method whose batches nobody knows
 BACKWARD = 2.0  # a step's way back costs about two ways forth
 
 
@@ -246,25 +247,40 @@ class Workload:
         self._plan = plan
         self._counts: dict[Dataset, tuple[int, int]] = {}
 
-    def of(self, item: Item) -> JobLoad:
+    def of(self, item: Job) -> JobLoad:
         """Return what an item computes."""
-        if isinstance(item, HelperJob):
+        if item.helper is not None:
             return self.helper(item)
-        if isinstance(item, VictimJob):
+        if item.kind is JobKind.VICTIM:
             return self.victim(item.scenario)
-        return self.ascent(item.trial) if isinstance(item, AscentJob) else self.relearn(item.trial)
+        return self.stage(item.trial, item.position)
 
-    def helper(self, item: HelperJob) -> JobLoad:
+    def stage(self, trial: Trial, position: int) -> JobLoad:
+        """Return the load of a stage of a trial's repair method."""
+        if trial.method is None:
+            return self.ascent(trial) if position == 0 else self.relearn(trial)
+        train, test = self.counts(trial.scenario)
+        samples = max(1, int(train * trial.hyperparameters.clean.clean_ratio))
+        last = position == len(trial.method.stages) - 1
+        return JobLoad(
+            trained=trial.method.stages[position].cost(samples),
+            tested=2.0 * test if last else 0.0,
+            batch=min(METHOD_BATCH, samples),
+            known=False,
+            replayed=False,
+        )
+
+    def helper(self, item: Job) -> JobLoad:
         """Return the load of what attacks train first."""
         train, _ = self.counts(item.scenario)
         config = self._plan.study.victim.config(
             item.scenario.dataset.name, item.scenario.poison.attack.name
         )
         return JobLoad(
-            trained=item.helper.cost(config) * train,
+            trained=(0.0 if item.helper is None else item.helper.cost(config)) * train,
             tested=0.0,
             batch=config.batch_size,
-            replayed=item.helper.plain,
+            replayed=item.helper is not None and item.helper.plain,
         )
 
     def victim(self, scenario: Scenario) -> JobLoad:
@@ -311,6 +327,19 @@ class Workload:
         )
 
 
+def kind_of(trial: Trial, position: int) -> str:
+    """Return what stages have in common that take as long per unit of load."""
+    if trial.method is None:
+        return ("ascent", "trial")[position]
+    return f"{trial.method.name}.{trial.method.stages[position].name}"
+
+
+def kinds_of(trial: Trial) -> list[str]:
+    """Return the kinds of all stages of a trial's repair method."""
+    count = 2 if trial.method is None else len(trial.method.stages)
+    return [kind_of(trial, position) for position in range(count)]
+
+
 def machine_of(scenario: Scenario) -> tuple[str, str]:
     """Return what seconds per image depend on, besides the machine."""
     return scenario.architecture.label, scenario.dataset.label
@@ -329,7 +358,7 @@ def lengths(plan: Plan) -> Length:
     differ = len({(s.architecture, s.dataset) for s in plan.scenarios}) > 1
 
     def length(scenario: Scenario) -> float:
-        items = [HelperJob(number=0, scenario=scenario, helper=h) for h in scenario.helpers]
+        items = [helper_job(0, scenario, h) for h in scenario.helpers]
         loads = [workload.victim(scenario), *(workload.helper(item) for item in items)]
         return sum(load.passes for load in loads) * (_forward(scenario) if differ else 1.0)
 

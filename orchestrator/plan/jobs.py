@@ -1,118 +1,121 @@
-"""The jobs of a study, the messages about them, and the groups that share an ascent."""
+"""The jobs of a study, and the messages about them."""
 
 import os
 import socket
-from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property, lru_cache
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from orchestrator.address import Address
-from orchestrator.plan.plan import Plan, Scenario, Trial
+from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.spec.model import Limits
-from orchestrator.spec.space import Axis, Range, Values
+from orchestrator.spec.space import Axis, Values
 from ulrl.attacks import Helper
-from ulrl.scoring import ScoreConfig
 
 OUT_OF_MEMORY = "out of memory"  # how the reason begins
 
 
+class JobKind(StrEnum):
+    """Where in the chain of stages a job stands."""
+
+    HELPER = "helper"  # what an attack has trained before the victim
+    VICTIM = "victim"
+    STAGE = "stage"  # of a repair method, before its last one
+    TRIAL = "trial"  # the last stage of a repair method, and the evaluation of its model
+
+
 @dataclass(frozen=True, kw_only=True)
-class HelperJob:
-    """Train what the attacks of several scenarios need first.
+class Job:
+    """A stage of a chain, for one worker.
 
     Attributes:
-        number: Among the helpers of the plan.
+        name: Unique in the study, and the same wherever its plan is made.
+        kind: Where in the chain it stands.
+        stage: What limits and shares of resources call it: one of `STAGES`.
+        text: What people call it.
         scenario: Any of those that need it.
-        helper: What to train; what it needs itself is trained already.
+        helper: What a helper's job trains; what it needs itself is trained already.
+        trials: Those that a repair method's stage is for, the first of which stands for all.
+        position: Of a repair method's stage, from 0.
+        axes: The study's setting axes, where later settings may ask more of the same stage.
+        stream: Whether every epoch is reported, because the trial may be cut.
     """
 
-    stage: ClassVar[str] = "train_helper"
-    number: int
+    name: str
+    kind: JobKind
+    stage: str
+    text: str
     scenario: Scenario
-    helper: Helper
+    helper: Helper | None = None
+    trials: tuple[Trial, ...] = ()
+    position: int = 0
+    axes: Mapping[str, Axis] = field(default_factory=dict)
+    stream: bool = False
 
     @property
-    def name(self) -> str:
-        return f"helper-{self.number:04d}"
+    def is_trial(self) -> bool:
+        """Whether a trial ends with it."""
+        return self.kind is JobKind.TRIAL
+
+    @cached_property
+    def numbers(self) -> frozenset[int]:
+        """The numbers of its trials."""
+        return frozenset(trial.number for trial in self.trials)
 
     @property
-    def text(self) -> str:
-        return f"helper {type(self.helper).__name__}"
+    def trial(self) -> Trial:
+        """The trial that it is for, or any of those that it is for.
+
+        Raises:
+            IndexError: It is a helper's or a victim's.
+        """
+        return self.trials[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class VictimJob:
-    """Train and evaluate a scenario's victim."""
-
-    stage: ClassVar[str] = "train_victim"
-    scenario: Scenario
-
-    @property
-    def name(self) -> str:
-        return f"victim-{self.scenario.number:04d}"
-
-    @property
-    def text(self) -> str:
-        return "victim"
+def helper_job(number: int, scenario: Scenario, helper: Helper) -> Job:
+    """Return the job that trains a helper; `number` is its own among those of the plan."""
+    return Job(
+        name=f"helper-{number:04d}",
+        kind=JobKind.HELPER,
+        stage="train_helper",
+        text=f"helper {type(helper).__name__}",
+        scenario=scenario,
+        helper=helper,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class AscentJob:
-    """One ascent, and the scores of every setting that reads it.
-
-    Attributes:
-        number: Of the group of trials that share the ascent.
-        trial: Any of them.
-        rules: Their different scoring rules.
-    """
-
-    stage: ClassVar[str] = "unlearn"
-    number: int
-    trial: Trial
-    rules: tuple[ScoreConfig, ...]
-
-    @property
-    def name(self) -> str:
-        return f"ascent-{self.number:05d}"
-
-    @property
-    def scenario(self) -> Scenario:
-        return self.trial.scenario
-
-    @property
-    def text(self) -> str:
-        return "ascent"
+def victim_job(scenario: Scenario) -> Job:
+    """Return the job that trains or imports a scenario's victim, and evaluates it."""
+    return Job(
+        name=f"victim-{scenario.number:04d}",
+        kind=JobKind.VICTIM,
+        stage="train_victim",
+        text="victim",
+        scenario=scenario,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrialJob:
-    """Relearn and evaluate one trial.
-
-    Attributes:
-        rules: As for its ascent, should that have to be made again.
-        stream: Whether every epoch is reported, because somebody may cut the trial.
-    """
-
-    stage: ClassVar[str] = "relearn"
-    trial: Trial
-    rules: tuple[ScoreConfig, ...]
-    stream: bool
-
-    @property
-    def name(self) -> str:
-        return self.trial.name
-
-    @property
-    def scenario(self) -> Scenario:
-        return self.trial.scenario
-
-    @property
-    def text(self) -> str:
-        return self.trial.setting.text
-
-
-Item: TypeAlias = HelperJob | VictimJob | AscentJob | TrialJob
+def trial_job(
+    trial: Trial,
+    position: int = 1,
+    *,
+    axes: Mapping[str, Axis] | None = None,
+    stream: bool = False,
+) -> Job:
+    """Return the job that ends a trial; `position` is that of its method's last stage."""
+    return Job(
+        name=trial.name,
+        kind=JobKind.TRIAL,
+        stage="relearn",
+        text=trial.setting.text,
+        scenario=trial.scenario,
+        trials=(trial,),
+        position=position,
+        axes=axes or {},
+        stream=stream,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -125,15 +128,15 @@ def here() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far an item is.
+    """How far a job is.
 
     Attributes:
         stage: The stage that runs.
         epoch: Epochs done.
         epochs: Epochs there will be at most.
-        curve: For a relearning: ACC, ASR and RA on the monitor subset after each epoch.
+        curve: For the last stage: ACC, ASR and RA on the monitor subset after each epoch.
         place: The process that made it.
-        begins: Whether the item begins now; told of items whose time is limited.
+        begins: Whether the job begins now; reported of jobs whose time is limited.
         pause: Seconds to wait before the next step, while another study computes the stage.
     """
 
@@ -163,14 +166,14 @@ class StageRun:
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """How an item ended.
+    """How a job ended.
 
     Attributes:
         runs: Stages executed for it, in order.
         error: One line, if it failed by an exception; without places, as results are.
         told: The same for a person's eyes, places included.
         trace: The traceback that goes with it.
-        fatal: Whether no other item can do better (a store that cannot be written to).
+        fatal: Whether no other job can do better (a store that cannot be written to).
         spent: Seconds on its worker, or 0 where nobody counted.
         place: The process that made it.
     """
@@ -185,7 +188,7 @@ class JobResult:
 
     @property
     def reason(self) -> str:
-        """What to tell a person of the failure."""
+        """The failure, as a person reads it."""
         return self.told or self.error
 
 
@@ -195,12 +198,12 @@ class Site:
 
     Attributes:
         store: Where results are.
-        study: Identifier of the study, kept with each result.
+        study: Identifier of the study, stored with each result.
         device: ``cpu`` or ``cuda``.
         threads: Threads of torch.
         keep_repaired: Whether repaired weights stay in the store after their evaluation.
-        limits: What an item may take.
-        expendable: Whether an item that does not stop in time ends its process.
+        limits: What a job may take.
+        expendable: Whether a job that does not stop in time ends its process.
     """
 
     store: Address
@@ -213,149 +216,3 @@ class Site:
 
 
 Drawn: TypeAlias = tuple[int, Values]  # a setting that is not known from the study alone
-
-
-@dataclass(eq=False)
-class AscentGroup:
-    """Trials of a scenario that share an ascent.
-
-    Attributes:
-        shared: What the ascent depends on: of groups that agree in it, one makes it for all.
-        floor: The lowest threshold that later settings may ask of the same ascent.
-    """
-
-    number: int
-    scenario: Scenario
-    shared: object
-    floor: float | None = None
-    trials: list[Trial] = field(default_factory=list)
-
-    @cached_property
-    def item(self) -> AscentJob:
-        rules = {trial.hyperparameters.score: None for trial in self.trials}
-        if self.floor is not None:
-            rules |= {replace(rule, unlearn_threshold=self.floor): None for rule in rules}
-        return AscentJob(
-            number=self.number,
-            trial=self.trials[0],
-            rules=tuple(rules),
-        )
-
-
-class JobCatalog:
-    """Every item that a plan may need.
-
-    Where settings are drawn each has groups of its own, so that a worker which knows a
-    setting knows its items.
-
-    Attributes:
-        helpers: In the order in which scenarios need them; one for all that can share it.
-        groups: Trials that share an ascent.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._drawn = plan.study.search is not None
-        self._floor = _lowest(plan.study.grid.settings.get("unlearn_threshold"))
-        self.helpers: list[HelperJob] = []
-        self._helper_of: dict[object, HelperJob] = {}
-        for scenario in plan.scenarios:
-            for helper in scenario.helpers:
-                self._note(scenario, helper)
-        self.groups: list[AscentGroup] = []
-        self._by_number: dict[int, AscentGroup] = {}
-        self._in_scenario: dict[int, list[AscentGroup]] = defaultdict(list)
-        self._group_of: dict[int, AscentGroup] = {}
-        self._found: dict[object, AscentGroup] = {}
-        for trial in plan.trials:
-            self.add(trial)
-
-    def add(self, trial: Trial) -> AscentGroup:
-        """Take in a trial and return its group."""
-        parts = trial.hyperparameters
-        shared = (trial.scenario.number, trial.defence_seed, parts.clean, parts.unlearn)
-        name: object = trial.number if self._drawn else shared
-        if name not in self._found:
-            number = trial.number if self._drawn else len(self._found)
-            floor = self._floor if self._drawn else None
-            group = AscentGroup(number=number, scenario=trial.scenario, shared=shared, floor=floor)
-            self._found[name] = self._by_number[number] = group
-            self.groups.append(group)
-            self._in_scenario[trial.scenario.number].append(group)
-        self._found[name].trials.append(trial)
-        self._group_of[trial.number] = self._found[name]
-        return self._found[name]
-
-    def _note(self, scenario: Scenario, helper: Helper) -> None:
-        place = _shared_by(scenario, helper)
-        if place not in self._helper_of:
-            item = HelperJob(number=len(self.helpers), scenario=scenario, helper=helper)
-            self._helper_of[place] = item
-            self.helpers.append(item)
-
-    def helpers_of(self, scenario: Scenario) -> list[HelperJob]:
-        """Return what trains a scenario's helpers, in order."""
-        return [self._helper_of[_shared_by(scenario, helper)] for helper in scenario.helpers]
-
-    def group_of(self, trial: Trial) -> AscentGroup:
-        """Return the trials that share their ascent with `trial`."""
-        return self._group_of[trial.number]
-
-    def trial_item(self, trial: Trial) -> TrialJob:
-        """Return the item that works on `trial`."""
-        return TrialJob(
-            trial=trial,
-            rules=self.group_of(trial).item.rules,
-            stream=self._plan.study.prune.curve is not None,
-        )
-
-    def group(self, number: int) -> AscentGroup:
-        """Return the group of that number."""
-        return self._by_number[number]
-
-    def known(self, trial: Trial) -> AscentGroup | None:
-        """Return the group of a trial, if the catalogue has the trial."""
-        return self._group_of.get(trial.number)
-
-    def groups_in(self, scenario: int) -> list[AscentGroup]:
-        """Return the groups of the scenario of that number."""
-        return self._in_scenario[scenario]
-
-    def drawn_for(self, item: Item) -> Drawn | None:
-        """Return what a worker has to know to find an item by its name."""
-        if not self._drawn or not isinstance(item, AscentJob | TrialJob):
-            return None
-        return item.trial.setting.number, item.trial.setting.values
-
-    def item(self, name: str, drawn: Drawn | None = None) -> Item:
-        """Return the item of that name; `drawn` is what `drawn_for` said of it."""
-        kind, _, number = name.partition("-")
-        if kind == "helper":
-            return self.helpers[int(number)]
-        if kind == "victim":
-            return VictimJob(scenario=self._plan.scenarios[int(number)])
-        if drawn is not None and int(number) not in self._group_of:
-            for trial in self._plan.with_setting(*drawn):
-                self.add(trial)
-        if kind == "ascent":
-            return self.group(int(number)).item
-        if self._drawn:
-            return self.trial_item(self.group(int(number)).trials[0])
-        return self.trial_item(self._plan.trials[int(number)])
-
-
-def _lowest(axis: Axis | None) -> float | None:
-    """Return the lowest value that an axis of numbers admits."""
-    if axis is None:
-        return None
-    return axis.low if isinstance(axis, Range) else min(axis)
-
-
-def _shared_by(scenario: Scenario, helper: Helper) -> object:
-    """Return what two scenarios must have in common to share a helper."""
-    chain: list[Helper] = [helper]
-    while (needed := chain[-1].needs) is not None:
-        chain.append(needed)
-    tied = any(one.of_victim for one in chain)
-    architecture = scenario.architecture if tied else None
-    return (helper, scenario.dataset, scenario.seed, architecture)

@@ -25,10 +25,11 @@ from ulrl.attacks import Helper
 from ulrl.attacks.imported import Imported
 from ulrl.datasets import Dataset, Preprocessing
 from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
+from ulrl.methods import METHODS, ULRL, RepairMethod
 from ulrl.models import Architecture
 from ulrl.poisoning import Poison
 
-NO_VALUES = ("preset", "defence_seed")  # setting axes that are no hyper-parameters
+NO_VALUES = ("preset", "defence_seed", "repair")  # setting axes that are no hyper-parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,7 @@ class Trial:
             settings are drawn, that of the setting × scenarios + that of the scenario.
         hyperparameters: Resolved: preset, dataset and setting together.
         defence_seed: Resolved: the setting's, or the scenario's seed.
+        method: How the victim is repaired; None is by ULRL.
     """
 
     number: int
@@ -113,6 +115,7 @@ class Trial:
     setting: Setting
     hyperparameters: Hyperparameters
     defence_seed: int
+    method: RepairMethod | None = None
 
     @property
     def name(self) -> str:
@@ -145,7 +148,13 @@ def trial_of(
         setting=setting,
         hyperparameters=resolved[dataset.name],
         defence_seed=scenario.seed if seed is None else seed,
+        method=_method_of(setting),
     )
+
+
+def _method_of(setting: Setting) -> RepairMethod | None:
+    name = setting.values.get("repair", ULRL)
+    return None if name == ULRL else METHODS[name]()
 
 
 def is_left_out(study: Study, scenario: Scenario, setting: Setting | None) -> bool:
@@ -401,7 +410,7 @@ def _sourced(study: Study, scenario: Scenario) -> Scenario:
 def own_setting(study: Study) -> dict[str, Any] | None:
     """Return the preset's own setting: as near as the axes with a choice allow, if they do."""
     own = preset_values(study.preset, study.grid.datasets[0].name)
-    own |= {"preset": study.preset, "defence_seed": None}
+    own |= {"preset": study.preset, "defence_seed": None, "repair": ULRL}
     values = {}
     for name, axis in study.grid.settings.items():
         first = axis.low if isinstance(axis, Range) else axis[0]

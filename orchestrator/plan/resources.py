@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ResourceError
-from orchestrator.plan.jobs import Item, TrialJob
+from orchestrator.plan.jobs import Job
 from orchestrator.plan.plan import Scenario
 from orchestrator.spec.model import STAGES, Device, Share, Study
 from ulrl.datasets import DatasetError
@@ -156,10 +156,10 @@ class Shares:
         """What of the machines the results' keys know."""
         return Compute(device=self.device.value, threads=self._study.resources.cpu)
 
-    def of(self, item: Item) -> Share:
+    def of(self, item: Job) -> Share:
         """Return what Ray keeps free for an item."""
         batch = None
-        if isinstance(item, TrialJob):
+        if item.is_trial:
             batch = item.trial.hyperparameters.relearn.relearn_batch_size
         return self._of(item.stage, item.scenario, batch)
 

@@ -189,7 +189,7 @@ def _trial(row: Mapping[str, str], scenario: ScenarioRow, varied: tuple[str, ...
         status=row["status"],
         victim_ok=row["victim_ok"] == "True" if row["victim_ok"] else None,
         numbers={name: float(row[name]) for name in columns if row[name]},
-        flagged=frozenset(json.loads(row["flagged"])) if done else None,
+        flagged=frozenset(json.loads(row["flagged"])) if done and row["flagged"] else None,
     )
 
 
@@ -236,8 +236,8 @@ _ALWAYS: dict[str, _Rule] = {
 _VICTIM: dict[str, _Rule] = {"victim_ok": _BOOLEAN} | dict.fromkeys(BEFORE, _FRACTION)
 _DONE: dict[str, _Rule] = _VICTIM | {
     **dict.fromkeys((*AFTER, *DER), _FRACTION),
-    "flagged": _ROWS,
-    "threshold_reached": _BOOLEAN,
+    "flagged": _or_empty(_ROWS),  # as the next, of a repair method other than ULRL
+    "threshold_reached": _or_empty(_BOOLEAN),
     "seconds": _NUMBER,
 }
 _LATER: dict[str, _Rule] = {  # columns that older results lack; a cell may be empty

@@ -649,7 +649,8 @@ def _can_flag(trial: TrialRow) -> bool:
     options = json.loads(trial.scenario.family.attack_options)
     cells = trial.cells
     return (
-        options.get("labels") != _ALL_TO_ALL
+        trial.flagged is not None
+        and options.get("labels") != _ALL_TO_ALL
         and cells.get("preset") != "fine_tuning"
         and cells.get("max_suspects") != "0"
         and cells.get("layers") != "all"

@@ -429,7 +429,9 @@ def repair_tip(trial: TrialRow | Repair, names: Names) -> str:
 
 
 def _flagged(trial: TrialRow) -> str:
-    rows = sorted(map(str, trial.flagged or ()))
+    if trial.flagged is None:
+        return f"repaired by {trial.cells.get('repair', 'another method')}"
+    rows = sorted(map(str, trial.flagged))
     if not rows:
         return "no neuron flagged: plain fine-tuning"
     more = f" and {len(rows) - _MOST_ROWS} more" if len(rows) > _MOST_ROWS else ""

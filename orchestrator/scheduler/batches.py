@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.pipeline.run_job import Steps, steps_of
 from orchestrator.pipeline.stages import StageRunner
-from orchestrator.plan.jobs import Drawn, Item, JobResult, Progress, TrialJob
+from orchestrator.plan.jobs import Drawn, Job, JobResult, Progress
 from orchestrator.plan.plan import Scenario
 from orchestrator.plan.resources import Shares
 from orchestrator.scheduler.queue import SHIFT_SECONDS
@@ -48,7 +48,7 @@ class JobBatch:
     """
 
     def __init__(
-        self, workshop: StageRunner, items: Sequence[Item], *, bundled: bool = True
+        self, workshop: StageRunner, items: Sequence[Job], *, bundled: bool = True
     ) -> None:
         self._workshop = workshop
         self._items = list(reversed(items))
@@ -87,7 +87,7 @@ class JobBatch:
         if self._steps is not None:
             self._steps.close()
 
-    def _advance(self, item: Item) -> Progress | JobResult:
+    def _advance(self, item: Job) -> Progress | JobResult:
         """Do the next step of an item."""
         if self._steps is None:
             self._steps, self._busy = steps_of(self._workshop, item), 0.0
@@ -115,7 +115,7 @@ class JobBatch:
 class AssignedBatch:
     """The driver's side: what of a shift is still out, and what its news means."""
 
-    def __init__(self, conductor: StudyScheduler, items: Sequence[Item]) -> None:
+    def __init__(self, conductor: StudyScheduler, items: Sequence[Job]) -> None:
         self._conductor = conductor
         self._left = {item.name: item for item in items}
 
@@ -162,8 +162,8 @@ class AssignedBatch:
         self._left.clear()
 
 
-def _report_every(item: Item) -> float:
-    may_be_cut = isinstance(item, TrialJob) and item.stream
+def _report_every(item: Job) -> float:
+    may_be_cut = item.is_trial and item.stream
     return STREAM_EVERY if may_be_cut else REPORT_EVERY
 
 

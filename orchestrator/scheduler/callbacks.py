@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from orchestrator.plan.jobs import Item, JobResult, Progress
+from orchestrator.plan.jobs import Job, JobResult, Progress
 from orchestrator.plan.plan import Scenario
 from orchestrator.scheduler.decisions import Verdict
 from orchestrator.store.lookup import VictimResult
@@ -14,13 +14,13 @@ class StudyCallback:
     Each method does nothing here: a subclass defines those whose events it needs.
     """
 
-    def started(self, item: Item) -> None:
+    def started(self, item: Job) -> None:
         """A job was handed to a worker."""
 
-    def progressed(self, item: Item, progress: Progress) -> None:
+    def progressed(self, item: Job, progress: Progress) -> None:
         """A running job reported."""
 
-    def ended(self, item: Item, result: JobResult) -> None:
+    def ended(self, item: Job, result: JobResult) -> None:
         """A job ended, well or not; the decision that may follow is an event of its own."""
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
@@ -40,15 +40,15 @@ class CallbackList(StudyCallback):
         """Add callbacks, which receive what happens from now on."""
         self._members += members
 
-    def started(self, item: Item) -> None:
+    def started(self, item: Job) -> None:
         for member in self._members:
             member.started(item)
 
-    def progressed(self, item: Item, progress: Progress) -> None:
+    def progressed(self, item: Job, progress: Progress) -> None:
         for member in self._members:
             member.progressed(item, progress)
 
-    def ended(self, item: Item, result: JobResult) -> None:
+    def ended(self, item: Job, result: JobResult) -> None:
         for member in self._members:
             member.ended(item, result)
 

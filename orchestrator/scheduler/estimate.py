@@ -5,14 +5,17 @@ from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from orchestrator.plan.jobs import HelperJob, JobCatalog
+from orchestrator.pipeline.catalog import JobCatalog
+from orchestrator.pipeline.chain import chain_of, reached
+from orchestrator.plan.cost_model import kinds_of
+from orchestrator.plan.jobs import Job
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
 from orchestrator.scheduler.scheduler import TrialOutcomes
 from orchestrator.scheduler.timing import Source, StageCosts, gather, recall
 from orchestrator.spec.model import LogModels
 from orchestrator.store.keys import CacheKeys
-from orchestrator.store.lookup import RepairResult, ScoreResult, StageResults, VictimResult
+from orchestrator.store.lookup import Findings, RepairResult, StageResults, VictimResult
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import Cuts
 from ulrl.datasets import DatasetError
@@ -152,20 +155,25 @@ def estimate(
         wanted = [t for t in group.trials if t.number not in pruned or t.number in repairs]
         if wanted:
             groups[group.scenario.number][group.shared] += wanted
-    helped: dict[int, float] = {}
+    helped: dict[str, float] = {}
     for item in catalogue.helpers:
         known = _has_helper(findings, item)
         disk = costs.weights(item.scenario)
         spent = count.add("train_helper", cached=known, cost=costs.helper(item), disk=disk)
-        helped[item.number] = spent
+        helped[item.name] = spent
     longest = 0.0
     for scenario in plan.scenarios:
         known = scenario.number in victims
         weights = costs.weights(scenario)
-        chain = sum(helped[item.number] for item in catalogue.helpers_of(scenario))
+        chain = sum(helped[item.name] for item in catalogue.helpers_of(scenario))
         chain += count.add("train_victim", cached=known, cost=costs.victim(scenario), disk=weights)
         for trials in groups[scenario.number].values():
-            chain += _count_group(count, trials, costs, scores, repairs)
+            if trials[0].method is None:
+                chain += _count_group(count, trials, costs, scores, repairs)
+            else:
+                done = len(reached(findings, trials[0])) - 1 if known else 0
+                done += trials[0].number in repairs
+                chain += _count_stages(count, trials[0], costs, done)
         longest = max(longest, chain)
         if plan.study.mlflow.log_models is LogModels.BEST and not known:
             count.disk += weights
@@ -200,17 +208,18 @@ def crowding(workers: int) -> float:
 
 def _present(
     plan: Plan, findings: StageResults, victims: Mapping[int, VictimResult]
-) -> tuple[dict[int, ScoreResult], dict[int, RepairResult]]:
+) -> tuple[dict[int, Findings], dict[int, RepairResult]]:
     """Return what the store has of each trial."""
-    scores: dict[int, ScoreResult] = {}
+    scores: dict[int, Findings] = {}
     repairs: dict[int, RepairResult] = {}
     for trial in plan.trials:
         if trial.scenario.number not in victims:
             continue
-        scored = findings.scores(trial)
-        repaired = None if scored is None else findings.repair(trial, scored.relearn_key)
-        if scored is not None:
-            scores[trial.number] = scored
+        befores, stages = reached(findings, trial), chain_of(trial)
+        if len(befores) < len(stages):
+            continue
+        scores[trial.number] = scored = befores[-1]
+        repaired = stages[-1].repaired(findings, trial, scored)
         if repaired is not None:
             repairs[trial.number] = repaired
     return scores, repairs
@@ -219,7 +228,7 @@ def _present(
 def _pruned(
     plan: Plan,
     outcomes: TrialOutcomes,
-    scores: Mapping[int, ScoreResult],
+    scores: Mapping[int, Findings],
     repairs: Mapping[int, RepairResult],
     cuts: Cuts,
 ) -> set[int]:
@@ -244,30 +253,42 @@ def _count_group(
     count: _Count,
     trials: list[Trial],
     costs: StageCosts,
-    scores: Mapping[int, ScoreResult],
+    scores: Mapping[int, Findings],
     repairs: Mapping[int, RepairResult],
 ) -> float:
     """Count an ascent and its relearnings; return the seconds of it and one of them."""
     known = all(trial.number in scores for trial in trials)
     first = trials[0]
     scenario = first.scenario
-    chain = count.add("unlearn", cached=known, cost=costs.ascent(first), disk=costs.head(scenario))
+    chain = count.add(
+        "unlearn", cached=known, cost=costs.stage(first, 0), disk=costs.head(scenario)
+    )
     longest, disk = 0.0, costs.repaired(scenario)
     for trial in trials:
         result = scores[trial.number].relearn_key if known else likely_relearning(trial)
         if result not in count.relearns:
             count.relearns.add(result)
             done = known and trial.number in repairs
-            spent = count.add("relearn", cached=done, cost=costs.relearn(trial), disk=disk)
+            spent = count.add("relearn", cached=done, cost=costs.stage(trial, 1), disk=disk)
             longest = max(longest, spent)
         elif not known:
             count.bound("relearn", disk=disk)
     return chain + longest
 
 
-def _has_helper(findings: StageResults, item: HelperJob) -> bool:
+def _count_stages(count: _Count, trial: Trial, costs: StageCosts, done: int) -> float:
+    """Count the stages of another method than ULRL, `done` of them there; return their seconds."""
+    kinds, scenario = kinds_of(trial), trial.scenario
+    disks = [costs.weights(scenario)] * (len(kinds) - 1) + [costs.repaired(scenario)]
+    return sum(
+        count.add(kind, cached=place < done, cost=costs.stage(trial, place), disk=disk)
+        for place, (kind, disk) in enumerate(zip(kinds, disks, strict=True))
+    )
+
+
+def _has_helper(findings: StageResults, item: Job) -> bool:
     try:
-        return findings.helper(item.scenario, item.helper) is not None
+        return item.helper is None or findings.helper(item.scenario, item.helper) is not None
     except (DatasetError, WeightsError):
         return False
 

@@ -7,9 +7,18 @@ from collections.abc import Callable, Collection, Hashable
 from statistics import median
 from typing import TypeAlias
 
-from orchestrator.plan.jobs import OUT_OF_MEMORY, Item, TrialJob
+from orchestrator.plan.jobs import OUT_OF_MEMORY, Job, JobKind
 from orchestrator.plan.plan import Scenario
 from orchestrator.spec.model import Budget, Study
+
+Priority: TypeAlias = tuple[int, int, int]  # rank, place in the chain; the least goes first
+RETRY: Priority = (-1, 0, 0)
+_PLACES = {kind: place for place, kind in enumerate(JobKind)}
+
+
+def priority(rank: int, job: Job) -> Priority:
+    """Return the priority of a job that trials of a rank need: earlier stages go first."""
+    return rank, _PLACES[job.kind], job.position
 
 
 class RemainingBudget:
@@ -35,51 +44,51 @@ class RemainingBudget:
             return f"budget.hours = {hours:g}"
         return ""
 
-    def take(self, item: Item) -> None:
-        """Count an item that is handed out."""
-        if isinstance(item, TrialJob):
-            self._trials.add(item.name)
+    def take(self, job: Job) -> None:
+        """Count a job that is handed out."""
+        if job.is_trial:
+            self._trials.add(job.name)
 
-    def give_back(self, item: Item) -> None:
-        """Count off an item that was handed out and not begun."""
-        self._trials.discard(item.name)
+    def give_back(self, job: Job) -> None:
+        """Count off a job that was handed out and not begun."""
+        self._trials.discard(job.name)
 
 
-SHIFT_SECONDS = 2.0  # of work handed out at once, if it is made of shorter items
-LATELY = 9  # items of a kind whose durations are remembered
-LARGEST = 500  # items of a shift, however short they are
+SHIFT_SECONDS = 2.0  # of work handed out at once, if it is made of shorter jobs
+LATELY = 9  # jobs of a kind whose durations are remembered
+LARGEST = 500  # jobs of a shift, however short they are
 
 
 class RecentDurations:
-    """Durations of items that ended lately, by their kind."""
+    """Durations of jobs that ended lately, by their kind."""
 
     def __init__(self) -> None:
         self._seconds: dict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=LATELY))
 
-    def note(self, item: Item, seconds: float) -> None:
-        """Take in what an item took on its worker."""
-        self._seconds[kind_of(item)].append(seconds)
+    def note(self, job: Job, seconds: float) -> None:
+        """Take in what a job took on its worker."""
+        self._seconds[kind_of(job)].append(seconds)
 
-    def room(self, item: Item, ready: int, workers: int) -> int:
-        """Return how many items like this one to hand out together.
+    def room(self, job: Job, ready: int, workers: int) -> int:
+        """Return how many jobs like this one to hand out together.
 
         One while nobody knows how long they take. Never more than leaves as much again for
         every worker, nor than a couple of seconds: they run ahead of decisions.
         """
-        seen = self._seconds.get(kind_of(item))
+        seen = self._seconds.get(kind_of(job))
         if not seen:
             return 1
         fair = 1 + ready // (2 * workers)
         return max(1, min(LARGEST, fair, int(SHIFT_SECONDS / max(median(seen), 1e-6))))
 
 
-Entry: TypeAlias = tuple[float, int, Item]  # rank, order of arrival, item
+Entry: TypeAlias = tuple[Priority, int, Job]  # priority, order of arrival, job
 
 
 class ReadyJobs:
-    """A queue of items by rank, of which also those like a given one can be taken.
+    """A queue of jobs by priority, of which also those like a given one can be taken.
 
-    An item stands in several heaps; taken from one, it is passed over in the others.
+    A job stands in several heaps; taken from one, it is passed over in the others.
     """
 
     def __init__(self) -> None:
@@ -90,18 +99,18 @@ class ReadyJobs:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def push(self, rank: float, item: Item) -> None:
-        """Add an item; the lowest rank is taken first, equals in order of arrival."""
+    def push(self, place: Priority, job: Job) -> None:
+        """Add a job; the lowest priority is taken first, equals in order of arrival."""
         self._pushed += 1
         self._waiting.add(self._pushed)
-        groups = [None, kind_of(item)]
-        if isinstance(item, TrialJob):
-            groups.append(item.scenario.number)
+        groups = [None, kind_of(job)]
+        if job.is_trial:
+            groups.append(job.scenario.number)
         for group in groups:
-            heapq.heappush(self._heaps[group], (rank, self._pushed, item))
+            heapq.heappush(self._heaps[group], (place, self._pushed, job))
 
-    def pop(self, group: Hashable = None) -> tuple[float, Item] | None:
-        """Take the first item with its rank: of all, of a kind, or of a scenario's trials."""
+    def pop(self, group: Hashable = None) -> tuple[Priority, Job] | None:
+        """Take the first job with its priority: of all, of a kind, or of a scenario's trials."""
         entry = self._head(group)
         if entry is None:
             return None
@@ -109,8 +118,8 @@ class ReadyJobs:
         self._waiting.remove(entry[1])
         return entry[0], entry[2]
 
-    def peek(self, group: Hashable = None) -> Item | None:
-        """Return the item that `pop` would take."""
+    def peek(self, group: Hashable = None) -> Job | None:
+        """Return the job that `pop` would take."""
         entry = self._head(group)
         return None if entry is None else entry[2]
 
@@ -121,24 +130,24 @@ class ReadyJobs:
         return heap[0] if heap else None
 
 
-def kind_of(item: Item) -> Hashable:
-    """Return what items have in common that take about as long and need the same of a machine."""
-    scenario: Scenario = item.scenario
-    return (type(item).__name__, scenario.dataset, scenario.architecture)
+def kind_of(job: Job) -> Hashable:
+    """Return what jobs have in common that take about as long and need the same of a machine."""
+    scenario: Scenario = job.scenario
+    return (job.kind, scenario.dataset, scenario.architecture)
 
 
-LOOKS = 8  # items of other studies passed over at a time: each is a question to the store
+LOOKS = 8  # jobs of other studies passed over at a time: each is a question to the store
 
 
 class JobQueue:
-    """Hands out items by rank, each to one worker at a time.
+    """Hands out jobs by priority, each to one worker at a time.
 
     Args:
-        needed: Whether an item that is ready still is of use.
-        elsewhere: Whether another study is at an item, so that a worker would only wait.
+        needed: Whether a job that is ready still is of use.
+        elsewhere: Whether another study is at a job, so that a worker would only wait.
         sure: Numbers of scenarios in which no decision can spare a trial.
-        started: Told of each item that a worker begins.
-        study: Its limits of an item and its budget.
+        started: Told of each job that a worker begins.
+        study: Its limits of a job and its budget.
 
     Attributes:
         allowance: What may still be begun.
@@ -146,10 +155,10 @@ class JobQueue:
 
     def __init__(
         self,
-        needed: Callable[[Item], bool],
-        elsewhere: Callable[[Item], bool],
+        needed: Callable[[Job], bool],
+        elsewhere: Callable[[Job], bool],
         sure: Collection[int],
-        started: Callable[[Item], None],
+        started: Callable[[Job], None],
         study: Study,
     ) -> None:
         self._needed = needed
@@ -158,120 +167,122 @@ class JobQueue:
         self._started = started
         self.allowance = RemainingBudget(study.budget)
         self._limits = study.limits
-        self._clocked: dict[str, float] = {}  # when a limited item was begun
+        self._clocked: dict[str, float] = {}  # when a limited job was begun
         self._ready = ReadyJobs()
         self._pace = RecentDurations()
-        self._out: dict[str, float] = {}  # ranks of items by name
+        self._out: dict[str, Priority] = {}  # by the job's name
         self._begun: set[str] = set()  # those of them that are known to be in work
         self._attempts: dict[str, int] = defaultdict(int)
 
-    def push(self, rank: float, item: Item) -> None:
-        """Make an item ready; the lowest rank goes first."""
-        self._ready.push(rank, item)
+    def push(self, place: Priority, job: Job) -> None:
+        """Make a job ready; the lowest priority goes first."""
+        self._ready.push(place, job)
 
     @property
     def idle(self) -> bool:
         """Whether nothing is out and nothing is to be handed out."""
         return not self._out and (not self._ready or bool(self.allowance.spent))
 
-    def is_out(self, item: Item) -> bool:
-        """Whether a worker has an item."""
-        return item.name in self._out
+    def is_out(self, job: Job) -> bool:
+        """Whether a worker has a job."""
+        return job.name in self._out
 
-    def next_items(self) -> tuple[Item, ...]:
-        """Return the one most useful item that can be worked on now, or none for the moment."""
-        item = self._take(None)
-        if item is None:
+    def next_items(self) -> tuple[Job, ...]:
+        """Return the one most useful job that can be worked on now, or none for the moment."""
+        job = self._take(None)
+        if job is None:
             return ()
-        self.begin(item)
-        return (item,)
+        self.begin(job)
+        return (job,)
 
-    def next_shift(self, workers: int, near: Scenario | None) -> tuple[Item, ...]:
+    def next_shift(self, workers: int, near: Scenario | None) -> tuple[Job, ...]:
         """Return what one of `workers` should do next, in order; nothing for the moment."""
         group: Hashable = None
         if near is not None and near.number in self._sure:
-            group = near.number if isinstance(self._ready.peek(), TrialJob) else None
+            group = (
+                near.number if (head := self._ready.peek()) is not None and head.is_trial else None
+            )
         first = self._take(group) or self._take(None)
         if first is None:
             return ()
         self.begin(first)
-        items = [first]
+        jobs = [first]
         if first.name not in self._attempts:  # which may kill again: alone
             room = self._pace.room(first, len(self._ready), workers)
-            while len(items) < room and (item := self._companion(first)) is not None:
-                items.append(item)
-        return tuple(items)
+            while len(jobs) < room and (job := self._companion(first)) is not None:
+                jobs.append(job)
+        return tuple(jobs)
 
-    def begin(self, item: Item, *, now: bool = False) -> None:
-        """Note that a worker has begun an item; noting it twice is noting it once.
+    def begin(self, job: Job, *, now: bool = False) -> None:
+        """Note that a worker has begun a job; noting it twice is noting it once.
 
         Args:
-            item: The item.
+            job: The job.
             now: Whether it begins this moment, and its time counts from here.
         """
         if now:
-            self._clocked[item.name] = time.monotonic()
-        if item.name not in self._begun:
-            self._begun.add(item.name)
-            self._started(item)
+            self._clocked[job.name] = time.monotonic()
+        if job.name not in self._begun:
+            self._begun.add(job.name)
+            self._started(job)
 
-    def end(self, item: Item, spent: float = 0.0) -> bool:
-        """Take an item back for good, and return whether it was out.
+    def end(self, job: Job, spent: float = 0.0) -> bool:
+        """Take a job back for good, and return whether it was out.
 
         Args:
-            item: The item.
+            job: The job.
             spent: Seconds that it took, where that is known.
         """
-        if self._out.pop(item.name, None) is None:
+        if self._out.pop(job.name, None) is None:
             return False
-        self.begin(item)
-        self._begun.discard(item.name)
+        self.begin(job)
+        self._begun.discard(job.name)
         if spent:
-            self._pace.note(item, spent)
+            self._pace.note(job, spent)
         return True
 
-    def give_back(self, item: Item) -> None:
-        """Make an item ready again that was handed out and not begun."""
-        if (rank := self._out.pop(item.name, None)) is not None:
-            self.allowance.give_back(item)
-            self._ready.push(rank, item)
+    def give_back(self, job: Job) -> None:
+        """Make a job ready again that was handed out and not begun."""
+        if (before := self._out.pop(job.name, None)) is not None:
+            self.allowance.give_back(job)
+            self._ready.push(before, job)
 
-    def lose(self, item: Item, reason: str) -> str:
-        """Make an item ready again whose worker died, or return why it is given up.
+    def lose(self, job: Job, reason: str) -> str:
+        """Make a job ready again whose worker died, or return why it is given up.
 
         One that had worked longer than its limit was ended for that: it is not tried again.
         """
-        begun, seconds = self._clocked.pop(item.name, None), self._limits.seconds(item.stage)
-        if not self.end(item):
+        begun, seconds = self._clocked.pop(job.name, None), self._limits.seconds(job.stage)
+        if not self.end(job):
             return ""
         if begun is not None and seconds is not None and time.monotonic() - begun >= seconds:
-            return self._limits.overdue(item.stage)
-        self._attempts[item.name] += 1
+            return self._limits.overdue(job.stage)
+        self._attempts[job.name] += 1
         most = self._limits.attempts
-        if self._attempts[item.name] < most:
-            self._ready.push(-1.0, item)
+        if self._attempts[job.name] < most:
+            self._ready.push(RETRY, job)
             return ""
         why = f", {OUT_OF_MEMORY}" * reason.startswith(OUT_OF_MEMORY)
         return f"its worker died {most} time{'s' * (most > 1)}{why}"
 
-    def _companion(self, first: Item) -> Item | None:
-        """Hand out another item like `first`, of its scenario where that is no waste."""
+    def _companion(self, first: Job) -> Job | None:
+        """Hand out another job like `first`, of its scenario where that is no waste."""
         groups = [kind_of(first)]
-        if isinstance(first, TrialJob) and first.scenario.number in self._sure:
+        if first.is_trial and first.scenario.number in self._sure:
             groups.insert(0, first.scenario.number)
         for group in groups:
             head = self._ready.peek(group)
             if head is not None and head.name not in self._attempts:
-                item = self._take(group, wait=False)
-                if item is not None:
-                    return item
+                job = self._take(group, wait=False)
+                if job is not None:
+                    return job
         return None
 
-    def _take(self, group: Hashable, *, wait: bool = True) -> Item | None:
-        """Hand out the first item of a group; what another study is at, only to `wait` for it."""
+    def _take(self, group: Hashable, *, wait: bool = True) -> Job | None:
+        """Hand out the first job of a group; what another study is at, only to `wait` for it."""
         if self.allowance.spent:
             return None
-        later: list[tuple[float, Item]] = []
+        later: list[tuple[Priority, Job]] = []
         taken = None
         while taken is None and (entry := self._ready.pop(group)) is not None:
             if not self._needed(entry[1]):
@@ -282,11 +293,11 @@ class JobQueue:
                 taken = entry
         if taken is None and later and wait:
             taken = later.pop(0)
-        for rank, item in later:
-            self._ready.push(rank, item)
+        for before, job in later:
+            self._ready.push(before, job)
         if taken is None:
             return None
-        rank, item = taken
-        self._out[item.name] = rank
-        self.allowance.take(item)
-        return item
+        before, job = taken
+        self._out[job.name] = before
+        self.allowance.take(job)
+        return job

@@ -18,6 +18,7 @@ from orchestrator.scheduler.decisions import Status, Verdict
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.lookup import (
     Counts,
+    Findings,
     RepairResult,
     ScoreResult,
     StageResults,
@@ -30,9 +31,7 @@ from ulrl.layers import Layers
 from ulrl.metrics import der, is_wreck, rir
 from ulrl.scoring import NeuronScores
 
-_Basis: TypeAlias = tuple[
-    Verdict | None, VictimResult | None, ScoreResult | None, RepairResult | None
-]
+_Basis: TypeAlias = tuple[Verdict | None, VictimResult | None, Findings | None, RepairResult | None]
 
 METRICS = ("acc", "asr", "ra")
 _WHOLE = (*("target_label", "seed", "defence_seed", "stop_epoch", "target_rank", "collapse_class"),)
@@ -87,7 +86,7 @@ class ResultRows:
         trial: Trial,
         verdict: Verdict | None,
         victim: VictimResult | None,
-        scores: ScoreResult | None,
+        scores: Findings | None,
         repaired: RepairResult | None,
     ) -> dict[str, Any]:
         status = Status.PENDING if verdict is None else verdict.status
@@ -141,9 +140,9 @@ def _before(victim: VictimResult) -> dict[str, Any]:
 
 
 def _after(
-    trial: Trial, victim: VictimResult, scored: ScoreResult, repaired: RepairResult
+    trial: Trial, victim: VictimResult, scored: Findings, repaired: RepairResult
 ) -> dict[str, Any]:
-    before, after, scores = victim.evaluation, repaired.evaluation, scored.scores
+    before, after = victim.evaluation, repaired.evaluation
     metrics = {
         f"{metric}_after_{half}": getattr(getattr(after, half), metric)
         for metric in METRICS
@@ -155,6 +154,24 @@ def _after(
         "der_report": der(before.report, after.report),
         "rir_selection": rir(before.selection, after.selection),
         "rir_report": rir(before.report, after.report),
+        "wrecked": is_wreck(after.selection.acc, classes=classes_of(trial, scored)),
+        "seconds": round(victim.seconds + scored.seconds + repaired.seconds, 4),
+        **(_phase_one(trial, scored) if isinstance(scored, ScoreResult) else {}),
+    }
+
+
+def classes_of(trial: Trial, scored: Findings) -> int:
+    """Return how many classes a trial's models tell apart."""
+    if isinstance(scored, ScoreResult):
+        return len(scored.scores.predicted)
+    facts = trial.scenario.dataset.info()
+    return 1 if facts is None else facts.classes
+
+
+def _phase_one(trial: Trial, scored: ScoreResult) -> dict[str, Any]:
+    """Return the columns of what ULRL's phase 1 found."""
+    scores = scored.scores
+    return {
         "flagged": json.dumps(flagged(trial, scored)),
         "target_z": target_z(trial, scored),
         "target_rank": target_rank(trial, scored),
@@ -164,8 +181,6 @@ def _after(
         "threshold_reached": scores.threshold_reached,
         "collapse_class": scores.collapse_class,
         "collapse_share": scores.collapse_share,
-        "wrecked": is_wreck(after.selection.acc, classes=len(scores.predicted)),
-        "seconds": round(victim.seconds + scored.seconds + repaired.seconds, 4),
     }
 
 
@@ -257,8 +272,8 @@ def _rows(
         if not done or scored is None or repaired is None:
             continue
         row = results.row(trial)
-        key = scored.runs[0].key
-        if key not in told:
+        key = scored.runs[0].key if isinstance(scored, ScoreResult) else ""
+        if key and key not in told:
             told.add(key)
             ascent = findings.ascent(scored)
             series = _series(ascent.get("curve", ())) | {"accuracy": _list(ascent["accuracy"])}

@@ -1,37 +1,26 @@
 """The scheduler of a study: dependencies, results, decisions.
 
-It knows nothing of Ray. An executor asks `next_item` or `next_shift`, reports `progress`,
-and ends each item with `finished`, `stopped`, `lost` or `returned`; everything it says twice
-is harmless.
+It knows nothing of Ray, and of a repair method only that it is a chain of stages. An executor
+asks `next_item` or `next_shift`, reports `progress`, and ends each job with `finished`,
+`stopped`, `lost` or `returned`; everything it reports twice is harmless.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
 from orchestrator.errors import ResourceError, StoreError
-from orchestrator.plan.jobs import (
-    AscentGroup,
-    AscentJob,
-    Drawn,
-    HelperJob,
-    Item,
-    JobCatalog,
-    JobResult,
-    Progress,
-    StageRun,
-    TrialJob,
-    VictimJob,
-)
+from orchestrator.pipeline.catalog import JobCatalog, StageGroup
+from orchestrator.pipeline.chain import chain_of
+from orchestrator.plan.jobs import Drawn, Job, JobKind, JobResult, Progress, StageRun, victim_job
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Decisions, TrialOutcome
-from orchestrator.scheduler.queue import JobQueue
+from orchestrator.scheduler.queue import JobQueue, Priority, priority
 from orchestrator.scheduler.sampling import SettingSampling
 from orchestrator.search.best import Point
 from orchestrator.spec.model import Objective
-from orchestrator.store.lookup import RepairResult, ScoreResult, StageResults, objective_value
+from orchestrator.store.lookup import Findings, RepairResult, StageResults, objective_value
 from orchestrator.store.study_folder import StudyFolder
 from ulrl.metrics import Metrics
 
@@ -92,6 +81,23 @@ def point_of(
 T = TypeVar("T")
 
 
+class SingleFlight(Generic[T]):
+    """Of those that want the same result, the first has it made and the others wait."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Hashable, list[T]] = {}
+
+    def join(self, result: Hashable, one: T) -> bool:
+        """Return whether `one` is the first to want a result."""
+        members = self._waiting.setdefault(result, [])
+        members.append(one)
+        return len(members) == 1
+
+    def end(self, result: Hashable) -> list[T]:
+        """Return those who want a result that is made, or will not be, the first one first."""
+        return self._waiting.pop(result, [])
+
+
 class Prerequisites:
     """Which scenarios are on their way to a victim, and which will have none.
 
@@ -103,14 +109,14 @@ class Prerequisites:
         self,
         catalogue: JobCatalog,
         findings: StageResults,
-        push: Callable[[float, Item], None],
+        push: Callable[[Priority, Job], None],
         account: Callable[[Iterable[StageRun]], None],
     ) -> None:
         self._catalogue, self._findings = catalogue, findings
         self._push, self._account = push, account
-        self._ranks: dict[int, float] = {}
+        self._ranks: dict[int, int] = {}
         self._places: dict[int, int] = {}  # among victims to make, by the scenario's number
-        self._waiting: dict[int, list[Scenario]] = defaultdict(list)  # by the helper's number
+        self._waiting: SingleFlight[Scenario] = SingleFlight()  # for helpers, by their jobs' names
         self.broken: dict[int, str] = {}
 
     def ordered(
@@ -137,7 +143,7 @@ class Prerequisites:
         """Whether a scenario's victim is there, on its way, or has failed."""
         return scenario.number in self._ranks
 
-    def begin(self, scenario: Scenario, first: float) -> bool:
+    def begin(self, scenario: Scenario, first: int) -> bool:
         """Have a scenario's victim made, and return whether it is there already.
 
         Args:
@@ -150,67 +156,55 @@ class Prerequisites:
         self._push_victim(scenario)
         return False
 
-    def helper_ready(self, item: HelperJob) -> None:
+    def helper_ready(self, job: Job) -> None:
         """Go on with the scenarios that wait for a helper.
 
         Raises:
             StoreError: It is not in the store.
         """
-        if self._findings.helper(item.scenario, item.helper) is None:
-            raise StoreError(item.name)
-        for scenario in self._waiting.pop(item.number, []):
+        if job.helper is None or self._findings.helper(job.scenario, job.helper) is None:
+            raise StoreError(job.name)
+        for scenario in self._waiting.end(job.name):
             self._push_victim(scenario)
 
-    def failed(self, item: HelperJob | VictimJob, error: str) -> list[Scenario]:
-        """Return the scenarios that will have no victim because an item failed."""
-        scenarios = [item.scenario]
-        if isinstance(item, HelperJob):
-            scenarios = self._waiting.pop(item.number, [])
+    def failed(self, job: Job, error: str) -> list[Scenario]:
+        """Return the scenarios that will have no victim because a job failed."""
+        scenarios = [job.scenario]
+        if job.kind is JobKind.HELPER:
+            scenarios = self._waiting.end(job.name)
         self.broken |= {scenario.number: error for scenario in scenarios}
         return scenarios
 
     def _push_victim(self, scenario: Scenario) -> None:
         """Make a victim ready, or let it wait for a helper that its attack needs first."""
         first = self._ranks[scenario.number]
-        for item in self._catalogue.helpers_of(scenario):
-            run = self._findings.helper(scenario, item.helper)
+        for job in self._catalogue.helpers_of(scenario):
+            run = None if job.helper is None else self._findings.helper(scenario, job.helper)
             if run is None:
-                self._waiting[item.number].append(scenario)
-                if len(self._waiting[item.number]) == 1:
-                    self._push(first - 0.75, item)
+                if self._waiting.join(job.name, scenario):
+                    self._push(priority(first, job), job)
                 return
             self._account([run])
-        self._push(first - 0.5, VictimJob(scenario=scenario))
-
-
-class SingleFlight(Generic[T]):
-    """Of those that would make the same result, one does and the others wait for it."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[object, list[T]] = {}
-
-    def take(self, result: object, one: T) -> bool:
-        """Return whether `one` is to make a result; if not, it waits."""
-        if result in self._waiting:
-            self._waiting[result].append(one)
-            return False
-        self._waiting[result] = []
-        return True
-
-    def end(self, result: object) -> list[T]:
-        """Return the jobs that waited for a result that is made, or whose job has failed."""
-        return self._waiting.pop(result, [])
+        victim = victim_job(scenario)
+        self._push(priority(first, victim), victim)
 
 
 class StudyScheduler:
-    """What to do next, given what is done."""
+    """What to do next, given what is done.
+
+    Attributes:
+        scores: What the stages before a trial's last one found, by the trial's number, where
+            all of them are done.
+        repairs: Repaired models as evaluated, by the trial's number.
+        errors: Of jobs that failed, by name.
+    """
 
     def __init__(
         self, plan: Plan, folder: StudyFolder, findings: StageResults, observer: StudyCallback
     ) -> None:
         self.plan = plan
         self.decisions = Decisions(plan, folder.logs / "answers")
-        self.errors: dict[str, JobResult] = {}  # by the item's name
+        self.errors: dict[str, JobResult] = {}
         self._folder = folder
         self._findings = findings
         self._outcomes = TrialOutcomes(plan, findings)
@@ -225,11 +219,11 @@ class StudyScheduler:
         )
         self.allowance = self._dispatch.allowance
         self._victims = Prerequisites(self._catalogue, findings, self._dispatch.push, self._account)
-        self._climbers: SingleFlight[AscentGroup] = SingleFlight()
+        self._reached: dict[int, list[Findings]] = {}  # of each trial, before each stage
+        self._flights: SingleFlight[Trial] = SingleFlight()
         self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
-        self.scores: dict[int, ScoreResult] = {}  # by the trial's number, as the next
+        self.scores: dict[int, Findings] = {}
         self.repairs: dict[int, RepairResult] = {}
-        self._followers: SingleFlight[Trial] = SingleFlight()
 
     def open(self, length: Callable[[Scenario], float] | None = None) -> None:
         """Take in what the store has, and make ready what it lacks, by `length` if given."""
@@ -237,24 +231,24 @@ class StudyScheduler:
         for scenario in self._victims.ordered([self.plan.scenarios[n] for n in order], length):
             self._begin(scenario)
 
-    def next_item(self) -> Item | None:
-        """Return the most useful item that can be worked on now, or None for the moment."""
+    def next_item(self) -> Job | None:
+        """Return the most useful job that can be worked on now, or None for the moment."""
         return next(iter(self._or_drawn(self._dispatch.next_items)), None)
 
-    def next_shift(self, workers: int, near: Scenario | None = None) -> tuple[Item, ...]:
+    def next_shift(self, workers: int, near: Scenario | None = None) -> tuple[Job, ...]:
         """Return what one of `workers` should do next, where a victim is loaded if it may be."""
         return self._or_drawn(lambda: self._dispatch.next_shift(workers, near))
 
-    def _or_drawn(self, ready: Callable[[], tuple[Item, ...]]) -> tuple[Item, ...]:
+    def _or_drawn(self, ready: Callable[[], tuple[Job, ...]]) -> tuple[Job, ...]:
         """Return what is ready; where nothing is, once another setting is drawn."""
-        items = ready()
-        while not items and self._may_draw:
+        jobs = ready()
+        while not jobs and self._may_draw:
             self._draw()
-            items = ready()
-        for item in items:
-            if isinstance(item, AscentJob | TrialJob):
-                self.drawing.begun(item.trial)
-        return items
+            jobs = ready()
+        for job in jobs:
+            if job.trials:
+                self.drawing.begun(job.trial)
+        return jobs
 
     @property
     def _may_draw(self) -> bool:
@@ -267,127 +261,138 @@ class StudyScheduler:
         """Take in a setting that is drawn now."""
         for trial in self.drawing.draw():
             self._rank[trial.number] = len(self._rank)
-            group = self._catalogue.add(trial)
+            self._catalogue.add(trial)
             broken = self._victims.broken.get(trial.scenario.number)
             if broken is not None:
                 self._offer(trial, TrialOutcome(error=broken))
             elif not self._victims.has_begun(trial.scenario):
                 self._begin(trial.scenario)
             elif self._findings.victim(trial.scenario) is not None:
-                self._open_or_push(group)
+                self._advance(trial)
 
-    def _needed(self, item: Item) -> bool:
-        """Whether an item that was ready still is of use; a trial that is not hands on."""
-        if isinstance(item, AscentJob):
-            group = self._catalogue.group(item.number)
-            wanted = any(self.decisions.verdict(trial) is None for trial in group.trials)
-            if not wanted:
-                self._climbed(group)
-            return wanted
-        if isinstance(item, TrialJob) and not self.wanted(item):
-            self._hand_on(item.trial)
-            return False
-        return True
+    def _needed(self, job: Job) -> bool:
+        """Whether a job that was ready still is of use; if not, those that wait for it go on."""
+        if not job.trials or any(self.decisions.verdict(trial) is None for trial in job.trials):
+            return True
+        self._go_on(job)
+        return False
 
-    def wanted(self, item: Item) -> bool:
-        """Whether nobody has decided of a trial yet; anything else is wanted."""
-        return not isinstance(item, TrialJob) or self.decisions.verdict(item.trial) is None
+    def wanted(self, job: Job) -> bool:
+        """Whether a job is no trial's, or one of a trial without a verdict."""
+        return not job.is_trial or self.decisions.verdict(job.trial) is None
 
-    def drawn_for(self, item: Item) -> Drawn | None:
-        """Return what a worker has to be told to know an item by its name."""
-        return self._catalogue.drawn_for(item)
+    def drawn_for(self, job: Job) -> Drawn | None:
+        """Return what a worker has to know to find a job by its name."""
+        return self._catalogue.drawn_for(job)
 
     @property
     def complete(self) -> bool:
         """Whether nothing runs and nothing more will."""
         return self._dispatch.idle and not self._may_draw
 
-    def progress(self, item: Item, progress: Progress) -> bool:
-        """Take news of a running item, and return whether it should stop."""
-        if not self._dispatch.is_out(item):
+    def progress(self, job: Job, progress: Progress) -> bool:
+        """Take news of a running job, and return whether it should stop."""
+        if not self._dispatch.is_out(job):
             return True
-        self._dispatch.begin(item, now=progress.begins)
-        self._observer.progressed(item, progress)
-        self._seen[item.name] = progress.curve
-        if not isinstance(item, TrialJob):
+        self._dispatch.begin(job, now=progress.begins)
+        self._observer.progressed(job, progress)
+        self._seen[job.name] = progress.curve
+        if not job.is_trial:
             return False
-        values = self._outcomes.of_curve(item.trial, progress.curve)
-        return self.decisions.hopeless(item.trial, values)
+        values = self._outcomes.of_curve(job.trial, progress.curve)
+        return self.decisions.hopeless(job.trial, values)
 
-    def stopped(self, item: Item, progress: Progress) -> None:
-        """Take back a trial that was told to stop."""
-        if not self._dispatch.end(item) or not isinstance(item, TrialJob):
+    def stopped(self, job: Job, progress: Progress) -> None:
+        """Take back a trial that `progress` asked to stop."""
+        if not self._dispatch.end(job) or not job.is_trial:
             return
-        self._observer.ended(item, JobResult())
-        trial = item.trial
+        self._observer.ended(job, JobResult())
+        trial = job.trial
         if self.decisions.verdict(trial) is None:
             key = self.scores[trial.number].relearn_key
             self._folder.record_cut(key, progress.curve)
             self._cuts[key] = progress.curve
             self._offer(trial, TrialOutcome(curve=self._outcomes.of_curve(trial, progress.curve)))
-        self._hand_on(trial)
+        self._go_on(job)
 
-    def finished(self, item: Item, result: JobResult) -> None:
-        """Take back an item that ended by itself, well or with an error.
+    def finished(self, job: Job, result: JobResult) -> None:
+        """Take back a job that ended by itself, well or with an error.
 
         Raises:
-            ResourceError: The error is one that every other item would meet too.
+            ResourceError: The error is one that every other job would meet too.
+            StoreError: The store has no result of a job that ended well.
         """
-        if not self._dispatch.end(item, result.spent):
+        if not self._dispatch.end(job, result.spent):
             return
         self._folder.record(result.runs)
-        self._observer.ended(item, result)
+        self._observer.ended(job, result)
         if result.fatal:
             raise ResourceError(result.error)
         if result.error:
-            self._failed(item, result)
-        elif isinstance(item, HelperJob):
-            self._victims.helper_ready(item)
-        elif isinstance(item, VictimJob):
-            self._victim_ready(item.scenario)
-        elif isinstance(item, AscentJob):
-            group = self._catalogue.group(item.number)
-            if not self._open_group(group):
-                raise StoreError(item.name)
-            self._climbed(group)
+            self._failed(job, result)
+        elif job.kind is JobKind.HELPER:
+            self._victims.helper_ready(job)
+        elif job.kind is JobKind.VICTIM:
+            self._victim_ready(job.scenario)
+        elif job.kind is JobKind.STAGE:
+            waiting = self._flights.end(self._flight_of(job))
+            members = {trial.number: trial for trial in (*job.trials, *waiting)}
+            for trial in self._by_rank(members.values()):
+                self._advance(trial, made=job)
         else:
-            if not self._take_result(item.trial):
-                raise StoreError(item.name)
-            self._hand_on(item.trial)
+            if not self._take_result(job.trial):
+                raise StoreError(job.name)
+            self._go_on(job)
 
-    def lost(self, item: Item, reason: str) -> None:
-        """Take back an item whose worker died; it is tried again, but not for ever."""
-        if error := self._dispatch.lose(item, reason):
+    def lost(self, job: Job, reason: str) -> None:
+        """Take back a job whose worker died; it is tried again, but not for ever."""
+        if error := self._dispatch.lose(job, reason):
             result = JobResult(error=error, trace=reason)
-            self._observer.ended(item, result)
-            self._failed(item, result)
+            self._observer.ended(job, result)
+            self._failed(job, result)
 
-    def returned(self, item: Item) -> None:
-        """Take back an item that was handed out and not begun."""
-        self._dispatch.give_back(item)
+    def returned(self, job: Job) -> None:
+        """Take back a job that was handed out and not begun."""
+        self._dispatch.give_back(job)
 
-    def settle(self, item: Item) -> bool:
-        """Take an item as finished if the store has its result, and return whether it has."""
-        if stored := self._findings.has(item):
-            self.finished(item, JobResult())
+    def settle(self, job: Job) -> bool:
+        """Take a job as finished if the store has its result, and return whether it has."""
+        if stored := self._has(job):
+            self.finished(job, JobResult())
         return stored
 
-    def _failed(self, item: Item, result: JobResult) -> None:
-        self.errors[item.name] = result
-        if isinstance(item, TrialJob):
-            curve = self._outcomes.of_curve(item.trial, self._seen.get(item.name, ()))
-            self._offer(item.trial, TrialOutcome(error=result.error, curve=curve))
-            self._hand_on(item.trial)
+    def _has(self, job: Job) -> bool:
+        """Whether the store has all that a job makes."""
+        if job.kind is JobKind.VICTIM:
+            return self._findings.victim(job.scenario) is not None
+        if job.helper is not None:
+            return self._findings.helper(job.scenario, job.helper) is not None
+        return all(self._stored(trial, job.position) for trial in job.trials)
+
+    def _stored(self, trial: Trial, position: int) -> bool:
+        stages, reached = chain_of(trial), self._reached[trial.number]
+        before = reached[position]
+        if position == len(stages) - 1:
+            return stages[position].repaired(self._findings, trial, before) is not None
+        return stages[position].found(self._findings, trial, before) is not None
+
+    def _failed(self, job: Job, result: JobResult) -> None:
+        self.errors[job.name] = result
+        if job.is_trial:
+            curve = self._outcomes.of_curve(job.trial, self._seen.get(job.name, ()))
+            self._offer(job.trial, TrialOutcome(error=result.error, curve=curve))
+            self._go_on(job)
             return
-        if isinstance(item, AscentJob):
-            groups = [self._catalogue.group(item.number)]
-            self._climbed(groups[0])
+        error = f"{job.text}: {result.error}"
+        trials: Iterable[Trial] = job.trials
+        if job.kind is JobKind.STAGE:
+            self._go_on(job)
         else:
-            scenarios = self._victims.failed(item, f"{item.text}: {result.error}")
-            groups = [group for s in scenarios for group in self._catalogue.groups_in(s.number)]
-        for group in groups:
-            for trial in group.trials:
-                self._offer(trial, TrialOutcome(error=f"{item.text}: {result.error}"))
+            broken = self._victims.failed(job, error)
+            groups = [group for s in broken for group in self._catalogue.groups_in(s.number)]
+            trials = [trial for group in groups for trial in group.trials]
+        for trial in trials:
+            self._offer(trial, TrialOutcome(error=error))
 
     def _begin(self, scenario: Scenario) -> None:
         """Have a scenario's victim made, or take it from the store."""
@@ -398,46 +403,63 @@ class StudyScheduler:
     def _victim_ready(self, scenario: Scenario) -> None:
         finding = self._findings.victim(scenario)
         if finding is None:
-            raise StoreError(VictimJob(scenario=scenario).name)
+            raise StoreError(victim_job(scenario).name)
         self._account(finding.runs)
         self._observer.victim(scenario, finding)
         for group in self._catalogue.groups_in(scenario.number):
-            self._open_or_push(group)
+            for trial in self._by_rank(group.trials):
+                self._advance(trial)
 
-    def _open_or_push(self, group: AscentGroup) -> None:
-        """Take phase 1 from the store, or have it made: by one group for all that share it."""
-        if not self._open_group(group) and self._climbers.take(group.shared, group):
-            rank = self._victims.rank(group.scenario, self._first(group))
-            self._dispatch.push(rank - 0.25, group.item)
+    def _advance(self, trial: Trial, made: Job | None = None) -> None:
+        """Take what the store has of a trial's chain, and make ready the stage that follows.
 
-    def _climbed(self, group: AscentGroup) -> None:
-        """An ascent ended, well or not: let those go on that wait for it."""
-        for other in self._climbers.end(group.shared):
-            self._open_or_push(other)
+        Args:
+            trial: Its victim is there.
+            made: The job that has just made a stage.
 
-    def _open_group(self, group: AscentGroup) -> bool:
-        """Take what is finished of a group and make ready the rest, if phase 1 is known."""
-        scored = {trial.number: self._findings.scores(trial) for trial in group.trials}
-        found = {number: finding for number, finding in scored.items() if finding is not None}
-        if len(found) < len(scored):
-            return False
-        self.scores |= found
-        # In order of use: of trials that share a result, the first to be decided makes it.
-        for trial in sorted(group.trials, key=lambda trial: self._rank[trial.number]):
-            finding = found[trial.number]
-            self._account(finding.runs)
-            if self._take_result(trial):
+        Raises:
+            StoreError: The store does not have what `made` should have made.
+        """
+        stages = chain_of(trial)
+        reached = self._reached.get(trial.number)
+        if reached is None:
+            reached = self._reached[trial.number] = [stages[0].begun(self._findings, trial)]
+        while len(reached) < len(stages):
+            position = len(reached) - 1
+            found = stages[position].found(self._findings, trial, reached[-1])
+            if found is None:
+                if made is not None and position == made.position and trial.number in made.numbers:
+                    raise StoreError(made.name)
+                self._push(trial, position)
+                return
+            reached.append(found)
+            self._account(found.runs)
+        self.scores[trial.number] = reached[-1]
+        if self._take_result(trial):
+            return
+        if (cut := self._cuts.get(reached[-1].relearn_key)) and self.plan.study.prune.curve:
+            self._offer(trial, TrialOutcome(curve=self._outcomes.of_curve(trial, cut)))
+        else:
+            self._push(trial, len(stages) - 1)
+
+    def _go_on(self, job: Job) -> None:
+        """A job made, or will not make, the result that other trials wait for: they go on."""
+        members = self._flights.end(self._flight_of(job))
+        if job.is_trial:  # its own may wait once more: cut, for reasons that no longer hold
+            waiting = members[1:]
+        else:
+            waiting = [trial for trial in members if trial.number not in job.numbers]
+        for trial in waiting:
+            if self.decisions.verdict(trial) is not None:
                 continue
-            if (cut := self._cuts.get(finding.relearn_key)) and self.plan.study.prune.curve:
-                self._offer(trial, TrialOutcome(curve=self._outcomes.of_curve(trial, cut)))
-            else:
-                self._push_trial(trial)
-        return True
+            if job.is_trial and not self._take_result(trial):
+                self._push(trial, job.position)
+            elif not job.is_trial:
+                self._advance(trial)
 
     def _take_result(self, trial: Trial) -> bool:
         """Offer a trial's result to the decisions if the store has it."""
-        scored = self.scores[trial.number]
-        repaired = self._findings.repair(trial, scored.relearn_key)
+        repaired = chain_of(trial)[-1].repaired(self._findings, trial, self.scores[trial.number])
         outcome = None if repaired is None else self._outcomes.of_repair(trial, repaired)
         if repaired is None or outcome is None:
             return False
@@ -451,27 +473,32 @@ class StudyScheduler:
             self.drawing.decided(verdict.trial)
             self._observer.decided(verdict)
         while self.decisions.unsettled:
-            self._push_trial(self.decisions.unsettled.pop())
+            unsettled = self.decisions.unsettled.pop()
+            self._push(unsettled, len(chain_of(unsettled)) - 1)
 
-    def _hand_on(self, trial: Trial) -> None:
-        """A trial made, or will not make, the result that others wait for: they go on."""
-        finding = self.scores.get(trial.number)
-        if finding is None:
+    def _push(self, trial: Trial, position: int) -> None:
+        """Make a stage of a trial ready, or let it wait for another trial that makes the same."""
+        if not self._flights.join(self._flight(trial, position), trial):
             return
-        for follower in self._followers.end(_relearning(trial, finding)):
-            undecided = self.decisions.verdict(follower) is None
-            if undecided and not self._take_result(follower):
-                self._push_trial(follower)
+        job = self._catalogue.job(trial, position)
+        rank = self._rank[trial.number]
+        if not job.is_trial:
+            first = min(self._rank[one.number] for one in job.trials)
+            rank = self._victims.rank(trial.scenario, first)
+        self._dispatch.push(priority(rank, job), job)
 
-    def _push_trial(self, trial: Trial) -> None:
-        """Make a trial ready, or let it wait for another that makes the same result."""
-        if self._followers.take(_relearning(trial, self.scores[trial.number]), trial):
-            self._dispatch.push(self._rank[trial.number], self._catalogue.trial_item(trial))
+    def _flight_of(self, job: Job) -> Hashable:
+        return self._flight(job.trial, job.position)
 
-    def _first(self, group: AscentGroup) -> int:
+    def _flight(self, trial: Trial, position: int) -> Hashable:
+        """Return what trials have in common that want the same result of a stage."""
+        if position == 0 and len(chain_of(trial)) > 1:
+            return chain_of(trial)[0].shared(trial)
+        return self._reached[trial.number][position].relearn_key or trial.number
+
+    def _by_rank(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Return trials in order of use: the first to be decided makes what others share."""
+        return sorted(trials, key=lambda trial: self._rank[trial.number])
+
+    def _first(self, group: StageGroup) -> int:
         return min(self._rank[trial.number] for trial in group.trials)
-
-
-def _relearning(trial: Trial, finding: ScoreResult) -> object:
-    """Return what trials that share a relearning have in common; without one, nothing."""
-    return finding.relearn_key or trial.number

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from orchestrator.address import Address, redacted
-from orchestrator.plan.jobs import Item, JobResult
+from orchestrator.plan.jobs import Job, JobResult
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Verdict
 from orchestrator.search.storage import Snapshot, StoredStudy, Writer, open_storage, snapshot
@@ -52,7 +52,7 @@ class StorageMirror(StudyCallback):
             return self.error or "it does not answer"
         return self.error
 
-    def ended(self, item: Item, result: JobResult) -> None:
+    def ended(self, item: Job, result: JobResult) -> None:
         del item, result
         self._tick()
 

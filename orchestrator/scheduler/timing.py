@@ -13,15 +13,17 @@ from orchestrator.plan.cost_model import (
     Speed,
     StageShape,
     Workload,
+    kind_of,
+    kinds_of,
     machine_of,
     size_of,
 )
-from orchestrator.plan.jobs import HelperJob
+from orchestrator.plan.jobs import Job
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.plan.resources import Compute
 from orchestrator.spec.model import LogModels
 from orchestrator.store.keys import result_key
-from orchestrator.store.lookup import RepairResult, ScoreResult, VictimResult
+from orchestrator.store.lookup import Findings, RepairResult, VictimResult
 from orchestrator.store.serialization import PACE, StoredPace
 from orchestrator.store.store import Store
 from ulrl.precision import Precision
@@ -66,7 +68,7 @@ class StageTimings:
 def gather(
     plan: Plan,
     victims: Mapping[int, VictimResult],
-    scores: Mapping[int, ScoreResult],
+    scores: Mapping[int, Findings],
     repairs: Mapping[int, RepairResult],
 ) -> StageTimings:
     """Return the paces of all results that a study rests on, of other studies too.
@@ -86,12 +88,19 @@ def gather(
     seen: set[str] = set()
     for trial in plan.trials:
         scored, repaired = scores.get(trial.number), repairs.get(trial.number)
-        if scored is not None and scored.runs[0].key not in seen:
+        if scored is not None and scored.runs and scored.runs[0].key not in seen:
             seen.add(scored.runs[0].key)
-            found.note("ascent", trial.scenario, scored.seconds, load.ascent(trial).passes)
+            spent_in = [scored.seconds]  # of ULRL's ascent with its scores
+            if trial.method is not None:
+                spent_in = [run.seconds for run in scored.runs]
+            for position, seconds in enumerate(spent_in):
+                passes = load.stage(trial, position).passes
+                found.note(kind_of(trial, position), trial.scenario, seconds, passes)
         if scored is not None and repaired is not None and scored.relearn_key not in seen:
             seen.add(scored.relearn_key)
-            found.note("trial", trial.scenario, repaired.seconds, load.relearn(trial).passes)
+            last = 1 if trial.method is None else len(trial.method.stages) - 1
+            passes = load.stage(trial, last).passes
+            found.note(kind_of(trial, last), trial.scenario, repaired.seconds, passes)
     return found
 
 
@@ -108,8 +117,10 @@ def keep(store: Store, compute: Compute, experience: StageTimings) -> None:
 def recall(store: Store, compute: Compute, plan: Plan) -> StageTimings:
     """Return what former studies left about a plan's networks and datasets."""
     found = StageTimings()
+    methods = {trial.method: trial for trial in plan.trials}
+    stages = [kind for one in methods.values() for kind in kinds_of(one)]
     for machine in {machine_of(scenario) for scenario in plan.scenarios}:
-        for kind in ("helper", "victim", "ascent", "trial"):
+        for kind in ("helper", "victim", *stages):
             kept = PACE.peek(store, _key(kind, machine, compute))
             if kept is not None:
                 found.paces[kind, machine].add(kept.content.seconds, kept.content.load)
@@ -150,17 +161,15 @@ class StageCosts:
         kinds = (3 if self._gpu else 2) * len(machines)
         self._calibration = Calibration(compute.device, compute.threads, kinds)
 
-    def helper(self, item: HelperJob) -> tuple[float, Source]:
+    def helper(self, item: Job) -> tuple[float, Source]:
         return self._cost("helper", item.scenario, self._load.helper(item))
 
     def victim(self, scenario: Scenario) -> tuple[float, Source]:
         return self._cost("victim", scenario, self._load.victim(scenario))
 
-    def ascent(self, trial: Trial) -> tuple[float, Source]:
-        return self._cost("ascent", trial.scenario, self._load.ascent(trial))
-
-    def relearn(self, trial: Trial) -> tuple[float, Source]:
-        return self._cost("trial", trial.scenario, self._load.relearn(trial))
+    def stage(self, trial: Trial, position: int) -> tuple[float, Source]:
+        load = self._load.stage(trial, position)
+        return self._cost(kind_of(trial, position), trial.scenario, load)
 
     def weights(self, scenario: Scenario) -> float:
         """Return the bytes of a network."""

@@ -30,6 +30,7 @@ from orchestrator.spec.validation import (
     field_reader,
     items,
     known,
+    listed,
     nearest,
     number,
     reader_for,
@@ -40,6 +41,7 @@ from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, Problems, Yaml
 from ulrl.attacks import ATTACKS, LabelRule, Stamp
 from ulrl.datasets import DATASETS
 from ulrl.hyperparameters import PARTS, Preset, names
+from ulrl.methods import METHODS, ULRL
 from ulrl.models import ARCHITECTURES
 from ulrl.poisoning import Poison
 
@@ -315,7 +317,7 @@ def _expanded(
 
 MAX_TRIALS = 1_000_000
 AXES = (
-    *(*SCENARIO_AXES, *FIRST_SETTINGS, "preset"),
+    *(*SCENARIO_AXES, *FIRST_SETTINGS, "preset", "repair"),
     *(name for name in names() if name not in FIRST_SETTINGS),
 )
 DEFAULTS = {"poison_ratio": 0.1, "target_label": 0, "seed": 0}
@@ -494,6 +496,8 @@ def value_reader(name: str) -> tuple[Reader, Any]:
         return _poison_ratio, float
     if name == "preset":
         return partial(choice, enum=Preset), Preset
+    if name == "repair":
+        return _repair, str
     if name in ("target_label", "seed", "defence_seed"):
         return _from_zero, int
     return field_reader(PARTS[names()[name][0]], name)
@@ -540,6 +544,13 @@ def _poison_ratio(node: YamlNode) -> float:
     except ValueError as error:
         raise InvalidValue(node, str(error)) from error
     return value
+
+
+def _repair(node: YamlNode) -> str:
+    name, methods = word(node), (ULRL, *METHODS)
+    if name not in methods:
+        raise fail(node, f"repair is {listed(methods, ' or ')}", nearest(name, methods))
+    return name
 
 
 def _from_zero(node: YamlNode) -> int:

@@ -13,7 +13,8 @@ from orchestrator.spec.space import Range
 from orchestrator.spec.yaml_tree import Problems, YamlNode
 from ulrl.clean import CleanConfig, CleanDraw
 from ulrl.datasets import DatasetError, DatasetInfo
-from ulrl.hyperparameters import Preset, assemble, preset_values
+from ulrl.hyperparameters import Preset, assemble, names, preset_values
+from ulrl.methods import ULRL
 
 # What decides whether phase 1 can flag a neuron of a head, and phase 2 leave a classifier.
 _RULE_AXES = (
@@ -33,6 +34,22 @@ def check_combinations(axes: Axes, kept: Mask, preset: Preset, found: Problems) 
     _check_poison(axes, kept, facts, found)
     _check_clean(axes, kept, facts, preset, found)
     _check_rule(axes, kept, facts, preset, found)
+    _check_repair(axes, found)
+
+
+def _check_repair(axes: Axes, found: Problems) -> None:
+    """Note axes of ULRL's hyper-parameters beside a repair method that has none of them."""
+    if "repair" not in axes.by_name:
+        return
+    others = [value for value in axes.by_name["repair"].values if value != ULRL]
+    for name, axis in axes.settings.items():
+        own = name == "preset" or (name in names() and names()[name][0] != "clean")
+        if others and own and (len(axis.items) > 1 or axis.range):
+            found.add(
+                axis.items[-1].node,
+                f"{name} is an axis of {ULRL}, and {others[0]} would repeat its trials for every "
+                f"value; leave one value, or study {others[0]} in a file of its own",
+            )
 
 
 def _facts(item: Item, found: Problems) -> DatasetInfo | None:

@@ -27,6 +27,7 @@ def resolved_yaml(study: Study) -> str:
     grid = study.grid
     content: dict[str, Any] = {
         "name": study.name,
+        **({"plugins": [plugin.path for plugin in study.plugins]} if study.plugins else {}),
         **({} if "preset" in grid.settings else {"preset": study.preset}),
         "grid": {
             "attack": grid.attacks,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from orchestrator.address import Address
 from orchestrator.spec.axes import Axes, read_grid
@@ -34,6 +35,7 @@ from orchestrator.spec.sections import (
 )
 from orchestrator.spec.validation import (
     Reader,
+    absolute_path,
     choice,
     fail,
     items,
@@ -51,11 +53,12 @@ from ulrl.attacks.imported import Imported
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
 from ulrl.models import WeightsError
+from ulrl.plugins import Plugin, PluginError, load_plugin, read_plugin
 
 __all__ = ["is_excluded", "load_study", "missing_data", "resolved_yaml"]
 
 KEYS = (
-    *("name", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
+    *("name", "plugins", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
     *("resources", "limits", "budget", "optuna", "mlflow", "store"),
 )
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
@@ -72,6 +75,8 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     found = Problems()
     root = read_tree(path, overrides, found)
     keys = _top_level(root, found)
+    nothing: tuple[Plugin, ...] = ()
+    plugins = found.read(keys.get("plugins"), partial(_plugins, found=found), nothing)
     preset = found.read(keys.get("preset"), partial(choice, enum=Preset), Preset.DEFAULT)
     search = found.read(keys.get("search"), partial(read_search, found=found), None)
     axes, grid, exclude = _grid(keys, preset, search, found)
@@ -85,6 +90,7 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     study = Study(
         name=found.read(keys.get("name"), _name, ""),
         source=path,
+        plugins=plugins,
         grid=grid,
         preset=preset,
         exclude=exclude,
@@ -181,6 +187,24 @@ def _refuse_imported(axes: Axes, found: Problems) -> None:
                 item.node,
                 "imported attacks come with their victims; name them under victim: {import: ...}",
             )
+
+
+def _plugins(node: YamlNode, found: Problems) -> tuple[Plugin, ...]:
+    """Return the files that define attacks or repair methods, which are loaded here."""
+    plugins: dict[str, Plugin] = {}
+    for item in items(node):
+        with found.collecting():
+            path = absolute_path(item)
+            try:
+                plugin = read_plugin(Path(path))
+                load_plugin(plugin)
+            except PluginError as error:
+                found.add(item, str(error))
+                continue
+            if plugin.module in plugins:
+                found.add(item, f"two plugins have the file name {Path(path).name}; rename one")
+            plugins[plugin.module] = plugin
+    return tuple(plugins.values())
 
 
 def _name(node: YamlNode) -> str:

@@ -14,6 +14,7 @@ from ulrl.datasets.arrays import check_normalisation
 from ulrl.hyperparameters import Preset
 from ulrl.metrics import Metrics
 from ulrl.models import Architecture
+from ulrl.plugins import Plugin
 from ulrl.poisoning import Poison
 from ulrl.recipes import VictimRecipe
 from ulrl.registry import options_of
@@ -344,6 +345,7 @@ class Study:
 
     Attributes:
         source: The file as the user named it, for messages.
+        plugins: Files that define attacks or repair methods.
         imports: Where victims come from that are not trained; the first that matches counts.
         search: How settings are drawn; None is every combination.
         optuna_storage: Optuna's address of the storage that mirrors the study while it runs;
@@ -352,6 +354,7 @@ class Study:
 
     name: str
     source: str
+    plugins: tuple[Plugin, ...] = ()
     grid: Grid
     preset: Preset = Preset.DEFAULT
     exclude: tuple[Exclusion, ...] = ()

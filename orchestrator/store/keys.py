@@ -18,6 +18,8 @@ from ulrl import evaluation, poisoning, relearning, scoring, unlearning
 from ulrl import victim as victim_stage
 from ulrl.attacks import HELPER_VERSION, Attack, Helper
 from ulrl.interchange import fingerprint
+from ulrl.methods import RepairStage, Tensors
+from ulrl.plugins import source_of
 from ulrl.poisoning import Poison
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
@@ -85,9 +87,24 @@ def _poison(scenario: Scenario) -> Poison:
     return replace(scenario.poison, attack=scenario.poison.attack.resolved(info.side))
 
 
-def _revision(made: Attack | Helper) -> dict[str, int]:
+def _revision(made: Attack | Helper) -> dict[str, Any]:
     """Return what a change of one attack's or helper's code adds to its keys; at first nothing."""
-    return {} if made.version == 1 else {"version": made.version}
+    version = {} if made.version == 1 else {"version": made.version}
+    return {**version, **_source(made)}
+
+
+def _source(made: object) -> dict[str, str]:
+    """Return what the text of a plugin adds to the keys of what it defines."""
+    source = source_of(made)
+    return {} if source is None else {"source": source}
+
+
+def _digest_of_tensors(tensors: Tensors) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=64)  # the trials of a scenario share them
@@ -188,6 +205,35 @@ class CacheKeys:
         }
         inputs = {"victim": self.victim(trial.scenario)}
         return result_key("relearn", relearning.VERSION, config, inputs)
+
+    def repair(
+        self,
+        trial: Trial,
+        name: str,
+        stage: RepairStage,
+        before: str,
+        reads: Tensors | None,
+    ) -> str:
+        """Return the key of a stage of a repair method other than ULRL.
+
+        Args:
+            trial: For its victim and clean samples.
+            name: Of the method and the stage.
+            stage: With its configuration.
+            before: Key of the stage before, "" for the first.
+            reads: What it reads of that stage; None is all of it.
+        """
+        config = {
+            "stage": stage,
+            **_source(stage),
+            "compute": self._where,
+            "monitor": poisoning.MONITOR_COUNT,
+            **self._clean(trial),
+        }
+        inputs = {"victim": self.victim(trial.scenario)}
+        if before:
+            inputs["before"] = before if reads is None else _digest_of_tensors(reads)
+        return result_key(name, stage.version, config, inputs)
 
     def evaluation(self, model: str) -> str:
         """Return the key of the evaluation of the model behind a key."""

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
-from orchestrator.plan.jobs import AscentJob, HelperJob, Item, StageRun, VictimJob
+from orchestrator.plan.jobs import Job, JobKind, StageRun
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.spec.model import Objective
 from orchestrator.store.keys import CacheKeys
@@ -51,17 +51,26 @@ class VictimResult:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ScoreResult:
-    """Phase 1 of a trial, and the key of the relearning that it leads to.
+class Findings:
+    """What the stages of a repair method found so far, and the key of the stage that follows.
 
     Attributes:
-        relearn_key: "" where phase 1 diverged, so that it leads to none.
+        relearn_key: Of the stage that follows; "" where phase 1 of ULRL diverged, so that none
+            does.
+        seconds: Of the stages so far.
+        runs: The stages so far.
     """
 
-    scores: NeuronScores
     relearn_key: str
-    seconds: float  # of the ascent and the scores
-    runs: tuple[StageRun, ...]
+    seconds: float = 0.0
+    runs: tuple[StageRun, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoreResult(Findings):
+    """What phase 1 of ULRL found."""
+
+    scores: NeuronScores
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,11 +90,16 @@ class _AbsentError(Exception):
 
 
 class StageResults:
-    """Reads results of stages; every answer is None until the store has it."""
+    """Reads results of stages; every answer is None until the store has it.
+
+    Attributes:
+        store: Where they are.
+        keys: Of results.
+    """
 
     def __init__(self, store: Store, keys: CacheKeys) -> None:
-        self._store = store
-        self._keys = keys
+        self.store = store
+        self.keys = keys
         self._victims: dict[int, VictimResult] = {}
         self._ascents: dict[str, dict[str, Any]] = {}
         self._phase_one = lru_cache(maxsize=LATELY)(self._read_phase_one)
@@ -93,16 +107,16 @@ class StageResults:
 
     def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
         """Return what it took to train what a scenario's attack needs first."""
-        key = self._keys.helper(scenario, helper)
-        found = HELPER.peek(self._store, key)
+        key = self.keys.helper(scenario, helper)
+        found = HELPER.peek(self.store, key)
         return None if found is None else _run(HELPER, key, scenario.text, found)
 
     def victim(self, scenario: Scenario) -> VictimResult | None:
         """Return a scenario's victim as evaluated."""
         if scenario.number not in self._victims:
-            key = self._keys.victim(scenario)
-            evaluated = self._read(EVALUATION, self._keys.evaluation(key), scenario)
-            trained = VICTIM.peek(self._store, key)
+            key = self.keys.victim(scenario)
+            evaluated = self._read(EVALUATION, self.keys.evaluation(key), scenario)
+            trained = VICTIM.peek(self.store, key)
             if evaluated is None or trained is None:
                 return None
             run = _run(VICTIM, key, scenario.text, trained)
@@ -122,14 +136,14 @@ class StageResults:
     def scores(self, trial: Trial) -> ScoreResult | None:
         """Return what phase 1 of a trial found."""
         parts = trial.hyperparameters
-        key = self._keys.scores(trial, parts.score)
+        key = self.keys.scores(trial, parts.score)
         try:
             scores, runs = self._phase_one(key, trial.scenario.text)
         except _AbsentError:
             return None
         relearn_key = ""
         if not scores.diverged:
-            relearn_key = self._keys.relearn(trial, self._suspects(parts.reset, scores))
+            relearn_key = self.keys.relearn(trial, self._suspects(parts.reset, scores))
         return ScoreResult(
             scores=scores,
             relearn_key=relearn_key,
@@ -143,7 +157,7 @@ class StageResults:
         Raises:
             _AbsentError: The store has none; the next call asks again.
         """
-        found = SCORES.read(self._store, key)
+        found = SCORES.read(self.store, key)
         if found is None:
             raise _AbsentError
         scores = found.content
@@ -161,7 +175,7 @@ class StageResults:
         if not relearn_key:
             return None
         relearned = self._read(RELEARNING, relearn_key, trial.scenario)
-        evaluated = self._read(EVALUATION, self._keys.evaluation(relearn_key), trial.scenario)
+        evaluated = self._read(EVALUATION, self.keys.evaluation(relearn_key), trial.scenario)
         if relearned is None or evaluated is None:
             return None
         return RepairResult(
@@ -173,40 +187,32 @@ class StageResults:
             runs=(relearned[1], evaluated[1]),
         )
 
-    def has(self, item: Item) -> bool:
-        """Whether the store has all that an item makes."""
-        if isinstance(item, HelperJob):
-            return self.helper(item.scenario, item.helper) is not None
-        if isinstance(item, VictimJob):
-            return self.victim(item.scenario) is not None
-        if isinstance(item, AscentJob):
-            keys = [self._keys.scores(item.trial, rule) for rule in item.rules]
-            return all(SCORES.read(self._store, key) is not None for key in keys)
-        finding = self.scores(item.trial)
-        return finding is not None and self.repair(item.trial, finding.relearn_key) is not None
-
-    def elsewhere(self, item: Item) -> bool:
+    def elsewhere(self, job: Job) -> bool:
         """Whether another study makes what would keep a worker long: a helper or a victim."""
-        if isinstance(item, HelperJob):
-            return self._store.being_made(item.stage, self._keys.helper(item.scenario, item.helper))
-        if isinstance(item, VictimJob):
-            return self._store.being_made(item.stage, self._keys.victim(item.scenario))
+        if job.kind is JobKind.HELPER and job.helper is not None:
+            return self.store.being_made(job.stage, self.keys.helper(job.scenario, job.helper))
+        if job.kind is JobKind.VICTIM:
+            return self.store.being_made(job.stage, self.keys.victim(job.scenario))
         return False
 
-    def ascent(self, finding: ScoreResult) -> dict[str, Any]:
+    def ascent(self, finding: Findings) -> dict[str, Any]:
         """Return the curves of an ascent: its accuracy, its loss, and the monitor's."""
         key = finding.runs[0].key
         if key not in self._ascents:
-            found = ASCENT.peek(self._store, key)
+            found = ASCENT.peek(self.store, key)
             if found is None:
                 return {}
             self._ascents[key] = {name: getattr(found.content, name) for name in CURVES}
         return self._ascents[key]
 
+    def run(self, stage: Stage[T], key: str, scenario: Scenario, found: Stored[T]) -> StageRun:
+        """Return how a stored result was computed."""
+        return _run(stage, key, scenario.text, found)
+
     def _read(
         self, stage: Stage[T], key: str, scenario: Scenario
     ) -> tuple[Stored[T], StageRun] | None:
-        found = stage.read(self._store, key)
+        found = stage.read(self.store, key)
         return None if found is None else (found, _run(stage, key, scenario.text, found))
 
 

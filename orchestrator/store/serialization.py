@@ -66,7 +66,7 @@ class StoredWeights:
     state: Mapping[str, Tensor] = field(default_factory=dict, metadata=OWN_NAMES)
 
     def of(self, model_spec: ModelSpec) -> Weights:
-        """Return the weights for the network that they were made from."""
+        """Return the weights for the blueprint that they were made from."""
         return Weights(model_spec=model_spec, state=dict(self.state))
 
     def check(self, model_spec: ModelSpec) -> None:
@@ -293,6 +293,12 @@ STAGES: Mapping[str, Stage[Any]] = {
         *(HELPER, VICTIM, TRIGGER, ASCENT, SCORES, RELEARNING, REPAIRED, EVALUATION, PACE),
     )
 }
+
+
+@lru_cache
+def stage_of_method(method: str, stage: str) -> Stage[StoredTensors]:
+    """Return a repair method's stage before its last one, which stores tensors."""
+    return Stage(f"{method}.{stage}", StoredTensors)
 
 
 @lru_cache

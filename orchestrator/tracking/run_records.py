@@ -186,7 +186,9 @@ class RunRecords:
         curves: Curves = {}
         model = ended = began = None
         if row["status"] == Status.DONE.value and scored is not None and repaired is not None:
-            curves = self._phase_one(scored) | _curves("relearn", METRICS, repaired.curve)
+            curves = _curves("relearn", METRICS, repaired.curve)
+            if isinstance(scored, ScoreResult):
+                curves |= self._phase_one(scored)
             curves |= _curves("relearn", ("loss", "accuracy"), repaired.training)
             metrics |= _seconds((*scored.runs, *repaired.runs))
             ended = self._store.written("evaluate", repaired.runs[-1].key)

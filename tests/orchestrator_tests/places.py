@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.address import Address
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.stages import StageRunner
-from orchestrator.plan.jobs import Item, JobCatalog, Progress, Site, StageRun, VictimJob
+from orchestrator.plan.jobs import Job, Progress, Site, StageRun, victim_job
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.plan.resources import Compute
 from orchestrator.store.keys import CacheKeys
@@ -46,13 +47,13 @@ class Place:
         self.catalogue = JobCatalog(plan)
 
     @property
-    def items(self) -> list[Item]:
+    def items(self) -> list[Job]:
         """All items in an order in which they can be worked on."""
-        trials = [self.catalogue.trial_item(trial) for trial in self.plan.trials]
-        victims = [VictimJob(scenario=scenario) for scenario in self.plan.scenarios]
-        return [*victims, *(group.item for group in self.catalogue.groups), *trials]
+        trials = [self.catalogue.job(trial, 1) for trial in self.plan.trials]
+        victims = [victim_job(scenario) for scenario in self.plan.scenarios]
+        return [*victims, *(group.job for group in self.catalogue.groups), *trials]
 
-    def do(self, item: Item) -> tuple[list[Progress], tuple[StageRun, ...]]:
+    def do(self, item: Job) -> tuple[list[Progress], tuple[StageRun, ...]]:
         """Do an item in a new workshop, and return its progress and what was executed."""
         return finished(StageRunner(self.site, VICTIM).work(item))
 

@@ -9,15 +9,13 @@ from typing import Any
 
 import torch
 
-from orchestrator.pipeline.stages import ascent_entry
+from orchestrator.pipeline.ulrl_chain import ascent_entry, rules_of
 from orchestrator.plan.jobs import (
-    AscentJob,
-    HelperJob,
-    Item,
+    Job,
+    JobKind,
     JobResult,
     Progress,
     StageRun,
-    VictimJob,
 )
 from orchestrator.plan.plan import Scenario, make_plan
 from orchestrator.plan.resources import Compute
@@ -59,10 +57,10 @@ class Recorder(StudyCallback):
         self.verdicts: list[Verdict] = []
         self.victims: list[tuple[int, VictimResult]] = []
 
-    def started(self, item: Item) -> None:
+    def started(self, item: Job) -> None:
         self.started_items.append(item.name)
 
-    def ended(self, item: Item, result: JobResult) -> None:
+    def ended(self, item: Job, result: JobResult) -> None:
         self.ended_items.append((item.name, result))
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
@@ -131,7 +129,7 @@ class Workers:
         self.dying = list(dying)
         self._source = source or Random(0)
         self._count = count
-        self._busy: list[tuple[Item, Generator[Progress, None, JobResult]]] = []
+        self._busy: list[tuple[Job, Generator[Progress, None, JobResult]]] = []
 
     def run(self, desk: Desk, steps: int = 10**9) -> None:
         """Work until the study is complete, or for so many steps; then everything is gone."""
@@ -164,13 +162,13 @@ class Workers:
             del self._busy[place]
             desk.conductor.stopped(item, progress)
 
-    def _check_alone(self, desk: Desk, item: Item) -> None:
+    def _check_alone(self, desk: Desk, item: Job) -> None:
         """Check that no two workers make the same result."""
         wanted = made_by(desk, item)
         for other, _ in self._busy:
             assert not wanted & made_by(desk, other), f"{item.name} makes what {other.name} makes"
 
-    def steps(self, desk: Desk, item: Item) -> Generator[Progress, None, JobResult]:
+    def steps(self, desk: Desk, item: Job) -> Generator[Progress, None, JobResult]:
         """Work on an item, as `orchestrator.pipeline.run_job.steps_of` does."""
         runs: list[StageRun] = []
         yield Progress(stage="train_victim", epoch=1, epochs=2)
@@ -180,36 +178,36 @@ class Workers:
             return JobResult(runs=tuple(runs), error=f"RuntimeError: {error}", trace="where")
         return JobResult(runs=tuple(runs))
 
-    def _work(
-        self, desk: Desk, item: Item, runs: list[StageRun]
-    ) -> Generator[Progress, None, None]:
-        if isinstance(item, HelperJob):
+    def _work(self, desk: Desk, item: Job, runs: list[StageRun]) -> Generator[Progress, None, None]:
+        if item.helper is not None:
             self._try(item.name, item.name in self.failing)
             key = desk.keys.helper(item.scenario, item.helper)
             values = {"helper": type(item.helper).__name__}
             tensors = {"learned": torch.ones(2)}
             self._make(desk, item, runs, "train_helper", key, values, tensors)
-        elif isinstance(item, VictimJob):
+        elif item.kind is JobKind.VICTIM:
             self._try(item.name, item.name in self.failing)
             key = desk.keys.victim(item.scenario)
             self._make(desk, item, runs, "train_victim", key, {"training": [[0.5, 0.9]]})
             yield Progress(stage="train_victim", epoch=2, epochs=2)
             evaluation = {"selection": metrics(0.9, 0.95), "report": metrics(0.88, 0.94)}
             self._evaluate(desk, item, runs, key, evaluation)
-        elif isinstance(item, AscentJob):
+        elif item.kind is JobKind.STAGE:
             self._try(item.name, item.name in self.failing)
             yield from self._phase_one(desk, item, runs)
         else:
             yield from self._phase_two(desk, item, runs)
 
     def _phase_one(
-        self, desk: Desk, item: AscentJob, runs: list[StageRun]
+        self, desk: Desk, item: Job, runs: list[StageRun]
     ) -> Generator[Progress, None, None]:
-        ascent = ascent_entry(desk.keys.ascent(item.trial), min(r.stop_at(10) for r in item.rules))
+        ascent = ascent_entry(
+            desk.keys.ascent(item.trial), min(r.stop_at(10) for r in rules_of(item))
+        )
         nothing = {"predicted": torch.zeros(0, 10, dtype=torch.int64)}
         self._make(desk, item, runs, "unlearn", ascent, CLIMBED, nothing)
         yield Progress(stage="unlearn", epoch=1, epochs=1)
-        for config in item.rules:
+        for config in rules_of(item):
             rows = suspects_of(item.scenario.seed, config.unlearn_threshold)
             values = {
                 "suspects": rows,
@@ -260,7 +258,7 @@ class Workers:
         self._evaluate(desk, item, runs, key, evaluation)
 
     def _evaluate(
-        self, desk: Desk, item: Item, runs: list[StageRun], model: str, values: dict[str, Any]
+        self, desk: Desk, item: Job, runs: list[StageRun], model: str, values: dict[str, Any]
     ) -> None:
         counts = {f"counts/{name}": torch.zeros(0, width) for name, width in COUNTS.items()}
         tensors = {name: table.to(torch.int16) for name, table in counts.items()}
@@ -277,7 +275,7 @@ class Workers:
     def _make(
         self,
         desk: Desk,
-        item: Item,
+        item: Job,
         runs: list[StageRun],
         stage: str,
         key: str,
@@ -295,14 +293,14 @@ class Workers:
         runs.append(StageRun(stage=stage, key=key, scenario=text, seconds=seconds, study=study))
 
 
-def made_by(desk: Desk, item: Item) -> set[str]:
+def made_by(desk: Desk, item: Job) -> set[str]:
     """Return the keys of what an item makes and the store lacks."""
-    if isinstance(item, HelperJob):
+    if item.helper is not None:
         keys = {("train_helper", desk.keys.helper(item.scenario, item.helper))}
-    elif isinstance(item, VictimJob):
+    elif item.kind is JobKind.VICTIM:
         keys = {("train_victim", desk.keys.victim(item.scenario))}
-    elif isinstance(item, AscentJob):
-        keys = {("score_neurons", desk.keys.scores(item.trial, c)) for c in item.rules}
+    elif item.kind is JobKind.STAGE:
+        keys = {("score_neurons", desk.keys.scores(item.trial, c)) for c in rules_of(item)}
     else:
         keys = {("relearn", desk.conductor.scores[item.trial.number].relearn_key)}
     return {key for stage, key in keys if desk.store.peek(stage, key) is None}

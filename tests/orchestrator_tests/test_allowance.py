@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan.jobs import Item, Progress, TrialJob
+from orchestrator.plan.jobs import Job, Progress, trial_job
 from orchestrator.scheduler.queue import RemainingBudget
 from orchestrator.spec.model import Budget, Limits, Study
 from tests.orchestrator_tests.pruned_studies import study_of
@@ -30,7 +30,7 @@ def test_no_budget_is_never_spent(tmp_path: Path, store: str) -> None:
     allowance = RemainingBudget(Budget(), clock=iter([0.0, 1e12]).__next__)
     desk = Desk(study_of("nobody", store), tmp_path)
     for trial in desk.plan.trials:
-        allowance.take(TrialJob(trial=trial, rules=(), stream=False))
+        allowance.take(trial_job(trial))
     assert allowance.spent == ""
 
 
@@ -108,13 +108,13 @@ def _limited(store: str) -> Study:
     return replace(study_of("nobody", store), limits=Limits(minutes={"relearn": 1.0}))
 
 
-def _trial(desk: Desk) -> Item:
+def _trial(desk: Desk) -> Job:
     """Work until a trial is handed out, and return it."""
     crew = Workers()
     desk.conductor.open()
     while True:
         item = desk.conductor.next_item()
         assert item is not None
-        if isinstance(item, TrialJob):
+        if item.is_trial:
             return item
         desk.conductor.finished(item, finished(crew.steps(desk, item))[1])

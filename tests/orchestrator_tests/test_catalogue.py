@@ -5,7 +5,9 @@ from itertools import groupby
 
 import pytest
 
-from orchestrator.plan.jobs import AscentJob, Item, JobCatalog, TrialJob, VictimJob
+from orchestrator.pipeline.catalog import JobCatalog
+from orchestrator.pipeline.ulrl_chain import rules_of
+from orchestrator.plan.jobs import Job, JobKind, victim_job
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.spec.model import Prune
 from tests.orchestrator_tests.small_studies import MEDIAN, WILCOXON, small_study
@@ -49,9 +51,9 @@ def test_trials_of_a_group_share_their_ascent_and_no_others_do(plan: Plan) -> No
 
 def test_an_ascent_goes_down_to_the_lowest_threshold_and_scores_all(plan: Plan) -> None:
     for group in JobCatalog(plan).groups:
-        item = group.item
-        assert [rule.unlearn_threshold for rule in item.rules] == [0.4, 0.1, 0.2]
-        assert min(rule.stop_at(10) for rule in item.rules) == 0.1
+        item = group.job
+        assert [rule.unlearn_threshold for rule in rules_of(item)] == [0.4, 0.1, 0.2]
+        assert min(rule.stop_at(10) for rule in rules_of(item)) == 0.1
         assert item.trial is group.trials[0]
         assert item.scenario is group.scenario
 
@@ -64,13 +66,13 @@ def test_group_of(plan: Plan) -> None:
 
 def test_every_name_gives_its_item(plan: Plan) -> None:
     catalogue = JobCatalog(plan)
-    victims = [VictimJob(scenario=scenario) for scenario in plan.scenarios]
-    ascents = [group.item for group in catalogue.groups]
-    trials = [catalogue.trial_item(trial) for trial in plan.trials]
-    items: list[Item] = [*victims, *ascents, *trials]
+    victims = [victim_job(scenario) for scenario in plan.scenarios]
+    ascents = [group.job for group in catalogue.groups]
+    trials = [catalogue.job(trial, 1) for trial in plan.trials]
+    items: list[Job] = [*victims, *ascents, *trials]
     assert len({item.name for item in items}) == len(items)
     for item in items:
-        assert catalogue.item(item.name) == item
+        assert catalogue.named(item.name) == item
     assert [victims[1].name, ascents[2].name, trials[3].name] == [
         *("victim-0001", "ascent-00002", "trial-00003"),
     ]
@@ -82,9 +84,9 @@ def test_a_worker_derives_the_drivers_items_from_the_study(plan: Plan) -> None:
     there = JobCatalog(make_plan(pickle.loads(pickle.dumps(plan.study))))
     here = JobCatalog(plan)
     for group in here.groups:
-        assert there.item(group.item.name) == group.item
+        assert there.named(group.job.name) == group.job
     for trial in plan.trials:
-        assert there.item(trial.name) == here.trial_item(trial)
+        assert there.named(trial.name) == here.job(trial, 1)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +95,14 @@ def test_a_worker_derives_the_drivers_items_from_the_study(plan: Plan) -> None:
 )
 def test_epochs_are_told_where_somebody_may_cut(prune: Prune, *, stream: bool) -> None:
     plan = make_plan(small_study(prune=prune))
-    item = JobCatalog(plan).item("trial-00000")
-    assert isinstance(item, TrialJob)
+    item = JobCatalog(plan).named("trial-00000")
+    assert item.is_trial
     assert item.stream is stream
-    assert [rule.unlearn_threshold for rule in item.rules] == [0.2]
+    assert [rule.unlearn_threshold for rule in rules_of(item)] == [0.2]
 
 
 def test_items_are_values(plan: Plan) -> None:
-    one, other = JobCatalog(plan).groups[0].item, JobCatalog(plan).groups[0].item
-    assert isinstance(one, AscentJob)
+    one, other = JobCatalog(plan).groups[0].job, JobCatalog(plan).groups[0].job
+    assert one.kind is JobKind.STAGE
     assert one == other
-    assert hash(one.rules) == hash(other.rules)
     assert pickle.loads(pickle.dumps(one)) == one

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.pipeline.run_job import steps_of
 from orchestrator.pipeline.stages import StageRunner
-from orchestrator.plan.jobs import Item, Progress, StageRun
+from orchestrator.plan.jobs import Job, Progress, StageRun
 from orchestrator.plan.plan import Plan
 from orchestrator.scheduler.batches import JobBatch
 from orchestrator.store.store import Store
@@ -19,7 +19,7 @@ from tests.steps import finished
 Work = Generator[Progress, None, tuple[StageRun, ...]]
 
 
-def works(place: Place, item: Item) -> tuple[Work, Work]:
+def works(place: Place, item: Job) -> tuple[Work, Work]:
     """Return two workers' ways through the same item."""
     one, other = (StageRunner(place.site, VICTIM).work(item) for _ in range(2))
     return one, other
@@ -39,7 +39,7 @@ STAGES = {
 }
 
 
-def lacking(place: Place, kind: str) -> Item:
+def lacking(place: Place, kind: str) -> Job:
     """Return an item of a kind, whose results the store has no more."""
     for stage in STAGES[kind]:
         shutil.rmtree(Path(str(place.store.url)) / stage, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ResourceError
-from orchestrator.plan.jobs import AscentJob, JobResult, TrialJob, VictimJob
+from orchestrator.plan.jobs import JobKind, JobResult
 from orchestrator.spec.model import Limits
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -31,7 +31,7 @@ def test_a_failing_victim_fails_its_trials_and_no_others(tmp_path: Path, store: 
 def test_a_failing_ascent_fails_the_trials_that_share_it(tmp_path: Path, store: str) -> None:
     study = study_of("nobody", store)
     desk = Desk(study, tmp_path)
-    name = desk.conductor._catalogue.groups[3].item.name
+    name = desk.conductor._catalogue.groups[3].job.name
     Workers(failing=[name]).run(desk)
     failed = [
         t.scenario.number
@@ -120,14 +120,13 @@ def test_a_store_that_cannot_be_used_ends_the_study(tmp_path: Path, store: str) 
         desk.conductor.finished(item, JobResult(error="the store is full", fatal=True))
 
 
-@pytest.mark.parametrize("kind", [VictimJob, AscentJob, TrialJob])
+@pytest.mark.parametrize("kind", [JobKind.VICTIM, JobKind.STAGE, JobKind.TRIAL])
 def test_a_result_that_cannot_be_read_back_ends_the_study(
-    kind: type, tmp_path: Path, store: str
+    kind: JobKind, tmp_path: Path, store: str
 ) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
     desk.conductor.open()
-    while not isinstance(item := desk.conductor.next_item(), kind):
-        assert item is not None
+    while (item := desk.conductor.next_item()) is not None and item.kind is not kind:
         for _ in Workers().steps(desk, item):
             pass
         desk.conductor.finished(item, JobResult())

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from orchestrator.address import Address
 from orchestrator.cli.summary import print_summary
-from orchestrator.plan.jobs import JobCatalog, TrialJob
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.plan.plan import make_plan, own_setting
 from orchestrator.reporting.build import write_report
 from orchestrator.scheduler.sampling import foresee
@@ -301,12 +301,12 @@ def test_a_worker_finds_an_item_by_name_and_its_setting(tmp_path: Path, store: s
     elsewhere = JobCatalog(make_plan(desk.plan.study))
     for trial in reversed(desk.plan.trials):
         for item in (
-            desk.conductor._catalogue.trial_item(trial),
-            desk.conductor._catalogue.group_of(trial).item,
+            desk.conductor._catalogue.job(trial, 1),
+            desk.conductor._catalogue.group_of(trial).job,
         ):
-            found = elsewhere.item(item.name, desk.conductor.drawn_for(item))
+            found = elsewhere.named(item.name, desk.conductor.drawn_for(item))
             assert found == item
-            assert isinstance(found, TrialJob) == isinstance(item, TrialJob)
+            assert found.is_trial == item.is_trial
 
 
 def test_a_plan_foresees_as_many_settings_as_there_will_be(store: str) -> None:

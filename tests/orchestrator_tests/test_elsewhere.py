@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan.jobs import Item, VictimJob
+from orchestrator.plan.jobs import Job, victim_job
 from orchestrator.scheduler.queue import LOOKS
 from orchestrator.store.locks import SILENCE
 from orchestrator.store.store import Store
@@ -36,14 +36,14 @@ class Other:
     def __init__(self, desk: Desk, stack: ExitStack) -> None:
         self._desk, self._stack = desk, stack
 
-    def begin(self, item: Item) -> None:
+    def begin(self, item: Job) -> None:
         turn = self._desk.store.turn("train_victim", self._desk.keys.victim(item.scenario))
         assert self._stack.enter_context(turn).mine()
 
 
-def victims_of(desk: Desk) -> list[VictimJob]:
+def victims_of(desk: Desk) -> list[Job]:
     """Return the victims in the order in which a study alone would make them."""
-    return [VictimJob(scenario=desk.plan.scenarios[n]) for n in desk.plan.scenario_order]
+    return [victim_job(desk.plan.scenarios[n]) for n in desk.plan.scenario_order]
 
 
 def test_a_victim_that_another_study_makes_comes_last(desk: Desk) -> None:

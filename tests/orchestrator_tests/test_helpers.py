@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan.jobs import HelperJob
+from orchestrator.plan.jobs import JobKind
 from orchestrator.scheduler.estimate import estimate
 from orchestrator.spec.model import Limits, Study
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -74,7 +74,8 @@ def test_one_for_all_that_make_no_difference_to_it(
 ) -> None:
     desk = Desk(study_of(tmp_path, TrojanNN(), SSBA(), **grid), tmp_path)
     assert helpers(desk) == expected
-    keys = {desk.keys.helper(i.scenario, i.helper) for i in desk.conductor._catalogue.helpers}
+    jobs = desk.conductor._catalogue.helpers
+    keys = {desk.keys.helper(job.scenario, job.helper) for job in jobs if job.helper}
     assert len(keys) == sum(expected.values()), "the store shares as the plan does"
 
 
@@ -90,7 +91,7 @@ def test_what_the_victims_are_trained_like_matters_where_it_is_looked_at(tmp_pat
         study = Study(**{**vars(study), "victim": VictimRecipe.of(epochs=epochs, batch_size=64)})
         desk = Desk(study, tmp_path / str(epochs))
         items = desk.conductor._catalogue.helpers
-        keys.append([desk.keys.helper(item.scenario, item.helper) for item in items])
+        keys.append([desk.keys.helper(job.scenario, job.helper) for job in items if job.helper])
     benign, patch, encoder = zip(*keys, strict=True)
     assert len(set(benign)) == 2
     assert len(set(patch)) == 2, "by what it needs"
@@ -189,6 +190,6 @@ def test_seconds_of_helpers_count_in_every_row_that_rests_on_them(tmp_path: Path
 def test_a_helper_says_what_it_is(tmp_path: Path) -> None:
     desk = Desk(study_of(tmp_path, SSBA()), tmp_path)
     (item,) = desk.conductor._catalogue.helpers
-    assert isinstance(item, HelperJob)
+    assert item.kind is JobKind.HELPER
     assert (item.name, item.text) == ("helper-0000", "helper StegaEncoder")
-    assert desk.conductor._catalogue.item("helper-0000") == item
+    assert desk.conductor._catalogue.named("helper-0000") == item

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from orchestrator.errors import ResourceError
-from orchestrator.plan.jobs import AscentJob, TrialJob, VictimJob
+from orchestrator.pipeline.catalog import JobCatalog
+from orchestrator.plan.jobs import trial_job, victim_job
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import CONTEXT, Node, Shares, share_of, worker_bytes
 from orchestrator.spec.model import (
@@ -67,9 +68,9 @@ def test_every_item_takes_what_the_file_says(
     shares = Shares(study, [NO_GPU])
     trial = plan.trials[0]
     found = [
-        shares.of(VictimJob(scenario=trial.scenario)),
-        shares.of(AscentJob(number=0, trial=trial, rules=())),
-        shares.of(TrialJob(trial=trial, rules=(), stream=False)),
+        shares.of(victim_job(trial.scenario)),
+        shares.of(JobCatalog(plan).groups[0].job),
+        shares.of(trial_job(trial)),
     ]
     assert found == [Share(4, 1), Share(1, 2), Share(1, 0.25)]
     assert shares.device is Device.CUDA
@@ -155,12 +156,10 @@ def test_by_memory_where_nothing_is_said(tmp_path: Path, monkeypatch: pytest.Mon
         trial.scenario.architecture, classes=10, channels=3, side=16, images=1347, batch=128
     )
     for memory in (int(need * 1.2), int(need * 2.3), int(need * 100)):
-        share = Shares(study, [Node(cpus=8, gpus=1, memory=memory)]).of(
-            TrialJob(trial=trial, rules=(), stream=False)
-        )
+        share = Shares(study, [Node(cpus=8, gpus=1, memory=memory)]).of(trial_job(trial))
         assert share == Share(1, share_of(need, memory))
     smallest = [Node(cpus=8, gpus=1, memory=int(need * 1.2)), ONE_GPU]
-    assert Shares(study, smallest).of(VictimJob(scenario=trial.scenario)).gpu == 1
+    assert Shares(study, smallest).of(victim_job(trial.scenario)).gpu == 1
 
 
 @pytest.mark.parametrize("architecture", [PreActResNet18(width=4), VGG19BN(width=4)])

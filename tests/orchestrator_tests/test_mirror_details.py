@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.address import Address
 from orchestrator.spec.model import LogModels, Prune, PrunerChoice, Tracking
+from orchestrator.store.lookup import ScoreResult
 from orchestrator.tracking.records import Record
 from tests.orchestrator_tests.listening import Listener, mirrored, study_of, trial_record
 from tests.orchestrator_tests.simulation import SECONDS, Desk
@@ -85,7 +86,9 @@ def test_epochs_line_up_and_end_where_the_trial_stopped(tmp_path: Path) -> None:
     desk.store.write("relearn", desk.conductor.scores[0].relearn_key, relearned)
     desk, heard = mirrored(study_of(tmp_path), tmp_path)
     curves = trial_record(heard, desk, 0).curves
-    assert desk.conductor.scores[0].scores.stop_epoch == 2
+    scored = desk.conductor.scores[0]
+    assert isinstance(scored, ScoreResult)
+    assert scored.scores.stop_epoch == 2
     assert curves["unlearn/accuracy"] == ((1, 0.9), (2, 0.4))
     assert curves["unlearn/loss"] == ((1, 1.0), (2, 2.0))
     assert curves["unlearn/asr"] == ((1, 0.8), (2, 0.7))

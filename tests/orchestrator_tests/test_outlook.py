@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.cli.progress import RemainingTime
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.plan.cost_model import Workload
-from orchestrator.plan.jobs import AscentJob, TrialJob, VictimJob
+from orchestrator.plan.jobs import Job, trial_job, victim_job
 from orchestrator.plan.plan import Plan, make_plan
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study, table_study
 from ulrl.models.preact_resnet import PreActResNet18
@@ -17,17 +18,16 @@ def plan() -> Plan:
     return make_plan(table_study(3, 4))
 
 
-def victim(plan: Plan, number: int) -> VictimJob:
-    return VictimJob(scenario=plan.scenarios[number])
+def victim(plan: Plan, number: int) -> Job:
+    return victim_job(plan.scenarios[number])
 
 
-def trial(plan: Plan, number: int) -> TrialJob:
-    return TrialJob(trial=plan.trials[number], rules=(), stream=False)
+def trial(plan: Plan, number: int) -> Job:
+    return trial_job(plan.trials[number])
 
 
-def ascent(plan: Plan, number: int) -> AscentJob:
-    (first,) = (t for t in plan.trials if t.scenario.number == number and t.setting.number == 0)
-    return AscentJob(number=number, trial=first, rules=())
+def ascent(plan: Plan, number: int) -> Job:
+    return JobCatalog(plan).groups_in(number)[0].job
 
 
 def test_nothing_is_known_before_anything_ran(plan: Plan) -> None:
@@ -115,7 +115,7 @@ def test_networks_are_timed_apart() -> None:
     outlook = RemainingTime(plan)
     outlook.begin()
     for scenario, seconds in ((narrow, 10.0), (wide, 90.0)):
-        item = VictimJob(scenario=scenario)
+        item = victim_job(scenario)
         outlook.heard(item, "a:1", 0.0)
         outlook.ended(item, "a:1", 0.0, spent=seconds)
     assert outlook.left(0.0, 1) == pytest.approx(100.0)

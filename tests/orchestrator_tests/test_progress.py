@@ -12,7 +12,7 @@ from rich.console import Console
 
 from orchestrator.cli.progress import ProgressState, ProgressView, TrialValue
 from orchestrator.plan.columns import span
-from orchestrator.plan.jobs import JobResult, Progress, TrialJob, VictimJob
+from orchestrator.plan.jobs import JobResult, Progress, trial_job, victim_job
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome, Verdict, sentence
 from orchestrator.spec.model import Prune, VictimRule
@@ -138,8 +138,8 @@ def finding(acc: float = 0.9, asr: float = 0.95) -> Any:
 def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:
     shown = console()
     screen = ProgressView(shown, ProgressState(plan, lambda _: reached(0.75)))
-    victim = VictimJob(scenario=plan.scenarios[1])
-    trial = TrialJob(trial=plan.trials[0], rules=(), stream=True)
+    victim = victim_job(plan.scenarios[1])
+    trial = trial_job(plan.trials[0], stream=True)
     screen.decided(verdict(plan, 2))  # stored: told before the clock starts
     with screen:
         screen.started(victim)
@@ -175,7 +175,7 @@ def test_silence_is_told_ever_more_rarely_with_what_it_is_of(
     monkeypatch.setattr("orchestrator.cli.progress.LOOK", 0.005)
     shown = console()
     screen = ProgressView(shown, ProgressState(plan, nothing))
-    victims = [VictimJob(scenario=scenario) for scenario in plan.scenarios[:2]]
+    victims = [victim_job(scenario) for scenario in plan.scenarios[:2]]
 
     def told(count: int) -> None:
         wait_until(lambda: output(shown).count("no news") == count, f"{count} lines", 10)
@@ -212,7 +212,7 @@ def test_failures_and_weak_victims_are_told_at_once(clock: Clock) -> None:
     screen.victim(plan.scenarios[0], finding())
     screen.victim(plan.scenarios[1], finding(acc=0.4999))
     screen.victim(plan.scenarios[2], finding(asr=0.5))
-    item = TrialJob(trial=plan.trials[1], rules=(), stream=False)
+    item = trial_job(plan.trials[1])
     screen.ended(
         item, JobResult(error="RuntimeError: [bold]all[/] of a very long line " + "x" * 90)
     )
@@ -249,11 +249,11 @@ def test_the_live_view_shows_who_does_what(plan: Plan, clock: Clock, tmp_path: P
     screen = ProgressView(shown, tally, lambda name: tmp_path / f"{name}.log")
     with screen:
         for number in range(3):
-            item = TrialJob(trial=plan.trials[number], rules=(), stream=False)
+            item = trial_job(plan.trials[number])
             place = ("north:11", "south:12", "north:13")[number]
             screen.started(item)
             screen.progressed(item, Progress(stage="relearn", epoch=number, epochs=20, place=place))
-        screen.started(VictimJob(scenario=plan.scenarios[1]))
+        screen.started(victim_job(plan.scenarios[1]))
         screen.decided(verdict(plan, 0))
         view = console(terminal=True, width=100)
         view.print(screen._render())
@@ -279,7 +279,7 @@ def test_a_narrow_terminal_cuts_no_number_off(clock: Clock) -> None:
     tally = ProgressState(plan, lambda _: reached(0.912))
     screen = ProgressView(console(), tally)
     for trial in plan.trials[:20]:
-        item = TrialJob(trial=trial, rules=(), stream=False)
+        item = trial_job(trial)
         screen.started(item)
         screen.progressed(item, Progress(stage="relearn", epoch=11, epochs=20))
         clock.now += 1000

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from orchestrator.plan.jobs import VictimJob
+from orchestrator.plan.jobs import JobKind
 from orchestrator.scheduler.decisions import TrialOutcome
 from orchestrator.scheduler.results_table import ResultRows, columns_of, target_z
 from orchestrator.spec.model import Objective, Prune, Study, VictimRule
-from orchestrator.store.lookup import objective_value
+from orchestrator.store.lookup import ScoreResult, objective_value
 from orchestrator.store.store import Entry
 from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
 from tests.orchestrator_tests.small_studies import (
@@ -138,6 +138,7 @@ def test_numbers_of_a_done_row(desk: Desk) -> None:
 def test_a_row_says_in_which_class_phase_one_ended(desk: Desk) -> None:
     """The lowest of equals; with no prediction (a divergence) there is none."""
     trial, scored = desk.plan.trials[0], desk.conductor.scores[0]
+    assert isinstance(scored, ScoreResult)
     for counts, told in (
         ([0, 3, 0, 17, 0, 0, 0, 0, 0, 0], (3, 0.85)),
         ([1] * 10, (0, 0.1)),
@@ -176,6 +177,7 @@ def test_all_to_all_has_no_target(desk: Desk) -> None:
 def test_the_targets_score_is_that_of_its_row(desk: Desk) -> None:
     trial = desk.plan.trials[0]
     scored = desk.conductor.scores[0]
+    assert isinstance(scored, ScoreResult)
     assert target_z(trial, scored) == 0.0
     for value, shown in ((7.5, 7.5), (torch.nan, None)):
         z = scored.scores.z.clone()
@@ -208,7 +210,8 @@ def test_a_pending_row_is_empty_but_for_its_victim(tmp_path: Path) -> None:
     assert desk.statuses() == ["pending"] * 8
     desk.conductor.open()
     item = desk.conductor.next_item()
-    assert isinstance(item, VictimJob)
+    assert item is not None
+    assert item.kind is JobKind.VICTIM
     for _ in Workers().steps(desk, item):
         pass
     for trial, row in zip(desk.plan.trials, desk.rows(), strict=True):

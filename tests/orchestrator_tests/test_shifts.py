@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.address import Address
-from orchestrator.plan.jobs import Item, JobResult, Progress, Site, StageRun, TrialJob
+from orchestrator.plan.jobs import Job, JobResult, Progress, Site, StageRun
 from orchestrator.scheduler.batches import AssignedBatch, BatchProgress, JobBatch
 from orchestrator.scheduler.queue import SHIFT_SECONDS, RecentDurations
 from orchestrator.spec.model import Limits
@@ -24,7 +24,7 @@ class Bench:
     def __init__(self, desk: Desk, crew: Workers, clock: "Clock", seconds: float) -> None:
         self._desk, self._crew, self._clock, self._seconds = desk, crew, clock, seconds
 
-    def work(self, item: Item) -> Generator[Progress, None, tuple[StageRun, ...]]:
+    def work(self, item: Job) -> Generator[Progress, None, tuple[StageRun, ...]]:
         finished = yield from self._crew.steps(self._desk, item)
         self._clock.now += self._seconds
         if finished.error:
@@ -211,12 +211,12 @@ def test_a_setting_that_may_be_abandoned_is_not_run_ahead_through_settings(
     assert len(ahead) < len(pruned) / 2
 
 
-def _prepared(desk: Desk) -> list[TrialJob]:
+def _prepared(desk: Desk) -> list[Job]:
     """Do all that comes before trials, and return those that are ready."""
     conductor, trials = desk.conductor, []
     conductor.open()
     while (item := conductor.next_item()) is not None:
-        if isinstance(item, TrialJob):
+        if item.is_trial:
             trials.append(item)
         else:
             for _ in Workers().steps(desk, item):
@@ -227,7 +227,7 @@ def _prepared(desk: Desk) -> list[TrialJob]:
     return trials
 
 
-def _shift_of(desk: Desk, clock: Clock, size: int) -> tuple[Item, ...]:
+def _shift_of(desk: Desk, clock: Clock, size: int) -> tuple[Job, ...]:
     """Return a shift of at least so many trials."""
     _prepared(desk)
     (first,) = desk.conductor.next_shift(1)

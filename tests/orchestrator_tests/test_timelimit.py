@@ -15,7 +15,7 @@ from orchestrator.address import Address
 from orchestrator.errors import TimeLimitExceeded
 from orchestrator.pipeline.run_job import steps_of
 from orchestrator.pipeline.time_limit import TimeLimit, grace
-from orchestrator.plan.jobs import Item, JobResult, Progress, Site, StageRun
+from orchestrator.plan.jobs import Job, JobResult, Progress, Site, StageRun
 from orchestrator.spec.model import Limits
 
 RUN = StageRun(stage="relearn", key="k", scenario="s", seconds=1.0, study="x")
@@ -108,7 +108,7 @@ class Bench:
 
     executed: ClassVar[tuple[StageRun, ...]] = (RUN,)
 
-    def work(self, item: Item) -> Generator[Progress, None, tuple[StageRun, ...]]:
+    def work(self, item: Job) -> Generator[Progress, None, tuple[StageRun, ...]]:
         del item
         try:
             yield Progress(stage="relearn", epoch=1, epochs=2)

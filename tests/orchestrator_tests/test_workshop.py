@@ -1,6 +1,7 @@
 """The workshop on a real study: what comes through the store is what the stages give."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 
 from orchestrator.address import Address
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.inputs import model_spec_of
-from orchestrator.pipeline.stages import StageRunner, ascent_entry
-from orchestrator.plan.jobs import AscentJob, Progress, Site, VictimJob
+from orchestrator.pipeline.stages import StageRunner
+from orchestrator.pipeline.ulrl_chain import ascent_entry
+from orchestrator.plan.jobs import Job, JobKind, Progress, Site, victim_job
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.store.lookup import RepairResult, VictimResult
 from orchestrator.store.schema import narrowed, pack
@@ -153,7 +156,7 @@ def test_each_stage_is_executed_once(plan: Plan, tmp_path: Path) -> None:
 def test_runs_and_progress_of_a_victim(plan: Plan, tmp_path: Path) -> None:
     place = Place(plan, tmp_path)
     scenario = plan.scenarios[0]
-    seen, runs = place.do(VictimJob(scenario=scenario))
+    seen, runs = place.do(victim_job(scenario))
     assert seen == [Progress(stage="train_victim", epoch=n, epochs=2) for n in (1, 2)]
     key = place.keys.victim(scenario)
     assert [(run.stage, run.key) for run in runs] == [
@@ -193,14 +196,13 @@ def test_the_ascent_keeps_the_monitors_curve(made: Place) -> None:
 # One ascent for all thresholds.
 
 
-def ascent_item(plan: Plan, *thresholds: float) -> AscentJob:
+def ascent_item(plan: Plan, *thresholds: float) -> Job:
     trials = [
         trial
         for trial in plan.trials
         if trial.hyperparameters.score.unlearn_threshold in thresholds
     ]
-    rules = tuple(dict.fromkeys(trial.hyperparameters.score for trial in trials))
-    return AscentJob(number=0, trial=trials[0], rules=rules)
+    return replace(JobCatalog(plan).groups[0].job, trials=tuple(trials))
 
 
 def test_a_deeper_ascent_answers_for_a_shallower(plan: Plan, tmp_path: Path) -> None:
@@ -248,7 +250,7 @@ def test_a_workshop_that_did_other_scenarios_gives_the_same(made: Place, tmp_pat
     place = Place(plan_of(3, 2, 1, 0), tmp_path)
     workshop = StageRunner(place.site, VICTIM)
     for item in place.items:
-        if item.scenario.seed == 0 or isinstance(item, VictimJob):
+        if item.scenario.seed == 0 or item.kind is JobKind.VICTIM:
             for _ in workshop.work(item):
                 pass
     wanted = made.content()

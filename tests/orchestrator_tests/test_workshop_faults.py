@@ -9,7 +9,7 @@ import pytest
 from orchestrator.errors import ResourceError
 from orchestrator.pipeline.run_job import steps_of
 from orchestrator.pipeline.stages import StageRunner
-from orchestrator.plan.jobs import Item, JobResult
+from orchestrator.plan.jobs import Job, JobResult
 from orchestrator.plan.plan import Plan
 from orchestrator.store.store import Entry, Store
 from tests.orchestrator_tests.places import VICTIM, Place
@@ -99,7 +99,7 @@ def test_what_is_left_early_stores_nothing_of_the_stage_in_flight(
 # How an item ends.
 
 
-def ended(place: Place, item: Item) -> JobResult:
+def ended(place: Place, item: Job) -> JobResult:
     return finished(steps_of(StageRunner(place.site, VICTIM), item))[1]
 
 

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.inputs import model_spec_of
-from orchestrator.plan.jobs import JobCatalog
+from orchestrator.pipeline.ulrl_chain import rules_of
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.scheduler.callbacks import CallbackList
 from orchestrator.scheduler.results_table import ResultRows, columns_of
@@ -63,7 +64,7 @@ def test_rules_of_both_scales_share_an_ascent(switched: Plan) -> None:
     groups = JobCatalog(switched).groups
     assert [len(group.trials) for group in groups] == [4, 4]
     for group in groups:
-        stops = [rule.stop_at(10) for rule in group.item.rules]
+        stops = [rule.stop_at(10) for rule in rules_of(group.job)]
         assert stops == pytest.approx([0.3, 0.37, 0.3, 0.37])
 
 

@@ -1,0 +1,112 @@
+"""Repair methods beside ULRL: each is a chain of stages whose results can be stored and shared."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ulrl.attacks import Step
+from ulrl.clean import CleanSamples
+from ulrl.errors import DivergedError
+from ulrl.models import Classifier, Weights
+from ulrl.registry import registrar
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RepairContext:
+    """What a defender has.
+
+    Attributes:
+        victim: The network to repair.
+        clean: A few clean samples.
+        device: Where to compute.
+        observe: To call with the network after each epoch of the last stage. It measures the
+            curve by which a study may cut the trial, and it changes nothing.
+    """
+
+    victim: Weights
+    clean: CleanSamples
+    device: torch.device
+    observe: Callable[[Classifier], None]
+
+
+class RepairStage(ABC):
+    """A stage of a repair method; each subclass is a frozen dataclass.
+
+    The fields are its configuration. With the version, the victim, the clean samples and what
+    it reads of the stage before, they name its result.
+
+    Attributes:
+        name: Of the stage, within its method.
+        version: Raised when the same fields give another result than before.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def reads(self, before: Tensors) -> Tensors | None:
+        """Return what this stage reads of the stage before; None is all of it.
+
+        Trials for which it is equal share this stage's result, whatever else the stage before
+        found. ULRL's relearning, for example, reads which neurons are reset.
+        """
+        del before
+        return None
+
+    def cost(self, samples: int) -> float:
+        """Return about how many images the stage trains on, each as often as it is seen.
+
+        Args:
+            samples: Number of clean samples.
+        """
+        return 20.0 * samples
+
+    @abstractmethod
+    def run(self, context: RepairContext, before: Tensors) -> Generator[Step, None, Tensors]:
+        """Compute, yield after each part, and return the result as tensors on the CPU.
+
+        The result depends on the fields, on `context` and `before`, and on the device's
+        arithmetic alone. The last stage returns the repaired network's parameters and buffers
+        by their names.
+
+        Args:
+            context: What the defender has.
+            before: Result of the stage before; empty for the first.
+        """
+
+    def checked(self, context: RepairContext, before: Tensors) -> Generator[Step, None, Tensors]:
+        """Do what `run` does, and check the result.
+
+        Raises:
+            DivergedError: A tensor of the result is not finite.
+        """
+        tensors = yield from self.run(context, before)
+        for name, value in tensors.items():
+            if not bool(value.isfinite().all()):
+                raise DivergedError(f"{self.name} diverged ({name} is not finite)")
+        return tensors
+
+
+class RepairMethod(ABC):
+    """A way to repair a victim with clean samples; each subclass is a frozen dataclass.
+
+    Attributes:
+        name: What a study file calls it.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def stages(self) -> tuple[RepairStage, ...]:
+        """The stages in order, at least one."""
+
+
+METHODS: dict[str, type[RepairMethod]] = {}
+ULRL = "ulrl"  # the method that this package is about, which has hyper-parameters of its own
+register = registrar("repair method", METHODS)
