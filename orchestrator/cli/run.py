@@ -82,7 +82,7 @@ class _Run:
         chosen: Executor,
     ) -> None:
         from orchestrator.scheduler.trigger_pictures import TriggerPictures
-        from orchestrator.spec.load import resolved_yaml
+        from orchestrator.spec.dump import resolved_yaml
         from orchestrator.tracking.callback import MlflowCallback
         from orchestrator.tracking.model_export import ModelExporter
         from orchestrator.tracking.run_records import RunRecords

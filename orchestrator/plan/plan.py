@@ -10,16 +10,15 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator.plan.labels import scenario_text, setting_text
-from orchestrator.spec.exclude import holds
-from orchestrator.spec.load import is_excluded
 from orchestrator.spec.model import (
     FIRST_SETTINGS,
     AttackChoice,
     Normalisation,
     Study,
     attack_options,
+    holds,
+    import_path,
 )
-from orchestrator.spec.sections import import_path
 from orchestrator.spec.space import Range, Values, is_open
 from ulrl.attacks import Helper
 from ulrl.attacks.imported import Imported
@@ -159,18 +158,20 @@ def _method_of(setting: Setting) -> RepairMethod | None:
 
 def is_left_out(study: Study, scenario: Scenario, setting: Setting | None) -> bool:
     """Whether a trial is left out; without a setting, whether all of a scenario's are."""
-    values = {
+    point = {
+        "attack": scenario.choice,
+        "dataset": scenario.dataset,
+        "architecture": scenario.architecture,
         "poison_ratio": scenario.poison.poison_ratio,
         "target_label": scenario.poison.target_label,
         "seed": scenario.seed,
         **({} if setting is None else setting.values),
     }
-    exclusions = [
-        one
+    return any(
+        holds(one.conditions, point)
         for one in study.exclude
         if setting is not None or not one.conditions.keys() & study.grid.settings
-    ]
-    return is_excluded(exclusions, scenario.choice, scenario.dataset, scenario.architecture, values)
+    )
 
 
 def _resolve(study: Study, dataset: Dataset, setting: Setting) -> Hyperparameters:

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
 from math import prod
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import NonNegativeInt
 
 from orchestrator.spec.model import (
     FIRST_SETTINGS,
@@ -18,26 +20,10 @@ from orchestrator.spec.model import (
     Search,
     attack_options,
 )
-from orchestrator.spec.search_section import read_range
-from orchestrator.spec.space import Range
-from orchestrator.spec.validation import (
-    Reader,
-    absolute_path,
-    axis_values,
-    between,
-    choice,
-    fail,
-    field_reader,
-    items,
-    known,
-    listed,
-    nearest,
-    number,
-    reader_for,
-    whole,
-    word,
-)
-from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, Problems, YamlNode
+from orchestrator.spec.rules import AbsolutePath, nearest
+from orchestrator.spec.space import Range, Span
+from orchestrator.spec.validation import Reader, axis_values, field_reader, named_in, read
+from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, YamlNode
 from ulrl.attacks import ATTACKS, LabelRule, Stamp
 from ulrl.datasets import DATASETS
 from ulrl.hyperparameters import PARTS, Preset, names
@@ -45,14 +31,21 @@ from ulrl.methods import METHODS, ULRL
 from ulrl.models import ARCHITECTURES
 from ulrl.poisoning import Poison
 
+MAX_TRIALS = 1_000_000
 MAX_VARIANTS = 10_000
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+AXES = (
+    *(*SCENARIO_AXES, *FIRST_SETTINGS, "preset", "repair"),
+    *(name for name in names() if name not in FIRST_SETTINGS),
+)
+DEFAULTS = {"poison_ratio": 0.1, "target_label": 0, "seed": 0}
 ATTACK_OPTIONS = {
     "labels": LabelRule,
     "poison_ratio": float,
     "stamp": Stamp,
     "source": tuple[int, ...],
 }
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+R = TypeVar("R", Range, Span)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,28 +55,6 @@ class Item:
     node: YamlNode
     value: Any
     options: Mapping[str, YamlNode] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Component:
-    """What an axis of named things is made of.
-
-    Attributes:
-        word: What a message calls one.
-        registry: Classes by name.
-        build: Makes one of its class and options; ``ValueError`` where they are out of range.
-        extra: Types of options that are not the class's own.
-        usage: How to write those that need an option; the option of the same name says the
-            name too.
-        families: Names that go on after a colon, and the option that the rest is for.
-    """
-
-    word: str
-    registry: Mapping[str, type[Any]]
-    build: Callable[[type[Any], Mapping[str, Any]], Any]
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    usage: Mapping[str, str] = field(default_factory=dict)
-    families: Mapping[str, str] = field(default_factory=dict)
 
 
 def attack_choice(attack_class: type[Any], options: Mapping[str, Any]) -> AttackChoice:
@@ -100,257 +71,140 @@ def attack_choice(attack_class: type[Any], options: Mapping[str, Any]) -> Attack
     return choice
 
 
-KINDS = {
-    "attack": Component(
-        word="attack",
-        registry=ATTACKS,
-        build=attack_choice,
-        extra=ATTACK_OPTIONS,
-    ),
-    "dataset": Component(
-        word="dataset",
-        registry=DATASETS,
-        build=lambda dataset, options: dataset(**options),
-        usage={"arrays": "{arrays: FILE.npz}"},
-    ),
-    "architecture": Component(
-        word="architecture",
-        registry=ARCHITECTURES,
-        build=lambda architecture, options: architecture(**options),
-        families={"timm": "model"},
-    ),
+REGISTRIES: Mapping[str, Mapping[str, type[Any]]] = {
+    "attack": ATTACKS,
+    "dataset": DATASETS,
+    "architecture": ARCHITECTURES,
 }
+FAMILIES = {"timm": "model"}  # names that go on after a colon, and the option that the rest is for
 
 
-def class_of(node: YamlNode, name: str, kind: Component) -> type[Any]:
+def class_of(node: YamlNode, name: str, axis: str) -> type[Any]:
     """Return the class that a name selects.
 
     Raises:
         InvalidValue: There is none.
     """
+    registry = REGISTRIES[axis]
     family = name.partition(":")[0]
-    registered = family if family in kind.families else name
-    if registered in kind.registry:
-        return kind.registry[registered]
-    names = [_usual(other, kind) for other in sorted(kind.registry)]
+    registered = family if family in FAMILIES else name
+    if registered in registry:
+        return registry[registered]
     parts = [part.strip() for part in name.split(",")]
-    if len(parts) > 1 and all(part in kind.registry for part in parts):
+    if len(parts) > 1 and all(part in registry for part in parts):
         text = f"several names are a list; write [{', '.join(parts)}]; got {name!r}"
         raise InvalidValue(node, text)
-    misspelt = family if kind.families else name
-    raise InvalidValue(
-        node, f"no {kind.word} is called {name!r}" + nearest(misspelt, names, "there are")
-    )
+    hint = nearest(family, sorted(registry), "there are")
+    raise InvalidValue(node, f"no {axis} is called {name!r}{hint}")
 
 
-def _usual(name: str, kind: Component) -> str:
-    """Return how an entry of that name is written at its shortest."""
-    return f"{name}:{kind.families[name].upper()}" if name in kind.families else name
-
-
-def read_entry(node: YamlNode, kind: Component, found: Problems) -> list[Item]:
+def read_entry(node: YamlNode, axis: str) -> list[Item]:
     """Return what one entry stands for: one thing, or one per value of its options.
 
-    What is wrong with an option is noted, and its right values stand.
+    What is wrong with an option is noted, and then there is nothing.
 
     Raises:
         InvalidValue: The entry cannot be understood at all.
     """
-    place, name, given = _name_and_options(node, kind)
-    chosen = class_of(place, name, kind)
-    given = _implied(place, name, kind, given)
-    readers = _option_readers(chosen, kind)
-    complaint = f"{name} has no option {{!r}}"
-    options = known({**_default_paths(node, chosen), **given}, readers, found, complaint, "it has")
-    needed = [part.name for part in dataclasses.fields(chosen) if _is_required(part)]
-    for option in needed:
+    named, name, given = _name_and_options(node, axis)
+    chosen = class_of(named, name, axis)
+    family, _, rest = name.partition(":")
+    if rest and (option := FAMILIES[family]) in given:
+        text = f"{name} says its {option} in its name; leave {option} out"
+        raise InvalidValue(given[option], text)
+    if rest:
+        given = {FAMILIES[family]: replace(named, value=rest), **given}
+    parts = dataclasses.fields(chosen)
+    # Paths that an entry leaves to their defaults are made absolute too.
+    paths = [part for part in parts if part.metadata.get("runtime")]
+    defaults = {p.name: node.child(p.name, p.default) for p in paths if isinstance(p.default, str)}
+    readers = _option_readers(chosen, axis)
+    options = replace(node, value={**defaults, **given}).known(readers)
+    required = [p.name for p in parts if p.default is p.default_factory is dataclasses.MISSING]
+    before = node.problems.count
+    for option in required:
         if option not in options:
-            bare = name.removesuffix(":")
-            usual = _usual(bare, kind)
-            usual = usual if usual != bare else f"{{name: {bare}, {option}: ...}}"
-            usage = kind.usage.get(bare, usual)
-            raise InvalidValue(node, f"{bare} cannot stand alone; write {usage}")
-    values = {
-        option: axis_values(where, *readers[option], found) for option, where in options.items()
-    }
-    if not all(values[option] for option in needed):
+            node.child(option, None).note("this key is required")
+    values = {option: axis_values(part, *readers[option]) for option, part in options.items()}
+    if not all(values.get(option) for option in required):
         return []
-    first = {option: candidates[0][1] for option, candidates in values.items() if candidates}
-    required = {option: first[option] for option in needed}
-
-    def complaint_about(**some: Any) -> str:
-        try:
-            kind.build(chosen, {**required, **some})
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    alone = {option: complaint_about(**{option: value}) for option, value in first.items()}
-    for option, candidates in values.items():
-        kept = []
-        for where, value in candidates:
-            own = complaint_about(**{option: value})
-            # What another option cures, or changes, is for their combination to say.
-            beside = [
-                complaint_about(**{option: value, other: first[other]})
-                for other in first
-                if other != option
-            ]
-            known_already = {own, *alone.values()} - {""}
-            if own and known_already.issuperset(beside):
-                found.add(where, own)
-            else:
-                kept.append((where, value))
-        values[option] = kept
-    return _expanded(node, kind, chosen, values, found)
+    right = {option: found for option, found in values.items() if found}
+    count = prod(map(len, right.values()))
+    if count > MAX_VARIANTS:
+        raise InvalidValue(node, f"one entry stands for at most {MAX_VARIANTS:,}; got {count:,}")
+    build = partial(attack_choice if axis == "attack" else _thing, chosen)
+    items = []
+    for combination in product(*right.values()):
+        variant = dict(zip(right, combination, strict=True))
+        value = _built(node, build, variant, required)
+        places = {option: place for option, (place, _) in variant.items()}
+        items.append(Item(node=node, value=value, options=places))
+    return items if node.problems.count == before else []
 
 
-def _name_and_options(node: YamlNode, kind: Component) -> tuple[YamlNode, str, dict[str, YamlNode]]:
+def _thing(chosen: type[Any], options: Mapping[str, Any]) -> Any:
+    return chosen(**options)
+
+
+def _name_and_options(node: YamlNode, axis: str) -> tuple[YamlNode, str, dict[str, YamlNode]]:
     """Return where the thing is named, its name and its options."""
     if isinstance(node.value, str):
         return node, node.value, {}
     if not isinstance(node.value, dict):
-        raise fail(node, "a name, or a mapping with a name and options")
+        raise node.invalid("a name, or a mapping with a name and options")
     options = dict(node.value)
     if "name" in options:
         named = options.pop("name")
-        return replace(named, path=node.path), word(named), options
-    for name in kind.usage:
-        if name in options:
+        return replace(named, path=node.path), read(named, str), options
+    for name in options:
+        if name in REGISTRIES[axis]:  # {arrays: FILE.npz}
             return node, name, options
-    if any(option.value is UNREADABLE for option in options.values()):
-        raise InvalidValue(node, "")
-    raise InvalidValue(node, f"the {kind.word} has no name; write {{name: ..., OPTION: ...}}")
+    told = any(option.value is UNREADABLE for option in options.values())
+    text = f"the {axis} has no name; write {{name: ..., OPTION: ...}}"
+    raise InvalidValue(node, "" if told else text)
 
 
-def _implied(
-    place: YamlNode, name: str, kind: Component, given: dict[str, YamlNode]
-) -> dict[str, YamlNode]:
-    """Return the options of an entry with the one that its name says after a colon."""
-    family, _, rest = name.partition(":")
-    if not rest or family not in kind.families:
-        return given
-    option = kind.families[family]
-    if option in given:
-        raise InvalidValue(
-            given[option], f"{name} says its {option} in its name; leave {option} out"
-        )
-    return {option: replace(place, value=rest), **given}
-
-
-def _option_readers(chosen: type[Any], kind: Component) -> dict[str, tuple[Reader, Any]]:
+def _option_readers(chosen: type[Any], axis: str) -> dict[str, tuple[Reader, Any]]:
     """Return the reader and the type of each option."""
     hints = get_type_hints(chosen)
-    readers = {
-        part.name: (
-            _place_reader(part) if part in _paths(chosen) else reader_for(hints[part.name]),
-            hints[part.name],
-        )
-        for part in dataclasses.fields(chosen)
-    }
-    return readers | {name: (reader_for(hint), hint) for name, hint in kind.extra.items()}
+    readers: dict[str, tuple[Reader, Any]] = {}
+    for part in dataclasses.fields(chosen):
+        hint = hints[part.name]
+        reader: Reader = partial(read, hint=hint)
+        if part.metadata.get("runtime") and hint in (str, str | None):
+            reader = partial(_read_path, part=part)
+        readers[part.name] = reader, hint
+    extra = ATTACK_OPTIONS if axis == "attack" else {}
+    return readers | {name: (partial(read, hint=hint), hint) for name, hint in extra.items()}
 
 
-def _place_reader(part: dataclasses.Field[Any]) -> Reader:
-    """Return the reader of a path, or of what may stand instead of one: a word, a URL."""
+def _read_path(node: YamlNode, part: dataclasses.Field[Any]) -> Any:
+    """Return a path, or what may stand instead of one: a word, a URL."""
     words = part.metadata.get("words", ())
     spared = words if part.default is not None else (None, *words)
-
-    def read(node: YamlNode) -> Any:
-        is_url = isinstance(node.value, str) and _URL.match(node.value)
-        return node.value if is_url or node.value in spared else absolute_path(node)
-
-    return read
+    is_url = isinstance(node.value, str) and _URL.match(node.value)
+    return node.value if is_url or node.value in spared else read(node, AbsolutePath)
 
 
-def _default_paths(node: YamlNode, chosen: type[Any]) -> dict[str, YamlNode]:
-    """Return the paths that an entry leaves to their defaults, so that they are made absolute."""
-    return {
-        part.name: YamlNode(path=f"{node.path}.{part.name}", place=node.place, value=part.default)
-        for part in _paths(chosen)
-        if isinstance(part.default, str)
-    }
-
-
-def _paths(chosen: type[Any]) -> list[dataclasses.Field[Any]]:
-    hints = get_type_hints(chosen)
-    parts = dataclasses.fields(chosen)
-    places = (str, str | None)
-    return [part for part in parts if part.metadata.get("runtime") and hints[part.name] in places]
-
-
-def _is_required(part: dataclasses.Field[Any]) -> bool:
-    return part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
-
-
-def _made(
-    kind: Component, chosen: type[Any], options: Mapping[str, Any], place: YamlNode, found: Problems
-) -> Any:
-    """Return the thing with these options, or None after a note of what forbids them."""
-    try:
-        return kind.build(chosen, options)
-    except ValueError as error:
-        found.add(place, str(error))
-        return None
-
-
-def _expanded(
+def _built(
     node: YamlNode,
-    kind: Component,
-    chosen: type[Any],
-    values: Mapping[str, list[tuple[YamlNode, Any]]],
-    found: Problems,
-) -> list[Item]:
-    count = prod(len(candidates) for candidates in values.values())
-    if count > MAX_VARIANTS:
-        raise InvalidValue(node, f"one entry stands for at most {MAX_VARIANTS:,}; got {count:,}")
-    entries = []
-    for combination in product(*values.values()):
-        named = dict(zip(values, combination, strict=True))
-        options = {option: value for option, (_, value) in named.items()}
-        value = _made(kind, chosen, options, node, found)
-        if value is not None:
-            places = {option: place for option, (place, _) in named.items()}
-            entries.append(Item(node=node, value=value, options=places))
-    return entries
-
-
-MAX_TRIALS = 1_000_000
-AXES = (
-    *(*SCENARIO_AXES, *FIRST_SETTINGS, "preset", "repair"),
-    *(name for name in names() if name not in FIRST_SETTINGS),
-)
-DEFAULTS = {"poison_ratio": 0.1, "target_label": 0, "seed": 0}
-
-
-@dataclass(frozen=True, kw_only=True)
-class AxisValues:
-    """The values of one axis; one that is a range has that as its only one.
-
-    Attributes:
-        sound: Whether nothing was wrong with it, so that what is not there was not meant.
-    """
-
-    items: tuple[Item, ...]
-    sound: bool
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        return tuple(item.value for item in self.items)
-
-    @property
-    def range(self) -> Range | None:
-        """The range, if the axis is one."""
-        first = self.items[0].value if self.items else None
-        return first if isinstance(first, Range) else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Poisoning:
-    """An attack with a poison ratio: its own, or one of the axis's."""
-
-    attack: Item
-    ratio: Item
+    build: Callable[[dict[str, Any]], Any],
+    options: Mapping[str, tuple[YamlNode, Any]],
+    required: Sequence[str],
+) -> Any:
+    """Return the thing with these options; note each that it forbids, at the option."""
+    left = dict(options)
+    while True:
+        try:
+            return build({option: value for option, (_, value) in left.items()})
+        except ValueError as error:
+            places = {option: place for option, (place, _) in left.items()}
+            culprit = named_in(str(error), replace(node, value=places))
+            culprit.note(str(error))
+            wrong = [option for option, place in places.items() if place is culprit]
+            if not wrong or wrong[0] in required:
+                return None
+            del left[wrong[0]]  # another may be wrong too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,38 +213,40 @@ class Axes:
 
     Attributes:
         node: The section.
-        by_name: The scenario axes, then the setting axes that the file names, in the order
-            of the results' columns.
+        items: By axis: the scenario axes, then the setting axes that the file names, in the
+            order of the results' columns. A range is the only item of its axis.
+        unsound: Axes with a mistake, so that what is not there may have been meant.
         drawn: How many settings a sampler draws, or None: every combination is one.
         folded: Setting axes that stand in `dimensions` by one value for all, since no rule
             tells their values apart and a sampler may have very many combinations.
+        kept: The points of `dimensions` that exclusions leave; None before they are read.
     """
 
     node: YamlNode
-    by_name: Mapping[str, AxisValues]
+    items: Mapping[str, tuple[Item, ...]]
+    unsound: frozenset[str] = frozenset()
     drawn: int | None = None
     folded: frozenset[str] = frozenset()
-
-    def is_sound(self, name: str | None = None) -> bool:
-        """Whether nothing was wrong with an axis (with any, if none is named)."""
-        axes = self.by_name.values() if name is None else [self.by_name[name]]
-        return all(axis.sound for axis in axes)
+    kept: Any = None
 
     @cached_property
-    def poisonings(self) -> tuple[Poisoning, ...]:
-        """Every attack with every ratio that applies to it, in the order of the plan."""
-        return tuple(
-            Poisoning(attack=attack, ratio=ratio)
-            for attack in self.by_name["attack"].items
-            for ratio in self.ratios(attack)
-        )
+    def poisonings(self) -> tuple[tuple[Item, Item], ...]:
+        """Every attack with every ratio that applies to it: its own, or one of the axis's."""
+        pairs: list[tuple[Item, Item]] = []
+        for attack in self.items["attack"]:
+            own = attack.value.poison_ratio
+            ratios = self.items["poison_ratio"]
+            if own is not None:
+                ratios = (Item(node=attack.options["poison_ratio"], value=own),)
+            pairs += [(attack, ratio) for ratio in ratios]
+        return tuple(pairs)
 
     @cached_property
     def dimensions(self) -> dict[str, tuple[Any, ...]]:
         """What the grid is the product of: poisonings, then every axis but the two in them."""
         rest = {
-            name: axis.items[:1] if name in self.folded else axis.items
-            for name, axis in self.by_name.items()
+            name: items[:1] if name in self.folded else items
+            for name, items in self.items.items()
             if dimension_of(name) == name
         }
         return {"poisoning": self.poisonings, **rest}
@@ -399,52 +255,43 @@ class Axes:
     def count(self) -> int:
         """Trials before any is excluded."""
         if self.drawn is None:
-            return self._product(self.by_name)
+            return self._product(self.items)
         return self.drawn * self._product(SCENARIO_AXES)
 
     @property
     def fits(self) -> bool:
         """Whether there are few enough combinations to look at each."""
-        told_apart = [name for name in self.by_name if name not in self.folded]
+        told_apart = [name for name in self.items if name not in self.folded]
         return max(self.count, self._product(told_apart)) <= MAX_TRIALS
 
     def _product(self, names: Iterable[str]) -> int:
-        poisonings = sum(len(self.ratios(attack)) for attack in self.by_name["attack"].items)
         others = [name for name in names if dimension_of(name) == name]
-        return poisonings * prod(len(self.by_name[name].items) for name in others)
+        return len(self.poisonings) * prod(len(self.items[name]) for name in others)
 
     def column(self, name: str) -> tuple[Any, ...]:
         """Return an axis's value at each place of the dimension that it belongs to."""
-        if name == "attack":
-            return tuple(one.attack.value for one in self.poisonings)
-        if name == "poison_ratio":
-            return tuple(one.ratio.value for one in self.poisonings)
-        values = self.by_name[name].values
-        return values[:1] if name in self.folded else values
+        items = self.dimensions[dimension_of(name)]
+        if name in ("attack", "poison_ratio"):
+            items = tuple(pair[name == "poison_ratio"] for pair in items)
+        return tuple(item.value for item in items)
 
-    @property
-    def settings(self) -> dict[str, AxisValues]:
-        """The setting axes."""
-        return {name: axis for name, axis in self.by_name.items() if name not in SCENARIO_AXES}
+    def values(self, name: str) -> Any:
+        """Return all values of an axis, or its range."""
+        values = tuple(item.value for item in self.items[name])
+        return values[0] if values and isinstance(values[0], Range) else values
 
     def grid(self) -> Grid:
         """Return the axes without their places."""
+        attacks, datasets, architectures, ratios, targets, seeds = map(self.values, SCENARIO_AXES)
         return Grid(
-            attacks=self.by_name["attack"].values,
-            datasets=self.by_name["dataset"].values,
-            architectures=self.by_name["architecture"].values,
-            poison_ratios=self.by_name["poison_ratio"].values,
-            target_labels=self.by_name["target_label"].values,
-            seeds=self.by_name["seed"].values,
-            settings={name: axis.range or axis.values for name, axis in self.settings.items()},
+            attacks=attacks,
+            datasets=datasets,
+            architectures=architectures,
+            poison_ratios=ratios,
+            target_labels=targets,
+            seeds=seeds,
+            settings={name: self.values(name) for name in self.items if name not in SCENARIO_AXES},
         )
-
-    def ratios(self, attack: Item) -> tuple[Item, ...]:
-        """Return the poison ratios that apply to an attack: its own, or the axis's."""
-        own = attack.value.poison_ratio
-        if own is None:
-            return self.by_name["poison_ratio"].items
-        return (Item(node=attack.options["poison_ratio"], value=own),)
 
 
 def dimension_of(name: str) -> str:
@@ -453,40 +300,41 @@ def dimension_of(name: str) -> str:
 
 
 def read_grid(
-    node: YamlNode, found: Problems, search: Search | None = None, told_apart: Iterable[str] = AXES
+    node: YamlNode, search: Search | None = None, told_apart: Iterable[str] = AXES
 ) -> Axes:
     """Return the axes of the grid, and note what is wrong with them.
 
     Args:
         node: The section.
-        found: Takes the mistakes.
         search: How settings are drawn, if they are.
         told_apart: Axes whose values an exclusion tells apart.
     """
-    if node.value is not None and not isinstance(node.value, dict):
-        raise fail(node, "a mapping of axes to values")
-    given = known(node.value or {}, AXES, found, "no axis is called {!r}", "there are")
-    by_name = {}
-    for name in _in_order(given):
-        before = len(found)
-        axis_node = given.get(name, _default(node, name))
-        if name in KINDS and name not in given:
-            found.add(axis_node, "this axis is required")
-        nothing: tuple[Item, ...] = ()
-        read = partial(_read_axis, name=name, found=found)
-        values = found.read(axis_node, read, nothing)
-        by_name[name] = AxisValues(items=values, sound=len(found) == before)
-    folded = {*by_name} - {*SCENARIO_AXES, "clean_ratio", "clean_draw", *told_apart}
+    given = node.known(AXES)
+    order = [*SCENARIO_AXES, *(name for name in FIRST_SETTINGS if name in given)]
+    items: dict[str, tuple[Item, ...]] = {}
+    unsound = set()
+    for name in [*order, *(name for name in given if name not in order)]:
+        before = node.problems.count
+        axis = given.get(name, node.child(name, DEFAULTS.get(name, UNREADABLE)))
+        if name in REGISTRIES and name not in given:
+            axis.note("this key is required")
+        items[name] = ()
+        with node.problems.collecting():
+            items[name] = _read_axis(axis, name)
+        if node.problems.count > before:
+            unsound.add(name)
+    folded = {*items} - {*SCENARIO_AXES, "clean_ratio", "clean_draw", *told_apart}
     axes = Axes(
         node=node,
-        by_name=by_name,
+        items=items,
+        unsound=frozenset(unsound),
         drawn=search.settings if search else None,
         folded=frozenset(folded if search else ()),
     )
-    if not axes.fits:
-        found.add(node, f"a grid has at most {MAX_TRIALS:,} trials; got {axes.count:,}")
+    if axes.fits:
+        _note_duplicates(axes)
     else:
-        _note_duplicates(axes, found)
+        node.note(f"a grid has at most {MAX_TRIALS:,} trials; got {axes.count:,}")
     return axes
 
 
@@ -495,49 +343,31 @@ def value_reader(name: str) -> tuple[Reader, Any]:
     if name == "poison_ratio":
         return _poison_ratio, float
     if name == "preset":
-        return partial(choice, enum=Preset), Preset
+        return partial(read, hint=Preset), Preset
     if name == "repair":
         return _repair, str
     if name in ("target_label", "seed", "defence_seed"):
-        return _from_zero, int
+        return partial(read, hint=NonNegativeInt), int
     return field_reader(PARTS[names()[name][0]], name)
 
 
-def _in_order(given: Mapping[str, YamlNode]) -> Iterator[str]:
-    yield from SCENARIO_AXES
-    yield from (name for name in FIRST_SETTINGS if name in given)
-    yield from (name for name in given if name not in (*SCENARIO_AXES, *FIRST_SETTINGS))
-
-
-def _default(grid: YamlNode, name: str) -> YamlNode:
-    """Return what stands for an axis that the file leaves out."""
-    path = f"{grid.path}.{name}"
-    return YamlNode(path=path, place=grid.place, value=DEFAULTS.get(name, UNREADABLE))
-
-
-def _read_axis(node: YamlNode, *, name: str, found: Problems) -> tuple[Item, ...]:
-    if name in KINDS:
-        return _read_entries(node, name, found)
+def _read_axis(node: YamlNode, name: str) -> tuple[Item, ...]:
+    if name in REGISTRIES:
+        if node.value in (None, ()):
+            raise InvalidValue(node, f"{name} has no values; list at least one")
+        entries: list[Item] = []
+        for entry in node.items:
+            with node.problems.collecting():
+                entries += read_entry(entry, name)
+        return tuple(entries)
     if name not in SCENARIO_AXES and isinstance(node.value, dict):
-        reader, hint = value_reader(name)
-        if not {int, float} & {hint, *get_args(hint)} or get_origin(hint) is tuple:
-            raise InvalidValue(node, f"{name} has no range, which is of numbers; list the values")
-        return (Item(node=node, value=read_range(node, reader, found)),)
-    values = axis_values(node, *value_reader(name), found)
+        return (Item(node=node, value=read_range(node, name, Range)),)
+    values = axis_values(node, *value_reader(name))
     return tuple(Item(node=place, value=value) for place, value in values)
 
 
-def _read_entries(node: YamlNode, name: str, found: Problems) -> tuple[Item, ...]:
-    if node.value in (None, ()):
-        raise InvalidValue(node, f"{name} has no values; list at least one")
-    entries: list[Item] = []
-    for entry in items(node):
-        entries += found.read(entry, partial(read_entry, kind=KINDS[name], found=found), [])
-    return tuple(entries)
-
-
 def _poison_ratio(node: YamlNode) -> float:
-    value = number(node)
+    value: float = read(node, float)
     any_attack = ATTACKS["badnets"]()
     try:
         Poison(attack=any_attack, labels=any_attack.label_rules[0], poison_ratio=value)
@@ -547,42 +377,55 @@ def _poison_ratio(node: YamlNode) -> float:
 
 
 def _repair(node: YamlNode) -> str:
-    name, methods = word(node), (ULRL, *METHODS)
+    name, methods = read(node, str), (ULRL, *METHODS)
     if name not in methods:
-        raise fail(node, f"repair is {listed(methods, ' or ')}", nearest(name, methods))
-    return name
+        raise node.invalid(" or ".join(methods), nearest(name, methods))
+    return str(name)
 
 
-def _from_zero(node: YamlNode) -> int:
-    value = whole(node)
-    between(node, value, 0)
-    return value
+def read_range(node: YamlNode, name: str, kind: type[R]) -> R:
+    """Return part of a setting axis from one value to another: a `Range` or a `Span`."""
+    hint: Any
+    reader, hint = value_reader(name)
+    if get_origin(hint) is tuple or not {int, float} & {hint, *get_args(hint)}:
+        raise InvalidValue(node, f"{name} has no range, which is of numbers; list the values")
+    number = int if int in (hint, *get_args(hint)) else float
+    types = {"low": number, "high": number, "log": bool, "step": number}
+    before = node.problems.count
+    values = {}
+    given = node.known(part.name for part in dataclasses.fields(kind))
+    missing = [key for key in ("low", "high") if key not in given]
+    if missing:
+        raise InvalidValue(node, f"a range needs {' and '.join(missing)}")
+    for key, part in given.items():
+        with node.problems.collecting():
+            values[key] = read(part, types[key])
+            if key in ("low", "high"):
+                reader(part)  # for the rules of the axis
+    if node.problems.count > before:
+        raise InvalidValue(node, "")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise InvalidValue(named_in(str(error), node), str(error)) from error
 
 
-def _note_duplicates(axes: Axes, found: Problems) -> None:
-    first: dict[Any, Item] = {}
-    for item in axes.by_name["attack"].items:
-        choice: AttackChoice = replace(item.value, poison_ratio=None)
+def _note_duplicates(axes: Axes) -> None:
+    """Note values of an axis that are equal, or that the results could not tell apart."""
+
+    def check(item: Item, key: Any, value: Any, label: str) -> None:
+        other, known = first.setdefault(key, (item, value))
+        if other is not item:
+            text = f"the results would call it {label}, as they do {other.node.path}"
+            same = f"{label} stands twice; first at {other.node.path}"
+            item.node.note(same if known == value else text)
+
+    first: dict[Any, tuple[Item, Any]] = {}
+    for attack, ratio in axes.poisonings:
+        choice: AttackChoice = replace(attack.value, poison_ratio=None)
         options = json.dumps(attack_options(choice), sort_keys=True)  # a file by its name alone
-        for ratio in [ratio.value for ratio in axes.ratios(item)] or [None]:
-            other = first.setdefault((choice.attack.name, options, ratio), item)
-            if other is item:
-                continue
-            if replace(other.value, poison_ratio=None) == choice:
-                text = f"the same attack stands twice; first at {other.node.path}"
-            else:
-                label = f"{choice.attack.name} {options}"
-                text = f"the results would call it {label}, as they do {other.node.path}"
-            found.add(item.node, text)
+        label = f"{choice.attack.name} {options}".removesuffix(" {}")
+        check(attack, (label, ratio.value), choice, label)
     for name in ("dataset", "architecture"):
-        by_label: dict[str, Item] = {}
-        for item in axes.by_name[name].items:
-            label = item.value.label
-            other = by_label.setdefault(label, item)
-            if other is item:
-                continue
-            if other.value == item.value:
-                text = f"{label} stands twice; first at {other.node.path}"
-            else:
-                text = f"the results would call it {label}, as they do {other.node.path}"
-            found.add(item.node, text)
+        for item in axes.items[name]:
+            check(item, (name, item.value.label), item.value, item.value.label)

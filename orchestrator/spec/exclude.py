@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,178 +9,134 @@ import numpy.typing as npt
 
 from orchestrator.spec.axes import (
     AXES,
-    KINDS,
+    REGISTRIES,
     Axes,
     class_of,
     dimension_of,
     read_entry,
+    read_range,
     value_reader,
 )
-from orchestrator.spec.model import SCENARIO_AXES, AttackChoice, Exclusion
-from orchestrator.spec.search_section import read_span
+from orchestrator.spec.model import SCENARIO_AXES, Exclusion, matches
 from orchestrator.spec.space import Range, Span
-from orchestrator.spec.validation import axis_values, fail, items, known, plainly
-from orchestrator.spec.yaml_tree import InvalidValue, Problems, YamlNode
-from ulrl.datasets import Dataset
-from ulrl.models import Architecture
+from orchestrator.spec.validation import axis_values, written
+from orchestrator.spec.yaml_tree import InvalidValue, YamlNode
 
 Mask = npt.NDArray[np.bool_]  # one axis per dimension of the grid
 
 
-def is_excluded(
-    exclusions: Sequence[Exclusion],
-    attack: AttackChoice,
-    dataset: Dataset,
-    architecture: Architecture,
-    values: Mapping[str, Any],
-) -> bool:
-    """Return whether any exclusion leaves a combination out.
-
-    Args:
-        exclusions: As the study has them.
-        attack: An entry of the axis, as are the next two.
-        dataset: See `attack`.
-        architecture: See `attack`.
-        values: Poison ratio (the attack's own where it has one), target label, seed, and
-            the value of every setting axis that the grid names.
-    """
-    point = {"attack": attack, "dataset": dataset, "architecture": architecture, **values}
-    return any(holds(exclusion.conditions, point) for exclusion in exclusions)
-
-
-def holds(conditions: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> bool:
-    """Return whether a point of the grid, by axis, meets every condition."""
-    return all(_matches(wanted, point[axis]) for axis, wanted in conditions.items())
-
-
-def _matches(wanted: Sequence[Any], value: Any) -> bool:
-    """Whether one of the wanted values is this one, or is its name."""
-    if isinstance(value, AttackChoice):
-        return value in wanted or value.attack.name in wanted
-    if isinstance(value, Dataset):
-        return value in wanted or value.name in wanted
-    if isinstance(value, Architecture):
-        return value in wanted or value.called in wanted or value.name in wanted
-    return value in wanted or any(isinstance(one, Span) and value in one for one in wanted)
-
-
-def read_exclude(
-    node: YamlNode | None, axes: Axes, found: Problems
-) -> tuple[tuple[Exclusion, ...], Mask]:
-    """Return the exclusions, and which points of the grid they leave.
+def read_exclude(node: YamlNode | None, axes: Axes) -> tuple[tuple[Exclusion, ...], Axes]:
+    """Return the exclusions, and the axes with what they leave.
 
     Where an exclusion is wrong, what it was meant to leave is not known: then nothing is.
     """
-    exclusions = []
-    at_first = len(found)
-    nothing: dict[str, tuple[Any, ...]] = {}
-    kept = np.ones([len(values) for values in axes.dimensions.values()], dtype=np.bool_)
-    for entry in () if node is None or node.value is None else items(node):
-        before = len(found)
-        conditions = found.read(entry, partial(read_conditions, axes=axes, found=found), nothing)
-        exclusion = Exclusion(conditions=conditions)
-        # What an exclusion takes of a range leaves the rest of it.
-        listed = {name: one for name, one in conditions.items() if not axes.by_name[name].range}
-        matched = mask_of(listed, axes) if conditions else np.zeros_like(kept)
-        if len(found) == before and axes.is_sound() and not matched.any():
-            found.add(entry, "the entry matches nothing in the grid")
-        if exclusion in exclusions and conditions:
-            found.add(entry, "the entry stands twice")
-        if len(found) == before:
+    kept = mask_of({}, axes)
+    if node is None or node.value is None:
+        return (), replace(axes, kept=kept)
+    exclusions: list[Exclusion] = []
+    at_first = node.problems.count
+    for entry in node.items:
+        with node.problems.collecting():
+            exclusion = Exclusion(conditions=read_conditions(entry, axes))
+            # What an exclusion takes of a range leaves the rest of it.
+            listed = {
+                name: wanted
+                for name, wanted in exclusion.conditions.items()
+                if not isinstance(axes.values(name), Range)
+            }
+            matched = mask_of(listed, axes)
+            if not axes.unsound and not matched.any():
+                raise InvalidValue(entry, "the entry matches nothing in the grid")
+            if exclusion in exclusions:
+                raise InvalidValue(entry, "the entry stands twice")
             exclusions.append(exclusion)
-            if len(listed) == len(conditions):
+            if len(listed) == len(exclusion.conditions):
                 kept &= ~matched
-    if len(found) > at_first:
-        return (), np.zeros_like(kept)
-    if node is not None and axes.is_sound() and not kept.any():
-        found.add(node, f"nothing is left of the grid's {axes.count:,} trials")
-    return tuple(exclusions), kept
+    if node.problems.count > at_first:
+        return (), replace(axes, kept=np.zeros_like(kept))
+    if not axes.unsound and not kept.any():
+        node.note(f"nothing is left of the grid's {axes.count:,} trials")
+    return tuple(exclusions), replace(axes, kept=kept)
 
 
-def read_conditions(node: YamlNode, axes: Axes, found: Problems) -> dict[str, tuple[Any, ...]]:
+def read_conditions(node: YamlNode, axes: Axes) -> dict[str, tuple[Any, ...]]:
+    """Return the values that match by axis.
+
+    Raises:
+        InvalidValue: Something is wrong with them; all of it is noted.
+    """
     if not isinstance(node.value, dict):
-        raise fail(node, "a list of mappings, each from axes to values")
+        raise node.invalid("a list of mappings, each from axes to values")
     if not node.value:
         raise InvalidValue(node, "the entry names no axis, so it would leave nothing")
-    given = known(node.value, AXES, found, "no axis is called {!r}", "there are")
+    before = node.problems.count
     conditions = {}
-    for name, values in given.items():
-        if name not in axes.by_name:
-            found.add(values, f"the grid has no axis {name}, so there is nothing to tell apart")
+    for name, values in node.known(AXES).items():
+        if name not in axes.items:
+            values.note(f"the grid has no axis {name}, so there is nothing to tell apart")
             continue
-        column = axes.column(name) if axes.is_sound(name) else ()
-        if name in KINDS:
-            conditions[name] = _read_named(values, name, column, found)
-            continue
-        spans = (
-            [] if name in SCENARIO_AXES else [v for v in items(values) if isinstance(v.value, dict)]
-        )
-        single = replace(values, value=tuple(v for v in items(values) if v not in spans))
-        conditions[name] = (
-            *(_read_span(span, name, column, found) for span in spans),
-            *(_read_values(single if spans else values, name, column, found)),
-        )
+        column = axes.column(name) if name not in axes.unsound else ()
+        read = _read_named if name in REGISTRIES else _read_numbers
+        with node.problems.collecting():
+            conditions[name] = read(values, name, column)
+    if node.problems.count > before:
+        raise InvalidValue(node, "")
     return conditions
 
 
-def _read_values(
-    node: YamlNode, name: str, column: Sequence[Any], found: Problems
-) -> tuple[Any, ...]:
-    if node.value == ():
-        return ()
-    values = axis_values(node, *value_reader(name), found)
+def _read_numbers(node: YamlNode, name: str, column: Sequence[Any]) -> tuple[Any, ...]:
+    """Return spans, if there are any, and single values."""
+    is_setting = name not in SCENARIO_AXES
+    ranged = [one for one in node.items if isinstance(one.value, dict) and is_setting]
+    spans = [_read_span(one, name, column) for one in ranged]
+    single = tuple(one for one in node.items if one not in ranged)
+    if ranged and not single:
+        return tuple(spans)
+    values = axis_values(replace(node, value=single) if ranged else node, *value_reader(name))
     for place, value in values:
-        if column and isinstance(column[0], Range):
-            _check_on_range(place, name, column[0], value, found)
-        elif column and value not in column:
-            there = ", ".join(plainly(other) for other in dict.fromkeys(column))
-            found.add(place, f"{name} in the grid is {there}; got {plainly(value)}")
-    return tuple(value for _, value in values)
+        if column and isinstance(column[0], Range) and column[0].count is None:
+            place.note(
+                f"{name} is any number of a range, so no single one is ever met; write "
+                f"{{low: ..., high: ...}}"
+            )
+        elif column and value not in (column[0] if isinstance(column[0], Range) else column):
+            place.note(f"{name} in the grid is {_there(column)}; got {written(value)}")
+    return (*spans, *(value for _, value in values))
 
 
-def _check_on_range(node: YamlNode, name: str, axis: Range, value: Any, found: Problems) -> None:
-    if axis.count is None:
-        found.add(
-            node,
-            f"{name} is any number of a range, so no single one is ever met; write "
-            f"{{low: ..., high: ...}}",
-        )
-    elif value not in axis:
-        found.add(node, f"{name} in the grid is {axis.text}; got {plainly(value)}")
+def _there(column: Sequence[Any]) -> str:
+    """Return the values of an axis in words."""
+    return ", ".join(
+        one.text if isinstance(one, Range) else written(one) for one in dict.fromkeys(column)
+    )
 
 
-def _read_span(node: YamlNode, name: str, column: Sequence[Any], found: Problems) -> Span:
+def _read_span(node: YamlNode, name: str, column: Sequence[Any]) -> Span:
     """Return values from one to another."""
-    reader, _ = value_reader(name)
-    span = read_span(node, reader, found)
-    first = column[0] if column else None
-    if isinstance(first, Range):
-        if span.high < first.low or span.low > first.high:
-            found.add(node, f"{name} in the grid is {first.text}; nothing of it is in {span.text}")
-    elif column and not any(value in span for value in column):
-        there = ", ".join(plainly(other) for other in dict.fromkeys(column))
-        found.add(node, f"{name} in the grid is {there}; nothing of it is in {span.text}")
+    span = read_range(node, name, Span)
+    meets = [
+        one.low <= span.high and span.low <= one.high if isinstance(one, Range) else one in span
+        for one in column
+    ]
+    if column and not any(meets):
+        node.note(f"{name} in the grid is {_there(column)}; nothing of it is in {span.text}")
     return span
 
 
-def _read_named(
-    node: YamlNode, name: str, column: Sequence[Any], found: Problems
-) -> tuple[Any, ...]:
-    kind = KINDS[name]
+def _read_named(node: YamlNode, name: str, column: Sequence[Any]) -> tuple[Any, ...]:
     wanted: list[Any] = []
-    for entry in items(node):
-        with found.collecting():
+    if node.value in (None, ()):
+        raise InvalidValue(node, f"{name} has no values; list at least one")
+    for entry in node.items:
+        with node.problems.collecting():
             values = [entry.value]
             if isinstance(entry.value, str):
-                class_of(entry, entry.value, kind)
+                class_of(entry, entry.value, name)
             else:
-                values = [item.value for item in read_entry(entry, kind, found)]
-            for value in values:
-                if column and not any(_matches([value], other) for other in column):
-                    found.add(entry, f"the grid has no such {name}")
+                values = [item.value for item in read_entry(entry, name)]
+            if column and not all(any(matches([v], other) for other in column) for v in values):
+                raise InvalidValue(entry, f"the grid has no such {name}")
             wanted += values
-    if not wanted and node.value in (None, ()):
-        found.add(node, f"{name} has no values; list at least one")
     return tuple(wanted)
 
 
@@ -190,9 +145,7 @@ def mask_of(conditions: Mapping[str, tuple[Any, ...]], axes: Axes) -> Mask:
     dimensions = axes.dimensions
     mask: Mask = np.ones([len(values) for values in dimensions.values()], dtype=np.bool_)
     for name, wanted in conditions.items():
-        matching = np.array(
-            [_matches(wanted, value) for value in axes.column(name)], dtype=np.bool_
-        )
+        matching = np.array([matches(wanted, value) for value in axes.column(name)], dtype=np.bool_)
         place = dimension_of(name)
         mask &= matching.reshape([-1 if other == place else 1 for other in dimensions])
     return mask

@@ -1,61 +1,38 @@
-"""The study file: from YAML to a frozen `Study`, or every mistake in it at once."""
+"""The study file: from YAML to a frozen `Study`, or every problem in it at once."""
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from orchestrator.address import Address
+from pydantic import AfterValidator
+
 from orchestrator.spec.axes import Axes, read_grid
 from orchestrator.spec.checks import check_combinations
-from orchestrator.spec.dump import resolved_yaml
-from orchestrator.spec.exclude import is_excluded, read_exclude
+from orchestrator.spec.exclude import read_exclude
 from orchestrator.spec.model import (
     Budget,
+    Device,
     Exclusion,
     Grid,
     Limits,
-    LogModels,
     Objective,
     Resources,
     Search,
     Study,
     Tracking,
 )
-from orchestrator.spec.search_section import check_search, read_search
-from orchestrator.spec.sections import (
-    DEFAULT_PRUNE,
-    ImportTemplate,
-    VictimSection,
-    read_budget,
-    read_limits,
-    read_prune,
-    read_resources,
-    read_victim,
-)
-from orchestrator.spec.validation import (
-    Reader,
-    absolute_path,
-    choice,
-    fail,
-    items,
-    mapping,
-    optuna_storage,
-    section,
-    store_place,
-    tracking_uri,
-    truth,
-    word,
-)
-from orchestrator.spec.yaml_tree import Problems, YamlNode, read_tree
+from orchestrator.spec.optuna_sections import DEFAULT_PRUNE, check_search, read_prune, read_search
+from orchestrator.spec.rules import AbsolutePath, OptunaStorage, RuleError, StorePlace
+from orchestrator.spec.validation import read, read_or
+from orchestrator.spec.victim import read_victim
+from orchestrator.spec.yaml_tree import InvalidValue, YamlNode, read_tree
 from ulrl.attacks import AttackFileError
-from ulrl.attacks.imported import Imported
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
 from ulrl.models import WeightsError
 from ulrl.plugins import Plugin, PluginError, load_plugin, read_plugin
-
-__all__ = ["is_excluded", "load_study", "missing_data", "resolved_yaml"]
 
 KEYS = (
     *("name", "plugins", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
@@ -63,7 +40,16 @@ KEYS = (
 )
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
-_NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,100}")
+T = TypeVar("T")
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"(?!\.)[A-Za-z0-9_.-]{1,100}", name):
+        raise RuleError("letters, digits, - _ and . (not first), at most 100")
+    return name
+
+
+_Name = Annotated[str, AfterValidator(_name)]
 
 
 def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
@@ -72,169 +58,132 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     Raises:
         SpecError: All that is wrong with the file, in its order, a line each.
     """
-    found = Problems()
-    root = read_tree(path, overrides, found)
-    keys = _top_level(root, found)
+    root = read_tree(path, overrides)
+    keys = root.known(KEYS)
+    for key in ("name", "grid"):
+        if key not in keys:
+            root.child(key, None).note("this key is required")
+
+    def section(key: str, reader: Callable[[YamlNode], T], default: T) -> T:
+        if key in keys:
+            with root.problems.collecting():
+                return reader(keys[key])
+        return default
+
     nothing: tuple[Plugin, ...] = ()
-    plugins = found.read(keys.get("plugins"), partial(_plugins, found=found), nothing)
-    preset = found.read(keys.get("preset"), partial(choice, enum=Preset), Preset.DEFAULT)
-    search = found.read(keys.get("search"), partial(read_search, found=found), None)
-    axes, grid, exclude = _grid(keys, preset, search, found)
+    plugins = section("plugins", _plugins, nothing)
+    preset = read_or(keys.get("preset"), Preset, Preset.DEFAULT)
+    search = section("search", read_search, None)
+    axes, exclude = _grid(keys, preset, search)
+    grid = axes.grid() if axes else Grid(attacks=(), datasets=(), architectures=())
     if "preset" in keys and "preset" in grid.settings:
-        found.add(keys["preset"], "preset is an axis of this grid already; say it there alone")
-    victims = found.read(
-        keys.get("victim"), partial(read_victim, grid=axes, found=found), VictimSection()
-    )
-    if axes is not None and "import" not in _keys_of(keys.get("victim")):
-        _refuse_imported(axes.axes, found)
-    study = Study(
-        name=found.read(keys.get("name"), _name, ""),
+        keys["preset"].note("preset is an axis of this grid already; say it there alone")
+    victim: dict[str, Any] = {}
+    with root.problems.collecting():
+        victim = read_victim(keys.get("victim"), axes)
+    names = [architecture.name for architecture in grid.architectures]
+    storage = section("optuna", lambda node: node.known(("storage",)).get("storage"), None)
+    mlflow = keys.get("mlflow", root.child("mlflow", None))
+    if mlflow.value is None or isinstance(mlflow.value, dict):
+        mlflow = replace(mlflow, value={"uri": mlflow.child("uri", DEFAULT_URI), **mlflow.entries})
+    store = keys.get("store", root.child("store", DEFAULT_STORE))
+    fields: dict[str, Any] = {
+        "name": read_or(keys.get("name"), _Name, ""),
+        "prune": section("prune", read_prune, DEFAULT_PRUNE),
+        "objective": read_or(keys.get("objective"), Objective, Objective.DER),
+        "resources": section("resources", lambda node: _resources(node, names), Resources()),
+        "limits": read_or(keys.get("limits"), Limits, Limits()),
+        "budget": read_or(keys.get("budget"), Budget, Budget()),
+        "optuna_storage": read_or(storage, OptunaStorage, None),
+        "mlflow": read_or(mlflow, Tracking, None),
+        "store": read_or(store, StorePlace, None),
+    }
+    root.problems.raise_if_any()
+    return Study(
         source=path,
         plugins=plugins,
         grid=grid,
         preset=preset,
         exclude=exclude,
         search=search,
-        victim=victims.recipe,
-        imports=victims.imports,
-        victim_rule=victims.rule,
-        prune=found.read(keys.get("prune"), partial(read_prune, found=found), DEFAULT_PRUNE),
-        objective=found.read(keys.get("objective"), partial(choice, enum=Objective), Objective.DER),
-        resources=found.read(
-            keys.get("resources"),
-            partial(read_resources, architectures=_architectures(grid), found=found),
-            Resources(),
-        ),
-        limits=found.read(keys.get("limits"), partial(read_limits, found=found), Limits()),
-        budget=found.read(keys.get("budget"), partial(read_budget, found=found), Budget()),
-        optuna_storage=found.read(keys.get("optuna"), partial(_optuna, found=found), None),
-        mlflow=found.read(
-            keys["mlflow"], partial(_tracking, found=found), Tracking(uri=Address(""))
-        ),
-        store=found.read(keys["store"], store_place, Address("")),
+        **victim,
+        **fields,
     )
-    found.raise_if_any()
-    return study
 
 
 def missing_data(study: Study) -> list[str]:
     """Return a line for each file that is not there; a plan can do without."""
     lines = []
-    for place, entry in enumerate(study.grid.attacks):
-        try:
-            entry.attack.identity()
-        except AttackFileError as error:
-            lines.append(f"grid.attack.{place}: {error}")
-    for place, dataset in enumerate(study.grid.datasets):
-        try:
-            if dataset.info() is None:
-                dataset.identity()
-        except DatasetError as error:
-            lines.append(f"grid.dataset.{place}: {error}")
-    for place, architecture in enumerate(study.grid.architectures):
-        try:
-            architecture.identity()
-        except WeightsError as error:
-            lines.append(f"grid.architecture.{place}: {error}")
+    axes: dict[str, Sequence[Any]] = {
+        "attack": [entry.attack for entry in study.grid.attacks],
+        "dataset": study.grid.datasets,
+        "architecture": study.grid.architectures,
+    }
+    for axis, entries in axes.items():
+        for place, entry in enumerate(entries):
+            try:
+                if axis != "dataset" or entry.info() is None:
+                    entry.identity()
+            except (AttackFileError, DatasetError, WeightsError) as error:
+                lines.append(f"grid.{axis}.{place}: {error}")
     return lines
 
 
-def _top_level(root: YamlNode, found: Problems) -> dict[str, YamlNode]:
-    """Return the keys of the file, and those whose defaults need work as if written there."""
-    keys = mapping(root, KEYS, found)
-    for key in ("name", "grid"):
-        if key not in keys:
-            found.add(YamlNode(path=key, place=root.place, value=None), "this key is required")
-    keys.setdefault("mlflow", YamlNode(path="mlflow", place=root.place, value=None))
-    keys.setdefault("store", YamlNode(path="store", place=root.place, value=DEFAULT_STORE))
-    return keys
-
-
 def _grid(
-    keys: Mapping[str, YamlNode], preset: Preset, search: Search | None, found: Problems
-) -> tuple[ImportTemplate | None, Grid, tuple[Exclusion, ...]]:
-    nothing = Grid(attacks=(), datasets=(), architectures=())
+    keys: Mapping[str, YamlNode], preset: Preset, search: Search | None
+) -> tuple[Axes | None, tuple[Exclusion, ...]]:
+    """Return the grid and what is left of it, unless it cannot be read, and the exclusions."""
     if "grid" not in keys:
-        return None, nothing, ()
-    with found.collecting():
-        excluded = keys.get("exclude")
-        axes = read_grid(keys["grid"], found, search, _axes_named(excluded))
-        if axes.is_sound():
-            ranges = {n: a.items[0].node for n, a in axes.settings.items() if a.range}
-            check_search(keys.get("search"), search, axes.grid().settings, ranges, found)
+        return None, ()
+    excluded = keys.get("exclude")
+    told_apart = {key for entry in excluded.items for key in entry.entries} if excluded else set()
+    with keys["grid"].problems.collecting():
+        axes = read_grid(keys["grid"], search, told_apart)
+        if not axes.unsound:
+            check_search(keys.get("search"), search, axes)
         if axes.fits:
-            exclude, kept = read_exclude(excluded, axes, found)
-            check_combinations(axes, kept, preset, found)
-            return ImportTemplate(axes=axes, kept=kept), axes.grid(), exclude
-    return None, nothing, ()
+            exclude, axes = read_exclude(excluded, axes)
+            check_combinations(axes, preset)
+            return axes, exclude
+    return None, ()
 
 
-def _axes_named(exclude: YamlNode | None) -> set[str]:
-    """Return the keys of all exclusions."""
-    entries = () if exclude is None else items(exclude)
-    return {key for entry in entries if isinstance(entry.value, dict) for key in entry.value}
-
-
-def _keys_of(node: YamlNode | None) -> Mapping[str, YamlNode]:
-    return node.value if node is not None and isinstance(node.value, dict) else {}
-
-
-def _refuse_imported(axes: Axes, found: Problems) -> None:
-    """Note attacks that are known by an import alone, where nothing is imported."""
-    for item in axes.by_name["attack"].items:
-        if isinstance(item.value.attack, Imported):
-            found.add(
-                item.node,
-                "imported attacks come with their victims; name them under victim: {import: ...}",
-            )
-
-
-def _plugins(node: YamlNode, found: Problems) -> tuple[Plugin, ...]:
+def _plugins(node: YamlNode) -> tuple[Plugin, ...]:
     """Return the files that define attacks or repair methods, which are loaded here."""
     plugins: dict[str, Plugin] = {}
-    for item in items(node):
-        with found.collecting():
-            path = absolute_path(item)
+    for item in node.items:
+        with node.problems.collecting():
+            path = Path(read(item, AbsolutePath))
             try:
-                plugin = read_plugin(Path(path))
+                plugin = read_plugin(path)
                 load_plugin(plugin)
             except PluginError as error:
-                found.add(item, str(error))
-                continue
+                raise InvalidValue(item, str(error)) from error
             if plugin.module in plugins:
-                found.add(item, f"two plugins have the file name {Path(path).name}; rename one")
+                text = f"two plugins have the file name {path.name}; rename one"
+                raise InvalidValue(item, text)
             plugins[plugin.module] = plugin
     return tuple(plugins.values())
 
 
-def _name(node: YamlNode) -> str:
-    name = word(node)
-    if not _NAME.fullmatch(name):
-        rule = "letters, digits, - _ and . (not first), at most 100"
-        raise fail(node, rule)
-    return name
-
-
-def _architectures(grid: Grid) -> list[str]:
-    return [architecture.name for architecture in grid.architectures]
-
-
-def _optuna(node: YamlNode, found: Problems) -> Address | None:
-    storage: Address | None = section(node, {"storage": optuna_storage}, found).get("storage")
-    return storage
-
-
-def _tracking(node: YamlNode, found: Problems) -> Tracking:
-    readers: dict[str, Reader] = {
-        "uri": tracking_uri,
-        "log_models": partial(choice, enum=LogModels),
-        "register": truth,
-    }
-    default = YamlNode(path="mlflow.uri", place=node.place, value=DEFAULT_URI)
-    values = section(node, readers, found)
-    if values.get("register") and values.get("log_models") is LogModels.NONE:
-        found.add(
-            _keys_of(node)["register"],
-            "a registered model is a logged one; let log_models be best or all",
+def _resources(node: YamlNode, names: Sequence[str]) -> Resources:
+    """Return the section ``resources``; `names` are the architectures of the grid."""
+    if names and "architectures" in node.entries:
+        with node.problems.collecting():
+            node.entries["architectures"].known(names)
+    resources: Resources = read(node, Resources)
+    for keys, request in resources.requests():
+        if request.cpu is not None and request.cpu < resources.cpu:
+            with node.problems.collecting():
+                raise node.at([*keys, "cpu"]).invalid(
+                    f"at least resources.cpu, torch's threads, which are {resources.cpu}"
+                )
+    gpus = resources.gpus
+    if 0 in gpus and any(gpus):
+        node.note(
+            "all stages have a share of a GPU or none has: a study computes on one kind of "
+            "device; gpu is 0 in one place and above 0 in another"
         )
-    return Tracking(**{"uri": tracking_uri(default), **values})
+    if resources.device is Device.CUDA and 0 in gpus:
+        node.note("device cuda wants a share of a GPU; gpu is 0")
+    return resources

@@ -1,17 +1,22 @@
 """The study as frozen dataclasses: grid, rules, resources, search, pruning, tracking."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from orchestrator.address import Address
-from orchestrator.spec.space import Axis
+from orchestrator.spec.rules import RuleError, TrackingUri, nearest
+from orchestrator.spec.space import Axis, Span
 from ulrl.attacks import Attack, LabelRule, Stamp
 from ulrl.datasets import Dataset, Preprocessing
 from ulrl.datasets.arrays import check_normalisation
 from ulrl.hyperparameters import Preset
+from ulrl.interchange import zoo_name
 from ulrl.metrics import Metrics
 from ulrl.models import Architecture
 from ulrl.plugins import Plugin
@@ -20,6 +25,37 @@ from ulrl.recipes import VictimRecipe
 from ulrl.registry import options_of
 
 STAGES = ("train_helper", "train_victim", "unlearn", "relearn")  # what an item is begun for
+# Stages that run inside another's item and have no worker of their own.
+_INNER = {"score_neurons": "unlearn", "evaluate": "train_victim and relearn"}
+_STRICT = ConfigDict(extra="forbid")
+MOST_HOURS = 24 * 366 * 10  # ten years: a larger number is in seconds
+
+
+def _stage(name: str) -> str:
+    if name in _INNER:
+        raise ValueError(f"{name} has no worker of its own; it runs with {_INNER[name]}")
+    if name not in STAGES:
+        raise ValueError(f"unknown key{nearest(name, STAGES, 'the keys are')}")
+    return name
+
+
+def _share(gpu: float) -> float:
+    if gpu > 1 and not gpu.is_integer():
+        raise RuleError("at most 1, or a whole number")
+    return gpu
+
+
+def _every_stage(minutes: Any) -> Any:
+    return minutes if isinstance(minutes, dict) else dict.fromkeys(STAGES, minutes)
+
+
+# What pydantic reads in a study file, where these dataclasses are its sections.
+Stage = Annotated[str, AfterValidator(_stage)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Cpus = Annotated[int, Field(ge=1, le=1024)]  # of one worker: no machine has more
+Gpu = Annotated[float, Field(ge=0, le=64), AfterValidator(_share)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Minutes = Annotated[float, Field(gt=0, le=60 * MOST_HOURS)]
 
 
 class Device(StrEnum):
@@ -33,15 +69,17 @@ class Device(StrEnum):
 class ResourceRequest:
     """What one line of the file asks for; None leaves it to the next, more general line."""
 
-    cpu: int | None = None
-    gpu: float | None = None
+    __pydantic_config__ = _STRICT
+
+    cpu: Cpus | None = None
+    gpu: Gpu | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureRequest(ResourceRequest):
     """What a file asks for an architecture, and for stages of it."""
 
-    stages: Mapping[str, ResourceRequest] = field(default_factory=dict)
+    stages: Mapping[Stage, ResourceRequest] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, order=True)
@@ -78,11 +116,13 @@ class Resources:
         architectures: By the bare name, for every variant of it.
     """
 
-    workers: int | None = None
-    cpu: int = 1
-    gpu: float | None = None
+    __pydantic_config__ = _STRICT
+
+    workers: Count | None = None
+    cpu: Cpus = 1
+    gpu: Gpu | None = None
     device: Device | None = None
-    stages: Mapping[str, ResourceRequest] = field(default_factory=dict)
+    stages: Mapping[Stage, ResourceRequest] = field(default_factory=dict)
     architectures: Mapping[str, ArchitectureRequest] = field(default_factory=dict)
 
     def asked(self, stage: str, architecture: str) -> tuple[int, float | None]:
@@ -100,10 +140,17 @@ class Resources:
     @property
     def gpus(self) -> tuple[float, ...]:
         """Every share of a GPU that the file names."""
-        lines: list[ResourceRequest] = [ResourceRequest(gpu=self.gpu), *self.stages.values()]
-        for architecture in self.architectures.values():
-            lines += [architecture, *architecture.stages.values()]
-        return tuple(line.gpu for line in lines if line.gpu is not None)
+        lines = [self.gpu, *(request.gpu for _, request in self.requests())]
+        return tuple(gpu for gpu in lines if gpu is not None)
+
+    def requests(self) -> Iterator[tuple[tuple[str, ...], ResourceRequest]]:
+        """Yield every line that asks for stages and architectures, with the keys to it."""
+        for stage, request in self.stages.items():
+            yield ("stages", stage), request
+        for name, architecture in self.architectures.items():
+            yield ("architectures", name), architecture
+            for stage, request in architecture.stages.items():
+                yield ("architectures", name, "stages", stage), request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +162,12 @@ class Limits:
         attempts: How often an item is begun whose worker dies under it.
     """
 
-    minutes: Mapping[str, float] = field(default_factory=dict)
-    attempts: int = 3
+    __pydantic_config__ = _STRICT
+
+    minutes: Annotated[Mapping[Stage, Minutes], BeforeValidator(_every_stage)] = field(
+        default_factory=dict
+    )
+    attempts: Count = 3
 
     def seconds(self, stage: str) -> float | None:
         """Return what an item of a stage may take; None is no limit."""
@@ -136,8 +187,10 @@ class Budget:
         trials: Trials that are begun.
     """
 
-    hours: float | None = None
-    trials: int | None = None
+    __pydantic_config__ = _STRICT
+
+    hours: Annotated[float, Field(gt=0, le=MOST_HOURS)] | None = None
+    trials: Count | None = None
 
 
 SCENARIO_AXES = ("attack", "dataset", "architecture", "poison_ratio", "target_label", "seed")
@@ -252,6 +305,22 @@ class Exclusion:
     conditions: Mapping[str, tuple[Any, ...]]
 
 
+def holds(conditions: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> bool:
+    """Return whether a point of the grid, by axis, meets every condition."""
+    return all(matches(wanted, point[axis]) for axis, wanted in conditions.items())
+
+
+def matches(wanted: Sequence[Any], value: Any) -> bool:
+    """Return whether one of the wanted values is this one, its name or a span around it."""
+    if isinstance(value, AttackChoice):
+        return value in wanted or value.attack.name in wanted
+    if isinstance(value, Dataset):
+        return value in wanted or value.name in wanted
+    if isinstance(value, Architecture):
+        return value in wanted or value.called in wanted or value.name in wanted
+    return value in wanted or any(isinstance(one, Span) and value in one for one in wanted)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
     """What a network subtracts from pixels in [0, 1], and divides by, per channel.
@@ -292,6 +361,18 @@ class VictimImport:
     conditions: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
+BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+def import_path(entry: VictimImport, names: Mapping[str, Any]) -> str:
+    """Return where an entry's victim lies, for a scenario's values by axis."""
+    path = Path(BRACES.sub(lambda found: str(names[found[1]]), entry.path))
+    if entry.backdoorbench:
+        axes = ("dataset", "architecture", "attack", "poison_ratio")
+        path /= zoo_name(**{axis: names[axis] for axis in axes})
+    return str(path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrunerChoice:
     """One of Optuna's pruners, by its name in snake case, with its own arguments."""
@@ -317,8 +398,8 @@ class Prune:
 class VictimRule:
     """What a victim must reach on the selection half to count as one."""
 
-    min_acc: float = 0.5
-    min_asr: float = 0.8
+    min_acc: Fraction = 0.5
+    min_asr: Fraction = 0.8
 
     def admits(self, reached: Metrics) -> bool:
         """Whether a victim with these metrics took."""
@@ -334,9 +415,15 @@ class Tracking:
             under the alias ``best``.
     """
 
-    uri: Address
+    __pydantic_config__ = _STRICT
+
+    uri: TrackingUri
     log_models: LogModels = LogModels.BEST
     register: bool = False
+
+    def __post_init__(self) -> None:
+        if self.register and self.log_models is LogModels.NONE:
+            raise ValueError("register wants models that are logged; let log_models be best or all")
 
 
 @dataclass(frozen=True, kw_only=True)

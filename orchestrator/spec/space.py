@@ -10,6 +10,7 @@ from math import floor, log10, prod
 from typing import Any, TypeAlias
 
 DIGITS = 3  # after the first, to which a value is drawn: of the width or, if log, of itself
+MOST_STEPS = 1_000_000  # a study has as many trials
 MOST_DIGITS = 12  # of a value in all, as many as a study file's numbers have
 ENUMERATED = 200_000  # settings looked through for one that is not drawn yet
 
@@ -31,6 +32,30 @@ class Range:
     high: float
     log: bool = False
     step: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.low >= self.high:
+            raise ValueError(f"high is above low, {self.low}; got {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is above 0 where log is true; got {self.low}")
+        if self.step is None:
+            return
+        if self.log:
+            raise ValueError("step and log exclude each other; leave one out")
+        if self.step <= 0:
+            raise ValueError(f"step is above 0; got {self.step:g}")
+        steps = (self.high - self.low) / self.step
+        if steps > MOST_STEPS:
+            raise ValueError(
+                f"step is for at most {MOST_STEPS:,} values; got {steps:.3g}; leave it out, or "
+                f"raise it"
+            )
+        if abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
+            below = self.low + int(steps) * self.step
+            raise ValueError(
+                f"high is low plus a whole number of steps; got {self.low} to {self.high} by "
+                f"{self.step:g}, of which the last is {below:.12g}"
+            )
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -135,6 +160,10 @@ class Span:
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"high is at least low, {self.low}; got {self.high}")
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high

@@ -1,39 +1,88 @@
-"""YAML as a tree of nodes with their places, and the problems found in it.
+"""A study file as a tree of values with their places, and the problems found in it.
 
-PyYAML's loaders keep the last of two equal keys, copy what aliases name and forget where a
-value stood. Its parser tells all of that, so the tree is made from the parser's events.
+PyYAML's constructors keep the last of two equal keys, copy the targets of aliases and drop the
+places. The tree is made from its nodes instead.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import ulp
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
+from orchestrator.address import redacted
 from orchestrator.errors import SpecError
+from orchestrator.spec.rules import nearest
 
-T = TypeVar("T")
-UNREADABLE = object()  # the value of a node whose mistake is told already
+UNREADABLE = object()  # the value of a node whose problem is noted already
+MAX_BYTES = 100_000  # PyYAML needs a second or two for so much
+MAX_DEPTH = 12
+LARGEST = 10**18  # whole numbers fit 64 bits, in tables and elsewhere
+# Only decimal numbers: YAML 1.1 would read 010 as 8, 1:30 as 90 and 1e-3 as a text.
+NUMBER = re.compile(r"[-+]?(?=\.?[0-9])(0|[1-9][0-9_]*)?(\.[0-9_]*)?([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_SPELLINGS: Mapping[Any, str] = {None: "null", True: "true yes on", False: "false no off"}
+_WORDS = {"": None, "~": None} | {
+    case(word): value
+    for value, words in _SPELLINGS.items()
+    for word in words.split()
+    for case in (str.lower, str.title, str.upper)
+}
 
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """Where a user wrote something; places sort in the order in which one reads them.
+    """Where a user wrote something; locations sort in reading order.
 
     Attributes:
         source: 0 for the file, then the overrides in their order.
         line: From 0, inside the source.
         column: From 0.
-        shown: What a message begins with: ``FILE:LINE``, or the override as given.
+        shown: The start of a message: ``FILE:LINE``, or the override as given.
     """
 
     source: int
     line: int
     column: int
     shown: str = field(compare=False)
+
+
+class Problems:
+    """The problems found so far, reported in the order of the file."""
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[Location, str], None] = {}  # in the order of finding
+        self.count = 0  # of everything found, known or new
+
+    def add(self, node: "YamlNode", text: str) -> None:
+        """Note a problem once; an empty text is one that is noted already."""
+        self.count += 1
+        if text:
+            parts = (node.place.shown, node.path, text.replace("\n", " "))
+            self._lines[node.place, ": ".join(part for part in parts if part)] = None
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Note an `InvalidValue` that is raised inside, and go on after the block."""
+        try:
+            yield
+        except InvalidValue as invalid:
+            for node, text in invalid.problems:
+                self.add(node, text)
+
+    def raise_if_any(self) -> None:
+        """End with all problems so far.
+
+        Raises:
+            SpecError: There are some.
+        """
+        if self._lines:
+            in_order = sorted(self._lines, key=lambda entry: entry[0])
+            raise SpecError([line for _, line in in_order])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,103 +94,119 @@ class YamlNode:
         place: Its key's place, or its own where it is an item of a list.
         value: None, a bool, a number, a text, a tuple of nodes, a dict of nodes by key, or
             `UNREADABLE`.
-        plain: Whether a scalar stood there without quotes.
+        problems: Those of the whole file.
     """
 
     path: str
     place: Location
     value: Any
-    plain: bool = True
+    problems: Problems = field(repr=False)
 
     @property
     def name(self) -> str:
         """The key that the value belongs to, for messages."""
         return next((part for part in self.path.split(".")[::-1] if not part.isdecimal()), "")
 
+    @property
+    def shown(self) -> str:
+        """The value as a message shows it."""
+        if isinstance(self.value, bool):
+            return str(self.value).lower()
+        kinds = {type(None): "nothing", tuple: "a list", dict: "a mapping"}
+        text = kinds.get(type(self.value)) or redacted(repr(self.value))  # before it is cut
+        return text if len(text) <= 60 else f"{text[:57]}..."
 
-class InvalidValue(Exception):  # noqa: N818 - a finding about the user's text, not an error of ours
-    """A value breaks a rule; the text says the rule and the value, empty if told already."""
+    @property
+    def plain(self) -> Any:
+        """The value without places; None stands for what cannot be read."""
+        if isinstance(self.value, dict):
+            return {key: node.plain for key, node in self.value.items()}
+        if isinstance(self.value, tuple):
+            return [node.plain for node in self.value]
+        return None if self.value is UNREADABLE else self.value
 
-    def __init__(self, node: YamlNode, text: str) -> None:
-        super().__init__(text)
-        self.node = node
+    @property
+    def items(self) -> "tuple[YamlNode, ...]":
+        """A list's items; anything else is a list of one."""
+        return self.value if isinstance(self.value, tuple) else (self,)
 
+    @property
+    def entries(self) -> "dict[str, YamlNode]":
+        """A mapping's entries; anything else has none."""
+        return self.value if isinstance(self.value, dict) else {}
 
-class Problems:
-    """The mistakes found so far, told in the order of the file."""
+    def inner(self) -> "Iterator[YamlNode]":
+        """Yield the values of a mapping, and of those in it."""
+        for node in self.entries.values():
+            yield node
+            yield from node.inner()
 
-    def __init__(self) -> None:
-        self._found: dict[tuple[Location, str], None] = {}  # in the order of finding
-        self._count = 0
+    def at(self, keys: Iterable[str | int]) -> "YamlNode":
+        """Return the node that keys and positions lead to, or the last one on the way."""
+        node = self
+        for key in keys:
+            is_item = isinstance(node.value, tuple) and isinstance(key, int)
+            if is_item or key in node.entries:
+                node = node.value[key]
+        return node
 
-    def __len__(self) -> int:
-        """How often something was found wrong, known or new."""
-        return self._count
+    def child(self, key: str, value: Any) -> "YamlNode":
+        """Return a node for a key that the file leaves out."""
+        return replace(self, path=f"{self.path}.{key}".lstrip("."), value=value)
 
-    def add(self, node: YamlNode, text: str) -> None:
-        """Note what is wrong with a value, once; an empty text says that it is told already."""
-        self._count += 1
-        parts = (node.place.shown, node.path, text.replace("\n", " "))
-        if text:
-            self._found[node.place, ": ".join(part for part in parts if part)] = None
+    def note(self, text: str) -> None:
+        """Note a problem with the value."""
+        self.problems.add(self, text)
 
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Note a `InvalidValue` that is raised inside, and go on after the block."""
-        try:
-            yield
-        except InvalidValue as wrong:
-            self.add(wrong.node, str(wrong))
+    def invalid(self, rule: str, end: str = "") -> "InvalidValue":
+        """Return the exception for a value that breaks the rule of its key."""
+        told = self.value is UNREADABLE
+        return InvalidValue(self, "" if told else f"{self.name} is {rule}; got {self.shown}{end}")
 
-    def read(self, node: YamlNode | None, reader: Callable[[YamlNode], T], default: T) -> T:
-        """Return what `reader` makes of a node, or the default if it is absent or wrong."""
-        if node is not None:
-            with self.collecting():
-                return reader(node)
-        return default
-
-    def raise_if_any(self) -> None:
-        """End with all mistakes so far.
+    def known(self, valid: Iterable[str]) -> "dict[str, YamlNode]":
+        """Return the entries with valid keys, and note the others; nothing has no entries.
 
         Raises:
-            SpecError: There are some.
+            InvalidValue: The value is no mapping.
         """
-        if self._found:
-            in_order = sorted(self._found, key=lambda entry: entry[0])
-            raise SpecError([line for _, line in in_order])
+        if self.value is not None and not isinstance(self.value, dict):
+            raise self.invalid("a mapping")
+        names = list(valid)
+        for key, node in self.entries.items():
+            if key not in names:
+                node.note(f"unknown key{nearest(key, names, 'the keys are')}")
+        return {key: node for key, node in self.entries.items() if key in names}
 
 
-MAX_BYTES = 100_000  # PyYAML needs a second or two for so much
-MAX_DEPTH = 12
-YAML_TAG = "tag:yaml.org,2002:"
-_RESOLVER = yaml.SafeLoader("")
-_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})")
+class InvalidValue(Exception):  # noqa: N818 - a finding about the user's text, not an error of ours
+    """Values break rules; a text has the rule and the value, and is empty if noted already."""
+
+    def __init__(self, node: YamlNode, text: str, *more: tuple[YamlNode, str]) -> None:
+        super().__init__(text)
+        self.problems = ((node, text), *more)
 
 
-def read_tree(path: str, overrides: Sequence[str], found: Problems) -> YamlNode:
+def read_tree(path: str, overrides: Sequence[str]) -> YamlNode:
     """Return the root mapping of a file after ``KEY=VALUE`` overrides.
 
     Raises:
         SpecError: There is no mapping to go on with. What is wrong inside it is noted in
-            `found` instead.
+            the problems of the root instead.
     """
+    start = Location(0, 0, 0, f"{path}:1")
+    root = top = YamlNode(path="", place=start, value=UNREADABLE, problems=Problems())
     text = _text_of(path)
-
-    def place(line: int, column: int) -> Location:
-        return Location(source=0, line=line, column=column, shown=f"{path}:{line + 1}")
-
-    top = YamlNode(path="", place=place(0, 0), value=UNREADABLE)
-    root = found.read(top, lambda _: _parse(text, "", place, found), top)
+    with top.problems.collecting():
+        root = _parse(text, top, lambda line: f"{path}:{line + 1}")
     if root.value is None:
         raise SpecError([f"{path}: the file is empty; a study has a name and a grid"])
     if not isinstance(root.value, dict):
-        found.add(
-            root, "" if root.value is UNREADABLE else "a study is a mapping of keys to values"
-        )
-        found.raise_if_any()
+        told = root.value is UNREADABLE
+        root.note("" if told else "a study is a mapping of keys to values")
+        root.problems.raise_if_any()
     for number, override in enumerate(overrides, start=1):
-        with found.collecting():
-            root = _overridden(root, override, number, found)
+        with root.problems.collecting():
+            root = _overridden(root, override, Location(number, 0, 0, f"--set {override}"))
     return root
 
 
@@ -167,171 +232,152 @@ def _text_of(path: str) -> str:
         ) from error
 
 
-def _overridden(root: YamlNode, override: str, number: int, found: Problems) -> YamlNode:
-    """Return the tree with one ``KEY=VALUE`` applied; keys that are not there are made."""
-
-    def place(line: int, column: int) -> Location:
-        return Location(source=number, line=line, column=column, shown=f"--set {override}")
-
+def _overridden(root: YamlNode, override: str, place: Location) -> YamlNode:
+    """Return the tree with one ``KEY=VALUE`` applied; missing keys are added."""
     key, equals, text = override.partition("=")
     keys = key.strip().split(".")
+    top = replace(root, place=place, value=UNREADABLE)
     if not equals or not all(keys):
-        start = YamlNode(path="", place=place(0, 0), value=UNREADABLE)
-        raise InvalidValue(
-            start, "an override is KEY=VALUE, its key a dotted path such as grid.seed"
-        )
-    return _put(root, keys, _parse(text, ".".join(keys), place, found))
+        raise InvalidValue(top, "an override is KEY=VALUE, its key a dotted path such as grid.seed")
+    new = _parse(text, replace(top, path=".".join(keys)), lambda _: place.shown)
+    return _put(root, keys, new)
 
 
 def _put(node: YamlNode, keys: Sequence[str], new: YamlNode) -> YamlNode:
+    if not keys:
+        return new
     key, rest = keys[0], keys[1:]
     path = f"{node.path}.{key}".lstrip(".")
-    absent = YamlNode(path=path, place=new.place, value=None)
     if node.value is None or isinstance(node.value, dict):
-        children = dict(node.value or {})
-        children[key] = _put(children.get(key, absent), rest, new) if rest else new
-        return replace(node, value=children)
+        inner = node.entries.get(key, replace(new, path=path, value=None))
+        return replace(node, value={**node.entries, key: _put(inner, rest, new)})
     if isinstance(node.value, tuple) and re.fullmatch("[0-9]{1,6}", key):
         index, items = int(key), list(node.value)
         if index < len(items):
-            items[index] = _put(items[index], rest, new) if rest else new
+            items[index] = _put(items[index], rest, new)
             return replace(node, value=tuple(items))
     holds = f"{len(node.value)} items" if isinstance(node.value, tuple) else "no keys"
     raise InvalidValue(new, f"{node.path} has {holds}, so there is no {path} to set")
 
 
-def _parse(
-    text: str, path: str, place: Callable[[int, int], Location], found: Problems
-) -> YamlNode:
+class _Composer(yaml.SafeLoader):
+    """PyYAML's nodes, each with a `refusal`: why a study file may not have it."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        parser: Any = self
+        event = parser.peek_event()
+        if self.depth > MAX_DEPTH:
+            problem = f"a study file is at most {MAX_DEPTH} levels deep"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        is_alias = isinstance(event, yaml.AliasEvent)
+        node: Any = yaml.ScalarNode("", "", event.start_mark, event.end_mark)
+        if is_alias:
+            parser.get_event()
+        else:
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+        node.refusal = ""
+        if is_alias or event.anchor is not None:
+            node.refusal = "anchors and aliases are not read here; write the value out"
+        elif event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            node.refusal = f"YAML tags are not read here; got {tag}"
+        return node  # type: ignore[no-any-return]
+
+
+def _parse(text: str, top: YamlNode, shown: Any) -> YamlNode:
     """Return the root of the one document in `text`; None is the value of an empty one."""
+
+    def located(node: YamlNode, line: int, column: int) -> YamlNode:
+        return replace(node, place=Location(top.place.source, line, column, shown(line)))
+
+    composer: Any = None
     try:
-        builder = _Builder(text, place, found)
-        return builder.document(path)
+        composer = _Composer(text)
+        root = composer.get_single_node()
     except yaml.reader.ReaderError as error:
-        start = place(text.count("\n", 0, error.position), 0)
+        line = text.count("\n", 0, error.position)
         problem = f"{error.reason}; got {chr(error.character)!r}"
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        start = place(mark.line, mark.column) if mark else place(0, 0)
-        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        mark: Any = error.problem_mark or error.context_mark
+        line, problem = mark.line, ", ".join(filter(None, (error.context, error.problem)))
     except (ValueError, OverflowError):
-        start, problem = builder.reached(), "an escape names no character"
-    raise InvalidValue(
-        YamlNode(path=path, place=start, value=UNREADABLE), f"this is not YAML: {problem}"
-    )
+        line, problem = composer.line, "an escape names no character"
+    else:
+        return replace(top, value=None) if root is None else _tree(root, top, located)
+    raise InvalidValue(located(top, line, 0), f"this is not YAML: {problem}")
 
 
-class _Builder:
-    """Nodes from the parser's events, which come one by one as the text is scanned."""
-
-    def __init__(self, text: str, place: Callable[[int, int], Location], found: Problems) -> None:
-        self._loader = yaml.SafeLoader(text)
-        self._events: Iterator[Any] = iter(self._loader.get_event, None)
-        self._place = place
-        self._found = found
-
-    def document(self, path: str) -> YamlNode:
-        next(self._events)  # the stream's start
-        if isinstance(next(self._events), yaml.StreamEndEvent):
-            return YamlNode(path=path, place=self._place(0, 0), value=None)
-        root = self._node(next(self._events), path, None, 0)
-        next(self._events)  # the document's end
-        event = next(self._events)
-        if not isinstance(event, yaml.StreamEndEvent):
-            second = YamlNode(path=path, place=self._at(event), value=None)
-            self._found.add(second, "a second document starts here; a study file has one")
-        return root
-
-    def reached(self) -> Location:
-        """Return the place up to which the text has been scanned."""
-        return self._place(self._loader.line, self._loader.column)
-
-    def _at(self, event: Any) -> Location:
-        return self._place(event.start_mark.line, event.start_mark.column)
-
-    def _node(self, event: Any, path: str, place: Location | None, depth: int) -> YamlNode:
-        node = YamlNode(path=path, place=place or self._at(event), value=UNREADABLE)
-        if depth > MAX_DEPTH:
-            raise InvalidValue(node, f"a study file is at most {MAX_DEPTH} levels deep")
-        if event.anchor is not None:
-            self._found.add(node, "anchors and aliases are not read here; write the value out")
-        if isinstance(event, yaml.AliasEvent):
-            return node
-        value: Any = event.value if isinstance(event, yaml.ScalarEvent) else None
-        plain = isinstance(event, yaml.ScalarEvent) and bool(event.implicit[0])
-        if plain:
-            value = plain_value(event.value)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            value = self._items(path, depth)
-        elif isinstance(event, yaml.MappingStartEvent):
-            value = self._entries(path, depth)
-        if event.tag is not None:
-            tag = event.tag.replace(YAML_TAG, "!!")
-            self._found.add(node, f"YAML tags are not read here; got {tag}")
-            return node
-        return replace(node, value=value, plain=plain)
-
-    def _items(self, path: str, depth: int) -> tuple[YamlNode, ...]:
-        items: list[YamlNode] = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            items.append(self._node(event, f"{path}.{len(items)}".lstrip("."), None, depth + 1))
-        return tuple(items)
-
-    def _entries(self, path: str, depth: int) -> dict[str, YamlNode]:
-        entries: dict[str, YamlNode] = {}
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            place = self._at(event)
-            refusal = _key_refusal(event)
-            if refusal:
-                self._found.add(YamlNode(path=path, place=place, value=UNREADABLE), refusal)
-                self._skip(event)
-                self._skip(next(self._events))
-                continue
-            key = event.value
-            shown = key if key and key.isprintable() else repr(key)
-            node = self._node(next(self._events), f"{path}.{shown}".lstrip("."), place, depth + 1)
-            if key in entries:
-                first = entries[key].place.line + 1
-                self._found.add(node, f"the key stands twice; first on line {first}")
-            else:
-                entries[key] = node
-        return entries
-
-    def _skip(self, event: Any) -> None:
-        """Pass over a node whose first event this is."""
-        level = 0
-        while True:
-            level += isinstance(event, yaml.CollectionStartEvent)
-            level -= isinstance(event, yaml.CollectionEndEvent)
-            if level == 0:
-                return
-            event = next(self._events)
+def _tree(composed: Any, node: YamlNode, located: Any, *, key: Any = None) -> YamlNode:
+    """Return what PyYAML composed as a node like `node`, at the place of its key or its own."""
+    mark, refusal = (key or composed).start_mark, composed.refusal
+    node = located(node, mark.line, mark.column)
+    if isinstance(composed, yaml.MappingNode):
+        node = replace(node, value=_entries(composed, node, located))
+    elif isinstance(composed, yaml.SequenceNode):
+        items = enumerate(composed.value)
+        node = replace(
+            node, value=tuple(_tree(i, node.child(str(n), 0), located) for n, i in items)
+        )
+    if refusal:
+        node.note(refusal)
+        return replace(node, value=UNREADABLE)
+    return _scalar(composed, node) if composed.id == "scalar" else node
 
 
-def _key_refusal(event: Any) -> str:
-    """Return why a key cannot be one, or nothing."""
-    if not isinstance(event, yaml.ScalarEvent) or event.tag is not None:
-        return "a key is a plain word"
-    if event.value == "<<" and event.implicit[0]:
-        return "merge keys are not read here; write the keys out"
-    return ""
+def _entries(composed: Any, node: YamlNode, located: Any) -> dict[str, YamlNode]:
+    entries: dict[str, YamlNode] = {}
+    for key, value in composed.value:
+        place = located(node, key.start_mark.line, key.start_mark.column)
+        if key.id != "scalar" or key.refusal:
+            place.note("a key is a plain word")
+            continue
+        if key.value == "<<" and key.style is None:
+            place.note("merge keys are not read here; write the keys out")
+            continue
+        shown = key.value if key.value and key.value.isprintable() else repr(key.value)
+        child = _tree(value, node.child(shown, UNREADABLE), located, key=key)
+        if key.value in entries:
+            first = entries[key.value].place.line + 1
+            child.note(f"the key stands twice; first on line {first}")
+        else:
+            entries[key.value] = child
+    return entries
 
 
-def plain_value(text: str) -> Any:
-    """Return what an unquoted scalar stands for: nothing, a truth, a number, or its text.
+def _scalar(composed: Any, node: YamlNode) -> YamlNode:
+    """Return a scalar as null, a bool, a finite number in its shortest form, or a text."""
+    text = composed.value
+    is_plain = composed.style is None
+    if is_plain and text in _WORDS:
+        return replace(node, value=_WORDS[text])
+    if is_plain and (_NOT_FINITE.fullmatch(text) or NUMBER.fullmatch(text)):
+        value = None if _NOT_FINITE.fullmatch(text) else _number(text.replace("_", ""))
+        if value is not None and abs(value) <= LARGEST:
+            return replace(node, value=value)
+        shown = replace(node, value=text).shown.strip("'")
+        node.note(f"{node.name} is a finite number, at most 10^18 in magnitude; got {shown}")
+        return replace(node, value=UNREADABLE)
+    if not text or not text.isprintable():
+        shown = replace(node, value=text).shown
+        node.note(f"{node.name} is a text in one line, of printable characters; got {shown}")
+        return replace(node, value=UNREADABLE)
+    return replace(node, value=text)
 
-    Only decimal numbers are numbers: YAML 1.1 would read ``010`` as 8 and ``1:30`` as 90,
-    and dates are of no use here.
+
+def _number(digits: str) -> float:
+    """Return a number; whole ones are ints, however they are written.
+
+    0.30000000000000004, as arithmetic in floats leaves it, is read as the 0.3 that it stands
+    for, so that no axis has one value twice.
     """
-    tag: str = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    kind = tag.removeprefix(YAML_TAG)
-    digits = text.replace("_", "").lower()
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return digits in ("true", "yes", "on")
-    if kind == "int" and _DECIMAL.fullmatch(digits):
+    if digits.lstrip("+-").isdecimal() and len(digits) <= 40:
         return int(digits)
-    if kind == "float" and ":" not in text:
-        return float(digits.replace(".inf", "inf").replace(".nan", "nan"))
-    return text
+    value = float(digits)
+    rounded = float(f"{value:.12g}")
+    if len(repr(rounded)) <= 12 and abs(rounded - value) <= 4 * ulp(value):
+        value = rounded
+    return int(value) if value.is_integer() and abs(value) <= LARGEST else value

@@ -13,7 +13,8 @@ from orchestrator.errors import ResourceError, SpecError, sentence
 from orchestrator.pipeline.run_job import steps_of
 from orchestrator.report import main as report
 from orchestrator.scheduler.storage_mirror import _line
-from orchestrator.spec.load import load_study, resolved_yaml
+from orchestrator.spec.dump import resolved_yaml
+from orchestrator.spec.load import load_study
 from orchestrator.store.store import Store
 from orchestrator.study import main
 

@@ -17,7 +17,7 @@ from orchestrator.plan.plan import make_plan, own_setting
 from orchestrator.reporting.build import write_report
 from orchestrator.scheduler.sampling import foresee
 from orchestrator.search.samplers import SAMPLERS
-from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import Exclusion, Prune, VictimRule
 from orchestrator.spec.space import Range, Span, identity
 from tests.orchestrator_tests.drawn_studies import AXES, study_of

@@ -6,22 +6,19 @@ from typing import Any
 import pytest
 
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import Study
 from tests.orchestrator_tests.grids import plan_of
-from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
+from tests.orchestrator_tests.spec_files import SMALL, load
 from ulrl.datasets.cifar10 import Cifar10
 from ulrl.datasets.digits import Digits
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.recipes import Recipe, VictimRecipe
 from ulrl.scoring import SuspectOrder
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 DEFAULT, OFFICIAL, FINE_TUNING = Preset
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def plan(addition: str) -> Plan:
@@ -79,55 +76,6 @@ def test_the_default_goes_first_if_it_is_there(
     settings: dict[str, tuple[Any, ...]], first: int
 ) -> None:
     assert plan_of(settings).setting_order[0] == first
-
-
-def test_both_a_key_and_an_axis() -> None:
-    assert mistakes(f"{SMALL}  preset: [default, official]\npreset: official\n") == [
-        "7: preset: preset is an axis of this grid already; say it there alone"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("addition", "expected"),
-    [
-        (
-            "preset: [default, offical]",
-            (
-                "6: grid.preset.1: preset is default, official or fine_tuning; got 'offical'; did "
-                "you mean 'official'?"
-            ),
-        ),
-        (
-            "preset: [default, default]",
-            "6: grid.preset.1: default stands twice; first at grid.preset.0",
-        ),
-        ("preset: []", "6: grid.preset: preset has no values; list at least one"),
-        (
-            "max_suspects: [~, ~]",
-            "6: grid.max_suspects.1: null stands twice; first at grid.max_suspects.0",
-        ),
-        (
-            "max_suspects: [2, -1]",
-            "6: grid.max_suspects.1: max_suspects is at least 0, or null; got -1",
-        ),
-        (
-            "unlearn_clip_norm: [~, 0]",
-            "6: grid.unlearn_clip_norm.1: unlearn_clip_norm is above 0, or null; got 0.0",
-        ),
-        ("alpha: [~, 0.7]", "6: grid.alpha.0: alpha is a number; got nothing"),
-        ("alpha: ~", "6: grid.alpha: alpha has no values; list at least one"),
-        (
-            "layers: [head, al]",
-            "6: grid.layers.1: layers is head or all; got 'al'; did you mean 'all'?",
-        ),
-        (
-            "unlearn_augment: [true, 1]",
-            "6: grid.unlearn_augment.1: unlearn_augment is true or false; got 1",
-        ),
-    ],
-)
-def test_mistakes(addition: str, expected: str) -> None:
-    assert mistakes(f"{SMALL}  {addition}\n") == [expected]
 
 
 EVERY_SWITCH = """\

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from orchestrator.address import Address
-from orchestrator.spec.load import load_study, missing_data, resolved_yaml
+from orchestrator.spec.dump import resolved_yaml
+from orchestrator.spec.load import load_study, missing_data
 from orchestrator.spec.model import (
     AttackChoice,
     Grid,
@@ -35,6 +36,8 @@ from ulrl.hyperparameters import Preset
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.recipes import VictimRecipe
 from ulrl.scoring import SuspectOrder
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 FULL = """\
 name: Sensitivity_2.0-b
@@ -68,11 +71,6 @@ resources: {workers: 2, cpu: 4, gpu: 0.25}
 mlflow: {uri: https://mlflow.example.org/base, log_models: none}
 store: s3://bucket/store
 """
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def test_the_smallest_study_has_every_default(tmp_path: Path) -> None:
@@ -299,3 +297,38 @@ print([name for name in heavy if name in sys.modules], time.process_time() < 4)
         "grid.yaml:3: grid.attack: no attack is called 'sgi'; did you mean 'sig'?",
         "[] True",
     ]
+
+
+@pytest.mark.parametrize(
+    ("store", "expected"),
+    [
+        ("here/store", "{cwd}/here/store"),
+        ("/abs/store", "/abs/store"),
+        ("~/store", "{home}/store"),
+        ("file://rel/store", "{cwd}/rel/store"),
+        ("file:///abs/store", "/abs/store"),
+        ("s3://bucket/key", "s3://bucket/key"),
+        ("gs://bucket", "gs://bucket"),
+    ],
+)
+def test_the_store(
+    store: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    found = load(f"{SMALL}store: {store}\n").store
+    assert found.reveal() == expected.format(cwd=tmp_path, home="/home/someone")
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sqlite:///a/b.db", "sqlite:///{cwd}/a/b.db"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("sqlite:///a.db?timeout=30", "sqlite:///{cwd}/a.db?timeout=30"),
+        ("http://localhost:5000", "http://localhost:5000"),
+        ("mysql+pymysql://u@h/d", "mysql+pymysql://u@h/d"),
+    ],
+)
+def test_the_tracking_uri(uri: str, expected: str, tmp_path: Path) -> None:
+    study = load(f"{SMALL}mlflow: {{uri: '{uri}'}}\n")
+    assert study.mlflow.uri.reveal() == expected.format(cwd=tmp_path)

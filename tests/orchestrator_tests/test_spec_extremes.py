@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import optuna
@@ -14,13 +13,14 @@ from orchestrator.search.pruners import make_pruner
 from orchestrator.search.samplers import Sampler
 from orchestrator.spec.axes import AXES
 from orchestrator.spec.model import Study
-from orchestrator.spec.search_section import SAMPLERS
-from orchestrator.spec.sections import PRUNERS
+from orchestrator.spec.optuna_sections import PRUNERS, SAMPLERS
 from tests.orchestrator_tests.spec_files import load
 from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS
 from ulrl.models import ARCHITECTURES
 from ulrl.supervised import VictimConfig
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 VALUES = (
     *("-1", "0", "-0.0", "1e-300", "0.5", "3", "1000", "1e9", "1e18", "18446744073709551616"),
@@ -99,11 +99,6 @@ def places() -> Iterator[tuple[str, str]]:
 PLACES = dict(places())
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def outcome(text: str) -> Study | list[str]:
     """Return the study of a file, or its mistakes; anything else that is raised is a fault."""
     began = time.process_time()
@@ -173,59 +168,3 @@ def test_what_is_accepted_can_prune(name: str) -> None:
                 trial.report(number / 10 + step / 100, step)
                 trial.should_prune()
             judged.tell(trial, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        (
-            study_file("resources: {cpu: 2, stages: {relearn: {cpu: 1e0}}}"),
-            (
-                "3: resources.stages.relearn.cpu: cpu is at least resources.cpu, torch's threads, "
-                "which are 2; got '1e0'"
-            ),
-        ),
-        (
-            study_file("resources: {cpu: 1000000000000000000}"),
-            "3: resources.cpu: cpu is at most 1,024; got 1000000000000000000",
-        ),
-        (
-            study_file("search: {sampler: qmc, settings: 2, seed: 99999999999}", axes=RANGES),
-            "3: search.seed: seed is at most 4,294,967,295; got 99999999999",
-        ),
-        (
-            study_file("search: {sampler: tpe, settings: 2, n_ei_candidates: 1e15}", axes=RANGES),
-            "3: search.n_ei_candidates: n_ei_candidates is at most 100,000; got '1e15'",
-        ),
-        (
-            study_file(
-                "search: {sampler: tpe, settings: 2}",
-                axes="unlearn_threshold: {low: 0.1, high: 0.4, step: 1e-300}",
-            ),
-            (
-                "2: grid.unlearn_threshold.step: a range has at most 1,000,000 steps; got 3e+299; "
-                "leave step out, or raise it"
-            ),
-        ),
-        (
-            study_file(
-                "search: {sampler: tpe, settings: 3}",
-                axes="unlearn_threshold: {low: 0.1, high: 0.100000000001}",
-            ),
-            "3: search.settings: settings is at most the 2 there are; got 3",
-        ),
-        (
-            study_file(
-                "search: {sampler: tpe, settings: 3}",
-                axes="unlearn_threshold: {low: 0.1, high: 0.10000000000000002}",
-            ),
-            "2: grid.unlearn_threshold.high: high is above low, 0.1; got 0.1",
-        ),
-        (
-            study_file(axes="reinit_ratio: [0.3, 0.30000000000000004]"),
-            "2: grid.reinit_ratio.1: 0.3 stands twice; first at grid.reinit_ratio.0",
-        ),
-    ],
-)
-def test_what_is_found_is_said(text: str, line: str) -> None:
-    assert outcome(text) == [f"grid.yaml:{line}"]

@@ -93,7 +93,7 @@ def test_settings_that_a_sampler_draws() -> None:
     axes = ("suspect_rule: [outlier, largest]", "suspect_share: {low: 0.2, high: 0.5}")
     assert mistakes(study(*axes, more=search)) == [
         f"8: grid.suspect_rule.0: {NO_OUTLIER}",
-        f"9: grid.suspect_share: {no_share('0.2', 2, '0.25')}",
+        f"9: grid.suspect_share.low: {no_share('0.2', 2, '0.25')}",
     ]
 
 

@@ -1,26 +1,21 @@
 """The `prune` section, and its table of pruners against Optuna's own signatures."""
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import Prune, PrunerChoice
-from orchestrator.spec.search_section import REQUIRED
-from orchestrator.spec.sections import PRUNERS
-from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
+from orchestrator.spec.optuna_sections import PRUNERS
+from tests.orchestrator_tests.spec_files import SMALL, load
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 MEDIAN = {"n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1}
 WILCOXON = PrunerChoice(pruner="wilcoxon", arguments={"p_threshold": 0.01, "n_startup_steps": 7})
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def read(prune: str) -> Prune:
@@ -44,9 +39,9 @@ def test_the_table_is_optunas(pruner: str) -> None:
         {"wrapped": "wrapped_pruner"}.get(key, key): one for key, one in PRUNERS[pruner].items()
     }
     assert list(table) == list(parameters)
-    ours = {key: argument.default for key, argument in table.items()}
+    ours = {key: default for key, (_, default) in table.items()}
     theirs = {
-        key: REQUIRED if one.default is inspect.Parameter.empty else one.default
+        key: ... if one.default is inspect.Parameter.empty else one.default
         for key, one in parameters.items()
     }
     if pruner == "wilcoxon":  # the two defaults that differ, on purpose
@@ -92,7 +87,7 @@ def test_what_optuna_refuses_is_refused(pruner: str, argument: str, value: float
     arguments = NEEDED.get(pruner, {}) | {argument: value}
     given = ", ".join(f"{key}: {one}" for key, one in arguments.items())
     text = f"{{curve: {{pruner: {pruner}, {given}}}}}"
-    whole = PRUNERS[pruner][argument].default is not REQUIRED
+    whole = PRUNERS[pruner][argument][1] is not ...
     if accepted_by_optuna(pruner, arguments) and not (whole and value == 0.5):
         if (pruner, argument, value) in STRICTER:
             with pytest.raises(SpecError):
@@ -177,69 +172,3 @@ STRICTER = {
 )
 def test_what_is_meant(prune: str, expected: Prune) -> None:
     assert read(prune) == expected
-
-
-CURVE = "median, percentile, successive_halving, hyperband, threshold or patient"
-
-
-MISTAKES_CASES = {
-    "off": "prune: prune is none, or a mapping with setting and curve; got false",
-    "": "prune: prune is none, or a mapping with setting and curve; got nothing",
-    "{curves: none}": "prune.curves: unknown key; did you mean 'curve'?",
-    "{setting: median}": (
-        "prune.setting: setting admits wilcoxon only: median compares curves, which have no "
-        "meaning across scenarios; got 'median'"
-    ),
-    "{curve: {pruner: wilcoxon}}": (
-        f"prune.curve: curve admits {CURVE}: wilcoxon compares settings across scenarios; got "
-        "'wilcoxon'"
-    ),
-    "{curve: nop}": "prune.curve: nop is Optuna's word for no pruner; write none",
-    "{curve: meddian}": "prune.curve: no pruner is called 'meddian'; did you mean 'median'?",
-    "{curve: x}": (
-        "prune.curve: no pruner is called 'x'; there are wilcoxon, median, percentile, "
-        "successive_halving, hyperband, threshold, patient"
-    ),
-    "{curve: {n_warmup_steps: 1}}": (
-        "prune.curve: curve names no pruner; write {pruner: median} or another"
-    ),
-    "{curve: 3}": (
-        "prune.curve: curve is none, a pruner's name, or a mapping with pruner and its "
-        "arguments; got 3"
-    ),
-    "{curve: {pruner: 3}}": "prune.curve.pruner: pruner is a text; got 3; quote it to make it one",
-    "{curve: {pruner: median, n_warmup: 1}}": (
-        "prune.curve.n_warmup: median has no argument 'n_warmup'; did you mean 'n_warmup_steps'?"
-    ),
-    "{curve: {pruner: median, n_warmup_steps: 1.5}}": (
-        "prune.curve.n_warmup_steps: n_warmup_steps is a whole number; got 1.5"
-    ),
-    "{curve: {pruner: median, interval_steps: 0}}": (
-        "prune.curve.interval_steps: interval_steps is at least 1; got 0"
-    ),
-    "{setting: {p_threshold: 5}}": "prune.setting.p_threshold: p_threshold is in [0, 1]; got 5",
-    "{curve: percentile}": "prune.curve: percentile needs percentile",
-    "{curve: patient}": "prune.curve: patient needs wrapped and patience",
-    "{curve: {pruner: patient, patience: 1, wrapped: wilcoxon}}": (
-        f"prune.curve.wrapped: wrapped admits {CURVE}: wilcoxon compares settings across "
-        "scenarios; got 'wilcoxon'"
-    ),
-    "{curve: threshold}": "prune.curve: threshold needs lower or upper",
-    "{curve: {pruner: threshold, lower: 1, upper: 0}}": (
-        "prune.curve: lower is at most upper, 0.0; got 1.0"
-    ),
-    "{curve: {pruner: hyperband, max_resource: 3, min_resource: 4}}": (
-        "prune.curve: max_resource is at least min_resource, 4; got 3"
-    ),
-    "{curve: {pruner: hyperband, max_resource: x}}": (
-        "prune.curve.max_resource: max_resource is a whole number or auto; got 'x'"
-    ),
-    "{curve: {pruner: successive_halving, bootstrap_count: 2}}": (
-        "prune.curve: bootstrap_count above 0 needs min_resource as a number, not auto; got 2"
-    ),
-}
-
-
-@pytest.mark.parametrize(("prune", "expected"), MISTAKES_CASES.items())
-def test_mistakes(prune: str, expected: str) -> None:
-    assert mistakes(f"{SMALL}prune: {prune}\n") == [f"6: {expected}"]

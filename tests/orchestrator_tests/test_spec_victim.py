@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.plan.plan import make_plan
-from orchestrator.spec.load import resolved_yaml
+from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import VictimImport
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from ulrl.recipes import Recipe, VictimRecipe
 from ulrl.supervised import VictimSchedule
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 TWO = """\
 name: s
@@ -19,11 +21,6 @@ grid:
   dataset: [digits, cifar10]
   architecture: preact_resnet18
 """
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def test_a_recipe_with_changes() -> None:
@@ -122,41 +119,6 @@ victim:
             assert scenario.preprocessing == own
     Path("again.yaml").write_text(resolved_yaml(study))
     assert load(Path("again.yaml").read_text()) == study
-
-
-@pytest.mark.parametrize(
-    ("section", "expected"),
-    [
-        ("{import: 'zoo/{atack}'}", "no scenario axis is called 'atack'; did you mean 'attack'?"),
-        ("{import: 'zoo/{attack'}", "import is a path with axes in braces; each { needs its }"),
-        ("{import: 'zoo/attack}'}", "import is a path with axes in braces; each { needs its }"),
-        ("{import: 'zoo/{{attack}}'}", "each { needs its }"),
-        ("{import: 'zoo/{attack:d}'}", "no format; write {attack}, not {attack:d}"),
-        ("{import: 'zoo/{seed:>1000000000}'}", "no format; write {seed}, not {seed:>1000000000}"),
-        ("{import: 'zoo/{seed!r}'}", "no format; write {seed}, not {seed!r}"),
-        ("{import: 'zoo/{attack.__class__}'}", "write {attack}, not {attack.__class__}"),
-        ("{import: 'zoo/{attack[0]}'}", "write {attack}, not {attack[0]}"),
-        ("{import: 'zoo/{}'}", "no scenario axis is called ''"),
-        ("{import: 'zoo/{0}'}", "no scenario axis is called '0'"),
-        ("{import: {path: a, backdoorbench: b}}", "the entry has both path and backdoorbench"),
-        ("{import: {path: a, mean: 0.5}}", "mean and std go together; add std"),
-        ("{import: {path: a, mean: 0.5, std: 0}}", "std is a divisor, so above 0; got 0.0"),
-        ("{import: {path: a, mean: [0.1, 0.2], std: 1}}", "mean has one number or one per"),
-        ("{import: {path: a, mean: .nan, std: 1}}", "is a number; got nan"),
-        ("{import: []}", "import has no values"),
-        ("{import: 3}", "import is a path, or a mapping with a path"),
-        ("{import: {attack: badnets}}", "the entry has no path; write {path: FOLDER"),
-        ("{import: zoo, epochs: 3}", "the victims of this study are imported, so nothing is"),
-        ("{import: {path: a, attack: badnets}}", "no entry serves blended, digits"),
-        ("{import: [a, {path: b, attack: sig}]}", "the grid has no such attack"),
-        ("{import: [a, {path: b, alpha: 1}]}", "no scenario axis is called 'alpha'"),
-        ("{import: [a, {path: b, sead: 1}]}", "did you mean 'seed'?"),
-    ],
-)
-def test_what_an_import_cannot_be(section: str, expected: str) -> None:
-    lines = mistakes(TWO + f"victim: {section}\n")
-    assert len(lines) == 1, lines
-    assert expected in lines[0]
 
 
 def test_excluded_scenarios_need_no_victim() -> None:

@@ -1,0 +1,223 @@
+"""The sections `search` and `prune`: Optuna's samplers and pruners, with its argument names.
+
+So a file is checked without importing Optuna; tests hold the tables and Optuna together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field, create_model
+
+from orchestrator.spec.axes import Axes
+from orchestrator.spec.model import Fraction, Prune, PrunerChoice, Search
+from orchestrator.spec.rules import nearest
+from orchestrator.spec.space import Range, Space, is_open
+from orchestrator.spec.validation import named_in, read
+from orchestrator.spec.yaml_tree import InvalidValue, YamlNode
+
+# A type and a default for each argument: ... is required, None is left to Optuna.
+Table: TypeAlias = Mapping[str, tuple[Any, Any]]
+MOST = 1_000_000  # a study has as many trials
+
+
+def _from(low: int, most: int = MOST) -> Any:
+    """Return the type of a whole number from `low` to `most`, which Optuna still takes."""
+    return Annotated[int, Field(ge=low, le=most)]
+
+
+_AUTO = _from(1) | Literal["auto"]
+_MEDIAN = {
+    "n_startup_trials": (_from(0), 5),
+    "n_warmup_steps": (_from(0), 0),
+    "interval_steps": (_from(1), 1),
+    "n_min_trials": (_from(1), 1),
+}
+PRUNERS: dict[str, Table] = {
+    # Optuna's own 0.1 and 2 abandon an equally good setting in one study of five.
+    "wilcoxon": {"p_threshold": (Fraction, 0.01), "n_startup_steps": (_from(0), 7)},
+    "median": _MEDIAN,
+    "percentile": {"percentile": (Annotated[float, Field(ge=0, le=100)], ...), **_MEDIAN},
+    "successive_halving": {
+        "min_resource": (_AUTO, "auto"),
+        "reduction_factor": (_from(2), 4),
+        "min_early_stopping_rate": (_from(0, 1000), 0),  # an exponent
+        "bootstrap_count": (_from(0), 0),
+    },
+    "hyperband": {
+        "min_resource": (_from(1), 1),
+        "max_resource": (_AUTO, "auto"),
+        "reduction_factor": (_from(2), 3),
+        "bootstrap_count": (_from(0), 0),
+    },
+    "threshold": {
+        "lower": (float | None, None),
+        "upper": (float | None, None),
+        "n_warmup_steps": (_from(0), 0),
+        "interval_steps": (_from(1), 1),
+    },
+    "patient": {
+        "wrapped": (Any, ...),  # a pruner again
+        "patience": (_from(0), ...),
+        "min_delta": (Annotated[float, Field(ge=0)], 0.0),
+    },
+}
+CURVE_PRUNERS = tuple(name for name in PRUNERS if name != "wilcoxon")
+SAMPLERS: dict[str, Table] = {
+    "tpe": {
+        "n_startup_trials": (_from(0), 10),
+        "n_ei_candidates": (_from(1, 100_000), 24),
+        "multivariate": (bool | None, None),
+        "constant_liar": (bool, True),
+    },
+    "qmc": {"qmc_type": (Literal["sobol", "halton"], "sobol"), "scramble": (bool, False)},
+    "random": {},
+    "cmaes": {
+        "n_startup_trials": (_from(0), 1),
+        "consider_pruned_trials": (bool, False),
+        "popsize": (_from(2, 100_000) | None, None),
+        "use_separable_cma": (bool, False),
+        "with_margin": (bool, False),
+        "lr_adapt": (bool, False),
+    },
+    "gp": {"n_startup_trials": (_from(0), 10), "deterministic_objective": (bool, False)},
+}
+# NumPy, which Optuna draws with, takes seeds of 32 bits.
+_SEARCH: Table = {"settings": (_from(1), ...), "seed": (_from(0, 2**32 - 1), 0)}
+EXAMPLE = "search: {sampler: tpe, settings: 40}"
+FEWEST_RANGES = {"cmaes": 2}  # that a sampler can draw from at all
+
+
+def read_search(node: YamlNode) -> Search:
+    """Return how settings are drawn."""
+    if not isinstance(node.value, dict):
+        raise node.invalid("a mapping", f"; write {EXAMPLE}")
+    missing = [key for key in ("sampler", "settings") if key not in node.value]
+    if missing:
+        raise InvalidValue(node, f"search needs {' and '.join(missing)}; write {EXAMPLE}")
+    given = dict(node.value)
+    sampler, tables = given.pop("sampler"), {name: {**_SEARCH, **t} for name, t in SAMPLERS.items()}
+    name, chosen = _read_arguments(sampler, "sampler", replace(node, value=given), tables)
+    ways = [key for key in ("use_separable_cma", "with_margin", "lr_adapt") if chosen.get(key)]
+    if len(ways) > 1:  # Optuna's CMA-ES would refuse them
+        raise InvalidValue(node, f"{' and '.join(ways)} exclude each other; choose one")
+    settings, seed = chosen.pop("settings"), chosen.pop("seed")
+    return Search(sampler=name, settings=settings, seed=seed, arguments=chosen)
+
+
+def read_prune(node: YamlNode) -> Prune:
+    """Return who may abandon work; a part that is not named keeps its default."""
+    if node.value == "none":
+        return Prune()
+    if not isinstance(node.value, dict):
+        raise node.invalid("none, or a mapping with setting and curve")
+    chosen = {}
+    for level, part in node.known(("setting", "curve")).items():
+        with node.problems.collecting():
+            chosen[level] = _read_pruner(part)
+    return replace(DEFAULT_PRUNE, **chosen)
+
+
+def _read_pruner(node: YamlNode) -> PrunerChoice | None:
+    """Return the pruner of a level, or the one that another wraps."""
+    if node.value == "none":
+        return None
+    given = dict(node.entries)
+    named = node if isinstance(node.value, str) else given.pop("pruner", None)
+    if not isinstance(node.value, str | dict):
+        raise node.invalid("none, a pruner's name, or a mapping with pruner and its arguments")
+    if named is None and node.name == "setting":
+        named = node.child("pruner", "wilcoxon")
+    if named is None:
+        raise InvalidValue(
+            node, f"{node.name} names no pruner; write {{pruner: median}} or another"
+        )
+    if named.value == "nop":
+        raise InvalidValue(named, "nop is Optuna's word for no pruner; write none")
+    if named.shown.strip("'") in PRUNERS and (named.value == "wilcoxon") != (
+        node.name == "setting"
+    ):
+        valid = "wilcoxon" if node.name == "setting" else " or ".join(CURVE_PRUNERS)
+        reason = "wilcoxon compares settings across scenarios, the others curves within one"
+        raise InvalidValue(named, f"{node.name} admits {valid}: {reason}; got {named.shown}")
+    name, chosen = _read_arguments(named, "pruner", replace(node, value=given), PRUNERS)
+    if "wrapped" in given:
+        chosen["wrapped"] = _read_pruner(given["wrapped"])
+    if complaint := _joint_rule(name, chosen):
+        raise InvalidValue(named_in(complaint, node), complaint)
+    return PrunerChoice(pruner=name, arguments=chosen)
+
+
+def _read_arguments(
+    named: YamlNode, word: str, node: YamlNode, tables: Mapping[str, Table]
+) -> tuple[str, dict[str, Any]]:
+    """Return the name of a sampler or pruner, and all arguments that it has."""
+    name = read(named, str)
+    if name not in tables:
+        end = nearest(name, tables, "there are")
+        raise InvalidValue(named, f"no {word} is called {name!r}{end}")
+    table: Any = tables[name]
+    model: Any = create_model(name, __config__=ConfigDict(extra="forbid"), **table)
+    chosen = read(node, model)
+    given = chosen.model_fields_set
+    return name, {key: value for key, value in chosen if value is not None or key in given}
+
+
+def _joint_rule(name: str, chosen: Mapping[str, Any]) -> str:
+    """Return why Optuna would refuse arguments together, or never prune with them."""
+    lower, upper = chosen.get("lower"), chosen.get("upper")
+    if name == "threshold" and lower is None and upper is None:
+        return "threshold needs lower or upper"
+    if lower is not None and upper is not None and lower > upper:
+        return f"lower is at most upper, {upper}; got {lower}"
+    resources = ("max_resource",) if name == "hyperband" else ("min_resource",)
+    low, high = chosen.get("min_resource"), chosen.get("max_resource", "auto")
+    if high != "auto" and high < low:
+        return f"max_resource is at least min_resource, {low}; got {high}"
+    for resource in resources:
+        if chosen.get("bootstrap_count") and chosen[resource] == "auto":
+            count = chosen["bootstrap_count"]
+            return f"bootstrap_count above 0 needs {resource} as a number, not auto; got {count}"
+    return ""
+
+
+DEFAULT_PRUNE = Prune(
+    setting=PrunerChoice(
+        pruner="wilcoxon",
+        arguments={key: default for key, (_, default) in PRUNERS["wilcoxon"].items()},
+    )
+)
+
+
+def check_search(node: YamlNode | None, search: Search | None, axes: Axes) -> None:
+    """Note ranges that nobody draws from, and a sampler that has nothing to draw.
+
+    Args:
+        node: The section, if the file has it.
+        search: What it says, if that is right.
+        axes: Of the grid, without mistakes.
+    """
+    space = Space(axes.grid().settings)
+    ranges = [name for name, axis in space.axes.items() if isinstance(axis, Range)]
+    if node is None:
+        for name in ranges:
+            text = f"a range is drawn from by a sampler; add {EXAMPLE}, or list values"
+            axes.items[name][0].node.note(text)
+    if node is None or search is None:
+        return
+    if is_open(space.axes.get("defence_seed", ())):
+        node.note(
+            "a sampler would draw defence_seed as if it were a hyper-parameter; give one value, or "
+            "list the settings in place of search to have each run with several"
+        )
+    if not any(is_open(axis) for axis in space.axes.values()):
+        node.note("there is nothing to draw: no setting axis of the grid has a choice")
+        return
+    if search.settings > space.size:
+        text = f"settings is at most the {space.size:,} there are; got {search.settings}"
+        node.at(["settings"]).note(text)
+    if len(ranges) < FEWEST_RANGES.get(search.sampler, 0):
+        node.note(
+            f"{search.sampler} needs at least two ranges, since it draws from lists at random; "
+            f"take tpe, or write ranges"
+        )
