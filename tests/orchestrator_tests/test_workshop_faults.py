@@ -111,7 +111,7 @@ def test_an_exception_is_an_items_result(
     def fail(*_: Any) -> Evaluation:
         raise ValueError("two\n  lines " + "x" * 600)
 
-    monkeypatch.setattr("orchestrator.pipeline.stages.evaluate", fail)
+    monkeypatch.setattr("orchestrator.pipeline.tools.evaluate", fail)
     result = ended(place, place.items[0])
     assert result.error == f"ValueError: two lines {'x' * 600}"[:500]
     assert [run.stage for run in result.runs] == ["train_victim"]
