@@ -1,13 +1,15 @@
 """The study file: from YAML to a frozen `Study`, or every problem in it at once."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from orchestrator.address import Address
 from orchestrator.spec.axes import Axes, read_grid
 from orchestrator.spec.checks import check_combinations
 from orchestrator.spec.exclude import read_exclude
@@ -25,7 +27,7 @@ from orchestrator.spec.model import (
 )
 from orchestrator.spec.optuna_sections import DEFAULT_PRUNE, check_search, read_prune, read_search
 from orchestrator.spec.rules import AbsolutePath, OptunaStorage, RuleError, StorePlace
-from orchestrator.spec.validation import read, read_or
+from orchestrator.spec.validation import Reader, read
 from orchestrator.spec.victim import read_victim
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode, read_tree
 from ulrl.attacks import AttackFileError
@@ -40,16 +42,12 @@ KEYS = (
 )
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
-T = TypeVar("T")
 
 
 def _name(name: str) -> str:
     if not re.fullmatch(r"(?!\.)[A-Za-z0-9_.-]{1,100}", name):
         raise RuleError("letters, digits, - _ and . (not first), at most 100")
     return name
-
-
-_Name = Annotated[str, AfterValidator(_name)]
 
 
 def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
@@ -63,52 +61,30 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     for key in ("name", "grid"):
         if key not in keys:
             root.child(key, None).note("this key is required")
-
-    def section(key: str, reader: Callable[[YamlNode], T], default: T) -> T:
-        if key in keys:
-            with root.problems.collecting():
-                return reader(keys[key])
-        return default
-
-    nothing: tuple[Plugin, ...] = ()
-    plugins = section("plugins", _plugins, nothing)
-    preset = read_or(keys.get("preset"), Preset, Preset.DEFAULT)
-    search = section("search", read_search, None)
-    axes, exclude = _grid(keys, preset, search)
+    given = {**keys, "store": keys.get("store", root.child("store", DEFAULT_STORE))}
+    mlflow = keys.get("mlflow", root.child("mlflow", {}))
+    if mlflow.value is None or isinstance(mlflow.value, dict):
+        mlflow = replace(mlflow, value={"uri": mlflow.child("uri", DEFAULT_URI), **mlflow.entries})
+    given["mlflow"] = mlflow
+    read_as = {key: partial(read, hint=hint) for key, hint in _HINTS.items()}
+    readers: dict[str, Reader] = {**_READERS, **read_as}
+    found: dict[str, Any] = {"prune": DEFAULT_PRUNE}
+    for key in [key for key in readers if key in given]:
+        with root.problems.collecting():
+            found[key] = readers[key](given[key])
+    found["optuna_storage"] = found.pop("optuna", None)
+    preset = found.get("preset", Preset.DEFAULT)
+    axes, found["exclude"] = _grid(keys, preset, found.get("search"))
     grid = axes.grid() if axes else Grid(attacks=(), datasets=(), architectures=())
     if "preset" in keys and "preset" in grid.settings:
         keys["preset"].note("preset is an axis of this grid already; say it there alone")
-    victim: dict[str, Any] = {}
     with root.problems.collecting():
-        victim = read_victim(keys.get("victim"), axes)
-    names = [architecture.name for architecture in grid.architectures]
-    storage = section("optuna", lambda node: node.known(("storage",)).get("storage"), None)
-    mlflow = keys.get("mlflow", root.child("mlflow", None))
-    if mlflow.value is None or isinstance(mlflow.value, dict):
-        mlflow = replace(mlflow, value={"uri": mlflow.child("uri", DEFAULT_URI), **mlflow.entries})
-    store = keys.get("store", root.child("store", DEFAULT_STORE))
-    fields: dict[str, Any] = {
-        "name": read_or(keys.get("name"), _Name, ""),
-        "prune": section("prune", read_prune, DEFAULT_PRUNE),
-        "objective": read_or(keys.get("objective"), Objective, Objective.DER),
-        "resources": section("resources", lambda node: _resources(node, names), Resources()),
-        "limits": read_or(keys.get("limits"), Limits, Limits()),
-        "budget": read_or(keys.get("budget"), Budget, Budget()),
-        "optuna_storage": read_or(storage, OptunaStorage, None),
-        "mlflow": read_or(mlflow, Tracking, None),
-        "store": read_or(store, StorePlace, None),
-    }
+        found |= read_victim(keys.get("victim"), axes)
+    if "resources" in keys and "resources" in found:
+        names = [architecture.name for architecture in grid.architectures]
+        _check_resources(keys["resources"], found["resources"], names)
     root.problems.raise_if_any()
-    return Study(
-        source=path,
-        plugins=plugins,
-        grid=grid,
-        preset=preset,
-        exclude=exclude,
-        search=search,
-        **victim,
-        **fields,
-    )
+    return Study(source=path, grid=grid, **found)
 
 
 def missing_data(study: Study) -> list[str]:
@@ -166,12 +142,33 @@ def _plugins(node: YamlNode) -> tuple[Plugin, ...]:
     return tuple(plugins.values())
 
 
-def _resources(node: YamlNode, names: Sequence[str]) -> Resources:
-    """Return the section ``resources``; `names` are the architectures of the grid."""
+def _optuna_storage(node: YamlNode) -> Address | None:
+    storage = node.known(("storage",)).get("storage")
+    return None if storage is None else read(storage, OptunaStorage)
+
+
+_HINTS: Mapping[str, Any] = {
+    "name": Annotated[str, AfterValidator(_name)],
+    "preset": Preset,
+    "objective": Objective,
+    "resources": Resources,
+    "limits": Limits,
+    "budget": Budget,
+    "mlflow": Tracking,
+    "store": StorePlace,
+}
+_READERS: Mapping[str, Reader] = {
+    "plugins": _plugins,
+    "search": read_search,
+    "prune": read_prune,
+    "optuna": _optuna_storage,
+}
+
+
+def _check_resources(node: YamlNode, resources: Resources, names: Sequence[str]) -> None:
+    """Note what a study cannot have; `names` are the architectures of its grid."""
     if names and "architectures" in node.entries:
-        with node.problems.collecting():
-            node.entries["architectures"].known(names)
-    resources: Resources = read(node, Resources)
+        node.entries["architectures"].known(names)
     for keys, request in resources.requests():
         if request.cpu is not None and request.cpu < resources.cpu:
             with node.problems.collecting():
@@ -186,4 +183,3 @@ def _resources(node: YamlNode, names: Sequence[str]) -> Resources:
         )
     if resources.device is Device.CUDA and 0 in gpus:
         node.note("device cuda wants a share of a GPU; gpu is 0")
-    return resources

@@ -58,14 +58,6 @@ def read(node: YamlNode, hint: Any) -> Any:
         raise _invalid(node, hint, error) from None
 
 
-def read_or(node: YamlNode | None, hint: Any, default: Any) -> Any:
-    """Return what `read` does, or the default where a node is absent or wrong."""
-    if node is not None:
-        with node.problems.collecting():
-            return read(node, hint)
-    return default
-
-
 def _invalid(node: YamlNode, hint: Any, error: ValidationError) -> InvalidValue:
     """Return pydantic's errors as problems; those of a union are one rule with "or"."""
     lines: list[tuple[YamlNode, str]] = []
