@@ -1,6 +1,6 @@
 """A process that works as a worker of a study does, for contenders that are ours.
 
-Workers keep freed memory on a CPU (`orchestrator.pipeline.stages`), which holds for all of a
+Workers keep freed memory on a CPU (`orchestrator.pipeline.tools`), which holds for all of a
 process. So what is ours is done in a process of its own, and what stands beside it in one left
 alone.
 """

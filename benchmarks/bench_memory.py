@@ -2,7 +2,7 @@
 
 Each way is a process of its own that trains a victim and then relearns and evaluates a few
 times, with test sets of several whole batches. On a CPU the ways are glibc's own habit and ours,
-which keeps freed memory (`orchestrator/pipeline/stages.py`): what that holds must not grow from one
+which keeps freed memory (`orchestrator/pipeline/tools.py`): what that holds must not grow from one
 trial to the next. On a GPU, what torch reserves there counts, and the context of a process.
 """
 

@@ -158,7 +158,7 @@ def test_a_failure_is_tried_again(
     done: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.pipeline.stages.relearn", None)
+        patch.setattr("orchestrator.pipeline.ulrl_chain.relearn", None)
         desk = run(study_of(tmp_path), tmp_path)
     assert desk.statuses() == ["failed"] * 8
     assert {row["error"] for row in desk.rows()} == {
