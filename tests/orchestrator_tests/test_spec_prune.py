@@ -108,67 +108,43 @@ STRICTER = {
 }
 
 
-@pytest.mark.parametrize(
-    ("prune", "expected"),
-    [
-        ("none", Prune()),
-        ("{}", Prune(setting=WILCOXON)),
-        ("{setting: none}", Prune()),
-        ("{curve: none}", Prune(setting=WILCOXON)),
-        ("{setting: wilcoxon}", Prune(setting=WILCOXON)),
-        (
-            "{setting: {p_threshold: 5e-2}}",
-            Prune(
-                setting=PrunerChoice(
-                    pruner="wilcoxon", arguments={"p_threshold": 0.05, "n_startup_steps": 7}
-                )
-            ),
-        ),
-        (
-            "{curve: median}",
-            Prune(setting=WILCOXON, curve=PrunerChoice(pruner="median", arguments=MEDIAN)),
-        ),
-        (
-            "{setting: none, curve: {pruner: percentile, percentile: 25, n_warmup_steps: 5}}",
-            Prune(
-                curve=PrunerChoice(
-                    pruner="percentile",
-                    arguments={"percentile": 25.0, **MEDIAN, "n_warmup_steps": 5},
-                )
-            ),
-        ),
-        (
-            "{setting: none, curve: {pruner: threshold, lower: 0.2}}",
-            Prune(
-                curve=PrunerChoice(
-                    pruner="threshold",
-                    arguments={"lower": 0.2, "n_warmup_steps": 0, "interval_steps": 1},
-                )
-            ),
-        ),
-        (
-            "{setting: none, curve: {pruner: patient, patience: 3, wrapped: none}}",
-            Prune(
-                curve=PrunerChoice(
-                    pruner="patient", arguments={"patience": 3, "wrapped": None, "min_delta": 0.0}
-                )
-            ),
-        ),
-        (
-            "{setting: none, curve: {pruner: hyperband, max_resource: auto}}",
-            Prune(
-                curve=PrunerChoice(
-                    pruner="hyperband",
-                    arguments={
-                        "min_resource": 1,
-                        "max_resource": "auto",
-                        "reduction_factor": 3,
-                        "bootstrap_count": 0,
-                    },
-                )
-            ),
-        ),
-    ],
-)
-def test_what_is_meant(prune: str, expected: Prune) -> None:
-    assert read(prune) == expected
+def choice(pruner: str, **arguments: Any) -> PrunerChoice:
+    return PrunerChoice(pruner=pruner, arguments=arguments)
+
+
+HYPERBAND = {"min_resource": 1, "reduction_factor": 3, "bootstrap_count": 0}
+MEANT: dict[str, tuple[PrunerChoice | None, PrunerChoice | None]] = {
+    "none": (None, None),
+    "{}": (WILCOXON, None),
+    "{setting: none}": (None, None),
+    "{setting: wilcoxon, curve: none}": (WILCOXON, None),
+    "{setting: {p_threshold: 5e-2}}": (
+        choice("wilcoxon", p_threshold=0.05, n_startup_steps=7),
+        None,
+    ),
+    "{curve: median}": (WILCOXON, choice("median", **MEDIAN)),
+    "{setting: none, curve: {pruner: percentile, percentile: 25, n_warmup_steps: 5}}": (
+        None,
+        choice("percentile", percentile=25.0, **{**MEDIAN, "n_warmup_steps": 5}),
+    ),
+    "{curve: {pruner: threshold, lower: 0.2}}": (
+        WILCOXON,
+        choice("threshold", lower=0.2, n_warmup_steps=0, interval_steps=1),
+    ),
+    "{curve: {pruner: patient, patience: 3, wrapped: none}}": (
+        WILCOXON,
+        choice("patient", patience=3, wrapped=None, min_delta=0.0),
+    ),
+    "{curve: {pruner: hyperband, max_resource: auto}}": (
+        WILCOXON,
+        choice("hyperband", max_resource="auto", **HYPERBAND),
+    ),
+}
+
+
+@pytest.mark.parametrize(("prune", "expected"), MEANT.items())
+def test_what_is_meant(
+    prune: str, expected: tuple[PrunerChoice | None, PrunerChoice | None]
+) -> None:
+    found = read(prune)
+    assert (found.setting, found.curve) == expected

@@ -67,7 +67,7 @@ def test_a_study_with_plugins_on_ray_killed_and_resumed(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"plugins": "[missing.py]"}, "missing.py cannot be read"),
-        ({"grid.repair": "largest_rwo"}, "did you mean largest_row"),
+        ({"grid.repair": "largest_rwo"}, "did you mean 'largest_row'?"),
         ({"grid.unlearn_threshold": "[0.1, 0.2]"}, "unlearn_threshold is an axis of ulrl"),
     ],
 )
