@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import optuna
 import pytest
+import yaml
 
 from orchestrator.errors import SpecError
 from orchestrator.search.pruners import make_pruner
@@ -99,15 +100,15 @@ def places() -> Iterator[tuple[str, str]]:
 PLACES = dict(places())
 
 
-def outcome(text: str) -> Study | list[str]:
+def outcome(text: str, *overrides: str) -> Study | list[str]:
     """Return the study of a file, or its mistakes; anything else that is raised is a fault."""
     began = time.process_time()
     try:
-        study: Study | list[str] = load(text)
+        study: Study | list[str] = load(text, *overrides)
     except SpecError as mistakes:
         study = list(mistakes.lines)
         assert study
-        assert all(line.startswith("grid.yaml:") for line in study), study
+        assert all(line.startswith(("grid.yaml:", "--set ")) for line in study), study
     assert time.process_time() - began < 10, text  # timm alone takes some seconds to import
     return study
 
@@ -124,6 +125,48 @@ def test_every_number_is_refused_in_a_line_or_accepted(kind: str) -> None:
             accepted += isinstance(found, Study)
             refused += isinstance(found, list)
     assert refused > 0
+    assert accepted > 0
+
+
+FULL = """\
+name: s
+plugins: []
+preset: official
+grid:
+  attack: [{name: blended, alpha: [0.1, 0.2], labels: all_to_one}, badnets]
+  dataset: [{name: digits, size: 16}, {arrays: a.npz, mean: 0.5, std: [0.2, 0.3, 0.4]}]
+  architecture: {name: preact_resnet18, width: 4}
+  alpha: {low: 0.1, high: 1.0, log: true}
+  unlearn_milestones: [[5], [5, 10]]
+exclude: [{attack: badnets, dataset: digits, alpha: {low: 0.2, high: 0.3}}]
+search: {sampler: tpe, settings: 8, n_startup_trials: 3}
+victim: {import: [{path: 'a/{seed}', mean: 0.1, std: 0.5, attack: blended}, b], min_acc: 0.4}
+prune: {setting: {p_threshold: 0.1}, curve: {pruner: patient, patience: 2, wrapped: median}}
+objective: asr
+resources: {gpu: 1, device: cuda, stages: {relearn: {gpu: 0.5}},
+  architectures: {preact_resnet18: {cpu: 2, stages: {unlearn: {gpu: 2}}}}}
+limits: {minutes: {relearn: 3}, attempts: 2}
+budget: {hours: 3, trials: 9}
+optuna: {storage: a.log}
+mlflow: {uri: 'sqlite:///a.db', log_models: all, register: true}
+store: s3://bucket
+"""
+
+
+def paths(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the dotted path of everything in a study file."""
+    parts = dict(enumerate(value)) if isinstance(value, list) else value
+    for key, part in parts.items() if isinstance(parts, dict) else ():
+        yield f"{path}{key}"
+        yield from paths(part, f"{path}{key}.")
+
+
+def test_whatever_stands_anywhere_is_refused_in_a_line_or_accepted() -> None:
+    assert isinstance(outcome(FULL), Study)
+    accepted = 0
+    for number, path in enumerate(paths(yaml.safe_load(FULL))):
+        for value in ("~", "{a: {b: 1}}", "[[x]]", "[]", "{}", "x", "-1", "true")[number % 4 :: 4]:
+            accepted += isinstance(outcome(FULL, f"{path}={value}"), Study)
     assert accepted > 0
 
 
