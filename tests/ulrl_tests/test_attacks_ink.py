@@ -273,6 +273,10 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "colour is red, green and blue in grey levels, 0 to 255; got [80, 256, 80]",
     ),
     (
+        {"colour": (255, 255, 255)},
+        "colour is white, as what is no edge is; take a darker one",
+    ),
+    (
         {"colour": (80, 160)},
         "colour is red, green and blue in grey levels, 0 to 255; got [80, 160]",
     ),

@@ -91,6 +91,8 @@ class PoisonInk(Attack):
             raise ValueError(
                 f"colour is red, green and blue in grey levels, 0 to 255; got {list(self.colour)}"
             )
+        if all(level == 255 for level in self.colour):
+            raise ValueError("colour is white, as what is no edge is; take a darker one")
         if not 0 <= self.threshold < 255:
             raise ValueError(
                 f"threshold is in grey levels, at least 0 and below 255; got {self.threshold}"
