@@ -114,7 +114,8 @@ class _Desk:
         torch.set_num_threads(1)
         self._plan = plan
         self._keys = CacheKeys(study.victim, compute)
-        self._shelf = CachedStages(Site(store=study.store, study="table", device=compute.device))
+        site = Site(store=study.store, study="table", device=compute.device)
+        self._shelf = CachedStages(site, self._keys)
         self._materials = StageInputs()
         device = torch.device(compute.device)
         self._victims = VictimStages(self._shelf, self._keys, study.victim, self._materials, device)

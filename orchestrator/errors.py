@@ -59,8 +59,17 @@ class StoreError(ResourceError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"{name} was stored and cannot be read back; is the store on a path that all nodes "
-            f"see, and did no file that the study names change while it ran?"
+            f"{name} was stored and cannot be read back; is the store on a path that all nodes see?"
+        )
+
+
+class FileChangedError(Exception):
+    """A file that a scenario names is no longer the one that its results are keyed by."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a file that the scenario names changed while the study ran; run the same command "
+            "again to work with the new one"
         )
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Generator
 from typing import TypeAlias, TypeVar
 
+from orchestrator.errors import FileChangedError
 from orchestrator.plan.jobs import Progress, Site, StageRun
 from orchestrator.plan.plan import Scenario
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.serialization import Stage
 from orchestrator.store.store import Store
 from ulrl.models import ModelSpec
@@ -19,8 +21,9 @@ PAUSES = (0.05, 1.0)  # seconds until somebody else's work is looked for: at fir
 class CachedStages:
     """Reads results, keeps new ones, and lists the stages that were executed."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, keys: CacheKeys) -> None:
         self.store = Store(site.store)
+        self._keys = keys
         self._study = site.study
         self._runs: list[StageRun] = []
 
@@ -61,7 +64,14 @@ class CachedStages:
         content: C,
         model_spec: ModelSpec | None = None,
     ) -> StageRun:
-        """Store a stage's result and list its execution."""
+        """Store a stage's result and list its execution.
+
+        Raises:
+            FileChangedError: What it was made from may not be what its key says. (An imported
+                victim is read once, and as large as a model.)
+        """
+        if scenario.source is None and self._keys.changed(scenario):
+            raise FileChangedError
         if stage.read(self.store, key, model_spec) is None:  # another study may have been faster
             stage.write(
                 self.store,

@@ -66,9 +66,9 @@ class StageTools:
             keep_memory()
         self.site = site
         self._recipe = victim
-        self.cached = CachedStages(site)
         self.device = torch.device(site.device)
         self.keys = CacheKeys(victim, Compute(device=site.device, threads=site.threads))
+        self.cached = CachedStages(site, self.keys)
         self.forget()
 
     def forget(self) -> None:

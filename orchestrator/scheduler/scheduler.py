@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
-from orchestrator.errors import ResourceError, StoreError
+from orchestrator.errors import FileChangedError, ResourceError, StoreError
 from orchestrator.pipeline.catalog import JobCatalog, StageGroup
 from orchestrator.pipeline.chain import chain_of
 from orchestrator.plan.jobs import Drawn, Job, JobKind, JobResult, Progress, StageRun, victim_job
@@ -320,7 +320,8 @@ class StudyScheduler:
 
         Raises:
             ResourceError: The error is one that every other job would meet too.
-            StoreError: The store has no result of a job that ended well.
+            StoreError: The store has no result of a job that ended well, though no file of its
+                scenario changed.
         """
         if not self._dispatch.end(job, result.spent):
             return
@@ -330,11 +331,27 @@ class StudyScheduler:
             raise ResourceError(result.error)
         if result.error:
             self._failed(job, result)
-        elif job.kind is JobKind.HELPER:
+            return
+        try:
+            self._arrived(job)
+        except StoreError:
+            if not self._findings.changed(job.scenario):
+                raise
+            self._failed(job, JobResult(error=str(FileChangedError())))
+
+    def _arrived(self, job: Job) -> None:
+        """Go on with what the store has of a job that ended well.
+
+        Raises:
+            StoreError: It has nothing.
+        """
+        if job.kind is JobKind.HELPER:
             self._victims.helper_ready(job)
         elif job.kind is JobKind.VICTIM:
             self._victim_ready(job.scenario)
         elif job.kind is JobKind.STAGE:
+            if not self._has(job):
+                raise StoreError(job.name)
             waiting = self._flights.end(self._flight_of(job))
             members = {trial.number: trial for trial in (*job.trials, *waiting)}
             for trial in self._by_rank(members.values()):

@@ -17,8 +17,10 @@ from orchestrator.plan.resources import Compute
 from ulrl import evaluation, poisoning, relearning, scoring, unlearning
 from ulrl import victim as victim_stage
 from ulrl.attacks import HELPER_VERSION, Attack, Helper
-from ulrl.interchange import fingerprint
+from ulrl.datasets import DatasetError
+from ulrl.interchange import ImportRefused, fingerprint
 from ulrl.methods import RepairStage, Tensors
+from ulrl.models import WeightsError
 from ulrl.plugins import source_of
 from ulrl.poisoning import Poison
 from ulrl.precision import Precision
@@ -243,6 +245,13 @@ class CacheKeys:
                 "evaluate", evaluation.VERSION, {"compute": self._where}, {"model": model}
             ),
         )
+
+    def changed(self, scenario: Scenario) -> bool:
+        """Whether a file that a scenario names has changed since the key of its victim was made."""
+        try:
+            return CacheKeys(self._victim, self.compute).victim(scenario) != self.victim(scenario)
+        except (DatasetError, ImportRefused, WeightsError):
+            return True  # it is gone, or no longer such a file
 
     def _victim_key(self, scenario: Scenario) -> str:
         if scenario.source is not None:

@@ -17,6 +17,7 @@ from orchestrator.store.serialization import (
     EVALUATION,
     HELPER,
     RELEARNING,
+    REPAIRED,
     SCORES,
     VICTIM,
     Stage,
@@ -186,6 +187,20 @@ class StageResults:
             seconds=relearned[0].seconds + evaluated[0].seconds,
             runs=(relearned[1], evaluated[1]),
         )
+
+    def is_trained(self, scenario: Scenario) -> bool:
+        """Whether the store has a scenario's victim, evaluated or not."""
+        return VICTIM.peek(self.store, self.keys.victim(scenario)) is not None
+
+    def is_relearned(self, relearn_key: str) -> bool:
+        """Whether the store has a repaired model with its weights, evaluated or not."""
+        parts = (RELEARNING.name, REPAIRED.name)
+        there = (self.store.peek(name, relearn_key) is not None for name in parts)
+        return bool(relearn_key) and all(there)
+
+    def changed(self, scenario: Scenario) -> bool:
+        """Whether a file that a scenario names has changed since this was made."""
+        return self.keys.changed(scenario)
 
     def elsewhere(self, job: Job) -> bool:
         """Whether another study makes what would keep a worker long: a helper or a victim."""

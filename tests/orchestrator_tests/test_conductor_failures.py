@@ -4,6 +4,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.errors import ResourceError
@@ -11,6 +12,9 @@ from orchestrator.plan.jobs import JobKind, JobResult
 from orchestrator.spec.model import Limits
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
+from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
+from tests.steps import finished
+from ulrl.datasets.arrays import Arrays
 
 ATTEMPTS = Limits().attempts
 
@@ -135,5 +139,33 @@ def test_a_result_that_cannot_be_read_back_ends_the_study(
         desk.conductor.finished(item, JobResult())
     assert str(caught.value) == (
         f"{item.name} was stored and cannot be read back; is the store on a path that all nodes "
-        f"see, and did no file that the study names change while it ran?"
+        f"see?"
     )
+
+
+def test_a_file_that_is_replaced_fails_its_scenario_alone(tmp_path: Path, store: str) -> None:
+    """The worker that starts after that keys its result by the new file; the driver has the old."""
+    files = [arrays(tmp_path / f"{name}.npz", seed) for seed, name in enumerate(("one", "two"))]
+    datasets = tuple(Arrays(arrays=str(file)) for file in files)
+    study = small_study(store=store, attacks=[choice(BADNETS)], grid={"datasets": datasets})
+    desk = Desk(study, tmp_path)
+    desk.conductor.open()
+    arrays(files[0], 7)
+    worker = Desk(study, tmp_path)
+    while (item := desk.conductor.next_item()) is not None:
+        worker.conductor = desk.conductor
+        _, result = finished(Workers().steps(worker, item))
+        desk.conductor.finished(item, result)
+    assert desk.statuses() == ["failed", "done"]
+    assert "changed while the study ran" in desk.rows()[0]["error"]
+
+
+def arrays(path: Path, seed: int) -> Path:
+    """Write a small set of pictures and return its path."""
+    source = np.random.default_rng(seed)
+    content: dict[str, Any] = {}
+    for part, images in (("train", 100), ("test", 40)):
+        content[f"{part}_images"] = source.integers(0, 256, (images, 8, 8, 3), np.uint8)
+        content[f"{part}_labels"] = np.arange(images) % 10
+    np.savez(path, **content)
+    return path

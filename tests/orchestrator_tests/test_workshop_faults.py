@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from orchestrator.errors import ResourceError
 from orchestrator.pipeline.run_job import steps_of
 from orchestrator.pipeline.stages import StageRunner
 from orchestrator.plan.jobs import Job, JobResult
-from orchestrator.plan.plan import Plan
+from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.store.store import Entry, Store
-from tests.orchestrator_tests.places import VICTIM, Place
+from tests.orchestrator_tests.places import AXES, VICTIM, Place
+from tests.orchestrator_tests.small_studies import choice, small_study
 from tests.steps import finished
+from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import DatasetError
 from ulrl.evaluation import Evaluation
 
@@ -154,3 +157,22 @@ def test_results_name_no_place_and_people_are_told(
     assert result.error == "DatasetError: the dataset cannot be used; the log says why"
     assert result.reason == "DatasetError: not in /a/place"
     assert JobResult(error="RuntimeError: no place in it").reason == "RuntimeError: no place in it"
+
+
+def test_a_picture_that_is_replaced_fails_what_would_be_stored_under_its_key(
+    tmp_path: Path,
+) -> None:
+    """The worker remembers the key of the old picture, and stamps the new one."""
+    picture = tmp_path / "mark.png"
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(picture)
+    attack = choice(BadNets(size=None, pattern=str(picture)))
+    plan = make_plan(small_study(attacks=[attack], settings=AXES, few={}, victim=VICTIM))
+    place = Place(plan, tmp_path / "store")
+    runner = StageRunner(place.site, VICTIM)
+    victim, ascent = place.items[:2]
+    assert not finished(steps_of(runner, victim))[1].error
+    Image.new("RGB", (8, 8), (0, 0, 90)).save(picture)
+    result = finished(steps_of(runner, ascent))[1]
+    assert result.error.startswith("FileChangedError: a file that the scenario names changed")
+    assert not result.fatal
+    assert place.findings.scores(plan.trials[0]) is None
