@@ -1,7 +1,7 @@
 """Estimated time of a plan."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -144,8 +144,8 @@ def estimate(
         cuts: Curves of relearnings that were cut before, by their keys.
     """
     findings = StageResults(store, keys)
-    victims = _victims(plan, findings)
-    scores, repairs = _present(plan, findings, victims)
+    victims, trained = _victims(plan, findings)
+    scores, repairs = _present(plan, findings, trained)
     pruned = _pruned(plan, TrialOutcomes(plan, findings), scores, repairs, cuts or {})
     taken = gather(plan, victims, scores, repairs)
     costs = StageCosts(plan, taken, recall(store, keys.compute, plan), keys.compute)
@@ -163,13 +163,13 @@ def estimate(
         helped[item.name] = spent
     longest = 0.0
     for scenario in plan.scenarios:
-        known = scenario.number in victims
+        known = scenario.number in trained
         weights = costs.weights(scenario)
         chain = sum(helped[item.name] for item in catalogue.helpers_of(scenario))
         chain += count.add("train_victim", cached=known, cost=costs.victim(scenario), disk=weights)
         for trials in groups[scenario.number].values():
             if trials[0].method is None:
-                chain += _count_group(count, trials, costs, scores, repairs)
+                chain += _count_group(count, trials, costs, scores, repairs, findings)
             else:
                 done = len(reached(findings, trials[0])) - 1 if known else 0
                 done += trials[0].number in repairs
@@ -207,13 +207,13 @@ def crowding(workers: int) -> float:
 
 
 def _present(
-    plan: Plan, findings: StageResults, victims: Mapping[int, VictimResult]
+    plan: Plan, findings: StageResults, trained: Collection[int]
 ) -> tuple[dict[int, Findings], dict[int, RepairResult]]:
     """Return what the store has of each trial."""
     scores: dict[int, Findings] = {}
     repairs: dict[int, RepairResult] = {}
     for trial in plan.trials:
-        if trial.scenario.number not in victims:
+        if trial.scenario.number not in trained:
             continue
         befores, stages = reached(findings, trial), chain_of(trial)
         if len(befores) < len(stages):
@@ -255,6 +255,7 @@ def _count_group(
     costs: StageCosts,
     scores: Mapping[int, Findings],
     repairs: Mapping[int, RepairResult],
+    findings: StageResults,
 ) -> float:
     """Count an ascent and its relearnings; return the seconds of it and one of them."""
     known = all(trial.number in scores for trial in trials)
@@ -268,7 +269,7 @@ def _count_group(
         result = scores[trial.number].relearn_key if known else likely_relearning(trial)
         if result not in count.relearns:
             count.relearns.add(result)
-            done = known and trial.number in repairs
+            done = known and (trial.number in repairs or findings.is_relearned(str(result)))
             spent = count.add("relearn", cached=done, cost=costs.stage(trial, 1), disk=disk)
             longest = max(longest, spent)
         elif not known:
@@ -293,12 +294,19 @@ def _has_helper(findings: StageResults, item: Job) -> bool:
         return False
 
 
-def _victims(plan: Plan, findings: StageResults) -> dict[int, VictimResult]:
-    """Return the victims that the store has; none where a file that names one is missing."""
+def _victims(plan: Plan, findings: StageResults) -> tuple[dict[int, VictimResult], set[int]]:
+    """Return the victims that are evaluated, and the scenarios of all that are trained.
+
+    There are none where a file that names one is missing. An older version's store may have a
+    victim whose evaluation only is to be repeated.
+    """
     found: dict[int, VictimResult] = {}
+    trained: set[int] = set()
     for scenario in plan.scenarios:
         with suppress(DatasetError, ImportRefused, WeightsError):
             victim = findings.victim(scenario)
             if victim is not None:
                 found[scenario.number] = victim
-    return found
+            if victim is not None or findings.is_trained(scenario):
+                trained.add(scenario.number)
+    return found, trained

@@ -51,6 +51,19 @@ def test_counts_of_a_study_that_is_done(tmp_path: Path) -> None:
     assert (found.seconds, found.disk, found.hours) == (0, 0, 0)
 
 
+def test_models_of_an_older_store_that_are_only_evaluated_again_are_there(tmp_path: Path) -> None:
+    study = study_of(f"memory://{tmp_path}")
+    desk = Desk(study, tmp_path)
+    crew = Workers()
+    crew.run(desk)
+    for stage, key in crew.executed:
+        if stage == "evaluate":
+            desk.store.delete(stage, key)
+    found = cost(study)
+    assert found.runs == {"train_victim": 4, "unlearn": 8, "relearn": 12}
+    assert found.cached == found.runs
+
+
 def test_counts_of_a_study_that_was_interrupted(tmp_path: Path) -> None:
     study = study_of(f"memory://{tmp_path}")
     whole = cost(study)
