@@ -24,14 +24,23 @@ from orchestrator.store.study_folder import StudyFolder
 from orchestrator.terminal import as_process
 from ulrl.interchange import export_model
 
+MOST_SHOWN = 10  # trials without a model that a line names
 RECORD, RESULTS = "study.yaml", "results.csv"
 SCENARIO = ("attack", "attack_options", *SCENARIO_AXES[1:])
 
 
-def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterator[tuple[int, str]]:
+ABSENT = (
+    "not in the store, which keeps the weights that mlflow.log_models names; with another value "
+    "there, run the study from an empty store"
+)
+
+
+def export_study(
+    folder: Path, out: Path, numbers: Sequence[int] = ()
+) -> Iterator[tuple[int, Path | str]]:
     """Write the repaired model of each trial to its own folder under `out`.
 
-    Yields the number of a trial and where its model is, or why there is none.
+    Yields the number of a trial and the folder of its model, or why there is none.
 
     Args:
         folder: The study's folder.
@@ -72,19 +81,16 @@ def export_study(folder: Path, out: Path, numbers: Sequence[int] = ()) -> Iterat
 
 def _export(
     plan: Plan, trial: Trial, row: dict[str, str], store: Store, findings: StageResults, place: Path
-) -> str:
+) -> Path | str:
     if row["status"] != "done":
-        return f"nothing to export; it is {row['status']}"
+        return f"it is {row['status']}"
     found = findings.scores(trial)
     model_spec = model_spec_from_info(trial.scenario)
     repaired = None
     if found is not None and model_spec is not None:
         repaired = REPAIRED.read(store, found.relearn_key, model_spec)
     if repaired is None or model_spec is None:
-        return (
-            "its weights are not in the store, which keeps those that mlflow.log_models names; "
-            "with another one there, run the study from an empty store"
-        )
+        return ABSENT
     columns = columns_of(plan)
     settings = columns[columns.index("defence_seed") : columns.index("status")]
     card: dict[str, dict[str, Any]] = {
@@ -103,7 +109,7 @@ def _export(
         export_model(repaired.content.of(model_spec), place, card)
     except OSError as error:
         raise unwritable(place, error) from None
-    return str(place)
+    return place
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,12 +132,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        for number, text in export_study(arguments.folder, arguments.out, arguments.trial):
-            print(f"trial {number}: {text}")  # noqa: T201 - the command's answer
+        lacking: dict[str, list[int]] = {}  # trials without a model, by the reason
+        for number, found in export_study(arguments.folder, arguments.out, arguments.trial):
+            if isinstance(found, Path):
+                print(f"trial {number}: {found}")  # noqa: T201 - the command's answer
+            else:
+                lacking.setdefault(found, []).append(number)
+        lines = [_lacking(numbers, reason) for reason, numbers in lacking.items()]
+        if arguments.trial and lines:
+            raise SpecError(lines)
+        print(*lines, sep="\n", end="\n" if lines else "")  # noqa: T201 - likewise
     except StudyError as stop:
         print(stop, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
         return stop.exit_code
     return 0
+
+
+def _lacking(numbers: Sequence[int], reason: str) -> str:
+    """Return in one line which trials have no model, and why."""
+    shown = ", ".join(map(str, numbers[:MOST_SHOWN]))
+    more = f" and {len(numbers) - MOST_SHOWN} more" if len(numbers) > MOST_SHOWN else ""
+    word = "model of trial" if len(numbers) == 1 else f"{len(numbers)} models, of trials"
+    return f"no {word} {shown}{more}: {reason}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Models that leave a study and victims that enter one, by the commands."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,14 @@ def test_an_exported_model_is_the_one_that_was_measured(command: Command) -> Non
 
     _, err = export(command.folder, "runs/small", "models", "--trial", "3", code=2)
     assert "trials are 0 to 2; got 3" in err
+    shutil.rmtree(command.folder / "runs/store/repaired")
+    out, err = export(command.folder, "runs/small", "models")
+    assert err == ""
+    assert out.startswith("no 3 models, of trials 0, 1, 2: not in the store, which keeps")
+    out, err = export(command.folder, "runs/small", "models", "--trial", "1", code=2)
+    assert out == ""
+    assert err.startswith("no model of trial 1: not in the store")
+    assert len(err.splitlines()) == 1
     _, err = export(command.folder, "runs", "models", code=2)
     assert "runs: no study folder; it has no study.yaml" in err
 
