@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.address import redacted
-from orchestrator.files import write_text
+from orchestrator.files import whole_lines, write_text
 from orchestrator.plan.jobs import Job, JobResult, StageRun
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.reporting.read_logs import FILE
@@ -26,7 +26,7 @@ from orchestrator.scheduler.decisions import Status, Verdict, sentence
 from orchestrator.scheduler.results_table import classes_of
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.lookup import ScoreResult, VictimResult
-from orchestrator.store.study_folder import StudyFolder, whole_lines
+from orchestrator.store.study_folder import StudyFolder
 from ulrl.metrics import Metrics, is_wreck
 from ulrl.scoring import NeuronScores
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import ResourceError
-from orchestrator.files import ASIDE, obstacle, remove_left, write_text
+from orchestrator.files import ASIDE, obstacle, remove_left, whole_lines, write_text
 from orchestrator.plan.jobs import StageRun
 
 Cuts: TypeAlias = dict[str, tuple[tuple[float, ...], ...]]
@@ -190,15 +190,3 @@ class StudyFolder:
             return f"process {holder['pid']} on {holder['host']} since {since}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another driver"
-
-
-def whole_lines(path: Path, *, mend: bool = True) -> list[str]:
-    """Return a file's complete lines, after cutting a torn last one off the file itself."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if mend and end < len(content):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    return content[:end].decode(errors="replace").splitlines()

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ResourceError
-from orchestrator.files import write_text
+from orchestrator.files import whole_lines, write_text
 from orchestrator.plan.jobs import StageRun
-from orchestrator.store.study_folder import StudyFolder, whole_lines
+from orchestrator.store.study_folder import StudyFolder
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
