@@ -130,6 +130,12 @@ def counts(plan: Plan) -> str:
             f"most {count(plan.planned_trials, 'trial')}"
         )
     whole = len(plan.scenarios) * len(plan.settings)
+    seeds = plan.study.grid.settings.get("defence_seed", ())
+    draws = len(seeds) if isinstance(seeds, tuple) and len(seeds) > 1 else 1
     excluded = f" - {whole - len(plan.trials):,} excluded" if whole > len(plan.trials) else ""
-    settings, trials = count(len(plan.settings), "setting"), count(len(plan.trials), "trial")
+    settings, trials = (
+        count(len(plan.settings) // draws, "setting"),
+        count(len(plan.trials), "trial"),
+    )
+    settings += f" × {count(draws, 'defence seed')}" if draws > 1 else ""
     return f"{scenarios} × {settings}{excluded} = {trials}"

@@ -1,10 +1,9 @@
 """The live view of a study."""
 
-import json
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -20,7 +19,7 @@ from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.plan.columns import count, span
 from orchestrator.plan.cost_model import Workload, machine_of
 from orchestrator.plan.jobs import Job, JobKind, JobResult, Progress, victim_job
-from orchestrator.plan.labels import scenario_text
+from orchestrator.plan.labels import cell_text, setting_text, short_names
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, amount, sentence
@@ -31,49 +30,33 @@ from orchestrator.store.lookup import VictimResult
 from orchestrator.terminal import PLAIN_EVERY
 from ulrl.metrics import Metrics
 
-ENOUGH = 0.05  # share of an item that must be done before its pace says anything
-Machine: TypeAlias = tuple[str, str]
-
-
-@dataclass
-class _RunningJob:
-    item: Job
-    since: float
-    load: float
-    share: float = 0.0  # of the item that is done
-
-    def rate(self, now: float) -> float | None:
-        """Return its own seconds per unit of load, once it is far enough."""
-        return (now - self.since) / (self.load * self.share) if self.share >= ENOUGH else None
+Kind: TypeAlias = tuple[str, tuple[str, str]]  # a stage, and the network and dataset
 
 
 class RemainingTime:
-    """Time left, by stage: seconds per unit of load, for each network and dataset apart.
+    """Time left: of each stage, what is left times the mean of what it took so far.
 
-    Trials that others made unnecessary (shared results, pruned settings) count as load that
-    took no time, so sharing and pruning are expected to go on as they did.
+    Both are weighed by the jobs' loads, for each network and dataset apart. Trials that others
+    made unnecessary (shared results, pruned settings) count as load that took no time, so
+    sharing and pruning are expected to go on as they did.
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._load = Workload(plan)
-        self._catalogue = JobCatalog(plan)
-        self._paces: dict[tuple[str, Machine | None], StageTiming] = defaultdict(StageTiming)
-        self._running: dict[str, _RunningJob] = {}
-        self._places: dict[str, float] = {}  # when each was last heard of
+        self._plan, self._load, self._catalogue = plan, Workload(plan), JobCatalog(plan)
+        self._open: dict[str, float] = {}  # loads of what is to be done, by the job's name
+        self._left: dict[Kind, float] = defaultdict(float)  # their sums
+        self._took: dict[Kind, StageTiming] = defaultdict(StageTiming)
+        self._running: dict[str, tuple[Kind, StageTiming]] = {}  # what is done of it
+        self._since: dict[str, float] = {}  # when a worker last began or ended something
         self._counting = False
-        self._open: dict[str, float] = {}  # loads of what is to be done, by the item's name
-        self._ahead: dict[tuple[str, Machine], float] = defaultdict(float)  # their sums
+        self._known: set[int] = set()
+        self._ascents: set[object] = set()
+        self._trials: dict[tuple[str, str], StageTiming] = defaultdict(StageTiming)
         for item in self._catalogue.helpers:
             self._add(item.name, item.scenario, self._load.helper(item).passes)
         for scenario in plan.scenarios:
-            victim = victim_job(scenario)
-            self._add(victim.name, scenario, self._load.victim(scenario).passes)
-        self._plan = plan
-        self._known: set[int] = set()
-        self._ascents: set[object] = set()
-        self._trials: dict[Machine, StageTiming] = defaultdict(
-            StageTiming
-        )  # their loads, and how many
+            name = victim_job(scenario).name
+            self._add(name, scenario, self._load.victim(scenario).passes)
         for trial in plan.trials:
             self._know(trial)
 
@@ -82,26 +65,24 @@ class RemainingTime:
         self._counting = True
 
     def heard(self, item: Job, place: str, now: float, done: int = 0, of: int = 0) -> None:
-        """Take news of a running item."""
+        """Take news of a running job."""
         if item.trials:
             self._know(item.trial)
-        run = self._running.get(item.name)
-        if run is None:
-            since, load = self._places.get(place, now), self._load.of(item).passes
-            run = self._running[item.name] = _RunningJob(item=item, since=since, load=load)
+        seconds = now - self._since.setdefault(place, now)
         if of:
-            run.share = done / of
-        self._places[place] = now
+            part = StageTiming(seconds=seconds, load=self._load.of(item).passes * done / of)
+            self._running[item.name] = (_kind(item.name, item.scenario), part)
 
     def ended(self, item: Job, place: str, now: float, spent: float = 0.0) -> None:
-        """Take the end of an item; `spent` seconds on its worker, if somebody counted."""
-        run = self._running.pop(item.name, None)
-        since = run.since if run is not None else self._places.get(place, now)
-        self._places[place] = now
-        load = 0.0 if item.is_trial else self._load.of(item).passes
-        self._note(item.name, item.scenario, spent or now - since, load)
-        if not item.is_trial:  # a trial's verdict follows
-            self._remove(item.name, item.scenario)
+        """Take the end of a job; `spent` seconds on its worker, if somebody counted."""
+        self._running.pop(item.name, None)
+        seconds = spent or now - self._since.get(place, now)
+        self._since[place] = now
+        if item.is_trial:  # its load comes with its verdict
+            self._took[_kind(item.name, item.scenario)].add(seconds, 0.0)
+            return
+        self._took[_kind(item.name, item.scenario)].add(seconds, self._load.of(item).passes)
+        self._remove(item.name, item.scenario)
         if item.kind is JobKind.VICTIM:
             self.victim(item.scenario)
 
@@ -114,31 +95,34 @@ class RemainingTime:
     def decided(self, trial: Trial) -> None:
         """Take a verdict on a trial; it may come without the trial ever having run."""
         self._know(trial)
+        self._running.pop(trial.name, None)
         group = self._catalogue.group_of(trial)
-        load = self._open.get(trial.name, 0.0)
-        self._remove(trial.name, trial.scenario)
+        load = self._remove(trial.name, trial.scenario)
         self._remove(group.job.name, group.scenario)
         self._remove(victim_job(trial.scenario).name, trial.scenario)
-        run = self._running.pop(trial.name, None)
         if self._counting:
-            self._note(trial.name, trial.scenario, 0.0, load * (run.share if run else 1.0))
+            self._took[_kind(trial.name, trial.scenario)].add(0.0, load)
 
-    def left(self, now: float, workers: int) -> float | None:
+    def left(self, workers: int) -> float | None:
         """Return the seconds until the end, or None as long as nothing is known."""
-        to_come = self._to_come()
-        if not self._open and not to_come:
+        undrawn = self._plan.most_settings - len(self._plan.settings)
+        if not self._open and not undrawn:
             return 0.0
+        left = dict(self._left)
+        for scenario in self._plan.scenarios:  # with settings that are not drawn yet
+            of_each = self._trials[machine_of(scenario)].rate or 0.0
+            kind = "trial", machine_of(scenario)
+            left[kind] = left.get(kind, 0.0) + undrawn * of_each
+        for kind, part in self._running.values():
+            left[kind] -= part.load
         total = 0.0
-        ahead = [*self._ahead.items(), *((("trial", m), load) for m, load in to_come.items())]
-        for (kind, machine), load in ahead:
-            rate = self._rate(kind, machine, now)
-            if rate is None:
-                return None
-            total += rate * load
-        for run in self._running.values():
-            rate = self._rate(_kind(run.item.name), machine_of(run.item.scenario), now)
-            total -= (rate or 0.0) * run.load * run.share
-        return max(0.0, total) / max(1, min(workers, len(self._open)))
+        for kind, load in left.items():
+            if load > 0:
+                rate = self._rate(kind)
+                if rate is None:
+                    return None
+                total += rate * load
+        return total / max(1, min(workers, len(self._open)))
 
     def _know(self, trial: Trial) -> None:
         """Take in a trial, of the plan from the start or drawn since; once is enough."""
@@ -153,44 +137,30 @@ class RemainingTime:
         self._add(trial.name, trial.scenario, load)
         self._trials[machine_of(trial.scenario)].add(load, 1)
 
-    def _to_come(self) -> dict[Machine, float]:
-        """Return the loads of trials whose settings are not drawn yet, as of those that are."""
-        settings = self._plan.most_settings - len(self._plan.settings)
-        found: dict[Machine, float] = defaultdict(float)
-        if settings:
-            for scenario in self._plan.scenarios:
-                machine = machine_of(scenario)
-                found[machine] += settings * (self._trials[machine].rate or 0.0)
-        return found
-
     def _add(self, name: str, scenario: Scenario, load: float) -> None:
         self._open[name] = load
-        self._ahead[_kind(name), machine_of(scenario)] += load
+        self._left[_kind(name, scenario)] += load
 
-    def _remove(self, name: str, scenario: Scenario) -> None:
+    def _remove(self, name: str, scenario: Scenario) -> float:
         load = self._open.pop(name, 0.0)
-        self._ahead[_kind(name), machine_of(scenario)] -= load
+        self._left[_kind(name, scenario)] -= load
+        return load
 
-    def _note(self, name: str, scenario: Scenario, seconds: float, load: float) -> None:
-        for machine in (machine_of(scenario), None):
-            self._paces[_kind(name), machine].add(seconds, load)
+    def _rate(self, kind: Kind) -> float | None:
+        """Return seconds per load of a stage: its own, or on other networks, or of any stage.
 
-    def _rate(self, kind: str, machine: Machine, now: float) -> float | None:
-        """Return seconds per unit of load: the nearest that is known.
-
-        First the stage's own on this network and dataset, then elsewhere, then what runs of
-        it now, then what any other stage took or takes.
+        As long as nothing has ended, what is done of the jobs that run has to serve.
         """
-        own = [self._paces[kind, machine].rate, self._paces[kind, None].rate]
-        running = [(run, run.rate(now)) for run in self._running.values()]
-        own += [rate for run, rate in running if _kind(run.item.name) == kind]
-        other = [self._paces[k, m].rate for k, m in list(self._paces) if m is None]
-        known = [rate for rate in (*own, *other, *(r for _, r in running)) if rate is not None]
-        return known[0] if known else None
+        stage = [timing for (name, _), timing in self._took.items() if name == kind[0]]
+        running = [part for _, part in self._running.values()]
+        for timings in ([self._took[kind]], stage, list(self._took.values()), running):
+            if load := sum(timing.load for timing in timings):
+                return sum(timing.seconds for timing in timings) / load
+        return None
 
 
-def _kind(name: str) -> str:
-    return name.partition("-")[0]
+def _kind(name: str, scenario: Scenario) -> Kind:
+    return name.partition("-")[0], machine_of(scenario)
 
 
 RECENT = 3  # finished trials that a screen shows
@@ -236,10 +206,11 @@ class ProgressState:
         self._reached = reached
         self._values: dict[int, float] = {}  # by the trial's number
         self._leader: tuple[int, BestSoFar | None] = (-1, None)
+        self._axes: tuple[int, tuple[str, ...]] = (-1, ())
         self._outlook = RemainingTime(plan)
         self._started = time.monotonic()
         self._workers: dict[str, str] = {}
-        self._names = _short_names(plan)
+        self._names = short_names([scenario.columns for scenario in plan.scenarios])
 
     def begin(self) -> None:
         """Start the clock."""
@@ -289,7 +260,7 @@ class ProgressState:
     @property
     def left(self) -> float | None:
         """Seconds until the end, once something is known."""
-        return self._outlook.left(time.monotonic(), len(self._workers))
+        return self._outlook.left(len(self._workers))
 
     def worker(self, place: str) -> str:
         """Return a short name of a worker: a number, with its machine where there are several."""
@@ -321,17 +292,24 @@ class ProgressState:
         if not ranked:
             return None
         best = ranked[0]
-        texts = (
-            trial.setting.text
+        axes = [axis for axis in self._varied() if axis != "defence_seed" or not choice.crossed]
+        trial = next(
+            trial
             for trial, point in zip(self.plan.rows, choice.points, strict=True)
             if choice.name(point) == best.name
         )
         return BestSoFar(
-            text=next(texts),
+            text=setting_text((axis, cell_text(self.plan.point(trial)[axis])) for axis in axes),
             value=abs(best.mean),
             scenarios=best.scenarios,
             lead=margin(ranked),
         )
+
+    def _varied(self) -> tuple[str, ...]:
+        """Return the axes that tell settings apart, asked again where settings were drawn."""
+        if self._axes[0] != len(self.plan.trials):
+            self._axes = (len(self.plan.trials), self.plan.varied())
+        return self._axes[1]
 
     def _seen(self, place: str) -> None:
         if place not in self._workers:
@@ -363,34 +341,6 @@ class ProgressState:
             f"best {objective.value.upper()} {amount(objective, leader.value)} in "
             f"{count(leader.scenarios, 'scenario')}{ahead}: {leader.text}"
         )
-
-
-def _short_names(plan: Plan) -> list[str]:
-    """Return each scenario's name; options of an attack only where it is there twice."""
-    variants: dict[str, set[str]] = defaultdict(set)
-    for scenario in plan.scenarios:
-        variants[scenario.columns["attack"]].add(scenario.columns["attack_options"])
-    columns = [scenario.columns for scenario in plan.scenarios]
-    constant = frozenset(
-        name for name in columns[0] if name != "attack" and len({c[name] for c in columns}) == 1
-    )
-    return [
-        scenario_text(
-            {**c, "attack_options": json.dumps(_telling(c, variants[c["attack"]]))}, constant
-        )
-        for c in columns
-    ]
-
-
-def _telling(columns: Mapping[str, object], variants: set[str]) -> dict[str, object]:
-    """Return the options in which an attack's entries differ."""
-    entries = [json.loads(text) for text in variants]
-    own: dict[str, object] = json.loads(str(columns["attack_options"]))
-    return {
-        name: value
-        for name, value in own.items()
-        if any(entry.get(name) != value for entry in entries)
-    }
 
 
 SILENCE = 30.0  # seconds without news, after which a line says so

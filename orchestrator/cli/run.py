@@ -16,13 +16,11 @@ from orchestrator.errors import BudgetExhausted, ResourceError
 from orchestrator.executor.base import Executor, executor
 from orchestrator.files import write_text
 from orchestrator.pipeline.victims import check_imports
-from orchestrator.plan.columns import count
+from orchestrator.plan.columns import CONFUSION, CURVES, count
 from orchestrator.plan.cost_model import lengths
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.plan.resources import Shares
-from orchestrator.reporting.classes import FILE as CONFUSION
-from orchestrator.reporting.figures import FILE as CURVES
 from orchestrator.scheduler.cache_statistics import shared
 from orchestrator.scheduler.callbacks import CallbackList
 from orchestrator.scheduler.decisions import Status, write_prunings

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.plan.columns import Family, count
+from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.read_results import read_results
 from orchestrator.reporting.summary import (
     ScenarioOutcome,
@@ -24,7 +25,6 @@ from orchestrator.reporting.text import (
     peers_sentence,
     sampler_sentence,
     seeds_sentence,
-    setting_text,
     weak_sentence,
 )
 

@@ -10,6 +10,7 @@ from orchestrator.files import read_table
 MODELS = ("victim", "repaired")
 
 TRIGGER_INDEX = "triggers.csv"  # in the folder of figures
+CONFUSION, CURVES = "confusion.parquet", "curves.csv"  # in the study's folder
 
 
 STATUSES = ("done", "pruned", "failed", "pending")

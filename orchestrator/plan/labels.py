@@ -1,11 +1,15 @@
 """Scenarios and settings in a line of text, as people and tables name them."""
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.plan.columns import SURFACE_AXES
 from orchestrator.spec.model import Study
 from orchestrator.spec.space import is_open
+
+_LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
 
 
 def scenario_text(columns: Mapping[str, Any], without: frozenset[str] = frozenset()) -> str:
@@ -17,7 +21,70 @@ def scenario_text(columns: Mapping[str, Any], without: frozenset[str] = frozense
     return ", ".join([*parts, *(f"{n}={columns[n]}" for n in numbers if n not in without)])
 
 
-def setting_text(study: Study, values: Mapping[str, Any]) -> str:
+def telling(
+    axes: Iterable[str], points: Iterable[tuple[Hashable, Mapping[str, Any]]]
+) -> tuple[str, ...]:
+    """Return the axes by which settings are told apart: those with several values in a scenario.
+
+    Where there is a single setting these are threshold and ratio. (A ``defence_seed`` that only
+    follows the seed is thus no axis.)
+
+    Args:
+        axes: All setting axes.
+        points: The scenario of each trial, and its value of every axis.
+    """
+    found = list(points)
+    scenarios = len({scenario for scenario, _ in found})
+    varied = (a for a in axes if len({(s, point[a]) for s, point in found}) > scenarios)
+    return tuple(varied) or SURFACE_AXES
+
+
+def setting_text(setting: Iterable[tuple[str, str]]) -> str:
+    """Return axes and their values, as ``unlearn_threshold=0.2, reinit_ratio=0.5``."""
+    return ", ".join(f"{axis}={value_text(value)}" for axis, value in setting)
+
+
+def cell_text(value: object) -> str:
+    """Return a value of a setting axis as the report reads it from results.csv."""
+    return "none" if value is None else str(value)
+
+
+def value_text(value: str) -> str:
+    """Return an axis value for a person: 0.30000000000000004 is 0.3."""
+    try:
+        return value if len(value) <= _LONGEST_NUMBER else f"{float(value):.6g}"
+    except ValueError:
+        return value
+
+
+def short_names(scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what tells scenarios apart, given their columns of the results.
+
+    Of an attack that is there with several variants, these are the options in which they differ.
+    """
+    variants: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for columns in scenarios:
+        options = columns["attack_options"]
+        variants[columns["attack"]][options] = json.loads(options)
+    constant = frozenset(
+        name
+        for name in scenarios[0]
+        if name != "attack" and len({columns[name] for columns in scenarios}) == 1
+    )
+    texts = []
+    for columns in scenarios:
+        entries = variants[columns["attack"]]
+        own = entries[columns["attack_options"]]
+        told = {
+            name: value
+            for name, value in own.items()
+            if any(entry.get(name) != value for entry in entries.values())
+        }
+        texts.append(scenario_text({**columns, "attack_options": json.dumps(told)}, constant))
+    return texts
+
+
+def values_text(study: Study, values: Mapping[str, Any]) -> str:
     """Return a setting's values that differ among settings, as ``alpha=0.7, layers=all``."""
     axes = study.grid.settings
     varied = {name: value for name, value in values.items() if is_open(axes[name])} or values

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from orchestrator.plan.labels import scenario_text, setting_text
+from orchestrator.plan.columns import SETTING
+from orchestrator.plan.labels import scenario_text, telling, values_text
 from orchestrator.spec.model import (
     FIRST_SETTINGS,
     AttackChoice,
@@ -242,7 +243,7 @@ class Plan:
 
     def with_setting(self, number: int, values: Values) -> list[Trial]:
         """Return the trials that a drawn setting has in this plan; the plan stays as it is."""
-        text = setting_text(self.study, values)
+        text = values_text(self.study, values)
         setting = Setting(number=number, values=dict(values), text=text)
         known: dict[str, Hyperparameters] = {}
         first = number * len(self.scenarios)
@@ -285,6 +286,26 @@ class Plan:
         """Setting axes that have no column of their own."""
         return tuple(name for name in self.study.grid.settings if name not in FIRST_SETTINGS)
 
+    def point(self, trial: Trial) -> dict[str, Any]:
+        """Return the columns of the results that say which trial it is."""
+        parts = trial.hyperparameters
+        point = {
+            **trial.scenario.columns,
+            "defence_seed": trial.defence_seed,
+            "clean_ratio": parts.clean.clean_ratio,
+            "unlearn_threshold": parts.score.unlearn_threshold,
+            "reinit_ratio": parts.reset.reinit_ratio,
+        }
+        for axis in self.further_axes:
+            value = trial.setting.values[axis]
+            point[axis] = json.dumps(value) if isinstance(value, tuple) else value
+        return point
+
+    def varied(self) -> tuple[str, ...]:
+        """Return the axes that tell settings apart; see `orchestrator.plan.labels.telling`."""
+        points = [(trial.scenario.number, self.point(trial)) for trial in self.trials]
+        return telling((*SETTING, *self.further_axes), points)
+
 
 def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
     """Expand the grid of `study`; the same study gives the same plan anywhere.
@@ -301,7 +322,7 @@ def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
         Setting(
             number=number,
             values=dict(zip(names, values, strict=True)),
-            text=setting_text(study, dict(zip(names, values, strict=True))),
+            text=values_text(study, dict(zip(names, values, strict=True))),
         )
         for number, values in enumerate(itertools.product(*axes))
     ]

@@ -1,16 +1,15 @@
 """The report of a study folder: page, tables for LaTeX and Markdown, conclusion."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import SpecError
 from orchestrator.files import write_text
-from orchestrator.plan.columns import RELEARN, UNLEARN, column_of
-from orchestrator.reporting.classes import FILE as CONFUSION
-from orchestrator.reporting.figures import FILE as CURVES
+from orchestrator.plan.columns import CONFUSION, CURVES, RELEARN, UNLEARN, column_of
+from orchestrator.plan.labels import setting_text
+from orchestrator.reporting.classes import read_classes
 from orchestrator.reporting.figures import read_curves, shown_curves
-from orchestrator.reporting.page import FigureFiles, Page, render, trigger_views
+from orchestrator.reporting.page import FigureFiles, render, trigger_views
 from orchestrator.reporting.read_logs import FILE as STARTS
 from orchestrator.reporting.read_logs import (
     StudyFile,
@@ -18,7 +17,6 @@ from orchestrator.reporting.read_logs import (
     read_pruning,
     read_starts,
     read_study,
-    refuse_holes,
 )
 from orchestrator.reporting.read_results import StudyResults, read_results
 from orchestrator.reporting.sensitivity import sensitivity
@@ -34,7 +32,6 @@ from orchestrator.reporting.text import (
     printable,
     repair_rows,
     seeds_sentence,
-    setting_text,
     unclear,
     weak_sentence,
 )
@@ -85,12 +82,10 @@ _SPECIAL = {
 }
 
 
-def latex_table(
-    name: str, rows: Sequence[FamilyRow], results: StudyResults, summary: Summary
-) -> str:
+def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
     """Return the table as a file that a paper inputs; it needs the package booktabs."""
     body = [" & ".join(map(_latex, _cells(row))) + r" \\" for row in rows]
-    axes = _latex(", ".join(results.varied))
+    axes = _latex(", ".join(summary.axes))
     group = r"\multicolumn{2}{c}{Victim} & \multicolumn{5}{c}{Repaired, own best setting}"
     shared = r"\multicolumn{3}{c}{Repaired, one setting for all}"
     heads = ["", "n", "ACC", "ASR", *_OWN, axes, *_COMMON]
@@ -111,14 +106,12 @@ def latex_table(
     return "\n".join(lines) + "\n"
 
 
-def markdown_table(
-    name: str, rows: Sequence[FamilyRow], results: StudyResults, summary: Summary
-) -> str:
+def markdown_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
     """Return the table as Markdown, with what it says below it."""
     victim = [f"victim {metric}" for metric in ("ACC", "ASR")]
     own = [f"own best {metric}" for metric in _OWN]
     common = [f"for all {metric}" for metric in _COMMON]
-    heads = ["scenario", "n", *victim, *own, ", ".join(results.varied), *common]
+    heads = ["scenario", "n", *victim, *own, ", ".join(summary.axes), *common]
     rule = ["---" if place in (0, 8) else "---:" for place in range(len(heads))]
     lines = [heads, rule, *([_markdown(cell) for cell in _cells(row)] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -177,69 +170,53 @@ FIGURE_NAMES = (  # how they begin
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assembly:
-    """A page, and the text of the files beside it by their names.
-
-    Attributes:
-        figures: In the folder of figures.
-        tables: In the study's folder.
-    """
-
-    page: Page
-    figures: dict[str, str]
-    tables: dict[str, str]
-
-
-def assemble(folder: Path) -> Assembly:
-    """Return the report of the study in `folder`.
+def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the files of the report of the study in `folder`: by name, those of its figures too.
 
     Raises:
         SpecError: A file is not what it should be.
     """
     results = read_results(folder / "results.csv")
     study = read_study(folder / "study.yaml")
-    if study.whole:
-        refuse_holes(folder / "results.csv", results)
-    costs = read_costs(folder / "stages.csv")
-    pruning = read_pruning(folder / "logs" / "pruning.csv")
-    starts = read_starts(folder / "logs" / STARTS)
     name = study.name or folder.resolve().name
     summary = summarise(results, study.objective or "der", study.sampler)
     names = names_of(results)
     curves = shown_curves(read_curves(folder / CURVES, results), summary.is_common)
     flags = count_flags(results, names)
-    rows = repair_rows(summary, names)
-    drafts = FigureFiles(results, summary, names)
-    page = Page(
+    *rows, whole = repair_rows(summary, names)
+    classes = read_classes(folder / CONFUSION, results, summary)
+    drafts = FigureFiles(results, summary, names, study.log_axes)
+    html = render(
+        drafts,
         name=name,
         objective_known=study.objective is not None,
         baseline=_has_baseline(results, study.preset),
-        results=results,
-        summary=summary,
-        names=names,
         rows=rows,
+        whole=whole,
+        costs=read_costs(folder / "stages.csv"),
+        pruning=read_pruning(folder / "logs" / "pruning.csv"),
+        pruner=_pruner(results, study),
+        starts=read_starts(folder / "logs" / STARTS),
+        triggers=trigger_views(folder / "figures", results, names),
         before_after=drafts.before_after(),
         sensitivity=sensitivity(drafts),
         surfaces=drafts.families(),
         front=drafts.front(),
         flags=flags,
         flagged=drafts.flagged(flags),
-        classes=drafts.classes(folder / CONFUSION),
+        classes=drafts.classes(classes),
+        warning=classes.warning(names),
         unlearning=drafts.curves("unlearning", UNLEARN, curves),
         relearning=drafts.curves("relearning", RELEARN, curves),
-        triggers=trigger_views(folder / "figures", results, names),
-        pruning=pruning,
-        pruner=_pruner(results, study),
-        costs=costs,
-        starts=starts,
         halves=drafts.halves(),
     )
-    tables = {
-        "table.tex": latex_table(name, rows, results, summary),
-        "table.md": markdown_table(name, rows, results, summary),
+    table = [*rows, whole]
+    pages = {
+        "report.html": html,
+        "table.tex": latex_table(name, table, summary),
+        "table.md": markdown_table(name, table, summary),
     }
-    return Assembly(page=page, figures=drafts.files, tables=tables)
+    return pages, drafts.files
 
 
 def _pruner(results: StudyResults, study: StudyFile) -> str:
@@ -270,13 +247,13 @@ def write_report(folder: Path) -> Path:
         raise SpecError([f"{folder}: no study folder; {reason}"])
     if not (folder / RESULTS).exists():
         raise SpecError([f"{folder}: no study folder; it has no {RESULTS}"])
-    assembled = assemble(folder)
+    pages, figures = assemble(folder)
     (folder / FIGURES).mkdir(exist_ok=True)
     for stale in (folder / FIGURES).iterdir():
-        if stale.name.startswith(FIGURE_NAMES) and stale.name not in assembled.figures:
+        if stale.name.startswith(FIGURE_NAMES) and stale.name not in figures:
             stale.unlink()  # of a scenario that the study no longer has
-    for name, text in assembled.figures.items():
+    for name, text in figures.items():
         write_text(folder / FIGURES / name, text)
-    for name, text in assembled.tables.items():
+    for name, text in pages.items():
         write_text(folder / name, text)
-    return write_text(folder / "report.html", render(assembled.page))
+    return folder / "report.html"

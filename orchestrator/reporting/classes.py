@@ -1,18 +1,17 @@
 """Predictions class by class: confusion matrices, ACC and ASR of each class."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from orchestrator.errors import SpecError
-from orchestrator.files import csv_text
-from orchestrator.plan.columns import METRICS, MODELS, SCENARIO
-from orchestrator.reporting.read_results import StudyResults
+from orchestrator.plan.columns import METRICS, MODELS, SCENARIO, count
+from orchestrator.reporting.read_results import ScenarioRow, StudyResults
 from orchestrator.reporting.summary import Repair, Summary
 from orchestrator.reporting.svg import (
     Cell,
@@ -23,170 +22,240 @@ from orchestrator.reporting.svg import (
     colour_at,
     draw_cells,
 )
-from orchestrator.reporting.text import NOTHING, signed
+from orchestrator.reporting.text import NOTHING, Names, listed, signed
 
-FILE = "confusion.parquet"  # in the study's folder
-WHEN = dict(zip(MODELS, ("before", "after"), strict=True))  # in the columns of results.csv
+_VICTIM, _REPAIRED = MODELS
+_WHEN = {_VICTIM: "before", _REPAIRED: "after"}  # in the columns of results.csv
 _WHOLE = ("trial", "true_class", "wanted_class", "predicted_class", "count")
 _COLUMNS = (*_WHOLE, "model", "half", "images")
-_LARGEST = 100_000  # classes; more would be no file of this program's
-
-Counts: TypeAlias = NDArray[np.int64]
-Shares: TypeAlias = NDArray[np.float64]
-Key: TypeAlias = tuple[int, str]  # row of results.csv from 0, one of `MODELS`
+_LARGEST = 100_000  # classes; a table of them fits in memory, and no dataset here has more
+ALIVE, DEAD = 0.5, 0.1  # ACC of a class that a victim knows, and of one that is lost
+NEARLY_ALL = 0.9  # of the triggered images
+_RATES = (
+    ("acc", "clean", "true_class"),
+    ("asr", "triggered", "wanted_class"),
+    ("ra", "triggered", "true_class"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Matrices:
-    """Predictions of one model, or of several together.
+class Predictions:
+    """Predictions of one model, or of several together, on the report half.
 
     Attributes:
-        clean: Of clean images by class, ``[classes, classes]``: true in rows, predicted in columns.
-        triggered: Of triggered images, by the class that they are of without the trigger.
-        wanted: The class that the attacker wants for images of each; -1 where none is triggered.
+        cells: How many images of a kind (``clean`` or ``triggered``) and class are predicted as
+            a class: `images`, `true_class`, `wanted_class`, `predicted_class`, `count`. A
+            triggered image is of the class that it has without the trigger; `wanted_class`,
+            the class that the attacker wants for it, is -1 for a clean one.
+        classes: A row per class from 0: ``clean_images``, ``triggered_images``,
+            ``wanted_class``, and ``acc``, ``asr``, ``ra``, NaN where it has no image.
     """
 
-    clean: Counts
-    triggered: Counts
-    wanted: Counts
+    cells: pd.DataFrame
+    classes: pd.DataFrame
+
+    def of(self, images: str) -> pd.DataFrame:
+        """Return the cells of clean or of triggered images."""
+        return self.cells[self.cells["images"] == images]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Repaired:
+    """A scenario's victim, and the models that the one setting for all makes of it together."""
+
+    repair: Repair
+    before: Predictions
+    after: Predictions
 
     @property
     def classes(self) -> int:
-        return len(self.wanted)
-
-    @cached_property
-    def by_class(self) -> Mapping[str, Shares]:
-        """ACC, ASR and RA by the class of the image; NaN where a class has none."""
-        return {
-            "acc": _divided(self.clean.diagonal(), self.clean),
-            "asr": _divided(self._as_wanted, self.triggered),
-            "ra": _divided(self.triggered.diagonal(), self.triggered),
-        }
+        return len(self.before.classes)
 
     @property
-    def metrics(self) -> Mapping[str, float]:
-        """ACC, ASR and RA of all classes together; NaN without images."""
-        clean, triggered = (max(int(m.sum()), 0) or np.nan for m in (self.clean, self.triggered))
-        return {
-            "acc": float(self.clean.trace() / clean),
-            "asr": float(self._as_wanted.sum() / triggered),
-            "ra": float(self.triggered.trace() / triggered),
-        }
-
-    @property
-    def _as_wanted(self) -> Counts:
-        hits: Counts = self.triggered[np.arange(self.classes), self.wanted]  # 0 where it is -1
-        return hits
-
-    def shares(self, images: str) -> Shares:
-        """Return a matrix with rows that sum to 1, those without images to 0."""
-        matrix: Counts = getattr(self, images)
-        shares: Shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        return shares
+    def acc_lost(self) -> "pd.Series[float]":
+        return self.before.classes["acc"] - self.after.classes["acc"]
 
 
-def added(several: Sequence[Matrices]) -> Matrices:
-    """Return the predictions of several models on the same images together."""
-    return Matrices(
-        clean=np.sum([one.clean for one in several], axis=0),
-        triggered=np.sum([one.triggered for one in several], axis=0),
-        wanted=several[0].wanted,
-    )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassResults:
+    """What the one setting for all does to classes.
+
+    Attributes:
+        shown: The first scenarios; the first of each family precedes others, for seeds resemble
+            each other.
+        scenarios: How many have counts.
+        killed: Those of them in which the target's class is lost: ACC of it falls from at least
+            `ALIVE` to at most `DEAD`.
+        diverted: Those in which at least `NEARLY_ALL` of the triggered images go to one class
+            that is not the target, most of them wrongly.
+    """
+
+    shown: Sequence[Repaired] = ()
+    scenarios: int = 0
+    killed: Sequence[ScenarioRow] = ()
+    diverted: Sequence[ScenarioRow] = ()
+
+    def warning(self, names: Names) -> str:
+        """Return in which scenarios a low ASR is no repair, or nothing."""
+        lost = f"leaves the target's class an ACC of at most {_plain(DEAD)}"
+        sent = f"sends {_plain(NEARLY_ALL)} or more of the triggered images to one wrong class"
+        found = [
+            f"{what} in {len(where)} of {count(self.scenarios, 'scenario')} "
+            f"({_where(where, names)})"
+            for what, where in ((lost, self.killed), (sent, self.diverted))
+            if where
+        ]
+        if not found:
+            return ""
+        return f"A low ASR is no repair everywhere: the setting {' and '.join(found)}."
 
 
-def read_confusions(
-    path: Path, results: StudyResults, groups: Collection[Collection[Key]]
-) -> list[list[Matrices] | None]:
-    """Return the matrices of groups of models, each group of one number of classes.
+def read_classes(path: Path, results: StudyResults, summary: Summary) -> ClassResults:
+    """Return what the file of counts says about the one setting for all; there need be no file.
 
-    Args:
-        path: Of the file; there need be none.
-        results: Whose rows the file's trials are.
-        groups: Which models; a group that the file lacks one of is None.
+    A scenario that the file lacks a model of is left out.
 
     Raises:
         SpecError: The file is there, but is no such table, or is not of these results.
     """
-    if not path.exists() or not groups:
-        return [None for _ in groups]
-    cells = _read(path, {key for group in groups for key in group})
-    found: list[list[Matrices] | None] = []
-    for group in groups:
-        own = [cells.get(key) for key in group]
-        parts = [one for one in own if one is not None]
-        if len(parts) < len(own):
-            found.append(None)
-            continue
-        classes = 1 + max(int(part[name].max()) for part in parts for name in _WHOLE[1:4])
-        matrices = [_matrices(part, classes) for part in parts]
-        for key, one in zip(group, matrices, strict=True):
-            _check(path, results, key, one)
-        found.append(matrices)
-    return found
+    families = summary.families().values()
+    ordered = sorted(
+        ((place, outcome) for group in families for place, outcome in enumerate(group)),
+        key=lambda pair: pair[0],
+    )
+    repairs = [outcome.common for _, outcome in ordered if outcome.common is not None]
+    if not path.exists() or not repairs:
+        return ClassResults()
+    number = {id(trial): place for place, trial in enumerate(results.trials)}
+    first = {t.scenario: n for n, t in reversed([*enumerate(results.trials)])}
+    models = [
+        (place, trial, model)
+        for place, repair in enumerate(repairs)
+        for trial, model in (
+            (first[repair.scenario], _VICTIM),
+            *((number[id(trial)], _REPAIRED) for trial in repair.judged),
+        )
+    ]
+    cells = _read(path, sorted({trial for _, trial, _ in models}))
+    _check(path, results, cells)
+    there = set(zip(cells["trial"], cells["model"], strict=True))
+    lacking = {place for place, trial, model in models if (trial, model) not in there}
+    wanted = pd.DataFrame(models, columns=["place", "trial", "model"])
+    found = wanted[~wanted["place"].isin(lacking)].merge(cells, on=["trial", "model"])
+    places = [place for place in range(len(repairs)) if place not in lacking]
+    return ClassResults(
+        shown=[_repaired(repairs[p], found[found["place"] == p]) for p in places[:MOST_SCENARIOS]],
+        scenarios=len(places),
+        killed=[repairs[place].scenario for place in _killed(found)],
+        diverted=[repairs[place].scenario for place in _diverted(found)],
+    )
 
 
-def _read(path: Path, keys: Collection[Key]) -> dict[Key, Mapping[str, Any]]:
-    """Return the columns of the cells on the report half of each model."""
+def _repaired(repair: Repair, cells: pd.DataFrame) -> Repaired:
+    classes = 1 + int(cells[list(_WHOLE[1:4])].max().max())
+    before, after = (
+        _predictions(cells[cells["model"] == model], classes) for model in (_VICTIM, _REPAIRED)
+    )
+    return Repaired(repair=repair, before=before, after=after)
+
+
+def _predictions(models: pd.DataFrame, classes: int) -> Predictions:
+    """Return the predictions of one or more models on the same images together."""
+    kinds = ["images", "true_class", "wanted_class", "predicted_class"]
+    cells = models.groupby(kinds)["count"].sum().reset_index()
+    table = _rates(cells, ["true_class"]).reindex(range(classes))
+    for images in ("clean", "triggered"):
+        sizes = cells[cells["images"] == images].groupby("true_class")["count"].sum()
+        table[f"{images}_images"] = sizes.reindex(range(classes), fill_value=0)
+    triggered = cells[cells["images"] == "triggered"]
+    wanted = triggered.groupby("true_class")["wanted_class"].last()
+    table["wanted_class"] = wanted.reindex(range(classes), fill_value=-1)
+    return Predictions(cells=cells, classes=table)
+
+
+def _killed(cells: pd.DataFrame) -> list[int]:
+    """Return the places whose repaired models no longer know the target's class."""
+    triggered = cells[cells["images"] == "triggered"]
+    wanted = triggered.groupby("place")["wanted_class"].agg(["min", "max"])
+    targets = wanted["min"][wanted["min"] == wanted["max"]]  # all-to-all has none
+    own = cells[cells["true_class"] == cells["place"].map(targets)]
+    acc = _rates(own, ["model", "place"])["acc"]
+    known, lost = (acc[acc.index.get_level_values(0) == model] for model in (_VICTIM, _REPAIRED))
+    return sorted(
+        {place for _, place in known.index[known >= ALIVE]}
+        & {place for _, place in lost.index[lost <= DEAD]}
+    )
+
+
+def _diverted(cells: pd.DataFrame) -> list[int]:
+    """Return the places whose repaired models see one other class in triggered images."""
+    own = cells[(cells["images"] == "triggered") & (cells["model"] == _REPAIRED)]
+    total = own.groupby("place")["count"].sum()
+    other = own[own["predicted_class"] != own["wanted_class"]]
+    wrong = other["count"].where(other["predicted_class"] != other["true_class"], 0)
+    sums = other.assign(wrong=wrong).groupby(["place", "predicted_class"])[["count", "wrong"]].sum()
+    most = sums["count"] >= NEARLY_ALL * total.reindex(sums.index, level="place")
+    return sorted(set(sums.index[most & (2 * sums["wrong"] > sums["count"])].get_level_values(0)))
+
+
+def _plain(share: float) -> str:
+    return f"{100 * share:.0f}\u00a0%"
+
+
+def _where(scenarios: Sequence[ScenarioRow], names: Names) -> str:
+    attacks = Counter(names.attack(scenario.family) for scenario in scenarios)
+    return ", ".join(f"{attack}: {number}" for attack, number in attacks.items())
+
+
+def _read(path: Path, trials: Sequence[int]) -> pd.DataFrame:
+    """Return the cells of some trials on the report half."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    trials = sorted({trial for trial, _ in keys})
     try:
         schema = pq.read_schema(path)
         if missing := [name for name in _COLUMNS if name not in schema.names]:
             raise SpecError([f"{path}: lacks the column {missing[0]}"])
         filters = [("trial", "in", trials), ("half", "=", "report")]
         table = pq.read_table(path, columns=list(_COLUMNS), filters=filters)
-        words = {name: np.array(table[name].to_pylist(), object) for name in ("model", "images")}
-        whole = {n: table[n].cast(pa.int64()).fill_null(-1).to_numpy() for n in _WHOLE}
+        cells = pd.DataFrame({name: table[name].to_pandas() for name in ("model", "images")})
+        for name in _WHOLE:
+            cells[name] = table[name].cast(pa.int64()).fill_null(-1).to_numpy()
     except (OSError, pa.ArrowException, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SpecError([f"{path}: cannot be read as a table of counts; {reason}"]) from None
     for name in _WHOLE[1:]:
         low = -1 if name == "wanted_class" else 0  # which clean images have none of
         high = np.iinfo(np.int64).max if name == "count" else _LARGEST
-        if not low <= whole[name].min(initial=low) <= whole[name].max(initial=low) <= high:
+        if not cells[name].between(low, high).all():
             raise SpecError([f"{path}: {name}: is missing or out of range somewhere"])
-    found: dict[Key, Mapping[str, Any]] = {}
-    for trial, model in keys:
-        own = (whole["trial"] == trial) & (words["model"] == model)
-        if own.any():
-            columns = {name: values[own] for name, values in whole.items()}
-            found[trial, model] = {**columns, "images": words["images"][own]}
-    return found
+    return cells
 
 
-def _matrices(cells: Mapping[str, Any], classes: int) -> Matrices:
-    made = {}
-    wanted = np.full(classes, -1)
-    for images in ("clean", "triggered"):
-        own = cells["images"] == images
-        true, predicted = cells["true_class"][own], cells["predicted_class"][own]
-        made[images] = np.zeros((classes, classes), np.int64)
-        np.add.at(made[images], (true, predicted), cells["count"][own])
-        if images == "triggered":
-            wanted[true] = cells["wanted_class"][own]
-    return Matrices(**made, wanted=wanted)
+def _rates(cells: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return ACC, ASR and RA of the cells of each group; NaN without an image."""
+    found = {}
+    for metric, images, aim in _RATES:
+        own = cells[cells["images"] == images]
+        hits = own["count"].where(own["predicted_class"] == own[aim], 0)
+        sums = own.assign(hits=hits).groupby(list(by))[["hits", "count"]].sum()
+        found[metric] = sums["hits"] / sums["count"].where(sums["count"] > 0)
+    return pd.DataFrame(found)
 
 
-def _check(path: Path, results: StudyResults, key: Key, found: Matrices) -> None:
+def _check(path: Path, results: StudyResults, cells: pd.DataFrame) -> None:
     """Refuse counts of other models than those of the results: rows may have moved."""
-    number, model = key
-    for metric in METRICS:
-        column = f"{metric}_{WHEN[model]}_report"
-        said = results.trials[number].numbers.get(column, np.nan)
-        counted = found.metrics[metric]
-        if not abs(said - counted) < 1e-9:
-            text = (
-                f"{path}: trial {number}, {model}: its counts make {column} {counted:.6g}, and "
-                f"results.csv has {said:.6g}; run the study's command again"
-            )
-            raise SpecError([text])
-
-
-def _divided(hits: Counts, matrix: Counts) -> Shares:
-    total = matrix.sum(axis=1)
-    return np.where(total > 0, hits / np.maximum(total, 1), np.nan)
+    found = _rates(cells, ["trial", "model"])
+    for (number, model), *rates in found.itertuples(name=None):
+        numbers = results.trials[number].numbers
+        for metric, rate in zip(found.columns, rates, strict=True):
+            column = f"{metric}_{_WHEN.get(model)}_report"
+            if column in numbers and not abs(numbers[column] - rate) < 1e-9:
+                text = (
+                    f"{path}: trial {number}, {model}: its counts make {column} {rate:.6g}, and "
+                    f"results.csv has {numbers[column]:.6g}; run the study's command again"
+                )
+                raise SpecError([text])
 
 
 MOST_DRAWN = 20  # classes of a confusion matrix that is drawn
@@ -194,24 +263,13 @@ MOST_LISTED = 10  # classes at either end, where there are more than that
 MOST_SCENARIOS = 12
 _MOST_WRITTEN = 12  # classes beyond which cells are too small for numbers
 _WANTED = "#d55e00"  # the outline of what the attacker wants
+MOST_TIED = 4  # classes that a summary names
+_SAME = 1e-9  # shares that differ by less are equal
 _CSV = (
     *("class", "wanted_class", "clean_images", "acc_before", "acc_after", "triggered_images"),
     *("asr_before", "asr_after", "ra_before", "ra_after"),
 )
 _LEFT, _BOTTOM, _RIGHT, _TOP = 44.0, 34.0, 8.0, 22.0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Repaired:
-    """A scenario's victim, and what the one setting for all makes of it.
-
-    Attributes:
-        repair: The trials; where they are several, `after` is of all their models together.
-    """
-
-    repair: Repair
-    before: Matrices
-    after: Matrices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,38 +284,9 @@ class ClassTable:
     rows: Sequence[tuple[str, ...]]
 
 
-def chosen_repairs(summary: Summary) -> list[Repair]:
-    """Return how the one setting for all repairs, for those scenarios that are shown.
-
-    The first of each family precede others: seeds resemble each other.
-    """
-    families = summary.families().values()
-    ordered = sorted(
-        ((place, outcome) for group in families for place, outcome in enumerate(group)),
-        key=lambda pair: pair[0],
-    )
-    found = [outcome.common for _, outcome in ordered if outcome.common is not None]
-    return found[:MOST_SCENARIOS]
-
-
-def keys_of(repair: Repair, results: StudyResults) -> list[Key]:
-    """Return the victim and the repaired models of a scenario, as the file of counts names them."""
-    number = {id(trial): place for place, trial in enumerate(results.trials)}
-    first = next(n for n, t in enumerate(results.trials) if t.scenario == repair.scenario)
-    return [
-        (first, MODELS[0]),
-        *((number[id(trial)], MODELS[1]) for trial in repair.judged),
-    ]
-
-
-def repaired_of(repair: Repair, found: Sequence[Matrices]) -> Repaired:
-    """Return the matrices of a victim and then of the repaired models as one."""
-    return Repaired(repair=repair, before=found[0], after=added(found[1:]))
-
-
 def draw_classes(shown: Repaired) -> SvgFigure | None:
     """Draw four confusion matrices in percent of their rows, unless they are too large."""
-    classes = shown.before.classes
+    classes = shown.classes
     if classes > MOST_DRAWN:
         return None
     width, height = (21.0, 19.0) if classes <= _MOST_WRITTEN else (13.0, 13.0)
@@ -275,121 +304,127 @@ def draw_classes(shown: Repaired) -> SvgFigure | None:
         height=_BOTTOM + max(classes, 6) * height + _TOP,
     )
     labels = [str(label) for label in range(classes)]
-    for place, (title, matrices, images) in enumerate(panels):
+    for place, (title, predictions, images) in enumerate(panels):
         row, column = divmod(place, columns)
         scales = cell_scales(classes, classes)
         panel = sheet.panel(row, column, (_LEFT, _BOTTOM, _RIGHT, _TOP), *scales)
         panel.title(title)
         panel.labels("predicted class", "class of the image")
-        for label in getattr(matrices, images).any(axis=1).nonzero()[0]:
+        sizes = predictions.classes[f"{images}_images"]
+        for label in np.flatnonzero(sizes).tolist():
             panel.box((0, classes - 1 - label), (classes, classes - label), fill=colour_at(0))
-        draw_cells(panel, _cells(matrices, images), labels, labels[::-1])
+        draw_cells(panel, _cells(predictions, images, classes), labels, labels[::-1])
         if images == "triggered":
-            _outline(panel, matrices)
+            _outline(panel, predictions, classes)
     return sheet.finish()
 
 
 def class_tables(shown: Repaired) -> list[ClassTable]:
     """Return all classes, or of many those that lost most ACC and those that keep most ASR."""
-    classes = range(shown.before.classes)
-    if len(classes) <= MOST_DRAWN:
-        return [ClassTable(title="", rows=[_row(shown, label) for label in classes])]
-    loss, left = _losses(shown), shown.after.by_class["asr"]
+    if shown.classes <= MOST_DRAWN:
+        return [ClassTable(title="", rows=_rows(shown, range(shown.classes)))]
     return [
-        ClassTable(
-            title=title, rows=[_row(shown, label) for label in _largest(values)[:MOST_LISTED]]
-        )
+        ClassTable(title=title, rows=_rows(shown, _largest(values).index[:MOST_LISTED]))
         for title, values in (
-            ("Classes that lost most ACC", loss),
-            ("Classes with the highest remaining ASR", left),
+            ("Classes that lost most ACC", shown.acc_lost),
+            ("Classes with the highest remaining ASR", shown.after.classes["asr"]),
         )
     ]
 
 
 def extremes(shown: Repaired) -> str:
-    """Return which class lost most ACC, and which has the highest ASR left."""
-    told = []
-    for metric, values, most, none in (
-        ("acc", _losses(shown), "lost most ACC", "no class lost ACC"),
-        ("asr", shown.after.by_class["asr"], "has the highest ASR", "no class has an ASR above 0"),
-    ):
-        label = _largest(values)[0]
-        before, after = (
-            _percent(matrices.by_class[metric][label]) for matrices in (shown.before, shown.after)
+    """Return which classes lost most ACC, and which have the highest ASR left."""
+    before, after = shown.before.classes, shown.after.classes
+    lost = _most(shown.acc_lost)
+    told = "no class lost ACC"
+    if len(lost) == 1:
+        ends = f"{_percent(before['acc'][lost[0]])} → {_percent(after['acc'][lost[0]])}"
+        told = f"class {lost[0]} lost most ACC ({ends})"
+    elif len(lost):
+        told = f"{_tied(lost)} lost most ACC ({100 * shown.acc_lost[lost[0]]:.1f} points each)"
+    left = _most(after["asr"])
+    if len(left) == 1:
+        ends = f"{_percent(before['asr'][left[0]])} → {_percent(after['asr'][left[0]])}"
+        return f"{told}, class {left[0]} has the highest ASR ({ends})"
+    if len(left):
+        return (
+            f"{told}, {_tied(left)} have the highest ASR ({_percent(after['asr'][left[0]])} each)"
         )
-        told.append(f"class {label} {most} ({before} → {after})" if values[label] > 0 else none)
-    return ", ".join(told)
+    return f"{told}, no class has an ASR above 0"
+
+
+def _most(values: "pd.Series[float]") -> Sequence[int]:
+    """Return the classes with the largest value, if that is above 0."""
+    largest = values.max()
+    return values.index[values > max(0.0, largest - _SAME)].tolist() if largest > 0 else []
+
+
+def _tied(labels: Sequence[int]) -> str:
+    told = [str(label) for label in labels[:MOST_TIED]]
+    more = [f"{len(labels) - MOST_TIED} more"] if len(labels) > MOST_TIED else []
+    return f"classes {listed([*told, *more])}"
 
 
 def classes_csv(shown: Repaired, setting_axes: Sequence[str]) -> str:
     """Return every class of a scenario; counts of images are the victim's, NaN is empty."""
-    before, after = shown.before, shown.after
-    trial = shown.repair.judged[0]
-    several = len(shown.repair.judged) > 1
-    cells = {name: trial.cells[name] for name in (*SCENARIO, *setting_axes)}
-    if several:  # which the defence seed tells apart
-        cells["defence_seed"] = " ".join(one.cells["defence_seed"] for one in shown.repair.judged)
-    rows = []
-    for label in range(before.classes):
-        row: dict[str, object] = {**cells, "class": label}
-        row["wanted_class"] = None if before.wanted[label] < 0 else int(before.wanted[label])
-        row["clean_images"] = int(before.clean[label].sum())
-        row["triggered_images"] = int(before.triggered[label].sum())
-        for metric in METRICS:
-            for when, matrices in (("before", before), ("after", after)):
-                share = float(matrices.by_class[metric][label])
-                row[f"{metric}_{when}"] = None if np.isnan(share) else share
-        rows.append(row)
-    return csv_text((*cells, *_CSV), rows)
+    before, after = shown.before.classes, shown.after.classes
+    judged = shown.repair.judged
+    cells = {name: judged[0].cells[name] for name in (*SCENARIO, *setting_axes)}
+    if len(judged) > 1:  # which the defence seed tells apart
+        cells["defence_seed"] = " ".join(one.cells["defence_seed"] for one in judged)
+    parts: dict[str, Any] = {f"{name}_before": before[name] for name in METRICS}
+    parts |= {f"{name}_after": after[name] for name in METRICS}
+    parts |= {name: before[name] for name in ("clean_images", "triggered_images")}
+    parts["class"] = before.index
+    parts["wanted_class"] = (
+        before["wanted_class"].astype("Int64").where(before["wanted_class"] >= 0)
+    )
+    return pd.DataFrame({**cells, **{name: parts[name] for name in _CSV}}).to_csv(index=False)
 
 
-def _cells(matrices: Matrices, images: str) -> dict[tuple[int, int], Cell]:
-    shares = matrices.shares(images)
-    counts = getattr(matrices, images)
-    classes = matrices.classes
-    return {
-        (int(predicted), classes - 1 - int(true)): Cell(
-            share=float(shares[true, predicted]),
-            text=f"{100 * shares[true, predicted]:.0f}"
-            if classes <= _MOST_WRITTEN and shares[true, predicted] >= 0.005
-            else "",
-            tip=f"class {true} as class {predicted}: {counts[true, predicted]} of "
-            f"{counts[true].sum()} ({100 * shares[true, predicted]:.1f} %)",
+def _cells(predictions: Predictions, images: str, classes: int) -> dict[tuple[int, int], Cell]:
+    sizes = predictions.classes[f"{images}_images"]
+    found = {}
+    cells = predictions.of(images)[["true_class", "predicted_class", "count"]]
+    for true, predicted, number in cells.itertuples(index=False):
+        share = float(number / sizes[true])
+        written = classes <= _MOST_WRITTEN and share >= 0.005
+        found[predicted, classes - 1 - true] = Cell(
+            share=share,
+            text=f"{100 * share:.0f}" if written else "",
+            tip=f"class {true} as class {predicted}: {number} of {sizes[true]} "
+            f"({100 * share:.1f} %)",
         )
-        for true, predicted in zip(*counts.nonzero(), strict=True)
-    }
+    return found
 
 
-def _outline(panel: Panel, matrices: Matrices) -> None:
+def _outline(panel: Panel, predictions: Predictions, classes: int) -> None:
     """Outline in each row what the attacker wants."""
-    for label, wanted in enumerate(matrices.wanted.tolist()):
+    for label, wanted in enumerate(predictions.classes["wanted_class"].tolist()):
         if wanted >= 0:
-            row = matrices.classes - 1 - label
+            row = classes - 1 - label
             low, high = (wanted + 0.04, row + 0.04), (wanted + 0.96, row + 0.96)
             panel.box(low, high, fill="none", stroke=_WANTED, stroke_width=1)
 
 
-def _row(shown: Repaired, label: int) -> tuple[str, ...]:
-    before, after = shown.before.by_class, shown.after.by_class
-    change = after["acc"][label] - before["acc"][label]
-    return (
-        str(label),
-        _percent(before["acc"][label]),
-        _percent(after["acc"][label]),
-        NOTHING if np.isnan(change) else signed(f"{100 * change:+.1f}"),
-        _percent(before["asr"][label]),
-        _percent(after["asr"][label]),
-    )
+def _rows(shown: Repaired, labels: Iterable[int]) -> list[tuple[str, ...]]:
+    before, after = shown.before.classes, shown.after.classes
+    return [
+        (
+            str(label),
+            _percent(before["acc"][label]),
+            _percent(after["acc"][label]),
+            NOTHING if np.isnan(lost := shown.acc_lost[label]) else signed(f"{-100 * lost:+.1f}"),
+            _percent(before["asr"][label]),
+            _percent(after["asr"][label]),
+        )
+        for label in labels
+    ]
 
 
-def _losses(shown: Repaired) -> Shares:
-    return shown.before.by_class["acc"] - shown.after.by_class["acc"]
-
-
-def _largest(values: Shares) -> list[int]:
+def _largest(values: "pd.Series[float]") -> "pd.Series[float]":
     """Return the classes that have a value, the largest first; of equals the first class."""
-    order = np.argsort(-values, kind="stable")
-    return [int(label) for label in order if not np.isnan(values[label])]
+    return values.dropna().sort_values(ascending=False, kind="stable")
 
 
 def _percent(share: float) -> str:

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import AFTER, DER, SCENARIO, STATUSES, Family, column_of, count
+from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.figures import (
     colour_of,
     factor,
@@ -43,7 +44,7 @@ from orchestrator.reporting.text import (
     fraction,
     names_of,
     percent,
-    setting_text,
+    weak_text,
 )
 from orchestrator.search.inference import MeanEstimate, estimate, holm, sample_text
 
@@ -277,7 +278,7 @@ def comparison_page(comparison: Comparison) -> str:
     missing = _missing(comparison, names)
     return fill(
         "comparison.html.jinja",
-        [against.figure for against in others if against.figure is not None],
+        [against.figure.width for against in others if against.figure is not None],
         labels=[side.label for side in comparison.sides],
         studies=[_study(side) for side in comparison.sides],
         repairs=_repairs(comparison, names),
@@ -314,14 +315,14 @@ def comparison_csv(comparison: Comparison) -> str:
 
 def _names(comparison: Comparison) -> Names:
     trials = tuple(trial for side in comparison.sides for trial in side.results.trials)
-    return names_of(StudyResults(trials=trials, setting_axes=(), varied=()))
+    return names_of(StudyResults(trials=trials, setting_axes=(), varied=(), telling=()))
 
 
 def _study(side: Side) -> tuple[str, ...]:
     """Return label, scenarios, settings, counts by status, weak victims, and the best setting."""
     summary = side.summary
     weak = sum(outcome.took is False for outcome in summary.outcomes)
-    settings = len(distinct(trial.setting for trial in side.results.trials))
+    settings = len(distinct(summary.named(t.setting) for t in side.results.trials))
     if summary.common:
         best = f"{setting_text(summary.common)} (by {summary.objective.upper()})"
     else:
@@ -335,18 +336,24 @@ def _study(side: Side) -> tuple[str, ...]:
     )
 
 
-def _repairs(comparison: Comparison, names: Names) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """Return per family what each study's own best settings reach."""
+def _repairs(
+    comparison: Comparison, names: Names
+) -> list[tuple[str, list[str], list[tuple[str, ...]]]]:
+    """Return per family its weak victims, and what each study's own best settings reach."""
     rows = []
     for family in comparison.families():
-        cells = []
+        cells, weak = [], {}
         for side in comparison.sides:
             group = [o for o in side.summary.outcomes if o.scenario.family == family]
+            weak[side.label] = weak_text(group)
             found = [outcome.best for outcome in sound(group) if outcome.best]
             spreads = {m: spread_of(found, column_of(m, "report")) for m in _SHOWN}
             told = (fraction(s) if m == "der" else percent(s) for m, s in spreads.items())
             cells.append((str(len(found)), *told))
-        rows.append((names.family(family), cells))
+        texts = distinct(weak.values())
+        alike = [text for text in texts if text] if len(texts) == 1 else None
+        each = [f"{label}: {text}" for label, text in weak.items() if text]
+        rows.append((names.family(family), each if alike is None else alike, cells))
     return rows
 
 

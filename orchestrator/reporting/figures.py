@@ -19,6 +19,7 @@ from orchestrator.plan.columns import (
     UNLEARN,
     column_of,
 )
+from orchestrator.plan.labels import setting_text, value_text
 from orchestrator.reporting.read_results import (
     ScenarioRow,
     Setting,
@@ -27,7 +28,14 @@ from orchestrator.reporting.read_results import (
     scenario_of,
 )
 from orchestrator.reporting.statistics import FlagCount
-from orchestrator.reporting.summary import HIGHEST_ASR, ScenarioOutcome, Spread, sound, spread_of
+from orchestrator.reporting.summary import (
+    HIGHEST_ASR,
+    ScenarioOutcome,
+    Spread,
+    Summary,
+    sound,
+    spread_of,
+)
 from orchestrator.reporting.svg import (
     INK,
     Cell,
@@ -44,15 +52,7 @@ from orchestrator.reporting.svg import (
     draw_cells,
     steps,
 )
-from orchestrator.reporting.text import (
-    Names,
-    distinct,
-    in_order,
-    printable,
-    repair_tip,
-    setting_text,
-    value_text,
-)
+from orchestrator.reporting.text import Names, distinct, in_order, printable, repair_tip
 
 WEAK = "#8c8c8c"  # of a victim that did not take
 PERCENT = Scale(low=-3, high=103)  # with room for marks at its ends
@@ -234,19 +234,19 @@ def front(trials: Iterable[TrialRow]) -> list[TrialRow]:
     return found
 
 
-def setting_points(outcomes: Sequence[ScenarioOutcome]) -> list[SettingPoint]:
+def setting_points(summary: Summary) -> list[SettingPoint]:
     """Return the settings' points, by ASR."""
-    counted = [outcome for outcome in sound(outcomes) if outcome.best]
+    counted = [outcome for outcome in sound(summary.outcomes) if outcome.best]
     groups: dict[Setting, list[TrialRow]] = {}
     for outcome in counted:
         for trial in outcome.trials:
-            if trial.done:
-                groups.setdefault(trial.setting, []).append(trial)
+            groups.setdefault(summary.named(trial.setting), []).append(trial)
     means = sorted(
         (
             (fmean(t.numbers[ASR] for t in group), -fmean(t.numbers[ACC] for t in group), setting)
             for setting, group in groups.items()
-            if len(group) == len(counted)
+            if all(trial.done for trial in group)
+            and len({trial.scenario for trial in group}) == len(counted)
         ),
         key=lambda mean: mean[:2],
     )
@@ -261,10 +261,10 @@ def setting_points(outcomes: Sequence[ScenarioOutcome]) -> list[SettingPoint]:
     return found
 
 
-def draw_front(outcomes: Sequence[ScenarioOutcome], names: Names, styles: Styles) -> SvgFigure:
+def draw_front(summary: Summary, names: Names, styles: Styles) -> SvgFigure:
     """Draw every done trial, and beside it every setting's mean; lines join what is unbeaten."""
     sheet = SvgCanvas(rows=1, columns=3, width=330, height=300)
-    panels = []
+    panels, outcomes = [], summary.outcomes
     done = [trial for outcome in outcomes for trial in outcome.trials if trial.done]
     lowest = 10 * floor(10 * min(trial.numbers[ACC] for trial in done) - 0.1)
     up = Scale(low=max(PERCENT.low, float(lowest)), high=PERCENT.high)
@@ -283,7 +283,7 @@ def draw_front(outcomes: Sequence[ScenarioOutcome], names: Names, styles: Styles
         colour = style.colour if trial.victim_ok else WEAK
         every.mark(*_place(trial), style.mark, colour, tip=repair_tip(trial, names))
     _join(every, [_place(t) for t in front(t for t in done if id(t) in took)])
-    points = setting_points(outcomes)
+    points = setting_points(summary)
     _join(means, [(100 * p.asr, 100 * p.acc) for p in points if p.best])
     for point in points:
         tip = (
@@ -303,7 +303,6 @@ def _place(trial: TrialRow) -> tuple[float, float]:
     return 100 * trial.numbers[ASR], 100 * trial.numbers[ACC]
 
 
-FILE = "curves.csv"  # in the study's folder
 TITLES = {
     UNLEARN: {"accuracy": "Accuracy that the stop rule reads, %", "acc": "ACC, %", "asr": "ASR, %"},
     RELEARN: {"acc": "ACC, %", "asr": "ASR, %", "ra": "RA, %"},
@@ -598,13 +597,23 @@ def cell_tip(group: Sequence[TrialRow], metric: str, found: Spread | None) -> st
     return "\n".join(told)
 
 
-def draw_scattered(trials: Sequence[TrialRow], marked: Collection[Setting]) -> SvgFigure:
+def draw_scattered(
+    trials: Sequence[TrialRow], marked: Collection[Setting], log_axes: Collection[str]
+) -> SvgFigure:
     """Draw ACC, ASR and DER of every setting over its threshold and ratio.
 
     A point is the mean over the setting's done trials, small where some of them are not; a
     grey ring has none (pruned, failed or pending).
     """
-    across, up = (_axis(name, trials) for name in SURFACE_AXES)
+    across, up = (
+        SettingAxis(
+            name=name,
+            values=in_order(trial.cells[name] for trial in trials),
+            numeric=True,
+            log=name in log_axes,
+        )
+        for name in SURFACE_AXES
+    )
     sheet = SvgCanvas(rows=1, columns=len(METRICS), width=260, height=220)
     groups: dict[Setting, list[TrialRow]] = {}
     for trial in trials:
@@ -630,8 +639,3 @@ def draw_scattered(trials: Sequence[TrialRow], marked: Collection[Setting]) -> S
             panel.mark(x, y, "o", INK, size=size + 0.4)  # an edge, for what is as bright as paper
             panel.mark(x, y, "o", colour_at(bright(found.mean, metric)), size=size, tip=tip)
     return sheet.finish()
-
-
-def _axis(name: str, trials: Sequence[TrialRow]) -> SettingAxis:
-    values = in_order(trial.cells[name] for trial in trials)
-    return SettingAxis(name=name, values=values, numeric=True)

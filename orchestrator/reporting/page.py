@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,15 @@ from orchestrator.plan.columns import (
     pictured,
     slug,
 )
+from orchestrator.plan.labels import setting_text, value_text
 from orchestrator.reporting.classes import (
+    ClassResults,
     ClassTable,
     Repaired,
-    chosen_repairs,
     class_tables,
     classes_csv,
     draw_classes,
     extremes,
-    keys_of,
-    read_confusions,
-    repaired_of,
 )
 from orchestrator.reporting.figures import (
     MOST_ROWS,
@@ -54,7 +52,7 @@ from orchestrator.reporting.figures import (
     rest,
     scenario_csv,
 )
-from orchestrator.reporting.read_logs import StageCost, Start, repeated
+from orchestrator.reporting.read_logs import repeated
 from orchestrator.reporting.read_results import Setting, StudyResults, TrialRow
 from orchestrator.reporting.statistics import FlagCount, missed
 from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
@@ -62,7 +60,6 @@ from orchestrator.reporting.svg import SvgFigure, attack_styles, is_grid
 from orchestrator.reporting.text import (
     NOTHING,
     PLUS_MINUS,
-    FamilyRow,
     Names,
     answer,
     asked,
@@ -70,8 +67,6 @@ from orchestrator.reporting.text import (
     duration,
     half_rows,
     in_order,
-    setting_text,
-    value_text,
     weak_text,
 )
 
@@ -174,71 +169,6 @@ class ClassView:
     models: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sensitivity:
-    """What the settings matter, over all scenarios; None where the data do not say.
-
-    Attributes:
-        grid: Whether the settings make a grid; else each is a point of its own.
-        effects: Per value of an axis, the differences to the axis's first value: what, ACC, ASR,
-            DER, and what their intervals are over.
-        notes: What each figure rests on and leaves out, by the figure's name.
-    """
-
-    grid: bool
-    everything: FigureView | None
-    marginals: FigureView | None
-    effects: Sequence[tuple[str, ...]]
-    importance: FigureView | None
-    variance: FigureView | None
-    notes: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """All that the page shows.
-
-    Attributes:
-        pruner: How often the pruner of settings errs in a grid of this size; empty without one.
-    """
-
-    name: str
-    objective_known: bool
-    baseline: bool  # whether some setting is plain fine-tuning
-    results: StudyResults
-    summary: Summary
-    names: Names
-    rows: Sequence[FamilyRow]
-    before_after: FigureView | None
-    sensitivity: Sensitivity
-    surfaces: Sequence[FamilySurfaces]
-    front: FigureView | None
-    flags: Sequence[FlagCount]
-    flagged: FigureView | None
-    classes: Sequence[ClassView]
-    unlearning: FigureView | None
-    relearning: FigureView | None
-    triggers: Sequence[TriggerView]
-    pruning: Sequence[Mapping[str, str]]
-    pruner: str
-    costs: Sequence[StageCost]
-    starts: Sequence[Start]
-    halves: FigureView | None
-
-    def figures(self) -> list[FigureView]:
-        """Return every figure that is on the page."""
-        known = (
-            *(self.before_after, self.sensitivity.everything, self.sensitivity.marginals),
-            *(self.sensitivity.importance, self.sensitivity.variance, self.front, self.flagged),
-            *(self.unlearning, self.relearning, self.halves),
-        )
-        surfaces = [s.figure for s in self.surfaces]
-        seeds = [figure for s in self.surfaces for _, _, figure in s.seeds]
-        classes = [view.figure for view in self.classes]
-        every = (*known, *surfaces, *seeds, *classes)
-        return [figure for figure in every if figure is not None]
-
-
 def view(name: str, drawing: SvgFigure, note: str = "") -> FigureView:
     """Return a drawing for the page."""
     panels = tuple(Markup(panel) for panel in drawing.panels)  # noqa: S704 - canvas escaped it
@@ -246,37 +176,46 @@ def view(name: str, drawing: SvgFigure, note: str = "") -> FigureView:
     return FigureView(name=name, panels=panels, columns=drawing.columns, width=width, note=note)
 
 
-def render(page: Page) -> str:
-    """Return the page as one HTML file that asks for nothing else."""
-    trials = page.results.trials
-    failed = [trial for trial in trials if trial.status == "failed"]
-    pruned = [trial for trial in trials if trial.status == "pruned"]
-    wrecks = Counter(setting_text(trial.setting) for trial in trials if trial.wrecked)
-    unflagged = missed(page.results)
+def render(drafts: "FigureFiles", **page: Any) -> str:
+    """Return the report as one HTML file that asks for nothing else.
+
+    Args:
+        drafts: What was drawn for it.
+        page: What else the template shows, by the names that it uses.
+    """
+    results, summary, names = drafts.results, drafts.summary, drafts.names
+    failed = [trial for trial in results.trials if trial.status == "failed"]
+    pruned = [trial for trial in results.trials if trial.status == "pruned"]
+    wrecks = [summary.named(trial.setting) for trial in results.trials if trial.wrecked]
+    unflagged = missed(results)
     return fill(
         "report.html.jinja",
-        page.figures(),
+        drafts.widths,
         page=page,
-        summary=page.summary,
-        asked=asked(page.results, page.summary),
-        answer=answer(page.summary, page.names),
-        facts=_facts(page),
-        rows=page.rows[:-1],
-        whole=page.rows[-1],
-        failed=[_failure(trial, page.names) for trial in failed[:MOST_FAILURES]],
+        summary=summary,
+        asked=asked(results, summary),
+        answer=[*answer(summary, names), *filter(None, [page["warning"]])],
+        facts=_facts(results, names),
+        failed=[_failure(trial, names) for trial in failed[:MOST_FAILURES]],
         failures_left_out=max(0, len(failed) - MOST_FAILURES),
-        pruned=list(Counter(setting_text(trial.setting) for trial in pruned).items()),
-        repeated=repeated(page.pruning),
-        weak=_weak_victims(page),
-        wrecks=list(wrecks.items()),
-        missed=[one.text(page.names) for one in unflagged[:MOST_MISSED]],
+        pruned=Counter(setting_text(trial.setting) for trial in pruned).items(),
+        repeated=repeated(page["pruning"]),
+        weak=_weak_victims(summary, names),
+        wrecks=Counter(map(setting_text, wrecks)).items(),
+        missed=[one.text(names) for one in unflagged[:MOST_MISSED]],
         missed_left_out=max(0, len(unflagged) - MOST_MISSED),
-        halves=half_rows(page.summary),
+        halves=half_rows(summary),
     )
 
 
-def fill(template: str, figures: Iterable[FigureView], **values: Any) -> str:
-    """Return a page whose policy admits its own style sheet and script, and nothing else."""
+def fill(template: str, widths: Iterable[int], **values: Any) -> str:
+    """Return a page whose policy admits its own style sheet and script, and nothing else.
+
+    Args:
+        template: Its name.
+        widths: Of the panels that are on the page.
+        values: What the template shows.
+    """
     environment = Environment(
         loader=PackageLoader("orchestrator.reporting"),
         autoescape=True,
@@ -287,8 +226,7 @@ def fill(template: str, figures: Iterable[FigureView], **values: Any) -> str:
     environment.filters |= {"duration": duration, "number": _number, "setting_text": setting_text}
     environment.filters["value_text"] = value_text
     environment.globals |= {"count": count, "nothing": NOTHING, "plus_minus": PLUS_MINUS}
-    widths = sorted({figure.width for figure in figures})
-    style = environment.get_template("style.css").render(widths=widths)
+    style = environment.get_template("style.css").render(widths=sorted(set(widths)))
     script = environment.get_template("page.js").render()
     return environment.get_template(template).render(
         **values,
@@ -304,11 +242,11 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _facts(page: Page) -> list[tuple[str, str]]:
+def _facts(results: StudyResults, names: Names) -> list[tuple[str, str]]:
     """Return what the study varies and what it holds fixed."""
-    trials = page.results.trials
-    attacks = distinct(page.names.attack(trial.scenario.family) for trial in trials)
-    axes = (*_AXES, *((axis, axis) for axis in page.results.varied))
+    trials = results.trials
+    attacks = distinct(names.attack(trial.scenario.family) for trial in trials)
+    axes = (*_AXES, *((axis, axis) for axis in results.varied))
     values = (
         (title, list(map(value_text, in_order(trial.cells[axis] for trial in trials))))
         for title, axis in axes
@@ -322,15 +260,15 @@ def _listed(values: Sequence[str]) -> str:
     return f"{len(values)} values from {values[0]} to {values[-1]}"
 
 
-def _weak_victims(page: Page) -> list[tuple[str, str, str]]:
+def _weak_victims(summary: Summary, names: Names) -> list[tuple[str, str, str]]:
     """Return name, ACC and ASR of each victim that did not take."""
     return [
         (
-            page.names.scenario(outcome.scenario),
+            names.scenario(outcome.scenario),
             f"{100 * outcome.victim['acc_before_report']:.1f}",
             f"{100 * outcome.victim['asr_before_report']:.1f}",
         )
-        for outcome in page.summary.outcomes
+        for outcome in summary.outcomes
         if outcome.took is False
     ]
 
@@ -353,10 +291,19 @@ class FigureFiles:
 
     Attributes:
         files: The text of each file in the folder of figures, by its name.
+        widths: Of the figures' panels, in points.
     """
 
-    def __init__(self, results: StudyResults, summary: Summary, names: Names) -> None:
+    def __init__(
+        self,
+        results: StudyResults,
+        summary: Summary,
+        names: Names,
+        log_axes: Collection[str] = frozenset(),
+    ) -> None:
         self.files: dict[str, str] = {}
+        self.widths: set[int] = set()
+        self.log_axes = log_axes
         self.results, self.summary, self.names = results, summary, names
         self.grid = is_grid(results)
         self._axes: SurfaceAxes = axes_of(results)
@@ -382,7 +329,7 @@ class FigureFiles:
     def front(self) -> FigureView | None:
         if not self._repaired:
             return None
-        drawing = draw_front(self.summary.outcomes, self.names, self.styles)
+        drawing = draw_front(self.summary, self.names, self.styles)
         columns = (*SCENARIO, *self.results.setting_axes, "victim_ok", *AFTER, *DER)
         done = [trial for trial in self.results.trials if trial.done]
         text = csv_text(columns, ({name: t.cells[name] for name in columns} for t in done))
@@ -402,16 +349,9 @@ class FigureFiles:
         drawing = draw_curves(phase, curves, self.results, self.names, self.styles)
         return self.keep(name, drawing, curves_csv(phase, curves))
 
-    def classes(self, path: Path) -> list[ClassView]:
+    def classes(self, found: ClassResults) -> list[ClassView]:
         """Return what the one setting for all does to each class, for some scenarios."""
-        repairs = chosen_repairs(self.summary)
-        keys = [keys_of(repair, self.results) for repair in repairs]
-        found = read_confusions(path, self.results, keys)
-        return [
-            self._classes(repaired_of(repair, matrices))
-            for repair, matrices in zip(repairs, found, strict=True)
-            if matrices is not None
-        ]
+        return [self._classes(shown) for shown in found.shown]
 
     def _classes(self, shown: Repaired) -> ClassView:
         scenario = shown.repair.scenario
@@ -451,6 +391,7 @@ class FigureFiles:
         """Make a drawing and its data files of one name, which no other figure has."""
         free = self._free(name)
         self.files |= {f"{free}.svg": drawing.svg, f"{free}.csv": text}
+        self.widths.add(round(drawing.width))
         return view(free, drawing, note.replace("FILE", f"figures/{free}.csv"))
 
     def _free(self, name: str) -> str:
@@ -499,7 +440,7 @@ class FigureFiles:
         marked = {trial.setting for trial in trials if is_marked(trial.setting)}
         if self.grid:
             return draw_surfaces(trials, self._axes, marked)
-        return draw_scattered(trials, marked)
+        return draw_scattered(trials, marked, self.log_axes)
 
     def _left_out(self, trials: Sequence[TrialRow]) -> str:
         """Say how many combinations of the other axes have no row in a figure of surfaces."""

@@ -1,7 +1,7 @@
 """The other files of a study folder, read and checked."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,38 +9,8 @@ from typing import Any
 import yaml
 
 from orchestrator.errors import SpecError
-from orchestrator.files import Table, read_table
-from orchestrator.reporting.read_results import ScenarioRow, Setting, StudyResults
-from orchestrator.reporting.text import distinct, names_of, setting_text
-
-
-def refuse_holes(path: Path, results: StudyResults) -> None:
-    """Raise ``SpecError`` where a scenario lacks a setting that others have, or a family a seed."""
-    holes = list(_holes(results))
-    if not holes:
-        return
-    (scenario, setting), *others = holes
-    named = names_of(results).scenario(scenario)
-    which = f" with {setting_text(setting)}" if setting else ""
-    more = f" (and {len(others)} more like this)" if others else ""
-    missing = f"{path}: has no row of {named}{which}{more}, though study.yaml excludes nothing"
-    raise SpecError([f"{missing}; the study's own command writes the table anew"])
-
-
-def _holes(results: StudyResults) -> Iterator[tuple[ScenarioRow, Setting]]:
-    settings = distinct(trial.setting for trial in results.trials)
-    there: dict[ScenarioRow, set[Setting]] = {}
-    for trial in results.trials:
-        there.setdefault(trial.scenario, set()).add(trial.setting)
-    seeds = distinct(scenario.seed for scenario in there)
-    for family in distinct(scenario.family for scenario in there):
-        for seed in seeds:
-            scenario = ScenarioRow(family, seed)
-            if scenario not in there:
-                yield scenario, ()
-            else:
-                yield from ((scenario, s) for s in settings if s not in there[scenario])
-
+from orchestrator.files import Table, read_table, whole_lines
+from orchestrator.reporting.text import distinct
 
 FILE = "starts.jsonl"  # in logs/
 _TEXTS = ("command", "executor", "device", "hardware", "system", "commit")
@@ -78,12 +48,9 @@ def read_starts(path: Path) -> Sequence[Start]:
         SpecError: It is there, but a whole line of it is no record of a start.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = whole_lines(path, mend=False)
+    except OSError as error:
         raise SpecError([f"{path}: cannot be read; {' '.join(str(error).split())}"]) from None
-    lines = text[: text.rfind("\n") + 1].splitlines()  # a kill may have torn the last one
     return [_start(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
@@ -138,17 +105,17 @@ class StudyFile:
     """What the report takes from study.yaml; None where it does not say.
 
     Attributes:
-        whole: Whether every scenario has every setting: nothing is excluded.
         pruner: Arguments of Wilcoxon's pruner of settings; None without one.
         sampler: What drew the settings; None in a grid.
+        log_axes: Ranges that are searched on a logarithmic scale.
     """
 
     name: str | None = None
     objective: str | None = None
-    whole: bool = False
     preset: str | None = None
     pruner: Mapping[str, float] | None = None
     sampler: str | None = None
+    log_axes: frozenset[str] = frozenset()
 
 
 def read_study(path: Path) -> StudyFile:
@@ -170,16 +137,19 @@ def read_study(path: Path) -> StudyFile:
     if objective not in _OBJECTIVES:
         known = ", ".join(_OBJECTIVES)
         raise SpecError([f"{path}: objective: must be one of {known}; got {objective!r}"])
-    name, search = study.get("name"), study.get("search")
+    name, search, grid = study.get("name"), study.get("search"), study.get("grid")
+    axes = grid.items() if isinstance(grid, dict) else ()
     return StudyFile(
         name=None if name is None else str(name),
         objective=objective,
-        whole=study.get("exclude") == [] and search in (None, "none"),
         preset=None if study.get("preset") is None else str(study["preset"]),
         pruner=_pruner(path, study.get("prune")),
         sampler=str(search["sampler"])
         if isinstance(search, dict) and "sampler" in search
         else None,
+        log_axes=frozenset(
+            axis for axis, values in axes if isinstance(values, dict) and values.get("log") is True
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,67 +14,14 @@ from orchestrator.plan.columns import (
     AFTER,
     BEFORE,
     DER,
-    HALVES,
     REQUIRED,
     RIR,
-    SCENARIO,
     SETTING,
     STATUSES,
     SURFACE_AXES,
     Family,
 )
-
-ROUNDING = 1e-3  # a table saved with three digits is still the same
-_AFTER_THE_VICTIM = (*AFTER, *DER, *RIR, "flagged")
-_VICTIM_COLUMNS = (*BEFORE, "victim_ok")
-
-
-def contradictions(table: Table) -> Iterator[str]:
-    """Yield what cannot be true; rows are counted as a spreadsheet does."""
-    victims: dict[tuple[str, ...], tuple[int, Mapping[str, str]]] = {}
-    for number, row in enumerate(table.rows, start=2):
-        if row["status"] == "done":
-            yield from _derived(number, row)
-        else:
-            for name in _AFTER_THE_VICTIM:
-                if row.get(name):  # older results lack some columns
-                    rule = f"a {row['status']} trial has nothing here; got {row[name]!r}"
-                    yield f"row {number}, {name}: {rule}"
-        if row["victim_ok"]:
-            scenario = tuple(row[name] for name in SCENARIO)
-            first, victim = victims.setdefault(scenario, (number, row))
-            yield from (
-                f"row {number}, {name}: {row[name]} here and {victim[name]} in row {first}, for "
-                f"the same victim"
-                for name in _VICTIM_COLUMNS
-                if not _alike(row[name], victim[name])
-            )
-
-
-def _derived(number: int, row: Mapping[str, str]) -> Iterator[str]:
-    """Yield a DER that is not that of the ACC and ASR beside it, or a RIR, of ACC and RA."""
-    for half in HALVES:
-        asr, acc = (
-            max(0.0, float(row[f"{metric}_before_{half}"]) - float(row[f"{metric}_after_{half}"]))
-            for metric in ("asr", "acc")
-        )
-        der = (asr - acc + 1) / 2
-        if abs(der - float(row[f"der_{half}"])) > ROUNDING:
-            told = f"ACC and ASR of the row give {der:.4f}; got {row[f'der_{half}']!r}"
-            yield f"row {number}, der_{half}: {told}"
-        if given := row.get(f"rir_{half}"):  # which older results lack
-            gain = max(0.0, float(row[f"ra_after_{half}"]) - float(row[f"ra_before_{half}"]))
-            rir = (gain - acc + 1) / 2
-            if abs(rir - float(given)) > ROUNDING:
-                told = f"ACC and RA of the row give {rir:.4f}; got {given!r}"
-                yield f"row {number}, rir_{half}: {told}"
-
-
-def _alike(one: str, other: str) -> bool:
-    try:
-        return abs(float(one) - float(other)) <= ROUNDING
-    except ValueError:
-        return one == other
+from orchestrator.plan.labels import telling
 
 
 class ScenarioRow(NamedTuple):
@@ -127,14 +74,14 @@ class StudyResults:
 
     Attributes:
         setting_axes: All setting axes, as the columns stand in the file.
-        varied: Those of them that make a trial's `setting`: the axes of the surfaces, and
-            any axis with several values in one scenario. (A ``defence_seed`` that only
-            follows the seed is thus no axis.)
+        varied: Those of them that make a trial's `setting`: `telling` and the surfaces'.
+        telling: Those by which settings are told apart.
     """
 
     trials: tuple[TrialRow, ...]
     setting_axes: tuple[str, ...]
     varied: tuple[str, ...]
+    telling: tuple[str, ...]
 
 
 def read_results(path: Path) -> StudyResults:
@@ -156,27 +103,22 @@ def _read(path: Path, digest: str) -> StudyResults:
     table = read_table(path, REQUIRED)
     if not table.rows:
         raise SpecError([f"{path}: has no trials; there is only a header"])
-    position = {name: place for place, name in enumerate(table.columns)}
-    further = table.columns[position["reinit_ratio"] + 1 : position["status"]]
-    axes = (*SETTING, *further)
     _refuse_faults(table)
+    place = table.columns.index
+    axes = (*SETTING, *table.columns[place("reinit_ratio") + 1 : place("status")])
     scenarios = [scenario_of(row) for row in table.rows]
-    varied = tuple(axis for axis in axes if axis in SURFACE_AXES or _varies(axis, table, scenarios))
+    found = telling(axes, zip(scenarios, table.rows, strict=True))
+    varied = tuple(axis for axis in axes if axis in SURFACE_AXES or axis in found)
     trials = tuple(
         _trial(row, scenario, varied) for row, scenario in zip(table.rows, scenarios, strict=True)
     )
     _refuse_doubles(path, trials)
-    return StudyResults(trials=trials, setting_axes=axes, varied=varied)
+    return StudyResults(trials=trials, setting_axes=axes, varied=varied, telling=found)
 
 
 def scenario_of(row: Mapping[str, str]) -> ScenarioRow:
     """Return the scenario that a row names."""
     return ScenarioRow(Family(*(row[name] for name in Family._fields)), row["seed"])
-
-
-def _varies(axis: str, table: Table, scenarios: list[ScenarioRow]) -> bool:
-    pairs = {(scenario, row[axis]) for scenario, row in zip(scenarios, table.rows, strict=True)}
-    return len(pairs) > len(set(scenarios))
 
 
 def _trial(row: Mapping[str, str], scenario: ScenarioRow, varied: tuple[str, ...]) -> TrialRow:
@@ -206,10 +148,6 @@ def _is_rows(text: str) -> bool:
     return isinstance(value, list) and {type(row) for row in value} in (set(), {int}, {str})
 
 
-def _or_empty(rule: _Rule) -> _Rule:
-    return _Rule(f"{rule.text}, or nothing", lambda text: text == "" or rule.admits(text))
-
-
 _PRESENT = _Rule("a value", lambda text: text != "")
 _NUMBER = _Rule("a number", lambda text: abs(float(text)) < float("inf"))
 _FRACTION = _Rule("a fraction in [0, 1]", lambda text: 0 <= float(text) <= 1)
@@ -220,74 +158,55 @@ _OPTIONS = _Rule("a JSON object", lambda text: isinstance(json.loads(text), dict
 _ROWS = _Rule("a JSON list of rows", _is_rows)
 
 _ALWAYS: dict[str, _Rule] = {
-    "attack": _PRESENT,
+    **dict.fromkeys(("attack", "dataset", "architecture"), _PRESENT),
+    **dict.fromkeys(("target_label", "seed", "defence_seed"), _WHOLE),
+    **dict.fromkeys(("poison_ratio", "clean_ratio", *SURFACE_AXES), _FRACTION),
     "attack_options": _OPTIONS,
-    "dataset": _PRESENT,
-    "architecture": _PRESENT,
-    "poison_ratio": _FRACTION,
-    "target_label": _WHOLE,
-    "seed": _WHOLE,
-    "defence_seed": _WHOLE,
-    "clean_ratio": _FRACTION,
-    "unlearn_threshold": _FRACTION,
-    "reinit_ratio": _FRACTION,
     "status": _STATUS,
 }
 _VICTIM: dict[str, _Rule] = {"victim_ok": _BOOLEAN} | dict.fromkeys(BEFORE, _FRACTION)
 _DONE: dict[str, _Rule] = _VICTIM | {
     **dict.fromkeys((*AFTER, *DER), _FRACTION),
-    "flagged": _or_empty(_ROWS),  # as the next, of a repair method other than ULRL
-    "threshold_reached": _or_empty(_BOOLEAN),
     "seconds": _NUMBER,
 }
-_LATER: dict[str, _Rule] = {  # columns that older results lack; a cell may be empty
-    "collapse_class": _or_empty(_WHOLE),
-    "collapse_share": _or_empty(_FRACTION),
-    "wrecked": _or_empty(_BOOLEAN),
-    **dict.fromkeys(RIR, _or_empty(_FRACTION)),
+_OPTIONAL: dict[str, _Rule] = {  # may be empty; older results lack some of these columns
+    "flagged": _ROWS,  # as the next, empty of a repair method other than ULRL
+    "threshold_reached": _BOOLEAN,
+    "collapse_class": _WHOLE,
+    "collapse_share": _FRACTION,
+    "wrecked": _BOOLEAN,
+    **dict.fromkeys(RIR, _FRACTION),
 }
 
 
 def _refuse_faults(table: Table) -> None:
-    first, *others = [*_faults(table)] or [*contradictions(table)] or [""]
-    if first:
-        more = f" (and {len(others)} more like this)" if others else ""
-        raise SpecError([f"{table.path}: {first}{more}"])
+    """Raise ``SpecError`` for the first cell that does not hold what it must.
 
-
-def _faults(table: Table) -> Iterator[str]:
-    """Yield what is wrong; rows are counted as a spreadsheet does, the header being row 1."""
-    if _sound(table):
-        return
-    for number, row in enumerate(table.rows, start=2):
-        for who, columns in _rules(row):
-            for name, rule in columns.items():
-                if not _holds(rule, row[name]):
-                    yield f"row {number}, {name}: {who or 'must be '}{rule.text}; got {row[name]!r}"
-
-
-def _sound(table: Table) -> bool:
-    """Whether every cell holds what it must; columns have far fewer values than cells."""
-    kinds: dict[str, list[Mapping[str, str]]] = {}
-    for row in table.rows:
-        kinds.setdefault("".join(who for who, _ in _rules(row)), []).append(row)
-    return all(
-        _holds(rule, text)
-        for rows in kinds.values()
-        for _, columns in _rules(rows[0])
-        for name, rule in columns.items()
-        for text in {row[name] for row in rows}
-    )
-
-
-def _rules(row: Mapping[str, str]) -> tuple[tuple[str, Mapping[str, _Rule]], ...]:
-    """Return what the cells of a row must hold, with the words for whose rules they are."""
-    if row["status"] == "done":
-        later = {name: rule for name, rule in _LATER.items() if name in row}
-        return ("", _ALWAYS), ("a done trial has ", _DONE | later)
-    if row["victim_ok"]:
-        return ("", _ALWAYS), ("a trial with a victim has ", _VICTIM)
-    return (("", _ALWAYS),)
+    Rows are counted as a spreadsheet does, the header being row 1.
+    """
+    numbered = [*enumerate(table.rows, start=2)]
+    done = [pair for pair in numbered if pair[1]["status"] == "done"]
+    victims = [pair for pair in numbered if pair[1]["victim_ok"]]
+    optional = {name: rule for name, rule in _OPTIONAL.items() if name in table.columns}
+    faults: dict[tuple[int, str], str] = {}
+    for rows, rules, empty in (
+        (numbered, _ALWAYS, False),
+        (victims, _VICTIM, False),
+        (done, _DONE, False),
+        (done, optional, True),
+    ):
+        for name, rule in rules.items():
+            wrong = {text for text in {row[name] for _, row in rows} if not _holds(rule, text)}
+            wrong -= {""} if empty else set()
+            faults |= {
+                (number, name): f"must be {rule.text}; got {row[name]!r}"
+                for number, row in rows
+                if wrong and row[name] in wrong
+            }
+    if faults:
+        (number, name), text = min(faults.items())
+        more = f" (and {len(faults) - 1} more like this)" if len(faults) > 1 else ""
+        raise SpecError([f"{table.path}: row {number}, {name}: {text}{more}"])
 
 
 def _holds(rule: _Rule, text: str) -> bool:

@@ -1,22 +1,24 @@
 """Sensitivity: marginal curves, importance, interactions."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Any
 
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import SCENARIO, column_of, count
+from orchestrator.plan.labels import setting_text, value_text
 from orchestrator.reporting.figures import (
-    FRACTION,
     PERCENT,
     factor,
     legend,
     metric_ticks,
     number_text,
     room,
+    scale_of,
     short,
     title_of,
 )
-from orchestrator.reporting.page import FigureFiles, FigureView, Sensitivity
+from orchestrator.reporting.page import FigureFiles, FigureView
 from orchestrator.reporting.read_results import Setting, TrialRow
 from orchestrator.reporting.statistics import (
     EXACT,
@@ -54,7 +56,7 @@ from orchestrator.reporting.svg import (
     draw_cells,
     setting_axes,
 )
-from orchestrator.reporting.text import NOTHING, difference_text, distinct, setting_text, value_text
+from orchestrator.reporting.text import NOTHING, difference_text, distinct
 from orchestrator.search.inference import holm, sample_text
 
 _MEASURES = {EXACT: ("o", INK), FANOVA: ("s", INK), PED_ANOVA: ("D", INK)}
@@ -90,7 +92,7 @@ def draw_sampled(trials: Sequence[TrialRow], axes: Sequence[SettingAxis]) -> Svg
     for row, axis in enumerate(axes):
         for column, metric in enumerate(METRICS):
             scale = axis.scale()
-            panel = sheet.panel(row, column, (40, 36, 12, 24), scale, _scale(metric))
+            panel = sheet.panel(row, column, (40, 36, 12, 24), scale, scale_of(metric))
             panel.title(title_of(metric))
             panel.labels(axis.name)
             axis.ticks(panel, "x")
@@ -168,19 +170,10 @@ def draw_variance(parts: Sequence[Part]) -> SvgFigure:
     return sheet.finish()
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a point of a curve stands."""
-
-    x: float
-    y: float
-    tip: str
-
-
 def _panel(sheet: SvgCanvas, at: tuple[int, int], metric: str, axis: SettingAxis) -> Panel:
     """Return axes whose values stand equally far apart, as the grid's do."""
     across = Scale(low=-0.3, high=len(axis.values) - 0.7)
-    panel = sheet.panel(*at, (40, 36, 12, 24), across, _scale(metric))
+    panel = sheet.panel(*at, (40, 36, 12, 24), across, scale_of(metric))
     panel.title(title_of(metric))
     panel.labels(axis.name)
     panel.ticks("x", [(float(place), short(value)) for place, value in enumerate(axis.values)])
@@ -190,26 +183,21 @@ def _panel(sheet: SvgCanvas, at: tuple[int, int], metric: str, axis: SettingAxis
 
 
 def _curve(panel: Panel, points: Sequence[Marginal], metric: str, styles: Styles) -> None:
-    times = factor(metric)
-    attack = points[0].attack
-    places = [
-        _Place(x=float(number), y=times * point.mean, tip=_tip(point, metric))
-        for number, point in enumerate(points)
-    ]
+    times, attack = factor(metric), points[0].attack
+    line = [(float(number), times * point.mean) for number, point in enumerate(points)]
     if attack:
         style = styles[attack]
-        panel.line([(p.x, p.y) for p in places], opacity=0.75, **style.line())
-        for place in places:
-            panel.mark(place.x, place.y, style.mark, style.colour, tip=place.tip)
-        return
-    bounds = [(point.low, point.high) for point in points]
-    if all(low is not None and high is not None for low, high in bounds):
-        upper = [(p.x, times * (high or 0)) for p, (_, high) in zip(places, bounds, strict=True)]
-        lower = [(p.x, times * (low or 0)) for p, (low, _) in zip(places, bounds, strict=True)]
-        panel.area([*upper, *reversed(lower)], fill=INK, opacity=0.13)
-    panel.line([(p.x, p.y) for p in places], stroke_width=2)
-    for place in places:
-        panel.mark(place.x, place.y, "o", INK, size=3, tip=place.tip)
+        panel.line(line, opacity=0.75, **style.line())
+        mark, colour, size = style.mark, style.colour, 2.4
+    else:
+        mark, colour, size = "o", INK, 3.0
+        if all(point.low is not None and point.high is not None for point in points):
+            upper = [(float(x), times * (point.high or 0)) for x, point in enumerate(points)]
+            lower = [(float(x), times * (point.low or 0)) for x, point in enumerate(points)]
+            panel.area([*upper, *reversed(lower)], fill=INK, opacity=0.13)
+        panel.line(line, stroke_width=2)
+    for (x, y), point in zip(line, points, strict=True):
+        panel.mark(x, y, mark, colour, size=size, tip=_tip(point, metric))
 
 
 def _tip(point: Marginal, metric: str) -> str:
@@ -222,10 +210,6 @@ def _tip(point: Marginal, metric: str) -> str:
         f"{who}, {point.axis}={point.value}\n{title_of(metric)}: {text}\n"
         f"{count(point.scenarios, 'scenario')}, {count(point.trials, 'trial')}"
     )
-
-
-def _scale(metric: str) -> Scale:
-    return FRACTION if metric == "der" else PERCENT
 
 
 def _range(part: Part) -> str:
@@ -244,23 +228,30 @@ def _bounded(share: float, entry: Importance | Part) -> str:
 RESAMPLED = "of attacks and then of their scenarios, or of the scenarios of a single attack"
 
 
-def sensitivity(drafts: FigureFiles) -> Sensitivity:
-    """Return the figures; what the data do not bear out is None, and a note says why."""
+def sensitivity(drafts: FigureFiles) -> dict[str, Any]:
+    """Return the figures; what the data do not bear out is None, and a note says why.
+
+    Returns:
+        ``grid``: whether the settings make one, else each is a point of its own. ``everything``,
+        ``marginals``, ``importance``, ``variance``: figures. ``effects``: per value of an axis,
+        the differences to the axis's first value (what, ACC, ASR, DER, and what their intervals
+        are over). ``notes``: what each figure rests on and leaves out, by its name.
+    """
     summary = drafts.summary
-    axes = setting_axes(drafts.results)
+    axes = setting_axes(drafts.results, drafts.log_axes)
     outcomes = [outcome for outcome in sound(summary.outcomes) if outcome.best]
     notes: dict[str, str] = {}
     effects: list[tuple[str, ...]] = []
     block = block_of(outcomes, column_of(summary.objective, "report"))
-    return Sensitivity(
-        grid=drafts.grid,
-        everything=drafts.everything(),
-        marginals=_marginals(drafts, outcomes, axes, notes, effects),
-        effects=effects,
-        importance=_importance(drafts, block, axes, notes),
-        variance=_variance(drafts, block, axes, notes),
-        notes=notes,
-    )
+    return {
+        "grid": drafts.grid,
+        "everything": drafts.everything(),
+        "marginals": _marginals(drafts, outcomes, axes, notes, effects),
+        "effects": effects,
+        "importance": _importance(drafts, block, axes, notes),
+        "variance": _variance(drafts, block, axes, notes),
+        "notes": notes,
+    }
 
 
 def _marginals(

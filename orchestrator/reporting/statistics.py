@@ -533,7 +533,7 @@ def _exact(block: Block, axes: Sequence[SettingAxis], values: Floats) -> Shares 
 
 MOST_THRESHOLDS = 12  # that are counted one by one
 _BINS = 8  # of equal width, where there are more
-_COLLAPSE = ("stop_epoch", "collapse_class", "collapse_share")
+_COLLAPSE = ("defence_seed", "stop_epoch", "collapse_class", "collapse_share")
 _ALL_TO_ALL = "all_to_all"  # every class is a target, so no row is *the* target's
 
 
@@ -583,6 +583,7 @@ class Missed:
         collapse_class: The class that it ended in: the one predicted for most clean samples.
         share: The share of the clean samples that were.
         trials: How many done trials rest on it.
+        defence_seed: Empty where the scenario has a single one.
     """
 
     scenario: ScenarioRow
@@ -590,14 +591,16 @@ class Missed:
     collapse_class: str
     share: float
     trials: int
+    defence_seed: str = ""
 
     def text(self, names: Names) -> str:
         """Return a sentence on it."""
         target = self.scenario.family.target_label
+        seed = f" · defence seed {self.defence_seed}" if self.defence_seed else ""
         return (
-            f"{names.scenario(self.scenario)}: phase 1 ended, after epoch {self.stop_epoch}, in "
-            f"class {self.collapse_class} ({100 * self.share:.0f}\u00a0% of predictions); the "
-            f"target is {target}"
+            f"{names.scenario(self.scenario)}{seed}: phase 1 ended, after epoch "
+            f"{self.stop_epoch}, in class {self.collapse_class} ({100 * self.share:.0f}\u00a0% of "
+            f"predictions); the target is {target}"
         )
 
 
@@ -606,6 +609,9 @@ def missed(results: StudyResults) -> list[Missed]:
 
     Older results do not say what an ascent ended in; there are none of those.
     """
+    seeds: dict[ScenarioRow, set[str]] = defaultdict(set)
+    for trial in results.trials:
+        seeds[trial.scenario].add(trial.cells["defence_seed"])
     groups = Counter(
         (trial.scenario, tuple(trial.cells[name] for name in _COLLAPSE))
         for trial in results.trials
@@ -621,8 +627,9 @@ def missed(results: StudyResults) -> list[Missed]:
             collapse_class=label,
             share=float(share),
             trials=count,
+            defence_seed=seed if len(seeds[scenario]) > 1 else "",
         )
-        for (scenario, (epoch, label, share)), count in groups.items()
+        for (scenario, (seed, epoch, label, share)), count in groups.items()
     ]
 
 

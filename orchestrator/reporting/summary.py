@@ -109,6 +109,8 @@ class Summary:
             one that did is done.
         ranked: How many settings compete with it, itself included.
         rivals: Those of them that have results in the same places, and how clearly it leads.
+        axes: The axes that make a setting: without ``defence_seed`` where several of them choose
+            and judge.
         choosing, judging: The defence seeds that chose and those that judge; empty where one
             defence seed does both.
         sampler: What drew the settings; None in a grid.
@@ -120,6 +122,7 @@ class Summary:
     common: Setting | None
     ranked: int
     rivals: tuple[tuple[Setting, Rival], ...]
+    axes: tuple[str, ...]
     choosing: tuple[int, ...]
     judging: tuple[int, ...]
     sampler: str | None = None
@@ -143,11 +146,13 @@ class Summary:
 
     def named(self, setting: Setting) -> Setting:
         """Return a trial's setting as the choice names it."""
-        return _undrawn(setting) if self.choosing else setting
+        return _of(setting, self.axes)
 
 
 def summarise(results: StudyResults, objective: str, sampler: str | None = None) -> Summary:
     """Return what the trials say, by `objective` on the selection half.
+
+    Settings are named by the axes that tell them apart, as the live view names them.
 
     Args:
         results: Of a study.
@@ -158,19 +163,21 @@ def summarise(results: StudyResults, objective: str, sampler: str | None = None)
     for trial in results.trials:
         by_scenario.setdefault(trial.scenario, []).append(trial)
     took = {scenario: _took(trials) for scenario, trials in by_scenario.items()}
-    points = {id(t): _point(t, objective, took=took[t.scenario]) for t in results.trials}
+    own = [axis for axis in results.telling if axis != _DRAW]
+    points = {id(t): _point(t, own, objective, took=took[t.scenario]) for t in results.trials}
     choice = Choice(points.values())
+    axes = tuple(axis for axis in results.telling if axis != _DRAW or not choice.crossed)
     ranked = choice.overall()
     settings: dict[Name, Setting] = {}
     for trial in results.trials:
         name = choice.name(points[id(trial)])
-        settings.setdefault(name, _undrawn(trial.setting) if choice.crossed else trial.setting)
+        settings.setdefault(name, _of(trial.setting, axes))
 
     def repair(trials: list[TrialRow], name: Name) -> Repair | None:
         """Return what the setting of a name makes of a scenario, given its trials."""
-        own = [t for t in trials if t.done and choice.name(points[id(t)]) == name]
-        chosen = tuple(t for t in own if choice.chooses(points[id(t)]))
-        judged = tuple(t for t in own if choice.judges(points[id(t)]))
+        done = [t for t in trials if t.done and choice.name(points[id(t)]) == name]
+        chosen = tuple(t for t in done if choice.chooses(points[id(t)]))
+        judged = tuple(t for t in done if choice.judges(points[id(t)]))
         if not chosen or not judged:
             return None
         return Repair(setting=settings[name], chosen=chosen, judged=judged)
@@ -196,6 +203,7 @@ def summarise(results: StudyResults, objective: str, sampler: str | None = None)
         common=settings[ranked[0].name] if ranked else None,
         ranked=len(ranked),
         rivals=tuple((settings[rival.standing.name], rival) for rival in choice.rivals(ranked)),
+        axes=axes,
         choosing=tuple(choice.seeds(choosing=True)),
         judging=tuple(choice.seeds(choosing=False)),
         sampler=sampler,
@@ -220,7 +228,7 @@ def spread_of(trials: Iterable[TrialRow | Repair | None], column: str) -> Spread
     return spread([trial.numbers[column] for trial in trials if trial is not None])
 
 
-def _point(trial: TrialRow, objective: str, *, took: bool | None) -> Point:
+def _point(trial: TrialRow, axes: Sequence[str], objective: str, *, took: bool | None) -> Point:
     value = None
     if trial.done and not trial.wrecked:
         number = trial.numbers[column_of(objective, "selection")]
@@ -228,16 +236,16 @@ def _point(trial: TrialRow, objective: str, *, took: bool | None) -> Point:
     return Point(
         scenario=trial.scenario,
         attack=trial.scenario.family.attack,
-        setting=_undrawn(trial.setting),
+        setting=_of(trial.setting, axes),
         defence_seed=int(float(trial.cells[_DRAW])),
         value=value,
         took=took,
     )
 
 
-def _undrawn(setting: Setting) -> Setting:
-    """Return a setting without its defence seed."""
-    return tuple(pair for pair in setting if pair[0] != _DRAW)
+def _of(setting: Setting, axes: Sequence[str]) -> Setting:
+    """Return a setting's values of some axes."""
+    return tuple(pair for pair in setting if pair[0] in axes)
 
 
 def _took(trials: Sequence[TrialRow]) -> bool | None:

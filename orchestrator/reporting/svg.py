@@ -5,15 +5,15 @@ what is drawn in `INK` takes the colour of the text around it. What a mark has t
 in it as ``<title>``, which any viewer of the file shows too.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from itertools import chain
 from math import ceil, floor, log10, prod
 from zlib import crc32
 
+from orchestrator.plan.labels import value_text
 from orchestrator.reporting.read_results import StudyResults
-from orchestrator.reporting.text import distinct, in_order, printable, value_text
+from orchestrator.reporting.text import distinct, in_order, printable
 
 INK = "currentColor"  # of the surrounding text
 FONT_SIZE = 9.0  # points
@@ -268,7 +268,6 @@ KNOWN = (  # never to be reordered: the place is the look; other names have plac
     *("bpp", "lira", "blind", "refool", "ctrl", "ftrojan", "adaptive_blend", "adaptive_patch"),
     *("tact", "poison_ink"),
 )
-_PLACES = len(COLOURS) * len(MARKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,36 +296,34 @@ def attack_styles(attacks: Iterable[str]) -> Styles:
     shown = distinct(attacks)
     places: dict[str, int] = {}
     for attack in sorted(shown, key=lambda name: (name not in KNOWN, name)):
-        candidates = list(_candidates(attack))
+        candidates = _candidates(attack)
         free = (place for place in candidates if place not in places.values())
         places[attack] = next(free, candidates[0])
-    return {attack: _style(places[attack]) for attack in shown}
+    return {
+        attack: Style(
+            colour=COLOURS[places[attack] % len(COLOURS)],
+            mark=MARKS[places[attack] % len(MARKS)],
+            dash=DASHES[places[attack] // len(COLOURS)],
+        )
+        for attack in shown
+    }
 
 
-def _style(place: int) -> Style:
-    return Style(
-        colour=COLOURS[place % len(COLOURS)],
-        mark=MARKS[place % len(MARKS)],
-        dash=DASHES[place // len(COLOURS)],
-    )
-
-
-def _candidates(attack: str) -> Iterator[int]:
-    """Yield the places an attack may have, the best first."""
+def _candidates(attack: str) -> list[int]:
+    """Return the places an attack may have, the best first: a variant's have its colour."""
     name = attack.partition("(")[0]
-    others = range(len(KNOWN), _PLACES)
+    others = list(range(len(KNOWN), len(COLOURS) * len(MARKS)))
     own = KNOWN.index(name) if name in KNOWN else others[crc32(name.encode()) % len(others)]
-    if attack == name:
-        return chain([own], _from(own, others), range(len(KNOWN)))
-    colour = [place for place in others if (place - own) % len(COLOURS) == 0]
-    first = colour[crc32(attack.encode()) % len(colour)]
-    return chain(_from(first, colour), _from(own, others), range(len(KNOWN)))
+    best = [own]
+    if attack != name:
+        colour = [place for place in others if (place - own) % len(COLOURS) == 0]
+        best = _ring(colour, colour[crc32(attack.encode()) % len(colour)])
+    return [*best, *_ring(others, own), *range(len(KNOWN))]
 
 
-def _from(first: int, places: Iterable[int]) -> Iterator[int]:
-    """Yield places in a ring that begins at the first one."""
-    ordered = list(places)
-    return chain((p for p in ordered if p >= first), (p for p in ordered if p < first))
+def _ring(places: list[int], first: int) -> list[int]:
+    """Return places in a ring that begins at the first one."""
+    return [p for p in places if p >= first] + [p for p in places if p < first]
 
 
 _MOST_VALUES = 20  # of an axis that a person would type
@@ -340,11 +337,13 @@ class SettingAxis:
     Attributes:
         values: As text, numbers by size.
         numeric: Whether all of them are numbers.
+        log: Whether the study searches it on a logarithmic scale.
     """
 
     name: str
     values: Sequence[str]
     numeric: bool
+    log: bool = False
 
     def scale(self) -> Scale:
         """Return a scale for all values, words being places from 0."""
@@ -374,17 +373,24 @@ class SettingAxis:
     @property
     def _log(self) -> bool:
         low, high = float(self.values[0]), float(self.values[-1])
-        return low > 0 and high / low > _LOG_ABOVE
+        return low > 0 and (self.log or high / low > _LOG_ABOVE)
 
 
-def setting_axes(results: StudyResults) -> list[SettingAxis]:
-    """Return the axes with several values in the whole study."""
+def setting_axes(
+    results: StudyResults, log_axes: Collection[str] = frozenset()
+) -> list[SettingAxis]:
+    """Return the axes with several values in the whole study; `log_axes` are logarithmic."""
     found = []
     for place, name in enumerate(results.varied):
         values = in_order(trial.setting[place][1] for trial in results.trials)
         if len(values) > 1:
             found.append(
-                SettingAxis(name=name, values=values, numeric=all(map(_is_number, values)))
+                SettingAxis(
+                    name=name,
+                    values=values,
+                    numeric=all(map(_is_number, values)),
+                    log=name in log_axes,
+                )
             )
     return found
 

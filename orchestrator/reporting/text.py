@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orchestrator.plan.columns import METRICS, Family, column_of, count
+from orchestrator.plan.labels import setting_text, value_text
 from orchestrator.reporting.read_results import ScenarioRow, Setting, StudyResults, TrialRow
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
@@ -22,7 +23,6 @@ from orchestrator.reporting.summary import (
 from orchestrator.search.inference import LEVEL, sample_text
 
 T = TypeVar("T")
-_LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,19 +74,6 @@ def names_of(results: StudyResults) -> Names:
             if len({getattr(family, axis) for family in families}) > 1
         ),
     )
-
-
-def setting_text(setting: Setting) -> str:
-    """Return a setting in the form of the pruning log: ``axis=value, axis=value``."""
-    return ", ".join(f"{axis}={value_text(value)}" for axis, value in setting)
-
-
-def value_text(value: str) -> str:
-    """Return an axis value for a person: 0.30000000000000004 is 0.3."""
-    try:
-        return value if len(value) <= _LONGEST_NUMBER else f"{float(value):.6g}"
-    except ValueError:
-        return value
 
 
 def distinct(values: Iterable[T]) -> list[T]:
@@ -157,9 +144,9 @@ def duration(seconds: float) -> str:
 
 def asked(results: StudyResults, summary: Summary) -> str:
     """Return the question that the study put."""
-    settings = len(distinct(trial.setting for trial in results.trials))
-    axes = [axis for axis in results.varied if len({t.cells[axis] for t in results.trials}) > 1]
-    over = f" of {_listed(axes)}" if axes else ""
+    settings = len(distinct(summary.named(trial.setting) for trial in results.trials))
+    axes = [axis for axis in summary.axes if len({t.cells[axis] for t in results.trials}) > 1]
+    over = f" of {listed(axes)}" if axes else ""
     families = len(summary.families())
     scenarios = len(summary.outcomes)
     spread_over = "" if families == scenarios else f" ({families} but for the seed)"
@@ -259,7 +246,7 @@ def seeds_sentence(summary: Summary) -> str:
     if not summary.choosing:
         return ""
     chose, judge = (
-        _listed([str(s) for s in seeds]) for seeds in (summary.choosing, summary.judging)
+        listed([str(s) for s in seeds]) for seeds in (summary.choosing, summary.judging)
     )
     return (
         f"Settings were chosen with defence {_seeds(summary.choosing)} {chose} and are judged with "
@@ -363,7 +350,7 @@ def _failures(summary: Summary, names: Names) -> str:
         f"ACC falls by more than {100 * LARGEST_ACC_DROP:.0f} points",
     )
     found = [
-        f"{mark} for {_listed(where)}"
+        f"{mark} for {listed(where)}"
         for mark, where in zip(marks, (stays, falls), strict=True)
         if where
     ]
@@ -391,7 +378,8 @@ def _share(
     return [f"{attack} ({len(bad)} of {count(len(group), 'scenario')}, {extent})"]
 
 
-def _listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
+    """Return parts as a sentence lists them."""
     *head, last = parts
     return f"{', '.join(head)} and {last}" if head else last
 

@@ -91,7 +91,7 @@ class ResultRows:
     ) -> dict[str, Any]:
         status = Status.PENDING if verdict is None else verdict.status
         row: dict[str, Any] = dict.fromkeys(self.columns)
-        row |= self._point(trial)
+        row |= self._plan.point(trial)
         row["status"] = status.value
         row["error"] = verdict.error or None if verdict is not None else None
         if victim is None:
@@ -115,20 +115,6 @@ class ResultRows:
         writer.writerows(rows)
         write_text(folder / "results.csv", text.getvalue())
         _write_parquet(folder, rows, self.columns)
-
-    def _point(self, trial: Trial) -> dict[str, Any]:
-        parts = trial.hyperparameters
-        point = {
-            **trial.scenario.columns,
-            "defence_seed": trial.defence_seed,
-            "clean_ratio": parts.clean.clean_ratio,
-            "unlearn_threshold": parts.score.unlearn_threshold,
-            "reinit_ratio": parts.reset.reinit_ratio,
-        }
-        for axis in self._plan.further_axes:
-            value = trial.setting.values[axis]
-            point[axis] = json.dumps(value) if isinstance(value, tuple) else value
-        return point
 
 
 def _before(victim: VictimResult) -> dict[str, Any]:

@@ -9,12 +9,14 @@ import torch
 
 from orchestrator.plan.plan import Plan
 from orchestrator.report import main
+from orchestrator.reporting.build import write_report
 from orchestrator.tracking import sync
 from orchestrator.tracking.sync import SyncWorker
 from orchestrator.tracking.upload_queue import UploadQueue
 from tests.orchestrator_tests.fake_place import FakePlace, Start
 from tests.orchestrator_tests.places import Place, plan_of
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
+from tests.orchestrator_tests.report_folders import mixed_rows, write_pruning, write_study
 from tests.orchestrator_tests.simulation import Desk, Workers
 
 
@@ -75,6 +77,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[s
         assert desk.conductor.decisions.complete()
         rows[prune] = desk.rows()
     return rows
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a made-up study folder with everything that can happen, and its report."""
+    folder = write_study(tmp_path_factory.mktemp("study") / "mixed", mixed_rows())
+    write_pruning(folder, "badnets, digits")
+    write_report(folder)
+    return folder
 
 
 @pytest.fixture

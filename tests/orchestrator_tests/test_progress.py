@@ -45,7 +45,6 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("orchestrator.cli.progress.time", clock)
-    monkeypatch.setattr("orchestrator.cli.progress.time", clock)
     monkeypatch.setattr("orchestrator.cli.progress.LOOK", 3600.0)
     return clock
 

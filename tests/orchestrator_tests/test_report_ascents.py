@@ -10,7 +10,6 @@ from rich.console import Console
 from orchestrator.cli.summary import print_summary
 from orchestrator.errors import SpecError
 from orchestrator.reporting.build import assemble
-from orchestrator.reporting.page import render
 from orchestrator.reporting.read_results import StudyResults, read_results
 from orchestrator.reporting.statistics import missed
 from orchestrator.reporting.summary import summarise
@@ -42,10 +41,21 @@ def test_a_missed_target_is_told_with_the_class_that_phase_one_ended_in(tmp_path
         "seed 0: phase 1 ended, after epoch 7, in class 5 (100\u00a0% of predictions); the target "
         "is 0"
     )
-    page = render(assemble(tmp_path).page)
+    page = assemble(tmp_path)[0]["report.html"]
     assert "after epoch 7, in class 5" in page
     assert "after epoch 3" not in page  # there the target was flagged
     assert "A flagged row is not evidence of a backdoor" in page
+
+
+def test_of_several_defence_seeds_each_ascent_is_named(tmp_path: Path) -> None:
+    rows = rows_of(("[5]", 5, "1.0", 0.9, 7), ("[5]", 5, "1.0", 0.9, 7))
+    for row, seed in zip(rows, (3, 4), strict=True):
+        row |= {"defence_seed": seed, "unlearn_threshold": 0.1}
+    results = results_of(tmp_path, rows)
+    texts = [one.text(names_of(results)) for one in missed(results)]
+    assert [text.partition(": ")[0].rpartition(" · ")[2] for text in texts] == [
+        *("defence seed 3", "defence seed 4"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +80,7 @@ def test_results_of_before_are_still_read(tmp_path: Path) -> None:
     results = results_of(tmp_path, rows)
     assert missed(results) == []
     assert not any(trial.wrecked for trial in results.trials)
-    assert 'id="wrecked"' not in render(assemble(tmp_path).page)
+    assert 'id="wrecked"' not in assemble(tmp_path)[0]["report.html"]
 
 
 def test_wrecks_are_told_on_the_page_and_on_the_terminal(tmp_path: Path) -> None:
@@ -81,10 +91,10 @@ def test_wrecks_are_told_on_the_page_and_on_the_terminal(tmp_path: Path) -> None
     results = results_of(tmp_path, rows)
     assert [trial.wrecked for trial in results.trials] == [False, True]
     summary = summarise(results, "asr")  # by which the wreck would win
-    assert summary.common == results.trials[0].setting
+    assert summary.common == (("unlearn_threshold", "0.1"),)
     bests = [outcome.best.judged for outcome in summary.outcomes if outcome.best]
     assert bests == [(results.trials[0],)]
-    page = render(assemble(tmp_path).page)
+    page = assemble(tmp_path)[0]["report.html"]
     assert 'id="wrecked"' in page
     assert '<a href="#wrecked">' in page
     told = io.StringIO()
@@ -96,9 +106,9 @@ def test_wrecks_are_told_on_the_page_and_on_the_terminal(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("column", "value", "rule"),
     [
-        ("collapse_class", "x", "a whole number, or nothing"),
-        ("collapse_share", "1.5", "a fraction in [0, 1], or nothing"),
-        ("wrecked", "perhaps", "True or False, or nothing"),
+        ("collapse_class", "x", "a whole number"),
+        ("collapse_share", "1.5", "a fraction in [0, 1]"),
+        ("wrecked", "perhaps", "True or False"),
     ],
 )
 def test_edited_cells_are_refused(tmp_path: Path, column: str, value: str, rule: str) -> None:
@@ -106,4 +116,4 @@ def test_edited_cells_are_refused(tmp_path: Path, column: str, value: str, rule:
     rows[0][column] = value
     with pytest.raises(SpecError) as caught:
         results_of(tmp_path, rows)
-    assert f"row 2, {column}: a done trial has {rule}; got '{value}'" in str(caught.value)
+    assert f"row 2, {column}: must be {rule}; got '{value}'" in str(caught.value)

@@ -9,7 +9,14 @@ import pandas as pd
 import pytest
 
 from orchestrator.reporting.build import write_report
-from tests.orchestrator_tests.report_folders import Row, count_out, make_rows, reach, write_study
+from tests.orchestrator_tests.report_folders import (
+    Row,
+    count_out,
+    make_rows,
+    reach,
+    settle,
+    write_study,
+)
 
 POINT = ("unlearn_threshold", "reinit_ratio")
 
@@ -142,12 +149,72 @@ def test_a_folder_without_the_file(tmp_path: Path) -> None:
     assert not list((tmp_path / "figures").glob("classes-*"))
 
 
+def counted(
+    model: str, clean: dict[tuple[int, int], int], triggered: dict[tuple[int, int], int]
+) -> list[Row]:
+    """Return cells of a model that an attack on class 0 of three is after."""
+    head = {"trial": 0, "model": model, "half": "report"}
+    return [
+        {**head, "images": images, "true_class": true, "predicted_class": predicted, "count": n}
+        | {"wanted_class": None if images == "clean" else 0}
+        for images, cells in (("clean", clean), ("triggered", triggered))
+        for (true, predicted), n in cells.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("clean", "triggered", "sentences"),
+    [
+        (  # the target's class is lost, and what was the target's goes to class 1
+            {(0, 1): 9, (0, 0): 1, (1, 1): 10, (2, 2): 10},
+            {(1, 1): 7, (2, 1): 12, (2, 2): 1},
+            ("leaves the target's class an ACC of at most 10", "to one wrong class in 1 of 1"),
+        ),
+        ({(0, 0): 10, (1, 1): 10, (2, 2): 10}, {(1, 1): 10, (2, 2): 10}, ()),  # repaired
+        ({(0, 0): 10, (1, 1): 10, (2, 2): 10}, {(1, 0): 10, (2, 0): 10}, ()),  # still obeys
+        ({(0, 0): 10, (1, 1): 10, (2, 2): 10}, {(1, 1): 20}, ()),  # all are of that class
+    ],
+)
+def test_the_top_says_where_a_low_asr_is_no_repair(
+    tmp_path: Path,
+    clean: dict[tuple[int, int], int],
+    triggered: dict[tuple[int, int], int],
+    sentences: tuple[str, ...],
+) -> None:
+    rows = make_rows(attacks=(("badnets", {}),), thresholds=(0.1,), ratios=(1.0,))
+    before = {(label, label): 10 for label in range(3)}, {(1, 0): 10, (2, 0): 10}
+    images = sum(triggered.values())
+    for when, (own, stamped) in {"before": before, "after": (clean, triggered)}.items():
+        hits = {"acc": sum(n for (t, p), n in own.items() if t == p) / 30}
+        hits["asr"] = sum(n for (_, p), n in stamped.items() if p == 0) / images
+        hits["ra"] = sum(n for (t, p), n in stamped.items() if t == p) / images
+        rows[0] |= {f"{metric}_{when}_report": share for metric, share in hits.items()}
+    settle(rows[0])
+    write_study(tmp_path, rows)
+    cells = [*counted("victim", *before), *counted("repaired", clean, triggered)]
+    frame = pd.DataFrame(cells).astype({"wanted_class": "Int64"})
+    frame.to_parquet(tmp_path / "confusion.parquet")
+    html = unescape(write_report(tmp_path).read_text(encoding="utf-8"))
+    top = html[: html.index("<nav")]
+    assert ("A low ASR is no repair everywhere" in top) is bool(sentences)
+    assert all(sentence in top for sentence in sentences)
+
+
+def test_ties_are_named_as_ties(tmp_path: Path) -> None:
+    cells = study(tmp_path)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    left = shares(cells, 1, "repaired").asr
+    most = left.index[left == left.max()]
+    assert len(most) == 2
+    assert f"classes {most[0]} and {most[1]} have the highest ASR ({text(left.max())} each)" in html
+
+
 def test_counts_of_other_results_are_refused(tmp_path: Path, refusal: Callable[[], str]) -> None:
     cells = study(tmp_path)
     moved = cells.assign(trial=1 - cells["trial"].where(cells["model"] == "repaired", 1))
     moved.to_parquet(tmp_path / "confusion.parquet")
     assert re.fullmatch(
-        r"DIR/confusion.parquet: trial 1, repaired: its counts make acc_after_report 0\.\d+, and "
+        r"DIR/confusion.parquet: trial 0, repaired: its counts make acc_after_report 0\.\d+, and "
         r"results.csv has 0\.\d+; run the study's command again",
         refusal(),
     )
@@ -160,6 +227,10 @@ def test_counts_of_other_results_are_refused(tmp_path: Path, refusal: Callable[[
         (
             lambda cells: cells.assign(true_class=-1),
             "true_class: is missing or out of range somewhere",
+        ),
+        (
+            lambda cells: cells.assign(predicted_class=2**40),
+            "predicted_class: is missing or out of range somewhere",
         ),
         (lambda cells: cells.assign(count="x"), "cannot be read as a table of counts; "),
     ],

@@ -60,9 +60,6 @@ def test_attacks_are_told_apart(sight: str) -> None:
 def test_no_two_of_the_attacks_look_the_same() -> None:
     styles = attack_styles(f"attack {number}" for number in range(42))
     assert len(set(map(str, styles.values()))) == 42
-
-
-def test_an_attack_keeps_its_style_however_often_it_comes() -> None:
     assert attack_styles(["a", "b", "a"]) == attack_styles(["a", "b"])
 
 
@@ -73,7 +70,7 @@ def test_every_attack_of_this_project_has_a_look_of_its_own() -> None:
     assert len({(style.colour, style.dash) for style in styles.values()}) == len(KNOWN)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(10))
 def test_company_and_order_change_no_look(seed: int) -> None:
     """A study, and another one of other attacks: what they share looks the same in both."""
     random = Random(seed)
@@ -88,12 +85,13 @@ def test_company_and_order_change_no_look(seed: int) -> None:
     assert len(set(pairs)) == len(pairs)
 
 
-@pytest.mark.parametrize("attack", [*KNOWN, "mine"])
-def test_variants_share_the_colour_and_no_look(attack: str) -> None:
-    variants = [attack, *(f"{attack}(alpha=0.{digit})" for digit in range(1, 4))]
-    styles = attack_styles(variants)
-    assert {style.colour for style in styles.values()} == {attack_styles([attack])[attack].colour}
-    assert len({style.mark for style in styles.values()}) == len(variants)
+def test_variants_share_the_colour_and_no_look() -> None:
+    for attack in (*KNOWN, "mine"):
+        variants = [attack, *(f"{attack}(alpha=0.{digit})" for digit in range(1, 4))]
+        styles = attack_styles(variants)
+        alone = attack_styles([attack])[attack]
+        assert {style.colour for style in styles.values()} == {alone.colour}
+        assert len({style.mark for style in styles.values()}) == len(variants)
 
 
 @pytest.mark.parametrize("sight", SIGHTS)

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.report import main
+from orchestrator.reporting.build import write_report
 from orchestrator.reporting.compare import aligned, bests, fair, read_sides
 from tests.orchestrator_tests.report_folders import (
     Row,
@@ -64,6 +65,15 @@ def told(of_scenarios: "pd.Series[float]", form: str) -> str:
     numbers = [form.format(number) for number in (gaps.mean(), low, high)]
     text = f"{numbers[0]} ({numbers[1]} to {numbers[2]})".replace("-", "\N{MINUS SIGN}")
     return re.sub(r"[+\N{MINUS SIGN}](0\.0+)(?!\d)", r"\1", text)
+
+
+def test_weak_victims_are_marked_as_in_the_report(folders: list[Path], html: str) -> None:
+    note = "victim of seed 2 did not take: left out of the means"
+    cells = [row[0] for row in rows_of(html, 'id="repair-table"')]
+    assert [cell for cell in cells if note in cell] == [cell for cell in cells if "sig" in cell]
+    assert f"first: {note}" in html
+    report = write_report(folders[0]).read_text(encoding="utf-8")
+    assert note in report
 
 
 def test_differences_are_paired_and_over_scenarios(folders: list[Path], html: str) -> None:

@@ -11,11 +11,9 @@ import pytest
 from orchestrator.reporting.build import write_report
 from tests.orchestrator_tests.report_folders import (
     make_rows,
-    mixed_rows,
     reach,
     settle,
     unfinish,
-    write_pruning,
     write_study,
 )
 
@@ -24,14 +22,6 @@ SCENARIO = [*FAMILY, "seed"]
 SETTING = ["unlearn_threshold", "reinit_ratio"]
 MEASURED = ["acc_before_report", "asr_before_report", "acc_after_report", "asr_after_report"]
 MEASURED += ["der_report"]
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_study(tmp_path_factory.mktemp("study") / "mixed", mixed_rows())
-    write_pruning(folder, "badnets, digits")
-    write_report(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +187,8 @@ def test_the_answer_of_a_mixed_study(study: Path, results: pd.DataFrame) -> None
     common = common[common["victim_ok"] == True]  # noqa: E712
     bad = own_best(results).query("asr_after_report > 0.2 and victim_ok == True")
     html = (study / "report.html").read_text(encoding="utf-8")
+    assert "<dt>unlearn_threshold</dt>" in html
+    assert "<dt>defence_seed</dt>" not in html  # it only follows the seed
     text = html.partition('<div class="answer">')[2].partition("</div>")[0]
     sentences = re.findall("<p>(.*?)</p>", text)
     assert len(sentences) == 4
@@ -229,7 +221,7 @@ def test_a_setting_that_was_pruned_somewhere_does_not_compete(tmp_path: Path) ->
         reach(row, 0.9 if row["unlearn_threshold"] == 0.1 else 0.8)
     unfinish(rows[0], "pruned")  # the better setting, in the first of three scenarios
     html = write_report(write_study(tmp_path, rows)).read_text(encoding="utf-8")
-    assert "<p>unlearn_threshold=0.2, reinit_ratio=1.0 has the best mean DER" in html
+    assert "<p>unlearn_threshold=0.2 has the best mean DER" in html
 
 
 def test_the_objective_of_the_study_file_decides(tmp_path: Path) -> None:
@@ -240,10 +232,4 @@ def test_the_objective_of_the_study_file_decides(tmp_path: Path) -> None:
         row["acc_after_selection"] -= 0 if low else 0.3
         settle(row)
     html = write_report(write_study(tmp_path, rows, "asr")).read_text(encoding="utf-8")
-    assert "<p>unlearn_threshold=0.2, reinit_ratio=1.0 has the lowest mean ASR" in html
-
-
-def test_a_defence_seed_that_follows_the_seed_is_no_axis(study: Path) -> None:
-    html = (study / "report.html").read_text(encoding="utf-8")
-    assert "<dt>unlearn_threshold</dt>" in html
-    assert "<dt>defence_seed</dt>" not in html
+    assert "<p>unlearn_threshold=0.2 has the lowest mean ASR" in html

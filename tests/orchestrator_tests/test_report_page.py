@@ -17,11 +17,9 @@ from tests.orchestrator_tests.report_folders import (
     HOSTILE,
     Row,
     make_rows,
-    mixed_rows,
     settle,
     unfinish,
     weaken,
-    write_pruning,
     write_study,
 )
 
@@ -29,14 +27,6 @@ SECTIONS = [
     *("repairs", "sensitivity", "surfaces", "front", "neurons", "classes", "curves"),
     *("pruned", "failed", "weak", "cost", "made", "halves"),
 ]
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_study(tmp_path_factory.mktemp("study") / "mixed", mixed_rows())
-    write_pruning(folder, "badnets, digits")
-    write_report(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +54,8 @@ def test_the_sections_stand_in_order(html: str) -> None:
     assert "<title>sensitivity-made-up: ULRL study</title>" in html
 
 
-def test_nothing_on_the_page_asks_for_anything(html: str) -> None:
+def test_nothing_on_the_page_asks_for_anything_or_names_a_path(study: Path, html: str) -> None:
+    assert str(study.parent) not in html
     harmless = html.replace("http://evil.test", "")  # shown as text, in an error
     harmless = harmless.replace('<link rel="icon" href="data:,">', "")  # else browsers ask for one
     for reference in (r"https?:", r"<[^>]+\ssrc\s*=", "@import", r"url\(", "<link", "<iframe"):
@@ -84,10 +75,6 @@ def test_what_files_say_is_shown_and_not_obeyed(html: str) -> None:
 def test_no_id_is_used_twice(html: str) -> None:
     ids = re.findall(r'\sid="(.*?)"', html)
     assert len(ids) == len(set(ids))
-
-
-def test_no_path_of_this_machine_is_on_the_page(study: Path, html: str) -> None:
-    assert str(study.parent) not in html
 
 
 def test_every_figure_is_a_valid_svg_beside_its_numbers(study: Path) -> None:
@@ -143,6 +130,8 @@ def test_pruning_shows_its_evidence(html: str) -> None:
         "<td>7</td><td>0.812</td><td>0.95</td><td>0.00781</td><td>7</td><td>7</td>"
         '<td class="word">unlearn_threshold=0.2, reinit_ratio=0.25</td></tr>'
     ) in text
+    assert "Simulated for a grid of this size" not in html  # no study.yaml names a pruner
+    assert "different result" not in html
 
 
 def test_pruning_says_how_often_it_errs_and_what_it_counts_twice(tmp_path: Path) -> None:
@@ -172,11 +161,6 @@ def test_pruning_says_how_often_it_errs_and_what_it_counts_twice(tmp_path: Path)
     assert "<code>prune: none</code>" in section
     assert "<th>Nominal p</th>" in section
     assert "4 settings were abandoned for 2 different results:" in section
-
-
-def test_nothing_is_said_of_a_pruner_that_there_is_not(html: str) -> None:
-    assert "Simulated for a grid of this size" not in html
-    assert "different result" not in html
 
 
 def test_further_axes_have_a_row_of_surfaces_each_up_to_twelve(tmp_path: Path) -> None:
@@ -288,20 +272,16 @@ def test_only_results_are_needed(tmp_path: Path) -> None:
     assert "There is no stages.csv, or it lists nothing yet" in html
 
 
-def test_a_line_torn_by_a_kill_is_no_stage(tmp_path: Path) -> None:
+def test_a_line_torn_by_a_kill_is_no_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_study(tmp_path, make_rows())
     whole = write_report(tmp_path).read_bytes()
     with (tmp_path / "stages.csv").open("a", encoding="utf-8") as file:
         file.write("relearn,ab12")
-    assert write_report(tmp_path).read_bytes() == whole
-
-
-def test_the_command_rebuilds_a_folder_and_says_where(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one = write_study(tmp_path / "one", make_rows())
-    assert main([str(one)]) == 0
-    assert capsys.readouterr().out == f"{one}/report.html\n"
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
+    assert (tmp_path / "report.html").read_bytes() == whole
 
 
 def test_the_command_loads_no_heavy_library() -> None:

@@ -11,6 +11,10 @@ from orchestrator.report import main
 from orchestrator.reporting.read_results import read_results
 from tests.orchestrator_tests.report_folders import Row, make_rows, unfinish, write_csv, write_study
 
+CURVES = "phase,attack,attack_options,dataset,architecture,poison_ratio,target_label,seed,"
+CURVES += "defence_seed,clean_ratio,unlearn_threshold,reinit_ratio,accuracy,acc,asr,ra\n"
+POINT = "badnets,{},digits,resnet,0.1,0,0,0,0.05,0.1,0.5,"
+
 
 def rows() -> list[Row]:
     return make_rows(attacks=(("badnets", {}),))
@@ -95,28 +99,28 @@ def test_a_row_that_was_cut_off(tmp_path: Path, refusal: Callable[[], str]) -> N
     [
         (
             {"acc_after_report": ""},
-            "acc_after_report: a done trial has a fraction in [0, 1]; got ''",
+            "acc_after_report: must be a fraction in [0, 1]; got ''",
         ),
         (
             {"der_selection": "nan"},
-            "der_selection: a done trial has a fraction in [0, 1]; got 'nan'",
+            "der_selection: must be a fraction in [0, 1]; got 'nan'",
         ),
         (
             {"asr_after_report": 97.3},
-            "asr_after_report: a done trial has a fraction in [0, 1]; got '97.3'",
+            "asr_after_report: must be a fraction in [0, 1]; got '97.3'",
         ),
         (
             {"acc_before_report": "x"},
-            "acc_before_report: a done trial has a fraction in [0, 1]; got 'x'",
+            "acc_before_report: must be a fraction in [0, 1]; got 'x'",
         ),
-        ({"victim_ok": ""}, "victim_ok: a done trial has True or False; got ''"),
-        ({"flagged": "[0"}, "flagged: a done trial has a JSON list of rows; got '[0'"),
-        ({"flagged": "[true]"}, "flagged: a done trial has a JSON list of rows; got '[true]'"),
+        ({"victim_ok": ""}, "victim_ok: must be True or False; got ''"),
+        ({"flagged": "[0"}, "flagged: must be a JSON list of rows; got '[0'"),
+        ({"flagged": "[true]"}, "flagged: must be a JSON list of rows; got '[true]'"),
         (
             {"flagged": '[1, "conv:2"]'},
-            "flagged: a done trial has a JSON list of rows; got '[1, \"conv:2\"]'",
+            "flagged: must be a JSON list of rows; got '[1, \"conv:2\"]'",
         ),
-        ({"seconds": ""}, "seconds: a done trial has a number; got ''"),
+        ({"seconds": ""}, "seconds: must be a number; got ''"),
         (
             {"status": "finished"},
             "status: must be one of done, pruned, failed, pending; got 'finished'",
@@ -144,8 +148,7 @@ def test_a_victim_of_a_pruned_trial_needs_its_metrics(
     trials[0]["ra_before_selection"] = ""
     write_study(tmp_path, trials)
     assert refusal() == (
-        "DIR/results.csv: row 2, ra_before_selection: a trial with a victim has a fraction in "
-        "[0, 1]; got ''"
+        "DIR/results.csv: row 2, ra_before_selection: must be a fraction in [0, 1]; got ''"
     )
 
 
@@ -163,7 +166,7 @@ def test_many_faults_are_counted(tmp_path: Path, refusal: Callable[[], str]) -> 
         trial["der_report"] = ""
     write_study(tmp_path, trials)
     assert refusal() == (
-        "DIR/results.csv: row 2, der_report: a done trial has a fraction in [0, 1]; got '' "
+        "DIR/results.csv: row 2, der_report: must be a fraction in [0, 1]; got '' "
         "(and 8 more like this)"
     )
 
@@ -172,3 +175,58 @@ def test_the_same_trial_twice(tmp_path: Path, refusal: Callable[[], str]) -> Non
     trials = rows()
     write_study(tmp_path, [*trials, trials[2]])
     assert refusal() == "DIR/results.csv: row 11 is the same trial as row 4"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("curves.csv", "phase,attack\n", f"lacks the columns {CURVES[13:-1].replace(',', ', ')}"),
+        (
+            "curves.csv",
+            f"{CURVES}forget,{POINT}[],[],[],[]\n",
+            "row 2, phase: must be unlearn or relearn; got 'forget'",
+        ),
+        (
+            "curves.csv",
+            f'{CURVES}relearn,{POINT}[],"[0.5, 93]",[],[]\n',
+            "row 2, acc: must be a JSON list of fractions in [0, 1]; got '[0.5, 93]'",
+        ),
+        ("logs/starts.jsonl", "{}\n", "line 1 is no record of a start"),
+        ("logs/starts.jsonl", '{"command": 1}\n', "line 1 is no record of a start"),
+        ("study.yaml", "- a\n", "is no study file; it holds no mapping"),
+        (
+            "study.yaml",
+            "objective: speed\n",
+            "objective: must be one of der, asr, acc, ra; got 'speed'",
+        ),
+        (
+            "study.yaml",
+            "prune: {setting: {pruner: wilcoxon, p_threshold: tiny, n_startup_steps: 7}}\n",
+            "prune.setting.p_threshold: must be a number; got 'tiny'",
+        ),
+        ("stages.csv", "stage,key\n", "lacks the columns scenario, seconds, computed"),
+        (
+            "stages.csv",
+            "stage,key,scenario,seconds,computed\nrelearn,1,x,soon,True\n",
+            "row 2, seconds: must be a number; got 'soon'",
+        ),
+        (
+            "logs/pruning.csv",
+            "level,setting\n",
+            "lacks the columns scenario, step, value, reference, p_value, pairs",
+        ),
+    ],
+)
+def test_other_files_that_are_not_what_they_should_be(
+    tmp_path: Path, refusal: Callable[[], str], file: str, content: str, message: str
+) -> None:
+    write_study(tmp_path, rows())
+    (tmp_path / "logs").mkdir()
+    (tmp_path / file).write_text(content, encoding="utf-8")
+    assert refusal() == f"DIR/{file}: {message}"
+
+
+def test_yaml_that_cannot_be_read(tmp_path: Path, refusal: Callable[[], str]) -> None:
+    write_study(tmp_path, rows())
+    (tmp_path / "study.yaml").write_text("name: [", encoding="utf-8")
+    assert refusal().startswith("DIR/study.yaml: cannot be read as YAML; while parsing a flow")

@@ -79,7 +79,12 @@ def test_the_page_says_who_chose_and_who_judges(study: Path) -> None:
     )
     assert sentence in html
     assert "takes away the luck of the test images and nothing else" not in html
-    assert sentence in (study / "table.md").read_text(encoding="utf-8")
+    table = (study / "table.md").read_text(encoding="utf-8")
+    assert sentence in table
+    assert "| unlearn\\_threshold, reinit\\_ratio |".replace("\\", "") in table.splitlines()[0]
+    assert "Which of 9 settings of unlearn_threshold and reinit_ratio repairs" in html
+    section = html[html.index('<section id="repairs">') :]
+    assert "defence_seed" not in section[: section.index("</section>")]
 
 
 def test_one_defence_seed_says_what_the_halves_leave_in(tmp_path: Path) -> None:

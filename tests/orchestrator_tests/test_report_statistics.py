@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.reporting.build import write_report
+from orchestrator.reporting.read_logs import read_study
 from orchestrator.reporting.read_results import StudyResults, read_results
 from orchestrator.reporting.statistics import (
     EXACT,
@@ -29,7 +30,6 @@ from orchestrator.reporting.svg import is_grid, setting_axes
 from orchestrator.search.importance import axis_importances
 from tests.orchestrator_tests.report_folders import (
     make_rows,
-    mixed_rows,
     unfinish,
     write_study,
 )
@@ -37,13 +37,6 @@ from tests.orchestrator_tests.report_folders import (
 FAMILY = ["attack", "attack_options", "dataset", "architecture", "poison_ratio", "target_label"]
 SCENARIO = [*FAMILY, "seed"]
 AXES = ["unlearn_threshold", "reinit_ratio"]
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_study(tmp_path_factory.mktemp("study") / "mixed", mixed_rows())
-    write_report(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +297,18 @@ def test_the_front_is_what_no_trial_beats(study: Path, done: pd.DataFrame) -> No
     shown = pd.read_csv(study / "figures" / "front.csv")
     results = pd.read_csv(study / "results.csv")
     assert len(shown) == (results["status"] == "done").sum()
+
+
+def test_a_range_searched_by_ratios_has_a_log_axis(tmp_path: Path) -> None:
+    rows = make_rows(thresholds=(0.1, 0.2, 0.4))
+    write_study(tmp_path, rows)
+    text = "name: x\ngrid:\n  unlearn_threshold: {low: 0.1, high: 0.4, log: true}\n"
+    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+    found = read_study(tmp_path / "study.yaml").log_axes
+    results = read_results(tmp_path / "results.csv")
+    by_ratio, linear = setting_axes(results, found)
+    assert by_ratio.scale().share(0.2) == pytest.approx(0.5)
+    assert not linear.scale().log
 
 
 def test_settings_that_were_sampled_are_points(tmp_path: Path) -> None:

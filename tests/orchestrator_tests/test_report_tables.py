@@ -4,19 +4,11 @@ import re
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from orchestrator.reporting.build import write_report
-from tests.orchestrator_tests.report_folders import make_rows, mixed_rows, weaken, write_study
+from tests.orchestrator_tests.report_folders import make_rows, weaken, write_study
 
 FAMILY = ["attack", "attack_options", "dataset", "architecture", "poison_ratio", "target_label"]
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_study(tmp_path_factory.mktemp("study") / "mixed", mixed_rows())
-    write_report(folder)
-    return folder
 
 
 def expected(study: Path) -> list[list[str]]:

@@ -71,29 +71,14 @@ def read(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_columns_without_further_axes(tmp_path: Path) -> None:
-    settings = {"reinit_ratio": (0.5,), "unlearn_threshold": (0.1,), "clean_ratio": (0.1,)}
+@pytest.mark.parametrize("further", [(), ("alpha", "unlearn_epochs")])
+def test_further_axes_stand_between_the_point_and_the_status(
+    tmp_path: Path, further: tuple[str, ...]
+) -> None:
+    settings = {"reinit_ratio": (0.5,), **dict.fromkeys(further, (1,))}
     desk = Desk(study_of(tmp_path, settings=settings, few={}), tmp_path)
-    assert list(columns_of(desk.plan)) == [
-        *POINT,
-        *("status", "error", "victim_ok"),
-        *METRICS,
-        *REPAIR,
-        "mlflow_run_id",
-        *LATER,
-    ]
-
-
-def test_further_axes_stand_between_the_point_and_the_status(desk: Desk) -> None:
-    assert list(columns_of(desk.plan)) == [
-        *POINT,
-        *("alpha", "relearn_epochs", "unlearn_epochs"),
-        *("status", "error", "victim_ok"),
-        *METRICS,
-        *REPAIR,
-        "mlflow_run_id",
-        *LATER,
-    ]
+    outcome = ("status", "error", "victim_ok", *METRICS, *REPAIR, "mlflow_run_id", *LATER)
+    assert columns_of(desk.plan) == (*POINT, *further, *outcome)
 
 
 def test_a_row_per_trial_in_the_order_of_the_plan(desk: Desk, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_the_numbers_are_those_of_the_table(tmp_path: Path) -> None:
     keys = ["alpha", "reinit_ratio"]
     best: Any = frame.groupby(keys).der_selection.mean().idxmax()
     alpha, ratio = best
+    assert "best setting by mean ASR on the selection half" in " ".join(printed(table, "asr"))
     text = " ".join(printed(table))
     assert "24 trials: 24 done" in text
     assert "best setting by mean DER on the selection half:" in text
@@ -119,12 +120,6 @@ def test_without_results_the_counts_are_all(tmp_path: Path) -> None:
     assert printed(tmp_path / "results.csv") == ["", "24 trials: 24 failed"]
 
 
-def test_weak_victims_are_counted_and_left_out(tmp_path: Path) -> None:
-    rule = VictimRule(min_acc=0.9, min_asr=0.95)
-    strong = printed(made(tmp_path / "strong", victim_rule=rule))
-    assert not any("weak" in line for line in strong)
-
-
 def test_without_a_victim_that_took_that_comes_first_and_nothing_is_best(tmp_path: Path) -> None:
     lines = printed(made(tmp_path, victim_rule=VictimRule(min_acc=0.91, min_asr=0.95)))
     assert lines[1:] == [
@@ -138,17 +133,13 @@ def test_without_a_victim_that_took_that_comes_first_and_nothing_is_best(tmp_pat
 
 
 def test_some_weak_victims_are_counted_beside_their_family(tmp_path: Path) -> None:
-    table = made(tmp_path)
+    table = made(tmp_path, victim_rule=VictimRule(min_acc=0.9, min_asr=0.95))
+    assert not any("weak" in line for line in printed(table))
     rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     rows.loc[(rows.attack == "blended") & (rows.seed != "0"), "victim_ok"] = "False"
     rows.to_csv(table, index=False)
     weak = [line for line in printed(table, width=120) if "weak" in line]
     assert [line.split()[:4] for line in weak] == [["blended", "(2", "weak)", "1"]]
-
-
-def test_the_objective_is_named(tmp_path: Path) -> None:
-    table = made(tmp_path)
-    assert "best setting by mean ASR on the selection half" in " ".join(printed(table, "asr"))
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ def ascent(plan: Plan, number: int) -> Job:
 
 def test_nothing_is_known_before_anything_ran(plan: Plan) -> None:
     outlook = RemainingTime(plan)
-    assert outlook.left(0.0, 1) is None
+    assert outlook.left(1) is None
     outlook.heard(victim(plan, 0), "a:1", 0.0, 0, 20)
-    assert outlook.left(1.0, 1) is None  # not a twentieth of it is done
+    assert outlook.left(1) is None  # not a twentieth of it is done
 
 
 def test_stages_are_counted_apart(plan: Plan) -> None:
@@ -49,8 +49,8 @@ def test_stages_are_counted_apart(plan: Plan) -> None:
     outlook.heard(trial(plan, 0), "a:1", now)
     outlook.ended(trial(plan, 0), "a:1", now + 1)
     outlook.decided(plan.trials[0])
-    assert outlook.left(now + 1, 1) == pytest.approx(3 * 100 + 3 * 10 + 11 * 1)
-    assert outlook.left(now + 1, 2) == pytest.approx((3 * 100 + 3 * 10 + 11 * 1) / 2)
+    assert outlook.left(1) == pytest.approx(3 * 100 + 3 * 10 + 11 * 1)
+    assert outlook.left(2) == pytest.approx((3 * 100 + 3 * 10 + 11 * 1) / 2)
 
 
 def test_an_unknown_stage_is_told_from_a_known_one(plan: Plan) -> None:
@@ -60,22 +60,22 @@ def test_an_unknown_stage_is_told_from_a_known_one(plan: Plan) -> None:
     outlook.ended(victim(plan, 0), "a:1", 60.0)
     rate = 60 / load.victim(plan.scenarios[0]).passes
     rest = 4 * load.ascent(plan.trials[0]).passes + 12 * load.relearn(plan.trials[0]).passes
-    assert outlook.left(60.0, 1) == pytest.approx(3 * 60 + rate * rest)
+    assert outlook.left(1) == pytest.approx(3 * 60 + rate * rest)
 
 
-def test_half_of_the_first_item_is_enough_to_tell(plan: Plan) -> None:
+def test_what_is_done_of_a_running_job_is_not_left(plan: Plan) -> None:
     outlook = RemainingTime(plan)
     outlook.begin()
     outlook.heard(victim(plan, 0), "a:1", 0.0)
-    outlook.heard(victim(plan, 0), "a:1", 30.0, 10, 20)
-    whole = RemainingTime(plan)
-    whole.begin()
-    whole.heard(victim(plan, 0), "a:1", 0.0)
-    whole.ended(victim(plan, 0), "a:1", 60.0)
-    left, after = outlook.left(30.0, 1), whole.left(60.0, 1)
-    assert left is not None
-    assert after is not None
-    assert left == pytest.approx(after + 30)
+    outlook.ended(victim(plan, 0), "a:1", 60.0)
+    before = outlook.left(1)
+    first = RemainingTime(plan)
+    first.heard(victim(plan, 0), "a:1", 0.0)
+    first.heard(victim(plan, 0), "a:1", 15.0, 5, 20)  # nothing has ended yet
+    assert first.left(1) == pytest.approx((before or 0.0) + 45)
+    outlook.heard(victim(plan, 1), "a:1", 75.0, 5, 20)
+    assert before is not None
+    assert outlook.left(1) == pytest.approx(before - 15)
 
 
 def test_shared_and_pruned_trials_make_the_rest_cheaper(plan: Plan) -> None:
@@ -87,9 +87,9 @@ def test_shared_and_pruned_trials_make_the_rest_cheaper(plan: Plan) -> None:
     outlook.heard(trial(plan, 0), "a:1", 0.0)
     outlook.ended(trial(plan, 0), "a:1", 8.0)
     outlook.decided(plan.trials[0])
-    assert outlook.left(8.0, 1) == pytest.approx(11 * 8)
+    assert outlook.left(1) == pytest.approx(11 * 8)
     outlook.decided(plan.trials[1])  # never ran
-    assert outlook.left(8.0, 1) == pytest.approx(10 * 4)
+    assert outlook.left(1) == pytest.approx(10 * 4)
 
 
 def test_what_was_stored_says_nothing_of_the_pace(plan: Plan) -> None:
@@ -97,10 +97,10 @@ def test_what_was_stored_says_nothing_of_the_pace(plan: Plan) -> None:
     for done in plan.trials[:6]:
         outlook.decided(done)
     outlook.begin()
-    assert outlook.left(0.0, 1) is None
+    assert outlook.left(1) is None
     for done in plan.trials[6:]:
         outlook.decided(done)
-    assert outlook.left(0.0, 1) == 0
+    assert outlook.left(1) == 0
 
 
 def test_networks_are_timed_apart() -> None:
@@ -118,4 +118,4 @@ def test_networks_are_timed_apart() -> None:
         item = victim_job(scenario)
         outlook.heard(item, "a:1", 0.0)
         outlook.ended(item, "a:1", 0.0, spent=seconds)
-    assert outlook.left(0.0, 1) == pytest.approx(100.0)
+    assert outlook.left(1) == pytest.approx(100.0)
