@@ -18,10 +18,9 @@ from orchestrator.plan.columns import AFTER, DER, SCENARIO, STATUSES, Family, co
 from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.figures import (
     colour_of,
+    diagonal_panel,
     factor,
     legend,
-    metric_ticks,
-    scale_of,
     title_of,
 )
 from orchestrator.reporting.page import FigureView, fill, view
@@ -35,7 +34,7 @@ from orchestrator.reporting.summary import (
     spread_of,
     summarise,
 )
-from orchestrator.reporting.svg import INK, Styles, SvgCanvas, SvgFigure, attack_styles
+from orchestrator.reporting.svg import Styles, SvgCanvas, attack_styles
 from orchestrator.reporting.text import (
     NOTHING,
     Names,
@@ -424,36 +423,19 @@ def _figure(
 ) -> FigureView | None:
     if not pairs:
         return None
-    drawing = _draw(first, other, pairs, names, styles)
-    return view(f"against-{first.label}-{other.label}".replace(" ", "-"), drawing)
-
-
-def _draw(
-    first: Side,
-    other: Side,
-    pairs: Sequence[tuple[TrialRow, TrialRow]],
-    names: Names,
-    styles: Styles,
-) -> SvgFigure:
     sheet = SvgCanvas(rows=1, columns=len(_SHOWN) + 1, width=235, height=235)
     took = first.outcomes()
     for column, metric in enumerate(_SHOWN):
-        scale = scale_of(metric)
-        panel = sheet.panel(0, column, (42, 36, 12, 24), scale, scale)
-        panel.title(title_of(metric))
-        panel.labels(first.label[:36], other.label[:36])
-        metric_ticks(panel, "x", metric)
-        metric_ticks(panel, "y", metric)
-        panel.frame()
-        end = factor(metric)
-        panel.line([(0, 0), (end, end)], stroke=INK, stroke_width=0.6, opacity=0.5)
+        panel = diagonal_panel(sheet, column, metric, (first.label[:36], other.label[:36]))
         for one, two in pairs:
-            x, y = (end * trial.numbers[column_of(metric, "report")] for trial in (one, two))
+            x, y = (
+                factor(metric) * trial.numbers[column_of(metric, "report")] for trial in (one, two)
+            )
             style = styles[names.attack(one.scenario.family)]
             tip = f"{names.scenario(one.scenario)}\n{setting_text(one.setting)}\n{x:.4g} → {y:.4g}"
             panel.mark(x, y, style.mark, colour_of(took[one.scenario], style), tip=tip)
     legend(sheet, len(_SHOWN), styles)
-    return sheet.finish()
+    return view(f"against-{first.label}-{other.label}".replace(" ", "-"), sheet.finish())
 
 
 def _missing(comparison: Comparison, names: Names) -> list[tuple[str, list[str]]]:

@@ -93,15 +93,7 @@ def draw_halves(outcomes: Sequence[ScenarioOutcome], names: Names, styles: Style
     """Draw what each scenario's best setting reaches on one half against the other."""
     sheet = SvgCanvas(rows=1, columns=4, width=215, height=max(215.0, 40 + 13.0 * len(styles)))
     for column, metric in enumerate(("acc", "asr", "der")):
-        scale = scale_of(metric)
-        panel = sheet.panel(0, column, (40, 34, 10, 22), scale, scale)
-        panel.title(title_of(metric))
-        panel.labels("selection half", "report half")
-        metric_ticks(panel, "x", metric)
-        metric_ticks(panel, "y", metric)
-        panel.frame()
-        end = factor(metric)
-        panel.line([(0, 0), (end, end)], stroke_width=0.6, opacity=0.5)
+        panel = diagonal_panel(sheet, column, metric, ("selection half", "report half"))
         for outcome in outcomes:
             if outcome.best is None:
                 continue
@@ -114,6 +106,19 @@ def draw_halves(outcomes: Sequence[ScenarioOutcome], names: Names, styles: Style
             panel.mark(x, y, style.mark, colour_of(outcome, style), tip=tip)
     legend(sheet, 3, styles)
     return sheet.finish()
+
+
+def diagonal_panel(sheet: SvgCanvas, column: int, metric: str, names: tuple[str, str]) -> Panel:
+    """Return axes on which a metric stands against itself, with the line where both are equal."""
+    scale, end = scale_of(metric), factor(metric)
+    panel = sheet.panel(0, column, (40, 34, 10, 22), scale, scale)
+    panel.title(title_of(metric))
+    panel.labels(*names)
+    metric_ticks(panel, "x", metric)
+    metric_ticks(panel, "y", metric)
+    panel.frame()
+    panel.line([(0, 0), (end, end)], stroke_width=0.6, opacity=0.5)
+    return panel
 
 
 def draw_flagged(counts: Sequence[FlagCount]) -> SvgFigure:

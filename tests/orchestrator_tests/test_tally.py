@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from rich.console import Console
 
+from orchestrator.cli.plan import counts
 from orchestrator.cli.progress import BestSoFar, ProgressState, ProgressView, TrialValue
 from orchestrator.plan.labels import setting_text
 from orchestrator.plan.plan import Plan, Trial, make_plan
@@ -175,6 +176,12 @@ def test_the_live_view_names_the_reports_best(
     leader = leader_of(tally)
     assert leader.text == setting_text(summary.common)
     assert "alpha=" in leader.text
+
+
+def test_defence_seeds_are_no_settings() -> None:
+    settings = {"defence_seed": (3, 4, 5), "alpha": (0.5, 0.7)}
+    plan = make_plan(small_study(attacks=[choice(BADNETS)], settings=settings, few={}))
+    assert counts(plan) == "1 scenario × 2 settings × 3 defence seeds = 6 trials"
 
 
 def test_options_are_named_only_where_an_attack_is_there_twice() -> None:
