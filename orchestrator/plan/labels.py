@@ -6,8 +6,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.plan.columns import SURFACE_AXES
-from orchestrator.spec.model import Study
-from orchestrator.spec.space import is_open
 
 _LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
 
@@ -82,17 +80,3 @@ def short_names(scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
         }
         texts.append(scenario_text({**columns, "attack_options": json.dumps(told)}, constant))
     return texts
-
-
-def values_text(study: Study, values: Mapping[str, Any]) -> str:
-    """Return a setting's values that differ among settings, as ``alpha=0.7, layers=all``."""
-    axes = study.grid.settings
-    varied = {name: value for name, value in values.items() if is_open(axes[name])} or values
-    shown = (f"{name}={_plainly(name, value)}" for name, value in varied.items())
-    return ", ".join(shown) or "the preset"
-
-
-def _plainly(name: str, value: Any) -> str:
-    if value is None:
-        return "seed" if name == "defence_seed" else "none"
-    return json.dumps(value) if isinstance(value, tuple) else str(value)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator.plan.columns import SETTING
-from orchestrator.plan.labels import scenario_text, telling, values_text
+from orchestrator.plan.labels import scenario_text, telling
 from orchestrator.spec.model import (
     FIRST_SETTINGS,
     AttackChoice,
@@ -181,6 +181,20 @@ def _resolve(study: Study, dataset: Dataset, setting: Setting) -> Hyperparameter
     return assemble(values)
 
 
+def _values_text(study: Study, values: Mapping[str, Any]) -> str:
+    """Return a setting's values that differ among settings, as ``alpha=0.7, layers=all``."""
+    axes = study.grid.settings
+    varied = {name: value for name, value in values.items() if is_open(axes[name])} or values
+    shown = (f"{name}={_plainly(name, value)}" for name, value in varied.items())
+    return ", ".join(shown) or "the preset"
+
+
+def _plainly(name: str, value: Any) -> str:
+    if value is None:
+        return "seed" if name == "defence_seed" else "none"
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
+
+
 __all__ = ["Plan", "Scenario", "Setting", "Trial", "make_plan", "own_setting", "spread"]
 
 
@@ -243,7 +257,7 @@ class Plan:
 
     def with_setting(self, number: int, values: Values) -> list[Trial]:
         """Return the trials that a drawn setting has in this plan; the plan stays as it is."""
-        text = values_text(self.study, values)
+        text = _values_text(self.study, values)
         setting = Setting(number=number, values=dict(values), text=text)
         known: dict[str, Hyperparameters] = {}
         first = number * len(self.scenarios)
@@ -322,7 +336,7 @@ def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
         Setting(
             number=number,
             values=dict(zip(names, values, strict=True)),
-            text=values_text(study, dict(zip(names, values, strict=True))),
+            text=_values_text(study, dict(zip(names, values, strict=True))),
         )
         for number, values in enumerate(itertools.product(*axes))
     ]
