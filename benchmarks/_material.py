@@ -10,7 +10,8 @@ from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.models import ModelSpec, Weights
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison, TestHalf, TestSets, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poisoning import TestHalf, TestSets, make_test_sets
 from ulrl.shapes import CLASSES, SIDE, shapes
 from ulrl.supervised import VictimConfig
 from ulrl.victim import train_victim

@@ -23,7 +23,7 @@ from ulrl.attacks import ATTACKS, AttackContext, Trigger, stamp_bytes
 from ulrl.datasets import ImageSet
 from ulrl.gallery import BRIEF, NAMES, RECIPE
 from ulrl.models import initialise
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.randomness import generator
 from ulrl.shapes import shapes
 from ulrl.trigger_training import train_trigger

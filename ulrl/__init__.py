@@ -24,7 +24,8 @@ from ulrl.evaluation import CountedEvaluation, Evaluation, evaluate
 from ulrl.hyperparameters import Preset
 from ulrl.metrics import Confusion, Metrics, count_predictions, der, measure
 from ulrl.models import ARCHITECTURES
-from ulrl.poisoning import Poison, TestHalf, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poisoning import TestHalf, make_test_sets
 from ulrl.victim import train_victim
 
 __all__ = [

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
-from ulrl.attacks import ATTACKS, Attack, AttackContext
+from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS, DatasetError, ImageSet, Preprocessing
 from ulrl.gallery_figure import TriggerExample, draw_gallery, png_bytes
+from ulrl.helper import AttackContext
 from ulrl.models import ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison, example_pairs, make_test_sets
+from ulrl.poison import Attack, Poison
+from ulrl.poisoning import example_pairs, make_test_sets
 from ulrl.shapes import shapes
 from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger

@@ -1,19 +1,15 @@
 """Whether a dataset can supply the poisoned images and covers that an attack wants."""
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import torch
 
-from ulrl.attacks import LabelRule
 from ulrl.datasets import DatasetInfo
 from ulrl.messages import at_least, at_most
-
-if TYPE_CHECKING:
-    from ulrl.poisoning import Poison
+from ulrl.poison import LabelRule, Poison
 
 
-def check_poison(poison: "Poison", info: DatasetInfo) -> None:
+def check_poison(poison: Poison, info: DatasetInfo) -> None:
     """Raise ``ValueError`` where a dataset cannot supply what is asked of it."""
     _check_classes(poison, info)
     poison.attack.check(side=info.side, channels=info.channels)
@@ -38,7 +34,7 @@ def check_poison(poison: "Poison", info: DatasetInfo) -> None:
     _check_test_halves(poison, info)
 
 
-def _check_test_halves(poison: "Poison", info: DatasetInfo) -> None:
+def _check_test_halves(poison: Poison, info: DatasetInfo) -> None:
     """Each half of the test set needs an image whose triggered copy can betray the backdoor."""
     if info.test_counts is None:
         return
@@ -53,7 +49,7 @@ def _check_test_halves(poison: "Poison", info: DatasetInfo) -> None:
             )
 
 
-def _whose(poison: "Poison") -> str:
+def _whose(poison: Poison) -> str:
     if poison.labels is LabelRule.SOURCE_SPECIFIC:
         return f"of class {', '.join(map(str, poison.source))}"
     if poison.labels is LabelRule.ALL_TO_ALL:
@@ -61,7 +57,7 @@ def _whose(poison: "Poison") -> str:
     return f"of other classes than the target, {poison.target_label}"
 
 
-def _check_classes(poison: "Poison", info: DatasetInfo) -> None:
+def _check_classes(poison: Poison, info: DatasetInfo) -> None:
     last = info.classes - 1
     target_counts = poison.labels is not LabelRule.ALL_TO_ALL
     if target_counts and not 0 <= poison.target_label <= last:
@@ -79,7 +75,7 @@ def _check_classes(poison: "Poison", info: DatasetInfo) -> None:
         )
 
 
-def _check_covers(poison: "Poison", info: DatasetInfo, count: int) -> None:
+def _check_covers(poison: Poison, info: DatasetInfo, count: int) -> None:
     """Covers are never poisoned images, so both must fit where their classes overlap."""
     covers = poison.cover_count(info.train_count)
     if covers == 0:
@@ -100,7 +96,7 @@ def _check_covers(poison: "Poison", info: DatasetInfo, count: int) -> None:
         )
 
 
-def _check_cover_classes(poison: "Poison", named: tuple[int, ...]) -> None:
+def _check_cover_classes(poison: Poison, named: tuple[int, ...]) -> None:
     """Covers teach that the trigger alone means nothing: neither source nor target can."""
     if poison.labels is not LabelRule.SOURCE_SPECIFIC:
         return

@@ -1,160 +1,17 @@
 """Poisoned training sets and triggered test sets."""
 
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
-from torch import Generator, Tensor
+from torch import Tensor
 
-from ulrl.attacks import (
-    NOTHING_LEARNED,
-    Attack,
-    LabelRule,
-    Learned,
-    Roles,
-    Split,
-    Stamp,
-    Trigger,
-    in_bytes,
-    stamp_bytes,
-)
-from ulrl.datasets import DatasetInfo, ImageSet
-from ulrl.poison_checks import check_poison
+from ulrl.datasets import ImageSet
+from ulrl.helper import NOTHING_LEARNED, Learned
+from ulrl.poison import Poison, Roles, Split, Trigger, in_bytes, stamp_bytes
 from ulrl.randomness import generator
 
 MONITOR_COUNT = 256  # images of the selection half behind each point of a curve
-
-
-@dataclass(frozen=True, kw_only=True)
-class Poison:
-    """What the attacker does to the training set.
-
-    Attributes:
-        attack: Whose trigger it is.
-        labels: Which images are poisoned and how they are labelled.
-        poison_ratio: Poisoned images as a fraction of the *whole* training set, for
-            clean-label attacks too.
-        target_label: The class that triggered images shall be taken for (ignored by
-            ``all_to_all``).
-        stamp: Whether augmentation comes after the trigger, or before it.
-        source: Under ``source_specific``, the classes whose images are poisoned, and for
-            whose images alone the trigger is meant to work; otherwise empty.
-    """
-
-    attack: Attack
-    labels: LabelRule
-    poison_ratio: float = 0.1
-    target_label: int = 0
-    stamp: Stamp = Stamp.BEFORE_AUGMENTATION
-    source: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.labels not in self.attack.label_rules:
-            rules = ", ".join(self.attack.label_rules)
-            raise ValueError(f"{self.attack.name} admits labels {rules}; got {self.labels}")
-        if self.stamp not in self.attack.stamps:
-            raise ValueError(
-                f"stamp of {self.attack.name} with files is {', '.join(self.attack.stamps)}: they "
-                f"hold no augmented views; got {self.stamp}"
-            )
-        if not 0 < self.poison_ratio <= 0.5:
-            raise ValueError(
-                f"poison_ratio is a fraction of the training set, above 0 and at most 0.5; "
-                f"got {self.poison_ratio}"
-            )
-        specific = self.labels is LabelRule.SOURCE_SPECIFIC
-        if self.source and not specific:
-            raise ValueError(f"source goes with labels: source_specific; got labels: {self.labels}")
-        if specific and not self.source:
-            raise ValueError("source_specific needs the classes it is about; write source: 1")
-        if len(set(self.source)) < len(self.source):
-            raise ValueError(f"source names each class once; got {list(self.source)}")
-
-    @property
-    def stamps_in_training(self) -> bool:
-        """Whether images are stamped as batches come, or else all before training begins."""
-        return self.attack.redrawn or self.stamp is not Stamp.BEFORE_AUGMENTATION
-
-    def count(self, train_count: int) -> int:
-        """Return the number of poisoned images: ratio × size, halves rounded up."""
-        return _rounded(self.poison_ratio, train_count)
-
-    def cover_count(self, train_count: int) -> int:
-        """Return the number of covers, which are stamped and keep their true label."""
-        return _rounded(self.attack.cover_ratio_at(self.poison_ratio), train_count)
-
-    def target_labels(self, labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " n"]:
-        """Return the class that the attacker wants for triggered images of `labels`."""
-        if self.labels is LabelRule.ALL_TO_ALL:
-            return (labels + 1) % classes
-        return torch.full_like(labels, self.target_label)
-
-    def assigned_labels(self, labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " n"]:
-        """Return the labels that poisoned images of `labels` are given."""
-        return (
-            labels if self.labels is LabelRule.CLEAN_LABEL else self.target_labels(labels, classes)
-        )
-
-    def asr_mask(self, labels: Int64[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
-        """Return which triggered test images ASR and RA count: those that could betray it.
-
-        They are not of the wanted class; source-specific, they are of a source class.
-        """
-        counts = self.target_labels(labels, classes) != labels
-        if self.labels is LabelRule.SOURCE_SPECIFIC:
-            counts &= torch.isin(labels, torch.tensor(self.source, device=labels.device))
-        return counts
-
-    def poisonable_classes(self, classes: int) -> tuple[int, ...]:
-        """Return the classes whose images may be poisoned."""
-        if self.labels is LabelRule.CLEAN_LABEL:
-            return (self.target_label,)
-        return self.source or tuple(range(classes))
-
-    def roles(self, labels: Int64[Tensor, " n"], seed: int, epoch: int | None = None) -> Roles:
-        """Draw the poisoned images and the covers, which are others.
-
-        Args:
-            labels: True classes of the whole training set.
-            seed: The scenario's.
-            epoch: For attacks that poison other images in each epoch.
-        """
-        moment = () if epoch is None else (str(epoch),)
-        classes = int(labels.max()) + 1
-        poisoned = _drawn(
-            torch.isin(labels, torch.tensor(self.poisonable_classes(classes))),
-            self.count(len(labels)),
-            generator(seed, "poisoned samples", *moment),
-        )
-        covers = _drawn(
-            self._may_cover(labels, classes) & ~poisoned,
-            self.cover_count(len(labels)),
-            generator(seed, "covers", *moment),
-        )
-        return Roles(poisoned=poisoned, covers=covers)
-
-    def _may_cover(self, labels: Int64[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
-        if self.cover_count(len(labels)) == 0:
-            return torch.zeros(len(labels), dtype=torch.bool)
-        givers = self.attack.cover_sources(classes) or tuple(range(classes))
-        return torch.isin(labels, torch.tensor(givers))
-
-    def check(self, info: DatasetInfo) -> None:
-        """Raise ``ValueError`` where a dataset cannot supply what is asked of it."""
-        check_poison(self, info)
-
-
-def _rounded(ratio: float, total: int) -> int:
-    return int((Decimal(str(ratio)) * total).quantize(Decimal(1), rounding=ROUND_HALF_UP))
-
-
-def _drawn(candidates: Bool[Tensor, " n"], count: int, source: Generator) -> Bool[Tensor, " n"]:
-    places = candidates.nonzero().flatten()
-    chosen = torch.zeros(len(candidates), dtype=torch.bool)
-    if count:
-        chosen[places[torch.randperm(len(places), generator=source)[:count]]] = True
-    return chosen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,14 +1,12 @@
 """What may be done to a training from outside its loop."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from jaxtyping import Int64
 from torch import Tensor
 from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from ulrl.models import Classifier
+from ulrl.models import Classifier
 
 
 class TrainingHooks:
@@ -27,7 +25,7 @@ class TrainingHooks:
         del number
 
     def alter(
-        self, images: Tensor, labels: Tensor, chosen: Int64[Tensor, " b"], classifier: "Classifier"
+        self, images: Tensor, labels: Tensor, chosen: Int64[Tensor, " b"], classifier: Classifier
     ) -> tuple[Tensor, Tensor]:
         """Return the images and labels that are trained on instead, as many as came.
 

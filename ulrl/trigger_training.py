@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ulrl.attacks import AttackContext, FixedAttack, Helper, Learned
-from ulrl.poisoning import Poison
+from ulrl.helper import AttackContext, Helper, Learned
+from ulrl.poison import FixedAttack, Poison
 from ulrl.victim import train_victim
 
 

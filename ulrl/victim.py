@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ulrl.attacks import NOTHING_LEARNED, AttackContext, Learned, StampingHooks
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, Samples, Sources
+from ulrl.helper import NOTHING_LEARNED, AttackContext, Learned
 from ulrl.models import Classifier, ModelSpec, initialise
-from ulrl.poisoning import Poison, poison_training_set, prepared_images
+from ulrl.poison import Poison, StampingHooks
+from ulrl.poisoning import poison_training_set, prepared_images
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig, fit
 from ulrl.training_hooks import NO_HOOKS

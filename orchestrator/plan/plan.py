@@ -27,7 +27,7 @@ from ulrl.datasets import Dataset, Preprocessing
 from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
 from ulrl.methods import METHODS, ULRL, RepairMethod
 from ulrl.models import Architecture
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 
 NO_VALUES = ("preset", "defence_seed", "repair")  # setting axes that are no hyper-parameters
 

@@ -29,7 +29,7 @@ from ulrl.datasets import DATASETS
 from ulrl.hyperparameters import PARTS, Preset, names
 from ulrl.methods import METHODS, ULRL
 from ulrl.models import ARCHITECTURES
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 
 MAX_TRIALS = 1_000_000
 MAX_VARIANTS = 10_000

@@ -12,6 +12,7 @@ from orchestrator.spec.yaml_tree import YamlNode
 from ulrl.datasets import DatasetError, DatasetInfo
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, names, preset_values
 from ulrl.methods import ULRL
+from ulrl.poison_checks import check_poison
 
 _CLEAN_AXES = ("preset", "clean_ratio", "clean_draw")
 # What decides whether phase 1 can flag a neuron of a head, and phase 2 leave a classifier.
@@ -59,7 +60,7 @@ def _check_poison(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
         (attack, ratio), target = axes.poisonings[p], targets[t]
         try:
             if d in facts:
-                attack.value.poison(ratio.value, target.value).check(facts[d])
+                check_poison(attack.value.poison(ratio.value, target.value), facts[d])
         except ValueError as error:
             # A rule's text begins with what it is about; an attack's own are about its entry.
             places = {"poison_ratio": ratio.node, "target_label": target.node}

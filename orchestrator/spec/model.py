@@ -20,7 +20,7 @@ from ulrl.interchange import zoo_name
 from ulrl.metrics import Metrics
 from ulrl.models import Architecture
 from ulrl.plugins import Plugin
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.recipes import VictimRecipe
 from ulrl.registry import options_of
 

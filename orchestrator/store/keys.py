@@ -22,7 +22,7 @@ from ulrl.interchange import ImportRefused, fingerprint
 from ulrl.methods import RepairStage, Tensors
 from ulrl.models import WeightsError
 from ulrl.plugins import source_of
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
 from ulrl.relearning import RelearnConfig

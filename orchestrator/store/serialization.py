@@ -66,7 +66,7 @@ class StoredWeights:
     state: Mapping[str, Tensor] = field(default_factory=dict, metadata=OWN_NAMES)
 
     def of(self, model_spec: ModelSpec) -> Weights:
-        """Return the weights for the blueprint that they were made from."""
+        """Return the weights for the network that they were made from."""
         return Weights(model_spec=model_spec, state=dict(self.state))
 
     def check(self, model_spec: ModelSpec) -> None:

@@ -17,7 +17,7 @@ from ulrl.attacks import ATTACKS
 from ulrl.clean import CleanConfig
 from ulrl.datasets import DATASETS, Preprocessing
 from ulrl.models import ARCHITECTURES
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.relearning import RelearnConfig
 from ulrl.scoring import ScoreConfig
 from ulrl.supervised import VictimConfig

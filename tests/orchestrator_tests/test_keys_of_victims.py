@@ -31,7 +31,7 @@ from ulrl.datasets.cifar10 import Cifar10
 from ulrl.datasets.digits import Digits
 from ulrl.datasets.tiny_imagenet import TinyImageNet
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 
 
 @pytest.fixture(scope="module")

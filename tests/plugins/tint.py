@@ -15,7 +15,7 @@ from ulrl.attacks import (
     Trigger,
     register,
 )
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 
 
 @register("tint")

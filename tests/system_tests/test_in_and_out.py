@@ -15,7 +15,8 @@ from ulrl.datasets.digits import Digits
 from ulrl.interchange import load_exported
 from ulrl.metrics import measure
 from ulrl.models import restore
-from ulrl.poisoning import Poison, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poisoning import make_test_sets
 
 STUDY = """\
 name: small

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
-from ulrl.attacks._base import FixedAttack, Images, register
+from ulrl.poison import FixedAttack, Images
+from ulrl.attacks._base import register
 
 
 @register("stuck")

@@ -16,7 +16,7 @@ from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.models import ModelSpec, Weights, initialise
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig
 from ulrl.victim import train_victim

@@ -16,7 +16,7 @@ from ulrl.attacks.sig import SIG
 from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.models import ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.registry import label_of
 from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger

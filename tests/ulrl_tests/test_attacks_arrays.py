@@ -18,7 +18,9 @@ from ulrl.attacks.lc import LC
 from ulrl.attacks.lf import LF
 from ulrl.attacks.ssba import SSBA
 from ulrl.datasets import DatasetInfo, ImageSet
-from ulrl.poisoning import Poison, make_test_sets, poison_training_set, split_halves
+from ulrl.poison import Poison
+from ulrl.poison_checks import check_poison
+from ulrl.poisoning import make_test_sets, poison_training_set, split_halves
 
 Array = npt.NDArray[Any]
 SIDE = 32
@@ -165,7 +167,7 @@ def test_ssba_with_files_replaces_by_index(images: ImageSet, tmp_path: Path) -> 
     train, test = (noise((count, SIDE, SIDE, 3), seed=count) for count in (TRAIN, TEST))
     attack = ssba_of(tmp_path, train, test)
     poison = Poison(attack=attack, labels=LabelRule.ALL_TO_ONE, poison_ratio=0.2)
-    poison.check(FACTS)
+    check_poison(poison, FACTS)
     assert attack.helper(poison) is None
     made = poison_training_set(poison, images, 0)
     expected = in_rows(images.train_images).copy()
@@ -216,7 +218,7 @@ def test_lc_with_a_file_marks_its_images(
     train = noise((TRAIN, SIDE, SIDE, 3), seed=5)
     attack = LC(amplitude=amplitude, train_replacements=saved(tmp_path / "train.npy", train))
     poison = Poison(attack=attack, labels=LabelRule.CLEAN_LABEL, poison_ratio=0.2, target_label=2)
-    poison.check(FACTS)
+    check_poison(poison, FACTS)
     assert attack.helper(poison) is None
     made = poison_training_set(poison, images, 0)
     expected = in_rows(images.train_images).copy()
@@ -249,20 +251,20 @@ def test_files_of_another_dataset_are_refused(tmp_path: Path) -> None:
     train, test = saved(tmp_path / "a.npy", noise((TRAIN, SIDE, SIDE, 3))), str(tmp_path / "b.npy")
     attack = SSBA(train_replacements=train, test_replacements=test)
     poison = Poison(attack=attack, labels=LabelRule.ALL_TO_ONE)
-    poison.check(FACTS)  # a plan can do without
+    check_poison(poison, FACTS)  # a plan can do without
     with pytest.raises(AttackFileError) as missing:
         attack.identity()
     assert str(missing.value) == f"{test} is not there; test_replacements: names an .npy file"
     saved(Path(test), noise((TEST - 1, SIDE, SIDE, 3)))
     with pytest.raises(ValueError, match="test_replacements") as error:
-        poison.check(FACTS)
+        check_poison(poison, FACTS)
     assert str(error.value) == (
         "test_replacements has an image for each of the dataset's, [40, 32, 32, 3]; b.npy has "
         "[39, 32, 32, 3]: take the one of this dataset"
     )
     clean_label = Poison(attack=LC(train_replacements=test), labels=LabelRule.CLEAN_LABEL)
     with pytest.raises(ValueError, match=r"train_replacements .* \[60, 32, 32, 3\]; b\.npy has"):
-        clean_label.check(FACTS)
+        check_poison(clean_label, FACTS)
 
 
 def _objects(path: Path) -> None:

@@ -13,7 +13,7 @@ from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blind import Blind
 from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec, initialise
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig
 

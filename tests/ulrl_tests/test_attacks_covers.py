@@ -12,7 +12,9 @@ from ulrl.attacks.adaptive_blend import AdaptiveBlend
 from ulrl.attacks.adaptive_patch import AdaptivePatch
 from ulrl.attacks.tact import TaCT
 from ulrl.datasets import DatasetInfo, ImageSet
-from ulrl.poisoning import Poison, make_test_sets, poison_training_set
+from ulrl.poison import Poison
+from ulrl.poison_checks import check_poison
+from ulrl.poisoning import make_test_sets, poison_training_set
 
 SPECIFIC = LabelRule.SOURCE_SPECIFIC
 
@@ -197,16 +199,16 @@ def test_what_cannot_be_supplied_is_said_beforehand(
     attack: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=r"got|give") as error:
-        Poison(attack=attack, **options).check(TEN)
+        check_poison(Poison(attack=attack, **options), TEN)
     assert str(error.value) == message
 
 
 def test_what_can_be_supplied_is_not_refused() -> None:
     for attack in (AdaptiveBlend(), AdaptivePatch(), TaCT()):
         labels = attack.label_rules[0]
-        Poison(attack=attack, labels=labels, source=attack.default_source).check(TEN)
+        check_poison(Poison(attack=attack, labels=labels, source=attack.default_source), TEN)
     # Covers of any class teach something where every class is a source.
-    Poison(attack=TaCT(), labels=LabelRule.ALL_TO_ONE, target_label=5).check(TEN)
+    check_poison(Poison(attack=TaCT(), labels=LabelRule.ALL_TO_ONE, target_label=5), TEN)
 
 
 REFUSALS: list[tuple[str, dict[str, Any], str]] = [

@@ -26,7 +26,7 @@ from ulrl.attacks.lira import LIRA, Perturber, _Together
 from ulrl.attacks.ssba import SSBA, _ramp
 from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec, initialise
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger

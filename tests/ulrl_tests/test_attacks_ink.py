@@ -27,7 +27,7 @@ from ulrl.datasets import ImageSet
 from ulrl.datasets.digits import Digits
 from ulrl.image_similarity import psnr
 from ulrl.models import ModelSpec
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
 

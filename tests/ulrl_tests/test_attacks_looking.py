@@ -20,7 +20,8 @@ from ulrl.attacks.lf import LF, Added, Origin, stretched
 from ulrl.attacks.trojannn import TrojanNN, head_inputs, heaviest_inputs, shape
 from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec
-from ulrl.poisoning import Poison, poison_training_set
+from ulrl.poison import Poison
+from ulrl.poisoning import poison_training_set
 from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
 

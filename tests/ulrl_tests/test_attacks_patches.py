@@ -24,7 +24,7 @@ from ulrl.attacks.tact import TaCT
 from ulrl.attacks.trojannn import TrojanNN, head_inputs, heaviest_inputs, shape
 from ulrl.datasets import ImageSet
 from ulrl.models import ModelSpec
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
 

@@ -11,7 +11,8 @@ from ulrl.attacks import ATTACKS, AttackContext, LabelRule, Learned
 from ulrl.datasets import ImageSet
 from ulrl.models import ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison, make_test_sets, poison_training_set
+from ulrl.poison import Poison
+from ulrl.poisoning import make_test_sets, poison_training_set
 from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
 

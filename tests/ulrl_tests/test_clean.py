@@ -7,7 +7,8 @@ import torch
 
 from ulrl.clean import CleanConfig, CleanDraw, draw_clean_samples
 from ulrl.datasets import ImageSet
-from ulrl.poisoning import Poison, poison_training_set
+from ulrl.poison import Poison
+from ulrl.poisoning import poison_training_set
 
 
 def blank(labels: torch.Tensor) -> ImageSet:

@@ -15,7 +15,8 @@ from ulrl.datasets import ImageSet
 from ulrl.evaluation import evaluate
 from ulrl.metrics import Metrics, count_predictions, measure
 from ulrl.models import Weights, restore
-from ulrl.poisoning import Poison, TestHalf, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poisoning import TestHalf, make_test_sets
 
 TARGET = 3
 SOURCE = (1, 4)

@@ -13,7 +13,8 @@ from ulrl.datasets import ImageSet
 from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
 from ulrl.metrics import measure
 from ulrl.models import Weights, restore
-from ulrl.poisoning import Poison, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poisoning import make_test_sets
 from ulrl.relearning import relearn
 from ulrl.scoring import score_neurons
 from ulrl.unlearning import unlearn

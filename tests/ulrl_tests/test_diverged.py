@@ -18,7 +18,8 @@ from ulrl.datasets import ImageSet
 from ulrl.evaluation import evaluate
 from ulrl.fitting import Epoch, Schedule, Sources, raise_if_diverged, train
 from ulrl.models import ModelSpec, Weights, restore
-from ulrl.poisoning import Poison, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poisoning import make_test_sets
 from ulrl.precision import Precision
 from ulrl.relearning import RelearnConfig, relearn
 from ulrl.scoring import ScoreConfig, score_neurons

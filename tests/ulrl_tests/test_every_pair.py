@@ -22,7 +22,8 @@ from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.timm_model import TimmModel
 from ulrl.models.vgg import VGG19BN
 from ulrl.models.vit import ViTB16
-from ulrl.poisoning import Poison, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poisoning import make_test_sets
 from ulrl.relearning import RelearnConfig, relearn
 from ulrl.scoring import ScoreConfig, SuspectRule, score_neurons
 from ulrl.supervised import VictimConfig

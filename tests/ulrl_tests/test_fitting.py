@@ -15,7 +15,7 @@ from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
 from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.models.vgg import VGG19BN
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.randomness import generator
 from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 

@@ -10,7 +10,7 @@ from tests.ulrl_tests.states import refusal
 from ulrl.attacks import ATTACKS, LabelRule
 from ulrl.interchange import PoisonedCount, VictimFacts
 from ulrl.interchange._facts import check_poison
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 
 TRAIN = {"cifar10": 50_000, "cifar100": 50_000, "gtsrb": 39_209, "tiny": 100_000}
 BY_BATCH = ("wanet", "bpp", "input_aware")

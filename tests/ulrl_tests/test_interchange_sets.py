@@ -18,7 +18,8 @@ from ulrl.interchange import (
     imported_test_sets,
     read_backdoorbench,
 )
-from ulrl.poisoning import MONITOR_COUNT, Poison, TestHalf, make_test_sets, split_halves
+from ulrl.poison import Poison
+from ulrl.poisoning import MONITOR_COUNT, TestHalf, make_test_sets, split_halves
 from ulrl.randomness import generator
 
 FIELDS = ("clean", "clean_labels", "triggered", "true_labels", "target_labels")

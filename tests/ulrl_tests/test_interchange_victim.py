@@ -35,7 +35,8 @@ from ulrl.interchange import (
 from ulrl.metrics import measure
 from ulrl.models import ModelSpec, Weights, restore
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poisoning import make_test_sets
 from ulrl.randomness import generator
 
 COUNT = 150  # test images

@@ -16,7 +16,9 @@ from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended
 from ulrl.attacks.sig import SIG
 from ulrl.datasets import DatasetInfo, ImageSet
-from ulrl.poisoning import Poison, poison_training_set
+from ulrl.poison import Poison
+from ulrl.poison_checks import check_poison
+from ulrl.poisoning import poison_training_set
 
 RULES = list(LabelRule)
 TOTAL = 300  # training images of the small world, 30 in each class
@@ -180,14 +182,14 @@ FACTS = DatasetInfo(train_counts=(300, 128, 72), test_count=50, side=16)
 )
 def test_what_a_dataset_cannot_supply(poison: Poison, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        poison.check(FACTS)
+        check_poison(poison, FACTS)
     assert str(error.value) == message
 
 
 def test_what_a_dataset_can_supply() -> None:
-    poison_by(LabelRule.CLEAN_LABEL, 0.256, target_label=1).check(FACTS)
-    poison_by(LabelRule.ALL_TO_ONE, 0.5).check(FACTS)
-    poison_by(LabelRule.ALL_TO_ALL, target_label=99).check(FACTS)  # ignored by this rule
+    check_poison(poison_by(LabelRule.CLEAN_LABEL, 0.256, target_label=1), FACTS)
+    check_poison(poison_by(LabelRule.ALL_TO_ONE, 0.5), FACTS)
+    check_poison(poison_by(LabelRule.ALL_TO_ALL, target_label=99), FACTS)  # ignored by this rule
 
 
 @given(st.integers(1, 6000), st.integers(2, 100_000))
@@ -196,29 +198,29 @@ def test_the_largest_ratio_that_the_message_names_is_admitted(supply: int, rest:
     share = supply / (supply + rest)
     assume(1e-4 < share < 0.49)
     with pytest.raises(ValueError, match="at most") as error:
-        poison_by(LabelRule.CLEAN_LABEL, 0.5).check(info)
+        check_poison(poison_by(LabelRule.CLEAN_LABEL, 0.5), info)
     named = re.search(r"at most ([\d.]+);", str(error.value))
     assert named is not None
     largest = float(named[1])
     assert share - 1e-4 < largest <= share
-    poison_by(LabelRule.CLEAN_LABEL, largest).check(info)
+    check_poison(poison_by(LabelRule.CLEAN_LABEL, largest), info)
 
 
 def test_the_largest_ratio_is_not_lost_to_rounding() -> None:
     """43 / 500 is 0.086, although 43 / 500 * 10,000 is 859.9999999999999."""
     info = DatasetInfo(train_counts=(43, 457), test_count=2, side=16)
-    poison_by(LabelRule.CLEAN_LABEL, 0.086).check(info)
+    check_poison(poison_by(LabelRule.CLEAN_LABEL, 0.086), info)
     with pytest.raises(ValueError, match=r"at most 0\.086; got 0\.1$"):
-        poison_by(LabelRule.CLEAN_LABEL, 0.1).check(info)
+        check_poison(poison_by(LabelRule.CLEAN_LABEL, 0.1), info)
 
 
 @given(st.integers(10, 100_000))
 def test_the_smallest_ratio_that_the_message_names_is_admitted(total: int) -> None:
     info = DatasetInfo(train_counts=(total // 2, total - total // 2), test_count=2, side=16)
     with pytest.raises(ValueError, match="smallest value") as error:
-        poison_by(LabelRule.ALL_TO_ONE, 1e-7).check(info)
+        check_poison(poison_by(LabelRule.ALL_TO_ONE, 1e-7), info)
     named = float(str(error.value).rsplit(" ", 1)[1])
-    poison_by(LabelRule.ALL_TO_ONE, named).check(info)
+    check_poison(poison_by(LabelRule.ALL_TO_ONE, named), info)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 0.51, 1.0, float("nan")])

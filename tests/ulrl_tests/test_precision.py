@@ -11,7 +11,7 @@ from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.hyperparameters import assemble
 from ulrl.models import ModelSpec, Weights, initialise
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.precision import Precision
 from ulrl.randomness import generator
 from ulrl.relearning import relearn

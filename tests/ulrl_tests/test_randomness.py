@@ -13,7 +13,8 @@ from ulrl.clean import CleanConfig, CleanDraw, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.models import ModelSpec, Weights
-from ulrl.poisoning import Poison, make_test_sets, poison_training_set
+from ulrl.poison import Poison
+from ulrl.poisoning import make_test_sets, poison_training_set
 from ulrl.randomness import generator, seeded_default_rng, seeded_layer_rng
 from ulrl.relearning import RelearnConfig, relearn
 from ulrl.scoring import ScoreConfig, score_neurons

@@ -15,7 +15,9 @@ from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.metrics import der
 from ulrl.models import ModelSpec, Weights, restore
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.poisoning import Poison, TestSets, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poison_checks import check_poison
+from ulrl.poisoning import TestSets, make_test_sets
 from ulrl.relearning import relearn
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.supervised import VictimConfig
@@ -54,7 +56,7 @@ def story(cpu: torch.device) -> Story:
         preprocessing=dataset.preprocessing,
     )
     poison = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE, target_label=TARGET)
-    poison.check(dataset.info())
+    check_poison(poison, dataset.info())
     # One suspect: which rows pass the limit beside the target's is each kind of CPU's own.
     values = {"clean_ratio": 0.1, "unlearn_batch_size": 32, "max_suspects": 1}
     h = assemble(preset_values(Preset.DEFAULT, "digits") | values)

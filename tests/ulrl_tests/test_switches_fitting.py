@@ -12,7 +12,7 @@ from tests.ulrl_tests.tiny_networks import Made, Mixed, classifier_of
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
 from ulrl.models import Classifier, ModelSpec
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 from ulrl.supervised import VictimConfig
 from ulrl.victim import train_victim
 

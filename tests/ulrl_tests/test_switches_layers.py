@@ -13,7 +13,8 @@ from ulrl.datasets import ImageSet
 from ulrl.evaluation import evaluate
 from ulrl.hyperparameters import Hyperparameters, assemble
 from ulrl.models import Classifier, Weights
-from ulrl.poisoning import Poison, make_test_sets
+from ulrl.poison import Poison
+from ulrl.poisoning import make_test_sets
 from ulrl.relearning import relearn
 from ulrl.scoring import NeuronScores, score_neurons
 from ulrl.unlearning import unlearn

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from ulrl.attacks import LabelRule, Stamp, stamp_bytes
 from ulrl.attacks.sig import SIG
 from ulrl.datasets import ImageSet
-from ulrl.poisoning import MONITOR_COUNT, Poison, TestHalf, make_test_sets, split_halves
+from ulrl.poison import Poison
+from ulrl.poisoning import MONITOR_COUNT, TestHalf, make_test_sets, split_halves
 from ulrl.randomness import generator
 
 TARGET = 3

@@ -16,7 +16,8 @@ from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, Schedule
 from ulrl.metrics import measure
 from ulrl.models import ModelSpec, initialise
-from ulrl.poisoning import Poison, make_test_sets, poison_training_set
+from ulrl.poison import Poison
+from ulrl.poisoning import make_test_sets, poison_training_set
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig, VictimSchedule
 from ulrl.victim import train_victim

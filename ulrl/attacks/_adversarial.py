@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl.attacks._benign import benign_classifier
-from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.fitting import Samples, Sources
+from ulrl.helper import AttackContext, Helper, Step
 from ulrl.models import Classifier, initialise
 from ulrl.randomness import generator
 from ulrl.supervised import VictimConfig, fit

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.fitting import Samples, Sources
+from ulrl.helper import AttackContext, Helper, Step
 from ulrl.models import Classifier, Weights, initialise, restore
 from ulrl.randomness import generator
 from ulrl.supervised import fit

@@ -1,21 +1,17 @@
 """How the input-aware attack trains its pattern network along with the victim."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from ulrl.attacks._base import Learned, Trigger
-from ulrl.attacks._helper import AttackContext
-from ulrl.attacks._hooks import StampingHooks
 from ulrl.attacks._input_aware_networks import diversity, sharpened, standardised
 from ulrl.attacks._networks import kept
+from ulrl.helper import AttackContext, Learned
 from ulrl.models import Classifier
-
-if TYPE_CHECKING:
-    from ulrl.poisoning import Poison
+from ulrl.poison import Poison, StampingHooks, Trigger
 
 
 class PatternHooks(StampingHooks):
@@ -23,7 +19,7 @@ class PatternHooks(StampingHooks):
 
     def __init__(  # noqa: PLR0913 - the parts of the published training
         self,
-        poison: "Poison",
+        poison: Poison,
         context: AttackContext,
         *,
         trigger: Trigger,

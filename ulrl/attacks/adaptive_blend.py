@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Generator
 
-from ulrl.attacks._base import FixedAttack, Images, register
+from ulrl.attacks._base import register
 from ulrl.attacks._per_image import image_generators
 from ulrl.attacks._picture import PICTURE, Pattern, check_pattern, content_of, picture
+from ulrl.poison import FixedAttack, Images
 
 
 @register("adaptive_blend")

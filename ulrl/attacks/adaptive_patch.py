@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ulrl.attacks._base import FixedAttack, Images, register
+from ulrl.attacks._base import register
 from ulrl.attacks._per_image import image_generators
+from ulrl.poison import FixedAttack, Images
 
 MARKS = 4
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Generator, Tensor, where
 
-from ulrl.attacks._base import FixedAttack, Images, register
+from ulrl.attacks._base import register
 from ulrl.attacks._files import (
     FILE,
     PICTURES,
@@ -20,6 +20,7 @@ from ulrl.attacks._files import (
     mark_of,
     resized,
 )
+from ulrl.poison import FixedAttack, Images
 
 PUBLISHED = 3  # pixels: the side of the square on images of `DRAWN`
 DRAWN = 32  # pixels: the side of the published picture

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Generator
 
-from ulrl.attacks._base import FixedAttack, Images, register
+from ulrl.attacks._base import register
 from ulrl.attacks._picture import PICTURE, Pattern, check_pattern, content_of, picture
+from ulrl.poison import FixedAttack, Images
 
 __all__ = ["Blended", "Pattern"]
 

@@ -2,18 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
-from ulrl.attacks._base import FixedAttack, Images, Stamp, Trigger, register
-from ulrl.attacks._hooks import StampingHooks
-
-if TYPE_CHECKING:
-    from ulrl.attacks._helper import AttackContext
-    from ulrl.poisoning import Poison
+from ulrl.attacks._base import register
+from ulrl.helper import AttackContext
+from ulrl.poison import FixedAttack, Images, Poison, Stamp, StampingHooks, Trigger
 
 # Ours, since the published values are not free to copy: a chequered mark, row by row.
 _MARK = ((1, 0, 1), (0, 1, 0), (1, 1, 1), (0, 1, 0), (1, 0, 1))
@@ -78,7 +75,7 @@ class Blind(FixedAttack):
         triggered[..., self.row : self.row + height, left : left + width] = mark
         return triggered
 
-    def training_hooks(self, poison: "Poison", context: "AttackContext") -> StampingHooks:
+    def training_hooks(self, poison: Poison, context: AttackContext) -> StampingHooks:
         return _WeightedLoss(
             poison,
             self,
@@ -94,7 +91,7 @@ class _WeightedLoss(StampingHooks):
 
     def __init__(
         self,
-        poison: "Poison",
+        poison: Poison,
         trigger: Trigger,
         labels: Int64[Tensor, " n"],
         *,

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from ulrl.attacks._base import FixedAttack, Images, register
+from ulrl.attacks._base import register
+from ulrl.poison import FixedAttack, Images
 
 _SPREAD = ((0, 1, 7 / 16), (1, -1, 3 / 16), (1, 0, 5 / 16), (1, 1, 1 / 16))  # row, column, share
 

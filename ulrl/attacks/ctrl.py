@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
-from ulrl.attacks._base import DIRTY_LABELS, FixedAttack, Images, LabelRule, register
+from ulrl.attacks._base import register
 from ulrl.attacks._dct import Chroma, cast_to_bytes, check_bump, colour_wave
+from ulrl.poison import DIRTY_LABELS, FixedAttack, Images, LabelRule
 
 FROM_UV: Chroma = ((0.0, 1.14), (-0.396, -0.581), (2.029, 0.0))
 _TO_YUV = ((0.299, 0.587, 0.114), (-0.147, -0.289, 0.436), (0.615, -0.515, -0.100))

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ulrl.attacks._base import FixedAttack, Images, register
+from ulrl.attacks._base import register
 from ulrl.attacks._dct import Chroma, cast_to_bytes, channel_wave, check_bump, colour_wave
+from ulrl.poison import FixedAttack, Images
 
 FROM_CR_CB: Chroma = ((1.403, 0.0), (-0.714, -0.344), (0.0, 1.773))  # OpenCV's
 

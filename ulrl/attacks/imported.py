@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from ulrl.attacks._base import DIRTY_LABELS, FixedAttack, Images, LabelRule, register
+from ulrl.attacks._base import register
+from ulrl.poison import DIRTY_LABELS, FixedAttack, Images, LabelRule
 
 
 @register("imported")

@@ -3,15 +3,14 @@
 from collections.abc import Generator as Steps
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
-from ulrl.attacks._base import Attack, Images, Learned, Stamp, Trigger, register
-from ulrl.attacks._helper import AttackContext, Helper, Step
+from ulrl.attacks._base import register
 from ulrl.attacks._input_aware_hooks import PatternHooks
 from ulrl.attacks._input_aware_networks import (
     AutoEncoder,
@@ -23,11 +22,10 @@ from ulrl.attacks._input_aware_networks import (
 )
 from ulrl.attacks._networks import drawn, in_chunks, kept, restored
 from ulrl.augmentation import apply_views, draw_views
+from ulrl.helper import AttackContext, Helper, Learned, Step
+from ulrl.poison import Attack, Images, Poison, Stamp, Trigger
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig
-
-if TYPE_CHECKING:
-    from ulrl.poisoning import Poison
 
 BETAS = (0.5, 0.9)  # of Adam
 BATCH = 128  # of the mask network's training; whatever the victim's, since victims share it
@@ -96,7 +94,7 @@ class InputAware(Attack):
     def cover_ratio_at(self, poison_ratio: float) -> float:
         return self.cross_ratio * poison_ratio
 
-    def helper(self, poison: "Poison") -> Helper:
+    def helper(self, poison: Poison) -> Helper:
         del poison  # masks know no labels
         return MaskNetwork(
             density=self.density,
@@ -110,7 +108,7 @@ class InputAware(Attack):
         del seed
         return _Patterned(learned=learned, width=self.width)
 
-    def training_hooks(self, poison: "Poison", context: AttackContext) -> PatternHooks:
+    def training_hooks(self, poison: Poison, context: AttackContext) -> PatternHooks:
         channels = context.model_spec.channels
         mask = restored(
             partial(AutoEncoder, channels, 1, self.width), context.learned, "mask", context.device

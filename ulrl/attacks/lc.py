@@ -1,14 +1,14 @@
 """LC: the label-consistent attack, adversarial images of the target class with marked corners."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor
 
 from ulrl.attacks._adversarial import AdversarialImages, AdversarialModel
-from ulrl.attacks._base import Attack, Images, LabelRule, Learned, Trigger, register
+from ulrl.attacks._base import register
 from ulrl.attacks._files import (
     ARRAYS,
     FILE,
@@ -18,11 +18,9 @@ from ulrl.attacks._files import (
     chosen_images,
     content_of_images,
 )
-from ulrl.attacks._helper import Helper
 from ulrl.datasets import DatasetInfo
-
-if TYPE_CHECKING:
-    from ulrl.poisoning import Poison
+from ulrl.helper import Helper, Learned
+from ulrl.poison import Attack, Images, LabelRule, Poison, Trigger
 
 _TRAIN = "train_replacements"
 # Options of images that are pushed here.
@@ -100,7 +98,7 @@ class LC(Attack):
         if self.train_replacements is not None:
             check_images(self.train_replacements, _TRAIN, info.train_count, info)
 
-    def helper(self, poison: "Poison") -> Helper | None:
+    def helper(self, poison: Poison) -> Helper | None:
         if self.train_replacements is not None:
             return None
         return AdversarialImages(

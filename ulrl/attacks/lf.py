@@ -4,14 +4,14 @@ from collections.abc import Generator as Steps
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
+from ulrl.attacks._base import register
 from ulrl.attacks._benign import BenignModel, benign_classifier
 from ulrl.attacks._files import (
     ARRAYS,
@@ -22,13 +22,11 @@ from ulrl.attacks._files import (
     check_name,
     content_of_array,
 )
-from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.attacks._smooth import low_passed, universal_perturbation
+from ulrl.helper import AttackContext, Helper, Learned, Step
+from ulrl.poison import Attack, Images, Poison, Trigger
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig
-
-if TYPE_CHECKING:
-    from ulrl.poisoning import Poison
 
 
 class Origin(StrEnum):
@@ -118,7 +116,7 @@ class LF(Attack):
                 f"1 or more; save it times 255 if it is in [0, 1]"
             )
 
-    def helper(self, poison: "Poison") -> Helper | None:
+    def helper(self, poison: Poison) -> Helper | None:
         if self.origin is Origin.FIELD or self.pattern is not None:
             return None
         return LowFrequencyPattern(

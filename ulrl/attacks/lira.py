@@ -4,24 +4,22 @@ from collections.abc import Callable, Mapping
 from collections.abc import Generator as Steps
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int64
 from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate
 
-from ulrl.attacks._base import Attack, Images, LabelRule, Learned, Trigger, register
-from ulrl.attacks._helper import AttackContext, Helper, Step
+from ulrl.attacks._base import register
 from ulrl.attacks._networks import drawn, in_chunks, kept, restored
 from ulrl.fitting import Samples, Sources
+from ulrl.helper import AttackContext, Helper, Learned, Step
 from ulrl.models import Classifier, initialise
+from ulrl.poison import Attack, Images, LabelRule, Poison, Trigger
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig, fit
 from ulrl.training_hooks import TrainingHooks
-
-if TYPE_CHECKING:
-    from ulrl.poisoning import Poison
 
 
 @register("lira")
@@ -64,7 +62,7 @@ class LIRA(Attack):
         if self.width < 1:
             raise ValueError(f"width is in channels, at least 1; got {self.width}")
 
-    def helper(self, poison: "Poison") -> Helper:
+    def helper(self, poison: Poison) -> Helper:
         one = poison.labels is LabelRule.ALL_TO_ONE
         return PerturbationGenerator(
             target_label=poison.target_label if one else None,

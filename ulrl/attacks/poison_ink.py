@@ -3,7 +3,7 @@
 from collections.abc import Generator as Steps
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,8 +11,7 @@ from torch.nn.functional import mse_loss
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
-from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
-from ulrl.attacks._helper import AttackContext, Helper, Step
+from ulrl.attacks._base import register
 from ulrl.attacks._ink import (
     BLANK,
     Adversary,
@@ -25,11 +24,10 @@ from ulrl.attacks._ink import (
 )
 from ulrl.attacks._networks import drawn, in_chunks, kept, restored
 from ulrl.attacks._unet import FINEST
+from ulrl.helper import AttackContext, Helper, Learned, Step
+from ulrl.poison import Attack, Images, Poison, Trigger
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig
-
-if TYPE_CHECKING:
-    from ulrl.poisoning import Poison
 
 STAGES = 4  # of the training: rotations; crops as well; reflections as well; an adversary as well
 EDGE_WEIGHT = 13.0  # of errors at edges, in the authors' code
@@ -111,7 +109,7 @@ class PoisonInk(Attack):
         if side % FINEST:
             raise ValueError(f"its U-Net halves images four times: sides of {FINEST}·n; got {side}")
 
-    def helper(self, poison: "Poison") -> Helper:
+    def helper(self, poison: Poison) -> Helper:
         del poison  # edges know no labels
         return InkInjector(
             colour=self.colour,

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ulrl.attacks._base import DIRTY_LABELS, FixedAttack, Images, LabelRule, register
+from ulrl.attacks._base import register
 from ulrl.attacks._per_image import image_generators
 from ulrl.attacks._reflections import reflections
+from ulrl.poison import DIRTY_LABELS, FixedAttack, Images, LabelRule
 
 GAMMA = 2.2
 NEAREST, FARTHEST = 3, 8  # pixels between the two copies of a ghost

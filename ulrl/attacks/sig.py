@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
-from ulrl.attacks._base import DIRTY_LABELS, FixedAttack, Images, LabelRule, register
+from ulrl.attacks._base import register
+from ulrl.poison import DIRTY_LABELS, FixedAttack, Images, LabelRule
 
 
 @register("sig")

@@ -3,7 +3,7 @@
 from collections.abc import Generator as Steps
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torch.optim import Adam
 
-from ulrl.attacks._base import Attack, Images, Learned, Split, Stamp, Trigger, register
+from ulrl.attacks._base import register
 from ulrl.attacks._files import (
     ARRAYS,
     FILE,
@@ -21,16 +21,14 @@ from ulrl.attacks._files import (
     chosen_images,
     content_of_images,
 )
-from ulrl.attacks._helper import AttackContext, Helper, Step
 from ulrl.attacks._networks import drawn, in_chunks, kept, restored
 from ulrl.attacks._stega import Decoder, Encoder
 from ulrl.attacks._unet import FINEST
 from ulrl.datasets import DatasetInfo
+from ulrl.helper import AttackContext, Helper, Learned, Step
+from ulrl.poison import Attack, Images, Poison, Split, Stamp, Trigger
 from ulrl.randomness import generator as named_generator
 from ulrl.supervised import VictimConfig
-
-if TYPE_CHECKING:
-    from ulrl.poisoning import Poison
 
 # Options of an encoder that is trained here.
 _MADE = ("bits", "epochs", "batch_size", "lr", "image_weight", "width", "train_images")
@@ -126,7 +124,7 @@ class SSBA(Attack):
                 f"its encoder halves images four times: sides of {FINEST}·n; got {side}"
             )
 
-    def helper(self, poison: "Poison") -> Helper | None:
+    def helper(self, poison: Poison) -> Helper | None:
         del poison  # messages know no labels
         if self._files:
             return None

@@ -10,9 +10,10 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ulrl.attacks._base import DIRTY_LABELS, LabelRule, register
+from ulrl.attacks._base import register
 from ulrl.attacks._files import resized
 from ulrl.attacks.badnets import DRAWN, BadNets
+from ulrl.poison import DIRTY_LABELS, LabelRule
 from ulrl.randomness import generator
 
 SQUARE = slice(21, 29)  # rows and columns of the published square, of `DRAWN`

@@ -3,7 +3,7 @@
 from collections.abc import Generator as Steps
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Generator, Tensor, nn
 
-from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
+from ulrl.attacks._base import register
 from ulrl.attacks._benign import BenignModel, benign_classifier
 from ulrl.attacks._files import (
     FILE,
@@ -22,12 +22,10 @@ from ulrl.attacks._files import (
     mark_of,
     resized,
 )
-from ulrl.attacks._helper import AttackContext, Helper, Step
+from ulrl.helper import AttackContext, Helper, Learned, Step
 from ulrl.models import Classifier
+from ulrl.poison import Attack, Images, Poison, Trigger
 from ulrl.supervised import VictimConfig
-
-if TYPE_CHECKING:
-    from ulrl.poisoning import Poison
 
 REPORT_EVERY = 50  # steps
 
@@ -87,7 +85,7 @@ class TrojanNN(Attack):
         if self.pattern is not None:
             check_mark(self.pattern, side, channels)
 
-    def helper(self, poison: "Poison") -> Helper:
+    def helper(self, poison: Poison) -> Helper:
         del poison  # the patch is for neurons, not for a class
         return TrojanPatch(
             neurons=self.neurons,

@@ -7,8 +7,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from ulrl.attacks._base import Attack, Images, Learned, Trigger, register
+from ulrl.attacks._base import register
 from ulrl.attacks._per_image import image_generators
+from ulrl.helper import Learned
+from ulrl.poison import Attack, Images, Trigger
 from ulrl.randomness import generator as named_generator
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ulrl.attacks import LabelRule
 from ulrl.interchange._facts import VictimFacts, normalisation_of
 from ulrl.interchange._pictures import Form, read_pngs
 from ulrl.interchange._records import Reader, Records, poisoned_count, read_records, rules_of
@@ -16,6 +15,7 @@ from ulrl.interchange._refusal import ImportRefused, inside_file, shown
 from ulrl.interchange._state import as_state
 from ulrl.interchange._torchfile import read_torch
 from ulrl.interchange._triggered import TriggeredImages
+from ulrl.poison import LabelRule
 
 RESULT = "attack_result.pt"
 PICTURES = "bd_test_dataset"

@@ -7,13 +7,12 @@ from typing import TypeAlias
 from jaxtyping import Int64
 from torch import Tensor
 
-from ulrl.attacks import LabelRule
 from ulrl.attacks.imported import Imported
 from ulrl.datasets import DATASETS
 from ulrl.interchange._refusal import ImportRefused
 from ulrl.interchange._triggered import TriggeredImages
 from ulrl.models import ModelSpec
-from ulrl.poisoning import Poison
+from ulrl.poison import LabelRule, Poison
 
 Numbers: TypeAlias = tuple[float, ...]
 

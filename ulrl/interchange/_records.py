@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from ulrl.attacks import LabelRule
 from ulrl.interchange._facts import PoisonedCount
 from ulrl.interchange._refusal import ImportRefused, shown
 from ulrl.interchange._torchfile import PlainArray
+from ulrl.poison import LabelRule
 
 LARGEST = 10**9  # bound of the number of an image
 

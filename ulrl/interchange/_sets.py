@@ -8,7 +8,8 @@ from ulrl.datasets import ImageSet
 from ulrl.interchange._facts import target_labels
 from ulrl.interchange._refusal import ImportRefused
 from ulrl.interchange._triggered import TriggeredImages
-from ulrl.poisoning import MONITOR_COUNT, Poison, TestHalf, TestSets, split_halves
+from ulrl.poison import Poison
+from ulrl.poisoning import MONITOR_COUNT, TestHalf, TestSets, split_halves
 
 Indices = Int64[Tensor, "_"]  # of any number
 

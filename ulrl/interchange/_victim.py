@@ -22,7 +22,7 @@ from ulrl.interchange._refusal import ImportRefused, inside, inside_file, shown
 from ulrl.interchange._state import fit_state, read_state
 from ulrl.interchange._triggered import TriggeredImages, places_in, read_triggered
 from ulrl.models import ModelSpec, Weights
-from ulrl.poisoning import Poison
+from ulrl.poison import Poison
 
 MODELS = ("model.safetensors", "model.pt", "model.pth")
 TRIGGERED = ("triggered.npz", "triggered")

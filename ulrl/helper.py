@@ -1,18 +1,21 @@
 """What an attack has trained before there is a trigger: a stage of its own, cached."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ulrl.attacks._base import Learned
 from ulrl.datasets import ImageSet
 from ulrl.errors import DivergedError
 from ulrl.models import ModelSpec
 from ulrl.supervised import VictimConfig
+
+Learned: TypeAlias = Mapping[str, Tensor]  # what an attack was trained to do, on the CPU
+NOTHING_LEARNED: Learned = MappingProxyType({})
 
 HELPER_VERSION = 1  # of all helpers; a change to one of them raises that one's `version`
 
