@@ -14,10 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks._common import options, report, table, the_device
 from benchmarks._material import model_spec
 from orchestrator.pipeline.tools import keep_memory
-from ulrl.fitting import Samples, Schedule, Sources, train
+from ulrl.fitting import Samples, SGDConfig, Sources, train
 from ulrl.models import Classifier, initialise
 from ulrl.randomness import generator
-from ulrl.sgd import SGD
 from ulrl.shapes import shapes
 
 BATCH = 128
@@ -81,11 +80,8 @@ def kind_of(operator: str) -> str:
 
 
 def _train(classifier: Classifier, samples: Samples) -> None:
-    optimiser = SGD(classifier.network, lr=0.005, momentum=0.9, weight_decay=0)
-    schedule = Schedule(epochs=1, batch_size=BATCH, rate=lambda _: 0.005)
-    for _ in train(
-        classifier, samples, optimiser, cross_entropy, schedule, Sources.of(0, "relearn")
-    ):
+    config = SGDConfig(epochs=1, batch_size=BATCH, rate=lambda _: 0.005)
+    for _ in train(classifier, samples, cross_entropy, config, Sources.of(0, "relearn")):
         pass
 
 

@@ -20,11 +20,10 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks._common import clock, options, report, spread, summary, table, the_device
 from benchmarks._material import PREPROCESSING
-from ulrl.fitting import Samples, Schedule, Sources, train
+from ulrl.fitting import Samples, SGDConfig, Sources, train
 from ulrl.models import ARCHITECTURES, ModelSpec, initialise
 from ulrl.precision import Precision
 from ulrl.randomness import generator
-from ulrl.sgd import SGD
 from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 SIDE = 32
@@ -137,12 +136,15 @@ def trained(case: Case, hooks: TrainingHooks) -> tuple[list[float], str]:
     samples = Samples(
         images=pictures(count, draw), labels=torch.randint(10, (count,), generator=draw)
     )
-    optimiser = SGD(classifier.network, lr=0.01, momentum=0.9, weight_decay=5e-4)
-    schedule = Schedule(
-        epochs=4, batch_size=case.batch, rate=lambda _: 0.01, precision=case.precision
+    config = SGDConfig(
+        epochs=4,
+        batch_size=case.batch,
+        rate=lambda _: 0.01,
+        weight_decay=5e-4,
+        precision=case.precision,
     )
     sources = Sources.of(0, "steps")
-    epochs = train(classifier, samples, optimiser, cross_entropy, schedule, sources, hooks)
+    epochs = train(classifier, samples, cross_entropy, config, sources, hooks)
     marks = [time.perf_counter() for _ in epochs]  # an epoch's loss waits for the device
     state = classifier.weights().state
     digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values()))

@@ -32,12 +32,11 @@ from benchmarks._material import few, material, whole
 from benchmarks._official import OfficialLoop
 from benchmarks._worker import Acts, WorkerProcess
 from ulrl.clean import CleanSamples, draw_clean_samples
-from ulrl.fitting import Samples, Schedule, Sources, train
+from ulrl.fitting import Samples, SGDConfig, Sources, train
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.metrics import measure
 from ulrl.models import Weights, restore
 from ulrl.poisoning import TestHalf
-from ulrl.sgd import SGD
 
 COUNT = 128  # images of a batch
 GEMM = 2048  # side of the matrices behind the machine's own rate
@@ -173,14 +172,13 @@ def images_in(tests: TestHalf) -> int:
 def ours(victim: Weights, samples: Samples, tests: TestHalf) -> Acts:
     """Return our pieces, as they are done where this is called."""
     classifier = restore(victim, the_device())
-    optimiser = SGD(classifier.network, lr=0.005, momentum=0.9, weight_decay=0)
 
     def epoch(updates: int) -> None:
-        schedule = Schedule(
+        config = SGDConfig(
             epochs=1, batch_size=COUNT, rate=lambda _: 0.005, batchnorm_updates=updates
         )
         sources = Sources.of(0, "relearn")
-        for _ in train(classifier, samples, optimiser, cross_entropy, schedule, sources):
+        for _ in train(classifier, samples, cross_entropy, config, sources):
             pass
 
     def test() -> None:

@@ -59,13 +59,16 @@ class Epoch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long, in which portions, how fast and in which arithmetic.
+class SGDConfig:
+    """A training by SGD: its length, batches, learning rate, update and arithmetic.
 
     Attributes:
         epochs: Passes over the samples.
         batch_size: Samples per step.
         rate: Learning rate at each moment.
+        momentum: In [0, 1).
+        nesterov: Whether in Nesterov's form.
+        weight_decay: L2 penalty on all parameters, in [0, 1).
         clip_norm: Largest global L2 norm of the gradient.
         batchnorm_updates: Train-mode passes per step; with 0 BatchNorm is frozen: it
             normalises by its running statistics and leaves them as they are.
@@ -77,6 +80,9 @@ class Schedule:
     epochs: int
     batch_size: int
     rate: Rate
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
     clip_norm: float | None = None
     batchnorm_updates: int = 1
     precision: Precision = Precision.FP32
@@ -92,6 +98,26 @@ class Schedule:
     def leaves_one(self, count: int) -> bool:
         """Whether the last batch of `count` samples is a single one, beside others."""
         return not self.drop_last and count > self.batch_size and count % self.batch_size == 1
+
+    def check(self, phase: str, lr: float) -> None:
+        """Raise ``ValueError`` where a number is out of range.
+
+        Args:
+            phase: Begins the name of each number in the message.
+            lr: The learning rate that `rate` begins with.
+        """
+        clip_norm = self.clip_norm
+        rules = (
+            ("lr", lr, 0 < lr <= 100, "above 0 and at most 100"),
+            ("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)"),
+            ("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1, "in [0, 1)"),
+            ("epochs", self.epochs, 1 <= self.epochs <= 1000, "from 1 to 1000"),
+            ("batch_size", self.batch_size, self.batch_size >= 1, "at least 1"),
+            ("clip_norm", clip_norm, clip_norm is None or clip_norm > 0, "above 0, or null"),
+        )
+        for name, value, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"{phase}_{name} is {rule}; got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,9 +141,8 @@ class Sources:
 def train(
     classifier: Classifier,
     samples: Samples,
-    optimiser: Optimiser,
     objective: Objective,
-    schedule: Schedule,
+    config: SGDConfig,
     sources: Sources,
     hooks: TrainingHooks = NO_HOOKS,
 ) -> Iterator[Epoch]:
@@ -134,28 +159,27 @@ def train(
     Args:
         classifier: Trained in place, in train mode.
         samples: What to train on.
-        optimiser: Made for the classifier's parameters; its lr is set before each step.
         objective: Maps logits (in float32) and labels to what is minimised.
-        schedule: Length, batches, learning rate and arithmetic.
+        config: Length, batches, learning rate, update and arithmetic.
         sources: Where its randomness comes from.
         hooks: What an attacker does to each batch, before or after augmentation.
     """
     device, network = classifier.device, classifier.network
     samples = samples.to(device)
-    steps = _Steps(classifier, samples, optimiser, objective, schedule, hooks)
+    steps = _Steps(classifier, samples, objective, config, hooks)
     count = len(samples.labels)
-    alone = schedule.batch_size == 1 or schedule.leaves_one(count)
+    alone = config.batch_size == 1 or config.leaves_one(count)
     join = alone and not _takes_one(classifier, samples)
-    if join and schedule.batch_size == 1:
+    if join and config.batch_size == 1:
         raise ValueError(
             "batches of 1 are too small for this network: BatchNorm over features of 1 × 1 needs "
             "two images at least"
         )
     try:
-        for epoch in range(schedule.epochs):
-            set_train_mode(network, schedule.batchnorm_updates)
+        for epoch in range(config.epochs):
+            set_train_mode(network, config.batchnorm_updates)
             hooks.start_epoch(epoch + 1)
-            batches = schedule.batches(torch.randperm(count, generator=sources.order))
+            batches = config.batches(torch.randperm(count, generator=sources.order))
             if join:
                 batches = (*batches[:-2], torch.cat(batches[-2:]))
             steps.draw_views(sources.views)
@@ -167,7 +191,7 @@ def train(
                 while again:
                     steps.start_pass()
                     for step, (chosen, index) in enumerate(zip(batches, there, strict=True)):
-                        steps.take(chosen, index, schedule.rate(epoch + step / len(batches)))
+                        steps.take(chosen, index, config.rate(epoch + step / len(batches)))
                     moved, again = steps.moved(len(batches))
             loss, hits = steps.seen()
             seen_count = sum(map(len, batches))
@@ -231,29 +255,35 @@ class _Steps:
         self,
         classifier: Classifier,
         samples: Samples,
-        optimiser: Optimiser,
         objective: Objective,
-        schedule: Schedule,
+        config: SGDConfig,
         hooks: TrainingHooks,
     ) -> None:
         self._classifier, self._samples = classifier, samples
         self._device = device = classifier.device
-        self._objective, self._schedule, self._hooks = objective, schedule, hooks
+        self._objective, self._config, self._hooks = objective, config, hooks
         self._preprocessing = classifier.model_spec.preprocessing
-        if not schedule.augment:
+        if not config.augment:
             self._preprocessing = replace(self._preprocessing, padding=0, flip=False)
-        self._scaler = schedule.precision.scaler(device)
-        self._optimisers = (optimiser, *hooks.optimisers)
+        self._scaler = config.precision.scaler(device)
+        self._sgd = SGD(
+            classifier.network,
+            lr=0.0,  # set before each step
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+        )
+        self._optimisers: tuple[Optimiser, ...] = (self._sgd, *hooks.optimisers)
         places = torch.zeros((2, len(samples.labels)), dtype=torch.int64, device=device)
         self._views = Views(top=places[0], left=places[1], mirrored=places[0] > 0)
         self._loss_sum = torch.zeros((), device=device)
         self._hits = torch.zeros((), device=device)
         self._scale = 1.0  # of the loss, at the start of a pass
         self._replay: Replay | None = None
-        if _replays(classifier, optimiser, hooks):
+        if _replays(classifier, hooks):
             self._replay = Replay(lambda index: self._take(index, index), device)
             self._rate = torch.zeros((), device=device)
-            optimiser.param_groups[0]["lr"] = self._rate
+            self._sgd.param_groups[0]["lr"] = self._rate
 
     def draw_views(self, source: Generator) -> None:
         """Draw a view of each sample."""
@@ -297,8 +327,7 @@ class _Steps:
             self._rate.fill_(rate)
             self._replay(index)
             return
-        for group in self._optimisers[0].param_groups:
-            group["lr"] = rate
+        self._sgd.param_groups[0]["lr"] = rate
         self._take(index, chosen)
 
     def close(self) -> None:
@@ -307,7 +336,7 @@ class _Steps:
             self._replay.close()
             # It knows this object, so that both would wait for the garbage collector.
             self._replay = None
-            self._optimisers[0].zero_grad()  # gradients lie in the memory of the recordings
+            self._sgd.zero_grad()  # gradients lie in the memory of the recordings
 
     def seen(self) -> tuple[float, float]:
         """Return the sum of the losses and the number of hits in this epoch."""
@@ -319,21 +348,21 @@ class _Steps:
         batch = samples.images[index] if not hooks.late else look(samples.images[index])
         batch, labels = hooks.alter(batch, samples.labels[index], chosen, classifier)
         batch = batch if hooks.late else look(batch)
-        with self._schedule.precision.casting(self._device):
+        with self._config.precision.casting(self._device):
             logits = classifier.logits(batch)
         logits = logits.float()
         loss = hooks.loss(logits, labels, self._objective)
-        _step(loss, self._optimisers, self._scaler, self._schedule.clip_norm)
+        _step(loss, self._optimisers, self._scaler, self._config.clip_norm)
         self._loss_sum += loss.detach() * len(index)
         self._hits += (logits.detach().argmax(dim=1) == labels).sum()
-        for _ in range(self._schedule.batchnorm_updates - 1):
+        for _ in range(self._config.batchnorm_updates - 1):
             with torch.no_grad():
                 classifier.logits(batch)
 
 
-def _replays(classifier: Classifier, optimiser: Optimiser, hooks: TrainingHooks) -> bool:
+def _replays(classifier: Classifier, hooks: TrainingHooks) -> bool:
     """Whether steps are recorded once; what hooks do is chosen on the CPU, batch by batch."""
-    replayable = classifier.model_spec.architecture.replayable and isinstance(optimiser, SGD)
+    replayable = classifier.model_spec.architecture.replayable
     return classifier.device.type == "cuda" and replayable and hooks is NO_HOOKS
 
 

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ulrl.clean import CleanSamples
-from ulrl.fitting import Epoch, Schedule, Sources, raise_if_diverged, train
+from ulrl.fitting import Epoch, SGDConfig, Sources, raise_if_diverged, train
 from ulrl.layers import as_rows, bias_name
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
 from ulrl.randomness import generator
-from ulrl.sgd import SGD
-from ulrl.unlearning import check_loop, check_sgd
 from ulrl.weight_selection import Suspects
 
 VERSION = 2
@@ -102,8 +100,7 @@ class RelearnConfig:
     batchnorm_updates: int = 1
 
     def __post_init__(self) -> None:
-        check_sgd("relearn", self.relearn_lr, self.relearn_momentum, self.relearn_weight_decay)
-        check_loop("relearn", self.relearn_epochs, self.relearn_batch_size, self.relearn_clip_norm)
+        self.sgd.check("relearn", self.relearn_lr)
         if not 0 < self.reinit_scale <= 1000:
             raise ValueError(
                 f"reinit_scale is a factor, above 0 and at most 1000; got {self.reinit_scale}"
@@ -144,6 +141,21 @@ class RelearnConfig:
         if not any(bool(layer.reset.any()) for layer in suspects.layers):
             unused += ("reinit_distribution", "reinit_scale")
         return replace(self, **{name: getattr(RelearnConfig, name) for name in unused})
+
+    @property
+    def sgd(self) -> SGDConfig:
+        """The training that these values describe."""
+        return SGDConfig(
+            epochs=self.relearn_epochs,
+            batch_size=self.relearn_batch_size,
+            rate=self.rate,
+            momentum=self.relearn_momentum,
+            weight_decay=self.relearn_weight_decay,
+            clip_norm=self.relearn_clip_norm,
+            batchnorm_updates=self.batchnorm_updates,
+            precision=self.relearn_precision,
+            augment=self.relearn_augment,
+        )
 
     def rate(self, elapsed: float) -> float:
         """Return the learning rate, which changes between epochs only."""
@@ -190,23 +202,8 @@ def relearn(
         loss = cross_entropy(logits, labels)
         return loss + config.alpha * penalty() if suspects.layers else loss
 
-    optimiser = SGD(
-        classifier.network,
-        lr=config.relearn_lr,
-        momentum=config.relearn_momentum,
-        weight_decay=config.relearn_weight_decay,
-    )
-    schedule = Schedule(
-        epochs=config.relearn_epochs,
-        batch_size=config.relearn_batch_size,
-        rate=config.rate,
-        clip_norm=config.relearn_clip_norm,
-        batchnorm_updates=config.batchnorm_updates,
-        precision=config.relearn_precision,
-        augment=config.relearn_augment,
-    )
     sources = Sources.of(clean.seed, "relearn")
-    epochs = train(classifier, clean.samples, optimiser, objective, schedule, sources)
+    epochs = train(classifier, clean.samples, objective, config.sgd, sources)
 
     def look(epoch: Epoch) -> None:
         if observe is not None:

@@ -9,10 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ulrl.fitting import Epoch, Samples, Schedule, Sources, raise_if_diverged, train
+from ulrl.fitting import Epoch, Samples, SGDConfig, Sources, raise_if_diverged, train
 from ulrl.models import Classifier
 from ulrl.precision import Precision
-from ulrl.sgd import SGD
 from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 
@@ -104,23 +103,19 @@ def fit(
     Raises:
         DivergedError: Loss or weights stopped being finite.
     """
-    optimiser = SGD(
-        classifier.network,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
 
     def run(rate: Callable[[float], float]) -> Iterator[Epoch]:
-        schedule = Schedule(
+        sgd = SGDConfig(
             epochs=config.epochs,
             batch_size=config.batch_size,
             rate=rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
             precision=config.precision,
             drop_last=config.drop_last,
         )
-        epochs = train(classifier, samples, optimiser, cross_entropy, schedule, sources, hooks)
+        epochs = train(classifier, samples, cross_entropy, sgd, sources, hooks)
         return raise_if_diverged(epochs, "training", "a smaller lr")
 
     if config.schedule is VictimSchedule.PLATEAU:

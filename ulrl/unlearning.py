@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -12,12 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from ulrl.clean import CleanSamples
 from ulrl.errors import DivergedError
-from ulrl.fitting import Schedule, Sources, train
+from ulrl.fitting import SGDConfig, Sources, train
 from ulrl.layers import Layers, as_rows, neurons_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
 from ulrl.ranges import Proportion
-from ulrl.sgd import SGD
 
 VERSION = 3
 
@@ -62,8 +60,7 @@ class UnlearnConfig:
     layers: Layers = Layers.HEAD
 
     def __post_init__(self) -> None:
-        check_sgd("unlearn", self.unlearn_lr, self.unlearn_momentum, self.unlearn_weight_decay)
-        check_loop("unlearn", self.unlearn_epochs, self.unlearn_batch_size, self.unlearn_clip_norm)
+        self.sgd.check("unlearn", self.unlearn_lr)
         if any(milestone < 1 for milestone in self.unlearn_milestones):
             raise ValueError(
                 f"unlearn_milestones are epochs from 1; got {list(self.unlearn_milestones)}"
@@ -72,6 +69,21 @@ class UnlearnConfig:
             raise ValueError(
                 f"unlearn_batchnorm_updates is 0, 1 or 2; got {self.unlearn_batchnorm_updates}"
             )
+
+    @property
+    def sgd(self) -> SGDConfig:
+        """The training that these values describe."""
+        return SGDConfig(
+            epochs=self.unlearn_epochs,
+            batch_size=self.unlearn_batch_size,
+            rate=self.rate,
+            momentum=self.unlearn_momentum,
+            weight_decay=self.unlearn_weight_decay,
+            clip_norm=self.unlearn_clip_norm,
+            batchnorm_updates=self.unlearn_batchnorm_updates,
+            precision=self.unlearn_precision,
+            augment=self.unlearn_augment,
+        )
 
     def rate(self, elapsed: float) -> float:
         """Return the learning rate, which changes between epochs only."""
@@ -158,28 +170,13 @@ def unlearn(
     """
     classifier = restore(victim, device)
     watched = neurons_of(classifier, config.layers)
-    optimiser = SGD(
-        classifier.network,
-        lr=config.unlearn_lr,
-        momentum=config.unlearn_momentum,
-        weight_decay=config.unlearn_weight_decay,
-    )
-    schedule = Schedule(
-        epochs=config.unlearn_epochs,
-        batch_size=config.unlearn_batch_size,
-        rate=config.rate,
-        clip_norm=config.unlearn_clip_norm,
-        batchnorm_updates=config.unlearn_batchnorm_updates,
-        precision=config.unlearn_precision,
-        augment=config.unlearn_augment,
-    )
     before = _copies(watched)
     accuracies: list[float] = []
     losses: list[float] = []
     kept: dict[int, dict[str, Tensor]] = {}
     predicted: list[Tensor] = []
     sources = Sources.of(clean.seed, "unlearn")
-    for epoch in train(classifier, clean.samples, optimiser, _climb, schedule, sources):
+    for epoch in train(classifier, clean.samples, _climb, config.sgd, sources):
         now = _copies(watched)
         answers: Tensor | None = None
         accuracy, diverged = epoch.accuracy, bool(epoch.fault)
@@ -222,28 +219,6 @@ def unlearn(
 def _is_least(accuracy: float, earlier: list[float]) -> bool:
     """Whether an epoch's accuracy is below that of all before it."""
     return all(accuracy < other for other in earlier)
-
-
-def check_sgd(phase: str, lr: float, momentum: float, weight_decay: float) -> None:
-    """Raise ``ValueError`` where one of SGD's numbers is out of range."""
-    rules: tuple[tuple[str, Any, bool, str], ...] = (
-        ("lr", lr, 0 < lr <= 100, "above 0 and at most 100"),
-        ("momentum", momentum, 0 <= momentum < 1, "in [0, 1)"),
-        ("weight_decay", weight_decay, 0 <= weight_decay < 1, "in [0, 1)"),
-    )
-    for name, value, holds, rule in rules:
-        if not holds:
-            raise ValueError(f"{phase}_{name} is {rule}; got {value}")
-
-
-def check_loop(phase: str, epochs: int, batch_size: int, clip_norm: float | None) -> None:
-    """Raise ``ValueError`` where one of a training loop's numbers is out of range."""
-    if not 1 <= epochs <= 1000:
-        raise ValueError(f"{phase}_epochs is from 1 to 1000; got {epochs}")
-    if batch_size < 1:
-        raise ValueError(f"{phase}_batch_size is at least 1; got {batch_size}")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"{phase}_clip_norm is above 0, or null; got {clip_norm}")
 
 
 def _climb(logits: Tensor, labels: Tensor) -> Tensor:

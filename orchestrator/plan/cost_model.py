@@ -13,12 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from orchestrator.plan.jobs import Job, JobKind, helper_job
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from ulrl.datasets import Dataset, Preprocessing
-from ulrl.fitting import Samples, Schedule, Sources, train
+from ulrl.fitting import Samples, SGDConfig, Sources, train
 from ulrl.models import EVALUATION_BATCH, Architecture, Classifier, ModelSpec
 from ulrl.poisoning import MONITOR_COUNT
 from ulrl.precision import Precision
 from ulrl.randomness import preserved_default_rng
-from ulrl.sgd import SGD
 from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 BUDGET = 4.0  # seconds for all that a plan wants to know
@@ -137,13 +136,12 @@ class Calibration:
         seen = count * (STEPS if gpu else 1)
         images = torch.zeros((seen, kind.channels, kind.side, kind.side), dtype=torch.uint8)
         samples = Samples(images=images, labels=torch.zeros(seen, dtype=torch.int64))
-        schedule = Schedule(
+        config = SGDConfig(
             epochs=1000, batch_size=count, rate=lambda _: 1e-4, precision=kind.precision
         )
-        optimiser = SGD(network, lr=1e-4, momentum=0.9, weight_decay=0)
         sources = Sources.of(0, "calibration")
         hooks = NO_HOOKS if kind.replayed else TrainingHooks()
-        steps = train(classifier, samples, optimiser, cross_entropy, schedule, sources, hooks)
+        steps = train(classifier, samples, cross_entropy, config, sources, hooks)
         trained = self._repeat(lambda: next(steps))
         shown = images[: EVALUATION_BATCH if gpu else min(count, TRIED)].to(device)
         tested = self._repeat(lambda: classifier.predict(shown))

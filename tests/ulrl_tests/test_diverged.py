@@ -16,14 +16,13 @@ from ulrl.attacks import AttackContext, Helper, Step
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.evaluation import evaluate
-from ulrl.fitting import Epoch, Schedule, Sources, raise_if_diverged, train
+from ulrl.fitting import Epoch, SGDConfig, Sources, raise_if_diverged, train
 from ulrl.models import ModelSpec, Weights, restore
 from ulrl.poison import Poison
 from ulrl.poisoning import make_test_sets
 from ulrl.precision import Precision
 from ulrl.relearning import RelearnConfig, relearn
 from ulrl.scoring import ScoreConfig, score_neurons
-from ulrl.sgd import SGD
 from ulrl.supervised import VictimConfig, VictimSchedule
 from ulrl.unlearning import StopAccuracy, UnlearnConfig, unlearn
 from ulrl.victim import train_victim
@@ -49,15 +48,15 @@ def spoiled(weights: Weights, name: str, value: float) -> Weights:
 # Stages.
 
 
-@pytest.mark.parametrize("schedule", [VictimSchedule.CONSTANT, VictimSchedule.PLATEAU])
+@pytest.mark.parametrize("config", [VictimSchedule.CONSTANT, VictimSchedule.PLATEAU])
 def test_a_victim_that_diverges_ends_its_training(
     model_spec: ModelSpec,
     badnets: Poison,
     pictures: ImageSet,
     cpu: torch.device,
-    schedule: VictimSchedule,
+    config: VictimSchedule,
 ) -> None:
-    config = VictimConfig(epochs=30, batch_size=32, lr=100.0, schedule=schedule)
+    config = VictimConfig(epochs=30, batch_size=32, lr=100.0, config=config)
     run = train_victim(config, model_spec, badnets, pictures, 0, cpu)
     with pytest.raises(
         ulrl.DivergedError, match=r"^training diverged in epoch \d+ \(.*; a smaller lr may help$"
@@ -195,12 +194,11 @@ def epochs_of(
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
     """Return the epochs of a training, and the parameters at its end."""
     classifier = restore(weights, torch.device("cpu"))
-    optimiser = SGD(classifier.network, lr=lr, momentum=0.9, weight_decay=0.0)
-    schedule = Schedule(
+    config = SGDConfig(
         epochs=epochs, batch_size=batch, rate=lambda _: lr, precision=precision, augment=False
     )
     sources = Sources.of(0, "test")
-    found = list(train(classifier, clean.samples, optimiser, objective, schedule, sources))
+    found = list(train(classifier, clean.samples, objective, config, sources))
     return found, {n: p.detach().clone() for n, p in classifier.network.named_parameters()}
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from ulrl.attacks import LabelRule, Stamp, StampingHooks
 from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import ImageSet, Preprocessing
-from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
+from ulrl.fitting import Epoch, Samples, SGDConfig, Sources, train
 from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.models.vgg import VGG19BN
 from ulrl.poison import Poison
@@ -54,16 +54,14 @@ class Spy:
 def fit(
     classifier: Classifier,
     samples: Samples,
-    schedule: Schedule,
+    config: SGDConfig,
     *,
     padding: int = 0,
     hooks: TrainingHooks = NO_HOOKS,
 ) -> Iterator[Epoch]:
     preprocessing = replace(classifier.model_spec.preprocessing, padding=padding, flip=padding > 0)
     classifier.model_spec = replace(classifier.model_spec, preprocessing=preprocessing)
-    optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.1, momentum=0.9)
-    sources = three_sources()
-    return train(classifier, samples, optimiser, cross_entropy, schedule, sources, hooks)
+    return train(classifier, samples, cross_entropy, config, three_sources(), hooks)
 
 
 def three_sources() -> Sources:
@@ -75,7 +73,7 @@ def test_each_epoch_sees_every_sample_once_in_its_own_order(
     classifier: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(classifier, monkeypatch)
-    list(fit(classifier, samples, Schedule(epochs=2, batch_size=16, rate=lambda _: 0.01)))
+    list(fit(classifier, samples, SGDConfig(epochs=2, batch_size=16, rate=lambda _: 0.01)))
     assert [len(batch) for batch in spy.batches] == [16, 16, 4] * 2
     assert spy.training == [True] * 6
     orders = [torch.cat(spy.batches[:3])[:, 0, 0, 0], torch.cat(spy.batches[3:])[:, 0, 0, 0]]
@@ -88,8 +86,8 @@ def test_views_change_from_epoch_to_epoch(
     classifier: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(classifier, monkeypatch)
-    schedule = Schedule(epochs=2, batch_size=COUNT, rate=lambda _: 0.01)
-    list(fit(classifier, samples, schedule, padding=2))
+    config = SGDConfig(epochs=2, batch_size=COUNT, rate=lambda _: 0.01)
+    list(fit(classifier, samples, config, padding=2))
     borders = [Counter(map(int, (batch == 0).flatten(1).sum(dim=1))) for batch in spy.batches]
     assert borders[0] != borders[1]
 
@@ -101,7 +99,7 @@ def test_the_rate_is_asked_for_each_step(classifier: Classifier, samples: Sample
         asked.append(elapsed)
         return 0.01
 
-    list(fit(classifier, samples, Schedule(epochs=2, batch_size=16, rate=rate)))
+    list(fit(classifier, samples, SGDConfig(epochs=2, batch_size=16, rate=rate)))
     assert asked == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3])
 
 
@@ -116,8 +114,8 @@ def test_late_triggers_are_whole_in_every_view(
     )
     hooks = StampingHooks(poison, BadNets(), samples.labels, classes=10, seed=0)
     spy = Spy(classifier, monkeypatch)
-    schedule = Schedule(epochs=3, batch_size=16, rate=lambda _: 0.01)
-    list(fit(classifier, samples, schedule, padding=3, hooks=hooks))
+    config = SGDConfig(epochs=3, batch_size=16, rate=lambda _: 0.01)
+    list(fit(classifier, samples, config, padding=3, hooks=hooks))
     shown = torch.cat(spy.batches)
     patched = (shown[:, :, -3:, -3:] == 255).flatten(1).all(dim=1)
     assert int(patched.sum()) == 3 * COUNT // 4
@@ -130,8 +128,8 @@ def test_further_forwards_follow_each_step_with_the_same_batch(
     classifier: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(classifier, monkeypatch)
-    schedule = Schedule(epochs=1, batch_size=16, rate=lambda _: 0.01, batchnorm_updates=2)
-    list(fit(classifier, samples, schedule))
+    config = SGDConfig(epochs=1, batch_size=16, rate=lambda _: 0.01, batchnorm_updates=2)
+    list(fit(classifier, samples, config))
     assert [len(batch) for batch in spy.batches] == [16, 16, 16, 16, 4, 4]
     for first, second in zip(spy.batches[::2], spy.batches[1::2], strict=True):
         assert torch.equal(first, second)
@@ -140,7 +138,7 @@ def test_further_forwards_follow_each_step_with_the_same_batch(
 def test_loss_and_accuracy_are_means_over_samples_before_the_steps(
     classifier: Classifier, samples: Samples
 ) -> None:
-    rated = Schedule(epochs=1, batch_size=16, rate=lambda _: 0.0)  # no step moves anything
+    rated = SGDConfig(epochs=1, batch_size=16, rate=lambda _: 0.0)  # no step moves anything
     order = torch.randperm(COUNT, generator=Generator().manual_seed(1))
     classifier.network.train()
     losses, hits = [], 0
@@ -159,11 +157,11 @@ def test_loss_and_accuracy_are_means_over_samples_before_the_steps(
 def test_measuring_between_epochs_changes_nothing(
     model_spec: ModelSpec, samples: Samples, cpu: torch.device
 ) -> None:
-    schedule = Schedule(epochs=3, batch_size=16, rate=lambda _: 0.05)
+    config = SGDConfig(epochs=3, batch_size=16, rate=lambda _: 0.05)
     ends = []
     for measure in (False, True):
         classifier = initialise(model_spec, generator(0, "test"), cpu)
-        for _ in fit(classifier, samples, schedule, padding=1):
+        for _ in fit(classifier, samples, config, padding=1):
             if measure:
                 classifier.predict(samples.images)
                 classifier.network.eval()
@@ -178,8 +176,8 @@ def test_leaving_early_is_a_prefix(
     ends = []
     for epochs in (2, 5):
         classifier = initialise(model_spec, generator(0, "test"), cpu)
-        schedule = Schedule(epochs=epochs, batch_size=16, rate=lambda _: 0.05)
-        for epoch in fit(classifier, samples, schedule, padding=1):
+        config = SGDConfig(epochs=epochs, batch_size=16, rate=lambda _: 0.05)
+        for epoch in fit(classifier, samples, config, padding=1):
             if epoch.number == 2:
                 break
         ends.append(classifier.weights().state)
@@ -192,8 +190,8 @@ def test_clipping_bounds_the_first_step(
     def distance(clip_norm: float | None) -> float:
         classifier = initialise(model_spec, generator(0, "test"), cpu)
         before = [p.detach().clone() for p in classifier.network.parameters()]
-        schedule = Schedule(epochs=1, batch_size=COUNT, rate=lambda _: 1.0, clip_norm=clip_norm)
-        list(fit(classifier, samples, schedule))
+        config = SGDConfig(epochs=1, batch_size=COUNT, rate=lambda _: 1.0, clip_norm=clip_norm)
+        list(fit(classifier, samples, config))
         after = classifier.network.parameters()
         moved = [(p.detach() - b).square().sum() for p, b in zip(after, before, strict=True)]
         return float(torch.stack(moved).sum().sqrt())
@@ -218,9 +216,8 @@ def test_a_last_sample_that_cannot_stand_alone_joins_the_batch_before(
     samples = Samples(
         images=pictures.train_images[:count], labels=pictures.train_labels[:count] % 2
     )
-    optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.01)
-    schedule = Schedule(epochs=1, batch_size=16, rate=lambda _: 0.01)
-    list(train(classifier, samples, optimiser, cross_entropy, schedule, Sources.of(0, "one")))
+    config = SGDConfig(epochs=1, batch_size=16, rate=lambda _: 0.01)
+    list(train(classifier, samples, cross_entropy, config, Sources.of(0, "one")))
     assert [size for size in sizes if size > 1] == {32: [16, 16], 33: [16, 17], 34: [16, 16, 2]}[
         count
     ]

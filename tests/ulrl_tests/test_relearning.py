@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
-from ulrl.fitting import Schedule, Sources, train
+from ulrl.fitting import SGDConfig, Sources, train
 from ulrl.hyperparameters import assemble
 from ulrl.models import Weights, restore
 from ulrl.relearning import (
@@ -121,13 +121,8 @@ def test_without_suspects_it_is_plain_fine_tuning(
 ) -> None:
     victim = victim_of(0)
     plain = restore(victim, cpu)
-    optimiser = torch.optim.SGD(
-        plain.network.parameters(), lr=CONFIG.relearn_lr, momentum=0.9, fused=True
-    )
-    schedule = Schedule(epochs=3, batch_size=16, rate=CONFIG.rate)
-    for _ in train(
-        plain, clean.samples, optimiser, cross_entropy, schedule, Sources.of(0, "relearn")
-    ):
+    sgd = SGDConfig(epochs=3, batch_size=16, rate=CONFIG.rate)
+    for _ in train(plain, clean.samples, cross_entropy, sgd, Sources.of(0, "relearn")):
         pass
     for alpha in (0.0, 0.7, 1000.0):
         config = replace(CONFIG, alpha=alpha)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from tests.ulrl_tests.tiny_networks import HeadAlone, Made
 from ulrl.clean import CleanSamples
 from ulrl.datasets import Preprocessing
-from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
+from ulrl.fitting import Epoch, Samples, SGDConfig, Sources, train
 from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.vgg import VGG19BN
@@ -21,7 +21,6 @@ from ulrl.precision import Precision
 from ulrl.randomness import generator
 from ulrl.relearning import RelearnConfig, relearn
 from ulrl.replay import SWITCH, Replay
-from ulrl.sgd import SGD
 from ulrl.weight_selection import LayerSuspects, Suspects
 
 pytestmark = pytest.mark.gpu
@@ -89,10 +88,10 @@ def trained(
         monkeypatch.setattr(type(architecture), "replayable", replayed)
         classifier = initialise(model_spec(architecture), generator(0, "weights"), device)
         defaults: dict[str, Any] = {"rate": lambda done: lr / (1 + done)}
-        schedule = Schedule(**({"epochs": EPOCHS, "batch_size": BATCH} | defaults | changes))
-        optimiser = SGD(classifier.network, lr=lr, momentum=0.9, weight_decay=5e-4)
+        defaults |= {"epochs": EPOCHS, "batch_size": BATCH, "weight_decay": 5e-4}
+        config = SGDConfig(**(defaults | changes))
         sources = Sources.of(0, "test")
-        steps = train(classifier, samples, optimiser, cross_entropy, schedule, sources)
+        steps = train(classifier, samples, cross_entropy, config, sources)
         return classifier, list(steps)
 
     return run

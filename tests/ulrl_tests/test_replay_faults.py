@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl import fitting, replay
-from ulrl.fitting import Samples, Schedule, Sources, train
+from ulrl.fitting import Samples, SGDConfig, Sources, train
 from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.randomness import generator
 from ulrl.replay import RecordingError, Replay
-from ulrl.sgd import SGD
 from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 CPU = torch.device("cpu")
@@ -169,16 +168,15 @@ def test_a_training_ends_without_the_garbage_collector(
         images=torch.zeros(4, 3, model_spec.side, model_spec.side, dtype=torch.uint8),
         labels=torch.zeros(4, dtype=torch.int64),
     )
-    optimiser = SGD(classifier.network, lr=0.1, momentum=0.9, weight_decay=0.0)
-    schedule = Schedule(epochs=3, batch_size=4, rate=lambda _: 0.1)
-    steps = train(classifier, samples, optimiser, cross_entropy, schedule, Sources.of(0, "test"))
+    config = SGDConfig(epochs=3, batch_size=4, rate=lambda _: 0.1)
+    steps = train(classifier, samples, cross_entropy, config, Sources.of(0, "test"))
     next(steps)
     next(steps)
     assert [graph.calls for graph in Graph.made] == [["begin", "end", "replay"]]
     network = weakref.ref(classifier.network)
     gc.disable()
     try:
-        del classifier, optimiser, steps
+        del classifier, steps
         assert network() is None
     finally:
         gc.enable()
@@ -187,11 +185,8 @@ def test_a_training_ends_without_the_garbage_collector(
 
 def test_only_a_gpu_replays_and_only_what_nobody_controls(model_spec: ModelSpec) -> None:
     classifier = initialise(model_spec, generator(0, "weights"), CPU)
-    sgd = SGD(classifier.network, lr=0.1, momentum=0.9, weight_decay=0.0)
-    other = torch.optim.Adam(classifier.network.parameters())
     there = Classifier(model_spec, torch.nn.Linear(1, 1), CPU)
     there.device = torch.device("cuda")
-    assert fitting._replays(there, sgd, NO_HOOKS)
-    assert not fitting._replays(classifier, sgd, NO_HOOKS)
-    assert not fitting._replays(there, sgd, TrainingHooks())
-    assert not fitting._replays(there, other, NO_HOOKS)
+    assert fitting._replays(there, NO_HOOKS)
+    assert not fitting._replays(classifier, NO_HOOKS)
+    assert not fitting._replays(there, TrainingHooks())

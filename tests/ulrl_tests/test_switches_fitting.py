@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.ulrl_tests.tiny_networks import Made, Mixed, classifier_of
 from ulrl.datasets import ImageSet
-from ulrl.fitting import Epoch, Samples, Schedule, Sources, train
+from ulrl.fitting import Epoch, Samples, SGDConfig, Sources, train
 from ulrl.models import Classifier, ModelSpec
 from ulrl.poison import Poison
 from ulrl.supervised import VictimConfig
@@ -35,10 +35,8 @@ class Dropping(nn.Module):
         return logits
 
 
-def fit(classifier: Classifier, schedule: Schedule, seed: int = 0) -> list[Epoch]:
-    optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.1, momentum=0.9)
-    sources = Sources.of(seed, "test")
-    return list(train(classifier, SAMPLES, optimiser, cross_entropy, schedule, sources))
+def fit(classifier: Classifier, config: SGDConfig, seed: int = 0) -> list[Epoch]:
+    return list(train(classifier, SAMPLES, cross_entropy, config, Sources.of(seed, "test")))
 
 
 def spied(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
@@ -63,8 +61,8 @@ def test_a_short_batch_may_be_left_out_but_never_the_only_one(
 ) -> None:
     order = torch.randperm(count, generator=Generator().manual_seed(0))
     for drop_last, lengths in ((True, kept), (False, whole)):
-        schedule = Schedule(epochs=1, batch_size=size, rate=lambda _: 0.1, drop_last=drop_last)
-        batches = schedule.batches(order)
+        config = SGDConfig(epochs=1, batch_size=size, rate=lambda _: 0.1, drop_last=drop_last)
+        batches = config.batches(order)
         assert [len(batch) for batch in batches] == lengths
         assert torch.equal(torch.cat(batches), order[: sum(lengths)])
 
@@ -80,8 +78,8 @@ def test_without_the_short_batch_others_stay_out_each_epoch_and_means_are_over_t
         rates.append(elapsed)
         return 0.0  # nothing moves, so that the means can be made again
 
-    schedule = Schedule(epochs=2, batch_size=4, rate=rate, drop_last=True, augment=False)
-    epochs = fit(classifier, schedule)
+    config = SGDConfig(epochs=2, batch_size=4, rate=rate, drop_last=True, augment=False)
+    epochs = fit(classifier, config)
     assert [len(batch) for batch in batches] == [4, 4] * 2
     assert rates == [0, 0.5, 1, 1.5]
     left_out = []
@@ -109,7 +107,7 @@ def test_without_augmentation_images_are_seen_as_they_are(monkeypatch: pytest.Mo
     for augment in (False, True):
         classifier = classifier_of(Mixed)
         batches = spied(classifier, monkeypatch)
-        fit(classifier, Schedule(epochs=2, batch_size=11, rate=lambda _: 0.1, augment=augment))
+        fit(classifier, SGDConfig(epochs=2, batch_size=11, rate=lambda _: 0.1, augment=augment))
         for batch in batches:
             plain = sum(bool((SAMPLES.images == image).flatten(1).all(1).any()) for image in batch)
             assert (plain == 11) is not augment
@@ -124,10 +122,10 @@ def test_frozen_batchnorm_normalises_by_what_it_knows_and_learns_nothing_of_the_
     classifier.network.eval()
     with torch.no_grad():
         loss = cross_entropy(classifier.logits(SAMPLES.images), SAMPLES.labels)
-    schedule = Schedule(
+    config = SGDConfig(
         epochs=1, batch_size=11, rate=lambda _: 0.1, batchnorm_updates=0, augment=False
     )
-    (epoch,) = fit(classifier, schedule)
+    (epoch,) = fit(classifier, config)
     assert epoch.loss == pytest.approx(float(loss), rel=1e-5), "as in eval mode"
     after = classifier.weights().state
     assert all(torch.equal(after[name], before[name]) for name in NORM)
@@ -138,8 +136,8 @@ def test_frozen_batchnorm_normalises_by_what_it_knows_and_learns_nothing_of_the_
 @pytest.mark.parametrize("updates", [1, 2])
 def test_each_pass_in_train_mode_updates_batchnorm(updates: int) -> None:
     classifier = classifier_of(Mixed)
-    schedule = Schedule(epochs=2, batch_size=4, rate=lambda _: 0.1, batchnorm_updates=updates)
-    fit(classifier, schedule)
+    config = SGDConfig(epochs=2, batch_size=4, rate=lambda _: 0.1, batchnorm_updates=updates)
+    fit(classifier, config)
     assert int(classifier.network.get_buffer("norm.num_batches_tracked")) == 6 * updates
 
 
@@ -148,10 +146,9 @@ def test_measuring_between_epochs_leaves_batchnorm_frozen() -> None:
     classifier = classifier_of(Mixed)
     before = classifier.weights().state
     # Without the batch's own statistics a larger rate diverges.
-    schedule = Schedule(epochs=3, batch_size=4, rate=lambda _: 1e-3, batchnorm_updates=0)
-    optimiser = torch.optim.SGD(classifier.network.parameters(), lr=1e-3)
+    config = SGDConfig(epochs=3, batch_size=4, rate=lambda _: 1e-3, batchnorm_updates=0)
     sources = Sources.of(0, "test")
-    for _ in train(classifier, SAMPLES, optimiser, cross_entropy, schedule, sources):
+    for _ in train(classifier, SAMPLES, cross_entropy, config, sources):
         classifier.predict(SAMPLES.images)
     assert all(torch.equal(classifier.weights().state[name], before[name]) for name in NORM)
 
@@ -161,16 +158,15 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_dropout_draws_what_the_seed_says_whatever_was_drawn_before() -> None:
-    schedule = Schedule(epochs=3, batch_size=4, rate=lambda _: 0.05)
+    config = SGDConfig(epochs=3, batch_size=4, rate=lambda _: 0.05)
     ends = []
     for draws, seed in ((0, 0), (17, 0), (0, 1)):
         torch.manual_seed(draws)
         torch.rand(draws)
         classifier = classifier_of(Dropping)
         state = torch.get_rng_state()
-        optimiser = torch.optim.SGD(classifier.network.parameters(), lr=0.1)
         sources = replace(Sources.of(0, "test"), layers=Sources.of(seed, "test").layers)
-        for _ in train(classifier, SAMPLES, optimiser, cross_entropy, schedule, sources):
+        for _ in train(classifier, SAMPLES, cross_entropy, config, sources):
             assert torch.equal(torch.get_rng_state(), state), "put back after every epoch"
             if draws:
                 torch.rand(5)
@@ -185,7 +181,7 @@ def test_dropout_drops_others_in_each_epoch() -> None:
     masks: list[Tensor] = []
     dropout = classifier.network.get_submodule("dropout")
     dropout.register_forward_hook(lambda _, __, out: masks.append(out == 0))
-    fit(classifier, Schedule(epochs=2, batch_size=11, rate=lambda _: 0.0, augment=False))
+    fit(classifier, SGDConfig(epochs=2, batch_size=11, rate=lambda _: 0.0, augment=False))
     first, second = masks
     assert bool(first.any())
     assert not torch.equal(first.sum(dim=0), second.sum(dim=0))
