@@ -107,9 +107,9 @@ def compared(h: Hyperparameters, victim: Weights, images: ImageSet, seed: int) -
     )
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("preset", "ratio"), [(Preset.OFFICIAL, 1.0), (Preset.DEFAULT, 1.0), (Preset.DEFAULT, 0.3)]
+    ("preset", "ratio", "seed"),
+    [(Preset.OFFICIAL, 1.0, 0), (Preset.DEFAULT, 1.0, 1), (Preset.DEFAULT, 0.3, 2)],
 )
 def test_both_phases_agree_with_the_naive_ones(
     pictures: ImageSet,
@@ -158,9 +158,8 @@ def test_switches_of_the_ascent(
     assert not torch.equal(result.scores.shift, usual.scores.shift), "the switch did nothing"
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 def test_the_stop_by_accuracy_in_eval_mode(
-    pictures: ImageSet, victim_of: Callable[[int], Weights], seed: int
+    pictures: ImageSet, victim_of: Callable[[int], Weights]
 ) -> None:
     """There a second update of BatchNorm counts, which nothing in train mode notices."""
     ways = (("running", 1), ("eval", 1), ("eval", 2))
@@ -168,7 +167,7 @@ def test_the_stop_by_accuracy_in_eval_mode(
     for kind, updates in ways:
         values = {"stop_accuracy": kind, "unlearn_batchnorm_updates": updates}
         h = hyperparameters(Preset.DEFAULT, **values, unlearn_threshold=0.3)
-        curves.add(agreed(h, victim_of(seed), pictures, seed).accuracy)
+        curves.add(agreed(h, victim_of(0), pictures, 0).accuracy)
     assert len(curves) == len(ways)
 
 

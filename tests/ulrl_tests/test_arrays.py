@@ -3,7 +3,6 @@
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,26 +124,3 @@ def test_a_plan_reads_no_images(write_arrays: Callable[..., Path]) -> None:
     assert info is not None
     assert info.train_count == count
     assert most < images.nbytes / 10
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mean": (0.1, 0.2)}, "mean has one number or one per channel; got 2"),
-        ({"std": ()}, "std has one number or one per channel; got 0"),
-        ({"std": (1.0, 0.0, 1.0)}, "std is a divisor, so above 0; got 0.0"),
-        ({"padding": -1}, "padding is in pixels, at least 0; got -1"),
-    ],
-)
-def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))) as error:
-        Arrays(arrays="mine.npz", **options)
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize("option", ["mean", "std"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_normalisation_is_finite(option: str, value: float) -> None:
-    options: dict[str, Any] = {option: (0.5, value, 0.5)}
-    with pytest.raises(ValueError, match=option):
-        Arrays(arrays="mine.npz", **options)

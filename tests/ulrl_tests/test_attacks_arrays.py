@@ -78,12 +78,6 @@ def test_lf_with_a_file_is_backdoorbench_s(name: str, tmp_path: Path) -> None:
     assert (ours != images).any()
 
 
-def test_lf_with_a_file_trains_nothing(tmp_path: Path) -> None:
-    attack = LF(pattern=saved(tmp_path / "mine.npy", PATTERNS["one plane"]))
-    assert attack.helper(Poison(attack=attack, labels=LabelRule.ALL_TO_ONE)) is None
-    attack.check(side=SIDE, channels=1)
-
-
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -312,54 +306,6 @@ def test_what_is_no_plain_array(make: Any, write: Any, tmp_path: Path) -> None:
         attack.identity()
     why = "TokenError" if write is _open_bracket else "ValueError"
     assert str(error.value) == f"{path} cannot be read as an .npy of a plain array ({why})"
-
-
-def test_floats_are_no_images(tmp_path: Path) -> None:
-    path = saved(tmp_path / "mine.npy", np.zeros((TRAIN, SIDE, SIDE, 3), dtype=np.float32))
-    with pytest.raises(AttackFileError) as error:
-        LC(train_replacements=path).identity()
-    assert str(error.value) == (
-        f"{path} holds no images: uint8 [N, H, W, C]; got float32 [60, 32, 32, 3]"
-    )
-
-
-@pytest.mark.parametrize(
-    ("attack", "options", "message"),
-    [
-        (LF, {"pattern": "a.png"}, "pattern is a file that ends in .npy; got 'a.png'"),
-        (
-            LF,
-            {"pattern": "a.npy", "scale": 0.3},
-            "scale is about what pattern replaces; leave one of them out; got 0.3",
-        ),
-        (
-            LF,
-            {"pattern": "a.npy", "origin": "field"},
-            "origin is about what pattern replaces; leave one of them out; got field",
-        ),
-        (
-            SSBA,
-            {"train_replacements": "a.npy"},
-            "train_replacements goes with test_replacements; name both files, or none",
-        ),
-        (
-            SSBA,
-            {"train_replacements": "a.npy", "test_replacements": "b.npy", "bits": 8},
-            "bits is about what train_replacements replaces; leave one of them out; got 8",
-        ),
-        (
-            LC,
-            {"train_replacements": "a.npy", "steps": 3},
-            "steps is about what train_replacements replaces; leave one of them out; got 3",
-        ),
-    ],
-)
-def test_options_that_do_not_go_together(
-    attack: type[Any], options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=r"replace|ends in") as error:
-        attack(**options)
-    assert str(error.value) == message
 
 
 def test_identity_is_what_the_files_hold(tmp_path: Path) -> None:

@@ -67,12 +67,6 @@ def test_other_kinds_of_picture_are_made_rgb(mode: str, tmp_path: Path) -> None:
     assert float((drawn - 0.6).abs().max()) < 0.02
 
 
-def test_the_cached_picture_stays_as_it_is() -> None:
-    before = picture("synthetic", 16)
-    picture("synthetic", 16).zero_()
-    assert torch.equal(picture("synthetic", 16), before)
-
-
 def test_identity_is_a_word_or_what_the_file_holds(tmp_path: Path) -> None:
     assert Blended().identity() == {"picture": "synthetic"}
     assert Blended(pattern=Pattern.NOISE).identity() == {"picture": "noise"}
@@ -132,13 +126,3 @@ def test_a_folder_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(AttackFileError, match=r"folder\.png is not there"):
         Blended(pattern=str(tmp_path / "folder.png")).identity()
-
-
-@pytest.mark.parametrize("pattern", ["nosie", "", "photo.npy", "png"])
-def test_a_pattern_that_can_be_no_picture(pattern: str) -> None:
-    with pytest.raises(ValueError, match="pattern") as error:
-        Blended(pattern=pattern)
-    assert str(error.value) == (
-        "pattern is synthetic, noise or a file that ends in .png, .jpg, .jpeg, .bmp or .webp; "
-        f"got {pattern!r}"
-    )

@@ -9,7 +9,6 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl.attacks import ATTACKS, AttackContext, LabelRule, Stamp, StampingHooks
-from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blind import Blind
 from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec, initialise
@@ -142,11 +141,6 @@ def test_a_batch_is_stamped_in_its_places(
     assert torch.equal(told == TARGET, poisoned | (labels == TARGET))
 
 
-def test_stamps_come_before_or_after_augmentation_as_asked(make: Make) -> None:
-    late = {stamp: make("badnets", stamp=stamp).late for stamp in Stamp}
-    assert late == {Stamp.BEFORE_AUGMENTATION: False, Stamp.AFTER_AUGMENTATION: True}
-
-
 # Blind.
 
 
@@ -186,38 +180,6 @@ def test_the_loss_is_the_weighed_sum_of_two_means(
     if count < 8:
         expected += 2.0 * float(each[count:].mean())
     assert float(hooks.loss(logits, told, cross_entropy)) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"row": -1}, "row is in pixels from the top, at least 0; got -1"),
-        (
-            {"column": -2},
-            "column is at least 0, or at most -3 to count from the right; got -2",
-        ),
-        ({"clean_weight": 0.0}, "clean_weight is a weight, above 0 and at most 100; got 0.0"),
-        (
-            {"backdoor_weight": 101.0},
-            "backdoor_weight is a weight, above 0 and at most 100; got 101.0",
-        ),
-    ],
-)
-def test_refusals(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="got") as error:
-        Blind(**options)
-    assert str(error.value) == message
-
-
-def test_a_mark_outside_the_image_is_refused() -> None:
-    Blind().check(side=16, channels=3)
-    with pytest.raises(ValueError, match="is not inside images of 8 pixels"):
-        Blind(row=4).check(side=8, channels=3)
-
-
-def test_badnets_has_no_control(context: AttackContext) -> None:
-    poison = Poison(attack=BadNets(), labels=LabelRule.ALL_TO_ONE)
-    assert BadNets().training_hooks(poison, context) is None
 
 
 def test_a_batch_that_cannot_be_stamped_is_clean_to_labels_and_loss(

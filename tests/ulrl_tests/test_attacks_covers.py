@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator
 
-from ulrl.attacks import ATTACKS, LabelRule
+from ulrl.attacks import LabelRule
 from ulrl.attacks._picture import picture
 from ulrl.attacks.adaptive_blend import AdaptiveBlend
 from ulrl.attacks.adaptive_patch import AdaptivePatch
@@ -209,43 +209,3 @@ def test_what_can_be_supplied_is_not_refused() -> None:
         check_poison(Poison(attack=attack, labels=labels, source=attack.default_source), TEN)
     # Covers of any class teach something where every class is a source.
     check_poison(Poison(attack=TaCT(), labels=LabelRule.ALL_TO_ONE, target_label=5), TEN)
-
-
-REFUSALS: list[tuple[str, dict[str, Any], str]] = [
-    ("adaptive_blend", {"alpha": 0.0}, "alpha is a weight, in (0, 1]; got 0.0"),
-    ("adaptive_blend", {"pieces": 15}, "pieces is a square number, at least 1; got 15"),
-    (
-        "adaptive_blend",
-        {"masked": 16},
-        "masked is fewer than the 16 pieces, at least 0; got 16",
-    ),
-    (
-        "adaptive_blend",
-        {"cover_ratio": -1.0},
-        "cover_ratio is in covers per poisoned image, 0 to 100; got -1.0",
-    ),
-    (
-        "adaptive_patch",
-        {"opacities": (0.5, 0.5)},
-        "opacities is 4 numbers in (0, 1]; got [0.5, 0.5]",
-    ),
-    (
-        "adaptive_patch",
-        {"test_marks": (0, 4)},
-        "test_marks is different numbers of 0 to 3; got [0, 4]",
-    ),
-    ("adaptive_patch", {"size": 2}, "size is in pixels, at least 3; got 2"),
-    (
-        "tact",
-        {"cover_classes": (5, 5)},
-        "cover_classes names different classes, at least one; got [5, 5]",
-    ),
-    ("tact", {"size": 0}, "size is in pixels, at least 1; got 0"),
-]
-
-
-@pytest.mark.parametrize(("name", "options", "message"), REFUSALS)
-def test_refusals(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="got") as error:
-        ATTACKS[name](**options)
-    assert str(error.value) == message

@@ -9,7 +9,7 @@ import torch
 from scipy.fft import dctn, idctn
 from torch import Generator, Tensor
 
-from ulrl.attacks import Attack, FixedAttack, LabelRule, stamp_bytes
+from ulrl.attacks import FixedAttack, stamp_bytes
 from ulrl.attacks.ctrl import CTRL
 from ulrl.attacks.ftrojan import FTrojan
 
@@ -191,84 +191,8 @@ def test_ftrojan_as_published_makes_bytes_of_its_colours(side: int) -> None:
         assert 0.3 < np.abs(other - truth).mean() < 1, "as far from the default as its page says"
 
 
-@pytest.mark.parametrize("attack", [CTRL(as_published=True), FTrojan(as_published=True)])
-def test_an_image_alone_is_stamped_as_in_a_batch(attack: FixedAttack) -> None:
-    images = any_images(5)
-    alone = torch.cat([stamp_bytes(attack, image[None], source()) for image in images])
-    assert torch.equal(alone, stamp_bytes(attack, images, source()))
-
-
 def test_a_wave_is_the_same_on_every_image() -> None:
     images = mid_tones(3, 32)
     for attack in (CTRL(), FTrojan()):
         gain = attack.stamp(images, source()) - images
         assert torch.allclose(gain, gain[:1].expand_as(gain), atol=1e-6)
-
-
-def test_label_rules() -> None:
-    assert CTRL.label_rules[0] is LabelRule.CLEAN_LABEL
-    assert len(CTRL.label_rules) == 4
-    assert FTrojan.label_rules[0] is LabelRule.ALL_TO_ONE
-    assert LabelRule.CLEAN_LABEL not in FTrojan.label_rules
-
-
-CUT = "ftrojan cuts images into windows of 32 pixels, so their side is a multiple of that"
-
-
-@pytest.mark.parametrize(
-    ("attack", "side", "channels", "message"),
-    [
-        (CTRL(), 32, 1, "ctrl changes colours, so images have 3 channels; got 1"),
-        (CTRL(), 31, 3, "position 31 is there in images of at least 32 pixels; got 31"),
-        (FTrojan(), 32, 1, "ftrojan changes colours, so images have 3 channels; got 1"),
-        (
-            FTrojan(),
-            48,
-            3,
-            f"{CUT}; got 48",
-        ),
-    ],
-)
-def test_images_that_cannot_carry_it(
-    attack: Attack, side: int, channels: int, message: str
-) -> None:
-    with pytest.raises(ValueError, match=r".") as error:
-        attack.check(side=side, channels=channels)
-    assert str(error.value) == message
-
-
-def test_images_that_just_can() -> None:
-    CTRL().check(side=32, channels=3)
-    CTRL(positions=(7,)).check(side=8, channels=3)
-    FTrojan().check(side=64, channels=3)
-    FTrojan(window=16, positions=(5,)).check(side=48, channels=3)
-
-
-PLACES = "positions are indices of coefficients, each at least 0 and once; got "
-
-
-@pytest.mark.parametrize("attack", [CTRL, FTrojan])
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"magnitude": 0.0}, "magnitude is in grey levels of 255, above 0; got 0.0"),
-        ({"magnitude": float("nan")}, "magnitude is in grey levels of 255, above 0; got nan"),
-        ({"magnitude": float("inf")}, "magnitude is in grey levels of 255, above 0; got inf"),
-        ({"positions": ()}, f"{PLACES}[]"),
-        ({"positions": (3, -1)}, f"{PLACES}[3, -1]"),
-        ({"positions": (3, 3)}, f"{PLACES}[3, 3]"),
-    ],
-)
-def test_options_out_of_range(
-    attack: type[Attack], options: dict[str, object], message: str
-) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))) as error:
-        attack(**options)
-    assert str(error.value) == message
-
-
-def test_a_window_holds_its_positions() -> None:
-    with pytest.raises(ValueError, match="window") as error:
-        FTrojan(window=31)
-    rule = "window is in pixels, above the largest position, here 31; got 31"
-    assert str(error.value) == rule

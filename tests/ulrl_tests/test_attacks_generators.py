@@ -20,7 +20,6 @@ from ulrl.attacks._input_aware_networks import (
     statistics_of,
 )
 from ulrl.attacks._networks import drawn, kept, restored
-from ulrl.attacks._stega import Decoder
 from ulrl.attacks.input_aware import InputAware
 from ulrl.attacks.lira import LIRA, Perturber, _Together
 from ulrl.attacks.ssba import SSBA, _ramp
@@ -360,11 +359,6 @@ def test_the_weight_of_the_images_rises_from_the_tenth_to_the_half() -> None:
     assert [_ramp(done) for done in (0, 0.1, 0.3, 0.5, 0.9)] == pytest.approx([0, 0, 0.5, 1, 1])
 
 
-def test_a_reader_has_a_logit_for_each_bit() -> None:
-    reader = Decoder(1, 12, 4, 32)
-    assert reader(torch.rand(5, 1, 32, 32)).shape == (5, 12)
-
-
 # Networks that are kept.
 
 
@@ -377,27 +371,3 @@ def test_what_is_kept_is_restored_to_the_bit_and_asks_for_no_gradients() -> None
     again, other = (drawn(partial(Perturber, 3, 4), 7, purpose) for purpose in ("some", "other"))
     assert torch.equal(again(images), network(images))
     assert not torch.equal(other(images), network(images))
-
-
-REFUSALS: list[tuple[type, dict[str, Any], str]] = [
-    (LIRA, {"epsilon": 0.0}, "epsilon is in [0, 1] pixel units, above 0; got 0.0"),
-    (LIRA, {"epochs": 0}, "epochs is at least 1; got 0"),
-    (LIRA, {"lr": 0.0}, "lr is a learning rate, above 0 and at most 1; got 0.0"),
-    (LIRA, {"clean_weight": 1.0}, "clean_weight is a share, in (0, 1); got 1.0"),
-    (LIRA, {"width": 0}, "width is in channels, at least 1; got 0"),
-    (InputAware, {"density": 1.0}, "density is a share of pixels, in (0, 1); got 1.0"),
-    (InputAware, {"mask_epochs": 0}, "mask_epochs is at least 1; got 0"),
-    (InputAware, {"mask_weight": -1.0}, "mask_weight is a weight, 0 to 1e6; got -1.0"),
-    (InputAware, {"diversity_weight": -1.0}, "diversity_weight is a weight, 0 to 1e6; got -1.0"),
-    (SSBA, {"bits": 0}, "bits is a count, at least 1; got 0"),
-    (SSBA, {"batch_size": 1}, "batch_size is at least 2; got 1"),
-    (SSBA, {"image_weight": -1.0}, "image_weight is a weight, 0 to 1e6; got -1.0"),
-    (SSBA, {"train_images": -1}, "train_images is a count, or 0 for all of them; got -1"),
-]
-
-
-@pytest.mark.parametrize(("kind", "options", "message"), REFUSALS)
-def test_refusals(kind: type, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="got") as error:
-        kind(**options)
-    assert str(error.value) == message

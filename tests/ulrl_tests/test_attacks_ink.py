@@ -1,6 +1,5 @@
 """Poison Ink: edges and their colour, what is read from an image, and how little it changes."""
 
-from dataclasses import replace
 from functools import partial
 from math import cos, radians, sin
 from typing import Any
@@ -14,7 +13,6 @@ from torch.nn.functional import interpolate
 
 from ulrl.attacks import AttackContext, LabelRule, stamp_bytes
 from ulrl.attacks._ink import (
-    Adversary,
     Extractor,
     draw_motions,
     edges_of,
@@ -94,11 +92,6 @@ def test_ink_has_its_colour_at_edges_and_is_white_elsewhere() -> None:
 def smooth(side: int) -> Tensor:
     coarse = torch.rand(3, 2, 5, 5, generator=source())
     return interpolate(coarse, size=side, mode="bicubic")
-
-
-def test_images_that_stay_where_they_are_stay_what_they_are() -> None:
-    images = smooth(16)
-    assert torch.allclose(moved(images, NO_MOTION.expand(3, -1, -1)), images, atol=1e-6)
 
 
 def test_a_reflection_is_a_reflection() -> None:
@@ -185,11 +178,6 @@ def test_the_loss_of_what_is_read_by_hand(level: float) -> None:
     assert float(read.blank) == pytest.approx(blank, abs=1e-7)
 
 
-def test_an_adversary_judges_patches() -> None:
-    assert Adversary(3, 4)(torch.rand(5, 3, 32, 32)).shape == (5, 1, 2, 2)
-    assert Adversary(1, 4)(torch.rand(5, 1, 16, 16)).shape == (5, 1, 1, 1)
-
-
 @pytest.fixture(scope="module")
 def digits() -> ImageSet:
     return Digits().load()
@@ -244,62 +232,3 @@ def test_what_is_hidden_changes_little(trained: dict[str, Tensor], digits: Image
     noise = psnr(clean.float() / 255, triggered.float() / 255)
     assert float(noise.mean()) > 23
     assert float(noise.max()) < 48, "every image is changed by a grey level or more"
-
-
-def test_the_same_seed_makes_the_same_networks(context: AttackContext) -> None:
-    few = replace(
-        context,
-        images=replace(
-            context.images,
-            train_images=context.images.train_images[:32],
-            train_labels=context.images.train_labels[:32],
-        ),
-    )
-    attack = replace(BRIEF, width=2)
-    once, again = learned(attack, few), learned(attack, few)
-    assert once.keys() == again.keys()
-    assert all(torch.equal(once[name], again[name]) for name in once)
-    for other in (
-        learned(attack, replace(few, seed=1)),
-        learned(replace(attack, adversarial_weight=0.0), few),
-    ):
-        name = "injector/first.weight"
-        assert not torch.equal(once[name], other[name])
-
-
-REFUSALS: list[tuple[dict[str, Any], str]] = [
-    (
-        {"colour": (80, 256, 80)},
-        "colour is red, green and blue in grey levels, 0 to 255; got [80, 256, 80]",
-    ),
-    (
-        {"colour": (255, 255, 255)},
-        "colour is white, as what is no edge is; take a darker one",
-    ),
-    (
-        {"colour": (80, 160)},
-        "colour is red, green and blue in grey levels, 0 to 255; got [80, 160]",
-    ),
-    ({"threshold": 255.0}, "threshold is in grey levels, at least 0 and below 255; got 255.0"),
-    ({"threshold": float("nan")}, "threshold is in grey levels, at least 0 and below 255; got nan"),
-    ({"epochs": 0}, "epochs is a count, at least 1; got 0"),
-    ({"batch_size": 0}, "batch_size is a count, at least 1; got 0"),
-    ({"width": 0}, "width is a count, at least 1; got 0"),
-    ({"lr": 0.0}, "lr is a learning rate, above 0 and at most 1; got 0.0"),
-    ({"image_weight": -1.0}, "image_weight is a weight, 0 to 1e6; got -1.0"),
-    ({"clean_weight": 2e6}, "clean_weight is a weight, 0 to 1e6; got 2000000.0"),
-    ({"adversarial_weight": -1.0}, "adversarial_weight is a weight, 0 to 1e6; got -1.0"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), REFUSALS)
-def test_refusals(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="got") as error:
-        PoisonInk(**options)
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize("side", [28, 40])
-def test_sides_that_cannot_be_halved_four_times(side: int) -> None:
-    with pytest.raises(ValueError, match=f"sides of 16·n; got {side}"):
-        PoisonInk().check(side=side, channels=3)

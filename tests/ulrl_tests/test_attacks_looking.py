@@ -11,12 +11,12 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tests.steps import finished
-from ulrl.attacks import ATTACKS, AttackContext, LabelRule, stamp_bytes
+from ulrl.attacks import AttackContext, stamp_bytes
 from ulrl.attacks._adversarial import AdversarialImages, AdversarialModel, pgd
 from ulrl.attacks._benign import BenignModel, benign_classifier
 from ulrl.attacks._smooth import deepfool_step, low_passed, universal_perturbation
 from ulrl.attacks.lc import LC
-from ulrl.attacks.lf import LF, Added, Origin, stretched
+from ulrl.attacks.lf import LF, Origin
 from ulrl.attacks.trojannn import TrojanNN, head_inputs, heaviest_inputs, shape
 from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec
@@ -141,12 +141,6 @@ def test_the_drawn_field_needs_no_model_and_is_the_scenarios_own() -> None:
     assert [float(first.min()), float(first.max())] == pytest.approx([0, 0.2])
 
 
-def test_a_flat_pattern_is_none() -> None:
-    assert not stretched(torch.full((3, 4, 4), 0.7)).any()
-    images = torch.rand(1, 3, 4, 4, generator=source())
-    assert torch.equal(Added(pattern=torch.zeros(3, 4, 4)).stamp(images, source()), images)
-
-
 # TrojanNN.
 
 
@@ -182,17 +176,6 @@ def test_the_patch_excites_its_neurons_within_reach(
             for p in (first, last)
         ]
     assert float(gaps[1]) < float(gaps[0])
-
-
-def test_sums_are_clipped_or_wrap_as_the_published_program_lets_them() -> None:
-    images = torch.tensor([100, 200, 250], dtype=torch.uint8).reshape(3, 1, 1, 1)
-    learned = {"patch": torch.full((1, 1, 1), 100 / 255)}
-    clipped, wrapped = (
-        stamp_bytes(TrojanNN(wrap=wrap).trigger(0, learned), images, source()).flatten().tolist()
-        for wrap in (False, True)
-    )
-    assert clipped == [200, 255, 255]
-    assert wrapped == [200, (200 + 100) % 256, (250 + 100) % 256]
 
 
 # LC.
@@ -262,31 +245,3 @@ def test_its_helpers_are_a_chain() -> None:
     helper = LC(steps=5, model_steps=2).helper(poison_of(LC()))
     assert isinstance(helper, AdversarialImages)
     assert helper.needs == AdversarialModel(epsilon=8 / 255, steps=2)
-
-
-REFUSALS: list[tuple[str, dict[str, Any], str]] = [
-    ("lf", {"scale": 0.0}, "scale is in [0, 1] pixel units, above 0; got 0.0"),
-    ("lf", {"images": 0}, "images is a count, at least 1; got 0"),
-    ("lf", {"passes": 0}, "passes is a count, at least 1; got 0"),
-    ("lf", {"fooling_rate": 1.5}, "fooling_rate is a share, in (0, 1]; got 1.5"),
-    ("lf", {"cutoff": 0.1}, "cutoff is in pixels, 0.5 to 100; got 0.1"),
-    ("trojannn", {"neurons": 0}, "neurons is a count, at least 1; got 0"),
-    ("trojannn", {"steps": 0}, "steps is a count, at least 1; got 0"),
-    ("trojannn", {"reach": 2.0}, "reach is in [0, 1] pixel units, above 0; got 2.0"),
-    ("trojannn", {"excitation": 0.0}, "excitation is above 0 and at most 1e6; got 0.0"),
-    ("lc", {"epsilon": 0.0}, "epsilon is in [0, 1] pixel units, above 0; got 0.0"),
-    ("lc", {"steps": 0}, "steps is a count, at least 1; got 0"),
-    ("lc", {"amplitude": 0.0}, "amplitude is in [0, 1], above 0; got 0.0"),
-]
-
-
-@pytest.mark.parametrize(("name", "options", "message"), REFUSALS)
-def test_refusals(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="got") as error:
-        ATTACKS[name](**options)
-    assert str(error.value) == message
-
-
-def test_lc_leaves_labels_alone_or_is_refused() -> None:
-    with pytest.raises(ValueError, match="lc admits labels clean_label; got all_to_one"):
-        Poison(attack=LC(), labels=LabelRule.ALL_TO_ONE)

@@ -218,13 +218,6 @@ def test_tact_with_a_picture_is_the_toolbox_s(
     assert (ours != by_backdoorbench(images, picture)).any(), "pixels, not single channels"
 
 
-def test_tact_with_a_size_is_a_white_square() -> None:
-    for side in (16, 32, 64):
-        images = random_bytes(2, side)
-        given = TaCT(size=3, inset=1)
-        assert (stamped(given, images) == stamped(BadNets(size=3, inset=1), images)).all()
-
-
 # TrojanNN.
 
 
@@ -334,30 +327,6 @@ def test_a_pattern_is_a_picture_s_file(attack: type[Any], tmp_path: Path) -> Non
         "pattern stamps what is above 0 in its picture; nowhere.png is black at 32 pixels: take "
         "another picture"
     )
-
-
-@pytest.mark.parametrize(
-    ("attack", "options", "message"),
-    [
-        (
-            BadNets,
-            {"size": 3, "pattern": "a.png"},
-            "size is about what pattern replaces; leave one of them out; got 3",
-        ),
-        (
-            BadNets,
-            {"inset": 2, "pattern": "a.png"},
-            "inset is about what pattern replaces; leave one of them out; got 2",
-        ),
-        (TaCT, {"inset": 2}, "inset is of the white square; give its size too; got 2"),
-    ],
-)
-def test_options_that_do_not_go_together(
-    attack: type[Any], options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=r"inset|size") as error:
-        attack(**options)
-    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("attack", [BadNets, TaCT, TrojanNN])

@@ -67,26 +67,3 @@ def test_negatives_are_true_images_with_another_ones_error() -> None:
     assert torch.allclose(negatives - images, errors.roll(1, dims=0), atol=1e-6)
     alone = attack.stamp_cover(images[:1], source())
     assert torch.allclose(alone - images[:1], errors[:1].flip(-1), atol=1e-6)
-
-
-def test_negatives_are_clipped_and_counted_by_poisoned_images() -> None:
-    negatives = BPP(levels=2).stamp_cover(noise(), source())
-    assert float(negatives.min()) == 0.0
-    assert float(negatives.max()) == 1.0
-    assert BPP(negative_ratio=0.5).cover_ratio_at(0.1) == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"levels": 1}, "levels is per channel, 2 to 128; got 1"),
-        (
-            {"negative_ratio": 101.0},
-            "negative_ratio is in images per poisoned image, 0 to 100; got 101.0",
-        ),
-    ],
-)
-def test_refusals(options: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match="got") as error:
-        BPP(**options)  # type: ignore[arg-type]
-    assert str(error.value) == message

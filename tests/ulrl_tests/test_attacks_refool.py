@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from ulrl.attacks import LabelRule
 from ulrl.attacks._reflections import reflections
 from ulrl.attacks.refool import GAMMA, Refool, _defocused, _ghost
 
@@ -19,16 +18,6 @@ def source(seed: int = 0) -> Generator:
 def images_of(count: int, channels: int = 3, side: int = 32) -> Tensor:
     levels = torch.randint(0, 256, (count, channels, side, side), generator=source(99))
     return levels.float() / 255
-
-
-def test_an_image_has_its_own_reflection_wherever_it_stands() -> None:
-    images = images_of(6)
-    batch = Refool().stamp(images, source())
-    order = torch.tensor([4, 2, 0, 5, 1, 3])
-    assert torch.equal(Refool().stamp(images[order], source()), batch[order])
-    for place in range(len(images)):
-        alone = Refool().stamp(images[place : place + 1], source())
-        assert torch.equal(alone, batch[place : place + 1])
 
 
 def test_reflections_differ_among_images_and_draws() -> None:
@@ -138,23 +127,3 @@ def test_grey_images_reflect_grey_scenes() -> None:
     triggered = Refool().stamp(images, source())
     assert triggered.shape == images.shape
     assert bool((triggered != images).flatten(1).any(dim=1).all())
-
-
-def test_label_rules() -> None:
-    assert Refool.label_rules[0] is LabelRule.ALL_TO_ONE
-    assert LabelRule.CLEAN_LABEL in Refool.label_rules
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("transmission", 0.0, "transmission is a fraction of light, above 0 and below 1; got 0.0"),
-        ("transmission", 1.0, "transmission is a fraction of light, above 0 and below 1; got 1.0"),
-        ("ghost_rate", -0.1, "ghost_rate is a probability, from 0 to 1; got -0.1"),
-        ("ghost_rate", float("nan"), "ghost_rate is a probability, from 0 to 1; got nan"),
-    ],
-)
-def test_options_out_of_range(option: str, value: float, message: str) -> None:
-    with pytest.raises(ValueError, match=option) as error:
-        Refool(**{option: value})
-    assert str(error.value) == message

@@ -17,7 +17,12 @@ from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
 
 TARGET = 3
-PAIRS = [(name, rule) for name in NAMES for rule in ATTACKS[name]().label_rules]
+# Labels are no affair of what an attack learns, so those that train have one rule each.
+PAIRS = [
+    (name, rule)
+    for name in NAMES
+    for rule in ATTACKS[name]().label_rules[: 1 if name in BRIEF else None]
+]
 # FTrojan's and CTRL's coefficients are beyond 16 pixels.
 SMALLER: dict[str, dict[str, Any]] = {
     "ctrl": {"positions": (5, 9)},
@@ -55,7 +60,7 @@ def learned(
 
 
 @pytest.mark.parametrize(("name", "rule"), PAIRS)
-@pytest.mark.parametrize("ratio", [0.0034, 0.05, 0.1])
+@pytest.mark.parametrize("ratio", [0.0034, 0.1])
 def test_exactly_as_many_are_poisoned_and_told_what_the_rule_says(
     name: str, rule: LabelRule, ratio: float, pictures: ImageSet, learned: Learned
 ) -> None:
@@ -63,7 +68,7 @@ def test_exactly_as_many_are_poisoned_and_told_what_the_rule_says(
     result = poison_training_set(poison, pictures, 0, learned)
     labels, classes = pictures.train_labels, pictures.classes
     poisoned, covers = result.poisoned, result.covers
-    assert int(poisoned.sum()) == {0.0034: 1, 0.05: 15, 0.1: 30}[ratio]
+    assert int(poisoned.sum()) == {0.0034: 1, 0.1: 30}[ratio]
     assert int(covers.sum()) == poison.cover_count(300)
     assert not bool((poisoned & covers).any())
     assert torch.equal(result.labels[~poisoned], labels[~poisoned])

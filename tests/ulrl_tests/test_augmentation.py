@@ -74,13 +74,6 @@ def test_padding_zero_without_flip_is_the_identity() -> None:
     assert torch.equal(apply_views(images, views, preprocessing), images)
 
 
-def test_the_argument_is_untouched() -> None:
-    images = torch.full((4, 3, 8, 8), 200, dtype=torch.uint8)
-    views = draw_views(4, PREPROCESSING, Generator().manual_seed(0), CPU)
-    apply_views(images, views, PREPROCESSING).zero_()
-    assert int(images.min()) == 200
-
-
 @pytest.mark.parametrize("padding", [0, 1, 4])
 def test_draws_are_uniform_over_crops(padding: int) -> None:
     count, places = 20_000, 2 * padding + 1

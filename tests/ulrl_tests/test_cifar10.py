@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from tests.ulrl_tests.dataset_files import Sample, cifar10
 from tests.ulrl_tests.dataset_formats import md5, python2_pickle
@@ -53,15 +52,6 @@ def test_the_samples_are_what_others_read_too(sample: Sample) -> None:
     entry = pickle.loads(content, encoding="latin1")
     assert (entry["data"] == sample.truth["train_images"][20:40].reshape(20, -1)).all()
     assert entry["labels"] == sample.truth["train_labels"][20:40].tolist()
-
-
-def test_reads_types_that_the_stages_expect(sample: Sample, tmp_path: Path) -> None:
-    sample.unpack(tmp_path)
-    images = Cifar10(root=str(tmp_path), download=False).load()
-    assert images.train_images.shape == (100, 3, 32, 32)
-    assert images.test_images.shape == (20, 3, 32, 32)
-    assert images.train_images.dtype == torch.uint8
-    assert images.train_labels.dtype == images.test_labels.dtype == torch.int64
 
 
 def test_absent_and_not_to_be_downloaded(tmp_path: Path) -> None:
@@ -155,19 +145,6 @@ def test_labels_out_of_range(
     assert str(error.value) == (
         "cifar10 is not the published set: labels of test are missing, or outside 0 to 9"
     )
-
-
-def test_what_is_known_without_a_file() -> None:
-    dataset = Cifar10(root="/nowhere")
-    info = dataset.info()
-    assert info.train_counts == (5000,) * 10
-    assert (info.test_count, info.side, info.channels) == (10_000, 32, 3)
-    assert dataset.label == "cifar10"
-    assert dataset.identity() == {}
-    preprocessing = dataset.preprocessing
-    assert preprocessing.mean == (0.4914, 0.4822, 0.4465)
-    assert preprocessing.std == (0.247, 0.243, 0.261)
-    assert (preprocessing.padding, preprocessing.flip) == (4, True)
 
 
 def test_checksums_are_those_of_torchvision() -> None:

@@ -92,10 +92,6 @@ def test_per_class_takes_the_same_share_of_each() -> None:
     assert torch.equal(labels[clean.index], clean.samples.labels)
 
 
-def test_two_samples_are_enough() -> None:
-    CleanConfig(clean_ratio=0.01).check(200)
-
-
 def test_too_few_samples() -> None:
     with pytest.raises(ValueError, match="clean_ratio") as error:
         CleanConfig(clean_ratio=0.01).check(100)

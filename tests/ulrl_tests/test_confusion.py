@@ -1,6 +1,5 @@
 """Counts by class, against counting one image after the other."""
 
-from collections import Counter
 from collections.abc import Callable
 from math import isnan
 
@@ -71,22 +70,6 @@ def test_metrics_and_classes_follow_from_the_counts(pictures: ImageSet, rule: La
         left_out = set() if rule is LabelRule.ALL_TO_ALL else {TARGET}
         assert counted == (set(source) or set(range(10)) - left_out)
         assert {label for label in range(10) if found.targets[label] >= 0} == counted
-
-
-def test_cells_hold_the_pairs(pictures: ImageSet) -> None:
-    guesses = Guesses(pictures.classes)
-    poison = Poison(attack=SIG(), labels=LabelRule.ALL_TO_ONE, target_label=TARGET)
-    half = make_test_sets(poison, pictures, seed=0).report
-    found = count_predictions(guesses, half, pictures.classes)
-    for matrix, labels, images in (
-        (found.clean, half.clean_labels, half.clean),
-        (found.triggered, half.true_labels, half.triggered),
-    ):
-        pairs = Counter(zip(labels.tolist(), guesses(images).tolist(), strict=True))
-        assert matrix.shape == (10, 10)
-        assert {(r, c): int(matrix[r, c]) for r in range(10) for c in range(10)} == {
-            (r, c): pairs[r, c] for r in range(10) for c in range(10)
-        }
 
 
 def test_an_evaluation_has_the_counts_of_both_halves(

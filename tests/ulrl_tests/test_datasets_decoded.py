@@ -77,13 +77,6 @@ def test_the_folder_appears_at_once(sample: Sample, tmp_path: Path) -> None:
     assert {decoded(sample, tmp_path).stat().st_ino} == set(seen)
 
 
-def test_plain_numpy_reads_the_decoded_files(sample: Sample, tmp_path: Path) -> None:
-    sample.put(tmp_path)
-    sample.dataset(tmp_path).load()
-    for name, expected in sample.truth.items():
-        assert (np.load(decoded(sample, tmp_path) / f"{name}.npy") == expected).all()
-
-
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -229,18 +222,6 @@ def test_a_read_only_root_that_holds_the_archives(
     assert snapshot(root) == before
     assert decoded(sample, as_nobody / "cache/ulrl").is_dir()
     assert list(sample.dataset(root).fetch()) == []
-
-
-def test_a_read_only_root_that_holds_decoded_images(
-    sample: Sample, as_nobody: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(as_nobody / "cache"))
-    root = as_nobody / "root"
-    sample.put(root)
-    sample.dataset(root).load()
-    lock_away(root)
-    sample.check(sample.dataset(root).load())
-    assert not (as_nobody / "cache").exists()
 
 
 def test_a_read_only_root_that_holds_nothing(

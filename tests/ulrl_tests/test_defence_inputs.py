@@ -347,9 +347,3 @@ def test_the_result_says_in_which_class_phase_one_ended() -> None:
     assert int(done.scores.predicted.sum()) == len(LABELS)
     assert not done.plain_fine_tuning
     assert repaired(max_suspects=0).plain_fine_tuning
-
-
-@pytest.mark.parametrize("name", ["Poison", "evaluate", "measure", "der", "ATTACKS", "DATASETS"])
-def test_public_names(name: str) -> None:
-    assert name in ulrl.__all__
-    assert hasattr(ulrl, name)

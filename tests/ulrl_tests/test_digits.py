@@ -76,13 +76,6 @@ def test_enlarged_bilinearly() -> None:
     assert float((large - expected).abs().max()) <= 1.01
 
 
-def test_loading_twice_gives_the_same(images: ImageSet) -> None:
-    torch.manual_seed(5)
-    again = Digits().load()
-    assert torch.equal(images.train_images, again.train_images)
-    assert torch.equal(images.test_labels, again.test_labels)
-
-
 def test_the_split_is_the_same_at_every_size(images: ImageSet) -> None:
     assert torch.equal(Digits(size=8).load().test_labels, images.test_labels)
 
@@ -93,10 +86,3 @@ def test_treatment_and_label() -> None:
     assert Digits(size=32).label == "digits(size=32)"
     assert (Digits().preprocessing.padding, Digits(size=32).preprocessing.padding) == (2, 4)
     assert not Digits().preprocessing.flip
-
-
-@pytest.mark.parametrize("size", [7, 257])
-def test_size_out_of_range(size: int) -> None:
-    with pytest.raises(ValueError, match="size") as error:
-        Digits(size=size)
-    assert str(error.value) == f"size is a side in pixels, from 8 to 256; got {size}"

@@ -48,15 +48,15 @@ def spoiled(weights: Weights, name: str, value: float) -> Weights:
 # Stages.
 
 
-@pytest.mark.parametrize("config", [VictimSchedule.CONSTANT, VictimSchedule.PLATEAU])
+@pytest.mark.parametrize("schedule", [VictimSchedule.CONSTANT, VictimSchedule.PLATEAU])
 def test_a_victim_that_diverges_ends_its_training(
     model_spec: ModelSpec,
     badnets: Poison,
     pictures: ImageSet,
     cpu: torch.device,
-    config: VictimSchedule,
+    schedule: VictimSchedule,
 ) -> None:
-    config = VictimConfig(epochs=30, batch_size=32, lr=100.0, config=config)
+    config = VictimConfig(epochs=30, batch_size=32, lr=100.0, schedule=schedule)
     run = train_victim(config, model_spec, badnets, pictures, 0, cpu)
     with pytest.raises(
         ulrl.DivergedError, match=r"^training diverged in epoch \d+ \(.*; a smaller lr may help$"

@@ -19,7 +19,6 @@ from ulrl.datasets.digits import Digits
 from ulrl.evaluation import evaluate
 from ulrl.models import Architecture, ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.models.timm_model import TimmModel
 from ulrl.models.vgg import VGG19BN
 from ulrl.models.vit import ViTB16
 from ulrl.poison import Poison
@@ -108,11 +107,13 @@ def go(dataset: Dataset, architecture: Architecture) -> None:
         assert all(0 <= share <= 1 for share in (half.acc, half.asr, half.ra))
 
 
-@pytest.mark.parametrize("architecture", SMALL)
-@pytest.mark.parametrize("name", [*PUBLIC, "digits", "arrays"])
+# Each dataset with one architecture, and each architecture with one dataset.
+PAIRS = [(name, "preact_resnet18") for name in (*PUBLIC, "digits", "arrays")]
+PAIRS += [
+    (name, other) for name, other in zip(("tiny_imagenet", "arrays"), list(SMALL)[1:], strict=False)
+]
+
+
+@pytest.mark.parametrize(("name", "architecture"), PAIRS)
 def test_the_whole_road(dataset_of: Callable[[str], Dataset], name: str, architecture: str) -> None:
     go(dataset_of(name), SMALL[architecture])
-
-
-def test_the_whole_road_with_a_model_of_timm(dataset_of: Callable[[str], Dataset]) -> None:
-    go(dataset_of("digits"), TimmModel(model="test_resnet"))

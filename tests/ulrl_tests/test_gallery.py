@@ -10,7 +10,6 @@ from PIL import Image
 from ulrl import gallery
 from ulrl.attacks import ATTACKS, FixedAttack
 from ulrl.gallery_figure import HEADINGS, PANEL, TriggerExample, draw_gallery, panels_of, png_bytes
-from ulrl.shapes import shapes
 
 
 def specimen_of(residual: torch.Tensor, name: str = "some") -> TriggerExample:
@@ -52,13 +51,6 @@ def test_an_unchanged_image_is_said_to_be_unchanged() -> None:
     draw_gallery([flat])
 
 
-def test_grey_images_are_drawn_grey() -> None:
-    clean = torch.randint(0, 200, (2, 1, 16, 16), dtype=torch.uint8)
-    panels = next(panels_of(TriggerExample(name="grey", clean=clean, triggered=clean + 20)))
-    assert all(panel.shape == (16, 16, 3) for panel in panels)
-    assert np.array_equal(panels[0][..., 0], clean[0, 0].numpy())
-
-
 def test_panels_stand_where_their_columns_are_and_bytes_repeat() -> None:
     examples = [
         specimen_of(torch.full((32, 32), level, dtype=torch.int32), f"attack {level}")
@@ -75,25 +67,16 @@ def test_panels_stand_where_their_columns_are_and_bytes_repeat() -> None:
     assert png_bytes(picture) == png_bytes(draw_gallery(examples, note="a line below"))
 
 
-def test_shapes_are_ten_classes_of_the_seed() -> None:
-    images, again, other = shapes(40, 20, 1), shapes(40, 20, 1), shapes(40, 20, 2)
-    assert images.train_images.shape == (40, 3, 32, 32)
-    assert images.test_images.shape == (20, 3, 32, 32)
-    assert images.test_labels.bincount().tolist() == [2] * 10
-    assert torch.equal(images.train_images, again.train_images)
-    assert not torch.equal(images.train_images, other.train_images)
-
-
 # The command.
 
 
 def test_it_draws_what_is_asked_for(tmp_path: Path) -> None:
     out = tmp_path / "some.png"
-    arguments = [str(out), "--attack", "badnets", "--attack", "wanet", "--attack", "trojannn"]
+    arguments = [str(out), "--attack", "badnets", "--attack", "wanet"]
     assert gallery.main(arguments) == 0
     first = out.read_bytes()
     with Image.open(out) as picture:
-        assert picture.height < 5 * 100, "three rows"
+        assert picture.height < 4 * 100, "two rows"
     assert gallery.main(arguments) == 0
     assert out.read_bytes() == first
     assert gallery.main([*arguments, "--seed", "1"]) == 0

@@ -125,13 +125,6 @@ def test_names_of_architectures(write: Writer, name: str, ours: str) -> None:
     assert read_backdoorbench(write(model_name=name)).facts.architecture == ours
 
 
-@pytest.mark.parametrize(
-    ("name", "ours"), [("gtsrb", "gtsrb"), ("cifar100", "cifar100"), ("tiny", "tiny_imagenet")]
-)
-def test_names_of_datasets(write: Writer, name: str, ours: str) -> None:
-    assert read_backdoorbench(write(clean_data=name)).facts.dataset == ours
-
-
 def test_data_parallels_prefix(write: Writer) -> None:
     parallel = {f"module.{name}": value for name, value in STATE.items()}
     assert read_backdoorbench(write(model=parallel)).state.keys() == STATE.keys()

@@ -8,7 +8,6 @@ import torch
 from tests.ulrl_tests.states import State, refusal, same
 from ulrl.interchange import fit_state
 from ulrl.models import ModelSpec, Weights, initialise, restore
-from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.vit import ViTB16
 from ulrl.randomness import generator
 
@@ -74,11 +73,6 @@ def test_numbers_that_are_none(model_spec: ModelSpec, state: State, bad: float) 
     assert message.startswith("mine.pt: linear.bias has 1 of 10 numbers that are NaN or infinite")
 
 
-def test_numbers_too_large_for_the_network(model_spec: ModelSpec, state: State) -> None:
-    wrong = state | {"linear.bias": torch.full((10,), 1e300, dtype=torch.float64)}
-    assert "linear.bias has 10 of 10" in refusal(lambda: fit_state(wrong, model_spec))
-
-
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
 def test_numbers_of_another_kind(model_spec: ModelSpec, state: State, dtype: torch.dtype) -> None:
     wrong = state | {"linear.bias": torch.zeros(10, dtype=dtype)}
@@ -106,10 +100,3 @@ def test_fitting_draws_nothing(model_spec: ModelSpec, state: State) -> None:
     before = torch.get_rng_state()
     fit_state(state, model_spec)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_published_width_has_backdoorbenchs_entries(model_spec: ModelSpec) -> None:
-    full = replace(model_spec, architecture=PreActResNet18())
-    message = refusal(lambda: fit_state({"conv1.weight": torch.ones(64, 3, 3, 3)}, full))
-    counters = 16  # BatchNorm layers
-    assert f"{102 - counters - 1} missing" in message

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.ulrl_tests.states import State, refusal, same
-from ulrl.interchange import export_model, fit_state, read_state
+from ulrl.interchange import fit_state, read_state
 from ulrl.models import Architecture, ModelSpec, Weights, initialise, restore
-from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.timm_model import TimmModel
-from ulrl.models.vgg import VGG19BN
 from ulrl.models.vit import ViTB16
 from ulrl.randomness import generator
 
@@ -205,24 +203,6 @@ def test_a_victim_of_another_size_is_not_interpolated(
     message = refusal(lambda: fit_state(theirs.state_dict(), plan))
     assert "of another shape" in message
     assert "pos_embed" in message
-
-
-EXPORTED: dict[str, Architecture] = {
-    "preact": PreActResNet18(width=4),
-    "vit": VIT,
-    "vgg": VGG19BN(width=1),
-    "timm": TimmModel(model="test_resnet"),
-    "timm vit": TimmModel(model="test_vit", size=SIZE),
-}
-
-
-@pytest.mark.parametrize("name", EXPORTED)
-def test_exported_models_are_read_again(model_spec: ModelSpec, tmp_path: Path, name: str) -> None:
-    plan = replace(model_spec, architecture=EXPORTED[name], side=SIZE)
-    weights = initialise(plan, generator(0, "exported"), torch.device("cpu")).weights()
-    export_model(weights, tmp_path / "model", {})
-    fitted = fit_state(read_state(tmp_path / "model/model.safetensors"), plan)
-    assert same(fitted.state, weights.state)
 
 
 def test_a_file_of_another_architecture_is_refused(model_spec: ModelSpec) -> None:

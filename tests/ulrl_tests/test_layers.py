@@ -174,14 +174,6 @@ def test_the_cap_goes_by_z_not_by_the_scale_of_a_layer() -> None:
     assert score_neurons(two, ascent).places == (("conv", 4), ("head", 4))
 
 
-def test_a_layers_z_is_what_it_would_be_alone() -> None:
-    """So the head's z does not depend on which other layers are watched."""
-    together = score_neurons(assemble({}).score, ascent_of(*SCALES, accuracy=(0.1,)))
-    head = tuple({"head.weight": rows["head.weight"]} for rows in SCALES)
-    alone = score_neurons(assemble({}).score, ascent_of(*head, accuracy=(0.1,)))
-    assert torch.equal(together.head_z, alone.z)
-
-
 def test_weights_that_are_computed_are_refused_and_may_stand_where_none_is_watched() -> None:
     classifier = classifier_of(Mixed)
     torch.nn.utils.parametrizations.weight_norm(classifier.network.get_submodule("mixer"))
@@ -191,16 +183,6 @@ def test_weights_that_are_computed_are_refused_and_may_stand_where_none_is_watch
     torch.nn.utils.parametrizations.spectral_norm(classifier.head)
     with pytest.raises(ValueError, match=r"head\.weight is computed .*remove_parametrizations"):
         neurons_of(classifier, Layers.HEAD)
-
-
-def test_the_movement_is_kept_by_layer() -> None:
-    config = {"suspect_rule": "largest", "suspect_share": 0.5, "max_suspects": None}
-    scores = score_neurons(assemble(config).score, ascent_of(BEFORE, AFTER, accuracy=(0.1,)))
-    assert {name: rows.tolist() for name, rows in scores.movement.items()} == {
-        "conv.weight": [[0, 0, 3, 4]],
-        "mixer.weight": [[0, 3]],
-        "head.weight": [[20, 0]],
-    }
 
 
 def test_only_marked_weights_of_the_right_filters_start_afresh() -> None:

@@ -1,5 +1,6 @@
 """ResNets for small images: names, shapes and scores, each written out a second time."""
 
+import re
 from typing import Any
 
 import pytest
@@ -46,6 +47,25 @@ def test_resnet18_cifar_has_the_fields_names_and_shapes() -> None:
     with torch.device("meta"):
         network = CifarResNet18().build(classes=10, channels=3, side=32)
     assert sum(value.numel() for value in network.parameters()) == 11_173_962
+
+
+def test_preact_resnet18_has_backdoorbenchs_names_and_shapes() -> None:
+    """Those of the sibling, but for the norms: each comes before its convolution."""
+    expected = {
+        name: shape
+        for name, shape in shapes(CifarResNet18()).items()
+        if not re.search(r"^bn1|shortcut.1|bn1.", name)
+    }
+    before = 64
+    for stage, width in enumerate((64, 128, 256, 512), start=1):
+        for block in (0, 1):
+            expected |= norm_shapes(f"layer{stage}.{block}.bn1", before)
+            before = width
+    assert len(expected) == 102
+    assert shapes(PreActResNet18()) == expected
+    with torch.device("meta"):
+        network = PreActResNet18().build(classes=10, channels=3, side=32)
+    assert sum(value.numel() for value in network.parameters()) == 11_171_146
 
 
 def test_preact_resnet18_bn_has_one_more_norm() -> None:
@@ -114,10 +134,3 @@ def test_activations_come_before_the_convolutions(options: PreActResNet18) -> No
     expected = linear(x.mean(dim=(2, 3)), state["linear.weight"], state["linear.bias"])
     with torch.no_grad():
         assert torch.allclose(network(IMAGES), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("options", [CifarResNet18, PreActResNet18BN])
-def test_widths_and_labels(options: Any) -> None:
-    assert options(width=16).label == f"{options.name}(width=16)"
-    with pytest.raises(ValueError, match="width is in channels, from 1 to 1024; got 0"):
-        options(width=0)

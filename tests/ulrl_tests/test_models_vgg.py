@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ulrl.models.vgg import VGG19BN, _resized
@@ -61,23 +61,3 @@ def test_options_scale_the_stages_and_the_classifier() -> None:
     assert state["classifier.0.weight"] == (128, 16 * 49)
     dropouts = [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)]
     assert dropouts == [0.25, 0.25]
-
-
-@pytest.mark.parametrize(("side", "left"), [(8, 1), (16, 1), (31, 1), (32, 1), (63, 1), (64, 2)])
-def test_small_images_keep_one_feature(side: int, left: int) -> None:
-    network = VGG19BN(width=1).build(classes=4, channels=3, side=side).eval()
-    features: Tensor = network.get_submodule("features")(torch.zeros(1, 3, side, side))
-    assert features.shape == (1, 8, left, left)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"width": 0}, "width is in channels, from 1 to 256; got 0"),
-        ({"dropout": 1.0}, "dropout is a share, so 0 <= dropout < 1; got 1.0"),
-    ],
-)
-def test_options_out_of_range(options: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match="got") as error:
-        VGG19BN(**options)  # type: ignore[arg-type]
-    assert str(error.value) == message

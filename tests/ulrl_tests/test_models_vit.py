@@ -204,32 +204,3 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyP
         "weights timm/vit_base_patch16_224.augreg_in1k cannot be fetched (ConnectionError); where "
         "there is no network, download the file elsewhere and write weights: FILE.safetensors"
     )
-
-
-def test_what_imagenet_means_is_in_keys_and_labels() -> None:
-    options = ViTB16(weights="imagenet")
-    assert options.label == "vit_b_16(weights=imagenet)"
-    assert options.identity() == {"weights": "timm/vit_base_patch16_224.augreg_in1k"}
-    assert ViTB16().identity() == {}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"size": 30}, "size is a multiple of patch, here 16; got 30"),
-        ({"width": 30, "heads": 4}, "width is a multiple of heads, here 4; got 30"),
-        ({"depth": 0}, "depth is from 1 to 64; got 0"),
-        ({"mlp": 0}, "mlp is in units, from 1 to 16384; got 0"),
-        (
-            {"depth": 2, "weights": "imagenet"},
-            (
-                "weights: imagenet are for patch 16, width 768, depth 12, heads 12 and mlp 3072; "
-                "leave these options out, or weights"
-            ),
-        ),
-    ],
-)
-def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=r"got|leave") as error:
-        ViTB16(**options)
-    assert str(error.value) == message

@@ -182,15 +182,6 @@ def test_a_second_batchnorm_update_changes_the_statistics_and_nothing_else_at_on
         assert torch.equal(value, ends[2].state[name]) is not buffer, name
 
 
-def test_the_victim_is_left_alone(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
-) -> None:
-    victim = victim_of(0)
-    state = {name: value.clone() for name, value in victim.state.items()}
-    finish(relearn(CONFIG, victim, suspects(1), clean, cpu))
-    assert all(torch.equal(state[name], value) for name, value in victim.state.items())
-
-
 @pytest.mark.parametrize(
     ("chosen", "unused"),
     [

@@ -216,11 +216,6 @@ def test_an_error_of_the_listener_ends_the_repair() -> None:
     assert heard[-1] == ("relearn", 1)
 
 
-def test_a_listener_that_is_none() -> None:
-    with pytest.raises(TypeError, match="on_epoch is a function of the phase, the epoch and"):
-        repaired(on_epoch=True)
-
-
 # Triggered images of one's own.
 
 

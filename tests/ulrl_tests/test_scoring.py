@@ -173,13 +173,6 @@ def test_an_ascent_that_diverged_ended_in_no_class() -> None:
     assert (scores.collapse_class, scores.collapse_share) == (None, None)
 
 
-def test_two_rows() -> None:
-    # The lower of two is the median of both, so MAD is 0: z is 1 / (1.253314 / 2) or infinite.
-    assert z_of([1, 2]) == pytest.approx([0, 2 / 1.253314])
-    assert flag(DEFAULT, [1, 2]) == ()
-    assert flag(OFFICIAL, [1, 2]) == (1,)
-
-
 def test_all_equal_scores_are_zero_by_default_and_undefined_officially() -> None:
     assert z_of([2.0] * 5) == [0.0] * 5
     assert all(z != z for z in z_of([2.0] * 5, ZeroMAD.INFINITE))  # noqa: PLR0124 - NaN

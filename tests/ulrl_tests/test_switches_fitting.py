@@ -1,6 +1,5 @@
 """The training loop with its switches thrown."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,13 +7,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tests.ulrl_tests.tiny_networks import Made, Mixed, classifier_of
-from ulrl.datasets import ImageSet
+from tests.ulrl_tests.tiny_networks import Mixed, classifier_of
 from ulrl.fitting import Epoch, Samples, SGDConfig, Sources, train
-from ulrl.models import Classifier, ModelSpec
-from ulrl.poison import Poison
-from ulrl.supervised import VictimConfig
-from ulrl.victim import train_victim
+from ulrl.models import Classifier
 
 IMAGES = torch.randint(0, 256, (11, 2, 5, 5), generator=Generator().manual_seed(4))
 SAMPLES = Samples(images=IMAGES.to(torch.uint8), labels=torch.arange(11) % 3)
@@ -133,14 +128,6 @@ def test_frozen_batchnorm_normalises_by_what_it_knows_and_learns_nothing_of_the_
     assert {"norm.weight", "norm.bias", "conv.weight", "head.weight"} <= moved
 
 
-@pytest.mark.parametrize("updates", [1, 2])
-def test_each_pass_in_train_mode_updates_batchnorm(updates: int) -> None:
-    classifier = classifier_of(Mixed)
-    config = SGDConfig(epochs=2, batch_size=4, rate=lambda _: 0.1, batchnorm_updates=updates)
-    fit(classifier, config)
-    assert int(classifier.network.get_buffer("norm.num_batches_tracked")) == 6 * updates
-
-
 def test_measuring_between_epochs_leaves_batchnorm_frozen() -> None:
     """`predict` puts the network into eval mode and all of it back into train mode."""
     classifier = classifier_of(Mixed)
@@ -185,22 +172,3 @@ def test_dropout_drops_others_in_each_epoch() -> None:
     first, second = masks
     assert bool(first.any())
     assert not torch.equal(first.sum(dim=0), second.sum(dim=0))
-
-
-def test_victims_with_dropout_are_the_seeds(
-    pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
-) -> None:
-    build: Callable[[], nn.Module] = lambda: Dropping(3, 10)  # noqa: E731 - a value
-    dropping = replace(model_spec, architecture=Made(network=build))
-    ends = []
-    for before in (1, 2):
-        torch.manual_seed(before)
-        state = torch.get_rng_state()
-        config = VictimConfig(epochs=2, batch_size=64)
-        run = train_victim(config, dropping, badnets, pictures, 4, cpu)
-        for _ in run.epochs:
-            torch.rand(before)
-            torch.set_rng_state(state)
-        assert torch.equal(torch.get_rng_state(), state)
-        ends.append(run.classifier.weights().state)
-    assert same(*ends)

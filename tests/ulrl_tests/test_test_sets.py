@@ -62,12 +62,6 @@ def test_test_triggers_do_not_depend_on_when_training_stamps(pictures: ImageSet)
     assert torch.equal(*parts)
 
 
-def test_the_test_images_are_left_alone(pictures: ImageSet) -> None:
-    before = pictures.test_images.clone()
-    sets_of(LabelRule.ALL_TO_ONE, pictures)
-    assert torch.equal(pictures.test_images, before)
-
-
 def test_the_monitor_is_a_fixed_part_of_the_selection_half(pictures: ImageSet) -> None:
     selection, _, monitor = sets_of(LabelRule.ALL_TO_ONE, pictures)
     assert len(monitor.clean) == min(MONITOR_COUNT, 75)

@@ -128,15 +128,6 @@ def test_on_plateaus_the_rate_falls_to_a_tenth(
     assert asked[-1][0] == pytest.approx(last)
 
 
-def test_nothing_is_trained_before_the_epochs_are_drawn(
-    pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
-) -> None:
-    run = train_victim(CONFIG, model_spec, badnets, pictures, 5, cpu)
-    fresh = initialise(model_spec, generator(5, "victim", "weights"), cpu).weights().state
-    start = run.classifier.weights().state
-    assert all(torch.equal(value, fresh[name]) for name, value in start.items())
-
-
 def test_a_trigger_after_augmentation_is_learned_too(
     pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
 ) -> None:
