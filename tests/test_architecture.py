@@ -44,15 +44,6 @@ def test_one_vendor_one_package(vendor: str, package: str) -> None:
     assert importers == {package}
 
 
-def test_the_core_imports_nothing_of_studies() -> None:
-    found = defaultdict(set)
-    for path in (ROOT / "ulrl").rglob("*.py"):
-        for name in imports(path):
-            found[name].add(name_of(path))
-    forbidden = {"ray", "optuna", "mlflow", "orchestrator", "yaml", "pydantic", "pandas"}
-    assert forbidden & set(found) == set()
-
-
 def test_the_core_and_plans_need_nothing_that_only_unix_has() -> None:
     code = """
 import signal, sys
@@ -125,39 +116,27 @@ def test_mlflow_is_the_library_even_from_here() -> None:
     assert Path(place).name == "__init__.py"
 
 
-# What a module looks like.
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_modules_say_what_they_are(path: Path) -> None:
-    text = path.read_text()
-    if path.name == "__init__.py" and not text:
-        return
-    summary = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
-    assert summary.endswith((".", ":")), f"the docstring begins with {summary!r}"
-
-
-FORBIDDEN_CALLS = {
-    *("torch.manual_seed", "torch.seed", "torch.cuda.manual_seed_all", "np.random.seed"),
-    *("numpy.random.seed", "random.seed", "pickle.load", "pickle.loads", "eval", "exec"),
-    *("torch.random.manual_seed", "np.random.rand", "np.random.randn"),
+# Calls that ruff does not know: global seeds, and files that are read with a switch missing.
+SEEDS = {
+    "torch.manual_seed",
+    "torch.seed",
+    "torch.cuda.manual_seed_all",
+    "torch.random.manual_seed",
 }
+SAFE = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_nothing_is_seeded_for_all_and_nothing_is_unpickled(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.Call):
-            continue
-        called = ast.unparse(node.func)
-        assert called not in FORBIDDEN_CALLS, f"{name_of(path)}:{node.lineno}: {called}"
-        options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        assert options.get("weights_only") != "False", f"{name_of(path)}:{node.lineno}"
-        assert options.get("allow_pickle") != "True", f"{name_of(path)}:{node.lineno}"
-        if called == "torch.load":
-            assert options.get("weights_only") == "True", f"{name_of(path)}:{node.lineno}"
-        if called in {"np.load", "numpy.load"}:
-            assert options.get("allow_pickle") == "False", f"{name_of(path)}:{node.lineno}"
+def test_nothing_is_seeded_for_all_and_nothing_is_unpickled() -> None:
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                options = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                option, value = SAFE.get(called, ("", None))
+                if called in SEEDS or options.get(option) != value:
+                    found.append(f"{name_of(path)}:{node.lineno}: {called}")
+    assert found == []
 
 
 # What comes with the program.

@@ -31,7 +31,7 @@ TRIAL = dedent("""
     from ulrl.hyperparameters import assemble
     from ulrl.models import ModelSpec
     from ulrl.models.preact_resnet import PreActResNet18
-    from ulrl.poisoning import LabelRule, Poison
+    from ulrl.poison import LabelRule, Poison
     from ulrl.relearning import relearn
     from ulrl.weight_selection import select_weights
     from ulrl.scoring import score_neurons
