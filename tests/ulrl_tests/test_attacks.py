@@ -1,5 +1,6 @@
 """The contract of every attack, and closed forms of those that have one."""
 
+from dataclasses import replace
 from functools import cache
 from math import pi
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from ulrl.attacks import ATTACKS, Attack, AttackContext, LabelRule, Trigger, stamp_bytes
+from tests.ulrl_tests.attack_tools import context_of, source
+from ulrl.attacks import ATTACKS, Attack, LabelRule, Learned, Trigger, stamp_bytes
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended, Pattern
 from ulrl.attacks.sig import SIG
@@ -17,13 +19,9 @@ from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.models import ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poison import Poison
+from ulrl.poisoning import poison_training_set
 from ulrl.registry import label_of
-from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
-
-
-def source(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def random_images(count: int, channels: int, side: int) -> Tensor:
@@ -77,20 +75,14 @@ def armed(name: str, side: int, channels: int) -> Trigger:
     preprocessing = Preprocessing(
         mean=(0.5,) * channels, std=(0.25,) * channels, padding=0, flip=False
     )
-    context = AttackContext(
-        model_spec=ModelSpec(
-            architecture=PreActResNet18(width=2),
-            classes=3,
-            channels=channels,
-            side=side,
-            preprocessing=preprocessing,
-        ),
-        recipe=VictimConfig(epochs=1, batch_size=12),
-        images=images,
-        seed=0,
-        device=torch.device("cpu"),
-        learned={},
+    model_spec = ModelSpec(
+        architecture=PreActResNet18(width=2),
+        classes=3,
+        channels=channels,
+        side=side,
+        preprocessing=preprocessing,
     )
+    context = context_of(images, model_spec, epochs=1, batch_size=12)
     return attack.trigger(0, train_trigger(poison, context, victim=True))
 
 
@@ -236,3 +228,67 @@ def test_blended_greys_its_picture_for_grey_images() -> None:
     coloured = attack.stamp(torch.zeros(1, 3, 16, 16), source())
     grey = attack.stamp(torch.zeros(1, 1, 16, 16), source())
     assert torch.allclose(grey, coloured.mean(dim=1, keepdim=True))
+
+
+# The contract of every attack on whole sets: who is poisoned, who is told what, who counts.
+
+
+TARGET = 3
+# Labels are no affair of what an attack learns, so those that train have one rule each.
+PAIRS = [
+    (name, rule)
+    for name in NAMES
+    for rule in ATTACKS[name]().label_rules[: 1 if name in BRIEF else None]
+]
+# FTrojan's and CTRL's coefficients are beyond 16 pixels.
+SMALLER: dict[str, dict[str, Any]] = {
+    "ctrl": {"positions": (5, 9)},
+    "ftrojan": {"positions": (5, 9), "window": 16},
+}
+known: dict[tuple[str, LabelRule], Learned] = {}
+
+
+def poison_of(name: str, rule: LabelRule, ratio: float, **other: Any) -> Poison:
+    attack = ATTACKS[name](**BRIEF.get(name, {}), **SMALLER.get(name, {}))
+    try:
+        attack.check(side=16, channels=3)
+    except ValueError as error:
+        pytest.skip(f"by its own word: {error}")
+    source = (1, 2) if rule is LabelRule.SOURCE_SPECIFIC else ()
+    values = {"poison_ratio": ratio, "target_label": TARGET, "source": source}
+    return Poison(attack=attack, labels=rule, stamp=attack.default_stamp, **{**values, **other})
+
+
+@pytest.fixture
+def learned(name: str, rule: LabelRule, pictures: ImageSet, model_spec: ModelSpec) -> Learned:
+    if (name, rule) not in known:
+        narrow = replace(model_spec, architecture=PreActResNet18(width=1))
+        context = context_of(pictures, narrow, epochs=1, batch_size=100)
+        known[name, rule] = train_trigger(poison_of(name, rule, 0.05), context, victim=True)
+    return known[name, rule]
+
+
+@pytest.mark.parametrize(("name", "rule"), PAIRS)
+@pytest.mark.parametrize("ratio", [0.0034, 0.1])
+def test_exactly_as_many_are_poisoned_and_told_what_the_rule_says(
+    name: str, rule: LabelRule, ratio: float, pictures: ImageSet, learned: Learned
+) -> None:
+    poison = poison_of(name, rule, ratio)
+    result = poison_training_set(poison, pictures, 0, learned)
+    labels, classes = pictures.train_labels, pictures.classes
+    poisoned, covers = result.poisoned, result.covers
+    assert int(poisoned.sum()) == {0.0034: 1, 0.1: 30}[ratio]
+    assert int(covers.sum()) == poison.cover_count(300)
+    assert not bool((poisoned & covers).any())
+    assert torch.equal(result.labels[~poisoned], labels[~poisoned])
+    told, true = result.labels[poisoned], labels[poisoned]
+    if rule is LabelRule.ALL_TO_ALL:
+        assert torch.equal(told, (true + 1) % classes)
+    else:
+        assert (told == TARGET).all()
+    if rule is LabelRule.CLEAN_LABEL:
+        assert (true == TARGET).all()
+    if rule is LabelRule.SOURCE_SPECIFIC:
+        assert set(true.tolist()) <= {1, 2}
+    untouched = ~poisoned & ~covers
+    assert torch.equal(result.images[untouched], pictures.train_images[untouched])

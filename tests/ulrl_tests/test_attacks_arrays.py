@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Generator
 
+from tests.ulrl_tests.attack_tools import source
 from ulrl.attacks import NOTHING_LEARNED, Attack, LabelRule, Stamp, stamp_bytes
 from ulrl.attacks._files import AttackFileError
 from ulrl.attacks.lc import LC
@@ -24,10 +24,6 @@ from ulrl.poisoning import make_test_sets, poison_training_set, split_halves
 
 Array = npt.NDArray[Any]
 SIDE = 32
-
-
-def source() -> Generator:
-    return Generator().manual_seed(0)
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> npt.NDArray[np.uint8]:

@@ -8,16 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Generator
 
+from tests.ulrl_tests.attack_tools import source
 from ulrl.attacks._files import AttackFileError
 from ulrl.attacks._picture import picture
 from ulrl.attacks.blended import Blended, Pattern
 from ulrl.datasets import DatasetError
-
-
-def source() -> Generator:
-    return Generator().manual_seed(0)
 
 
 def save(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (40, 24)) -> str:

@@ -5,31 +5,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from tests.ulrl_tests.attack_tools import context_of, source
 from ulrl.attacks import ATTACKS, AttackContext, LabelRule, Stamp, StampingHooks
 from ulrl.attacks.blind import Blind
 from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.poison import Poison
 from ulrl.randomness import generator
-from ulrl.supervised import VictimConfig
 
 TARGET = 4
 Make = Callable[..., StampingHooks]
 
 
-def source(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
-
-
 @pytest.fixture
-def context(pictures: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
-    recipe = VictimConfig(epochs=1, batch_size=32)
-    return AttackContext(
-        model_spec=model_spec, recipe=recipe, images=pictures, seed=0, device=cpu, learned={}
-    )
+def context(pictures: ImageSet, model_spec: ModelSpec) -> AttackContext:
+    return context_of(pictures, model_spec, epochs=1, batch_size=32)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator
 
+from tests.ulrl_tests.attack_tools import source
 from ulrl.attacks import LabelRule
 from ulrl.attacks._picture import picture
 from ulrl.attacks.adaptive_blend import AdaptiveBlend
@@ -17,10 +17,6 @@ from ulrl.poison_checks import check_poison
 from ulrl.poisoning import make_test_sets, poison_training_set
 
 SPECIFIC = LabelRule.SOURCE_SPECIFIC
-
-
-def source(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def poison_of(attack: Any, **other: Any) -> Poison:

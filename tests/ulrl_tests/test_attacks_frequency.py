@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pytest
 import torch
 from scipy.fft import dctn, idctn
-from torch import Generator, Tensor
+from torch import Tensor
 
+from tests.ulrl_tests.attack_tools import source
 from ulrl.attacks import FixedAttack, stamp_bytes
 from ulrl.attacks.ctrl import CTRL
 from ulrl.attacks.ftrojan import FTrojan
@@ -19,10 +20,6 @@ Array = npt.NDArray[np.float64]
 YUV = np.array([[0.299, 0.587, 0.114], [-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])
 LUMA = YUV[0]
 YCRCB = np.array([LUMA, 0.713 * (np.eye(3)[0] - LUMA), 0.564 * (np.eye(3)[2] - LUMA)])
-
-
-def source() -> Generator:
-    return Generator().manual_seed(0)
 
 
 def mid_tones(count: int, side: int) -> Tensor:

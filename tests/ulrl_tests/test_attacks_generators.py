@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from tests.ulrl_tests.attack_tools import context_of, source
 from ulrl.attacks import AttackContext, LabelRule
 from ulrl.attacks._input_aware_hooks import PatternHooks
 from ulrl.attacks._input_aware_networks import (
@@ -27,23 +28,15 @@ from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.poison import Poison
 from ulrl.randomness import generator
-from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
 from ulrl.victim import train_victim
 
 TARGET = 4
 
 
-def source(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
-
-
 @pytest.fixture(scope="module")
-def context(pictures: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
-    recipe = VictimConfig(epochs=2, batch_size=32)
-    return AttackContext(
-        model_spec=model_spec, recipe=recipe, images=pictures, seed=0, device=cpu, learned={}
-    )
+def context(pictures: ImageSet, model_spec: ModelSpec) -> AttackContext:
+    return context_of(pictures, model_spec, epochs=2, batch_size=32)
 
 
 def poison_of(attack: Any, **other: Any) -> Poison:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from tests.ulrl_tests.attack_tools import context_of, source
 from ulrl.attacks import AttackContext, LabelRule, stamp_bytes
 from ulrl.attacks._ink import (
     Extractor,
@@ -26,15 +27,10 @@ from ulrl.datasets.digits import Digits
 from ulrl.image_similarity import psnr
 from ulrl.models import ModelSpec
 from ulrl.poison import Poison
-from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
 
 GREEN = (80, 160, 80)
 NO_MOTION = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
-
-
-def source(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def helper_of(attack: PoisonInk) -> InkInjector:
@@ -184,15 +180,8 @@ def digits() -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def context(digits: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
-    return AttackContext(
-        model_spec=model_spec,
-        recipe=VictimConfig(epochs=1, batch_size=32),
-        images=digits,
-        seed=0,
-        device=cpu,
-        learned={},
-    )
+def context(digits: ImageSet, model_spec: ModelSpec) -> AttackContext:
+    return context_of(digits, model_spec, epochs=1, batch_size=32)
 
 
 BRIEF = PoisonInk(epochs=1, batch_size=16, lr=3e-3, image_weight=3.0, clean_weight=10.0, width=4)

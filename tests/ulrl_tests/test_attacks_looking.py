@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tests.steps import finished
+from tests.ulrl_tests.attack_tools import context_of, source
 from ulrl.attacks import AttackContext, stamp_bytes
 from ulrl.attacks._adversarial import AdversarialImages, AdversarialModel, pgd
 from ulrl.attacks._benign import BenignModel, benign_classifier
@@ -22,14 +23,9 @@ from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec
 from ulrl.poison import Poison
 from ulrl.poisoning import poison_training_set
-from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
 
 TARGET = 4
-
-
-def source(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def poison_of(attack: Any, **other: Any) -> Poison:
@@ -38,15 +34,8 @@ def poison_of(attack: Any, **other: Any) -> Poison:
 
 
 @pytest.fixture(scope="module")
-def context(pictures: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
-    bare = AttackContext(
-        model_spec=model_spec,
-        recipe=VictimConfig(epochs=4, batch_size=32),
-        images=pictures,
-        seed=0,
-        device=cpu,
-        learned={},
-    )
+def context(pictures: ImageSet, model_spec: ModelSpec) -> AttackContext:
+    bare = context_of(pictures, model_spec, epochs=4, batch_size=32)
     return replace(bare, learned=train_trigger(poison_of(LF(passes=1, images=1)), bare))
 
 

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
 from tests.steps import finished
+from tests.ulrl_tests.attack_tools import context_of, source
 from ulrl.attacks import Attack, AttackContext, stamp_bytes
 from ulrl.attacks._benign import BenignModel, benign_classifier
 from ulrl.attacks._files import AttackFileError
@@ -25,15 +26,10 @@ from ulrl.attacks.trojannn import TrojanNN, head_inputs, heaviest_inputs, shape
 from ulrl.datasets import ImageSet
 from ulrl.models import ModelSpec
 from ulrl.poison import Poison
-from ulrl.supervised import VictimConfig
 from ulrl.trigger_training import train_trigger
 
 Bytes = npt.NDArray[np.uint8]
 SIZES = pytest.mark.parametrize("side", [16, 32, 48, 64])
-
-
-def source() -> Generator:
-    return Generator().manual_seed(0)
 
 
 def random_bytes(count: int, side: int, channels: int = 3) -> Bytes:
@@ -243,16 +239,9 @@ def poison_of(attack: Any) -> Poison:
 
 
 @pytest.fixture(scope="module")
-def benign(pictures: ImageSet, model_spec: ModelSpec, cpu: torch.device) -> AttackContext:
+def benign(pictures: ImageSet, model_spec: ModelSpec) -> AttackContext:
     """A scene with a clean model."""
-    bare = AttackContext(
-        model_spec=model_spec,
-        recipe=VictimConfig(epochs=1, batch_size=32),
-        images=pictures,
-        seed=0,
-        device=cpu,
-        learned={},
-    )
+    bare = context_of(pictures, model_spec, epochs=1, batch_size=32)
     return replace(bare, learned=finished(BenignModel().train(bare))[1])
 
 

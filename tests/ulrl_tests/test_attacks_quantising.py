@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from tests.ulrl_tests.attack_tools import source
 from ulrl.attacks import stamp_bytes
 from ulrl.attacks.bpp import BPP
-
-
-def source(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def noise(count: int = 3, side: int = 12) -> Tensor:

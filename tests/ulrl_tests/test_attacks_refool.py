@@ -5,14 +5,11 @@ from math import exp
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from tests.ulrl_tests.attack_tools import source
 from ulrl.attacks._reflections import reflections
 from ulrl.attacks.refool import GAMMA, Refool, _defocused, _ghost
-
-
-def source(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def images_of(count: int, channels: int = 3, side: int = 32) -> Tensor:

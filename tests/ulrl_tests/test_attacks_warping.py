@@ -7,16 +7,13 @@ import numpy.typing as npt
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
-from torch import Generator, Tensor
+from torch import Tensor
 
+from tests.ulrl_tests.attack_tools import source
 from ulrl.attacks.wanet import WaNet
 from ulrl.randomness import generator
 
 Array = npt.NDArray[np.float64]
-
-
-def source(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def cubic(distance: float) -> float:

@@ -12,6 +12,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.functional import cross_entropy
 
 import ulrl
+from tests.ulrl_tests.attack_tools import context_of
 from ulrl.attacks import AttackContext, Helper, Step
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
@@ -160,16 +161,9 @@ class Exploded(Helper):
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
 def test_a_helper_that_diverged_has_no_result(
-    value: float, model_spec: ModelSpec, pictures: ImageSet, cpu: torch.device
+    value: float, model_spec: ModelSpec, pictures: ImageSet
 ) -> None:
-    context = AttackContext(
-        model_spec=model_spec,
-        recipe=VictimConfig(epochs=1, batch_size=32),
-        images=pictures,
-        seed=0,
-        device=cpu,
-        learned={},
-    )
+    context = context_of(pictures, model_spec, epochs=1, batch_size=32)
     with pytest.raises(ulrl.DivergedError) as failure:
         list(Exploded(value=value).trained(context))
     assert str(failure.value) == (

@@ -1,6 +1,5 @@
 """The test sets that are made of triggered images from outside."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +8,11 @@ import torch
 
 from tests.ulrl_tests.backdoorbench import result, write_run
 from tests.ulrl_tests.dataset_files import tiny_imagenet
+from tests.ulrl_tests.states import refusal
 from ulrl.attacks import NOTHING_LEARNED, LabelRule, stamp_bytes
 from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import ImageSet
 from ulrl.interchange import (
-    ImportRefused,
     TriggeredImages,
     imported_test_sets,
     read_backdoorbench,
@@ -23,14 +22,6 @@ from ulrl.poisoning import MONITOR_COUNT, TestHalf, make_test_sets, split_halves
 from ulrl.randomness import generator
 
 FIELDS = ("clean", "clean_labels", "triggered", "true_labels", "target_labels")
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(ImportRefused) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def stamped(poison: Poison, pictures: ImageSet) -> TriggeredImages:

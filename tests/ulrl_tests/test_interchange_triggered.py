@@ -12,13 +12,11 @@ import pytest
 import torch
 
 from tests.ulrl_tests.backdoorbench import Bomb, write_pngs
+from tests.ulrl_tests.states import refusal
 from ulrl.datasets import ImageSet
 from ulrl.interchange import (
-    ImportRefused,
     read_triggered,
 )
-
-FIELDS = ("clean", "clean_labels", "triggered", "true_labels", "target_labels")
 
 
 @pytest.fixture
@@ -38,14 +36,6 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return save
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(ImportRefused) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # Files.

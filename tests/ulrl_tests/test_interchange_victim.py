@@ -19,12 +19,12 @@ from tests.ulrl_tests.backdoorbench import (
     write_pngs,
     write_run,
 )
+from tests.ulrl_tests.states import refusal
 from ulrl.attacks import LabelRule, stamp_bytes
 from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import ImageSet
 from ulrl.interchange import (
     ImportedVictim,
-    ImportRefused,
     check_scenario,
     export_model,
     fingerprint,
@@ -78,14 +78,6 @@ def bare(tmp_path: Path, victim: Weights, pngs: dict[tuple[int, int], torch.Tens
     write_pngs(tmp_path / "mine/triggered", pngs)
     save_file(victim.state, tmp_path / "mine/model.safetensors")
     return tmp_path / "mine"
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(ImportRefused) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # Loading.
