@@ -1,6 +1,7 @@
 """The pictures of BackdoorBench's run folders: where they may lie and what they may be."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 
 from tests.ulrl_tests.bb_runs import TEST, Writer, refusal
 from ulrl.interchange import read_backdoorbench
+
+CONTENTS = (b"", b"no picture", b"GIF89a" + bytes(60))
 
 
 @pytest.fixture
@@ -49,18 +52,32 @@ def test_a_link_that_stays_in_the_folder(write: Writer) -> None:
     assert len(read_backdoorbench(folder).triggered.images) == len(TEST)
 
 
-def test_links_in_a_circle(write: Writer) -> None:
-    folder = write()
-    first(folder).unlink()
-    first(folder).symlink_to("1.png")
-    assert refusal(folder).startswith(f"{first(folder)} is not there")
+def _link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
 
 
-def test_a_pipe_in_place_of_a_picture(write: Writer) -> None:
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_link_to_itself, " is not there"),
+        (_pipe, " is no regular file"),
+        *((lambda path, c=c: path.write_bytes(c), " cannot be read as PNG (") for c in CONTENTS),
+        *(
+            (lambda path, k=k: path.write_bytes(path.read_bytes()[:k]), " cannot be read as PNG (")
+            for k in (20, 60, 400)
+        ),
+    ],
+)
+def test_what_is_no_picture(write: Writer, change: Callable[[Path], object], message: str) -> None:
     folder = write()
-    first(folder).unlink()
-    os.mkfifo(first(folder))
-    assert refusal(folder).startswith(f"{first(folder)} is no regular file")
+    change(first(folder))
+    assert refusal(folder).startswith(f"{first(folder)}{message}")
 
 
 @pytest.mark.parametrize(
@@ -81,17 +98,3 @@ def test_a_picture_of_another_form(write: Writer, image: Image.Image, found: str
     assert message.startswith(f"{first(folder)} is {found}, not 16×16 RGB; all triggered") or (
         "decompression bomb" in message
     )
-
-
-@pytest.mark.parametrize("content", [b"", b"no picture", b"GIF89a" + bytes(60)])
-def test_what_is_no_picture(write: Writer, content: bytes) -> None:
-    folder = write()
-    first(folder).write_bytes(content)
-    assert refusal(folder).startswith(f"{first(folder)} cannot be read as PNG (")
-
-
-@pytest.mark.parametrize("keep", [20, 60, 400])
-def test_a_truncated_picture(write: Writer, keep: int) -> None:
-    folder = write()
-    first(folder).write_bytes(first(folder).read_bytes()[:keep])
-    assert refusal(folder).startswith(f"{first(folder)} cannot be read as PNG (")

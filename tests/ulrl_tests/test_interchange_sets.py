@@ -1,5 +1,6 @@
 """The test sets that are made of triggered images from outside."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,36 +216,37 @@ def test_the_likelier_order_counts_where_the_labels_agree_with_both(
     assert not torch.equal(images[False], images[True])
 
 
-def test_other_labels_than_the_datasets(
-    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
+WRONG: dict[str, tuple[Callable[[TriggeredImages], TriggeredImages], str]] = {
+    "another label": (
+        lambda t: replace(t, true_labels=(t.true_labels + (t.index == 4)) % 10, target_labels=None),
+        (
+            "theirs has test image 4 with class 1, and in the dataset it is of class 0 (1 of 150 "
+            "differ); name the dataset that they were made from, or write the images to a "
+            "triggered.npz without index, beside the state dict as model.pt"
+        ),
+    ),
+    "a test image too many": (
+        lambda t: replace(t, index=t.index + 1),  # type: ignore[operator]
+        "theirs has test image 150, and the dataset's are 0 to 149; ",
+    ),
+    "a class too many": (
+        lambda t: replace(t, true_labels=t.true_labels + 1, target_labels=None),
+        "theirs has an image of class 10, and the dataset's classes are 0 ",
+    ),
+    "another size": (
+        lambda t: replace(t, images=t.images[:, :, :8, :8]),
+        "theirs has images of 8×8×3, and the dataset of 16×16×3; name the dataset that they",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_images_of_another_dataset(
+    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages, case: str
 ) -> None:
-    true = theirs.true_labels.clone()
-    true[4] = (true[4] + 3) % 10
-    assert theirs.index is not None
-    wrong = replace(theirs, true_labels=true, target_labels=None)
-    assert refusal(lambda: imported_test_sets(badnets, pictures, wrong)) == (
-        f"theirs has test image {int(theirs.index[4])} with class {int(true[4])}, and in the "
-        f"dataset it is of class {int(theirs.true_labels[4])} (1 of 150 differ); name the dataset "
-        f"that they were made from, or write the images to a triggered.npz without index, beside "
-        f"the state dict as model.pt"
-    )
-
-
-def test_a_test_image_that_the_dataset_lacks(
-    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
-) -> None:
-    assert theirs.index is not None
-    wrong = replace(theirs, index=theirs.index + 1)
-    message = refusal(lambda: imported_test_sets(badnets, pictures, wrong))
-    assert message.startswith("theirs has test image 150, and the dataset's are 0 to 149; ")
-
-
-def test_a_class_that_the_dataset_lacks(
-    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
-) -> None:
-    wrong = replace(theirs, true_labels=theirs.true_labels + 1, target_labels=None)
-    message = refusal(lambda: imported_test_sets(badnets, pictures, wrong))
-    assert message.startswith("theirs has an image of class 10, and the dataset's classes are 0 ")
+    change, message = WRONG[case]
+    said = refusal(lambda: imported_test_sets(badnets, pictures, change(theirs)))
+    assert said.startswith(message)
 
 
 def test_another_target(badnets: Poison, pictures: ImageSet, theirs: TriggeredImages) -> None:
@@ -252,16 +254,6 @@ def test_another_target(badnets: Poison, pictures: ImageSet, theirs: TriggeredIm
     message = refusal(lambda: imported_test_sets(other, pictures, theirs))
     assert message.startswith("theirs wants class 1 for an image of class ")
     assert "(all_to_one, target_label 2) wants 2" in message
-
-
-def test_images_of_another_size(
-    badnets: Poison, pictures: ImageSet, theirs: TriggeredImages
-) -> None:
-    wrong = replace(theirs, images=theirs.images[:, :, :8, :8])
-    assert refusal(lambda: imported_test_sets(badnets, pictures, wrong)) == (
-        "theirs has images of 8×8×3, and the dataset of 16×16×3; name the dataset that they were "
-        "made from"
-    )
 
 
 @pytest.mark.parametrize("numbered", [True, False])
