@@ -177,7 +177,7 @@ def _ignore(phase: str, epoch: int, metrics: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Given(Architecture):
-    """The architecture of a network that somebody else built."""
+    """The architecture of a network that the caller built."""
 
     network: nn.Module = field(repr=False)
     path: str

@@ -322,7 +322,7 @@ class _Steps:
             torch.backends.cudnn.deterministic = before
 
     def take(self, chosen: Int64[Tensor, " b"], index: Int64[Tensor, " b"], rate: float) -> None:
-        """Take a step on some samples, told on the CPU and on the device."""
+        """Take a step on the samples of an index, which is given on the CPU and on the device."""
         if self._replay is not None:
             self._rate.fill_(rate)
             self._replay(index)

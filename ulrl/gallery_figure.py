@@ -21,7 +21,7 @@ HEADINGS = ("clean", "triggered", f"residual x {RESIDUAL_GAIN}", "spectrum")
 
 _GAP, _BETWEEN, _MARGIN, _NAMES, _HEAD, _FOOT = 4, 18, 14, 150, 34, 24
 _INK, _QUIET, _PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
-# Dark blue over grey to yellow: told apart by colour-blind eyes, and in print.
+# Dark blue over grey to yellow: distinct to colour-blind eyes, and in print.
 _RAMP = (
     (0, 34, 78),
     (53, 69, 108),

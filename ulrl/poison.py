@@ -395,9 +395,9 @@ class StampingHooks(TrainingHooks):
         if shown is None:
             return images, labels
         self.stamped = marked
-        told = labels.clone()
-        told[poisoned] = self.poison.assigned_labels(labels[poisoned], self.classes)
-        return shown, told
+        assigned = labels.clone()
+        assigned[poisoned] = self.poison.assigned_labels(labels[poisoned], self.classes)
+        return shown, assigned
 
     def shown(
         self, images: Tensor, poisoned: Tensor, covers: Tensor, classifier: Classifier

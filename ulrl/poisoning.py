@@ -58,9 +58,9 @@ def poison_training_set(
         in_bytes(trigger.stamp_training, shown[roles.poisoned], source) if given is None else given
     )
     shown[roles.covers] = in_bytes(trigger.stamp_cover, shown[roles.covers], source)
-    told = labels.clone()
-    told[roles.poisoned] = poison.assigned_labels(labels[roles.poisoned], images.classes)
-    return PoisonedSet(images=shown, labels=told, poisoned=roles.poisoned, covers=roles.covers)
+    assigned = labels.clone()
+    assigned[roles.poisoned] = poison.assigned_labels(labels[roles.poisoned], images.classes)
+    return PoisonedSet(images=shown, labels=assigned, poisoned=roles.poisoned, covers=roles.covers)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -76,7 +76,7 @@ def seeded_layer_rng(source: Generator, device: torch.device) -> Iterator[None]:
 def preserved_default_rng() -> Iterator[None]:
     """Put the state of torch's default generator back on leaving, so nothing notices.
 
-    One thread at a time: another that builds a network meanwhile would draw from it too.
+    One thread at a time: another thread that builds a network would draw from it too.
     """
     with _DEFAULT, torch.random.fork_rng(devices=[]):
         yield

@@ -195,7 +195,7 @@ def relearn(
     called with the classifier after each epoch; it may measure, and shall change nothing.
     """
     classifier = restore(victim, device)
-    penalty = _penalty(config, classifier, suspects)  # before anything is drawn afresh
+    penalty = _penalty(config, classifier, suspects)  # before weights are re-initialised
     reinitialise(config, classifier, suspects, clean.seed)
 
     def objective(logits: Tensor, labels: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ def cosine_term(config: RelearnConfig, cosines: Float[Tensor, " suspects"]) -> F
 def reinitialise(
     config: RelearnConfig, classifier: Classifier, suspects: Suspects, seed: int
 ) -> None:
-    """Draw the marked weights afresh, in place, and set biases to 0 where that is asked.
+    """Draw the marked weights again, in place, and set biases to 0 where that is asked.
 
     Every weight of a layer has its own draw, used or not, so that two choices of suspects
     agree where they overlap.

@@ -101,7 +101,7 @@ class Replay:
         if torch.cuda.memory_reserved() - torch.cuda.memory_allocated() > SPARE:
             torch.cuda.empty_cache()
         # By hand, as `torch.cuda.graph` collects garbage and gives all kept memory back first.
-        # Nothing is collected meanwhile: the end of another training would wait for the device.
+        # No garbage is collected: the end of another training would wait for the device.
         collects = gc.isenabled()
         gc.disable()
         try:

@@ -1,6 +1,6 @@
-"""What an attack has to learn before its trigger can be stamped, learned here and now.
+"""Train what an attack needs before its trigger can be stamped.
 
-Studies have a cached way of their own; this is for the gallery, and for anybody's script.
+Studies cache these results; this is for the gallery and for scripts.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What phase 1 hands to phase 2: suspects, and which of their weights start afresh."""
+"""The result of phase 1 that phase 2 uses: suspects, and which weights are re-initialised."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,7 +57,7 @@ class LayerSuspects:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Suspects:
-    """All that phase 1 hands on: the flagged neurons and which weights start afresh.
+    """All that phase 1 passes on: the flagged neurons and which weights are re-initialised.
 
     Attributes:
         layers: The layers that have any. With none, relearning is plain fine-tuning.

@@ -226,7 +226,7 @@ WRONG: dict[str, tuple[Callable[[TriggeredImages], TriggeredImages], str]] = {
         ),
     ),
     "a test image too many": (
-        lambda t: replace(t, index=t.index + 1),  # type: ignore[operator]
+        lambda t: replace(t, index=t.index + 1),  # type: ignore[operator, arg-type]
         "theirs has test image 150, and the dataset's are 0 to 149; ",
     ),
     "a class too many": (

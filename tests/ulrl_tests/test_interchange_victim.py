@@ -198,7 +198,7 @@ def test_links_out_of_the_folder(bare: Path, victim: Weights, name: str) -> None
 def test_other_images_than_the_files(
     write: Callable[..., Path], model_spec: ModelSpec, field: str, value: Any, reason: str
 ) -> None:
-    other: ModelSpec = replace(model_spec, **{field: value})  # type: ignore[arg-type]
+    other: ModelSpec = replace(model_spec, **{field: value})
     path = write()
     assert reason in refusal(lambda: load_victim(path, other))
 

@@ -13,7 +13,7 @@ from ulrl.attacks import Stamp, stamp_bytes
 from ulrl.attacks.badnets import BadNets
 from ulrl.augmentation import apply_views, draw_views
 from ulrl.datasets import ImageSet
-from ulrl.fitting import Epoch, Schedule
+from ulrl.fitting import Epoch, SGDConfig
 from ulrl.metrics import measure
 from ulrl.models import ModelSpec, initialise
 from ulrl.poison import Poison
@@ -114,9 +114,9 @@ def test_on_plateaus_the_rate_falls_to_a_tenth(
     asked: list[list[float]] = []
 
     def trained(*arguments: Any) -> Iterator[Epoch]:
-        schedule: Schedule = arguments[4]
+        sgd: SGDConfig = arguments[3]
         for number, loss in enumerate(losses, start=1):
-            asked.append([schedule.rate(number - 1 + step / 5) for step in range(5)])
+            asked.append([sgd.rate(number - 1 + step / 5) for step in range(5)])
             yield Epoch(number=number, loss=loss, accuracy=0.5)
 
     monkeypatch.setattr("ulrl.supervised.train", trained)

@@ -93,7 +93,7 @@ class PatternHooks(StampingHooks):
 
 
 class _Accumulating(Adam):
-    """Adam that is never told to forget gradients: a published bug, on request."""
+    """Adam whose gradients are never zeroed: a bug of the published code, on request."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 - torch's
         """Keep what has gathered."""

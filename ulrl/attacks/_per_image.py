@@ -15,7 +15,7 @@ def image_generators(images: Tensor, generator: Generator) -> list[Generator]:
     shares its draws.
 
     Args:
-        images: In [0, 1], shape ``n c h w``; told apart by their grey levels of 1/255.
+        images: In [0, 1], shape ``n c h w``; distinguished by their grey levels of 1/255.
         generator: Of the CPU.
     """
     salt = int(torch.randint(2**62, (), generator=generator)).to_bytes(8, "little")

@@ -11,7 +11,7 @@ from ulrl.poison import DIRTY_LABELS, FixedAttack, Images, LabelRule
 @register("imported")
 @dataclass(frozen=True, kw_only=True)
 class Imported(FixedAttack):
-    """A trigger that nobody here can stamp: the triggered test images come with the victim.
+    """A trigger that cannot be stamped here: the triggered test images come with the victim.
 
     For victims that were attacked in a way that has no name here.
 

@@ -98,7 +98,7 @@ class Fetched:
     Attributes:
         what: What is being done, for a person: ``decoding gtsrb``.
         done: Bytes or images so far.
-        total: Bytes or images in all; 0 where that cannot be told.
+        total: Bytes or images in all; 0 where that is not known.
         unit: What is counted.
     """
 
@@ -136,7 +136,7 @@ class Dataset(ABC):
         """Return plain values that fix the content: never a path.
 
         Raises:
-            DatasetError: The content cannot be told because a file is missing.
+            DatasetError: The content is not known because a file is missing.
         """
 
     def fetch(self) -> Iterator[Fetched]:

@@ -30,7 +30,7 @@ class Archive:
         file: Its name.
         url: Where it lies officially.
         md5: Its published checksum: no defence against its authors, but against everyone
-            else, since nobody can make another file of a given MD5.
+            else, since no other file of a given MD5 can be made.
         size: In bytes.
     """
 
@@ -60,7 +60,7 @@ def download(archive: Archive, url: str, folder: Path) -> Iterator[Fetched]:
     """Bring an archive from `url` into `folder`, complete and verified, or not at all.
 
     What has arrived lies in a file called ``.part``, where the next attempt goes on. The
-    caller sees to it that nobody else does the same.
+    caller makes sure that no other process does the same.
 
     Raises:
         DatasetError: It cannot be had, or is not the archive.

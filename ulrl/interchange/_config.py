@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ulrl.datasets import Preprocessing
-from ulrl.interchange._refusal import ImportRefused, shown, told
+from ulrl.interchange._refusal import ImportRefused, reason_of, shown
 from ulrl.interchange._state import sketch_of
 from ulrl.models import ARCHITECTURES, Architecture, ModelSpec
 from ulrl.models._resize import Resize
@@ -98,7 +98,7 @@ def model_spec_of(config: object, source: str) -> ModelSpec:
             ),
         )
     except (TypeError, ValueError) as error:
-        raise ImportRefused(f"{source}: {told(error)}; export the model again") from error
+        raise ImportRefused(f"{source}: {reason_of(error)}; export the model again") from error
 
 
 def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ulrl.interchange._card import card_text
 from ulrl.interchange._config import as_json, config_of, inner_of, model_spec_of, with_prefix
-from ulrl.interchange._refusal import ImportRefused, inside_file, told
+from ulrl.interchange._refusal import ImportRefused, inside_file, reason_of
 from ulrl.interchange._state import fit_state, read_state
 from ulrl.models import Weights
 
@@ -72,7 +72,7 @@ def load_exported(folder: str | Path) -> Weights:
         config = json.loads(inside_file(folder, CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ImportRefused(
-            f"{folder / CONFIG} cannot be read as JSON ({told(error)}); export the model again"
+            f"{folder / CONFIG} cannot be read as JSON ({reason_of(error)}); export the model again"
         ) from error
     model_spec = model_spec_of(config, str(folder / CONFIG))
     state = read_state(inside_file(folder, MODEL))
@@ -80,7 +80,7 @@ def load_exported(folder: str | Path) -> Weights:
         inner = inner_of(model_spec)
     except Exception as error:  # networks raise anything where options do not go together
         raise ImportRefused(
-            f"{folder / CONFIG}: its network cannot be built ({told(error)}); export it again"
+            f"{folder / CONFIG}: its network cannot be built ({reason_of(error)}); export it again"
         ) from error
     named = with_prefix(state, inner.prefix)
     return fit_state(named, model_spec, str(folder / MODEL))

@@ -28,7 +28,7 @@ class PoisonedCount:
     """How many training images a file says were poisoned.
 
     A few attacks record unpoisoned images with noise in the same list; of the target
-    class these cannot be told from poisoned ones, hence two bounds.
+    class these cannot be distinguished from poisoned ones, hence two bounds.
     """
 
     total: int

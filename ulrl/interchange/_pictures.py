@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from ulrl.interchange._refusal import ImportRefused, inside_file, shown, told
+from ulrl.interchange._refusal import ImportRefused, inside_file, reason_of, shown
 
 MODES = {"RGB": 3, "L": 1}  # Pillow's names of the pixels that are read
 
@@ -58,7 +58,7 @@ def _read_png(real: Path, path: Path, form: Form | None) -> npt.NDArray[np.uint8
         raise
     except Exception as error:  # a damaged picture raises anything
         raise ImportRefused(
-            f"{path} cannot be read as PNG ({told(error)}); copy it again"
+            f"{path} cannot be read as PNG ({reason_of(error)}); copy it again"
         ) from error
     return pixels.reshape(*pixels.shape[:2], -1)
 

@@ -136,13 +136,13 @@ def poisoned_count(train: Records, target: int | None) -> tuple[PoisonedCount, b
 
 def _record(data: Reader, index: int, classes: int) -> Record:
     entry = data.content.get(index)
-    told = entry.get("other_info") if isinstance(entry, Mapping) else None
-    match told:
+    info = entry.get("other_info") if isinstance(entry, Mapping) else None
+    match info:
         case [wanted, true] if _is_whole(wanted) and _is_whole(true):
             if 0 <= wanted < classes and 0 <= true < classes:
                 return Record(index, wanted, true)
     raise data.refusal(
-        f"{index}", f"a dict with other_info, two classes from 0 to {classes - 1}", told
+        f"{index}", f"a dict with other_info, two classes from 0 to {classes - 1}", info
     )
 
 

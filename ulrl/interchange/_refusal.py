@@ -15,7 +15,7 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def told(error: object) -> str:
+def reason_of(error: object) -> str:
     """Return what another library said, on one short line."""
     text = " ".join(str(error).split())
     return ascii(text[: 2 * LONGEST])[1:-1]

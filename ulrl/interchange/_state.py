@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ulrl.interchange._refusal import ImportRefused, shown, told
+from ulrl.interchange._refusal import ImportRefused, reason_of, shown
 from ulrl.interchange._torchfile import read_torch
 from ulrl.models import ModelSpec, Weights
 from ulrl.randomness import preserved_default_rng
@@ -140,8 +140,8 @@ def _read_safetensors(path: Path) -> State:
         raise ImportRefused(f"{path} is not there; check the path") from error
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ImportRefused(
-            f"{path} cannot be read as safetensors ({told(error)}); it is damaged or of another "
-            f"format: fetch it again"
+            f"{path} cannot be read as safetensors ({reason_of(error)}); it is damaged or of "
+            f"another format: fetch it again"
         ) from error
 
 

@@ -25,7 +25,7 @@ from torch.serialization import (
     safe_globals,
 )
 
-from ulrl.interchange._refusal import ImportRefused, shown, told
+from ulrl.interchange._refusal import ImportRefused, reason_of, shown
 
 # NumPy's names of plain numbers; integers are of 32 bits where NumPy 1 ran on Windows.
 KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
@@ -187,7 +187,7 @@ def _explained(path: Path, error: Exception) -> str:
         return f"{path} is not there; check the path"
     # Of torch's text the first line; advice follows, some of it to allow what was refused.
     before, _, after = (part.strip() for part in str(error).partition("WeightsUnpickler error: "))
-    first = [told(part.partition("\n")[0]) for part in (after, before)]
+    first = [reason_of(part.partition("\n")[0]) for part in (after, before)]
     reason = first[0] or f"{type(error).__name__}: {first[1]}"
     return (
         f"{path} cannot be read as a file of torch.save ({reason}); it is damaged or of another "

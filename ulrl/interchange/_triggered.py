@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ulrl.datasets.arrays import DAMAGE
 from ulrl.interchange._pictures import read_pngs
-from ulrl.interchange._refusal import ImportRefused, inside, shown, told
+from ulrl.interchange._refusal import ImportRefused, inside, reason_of, shown
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # one way to write each number
 LAYOUT = "the layout is <true label>/<number of the test image>.png and nothing else"
@@ -173,7 +173,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
             }
     except (*DAMAGE, OSError, ValueError) as error:
         raise ImportRefused(
-            f"{path} cannot be read as an .npz of plain arrays ({told(error)}); write it again"
+            f"{path} cannot be read as an .npz of plain arrays ({reason_of(error)}); write it again"
         ) from error
     if "images" not in arrays:
         raise ImportRefused(f"{path} lacks images, uint8 [N, H, W, C]; add them")

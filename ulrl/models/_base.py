@@ -59,7 +59,7 @@ class Architecture(ABC):
         """Return plain values that fix what `start` loads, beyond the options: never a path.
 
         Raises:
-            WeightsError: They cannot be told because a file is missing.
+            WeightsError: They are not known because a file is missing.
         """
         return {}
 

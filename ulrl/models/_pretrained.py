@@ -1,4 +1,4 @@
-"""Architectures that can start from weights somebody has trained."""
+"""Architectures that can start from trained weights."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping

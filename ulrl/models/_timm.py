@@ -142,7 +142,7 @@ def renewed(network: nn.Module, state: State) -> State:
             try:
                 return dict(rename(*(dict(state), network)[:wanted]))
             except UNSUITED:
-                return state  # of no known version; what it lacks is told by name
+                return state  # of no known version; missing entries are listed by name
     return state
 
 
