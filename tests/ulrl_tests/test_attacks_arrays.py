@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.ulrl_tests.attack_tools import source
-from ulrl.attacks import NOTHING_LEARNED, Attack, LabelRule, Stamp, stamp_bytes
+from ulrl.attacks import NOTHING_LEARNED, Attack, LabelRule, stamp_bytes
 from ulrl.attacks._files import AttackFileError
 from ulrl.attacks.lc import LC
 from ulrl.attacks.lf import LF
@@ -220,21 +220,6 @@ def test_lc_with_a_file_marks_its_images(
     clean = in_rows(half.clean[half.clean_labels != 2])
     marked = [backdoorbench_corners(image, amplitude) for image in clean]
     assert (in_rows(half.triggered) == np.stack(marked)).all()
-
-
-def test_images_without_a_place_have_no_copy(images: ImageSet, tmp_path: Path) -> None:
-    sets = (noise((count, SIDE, SIDE, 3)) for count in (TRAIN, TEST))
-    attack = ssba_of(tmp_path, *sets)
-    trigger = attack.trigger(0, NOTHING_LEARNED)
-    for stamp in (trigger.stamp, trigger.stamp_training):
-        with pytest.raises(ValueError, match="of its dataset's images only"):
-            stamp(images.test_images.float() / 255, source())
-    with pytest.raises(ValueError, match="stamp") as error:
-        Poison(attack=attack, labels=LabelRule.ALL_TO_ONE, stamp=Stamp.AFTER_AUGMENTATION)
-    assert str(error.value) == (
-        "stamp of ssba with files is before_augmentation: they hold no augmented views; got "
-        "after_augmentation"
-    )
 
 
 def test_files_of_another_dataset_are_refused(tmp_path: Path) -> None:

@@ -107,18 +107,3 @@ def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
         with pytest.raises(DatasetError) as error:
             use()
         assert str(error.value) == f"{path} cannot be read as a picture (UnidentifiedImageError)"
-
-
-def test_a_picture_cut_short(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    path = tmp_path / "short.png"
-    Image.fromarray(pixels).save(path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(AttackFileError, match="cannot be read as a picture"):
-        picture(str(path), 16)
-
-
-def test_a_folder_is_no_picture(tmp_path: Path) -> None:
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(AttackFileError, match=r"folder\.png is not there"):
-        Blended(pattern=str(tmp_path / "folder.png")).identity()

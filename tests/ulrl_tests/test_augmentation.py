@@ -66,14 +66,6 @@ def test_every_view_of_one_image() -> None:
     assert view(1, 0, mirrored=True) == [[2, 1, 0], [5, 4, 0], [8, 7, 0]]
 
 
-def test_padding_zero_without_flip_is_the_identity() -> None:
-    preprocessing = replace(PREPROCESSING, padding=0, flip=False)
-    images = torch.randint(256, (7, 3, 8, 8), generator=Generator().manual_seed(0))
-    images = images.to(torch.uint8)
-    views = draw_views(7, preprocessing, Generator().manual_seed(1), CPU)
-    assert torch.equal(apply_views(images, views, preprocessing), images)
-
-
 @pytest.mark.parametrize("padding", [0, 1, 4])
 def test_draws_are_uniform_over_crops(padding: int) -> None:
     count, places = 20_000, 2 * padding + 1
@@ -95,12 +87,3 @@ def test_no_flip_where_the_dataset_has_none() -> None:
     mirrored = draw_views(1000, PREPROCESSING, Generator().manual_seed(0), CPU)
     assert not bool(plain.mirrored.any())
     assert torch.equal(plain.top, mirrored.top)
-
-
-def test_views_of_some_images() -> None:
-    views = draw_views(10, PREPROCESSING, Generator().manual_seed(0), CPU)
-    index = torch.tensor([7, 0, 7])
-    part = views.of(index)
-    assert torch.equal(part.top, views.top[index])
-    assert torch.equal(part.left, views.left[index])
-    assert torch.equal(part.mirrored, views.mirrored[index])

@@ -164,15 +164,6 @@ def test_an_image_that_turns_out_to_be_none(
     assert not (tmp_path / "decoded/gtsrb-1").exists()
 
 
-def test_the_counts_of_the_signs() -> None:
-    """Tracks have 30 frames, one of them 29; 1,307 tracks make the final edition."""
-    counts = GTSRB.info.train_counts
-    assert len(counts) == 43
-    assert sum(counts) == 39_209
-    assert [label for label, count in enumerate(counts) if count % 30] == [33]
-    assert sum(-(-count // 30) for count in counts) == 1307
-
-
 def test_checksums_of_the_test_signs_are_those_of_torchvision() -> None:
     from pathlib import PurePath
 

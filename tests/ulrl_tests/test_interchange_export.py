@@ -91,12 +91,6 @@ def test_the_cards_code_gives_the_same_scores(
     assert torch.allclose(names["scores"], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("weights", ["timm", "timm resized"], indirect=True)
-def test_timm_models_need_no_ulrl(weights: Weights, tmp_path: Path) -> None:
-    export_model(weights, tmp_path / "model", {})
-    assert "ulrl" not in code_in(tmp_path / "model")
-
-
 @pytest.mark.parametrize("side", [32, 64])
 @pytest.mark.parametrize(
     ("architecture", "resize"),

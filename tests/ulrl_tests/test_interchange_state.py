@@ -89,12 +89,6 @@ def test_safetensors(tmp_path: Path, state: State) -> None:
     assert same(read_state(tmp_path / "model.safetensors"), state)
 
 
-def test_parameters_are_read_as_tensors(saved: Callable[[Any], Path]) -> None:
-    path = saved({"weight": nn.Parameter(torch.ones(2))})
-    assert type(read_state(path)["weight"]) is Tensor
-    assert not read_state(path)["weight"].requires_grad
-
-
 def test_pruning_is_folded_as_torch_applies_it(saved: Callable[[Any], Path]) -> None:
     network = nn.Sequential(nn.Linear(6, 4))
     prune.l1_unstructured(network[0], "weight", amount=0.5)  # type: ignore[no-untyped-call]

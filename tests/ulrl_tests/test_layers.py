@@ -171,14 +171,6 @@ def test_z_is_within_a_neurons_own_layer() -> None:
     assert scores.head_z.tolist() == scores.z[5:].tolist()
 
 
-def test_the_cap_goes_by_z_not_by_the_scale_of_a_layer() -> None:
-    config = assemble({"z_threshold": 0.5, "max_suspects": 1}).score
-    ascent = ascent_of(*SCALES, accuracy=(0.1,))
-    assert score_neurons(config, ascent).places == (("conv", 4),)
-    two = assemble({"z_threshold": 0.5, "max_suspects": 2}).score
-    assert score_neurons(two, ascent).places == (("conv", 4), ("head", 4))
-
-
 def test_weights_that_are_computed_are_refused_and_may_stand_where_none_is_watched() -> None:
     classifier = classifier_of(Mixed)
     torch.nn.utils.parametrizations.weight_norm(classifier.network.get_submodule("mixer"))

@@ -2,10 +2,8 @@
 
 import hashlib
 import os
-import pickle
 import zipfile
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -119,16 +117,6 @@ def test_what_does_not_fit_is_listed(trained: dict[str, Tensor], tmp_path: Path)
     assert text.endswith(f"; and {count - 5} more")
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_cut_files(suffix: str, share: float, trained: dict[str, Tensor], tmp_path: Path) -> None:
-    path = tmp_path / f"w{suffix}"
-    (save_file if suffix == ".safetensors" else torch.save)(trained, path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    assert refusal(path, network()).startswith("cannot be read as ")
-
-
 class Hostile:
     """Creates a file when it is unpickled."""
 
@@ -139,55 +127,13 @@ class Hostile:
         return Path.touch, (self.mark,)
 
 
-@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "inside"])
-def test_nothing_in_a_file_runs(form: str, trained: dict[str, Tensor], tmp_path: Path) -> None:
+def test_nothing_in_a_file_runs(trained: dict[str, Tensor], tmp_path: Path) -> None:
     path, mark = tmp_path / "w.pth", tmp_path / "mark"
-    content = {**trained, "extra": Hostile(mark)} if form == "inside" else Hostile(mark)
-    if form == "pickle":
-        path.write_bytes(pickle.dumps(content))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=form != "legacy")
-    text = refusal(path, network())
-    if form == "pickle":  # no file of torch.save at all
-        assert text.startswith("cannot be read as a file of torch.save (Unsupported operand ")
-        assert "documentation" not in text
-    else:
-        assert "which was not run: a file from outside holds tensors" in text
+    torch.save({**trained, "extra": Hostile(mark)}, path)
+    assert "which was not run: a file from outside holds tensors" in refusal(path, network())
     assert not mark.exists()
-    torch.load(path, weights_only=False) if form != "pickle" else pickle.loads(path.read_bytes())
+    torch.load(path, weights_only=False)
     assert mark.exists()  # so it would have
-
-
-NONSENSE = {
-    "list": ([1, 2], "holds no state dict but a list; save model.state_dict()"),
-    "empty": ({}, "holds no tensors by name; save model.state_dict()"),
-    "tensor": (torch.zeros(2), "holds no state dict but a Tensor; save model.state_dict()"),
-    "words": ({"a": "b"}, "a state dict has tensors by name; got 'a' with a str; save "),
-    "a number": ({3: torch.zeros(1)}, "a state dict has tensors by name; got 3 with a Tensor; "),
-    "sparse": ({"a": torch.eye(2).to_sparse()}, "'a' is sparse, quantised, complex or of a "),
-    "complex": ({"a": torch.zeros(2) * 1j}, "'a' is sparse, quantised, complex or of a special"),
-    "meta": ({"a": torch.empty(3, device="meta")}, "'a' is sparse, quantised, complex or of a "),
-    "nan": ({"a": torch.tensor([1.0, float("nan")])}, "a has 1 of 2 numbers that are NaN or "),
-    "too large": ({"a": torch.tensor([1e300], dtype=torch.float64)}, "a has 1 of 1 numbers that "),
-    "10 TB": (
-        {"a": torch.zeros(1).expand(10**7, 10**6)},
-        "'a' claims 10000000000000 numbers, more than are in the file; save contiguous tensors",
-    ),
-}
-
-
-@pytest.mark.parametrize(("content", "message"), NONSENSE.values(), ids=NONSENSE)
-def test_nonsense(content: Any, message: str, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "w.pth")
-    assert refusal(tmp_path / "w.pth", network()).startswith(message)
-
-
-def test_what_other_libraries_allow_is_not_allowed_here(
-    trained: dict[str, Tensor], tmp_path: Path
-) -> None:
-    torch.save({"model": trained, "more": Fraction(1, 2)}, tmp_path / "w.pth")
-    with torch.serialization.safe_globals([Fraction]):
-        assert "asks for 'fractions.Fraction'" in refusal(tmp_path / "w.pth", network())
 
 
 def test_other_files_and_none(tmp_path: Path) -> None:

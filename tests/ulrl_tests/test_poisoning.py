@@ -15,6 +15,7 @@ from ulrl.attacks import FixedAttack, Images, LabelRule, Stamp
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended
 from ulrl.attacks.sig import SIG
+from ulrl.attacks.ssba import SSBA
 from ulrl.datasets import DatasetInfo, ImageSet
 from ulrl.poison import Poison
 from ulrl.poison_checks import check_poison
@@ -219,3 +220,9 @@ def test_a_rule_that_makes_no_sense_for_an_attack() -> None:
         str(error.value)
         == "badnets admits labels all_to_one, all_to_all, source_specific; got clean_label"
     )
+
+
+def test_files_of_triggered_images_hold_no_augmented_views() -> None:
+    attack = SSBA(train_replacements="a.npy", test_replacements="b.npy")
+    with pytest.raises(ValueError, match="stamp of ssba with files is before_augmentation: they"):
+        Poison(attack=attack, labels=LabelRule.ALL_TO_ONE, stamp=Stamp.AFTER_AUGMENTATION)

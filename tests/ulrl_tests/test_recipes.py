@@ -80,18 +80,6 @@ def test_other_attacks_are_trained_alike_and_the_fast_recipe_knows_no_attack() -
     assert all(VictimRecipe().config("cifar10", attack) == VictimConfig() for attack in ATTACKS)
 
 
-def test_a_study_may_shorten_an_attacks_own_loop() -> None:
-    recipe = VictimRecipe(recipe=Recipe.BACKDOORBENCH, changes={"epochs": 10})
-    assert recipe.config("cifar10", "input_aware").epochs == 10
-    assert recipe.config("tiny_imagenet", "wanet").rate(9.5) == 0.01
-
-
-@pytest.mark.parametrize("dataset", TABLE)
-def test_fast_is_the_defaults_on_every_dataset(dataset: str) -> None:
-    assert VictimRecipe().config(dataset, "badnets") == VictimConfig()
-    assert VictimRecipe.of(epochs=3).config(dataset, "badnets") == VictimConfig(epochs=3)
-
-
 @pytest.mark.parametrize(
     ("changes", "period"),
     [

@@ -125,12 +125,6 @@ def test_what_waits_for_the_device_is_never_recorded() -> None:
     assert Graph.made == []
 
 
-def test_other_warnings_pass() -> None:
-    with pytest.warns(UserWarning, match="something else"):
-        run(Work(says="something else"), [1], [2])
-    assert len(Graph.made) == 1
-
-
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("no memory"), TimeoutError("too late"), KeyboardInterrupt()]
 )

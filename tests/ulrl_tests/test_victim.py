@@ -9,8 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.ulrl_tests.naive import in_double
-from ulrl.attacks import Stamp, stamp_bytes
-from ulrl.attacks.badnets import BadNets
+from ulrl.attacks import Stamp
 from ulrl.augmentation import apply_views, draw_views
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, SGDConfig
@@ -151,13 +150,3 @@ def test_the_seed_makes_the_victim(
         heads.append(run.classifier.weights().head)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
-
-
-def test_stamping_needs_no_more_than_the_named_generator(
-    pictures: ImageSet, badnets: Poison
-) -> None:
-    result = poison_training_set(badnets, pictures, 3)
-    stamped = stamp_bytes(
-        BadNets(size=4), pictures.train_images[result.poisoned], generator(3, "training triggers")
-    )
-    assert torch.equal(result.images[result.poisoned], stamped)
