@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
+from tests.ulrl_tests.dataset_files import SAMPLES, Sample
 from ulrl.attacks import LabelRule
 from ulrl.attacks.badnets import BadNets
 from ulrl.datasets import ImageSet, Preprocessing
@@ -137,3 +138,28 @@ def write_arrays(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which datasets are decoded where their root cannot be written."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/ulrl"
+
+
+@pytest.fixture
+def published(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sample], Sample]:
+    """Let a small dataset stand in for the published one of its name."""
+    del cache
+
+    def publish(made: Sample) -> Sample:
+        monkeypatch.setattr(f"{made.module}.SOURCE", made.source)
+        return made
+
+    return publish
+
+
+@pytest.fixture(params=SAMPLES)
+def sample(request: pytest.FixtureRequest, published: Callable[[Sample], Sample]) -> Sample:
+    """Each public dataset in small."""
+    return published(SAMPLES[request.param]())

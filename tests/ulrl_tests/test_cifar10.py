@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,9 @@ from ulrl.datasets.cifar10 import SOURCE, Cifar10
 FOLDER = "cifar-10-batches-py"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
-def sample(monkeypatch: pytest.MonkeyPatch) -> Sample:
-    made = cifar10()
-    monkeypatch.setattr(f"{made.module}.SOURCE", made.source)
-    return made
+def sample(published: Callable[[Sample], Sample]) -> Sample:
+    return published(cifar10())
 
 
 def load_with(

@@ -11,24 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ulrl_tests.dataset_files import SAMPLES, Sample
+from tests.ulrl_tests.dataset_files import Sample
 from tests.ulrl_tests.dataset_server import serving
 from ulrl.datasets import DatasetError, Fetched
 
 NOBODY = 65534
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache/ulrl"
-
-
-@pytest.fixture(params=SAMPLES)
-def sample(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sample:
-    made = SAMPLES[request.param]()
-    monkeypatch.setattr(f"{made.module}.SOURCE", made.source)
-    return made
 
 
 def decoded(sample: Sample, home: Path) -> Path:

@@ -18,23 +18,14 @@ TINY = "tiny-imagenet-200"
 BLACK = np.zeros((40, 30, 3), np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture
+def signs(published: Callable[[Sample], Sample]) -> Sample:
+    return published(gtsrb())
 
 
 @pytest.fixture
-def signs(monkeypatch: pytest.MonkeyPatch) -> Sample:
-    made = gtsrb()
-    monkeypatch.setattr(f"{made.module}.SOURCE", made.source)
-    return made
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Sample:
-    made = tiny_imagenet()
-    monkeypatch.setattr(f"{made.module}.SOURCE", made.source)
-    return made
+def tiny(published: Callable[[Sample], Sample]) -> Sample:
+    return published(tiny_imagenet())
 
 
 def load(sample: Sample, root: Path) -> None:

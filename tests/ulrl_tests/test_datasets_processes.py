@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,8 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture
-def sample(monkeypatch: pytest.MonkeyPatch) -> Sample:
-    made = SAMPLES["gtsrb"]()
-    monkeypatch.setattr(f"{made.module}.SOURCE", made.source)
-    return made
+def sample(published: Callable[[Sample], Sample]) -> Sample:
+    return published(SAMPLES["gtsrb"]())
 
 
 def test_workers_that_start_together_fetch_once(sample: Sample, tmp_path: Path) -> None:

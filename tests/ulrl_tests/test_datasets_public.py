@@ -7,29 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ulrl_tests.dataset_files import SAMPLES, Sample
+from tests.ulrl_tests.dataset_files import Sample
 from tests.ulrl_tests.dataset_formats import tar_of, zip_of
 from tests.ulrl_tests.dataset_server import serving
 from ulrl.datasets import DATASETS, DatasetError
 from ulrl.datasets._public import PublicDataset
 from ulrl.datasets.digits import Digits
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache/ulrl"
-
-
-@pytest.fixture(params=SAMPLES)
-def sample(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sample:
-    made = SAMPLES[request.param]()
-    monkeypatch.setattr(f"{made.module}.SOURCE", made.source)
-    return made
-
-
-def decoded(sample: Sample, home: Path) -> Path:
-    return home / "decoded" / f"{sample.name}-1"
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
