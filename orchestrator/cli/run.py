@@ -89,6 +89,8 @@ class _Run:
         self.plan, self.folder, self.console, self.interrupts = plan, folder, console, interrupts
         study = plan.study
         self.shares = Shares(study, chosen.nodes)
+        if not (folder.path / "results.csv").exists():  # a first start has something to compute
+            chosen.begin(plan, self.shares)
         self.store = store
         self.compute = compute = self.shares.compute
         self.site = Site(

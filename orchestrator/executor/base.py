@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,9 @@ from rich.console import Console
 
 from orchestrator.address import Address
 from orchestrator.errors import ResourceError
-from orchestrator.executor.ray_setup import configure, notice_cuts
+from orchestrator.executor.ray_setup import configure, notice_cuts, use_plain_workers
 from orchestrator.plan.jobs import Site
+from orchestrator.plan.plan import Plan
 from orchestrator.plan.resources import Node, Shares, this_machine
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Study
@@ -19,10 +20,10 @@ from orchestrator.store.store import Store
 from orchestrator.terminal import Interrupts, apart, hush_libraries
 
 if TYPE_CHECKING:
-    from orchestrator.executor.ray_cluster import Membership
+    from orchestrator.executor.ray_cluster import EmbeddedRay, Membership
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Executor:
     """What runs a study.
 
@@ -37,11 +38,28 @@ class Executor:
     nodes: Sequence[Node]
     member: "Membership | None"
     errors: Console
+    _own: "EmbeddedRay | None" = field(default=None, init=False)
+
+    def begin(self, plan: Plan, shares: Shares) -> None:
+        """Start what will run a plan, if it is to be started; it does so in the background.
+
+        Until `run` the main thread may import anything but Ray Tune.
+        """
+        if self.inline or self.address is not None or self._own is not None:
+            return
+        configure(plan.study.resources.cpu)
+        from orchestrator.executor.ray_cluster import EmbeddedRay
+
+        hush_libraries(verbose=self.verbose)  # Ray sets its loggers up when it is imported
+        self._own = EmbeddedRay(plan.study, shares, plan.scenarios, self.errors)
 
     def leave(self) -> None:
-        """Be done with what was joined: if it dies from now on, nobody minds."""
+        """End what was started and leave what was joined: it may die from now on."""
         if self.member is not None:
             self.member.leave()
+        if self._own is not None:
+            self._own.close()
+            self._own = None
 
     @property
     def text(self) -> str:
@@ -66,19 +84,16 @@ class Executor:
             hush_libraries(verbose=self.verbose)
             run_inline(conductor, site, interrupts)
             return
-        if self.address is None:
-            configure(conductor.plan.study.resources.cpu)
-        from orchestrator.executor.ray_cluster import embedded
+        self.begin(conductor.plan, shares)
+        member = self.member if self._own is None else self._own.member()
+        if member is None:
+            raise AssertionError("neither a Ray of this study's nor a cluster")
         from orchestrator.executor.ray_tune import run_on_ray
 
-        hush_libraries(verbose=self.verbose)  # Ray sets its loggers up when it is imported
-        with ExitStack() as stack:
-            member = self.member
-            if member is None:
-                plan = conductor.plan
-                own = embedded(plan.study, shares, plan.scenarios, self.errors)
-                member = stack.enter_context(own)
-            run_on_ray(conductor, site, shares, member, interrupts)
+        hush_libraries(verbose=self.verbose)
+        if self._own is not None:
+            use_plain_workers()
+        run_on_ray(conductor, site, shares, member, interrupts)
 
 
 @contextmanager
@@ -104,7 +119,7 @@ def executor(
 
                 there = joined(address, study, Store(study.store), errors)
                 member = stack.enter_context(there)
-        yield Executor(
+        made = Executor(
             inline=inline,
             address=address,
             verbose=verbose,
@@ -112,3 +127,5 @@ def executor(
             member=member,
             errors=errors,
         )
+        stack.callback(made.leave)
+        yield made

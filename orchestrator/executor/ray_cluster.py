@@ -1,9 +1,12 @@
 """Being part of a Ray: one of a study's own, or a running cluster."""
 
 import logging
+import os
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,10 @@ def embedded(
     """
     guard = RayWatchdog(RayDaemons(DAEMONS), errors)
     most = max(share.cpu for share in shares.all(scenarios))
+    cpus = ray_setup.embedded_cpus(study.resources, most)
+    workers = shares.likely([replace(this_machine(), cpus=cpus)], scenarios)
+    if workers == cpus <= len(scenarios):  # each worker has a victim to train at once
+        os.environ |= {"RAY_prestart_worker_first_driver": "1"}
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(scratch(place_for_sockets()))
@@ -99,11 +106,11 @@ def embedded(
             raise ResourceError(f"an embedded Ray cannot be used ({error})") from error
         stack.callback(_leave, guard)
         guard.start()
-        with spared(), ray_setup.own_token():
+        with spared(), ray_setup.own_token(), ray_setup.few_processes():
             _init(
                 "an embedded Ray",
                 address="local",  # whatever else runs on this machine
-                num_cpus=ray_setup.embedded_cpus(study.resources, most),
+                num_cpus=cpus,
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
                 _temp_dir=str(folder),
@@ -112,6 +119,44 @@ def embedded(
         memory = this_machine().memory
         node = Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=memory)
         yield Membership((node,), guard)
+
+
+class EmbeddedRay:
+    """An embedded Ray that starts while its user does something else.
+
+    Linux ends Ray's processes together with the thread that started them, so one thread starts
+    and ends them, and waits in between.
+
+    Args:
+        arguments: Of `embedded`.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._member: Future[Membership] = Future()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._host, args=arguments, daemon=True)
+        self._thread.start()
+
+    def member(self) -> Membership:
+        """Return the Ray once it has started.
+
+        Raises:
+            ResourceError: It cannot be started.
+        """
+        return self._member.result()
+
+    def close(self) -> None:
+        """End it."""
+        self._over.set()
+        self._thread.join()
+
+    def _host(self, *arguments: Any) -> None:
+        try:
+            with embedded(*arguments) as member:
+                self._member.set_result(member)
+                self._over.wait()
+        except Exception as error:  # noqa: BLE001 - raised where the Ray is asked for
+            self._member.set_exception(error)
 
 
 def _leave(guard: RayWatchdog) -> None:

@@ -39,7 +39,8 @@ def configure(threads: int) -> None:
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_ENABLE_AUTO_CONNECT": "0",  # Tune's last words to a Ray must not start another
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_prestart_worker_first_driver": "0",  # of those that it would start, Tune uses none
+        "RAY_preload_python_modules": "orchestrator.executor.ray_tune",  # by an embedded Ray
+        "RAY_prestart_worker_first_driver": "0",  # one a CPU, which may be more than workers
         "RAY_USAGE_STATS_ENABLED": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own
@@ -132,6 +133,46 @@ def embedded_cpus(resources: Resources, most: int) -> int:
     if resources.workers is not None:
         return max(resources.workers * resources.cpu, most)
     return max(os.cpu_count() or 1, most)
+
+
+@contextmanager
+def few_processes() -> Iterator[None]:
+    """Let a Ray that is started now consist of what a study uses.
+
+    Ray itself would also start an autoscaler, a log monitor and a dashboard without pages, and
+    wait for the last: 3 of the 10 seconds of computing that its start takes.
+    """
+    from ray._private import node
+
+    former = node.Node
+
+    class Node(former):  # type: ignore[misc, valid-type]
+        def start_monitor(self) -> None:
+            """Nothing is to be scaled."""
+
+        def start_log_monitor(self) -> None:
+            """The driver asks for no worker's output."""
+
+        def start_api_server(self, **arguments: Any) -> None:
+            """Nobody looks at its pages."""
+
+    node.Node = Node  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        node.Node = former  # type: ignore[misc]
+
+
+def use_plain_workers() -> None:
+    """Let Tune ask for workers with the environment of the driver, which an embedded Ray gives all.
+
+    With variables of its own each would be started by a second process, once another has
+    answered, and none of those that are there already could be used.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.DEFAULT_ENV_VARS.clear()
+    class_cache.ENV_VARS_TO_PROPAGATE.clear()
 
 
 def last_line(error: object) -> str:

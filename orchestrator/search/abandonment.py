@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -164,6 +163,8 @@ def _limits(most: int, p_threshold: float) -> Floats:
             shares = (without + np.roll(without, pairs)) / 2
             limits[pairs] = np.searchsorted(shares.cumsum(), p_threshold) - 1
         else:
+            from scipy.special import ndtri  # half a second of import
+
             mean = pairs * (pairs + 1) / 4
             deviation = (mean * (2 * pairs + 1) / 6) ** 0.5
             limits[pairs] = np.ceil(mean + deviation * ndtri(p_threshold)) - 1

@@ -3,8 +3,6 @@
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import closing
@@ -12,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from orchestrator.errors import sentence
 from orchestrator.files import ASIDE, aside_of, remove_left
 from orchestrator.processes import scratch
 
-TIMEOUT = 300  # seconds; the tables take 2 to 8
 QUIET = 30.0  # seconds without a change: nobody is making this database any more
 
 
@@ -139,17 +137,13 @@ def _ask(path: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def _make_tables(path: Path) -> None:
-    # In a process of its own: migrations rest on global state, which Optuna's use too. `mlflow db
-    # upgrade` by itself: all of MLflow's commands take a second of computing more to import.
-    end = f"from orchestrator.processes import end_with; end_with({os.getpid()})"
-    program = f"{end}; from mlflow.db import commands; commands()"
-    command = [sys.executable, "-c", program, "upgrade", f"sqlite:///{path}"]
-    here = str(Path(__file__).resolve().parents[2])  # it may be on this process' path alone
-    paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(  # noqa: S603 - nothing in it but our interpreter and our path
-        command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no word of why"]
-        raise RuntimeError(f"MLflow cannot make {path.name}: {lines[-1]}")
+    from mlflow.store.db import utils as untyped
+
+    utils: Any = untyped
+    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{path}")
+    try:
+        utils._initialize_tables(engine)  # noqa: SLF001 - as `mlflow db upgrade` does it
+    except Exception as error:
+        raise RuntimeError(f"MLflow cannot make {path.name}: {sentence(error)}") from error
+    finally:
+        engine.dispose()

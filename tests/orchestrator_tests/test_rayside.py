@@ -5,11 +5,22 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from orchestrator.executor.ray_setup import PINGS, last_line, notice_cuts, own_token, reason_of
+from orchestrator.errors import ResourceError
+from orchestrator.executor import ray_cluster
+from orchestrator.executor.ray_setup import (
+    PINGS,
+    few_processes,
+    last_line,
+    notice_cuts,
+    own_token,
+    reason_of,
+    use_plain_workers,
+)
 from orchestrator.terminal import apart
 
 
@@ -146,3 +157,36 @@ print(repr(said()))
             check=True,
         )
     assert done.stdout == f"{heard!r}\n"
+
+
+def test_an_embedded_ray_starts_what_a_study_uses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names are Ray's own: a version that renames them would start more, and slower."""
+    from ray._private import node
+    from ray.tune.execution import class_cache
+
+    ray_node = node.Node
+    with few_processes():
+        own = vars(node.Node).keys() & {"start_monitor", "start_log_monitor", "start_api_server"}
+        assert len(own) == 3
+        assert own <= vars(ray_node).keys()
+        assert issubclass(node.Node, ray_node)
+    assert node.Node is ray_node
+    monkeypatch.setattr(class_cache, "DEFAULT_ENV_VARS", {**class_cache.DEFAULT_ENV_VARS})
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", {*class_cache.ENV_VARS_TO_PROPAGATE})
+    use_plain_workers()
+    cache: Any = class_cache._ActorClassCache  # untyped
+    remote = cache().get(type("Nothing", (), {}))
+    assert remote._default_options["runtime_env"] == {}
+
+
+def test_a_ray_that_cannot_be_started_says_so_when_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise ResourceError("no room")
+
+    monkeypatch.setattr(ray_cluster, "embedded", fail)
+    ray = ray_cluster.EmbeddedRay()
+    with pytest.raises(ResourceError, match=r"^no room$"):
+        ray.member()
+    ray.close()

@@ -209,11 +209,11 @@ def test_drivers_that_make_the_database_at_once_get_one(
 def test_a_database_that_cannot_be_made_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 1, "", "Traceback\nOSError: no space\n")
+    def fail(_: object) -> None:
+        raise OSError("no space")
 
-    monkeypatch.setattr(subprocess, "run", fail)
-    with pytest.raises(RuntimeError, match=r"^MLflow cannot make mlflow\.db: OSError: no space$"):
+    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", fail)
+    with pytest.raises(RuntimeError, match=r"^MLflow cannot make mlflow\.db: no space$"):
         ensure_database(tmp_path / "mlflow.db")
     assert list(tmp_path.iterdir()) == []
 

@@ -37,9 +37,7 @@ def test_nothing_is_left_of_a_study_whose_ray_lost(command: Command, daemon: str
     command.write(TINY)
     process = command.start("grid.yaml", "--set", "resources.workers=2")
     command.wait_until(command.workers, "a worker is at work")
-    assert not named(command, "ray::IDLE"), (
-        "Ray would start one per worker, and Tune takes none of them"
-    )
+    assert not named(command, "ray::IDLE"), "one victim, so no worker is started ahead"
     (lost,) = named(command, daemon)
     os.kill(lost.pid, signal.SIGKILL)
     _, err = command.end(process, 3, timeout=60, left_for=20)
