@@ -70,21 +70,21 @@ def test_all_benchmarks_leave_pages_and_one_file_of_results(
 ) -> None:
     everything = importlib.import_module("benchmarks.__main__")
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks/bench_memory.py").write_text(
-        'print(\'| a |\\n|---|\')\nprint(\'{"benchmark": "memory", "peak": 3}\')\n'
+    (tmp_path / "benchmarks/bench_packing.py").write_text(
+        'print(\'| a |\\n|---|\')\nprint(\'{"benchmark": "packing", "peak": 3}\')\n'
     )
     (tmp_path / "benchmarks/bench_trial.py").write_text("import nowhere\n")
     (tmp_path / "benchmarks/bench_units.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(everything, "ROOT", tmp_path)
     out = tmp_path / "out"
-    names = ["bench_memory", "bench_trial", "bench_units"]
+    names = ["bench_packing", "bench_trial", "bench_units"]
     assert everything.main([str(out), "--limit", "8", "--only", *names]) == 1
-    assert json.loads((out / "results.jsonl").read_text()) == {"benchmark": "memory", "peak": 3}
-    assert "| a |\n|---|\n" in (out / "bench_memory.md").read_text()
+    assert json.loads((out / "results.jsonl").read_text()) == {"benchmark": "packing", "peak": 3}
+    assert "| a |\n|---|\n" in (out / "bench_packing.md").read_text()
     assert "No module named 'nowhere'" in (out / "bench_trial.md").read_text()
     assert "not finished within 8 s" in (out / "bench_units.md").read_text()
     told = capsys.readouterr().out
-    assert "| bench_memory | done |" in told
+    assert "| bench_packing | done |" in told
     assert "| bench_trial | failed (ModuleNotFoundError" in told
 
 
