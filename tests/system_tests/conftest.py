@@ -9,6 +9,18 @@ import pytest
 from orchestrator.tracking.sqlite_setup import ensure_database
 from tests.system_tests.commands import SMALL, Command
 
+LONGEST = ("quickstart", "kills", "faults", "search", "adding_an_attack", "limits", "cluster")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files come first, so that no process is left alone with one at the end."""
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.stem.removeprefix("test_")
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+
 
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[Command]:

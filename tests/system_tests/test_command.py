@@ -97,10 +97,9 @@ mlflow: {log_models: none}
 
 
 @pytest.mark.usefixtures("tables")
-@pytest.mark.parametrize("how", ["--inline", "-v"])
-def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command, how: str) -> None:
+def test_a_failing_trial_is_listed_with_its_log_and_tried_again(command: Command) -> None:
     command.write(FAILING)
-    for _ in range(2):
+    for how in ("--inline", "-v"):
         out, _ = command.run("grid.yaml", how, code=1)
         results = command.results("failing")
         assert list(results.status) == ["failed", "done"]

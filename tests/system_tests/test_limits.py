@@ -89,10 +89,11 @@ def test_a_budget_ends_a_start_and_the_same_command_goes_on(
         f"stopped by budget.trials = 4 with {pending} trials pending; nothing finished is lost. "
         f"To go on: {again}\n"
     )
-    _, err = command.run("grid.yaml", "--set", "budget.hours=0.000001", *NO_MODELS, code=4)
+    hours = ("--inline", "--set", "budget.hours=0.000001", *NO_MODELS)
+    _, err = command.run("grid.yaml", *hours, code=4)
     assert err.startswith("stopped by budget.hours = 1e-06 with ")
     assert (command.results().status == "pending").sum() == pending
-    command.run("grid.yaml", "--set", "resources.workers=1", *NO_MODELS)
+    command.run("grid.yaml", "--inline", *NO_MODELS)
     same(command.results(), undisturbed.results())
 
 
