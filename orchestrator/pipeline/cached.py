@@ -45,8 +45,8 @@ class CachedStages:
         waits for.
         """
         pause, longest = PAUSES
-        with self.store.turn(stage, key) as turn:
-            while not turn.mine():
+        with self.store.lock(stage, key) as lock:
+            while not lock.acquire():
                 yield Progress(stage=stage, epoch=0, epochs=0, pause=pause)
                 if (found := find()) is not None:
                     return found

@@ -205,10 +205,12 @@ class StageResults:
     def elsewhere(self, job: Job) -> bool:
         """Whether another study makes what would keep a worker long: a helper or a victim."""
         if job.kind is JobKind.HELPER and job.helper is not None:
-            return self.store.being_made(job.stage, self.keys.helper(job.scenario, job.helper))
-        if job.kind is JobKind.VICTIM:
-            return self.store.being_made(job.stage, self.keys.victim(job.scenario))
-        return False
+            key = self.keys.helper(job.scenario, job.helper)
+        elif job.kind is JobKind.VICTIM:
+            key = self.keys.victim(job.scenario)
+        else:
+            return False
+        return self.store.lock(job.stage, key).is_held_elsewhere()
 
     def ascent(self, finding: Findings) -> dict[str, Any]:
         """Return the curves of an ascent: its accuracy, its loss, and the monitor's."""

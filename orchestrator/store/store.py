@@ -27,7 +27,7 @@ from torch import Tensor
 from orchestrator.address import Address
 from orchestrator.errors import ResourceError, StudyError, TimeLimitExceeded, sentence
 from orchestrator.files import ASIDE, aside_of, obstacle, remove_left
-from orchestrator.store.locks import FOLDER, LocalLocks, RemoteLocks, ResultLock, is_held
+from orchestrator.store.locks import FOLDER, ResultLock
 
 FORMAT = 2
 # Entries of format 1, written by versions up to 0.1, do not say whose they are. They stay readable,
@@ -96,9 +96,6 @@ class Store:
                 f"the store {self.url} cannot be used: {sentence(error)}"
             ) from error
         self._local = isinstance(self._files, LocalFileSystem)
-        self._claims = (
-            LocalLocks(self._root) if self._local else RemoteLocks(self._files, self._root)
-        )
 
     @property
     def folder(self) -> Path | None:
@@ -120,7 +117,7 @@ class Store:
         except Exception as error:  # any back end, any error: one meaning for the user
             raise self._unwritable(sentence(error)) from error
         if self._local:
-            for place in (f"*/??/{ASIDE}", ".probe-*", ".beacon-*", f"{FOLDER}/.*"):
+            for place in (f"*/??/{ASIDE}", ".probe-*", ".beacon-*"):
                 remove_left(Path(self._root).glob(place))
 
     def _unwritable(self, reason: str) -> ResourceError:
@@ -236,13 +233,10 @@ class Store:
         with contextlib.suppress(OSError), self._reached("written to"):
             self._files.rm_file(self._path(stage, key))
 
-    def turn(self, stage: str, key: str) -> ResultLock:
-        """Return a place in the queue of those who would compute a result now."""
-        return ResultLock(self._claims, f"{stage}-{key}")
-
-    def being_made(self, stage: str, key: str) -> bool:
-        """Whether somebody computes a result now."""
-        return is_held(self._claims, f"{stage}-{key}")
+    def lock(self, stage: str, key: str) -> ResultLock:
+        """Return the lock on a result: who computes it, holds it."""
+        folder = self.folder
+        return ResultLock(None if folder is None else folder / FOLDER / f"{stage}-{key}")
 
     def names(self, stage: str, prefix: str) -> list[str]:
         """Return the keys of a stage that begin with `prefix` (of two characters or more)."""

@@ -2,14 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from orchestrator.store.locks import SILENCE
 from orchestrator.store.store import Entry, Store
 from tests.system_tests.commands import NO_MODELS, Command, computed, same
 from tests.system_tests.test_faults import TINY
@@ -54,7 +52,6 @@ def test_a_study_on_object_storage_inline_and_with_ray(
         place = ("--set", "store=s3://bucket/ray", "--set", "name=again", *NO_MODELS)
         command.run("grid.yaml", "--inline", *place)
         assert not command.stages("again").computed.any()
-    assert not Store("s3://bucket/ray")._files.find("bucket/ray/.claims")
 
 
 def test_what_others_write_meanwhile_is_seen(access: dict[str, str]) -> None:
@@ -75,39 +72,3 @@ def test_what_others_write_meanwhile_is_seen(access: dict[str, str]) -> None:
     others.delete_object(Bucket="bucket", Key=f"seen/{path}")
     assert store.names("unlearn", KEY) == [f"{KEY}-0.1"]
     assert store.read("unlearn", f"{KEY}-0.2") is None
-
-
-def test_claims_on_object_storage(access: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    del access
-    store = Store("s3://bucket/claimed")
-    with store.turn("relearn", KEY) as one, store.turn("relearn", KEY) as other:
-        assert one.mine()
-        assert not other.mine()
-        # The server itself refuses, should somebody have come between look and write.
-        monkeypatch.setattr(store._files, "exists", lambda _: False)
-        assert not other.mine()
-        monkeypatch.undo()
-        one.__exit__(None, None, None)
-        assert other.mine()
-    assert not store._files.find("bucket/claimed/.claims")
-
-
-def test_who_is_silent_on_object_storage_is_dead(
-    access: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del access
-    store = Store("s3://bucket/silent")
-    with store.turn("relearn", KEY) as one, store.turn("relearn", KEY) as other:
-        assert one.mine()
-        assert not other.mine()
-        modified = store._files.modified
-        ago = timedelta(seconds=SILENCE + 20)
-
-        def long_ago(path: str) -> datetime:
-            found: datetime = modified(path)
-            return found if ".now-" in path else found.astimezone(UTC) - ago
-
-        monkeypatch.setattr(store._files, "modified", long_ago)
-        with store.turn("relearn", KEY) as third:
-            assert third.mine()
-            assert not one._is_ours()

@@ -42,8 +42,8 @@ def test_each_stage_is_computed_once_between_two_drivers(command: Command) -> No
     command.write(MEETING)
     one, other = command.folder / "one", command.folder / "other"
     first = command.start("grid.yaml", "--inline", "--out", "one")
-    claims = command.folder / "runs/store/.claims"
-    command.wait_until(lambda: [*claims.glob("train_victim-*")], "the first driver is at a victim")
+    locks = command.folder / "runs/store/.locks"
+    command.wait_until(lambda: [*locks.glob("train_victim-*")], "the first driver is at a victim")
     os.kill(first.pid, signal.SIGSTOP)  # so that the second one meets it there
     second = command.start("grid.yaml", "--inline", "--out", "other", "--set", "name=other")
     (log,) = (one / "logs").glob("victim-*.log")
@@ -65,4 +65,4 @@ def test_each_stage_is_computed_once_between_two_drivers(command: Command) -> No
     )
     assert len(between) >= 2 * (2 + 1 + 2 + 2 * 2)
     same(*(pd.read_csv(folder / "results.csv") for folder in (one, other)))
-    assert not list(claims.iterdir())
+    assert not list(locks.iterdir())

@@ -7,9 +7,6 @@ import pytest
 
 from orchestrator.plan.jobs import Job, victim_job
 from orchestrator.scheduler.queue import LOOKS
-from orchestrator.store.locks import SILENCE
-from orchestrator.store.store import Store
-from tests.orchestrator_tests.held import KEY, age, rewrite, turn
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 
@@ -37,8 +34,8 @@ class Other:
         self._desk, self._stack = desk, stack
 
     def begin(self, item: Job) -> None:
-        turn = self._desk.store.turn("train_victim", self._desk.keys.victim(item.scenario))
-        assert self._stack.enter_context(turn).mine()
+        lock = self._desk.store.lock("train_victim", self._desk.keys.victim(item.scenario))
+        assert self._stack.enter_context(lock).acquire()
 
 
 def victims_of(desk: Desk) -> list[Job]:
@@ -98,28 +95,3 @@ def test_results_are_those_of_a_study_alone(desk: Desk, tmp_path: Path) -> None:
         Workers(count=2).run(desk)
     assert set(desk.statuses()) == {"done"}
     assert desk.rows() == alone.rows()
-
-
-@pytest.mark.parametrize("place", ["local", "memory"])
-def test_a_look_tells_whether_somebody_is_at_a_result(place: str, tmp_path: Path) -> None:
-    store = Store(f"memory://{tmp_path}" if place == "memory" else str(tmp_path))
-    assert not store.being_made("relearn", KEY)
-    with turn(store) as first:
-        assert not store.being_made("relearn", KEY)
-        assert first.mine()
-        assert store.being_made("relearn", KEY)
-        assert not store.being_made("evaluate", KEY)
-        assert not store.being_made("relearn", "cd")
-    assert not store.being_made("relearn", KEY)
-
-
-def test_a_look_finds_the_dead(tmp_path: Path) -> None:
-    local = Store(str(tmp_path))
-    with turn(local) as first:
-        assert first.mine()
-        rewrite(local, pid=2**22 + 1)  # more than Linux gives
-        assert not local.being_made("relearn", KEY)
-        rewrite(local, place="another machine")
-        assert local.being_made("relearn", KEY)
-        age(local, SILENCE + 5)
-        assert not local.being_made("relearn", KEY)

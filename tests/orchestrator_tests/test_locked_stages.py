@@ -64,7 +64,7 @@ def test_the_second_waits_and_takes_what_the_first_made(
     assert rest(one) == STAGES[kind]
     assert rest(other) == []
     check(copy, made)
-    assert list((Path(str(copy.store.url)) / ".claims").iterdir()) == []
+    assert list((Path(str(copy.store.url)) / ".locks").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", STAGES)
