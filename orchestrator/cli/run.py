@@ -222,7 +222,6 @@ class _Run:
         write_confusions(self.conductor, self.findings, self.folder.path / CONFUSION)
         self._keep_paces()
         self.pictures.write()
-        self.conductor.decisions.save()
         save_studies(self.folder.path / "optuna.journal", self._records())
         write_report(self.folder.path)
         self._deliver(whole=whole)

@@ -12,7 +12,6 @@ from typing import Any
 from orchestrator.files import write_text
 from orchestrator.plan.columns import count
 from orchestrator.plan.plan import Plan, Trial
-from orchestrator.search.answers import PrunerAnswers
 from orchestrator.search.pruners import Evidence, PruningStudy
 from orchestrator.spec.model import Objective
 
@@ -138,14 +137,11 @@ class Decisions:
     scenarios, and a verdict waits for all before it. Without, scenarios are judged apart.
     What ran ahead of a decision that then abandons it counts as pruned.
 
-    Args:
-        answers: File of what the pruner of settings said before, where that is kept.
-
     Attributes:
         sure: Numbers of the scenarios in which no setting can be abandoned yet.
     """
 
-    def __init__(self, plan: Plan, answers: Path | None = None) -> None:
+    def __init__(self, plan: Plan) -> None:
         prune, objective = plan.study.prune, plan.study.objective
         self._plan = plan
         self._outcomes: dict[int, TrialOutcome] = {}
@@ -154,10 +150,9 @@ class Decisions:
         self._incomplete: set[int] = set()
         self._values: dict[int, list[float]] = {}
         self._widest = 0  # scenarios behind the best-covered reference
-        self._answers = self._settings = None
+        self._settings = None
         if prune.setting is not None:
-            self._answers = None if answers is None else PrunerAnswers(answers)
-            self._settings = PruningStudy("settings", prune.setting, objective, self._answers)
+            self._settings = PruningStudy("settings", prune.setting, objective)
         startup = prune.setting.arguments["n_startup_steps"] if prune.setting else None
         self.sure = frozenset(plan.scenario_order[:startup])
         self._curves: dict[int, PruningStudy] = {}
@@ -241,11 +236,6 @@ class Decisions:
             return text
         weak = ", weak victim" if self._is_weak(verdict) else ""
         return f"{text}, {objective.value.upper()} {amount(objective, value)}{weak}"
-
-    def save(self) -> None:
-        """Keep what the pruner of settings said, for a resume to ask it less."""
-        if self._answers is not None:
-            self._answers.save()
 
     def complete(self) -> bool:
         """Whether every trial has its verdict."""

@@ -203,7 +203,7 @@ class StudyScheduler:
         self, plan: Plan, folder: StudyFolder, findings: StageResults, observer: StudyCallback
     ) -> None:
         self.plan = plan
-        self.decisions = Decisions(plan, folder.logs / "answers")
+        self.decisions = Decisions(plan)
         self.errors: dict[str, JobResult] = {}
         self._folder = folder
         self._findings = findings

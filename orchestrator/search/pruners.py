@@ -11,7 +11,6 @@ from optuna.pruners import BasePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.search.answers import PrunerAnswers, PrunerHistory
 from orchestrator.spec.model import Objective, PrunerChoice
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -86,20 +85,12 @@ class PruningStudy:
     """One Optuna study, fed in the order of the plan.
 
     It lives in memory: given the same values in the same order it decides the same, so
-    nothing of it needs to survive a kill. With `answers`, the pruner is asked only what it was
-    not asked in a former life.
+    nothing of it needs to survive a kill.
     """
 
-    def __init__(
-        self,
-        name: str,
-        choice: PrunerChoice,
-        objective: Objective,
-        answers: PrunerAnswers | None = None,
-    ) -> None:
+    def __init__(self, name: str, choice: PrunerChoice, objective: Objective) -> None:
         self.name = name
         self._choice = choice
-        self._answers = answers
         self._direction: Literal["maximize", "minimize"] = (
             "maximize" if objective.maximise else "minimize"
         )
@@ -114,7 +105,6 @@ class PruningStudy:
             for name, value in params.items():
                 trial.set_user_attr(name, value)
             self._trials[number] = trial
-            self._told.add("begin", number)
 
     def forget(self, number: int) -> None:
         """Undo all that was said of a setting: it ran ahead, and turned out not to count.
@@ -135,7 +125,6 @@ class PruningStudy:
                 self.finish(other, former.value if former.state is TrialState.COMPLETE else None)
 
     def _new_study(self) -> optuna.Study:
-        self._told = PrunerHistory(self._choice, self._direction)
         storage = optuna.storages.InMemoryStorage()
         optuna.create_study(study_name=self.name, direction=self._direction, storage=storage)
         return _Study(
@@ -148,17 +137,10 @@ class PruningStudy:
     def report(self, number: int, step: int, value: float) -> bool:
         """Take one value of a setting and return whether the pruner gives it up."""
         trial = self._trials[number]
-        self._told.add("report", number, step, value)
-        known = None if self._answers is None else self._answers.get(self._told)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a ragged grid's missing pairs are no news
             trial.report(value, step)
-            if known is not None:
-                return known
-            answer = trial.should_prune()
-        if self._answers is not None:
-            self._answers.put(self._told, answer=answer)
-        return answer
+            return trial.should_prune()
 
     def cut(self, number: int, values: list[float]) -> int | None:
         """Return the epoch (from 1) after which the pruner gives a curve up, if it does.
@@ -188,7 +170,6 @@ class PruningStudy:
         for name, attribute in (attributes or {}).items():
             self._trials[number].set_user_attr(name, attribute)
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
-        self._told.add("finish", number, value)
         self._study.tell(self._trials[number], value, state, skip_if_finished=True)
 
     def evidence(self, number: int) -> Evidence:
