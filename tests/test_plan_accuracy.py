@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.plan_accuracy import asked, read, table
-from orchestrator.scheduler.estimate import PlanEstimate
-from orchestrator.scheduler.timing import Source
+from orchestrator.scheduler.estimate import PlanEstimate, Source
 
 LINES = """stage,key,scenario,seconds,computed
 train_victim,a,s,10.0,True

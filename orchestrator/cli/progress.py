@@ -23,8 +23,8 @@ from orchestrator.plan.labels import cell_text, setting_text, short_names
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, amount, sentence
+from orchestrator.scheduler.estimate import StageTiming
 from orchestrator.scheduler.scheduler import point_of
-from orchestrator.scheduler.timing import StageTiming
 from orchestrator.search.best import Choice, margin
 from orchestrator.store.lookup import VictimResult
 from orchestrator.terminal import PLAIN_EVERY

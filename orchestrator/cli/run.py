@@ -24,12 +24,12 @@ from orchestrator.plan.resources import Shares
 from orchestrator.scheduler.cache_statistics import shared
 from orchestrator.scheduler.callbacks import CallbackList
 from orchestrator.scheduler.decisions import Status, write_prunings
+from orchestrator.scheduler.estimate import gather, keep
 from orchestrator.scheduler.results_table import ResultRows
 from orchestrator.scheduler.retention import ModelRetention
 from orchestrator.scheduler.sampling import recorded
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.scheduler.storage_mirror import StorageMirror
-from orchestrator.scheduler.timing import gather, keep
 from orchestrator.search.storage import StoredStudy
 from orchestrator.spec.model import Study
 from orchestrator.store.keys import CacheKeys

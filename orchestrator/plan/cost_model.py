@@ -243,7 +243,7 @@ class Workload:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._counts: dict[Dataset, tuple[int, int]] = {}
+        self._known: dict[Dataset, tuple[int, int]] = {}
 
     def of(self, item: Job) -> JobLoad:
         """Return what an item computes."""
@@ -257,7 +257,7 @@ class Workload:
         """Return the load of a stage of a trial's repair method."""
         if trial.method is None:
             return self.ascent(trial) if position == 0 else self.relearn(trial)
-        train, test = self.counts(trial.scenario)
+        train, test = self._counts(trial.scenario)
         samples = max(1, int(train * trial.hyperparameters.clean.clean_ratio))
         last = position == len(trial.method.stages) - 1
         return JobLoad(
@@ -270,7 +270,7 @@ class Workload:
 
     def helper(self, item: Job) -> JobLoad:
         """Return the load of what attacks train first."""
-        train, _ = self.counts(item.scenario)
+        train, _ = self._counts(item.scenario)
         config = self._plan.study.victim.config(
             item.scenario.dataset.name, item.scenario.poison.attack.name
         )
@@ -283,7 +283,7 @@ class Workload:
 
     def victim(self, scenario: Scenario) -> JobLoad:
         """Return the load of a victim and its evaluation; an imported one is only evaluated."""
-        train, test = self.counts(scenario)
+        train, test = self._counts(scenario)
         config = self._plan.study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
         epochs = config.epochs if scenario.source is None else 0
         return JobLoad(
@@ -303,21 +303,21 @@ class Workload:
     def relearn(self, trial: Trial) -> JobLoad:
         """Return the load of a relearning and its evaluation."""
         config = trial.hyperparameters.relearn
-        _, test = self.counts(trial.scenario)
+        _, test = self._counts(trial.scenario)
         load = self._phase(trial, config.relearn_epochs, config.relearn_batch_size)
         return JobLoad(trained=load.trained, tested=load.tested + 2.0 * test, batch=load.batch)
 
-    def counts(self, scenario: Scenario) -> tuple[int, int]:
+    def _counts(self, scenario: Scenario) -> tuple[int, int]:
         """Return training and test images; CIFAR-10's where the file that tells is missing."""
         dataset = scenario.dataset
-        if dataset not in self._counts:
+        if dataset not in self._known:
             info = dataset.info()
             found = (info.train_count, info.test_count) if info else (50_000, 10_000)
-            self._counts[dataset] = found
-        return self._counts[dataset]
+            self._known[dataset] = found
+        return self._known[dataset]
 
     def _phase(self, trial: Trial, epochs: int, batch: int) -> JobLoad:
-        train, test = self.counts(trial.scenario)
+        train, test = self._counts(trial.scenario)
         samples = max(1, int(train * trial.hyperparameters.clean.clean_ratio))
         monitored = 2.0 * min(MONITOR_COUNT, test // 2)
         return JobLoad(
@@ -364,9 +364,13 @@ def lengths(plan: Plan) -> Length:
 
 
 def _forward(scenario: Scenario) -> float:
-    info = scenario.dataset.info()
-    shape = (info.classes, info.channels, info.side) if info else (10, 3, 32)
     try:
-        return size_of(scenario.architecture, *shape).forward
+        return size_of(scenario.architecture, *shape_of(scenario.dataset)).forward
     except Exception:  # noqa: BLE001 - the order is advice
         return 0.0
+
+
+def shape_of(dataset: Dataset) -> tuple[int, int, int]:
+    """Return classes, channels and side; CIFAR-10's where the file that tells is missing."""
+    info = dataset.info()
+    return (info.classes, info.channels, info.side) if info else (10, 3, 32)

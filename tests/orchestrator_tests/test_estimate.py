@@ -13,8 +13,14 @@ from orchestrator.pipeline.inputs import model_spec_of
 from orchestrator.plan.cost_model import Calibration, Speed, StageShape, Workload
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
-from orchestrator.scheduler.estimate import END_SECONDS, START_SECONDS, estimate
-from orchestrator.scheduler.timing import Source, gather, keep
+from orchestrator.scheduler.estimate import (
+    END_SECONDS,
+    START_SECONDS,
+    Source,
+    estimate,
+    gather,
+    keep,
+)
 from orchestrator.spec.model import LogModels, Tracking
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
