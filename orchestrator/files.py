@@ -15,11 +15,13 @@ from errno import EACCES, EROFS
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
+
 from orchestrator.errors import SpecError
-from orchestrator.processes import born, place
+from orchestrator.processes import place
 
 ASIDE = ".*.tmp"  # matches the names of files aside
-_OWN = re.compile(r"\.(?:([0-9a-f]{8})-(\d+)-[0-9a-f]{8}|\d+(?:\.[0-9a-f]{8})?)\.tmp$")
+_OWN = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$")
 LEFT = 3600.0  # seconds untouched, after which a file aside was left by a kill, on any machine
 
 
@@ -28,11 +30,21 @@ def write_text(path: Path, text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file whole, aside and then renamed, and return its path."""
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> Path:
+    """Write a file whole, aside and then renamed, and return its path.
+
+    Args:
+        path: Of the file.
+        content: What it will hold.
+        durable: Whether it is on disk, whatever happens to the machine, when it gets its name.
+    """
     aside = aside_of(path)
     try:
-        aside.write_bytes(content)
+        with aside.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         return aside.replace(path)
     except OSError:  # no room
         aside.unlink(missing_ok=True)
@@ -56,9 +68,27 @@ def remove_left(files: Iterable[Path]) -> None:
         if written is None and file.name.endswith(".tmp"):
             continue
         with suppress(OSError):
-            dead = written and written[1] == _mark() and not born(int(written[2]))
+            dead = written and written[1] == _mark() and not _runs(int(written[2]))
             if dead or time.time() - file.stat().st_mtime > LEFT:
                 file.unlink()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False
+
+
+def whole_lines(path: Path, *, cut: bool = True) -> list[str]:
+    """Return a file's complete lines; a last one torn by a kill is cut off the file if `cut`."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if cut and end < len(content):
+        os.truncate(path, end)
+    return content[:end].decode(errors="replace").splitlines()
 
 
 @lru_cache(maxsize=1)

@@ -25,15 +25,6 @@ def place() -> str:
         return ""
 
 
-def born(pid: int) -> str:
-    """Return when a process of this machine began, in the kernel's ticks; "" if it is no more."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return ""
-    return "" if state in "ZX" else fields[18]
-
-
 def end_with(parent: int) -> None:
     """Let this process be killed at the end of the thread that started it, in process `parent`.
 

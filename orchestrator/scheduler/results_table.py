@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from orchestrator.files import aside_of, csv_text, write_text
+from orchestrator.files import aside_of, csv_text, write_bytes, write_text
 from orchestrator.plan.columns import MODELS, RELEARN, SCENARIO, SERIES, UNLEARN
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.scheduler.decisions import Status, Verdict
@@ -203,9 +203,7 @@ def _write_parquet(folder: Path, rows: list[dict[str, Any]], columns: tuple[str,
 
     frame = pd.DataFrame(rows, columns=list(columns), dtype="object")
     typed = frame.astype({name: _type_of(name) for name in columns})
-    aside = folder / ".results.parquet.tmp"
-    typed.to_parquet(aside, index=False)
-    aside.replace(folder / "results.parquet")
+    write_bytes(folder / "results.parquet", typed.to_parquet(index=False))
 
 
 def _type_of(column: str) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from orchestrator.address import Address
 from orchestrator.errors import ResourceError, StudyError, TimeLimitExceeded, sentence
-from orchestrator.files import ASIDE, aside_of, obstacle, remove_left
+from orchestrator.files import ASIDE, obstacle, remove_left, write_bytes
 from orchestrator.store.locks import FOLDER, ResultLock
 
 FORMAT = 2
@@ -219,7 +219,7 @@ class Store:
             with self._reached("written to"):
                 self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
                 if self._local:
-                    _write_atomically(Path(path), content)
+                    write_bytes(Path(path), content, durable=True)
                 else:
                     self._files.pipe_file(path, content)  # object stores put whole objects
         except OSError as error:
@@ -256,19 +256,6 @@ class Store:
 
     def _path(self, stage: str, key: str) -> str:
         return f"{self._root}/{stage}/{key[:2]}/{key}.safetensors"
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    aside = aside_of(path)
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def _encode(entry: Entry, stage: str, key: str) -> bytes:

@@ -45,7 +45,7 @@ class StudyFolder:
         """Raise ``ResourceError`` where this can be no study folder; nothing is written."""
         if reason := obstacle(self.path) or obstacle(self.logs):
             raise self._unwritable(reason)
-        self._listed_lines(mend=False)
+        self._listed_lines(cut=False)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -80,7 +80,7 @@ class StudyFolder:
 
     def open_record(self) -> None:
         """Read the list of executed stages; a line torn by a kill is cut off."""
-        lines = self._listed_lines(mend=True)
+        lines = self._listed_lines(cut=True)
         if not lines:
             write_text(self._record_file, ",".join(STAGE_COLUMNS) + "\n")
         rows = csv.reader(lines[1:])
@@ -145,7 +145,7 @@ class StudyFolder:
     def settings(self) -> list[object]:
         """Return the settings that were drawn for this study, in that order, as plain values."""
         found = []
-        for line in whole_lines(self._settings_file, mend=False):
+        for line in whole_lines(self._settings_file, cut=False):
             with suppress(ValueError):  # another is drawn in its place
                 found.append(json.loads(line))
         return found
@@ -158,8 +158,8 @@ class StudyFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def _listed_lines(self, *, mend: bool) -> list[str]:
-        lines = whole_lines(self._record_file, mend=mend)
+    def _listed_lines(self, *, cut: bool) -> list[str]:
+        lines = whole_lines(self._record_file, cut=cut)
         if lines and lines[0] != ",".join(STAGE_COLUMNS):
             raise ResourceError(
                 f"{self._record_file} is not this program's: its first line is {lines[0][:80]!r}"

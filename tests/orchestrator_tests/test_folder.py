@@ -74,10 +74,10 @@ def test_files_that_kills_left_aside_are_removed(folder: StudyFolder) -> None:
     subprocess.run([*command, str(report)], check=True)
     foreign = figures / ".b.svg.0123abcd-1-0123abcd.tmp"  # of another machine, just now
     mine = figures / ".notes.tmp"  # the user's
-    old = [figures / ".b.svg.28096.tmp", figures / ".b.28096.0123abcd.tmp"]  # of earlier versions
-    for path in (foreign, mine, *old):
+    old = figures / ".b.svg.0123abcd-1-4567abcd.tmp"  # of another machine, long ago
+    for path in (foreign, mine, old):
         path.touch()
-    for path in (mine, *old):
+    for path in (mine, old):
         os.utime(path, (0, 0))
     pipe = subprocess.PIPE
     with subprocess.Popen([*command, str(keep), "stay"], stdin=pipe, stdout=pipe) as writing:
