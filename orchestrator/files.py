@@ -113,18 +113,6 @@ def obstacle(path: Path) -> str:
     return str(OSError(reason := EROFS if read_only else EACCES, os.strerror(reason), str(there)))
 
 
-def whole_lines(path: Path, *, mend: bool = True) -> list[str]:
-    """Return a file's complete lines, after cutting a torn last one off the file itself."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if mend and end < len(content):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    return content[:end].decode(errors="replace").splitlines()
-
-
 def given_path(text: str) -> Path:
     """Return the path that a word of a command line names; few shells expand ~ in ``--out=~/x``."""
     try:

@@ -48,7 +48,7 @@ def read_starts(path: Path) -> Sequence[Start]:
         SpecError: It is there, but a whole line of it is no record of a start.
     """
     try:
-        lines = whole_lines(path, mend=False)
+        lines = whole_lines(path, cut=False)
     except OSError as error:
         raise SpecError([f"{path}: cannot be read; {' '.join(str(error).split())}"]) from None
     return [_start(path, number, line) for number, line in enumerate(lines, start=1)]
