@@ -1,26 +1,24 @@
-"""Optuna's record of a study: a journal at the end, or a storage that follows the run."""
+"""Optuna's record of a study: a journal at the end, and a storage that others can watch."""
 
-import copy
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from math import isclose
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-MARK = "ulrl_trial"  # which of ours a trial of a storage is
 LONGEST_NAME = 500  # characters of a study's name that databases take
 
 
 class StoredStudy(Protocol):
-    """Whoever keeps an Optuna study in memory."""
+    """An Optuna study in memory, with those of its trials that count."""
 
     name: str
 
@@ -33,22 +31,38 @@ class StoredStudy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """An Optuna study as it stands; its trials are never changed, only replaced.
-
-    Attributes:
-        live: Whether unfinished trials are worth showing.
-    """
+    """An Optuna study as it stands; its trials are never changed, only replaced."""
 
     name: str
     direction: StudyDirection
     trials: Sequence[FrozenTrial]
-    live: bool = True
 
 
-def snapshot(kept: StoredStudy, prefix: str = "", *, live: bool = True) -> Snapshot:
-    """Return what a judge or a sampler has so far; cheap enough for every few seconds."""
+def snapshot(kept: StoredStudy, prefix: str = "") -> Snapshot:
+    """Return what a pruner or a sampler has so far; cheap enough for every few seconds."""
     name = f"{prefix}{kept.name}"[:LONGEST_NAME]
-    return Snapshot(name=name, direction=kept.study.direction, trials=kept.trials, live=live)
+    return Snapshot(name=name, direction=kept.study.direction, trials=kept.trials)
+
+
+def copy_study(shot: Snapshot, storage: BaseStorage) -> None:
+    """Copy a study to a storage, in place of one of its name unless that is equal.
+
+    As `optuna.copy_study` does, from a snapshot: the study itself may change at any time.
+    """
+    with suppress(KeyError):
+        study = storage.get_study_id_from_name(shot.name)
+        if _content(storage.get_all_trials(study)) == _content(shot.trials):
+            return
+        storage.delete_study(study)
+    study = storage.create_new_study([shot.direction], shot.name)
+    for trial in shot.trials:
+        storage.create_new_trial(study, template_trial=trial)
+
+
+def _content(trials: Sequence[FrozenTrial]) -> str:
+    """Return what trials say, with NaN equal to itself and sequences as databases hold them."""
+    said = [(t.state.name, t.values, t.params, t.intermediate_values, t.user_attrs) for t in trials]
+    return json.dumps(said, sort_keys=True)
 
 
 def save_studies(path: Path, kept: Sequence[StoredStudy]) -> None:
@@ -64,10 +78,7 @@ def save_studies(path: Path, kept: Sequence[StoredStudy]) -> None:
     aside.unlink(missing_ok=True)
     storage = JournalStorage(JournalFileBackend(str(aside)))
     for one in kept:
-        shot = snapshot(one)
-        study = storage.create_new_study([shot.direction], shot.name)
-        for trial in shot.trials:
-            storage.create_new_trial(study, template_trial=trial)
+        copy_study(snapshot(one), storage)
     aside.replace(path)
     path.with_name(f"{aside.name}.lock").unlink(missing_ok=True)
 
@@ -100,115 +111,3 @@ def _is_torn(path: Path) -> bool:
             return False
         file.seek(end - 1)
         return file.read() != b"\n"
-
-
-class Writer:
-    """Brings the studies of a storage up to date; each write is the difference.
-
-    Attributes:
-        storage: Where they are; several studies and other people's may be there too.
-    """
-
-    def __init__(self, storage: BaseStorage) -> None:
-        self.storage = storage
-        self._known: dict[str, dict[int, FrozenTrial]] = {}
-        self._ids: dict[str, int] = {}
-
-    def write(self, shot: Snapshot, *, final: bool) -> None:
-        """Bring one study up to date.
-
-        Args:
-            shot: As it should be.
-            final: Whether nothing follows. Until then a storage that an earlier run left
-                further ahead is left so, since this run is most likely to come there too.
-        """
-        known = self._open(shot)
-        if any(self._contradicts(known[n], shot, n, final=final) for n in known):
-            self.storage.delete_study(self._ids.pop(shot.name))
-            del self._known[shot.name]
-            known = self._open(shot)
-        for number, trial in enumerate(shot.trials):
-            if number in known:
-                self._follow(known, number, trial)
-            elif shot.live or trial.state.is_finished():
-                self._enter(shot.name, number, trial)
-
-    def _open(self, shot: Snapshot) -> dict[int, FrozenTrial]:
-        if shot.name not in self._known:
-            try:
-                study = self.storage.get_study_id_from_name(shot.name)
-            except KeyError:
-                study = self.storage.create_new_study([shot.direction], shot.name)
-            self._ids[shot.name] = study
-            trials = self.storage.get_all_trials(study)
-            self._known[shot.name] = {
-                trial.user_attrs[MARK]: trial for trial in trials if MARK in trial.user_attrs
-            }
-        return self._known[shot.name]
-
-    def _contradicts(self, there: FrozenTrial, shot: Snapshot, number: int, *, final: bool) -> bool:
-        """Whether what the storage has of a trial is not, and will not become, ours."""
-        if number >= len(shot.trials):
-            return final
-        ours = shot.trials[number]
-        if _plain(there.params) != _plain(ours.params):
-            return True
-        if there.state.is_finished() and not ours.state.is_finished():
-            return final
-        shared = there.intermediate_values.keys() & ours.intermediate_values.keys()
-        if there.state.is_finished():
-            shared = there.intermediate_values.keys() | ours.intermediate_values.keys()
-            if there.state is not ours.state or not _alike(there.values, ours.values):
-                return True
-            if there.user_attrs != _marked(ours, number):
-                return True
-        pairs = [
-            (there.intermediate_values.get(step), ours.intermediate_values.get(step))
-            for step in shared
-        ]
-        return not all(_same(*pair) for pair in pairs)
-
-    def _enter(self, name: str, number: int, trial: FrozenTrial) -> None:
-        template = copy.copy(trial)
-        template.user_attrs = _marked(trial, number)
-        template.system_attrs = {}  # the sampler's own; not for strangers to read back
-        place = self.storage.create_new_trial(self._ids[name], template_trial=template)
-        self._known[name][number] = self.storage.get_trial(place)
-
-    def _follow(self, known: dict[int, FrozenTrial], number: int, trial: FrozenTrial) -> None:
-        there = known[number]
-        if there.state.is_finished():
-            return
-        for step, value in trial.intermediate_values.items():
-            if step not in there.intermediate_values:
-                self.storage.set_trial_intermediate_value(there._trial_id, step, value)  # noqa: SLF001
-        for attribute, value in _marked(trial, number).items():
-            if attribute not in there.user_attrs or there.user_attrs[attribute] != value:
-                self.storage.set_trial_user_attr(there._trial_id, attribute, value)  # noqa: SLF001
-        if trial.state.is_finished():
-            values = trial.values if trial.state is not TrialState.FAIL else None
-            self.storage.set_trial_state_values(there._trial_id, trial.state, values)  # noqa: SLF001
-        known[number] = self.storage.get_trial(there._trial_id)  # noqa: SLF001
-
-
-def _marked(trial: FrozenTrial, number: int) -> dict[str, Any]:
-    """Return a trial's user attributes as a storage has them."""
-    return {**_plain(trial.user_attrs), MARK: number}
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values as a database hands them back."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
-    return plain
-
-
-def _alike(a: Sequence[float] | None, b: Sequence[float] | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return len(a) == len(b) and all(map(_same, a, b))
-
-
-def _same(a: float | None, b: float | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (a != a and b != b)  # noqa: PLR0124 - NaN

@@ -4,7 +4,7 @@ import copy
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,19 +15,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.scheduler.decisions import Verdict
 from orchestrator.scheduler.storage_mirror import StorageMirror
 from orchestrator.search.storage import (
-    Snapshot,
     StoredStudy,
-    Writer,
+    copy_study,
     open_storage,
     save_studies,
     snapshot,
 )
 from orchestrator.spec.model import Prune, Search, Study
 from orchestrator.spec.space import Range
-from tests.orchestrator_tests.simulation import Desk, Recorder, Workers
+from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, MEDIAN, WILCOXON, choice, small_study
 from ulrl.layers import Layers
 
@@ -62,7 +60,6 @@ def content(storage: Any) -> dict[str, list[Any]]:
     found = {}
     for name in optuna.get_all_study_names(storage):
         trials = optuna.load_study(study_name=name, storage=storage).trials
-        trials.sort(key=lambda trial: int(trial.user_attrs.get("ulrl_trial", trial.number)))
         found[name.rpartition("] ")[2]] = [
             (t.state, t.value, t.params, dict(t.intermediate_values), attributes(t)) for t in trials
         ]
@@ -70,10 +67,8 @@ def content(storage: Any) -> dict[str, list[Any]]:
 
 
 def attributes(trial: FrozenTrial) -> Any:
-    """Return a trial's user attributes as JSON has them, but for which of ours it is."""
-    found = json.loads(json.dumps(trial.user_attrs))
-    found.pop("ulrl_trial", None)
-    return found
+    """Return a trial's user attributes as JSON has them."""
+    return json.loads(json.dumps(trial.user_attrs))
 
 
 def stored(place: str) -> dict[str, list[Any]]:
@@ -90,7 +85,7 @@ def meant(desk: Desk) -> dict[str, list[Any]]:
     }
 
 
-def followed(desk: Desk, place: str, every: float = 0.0) -> StorageMirror:
+def followed(desk: Desk, place: str, every: float = 60.0) -> StorageMirror:
     follower = StorageMirror(place, "s [1] ", lambda: records(desk), every)
     desk.watch(follower)
     return follower
@@ -112,19 +107,12 @@ def test_a_storage_says_what_was_decided(kind: str, tmp_path: Path) -> None:
 
 
 def test_every_trial_that_failed_or_was_pruned_says_why(tmp_path: Path) -> None:
-    """Also where the trial was in the storage before its reason: it ran then."""
     place = place_of("journal", tmp_path)
     desk = Desk(study_of(tmp_path), tmp_path)
     ended = (TrialState.FAIL, TrialState.PRUNED)
-    writer = Writer(open_storage(place))
-    workers = Workers(Random(0), 2, stumbling=["trial-00003"])
-
-    def write() -> None:
-        for kept in records(desk):
-            writer.write(snapshot(kept), final=False)
-
-    desk.watch(Telling(write))
-    workers.run(desk)
+    follower = followed(desk, place)
+    Workers(Random(0), 2, stumbling=["trial-00003"]).run(desk)
+    assert follower.close(60) == ""
     found = [trial for name in stored(place) for trial in stored(place)[name]]
     assert {state for state, *_ in found} >= {TrialState.COMPLETE, TrialState.PRUNED}
     for state, *_, shown in found:
@@ -133,50 +121,13 @@ def test_every_trial_that_failed_or_was_pruned_says_why(tmp_path: Path) -> None:
     assert any("trial-00003: RuntimeError: an accident" in str(shown) for *_, shown in found)
 
 
-def test_reasons_of_an_older_storage_are_added(tmp_path: Path) -> None:
-    place = place_of("journal", tmp_path)
-    desk = Desk(study_of(tmp_path), tmp_path)
-    Workers().run(desk)
-    bare = [
-        Snapshot(
-            name=shot.name,
-            direction=shot.direction,
-            trials=[without_attributes(trial) for trial in shot.trials],
-        )
-        for shot in map(snapshot, records(desk))
-    ]
-    for shots in (bare, map(snapshot, records(desk))):
-        writer = Writer(open_storage(place))
-        for shot in shots:
-            writer.write(shot, final=True)
-    assert stored(place) == meant(desk)
-
-
-def without_attributes(trial: FrozenTrial) -> FrozenTrial:
-    bare = copy.copy(trial)
-    bare.user_attrs = {}
-    return bare
-
-
-class Telling(Recorder):
-    """An observer that calls a function at each verdict."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        super().__init__()
-        self._call = call
-
-    def decided(self, verdict: Verdict) -> None:
-        super().decided(verdict)
-        self._call()
-
-
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_killed_and_resumed_it_is_written_once(kind: str, tmp_path: Path) -> None:
     place = place_of(kind, tmp_path)
     workers = Workers(Random(1), 2)
     for steps in (40, 60, 80, 10**9):
         desk = Desk(study_of(tmp_path), tmp_path)
-        follower = followed(desk, place)
+        follower = followed(desk, place, 0.2)
         workers.run(desk, steps)
         assert follower.close(60) == ""
     assert stored(place) == meant(desk)
@@ -198,10 +149,14 @@ def test_what_is_right_already_is_not_written_again(tmp_path: Path) -> None:
     place = place_of("journal", tmp_path)
     for expected_growth in (True, False):
         size = Path(place).stat().st_size if Path(place).exists() else 0
-        writer = Writer(open_storage(place))
         for kept in records(desk):
-            writer.write(snapshot(kept), final=True)
+            copy_study(snapshot(kept), open_storage(place))
         assert (Path(place).stat().st_size > size) is expected_growth
+    longer = copy.copy(snapshot(records(desk)[0]).trials[0])
+    longer.user_attrs = {"reason": "another"}
+    shot = replace(snapshot(records(desk)[0]), trials=[longer])
+    copy_study(shot, open_storage(place))
+    assert [attributes for *_, attributes in stored(place)["search"]] == [longer.user_attrs]
 
 
 def test_other_peoples_studies_stay(tmp_path: Path) -> None:
@@ -219,13 +174,17 @@ def test_other_peoples_studies_stay(tmp_path: Path) -> None:
 def test_what_runs_is_shown_while_it_runs(tmp_path: Path) -> None:
     place = place_of("journal", tmp_path)
     desk = Desk(study_of(tmp_path), tmp_path)
-    follower = followed(desk, place)
+    follower = followed(desk, place, 0.0)
     Workers(Random(0), 2).run(desk, 60)
     until = time.monotonic() + 30
-    while not Path(place).exists() or "search" not in stored(place):
+
+    def runs() -> bool:
+        found = stored(place).get("search", []) if Path(place).exists() else []
+        return any(state is TrialState.RUNNING for state, *_ in found)
+
+    while not runs():
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert any(state is TrialState.RUNNING for state, *_ in stored(place)["search"])
     assert follower.close(60) == ""
 
 
@@ -244,7 +203,7 @@ def test_a_locked_database_costs_the_study_nothing(tmp_path: Path) -> None:
     holder = sqlite3.connect(file, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     desk = Desk(study_of(tmp_path), tmp_path)
-    follower = followed(desk, place)
+    follower = followed(desk, place, 0.0)
     started = time.monotonic()
     Workers(Random(0), 3).run(desk)
     assert time.monotonic() - started < 20
@@ -260,28 +219,6 @@ def test_a_locked_database_costs_the_study_nothing(tmp_path: Path) -> None:
     assert stored(place) == meant(again)
 
 
-def test_a_database_that_comes_back_is_caught_up_with(tmp_path: Path) -> None:
-    file = tmp_path / "o.db"
-    place = f"sqlite:///{file}?timeout=0.1"
-    open_storage(place)
-    holder = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    holder.execute("BEGIN EXCLUSIVE")
-    desk = Desk(study_of(tmp_path), tmp_path)
-    follower = followed(desk, place)
-    Workers(Random(0), 3).run(desk, 100)
-    until = time.monotonic() + 30
-    while not follower.error:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    holder.execute("ROLLBACK")
-    holder.close()
-    assert follower.close(60) == ""
-    found, wanted = stored(place), meant(desk)
-    assert {name: found[name] for name in ("search", "settings")} == {
-        name: wanted[name] for name in ("search", "settings")
-    }
-
-
 @pytest.mark.parametrize(
     ("place", "said"),
     [
@@ -294,7 +231,7 @@ def test_a_storage_that_is_not_there_is_named_without_its_password(
     place: str, said: str, tmp_path: Path
 ) -> None:
     desk = Desk(study_of(tmp_path), tmp_path)
-    follower = followed(desk, place)
+    follower = followed(desk, place, 0.0)
     Workers(Random(0), 3).run(desk)
     assert desk.rows() == rows_without(tmp_path)
     reason = follower.close(30)
