@@ -1,8 +1,8 @@
 """What MLflow's mirror costs: ``python -m benchmarks.bench_mlflow --runs 10000``.
 
 Records are those of real trials in shape: 60 parameters, 33 final values, ten curves of twenty
-epochs, tags and a dataset. Three things are measured: what the driver pays to leave a record in
-the outbox, how many a second the delivery thread brings to an SQLite file, empty and with all
+epochs, tags and a dataset. Three things are measured: what the driver pays to offer a record, how
+many a second the delivery thread brings to an SQLite file, empty and with all
 runs in it, and how long MLflow takes for what its pages ask. All runs but a few hundred are
 copies made by SQL of runs that were delivered, since only their number matters.
 """
@@ -21,11 +21,11 @@ from typing import Any
 import psutil
 
 from benchmarks._common import options, report, table
+from orchestrator.tracking.client import Experiment
 from orchestrator.tracking.records import Dataset, Record
-from orchestrator.tracking.tracker import Tracker
-from orchestrator.tracking.upload_queue import UploadQueue
+from orchestrator.tracking.sync import RunTable, SyncWorker, open_sync
 
-DELIVERED = 200  # runs that really go through the tracker, before and after the copies
+DELIVERED = 200  # runs that are really delivered, before and after the copies
 SCENARIOS = 40
 
 
@@ -74,48 +74,43 @@ def trial(number: int) -> Record:
     )
 
 
-def outbox_costs(folder: Path, runs: int) -> dict[str, float]:
-    """Return what leaving records in the outbox costs the driver, and reading them again."""
+def offer_costs(folder: Path, runs: int) -> dict[str, float]:
+    """Return what offering records costs the driver while the server is away."""
+
+    def away() -> Experiment:
+        raise ConnectionError("nobody is there")
+
     process = psutil.Process()
-    records = study()
+    worker = SyncWorker(away, RunTable(folder / "alone.sqlite"), "study-id", "uri")
+    for record in study():
+        worker.record(record)
     before = process.memory_info().rss
-    outbox = UploadQueue(folder / "alone.jsonl")
     started = time.process_time()
-    for record in records:
-        outbox.add(record)
     for number in range(runs):
-        outbox.add(trial(number))
+        worker.record(trial(number))
     spent = time.process_time() - started
+    held = process.memory_info().rss - before
     made = time.process_time()
     for number in range(runs):
         trial(number)
     made = time.process_time() - made
-    outbox.close()
-    held = process.memory_info().rss - before
-    started = time.process_time()
-    UploadQueue(folder / "alone.jsonl").close()
-    again = time.process_time() - started
-    return {
-        "outbox_ms_per_record": 1000 * (spent - made) / runs,
-        "outbox_mb": (folder / "alone.jsonl").stat().st_size / 1e6,
-        "outbox_memory_mb": held / 1e6,
-        "outbox_reopen_s": again,
-    }
+    worker.close(1)
+    return {"offer_ms_per_record": 1000 * (spent - made) / runs, "offer_memory_mb": held / 1e6}
 
 
 def deliver(folder: Path, first: int, count: int, limit: float) -> dict[str, float]:
     """Return how fast so many new trials arrive in the database of a folder."""
     uri = f"sqlite:///{folder}/mlflow.db"
-    tracker = Tracker(uri=uri, experiment="many", outbox=folder / "outbox.jsonl")
+    worker = open_sync(uri, "many", folder / "runs.sqlite", "study-id")
     for record in study():
-        tracker.record(record)
-    tracker.flush(limit)
+        worker.record(record)
+    worker.flush(limit)
     wall, cpu = time.perf_counter(), time.process_time()
     for number in range(first, first + count):
-        tracker.record(trial(number))
-    tracker.flush(limit)
+        worker.record(trial(number))
+    worker.flush(limit)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    ended = tracker.close(limit)
+    ended = worker.close(limit)
     if ended.left:
         raise RuntimeError(f"{ended.left} records did not arrive: {ended.error}")
     return {"per_s": count / wall, "cpu_ms": 1000 * cpu / count}
@@ -191,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
         given.runs, given.delivered, given.asked = 100, 5, 1
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        found: dict[str, Any] = outbox_costs(folder, given.runs)
+        found: dict[str, Any] = offer_costs(folder, given.runs)
         empty = deliver(folder, 0, given.delivered, 3600)
         copy_runs(folder / "mlflow.db", given.runs)
         full = deliver(folder, given.delivered, given.delivered, 3600)

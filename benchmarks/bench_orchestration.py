@@ -1,7 +1,7 @@
 """What orchestration costs where trials do nothing: ``python -m benchmarks.bench_orchestration``.
 
 Contenders take turns in one run, each in a process of its own, on two workers: a study of ours
-(the Optuna bridge, keys, the store with its checks and syncs, the study folder and MLflow's outbox
+(the Optuna bridge, keys, the store with its checks and syncs, the study folder and MLflow's queue
 in the loop), a bare pool of Ray actors, Ray Tune with reused workers, Ray Tune with a fresh worker
 per trial; none of the other three keeps anything. A rate counts from the first that ends to the
 last, so nobody's start counts. `--sizes` are the trials of our studies; the larger ones show
@@ -39,7 +39,7 @@ grid:
   relearn_lr: [{rates}]
 prune: {{setting: {{pruner: wilcoxon, p_threshold: 1.0e-9, n_startup_steps: 7}}}}
 resources: {{workers: {workers}}}
-mlflow: {{uri: "http://127.0.0.1:9", log_models: none}}  # nobody there: all waits in the outbox
+mlflow: {{uri: "http://127.0.0.1:9", log_models: none}}  # nobody there: all waits in the queue
 store: {store}
 """
 

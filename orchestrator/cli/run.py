@@ -37,9 +37,10 @@ from orchestrator.store.lookup import StageResults, objective_value
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import StudyFolder
 from orchestrator.terminal import Interrupts, failure_of, program, shown
-from orchestrator.tracking.tracker import FlushProgress
+from orchestrator.tracking.model_export import ExportState, export_models
+from orchestrator.tracking.sync import EndProgress
 
-FOLLOWER_SECONDS = 60.0  # for Optuna's storage at the end of a study
+STORAGE_SECONDS = 60.0  # for Optuna's storage at the end of a study
 HURRIED_SECONDS = 5.0  # for MLflow and Optuna's storage when the study ends early
 
 
@@ -82,9 +83,8 @@ class _Run:
         from orchestrator.scheduler.trigger_pictures import TriggerPictures
         from orchestrator.spec.dump import resolved_yaml
         from orchestrator.tracking.callback import MlflowCallback
-        from orchestrator.tracking.model_export import ModelExporter
         from orchestrator.tracking.run_records import RunRecords
-        from orchestrator.tracking.tracker import Tracker
+        from orchestrator.tracking.sync import open_sync
 
         self.plan, self.folder, self.console, self.interrupts = plan, folder, console, interrupts
         study = plan.study
@@ -109,29 +109,27 @@ class _Run:
         callbacks = CallbackList()
         self.conductor = conductor = StudyScheduler(plan, folder, findings, callbacks)
         self.results = results = ResultRows(conductor, findings)
-        self.foundry = ModelExporter(study.store)
-        self.tracker = Tracker(
-            uri=study.mlflow.uri,
-            experiment=study.name,
-            outbox=folder.logs / "mlflow.jsonl",
-            maker=self.foundry,
-        )
+        table = folder.logs / "mlflow.sqlite"
+        self.mlflow = open_sync(study.mlflow.uri, study.name, table, self.site.study)
         self.pictures = TriggerPictures(plan, folder.path)
         self.retention = ModelRetention(conductor, results, store)
         runs = RunRecords(conductor, results, findings, store, self.pictures)
-        self.mirror = MlflowCallback(self.tracker, conductor, runs, self.retention, store)
+        self.mlflow_callback = MlflowCallback(self.mlflow, conductor, runs, self.retention)
         self.tally = ProgressState(plan, self._reached)
         logs = TrialLogs(folder, conductor)
         self.screen = ProgressView(console, self.tally, logs.path)
         self.starts = StartLog(folder.logs, compute.device)
-        callbacks.add(self.screen, self.pictures, self.retention, self.mirror, logs, self.starts)
-        self.follower: StorageMirror | None = None
+        callbacks.add(
+            self.screen, self.pictures, self.retention, self.mlflow_callback, logs, self.starts
+        )
+        self.storage_mirror: StorageMirror | None = None
         if study.optuna_storage is not None:
             prefix = f"{study.name} {self.site.study[:8]}: "
-            self.follower = StorageMirror(study.optuna_storage, prefix, self._records)
-            callbacks.add(self.follower)
+            self.storage_mirror = StorageMirror(study.optuna_storage, prefix, self._records)
+            callbacks.add(self.storage_mirror)
         self._chosen = chosen
-        self._behind = 0  # records that MLflow lacks in the end
+        self._behind = 0  # records and models that MLflow lacks in the end
+        self._models = ExportState()
 
     def go(self) -> int:
         """Do what is left, write everything, and return the exit code."""
@@ -179,10 +177,10 @@ class _Run:
                 f"has all results: run the same command again"
             ) from error
         finally:
-            timeout = FOLLOWER_SECONDS if whole else HURRIED_SECONDS
-            behind = self.follower.close(timeout) if self.follower is not None else ""
-            delivery = self.tracker.close(HURRIED_SECONDS)
-            self._behind = delivery.left
+            timeout = STORAGE_SECONDS if whole else HURRIED_SECONDS
+            behind = self.storage_mirror.close(timeout) if self.storage_mirror is not None else ""
+            delivery = self.mlflow.close(HURRIED_SECONDS)
+            self._behind = delivery.left + self._models.left
         if behind:
             self._say(
                 f"Optuna's storage at {self.plan.study.optuna_storage} is behind "
@@ -196,13 +194,24 @@ class _Run:
                 f"to deliver them",
                 style="yellow",
             )
-        if reasons := self.foundry.impossible:
-            runs = count(len(reasons), "run")
-            self._say(f"MLflow has no model of {runs}: {reasons[0]}", style="yellow")
-        if self.mirror.models_gone:
+        self._say_of_models()
+
+    def _say_of_models(self) -> None:
+        """Say which models MLflow does not have, and why."""
+        models = self._models
+        if models.left:
             self._say(
-                f"the store no longer has {count(self.mirror.models_gone, 'repaired model')} for "
-                f"MLflow: log_models was set to store fewer when the trials ran",
+                f"MLflow lacks {count(models.left, 'model')} ({models.error}); run the same "
+                f"command again to export them",
+                style="yellow",
+            )
+        if models.impossible:
+            runs = count(len(models.impossible), "run")
+            self._say(f"MLflow has no model of {runs}: {models.impossible[0]}", style="yellow")
+        if models.gone:
+            self._say(
+                f"the store no longer has {count(models.gone, 'repaired model')} for MLflow: "
+                f"log_models was set to store fewer when the trials ran",
                 style="yellow",
             )
 
@@ -212,10 +221,10 @@ class _Run:
         from orchestrator.search.storage import save_studies
         from orchestrator.tracking.callback import artifacts_of
 
-        known = self.tracker.run_ids()
+        known = self.mlflow.run_ids()
         self.results.write(self.folder.path, known)
         self.retention.finish()
-        self.mirror.finish()
+        self.mlflow_callback.finish()
         prunings = self.conductor.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
         write_curves(self.conductor, self.results, self.findings, self.folder.path / CURVES)
@@ -225,11 +234,11 @@ class _Run:
         save_studies(self.folder.path / "optuna.journal", self._records())
         write_report(self.folder.path)
         self._deliver(whole=whole)
-        if self.tracker.run_ids() != known:
-            self.results.write(self.folder.path, self.tracker.run_ids())  # now with all of them
+        if self.mlflow.run_ids() != known:
+            self.results.write(self.folder.path, self.mlflow.run_ids())  # now with all of them
         tags, reached = conclusion(self.folder.path)
         metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}
-        self.mirror.study_record(
+        self.mlflow_callback.study_record(
             status="FINISHED" if whole else "KILLED",
             metrics={**metrics, **reached} if whole else {},
             tags=tags if whole else {},
@@ -237,13 +246,23 @@ class _Run:
         )
         if whole:
             self._deliver(whole=True)
+            self._export_models()
 
     def _deliver(self, *, whole: bool) -> None:
         """Wait for MLflow: at the end of a study until it has everything, else for a moment."""
-        if whole:
-            FlushProgress(self.tracker, self.console, self.interrupts).wait()
-        else:
-            self.tracker.flush(HURRIED_SECONDS)
+        if not whole:
+            self.mlflow.flush(HURRIED_SECONDS)
+            return
+        with EndProgress(self.console, self.interrupts) as progress:
+            progress.flush(self.mlflow)
+
+    def _export_models(self) -> None:
+        """Export the models that MLflow is to have, with the runs there."""
+        study = self.plan.study
+        with EndProgress(self.console, self.interrupts) as progress:
+            self._models = export_models(
+                self.mlflow, study.mlflow.uri, study.name, study.store, progress
+            )
 
     def _keep_paces(self) -> None:
         """Let later studies know what stages took here."""

@@ -12,10 +12,8 @@ from orchestrator.scheduler.decisions import Verdict
 from orchestrator.scheduler.retention import ModelRetention
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.lookup import VictimResult
-from orchestrator.store.serialization import STAGES
-from orchestrator.store.store import Store
 from orchestrator.tracking.run_records import STUDY, RunRecords, scenario_key
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.sync import SyncWorker
 
 PLAN = "plan.json"
 LOGS = (PLAN, "starts.jsonl", "pruning.csv")  # among them where it ran, with which versions
@@ -30,18 +28,16 @@ class MlflowCallback(StudyCallback):
 
     def __init__(
         self,
-        tracker: Tracker,
+        worker: SyncWorker,
         conductor: StudyScheduler,
         runs: RunRecords,
         retention: ModelRetention,
-        store: Store,
     ) -> None:
-        self._tracker, self._conductor, self._runs = tracker, conductor, runs
-        self._retention, self._store = retention, store
+        self._worker, self._conductor = worker, conductor
+        self._runs, self._retention = runs, retention
         self._scenarios: set[int] = set()
-        self._known = set(tracker.run_ids())  # keys of runs that are older than this start
+        self._known = set(worker.run_ids())  # keys of runs that are older than this start
         self._waiting: list[Trial] = []
-        self.models_gone = 0  # wanted by the policy, but no longer in the store
         self.study_record(status="RUNNING", metrics={}, artifacts=())
 
     def study_record(
@@ -59,17 +55,17 @@ class MlflowCallback(StudyCallback):
             artifacts=artifacts,
             tags=tags or {},
         )
-        self._tracker.record(record)
+        self._worker.record(record)
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         self._scenarios.add(scenario.number)
-        self._tracker.record(self._runs.scenario(scenario, finding))
+        self._worker.record(self._runs.scenario(scenario, finding))
 
     def decided(self, verdict: Verdict) -> None:
         trial = verdict.trial
         if trial.scenario.number not in self._scenarios:  # its victim failed
             self._scenarios.add(trial.scenario.number)
-            self._tracker.record(self._runs.scenario(trial.scenario, None))
+            self._worker.record(self._runs.scenario(trial.scenario, None))
         if trial.key in self._known:  # right already, most likely: best or not, says `finish`
             self._waiting.append(trial)
         else:
@@ -85,14 +81,10 @@ class MlflowCallback(StudyCallback):
             self._record_trial(trial, best=True)
         plan = self._conductor.plan
         trials, scenarios = plan.trials, plan.scenarios
-        self._tracker.retire({STUDY, *(t.key for t in trials), *map(scenario_key, scenarios)})
+        self._worker.retire({STUDY, *(t.key for t in trials), *map(scenario_key, scenarios)})
 
     def _record_trial(self, trial: Trial, *, best: bool) -> None:
-        record = self._runs.trial(trial, best=best)
-        if record.model is not None:
-            stage = STAGES[record.model["stage"]]
-            self.models_gone += stage.peek(self._store, record.model["key"]) is None
-        self._tracker.record(record)
+        self._worker.record(self._runs.trial(trial, best=best))
 
 
 def artifacts_of(folder: Path, plan: Plan) -> tuple[tuple[str, str], ...]:

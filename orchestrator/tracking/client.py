@@ -10,14 +10,13 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
 from orchestrator.errors import sentence
 from orchestrator.processes import scratch
 from orchestrator.tracking.records import Dataset, Record, digest_of
-from orchestrator.tracking.sqlite_setup import database_file, ensure_database, mend, unfit
-from orchestrator.tracking.sync import ModelError, StoredRun
+from orchestrator.tracking.sqlite_setup import database_file, ensure_database, mend
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -96,44 +95,22 @@ KEY, STUDY, PLACE, MODEL = "ulrl.key", "ulrl.study", "ulrl.place", "ulrl.model"
 MISSING, NOW = "ulrl.missing", "ulrl.now."
 
 
-class ModelMaker(Protocol):
-    """Makes models where MLflow can take them from."""
-
-    busy: bool  # whether a model is being made now
-
-    def prepare(self) -> None:
-        """Be told that models will be wanted, and return at once."""
-
-    def hurry(self) -> None:
-        """Make models at the priority of this process from now on: nothing else is computed."""
-
-    def make(self, description: Mapping[str, Any], folder: Path) -> bool:
-        """Make `folder` with a model in it; return False if its weights are gone.
-
-        Raises:
-            ModelError: It can never be made.
-        """
-
-    def close(self) -> None:
-        """Make no more."""
-
-
 class Experiment:
-    """One of MLflow's experiments, connected when constructed; a `Place` of `delivery`."""
+    """One of MLflow's experiments, connected when constructed. Any method may raise anything.
 
-    def __init__(self, uri: str, name: str, maker: ModelMaker | None) -> None:
+    Attributes:
+        name: The same wherever the experiment is reached, another one when it is made again.
+    """
+
+    def __init__(self, uri: str, name: str) -> None:
         # Filters of warnings are the process's, not the thread's, hence only by module.
         warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
         database = database_file(uri)
         if database is not None:
             ensure_database(database)
-            if fault := _fault(database):
-                mend(database, fault)
-                ensure_database(database)
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
-        self._maker = maker
         try:
             self._client = MlflowClient(tracking_uri=uri)
             experiment = self._client.get_experiment_by_name(name)
@@ -159,15 +136,18 @@ class Experiment:
                 self._client.set_experiment_tag(self._id, PLACE, self.name)
 
     def answers(self) -> bool:
+        """Return whether the experiment is there to be written."""
         return self._client.get_experiment(self._id).lifecycle_stage == "active"
 
     def find(self, study: str, key: str | None = None) -> dict[str, str]:
+        """Return run ids by key of the runs made for `study`, at least that of `key`."""
         query = f"tags.`{STUDY}` = '{study}'"
         if key is not None and "'" not in key:  # which nothing escapes
             query += f" and tags.`{KEY}` = '{key}'"
         return {run.data.tags[KEY]: run.info.run_id for run in self._search(query)}
 
     def deleted(self, study: str) -> set[str]:
+        """Return the ids of runs made for `study` that the user deleted."""
         from mlflow.entities import ViewType
 
         query = f"tags.`{STUDY}` = '{study}'"
@@ -183,51 +163,74 @@ class Experiment:
             if not token:
                 return
 
-    def get(self, run: str) -> StoredRun | None:
-        content = found(self._client.get_run, run)
-        active = content is not None and content.info.lifecycle_stage == "active"
-        return StoredRun(run, content) if active else None
+    def _get(self, run: str | None) -> "Run | None":
+        """Return a run, or None if there is none or the user deleted it."""
+        there = found(self._client.get_run, run) if run else None
+        active = there is not None and there.info.lifecycle_stage == "active"
+        return there if active else None
 
-    def create(self, study: str, record: Record, parent: str | None) -> StoredRun:
-        # Key and study are there from birth, to find the run if a kill comes before its receipt.
-        tags = {KEY: record.key, STUDY: study, **_tags(record, parent)}
-        born = None if record.began is None else round(1000 * record.began)
-        run = self._client.create_run(self._id, start_time=born, tags=tags)
-        return StoredRun(run.info.run_id, run)
+    def upsert(
+        self, study: str, record: Record, parent: str, run: str | None, former: Collection[str]
+    ) -> tuple[str, tuple[str, ...]]:
+        """Make a run hold `record`, and return its id and the names of the tags that were set.
 
-    def bring(
-        self, held: StoredRun, record: Record, parent: str | None, former: Collection[str]
+        Args:
+            study: Identifier of the study.
+            record: What the run is to hold.
+            parent: Id of the run above it, or "".
+            run: Id of the run; "" if a kill may have hidden it, None if there is none yet.
+            former: Names of tags that were set before; those that the record lacks go.
+        """
+        there = self._get(run)
+        if there is None and run == "":
+            there = self._get(self.find(study, record.key).get(record.key))
+        if there is None:
+            # Key and study are there from the start: the run is found if a kill follows.
+            tags = {KEY: record.key, STUDY: study, **_tags(record, parent)}
+            began = None if record.began is None else round(1000 * record.began)
+            there = self._client.create_run(self._id, start_time=began, tags=tags)
+        return there.info.run_id, self._update(there, record, parent, former)
+
+    def tag(self, run: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run, if it is there."""
+        if self._get(run) is not None:
+            for name, value in tags.items():
+                self._client.set_tag(run, name, value)
+
+    def _update(
+        self, run: "Run", record: Record, parent: str, former: Collection[str]
     ) -> tuple[str, ...]:
         from mlflow.entities import Metric, Param, RunTag
 
-        tags = _tags(record, parent)
-        run: Run = held.content
+        tags, name_of = _tags(record, parent), run.info.run_id
         params = run.data.params
         for name, value in record.params.items():
-            if params.get(name, value) != value:  # MLflow's params are for ever
+            if params.get(name, value) != value:  # MLflow's params cannot be changed
                 tags[NOW + name] = value
         for name in set(former) - set(tags):
             if name in run.data.tags:
-                self._client.delete_tag(held.run, name)
+                self._client.delete_tag(name_of, name)
         values = _missing_values(
             record,
             run.data.metrics,
             run.info.start_time,
-            lambda name: self._client.get_metric_history(held.run, name),
+            lambda name: self._client.get_metric_history(name_of, name),
         )
         self._client.log_batch(
-            held.run,
+            name_of,
             metrics=[Metric(*value) for value in values],
             params=[Param(n, v) for n, v in record.params.items() if n not in params],
             tags=[RunTag(n, v) for n, v in tags.items() if run.data.tags.get(n) != v],
         )
         inputs = list(_inputs(run, record))
         if inputs:
-            self._client.log_inputs(held.run, inputs)
-        missing = self._log_files(run, record) + self._log_model(run, record)
+            self._client.log_inputs(name_of, inputs)
+        missing = self._log_files(run, record)
         if missing:
             tags[MISSING] = ", ".join(missing)
-            self._client.set_tag(held.run, MISSING, tags[MISSING])
+            self._client.set_tag(name_of, MISSING, tags[MISSING])
+        if record.model is None and run.outputs and run.outputs.model_outputs:
+            self._delete_models(name_of)
         self._set_status(run, record)
         return tuple(tags)
 
@@ -241,61 +244,62 @@ class Experiment:
                 gone.append(Path(file).name)
         return gone
 
-    def _log_model(self, run: "Run", record: Record) -> list[str]:
-        """Make the run's model the record's; return its name if there can be none."""
-        if record.model is None and not (run.outputs and run.outputs.model_outputs):
-            return []
-        digest = digest_of(record.model)
-        query = f"source_run_id = '{run.info.run_id}'"
-        kept = ""
-        for model in self._client.search_logged_models([self._id], query):
-            if model.tags.get(MODEL) == digest and str(model.status) == "READY":
-                kept = model.model_id
-            elif MODEL in model.tags:
-                self._client.delete_logged_model(model.model_id)
-        if record.model is None:
-            return []
-        if not kept:
-            try:
-                kept = self._send_model(run, record, digest)
-            except ModelError as error:  # another attempt would end the same
-                return [f"model ({error})"]
-        if kept and record.registered:
-            mine = {STUDY: run.data.tags[STUDY]}
-            register(self._client, record.registered, kept, run.info.run_id, mine)
-        return [] if kept else ["model"]
+    def log_model(self, run: str, record: Record, make: Callable[[Path], bool]) -> bool:
+        """Make the run's model the record's, as mlflow.pytorch.log_model would.
 
-    def _send_model(self, run: "Run", record: Record, digest: str) -> str:
-        """Send a model as mlflow.pytorch.log_model would; return its id, "" if it is gone."""
+        Args:
+            run: The run's id.
+            record: With a model.
+            make: Makes a folder with the model in it; returns False if its weights are gone.
+
+        Returns:
+            Whether the run has its model.
+        """
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
         from mlflow.models import Model
 
-        with scratch() as place:
-            folder = place / "model"
-            if self._maker is None or not self._maker.make(record.model or {}, folder):
-                return ""
-            home = self._client.create_logged_model(
-                self._id, "model", run.info.run_id, {MODEL: digest}, dict(record.params)
-            )
-            self._client.log_outputs(run.info.run_id, [LoggedModelOutput(home.model_id, step=0)])
-            content = Model.load(str(folder)).to_dict()
-            Model.from_dict(
-                {
-                    **content,
+        digest = digest_of(record.model)
+        model = self._delete_models(run, digest)
+        if not model:
+            with scratch() as place:
+                folder = place / "model"
+                if not make(folder):
+                    self._client.set_tag(run, MISSING, "model")
+                    return False
+                home = self._client.create_logged_model(
+                    self._id, "model", run, {MODEL: digest}, dict(record.params)
+                )
+                model = str(home.model_id)
+                self._client.log_outputs(run, [LoggedModelOutput(model, step=0)])
+                content = {
+                    **Model.load(str(folder)).to_dict(),
                     "artifact_path": home.artifact_location,
-                    "run_id": run.info.run_id,
-                    "model_uuid": home.model_id,
-                    "model_id": home.model_id,
+                    "run_id": run,
+                    "model_uuid": model,
+                    "model_id": model,
                 }
-            ).save(str(folder / "MLmodel"))
-            self._client.log_model_artifacts(home.model_id, str(folder))
-        points = [
-            Metric(name, value, run.info.start_time, 0, model_id=home.model_id)
-            for name, value in record.metrics.items()
-        ]
-        self._client.log_batch(run.info.run_id, metrics=points)
-        self._client.finalize_logged_model(home.model_id, LoggedModelStatus.READY)
-        return str(home.model_id)
+                Model.from_dict(content).save(str(folder / "MLmodel"))
+                self._client.log_model_artifacts(model, str(folder))
+            began = self._client.get_run(run).info.start_time
+            values = record.metrics.items()
+            points = [Metric(name, value, began, 0, model_id=model) for name, value in values]
+            self._client.log_batch(run, metrics=points)
+            self._client.finalize_logged_model(model, LoggedModelStatus.READY)
+        if record.registered:
+            tags = {STUDY: self._client.get_run(run).data.tags[STUDY]}
+            register(self._client, record.registered, model, run, tags)
+        return True
+
+    def _delete_models(self, run: str, but: str = "") -> str:
+        """Delete a run's models but for the whole one of digest `but`, whose id is returned."""
+        left = ""
+        query = f"source_run_id = '{run}'"
+        for model in self._client.search_logged_models([self._id], query):
+            if model.tags.get(MODEL) == but and str(model.status) == "READY":
+                left = str(model.model_id)
+            elif MODEL in model.tags:
+                self._client.delete_logged_model(model.model_id)
+        return left
 
     def _set_status(self, run: "Run", record: Record) -> None:
         if run.info.status == record.status:
@@ -305,16 +309,6 @@ class Experiment:
         else:
             ended = None if record.ended is None else round(1000 * record.ended)
             self._client.set_terminated(run.info.run_id, record.status, ended)
-
-
-def _fault(database: Path) -> str:
-    """Return why MLflow cannot use a database, or "": it would find out half-way, in SQL."""
-    from mlflow.store.db.base_sql_model import Base
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    tables = {name: list(table.columns.keys()) for name, table in Base.metadata.tables.items()}
-    version = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
-    return unfit(database, version, tables)
 
 
 def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
@@ -333,49 +327,35 @@ def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
         )
 
 
-def _tags(record: Record, parent: str | None) -> dict[str, str]:
+def _tags(record: Record, parent: str) -> dict[str, str]:
     tags = {**record.tags, "mlflow.runName": record.name, "mlflow.source.name": "orchestrator"}
-    return tags if parent is None else {**tags, "mlflow.parentRunId": parent}
+    return {**tags, "mlflow.parentRunId": parent} if parent else tags
 
 
 def _missing_values(
-    record: Record, had: Mapping[str, float], birth: int, history: History
-) -> list[Value]:
-    """Return the values of `record` that the run does not hold yet.
+    record: Record, had: Mapping[str, float], began: int, history: History
+) -> Iterator[Value]:
+    """Yield the values of `record` that the run does not hold yet.
 
-    A value's time is the run's birth, so that sending it twice is sending it once; a value
+    A value's time is the run's start, so that sending it twice is sending it once; a value
     that takes another's place needs a later time. Final values stand at step 0 in all runs.
 
     Args:
         record: What the run is to hold.
         had: Its last values.
-        birth: When it began, in ms since 1970.
+        began: When it began, in ms since 1970.
         history: Asked for the curves that it has begun.
     """
-    return [*_finals(record, had, birth), *_points(record, had, birth, history)]
-
-
-def _finals(record: Record, had: Mapping[str, float], birth: int) -> Iterator[Value]:
+    later = max(time.time_ns() // 1_000_000, began + 1)  # whatever clocks say
     for name, value in record.metrics.items():
         if had.get(name) != value:
-            yield name, value, _later(birth) if name in had else birth, 0
-
-
-def _points(
-    record: Record, had: Mapping[str, float], birth: int, history: History
-) -> Iterator[Value]:
+            yield name, value, later if name in had else began, 0
     for name, curve in record.curves.items():
         past = sorted(history(name) if name in had else (), key=lambda point: point.timestamp)
         held = {point.step: point.value for point in past}
-        when = _later(birth) if held else birth
         for step, value in curve:
             if held.get(step) != value:
-                yield name, value, when, step
-
-
-def _later(birth: int) -> int:
-    """Return the time in milliseconds, which is after `birth` whatever clocks say."""
-    return max(time.time_ns() // 1_000_000, birth + 1)
+                yield name, value, later if held else began, step
 
 
 def _source_of(dataset: Dataset) -> str:

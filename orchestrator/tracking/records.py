@@ -110,19 +110,6 @@ def to_plain(record: Record) -> dict[str, Any]:
     }
 
 
-def from_plain(
-    plain: Mapping[str, Any], began: float | None = None, ended: float | None = None
-) -> Record:
-    curves = {
-        name: tuple((step, value) for step, value in points)
-        for name, points in plain["curves"].items()
-    }
-    artifacts = tuple((file, folder) for file, folder, _ in plain["artifacts"])
-    datasets = tuple(Dataset(**one) for one in plain.get("datasets", ()))
-    parts = {"curves": curves, "artifacts": artifacts, "datasets": datasets}
-    return Record(**{**plain, **parts, "began": began, "ended": ended})
-
-
 def _content_digest(file: str) -> str:
     path = Path(file)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

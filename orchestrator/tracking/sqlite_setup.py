@@ -4,7 +4,6 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -83,31 +82,6 @@ def mend(path: Path, reason: str, since: float | None = None) -> None:
     for file in (path, path.with_name(f"{path.name}-journal")):
         if file.exists():
             file.rename(file.with_name(f"{file.name}.half-made-{uuid4().hex[:8]}"))
-
-
-def unfit(path: Path, version: str, tables: Mapping[str, Collection[str]]) -> str:
-    """Return why MLflow cannot use a whole database, or "" if it can.
-
-    Args:
-        path: The database.
-        version: Of the schema that this MLflow knows.
-        tables: Columns by table in it.
-    """
-    ((found,),) = _ask(path, "select version_num from alembic_version")
-    if found != version:
-        return f"its schema is {found}, this MLflow's is {version}"
-    for table, columns in tables.items():
-        there = columns_of(path, table)
-        if not there:
-            return f"its table {table} is missing"
-        if lacks := sorted(set(columns) - there):
-            return f"its table {table} lacks {', '.join(lacks)}"
-    return ""
-
-
-def columns_of(path: Path, table: str) -> set[str]:
-    """Return the names of a table's columns, none if there is no such table."""
-    return {row[1] for row in _ask(path, f"pragma table_xinfo({table})")}
 
 
 def _whole(path: Path) -> bool:

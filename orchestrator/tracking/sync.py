@@ -1,21 +1,45 @@
-"""The thread that empties the outbox, whatever the server does."""
+"""Delivery of a study's runs to MLflow, by a background thread that retries.
 
+Nothing waits for MLflow while a study runs. What MLflow holds of which run is noted in a table
+in the study folder; a start of the study offers all records again, and the table says which of
+them are still to be sent.
+"""
+
+import json
+import os
+import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass, replace
 from math import inf
+from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Self
 
+from rich.console import Console
+
+from orchestrator.address import Address
 from orchestrator.errors import sentence
-from orchestrator.tracking.records import Record
-from orchestrator.tracking.upload_queue import UploadQueue, UploadReceipt
+from orchestrator.plan.columns import span
+from orchestrator.terminal import PLAIN_EVERY, Interrupts
+from orchestrator.tracking.client import MISSING, Experiment, load
+from orchestrator.tracking.records import Record, digest_of, fitted, text_digest, to_plain
+from orchestrator.tracking.sqlite_setup import database_file
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts while a server is away
-RETIRED = {"in_grid": "False"}  # tag of a run whose scenario or trial left the grid
 LOOK = 0.5  # seconds between two looks at a backlog
 ATTEMPTS = 3  # for a record that a server refuses; the next run of the study tries again
+RETIRED = "retired"  # in place of a digest: the run's scenario or trial left the grid
+FORMER = "mlflow.jsonl"  # the journal of earlier versions, which begins with the study's name
+ENVIRONMENT = {  # a server that is away costs seconds, and MLflow keeps silent
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -34,92 +58,189 @@ class SyncState:
 
 
 @dataclass(frozen=True)
-class StoredRun:
-    """A run that a place holds.
+class SyncedRun:
+    """What MLflow holds of one key.
 
     Attributes:
-        run: Its id.
-        content: What it holds, in the words of the place; None is the record it was made for.
+        run: The run's id; "" where a kill may have come between its creation and this note.
+        digest: Of the record as it arrived; "" where the run's content is unknown.
+        parent: Id of the run above it, or "".
+        tags: Names of the tags that were set, to remove those that a later record lacks.
+        model: Digest of the model that was logged, or that cannot be.
     """
 
-    run: str
-    content: Any
+    run: str = ""
+    digest: str = ""
+    parent: str = ""
+    tags: Sequence[str] = ()
+    model: str = ""
 
 
-class ModelError(Exception):
-    """A model cannot be made, now or later; the text says why in one line."""
+class RunTable:
+    """Which run holds what, in each experiment that the study was sent to: an SQLite file.
+
+    It may be lost: runs are then found by their tags. Safe between threads.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        try:
+            self._file = self._open(path)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path}: {error}") from error
+        except sqlite3.DatabaseError:  # damaged
+            path.unlink()
+            path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+            self._file = self._open(path)
+
+    @staticmethod
+    def _open(path: Path) -> sqlite3.Connection:
+        # One driver holds the folder, whose file system may know no locks.
+        uri = f"{path.absolute().as_uri()}?nolock=1"
+        file = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        file.execute("pragma synchronous = off")  # it need not survive a loss of power
+        for table in (
+            "runs (place text, key text, held text, primary key (place, key))",
+            "places (uri text primary key, place text)",
+        ):
+            file.execute(f"create table if not exists {table}")
+        ((state,),) = file.execute("pragma quick_check(1)")
+        if state != "ok":
+            file.close()
+            raise sqlite3.DatabaseError(state)
+        return file
+
+    def runs(self, place: str) -> dict[str, SyncedRun]:
+        """Return what is known of an experiment's runs, by key."""
+        with self._lock:
+            rows = self._file.execute("select key, held from runs where place = ?", (place,))
+            return {key: SyncedRun(*json.loads(held)) for key, held in rows}
+
+    def write(self, place: str, key: str, held: SyncedRun) -> None:
+        """Note what an experiment holds of a key."""
+        cells = (place, key, json.dumps(astuple(held)))
+        with self._lock:
+            self._file.execute("insert or replace into runs values (?, ?, ?)", cells)
+
+    def settle(self, uri: str, place: str) -> None:
+        """Note which experiment an address leads to; the address itself may hold a secret."""
+        with self._lock:
+            cells = (text_digest(uri), place)
+            self._file.execute("insert or replace into places values (?, ?)", cells)
+
+    def place(self, uri: str) -> str:
+        """Return the experiment that an address led to last, or ""."""
+        with self._lock:
+            query = "select place from places where uri = ?"
+            found = self._file.execute(query, (text_digest(uri),)).fetchone()
+        return "" if found is None else str(found[0])
+
+    def close(self) -> None:
+        """Close the file: what a late thread writes raises an error."""
+        with self._lock:
+            self._file.close()
 
 
-class TrackingBackend(Protocol):
-    """One experiment of one store, connected. Any method may raise anything."""
+@dataclass(frozen=True)
+class _Offer:
+    """A record that waits.
 
-    name: str  # the same wherever the experiment is reached, another one when it is made again
+    Attributes:
+        model: Digest of its model, or "".
+    """
 
-    def answers(self) -> bool:
-        """Return whether the experiment is there to be written."""
-
-    def find(self, study: str, key: str | None = None) -> dict[str, str]:
-        """Return run ids by key of the runs made for `study`, at least that of `key`."""
-
-    def deleted(self, study: str) -> set[str]:
-        """Return the ids of runs made for `study` that the user deleted."""
-
-    def get(self, run: str) -> StoredRun | None:
-        """Return a run, or None if there is none or the user deleted it."""
-
-    def create(self, study: str, record: Record, parent: str | None) -> StoredRun:
-        """Make a run for `record` under the run `parent`, empty or with the record in it."""
-
-    def bring(
-        self, held: StoredRun, record: Record, parent: str | None, former: Collection[str]
-    ) -> tuple[str, ...]:
-        """Make a run hold `record` without those of the `former` tags that it lacks.
-
-        Returns the names of the tags that were set.
-        """
+    record: Record
+    digest: str
+    model: str
 
 
 class SyncWorker:
-    """Takes records at once and delivers them in its own time; safe between threads.
+    """Takes records at once and delivers them in the background; safe between threads.
 
     A server that is away is tried again after growing pauses. A record that an answering
-    server refuses is set aside, so that the others pass.
+    server refuses is set aside, so that the others pass. A run that the user deleted is made
+    again at the next start.
+
+    Args:
+        connect: Opens the experiment; it may raise anything.
+        table: What has arrived.
+        study: Tells the study from others of its name.
+        uri: Address of the experiment's store.
     """
 
     def __init__(
-        self, outbox: UploadQueue, place: str, connect: Callable[[], TrackingBackend]
+        self, connect: Callable[[], Experiment], table: RunTable, study: str, uri: str
     ) -> None:
-        self._outbox, self._name, self._connect = outbox, place, connect
-        self._place: TrackingBackend | None = None
-        self._change = threading.Condition()
-        self._queue: dict[str, None] = {}
+        self._connect, self._table, self._study, self._uri = connect, table, study, uri
+        self._experiment: Experiment | None = None
+        self._name, self._seen = table.place(uri), ""  # experiments: of before, of this start
+        self._runs = table.runs(self._name)
+        self._change = threading.Condition(threading.RLock())
+        self._queue: dict[str, _Offer | None] = {}  # None marks what left the grid
+        self._refused: dict[str, _Offer | None] = {}
         self._refusals: Counter[str] = Counter()
-        self._parents: set[str] = set()  # run ids that were there when last looked at
-        self._delivered, self._lost, self._error = 0, 0, ""
-        self._started = self._closing = self._stopped = self._away = False
+        self._models: dict[str, _Offer] = {}
+        self._present: Collection[str] | None = None
+        self._delivered, self._error = 0, ""
+        self._closing = self._stopped = self._away = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
     def record(self, record: Record) -> None:
-        """Deliver `record` soon; the same record twice is one.
-
-        Raises:
-            ValueError: The parent was never recorded.
-        """
-        try:
-            new = self._outbox.add(record)
-        except OSError as error:  # a full disk ends the mirror, not the study
-            self._lost, self._error = self._lost + 1, sentence(error)
-            return
+        """Deliver `record` soon, after its parent's; the same record twice is one."""
+        model = "" if record.model is None else digest_of([record.model, record.registered])
+        offer = _Offer(record := fitted(record), digest_of(to_plain(record)), model)
+        key = record.key
         with self._change:
-            # Woken for nothing, the thread costs the study more than the record does.
-            wake = not self._started or (new and not self._queue)
-            self._started = True
-            if new:
-                self._refusals.pop(record.key, None)
-                self._queue[record.key] = None
-            if wake:
+            self._models.pop(key, None)
+            if model:
+                self._models[key] = offer
+            # Until the experiment is reached nobody knows which runs the user deleted.
+            if self._experiment is not None and self._has(key, offer):
+                self._queue.pop(key, None)
+                return
+            self._refused.pop(key, None)
+            self._refusals.pop(key, None)
+            self._queue[key] = offer
+            if len(self._queue) == 1:  # a needless wake-up costs more than the record
                 self._change.notify_all()
+
+    def retire(self, present: Collection[str]) -> None:
+        """Mark the runs whose keys are not `present`; a later record of a key takes it back."""
+        with self._change:
+            self._present = present
+            if self._experiment is not None:
+                self._queue = self._lacking()
+                self._change.notify_all()
+
+    def run_ids(self) -> Mapping[str, str]:
+        """Return run ids by key, of all that has arrived in this run of the study or before."""
+        with self._change:
+            return {key: held.run for key, held in self._runs.items() if held.digest}
+
+    def models(self) -> dict[str, tuple[str, Record]]:
+        """Return run id and record, by key, of runs that have arrived but for their model.
+
+        While the server is away there are none.
+        """
+        with self._change:
+            if self._experiment is None:
+                return {}
+            return {
+                key: (self._runs[key].run, offer.record)
+                for key, offer in self._models.items()
+                if self._has(key, offer) and self._runs[key].model != offer.model
+            }
+
+    def settle_model(self, key: str) -> None:
+        """Note that the model of a key is logged, or that it can never be."""
+        with self._change:
+            held, model = self._runs[key], self._models[key].model
+            self._note(key, replace(held, model=model, tags=[*held.tags, MISSING]))
 
     def flush(
         self, limit: float = inf, *, quiet: float = inf, look: Callable[[int], bool] | None = None
@@ -135,7 +256,7 @@ class SyncWorker:
                 says whether to wait on.
         """
         with self._change:
-            self._started, self._away = True, False
+            self._away = False
             self._change.notify_all()
             first = seen = self._delivered
         began = last = monotonic()
@@ -144,7 +265,7 @@ class SyncWorker:
                 step = min(LOOK, began + limit - monotonic())
                 if self._change.wait_for(lambda: self._over(first), max(0.0, step)):
                     return
-                left = 0 if self._place is None else len(self._queue)
+                left = 0 if self._experiment is None else len(self._queue)
                 patience = LONGEST_PAUSE if self._away else quiet
                 if self._delivered > seen:
                     seen, last = self._delivered, monotonic()
@@ -154,148 +275,211 @@ class SyncWorker:
             if look is not None and not look(left):
                 return
 
-    def _over(self, first: int) -> bool:
-        """Return whether all is delivered, or nothing since the `first` and the server is away."""
-        if self._away:
-            return self._delivered == first
-        return self._place is not None and not self._queue
-
     def close(self, timeout: float) -> SyncState:
         """Deliver what can be delivered within `timeout` seconds, then stop for good."""
         with self._change:
-            self._started = self._closing = True
+            self._closing = True
             self._change.notify_all()
         self._thread.join(timeout)
-        self._stopped = True
-        self._outbox.close()
-        left = len(self._outbox.pending(self._name)) + self._lost
-        error = self._error or f"not finished within {timeout:g} s"
-        return SyncState(delivered=self._delivered, left=left, error=error if left else None)
+        with self._change:
+            self._stopped = True
+            self._table.close()
+            left = len(self._lacking() | self._refused)
+            error = self._error or f"not finished within {timeout:g} s"
+            return SyncState(delivered=self._delivered, left=left, error=error if left else None)
 
-    def retire(self, present: Collection[str]) -> None:
-        """Mark the runs whose keys are not `present`; a later record of a key takes it back."""
-        for key in self._outbox.keys:
-            if key in present or self._retired(key):
-                continue
-            record, _ = self._outbox.read(key)
-            best = {"best": "False"} if "best" in record.tags else {}
-            self.record(replace(record, tags={**record.tags, **best, **RETIRED}))
+    def _over(self, first: int) -> bool:
+        """Return whether all is delivered, or nothing since the `first` and the server is away."""
+        return self._delivered == first if self._away else not self._queue
 
-    def _retired(self, key: str) -> bool:
-        return self._outbox.read(key)[0].tags.items() >= RETIRED.items()
+    def _has(self, key: str, offer: _Offer) -> bool:
+        """Return whether the experiment holds a record, under its parent."""
+        held, parent = self._runs.get(key), offer.record.parent
+        if held is None or held.digest != offer.digest:
+            return False
+        above = SyncedRun() if parent is None else self._runs.get(parent)
+        return above is not None and held.parent == above.run
 
-    def runs(self) -> Mapping[str, str]:
-        """Return run ids by key, of all that has arrived in this run of the study or before."""
-        receipts = self._outbox.receipts(self._name)
-        return {key: receipt.run for key, receipt in receipts.items() if receipt.digest}
+    def _lacking(self) -> dict[str, _Offer | None]:
+        """Return what the experiment lacks of the queue, and marks of runs that left the grid."""
+        lacking = {
+            key: offer
+            for key, offer in self._queue.items()
+            if offer is None or not self._has(key, offer)
+        }
+        if self._present is not None:
+            for key, held in self._runs.items():
+                if held.run and held.digest != RETIRED and key not in self._present:
+                    lacking[key] = None
+        return lacking
+
+    def _note(self, key: str, held: SyncedRun) -> None:
+        self._table.write(self._name, key, held)
+        self._runs[key] = held
 
     def _work(self) -> None:
-        # No connection before there is something to do.
-        with self._change:
-            self._change.wait_for(lambda: self._started)
         pause = FIRST_PAUSE
         while not self._stopped:
             key = None
             try:
-                place = self._reach()
-                key = self._next()
-                if key is None:
-                    return
-                self._deliver(place, key)
+                with self._change:
+                    self._change.wait_for(lambda: self._queue or self._closing)
+                    if not self._queue:
+                        return
+                experiment = self._reach()
+                with self._change:
+                    key, offer = next(iter(self._queue.items()), (None, None))
+                if key is not None:
+                    self._deliver(experiment, key, offer)
                 pause = FIRST_PAUSE
             except Exception as error:  # noqa: BLE001 - whatever happens here, the study goes on
                 self._error = sentence(error)
                 if key is not None and self._answers():
-                    self._set_back(key)
+                    self._set_aside(key)
                     continue
                 with self._change:
-                    self._place, self._away = None, True
+                    self._experiment, self._away = None, True
                     self._change.notify_all()
                     if self._closing:
                         return
                     self._change.wait_for(lambda: self._closing or not self._away, pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _reach(self) -> TrackingBackend:
-        if self._place is None:
-            place = self._connect()
-            self._name = place.name
-            if not self._outbox.receipts(place.name):  # a lost outbox, or a place not seen before
-                for key, run in place.find(self._outbox.study).items():
-                    self._outbox.acknowledge(place.name, key, UploadReceipt(run=run))
-            deleted = place.deleted(self._outbox.study)  # to be made again
-            for key, receipt in self._outbox.receipts(place.name).items():
-                if receipt.run in deleted and not self._retired(key):
-                    self._outbox.forget(place.name, key)
-            self._parents.clear()
-            with self._change:
-                self._place, self._away = place, False
-                self._refill()
-        return self._place
-
-    def _refill(self) -> None:
+    def _reach(self) -> Experiment:
+        if self._experiment is not None:
+            return self._experiment
+        experiment = self._connect()
+        runs = self._runs
+        if experiment.name != self._seen:
+            runs = self._table.runs(experiment.name)
+            if not runs:  # the table was lost, or the experiment is new to it
+                found = experiment.find(self._study)
+                runs = {key: SyncedRun(run=run) for key, run in found.items()}
+            deleted = experiment.deleted(self._study)
+            runs = {key: held for key, held in runs.items() if held.run not in deleted}
+            self._table.settle(self._uri, experiment.name)
         with self._change:
-            waiting = self._outbox.pending(self._name)
-            self._queue = {key: None for key in waiting if self._refusals[key] < ATTEMPTS}
+            self._name = self._seen = experiment.name
+            self._runs, self._experiment, self._away = runs, experiment, False
+            self._queue = self._lacking()
             self._change.notify_all()
-
-    def _next(self) -> str | None:
-        """Wait for a key to deliver and return it; None is the end."""
-        with self._change:
-            self._change.wait_for(lambda: self._queue or self._closing)
-            return next(iter(self._queue), None)
+        return experiment
 
     def _answers(self) -> bool:
         try:
-            return self._place is not None and self._place.answers()
+            return self._experiment is not None and self._experiment.answers()
         except Exception:  # noqa: BLE001 - any failure is a no
             return False
 
-    def _set_back(self, key: str) -> None:
+    def _set_aside(self, key: str) -> None:
         with self._change:
             self._refusals[key] += 1
-            self._queue.pop(key, None)
-            if self._refusals[key] < ATTEMPTS:
-                self._queue[key] = None
+            last = self._refusals[key] >= ATTEMPTS
+            (self._refused if last else self._queue)[key] = self._queue.pop(key)
             self._change.notify_all()
 
-    def _deliver(self, place: TrackingBackend, key: str) -> str:
-        """Bring the run of `key` up to date and return its id."""
-        record, digest = self._outbox.read(key)
-        parent = None if record.parent is None else self._parent(place, record.parent)
-        before = self._outbox.receipt(place.name, key)
-        held = None if before is None else place.get(before.run)
-        if held is None and self._outbox.intended(place.name, key):
-            found = place.find(self._outbox.study, key).get(key)  # made just before a kill?
-            held = None if found is None else place.get(found)
-        if held is None:
-            self._outbox.intend(place.name, key)
-            held = place.create(self._outbox.study, record, parent)
-        former = () if before is None else before.tags
-        tags = place.bring(held, record, parent, former)
-        receipt = UploadReceipt(run=held.run, digest=digest, parent_run=parent, tags=tags)
-        self._arrive(place, key, receipt, moved=before is not None and before.run != held.run)
-        return held.run
-
-    def _parent(self, place: TrackingBackend, key: str) -> str:
-        """Return the run id of `key`; a run that the user deleted is made again."""
-        receipt = self._outbox.receipt(place.name, key)
-        if receipt is None or (receipt.run not in self._parents and place.get(receipt.run) is None):
-            return self._deliver(place, key)
-        self._parents.add(receipt.run)
-        return receipt.run
-
-    def _arrive(
-        self, place: TrackingBackend, key: str, receipt: UploadReceipt, *, moved: bool
-    ) -> None:
-        if self._stopped:
-            return
-        self._outbox.acknowledge(place.name, key, receipt)
-        self._delivered += 1
-        if moved:
-            self._parents.clear()
-            self._refill()
+    def _deliver(self, experiment: Experiment, key: str, offer: _Offer | None) -> None:
+        """Bring the run of `key` up to date."""
+        held = self._runs.get(key)
+        if offer is None:
+            held = held or SyncedRun()
+            tags = dict.fromkeys(["in_grid", *({"best"} & {*held.tags})], "False")
+            experiment.tag(held.run, tags)
+            arrived = replace(held, digest=RETIRED, tags=[*held.tags, *tags])
+        else:
+            record = offer.record
+            above = SyncedRun() if record.parent is None else self._runs.get(record.parent)
+            if above is None or (record.parent is not None and not above.run):
+                raise RuntimeError(f"{key}: its parent is not there")
+            if held is None:
+                self._note(key, SyncedRun())  # if a kill follows, the run is looked for by its tag
+            known = (None, ()) if held is None else (held.run, held.tags)
+            run, names = experiment.upsert(self._study, record, above.run, *known)
+            same = held is not None and (held.run, held.model) == (run, offer.model)
+            arrived = SyncedRun(run, offer.digest, above.run, names, offer.model if same else "")
         with self._change:
-            if self._outbox.arrived(place.name, key):
+            if self._stopped:
+                return
+            self._note(key, arrived)
+            self._delivered += 1
+            if self._queue.get(key) is offer:  # else a newer record came
                 self._queue.pop(key, None)
             self._change.notify_all()
+
+
+def open_sync(uri: Address | str, experiment: str, file: Path, study: str) -> SyncWorker:
+    """Return a study's way to MLflow, which is imported here: call this in the main thread.
+
+    Args:
+        uri: ``sqlite:///FILE``, which is made if absent, or the address of a server.
+        experiment: The study's name.
+        file: Of the table, in the study's folder; beside it lies what an earlier version wrote.
+        study: The study's identifier.
+
+    Raises:
+        OSError: The table cannot be written.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = Address.of(uri).reveal()
+    load(file=database_file(address) is not None)
+    table = RunTable(file)
+    with suppress(OSError, ValueError, KeyError, IndexError):
+        former = (file.parent / FORMER).read_text(encoding="utf-8").splitlines()
+        study = str(json.loads(former[0])["study"])  # so its runs are found, not doubled
+    return SyncWorker(lambda: Experiment(address, experiment), table, study, address)
+
+
+QUIET_SECONDS = 300.0  # without an arrival; a large model may take minutes to make
+SILENT_SECONDS = 5.0  # before a person is told of the wait
+
+
+class EndProgress:
+    """Shows what the end of a study waits for, on a terminal always, else ever less often.
+
+    Args:
+        console: Where to write.
+        interrupts: The first signal ends every wait; what is left stays for the next start.
+    """
+
+    def __init__(self, console: Console, interrupts: Interrupts) -> None:
+        self._console, self._interrupts = console, interrupts
+        self._status = console.status("") if console.is_terminal else None
+        self._began, self._said = monotonic(), ""
+        self._due = self._began + SILENT_SECONDS
+
+    def __enter__(self) -> Self:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def show(self, what: str, done: int, left: int) -> bool:
+        """Show what is waited for, with an estimate of the time, and return whether to wait on."""
+        now = monotonic()
+        pace = done / max(now - self._began, 0.1)
+        rest = f", about {span(left / pace)}" if left and pace else ""
+        text = f"{what}{rest}; Ctrl-C leaves the rest for the next start"
+        if self._status is not None:
+            self._status.update(text)
+        elif now >= self._due and what != self._said:
+            self._due = now + max(PLAIN_EVERY, (now - self._began) / 4)
+            self._said = what
+            self._console.print(text, soft_wrap=True)
+        return self._interrupts.signum is None
+
+    def flush(self, worker: SyncWorker) -> None:
+        """Wait until all is delivered, the server is away or nothing arrives any more."""
+        most = 0
+
+        def look(left: int) -> bool:
+            nonlocal most
+            most = max(most, left)
+            records = "record" if left == 1 else "records"
+            what = f"MLflow takes {left:,} more {records}" if left else "MLflow does not answer yet"
+            return self.show(what, most - left, left)
+
+        worker.flush(quiet=QUIET_SECONDS, look=look)

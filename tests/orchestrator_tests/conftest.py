@@ -11,9 +11,8 @@ from orchestrator.plan.plan import Plan
 from orchestrator.report import main
 from orchestrator.reporting.build import write_report
 from orchestrator.tracking import sync
-from orchestrator.tracking.sync import SyncWorker
-from orchestrator.tracking.upload_queue import UploadQueue
-from tests.orchestrator_tests.fake_place import FakePlace, Start
+from orchestrator.tracking.sync import RunTable, SyncWorker
+from tests.orchestrator_tests.fake_experiment import FakeExperiment, Start
 from tests.orchestrator_tests.places import Place, plan_of
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.report_folders import mixed_rows, write_pruning, write_study
@@ -107,16 +106,16 @@ def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], 
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Return a function that starts a courier to a place; its pauses are short."""
+    """Return a function that starts delivery to an experiment; its pauses are short."""
     monkeypatch.setattr(sync, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(sync, "LONGEST_PAUSE", 0.02)
-    couriers: list[SyncWorker] = []
+    workers: list[SyncWorker] = []
 
-    def start_one(place: FakePlace) -> SyncWorker:
-        outbox = UploadQueue(tmp_path / "outbox.jsonl")
-        couriers.append(SyncWorker(outbox, outbox.place("uri"), place.connect))
-        return couriers[-1]
+    def start_one(experiment: FakeExperiment) -> SyncWorker:
+        table = RunTable(tmp_path / "runs.sqlite")
+        workers.append(SyncWorker(experiment.connect, table, "study-id", "uri"))
+        return workers[-1]
 
     yield start_one
-    for courier in couriers:
-        courier.close(5)
+    for worker in workers:
+        worker.close(5)

@@ -68,7 +68,7 @@ def mirrored(
     pictures = TriggerPictures(desk.plan, path)
     retention = ModelRetention(desk.conductor, desk.results, desk.store)
     runs = RunRecords(desk.conductor, desk.results, desk.findings, desk.store, pictures)
-    mirror = MlflowCallback(heard, desk.conductor, runs, retention, desk.store)  # type: ignore[arg-type]
+    mirror = MlflowCallback(heard, desk.conductor, runs, retention)  # type: ignore[arg-type]
     desk.watch(pictures, retention, mirror)
     (workers or Workers(Random(1), 2, **crew)).run(desk, steps)
     if finish:

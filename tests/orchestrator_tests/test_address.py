@@ -223,7 +223,7 @@ def test_no_command_writes_a_secret(
     assert "To go on:" in told.err
     assert "***" in told.err
     assert "***" in Path("runs/tiny/study.yaml").read_text()
-    assert {"report.html", "starts.jsonl", "mlflow.jsonl"} <= {path.name for path in files}
+    assert {"report.html", "starts.jsonl", "mlflow.sqlite"} <= {path.name for path in files}
     assert report(["runs/tiny"]) == 0
     told = capfd.readouterr()
     assert clear(told.out + told.err + Path("runs/tiny/report.html").read_text())

@@ -53,8 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
-@pytest.mark.parametrize("objective", ["der", "asr", "acc", "ra"])
-@pytest.mark.parametrize("target", [0, 3])
+@pytest.mark.parametrize(("target", "objective"), [(0, "der"), (3, "asr"), (0, "acc"), (3, "ra")])
 def test_the_sound_setting_is_the_best_whatever_is_sought(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: int, objective: str
 ) -> None:

@@ -17,8 +17,7 @@ import pytest
 import yaml
 
 from orchestrator.tracking.records import Record
-from orchestrator.tracking.sync import SyncState
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.sync import SyncState, open_sync
 from tests.installed import program
 from tests.servers import ROOT, fetch, free_port, running, tracking_server, wait_for
 
@@ -127,24 +126,24 @@ def records(trials: int) -> list[Record]:
     ]
 
 
-def send(uri: str, outbox: Path, trials: int) -> SyncState:
-    tracker = Tracker(uri=uri, experiment="team", outbox=outbox)
+def send(uri: str, table: Path, trials: int) -> SyncState:
+    worker = open_sync(uri, "team", table, table.parent.name)
     for record in records(trials):
-        tracker.record(record)
-    return tracker.close(120)
+        worker.record(record)
+    return worker.close(120)
 
 
 def test_a_study_on_postgresql_behind_a_password(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    refused = send(address, tmp_path / "refused.jsonl", 1)
+    refused = send(address, tmp_path / "refused.sqlite", 1)
     assert (refused.delivered, refused.left) == (0, 2)
     assert refused.error is not None
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    assert send(address, tmp_path / "outbox.jsonl", 6) == SyncState(7, 0, None)
-    assert send(address, tmp_path / "outbox.jsonl", 6) == SyncState(0, 0, None)
+    assert send(address, tmp_path / "mlflow.sqlite", 6) == SyncState(7, 0, None)
+    assert send(address, tmp_path / "mlflow.sqlite", 6) == SyncState(0, 0, None)
     from mlflow import MlflowClient
 
     client = MlflowClient(address)
@@ -166,7 +165,7 @@ def test_nobody_reads_without_a_password(address: str) -> None:
 
 def test_a_study_writes_to_postgresql_itself(database: str, address: str, tmp_path: Path) -> None:
     del address  # it has made the tables
-    assert send(database, tmp_path / "outbox.jsonl", 2) == SyncState(3, 0, None)
+    assert send(database, tmp_path / "mlflow.sqlite", 2) == SyncState(3, 0, None)
 
 
 def test_the_compose_file_is_whole(compose: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The mirror when its driver is killed, wherever that comes: nothing is doubled or lost."""
+"""Delivery when its driver is killed, wherever that comes, and where MLflow is imported."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -15,11 +14,9 @@ from time import monotonic, sleep
 
 import pytest
 
-from orchestrator.tracking import sqlite_setup
 from orchestrator.tracking.records import Record
-from orchestrator.tracking.sqlite_setup import database_file, ensure_database
-from orchestrator.tracking.sync import SyncState
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.sqlite_setup import ensure_database
+from orchestrator.tracking.sync import SyncState, open_sync
 
 ROOT = Path(__file__).parents[2]
 DRIVER = f"""
@@ -37,10 +34,10 @@ def key_of(number: int) -> str:
 
 def send(folder: Path | str, trials: int, uri: str | None = None) -> SyncState:
     uri = uri or f"sqlite:///{folder}/mlflow.db"
-    tracker = Tracker(uri=uri, experiment="demo", outbox=Path(folder, "outbox.jsonl"))
-    tracker.record(Record(key="study", parent=None, name="demo"))
+    worker = open_sync(uri, "demo", Path(folder, "mlflow.sqlite"), "study-id")
+    worker.record(Record(key="study", parent=None, name="demo"))
     for number in range(trials):
-        tracker.record(
+        worker.record(
             Record(
                 key=key_of(number),
                 parent="study",
@@ -50,7 +47,7 @@ def send(folder: Path | str, trials: int, uri: str | None = None) -> SyncState:
                 curves={"relearn/acc": tuple((step, step / 7) for step in range(5))},
             )
         )
-    return tracker.close(60)
+    return worker.close(300)
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +119,13 @@ send({str(tmp_path)!r}, 2)
 def test_a_kill_at_an_odd_moment_doubles_and_loses_nothing(tmp_path: Path, template: Path) -> None:
     path = tmp_path / "mlflow.db"
     shutil.copyfile(template, path)
-    with start(f"{DRIVER}send({str(tmp_path)!r}, 400)") as process:
+    with start(f"{DRIVER}send({str(tmp_path)!r}, 60)") as process:
         while process.poll() is None and len(rows(path, "select 1 from runs")) < 15:
             sleep(0.003)
         process.kill()
-    assert 15 <= len(rows(path, "select 1 from runs")) < 401
-    assert send(tmp_path, 400).left == 0
-    check(path, 400)
+    assert 15 <= len(rows(path, "select 1 from runs")) < 61
+    assert send(tmp_path, 60).left == 0
+    check(path, 60)
 
 
 def test_a_new_database_is_made_in_silence(tmp_path: Path) -> None:
@@ -155,72 +152,56 @@ def test_a_server_that_never_answers_holds_nobody_up(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         uri = f"http://127.0.0.1:{mute.getsockname()[1]}"
-        tracker = Tracker(uri=uri, experiment="demo", outbox=tmp_path / "outbox.jsonl")
+        worker = open_sync(uri, "demo", tmp_path / "mlflow.sqlite", "study-id")
         begin = monotonic()
-        tracker.record(Record(key="study", parent=None, name="demo"))
+        worker.record(Record(key="study", parent=None, name="demo"))
         assert monotonic() - begin < 1
-        delivery = tracker.close(2)
+        delivery = worker.close(2)
         assert monotonic() - begin < 10
         assert (delivery.delivered, delivery.left) == (0, 1)
     assert send(tmp_path, 0) == SyncState(1, 0, None)  # it waited for the next time
 
 
-def test_a_kill_while_the_database_is_made_leaves_none(
-    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "mlflow.db"
-    dying = f"""
-import os, shutil
-from pathlib import Path
-from orchestrator.tracking import sqlite_setup
-sqlite_setup._make_tables = lambda fresh: None
-shutil.copyfile = lambda fresh, partial: (partial.write_bytes(b"half"), os._exit(9))
-sqlite_setup.ensure_database(Path({str(path)!r}))
+# MLflow is imported where Tune imports it too: in the main thread.
+
+WATCH = """
+import json, sys, threading
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        seen.append((threading.current_thread() is threading.main_thread(), name))
+
+seen = []
+sys.meta_path.insert(0, Watch())
 """
-    assert finish(dying) == (9, "", "")
-    assert not path.exists()
-    monkeypatch.setattr(
-        sqlite_setup, "_make_tables", lambda fresh: shutil.copyfile(template, fresh)
+IMPORTED_BY_TUNE = "import ray.air.integrations.mlflow\n"
+A_RECORD_DELIVERED = """
+from pathlib import Path
+from orchestrator.tracking.records import Record
+from orchestrator.tracking.sync import open_sync
+
+worker = open_sync(sys.argv[1], "e", Path(sys.argv[2]), "study-id")
+worker.record(Record(key="study", parent=None, name="demo"))
+delivery = worker.close(60)
+assert delivery.delivered == 1, delivery
+"""
+
+
+def test_no_other_thread_imports_what_tune_imports_in_the_main_one(tmp_path: Path) -> None:
+    uri, table = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "mlflow.sqlite")
+    theirs = {name for _, name in watched(IMPORTED_BY_TUNE) if name.startswith("mlflow")}
+    ours = watched(A_RECORD_DELIVERED, uri, table)
+    assert {"mlflow", "mlflow.entities", "mlflow.tracking"} <= theirs
+    assert {name for main, name in ours if main} >= theirs
+    assert {name for main, name in ours if not main} & theirs == set()
+
+
+def watched(code: str, *arguments: str) -> list[tuple[bool, str]]:
+    """Return the imports of some code, each with whether the main thread made it."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH + code + "print(json.dumps(seen))", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    ensure_database(path)
-    assert path.read_bytes() == template.read_bytes()
-
-
-def test_drivers_that_make_the_database_at_once_get_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "mlflow.db"
-    meet = threading.Barrier(4)
-
-    def tables(fresh: Path) -> None:
-        fresh.write_text(threading.current_thread().name)
-        meet.wait()
-
-    monkeypatch.setattr(sqlite_setup, "_make_tables", tables)
-    threads = [threading.Thread(target=ensure_database, args=(path,)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert path.read_text() in {thread.name for thread in threads}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_database_that_cannot_be_made_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: object) -> None:
-        raise OSError("no space")
-
-    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", fail)
-    with pytest.raises(RuntimeError, match=r"^MLflow cannot make mlflow\.db: no space$"):
-        ensure_database(tmp_path / "mlflow.db")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_only_files_of_sqlite_are_made() -> None:
-    assert database_file("sqlite:////data/mlflow.db?timeout=5") == Path("/data/mlflow.db")
-    assert database_file("sqlite:///runs/mlflow.db") == Path.cwd() / "runs" / "mlflow.db"
-    assert database_file("sqlite:///:memory:") is None
-    assert database_file("http://server:5000") is None
-    assert database_file("postgresql://server/mlflow") is None
+    return [(main, name) for main, name in json.loads(done.stdout)]

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import mlflow
@@ -14,35 +13,36 @@ from mlflow import MlflowClient
 from mlflow.models import Model
 
 from orchestrator.tracking import sync
+from orchestrator.tracking.client import Experiment
 from orchestrator.tracking.records import Dataset, Record
 from orchestrator.tracking.sqlite_setup import ensure_database
-from orchestrator.tracking.sync import SyncState
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.sync import SyncState, SyncWorker, open_sync
 from tests.servers import free_port, tracking_server
 
 STUDY = Record(key="study", parent=None, name="demo", status="RUNNING")
 
 
-class Copies:
-    """A maker of models that only says which one it is."""
+def copy_of(name: str) -> Callable[[Path], bool]:
+    """Return a maker of a model that only says which one it is."""
 
-    busy = False
-
-    def prepare(self) -> None:
-        """It needs no time."""
-
-    hurry = prepare
-
-    def make(self, description: Mapping[str, Any], folder: Path) -> bool:
-        if description["name"] == "gone":
+    def make(folder: Path) -> bool:
+        if name == "gone":
             return False
         folder.mkdir()
         (folder / "MLmodel").write_text("flavors: {}\n")
-        (folder / "name.txt").write_text(description["name"])
+        (folder / "name.txt").write_text(name)
         return True
 
-    def close(self) -> None:
-        """Nothing runs."""
+    return make
+
+
+def log_models(uri: str, worker: SyncWorker) -> None:
+    """Send the models that runs lack."""
+    for key, (run, record) in worker.models().items():
+        assert record.model is not None
+        Experiment(uri, "demo").log_model(run, record, copy_of(record.model["name"]))
+        worker.settle_model(key)
+    assert not worker.models()
 
 
 def trial(number: int, model: str = "", **other: Any) -> Record:
@@ -74,40 +74,43 @@ def test_a_server_that_comes_late_and_goes(
     report = tmp_path / "report.html"
     report.write_text("<p>report")
 
-    def start(uri: str) -> Tracker:
-        return Tracker(
-            uri=uri,
-            experiment="demo",
-            outbox=tmp_path / "outbox.jsonl",
-            maker=Copies(),
-        )
+    def start(uri: str) -> SyncWorker:
+        return open_sync(uri, "demo", tmp_path / "runs.sqlite", "study-id")
+
+    def again(worker: SyncWorker, *changed: Record) -> SyncWorker:
+        """Offer all records again, as each start of a study does."""
+        offered = {record.key: record for record in (*records, *changed)}
+        for record in offered.values():
+            worker.record(record)
+        return worker
 
     port = free_port()
     remote, local = f"http://127.0.0.1:{port}", f"sqlite:///{tmp_path}/mlflow.db"
-    tracker = start(remote)
-    tracker.record(STUDY)
-    for number in range(5):
-        tracker.record(trial(number))
+    ended = replace(STUDY, status="FINISHED", artifacts=((str(report), "reports"),))
+    records = [ended, *map(trial, range(5)), trial(5, "five", registered="demo.best")]
+    worker = start(remote)
+    for record in (STUDY, *records[1:3]):
+        worker.record(record)
     with tracking_server(tmp_path, port):
-        tracker.record(trial(5, "five", registered="demo.best"))
-        tracker.record(replace(STUDY, status="FINISHED", artifacts=((str(report), "reports"),)))
-        end = monotonic() + 90
-        while not tracker.run_ids():
-            assert monotonic() < end
-            sleep(0.1)
-        assert tracker.close(90) == SyncState(7, 0, None)
+        for record in (*records[3:], ended):
+            worker.record(record)
+        worker.flush(90)
+        while len(worker.run_ids()) < 7:
+            worker.flush(90)
+        log_models(remote, worker)
+        assert worker.close(90).left == 0
         check_runs(remote, 6)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", remote)  # where models:/ leads to
-        check_model(remote, tracker.run_ids()["trial-5"])
+        check_model(remote, worker.run_ids()["trial-5"])
         monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    again = start(remote)
-    again.record(replace(trial(0), name="changed"))
-    assert again.run_ids() == tracker.run_ids()
-    ended = again.close(30)
-    assert (ended.delivered, ended.left) == (0, 1)
-    directly = start(local)
+    changed = replace(trial(0), name="changed")
+    away = again(start(remote), changed)
+    assert away.run_ids() == worker.run_ids()
+    state = away.close(30)
+    assert (state.delivered, state.left) == (0, 1)
+    directly = again(start(local), changed)  # the same experiment without the server
     assert directly.close(30) == SyncState(1, 0, None)
-    assert directly.run_ids() == tracker.run_ids()
+    assert directly.run_ids() == worker.run_ids()
     check_runs(local, 6, changed="changed")
 
 
@@ -159,11 +162,12 @@ def send(tmp_path: Path, template: Path) -> Callable[..., str]:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
 
     def send_records(*records: Record) -> str:
-        outbox = tmp_path / "outbox.jsonl"
-        tracker = Tracker(uri=uri, experiment="demo", outbox=outbox, maker=Copies())
+        worker = open_sync(uri, "demo", tmp_path / "runs.sqlite", "study-id")
         for record in (STUDY, *records):
-            tracker.record(record)
-        assert tracker.close(60).left == 0
+            worker.record(record)
+        worker.flush(60)
+        log_models(uri, worker)
+        assert worker.close(60).left == 0
         return uri
 
     return send_records

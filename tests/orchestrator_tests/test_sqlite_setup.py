@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 
 from orchestrator.tracking import sqlite_setup
 from orchestrator.tracking.records import Record
-from orchestrator.tracking.sqlite_setup import ensure_database
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.sqlite_setup import database_file, ensure_database
+from orchestrator.tracking.sync import open_sync
 
+MAKE_TABLES = sqlite_setup._make_tables
 STUDY = Record(key="study", parent=None, name="demo")
 
 
@@ -37,10 +39,9 @@ def _quick(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def send(path: Path) -> tuple[int, str | None]:
     """Return how many records a driver did not get into a database, and why."""
-    folder = path.parent
-    tracker = Tracker(uri=f"sqlite:///{path}", experiment="demo", outbox=folder / "outbox.jsonl")
-    tracker.record(STUDY)
-    delivery = tracker.close(60)
+    worker = open_sync(f"sqlite:///{path}", "demo", path.with_name("mlflow.sqlite"), "study-id")
+    worker.record(STUDY)
+    delivery = worker.close(60)
     return delivery.left, delivery.error
 
 
@@ -141,7 +142,7 @@ def test_runs_are_never_moved_aside(tmp_path: Path, template: Path) -> None:
     assert send(path) == (0, None)
     change(path, "delete from alembic_version")
     grow_old(path)
-    (tmp_path / "outbox.jsonl").unlink()
+    (tmp_path / "mlflow.sqlite").unlink()
     left, error = send(path)
     assert left == 1
     assert error is not None
@@ -150,51 +151,28 @@ def test_runs_are_never_moved_aside(tmp_path: Path, template: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-UNFIT = {
-    "an earlier schema": (
-        ("update alembic_version set version_num = '451aebb31d03'",),
-        r"its schema is 451aebb31d03, this MLflow's is \w+",
-    ),
-    "a schema of a later MLflow": (
-        ("update alembic_version set version_num = 'ffffffffffff'",),
-        r"its schema is ffffffffffff, this MLflow's is \w+",
-    ),
-    "a table lost": (("drop table trace_info",), "its table trace_info is missing"),
-    "a column lost": (
-        ("alter table runs rename column deleted_time to gone",),
-        "its table runs lacks deleted_time",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", UNFIT)
-def test_what_does_not_fit_this_mlflow_is_named_and_left_as_it_is(
-    fault: str, tmp_path: Path, template: Path
+@pytest.mark.parametrize("version", ["451aebb31d03", "ffffffffffff"])  # earlier, and later
+def test_another_mlflows_schema_is_named_and_costs_no_run(
+    version: str, tmp_path: Path, template: Path
 ) -> None:
-    statements, reason = UNFIT[fault]
     path = tmp_path / "mlflow.db"
     shutil.copyfile(template, path)
-    change(path, "insert into runs (run_uuid, experiment_id) values ('a', 0)", *statements)
+    change(path, f"update alembic_version set version_num = '{version}'")
+    grow_old(path)
+    empty = tmp_path / "empty" / "mlflow.db"
+    empty.parent.mkdir()
+    shutil.copy2(path, empty)
+    change(path, "insert into runs (run_uuid, experiment_id) values ('a', 0)")
     grow_old(path)
     before = path.read_bytes()
     left, error = send(path)
     assert left == 1
     assert error is not None
-    assert re.match(rf"MLflow cannot use {path}, with 1 runs in it: {reason}\. Copy it, ", error)
+    assert re.match(rf"MLflow cannot use {path}, with 1 runs in it: .*{version}.*Copy it, ", error)
     assert path.read_bytes() == before
     assert leftovers(tmp_path) == []
-
-
-@pytest.mark.parametrize("fault", UNFIT)
-def test_what_does_not_fit_and_holds_no_run_is_made_anew(
-    fault: str, tmp_path: Path, template: Path
-) -> None:
-    path = tmp_path / "mlflow.db"
-    shutil.copyfile(template, path)
-    change(path, *UNFIT[fault][0])
-    grow_old(path)
-    assert send(path) == (0, None)
-    assert len(leftovers(tmp_path)) == 1
+    assert send(empty) == (0, None)  # made again, since it holds no run
+    assert len(leftovers(empty.parent)) == 1
 
 
 def test_another_file_is_named(tmp_path: Path) -> None:
@@ -204,3 +182,65 @@ def test_another_file_is_named(tmp_path: Path) -> None:
     assert left == 1
     assert error is not None
     assert error.startswith(f"{path} is no database of MLflow's (file is not a database); move it")
+
+
+def test_a_kill_while_the_database_is_made_leaves_none(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    dying = f"""
+import os, shutil
+from pathlib import Path
+from orchestrator.tracking import sqlite_setup
+sqlite_setup._make_tables = lambda fresh: None
+shutil.copyfile = lambda fresh, partial: (partial.write_bytes(b"half"), os._exit(9))
+sqlite_setup.ensure_database(Path({str(path)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", dying], check=False)
+    assert done.returncode == 9
+    assert not path.exists()
+    monkeypatch.setattr(
+        sqlite_setup, "_make_tables", lambda fresh: shutil.copyfile(template, fresh)
+    )
+    ensure_database(path)
+    assert path.read_bytes() == template.read_bytes()
+
+
+def test_drivers_that_make_the_database_at_once_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    meet = threading.Barrier(4)
+
+    def tables(fresh: Path) -> None:
+        fresh.write_text(threading.current_thread().name)
+        meet.wait()
+
+    monkeypatch.setattr(sqlite_setup, "_make_tables", tables)
+    threads = [threading.Thread(target=ensure_database, args=(path,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() in {thread.name for thread in threads}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_database_that_cannot_be_made_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", fail)
+    with pytest.raises(RuntimeError, match=r"^MLflow cannot make mlflow\.db: no space$"):
+        ensure_database(tmp_path / "mlflow.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_files_of_sqlite_are_made() -> None:
+    assert database_file("sqlite:////data/mlflow.db?timeout=5") == Path("/data/mlflow.db")
+    assert database_file("sqlite:///runs/mlflow.db") == Path.cwd() / "runs" / "mlflow.db"
+    assert database_file("sqlite:///:memory:") is None
+    assert database_file("http://server:5000") is None
+    assert database_file("postgresql://server/mlflow") is None
