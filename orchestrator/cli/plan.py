@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.address import Address
+from orchestrator.cli.cache_statistics import planned
 from orchestrator.errors import ResourceError
 from orchestrator.pipeline.victims import check_imports
 from orchestrator.plan.columns import count, span
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.plan.resources import Shares, this_machine
-from orchestrator.scheduler.cache_statistics import planned
 from orchestrator.scheduler.estimate import PlanEstimate, estimate
 from orchestrator.scheduler.sampling import foresee, recorded
 from orchestrator.search.abandonment import forecast

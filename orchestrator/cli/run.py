@@ -8,6 +8,7 @@ from rich.style import Style
 from rich.text import Text
 
 from orchestrator.address import Address
+from orchestrator.cli.cache_statistics import shared
 from orchestrator.cli.logs import StartLog, TrialLogs
 from orchestrator.cli.plan import check_start, counts
 from orchestrator.cli.progress import ProgressState, ProgressView, TrialValue
@@ -21,7 +22,6 @@ from orchestrator.plan.cost_model import lengths
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.plan.resources import Shares
-from orchestrator.scheduler.cache_statistics import shared
 from orchestrator.scheduler.callbacks import CallbackList
 from orchestrator.scheduler.decisions import Status, write_prunings
 from orchestrator.scheduler.estimate import gather, keep

@@ -3,7 +3,7 @@
 from pathlib import Path
 from random import Random
 
-from orchestrator.scheduler.cache_statistics import planned, shared
+from orchestrator.cli.cache_statistics import planned, shared
 from tests.orchestrator_tests.pruned_studies import study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
 
