@@ -250,26 +250,27 @@ def test_flushing_goes_on_while_records_arrive_and_tells_how_many_are_left(start
         seen.append(left)
         return True
 
-    worker.flush(quiet=1, look=look)
+    worker.flush(quiet=30, look=look)
     assert len(worker.run_ids()) == 21
     seen = seen[seen.count(0) :]
     assert seen == sorted(seen, reverse=True)
-    assert {1, 10} <= set(seen) <= set(range(1, 22))
+    assert len(set(seen)) > 5
+    assert set(seen) <= set(range(1, 22))
 
 
 @pytest.mark.usefixtures("quick_looks")
 def test_flushing_ends_when_nothing_arrives_or_a_person_says_so(start: Start) -> None:
     stuck = FakeExperiment()
-    stuck.pause = 1.5
+    stuck.pause = 3.0
     worker = start(stuck)
     worker.record(STUDY)
     for impatient in ({"quiet": 0.1}, {"look": lambda _: False}):
         begin = monotonic()
         worker.flush(**impatient)
-        assert monotonic() - begin < 0.7
+        assert monotonic() - begin < 2
     begin = monotonic()
     assert worker.close(0.05) == SyncState(0, 1, "not finished within 0.05 s")
-    assert monotonic() - begin < 0.7
+    assert monotonic() - begin < 2
 
 
 @pytest.mark.usefixtures("quick_looks")
