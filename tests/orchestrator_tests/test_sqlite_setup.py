@@ -232,6 +232,7 @@ def test_a_database_that_cannot_be_made_says_why(
     def fail(_: object) -> None:
         raise OSError("no space")
 
+    monkeypatch.setattr(sqlite_setup, "_make_tables", MAKE_TABLES)
     monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", fail)
     with pytest.raises(RuntimeError, match=r"^MLflow cannot make mlflow\.db: no space$"):
         ensure_database(tmp_path / "mlflow.db")
