@@ -117,7 +117,7 @@ class Experiment:
         except Exception as error:
             if database is None:
                 raise
-            mend(database, sentence(error))
+            mend(database, sentence(error).partition(". ")[0])  # its advice names no file
             ensure_database(database)
             self._client = MlflowClient(tracking_uri=uri)
             experiment = self._client.get_experiment_by_name(name)
