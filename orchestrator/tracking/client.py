@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
-from orchestrator.errors import sentence
 from orchestrator.processes import scratch
 from orchestrator.tracking.records import Dataset, Record, digest_of
-from orchestrator.tracking.sqlite_setup import database_file, ensure_database, mend
+from orchestrator.tracking.sqlite_setup import database_file, ensure_database, mend, schema_of
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -108,19 +107,15 @@ class Experiment:
         database = database_file(uri)
         if database is not None:
             ensure_database(database)
+            # Before MLflow opens it: MLflow would go on with the file that is moved aside.
+            if reason := _other_schema(database):
+                mend(database, reason)
+                ensure_database(database)
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
-        try:
-            self._client = MlflowClient(tracking_uri=uri)
-            experiment = self._client.get_experiment_by_name(name)
-        except Exception as error:
-            if database is None:
-                raise
-            mend(database, sentence(error).partition(". ")[0])  # its advice names no file
-            ensure_database(database)
-            self._client = MlflowClient(tracking_uri=uri)
-            experiment = self._client.get_experiment_by_name(name)
+        self._client = MlflowClient(tracking_uri=uri)
+        experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             location = None  # a server's own choice; for a file, MLflow's depends on the cwd
             if database is not None:
@@ -309,6 +304,15 @@ class Experiment:
         else:
             ended = None if record.ended is None else round(1000 * record.ended)
             self._client.set_terminated(run.info.run_id, record.status, ended)
+
+
+def _other_schema(database: Path) -> str:
+    """Return how a database's schema differs from this MLflow's, or ""."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    version = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
+    there = schema_of(database)
+    return "" if there == version else f"its schema is {there}, this MLflow's is {version}"
 
 
 def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":

@@ -84,6 +84,11 @@ def mend(path: Path, reason: str, since: float | None = None) -> None:
             file.rename(file.with_name(f"{file.name}.half-made-{uuid4().hex[:8]}"))
 
 
+def schema_of(path: Path) -> str:
+    """Return the version of a whole database's schema."""
+    return str(_ask(path, "select version_num from alembic_version")[0][0])
+
+
 def _whole(path: Path) -> bool:
     """Return whether a database says which version it has, as the last act of making it does."""
     tables = {name for (name,) in _ask(path, "select name from sqlite_master")}
