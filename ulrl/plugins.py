@@ -22,6 +22,8 @@ class PluginError(Exception):
 class Plugin:
     """A file of Python that registers attacks or repair methods.
 
+    Where one is unpickled it is loaded, so that objects of its classes can follow it.
+
     Attributes:
         path: Where it was read, for messages and tracebacks.
         source: Its text, which travels to the workers.
@@ -29,6 +31,9 @@ class Plugin:
 
     path: str
     source: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.path, self.source)
 
     @property
     def module(self) -> str:
@@ -39,6 +44,12 @@ class Plugin:
     def digest(self) -> str:
         """What tells its text from others."""
         return hashlib.sha256(self.source.encode()).hexdigest()
+
+
+def _restored(path: str, source: str) -> Plugin:
+    plugin = Plugin(path=path, source=source)
+    load_plugin(plugin)
+    return plugin
 
 
 def read_plugin(path: Path) -> Plugin:

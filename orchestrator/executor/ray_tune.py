@@ -1,6 +1,5 @@
 """Ray Tune, which runs a study on the Ray that this process is part of."""
 
-import pickle
 import uuid
 import warnings
 from dataclasses import replace
@@ -23,7 +22,6 @@ from orchestrator.scheduler.batches import BatchProgress, JobBatch, TuneSession
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Study
 from orchestrator.terminal import Interrupts
-from ulrl.plugins import Plugin, load_plugin
 
 _LIVE: dict[str, TuneSession] = {}  # Tune pickles what it is given; this stays behind
 
@@ -34,17 +32,13 @@ class Worker(tune.Trainable):
     def setup(  # type: ignore[override]
         self,
         config: dict[str, Any],
-        plugins: tuple[Plugin, ...],
-        study: bytes,
+        study: Study,
         site: Site,
         workshop: type[StageRunner],
     ) -> None:
         warnings.simplefilter("ignore")  # the driver's terminal is for the study
-        for plugin in plugins:  # before the study, which holds objects of their classes
-            load_plugin(plugin)
-        whole: Study = pickle.loads(study)  # noqa: S301 - from the driver
-        self._workshop = workshop(replace(site, expendable=True), whole.victim)
-        self._catalogue = JobCatalog(make_plan(whole))
+        self._workshop = workshop(replace(site, expendable=True), study.victim)
+        self._catalogue = JobCatalog(make_plan(study))
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -172,8 +166,7 @@ def run_on_ray(
             trainable = tune.with_resources(
                 tune.with_parameters(
                     Worker,
-                    plugins=plan.study.plugins,
-                    study=pickle.dumps(plan.study),
+                    study=plan.study,
                     site=site,
                     workshop=workshop,
                 ),

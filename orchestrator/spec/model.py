@@ -432,7 +432,8 @@ class Study:
 
     Attributes:
         source: The file as the user named it, for messages.
-        plugins: Files that define attacks or repair methods.
+        plugins: Files that define attacks or repair methods. They stand before the grid, which
+            holds objects of their classes: a worker loads them first.
         imports: Where victims come from that are not trained; the first that matches counts.
         search: How settings are drawn; None is every combination.
         optuna_storage: Optuna's address of the storage that mirrors the study while it runs;
