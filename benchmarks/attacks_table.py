@@ -115,10 +115,10 @@ class _Desk:
         self._plan = plan
         self._keys = CacheKeys(study.victim, compute)
         site = Site(store=study.store, study="table", device=compute.device)
-        self._shelf = CachedStages(site, self._keys)
-        self._materials = StageInputs()
+        self._cached = CachedStages(site, self._keys)
+        self._inputs = StageInputs()
         device = torch.device(compute.device)
-        self._victims = VictimStages(self._shelf, self._keys, study.victim, self._materials, device)
+        self._victims = VictimStages(self._cached, self._keys, study.victim, self._inputs, device)
 
     def scenarios(self, attack: str) -> list[Scenario]:
         """Return the scenarios of an attack."""
@@ -128,15 +128,15 @@ class _Desk:
         """Yield seed and accuracy, on the report half, of the clean models attacks looked into."""
         for scenario in self._plan.scenarios:
             for helper in scenario.helpers:
-                found = HELPER.read(self._shelf.store, self._keys.helper(scenario, helper))
+                found = HELPER.read(self._cached.store, self._keys.helper(scenario, helper))
                 if isinstance(helper, BenignModel) and found is not None:
                     yield scenario.seed, self._accuracy(scenario, found.content.tensors)
 
     def _accuracy(self, scenario: Scenario, learned: Learned) -> float:
         state = {name.removeprefix("model/"): value for name, value in learned.items()}
         state.pop("accuracy")  # on all test images
-        weights = Weights(model_spec=self._materials.model_spec(scenario), state=state)
-        images = self._materials.images(scenario.dataset)
+        weights = Weights(model_spec=self._inputs.model_spec(scenario), state=state)
+        images = self._inputs.images(scenario.dataset)
         _, report = split_halves(images.test_labels)
         classes = restore(weights, torch.device("cpu")).predict(images.test_images[report])
         return float((classes == images.test_labels[report]).float().mean())

@@ -62,17 +62,17 @@ def ours(count: int, folder: Path) -> dict[str, float]:
     make_plan(study)
     planned = time.perf_counter()
     ends: list[float] = []
-    run_on_ray = partial(ray_tune.run_on_ray, workshop=Idle)
+    run_on_ray = partial(ray_tune.run_on_ray, runner=Idle)
 
-    def watched(conductor: StudyScheduler, *arguments: Any) -> None:
-        finished = conductor.finished
+    def watched(scheduler: StudyScheduler, *arguments: Any) -> None:
+        finished = scheduler.finished
 
         def note(job: Job, result: JobResult) -> None:
             finished(job, result)
             ends.append(time.perf_counter())
 
-        conductor.finished = note  # type: ignore[method-assign]
-        run_on_ray(conductor, *arguments)
+        scheduler.finished = note  # type: ignore[method-assign]
+        run_on_ray(scheduler, *arguments)
 
     ray_tune.run_on_ray = watched  # type: ignore[assignment]
     code = run_study(

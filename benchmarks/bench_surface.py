@@ -123,7 +123,7 @@ def told(surface: "Surface", units: dict[str, float], given: argparse.Namespace)
 
 
 class Surface:
-    """The study, done item by item as a worker of it would."""
+    """The study, done job by job as a worker of it would."""
 
     def __init__(self, folder: Path, given: argparse.Namespace) -> None:
         training, relearn = given.training, given.relearn
@@ -152,7 +152,7 @@ class Surface:
         study = load_study(str(folder / "surface.yaml"), SURFACE)
         self._folder, self._relearn = folder, relearn
         self.plan = make_plan(study)
-        self._catalogue = JobCatalog(self.plan)
+        self._catalog = JobCatalog(self.plan)
         device = the_device().type
         self._site = Site(store=Address(str(store)), study="benchmark", device=device)
         self._keys = CacheKeys(study.victim, Compute(device=device, threads=1))
@@ -163,20 +163,20 @@ class Surface:
 
     def run(self) -> None:
         """Do everything."""
-        workshop = StageRunner(self._site, self.plan.study.victim)
-        self._do(workshop, victim_job(self.plan.scenarios[0]))
-        for group in self._catalogue.groups:
-            self._do(workshop, group.job)
+        runner = StageRunner(self._site, self.plan.study.victim)
+        self._do(runner, victim_job(self.plan.scenarios[0]))
+        for group in self._catalog.groups:
+            self._do(runner, group.job)
         for trial in self.plan.trials:
-            self._do(workshop, self._catalogue.job(trial, 1))
+            self._do(runner, self._catalog.job(trial, 1))
 
-    def _do(self, workshop: StageRunner, item: Job) -> None:
+    def _do(self, runner: StageRunner, job: Job) -> None:
         with clock() as taken:
-            for _ in workshop.work(item):
+            for _ in runner.work(job):
                 pass
-        kind = item.name.partition("-")[0]
+        kind = job.name.partition("-")[0]
         self.spent[kind] = self.spent.get(kind, 0.0) + taken.cpu
-        for run in workshop.executed:
+        for run in runner.executed:
             self._runs.setdefault(run.stage, []).append(run.key)
 
     def executed(self, stage: str) -> int:
@@ -230,16 +230,16 @@ class Surface:
     def official_units(self, rounds: int, workers: int) -> dict[str, float]:
         """Return CPU seconds of an epoch of each phase in the official loop's structure."""
         trial, scenario = self.plan.trials[0], self.plan.scenarios[0]
-        materials = StageInputs()
-        model_spec = materials.model_spec(scenario)
+        inputs = StageInputs()
+        model_spec = inputs.model_spec(scenario)
         victim = VICTIM.read(self._store, self._keys.victim(scenario), model_spec)
         if victim is None:
             raise RuntimeError("the victim comes first")
         loop = OfficialLoop(
             trial.hyperparameters,
             victim.content.of(model_spec),
-            materials.clean(trial),
-            whole(materials.tests(scenario, {})),
+            inputs.clean(trial),
+            whole(inputs.tests(scenario, {})),
             self._folder,
             workers=workers,
             device=the_device(),

@@ -1,4 +1,4 @@
-"""A workshop where nothing is trained: every stage is a small made-up result in the store.
+"""A stage runner where nothing is trained: every stage is a small made-up result in the store.
 
 Keys, reads, writes and the decisions that follow are those of a real study, so what such a study
 takes is what orchestration costs. No two trials share a result.

@@ -39,13 +39,13 @@ class Replay(StageResults):
         self._made: set[str] = set()
         self._known: dict[int, VictimResult] = {}
 
-    def make(self, item: Job) -> None:
-        """Note that an item's result is there now."""
-        if item.helper is not None:
-            self._helpers.add((item.helper, self.keys.helper(item.scenario, item.helper)))
-        elif item.kind is JobKind.VICTIM:
-            self._known[item.scenario.number] = VictimResult(
-                key=item.name,
+    def make(self, job: Job) -> None:
+        """Note that a job's result is there now."""
+        if job.helper is not None:
+            self._helpers.add((job.helper, self.keys.helper(job.scenario, job.helper)))
+        elif job.kind is JobKind.VICTIM:
+            self._known[job.scenario.number] = VictimResult(
+                key=job.name,
                 evaluation=_evaluation(0.9, 0.99),
                 counts={},
                 training=(),
@@ -53,10 +53,10 @@ class Replay(StageResults):
                 runs=(),
                 specimens={},
             )
-        elif item.kind is JobKind.STAGE:
-            self._made.add(_group(item.trial))
+        elif job.kind is JobKind.STAGE:
+            self._made.add(_group(job.trial))
         else:
-            self._made.add(item.trial.name)
+            self._made.add(job.trial.name)
 
     def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
         key = self.keys.helper(scenario, helper)

@@ -1,12 +1,12 @@
 """A study on many GPUs in simulated time: ``python -m benchmarks.scale --gpus 1 8 64 512``.
 
-The scheduler is the real one (plan, conductor, decisions, shifts); only the work is not done: an
-item takes the seconds below, which no clock waits for, and its result is made up. It says how
+The scheduler is the real one (plan, scheduler, decisions, shifts); only the work is not done: an
+job takes the seconds below, which no clock waits for, and its result is made up. It says how
 well a study fills machines that nobody has at hand, and what the driver itself costs.
 
 The seconds are synthetic, of one GPU: an epoch of a victim on 50,000 images of 32 pixels, as often
 as the study's recipe and the attacks' helpers say, and what an ascent and a relearning of the
-defender's 500 take beside it; each item's times a factor of its own (log-normal). No two settings
+defender's 500 take beside it; each job's times a factor of its own (log-normal). No two settings
 share a relearning, which is the most there can be to do.
 """
 
@@ -36,7 +36,7 @@ EPOCH = {"preact_resnet18": 2.4, "vgg19_bn": 1.8, "vit_b_16": 24.0}  # seconds, 
 PIXELS = {"cifar10": 1.0, "cifar100": 1.0, "gtsrb": 0.8, "tiny_imagenet": 6.0}
 LOADING = {"preact_resnet18": 1.0, "vgg19_bn": 1.0, "vit_b_16": 4.0}  # of a victim and test sets
 ASCENT, RELEARN = 2.0, 3.0  # in epochs of a victim
-SPREAD = 0.2  # standard deviation of the logarithm of an item's own factor
+SPREAD = 0.2  # standard deviation of the logarithm of a job's own factor
 BETWEEN = 0.05  # seconds of Tune from one shift to the next on a worker
 
 
@@ -47,7 +47,7 @@ class Outcome:
     makespan: float
     work: float
     loading: float
-    chain: float  # the longest of items that wait for each other
+    chain: float  # the longest of jobs that wait for each other
     driver: float
     done: int
     pruned: int
@@ -55,7 +55,7 @@ class Outcome:
 
 
 class Costs:
-    """How long each item of a plan takes on a GPU."""
+    """How long each job of a plan takes on a GPU."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -63,18 +63,18 @@ class Costs:
     def _epoch(self, scenario: Scenario) -> float:
         return EPOCH[scenario.architecture.name] * PIXELS[scenario.dataset.name]
 
-    def of(self, item: Job) -> float:
-        """Return an item's seconds."""
-        factor = Random(item.name).lognormvariate(0.0, SPREAD)  # noqa: S311 - no secret
-        one = factor * self._epoch(item.scenario)
+    def of(self, job: Job) -> float:
+        """Return a job's seconds."""
+        factor = Random(job.name).lognormvariate(0.0, SPREAD)  # noqa: S311 - no secret
+        one = factor * self._epoch(job.scenario)
         recipe = self._plan.study.victim.config(
-            item.scenario.dataset.name, item.scenario.poison.attack.name
+            job.scenario.dataset.name, job.scenario.poison.attack.name
         )
-        if item.helper is not None:
-            return one * item.helper.cost(recipe)
-        if item.kind is JobKind.VICTIM:
+        if job.helper is not None:
+            return one * job.helper.cost(recipe)
+        if job.kind is JobKind.VICTIM:
             return one * recipe.epochs
-        return one * (ASCENT if item.kind is JobKind.STAGE else RELEARN)
+        return one * (ASCENT if job.kind is JobKind.STAGE else RELEARN)
 
     def before(self, scenario: Scenario) -> float:
         """Return the typical seconds of a scenario's helpers and victim."""
@@ -94,7 +94,7 @@ class Simulation:
         record = StudyFolder(folder)
         record.open_record()
         self._length = lengths(plan) if ordered else None
-        self.conductor = StudyScheduler(plan, record, self._findings, StudyCallback())
+        self.scheduler = StudyScheduler(plan, record, self._findings, StudyCallback())
         self._chains = _Chains(plan)
         self._events: list[tuple[float, int, Job, float, bool]] = []
         self._number = 0
@@ -104,18 +104,18 @@ class Simulation:
     def run(self, gpus: int) -> Outcome:
         """Do the whole study."""
         started, now = time.process_time(), 0.0
-        self.conductor.open(self._length)
+        self.scheduler.open(self._length)
         free: list[Scenario | None] = [None] * gpus  # where each idle GPU was last
         while True:
             free = [last for last in free if not self._start(last, now, gpus)]
             if not self._events:
                 break
-            now, _, item, seconds, is_last = heapq.heappop(self._events)
-            free += [item.scenario] * is_last
-            self._finish(item, seconds)
-        if not self.conductor.decisions.complete():
+            now, _, job, seconds, is_last = heapq.heappop(self._events)
+            free += [job.scenario] * is_last
+            self._finish(job, seconds)
+        if not self.scheduler.decisions.complete():
             raise RuntimeError("the simulated study is not complete")
-        statuses = self.conductor.decisions
+        statuses = self.scheduler.decisions
         verdicts = [statuses.verdict(trial) for trial in self._plan.trials]
         done = sum(verdict is not None and verdict.status.value == "done" for verdict in verdicts)
         return Outcome(
@@ -131,51 +131,51 @@ class Simulation:
 
     def _start(self, last: Scenario | None, now: float, gpus: int) -> bool:
         """Give a GPU a shift, if there is one, and return whether there was."""
-        items = self.conductor.next_shift(gpus, last if self._near else None)
+        jobs = self.scheduler.next_batch(gpus, last if self._near else None)
         at = now + BETWEEN
-        for item in items:
-            seconds = self._costs.of(item)
-            at += seconds + self._load(item, last)
-            last = item.scenario
+        for job in jobs:
+            seconds = self._costs.of(job)
+            at += seconds + self._load(job, last)
+            last = job.scenario
             self._number += 1
-            heapq.heappush(self._events, (at, self._number, item, seconds, item is items[-1]))
-        return bool(items)
+            heapq.heappush(self._events, (at, self._number, job, seconds, job is jobs[-1]))
+        return bool(jobs)
 
-    def _load(self, item: Job, last: Scenario | None) -> float:
-        same = last is not None and last.number == item.scenario.number
-        if same or not item.trials:
+    def _load(self, job: Job, last: Scenario | None) -> float:
+        same = last is not None and last.number == job.scenario.number
+        if same or not job.trials:
             return 0.0
-        seconds = LOADING[item.scenario.architecture.name]
+        seconds = LOADING[job.scenario.architecture.name]
         self._loading += seconds
         return seconds
 
-    def _finish(self, item: Job, seconds: float) -> None:
+    def _finish(self, job: Job, seconds: float) -> None:
         self._work += seconds
-        self._relearns += item.is_trial
-        self._chains.add(item, seconds)
-        self._findings.make(item)
-        self.conductor.finished(item, JobResult(spent=seconds))
+        self._relearns += job.is_trial
+        self._chains.add(job, seconds)
+        self._findings.make(job)
+        self.scheduler.finished(job, JobResult(spent=seconds))
 
 
 class _Chains:
-    """How long a scenario's items keep each other waiting: helpers, victim, ascent, one trial."""
+    """How long a scenario's jobs keep each other waiting: helpers, victim, ascent, one trial."""
 
     def __init__(self, plan: Plan) -> None:
-        catalogue = JobCatalog(plan)
+        catalog = JobCatalog(plan)
         self._users: dict[str, list[int]] = defaultdict(list)
         for scenario in plan.scenarios:
-            for item in catalogue.helpers_of(scenario):
-                self._users[item.name].append(scenario.number)
+            for job in catalog.helpers_of(scenario):
+                self._users[job.name].append(scenario.number)
         self._own: dict[int, float] = defaultdict(float)
         self._last: dict[int, float] = defaultdict(float)
 
-    def add(self, item: Job, seconds: float) -> None:
-        """Note an item; relearnings wait for phase 1 but not for each other."""
-        number = item.scenario.number
-        if item.is_trial:
+    def add(self, job: Job, seconds: float) -> None:
+        """Note a job; relearnings wait for phase 1 but not for each other."""
+        number = job.scenario.number
+        if job.is_trial:
             self._last[number] = max(self._last[number], seconds)
         else:
-            for user in self._users.get(item.name, [number]):
+            for user in self._users.get(job.name, [number]):
                 self._own[user] += seconds
 
     @property

@@ -31,17 +31,17 @@ def _named(counts: Iterable[str]) -> dict[str, str]:
     return NAMES | {stage: stage for stage in sorted(set(counts)) if "." in stage}
 
 
-def shared(conductor: StudyScheduler, folder: StudyFolder) -> str:
+def shared(scheduler: StudyScheduler, folder: StudyFolder) -> str:
     """Return what the trials of a study came to rest on, and what of it was run this time."""
-    trials = conductor.plan.trials
+    trials = scheduler.plan.trials
     done = [
         trial.number
         for trial in trials
-        if (verdict := conductor.decisions.verdict(trial)) and verdict.status is Status.DONE
+        if (verdict := scheduler.decisions.verdict(trial)) and verdict.status is Status.DONE
     ]
     names = _named(kind for trial in trials for kind in kinds_of(trial)[:-1])
     keys = {stage: folder.used(stage) for stage in names}
-    keys["relearn"] = {conductor.scores[number].relearn_key for number in done}
+    keys["relearn"] = {scheduler.scores[number].relearn_key for number in done}
     rest = [count(len(keys[stage]), name) for stage, name in names.items() if keys[stage]]
     run = [count(made, name) for stage, name in names.items() if (made := folder.executed[stage])]
     return f"{count(len(trials), 'trial')} → {', '.join(rest)}; run now: {', '.join(run) or '–'}"

@@ -36,35 +36,35 @@ KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log")
 class TrialLogs(StudyCallback):
     """The observer that writes ``logs/trial-00012.log`` and its like.
 
-    A log is begun when its item is handed to a worker and grows when that ends and when the
+    A log is begun when its job is handed to a worker and grows when that ends and when the
     trial is decided: two or three short writes, none of which anything waits for. What a
     former start logged stays, unless the grid has changed: then numbers mean other trials.
     """
 
-    def __init__(self, folder: StudyFolder, conductor: StudyScheduler) -> None:
+    def __init__(self, folder: StudyFolder, scheduler: StudyScheduler) -> None:
         self._folder = folder
-        self._plan = conductor.plan
-        self._conductor = conductor
+        self._plan = scheduler.plan
+        self._scheduler = scheduler
         self._there = self._former()
         self._begun: set[str] = set()  # in this start
 
     def path(self, name: str) -> Path:
-        """Return where an item's log lies."""
+        """Return where a job's log lies."""
         return self._folder.logs / f"{name}.log"
 
-    def started(self, item: Job) -> None:
-        self._there.add(item.name)
-        self._begun.add(item.name)
-        text = f"{item.name}\nscenario  {item.scenario.text}\n"
-        if not item.name.startswith("victim"):
-            text += f"setting   {item.text}\n"
-        self.path(item.name).write_text(text, encoding="utf-8")
+    def started(self, job: Job) -> None:
+        self._there.add(job.name)
+        self._begun.add(job.name)
+        text = f"{job.name}\nscenario  {job.scenario.text}\n"
+        if not job.name.startswith("victim"):
+            text += f"setting   {job.text}\n"
+        self.path(job.name).write_text(text, encoding="utf-8")
 
-    def ended(self, item: Job, result: JobResult) -> None:
+    def ended(self, job: Job, result: JobResult) -> None:
         text = f"worker    {result.place}\n{_stages(result.runs, 'computed')}"
         if result.error:
             text += f"failed    {result.reason}\n\n{result.trace}\n"
-        self._add(item.name, text)
+        self._add(job.name, text)
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         name = f"victim-{scenario.number:04d}"
@@ -97,8 +97,8 @@ class TrialLogs(StudyCallback):
     def _outcome(self, verdict: Verdict) -> str:
         trial = verdict.trial
         text = ""
-        scored = self._conductor.scores.get(trial.number)
-        repaired = self._conductor.repairs.get(trial.number)
+        scored = self._scheduler.scores.get(trial.number)
+        repaired = self._scheduler.repairs.get(trial.number)
         if isinstance(scored, ScoreResult):
             text += _phase_one(scored.scores)
         if repaired is not None and scored is not None:
@@ -194,8 +194,8 @@ class StartLog(StudyCallback):
         self.executor = ""
         self._logs, self._device, self._noted = logs, device, False
 
-    def started(self, item: Any) -> None:
-        del item
+    def started(self, job: Any) -> None:
+        del job
         if not self._noted:
             self._noted = True
             whole_lines(self._logs / FILE)  # a line torn by a kill is cut off

@@ -42,7 +42,7 @@ class RemainingTime:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._plan, self._load, self._catalogue = plan, Workload(plan), JobCatalog(plan)
+        self._plan, self._load, self._catalog = plan, Workload(plan), JobCatalog(plan)
         self._open: dict[str, float] = {}  # loads of what is to be done, by the job's name
         self._left: dict[Kind, float] = defaultdict(float)  # their sums
         self._took: dict[Kind, StageTiming] = defaultdict(StageTiming)
@@ -52,8 +52,8 @@ class RemainingTime:
         self._known: set[int] = set()
         self._ascents: set[object] = set()
         self._trials: dict[tuple[str, str], StageTiming] = defaultdict(StageTiming)
-        for item in self._catalogue.helpers:
-            self._add(item.name, item.scenario, self._load.helper(item).passes)
+        for job in self._catalog.helpers:
+            self._add(job.name, job.scenario, self._load.helper(job).passes)
         for scenario in plan.scenarios:
             name = victim_job(scenario).name
             self._add(name, scenario, self._load.victim(scenario).passes)
@@ -64,39 +64,39 @@ class RemainingTime:
         """Count from now on: what was decided before was stored."""
         self._counting = True
 
-    def heard(self, item: Job, place: str, now: float, done: int = 0, of: int = 0) -> None:
+    def heard(self, job: Job, place: str, now: float, done: int = 0, of: int = 0) -> None:
         """Take news of a running job."""
-        if item.trials:
-            self._know(item.trial)
+        if job.trials:
+            self._know(job.trial)
         seconds = now - self._since.setdefault(place, now)
         if of:
-            part = StageTiming(seconds=seconds, load=self._load.of(item).passes * done / of)
-            self._running[item.name] = (_kind(item.name, item.scenario), part)
+            part = StageTiming(seconds=seconds, load=self._load.of(job).passes * done / of)
+            self._running[job.name] = (_kind(job.name, job.scenario), part)
 
-    def ended(self, item: Job, place: str, now: float, spent: float = 0.0) -> None:
+    def ended(self, job: Job, place: str, now: float, spent: float = 0.0) -> None:
         """Take the end of a job; `spent` seconds on its worker, if somebody counted."""
-        self._running.pop(item.name, None)
+        self._running.pop(job.name, None)
         seconds = spent or now - self._since.get(place, now)
         self._since[place] = now
-        if item.is_trial:  # its load comes with its verdict
-            self._took[_kind(item.name, item.scenario)].add(seconds, 0.0)
+        if job.is_trial:  # its load comes with its verdict
+            self._took[_kind(job.name, job.scenario)].add(seconds, 0.0)
             return
-        self._took[_kind(item.name, item.scenario)].add(seconds, self._load.of(item).passes)
-        self._remove(item.name, item.scenario)
-        if item.kind is JobKind.VICTIM:
-            self.victim(item.scenario)
+        self._took[_kind(job.name, job.scenario)].add(seconds, self._load.of(job).passes)
+        self._remove(job.name, job.scenario)
+        if job.kind is JobKind.VICTIM:
+            self.victim(job.scenario)
 
     def victim(self, scenario: Scenario) -> None:
         """Take note that a victim is there."""
         self._remove(victim_job(scenario).name, scenario)
-        for helper in self._catalogue.helpers_of(scenario):
+        for helper in self._catalog.helpers_of(scenario):
             self._remove(helper.name, helper.scenario)
 
     def decided(self, trial: Trial) -> None:
         """Take a verdict on a trial; it may come without the trial ever having run."""
         self._know(trial)
         self._running.pop(trial.name, None)
-        group = self._catalogue.group_of(trial)
+        group = self._catalog.group_of(trial)
         load = self._remove(trial.name, trial.scenario)
         self._remove(group.job.name, group.scenario)
         self._remove(victim_job(trial.scenario).name, trial.scenario)
@@ -129,7 +129,7 @@ class RemainingTime:
         if trial.number in self._known:
             return
         self._known.add(trial.number)
-        group = self._catalogue.known(trial) or self._catalogue.add(trial)
+        group = self._catalog.known(trial) or self._catalog.add(trial)
         if group.shared not in self._ascents:
             self._ascents.add(group.shared)
             self._add(group.job.name, group.scenario, self._load.ascent(trial).passes)
@@ -217,19 +217,19 @@ class ProgressState:
         self._started = time.monotonic()
         self._outlook.begin()
 
-    def start(self, item: Job) -> None:
-        self.running[item.name] = (item, None)
+    def start(self, job: Job) -> None:
+        self.running[job.name] = (job, None)
 
-    def progress(self, item: Job, progress: Progress) -> None:
-        if item.name in self.running:
-            self.running[item.name] = (item, progress)
+    def progress(self, job: Job, progress: Progress) -> None:
+        if job.name in self.running:
+            self.running[job.name] = (job, progress)
         now = time.monotonic()
-        self._outlook.heard(item, progress.place, now, progress.epoch, progress.epochs)
+        self._outlook.heard(job, progress.place, now, progress.epoch, progress.epochs)
         self._seen(progress.place)
 
-    def end(self, item: Job, result: JobResult) -> None:
-        self.running.pop(item.name, None)
-        self._outlook.ended(item, result.place, time.monotonic(), result.spent)
+    def end(self, job: Job, result: JobResult) -> None:
+        self.running.pop(job.name, None)
+        self._outlook.ended(job, result.place, time.monotonic(), result.spent)
 
     def victim(self, scenario: Scenario, *, weak: bool) -> None:
         self.victims_left -= 1
@@ -345,8 +345,8 @@ class ProgressState:
 
 SILENCE = 30.0  # seconds without news, after which a line says so
 LOOK = 1.0  # seconds between looks for that
-ROWS = 16  # of running items on a screen
-SHOWN = 4  # running items in a plain line
+ROWS = 16  # of running jobs on a screen
+SHOWN = 4  # running jobs in a plain line
 STAGES = {"train_victim": "train victim"}  # what a stage is called on a screen
 
 
@@ -356,7 +356,7 @@ class ProgressView(StudyCallback):
     Args:
         console: Where to write.
         tally: What to write.
-        log_of: Where the log of an item lies, by its name.
+        log_of: Where the log of a job lies, by its name.
     """
 
     def __init__(
@@ -398,23 +398,23 @@ class ProgressView(StudyCallback):
             self.say(self._line())
         self._open = False
 
-    def say(self, text: str, style: str = "", item: str = "") -> None:
-        """Print a line that stays; `item` is whose log it leads to."""
-        self._console.print(Text(text, style=self._style(style, item)), soft_wrap=True)
+    def say(self, text: str, style: str = "", job: str = "") -> None:
+        """Print a line that stays; `job` is whose log it leads to."""
+        self._console.print(Text(text, style=self._style(style, job)), soft_wrap=True)
 
-    def started(self, item: Job) -> None:
-        self._tally.start(item)
+    def started(self, job: Job) -> None:
+        self._tally.start(job)
         self._tick()
 
-    def progressed(self, item: Job, progress: Progress) -> None:
-        self._tally.progress(item, progress)
+    def progressed(self, job: Job, progress: Progress) -> None:
+        self._tally.progress(job, progress)
         self._tick()
 
-    def ended(self, item: Job, result: JobResult) -> None:
-        self._tally.end(item, result)
+    def ended(self, job: Job, result: JobResult) -> None:
+        self._tally.end(job, result)
         if result.error:
-            text = f"failed: {item.name} ({self._tally.name(item.scenario)}): {result.reason}"
-            self.say(text, "red", item.name)
+            text = f"failed: {job.name} ({self._tally.name(job.scenario)}): {result.reason}"
+            self.say(text, "red", job.name)
         self._tick()
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
@@ -434,9 +434,9 @@ class ProgressView(StudyCallback):
             self.say(text, "magenta", verdict.trial.name)
         self._tick()
 
-    def _style(self, style: str, item: str) -> Style:
-        """Return a style that a terminal which can makes a link to an item's log."""
-        link = self._log_of(item).as_uri() if item and self._log_of is not None else None
+    def _style(self, style: str, job: str) -> Style:
+        """Return a style that a terminal which can makes a link to a job's log."""
+        link = self._log_of(job).as_uri() if job and self._log_of is not None else None
         return Style.parse(style) + Style(link=link)
 
     def _listen(self) -> None:
@@ -446,7 +446,7 @@ class ProgressView(StudyCallback):
             if heard != self._heard:
                 heard, patience = self._heard, SILENCE
             silence = time.monotonic() - heard
-            running = [self._doing(item, progress) for item, progress in self._active()]
+            running = [self._doing(job, progress) for job, progress in self._active()]
             if running and silence >= patience:
                 patience *= 2
                 more = f"; {len(running) - SHOWN} more" if len(running) > SHOWN else ""
@@ -459,7 +459,7 @@ class ProgressView(StudyCallback):
             return
         self._next_line = time.monotonic() + PLAIN_EVERY
         self.say(self._line())
-        running = [self._doing(item, progress) for item, progress in self._active()]
+        running = [self._doing(job, progress) for job, progress in self._active()]
         if running:
             more = f"; {len(running) - SHOWN} more" if len(running) > SHOWN else ""
             self.say(f"      {'; '.join(running[:SHOWN])}{more}")
@@ -482,11 +482,11 @@ class ProgressView(StudyCallback):
         running = list(self._tally.running.values())
         return sorted(running, key=lambda pair: pair[1] is None)
 
-    def _doing(self, item: Job, progress: Progress | None) -> str:
-        what = item.text if progress is None else _stage(progress)
+    def _doing(self, job: Job, progress: Progress | None) -> str:
+        what = job.text if progress is None else _stage(progress)
         worker = "" if progress is None else self._tally.worker(progress.place)
         place = f" on {worker}" if "/" in worker else ""
-        return f"{what} of {self._tally.name(item.scenario)}{place}"
+        return f"{what} of {self._tally.name(job.scenario)}{place}"
 
     def _outcome(self, trial: Trial, reached: TrialValue) -> str:
         """Return what a trial came to, in a line."""
@@ -518,20 +518,20 @@ class ProgressView(StudyCallback):
         return Group(head, *lines, self._workers(), self._recent())
 
     def _workers(self) -> Table:
-        """Return a row for each item in work: worker, item, stage and epoch, what it is about."""
+        """Return a row for each job in work: worker, job, stage and epoch, what it is about."""
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         active = self._active()
-        for item, progress in active[:ROWS]:
+        for job, progress in active[:ROWS]:
             place = "" if progress is None else self._tally.worker(progress.place)
             stage = "waits" if progress is None else _stage(progress)
-            about = Text(self._tally.name(item.scenario))
-            if item.text not in ("victim", "ascent"):  # what its name says already
-                about.append(f"  {item.text}", style="dim")
-            named = Text(item.name, style=self._style("cyan", item.name))
+            about = Text(self._tally.name(job.scenario))
+            if job.text not in ("victim", "ascent"):  # what its name says already
+                about.append(f"  {job.text}", style="dim")
+            named = Text(job.name, style=self._style("cyan", job.name))
             table.add_row(Text(place, style="dim"), named, stage, about)
         if len(active) > ROWS:
             table.add_row("", Text(f"and {len(active) - ROWS} more", style="dim"), "", "")

@@ -107,16 +107,16 @@ class _Run:
         write_text(folder.path / "study.yaml", resolved_yaml(resolved))
         self.findings = findings = StageResults(store, CacheKeys(study.victim, compute))
         callbacks = CallbackList()
-        self.conductor = conductor = StudyScheduler(plan, folder, findings, callbacks)
-        self.results = results = ResultRows(conductor, findings)
+        self.scheduler = scheduler = StudyScheduler(plan, folder, findings, callbacks)
+        self.results = results = ResultRows(scheduler, findings)
         table = folder.logs / "mlflow.sqlite"
         self.mlflow = open_sync(study.mlflow.uri, study.name, table, self.site.study)
         self.pictures = TriggerPictures(plan, folder.path)
-        self.retention = ModelRetention(conductor, results, store)
-        runs = RunRecords(conductor, results, findings, store, self.pictures)
-        self.mlflow_callback = MlflowCallback(self.mlflow, conductor, runs, self.retention)
+        self.retention = ModelRetention(scheduler, results, store)
+        runs = RunRecords(scheduler, results, findings, store, self.pictures)
+        self.mlflow_callback = MlflowCallback(self.mlflow, scheduler, runs, self.retention)
         self.tally = ProgressState(plan, self._reached)
-        logs = TrialLogs(folder, conductor)
+        logs = TrialLogs(folder, scheduler)
         self.screen = ProgressView(console, self.tally, logs.path)
         self.starts = StartLog(folder.logs, compute.device)
         callbacks.add(
@@ -138,13 +138,13 @@ class _Run:
         try:
             several = self.shares.likely(self._chosen.nodes, self.plan.scenarios) > 1
             several = several and not self._chosen.inline
-            self.conductor.open(lengths(self.plan) if several else None)
+            self.scheduler.open(lengths(self.plan) if several else None)
             stored = self.tally.decided_count
             if stored:
                 self.console.print(f"{count(stored, 'trial')} decided already")
             with self.screen:
                 self._execute()
-            drawable = self.conductor.allowance.spent and self.conductor.drawing.possible
+            drawable = self.scheduler.allowance.spent and self.scheduler.drawing.possible
             trials = self.plan.most_trials if drawable else len(self.plan.trials)
             pending = trials - self.tally.decided_count
             whole = not pending
@@ -155,17 +155,17 @@ class _Run:
         self._say_where(failures)
         if pending:
             raise BudgetExhausted(
-                f"{self.conductor.allowance.spent} with {count(pending, 'trial')} pending"
+                f"{self.scheduler.allowance.spent} with {count(pending, 'trial')} pending"
             )
         if self._behind:
             self.interrupts.check()
         return 1 if failures else 0
 
     def _execute(self) -> None:
-        if self.conductor.complete:
+        if self.scheduler.complete:
             return
         self.starts.executor = self._chosen.text
-        self._chosen.run(self.conductor, self.site, self.shares, self.interrupts)
+        self._chosen.run(self.scheduler, self.site, self.shares, self.interrupts)
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""
@@ -225,10 +225,10 @@ class _Run:
         self.results.write(self.folder.path, known)
         self.retention.finish()
         self.mlflow_callback.finish()
-        prunings = self.conductor.decisions.prunings
+        prunings = self.scheduler.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
-        write_curves(self.conductor, self.results, self.findings, self.folder.path / CURVES)
-        write_confusions(self.conductor, self.findings, self.folder.path / CONFUSION)
+        write_curves(self.scheduler, self.results, self.findings, self.folder.path / CURVES)
+        write_confusions(self.scheduler, self.findings, self.folder.path / CONFUSION)
         self._keep_paces()
         self.pictures.write()
         save_studies(self.folder.path / "optuna.journal", self._records())
@@ -268,31 +268,31 @@ class _Run:
         """Let later studies know what stages took here."""
         found = {s.number: self.findings.victim(s) for s in self.plan.scenarios}
         victims = {number: victim for number, victim in found.items() if victim is not None}
-        scores, repairs = self.conductor.scores, self.conductor.repairs
+        scores, repairs = self.scheduler.scores, self.scheduler.repairs
         keep(self.store, self.compute, gather(self.plan, victims, scores, repairs))
 
     def _records(self) -> list[StoredStudy]:
         """Return all that Optuna knows of this study."""
-        sampler = self.conductor.drawing.sampler
-        return [*([] if sampler is None else [sampler]), *self.conductor.decisions.judges]
+        sampler = self.scheduler.drawing.sampler
+        return [*([] if sampler is None else [sampler]), *self.scheduler.decisions.judges]
 
     def _say_where(self, failures: int) -> None:
         study, table = self.plan.study, self.folder.path / "results.csv"
         sampler = None if study.search is None else study.search.sampler
         print_summary(self._reader(), table, study.objective.value, sampler)
-        for name, result in self.conductor.errors.items():
+        for name, result in self.scheduler.errors.items():
             log = self.folder.logs / f"{name}.log"
             self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)
         if failures:
             self._say(f"{count(failures, 'trial')} failed; the same command tries again")
         path = self.folder.path
-        if self.conductor.decisions.prunings:
-            made = count(len(self.conductor.decisions.prunings), "decision")
+        if self.scheduler.decisions.prunings:
+            made = count(len(self.scheduler.decisions.prunings), "decision")
             file = path / "logs" / "pruning.csv"
             self._say(f"pruned   by {made}, in {shown(file)}", link=file)
         for word, name in (("report", "report.html"), ("results", "results.csv"), ("logs", "logs")):
             self._say(f"{word:<8} {shown(path / name)}", link=path / name)
-        self._say(f"shared   {shared(self.conductor, self.folder)}")
+        self._say(f"shared   {shared(self.scheduler, self.folder)}")
         self._say(f"MLflow   {_ui_command(self.plan.study.mlflow.uri)}")
 
     def _say(self, text: str, style: str = "", link: Path | None = None) -> None:
@@ -305,7 +305,7 @@ class _Run:
 
     def _reached(self, trial: Trial) -> TrialValue | None:
         """Return what a done trial reached on the selection half; nothing for a wreck."""
-        repaired = self.conductor.repairs.get(trial.number)
+        repaired = self.scheduler.repairs.get(trial.number)
         victim = self.findings.victim(trial.scenario)
         if repaired is None or victim is None or self.results.row(trial)["wrecked"]:
             return None

@@ -67,7 +67,7 @@ class Executor:
         return "inline" if self.inline else str(self.address or "Ray on this machine")
 
     def run(
-        self, conductor: StudyScheduler, site: Site, shares: Shares, interrupts: Interrupts
+        self, scheduler: StudyScheduler, site: Site, shares: Shares, interrupts: Interrupts
     ) -> None:
         """Run a study to its end.
 
@@ -82,9 +82,9 @@ class Executor:
                     "resources asks for a GPU, and torch finds none on this machine"
                 )
             hush_libraries(verbose=self.verbose)
-            run_inline(conductor, site, interrupts)
+            run_inline(scheduler, site, interrupts)
             return
-        self.begin(conductor.plan, shares)
+        self.begin(scheduler.plan, shares)
         member = self.member if self._own is None else self._own.member()
         if member is None:
             raise AssertionError("neither a Ray of this study's nor a cluster")
@@ -93,7 +93,7 @@ class Executor:
         hush_libraries(verbose=self.verbose)
         if self._own is not None:
             use_plain_workers()
-        run_on_ray(conductor, site, shares, member, interrupts)
+        run_on_ray(scheduler, site, shares, member, interrupts)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The executor for a debugger: everything in this process, one item after the other."""
+"""The executor for a debugger: everything in this process, one job after the other."""
 
 from orchestrator.pipeline.stages import StageRunner
 from orchestrator.plan.jobs import Job, Site
@@ -7,20 +7,18 @@ from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.terminal import Interrupts
 
 
-def run_inline(conductor: StudyScheduler, site: Site, interrupts: Interrupts) -> None:
+def run_inline(scheduler: StudyScheduler, site: Site, interrupts: Interrupts) -> None:
     """Run a study to its end without Ray; the results are the same."""
-    workshop = StageRunner(site, conductor.plan.study.victim)
-    while not conductor.complete:
-        item = conductor.next_item()
-        if item is not None:
-            _run(conductor, workshop, item, interrupts)
+    runner = StageRunner(site, scheduler.plan.study.victim)
+    while not scheduler.complete:
+        job = scheduler.next_job()
+        if job is not None:
+            _run(scheduler, runner, job, interrupts)
 
 
-def _run(
-    conductor: StudyScheduler, workshop: StageRunner, item: Job, interrupts: Interrupts
-) -> None:
-    shift, assignment = JobBatch(workshop, [item], bundled=False), AssignedBatch(conductor, [item])
+def _run(scheduler: StudyScheduler, runner: StageRunner, job: Job, interrupts: Interrupts) -> None:
+    batch, assignment = JobBatch(runner, [job], bundled=False), AssignedBatch(scheduler, [job])
     interrupts.check()
-    while not assignment.take(shift.work()):
+    while not assignment.take(batch.work()):
         interrupts.check()
-    shift.close()
+    batch.close()

@@ -27,32 +27,32 @@ _LIVE: dict[str, TuneSession] = {}  # Tune pickles what it is given; this stays 
 
 
 class Worker(tune.Trainable):
-    """A process that works one shift after another, everything loaded kept."""
+    """A process that works one batch after another, everything loaded kept."""
 
     def setup(  # type: ignore[override]
         self,
         config: dict[str, Any],
         study: Study,
         site: Site,
-        workshop: type[StageRunner],
+        runner: type[StageRunner],
     ) -> None:
         warnings.simplefilter("ignore")  # the driver's terminal is for the study
-        self._workshop = workshop(replace(site, expendable=True), study.victim)
-        self._catalogue = JobCatalog(make_plan(study))
+        self._runner = runner(replace(site, expendable=True), study.victim)
+        self._catalog = JobCatalog(make_plan(study))
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._shift.close()
+        self._batch.close()
         self._take(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Work until there is something to tell."""
-        news = self._shift.work()
+        news = self._batch.work()
         return {"done": news.over, "news": news}
 
     def cleanup(self) -> None:
-        self._shift.close()
+        self._batch.close()
 
     def save_checkpoint(self, checkpoint: Any) -> None:
         """Results are in the store; there is nothing else to save."""
@@ -60,12 +60,12 @@ class Worker(tune.Trainable):
     load_checkpoint = save_checkpoint
 
     def _take(self, config: dict[str, Any]) -> None:
-        items = [self._catalogue.named(name, drawn) for name, drawn in config["items"]]
-        self._shift = JobBatch(self._workshop, items)
+        items = [self._catalog.named(name, drawn) for name, drawn in config["items"]]
+        self._batch = JobBatch(self._runner, items)
 
 
 class _StudySearcher(Searcher):
-    """Tune's source of trials: the conductor's items, a shift each."""
+    """Tune's source of trials: the scheduler's items, a batch each."""
 
     def __init__(self, session: str) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _StudySearcher(Searcher):
 
 
 class _StudyTrialScheduler(TrialScheduler):
-    """Tune's scheduler: hears every result, and stops what the conductor gives up."""
+    """Tune's scheduler: hears every result, and stops what the scheduler gives up."""
 
     def __init__(self, session: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -123,7 +123,7 @@ class _StudyTrialScheduler(TrialScheduler):
         return None
 
     def debug_string(self) -> str:
-        return "the conductor decides"
+        return "the study scheduler decides"
 
 
 class _StopCallback(tune.Callback):
@@ -142,12 +142,12 @@ class _StopCallback(tune.Callback):
 
 
 def run_on_ray(
-    conductor: StudyScheduler,
+    scheduler: StudyScheduler,
     site: Site,
     shares: Shares,
     member: Membership,
     interrupts: Interrupts,
-    workshop: type[StageRunner] = StageRunner,
+    runner: type[StageRunner] = StageRunner,
 ) -> None:
     """Run a study to its end on Ray Tune, on the Ray that this process is part of.
 
@@ -157,10 +157,10 @@ def run_on_ray(
     Raises:
         ResourceError: The Ray is too small, or ends under the study.
     """
-    plan = conductor.plan
+    plan = scheduler.plan
     workers = shares.workers(member.nodes, plan.scenarios)
     token = uuid.uuid4().hex
-    session = _LIVE[token] = TuneSession(conductor, interrupts, shares, workers)
+    session = _LIVE[token] = TuneSession(scheduler, interrupts, shares, workers)
     try:
         with scratch() as folder, member.guard.telling(session.fail):
             trainable = tune.with_resources(
@@ -168,7 +168,7 @@ def run_on_ray(
                     Worker,
                     study=plan.study,
                     site=site,
-                    workshop=workshop,
+                    runner=runner,
                 ),
                 _request,
             )

@@ -1,4 +1,4 @@
-"""One item from start to end, as every executor runs it."""
+"""One job from start to end, as every executor runs it."""
 
 import traceback
 from collections.abc import Generator
@@ -30,15 +30,15 @@ PLACED: dict[type[Exception], str] = {
 Steps: TypeAlias = Generator[Progress, None, JobResult]
 
 
-def steps_of(workshop: StageRunner, item: Job) -> Steps:
-    """Work on an item, yielding progress; an exception becomes its result.
+def steps_of(runner: StageRunner, job: Job) -> Steps:
+    """Work on a job, yielding progress; an exception becomes its result.
 
     What a user's data or model raises belongs to the one trial; only a store that cannot
     be used, or a GPU, concerns all of them. What ran out of time or memory leaves nothing loaded.
     """
-    site = workshop.site
-    limit = TimeLimit(site.limits.seconds(item.stage), expendable=site.expendable)
-    work = workshop.work(item)
+    site = runner.site
+    limit = TimeLimit(site.limits.seconds(job.stage), expendable=site.expendable)
+    work = runner.work(job)
     exhausted = False
     try:
         while True:
@@ -49,8 +49,8 @@ def steps_of(workshop: StageRunner, item: Job) -> Steps:
         return JobResult(runs=end.value)
     except (ResourceError, RecordingError) as error:
         return JobResult(error=str(error), fatal=True)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's result
-        lack = _lack(error, site, item)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's result
+        lack = _lack(error, site, job)
         exhausted = bool(lack)
         if isinstance(error, DivergedError):
             lack = str(error)  # a result of this setting, no failure of the program
@@ -58,7 +58,7 @@ def steps_of(workshop: StageRunner, item: Job) -> Steps:
         about = [what for placed, what in PLACED.items() if isinstance(error, placed)]
         kept = f"{about[0]} cannot be used; the log says why" if about else told
         return JobResult(
-            runs=workshop.executed,
+            runs=runner.executed,
             error=lack or f"{kind}: {kept}"[:500],
             told=lack or f"{kind}: {told}"[:1000],
             trace=redacted(traceback.format_exc()),
@@ -66,17 +66,17 @@ def steps_of(workshop: StageRunner, item: Job) -> Steps:
     finally:
         work.close()
         if exhausted:
-            workshop.forget()
+            runner.forget()
 
 
-def _lack(error: Exception, site: Site, item: Job) -> str:
-    """Return what an item ran out of, in words that do not depend on the moment; or nothing."""
+def _lack(error: Exception, site: Site, job: Job) -> str:
+    """Return what a job ran out of, in words that do not depend on the moment; or nothing."""
     if isinstance(error, TimeLimitExceeded):
-        return site.limits.overdue(item.stage)
+        return site.limits.overdue(job.stage)
     if isinstance(error, torch.OutOfMemoryError):
         return (
             f"out of GPU memory; smaller batches, or a larger share of a GPU for its worker "
-            f"(resources.stages.{item.stage}.gpu), may help"
+            f"(resources.stages.{job.stage}.gpu), may help"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return f"{OUT_OF_MEMORY}; smaller batches, a smaller network or fewer workers may help"

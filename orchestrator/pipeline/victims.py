@@ -79,16 +79,16 @@ class VictimStages:
 
     def __init__(
         self,
-        shelf: CachedStages,
+        cached: CachedStages,
         keys: CacheKeys,
         recipe: VictimRecipe,
-        materials: StageInputs,
+        inputs: StageInputs,
         device: torch.device,
     ) -> None:
-        self._shelf = shelf
+        self._cached = cached
         self._keys = keys
         self._recipe = recipe
-        self._materials = materials
+        self._inputs = inputs
         self._device = device
         self._at_hand: dict[str, tuple[Weights, Learned]] = {}
         self._tests: dict[str, TestSets] = {}
@@ -102,13 +102,13 @@ class VictimStages:
         """Return a scenario's test sets, with the trigger that its victim knows."""
         key = self._keys.victim(scenario)
         if key not in self._tests:
-            yield from self._materials.fetch(scenario.dataset)
+            yield from self._inputs.fetch(scenario.dataset)
             learned: Learned = {}
             if scenario.source is None:
                 before = yield from self.helped(scenario)
                 _, along = yield from self._armed(scenario)
                 learned = {**before, **along}
-            _keep_few(self._tests, key, self._materials.tests(scenario, learned))
+            _keep_few(self._tests, key, self._inputs.tests(scenario, learned))
         return self._tests[key]
 
     def helped(self, scenario: Scenario, until: Helper | None = None) -> Making[dict[str, Tensor]]:
@@ -134,12 +134,14 @@ class VictimStages:
         found = self._trained(key)
         if found is not None:
             return found
-        yield from self._materials.fetch(scenario.dataset)
+        yield from self._inputs.fetch(scenario.dataset)
         make = partial(self._train_helper, scenario, helper, learned, key)
-        return (yield from self._shelf.once("train_helper", key, partial(self._trained, key), make))
+        return (
+            yield from self._cached.once("train_helper", key, partial(self._trained, key), make)
+        )
 
     def _trained(self, key: str) -> dict[str, Tensor] | None:
-        found = HELPER.read(self._shelf.store, key)
+        found = HELPER.read(self._cached.store, key)
         return None if found is None else dict(found.content.tensors)
 
     def _train_helper(
@@ -147,9 +149,9 @@ class VictimStages:
     ) -> Making[dict[str, Tensor]]:
         started = time.perf_counter()
         context = AttackContext(
-            model_spec=self._materials.model_spec(scenario),
+            model_spec=self._inputs.model_spec(scenario),
             recipe=self._recipe.config(scenario.dataset.name, scenario.poison.attack.name),
-            images=self._materials.images(scenario.dataset),
+            images=self._inputs.images(scenario.dataset),
             seed=scenario.seed,
             device=self._device,
             learned=learned,
@@ -164,13 +166,13 @@ class VictimStages:
             yield Progress(stage=type(helper).__name__, epoch=done, epochs=total)
         seconds = time.perf_counter() - started
         content = StoredHelper(helper=type(helper).__name__, tensors=tensors)
-        self._shelf.keep(HELPER, key, scenario, seconds, content)
+        self._cached.keep(HELPER, key, scenario, seconds, content)
         return tensors
 
     def _armed(self, scenario: Scenario) -> Making[tuple[Weights, Learned]]:
         """Return a scenario's victim, and what its trigger learned along with it."""
         key = self._keys.victim(scenario)
-        yield from self._materials.fetch(scenario.dataset)
+        yield from self._inputs.fetch(scenario.dataset)
         if key not in self._at_hand:
             find = partial(self._stored, scenario, key)
             found = find()
@@ -180,18 +182,18 @@ class VictimStages:
                     make = partial(self._train, scenario, key, learned)
                 else:
                     make = partial(self._import, scenario, key)
-                found = yield from self._shelf.once("train_victim", key, find, make)
+                found = yield from self._cached.once("train_victim", key, find, make)
             _keep_few(self._at_hand, key, found)
         return self._at_hand[key]
 
     def _stored(self, scenario: Scenario, key: str) -> tuple[Weights, Learned] | None:
-        model_spec = self._materials.model_spec(scenario)
-        found = VICTIM.read(self._shelf.store, key, model_spec)
+        model_spec = self._inputs.model_spec(scenario)
+        found = VICTIM.read(self._cached.store, key, model_spec)
         if found is None:
             return None
         along: Learned = {}
         if found.content.learned:
-            trigger = TRIGGER.read(self._shelf.store, key)
+            trigger = TRIGGER.read(self._cached.store, key)
             if trigger is None:
                 return None  # without its trigger, the victim cannot be judged
             along = trigger.content.tensors
@@ -199,10 +201,10 @@ class VictimStages:
 
     def _import(self, scenario: Scenario, key: str) -> Making[tuple[Weights, Learned]]:
         started = time.perf_counter()
-        weights = self._materials.imported(scenario).weights
+        weights = self._inputs.imported(scenario).weights
         seconds = time.perf_counter() - started
         content = StoredVictim(training=(), learned=False, state=weights.state)
-        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.model_spec)
+        self._cached.keep(VICTIM, key, scenario, seconds, content, weights.model_spec)
         yield from ()
         return weights, {}
 
@@ -213,9 +215,9 @@ class VictimStages:
         config = self._recipe.config(scenario.dataset.name, scenario.poison.attack.name)
         run = train_victim(
             config,
-            self._materials.model_spec(scenario),
+            self._inputs.model_spec(scenario),
             scenario.poison,
-            self._materials.images(scenario.dataset),
+            self._inputs.images(scenario.dataset),
             scenario.seed,
             self._device,
             learned,
@@ -227,9 +229,9 @@ class VictimStages:
         weights, along = run.classifier.weights(), dict(run.learned())
         seconds = time.perf_counter() - started
         if along:  # before the victim, which is of no use without
-            TRIGGER.write(self._shelf.store, key, StoredTensors(tensors=along))
+            TRIGGER.write(self._cached.store, key, StoredTensors(tensors=along))
         content = StoredVictim(training=tuple(training), learned=bool(along), state=weights.state)
-        self._shelf.keep(VICTIM, key, scenario, seconds, content, weights.model_spec)
+        self._cached.keep(VICTIM, key, scenario, seconds, content, weights.model_spec)
         return weights, along
 
 

@@ -216,7 +216,7 @@ BACKWARD = 2.0  # a step's way back costs about two ways forth
 
 @dataclass(frozen=True, kw_only=True)
 class JobLoad:
-    """What an item computes.
+    """What a job computes.
 
     Attributes:
         trained: Images in training steps, each as often as it is seen.
@@ -239,19 +239,19 @@ class JobLoad:
 
 
 class Workload:
-    """The loads of a plan's items, by arithmetic on the study alone; no network is built."""
+    """The loads of a plan's jobs, by arithmetic on the study alone; no network is built."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._known: dict[Dataset, tuple[int, int]] = {}
 
-    def of(self, item: Job) -> JobLoad:
-        """Return what an item computes."""
-        if item.helper is not None:
-            return self.helper(item)
-        if item.kind is JobKind.VICTIM:
-            return self.victim(item.scenario)
-        return self.stage(item.trial, item.position)
+    def of(self, job: Job) -> JobLoad:
+        """Return what a job computes."""
+        if job.helper is not None:
+            return self.helper(job)
+        if job.kind is JobKind.VICTIM:
+            return self.victim(job.scenario)
+        return self.stage(job.trial, job.position)
 
     def stage(self, trial: Trial, position: int) -> JobLoad:
         """Return the load of a stage of a trial's repair method."""
@@ -268,17 +268,17 @@ class Workload:
             replayed=False,
         )
 
-    def helper(self, item: Job) -> JobLoad:
+    def helper(self, job: Job) -> JobLoad:
         """Return the load of what attacks train first."""
-        train, _ = self._counts(item.scenario)
+        train, _ = self._counts(job.scenario)
         config = self._plan.study.victim.config(
-            item.scenario.dataset.name, item.scenario.poison.attack.name
+            job.scenario.dataset.name, job.scenario.poison.attack.name
         )
         return JobLoad(
-            trained=(0.0 if item.helper is None else item.helper.cost(config)) * train,
+            trained=(0.0 if job.helper is None else job.helper.cost(config)) * train,
             tested=0.0,
             batch=config.batch_size,
-            replayed=item.helper is not None and item.helper.plain,
+            replayed=job.helper is not None and job.helper.plain,
         )
 
     def victim(self, scenario: Scenario) -> JobLoad:
@@ -356,8 +356,8 @@ def lengths(plan: Plan) -> Length:
     differ = len({(s.architecture, s.dataset) for s in plan.scenarios}) > 1
 
     def length(scenario: Scenario) -> float:
-        items = [helper_job(0, scenario, h) for h in scenario.helpers]
-        loads = [workload.victim(scenario), *(workload.helper(item) for item in items)]
+        jobs = [helper_job(0, scenario, h) for h in scenario.helpers]
+        loads = [workload.victim(scenario), *(workload.helper(job) for job in jobs)]
         return sum(load.passes for load in loads) * (_forward(scenario) if differ else 1.0)
 
     return length

@@ -133,7 +133,7 @@ def this_machine() -> Node:
 
 
 class Shares:
-    """What each item of a study takes, of machines like these.
+    """What each job of a study takes, of machines like these.
 
     Attributes:
         device: Where torch computes.
@@ -156,15 +156,15 @@ class Shares:
         """What of the machines the results' keys know."""
         return Compute(device=self.device.value, threads=self._study.resources.cpu)
 
-    def of(self, item: Job) -> Share:
-        """Return what Ray keeps free for an item."""
+    def of(self, job: Job) -> Share:
+        """Return what Ray keeps free for a job."""
         batch = None
-        if item.is_trial:
-            batch = item.trial.hyperparameters.relearn.relearn_batch_size
-        return self._of(item.stage, item.scenario, batch)
+        if job.is_trial:
+            batch = job.trial.hyperparameters.relearn.relearn_batch_size
+        return self._of(job.stage, job.scenario, batch)
 
     def all(self, scenarios: Sequence[Scenario]) -> dict[Share, str]:
-        """Return every share that a study may ask for, with an item that asks for it."""
+        """Return every share that a study may ask for, with a job that asks for it."""
         found: dict[Share, str] = {}
         for scenario in scenarios:
             for stage in STAGES:
@@ -173,16 +173,16 @@ class Shares:
         return found
 
     def likely(self, nodes: Sequence[Node], scenarios: Sequence[Scenario]) -> int:
-        """Return how many items will be worked on at once, before anything is refused."""
+        """Return how many jobs will be worked on at once, before anything is refused."""
         taken = self.all(scenarios)
         room = max(sum(node.room(share) for node in nodes) for share in taken)
         return self._study.resources.workers or max(1, room)
 
     def workers(self, nodes: Sequence[Node], scenarios: Sequence[Scenario]) -> int:
-        """Return how many items are worked on at once on these nodes.
+        """Return how many jobs are worked on at once on these nodes.
 
         Raises:
-            ResourceError: An item would wait for ever, or there is no room for so many workers.
+            ResourceError: A job would wait for ever, or there is no room for so many workers.
         """
         cpus, gpus = (sum(getattr(node, what) for node in nodes) for what in ("cpus", "gpus"))
         if self.device is Device.CUDA and gpus and not any(node.memory for node in nodes):

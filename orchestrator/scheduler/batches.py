@@ -10,26 +10,26 @@ from orchestrator.pipeline.stages import StageRunner
 from orchestrator.plan.jobs import Drawn, Job, JobResult, Progress
 from orchestrator.plan.plan import Scenario
 from orchestrator.plan.resources import Shares
-from orchestrator.scheduler.queue import SHIFT_SECONDS
+from orchestrator.scheduler.queue import BATCH_SECONDS
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Share
 from orchestrator.terminal import Interrupts
 
-REPORT_EVERY = 2.0  # seconds between reports of an item that nobody may cut
+REPORT_EVERY = 2.0  # seconds between reports of a job that nobody may cut
 STREAM_EVERY = 0.25  # the same of one that somebody may
-TELL_EVERY = 0.5  # seconds that a finished item waits for others to be told with
-PATIENCE = 2 * SHIFT_SECONDS  # after which a shift ends with the item in work
+TELL_EVERY = 0.5  # seconds that a finished job waits for others to be told with
+PATIENCE = 2 * BATCH_SECONDS  # after which a batch ends with the job in work
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchProgress:
-    """What a worker tells of its shift.
+    """What a worker tells of its batch.
 
     Attributes:
-        finished: Items that ended since the last news, by name, in order.
-        current: The item in work, or "" between two.
+        finished: Jobs that ended since the last news, by name, in order.
+        current: The job in work, or "" between two.
         progress: How far that is.
-        closing: Whether the shift ends with the item in work, whatever else it holds.
+        closing: Whether the batch ends with the job in work, whatever else it holds.
         over: Whether it has ended.
     """
 
@@ -41,59 +41,57 @@ class BatchProgress:
 
 
 class JobBatch:
-    """The worker's side: works through items and says when there is something to tell.
+    """The worker's side: works through jobs and says when there is something to tell.
 
     Attributes:
         bundled: Whether news may wait to be told together.
     """
 
-    def __init__(
-        self, workshop: StageRunner, items: Sequence[Job], *, bundled: bool = True
-    ) -> None:
-        self._workshop = workshop
-        self._items = list(reversed(items))
+    def __init__(self, runner: StageRunner, jobs: Sequence[Job], *, bundled: bool = True) -> None:
+        self._runner = runner
+        self._jobs = list(reversed(jobs))
         self._bundled = bundled
         self._begun = time.monotonic()
         self._steps: Steps | None = None
-        self._busy = 0.0  # seconds spent on the item in work
+        self._busy = 0.0  # seconds spent on the job in work
 
     def work(self) -> BatchProgress:
         """Work until there is something to tell."""
         since = time.monotonic()
         finished: list[tuple[str, JobResult]] = []
-        while self._items:
-            item = self._items[-1]
-            result = self._advance(item)
+        while self._jobs:
+            job = self._jobs[-1]
+            result = self._advance(job)
             if isinstance(result, Progress):
                 time.sleep(result.pause)  # here, where neither limit nor pace counts it
             waited = time.monotonic() - since
             if isinstance(result, JobResult):
-                self._items.pop()
-                finished.append((item.name, result))
+                self._jobs.pop()
+                finished.append((job.name, result))
                 if self._closing or result.error or waited >= self._after(TELL_EVERY):
                     break
-            elif result.begins or waited >= self._after(_report_every(item)):
+            elif result.begins or waited >= self._after(_report_every(job)):
                 return BatchProgress(
                     finished=tuple(finished),
-                    current=item.name,
+                    current=job.name,
                     progress=result,
                     closing=self._closing,
                 )
-        return BatchProgress(finished=tuple(finished), over=self._closing or not self._items)
+        return BatchProgress(finished=tuple(finished), over=self._closing or not self._jobs)
 
     def close(self) -> None:
         """Abandon the stage in flight, and what was not begun."""
-        self._items.clear()
+        self._jobs.clear()
         if self._steps is not None:
             self._steps.close()
 
-    def _advance(self, item: Job) -> Progress | JobResult:
-        """Do the next step of an item."""
+    def _advance(self, job: Job) -> Progress | JobResult:
+        """Do the next step of a job."""
         if self._steps is None:
-            self._steps, self._busy = steps_of(self._workshop, item), 0.0
-            site = self._workshop.site
-            if site.expendable and site.limits.seconds(item.stage) is not None:
-                return Progress(stage=item.stage, epoch=0, epochs=0, begins=True)
+            self._steps, self._busy = steps_of(self._runner, job), 0.0
+            site = self._runner.site
+            if site.expendable and site.limits.seconds(job.stage) is not None:
+                return Progress(stage=job.stage, epoch=0, epochs=0, begins=True)
         started = time.perf_counter()
         try:
             return next(self._steps)
@@ -113,28 +111,28 @@ class JobBatch:
 
 
 class AssignedBatch:
-    """The driver's side: what of a shift is still out, and what its news means."""
+    """The driver's side: what of a batch is still out, and what its news means."""
 
-    def __init__(self, conductor: StudyScheduler, items: Sequence[Job]) -> None:
-        self._conductor = conductor
-        self._left = {item.name: item for item in items}
+    def __init__(self, scheduler: StudyScheduler, jobs: Sequence[Job]) -> None:
+        self._scheduler = scheduler
+        self._left = {job.name: job for job in jobs}
 
     def take(self, news: BatchProgress) -> bool:
-        """Take in news, and return whether the shift should stop here.
+        """Take in news, and return whether the batch should stop here.
 
-        Of a shift that stops or closes, what was not begun goes back to the queue.
+        Of a batch that stops or closes, what was not begun goes back to the queue.
         """
         for name, result in news.finished:
-            if (item := self._left.pop(name, None)) is not None:
-                self._conductor.finished(item, result)
+            if (job := self._left.pop(name, None)) is not None:
+                self._scheduler.finished(job, result)
         current = self._left.get(news.current)
         if current is None or news.progress is None:
-            if news.over or not all(map(self._conductor.wanted, self._left.values())):
+            if news.over or not all(map(self._scheduler.wanted, self._left.values())):
                 self._give_back()
             return not self._left
-        if self._conductor.progress(current, news.progress):
+        if self._scheduler.progress(current, news.progress):
             del self._left[current.name]
-            self._conductor.stopped(current, news.progress)
+            self._scheduler.stopped(current, news.progress)
             self._give_back()
             return True
         if news.closing:
@@ -144,31 +142,31 @@ class AssignedBatch:
         return False
 
     def lost(self, reason: str) -> None:
-        """Take back a shift whose worker died.
+        """Take back a batch whose worker died.
 
-        What it finished and could not tell is in the store. The first item that is not was
+        What it finished and could not tell is in the store. The first job that is not was
         in work; the rest goes back to the queue and nobody holds the accident against it.
         """
         while self._left:
-            item = self._left.pop(next(iter(self._left)))
-            if not self._conductor.settle(item):
-                self._conductor.lost(item, reason)
+            job = self._left.pop(next(iter(self._left)))
+            if not self._scheduler.settle(job):
+                self._scheduler.lost(job, reason)
                 break
         self._give_back()
 
     def _give_back(self) -> None:
-        for item in self._left.values():
-            self._conductor.returned(item)
+        for job in self._left.values():
+            self._scheduler.returned(job)
         self._left.clear()
 
 
-def _report_every(item: Job) -> float:
-    may_be_cut = item.is_trial and item.stream
+def _report_every(job: Job) -> float:
+    may_be_cut = job.is_trial and job.stream
     return STREAM_EVERY if may_be_cut else REPORT_EVERY
 
 
 class TuneSession:
-    """One Tuner's way to the conductor, and which Tune trial has what.
+    """One Tuner's way to the scheduler, and which Tune trial has what.
 
     Attributes:
         workers: How many there are.
@@ -176,54 +174,54 @@ class TuneSession:
     """
 
     def __init__(
-        self, conductor: StudyScheduler, interrupts: Interrupts, shares: Shares, workers: int
+        self, scheduler: StudyScheduler, interrupts: Interrupts, shares: Shares, workers: int
     ) -> None:
-        self._conductor = conductor
+        self._scheduler = scheduler
         self.interrupts = interrupts
         self._shares = shares
         self.workers = workers
-        self._shifts: dict[str, tuple[AssignedBatch, Scenario]] = {}
+        self._batches: dict[str, tuple[AssignedBatch, Scenario]] = {}
         self._near: Scenario | None = None  # where the worker was that is free now
         self._failure: Exception | None = None
 
     @property
     def complete(self) -> bool:
-        return self._conductor.complete
+        return self._scheduler.complete
 
     def hand_out(self, trial_id: str) -> tuple[list[tuple[str, Drawn | None]], Share]:
         """Return what a Tune trial shall work on, by name, and what its worker takes.
 
-        No names are nothing for the moment. A shift holds items that take the same.
+        No names are nothing for the moment. A batch holds jobs that take the same.
         """
         with self._guarded():
-            found = self._conductor.next_shift(self.workers, self._near)
+            found = self._scheduler.next_batch(self.workers, self._near)
             if not found:
                 return [], Share()
             share = self._shares.of(found[0])
-            items = [item for item in found if self._shares.of(item) == share]
-            for item in found:
-                if item not in items:
-                    self._conductor.returned(item)
+            jobs = [job for job in found if self._shares.of(job) == share]
+            for job in found:
+                if job not in jobs:
+                    self._scheduler.returned(job)
             self._near = None
-            self._shifts[trial_id] = AssignedBatch(self._conductor, items), items[-1].scenario
-            return [(item.name, self._conductor.drawn_for(item)) for item in items], share
+            self._batches[trial_id] = AssignedBatch(self._scheduler, jobs), jobs[-1].scenario
+            return [(job.name, self._scheduler.drawn_for(job)) for job in jobs], share
         return [], Share()
 
     def take(self, trial_id: str, news: BatchProgress) -> bool:
         """Take in what a Tune trial tells, and return whether it should stop."""
-        if trial_id not in self._shifts:
+        if trial_id not in self._batches:
             return True
-        assignment, scenario = self._shifts[trial_id]
+        assignment, scenario = self._batches[trial_id]
         with self._guarded():
             if not assignment.take(news):
                 return False
         self._near = scenario
-        del self._shifts[trial_id]
+        del self._batches[trial_id]
         return True
 
     def lost(self, trial_id: str, reason: str) -> None:
         """Take back what a Tune trial had when its worker died."""
-        assignment, _ = self._shifts.pop(trial_id, (None, None))
+        assignment, _ = self._batches.pop(trial_id, (None, None))
         if assignment is not None:
             with self._guarded():
                 assignment.lost(reason)

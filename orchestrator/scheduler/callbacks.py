@@ -14,13 +14,13 @@ class StudyCallback:
     Each method does nothing here: a subclass defines those whose events it needs.
     """
 
-    def started(self, item: Job) -> None:
+    def started(self, job: Job) -> None:
         """A job was handed to a worker."""
 
-    def progressed(self, item: Job, progress: Progress) -> None:
+    def progressed(self, job: Job, progress: Progress) -> None:
         """A running job reported."""
 
-    def ended(self, item: Job, result: JobResult) -> None:
+    def ended(self, job: Job, result: JobResult) -> None:
         """A job ended, well or not; the decision that may follow is an event of its own."""
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
@@ -40,17 +40,17 @@ class CallbackList(StudyCallback):
         """Add callbacks, which receive what happens from now on."""
         self._members += members
 
-    def started(self, item: Job) -> None:
+    def started(self, job: Job) -> None:
         for member in self._members:
-            member.started(item)
+            member.started(job)
 
-    def progressed(self, item: Job, progress: Progress) -> None:
+    def progressed(self, job: Job, progress: Progress) -> None:
         for member in self._members:
-            member.progressed(item, progress)
+            member.progressed(job, progress)
 
-    def ended(self, item: Job, result: JobResult) -> None:
+    def ended(self, job: Job, result: JobResult) -> None:
         for member in self._members:
-            member.ended(item, result)
+            member.ended(job, result)
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         for member in self._members:

@@ -95,10 +95,10 @@ class StageTimings:
         return self.known[kind].rate if kind in self.known else None
 
 
-def timed_as(item: Job) -> Kind:
+def timed_as(job: Job) -> Kind:
     """Return what jobs have in common that take as long for the same load."""
-    name = kind_of(item.trial, item.position) if item.trials else item.kind.value
-    return name, machine_of(item.scenario)
+    name = kind_of(job.trial, job.position) if job.trials else job.kind.value
+    return name, machine_of(job.scenario)
 
 
 def gather(
@@ -179,18 +179,18 @@ class StageCosts:
         kinds = (3 if self._gpu else 2) * len(machines)
         self._calibration = Calibration(compute.device, compute.threads, kinds)
 
-    def of(self, item: Job) -> tuple[float, Source]:
+    def of(self, job: Job) -> tuple[float, Source]:
         """Return a job's seconds, and where they come from."""
-        load, rate = self._load.of(item), self._timings.rate(timed_as(item))
+        load, rate = self._load.of(job), self._timings.rate(timed_as(job))
         if rate is not None:
             return rate * load.passes, Source.TAKEN
-        classes, channels, side = shape_of(item.scenario.dataset)
+        classes, channels, side = shape_of(job.scenario.dataset)
         kind = StageShape(
-            architecture=item.scenario.architecture,
+            architecture=job.scenario.architecture,
             classes=classes,
             channels=channels,
             side=side,
-            preprocessing=item.scenario.preprocessing,
+            preprocessing=job.scenario.preprocessing,
             batch=load.batch,
             precision=Precision.AUTO,
             replayed=load.replayed or not self._gpu,
@@ -270,16 +270,16 @@ class _Count:
     disk: float = 0.0
     relearns: set[Hashable] = field(default_factory=set)
 
-    def add(self, item: Job, *, cached: bool, disk: float) -> float:
+    def add(self, job: Job, *, cached: bool, disk: float) -> float:
         """Count a job and return the seconds that it will take alone, 0 if its result is there."""
-        stage = item.stage
-        if item.trials and item.trial.method is not None:
-            stage = kind_of(item.trial, item.position)
+        stage = job.stage
+        if job.trials and job.trial.method is not None:
+            stage = kind_of(job.trial, job.position)
         self.runs[stage] += 1
         self.cached[stage] += cached
         if cached:
             return 0.0
-        alone, source = self.costs.of(item)
+        alone, source = self.costs.of(job)
         seconds = alone if source is Source.TAKEN else alone * self.crowd
         self.stages[stage] += seconds
         self.sources[source] += seconds
@@ -308,7 +308,7 @@ def estimate(
         gpu: What each takes of a GPU.
         cuts: Curves of relearnings that were cut before, by their keys.
     """
-    findings, catalogue = StageResults(store, keys), JobCatalog(plan)
+    findings, catalog = StageResults(store, keys), JobCatalog(plan)
     victims, trained = _victims(plan, findings)
     scores, repairs = _present(plan, findings, trained)
     pruned = _pruned(plan, TrialOutcomes(plan, findings), scores, repairs, cuts or {})
@@ -317,30 +317,28 @@ def estimate(
     costs = StageCosts(plan, timings, keys.compute)
     count = _Count(crowd=crowding(sharing(workers, gpu)), costs=costs)
     groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
-    for group in catalogue.groups:
+    for group in catalog.groups:
         wanted = [t for t in group.trials if t.number not in pruned or t.number in repairs]
         if wanted:
             groups[group.scenario.number][group.shared] += wanted
     helped: dict[str, float] = {}
-    for item in catalogue.helpers:
+    for job in catalog.helpers:
         known = False
         with suppress(DatasetError, WeightsError):
-            known = (
-                item.helper is not None and findings.helper(item.scenario, item.helper) is not None
-            )
-        helped[item.name] = count.add(item, cached=known, disk=costs.weights(item.scenario))
+            known = job.helper is not None and findings.helper(job.scenario, job.helper) is not None
+        helped[job.name] = count.add(job, cached=known, disk=costs.weights(job.scenario))
     longest = 0.0
     for scenario in plan.scenarios:
         known, weights = scenario.number in trained, costs.weights(scenario)
-        chain = sum(helped[item.name] for item in catalogue.helpers_of(scenario))
+        chain = sum(helped[job.name] for job in catalog.helpers_of(scenario))
         chain += count.add(victim_job(scenario), cached=known, disk=weights)
         for trials in groups[scenario.number].values():
             if trials[0].method is None:
-                chain += _count_group(count, catalogue, trials, findings, scores, repairs)
+                chain += _count_group(count, catalog, trials, findings, scores, repairs)
             else:
                 done = len(reached(findings, trials[0])) - 1 if known else 0
                 done += trials[0].number in repairs
-                chain += _count_stages(count, catalogue, trials[0], done)
+                chain += _count_stages(count, catalog, trials[0], done)
         longest = max(longest, chain)
         if plan.study.mlflow.log_models is LogModels.BEST and not known:
             count.disk += weights
@@ -361,7 +359,7 @@ def estimate(
 
 def _count_group(
     count: _Count,
-    catalogue: JobCatalog,
+    catalog: JobCatalog,
     trials: list[Trial],
     findings: StageResults,
     scores: Mapping[int, Findings],
@@ -369,7 +367,7 @@ def _count_group(
 ) -> float:
     """Count an ascent and its relearnings; return the seconds of it and one of them."""
     known = all(trial.number in scores for trial in trials)
-    ascent, scenario = catalogue.group_of(trials[0]).job, trials[0].scenario
+    ascent, scenario = catalog.group_of(trials[0]).job, trials[0].scenario
     chain = count.add(ascent, cached=known, disk=count.costs.head(scenario))
     longest, disk = 0.0, count.costs.repaired(scenario)
     for trial in trials:
@@ -377,7 +375,7 @@ def _count_group(
         if result not in count.relearns:
             count.relearns.add(result)
             done = known and (trial.number in repairs or findings.is_relearned(str(result)))
-            spent = count.add(catalogue.job(trial, 1), cached=done, disk=disk)
+            spent = count.add(catalog.job(trial, 1), cached=done, disk=disk)
             longest = max(longest, spent)
         elif not known:  # not expected, but possible
             count.runs["relearn"] += 1
@@ -385,12 +383,12 @@ def _count_group(
     return chain + longest
 
 
-def _count_stages(count: _Count, catalogue: JobCatalog, trial: Trial, done: int) -> float:
+def _count_stages(count: _Count, catalog: JobCatalog, trial: Trial, done: int) -> float:
     """Count the stages of another method than ULRL, `done` of them there; return their seconds."""
     last, costs = len(chain_of(trial)) - 1, count.costs
     return sum(
         count.add(
-            catalogue.job(trial, position),
+            catalog.job(trial, position),
             cached=position < done,
             disk=costs.weights(trial.scenario)
             if position < last

@@ -54,9 +54,9 @@ class RemainingBudget:
         self._trials.discard(job.name)
 
 
-SHIFT_SECONDS = 2.0  # of work handed out at once, if it is made of shorter jobs
+BATCH_SECONDS = 2.0  # of work handed out at once, if it is made of shorter jobs
 LATELY = 9  # jobs of a kind whose durations are remembered
-LARGEST = 500  # jobs of a shift, however short they are
+LARGEST = 500  # jobs of a batch, however short they are
 
 
 class RecentDurations:
@@ -79,7 +79,7 @@ class RecentDurations:
         if not seen:
             return 1
         fair = 1 + ready // (2 * workers)
-        return max(1, min(LARGEST, fair, int(SHIFT_SECONDS / max(median(seen), 1e-6))))
+        return max(1, min(LARGEST, fair, int(BATCH_SECONDS / max(median(seen), 1e-6))))
 
 
 Entry: TypeAlias = tuple[Priority, int, Job]  # priority, order of arrival, job
@@ -187,7 +187,7 @@ class JobQueue:
         """Whether a worker has a job."""
         return job.name in self._out
 
-    def next_items(self) -> tuple[Job, ...]:
+    def next_jobs(self) -> tuple[Job, ...]:
         """Return the one most useful job that can be worked on now, or none for the moment."""
         job = self._take(None)
         if job is None:
@@ -195,7 +195,7 @@ class JobQueue:
         self.begin(job)
         return (job,)
 
-    def next_shift(self, workers: int, near: Scenario | None) -> tuple[Job, ...]:
+    def next_batch(self, workers: int, near: Scenario | None) -> tuple[Job, ...]:
         """Return what one of `workers` should do next, in order; nothing for the moment."""
         group: Hashable = None
         if near is not None and near.number in self._sure:

@@ -61,20 +61,20 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
 class ResultRows:
     """Rows of a study as they stand."""
 
-    def __init__(self, conductor: StudyScheduler, findings: StageResults) -> None:
-        self._conductor = conductor
+    def __init__(self, scheduler: StudyScheduler, findings: StageResults) -> None:
+        self._scheduler = scheduler
         self._findings = findings
-        self._plan = conductor.plan
-        self.columns = columns_of(conductor.plan)
+        self._plan = scheduler.plan
+        self.columns = columns_of(scheduler.plan)
         self._rows: dict[int, tuple[_Basis, dict[str, Any]]] = {}  # by the trial's number
 
     def row(self, trial: Trial, run_id: str = "") -> dict[str, Any]:
         """Return a trial's row; columns that do not apply are None."""
         basis = (
-            self._conductor.decisions.verdict(trial),
+            self._scheduler.decisions.verdict(trial),
             self._findings.victim(trial.scenario),
-            self._conductor.scores.get(trial.number),
-            self._conductor.repairs.get(trial.number),
+            self._scheduler.scores.get(trial.number),
+            self._scheduler.repairs.get(trial.number),
         )
         known = self._rows.get(trial.number)
         if known is None or any(a is not b for a, b in zip(known[0], basis, strict=True)):
@@ -227,7 +227,7 @@ _DIGITS = 6  # of fractions of a few hundred images
 
 
 def write_curves(
-    conductor: StudyScheduler, results: ResultRows, findings: StageResults, path: Path
+    scheduler: StudyScheduler, results: ResultRows, findings: StageResults, path: Path
 ) -> None:
     """Write the curves of all done trials: a row per ascent, and one per trial's relearning.
 
@@ -235,7 +235,7 @@ def write_curves(
     and RA are those on the monitor subset; ``accuracy`` is what the stop rule reads.
     """
     axes = results.columns[len(SCENARIO) : results.columns.index("status")]
-    rows = _rows(conductor, results, findings)
+    rows = _rows(scheduler, results, findings)
     write_text(path, csv_text(("phase", *SCENARIO, *axes, *SERIES), _only(rows, axes)))
 
 
@@ -245,13 +245,13 @@ def _only(rows: Iterable[Mapping[str, Any]], axes: tuple[str, ...]) -> Iterator[
 
 
 def _rows(
-    conductor: StudyScheduler, results: ResultRows, findings: StageResults
+    scheduler: StudyScheduler, results: ResultRows, findings: StageResults
 ) -> Iterator[dict[str, Any]]:
     told: set[str] = set()
-    for trial in conductor.plan.trials:
-        verdict = conductor.decisions.verdict(trial)
-        scored = conductor.scores.get(trial.number)
-        repaired = conductor.repairs.get(trial.number)
+    for trial in scheduler.plan.trials:
+        verdict = scheduler.decisions.verdict(trial)
+        scored = scheduler.scores.get(trial.number)
+        repaired = scheduler.repairs.get(trial.number)
         done = verdict is not None and verdict.status is Status.DONE
         if not done or scored is None or repaired is None:
             continue
@@ -281,7 +281,7 @@ _GROUP = 1_000_000  # cells that are in memory together
 _TABLES = [name.split("_") for name in COUNTS]  # half and images of each
 
 
-def write_confusions(conductor: StudyScheduler, findings: StageResults, path: Path) -> None:
+def write_confusions(scheduler: StudyScheduler, findings: StageResults, path: Path) -> None:
     """Write the cells of all confusion matrices that are not zero, whole or not at all.
 
     Trials of a scenario share a victim: it has one set of cells, under the first of them.
@@ -291,7 +291,7 @@ def write_confusions(conductor: StudyScheduler, findings: StageResults, path: Pa
     aside = aside_of(path)
     try:
         with pq.ParquetWriter(aside, _schema(), compression="zstd") as file:
-            for group in _groups(_counts(conductor, findings)):
+            for group in _groups(_counts(scheduler, findings)):
                 file.write_table(_table(group))
         aside.replace(path)
     except OSError:
@@ -299,22 +299,22 @@ def write_confusions(conductor: StudyScheduler, findings: StageResults, path: Pa
         raise
 
 
-def _counts(conductor: StudyScheduler, findings: StageResults) -> Iterator[tuple[int, int, Counts]]:
+def _counts(scheduler: StudyScheduler, findings: StageResults) -> Iterator[tuple[int, int, Counts]]:
     """Yield a trial's number, which of `MODELS` it is about, and the model's counts."""
     seen: set[int] = set()
-    for number, trial in enumerate(conductor.plan.rows):
+    for number, trial in enumerate(scheduler.plan.rows):
         scenario = trial.scenario
         victim = None if scenario.number in seen else findings.victim(scenario)
         seen.add(scenario.number)
         if victim is not None:
             yield number, MODELS.index("victim"), victim.counts
-        repaired = conductor.repairs.get(trial.number)
-        if repaired is not None and _is_done(conductor, trial):
+        repaired = scheduler.repairs.get(trial.number)
+        if repaired is not None and _is_done(scheduler, trial):
             yield number, MODELS.index("repaired"), repaired.counts
 
 
-def _is_done(conductor: StudyScheduler, trial: Trial) -> bool:
-    verdict = conductor.decisions.verdict(trial)
+def _is_done(scheduler: StudyScheduler, trial: Trial) -> bool:
+    verdict = scheduler.decisions.verdict(trial)
     return verdict is not None and verdict.status is Status.DONE
 
 

@@ -22,9 +22,9 @@ class ModelRetention(StudyCallback):
     is evaluated.
     """
 
-    def __init__(self, conductor: StudyScheduler, results: ResultRows, store: Store) -> None:
-        self._conductor, self._results, self._store = conductor, results, store
-        study = conductor.plan.study
+    def __init__(self, scheduler: StudyScheduler, results: ResultRows, store: Store) -> None:
+        self._scheduler, self._results, self._store = scheduler, results, store
+        study = scheduler.plan.study
         axis = study.grid.settings.get("defence_seed")
         # With several defence seeds the best trial depends on the other seeds of its setting.
         self._several = axis is not None and is_open(axis)
@@ -32,7 +32,7 @@ class ModelRetention(StudyCallback):
         self._deletes = study.mlflow.log_models is LogModels.BEST
         self._done: dict[int, list[Trial]] = defaultdict(list)  # with weights, by scenario
         self._decided: Counter[int] = Counter()  # by scenario
-        self._planned = Counter(trial.scenario.number for trial in conductor.plan.trials)
+        self._planned = Counter(trial.scenario.number for trial in scheduler.plan.trials)
         self._best: dict[int, Trial] = {}
 
     @property
@@ -48,7 +48,7 @@ class ModelRetention(StudyCallback):
             self._done[scenario].append(verdict.trial)
         if self._several:
             if not self._undecided(scenario):
-                self._choose(scenario, self._conductor.plan.rows)
+                self._choose(scenario, self._scheduler.plan.rows)
         elif done:
             self._choose(scenario, sorted(self._done[scenario], key=lambda trial: trial.number))
 
@@ -56,12 +56,12 @@ class ModelRetention(StudyCallback):
         """Choose where that needs the whole study; what is undecided still deletes nothing."""
         if self._several:
             for scenario in list(self._done):
-                self._choose(scenario, self._conductor.plan.rows)
+                self._choose(scenario, self._scheduler.plan.rows)
 
     def _undecided(self, scenario: int) -> int:
         """Return how many trials are to come; while settings are drawn, of the whole study."""
         if self._searching:
-            return self._conductor.plan.most_trials - self._decided.total()
+            return self._scheduler.plan.most_trials - self._decided.total()
         return self._planned[scenario] - self._decided[scenario]
 
     def _choose(self, scenario: int, planned: Sequence[Trial]) -> None:
@@ -83,7 +83,7 @@ class ModelRetention(StudyCallback):
             self._done[scenario] = [] if best is None else [best]
         if self._deletes:
             keys = {
-                trial.number: self._conductor.scores[trial.number].relearn_key for trial in trials
+                trial.number: self._scheduler.scores[trial.number].relearn_key for trial in trials
             }
             best_key = None if best is None else keys[best.number]
             for key in {key for key in keys.values() if key != best_key}:
@@ -93,7 +93,7 @@ class ModelRetention(StudyCallback):
         self, scenario: int, trials: Sequence[Trial], planned: Sequence[Trial]
     ) -> Trial | None:
         """Return the best trial of the best setting, by the rule of `orchestrator.search.best`."""
-        objective = self._conductor.plan.study.objective
+        objective = self._scheduler.plan.study.objective
         reached = {trial.number: self._reached(trial) for trial in trials}
         choice = Choice(
             point_of(trial, objective, reached.get(trial.number), took=None) for trial in planned
@@ -115,6 +115,6 @@ class ModelRetention(StudyCallback):
         row = self._results.row(trial)
         if row["wrecked"]:
             return None
-        objective = self._conductor.plan.study.objective
+        objective = self._scheduler.plan.study.objective
         value: float | None = row[column_of(objective.value, "selection")]
         return value

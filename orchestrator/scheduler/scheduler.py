@@ -1,7 +1,7 @@
 """The scheduler of a study: dependencies, results, decisions.
 
 It knows nothing of Ray, and of a repair method only that it is a chain of stages. An executor
-asks `next_item` or `next_shift`, reports `progress`, and ends each job with `finished`,
+asks `next_job` or `next_batch`, reports `progress`, and ends each job with `finished`,
 `stopped`, `lost` or `returned`; everything it reports twice is harmless.
 """
 
@@ -107,12 +107,12 @@ class Prerequisites:
 
     def __init__(
         self,
-        catalogue: JobCatalog,
+        catalog: JobCatalog,
         findings: StageResults,
         push: Callable[[Priority, Job], None],
         account: Callable[[Iterable[StageRun]], None],
     ) -> None:
-        self._catalogue, self._findings = catalogue, findings
+        self._catalog, self._findings = catalog, findings
         self._push, self._account = push, account
         self._ranks: dict[int, int] = {}
         self._places: dict[int, int] = {}  # among victims to make, by the scenario's number
@@ -178,7 +178,7 @@ class Prerequisites:
     def _push_victim(self, scenario: Scenario) -> None:
         """Make a victim ready, or let it wait for a helper that its attack needs first."""
         first = self._ranks[scenario.number]
-        for job in self._catalogue.helpers_of(scenario):
+        for job in self._catalog.helpers_of(scenario):
             run = None if job.helper is None else self._findings.helper(scenario, job.helper)
             if run is None:
                 if self._waiting.join(job.name, scenario):
@@ -213,12 +213,12 @@ class StudyScheduler:
         self._cuts = folder.cuts()
         self._rank = {trial.number: rank for rank, trial in enumerate(self.decisions.order)}
         self.drawing = SettingSampling(plan, folder, self.decisions)
-        self._catalogue = JobCatalog(plan)
-        self._dispatch = JobQueue(
+        self._catalog = JobCatalog(plan)
+        self._queue = JobQueue(
             self._needed, findings.elsewhere, self.decisions.sure, observer.started, plan.study
         )
-        self.allowance = self._dispatch.allowance
-        self._victims = Prerequisites(self._catalogue, findings, self._dispatch.push, self._account)
+        self.allowance = self._queue.allowance
+        self._victims = Prerequisites(self._catalog, findings, self._queue.push, self._account)
         self._reached: dict[int, list[Findings]] = {}  # of each trial, before each stage
         self._flights: SingleFlight[Trial] = SingleFlight()
         self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
@@ -227,17 +227,17 @@ class StudyScheduler:
 
     def open(self, length: Callable[[Scenario], float] | None = None) -> None:
         """Take in what the store has, and make ready what it lacks, by `length` if given."""
-        order = [n for n in self.plan.scenario_order if self._catalogue.groups_in(n)]
+        order = [n for n in self.plan.scenario_order if self._catalog.groups_in(n)]
         for scenario in self._victims.ordered([self.plan.scenarios[n] for n in order], length):
             self._begin(scenario)
 
-    def next_item(self) -> Job | None:
+    def next_job(self) -> Job | None:
         """Return the most useful job that can be worked on now, or None for the moment."""
-        return next(iter(self._or_drawn(self._dispatch.next_items)), None)
+        return next(iter(self._or_drawn(self._queue.next_jobs)), None)
 
-    def next_shift(self, workers: int, near: Scenario | None = None) -> tuple[Job, ...]:
+    def next_batch(self, workers: int, near: Scenario | None = None) -> tuple[Job, ...]:
         """Return what one of `workers` should do next, where a victim is loaded if it may be."""
-        return self._or_drawn(lambda: self._dispatch.next_shift(workers, near))
+        return self._or_drawn(lambda: self._queue.next_batch(workers, near))
 
     def _or_drawn(self, ready: Callable[[], tuple[Job, ...]]) -> tuple[Job, ...]:
         """Return what is ready; where nothing is, once another setting is drawn."""
@@ -255,13 +255,13 @@ class StudyScheduler:
         """Whether another setting is wanted: nothing is ready, and none waits to be begun."""
         if self.allowance.spent or len(self._victims.broken) == len(self.plan.scenarios):
             return False
-        return self.drawing.possible and (self.drawing.timely or self._dispatch.idle)
+        return self.drawing.possible and (self.drawing.timely or self._queue.idle)
 
     def _draw(self) -> None:
         """Take in a setting that is drawn now."""
         for trial in self.drawing.draw():
             self._rank[trial.number] = len(self._rank)
-            self._catalogue.add(trial)
+            self._catalog.add(trial)
             broken = self._victims.broken.get(trial.scenario.number)
             if broken is not None:
                 self._offer(trial, TrialOutcome(error=broken))
@@ -283,18 +283,18 @@ class StudyScheduler:
 
     def drawn_for(self, job: Job) -> Drawn | None:
         """Return what a worker has to know to find a job by its name."""
-        return self._catalogue.drawn_for(job)
+        return self._catalog.drawn_for(job)
 
     @property
     def complete(self) -> bool:
         """Whether nothing runs and nothing more will."""
-        return self._dispatch.idle and not self._may_draw
+        return self._queue.idle and not self._may_draw
 
     def progress(self, job: Job, progress: Progress) -> bool:
         """Take news of a running job, and return whether it should stop."""
-        if not self._dispatch.is_out(job):
+        if not self._queue.is_out(job):
             return True
-        self._dispatch.begin(job, now=progress.begins)
+        self._queue.begin(job, now=progress.begins)
         self._observer.progressed(job, progress)
         self._seen[job.name] = progress.curve
         if not job.is_trial:
@@ -304,7 +304,7 @@ class StudyScheduler:
 
     def stopped(self, job: Job, progress: Progress) -> None:
         """Take back a trial that `progress` asked to stop."""
-        if not self._dispatch.end(job) or not job.is_trial:
+        if not self._queue.end(job) or not job.is_trial:
             return
         self._observer.ended(job, JobResult())
         trial = job.trial
@@ -323,7 +323,7 @@ class StudyScheduler:
             StoreError: The store has no result of a job that ended well, though no file of its
                 scenario changed.
         """
-        if not self._dispatch.end(job, result.spent):
+        if not self._queue.end(job, result.spent):
             return
         self._folder.record(result.runs)
         self._observer.ended(job, result)
@@ -363,14 +363,14 @@ class StudyScheduler:
 
     def lost(self, job: Job, reason: str) -> None:
         """Take back a job whose worker died; it is tried again, but not for ever."""
-        if error := self._dispatch.lose(job, reason):
+        if error := self._queue.lose(job, reason):
             result = JobResult(error=error, trace=reason)
             self._observer.ended(job, result)
             self._failed(job, result)
 
     def returned(self, job: Job) -> None:
         """Take back a job that was handed out and not begun."""
-        self._dispatch.give_back(job)
+        self._queue.give_back(job)
 
     def settle(self, job: Job) -> bool:
         """Take a job as finished if the store has its result, and return whether it has."""
@@ -406,14 +406,14 @@ class StudyScheduler:
             self._go_on(job)
         else:
             broken = self._victims.failed(job, error)
-            groups = [group for s in broken for group in self._catalogue.groups_in(s.number)]
+            groups = [group for s in broken for group in self._catalog.groups_in(s.number)]
             trials = [trial for group in groups for trial in group.trials]
         for trial in trials:
             self._offer(trial, TrialOutcome(error=error))
 
     def _begin(self, scenario: Scenario) -> None:
         """Have a scenario's victim made, or take it from the store."""
-        first = min(self._first(group) for group in self._catalogue.groups_in(scenario.number))
+        first = min(self._first(group) for group in self._catalog.groups_in(scenario.number))
         if self._victims.begin(scenario, first):
             self._victim_ready(scenario)
 
@@ -423,7 +423,7 @@ class StudyScheduler:
             raise StoreError(victim_job(scenario).name)
         self._account(finding.runs)
         self._observer.victim(scenario, finding)
-        for group in self._catalogue.groups_in(scenario.number):
+        for group in self._catalog.groups_in(scenario.number):
             for trial in self._by_rank(group.trials):
                 self._advance(trial)
 
@@ -497,12 +497,12 @@ class StudyScheduler:
         """Make a stage of a trial ready, or let it wait for another trial that makes the same."""
         if not self._flights.join(self._flight(trial, position), trial):
             return
-        job = self._catalogue.job(trial, position)
+        job = self._catalog.job(trial, position)
         rank = self._rank[trial.number]
         if not job.is_trial:
             first = min(self._rank[one.number] for one in job.trials)
             rank = self._victims.rank(trial.scenario, first)
-        self._dispatch.push(priority(rank, job), job)
+        self._queue.push(priority(rank, job), job)
 
     def _flight_of(self, job: Job) -> Hashable:
         return self._flight(job.trial, job.position)

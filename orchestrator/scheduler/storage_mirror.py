@@ -53,8 +53,8 @@ class StorageMirror(StudyCallback):
                     return self.error or "it does not answer"
         return self.error
 
-    def ended(self, item: Job, result: JobResult) -> None:
-        del item, result
+    def ended(self, job: Job, result: JobResult) -> None:
+        del job, result
         self._tick()
 
     def decided(self, verdict: Verdict) -> None:

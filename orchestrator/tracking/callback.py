@@ -29,11 +29,11 @@ class MlflowCallback(StudyCallback):
     def __init__(
         self,
         worker: SyncWorker,
-        conductor: StudyScheduler,
+        scheduler: StudyScheduler,
         runs: RunRecords,
         retention: ModelRetention,
     ) -> None:
-        self._worker, self._conductor = worker, conductor
+        self._worker, self._scheduler = worker, scheduler
         self._runs, self._retention = runs, retention
         self._scenarios: set[int] = set()
         self._known = set(worker.run_ids())  # keys of runs that are older than this start
@@ -79,7 +79,7 @@ class MlflowCallback(StudyCallback):
                 self._record_trial(trial, best=False)
         for trial in best.values():
             self._record_trial(trial, best=True)
-        plan = self._conductor.plan
+        plan = self._scheduler.plan
         trials, scenarios = plan.trials, plan.scenarios
         self._worker.retire({STUDY, *(t.key for t in trials), *map(scenario_key, scenarios)})
 

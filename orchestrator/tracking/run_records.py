@@ -99,16 +99,16 @@ class RunRecords:
 
     def __init__(
         self,
-        conductor: StudyScheduler,
+        scheduler: StudyScheduler,
         results: ResultRows,
         findings: StageResults,
         store: Store,
         pictures: TriggerPictures,
     ) -> None:
-        self._conductor, self._results = conductor, results
+        self._scheduler, self._results = scheduler, results
         self._findings, self._store, self._pictures = findings, store, pictures
-        self._plan = conductor.plan
-        self._policy = conductor.plan.study.mlflow.log_models
+        self._plan = scheduler.plan
+        self._policy = scheduler.plan.study.mlflow.log_models
         self._sets = ImageSets()
         self._prunings: dict[tuple[str, int], Pruning] = {}
         self._told = 0  # of the prunings
@@ -180,8 +180,8 @@ class RunRecords:
     def trial(self, trial: Trial, *, best: bool) -> Record:
         """Return a trial's run; `best` says that it is its scenario's best."""
         row = self._results.row(trial)
-        scored = self._conductor.scores.get(trial.number)
-        repaired = self._conductor.repairs.get(trial.number)
+        scored = self._scheduler.scores.get(trial.number)
+        repaired = self._scheduler.repairs.get(trial.number)
         metrics = {name: float(row[name]) for name in _NUMBERS if row[name] is not None}
         curves: Curves = {}
         model = ended = began = None
@@ -228,7 +228,7 @@ class RunRecords:
         """Return when a pruned trial was given up: ``epoch 3``, or ``scenario 7`` of a setting."""
         if status != Status.PRUNED.value:
             return {}
-        prunings = self._conductor.decisions.prunings
+        prunings = self._scheduler.decisions.prunings
         for pruning in prunings[self._told :]:
             whole = pruning.level == "setting"
             number = pruning.trial.setting.number if whole else pruning.trial.number

@@ -73,7 +73,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[s
         path = tmp_path_factory.mktemp(prune)
         desk = Desk(study_of(prune, f"memory://{path}"), path)
         Workers().run(desk)
-        assert desk.conductor.decisions.complete()
+        assert desk.scheduler.decisions.complete()
         rows[prune] = desk.rows()
     return rows
 

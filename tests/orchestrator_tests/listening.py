@@ -66,9 +66,9 @@ def mirrored(
     """Run a study under the eyes of a mirror, to its end."""
     desk, heard = Desk(study, path), listener or Listener()
     pictures = TriggerPictures(desk.plan, path)
-    retention = ModelRetention(desk.conductor, desk.results, desk.store)
-    runs = RunRecords(desk.conductor, desk.results, desk.findings, desk.store, pictures)
-    mirror = MlflowCallback(heard, desk.conductor, runs, retention)  # type: ignore[arg-type]
+    retention = ModelRetention(desk.scheduler, desk.results, desk.store)
+    runs = RunRecords(desk.scheduler, desk.results, desk.findings, desk.store, pictures)
+    mirror = MlflowCallback(heard, desk.scheduler, runs, retention)  # type: ignore[arg-type]
     desk.watch(pictures, retention, mirror)
     (workers or Workers(Random(1), 2, **crew)).run(desk, steps)
     if finish:
@@ -79,7 +79,7 @@ def mirrored(
 
 def weights_in(desk: Desk) -> set[str]:
     """Return the keys of repaired models that the store has."""
-    keys = {finding.relearn_key for finding in desk.conductor.scores.values()}
+    keys = {finding.relearn_key for finding in desk.scheduler.scores.values()}
     return {key for key in keys if desk.store.peek("repaired", key) is not None}
 
 

@@ -37,29 +37,29 @@ def plan_of(*seeds: int) -> Plan:
 
 
 class Place:
-    """A store with a workshop before it, and how to ask what the store has."""
+    """A store with a stage runner before it, and how to ask what the store has."""
 
     def __init__(self, plan: Plan, root: Path, **site: Any) -> None:
         self.plan = plan
         self.store = Store(str(root))
         self.site = Site(store=Address(str(root)), study="me", **site)
         self.keys = CacheKeys(VICTIM, Compute())
-        self.catalogue = JobCatalog(plan)
+        self.catalog = JobCatalog(plan)
 
     @property
-    def items(self) -> list[Job]:
-        """All items in an order in which they can be worked on."""
-        trials = [self.catalogue.job(trial, 1) for trial in self.plan.trials]
+    def jobs(self) -> list[Job]:
+        """All jobs in an order in which they can be worked on."""
+        trials = [self.catalog.job(trial, 1) for trial in self.plan.trials]
         victims = [victim_job(scenario) for scenario in self.plan.scenarios]
-        return [*victims, *(group.job for group in self.catalogue.groups), *trials]
+        return [*victims, *(group.job for group in self.catalog.groups), *trials]
 
-    def do(self, item: Job) -> tuple[list[Progress], tuple[StageRun, ...]]:
-        """Do an item in a new workshop, and return its progress and what was executed."""
-        return finished(StageRunner(self.site, VICTIM).work(item))
+    def do(self, job: Job) -> tuple[list[Progress], tuple[StageRun, ...]]:
+        """Do a job in a new stage runner, and return its progress and what was executed."""
+        return finished(StageRunner(self.site, VICTIM).work(job))
 
     def do_all(self) -> list[str]:
         """Do everything, and return the stages that were executed."""
-        return [run.stage for item in self.items for run in self.do(item)[1]]
+        return [run.stage for job in self.jobs for run in self.do(job)[1]]
 
     @property
     def findings(self) -> StageResults:

@@ -57,11 +57,11 @@ class Recorder(StudyCallback):
         self.verdicts: list[Verdict] = []
         self.victims: list[tuple[int, VictimResult]] = []
 
-    def started(self, item: Job) -> None:
-        self.started_items.append(item.name)
+    def started(self, job: Job) -> None:
+        self.started_items.append(job.name)
 
-    def ended(self, item: Job, result: JobResult) -> None:
-        self.ended_items.append((item.name, result))
+    def ended(self, job: Job, result: JobResult) -> None:
+        self.ended_items.append((job.name, result))
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         self.victims.append((scenario.number, finding))
@@ -71,7 +71,7 @@ class Recorder(StudyCallback):
 
 
 class Desk:
-    """One start of a study's driver: its conductor and all around it."""
+    """One start of a study's driver: its scheduler and all around it."""
 
     def __init__(self, study: Study, path: Path) -> None:
         self.folder = StudyFolder(path)
@@ -83,8 +83,8 @@ class Desk:
         self.findings = StageResults(self.store, self.keys)
         self.recorder = Recorder()
         self.callbacks = CallbackList([self.recorder])
-        self.conductor = StudyScheduler(self.plan, self.folder, self.findings, self.callbacks)
-        self.results = ResultRows(self.conductor, self.findings)
+        self.scheduler = StudyScheduler(self.plan, self.folder, self.findings, self.callbacks)
+        self.results = ResultRows(self.scheduler, self.findings)
 
     def watch(self, *observers: StudyCallback) -> None:
         """Add observers; their order is the order in which they hear."""
@@ -109,9 +109,9 @@ class Workers:
 
     Attributes:
         executed: How often each stage and key was made.
-        failing: Names of items that cannot be done, whoever tries to make their result.
-        stumbling: Names of items that fail by an accident, once for each time they stand here.
-        dying: Names of items that take their worker with them, likewise.
+        failing: Names of jobs that cannot be done, whoever tries to make their result.
+        stumbling: Names of jobs that fail by an accident, once for each time they stand here.
+        dying: Names of jobs that take their worker with them, likewise.
     """
 
     def __init__(
@@ -133,82 +133,82 @@ class Workers:
 
     def run(self, desk: Desk, steps: int = 10**9) -> None:
         """Work until the study is complete, or for so many steps; then everything is gone."""
-        conductor = desk.conductor
-        conductor.open()
-        while steps and not conductor.complete:
-            while len(self._busy) < self._count and (item := conductor.next_item()) is not None:
-                self._check_alone(desk, item)
-                self._busy.append((item, self.steps(desk, item)))
+        scheduler = desk.scheduler
+        scheduler.open()
+        while steps and not scheduler.complete:
+            while len(self._busy) < self._count and (job := scheduler.next_job()) is not None:
+                self._check_alone(desk, job)
+                self._busy.append((job, self.steps(desk, job)))
             if not self._busy:
-                assert conductor.complete, "nothing runs, and nothing is handed out"
+                assert scheduler.complete, "nothing runs, and nothing is handed out"
                 break
             self._advance(desk, self._source.randrange(len(self._busy)))
             steps -= 1
         self._busy.clear()
 
     def _advance(self, desk: Desk, place: int) -> None:
-        item, steps = self._busy[place]
+        job, steps = self._busy[place]
         try:
             progress = next(steps)
         except StopIteration as end:
             del self._busy[place]
-            desk.conductor.finished(item, end.value)
+            desk.scheduler.finished(job, end.value)
             return
-        if item.name in self.dying:
-            self.dying.remove(item.name)
+        if job.name in self.dying:
+            self.dying.remove(job.name)
             del self._busy[place]
-            desk.conductor.lost(item, "the machine is gone")
-        elif desk.conductor.progress(item, progress):
+            desk.scheduler.lost(job, "the machine is gone")
+        elif desk.scheduler.progress(job, progress):
             del self._busy[place]
-            desk.conductor.stopped(item, progress)
+            desk.scheduler.stopped(job, progress)
 
-    def _check_alone(self, desk: Desk, item: Job) -> None:
+    def _check_alone(self, desk: Desk, job: Job) -> None:
         """Check that no two workers make the same result."""
-        wanted = made_by(desk, item)
+        wanted = made_by(desk, job)
         for other, _ in self._busy:
-            assert not wanted & made_by(desk, other), f"{item.name} makes what {other.name} makes"
+            assert not wanted & made_by(desk, other), f"{job.name} makes what {other.name} makes"
 
-    def steps(self, desk: Desk, item: Job) -> Generator[Progress, None, JobResult]:
-        """Work on an item, as `orchestrator.pipeline.run_job.steps_of` does."""
+    def steps(self, desk: Desk, job: Job) -> Generator[Progress, None, JobResult]:
+        """Work on a job, as `orchestrator.pipeline.run_job.steps_of` does."""
         runs: list[StageRun] = []
         yield Progress(stage="train_victim", epoch=1, epochs=2)
         try:
-            yield from self._work(desk, item, runs)
+            yield from self._work(desk, job, runs)
         except RuntimeError as error:
             return JobResult(runs=tuple(runs), error=f"RuntimeError: {error}", trace="where")
         return JobResult(runs=tuple(runs))
 
-    def _work(self, desk: Desk, item: Job, runs: list[StageRun]) -> Generator[Progress, None, None]:
-        if item.helper is not None:
-            self._try(item.name, item.name in self.failing)
-            key = desk.keys.helper(item.scenario, item.helper)
-            values = {"helper": type(item.helper).__name__}
+    def _work(self, desk: Desk, job: Job, runs: list[StageRun]) -> Generator[Progress, None, None]:
+        if job.helper is not None:
+            self._try(job.name, job.name in self.failing)
+            key = desk.keys.helper(job.scenario, job.helper)
+            values = {"helper": type(job.helper).__name__}
             tensors = {"learned": torch.ones(2)}
-            self._make(desk, item, runs, "train_helper", key, values, tensors)
-        elif item.kind is JobKind.VICTIM:
-            self._try(item.name, item.name in self.failing)
-            key = desk.keys.victim(item.scenario)
-            self._make(desk, item, runs, "train_victim", key, {"training": [[0.5, 0.9]]})
+            self._make(desk, job, runs, "train_helper", key, values, tensors)
+        elif job.kind is JobKind.VICTIM:
+            self._try(job.name, job.name in self.failing)
+            key = desk.keys.victim(job.scenario)
+            self._make(desk, job, runs, "train_victim", key, {"training": [[0.5, 0.9]]})
             yield Progress(stage="train_victim", epoch=2, epochs=2)
             evaluation = {"selection": metrics(0.9, 0.95), "report": metrics(0.88, 0.94)}
-            self._evaluate(desk, item, runs, key, evaluation)
-        elif item.kind is JobKind.STAGE:
-            self._try(item.name, item.name in self.failing)
-            yield from self._phase_one(desk, item, runs)
+            self._evaluate(desk, job, runs, key, evaluation)
+        elif job.kind is JobKind.STAGE:
+            self._try(job.name, job.name in self.failing)
+            yield from self._phase_one(desk, job, runs)
         else:
-            yield from self._phase_two(desk, item, runs)
+            yield from self._phase_two(desk, job, runs)
 
     def _phase_one(
-        self, desk: Desk, item: Job, runs: list[StageRun]
+        self, desk: Desk, job: Job, runs: list[StageRun]
     ) -> Generator[Progress, None, None]:
         ascent = ascent_entry(
-            desk.keys.ascent(item.trial), min(r.stop_at(10) for r in rules_of(item))
+            desk.keys.ascent(job.trial), min(r.stop_at(10) for r in rules_of(job))
         )
         nothing = {"predicted": torch.zeros(0, 10, dtype=torch.int64)}
-        self._make(desk, item, runs, "unlearn", ascent, CLIMBED, nothing)
+        self._make(desk, job, runs, "unlearn", ascent, CLIMBED, nothing)
         yield Progress(stage="unlearn", epoch=1, epochs=1)
-        for config in rules_of(item):
-            rows = suspects_of(item.scenario.seed, config.unlearn_threshold)
+        for config in rules_of(job):
+            rows = suspects_of(job.scenario.seed, config.unlearn_threshold)
             values = {
                 "suspects": rows,
                 **SCORED,
@@ -223,21 +223,21 @@ class Workers:
                 "z": torch.arange(10.0),
                 "movement/linear.weight": torch.arange(8.0).repeat(len(rows), 1),
             }
-            key = desk.keys.scores(item.trial, config)
-            self._make(desk, item, runs, "score_neurons", key, values, tensors)
+            key = desk.keys.scores(job.trial, config)
+            self._make(desk, job, runs, "score_neurons", key, values, tensors)
 
     def _phase_two(
-        self, desk: Desk, item: Any, runs: list[StageRun]
+        self, desk: Desk, job: Any, runs: list[StageRun]
     ) -> Generator[Progress, None, None]:
-        scores = desk.conductor.scores
-        key = scores[item.trial.number].relearn_key
+        scores = desk.scheduler.scores
+        key = scores[job.trial.number].relearn_key
         impossible = {
             scores[trial.number].relearn_key
             for trial in desk.plan.trials
             if trial.name in self.failing and trial.number in scores
         }
-        epochs = item.trial.hyperparameters.relearn.relearn_epochs
-        quality = quality_of(item.trial, key)
+        epochs = job.trial.hyperparameters.relearn.relearn_epochs
+        quality = quality_of(job.trial, key)
         curve = []
         stored = desk.store.peek("relearn", key) is not None
         for epoch in range(1, epochs + 1):
@@ -246,24 +246,24 @@ class Workers:
             if not stored:
                 stage = "relearn"
                 yield Progress(stage=stage, epoch=epoch, epochs=epochs, curve=tuple(curve))
-                self._try(item.name, key in impossible)
+                self._try(job.name, key in impossible)
         if not stored:
             weights = {"weight": torch.full((3,), quality)}
             desk.store.write("repaired", key, Entry(values={}, tensors=weights))
-        self._make(desk, item, runs, "relearn", key, {"curve": curve})
+        self._make(desk, job, runs, "relearn", key, {"curve": curve})
         evaluation = {
             "selection": metrics(0.88, 1 - quality),
             "report": metrics(0.87, 1 - 0.99 * quality),
         }
-        self._evaluate(desk, item, runs, key, evaluation)
+        self._evaluate(desk, job, runs, key, evaluation)
 
     def _evaluate(
-        self, desk: Desk, item: Job, runs: list[StageRun], model: str, values: dict[str, Any]
+        self, desk: Desk, job: Job, runs: list[StageRun], model: str, values: dict[str, Any]
     ) -> None:
         counts = {f"counts/{name}": torch.zeros(0, width) for name, width in COUNTS.items()}
         tensors = {name: table.to(torch.int16) for name, table in counts.items()}
         values = {**values, "counts": list(COUNTS)}
-        self._make(desk, item, runs, "evaluate", desk.keys.evaluation(model), values, tensors)
+        self._make(desk, job, runs, "evaluate", desk.keys.evaluation(model), values, tensors)
 
     def _try(self, name: str, impossible: bool) -> None:  # noqa: FBT001
         if name in self.stumbling:
@@ -275,7 +275,7 @@ class Workers:
     def _make(
         self,
         desk: Desk,
-        item: Job,
+        job: Job,
         runs: list[StageRun],
         stage: str,
         key: str,
@@ -289,18 +289,18 @@ class Workers:
         entry = Entry(values=values, tensors=tensors or {}, seconds=seconds, study=study)
         desk.store.write(stage, key, entry)
         self.executed[stage, key] += 1
-        text = item.scenario.text
+        text = job.scenario.text
         runs.append(StageRun(stage=stage, key=key, scenario=text, seconds=seconds, study=study))
 
 
-def made_by(desk: Desk, item: Job) -> set[str]:
-    """Return the keys of what an item makes and the store lacks."""
-    if item.helper is not None:
-        keys = {("train_helper", desk.keys.helper(item.scenario, item.helper))}
-    elif item.kind is JobKind.VICTIM:
-        keys = {("train_victim", desk.keys.victim(item.scenario))}
-    elif item.kind is JobKind.STAGE:
-        keys = {("score_neurons", desk.keys.scores(item.trial, c)) for c in rules_of(item)}
+def made_by(desk: Desk, job: Job) -> set[str]:
+    """Return the keys of what a job makes and the store lacks."""
+    if job.helper is not None:
+        keys = {("train_helper", desk.keys.helper(job.scenario, job.helper))}
+    elif job.kind is JobKind.VICTIM:
+        keys = {("train_victim", desk.keys.victim(job.scenario))}
+    elif job.kind is JobKind.STAGE:
+        keys = {("score_neurons", desk.keys.scores(job.trial, c)) for c in rules_of(job)}
     else:
-        keys = {("relearn", desk.conductor.scores[item.trial.number].relearn_key)}
+        keys = {("relearn", desk.scheduler.scores[job.trial.number].relearn_key)}
     return {key for stage, key in keys if desk.store.peek(stage, key) is None}

@@ -255,7 +255,7 @@ def test_an_item_that_fails_tells_no_secret() -> None:
     Address(f"http://joe:{SECRET}@host")
 
     class Broken:
-        """A workshop whose library tells all."""
+        """A stage runner whose library tells all."""
 
         class Site:
             limits = type("Limits", (), {"seconds": lambda *_: None, "overdue": lambda *_: ""})()

@@ -1,4 +1,4 @@
-"""Budgets, attempts and limits, as the conductor keeps them."""
+"""Budgets, attempts and limits, as the scheduler keeps them."""
 
 import time
 from dataclasses import replace
@@ -48,9 +48,9 @@ def test_a_budget_of_trials_is_kept_and_goes_on(
         begun += trials
         if "pending" not in desk.statuses():
             break
-        assert desk.conductor.allowance.spent == "budget.trials = 7"
+        assert desk.scheduler.allowance.spent == "budget.trials = 7"
         assert len(trials) == 7, "what was begun also ended"
-        assert desk.conductor.complete
+        assert desk.scheduler.complete
     assert desk.rows() == reference["nobody"]
     assert len(begun) == len(set(begun)), "no trial was run in two starts"
 
@@ -66,11 +66,11 @@ def test_a_lost_trial_counts_once(tmp_path: Path, store: str) -> None:
 
 def test_what_is_given_back_is_not_counted(tmp_path: Path, store: str) -> None:
     desk = Desk(replace(study_of("nobody", store), budget=Budget(trials=1)), tmp_path)
-    item = _trial(desk)
-    assert desk.conductor.allowance.spent
-    desk.conductor.returned(item)
-    assert not desk.conductor.allowance.spent
-    assert not desk.conductor.complete
+    job = _trial(desk)
+    assert desk.scheduler.allowance.spent
+    desk.scheduler.returned(job)
+    assert not desk.scheduler.allowance.spent
+    assert not desk.scheduler.complete
 
 
 def test_attempts_are_an_option(tmp_path: Path, store: str) -> None:
@@ -91,16 +91,16 @@ def test_a_worker_that_dies_after_its_limit_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     desk = Desk(_limited(store), tmp_path)
-    item = _trial(desk)
+    job = _trial(desk)
     now = time.monotonic()
     if begun_before is not None:
         with monkeypatch.context() as patch:
             patch.setattr(time, "monotonic", lambda: now - begun_before)
             news = Progress(stage="relearn", epoch=0, epochs=0, begins=True)
-            desk.conductor.progress(item, news)
-    desk.conductor.lost(item, "the worker is gone")
-    errors = {name: result.error for name, result in desk.conductor.errors.items()}
-    wanted = {item.name: "worked longer than limits.minutes, which is 1"} if failed else {}
+            desk.scheduler.progress(job, news)
+    desk.scheduler.lost(job, "the worker is gone")
+    errors = {name: result.error for name, result in desk.scheduler.errors.items()}
+    wanted = {job.name: "worked longer than limits.minutes, which is 1"} if failed else {}
     assert errors == wanted
 
 
@@ -111,10 +111,10 @@ def _limited(store: str) -> Study:
 def _trial(desk: Desk) -> Job:
     """Work until a trial is handed out, and return it."""
     crew = Workers()
-    desk.conductor.open()
+    desk.scheduler.open()
     while True:
-        item = desk.conductor.next_item()
-        assert item is not None
-        if item.is_trial:
-            return item
-        desk.conductor.finished(item, finished(crew.steps(desk, item))[1])
+        job = desk.scheduler.next_job()
+        assert job is not None
+        if job.is_trial:
+            return job
+        desk.scheduler.finished(job, finished(crew.steps(desk, job))[1])

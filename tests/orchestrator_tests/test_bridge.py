@@ -54,7 +54,7 @@ def test_a_pruner_cuts_running_trials(pruner: str, tmp_path: Path) -> None:
         statuses = desk.statuses()
         assert 0 < statuses.count("pruned") < len(statuses), pruner
         assert set(statuses) == {"done", "pruned"}
-        prunings = desk.conductor.decisions.prunings
+        prunings = desk.scheduler.decisions.prunings
         assert len(prunings) == statuses.count("pruned")
         assert all(1 <= pruning.evidence.step <= EPOCHS for pruning in prunings)
         relearned = sum(stage == "relearn" for stage, _ in workers.executed)

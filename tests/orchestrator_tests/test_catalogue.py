@@ -1,4 +1,4 @@
-"""Items by name: driver and workers derive the same ones from the study."""
+"""Jobs by name: driver and workers derive the same ones from the study."""
 
 import pickle
 from itertools import groupby
@@ -27,12 +27,12 @@ def plan() -> Plan:
 
 
 def test_trials_of_a_group_share_their_ascent_and_no_others_do(plan: Plan) -> None:
-    catalogue = JobCatalog(plan)
-    assert len(catalogue.groups) == 4 * 8
-    numbers = [trial.number for group in catalogue.groups for trial in group.trials]
+    catalog = JobCatalog(plan)
+    assert len(catalog.groups) == 4 * 8
+    numbers = [trial.number for group in catalog.groups for trial in group.trials]
     assert sorted(numbers) == list(range(96))
     told = []
-    for number, group in enumerate(catalogue.groups):
+    for number, group in enumerate(catalog.groups):
         assert group.number == number
         (shared,) = {
             (
@@ -51,28 +51,28 @@ def test_trials_of_a_group_share_their_ascent_and_no_others_do(plan: Plan) -> No
 
 def test_an_ascent_goes_down_to_the_lowest_threshold_and_scores_all(plan: Plan) -> None:
     for group in JobCatalog(plan).groups:
-        item = group.job
-        assert [rule.unlearn_threshold for rule in rules_of(item)] == [0.4, 0.1, 0.2]
-        assert min(rule.stop_at(10) for rule in rules_of(item)) == 0.1
-        assert item.trial is group.trials[0]
-        assert item.scenario is group.scenario
+        job = group.job
+        assert [rule.unlearn_threshold for rule in rules_of(job)] == [0.4, 0.1, 0.2]
+        assert min(rule.stop_at(10) for rule in rules_of(job)) == 0.1
+        assert job.trial is group.trials[0]
+        assert job.scenario is group.scenario
 
 
 def test_group_of(plan: Plan) -> None:
-    catalogue = JobCatalog(plan)
+    catalog = JobCatalog(plan)
     for trial in plan.trials:
-        assert trial in catalogue.group_of(trial).trials
+        assert trial in catalog.group_of(trial).trials
 
 
 def test_every_name_gives_its_item(plan: Plan) -> None:
-    catalogue = JobCatalog(plan)
+    catalog = JobCatalog(plan)
     victims = [victim_job(scenario) for scenario in plan.scenarios]
-    ascents = [group.job for group in catalogue.groups]
-    trials = [catalogue.job(trial, 1) for trial in plan.trials]
-    items: list[Job] = [*victims, *ascents, *trials]
-    assert len({item.name for item in items}) == len(items)
-    for item in items:
-        assert catalogue.named(item.name) == item
+    ascents = [group.job for group in catalog.groups]
+    trials = [catalog.job(trial, 1) for trial in plan.trials]
+    jobs: list[Job] = [*victims, *ascents, *trials]
+    assert len({job.name for job in jobs}) == len(jobs)
+    for job in jobs:
+        assert catalog.named(job.name) == job
     assert [victims[1].name, ascents[2].name, trials[3].name] == [
         *("victim-0001", "ascent-00002", "trial-00003"),
     ]
@@ -95,10 +95,10 @@ def test_a_worker_derives_the_drivers_items_from_the_study(plan: Plan) -> None:
 )
 def test_epochs_are_told_where_somebody_may_cut(prune: Prune, *, stream: bool) -> None:
     plan = make_plan(small_study(prune=prune))
-    item = JobCatalog(plan).named("trial-00000")
-    assert item.is_trial
-    assert item.stream is stream
-    assert [rule.unlearn_threshold for rule in rules_of(item)] == [0.2]
+    job = JobCatalog(plan).named("trial-00000")
+    assert job.is_trial
+    assert job.stream is stream
+    assert [rule.unlearn_threshold for rule in rules_of(job)] == [0.2]
 
 
 def test_items_are_values(plan: Plan) -> None:

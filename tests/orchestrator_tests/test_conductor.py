@@ -1,4 +1,4 @@
-"""The conductor with simulated workers: who comes first changes nothing."""
+"""The scheduler with simulated workers: who comes first changes nothing."""
 
 from pathlib import Path
 from random import Random
@@ -83,9 +83,9 @@ def test_a_finished_study_hands_out_nothing(
     Workers(Random(3), 2).run(Desk(study_of(prune, store), tmp_path))
     before = (tmp_path / "stages.csv").read_bytes()
     desk = Desk(study_of(prune, store), tmp_path)
-    desk.conductor.open()
-    assert desk.conductor.next_item() is None
-    assert desk.conductor.complete
+    desk.scheduler.open()
+    assert desk.scheduler.next_job() is None
+    assert desk.scheduler.complete
     assert desk.rows() == reference[prune]
     assert (tmp_path / "stages.csv").read_bytes() == before
 
@@ -96,8 +96,8 @@ def test_another_study_finds_what_the_store_has(
     crew = Workers(Random(3), 2)
     crew.run(Desk(study_of("nobody", store), tmp_path / "one"))
     desk = Desk(study_of("settings", store, name="another"), tmp_path / "two")
-    desk.conductor.open()
-    assert desk.conductor.complete
+    desk.scheduler.open()
+    assert desk.scheduler.complete
     assert desk.rows() == reference["settings"]
     assert desk.listed() == {(stage, key, "False"): 1 for stage, key in crew.executed}
 
@@ -128,9 +128,9 @@ def test_what_is_told_twice_counts_once(
     tmp_path: Path, store: str, reference: dict[str, Any]
 ) -> None:
     desk = Desk(study_of("curves", store), tmp_path)
-    conductor, crew = desk.conductor, Workers()
-    conductor.open()
-    while (item := conductor.next_item()) is not None:
+    scheduler, crew = desk.scheduler, Workers()
+    scheduler.open()
+    while (item := scheduler.next_job()) is not None:
         steps = crew.steps(desk, item)
         last = Progress(stage="relearn", epoch=0, epochs=4)
         while True:
@@ -138,20 +138,20 @@ def test_what_is_told_twice_counts_once(
                 last = next(steps)
             except StopIteration as end:
                 for _ in range(2):
-                    conductor.finished(item, end.value)
+                    scheduler.finished(item, end.value)
                 break
-            if conductor.progress(item, last):
+            if scheduler.progress(item, last):
                 for _ in range(2):
-                    conductor.stopped(item, last)
+                    scheduler.stopped(item, last)
                 break
-        conductor.lost(item, "late")
-        conductor.stopped(item, last)
-        conductor.finished(item, JobResult(error="late"))
-        conductor.progress(item, last)
-    assert conductor.complete
+        scheduler.lost(item, "late")
+        scheduler.stopped(item, last)
+        scheduler.finished(item, JobResult(error="late"))
+        scheduler.progress(item, last)
+    assert scheduler.complete
     assert desk.rows() == reference["curves"]
     assert desk.listed() == {(stage, key, "True"): 1 for stage, key in crew.executed}
-    assert conductor.errors == {}
+    assert scheduler.errors == {}
 
 
 def test_the_observer_hears_of_every_item_that_it_ends(tmp_path: Path, store: str) -> None:
@@ -168,7 +168,7 @@ def test_a_cut_is_kept_with_its_curve(tmp_path: Path, store: str) -> None:
     desk = Desk(study_of("curves", store), tmp_path)
     Workers().run(desk)
     pruned = with_status(desk, "pruned")
-    keys = {desk.conductor.scores[trial.number].relearn_key for trial in pruned}
+    keys = {desk.scheduler.scores[trial.number].relearn_key for trial in pruned}
     cuts = desk.folder.cuts()
     assert set(cuts) <= keys
     assert all(1 <= len(curve) <= 4 for curve in cuts.values())

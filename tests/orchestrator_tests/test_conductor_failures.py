@@ -1,4 +1,4 @@
-"""The conductor when items fail, workers die, and the store cannot be trusted."""
+"""The scheduler when items fail, workers die, and the store cannot be trusted."""
 
 from pathlib import Path
 from random import Random
@@ -27,15 +27,15 @@ def test_a_failing_victim_fails_its_trials_and_no_others(tmp_path: Path, store: 
         assert row["status"] == ("failed" if failed else "done")
         error = "victim: RuntimeError: it cannot be done" if failed else None
         assert row["error"] == error
-    (name,) = desk.conductor.errors
-    assert (name, desk.conductor.errors[name].trace) == ("victim-0002", "where")
-    assert desk.conductor.decisions.complete()
+    (name,) = desk.scheduler.errors
+    assert (name, desk.scheduler.errors[name].trace) == ("victim-0002", "where")
+    assert desk.scheduler.decisions.complete()
 
 
 def test_a_failing_ascent_fails_the_trials_that_share_it(tmp_path: Path, store: str) -> None:
     study = study_of("nobody", store)
     desk = Desk(study, tmp_path)
-    name = desk.conductor._catalogue.groups[3].job.name
+    name = desk.scheduler._catalog.groups[3].job.name
     Workers(failing=[name]).run(desk)
     failed = [
         t.scenario.number
@@ -52,13 +52,13 @@ def test_a_failing_ascent_fails_the_trials_that_share_it(tmp_path: Path, store: 
 def test_a_failing_trial_fails_those_that_need_its_result(tmp_path: Path, store: str) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
     Workers(Random(0), 2, failing=["trial-00000"]).run(desk)
-    key = desk.conductor.scores[0].relearn_key
+    key = desk.scheduler.scores[0].relearn_key
     for trial, row in zip(desk.plan.trials, desk.rows(), strict=True):
-        failed = desk.conductor.scores[trial.number].relearn_key == key
+        failed = desk.scheduler.scores[trial.number].relearn_key == key
         assert row["status"] == ("failed" if failed else "done")
         assert row["error"] == ("RuntimeError: it cannot be done" if failed else None)
     assert desk.statuses().count("failed") == 4
-    assert sorted(desk.conductor.errors) == [f"trial-0000{n}" for n in (0, 3, 6, 9)]
+    assert sorted(desk.scheduler.errors) == [f"trial-0000{n}" for n in (0, 3, 6, 9)]
 
 
 def test_a_failed_trial_is_tried_again(tmp_path: Path, store: str) -> None:
@@ -117,11 +117,11 @@ def test_an_item_whose_workers_keep_dying_is_given_up(tmp_path: Path, store: str
 
 def test_a_store_that_cannot_be_used_ends_the_study(tmp_path: Path, store: str) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
-    desk.conductor.open()
-    item = desk.conductor.next_item()
+    desk.scheduler.open()
+    item = desk.scheduler.next_job()
     assert item is not None
     with pytest.raises(ResourceError, match=r"^the store is full$"):
-        desk.conductor.finished(item, JobResult(error="the store is full", fatal=True))
+        desk.scheduler.finished(item, JobResult(error="the store is full", fatal=True))
 
 
 @pytest.mark.parametrize("kind", [JobKind.VICTIM, JobKind.STAGE, JobKind.TRIAL])
@@ -129,14 +129,14 @@ def test_a_result_that_cannot_be_read_back_ends_the_study(
     kind: JobKind, tmp_path: Path, store: str
 ) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
-    desk.conductor.open()
-    while (item := desk.conductor.next_item()) is not None and item.kind is not kind:
+    desk.scheduler.open()
+    while (item := desk.scheduler.next_job()) is not None and item.kind is not kind:
         for _ in Workers().steps(desk, item):
             pass
-        desk.conductor.finished(item, JobResult())
+        desk.scheduler.finished(item, JobResult())
     assert item is not None
     with pytest.raises(ResourceError) as caught:
-        desk.conductor.finished(item, JobResult())
+        desk.scheduler.finished(item, JobResult())
     assert str(caught.value) == (
         f"{item.name} was stored and cannot be read back; is the store on a path that all nodes "
         f"see?"
@@ -149,13 +149,13 @@ def test_a_file_that_is_replaced_fails_its_scenario_alone(tmp_path: Path, store:
     datasets = tuple(Arrays(arrays=str(file)) for file in files)
     study = small_study(store=store, attacks=[choice(BADNETS)], grid={"datasets": datasets})
     desk = Desk(study, tmp_path)
-    desk.conductor.open()
+    desk.scheduler.open()
     arrays(files[0], 7)
     worker = Desk(study, tmp_path)
-    while (item := desk.conductor.next_item()) is not None:
-        worker.conductor = desk.conductor
+    while (item := desk.scheduler.next_job()) is not None:
+        worker.scheduler = desk.scheduler
         _, result = finished(Workers().steps(worker, item))
-        desk.conductor.finished(item, result)
+        desk.scheduler.finished(item, result)
     assert desk.statuses() == ["failed", "done"]
     assert "changed while the study ran" in desk.rows()[0]["error"]
 

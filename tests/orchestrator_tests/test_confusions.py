@@ -30,9 +30,9 @@ def desk_at(path: Path, store: Path) -> Desk:
     desk = Desk(
         small_study(store=str(store), attacks=ATTACKS, settings={"reinit_ratio": (0.5, 1.0)}), path
     )
-    desk.conductor.open()
+    desk.scheduler.open()
     site = Site(store=desk.store.url, study=desk.folder.identity())
-    run_inline(desk.conductor, site, Interrupts())
+    run_inline(desk.scheduler, site, Interrupts())
     assert desk.statuses() == ["done"] * 6
     return desk
 
@@ -46,7 +46,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 @pytest.fixture(scope="module")
 def cells(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     file = tmp_path_factory.mktemp("table") / "confusion.parquet"
-    write_confusions(desk.conductor, desk.findings, file)
+    write_confusions(desk.scheduler, desk.findings, file)
     return pd.read_parquet(file)
 
 
@@ -98,7 +98,7 @@ def test_a_study_from_the_store_writes_the_same_bytes(desk: Desk, tmp_path: Path
     again = desk_at(tmp_path / "out", Path(desk.store.url.reveal()))
     files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
     for place, file in zip((desk, again), files, strict=True):
-        write_confusions(place.conductor, place.findings, file)
+        write_confusions(place.scheduler, place.findings, file)
     assert files[0].read_bytes() == files[1].read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.parquet", "out", "two.parquet"]
 
@@ -107,11 +107,11 @@ def test_many_cells_are_written_in_parts(
     desk: Desk, cells: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.scheduler.results_table._GROUP", 300)
-    write_confusions(desk.conductor, desk.findings, tmp_path / "parts.parquet")
+    write_confusions(desk.scheduler, desk.findings, tmp_path / "parts.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "parts.parquet"), cells)
 
 
 def test_a_study_without_results_has_no_rows(tmp_path: Path) -> None:
     desk = Desk(small_study(store=f"memory://{tmp_path}"), tmp_path)
-    write_confusions(desk.conductor, desk.findings, tmp_path / "none.parquet")
+    write_confusions(desk.scheduler, desk.findings, tmp_path / "none.parquet")
     assert list(pd.read_parquet(tmp_path / "none.parquet").columns) == COLUMNS

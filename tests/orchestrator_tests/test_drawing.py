@@ -192,7 +192,7 @@ def test_where_all_is_excluded_but_a_few_the_study_ends_with_those(
     desk = Desk(study_of(store, settings=6, axes=axes, exclude=exclude), tmp_path)
     Workers(Random(0), 3).run(desk)
     assert len(desk.plan.settings) == 2
-    assert desk.conductor.complete
+    assert desk.scheduler.complete
 
 
 def test_rows_are_scenario_by_scenario_in_the_order_drawn(tmp_path: Path, store: str) -> None:
@@ -213,7 +213,7 @@ def test_the_sampler_learns_the_mean_over_scenarios_with_a_sound_victim(
 ) -> None:
     desk = Desk(study_of(store, settings=5, prune=Prune(setting=WILCOXON)), tmp_path)
     Workers(Random(0), 2).run(desk)
-    sampler = desk.conductor.drawing.sampler
+    sampler = desk.scheduler.drawing.sampler
     assert sampler is not None
     for setting, trial in zip(desk.plan.settings, sampler.trials, strict=True):
         rows = [desk.results.row(t) for t in desk.plan.trials if t.setting.number == setting.number]
@@ -230,7 +230,7 @@ def test_a_sampler_without_a_value_says_why_and_so_does_the_end(
     rule = VictimRule(min_acc=0.91, min_asr=0.95)
     desk = Desk(study_of(store, settings=3, victim_rule=rule), tmp_path)
     Workers(Random(0), 2).run(desk)
-    sampler = desk.conductor.drawing.sampler
+    sampler = desk.scheduler.drawing.sampler
     assert sampler is not None
     assert len(sampler.trials) == 3
     for setting, trial in zip(desk.plan.settings, sampler.trials, strict=True):
@@ -271,7 +271,7 @@ def test_curves_are_cut_in_settings_that_are_drawn(tmp_path: Path, store: str) -
         desk = Desk(replace(study, store=Address(f"memory://{place}/store")), place)
         Workers(Random(0), count).run(desk)
         assert set(desk.statuses()) == {"done", "pruned"}
-        assert {pruning.level for pruning in desk.conductor.decisions.prunings} >= {"curve"}
+        assert {pruning.level for pruning in desk.scheduler.decisions.prunings} >= {"curve"}
 
 
 def test_without_a_victim_nothing_more_is_drawn(tmp_path: Path, store: str) -> None:
@@ -295,16 +295,16 @@ def test_a_failing_ascent_does_not_keep_others_from_trying(tmp_path: Path, store
 
 def test_a_worker_finds_an_item_by_name_and_its_setting(tmp_path: Path, store: str) -> None:
     desk = Desk(study_of(store, settings=4), tmp_path)
-    desk.conductor.open()
+    desk.scheduler.open()
     workers = Workers(Random(0), 2)
     workers.run(desk)
     elsewhere = JobCatalog(make_plan(desk.plan.study))
     for trial in reversed(desk.plan.trials):
         for item in (
-            desk.conductor._catalogue.job(trial, 1),
-            desk.conductor._catalogue.group_of(trial).job,
+            desk.scheduler._catalog.job(trial, 1),
+            desk.scheduler._catalog.group_of(trial).job,
         ):
-            found = elsewhere.named(item.name, desk.conductor.drawn_for(item))
+            found = elsewhere.named(item.name, desk.scheduler.drawn_for(item))
             assert found == item
             assert found.is_trial == item.is_trial
 

@@ -192,7 +192,7 @@ def test_a_study_leaves_its_paces_for_later_ones(tmp_path: Path) -> None:
     desk = Desk(study, tmp_path)
     Workers().run(desk)
     victims = dict(desk.recorder.victims)
-    paces = gather(desk.plan, victims, desk.conductor.scores, desk.conductor.repairs)
+    paces = gather(desk.plan, victims, desk.scheduler.scores, desk.scheduler.repairs)
     keep(desk.store, Compute(), paces)
     other = study_of(
         f"memory://{tmp_path}", settings={"alpha": (0.5, 0.7)}, grid={"seeds": (10, 11)}

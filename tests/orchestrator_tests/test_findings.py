@@ -96,7 +96,7 @@ def test_the_relearnings_key_comes_from_what_was_flagged_and_reset(desk: Desk) -
 
 def test_a_repair_needs_both_its_parts(desk: Desk) -> None:
     trial = desk.plan.trials[0]
-    key = desk.conductor.scores[0].relearn_key
+    key = desk.scheduler.scores[0].relearn_key
     found = fresh(desk).repair(trial, key)
     assert found is not None
     assert len(found.curve) == 2

@@ -34,8 +34,8 @@ def study_of(store: Path, *names: str) -> Study:
 
 def run(study: Study, path: Path) -> Desk:
     desk = Desk(study, path)
-    desk.conductor.open()
-    run_inline(desk.conductor, Site(store=study.store, study=desk.folder.identity()), Interrupts())
+    desk.scheduler.open()
+    run_inline(desk.scheduler, Site(store=study.store, study=desk.folder.identity()), Interrupts())
     return desk
 
 

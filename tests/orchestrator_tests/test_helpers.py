@@ -35,7 +35,7 @@ def study_of(tmp_path: Path, *attacks: Attack, **grid: Any) -> Study:
 
 def helpers(desk: Desk) -> Counter[str]:
     """Return how many helpers of each kind the plan has."""
-    return Counter(type(item.helper).__name__ for item in desk.conductor._catalogue.helpers)
+    return Counter(type(item.helper).__name__ for item in desk.scheduler._catalog.helpers)
 
 
 def test_attacks_share_the_clean_model_and_each_has_its_own_part(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_one_for_all_that_make_no_difference_to_it(
 ) -> None:
     desk = Desk(study_of(tmp_path, TrojanNN(), SSBA(), **grid), tmp_path)
     assert helpers(desk) == expected
-    jobs = desk.conductor._catalogue.helpers
+    jobs = desk.scheduler._catalog.helpers
     keys = {desk.keys.helper(job.scenario, job.helper) for job in jobs if job.helper}
     assert len(keys) == sum(expected.values()), "the store shares as the plan does"
 
@@ -90,7 +90,7 @@ def test_what_the_victims_are_trained_like_matters_where_it_is_looked_at(tmp_pat
         study = study_of(tmp_path, TrojanNN(), SSBA())
         study = Study(**{**vars(study), "victim": VictimRecipe.of(epochs=epochs, batch_size=64)})
         desk = Desk(study, tmp_path / str(epochs))
-        items = desk.conductor._catalogue.helpers
+        items = desk.scheduler._catalog.helpers
         keys.append([desk.keys.helper(job.scenario, job.helper) for job in items if job.helper])
     benign, patch, encoder = zip(*keys, strict=True)
     assert len(set(benign)) == 2
@@ -100,13 +100,13 @@ def test_what_the_victims_are_trained_like_matters_where_it_is_looked_at(tmp_pat
 
 def test_victims_wait_for_what_they_need(tmp_path: Path) -> None:
     desk = Desk(study_of(tmp_path, BADNETS, TrojanNN()), tmp_path)
-    desk.conductor.open()
+    desk.scheduler.open()
     ready = []
-    while (item := desk.conductor.next_item()) is not None:
+    while (item := desk.scheduler.next_job()) is not None:
         ready.append(item.name)
     # The clean model, and the victim that waits for nothing.
     assert sorted(ready) == ["helper-0000", "victim-0000"]
-    assert desk.conductor._catalogue.helpers[0].helper == BenignModel()
+    assert desk.scheduler._catalog.helpers[0].helper == BenignModel()
 
 
 def test_a_failing_helper_fails_the_trials_of_its_victims_and_no_others(tmp_path: Path) -> None:
@@ -118,14 +118,14 @@ def test_a_failing_helper_fails_the_trials_of_its_victims_and_no_others(tmp_path
             assert row["error"] == "helper BenignModel: RuntimeError: it cannot be done"
         else:
             assert (row["status"], row["error"]) == ("done", None)
-    assert list(desk.conductor.errors) == ["helper-0000"]
+    assert list(desk.scheduler.errors) == ["helper-0000"]
 
 
 def test_a_helper_in_the_middle_of_a_chain_may_fail_too(tmp_path: Path) -> None:
     desk = Desk(study_of(tmp_path, TrojanNN(), LF()), tmp_path)
     name = next(
         item.name
-        for item in desk.conductor._catalogue.helpers
+        for item in desk.scheduler._catalog.helpers
         if type(item.helper).__name__ == "LowFrequencyPattern"
     )
     Workers(failing=[name]).run(desk)
@@ -189,7 +189,7 @@ def test_seconds_of_helpers_count_in_every_row_that_rests_on_them(tmp_path: Path
 
 def test_a_helper_says_what_it_is(tmp_path: Path) -> None:
     desk = Desk(study_of(tmp_path, SSBA()), tmp_path)
-    (item,) = desk.conductor._catalogue.helpers
+    (item,) = desk.scheduler._catalog.helpers
     assert item.kind is JobKind.HELPER
     assert (item.name, item.text) == ("helper-0000", "helper StegaEncoder")
-    assert desk.conductor._catalogue.named("helper-0000") == item
+    assert desk.scheduler._catalog.named("helper-0000") == item

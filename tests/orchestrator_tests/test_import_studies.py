@@ -36,8 +36,8 @@ def study_of(path: Path, **other: Any) -> Study:
 def run(study: Study, path: Path) -> Desk:
     desk = Desk(study, path)
     site = Site(store=study.store, study=desk.folder.identity())
-    desk.conductor.open()
-    run_inline(desk.conductor, site, Interrupts())
+    desk.scheduler.open()
+    run_inline(desk.scheduler, site, Interrupts())
     return desk
 
 

@@ -41,8 +41,8 @@ def run(study: Study, path: Path, interrupts: Interrupts | None = None) -> Desk:
     """Run a study inline, and return the desk at its end."""
     desk = Desk(study, path)
     site = Site(store=study.store, study=desk.folder.identity())
-    desk.conductor.open()
-    run_inline(desk.conductor, site, interrupts or Interrupts())
+    desk.scheduler.open()
+    run_inline(desk.scheduler, site, interrupts or Interrupts())
     return desk
 
 
@@ -61,8 +61,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 def test_a_study_runs_to_its_end(done: Desk) -> None:
     assert done.statuses() == ["done"] * 8
-    assert done.conductor.complete
-    assert done.conductor.errors == {}
+    assert done.scheduler.complete
+    assert done.scheduler.errors == {}
     for row in done.rows():
         assert all(0 <= row[f"{metric}_after_report"] <= 1 for metric in ("acc", "asr", "ra"))
         assert row["seconds"] > 0
@@ -148,7 +148,7 @@ def test_an_attack_that_fails_fails_its_rows_only(
         assert row["victim_ok"] is None
         assert row["der_report"] is None
     assert [row for row in rows if row["attack"] != "broken"] == table(done)
-    ((name, result),) = desk.conductor.errors.items()
+    ((name, result),) = desk.scheduler.errors.items()
     assert name == "victim-0001"
     assert result.trace.startswith("Traceback (most recent call last):")
     assert "in stamp\n" in result.trace

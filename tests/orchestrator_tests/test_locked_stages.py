@@ -19,9 +19,9 @@ from tests.steps import finished
 Work = Generator[Progress, None, tuple[StageRun, ...]]
 
 
-def works(place: Place, item: Job) -> tuple[Work, Work]:
-    """Return two workers' ways through the same item."""
-    one, other = (StageRunner(place.site, VICTIM).work(item) for _ in range(2))
+def works(place: Place, job: Job) -> tuple[Work, Work]:
+    """Return two workers' ways through the same job."""
+    one, other = (StageRunner(place.site, VICTIM).work(job) for _ in range(2))
     return one, other
 
 
@@ -40,10 +40,10 @@ STAGES = {
 
 
 def lacking(place: Place, kind: str) -> Job:
-    """Return an item of a kind, whose results the store has no more."""
+    """Return a job of a kind, whose results the store has no more."""
     for stage in STAGES[kind]:
         shutil.rmtree(Path(str(place.store.url)) / stage, ignore_errors=True)
-    return next(item for item in place.items if item.name.startswith(kind))
+    return next(job for job in place.jobs if job.name.startswith(kind))
 
 
 def check(place: Place, made: Place) -> None:
@@ -81,7 +81,7 @@ def test_the_second_does_what_the_first_fails_at(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Place(plan, tmp_path)
-    one, other = works(place, place.items[0])
+    one, other = works(place, place.jobs[0])
     next(one)
     assert next(other).pause
     with monkeypatch.context() as patch:
@@ -93,7 +93,7 @@ def test_the_second_does_what_the_first_fails_at(
 
 def test_who_waits_may_leave(plan: Plan, tmp_path: Path) -> None:
     place = Place(plan, tmp_path)
-    one, other = works(place, place.items[0])
+    one, other = works(place, place.jobs[0])
     next(one)
     assert next(other).pause
     other.close()
@@ -101,12 +101,12 @@ def test_who_waits_may_leave(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_waiting_is_no_work(plan: Plan, tmp_path: Path) -> None:
-    """Neither an item's limit nor what is known of its pace counts the waiting."""
+    """Neither a job's limit nor what is known of its pace counts the waiting."""
     place = Place(plan, tmp_path)
-    item = place.items[0]
-    holder = steps_of(StageRunner(place.site, VICTIM), item)
+    job = place.jobs[0]
+    holder = steps_of(StageRunner(place.site, VICTIM), job)
     next(holder)
-    shift = JobBatch(StageRunner(place.site, VICTIM), [item], bundled=False)
+    shift = JobBatch(StageRunner(place.site, VICTIM), [job], bundled=False)
     begun = time.monotonic()
     pauses = [news.progress.pause for _ in range(4) if (news := shift.work()).progress]
     waited = time.monotonic() - begun
@@ -115,4 +115,4 @@ def test_waiting_is_no_work(plan: Plan, tmp_path: Path) -> None:
         pass
     assert shift._busy < waited - sum(pauses) + 0.05
     ((name, finished),) = shift.work().finished
-    assert (name, finished.runs, finished.error) == (item.name, (), "")
+    assert (name, finished.runs, finished.error) == (job.name, (), "")

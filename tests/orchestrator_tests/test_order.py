@@ -52,8 +52,8 @@ def test_the_longest_victims_go_first_and_results_stay(
     def length(scenario: Scenario) -> float:
         return [3.0, 1.0, 5.0, 1.0, 4.0, 9.0][scenario.number]
 
-    plan, recorder, begin = desk.plan, desk.recorder, desk.conductor.open
-    monkeypatch.setattr(desk.conductor, "open", lambda: begin(length))
+    plan, recorder, begin = desk.plan, desk.recorder, desk.scheduler.open
+    monkeypatch.setattr(desk.scheduler, "open", lambda: begin(length))
     Workers(count=6).run(desk)
     names = [name for name in recorder.started_items if name.startswith("victim")]
     ties = [n for n in plan.scenario_order if n in (1, 3)]

@@ -26,8 +26,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     path = tmp_path_factory.mktemp("pictures")
     study = small_study(grid={"seeds": (0, 1)}, store=str(path / "store"))
     made = Desk(study, path)
-    made.conductor.open()
-    run_inline(made.conductor, Site(store=study.store, study="pictures"), Interrupts())
+    made.scheduler.open()
+    run_inline(made.scheduler, Site(store=study.store, study="pictures"), Interrupts())
     return made
 
 

@@ -33,8 +33,8 @@ class Other:
     def __init__(self, desk: Desk, stack: ExitStack) -> None:
         self._desk, self._stack = desk, stack
 
-    def begin(self, item: Job) -> None:
-        lock = self._desk.store.lock("train_victim", self._desk.keys.victim(item.scenario))
+    def begin(self, job: Job) -> None:
+        lock = self._desk.store.lock("train_victim", self._desk.keys.victim(job.scenario))
         assert self._stack.enter_context(lock).acquire()
 
 
@@ -44,45 +44,45 @@ def victims_of(desk: Desk) -> list[Job]:
 
 
 def test_a_victim_that_another_study_makes_comes_last(desk: Desk) -> None:
-    wanted = [item.name for item in victims_of(desk)]
+    wanted = [job.name for job in victims_of(desk)]
     with ExitStack() as stack:
         other = Other(desk, stack)
-        desk.conductor.open()
+        desk.scheduler.open()
         for victim in victims_of(desk)[:2]:
             other.begin(victim)
-        handed = [item.name for _ in wanted if (item := desk.conductor.next_item())]
+        handed = [job.name for _ in wanted if (job := desk.scheduler.next_job())]
     assert handed == wanted[2:] + wanted[:2]
 
 
 def test_what_is_free_again_is_handed_out_in_its_turn(desk: Desk) -> None:
     first, second, *_ = victims_of(desk)
-    desk.conductor.open()
+    desk.scheduler.open()
     with ExitStack() as stack:
         Other(desk, stack).begin(first)
-        item = desk.conductor.next_item()
-        assert item is not None
-        assert item.name == second.name
-    item = desk.conductor.next_item()
-    assert item is not None
-    assert item.name == first.name
+        job = desk.scheduler.next_job()
+        assert job is not None
+        assert job.name == second.name
+    job = desk.scheduler.next_job()
+    assert job is not None
+    assert job.name == first.name
 
 
 def test_where_all_is_another_studys_a_worker_waits_for_the_first(desk: Desk) -> None:
     with ExitStack() as stack:
         for victim in victims_of(desk):
             Other(desk, stack).begin(victim)
-        desk.conductor.open()
-        handed = [item.name for _ in range(2) if (item := desk.conductor.next_item())]
-        assert not desk.conductor.complete
+        desk.scheduler.open()
+        handed = [job.name for _ in range(2) if (job := desk.scheduler.next_job())]
+        assert not desk.scheduler.complete
     assert len(set(handed)) == 2
 
 
 def test_a_shift_holds_nothing_that_would_make_it_wait(desk: Desk) -> None:
     with ExitStack() as stack:
-        for item in victims_of(desk)[:2]:
-            Other(desk, stack).begin(item)
-        desk.conductor.open()
-        (first,) = desk.conductor.next_shift(1)
+        for job in victims_of(desk)[:2]:
+            Other(desk, stack).begin(job)
+        desk.scheduler.open()
+        (first,) = desk.scheduler.next_batch(1)
         assert first.name == victims_of(desk)[2].name
 
 
@@ -90,8 +90,8 @@ def test_results_are_those_of_a_study_alone(desk: Desk, tmp_path: Path) -> None:
     alone = desk_of(tmp_path / "alone", len(desk.plan.scenarios))
     Workers().run(alone)
     with ExitStack() as stack:
-        for item in victims_of(desk)[::2]:
-            Other(desk, stack).begin(item)
+        for job in victims_of(desk)[::2]:
+            Other(desk, stack).begin(job)
         Workers(count=2).run(desk)
     assert set(desk.statuses()) == {"done"}
     assert desk.rows() == alone.rows()

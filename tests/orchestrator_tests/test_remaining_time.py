@@ -42,10 +42,10 @@ def test_stages_are_counted_apart(plan: Plan) -> None:
     outlook = RemainingTime(plan)
     outlook.begin()
     now = 0.0
-    for item, seconds in ((victim(plan, 0), 100.0), (ascent(plan, 0), 10.0)):
-        outlook.heard(item, "a:1", now)
+    for job, seconds in ((victim(plan, 0), 100.0), (ascent(plan, 0), 10.0)):
+        outlook.heard(job, "a:1", now)
         now += seconds
-        outlook.ended(item, "a:1", now)
+        outlook.ended(job, "a:1", now)
     outlook.heard(trial(plan, 0), "a:1", now)
     outlook.ended(trial(plan, 0), "a:1", now + 1)
     outlook.decided(plan.trials[0])
@@ -115,7 +115,7 @@ def test_networks_are_timed_apart() -> None:
     outlook = RemainingTime(plan)
     outlook.begin()
     for scenario, seconds in ((narrow, 10.0), (wide, 90.0)):
-        item = victim_job(scenario)
-        outlook.heard(item, "a:1", 0.0)
-        outlook.ended(item, "a:1", 0.0, spent=seconds)
+        job = victim_job(scenario)
+        outlook.heard(job, "a:1", 0.0)
+        outlook.ended(job, "a:1", 0.0, spent=seconds)
     assert outlook.left(1) == pytest.approx(100.0)

@@ -55,20 +55,20 @@ def test_the_report_shows_the_last_start(tmp_path: Path) -> None:
 def test_curves_are_those_of_the_stages(tmp_path: Path) -> None:
     desk = Desk(study_of("settings", f"memory://{tmp_path}"), tmp_path)
     Workers().run(desk)
-    conductor = desk.conductor
-    write_curves(conductor, desk.results, desk.findings, tmp_path / "curves.csv")
+    scheduler = desk.scheduler
+    write_curves(scheduler, desk.results, desk.findings, tmp_path / "curves.csv")
     table = pd.read_csv(tmp_path / "curves.csv")
     done = with_status(desk, "done")
-    assert len(done) < len(conductor.plan.trials)
+    assert len(done) < len(scheduler.plan.trials)
     relearned = table[table["phase"] == "relearn"]
     assert len(relearned) == len(done) > 0
     for (_, row), trial in zip(relearned.iterrows(), done, strict=True):
         assert row["attack"] == trial.scenario.columns["attack"]
         assert row["seed"] == trial.scenario.seed
-        expected = [round(asr, 6) for _, asr, _ in conductor.repairs[trial.number].curve]
+        expected = [round(asr, 6) for _, asr, _ in scheduler.repairs[trial.number].curve]
         assert json.loads(row["asr"]) == expected
-    ascents = {conductor.scores[t.number].runs[0].key: t for t in done}
+    ascents = {scheduler.scores[t.number].runs[0].key: t for t in done}
     unlearned = table[table["phase"] == "unlearn"]
     assert len(unlearned) == len(ascents)
-    stored = desk.findings.ascent(conductor.scores[done[0].number])
+    stored = desk.findings.ascent(scheduler.scores[done[0].number])
     assert json.loads(unlearned.iloc[0]["accuracy"]) == [round(v, 6) for v in stored["accuracy"]]

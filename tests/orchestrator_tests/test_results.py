@@ -122,7 +122,7 @@ def test_numbers_of_a_done_row(desk: Desk) -> None:
 
 def test_a_row_says_in_which_class_phase_one_ended(desk: Desk) -> None:
     """The lowest of equals; with no prediction (a divergence) there is none."""
-    trial, scored = desk.plan.trials[0], desk.conductor.scores[0]
+    trial, scored = desk.plan.trials[0], desk.scheduler.scores[0]
     assert isinstance(scored, ScoreResult)
     for counts, told in (
         ([0, 3, 0, 17, 0, 0, 0, 0, 0, 0], (3, 0.85)),
@@ -130,7 +130,7 @@ def test_a_row_says_in_which_class_phase_one_ended(desk: Desk) -> None:
         ([0] * 10, (None, None)),
     ):
         scores = replace(scored.scores, predicted=torch.tensor(counts))
-        desk.conductor.scores[0] = replace(scored, scores=scores)
+        desk.scheduler.scores[0] = replace(scored, scores=scores)
         row = desk.results.row(trial)
         assert (row["collapse_class"], row["collapse_share"]) == told
 
@@ -138,12 +138,12 @@ def test_a_row_says_in_which_class_phase_one_ended(desk: Desk) -> None:
 @pytest.mark.parametrize(("acc", "wrecked"), [(0.0, True), (0.1, True), (0.101, False)])
 def test_a_repair_that_leaves_chance_is_a_wreck(desk: Desk, acc: float, *, wrecked: bool) -> None:
     """Of ten classes, on the selection half; the report half chooses nothing."""
-    trial, repaired = desk.plan.trials[0], desk.conductor.repairs[0]
+    trial, repaired = desk.plan.trials[0], desk.scheduler.repairs[0]
     evaluation = repaired.evaluation
     selection = replace(evaluation.selection, acc=acc)
     report = replace(evaluation.report, acc=0.0)
     changed = replace(evaluation, selection=selection, report=report)
-    desk.conductor.repairs[0] = replace(repaired, evaluation=changed)
+    desk.scheduler.repairs[0] = replace(repaired, evaluation=changed)
     assert desk.results.row(trial)["wrecked"] is wrecked
 
 
@@ -161,7 +161,7 @@ def test_all_to_all_has_no_target(desk: Desk) -> None:
 
 def test_the_targets_score_is_that_of_its_row(desk: Desk) -> None:
     trial = desk.plan.trials[0]
-    scored = desk.conductor.scores[0]
+    scored = desk.scheduler.scores[0]
     assert isinstance(scored, ScoreResult)
     assert target_z(trial, scored) == 0.0
     for value, shown in ((7.5, 7.5), (torch.nan, None)):
@@ -193,8 +193,8 @@ def test_a_pending_row_is_empty_but_for_its_victim(tmp_path: Path) -> None:
     point = {*POINT, "alpha", "relearn_epochs", "unlearn_epochs", "status"}
     assert [filled(row) for row in desk.rows()] == [point] * 8
     assert desk.statuses() == ["pending"] * 8
-    desk.conductor.open()
-    item = desk.conductor.next_item()
+    desk.scheduler.open()
+    item = desk.scheduler.next_job()
     assert item is not None
     assert item.kind is JobKind.VICTIM
     for _ in Workers().steps(desk, item):
@@ -225,11 +225,11 @@ def test_a_pruned_row_is_empty_after_its_victim_even_if_all_was_computed(tmp_pat
     )
     desk = Desk(study, tmp_path)
     Workers().run(Desk(study_of(tmp_path, settings={"alpha": (0.3, 0.4, 0.7)}, few={}), tmp_path))
-    first, second, third = desk.conductor.decisions.order
-    desk.conductor.decisions.offer(first, TrialOutcome(value=1.0, curve=(1.0,) * 20))
-    desk.conductor.decisions.offer(second, TrialOutcome(value=1.0, curve=(1.0,) * 20))
-    desk.conductor.open()
-    assert desk.store.peek("relearn", desk.conductor.scores[third.number].relearn_key) is not None
+    first, second, third = desk.scheduler.decisions.order
+    desk.scheduler.decisions.offer(first, TrialOutcome(value=1.0, curve=(1.0,) * 20))
+    desk.scheduler.decisions.offer(second, TrialOutcome(value=1.0, curve=(1.0,) * 20))
+    desk.scheduler.open()
+    assert desk.store.peek("relearn", desk.scheduler.scores[third.number].relearn_key) is not None
     row = desk.results.row(third)
     assert row["status"] == "pruned"
     assert filled(row) == {*POINT, "alpha", "status", "victim_ok", *BEFORE}
@@ -290,7 +290,7 @@ def test_keys_of_trials_outlive_a_changed_grid(desk: Desk, tmp_path: Path) -> No
 
 def test_a_done_entry_that_is_damaged_later_leaves_the_row_as_it_was(desk: Desk) -> None:
     before = desk.rows()
-    key = desk.conductor.scores[0].relearn_key
+    key = desk.scheduler.scores[0].relearn_key
     desk.store.write("evaluate", desk.keys.evaluation(key), Entry(values={}))
     assert desk.rows() == before
 
@@ -312,7 +312,7 @@ def test_a_row_asked_before_and_after_is_that_of_now(tmp_path: Path) -> None:
     assert {row["status"] for row in before} == {"pending"}
     Workers().run(desk)
     after = [desk.results.row(trial, f"run {trial.number}") for trial in desk.plan.trials]
-    fresh = ResultRows(desk.conductor, desk.findings)
+    fresh = ResultRows(desk.scheduler, desk.findings)
     assert after == [fresh.row(trial, f"run {trial.number}") for trial in desk.plan.trials]
     assert {row["status"] for row in after} == {"done"}
     assert [row["mlflow_run_id"] for row in desk.rows()] == [None] * len(after)

@@ -34,7 +34,7 @@ def test_the_best_model_of_each_scenario_is_kept(tmp_path: Path, objective: Obje
         record = trial_record(heard, desk, trial.number)
         assert record.tags["best"] == str(trial.number in best)
         assert (record.model is not None) is (trial.number in best)
-    assert weights_in(desk) == {desk.conductor.scores[number].relearn_key for number in best}
+    assert weights_in(desk) == {desk.scheduler.scores[number].relearn_key for number in best}
 
 
 def test_with_several_defence_seeds_the_model_kept_is_of_the_best_setting(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_with_several_defence_seeds_the_model_kept_is_of_the_best_setting(tmp_pa
         record = trial_record(heard, desk, trial.number)
         assert record.tags["best"] == str(trial.number in best)
         assert (record.model is not None) is (trial.number in best)
-    assert weights_in(desk) == {desk.conductor.scores[number].relearn_key for number in best}
+    assert weights_in(desk) == {desk.scheduler.scores[number].relearn_key for number in best}
 
 
 def test_a_weak_victim_has_no_best_repair(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_all_models_are_kept_if_wanted(tmp_path: Path) -> None:
     for trial in desk.plan.trials:
         model = trial_record(heard, desk, trial.number).model
         assert model is not None
-        assert model["key"] == desk.conductor.scores[trial.number].relearn_key
+        assert model["key"] == desk.scheduler.scores[trial.number].relearn_key
     assert len(weights_in(desk)) == 16
     assert all(record.model is not None for record in heard.of("scenario"))
 
@@ -110,9 +110,9 @@ def test_an_interrupted_study_keeps_what_may_still_be_the_best(tmp_path: Path, s
     desk, _ = mirrored(study, tmp_path, workers=workers, steps=steps)
     for scenario in desk.plan.scenarios:
         own = [t for t in desk.plan.trials if t.scenario.number == scenario.number]
-        done = [t for t in own if desk.conductor.decisions.verdict(t) is not None]
+        done = [t for t in own if desk.scheduler.decisions.verdict(t) is not None]
         if len(done) < len(own):
-            keys = {desk.conductor.scores[trial.number].relearn_key for trial in done}
+            keys = {desk.scheduler.scores[trial.number].relearn_key for trial in done}
             assert keys <= weights_in(desk)
     resumed, _ = mirrored(study, tmp_path, workers=workers)
     alone, _ = mirrored(
@@ -143,7 +143,7 @@ def test_a_wreck_is_never_the_best_and_its_weights_are_not_kept(
     """However good its objective: here the usual best of each scenario is one."""
     usual, heard = mirrored(study_of(tmp_path / "one"), tmp_path / "one")
     bests = [t.number for t in usual.plan.trials if best_flags(heard)[t.key] == "True"]
-    wrecks = {usual.conductor.scores[number].relearn_key for number in bests}
+    wrecks = {usual.scheduler.scores[number].relearn_key for number in bests}
     measured = results_table._after
 
     def wrecking(trial: Trial, victim: Any, scored: Any, repaired: Any) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def test_a_wreck_is_never_the_best_and_its_weights_are_not_kept(
     monkeypatch.setattr(results_table, "_after", wrecking)
     desk, again = mirrored(study_of(tmp_path / "two"), tmp_path / "two")
     others = [t.number for t in desk.plan.trials if best_flags(again)[t.key] == "True"]
-    kept = {desk.conductor.scores[number].relearn_key for number in others}
+    kept = {desk.scheduler.scores[number].relearn_key for number in others}
     assert kept == set(weights_in(desk))
     assert kept
     assert not kept & wrecks

@@ -77,7 +77,7 @@ def test_a_trials_numbers_are_its_rows(told: tuple[Desk, Listener]) -> None:
         assert record.tags["plain_fine_tuning"] == str(row["plain_fine_tuning"])
         assert record.tags["wrecked"] == str(row["wrecked"]) == "False"
         assert record.tags["error"] == ""
-        curve = desk.conductor.repairs[trial.number].curve
+        curve = desk.scheduler.repairs[trial.number].curve
         for place, metric in enumerate(("acc", "asr", "ra")):
             points = [(epoch, point[place]) for epoch, point in enumerate(curve, start=1)]
             assert list(record.curves[f"relearn/{metric}"]) == points
@@ -124,7 +124,7 @@ def test_pruned_trials_have_no_number_after_the_victim(tmp_path: Path) -> None:
     desk, heard = mirrored(study, tmp_path)
     statuses = desk.statuses()
     assert statuses.count("pruned") == 3
-    (pruning,) = desk.conductor.decisions.prunings
+    (pruning,) = desk.scheduler.decisions.prunings
     for number, status in enumerate(statuses):
         record = trial_record(heard, desk, number)
         assert record.tags["status"] == status
@@ -226,19 +226,19 @@ def test_times_are_those_of_the_work(tmp_path: Path) -> None:
 
 def test_epochs_line_up_and_end_where_the_trial_stopped(tmp_path: Path) -> None:
     desk, heard = mirrored(study_of(tmp_path), tmp_path)
-    key = desk.conductor.scores[0].runs[0].key
+    key = desk.scheduler.scores[0].runs[0].key
     entry = desk.store.read("unlearn", key)
     assert entry is not None
     entry.values["accuracy"], entry.values["loss"] = [0.9, 0.4, 0.1], [1.0, 2.0, 3.0]
     entry.values["curve"] = [[0.9, 0.8, 0.1], [0.4, 0.7, 0.2], [0.1, 0.6, 0.3]]
     desk.store.write("unlearn", key, entry)
-    relearned = desk.store.read("relearn", desk.conductor.scores[0].relearn_key)
+    relearned = desk.store.read("relearn", desk.scheduler.scores[0].relearn_key)
     assert relearned is not None
     relearned.values["training"] = [[0.5, 0.6], [0.25, 0.8]]
-    desk.store.write("relearn", desk.conductor.scores[0].relearn_key, relearned)
+    desk.store.write("relearn", desk.scheduler.scores[0].relearn_key, relearned)
     desk, heard = mirrored(study_of(tmp_path), tmp_path)
     curves = trial_record(heard, desk, 0).curves
-    scored = desk.conductor.scores[0]
+    scored = desk.scheduler.scores[0]
     assert isinstance(scored, ScoreResult)
     assert scored.scores.stop_epoch == 2
     assert curves["unlearn/accuracy"] == ((1, 0.9), (2, 0.4))
@@ -279,7 +279,7 @@ def test_a_cut_trial_says_at_which_epoch(tmp_path: Path) -> None:
     study = study_of(tmp_path, settings={"alpha": (0.7, 0.5, 0.9, 1.1)}, prune=Prune(curve=median))
     desk, heard = mirrored(study, tmp_path)
     cut = {
-        pruning.trial.number: pruning.evidence.step for pruning in desk.conductor.decisions.prunings
+        pruning.trial.number: pruning.evidence.step for pruning in desk.scheduler.decisions.prunings
     }
     assert cut
     for number, epoch in cut.items():

@@ -20,10 +20,10 @@ def test_the_end_says_what_was_distinct_and_what_was_run(tmp_path: Path, store: 
     rest = "72 trials → 6 victims, 6 ascents, 27 relearns; run now: "
     desk = Desk(study_of("nobody", store), tmp_path)
     Workers(Random(1), 3).run(desk)
-    assert shared(desk.conductor, desk.folder) == f"{rest}6 victims, 6 ascents, 27 relearns"
+    assert shared(desk.scheduler, desk.folder) == f"{rest}6 victims, 6 ascents, 27 relearns"
     again = Desk(study_of("nobody", store), tmp_path)
     Workers().run(again)
-    assert shared(again.conductor, again.folder) == f"{rest}–"
+    assert shared(again.scheduler, again.folder) == f"{rest}–"
 
 
 def test_what_ran_ahead_of_a_decision_was_run_but_nothing_rests_on_it(
@@ -33,12 +33,12 @@ def test_what_ran_ahead_of_a_decision_was_run_but_nothing_rests_on_it(
     crew = Workers(Random(2), 5)
     crew.run(desk)
     done = {
-        desk.conductor.scores[trial.number].relearn_key
+        desk.scheduler.scores[trial.number].relearn_key
         for trial, status in zip(desk.plan.trials, desk.statuses(), strict=True)
         if status == "done"
     }
     ran = sum(1 for stage, _ in crew.executed if stage == "relearn")
-    text = shared(desk.conductor, desk.folder)
+    text = shared(desk.scheduler, desk.folder)
     assert f"{len(done)} relearns; run now: " in text
     assert text.endswith(f"{ran} relearns")
     assert ran > len(done)

@@ -1,4 +1,4 @@
-"""Several items handed out together: nothing of the results changes, and nothing is lost."""
+"""Several jobs handed out together: nothing of the results changes, and nothing is lost."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from orchestrator.address import Address
 from orchestrator.plan.jobs import Job, JobResult, Progress, Site, StageRun
 from orchestrator.scheduler.batches import AssignedBatch, BatchProgress, JobBatch
-from orchestrator.scheduler.queue import SHIFT_SECONDS, RecentDurations
+from orchestrator.scheduler.queue import BATCH_SECONDS, RecentDurations
 from orchestrator.spec.model import Limits
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -19,13 +19,13 @@ ATTEMPTS = Limits().attempts
 
 
 class Bench:
-    """A workshop's place: simulated work, after which a clock has moved on."""
+    """A stage runner's place: simulated work, after which a clock has moved on."""
 
     def __init__(self, desk: Desk, crew: Workers, clock: "Clock", seconds: float) -> None:
         self._desk, self._crew, self._clock, self._seconds = desk, crew, clock, seconds
 
-    def work(self, item: Job) -> Generator[Progress, None, tuple[StageRun, ...]]:
-        finished = yield from self._crew.steps(self._desk, item)
+    def work(self, job: Job) -> Generator[Progress, None, tuple[StageRun, ...]]:
+        finished = yield from self._crew.steps(self._desk, job)
         self._clock.now += self._seconds
         if finished.error:
             raise RuntimeError(finished.error.removeprefix("RuntimeError: "))
@@ -64,15 +64,15 @@ class Gang:
         self.sizes: list[int] = []
 
     def run(self, workers: int, deaths: int = 0) -> None:
-        conductor = self._desk.conductor
-        conductor.open()
+        scheduler = self._desk.scheduler
+        scheduler.open()
         near = None
-        while not conductor.complete:
-            while len(self._out) < workers and (items := conductor.next_shift(workers, near)):
-                self.sizes.append(len(items))
-                assert len({type(item) for item in items}) == 1
-                near = items[-1].scenario
-                self._out.append((JobBatch(self._bench, items), AssignedBatch(conductor, items)))
+        while not scheduler.complete:
+            while len(self._out) < workers and (jobs := scheduler.next_batch(workers, near)):
+                self.sizes.append(len(jobs))
+                assert len({type(job) for job in jobs}) == 1
+                near = jobs[-1].scenario
+                self._out.append((JobBatch(self._bench, jobs), AssignedBatch(scheduler, jobs)))
             if not self._out:
                 break
             place = self._source.randrange(len(self._out))
@@ -121,50 +121,50 @@ def test_only_the_item_in_work_pays_for_an_accident(
 ) -> None:
     """It finished two and told of neither; the third kills, alone the next times."""
     desk = Desk(study_of("nobody", store), tmp_path)
-    items = _shift_of(desk, clock, 4)
+    jobs = _shift_of(desk, clock, 4)
     bench: Any = Bench(desk, Workers(), clock, 0.01)
-    JobBatch(bench, items[:2]).work()
-    AssignedBatch(desk.conductor, items).lost("out of memory")
+    JobBatch(bench, jobs[:2]).work()
+    AssignedBatch(desk.scheduler, jobs).lost("out of memory")
     ended = [name for name, _ in desk.recorder.ended_items]
-    assert ended[-2:] == [items[0].name, items[1].name]
+    assert ended[-2:] == [jobs[0].name, jobs[1].name]
     for _ in range(ATTEMPTS - 1):
-        again = desk.conductor.next_shift(1)
-        assert [item.name for item in again] == [items[2].name]
-        AssignedBatch(desk.conductor, again).lost("out of memory")
-    assert desk.conductor.errors[items[2].name].error == (
+        again = desk.scheduler.next_batch(1)
+        assert [job.name for job in again] == [jobs[2].name]
+        AssignedBatch(desk.scheduler, again).lost("out of memory")
+    assert desk.scheduler.errors[jobs[2].name].error == (
         f"its worker died {ATTEMPTS} times, out of memory"
     )
-    assert items[3].name in _ready(desk)
+    assert jobs[3].name in _ready(desk)
 
 
 def test_what_a_slow_worker_keeps_from_others_is_taken_out(
     tmp_path: Path, store: str, clock: Clock
 ) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
-    items = _shift_of(desk, clock, 4)
-    assignment = AssignedBatch(desk.conductor, items)
+    jobs = _shift_of(desk, clock, 4)
+    assignment = AssignedBatch(desk.scheduler, jobs)
     slow = Progress(stage="relearn", epoch=1, epochs=9)
-    assert not assignment.take(BatchProgress(current=items[0].name, progress=slow, closing=True))
+    assert not assignment.take(BatchProgress(current=jobs[0].name, progress=slow, closing=True))
     ready = _ready(desk)
-    assert ready >= {item.name for item in items[1:]}
-    assert items[0].name not in ready
+    assert ready >= {job.name for job in jobs[1:]}
+    assert jobs[0].name not in ready
     failed = JobResult(error="RuntimeError: it cannot be done", trace="where")
-    assert assignment.take(BatchProgress(finished=((items[0].name, failed),), over=True))
+    assert assignment.take(BatchProgress(finished=((jobs[0].name, failed),), over=True))
 
 
 def test_a_shift_tells_at_once_of_an_error_and_in_bundles_else(
     tmp_path: Path, store: str, clock: Clock
 ) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
-    items = _shift_of(desk, clock, 6)
-    stumbling: Any = Bench(desk, Workers(stumbling=[items[1].name]), clock, 0.2)
-    shift = JobBatch(stumbling, items[:6])
+    jobs = _shift_of(desk, clock, 6)
+    stumbling: Any = Bench(desk, Workers(stumbling=[jobs[1].name]), clock, 0.2)
+    shift = JobBatch(stumbling, jobs[:6])
     news = shift.work()
-    assert [name for name, _ in news.finished] == [items[0].name, items[1].name]
+    assert [name for name, _ in news.finished] == [jobs[0].name, jobs[1].name]
     assert news.finished[1][1].error == "RuntimeError: an accident"
     assert not news.over
     news = shift.work()
-    assert [name for name, _ in news.finished] == [item.name for item in items[2:5]]
+    assert [name for name, _ in news.finished] == [job.name for job in jobs[2:5]]
     assert [result.spent for _, result in news.finished] == pytest.approx([0.2] * 3)
     assert shift.work().over
     shift.close()
@@ -172,27 +172,27 @@ def test_a_shift_tells_at_once_of_an_error_and_in_bundles_else(
 
 def test_a_late_shift_ends_with_the_item_in_work(tmp_path: Path, store: str, clock: Clock) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
-    items = _shift_of(desk, clock, 4)
-    slow: Any = Bench(desk, Workers(), clock, 3 * SHIFT_SECONDS)
-    news = JobBatch(slow, items).work()
+    jobs = _shift_of(desk, clock, 4)
+    slow: Any = Bench(desk, Workers(), clock, 3 * BATCH_SECONDS)
+    news = JobBatch(slow, jobs).work()
     assert len(news.finished) == 1
     assert news.over
-    assert AssignedBatch(desk.conductor, items).take(news)
-    assert desk.recorder.ended_items[-1][0] == items[0].name
-    assert _ready(desk) >= {item.name for item in items[1:]}
+    assert AssignedBatch(desk.scheduler, jobs).take(news)
+    assert desk.recorder.ended_items[-1][0] == jobs[0].name
+    assert _ready(desk) >= {job.name for job in jobs[1:]}
 
 
 def test_long_items_go_out_alone_and_short_ones_by_seconds(tmp_path: Path, store: str) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
-    item = _prepared(desk)[0]
+    job = _prepared(desk)[0]
     pace = RecentDurations()
-    assert pace.room(item, ready=10**6, workers=1) == 1  # nobody knows
-    pace.note(item, 0.5)
-    assert pace.room(item, ready=10**6, workers=1) == SHIFT_SECONDS / 0.5
-    assert pace.room(item, ready=4, workers=2) == 2  # as much again for everyone else
+    assert pace.room(job, ready=10**6, workers=1) == 1  # nobody knows
+    pace.note(job, 0.5)
+    assert pace.room(job, ready=10**6, workers=1) == BATCH_SECONDS / 0.5
+    assert pace.room(job, ready=4, workers=2) == 2  # as much again for everyone else
     for _ in range(20):
-        pace.note(item, 60.0)
-    assert pace.room(item, ready=10**6, workers=1) == 1
+        pace.note(job, 60.0)
+    assert pace.room(job, ready=10**6, workers=1) == 1
 
 
 def test_a_setting_that_may_be_abandoned_is_not_run_ahead_through_settings(
@@ -213,35 +213,35 @@ def test_a_setting_that_may_be_abandoned_is_not_run_ahead_through_settings(
 
 def _prepared(desk: Desk) -> list[Job]:
     """Do all that comes before trials, and return those that are ready."""
-    conductor, trials = desk.conductor, []
-    conductor.open()
-    while (item := conductor.next_item()) is not None:
-        if item.is_trial:
-            trials.append(item)
+    scheduler, trials = desk.scheduler, []
+    scheduler.open()
+    while (job := scheduler.next_job()) is not None:
+        if job.is_trial:
+            trials.append(job)
         else:
-            for _ in Workers().steps(desk, item):
+            for _ in Workers().steps(desk, job):
                 pass
-            conductor.finished(item, JobResult())
+            scheduler.finished(job, JobResult())
     for trial in trials:
-        conductor.returned(trial)
+        scheduler.returned(trial)
     return trials
 
 
 def _shift_of(desk: Desk, clock: Clock, size: int) -> tuple[Job, ...]:
     """Return a shift of at least so many trials."""
     _prepared(desk)
-    (first,) = desk.conductor.next_shift(1)
+    (first,) = desk.scheduler.next_batch(1)
     bench: Any = Bench(desk, Workers(), clock, 0.1)
-    AssignedBatch(desk.conductor, [first]).take(JobBatch(bench, [first]).work())
-    items = desk.conductor.next_shift(1, first.scenario)
-    assert len(items) >= size
-    assert items[0].scenario == items[1].scenario == first.scenario
-    return items
+    AssignedBatch(desk.scheduler, [first]).take(JobBatch(bench, [first]).work())
+    jobs = desk.scheduler.next_batch(1, first.scenario)
+    assert len(jobs) >= size
+    assert jobs[0].scenario == jobs[1].scenario == first.scenario
+    return jobs
 
 
 def _ready(desk: Desk) -> set[str]:
     """Hand out all there is, and return the names."""
     names = set()
-    while (item := desk.conductor.next_item()) is not None:
-        names.add(item.name)
+    while (job := desk.scheduler.next_job()) is not None:
+        names.add(job.name)
     return names

@@ -47,8 +47,8 @@ def study_of(tmp_path: Path, settings: int = 6, **other: Any) -> Study:
 
 
 def records(desk: Desk) -> list[StoredStudy]:
-    sampler = desk.conductor.drawing.sampler
-    return [*([sampler] if sampler else []), *desk.conductor.decisions.judges]
+    sampler = desk.scheduler.drawing.sampler
+    return [*([sampler] if sampler else []), *desk.scheduler.decisions.judges]
 
 
 def place_of(kind: str, tmp_path: Path) -> str:

@@ -45,9 +45,9 @@ def desk_at(store: Path, folder: Path) -> Desk:
 def table(desk: Desk) -> list[dict[str, Any]]:
     """Run what is left of a study and return its rows, but for seconds and names of runs."""
     site = Site(store=desk.store.url, study=desk.folder.identity())
-    desk.conductor.open()
-    run_inline(desk.conductor, site, Interrupts())
-    assert desk.conductor.errors == {}
+    desk.scheduler.open()
+    run_inline(desk.scheduler, site, Interrupts())
+    assert desk.scheduler.errors == {}
     left_out = ("seconds", "mlflow_run_id")
     return [{k: v for k, v in row.items() if k not in left_out} for row in desk.rows()]
 

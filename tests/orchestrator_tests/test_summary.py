@@ -115,7 +115,7 @@ def test_counts_of_every_status(tmp_path: Path) -> None:
 def test_without_results_the_counts_are_all(tmp_path: Path) -> None:
     desk = Desk(study_of(tmp_path), tmp_path)
     for trial in desk.plan.trials:
-        desk.conductor.decisions.offer(trial, TrialOutcome(error="boom"))
+        desk.scheduler.decisions.offer(trial, TrialOutcome(error="boom"))
     desk.results.write(tmp_path, {})
     assert printed(tmp_path / "results.csv") == ["", "24 trials: 24 failed"]
 

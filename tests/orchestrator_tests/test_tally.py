@@ -162,7 +162,7 @@ def test_the_live_view_names_the_reports_best(
 
     class Keeper(Recorder):
         def decided(self, verdict: Verdict) -> None:
-            found = desk.conductor.repairs.get(verdict.trial.number)
+            found = desk.scheduler.repairs.get(verdict.trial.number)
             if found is not None:
                 reached[verdict.trial.number] = found.evaluation.selection
 

@@ -1,4 +1,4 @@
-"""An item's time: what is interrupted, what is ended, and what becomes of it."""
+"""A job's time: what is interrupted, what is ended, and what becomes of it."""
 
 import subprocess
 import sys
@@ -99,7 +99,7 @@ def test_the_grace_is_a_tenth_within_bounds() -> None:
 
 
 class Bench:
-    """A workshop that does what a test says."""
+    """A stage runner that does what a test says."""
 
     def __init__(self, site: Site, act: str) -> None:
         self.site, self.act = site, act
@@ -108,8 +108,8 @@ class Bench:
 
     executed: ClassVar[tuple[StageRun, ...]] = (RUN,)
 
-    def work(self, item: Job) -> Generator[Progress, None, tuple[StageRun, ...]]:
-        del item
+    def work(self, job: Job) -> Generator[Progress, None, tuple[StageRun, ...]]:
+        del job
         try:
             yield Progress(stage="relearn", epoch=1, epochs=2)
             if self.act == "hang":

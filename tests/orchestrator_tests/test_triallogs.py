@@ -26,7 +26,7 @@ def study_of(
 
 def run(study: Study, folder: Path, crew: Workers | None = None) -> Desk:
     desk = Desk(study, folder)
-    desk.watch(TrialLogs(desk.folder, desk.conductor))
+    desk.watch(TrialLogs(desk.folder, desk.scheduler))
     (crew or Workers(Random(1), 2)).run(desk)
     return desk
 
@@ -85,7 +85,7 @@ def test_another_grid_begins_anew_and_tells_of_stored_results(tmp_path: Path) ->
 def test_a_cut_trial_says_why(tmp_path: Path) -> None:
     study = study_of(str(tmp_path), alphas=(0.3, 0.5, 0.7, 0.9), prune=Prune(curve=MEDIAN))
     desk = run(study, tmp_path)
-    cut = [p.trial for p in desk.conductor.decisions.prunings]
+    cut = [p.trial for p in desk.scheduler.decisions.prunings]
     assert cut
     texts = [log(desk, trial.name) for trial in cut]
     assert all("\ndecision  " in text and " cut after epoch " in text for text in texts)

@@ -1,4 +1,4 @@
-"""The workshop on a real study: what comes through the store is what the stages give."""
+"""The stage runner on a real study: what comes through the store is what the stages give."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -171,13 +171,13 @@ def test_runs_and_progress_of_a_victim(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_progress_of_a_trial_is_its_curve(copy: Place) -> None:
-    item = copy.items[-1]
+    job = copy.jobs[-1]
     scored = copy.findings.scores(copy.plan.trials[-1])
     assert scored is not None
     stored = copy.findings.repair(copy.plan.trials[-1], scored.relearn_key)
     assert stored is not None
     copy.store.delete("relearn", scored.relearn_key)
-    seen, runs = copy.do(item)
+    seen, runs = copy.do(job)
     assert [(p.stage, p.epoch, p.epochs) for p in seen] == [("relearn", 1, 2), ("relearn", 2, 2)]
     assert [p.curve for p in seen] == [stored.curve[:1], stored.curve]
     assert [run.stage for run in runs] == ["relearn"]
@@ -248,10 +248,10 @@ def test_no_result_depends_on_torchs_own_generator(plan: Plan, made: Place, tmp_
 def test_a_workshop_that_did_other_scenarios_gives_the_same(made: Place, tmp_path: Path) -> None:
     """More of them than it keeps at hand."""
     place = Place(plan_of(3, 2, 1, 0), tmp_path)
-    workshop = StageRunner(place.site, VICTIM)
-    for item in place.items:
-        if item.scenario.seed == 0 or item.kind is JobKind.VICTIM:
-            for _ in workshop.work(item):
+    runner = StageRunner(place.site, VICTIM)
+    for job in place.jobs:
+        if job.scenario.seed == 0 or job.kind is JobKind.VICTIM:
+            for _ in runner.work(job):
                 pass
     wanted = made.content()
     assert {name: place.content()[name] for name in wanted} == wanted

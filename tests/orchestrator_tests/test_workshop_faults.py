@@ -1,4 +1,4 @@
-"""The workshop when something goes wrong: made again and the same, or told."""
+"""The stage runner when something goes wrong: made again and the same, or told."""
 
 from itertools import groupby
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_victim_that_vanishes_while_a_trial_needs_it_is_trained_again(copy: Pl
     before = copy.content()
     copy.store.delete("train_victim", copy.keys.victim(copy.plan.scenarios[0]))
     copy.damage("relearn")
-    _, runs = copy.do(copy.items[-1])
+    _, runs = copy.do(copy.jobs[-1])
     assert [run.stage for run in runs] == ["train_victim", "relearn"]
     copy.do_all()
     assert copy.content() == before
@@ -86,12 +86,12 @@ def test_what_is_left_early_stores_nothing_of_the_stage_in_flight(
     plan: Plan, made: Place, tmp_path: Path, kind: str, steps: int
 ) -> None:
     place = Place(plan, tmp_path)
-    for item in place.items:
-        if item.name.startswith(kind):
+    for job in place.jobs:
+        if job.name.startswith(kind):
             break
-        place.do(item)
+        place.do(job)
     before = place.content()
-    work = StageRunner(place.site, VICTIM).work(item)
+    work = StageRunner(place.site, VICTIM).work(job)
     assert [next(work) for _ in range(steps)]
     work.close()
     assert place.content() == before
@@ -99,11 +99,11 @@ def test_what_is_left_early_stores_nothing_of_the_stage_in_flight(
     assert place.content() == made.content()
 
 
-# How an item ends.
+# How a job ends.
 
 
-def ended(place: Place, item: Job) -> JobResult:
-    return finished(steps_of(StageRunner(place.site, VICTIM), item))[1]
+def ended(place: Place, job: Job) -> JobResult:
+    return finished(steps_of(StageRunner(place.site, VICTIM), job))[1]
 
 
 def test_an_exception_is_an_items_result(
@@ -115,7 +115,7 @@ def test_an_exception_is_an_items_result(
         raise ValueError("two\n  lines " + "x" * 600)
 
     monkeypatch.setattr("orchestrator.pipeline.tools.evaluate", fail)
-    result = ended(place, place.items[0])
+    result = ended(place, place.jobs[0])
     assert result.error == f"ValueError: two lines {'x' * 600}"[:500]
     assert [run.stage for run in result.runs] == ["train_victim"]
     assert result.trace.startswith("Traceback (most recent call last):")
@@ -132,7 +132,7 @@ def test_a_store_that_cannot_be_written_to_is_fatal(
         raise ResourceError("full")
 
     monkeypatch.setattr(Store, "write", full)
-    assert ended(place, place.items[0]) == JobResult(error="full", fatal=True)
+    assert ended(place, place.jobs[0]) == JobResult(error="full", fatal=True)
 
 
 def test_an_exception_without_words_has_some(
@@ -142,7 +142,7 @@ def test_an_exception_without_words_has_some(
         raise ZeroDivisionError
 
     monkeypatch.setattr(Store, "read", fail)
-    result = ended(Place(plan, tmp_path), Place(plan, tmp_path).items[0])
+    result = ended(Place(plan, tmp_path), Place(plan, tmp_path).jobs[0])
     assert result.error == "ZeroDivisionError: no message"
 
 
@@ -153,7 +153,7 @@ def test_results_name_no_place_and_people_are_told(
         raise DatasetError("not in /a/place")
 
     monkeypatch.setattr(Store, "read", fail)
-    result = ended(Place(plan, tmp_path), Place(plan, tmp_path).items[0])
+    result = ended(Place(plan, tmp_path), Place(plan, tmp_path).jobs[0])
     assert result.error == "DatasetError: the dataset cannot be used; the log says why"
     assert result.reason == "DatasetError: not in /a/place"
     assert JobResult(error="RuntimeError: no place in it").reason == "RuntimeError: no place in it"
@@ -169,7 +169,7 @@ def test_a_picture_that_is_replaced_fails_what_would_be_stored_under_its_key(
     plan = make_plan(small_study(attacks=[attack], settings=AXES, few={}, victim=VICTIM))
     place = Place(plan, tmp_path / "store")
     runner = StageRunner(place.site, VICTIM)
-    victim, ascent = place.items[:2]
+    victim, ascent = place.jobs[:2]
     assert not finished(steps_of(runner, victim))[1].error
     Image.new("RGB", (8, 8), (0, 0, 90)).save(picture)
     result = finished(steps_of(runner, ascent))[1]

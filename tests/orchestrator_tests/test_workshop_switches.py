@@ -1,4 +1,4 @@
-"""The workshop where a study watches all layers and counts thresholds from chance."""
+"""The stage runner where a study watches all layers and counts thresholds from chance."""
 
 import json
 from pathlib import Path
@@ -110,9 +110,9 @@ def test_rows(switched: Plan, place: Place, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path)
     folder.logs.mkdir(parents=True)
     folder.open_record()
-    conductor = StudyScheduler(switched, folder, place.findings, CallbackList([]))
-    conductor.open()
-    results = ResultRows(conductor, place.findings)
+    scheduler = StudyScheduler(switched, folder, place.findings, CallbackList([]))
+    scheduler.open()
+    results = ResultRows(scheduler, place.findings)
     results.write(tmp_path, {})
     table = pd.read_parquet(tmp_path / "results.parquet")
     assert list(table.columns) == list(columns_of(switched))
