@@ -1,6 +1,6 @@
 """The store as one item's work sees it: what is taken from there, what is put there."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeAlias, TypeVar
 
 from orchestrator.errors import FileChangedError
@@ -9,11 +9,31 @@ from orchestrator.plan.plan import Scenario
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.serialization import Stage
 from orchestrator.store.store import Store
+from ulrl.attacks import Step
 from ulrl.models import ModelSpec
 
 T = TypeVar("T")
 C = TypeVar("C")
 Making: TypeAlias = Generator[Progress, None, T]
+Point: TypeAlias = tuple[float, float, float]  # ACC, ASR and RA on the monitor subset
+
+
+def reported(steps: Generator[Step, None, T], stage: str, curve: Sequence[Point] = ()) -> Making[T]:
+    """Yield how far steps are, and return what they return.
+
+    Args:
+        steps: Of a helper's training or of a repair method's stage.
+        stage: What people call it.
+        curve: ACC, ASR and RA on the monitor subset, to which each step may add.
+    """
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        yield Progress(stage=stage, epoch=done, epochs=total, curve=tuple(curve))
+
 
 PAUSES = (0.05, 1.0)  # seconds until somebody else's work is looked for: at first, at most
 

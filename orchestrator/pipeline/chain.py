@@ -6,10 +6,10 @@ from functools import lru_cache, partial
 
 from torch import Tensor
 
-from orchestrator.pipeline.cached import Making
-from orchestrator.pipeline.tools import ChainStage, Point, StageTools, Steps, monitored
+from orchestrator.pipeline.cached import Making, Point, reported
+from orchestrator.pipeline.tools import ChainStage, StageTools, Steps, monitored
 from orchestrator.pipeline.ulrl_chain import ULRL_CHAIN
-from orchestrator.plan.jobs import Job, Progress
+from orchestrator.plan.jobs import Job
 from orchestrator.plan.plan import Trial
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import Findings, StageResults
@@ -129,13 +129,7 @@ class MethodStage(ChainStage):
         context = _context(tools, trial, victim, None, [])
         started = time.perf_counter()
         steps = self._stages[position].checked(context, before)
-        while True:
-            try:
-                done, total = next(steps)
-            except StopIteration as end:
-                tensors: Mapping[str, Tensor] = end.value
-                break
-            yield Progress(stage=kind.name, epoch=done, epochs=total)
+        tensors = yield from reported(steps, kind.name)
         seconds = time.perf_counter() - started
         tools.cached.keep(kind, key, trial.scenario, seconds, StoredTensors(tensors=tensors))
         return tensors
@@ -166,13 +160,8 @@ class MethodStage(ChainStage):
         context = _context(tools, trial, victim, tests, curve)
         started = time.perf_counter()
         steps = self._stages[-1].checked(context, before)
-        while True:
-            try:
-                done, total = next(steps)
-            except StopIteration as end:
-                weights = Weights(model_spec=victim.model_spec, state=dict(end.value))
-                break
-            yield Progress(stage=RELEARNING.name, epoch=done, epochs=total, curve=tuple(curve))
+        state = yield from reported(steps, RELEARNING.name, curve)
+        weights = Weights(model_spec=victim.model_spec, state=dict(state))
         seconds = time.perf_counter() - started
         stored = StoredWeights(state=weights.state)
         REPAIRED.write(tools.cached.store, key, stored, model_spec=weights.model_spec)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from orchestrator.pipeline.cached import CachedStages, Making
+from orchestrator.pipeline.cached import CachedStages, Making, Point
 from orchestrator.pipeline.inputs import StageInputs
 from orchestrator.pipeline.victims import VictimStages
 from orchestrator.plan.jobs import Job, Site, StageRun
@@ -44,7 +44,6 @@ def keep_memory() -> bool:
 
 
 Steps: TypeAlias = Making[None]
-Point: TypeAlias = tuple[float, float, float]  # ACC, ASR and RA on the monitor subset
 
 
 class StageTools:

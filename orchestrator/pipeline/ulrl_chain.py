@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
-from orchestrator.pipeline.cached import Making
-from orchestrator.pipeline.tools import ChainStage, Point, StageTools, Steps, monitored
+from orchestrator.pipeline.cached import Making, Point
+from orchestrator.pipeline.tools import ChainStage, StageTools, Steps, monitored
 from orchestrator.plan.jobs import Job, Progress, StageRun
 from orchestrator.plan.plan import Trial
 from orchestrator.spec.space import Axis, Range

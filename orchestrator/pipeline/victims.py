@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import SpecError
-from orchestrator.pipeline.cached import CachedStages, Making
+from orchestrator.pipeline.cached import CachedStages, Making, reported
 from orchestrator.pipeline.inputs import StageInputs, import_victim
 from orchestrator.plan.jobs import Progress
 from orchestrator.plan.plan import Plan, Scenario
@@ -157,13 +157,7 @@ class VictimStages:
             learned=learned,
         )
         steps = helper.trained(context)
-        while True:
-            try:
-                done, total = next(steps)
-            except StopIteration as end:
-                tensors: dict[str, Tensor] = end.value
-                break
-            yield Progress(stage=type(helper).__name__, epoch=done, epochs=total)
+        tensors = yield from reported(steps, type(helper).__name__)
         seconds = time.perf_counter() - started
         content = StoredHelper(helper=type(helper).__name__, tensors=tensors)
         self._cached.keep(HELPER, key, scenario, seconds, content)
