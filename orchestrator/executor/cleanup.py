@@ -68,10 +68,25 @@ def _left(folder: Path, driver: int) -> set[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             late = process.pid != driver and process.create_time() >= since
-            files = process.open_files() if late else []
-            if any(file.path.startswith(f"{folder}/") and file.mode != "r" for file in files):
+            if late and _writes(process.pid, f"{folder}/"):
                 found.add(process)
     return found
+
+
+def _writes(pid: int, folder: str) -> bool:
+    """Return whether a process has a file below a folder open for writing.
+
+    Also one that is deleted, which psutil does not list: another driver that starts now removes
+    the folder.
+    """
+    place = Path(f"/proc/{pid}")
+    for file in (place / "fd").iterdir():
+        with suppress(OSError):  # closed by now
+            if str(file.readlink()).startswith(folder):
+                flags = (place / "fdinfo" / file.name).read_text().partition("flags:")[2]
+                if int(flags.split()[0], 8) & os.O_ACCMODE != os.O_RDONLY:
+                    return True
+    return False
 
 
 if __name__ == "__main__":
