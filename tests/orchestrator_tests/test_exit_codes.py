@@ -67,6 +67,7 @@ def test_a_full_disk_is_no_mistake_of_the_user_s(
     del place
     name, *words = command.split()
     monkeypatch.setattr(Path, "write_bytes", no_room)
+    monkeypatch.setattr("orchestrator.files.aside_of", no_room)
     monkeypatch.setattr(gallery, "_gallery", Mock(return_value=[[0]]))
     monkeypatch.setattr(gallery, "png_bytes", Mock(return_value=b""))
     assert COMMANDS[name](words) == code

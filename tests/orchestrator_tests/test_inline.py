@@ -172,10 +172,10 @@ def test_a_store_that_becomes_full_ends_the_study(
 ) -> None:
     study = replace(study_of(tmp_path), name="full")
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.store.store._write_atomically", full)
+        patch.setattr("orchestrator.store.store.write_bytes", full)
         with pytest.raises(ResourceError, match="cannot be written to"):
             run(study, tmp_path)

@@ -39,5 +39,5 @@ def test_a_cluster_is_left_before_anything_is_concluded(
             inline=True,
             verbose=False,
         )
-    assert written == [False]
+    assert not written[0]
     assert results.exists()
