@@ -9,7 +9,7 @@ import pytest
 from orchestrator.tracking.sqlite_setup import ensure_database
 from tests.system_tests.commands import SMALL, Command
 
-LONGEST = ("quickstart", "kills", "faults", "search", "adding_an_attack", "limits", "cluster")
+LONGEST = ("kills", "faults", "search", "adding_an_attack", "limits", "cluster")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
