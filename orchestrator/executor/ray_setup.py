@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 import stat
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ UNAUTHORISED = (
     "it asks for a token, which is missing here or another one; set RAY_AUTH_MODE=token, and "
     "RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with"
 )
+PACKAGES = str(Path(__file__).parents[2])  # where this package was imported from
 LOOK_SECONDS = 300.0  # for a node to start a process and import what a study needs
 
 
@@ -36,6 +38,7 @@ def configure(threads: int) -> None:
     """
     os.environ |= {
         "OMP_NUM_THREADS": str(threads),  # Ray would take a worker's CPUs, which may be more
+        "PYTHONPATH": _with_this_package(os.environ.get("PYTHONPATH", "")),
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_ENABLE_AUTO_CONNECT": "0",  # Tune's last words to a Ray must not start another
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -47,6 +50,16 @@ def configure(threads: int) -> None:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshots are never read
     }
+
+
+def _with_this_package(paths: str) -> str:
+    """Return ``PYTHONPATH`` by which workers import the driver's package, installed or not.
+
+    They import it before Ray sends them the driver's paths.
+    """
+    installed = sysconfig.get_path("purelib") == PACKAGES
+    known = filter(None, paths.split(os.pathsep))
+    return os.pathsep.join(known if installed else dict.fromkeys([PACKAGES, *known]))
 
 
 def notice_cuts() -> dict[str, str]:
