@@ -13,7 +13,7 @@ from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.fitting import SGDConfig, Sources, train
 from ulrl.hyperparameters import assemble
-from ulrl.models import Weights, restore
+from ulrl.models import Classifier, Weights, restore
 from ulrl.relearning import (
     CosineForm,
     CosineReduction,
@@ -208,3 +208,45 @@ def test_what_suspects_leave_unused_changes_no_bit(
     assert other.effective(suspects(1)) == other
     one, two = (finish(relearn(c, victim_of(0), chosen, clean, cpu)) for c in (CONFIG, other))
     assert same(one, two)
+
+
+@pytest.mark.parametrize(
+    ("config", "suspects", "refused"),
+    [
+        ({"alpha": 0.4}, 10, True),  # the least weight that is known to invert
+        ({"alpha": 0.39}, 10, False),
+        ({"alpha": 0.7}, 9, False),  # not the whole head
+        ({"alpha": 0.7, "cosine_form": "absolute"}, 10, False),
+        ({"alpha": 0.7, "cosine_form": "clamped"}, 10, False),
+        ({"alpha": 4.0, "cosine_reduction": "mean"}, 10, True),  # 0.4 for each of ten rows
+        ({"alpha": 3.9, "cosine_reduction": "mean"}, 10, False),
+        ({"alpha": 0.7}, 0, False),
+    ],
+)
+def test_a_signed_cosine_of_the_whole_head_is_refused(
+    config: dict[str, Any], suspects: int, *, refused: bool
+) -> None:
+    relearning = assemble(config).relearn
+    if refused:
+        with pytest.raises(ValueError, match=r"all 10 rows of the head.* weight 0\.4 for each"):
+            relearning.check(suspects, classes=10)
+    else:
+        relearning.check(suspects, classes=10)
+
+
+def test_an_observer_sees_each_epoch_and_changes_nothing(
+    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+) -> None:
+    heads: list[Tensor] = []
+
+    def observe(classifier: Classifier) -> None:
+        classifier.predict(clean.samples.images)
+        torch.rand(5)
+        heads.append(classifier.head.weight.detach().clone())
+
+    watched = finish(relearn(CONFIG, victim_of(0), suspects(1), clean, cpu, observe=observe))
+    alone = finish(relearn(CONFIG, victim_of(0), suspects(1), clean, cpu))
+    assert same(watched, alone)
+    assert len(heads) == CONFIG.relearn_epochs
+    assert torch.equal(heads[-1], watched.head)
+    assert not torch.equal(heads[0], heads[1])

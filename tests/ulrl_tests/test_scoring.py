@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.ulrl_tests.ascents import AFTER, BEFORE, ELSEWHERE, Rows, ascent_of, scored
 from ulrl.hyperparameters import assemble
+from ulrl.layers import Layers
 from ulrl.scoring import (
     ScoreConfig,
     SuspectOrder,
@@ -313,3 +314,23 @@ def test_ranks() -> None:
     for value in (nan, inf):
         lost = replace(scores, shift=torch.tensor([9.0, 9, 3, 1, value, 2]))
         assert [lost.rank(row) for row in range(4)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "rows"),
+    [
+        (
+            {"suspect_rule": "largest", "suspect_share": 0.25, "max_suspects": None},
+            "head",
+            3,
+        ),  # 2.5
+        ({"suspect_rule": "largest", "suspect_share": 1.0, "max_suspects": 4}, "head", 4),
+        ({"suspect_rule": "largest", "suspect_share": 0.2, "max_suspects": 4}, "head", 2),
+        ({"suspect_rule": "largest", "suspect_share": 1.0, "max_suspects": None}, "all", 0),
+        ({"suspect_rule": "outlier", "suspect_share": 1.0, "max_suspects": None}, "head", 0),
+    ],
+)
+def test_rows_that_are_flagged_whatever_their_scores(
+    config: dict[str, Any], layers: str, rows: int
+) -> None:
+    assert assemble(config).score.certain(10, Layers(layers)) == rows
