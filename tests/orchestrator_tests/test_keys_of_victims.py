@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from orchestrator.plan.plan import Scenario, Trial
+from orchestrator.plan.resources import Compute
+from orchestrator.spec.model import Normalisation
 from tests.orchestrator_tests.key_cases import (
     ALL,
     all_keys,
@@ -57,6 +59,30 @@ def test_every_part_of_a_scenario_changes_all_keys(
 ) -> None:
     other = with_scenario(trial, **change(trial.scenario))
     assert changed(all_keys(ring(), trial), all_keys(ring(), other)) == ALL
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: {"source": "theirs"},
+        lambda _: {"architecture": PreActResNet18(width=2)},
+        lambda _: {"dataset": Digits(size=9)},
+        lambda _: {"normalisation": Normalisation(mean=(0.5,), std=(0.5,))},
+        lambda s: {"poison": replace(s.poison, target_label=1)},
+        lambda s: {"poison": replace(s.poison, attack=BADNETS)},
+    ],
+)
+def test_every_part_of_an_imported_victim_changes_all_keys_but_its_seed(
+    trial: Trial, change: Callable[[Scenario], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.store.keys.fingerprint", lambda source: f"of {source}")
+    imported = with_scenario(trial, source="ours")
+    before = all_keys(ring(), imported)
+    other = with_scenario(imported, **change(imported.scenario))
+    assert changed(before, all_keys(ring(), other)) == ALL
+    assert changed(before, all_keys(ring(compute=Compute(threads=2)), imported)) == ALL
+    seeded = with_scenario(imported, seed=imported.scenario.seed + 1)
+    assert all_keys(ring(), seeded)["victim"] == before["victim"]
 
 
 @pytest.mark.parametrize("attack", cases(Blended(alpha=0.3)))
