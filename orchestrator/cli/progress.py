@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.pipeline.catalog import JobCatalog
+from orchestrator.pipeline.chain import chain_of
 from orchestrator.plan.columns import count, span
 from orchestrator.plan.cost_model import Workload, machine_of
 from orchestrator.plan.jobs import Job, JobKind, JobResult, Progress, victim_job
@@ -130,10 +131,11 @@ class RemainingTime:
             return
         self._known.add(trial.number)
         group = self._catalog.known(trial) or self._catalog.add(trial)
-        if group.shared not in self._ascents:
+        last = len(chain_of(trial)) - 1
+        if last and group.shared not in self._ascents:
             self._ascents.add(group.shared)
-            self._add(group.job.name, group.scenario, self._load.ascent(trial).passes)
-        load = self._load.relearn(trial).passes
+            self._add(group.job.name, group.scenario, self._load.stage(trial, 0).passes)
+        load = self._load.stage(trial, last).passes
         self._add(trial.name, trial.scenario, load)
         self._trials[machine_of(trial.scenario)].add(load, 1)
 

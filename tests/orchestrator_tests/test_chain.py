@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from orchestrator.cli.progress import RemainingTime
 from orchestrator.pipeline.chain import chain_of, reached
 from orchestrator.plan.jobs import Job, JobKind, trial_job
 from orchestrator.plan.plan import Plan, Trial
@@ -117,6 +118,29 @@ def test_a_stage_by_itself_leaves_the_rest(plan: Plan, tmp_path: Path) -> None:
     assert [run.stage for run in place.do(job)[1]] == ["train_victim", "three.measure"]
     assert [run.stage for run in place.do(replace(job, position=1))[1]] == ["three.choose"]
     assert [run.stage for run in place.do(last_job(trial))[1]] == ["relearn", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class One(RepairMethod):
+    """A single stage."""
+
+    name = "one"
+
+    @property
+    def stages(self) -> tuple[RepairStage, ...]:
+        return (Measure(),)
+
+
+def test_of_a_method_of_one_stage_nothing_is_left_once_its_trials_are_decided(plan: Plan) -> None:
+    trials = [replace(trial, method=One()) for trial in plan.trials]
+    single = replace(plan, trials=trials)
+    left = RemainingTime(single)
+    left.begin()
+    left.victim(plan.scenarios[0])
+    for trial in trials:
+        left.decided(trial)
+    assert left.left(workers=1) == 0.0
+    assert not any(left._left.values())
 
 
 def test_a_method_that_diverges_gives_no_model(plan: Plan, tmp_path: Path) -> None:
