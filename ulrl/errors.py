@@ -1,5 +1,9 @@
 """Errors of the library's own, for callers to catch."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 
 class DivergedError(ArithmeticError):
     """A network, or what is trained with it, has values that are not finite (NaN or infinite).
@@ -8,3 +12,16 @@ class DivergedError(ArithmeticError):
     so there is no result. The text names the stage, where it is known the epoch, and what may
     help.
     """
+
+
+def raise_unless_finite(tensors: Mapping[str, Tensor], what: str, remedy: str = "") -> None:
+    """Raise `DivergedError` if a tensor that a training made is not finite.
+
+    Args:
+        tensors: Of the result, by name.
+        what: What was trained, as the error calls it.
+        remedy: What may help, with what parts it from the rest.
+    """
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise DivergedError(f"{what} diverged ({name} is not finite){remedy}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ulrl.datasets import ImageSet
-from ulrl.errors import DivergedError
+from ulrl.errors import raise_unless_finite
 from ulrl.models import ModelSpec
 from ulrl.supervised import VictimConfig
 
@@ -92,10 +92,9 @@ class Helper(ABC):
             DivergedError: A tensor of the result is not finite.
         """
         tensors = yield from self.train(context)
-        for name, value in tensors.items():
-            if not bool(value.isfinite().all()):
-                raise DivergedError(
-                    f"the training of {type(self).__name__} diverged ({name} is not finite); "
-                    f"smaller rates or weights of the attack may help"
-                )
+        raise_unless_finite(
+            tensors,
+            f"the training of {type(self).__name__}",
+            "; smaller rates or weights of the attack may help",
+        )
         return tensors

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
-from ulrl.errors import DivergedError
+from ulrl.errors import raise_unless_finite
 from ulrl.models import Classifier, Weights
 from ulrl.registry import registrar
 
@@ -86,9 +86,7 @@ class RepairStage(ABC):
             DivergedError: A tensor of the result is not finite.
         """
         tensors = yield from self.run(context, before)
-        for name, value in tensors.items():
-            if not bool(value.isfinite().all()):
-                raise DivergedError(f"{self.name} diverged ({name} is not finite)")
+        raise_unless_finite(tensors, self.name)
         return tensors
 
 
