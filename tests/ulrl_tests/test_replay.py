@@ -174,7 +174,8 @@ def test_a_replayed_relearning_is_the_relearning(
         epochs = list(run.epochs)
         found.append((run.classifier, epochs))
         counts.append(len(passes) - before)
-    assert counts == [3 * 4, 2 * 2]
+    # One more pass after the last epoch, over all samples: it raises where all is NaN.
+    assert counts == [3 * 4 + 1, 2 * 2 + 1]
     same(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
 
@@ -228,4 +229,4 @@ def test_no_memory_stays_behind(trained: Callable[..., Trained]) -> None:
         trained(PreActResNet18(width=8), replayed=True)
         torch.cuda.empty_cache()
         taken.append(torch.cuda.memory_reserved())
-    assert taken[-1] == taken[1]
+    assert taken[-1] <= taken[1]
