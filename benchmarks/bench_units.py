@@ -49,9 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = options(__doc__, width=64, rounds=3, threads=1, workers=4)
     given = parser.parse_args(argv)
     if the_device().type == "cuda":
-        parser.exit(
-            0, "a GPU needs no working out: bench_trial runs whole trials, bench_steps steps\n"
-        )
+        parser.exit(0, "a GPU needs no working out: bench_trial runs whole trials\n")
     if given.quick:
         given.width, given.rounds, given.workers = 2, 1, 0
     torch.set_num_threads(given.threads)
