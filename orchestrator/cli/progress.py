@@ -3,9 +3,11 @@
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Self, TypeAlias
 
 from rich.console import Console, Group
@@ -44,22 +46,17 @@ class RemainingTime:
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self._load, self._catalog = plan, Workload(plan), JobCatalog(plan)
-        self._open: dict[str, float] = {}  # loads of what is to be done, by the job's name
-        self._left: dict[Kind, float] = defaultdict(float)  # their sums
+        self._open: dict[str, tuple[Kind, float]] = {}  # kind and load of jobs to be done, by name
         self._took: dict[Kind, StageTiming] = defaultdict(StageTiming)
-        self._running: dict[str, tuple[Kind, StageTiming]] = {}  # what is done of it
+        self._running: dict[str, StageTiming] = {}  # the part that is done
         self._since: dict[str, float] = {}  # when a worker last began or ended something
         self._counting = False
-        self._known: set[int] = set()
-        self._ascents: set[object] = set()
-        self._trials: dict[tuple[str, str], StageTiming] = defaultdict(StageTiming)
-        for job in self._catalog.helpers:
-            self._add(job.name, job.scenario, self._load.helper(job).passes)
-        for scenario in plan.scenarios:
-            name = victim_job(scenario).name
-            self._add(name, scenario, self._load.victim(scenario).passes)
+        self._shared: set[Hashable] = set()  # first stages that are counted
+        self._trials: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)  # loads
+        for job in (*self._catalog.helpers, *map(victim_job, plan.scenarios)):
+            self._open[job.name] = _kind(job), self._load.of(job).passes
         for trial in plan.trials:
-            self._know(trial)
+            self._add(trial)
 
     def begin(self) -> None:
         """Count from now on: what was decided before was stored."""
@@ -68,85 +65,71 @@ class RemainingTime:
     def heard(self, job: Job, place: str, now: float, done: int = 0, of: int = 0) -> None:
         """Take news of a running job."""
         if job.trials:
-            self._know(job.trial)
+            self._add(job.trial)
         seconds = now - self._since.setdefault(place, now)
         if of:
-            part = StageTiming(seconds=seconds, load=self._load.of(job).passes * done / of)
-            self._running[job.name] = (_kind(job.name, job.scenario), part)
+            load = self._load.of(job).passes * done / of
+            self._running[job.name] = StageTiming(seconds=seconds, load=load)
 
     def ended(self, job: Job, place: str, now: float, spent: float = 0.0) -> None:
-        """Take the end of a job; `spent` seconds on its worker, if somebody counted."""
+        """Take the end of a job; `spent` seconds on its worker, if they were counted."""
         self._running.pop(job.name, None)
         seconds = spent or now - self._since.get(place, now)
         self._since[place] = now
-        if job.is_trial:  # its load comes with its verdict
-            self._took[_kind(job.name, job.scenario)].add(seconds, 0.0)
-            return
-        self._took[_kind(job.name, job.scenario)].add(seconds, self._load.of(job).passes)
-        self._remove(job.name, job.scenario)
+        # The load of a trial comes with its verdict.
+        load = 0.0 if job.is_trial else self._load.of(job).passes
+        self._took[_kind(job)].add(seconds, load)
+        if not job.is_trial:
+            self._open.pop(job.name, None)
         if job.kind is JobKind.VICTIM:
             self.victim(job.scenario)
 
     def victim(self, scenario: Scenario) -> None:
         """Take note that a victim is there."""
-        self._remove(victim_job(scenario).name, scenario)
-        for helper in self._catalog.helpers_of(scenario):
-            self._remove(helper.name, helper.scenario)
+        for job in (victim_job(scenario), *self._catalog.helpers_of(scenario)):
+            self._open.pop(job.name, None)
 
     def decided(self, trial: Trial) -> None:
         """Take a verdict on a trial; it may come without the trial ever having run."""
-        self._know(trial)
+        self._add(trial)
         self._running.pop(trial.name, None)
-        group = self._catalog.group_of(trial)
-        load = self._remove(trial.name, trial.scenario)
-        self._remove(group.job.name, group.scenario)
-        self._remove(victim_job(trial.scenario).name, trial.scenario)
-        if self._counting:
-            self._took[_kind(trial.name, trial.scenario)].add(0.0, load)
+        for job in (victim_job(trial.scenario), self._catalog.group_of(trial).job):
+            self._open.pop(job.name, None)
+        kind, load = self._open.pop(trial.name, (None, 0.0))
+        if kind is not None and self._counting:
+            self._took[kind].add(0.0, load)
 
     def left(self, workers: int) -> float | None:
         """Return the seconds until the end, or None as long as nothing is known."""
         undrawn = self._plan.most_settings - len(self._plan.settings)
         if not self._open and not undrawn:
             return 0.0
-        left = dict(self._left)
-        for scenario in self._plan.scenarios:  # with settings that are not drawn yet
-            of_each = self._trials[machine_of(scenario)].rate or 0.0
-            kind = "trial", machine_of(scenario)
-            left[kind] = left.get(kind, 0.0) + undrawn * of_each
-        for kind, part in self._running.values():
-            left[kind] -= part.load
-        total = 0.0
-        for kind, load in left.items():
-            if load > 0:
-                rate = self._rate(kind)
-                if rate is None:
-                    return None
-                total += rate * load
+        left: dict[Kind, float] = defaultdict(float)
+        for name, (kind, load) in self._open.items():
+            left[kind] += load - (self._running[name].load if name in self._running else 0.0)
+        for scenario in self._plan.scenarios if undrawn else ():
+            machine = machine_of(scenario)
+            left["trial", machine] += undrawn * fmean(self._trials[machine].values() or [0.0])
+        rates = {kind: self._rate(kind) for kind, load in left.items() if load > 0}
+        if None in rates.values():
+            return None
+        total = sum((rate or 0.0) * left[kind] for kind, rate in rates.items())
         return total / max(1, min(workers, len(self._open)))
 
-    def _know(self, trial: Trial) -> None:
+    def _add(self, trial: Trial) -> None:
         """Take in a trial, of the plan from the start or drawn since; once is enough."""
-        if trial.number in self._known:
+        known = self._trials[machine_of(trial.scenario)]
+        if trial.number in known:
             return
-        self._known.add(trial.number)
         group = self._catalog.known(trial) or self._catalog.add(trial)
         last = len(chain_of(trial)) - 1
-        if last and group.shared not in self._ascents:
-            self._ascents.add(group.shared)
-            self._add(group.job.name, group.scenario, self._load.stage(trial, 0).passes)
-        load = self._load.stage(trial, last).passes
-        self._add(trial.name, trial.scenario, load)
-        self._trials[machine_of(trial.scenario)].add(load, 1)
-
-    def _add(self, name: str, scenario: Scenario, load: float) -> None:
-        self._open[name] = load
-        self._left[_kind(name, scenario)] += load
-
-    def _remove(self, name: str, scenario: Scenario) -> float:
-        load = self._open.pop(name, 0.0)
-        self._left[_kind(name, scenario)] -= load
-        return load
+        jobs = [self._catalog.job(trial, last)]
+        if last and group.shared not in self._shared:
+            self._shared.add(group.shared)
+            jobs.append(group.job)
+        for job in jobs:
+            self._open[job.name] = _kind(job), self._load.of(job).passes
+        known[trial.number] = self._open[trial.name][1]
 
     def _rate(self, kind: Kind) -> float | None:
         """Return seconds per load of a stage: its own, or on other networks, or of any stage.
@@ -154,15 +137,14 @@ class RemainingTime:
         As long as nothing has ended, what is done of the jobs that run has to serve.
         """
         stage = [timing for (name, _), timing in self._took.items() if name == kind[0]]
-        running = [part for _, part in self._running.values()]
-        for timings in ([self._took[kind]], stage, list(self._took.values()), running):
+        for timings in ([self._took[kind]], stage, self._took.values(), self._running.values()):
             if load := sum(timing.load for timing in timings):
                 return sum(timing.seconds for timing in timings) / load
         return None
 
 
-def _kind(name: str, scenario: Scenario) -> Kind:
-    return name.partition("-")[0], machine_of(scenario)
+def _kind(job: Job) -> Kind:
+    return job.name.partition("-")[0], machine_of(job.scenario)
 
 
 RECENT = 3  # finished trials that a screen shows
@@ -195,7 +177,12 @@ class BestSoFar:
 
 
 class ProgressState:
-    """Counts of a running study, from what its observer hears."""
+    """Counts of a running study, from what its callback receives.
+
+    Args:
+        plan: Of the study.
+        reached: What a done trial reached; None if that counts for nothing.
+    """
 
     def __init__(self, plan: Plan, reached: Callable[[Trial], TrialValue | None]) -> None:
         self.plan = plan
@@ -205,19 +192,18 @@ class ProgressState:
         self.abandoned: set[int] = set()
         self.weak: set[int] = set()
         self.victims_left = len(plan.scenarios)
+        self.names = short_names([scenario.columns for scenario in plan.scenarios])  # by number
         self._reached = reached
         self._values: dict[int, float] = {}  # by the trial's number
         self._leader: tuple[int, BestSoFar | None] = (-1, None)
-        self._axes: tuple[int, tuple[str, ...]] = (-1, ())
-        self._outlook = RemainingTime(plan)
+        self._remaining = RemainingTime(plan)
         self._started = time.monotonic()
-        self._workers: dict[str, str] = {}
-        self._names = short_names([scenario.columns for scenario in plan.scenarios])
+        self._places: dict[str, int] = {}  # workers, numbered as they report
 
     def begin(self) -> None:
         """Start the clock."""
         self._started = time.monotonic()
-        self._outlook.begin()
+        self._remaining.begin()
 
     def start(self, job: Job) -> None:
         self.running[job.name] = (job, None)
@@ -226,16 +212,16 @@ class ProgressState:
         if job.name in self.running:
             self.running[job.name] = (job, progress)
         now = time.monotonic()
-        self._outlook.heard(job, progress.place, now, progress.epoch, progress.epochs)
-        self._seen(progress.place)
+        self._remaining.heard(job, progress.place, now, progress.epoch, progress.epochs)
+        self._places.setdefault(progress.place, len(self._places) + 1)
 
     def end(self, job: Job, result: JobResult) -> None:
         self.running.pop(job.name, None)
-        self._outlook.ended(job, result.place, time.monotonic(), result.spent)
+        self._remaining.ended(job, result.place, time.monotonic(), result.spent)
 
     def victim(self, scenario: Scenario, *, weak: bool) -> None:
         self.victims_left -= 1
-        self._outlook.victim(scenario)
+        self._remaining.victim(scenario)
         if weak:
             self.weak.add(scenario.number)
 
@@ -243,7 +229,7 @@ class ProgressState:
         trial = verdict.trial
         self.running.pop(trial.name, None)  # stopped, if it still runs
         self.statuses[verdict.status] += 1
-        self._outlook.decided(trial)
+        self._remaining.decided(trial)
         if verdict.pruning is not None and verdict.pruning.level == "setting":
             self.abandoned.add(trial.setting.number)
         reached = self._reached(trial) if verdict.status is Status.DONE else None
@@ -262,15 +248,13 @@ class ProgressState:
     @property
     def left(self) -> float | None:
         """Seconds until the end, once something is known."""
-        return self._outlook.left(len(self._workers))
+        return self._remaining.left(len(self._places))
 
     def worker(self, place: str) -> str:
         """Return a short name of a worker: a number, with its machine where there are several."""
-        return self._workers.get(place, "")
-
-    def name(self, scenario: Scenario) -> str:
-        """Return what tells a scenario from the others, in few words."""
-        return self._names[scenario.number]
+        host = place.partition(":")[0]
+        several = any(known.partition(":")[0] != host for known in self._places)
+        return f"{host}/{self._places[place]}" if several else str(self._places[place])
 
     @property
     def leader(self) -> BestSoFar | None:
@@ -280,52 +264,39 @@ class ProgressState:
         return self._leader[1]
 
     def _lead(self) -> BestSoFar | None:
-        objective = self.plan.study.objective
+        rows, objective, values = self.plan.rows, self.plan.study.objective, self._values
+        weak = self.weak
         choice = Choice(
-            point_of(
-                trial,
-                objective,
-                self._values.get(trial.number),
-                took=trial.scenario.number not in self.weak,
-            )
-            for trial in self.plan.rows
+            point_of(t, objective, values.get(t.number), took=t.scenario.number not in weak)
+            for t in rows
         )
         ranked = choice.overall()
         if not ranked:
             return None
         best = ranked[0]
-        axes = [axis for axis in self._varied() if axis != "defence_seed" or not choice.crossed]
+        axes = self.plan.varied() if self.plan.study.search else self._axes
         trial = next(
             trial
-            for trial, point in zip(self.plan.rows, choice.points, strict=True)
+            for trial, point in zip(rows, choice.points, strict=True)
             if choice.name(point) == best.name
         )
+        point = self.plan.point(trial)
+        shown = [axis for axis in axes if axis != "defence_seed" or not choice.crossed]
         return BestSoFar(
-            text=setting_text((axis, cell_text(self.plan.point(trial)[axis])) for axis in axes),
+            text=setting_text((axis, cell_text(point[axis])) for axis in shown),
             value=abs(best.mean),
             scenarios=best.scenarios,
             lead=margin(ranked),
         )
 
-    def _varied(self) -> tuple[str, ...]:
-        """Return the axes that tell settings apart, asked again where settings were drawn."""
-        if self._axes[0] != len(self.plan.trials):
-            self._axes = (len(self.plan.trials), self.plan.varied())
-        return self._axes[1]
-
-    def _seen(self, place: str) -> None:
-        if place not in self._workers:
-            hosts = {known.partition(":")[0] for known in (*self._workers, place)}
-            self._workers[place] = ""
-            for number, known in enumerate(self._workers, start=1):
-                host = f"{known.partition(':')[0]}/" if len(hosts) > 1 else ""
-                self._workers[known] = f"{host}{number}"
+    @cached_property
+    def _axes(self) -> tuple[str, ...]:
+        """The axes that tell the settings of a grid apart."""
+        return self.plan.varied()
 
     def counts(self) -> str:
         """Return how many trials are decided, and how."""
-        counts = ", ".join(
-            f"{self.statuses[status]} {status}" for status in Status if self.statuses[status]
-        )
+        counts = ", ".join(f"{self.statuses[s]} {s}" for s in Status if self.statuses[s])
         text = f"{self.decided_count}/{self.plan.most_trials} trials"
         return f"{text} ({counts})" if counts else text
 
@@ -349,24 +320,21 @@ SILENCE = 30.0  # seconds without news, after which a line says so
 LOOK = 1.0  # seconds between looks for that
 ROWS = 16  # of running jobs on a screen
 SHOWN = 4  # running jobs in a plain line
-STAGES = {"train_victim": "train victim"}  # what a stage is called on a screen
 
 
 class ProgressView(StudyCallback):
-    """The observer that keeps the terminal up to date.
+    """The callback that keeps the terminal up to date.
 
     Args:
         console: Where to write.
-        tally: What to write.
+        state: What to write.
         log_of: Where the log of a job lies, by its name.
     """
 
     def __init__(
-        self, console: Console, tally: ProgressState, log_of: Callable[[str], Path] | None = None
+        self, console: Console, state: ProgressState, log_of: Callable[[str], Path] | None = None
     ) -> None:
-        self._console = console
-        self._tally = tally
-        self._log_of = log_of
+        self._console, self._state, self._log_of = console, state, log_of
         self._live: Live | None = None
         self._open = False
         self._next_line = 0.0
@@ -374,7 +342,7 @@ class ProgressView(StudyCallback):
         self._left = threading.Event()
 
     def __enter__(self) -> Self:
-        self._tally.begin()
+        self._state.begin()
         self._open = True
         self._heard = time.monotonic()
         self._left.clear()
@@ -397,49 +365,53 @@ class ProgressView(StudyCallback):
             self._live.__exit__(None, None, None)
             self._live = None
         elif self._open and not any(reason):
-            self.say(self._line())
+            self._say(self._line())
         self._open = False
 
-    def say(self, text: str, style: str = "", job: str = "") -> None:
-        """Print a line that stays; `job` is whose log it leads to."""
-        self._console.print(Text(text, style=self._style(style, job)), soft_wrap=True)
-
     def started(self, job: Job) -> None:
-        self._tally.start(job)
+        self._state.start(job)
         self._tick()
 
     def progressed(self, job: Job, progress: Progress) -> None:
-        self._tally.progress(job, progress)
+        self._state.progress(job, progress)
         self._tick()
 
     def ended(self, job: Job, result: JobResult) -> None:
-        self._tally.end(job, result)
+        self._state.end(job, result)
         if result.error:
-            text = f"failed: {job.name} ({self._tally.name(job.scenario)}): {result.reason}"
-            self.say(text, "red", job.name)
+            name = self._name(job.scenario)
+            self._say(f"failed: {job.name} ({name}): {result.reason}", "red", job.name)
         self._tick()
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
-        rule, reached = self._tally.plan.study.victim_rule, finding.evaluation.selection
+        rule, reached = self._state.plan.study.victim_rule, finding.evaluation.selection
         weak = not rule.admits(reached)
-        self._tally.victim(scenario, weak=weak)
+        self._state.victim(scenario, weak=weak)
         if weak:
-            name = self._tally.name(scenario)
-            wanted = f"wanted {rule.min_acc:.1%} and {rule.min_asr:.1%}"
-            reach = f"ACC {reached.acc:.1%}, ASR {reached.asr:.1%}"
-            self.say(f"weak victim: {name}: {reach}; {wanted}", "yellow")
+            self._say(
+                f"weak victim: {self._name(scenario)}: ACC {reached.acc:.1%}, ASR "
+                f"{reached.asr:.1%}; wanted {rule.min_acc:.1%} and {rule.min_asr:.1%}",
+                "yellow",
+            )
 
     def decided(self, verdict: Verdict) -> None:
-        self._tally.decided(verdict)
+        self._state.decided(verdict)
         if self._open and verdict.pruning is not None:
-            text = sentence(self._tally.plan, verdict.pruning)
-            self.say(text, "magenta", verdict.trial.name)
+            text = sentence(self._state.plan, verdict.pruning)
+            self._say(text, "magenta", verdict.trial.name)
         self._tick()
+
+    def _say(self, text: str, style: str = "", job: str = "") -> None:
+        """Print a line that stays; `job` is whose log it leads to."""
+        self._console.print(Text(text, style=self._style(style, job)), soft_wrap=True)
 
     def _style(self, style: str, job: str) -> Style:
         """Return a style that a terminal which can makes a link to a job's log."""
         link = self._log_of(job).as_uri() if job and self._log_of is not None else None
         return Style.parse(style) + Style(link=link)
+
+    def _name(self, scenario: Scenario) -> str:
+        return self._state.names[scenario.number]
 
     def _listen(self) -> None:
         """Say that nothing is heard, at ever longer intervals: of a node that is cut off, say."""
@@ -448,89 +420,85 @@ class ProgressView(StudyCallback):
             if heard != self._heard:
                 heard, patience = self._heard, SILENCE
             silence = time.monotonic() - heard
-            running = [self._doing(job, progress) for job, progress in self._active()]
-            if running and silence >= patience:
+            if silence >= patience and (running := self._running()):
                 patience *= 2
-                more = f"; {len(running) - SHOWN} more" if len(running) > SHOWN else ""
-                of = "; ".join(running[:SHOWN])
-                self.say(f"{span(self._tally.elapsed)}  no news for {span(silence)} of {of}{more}")
+                self._say(f"{span(self._state.elapsed)}  no news for {span(silence)} of {running}")
 
     def _tick(self) -> None:
         self._heard = time.monotonic()
-        if not self._open or self._live is not None or time.monotonic() < self._next_line:
+        if not self._open or self._live is not None or self._heard < self._next_line:
             return
-        self._next_line = time.monotonic() + PLAIN_EVERY
-        self.say(self._line())
-        running = [self._doing(job, progress) for job, progress in self._active()]
-        if running:
-            more = f"; {len(running) - SHOWN} more" if len(running) > SHOWN else ""
-            self.say(f"      {'; '.join(running[:SHOWN])}{more}")
-        if self._tally.recent:
-            self.say(f"      last: {self._outcome(*self._tally.recent[-1])}")
+        self._next_line = self._heard + PLAIN_EVERY
+        self._say(self._line())
+        if running := self._running():
+            self._say(f"      {running}")
+        if self._state.recent:
+            self._say(f"      last: {self._outcome(*self._state.recent[-1])}")
 
     def _line(self) -> str:
         """Return the state of the study in one line."""
-        tally = self._tally
-        left = tally.left
-        parts = (
-            tally.counts(),
-            tally.best(),
-            "" if left is None or not tally.running else f"about {span(left)} left",
-        )
-        return f"{span(tally.elapsed)}  {'; '.join(part for part in parts if part)}"
+        state, left = self._state, self._state.left
+        time_left = "" if left is None or not state.running else f"about {span(left)} left"
+        parts = filter(None, (state.counts(), state.best(), time_left))
+        return f"{span(state.elapsed)}  {'; '.join(parts)}"
 
     def _active(self) -> list[tuple[Job, Progress | None]]:
         """Return what workers are at, first those that have said so."""
-        running = list(self._tally.running.values())
-        return sorted(running, key=lambda pair: pair[1] is None)
+        return sorted(list(self._state.running.values()), key=lambda pair: pair[1] is None)
+
+    def _running(self) -> str:
+        """Return what workers are at, in a line."""
+        active = self._active()
+        more = f"; {len(active) - SHOWN} more" if len(active) > SHOWN else ""
+        return "; ".join(self._doing(*pair) for pair in active[:SHOWN]) + more
 
     def _doing(self, job: Job, progress: Progress | None) -> str:
         what = job.text if progress is None else _stage(progress)
-        worker = "" if progress is None else self._tally.worker(progress.place)
-        place = f" on {worker}" if "/" in worker else ""
-        return f"{what} of {self._tally.name(job.scenario)}{place}"
+        worker = "" if progress is None else self._state.worker(progress.place)
+        return f"{what} of {self._name(job.scenario)}{f' on {worker}' if '/' in worker else ''}"
 
     def _outcome(self, trial: Trial, reached: TrialValue) -> str:
         """Return what a trial came to, in a line."""
-        objective, metrics = self._tally.plan.study.objective, reached.metrics
-        parts = [f"ACC {metrics.acc:.1%}", f"ASR {metrics.asr:.1%}"]
+        objective, metrics = self._state.plan.study.objective, reached.metrics
+        text = f"ACC {metrics.acc:.1%}, ASR {metrics.asr:.1%}"
         if objective.value not in ("acc", "asr"):
-            parts.append(f"{objective.value.upper()} {amount(objective, reached.value)}")
-        where = self._tally.name(trial.scenario)
-        return f"{trial.name} {', '.join(parts)} ({where}; {trial.setting.text})"
+            text += f", {objective.value.upper()} {amount(objective, reached.value)}"
+        return f"{trial.name} {text} ({self._name(trial.scenario)}; {trial.setting.text})"
 
     def _render(self) -> Group:
-        tally = self._tally
-        total, left = tally.plan.most_trials, tally.left
-        width = max(10, min(40, self._console.width - 40))
+        state, left = self._state, self._state.left
         head = Table.grid(padding=(0, 1))
-        time_left = "" if left is None else f", about {span(left)} left"
         head.add_row(
-            ProgressBar(total=total, completed=tally.decided_count, width=width),
-            Text(f"{span(tally.elapsed)}{time_left}"),
+            ProgressBar(
+                total=state.plan.most_trials,
+                completed=state.decided_count,
+                width=max(10, min(40, self._console.width - 40)),
+            ),
+            Text(span(state.elapsed) + ("" if left is None else f", about {span(left)} left")),
         )
-        scenarios = len(tally.plan.scenarios)
-        victims = f"victims {scenarios - tally.victims_left}/{scenarios}"
-        if tally.weak:
-            victims += f" ({len(tally.weak)} weak)"
-        given_up = f"; {len(tally.abandoned)} settings abandoned" if tally.abandoned else ""
-        lines = [Text(f"{tally.counts()}; {victims}{given_up}")]
-        if best := tally.best():
-            lines.append(Text(best, style="bold"))
-        return Group(head, *lines, self._workers(), self._recent())
+        scenarios = len(state.plan.scenarios)
+        text = f"{state.counts()}; victims {scenarios - state.victims_left}/{scenarios}"
+        text += f" ({len(state.weak)} weak)" if state.weak else ""
+        text += f"; {len(state.abandoned)} settings abandoned" if state.abandoned else ""
+        best = state.best()
+        recent = (
+            Text(self._outcome(*pair), style=self._style("green", pair[0].name))
+            for pair in state.recent
+        )
+        lines = [Text(text), *([Text(best, style="bold")] if best else [])]
+        return Group(head, *lines, self._workers(), *recent)
 
     def _workers(self) -> Table:
-        """Return a row for each job in work: worker, job, stage and epoch, what it is about."""
+        """Return a row for each running job: worker, job, stage and epoch, what it is about."""
         table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
+        for _ in range(3):
+            table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         active = self._active()
         for job, progress in active[:ROWS]:
-            place = "" if progress is None else self._tally.worker(progress.place)
+            place = "" if progress is None else self._state.worker(progress.place)
             stage = "waits" if progress is None else _stage(progress)
-            about = Text(self._tally.name(job.scenario))
+            about = Text(self._name(job.scenario))
             if job.text not in ("victim", "ascent"):  # what its name says already
                 about.append(f"  {job.text}", style="dim")
             named = Text(job.name, style=self._style("cyan", job.name))
@@ -539,16 +507,9 @@ class ProgressView(StudyCallback):
             table.add_row("", Text(f"and {len(active) - ROWS} more", style="dim"), "", "")
         return table
 
-    def _recent(self) -> Group:
-        lines = []
-        for trial, reached in self._tally.recent:
-            style = self._style("green", trial.name)
-            lines.append(Text(self._outcome(trial, reached), style=style))
-        return Group(*lines)
-
 
 def _stage(progress: Progress) -> str:
-    name = STAGES.get(progress.stage, progress.stage)
+    name = progress.stage.replace("train_victim", "train victim")
     if progress.pause:
         return f"{name} by another study"
     return f"{name} {progress.epoch}/{progress.epochs}" if progress.epochs else name

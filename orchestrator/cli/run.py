@@ -115,12 +115,12 @@ class _Run:
         self.retention = ModelRetention(scheduler, results, store)
         runs = RunRecords(scheduler, results, findings, store, self.pictures)
         self.mlflow_callback = MlflowCallback(self.mlflow, scheduler, runs, self.retention)
-        self.tally = ProgressState(plan, self._reached)
+        self.state = ProgressState(plan, self._reached)
         logs = TrialLogs(folder, scheduler)
-        self.screen = ProgressView(console, self.tally, logs.path)
+        self.view = ProgressView(console, self.state, logs.path)
         self.starts = StartLog(folder.logs, compute.device)
         callbacks.add(
-            self.screen, self.pictures, self.retention, self.mlflow_callback, logs, self.starts
+            self.view, self.pictures, self.retention, self.mlflow_callback, logs, self.starts
         )
         self.storage_mirror: StorageMirror | None = None
         if study.optuna_storage is not None:
@@ -139,19 +139,19 @@ class _Run:
             several = self.shares.likely(self._chosen.nodes, self.plan.scenarios) > 1
             several = several and not self._chosen.inline
             self.scheduler.open(lengths(self.plan) if several else None)
-            stored = self.tally.decided_count
+            stored = self.state.decided_count
             if stored:
                 self.console.print(f"{count(stored, 'trial')} decided already")
-            with self.screen:
+            with self.view:
                 self._execute()
             drawable = self.scheduler.allowance.spent and self.scheduler.drawing.possible
             trials = self.plan.most_trials if drawable else len(self.plan.trials)
-            pending = trials - self.tally.decided_count
+            pending = trials - self.state.decided_count
             whole = not pending
         finally:
             self._chosen.leave()
             self._conclude(whole=whole)
-        failures = self.tally.statuses[Status.FAILED]
+        failures = self.state.statuses[Status.FAILED]
         self._say_where(failures)
         if pending:
             raise BudgetExhausted(
@@ -237,7 +237,7 @@ class _Run:
         if self.mlflow.run_ids() != known:
             self.results.write(self.folder.path, self.mlflow.run_ids())  # now with all of them
         tags, reached = conclusion(self.folder.path)
-        metrics = {f"trials_{s}": float(self.tally.statuses[s]) for s in Status}
+        metrics = {f"trials_{s}": float(self.state.statuses[s]) for s in Status}
         self.mlflow_callback.study_record(
             status="FINISHED" if whole else "KILLED",
             metrics={**metrics, **reached} if whole else {},

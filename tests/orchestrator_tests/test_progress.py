@@ -101,19 +101,19 @@ def nothing(_: Trial) -> None:
 
 
 def test_counts(plan: Plan, clock: Clock) -> None:
-    tally = ProgressState(plan, nothing)
-    assert tally.counts() == "0/8 trials"
-    tally.decided(verdict(plan, 0))
-    tally.decided(verdict(plan, 1))
-    tally.decided(verdict(plan, 2, Status.PRUNED))
-    tally.decided(verdict(plan, 3, Status.FAILED))
-    assert tally.decided_count == 4
-    assert tally.counts() == "4/8 trials (2 done, 1 pruned, 1 failed)"
-    assert tally.best() == ""
+    state = ProgressState(plan, nothing)
+    assert state.counts() == "0/8 trials"
+    state.decided(verdict(plan, 0))
+    state.decided(verdict(plan, 1))
+    state.decided(verdict(plan, 2, Status.PRUNED))
+    state.decided(verdict(plan, 3, Status.FAILED))
+    assert state.decided_count == 4
+    assert state.counts() == "4/8 trials (2 done, 1 pruned, 1 failed)"
+    assert state.best() == ""
     clock.now += 65
-    assert tally.elapsed == 65
-    tally.begin()
-    assert tally.elapsed == 0
+    assert state.elapsed == 65
+    state.begin()
+    assert state.elapsed == 0
 
 
 def finding(acc: float = 0.9, asr: float = 0.95) -> Any:
@@ -244,8 +244,8 @@ def test_a_decision_to_prune_is_told_with_its_evidence(clock: Clock, tmp_path: P
 
 def test_the_live_view_shows_who_does_what(plan: Plan, clock: Clock, tmp_path: Path) -> None:
     shown = console(terminal=True)
-    tally = ProgressState(plan, lambda _: reached(0.75))
-    screen = ProgressView(shown, tally, lambda name: tmp_path / f"{name}.log")
+    state = ProgressState(plan, lambda _: reached(0.75))
+    screen = ProgressView(shown, state, lambda name: tmp_path / f"{name}.log")
     with screen:
         for number in range(3):
             item = trial_job(plan.trials[number])
@@ -275,8 +275,8 @@ def test_a_narrow_terminal_cuts_no_number_off(clock: Clock) -> None:
     settings = {"unlearn_threshold": (0.1, 0.2), "reinit_ratio": (0.25, 1.0), "alpha": (0.7, 0.8)}
     study = small_study(settings=settings, grid={"seeds": (0, 1)})
     plan = make_plan(study)
-    tally = ProgressState(plan, lambda _: reached(0.912))
-    screen = ProgressView(console(), tally)
+    state = ProgressState(plan, lambda _: reached(0.912))
+    screen = ProgressView(console(), state)
     for trial in plan.trials[:20]:
         item = trial_job(trial)
         screen.started(item)
@@ -312,24 +312,24 @@ def test_a_whole_study_ends_with_all_counted_and_nothing_running(
         point = metrics(row["acc_after_selection"], row["asr_after_selection"])
         return TrialValue(value=row["der_selection"], metrics=Metrics(**point))
 
-    tally = ProgressState(desk.plan, of)
+    state = ProgressState(desk.plan, of)
     shown = console(width=100)
-    screen = ProgressView(shown, tally)
+    screen = ProgressView(shown, state)
     desk.watch(screen)
     with screen:
         Workers(Random(1), 3).run(desk)
-    assert tally.running == {}
-    assert tally.victims_left == 0
+    assert state.running == {}
+    assert state.victims_left == 0
     statuses = desk.statuses()
-    assert tally.statuses == {Status(s): statuses.count(s) for s in set(statuses)}
+    assert state.statuses == {Status(s): statuses.count(s) for s in set(statuses)}
     assert len(desk.recorder.verdicts) == 24
-    assert tally.leader is not None
+    assert state.leader is not None
     by_setting: dict[float, list[float]] = {}
     for row in desk.rows():
         if row["status"] == "done":
             by_setting.setdefault(row["alpha"], []).append(row["der_selection"])
     whole = {alpha: sum(v) / len(v) for alpha, v in by_setting.items() if len(v) == 6}
-    assert tally.leader.value == pytest.approx(max(whole.values()))
-    assert tally.left == 0
+    assert state.leader.value == pytest.approx(max(whole.values()))
+    assert state.left == 0
     assert output(shown).startswith("0:00  0/24 trials\n")
     clock.now += 1

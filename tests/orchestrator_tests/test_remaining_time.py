@@ -31,76 +31,76 @@ def ascent(plan: Plan, number: int) -> Job:
 
 
 def test_nothing_is_known_before_anything_ran(plan: Plan) -> None:
-    outlook = RemainingTime(plan)
-    assert outlook.left(1) is None
-    outlook.heard(victim(plan, 0), "a:1", 0.0, 0, 20)
-    assert outlook.left(1) is None  # not a twentieth of it is done
+    remaining = RemainingTime(plan)
+    assert remaining.left(1) is None
+    remaining.heard(victim(plan, 0), "a:1", 0.0, 0, 20)
+    assert remaining.left(1) is None  # not a twentieth of it is done
 
 
 def test_stages_are_counted_apart(plan: Plan) -> None:
     """Victims of 100 s, ascents of 10, trials of 1: three, three and eleven are left."""
-    outlook = RemainingTime(plan)
-    outlook.begin()
+    remaining = RemainingTime(plan)
+    remaining.begin()
     now = 0.0
     for job, seconds in ((victim(plan, 0), 100.0), (ascent(plan, 0), 10.0)):
-        outlook.heard(job, "a:1", now)
+        remaining.heard(job, "a:1", now)
         now += seconds
-        outlook.ended(job, "a:1", now)
-    outlook.heard(trial(plan, 0), "a:1", now)
-    outlook.ended(trial(plan, 0), "a:1", now + 1)
-    outlook.decided(plan.trials[0])
-    assert outlook.left(1) == pytest.approx(3 * 100 + 3 * 10 + 11 * 1)
-    assert outlook.left(2) == pytest.approx((3 * 100 + 3 * 10 + 11 * 1) / 2)
+        remaining.ended(job, "a:1", now)
+    remaining.heard(trial(plan, 0), "a:1", now)
+    remaining.ended(trial(plan, 0), "a:1", now + 1)
+    remaining.decided(plan.trials[0])
+    assert remaining.left(1) == pytest.approx(3 * 100 + 3 * 10 + 11 * 1)
+    assert remaining.left(2) == pytest.approx((3 * 100 + 3 * 10 + 11 * 1) / 2)
 
 
 def test_an_unknown_stage_is_told_from_a_known_one(plan: Plan) -> None:
-    outlook, load = RemainingTime(plan), Workload(plan)
-    outlook.begin()
-    outlook.heard(victim(plan, 0), "a:1", 0.0)
-    outlook.ended(victim(plan, 0), "a:1", 60.0)
+    remaining, load = RemainingTime(plan), Workload(plan)
+    remaining.begin()
+    remaining.heard(victim(plan, 0), "a:1", 0.0)
+    remaining.ended(victim(plan, 0), "a:1", 60.0)
     rate = 60 / load.victim(plan.scenarios[0]).passes
     rest = 4 * load.ascent(plan.trials[0]).passes + 12 * load.relearn(plan.trials[0]).passes
-    assert outlook.left(1) == pytest.approx(3 * 60 + rate * rest)
+    assert remaining.left(1) == pytest.approx(3 * 60 + rate * rest)
 
 
 def test_what_is_done_of_a_running_job_is_not_left(plan: Plan) -> None:
-    outlook = RemainingTime(plan)
-    outlook.begin()
-    outlook.heard(victim(plan, 0), "a:1", 0.0)
-    outlook.ended(victim(plan, 0), "a:1", 60.0)
-    before = outlook.left(1)
+    remaining = RemainingTime(plan)
+    remaining.begin()
+    remaining.heard(victim(plan, 0), "a:1", 0.0)
+    remaining.ended(victim(plan, 0), "a:1", 60.0)
+    before = remaining.left(1)
     first = RemainingTime(plan)
     first.heard(victim(plan, 0), "a:1", 0.0)
     first.heard(victim(plan, 0), "a:1", 15.0, 5, 20)  # nothing has ended yet
     assert first.left(1) == pytest.approx((before or 0.0) + 45)
-    outlook.heard(victim(plan, 1), "a:1", 75.0, 5, 20)
+    remaining.heard(victim(plan, 1), "a:1", 75.0, 5, 20)
     assert before is not None
-    assert outlook.left(1) == pytest.approx(before - 15)
+    assert remaining.left(1) == pytest.approx(before - 15)
 
 
 def test_shared_and_pruned_trials_make_the_rest_cheaper(plan: Plan) -> None:
-    outlook = RemainingTime(plan)
+    remaining = RemainingTime(plan)
     for number in range(4):
-        outlook.victim(plan.scenarios[number])
-        outlook.ended(ascent(plan, number), "a:1", 0.0)
-    outlook.begin()
-    outlook.heard(trial(plan, 0), "a:1", 0.0)
-    outlook.ended(trial(plan, 0), "a:1", 8.0)
-    outlook.decided(plan.trials[0])
-    assert outlook.left(1) == pytest.approx(11 * 8)
-    outlook.decided(plan.trials[1])  # never ran
-    assert outlook.left(1) == pytest.approx(10 * 4)
+        remaining.victim(plan.scenarios[number])
+        remaining.ended(ascent(plan, number), "a:1", 0.0)
+    remaining.begin()
+    remaining.heard(trial(plan, 0), "a:1", 0.0)
+    remaining.ended(trial(plan, 0), "a:1", 8.0)
+    remaining.decided(plan.trials[0])
+    assert remaining.left(1) == pytest.approx(11 * 8)
+    remaining.decided(plan.trials[1])  # never ran
+    assert remaining.left(1) == pytest.approx(10 * 4)
 
 
 def test_what_was_stored_says_nothing_of_the_pace(plan: Plan) -> None:
-    outlook = RemainingTime(plan)
+    remaining = RemainingTime(plan)
     for done in plan.trials[:6]:
-        outlook.decided(done)
-    outlook.begin()
-    assert outlook.left(1) is None
+        remaining.decided(done)
+    remaining.begin()
+    assert remaining.left(1) is None
     for done in plan.trials[6:]:
-        outlook.decided(done)
-    assert outlook.left(1) == 0
+        remaining.decided(done)
+    assert remaining.left(1) == 0
 
 
 def test_networks_are_timed_apart() -> None:
@@ -112,10 +112,10 @@ def test_networks_are_timed_apart() -> None:
     plan = make_plan(study)
     plan = replace(plan, trials=[])  # victims alone
     narrow, _, wide, _ = plan.scenarios
-    outlook = RemainingTime(plan)
-    outlook.begin()
+    remaining = RemainingTime(plan)
+    remaining.begin()
     for scenario, seconds in ((narrow, 10.0), (wide, 90.0)):
         job = victim_job(scenario)
-        outlook.heard(job, "a:1", 0.0)
-        outlook.ended(job, "a:1", 0.0, spent=seconds)
-    assert outlook.left(1) == pytest.approx(100.0)
+        remaining.heard(job, "a:1", 0.0)
+        remaining.ended(job, "a:1", 0.0, spent=seconds)
+    assert remaining.left(1) == pytest.approx(100.0)

@@ -30,26 +30,26 @@ from ulrl.attacks.blended import Blended
 from ulrl.metrics import Metrics
 
 
-def tally_of(
+def state_of(
     plan: Plan, values: dict[tuple[int, int], float], weak: Sequence[int] = ()
 ) -> ProgressState:
-    """Return the tally after all trials that have a value, by (setting, scenario)."""
+    """Return the state after all trials that have a value, by (setting, scenario)."""
 
     def reached(trial: Trial) -> TrialValue:
         value = values[trial.setting.number, trial.scenario.number]
         return TrialValue(value=value, metrics=Metrics(acc=0.9, asr=0.1, ra=0.8))
 
-    tally = ProgressState(plan, reached)
+    state = ProgressState(plan, reached)
     for scenario in plan.scenarios:
-        tally.victim(scenario, weak=scenario.number in weak)
+        state.victim(scenario, weak=scenario.number in weak)
     for place in values:
-        tally.decided(Verdict(trial=plan.by_place[place], status=Status.DONE))
-    return tally
+        state.decided(Verdict(trial=plan.by_place[place], status=Status.DONE))
+    return state
 
 
-def leader_of(tally: ProgressState) -> BestSoFar:
-    assert tally.leader is not None
-    return tally.leader
+def leader_of(state: ProgressState) -> BestSoFar:
+    assert state.leader is not None
+    return state.leader
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def leader_of(tally: ProgressState) -> BestSoFar:
 )
 def test_the_best_is_the_objectives(objective: Objective, shown: str) -> None:
     plan = make_plan(table_study(2, 1, objective=objective))
-    assert tally_of(plan, {(0, 0): 0.9, (1, 0): 0.1}).best() == shown
+    assert state_of(plan, {(0, 0): 0.9, (1, 0): 0.1}).best() == shown
 
 
 def test_a_setting_with_fewer_results_does_not_lead_by_easier_scenarios() -> None:
     plan = make_plan(table_study(2, 4))
     values = {(1, 0): 0.9, (1, 1): 0.8, (1, 2): 0.1, (1, 3): 0.1, (0, 0): 0.95, (0, 1): 0.95}
-    leader = leader_of(tally_of(plan, values))
+    leader = leader_of(state_of(plan, values))
     assert (leader.text, leader.scenarios, leader.lead) == ("alpha=0.7", 4, None)
     assert leader.value == pytest.approx(0.475)
 
@@ -85,14 +85,14 @@ def test_no_lead_is_negative_or_nothing(
     objective: Objective, values: tuple[float, float], shown: str
 ) -> None:
     plan = make_plan(table_study(2, 1, objective=objective))
-    assert tally_of(plan, {(0, 0): values[0], (1, 0): values[1]}).best().startswith(shown)
+    assert state_of(plan, {(0, 0): values[0], (1, 0): values[1]}).best().startswith(shown)
 
 
 def test_the_leader_of_a_chain_of_pairs_is_never_behind() -> None:
     """Each of three settings beats another one where both have results: no lead goes in circles."""
     plan = make_plan(table_study(3, 3))
     values = {(0, 0): 0.9, (0, 1): 0.1, (1, 1): 0.9, (1, 2): 0.1, (2, 2): 0.9, (2, 0): 0.1}
-    leader = leader_of(tally_of(plan, values))
+    leader = leader_of(state_of(plan, values))
     assert leader.lead is not None
     assert leader.lead >= 0
 
@@ -100,10 +100,10 @@ def test_the_leader_of_a_chain_of_pairs_is_never_behind() -> None:
 def test_weak_victims_count_for_nothing() -> None:
     plan = make_plan(table_study(2, 2))
     values = {(0, 0): 1.0, (1, 0): 0.0, (0, 1): 0.5, (1, 1): 0.6}
-    leader = leader_of(tally_of(plan, values, weak=[0]))
+    leader = leader_of(state_of(plan, values, weak=[0]))
     assert (leader.text, leader.scenarios) == ("alpha=0.7", 1)
-    assert tally_of(plan, values, weak=[0, 1]).leader is None
-    assert tally_of(plan, values, weak=[0, 1]).best() == ""
+    assert state_of(plan, values, weak=[0, 1]).leader is None
+    assert state_of(plan, values, weak=[0, 1]).best() == ""
 
 
 def test_an_abandoned_setting_has_fewer_results() -> None:
@@ -112,19 +112,19 @@ def test_an_abandoned_setting_has_fewer_results() -> None:
     value = {
         trials[0].setting.number: v for trials, v in zip(in_order(plan), (0.6, 0.5), strict=True)
     }
-    tally = ProgressState(
+    state = ProgressState(
         plan,
         lambda trial: TrialValue(
             value=value[trial.setting.number], metrics=Metrics(acc=0.9, asr=0.1, ra=0.8)
         ),
     )
     for scenario in plan.scenarios:
-        tally.victim(scenario, weak=False)
+        state.victim(scenario, weak=False)
     for trial in decisions.order:
         for verdict in decisions.offer(trial, TrialOutcome(value=value[trial.setting.number])):
-            tally.decided(verdict)
-    assert len(tally.abandoned) == 1
-    leader = leader_of(tally)
+            state.decided(verdict)
+    assert len(state.abandoned) == 1
+    leader = leader_of(state)
     assert leader.text == in_order(plan)[0][0].setting.text
     assert leader.value == pytest.approx(0.6)
     assert leader.lead is None
@@ -157,7 +157,7 @@ def test_the_live_view_names_the_reports_best(
         before, after = victim.evaluation.selection, repaired
         return TrialValue(value=objective_value(objective, before, after), metrics=after)
 
-    tally = ProgressState(desk.plan, reach)
+    state = ProgressState(desk.plan, reach)
     failing = [t.name for t in desk.plan.trials if random.random() < 0.2]
 
     class Keeper(Recorder):
@@ -166,14 +166,14 @@ def test_the_live_view_names_the_reports_best(
             if found is not None:
                 reached[verdict.trial.number] = found.evaluation.selection
 
-    desk.watch(Keeper(), ProgressView(Console(file=StringIO()), tally))
+    desk.watch(Keeper(), ProgressView(Console(file=StringIO()), state))
     Workers(random, 2, failing=failing).run(desk, steps=random.choice([40, 80, 10**6]))
     desk.results.write(tmp_path, {})
     summary = summarise(read_results(tmp_path / "results.csv"), objective.value)
     if summary.common is None:
-        assert tally.leader is None
+        assert state.leader is None
         return
-    leader = leader_of(tally)
+    leader = leader_of(state)
     assert leader.text == setting_text(summary.common)
     assert "alpha=" in leader.text
 
@@ -187,8 +187,8 @@ def test_defence_seeds_are_no_settings() -> None:
 def test_options_are_named_only_where_an_attack_is_there_twice() -> None:
     twice = [choice(BLENDED), choice(Blended(alpha=0.1))]
     plan = make_plan(small_study(attacks=[choice(BADNETS), *twice], grid={"seeds": (0, 1)}))
-    tally = ProgressState(plan, lambda _: None)
-    assert [tally.name(scenario) for scenario in plan.scenarios] == [
+    state = ProgressState(plan, lambda _: None)
+    assert [state.names[scenario.number] for scenario in plan.scenarios] == [
         *("badnets, seed=0", "badnets, seed=1"),
         *("blended alpha=0.3, seed=0", "blended alpha=0.3, seed=1"),
         *("blended alpha=0.1, seed=0", "blended alpha=0.1, seed=1"),
