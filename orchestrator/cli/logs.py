@@ -11,15 +11,19 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from orchestrator.address import redacted
 from orchestrator.files import whole_lines, write_text
-from orchestrator.plan.jobs import Job, JobResult, StageRun
-from orchestrator.plan.plan import Scenario, Trial
+from orchestrator.plan.jobs import Job, JobKind, JobResult, StageRun, victim_job
+from orchestrator.plan.plan import Scenario
 from orchestrator.reporting.read_logs import FILE
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, sentence
@@ -27,37 +31,37 @@ from orchestrator.scheduler.results_table import classes_of
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.lookup import ScoreResult, VictimResult
 from orchestrator.store.study_folder import StudyFolder
-from ulrl.metrics import Metrics, is_wreck
+from ulrl.evaluation import Evaluation
+from ulrl.metrics import is_wreck
 from ulrl.scoring import NeuronScores
 
 KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log")
 
 
 class TrialLogs(StudyCallback):
-    """The observer that writes ``logs/trial-00012.log`` and its like.
+    """The callback that writes ``logs/trial-00012.log`` and its like.
 
     A log is begun when its job is handed to a worker and grows when that ends and when the
-    trial is decided: two or three short writes, none of which anything waits for. What a
-    former start logged stays, unless the grid has changed: then numbers mean other trials.
+    trial is decided. What a former start logged stays, unless the grid has changed: then numbers
+    mean other trials.
     """
 
     def __init__(self, folder: StudyFolder, scheduler: StudyScheduler) -> None:
-        self._folder = folder
-        self._plan = scheduler.plan
-        self._scheduler = scheduler
-        self._there = self._former()
-        self._begun: set[str] = set()  # in this start
+        self._folder, self._plan, self._scheduler = folder, scheduler.plan, scheduler
+        mark = folder.logs / "grid"
+        digest = hashlib.sha256("\n".join(self._trials()).encode()).hexdigest()
+        if not mark.exists() or mark.read_text(encoding="utf-8") != digest:
+            for kind in KINDS:
+                for path in folder.logs.glob(kind):
+                    path.unlink(missing_ok=True)
+            write_text(mark, digest)
 
     def path(self, name: str) -> Path:
         """Return where a job's log lies."""
         return self._folder.logs / f"{name}.log"
 
     def started(self, job: Job) -> None:
-        self._there.add(job.name)
-        self._begun.add(job.name)
-        text = f"{job.name}\nscenario  {job.scenario.text}\n"
-        if not job.name.startswith("victim"):
-            text += f"setting   {job.text}\n"
+        text = _head(job.name, job.scenario, "" if job.kind is JobKind.VICTIM else job.text)
         self.path(job.name).write_text(text, encoding="utf-8")
 
     def ended(self, job: Job, result: JobResult) -> None:
@@ -67,36 +71,33 @@ class TrialLogs(StudyCallback):
         self._add(job.name, text)
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
-        name = f"victim-{scenario.number:04d}"
-        if name not in self._begun:
+        name = victim_job(scenario).name
+        former = self._read(name)
+        if not former or "\nselection " in former:
             return  # from the store
         ok = self._plan.study.victim_rule.admits(finding.evaluation.selection)
         epochs = "".join(
             f"{number:6} {loss:10.4f} {accuracy:9.1%}\n"
             for number, (loss, accuracy) in enumerate(finding.training, start=1)
         )
-        halves = _halves(finding.evaluation.selection, finding.evaluation.report)
         table = f" epoch       loss  accuracy\n{epochs}" if epochs else ""
         weak = "" if ok else "weak      it did not take\n"
-        self._add(name, f"{table}{halves}{weak}")
+        self._add(name, f"{table}{_halves(finding.evaluation)}{weak}")
 
     def decided(self, verdict: Verdict) -> None:
         trial = verdict.trial
-        if trial.name in self._there and not self._fresh(trial):
+        former = self._read(trial.name)
+        if "\noutcome   " in former:
             return
-        if trial.name not in self._there:
+        head = ""
+        if not former:
             if verdict.status is not Status.DONE:
                 return  # pruned before it began, or failed for what its scenario's log says
-            head = (
-                f"{trial.name}\nscenario  {trial.scenario.text}\nsetting   {trial.setting.text}\n"
-            )
-            self._there.add(trial.name)
-            self.path(trial.name).write_text(head + "from the store\n", encoding="utf-8")
-        self._add(trial.name, self._outcome(verdict))
+            head = _head(trial.name, trial.scenario, trial.setting.text) + "from the store\n"
+        self._add(trial.name, head + self._outcome(verdict))
 
     def _outcome(self, verdict: Verdict) -> str:
-        trial = verdict.trial
-        text = ""
+        trial, text = verdict.trial, ""
         scored = self._scheduler.scores.get(trial.number)
         repaired = self._scheduler.repairs.get(trial.number)
         if isinstance(scored, ScoreResult):
@@ -107,45 +108,36 @@ class TrialLogs(StudyCallback):
                 f"{number:6} {acc:7.1%} {asr:7.1%} {ra:7.1%}\n"
                 for number, (acc, asr, ra) in enumerate(repaired.curve, start=1)
             )
-            selection, report = repaired.evaluation.selection, repaired.evaluation.report
-            text += _halves(selection, report)
-            if is_wreck(selection.acc, classes=classes_of(trial, scored)):
+            text += _halves(repaired.evaluation)
+            classes = classes_of(trial, scored)
+            if is_wreck(repaired.evaluation.selection.acc, classes=classes):
                 text += "wreck     ACC is at or below chance\n"
         if verdict.pruning is not None:
             text += f"decision  {sentence(self._plan, verdict.pruning)}\n"
         return f"{text}outcome   {verdict.status}\n"
 
-    def _fresh(self, trial: Trial) -> bool:
-        """Whether a log says nothing of its trial's outcome yet."""
-        try:
-            return "\noutcome   " not in self.path(trial.name).read_text(encoding="utf-8")
-        except OSError:
-            return True
+    def _read(self, name: str) -> str:
+        path = self.path(name)
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def _add(self, name: str, text: str) -> None:
         with self.path(name).open("a", encoding="utf-8") as file:
             file.write(text)
 
-    def _former(self) -> set[str]:
-        """Return the logs that a former start of this very grid left."""
-        mark = self._folder.logs / "grid"
-        digest = hashlib.sha256("\n".join(self._texts()).encode()).hexdigest()
-        found = [path for kind in KINDS for path in self._folder.logs.glob(kind)]
-        if mark.exists() and mark.read_text(encoding="utf-8") == digest:
-            return {path.stem for path in found}
-        for path in found:
-            path.unlink(missing_ok=True)
-        write_text(mark, digest)
-        return set()
-
-    def _texts(self) -> Iterable[str]:
+    def _trials(self) -> Iterator[str]:
+        """Yield what the numbers of logs stand for."""
         study = self._plan.study
-        if study.search is not None:  # what is drawn keeps its number in a space
+        if study.search is not None:  # a drawn setting keeps its number in a space
             yield from (scenario.text for scenario in self._plan.scenarios)
             yield repr((study.grid.settings, study.exclude))
             return
         for trial in self._plan.trials:
             yield f"{trial.name} {trial.scenario.text}; {dict(trial.setting.values)}"
+
+
+def _head(name: str, scenario: Scenario, setting: str) -> str:
+    text = f"{name}\nscenario  {scenario.text}\n"
+    return f"{text}setting   {setting}\n" if setting else text
 
 
 def _phase_one(scores: NeuronScores) -> str:
@@ -171,10 +163,11 @@ def _stages(runs: Iterable[StageRun], word: str) -> str:
     )
 
 
-def _halves(selection: Metrics, report: Metrics) -> str:
+def _halves(evaluation: Evaluation) -> str:
+    halves = {"selection": evaluation.selection, "report": evaluation.report}
     return "".join(
         f"{name:<9} ACC {half.acc:.1%}, ASR {half.asr:.1%}, RA {half.ra:.1%}\n"
-        for name, half in (("selection", selection), ("report", report))
+        for name, half in halves.items()
     )
 
 
@@ -184,7 +177,7 @@ _PACKAGES = (
 
 
 class StartLog(StudyCallback):
-    """The observer that notes a start of the driver once it has something computed.
+    """The callback that notes a start of the driver once it has something computed.
 
     Attributes:
         executor: ``inline``, Ray on this machine, or the address of a cluster.
@@ -206,51 +199,37 @@ class StartLog(StudyCallback):
 
 def describe_start(executor: str, device: str) -> dict[str, Any]:
     """Return how this process was called, where it runs and with what."""
+    words = [redacted(word) for word in sys.argv[1:]]
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {
-        "command": _command(),
+        "command": shlex.join(["python", "-m", "orchestrator.study", *words]),
         "executor": executor,
         "device": device,
         "hardware": _hardware(device),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions,
         "commit": _commit(),
     }
 
 
-def _command() -> str:
-    """Return the command as a shell takes it, without secrets."""
-    words = [redacted(word) for word in sys.argv[1:]]
-    return shlex.join(["python", "-m", "orchestrator.study", *words])
-
-
 def _hardware(device: str) -> str:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    told = f"{os.cpu_count()} × {_processor()}, {memory:.0f} GiB"
-    if device != "cuda":
-        return told
-    import torch
-
-    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return "; ".join([told, *(f"{names.count(n)} × {n}" for n in dict.fromkeys(names))])
-
-
-def _processor() -> str:
-    try:
+    lines: list[str] = []
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    processor = models[0] if models else platform.processor() or platform.machine()
+    memory = psutil.virtual_memory().total / 2**30
+    parts = [f"{os.cpu_count()} × {processor}, {memory:.0f} GiB"]
+    if device == "cuda":
+        import torch
 
-
-def _versions() -> dict[str, Any]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        cards = range(torch.cuda.device_count())
+        names = Counter(torch.cuda.get_device_name(card) for card in cards)
+        parts += [f"{number} × {name}" for name, number in names.items()]
+    return "; ".join(parts)
 
 
 def _commit() -> str:
@@ -258,14 +237,11 @@ def _commit() -> str:
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return ""
-    git = ["git", "-C", str(here)]
+    words = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
-        head = subprocess.run(  # noqa: S603 - our own words
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(  # noqa: S603 - our own words
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(  # noqa: S603 - our own words
+            words, cwd=here, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return f"{head}+" if changed else head
+    return done.stdout.strip()

@@ -1,12 +1,13 @@
 """What a study would do: ``--plan``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.address import Address
-from orchestrator.cli.cache_statistics import planned
+from orchestrator.cli.summary import NAMES, stage_names
 from orchestrator.errors import ResourceError
 from orchestrator.pipeline.victims import check_imports
 from orchestrator.plan.columns import count, span
@@ -19,6 +20,8 @@ from orchestrator.spec.model import Study
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import StudyFolder
+
+STAGE_NOTES = {"train_helper": " of attacks", "relearn": " (at most)"}
 
 
 def check_start(plan: Plan, folder: StudyFolder, store: Store) -> None:
@@ -82,15 +85,10 @@ def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> Non
         )
     console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
     table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
-    names = {
-        "train_helper": "helpers of attacks",
-        "train_victim": "victims",
-        "unlearn": "ascents",
-        "relearn": "relearns (at most)",
-    }
-    for stage, name in names.items():
+    for stage, name in NAMES.items():
         if stage in cost.runs:
-            table.add_row(name, f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}")
+            runs, cached = f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}"
+            table.add_row(f"{name}s{STAGE_NOTES.get(stage, '')}", runs, cached)
     console.print(table)
     console.print(
         f"about {span(cost.hours * 3600)} on {count(workers, 'worker')}; "
@@ -107,6 +105,16 @@ def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> Non
         families = map(plan.family_of, plan.scenarios)
         arguments = study.prune.setting.arguments
         console.print(forecast(len(plan.settings), families, arguments), soft_wrap=True)
+
+
+def planned(trials: int, counts: Mapping[str, int]) -> str:
+    """Return what so many trials need: "81 trials → 9 victims, 9 ascents, at most 81 relearns"."""
+    parts = [
+        f"{'at most ' if stage == 'relearn' else ''}{count(counts[stage], name)}"
+        for stage, name in stage_names(counts).items()
+        if counts.get(stage)
+    ]
+    return f"{count(trials, 'trial')} → {', '.join(parts)}"
 
 
 def _assumed(study: Study, cost: PlanEstimate) -> str:
@@ -133,9 +141,6 @@ def counts(plan: Plan) -> str:
     seeds = plan.study.grid.settings.get("defence_seed", ())
     draws = len(seeds) if isinstance(seeds, tuple) and len(seeds) > 1 else 1
     excluded = f" - {whole - len(plan.trials):,} excluded" if whole > len(plan.trials) else ""
-    settings, trials = (
-        count(len(plan.settings) // draws, "setting"),
-        count(len(plan.trials), "trial"),
-    )
+    settings = count(len(plan.settings) // draws, "setting")
     settings += f" × {count(draws, 'defence seed')}" if draws > 1 else ""
-    return f"{scenarios} × {settings}{excluded} = {trials}"
+    return f"{scenarios} × {settings}{excluded} = {count(len(plan.trials), 'trial')}"

@@ -4,11 +4,10 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -150,24 +149,17 @@ def _kind(job: Job) -> Kind:
 RECENT = 3  # finished trials that a screen shows
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrialValue:
-    """What a trial reached on the selection half."""
+class TrialValue(NamedTuple):
+    """What a trial reached on the selection half: the objective, and the metrics."""
 
-    value: float  # of the objective
+    value: float
     metrics: Metrics
 
 
-@dataclass(frozen=True, kw_only=True)
-class BestSoFar:
-    """Which setting is best so far, by the rule of `orchestrator.search.best`.
+class BestSoFar(NamedTuple):
+    """The best setting so far, by `orchestrator.search.best`: its values, mean and scenarios.
 
-    Attributes:
-        text: The setting's values.
-        value: Its mean of the objective.
-        scenarios: Behind that mean.
-        lead: On the next best, never below 0; None as long as no other setting has results
-            in as many places.
+    The lead on the next best is None as long as no other setting has as many results.
     """
 
     text: str
@@ -247,7 +239,6 @@ class ProgressState:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end, once something is known."""
         return self._remaining.left(len(self._places))
 
     def worker(self, place: str) -> str:
@@ -444,7 +435,7 @@ class ProgressView(StudyCallback):
 
     def _active(self) -> list[tuple[Job, Progress | None]]:
         """Return what workers are at, first those that have said so."""
-        return sorted(list(self._state.running.values()), key=lambda pair: pair[1] is None)
+        return sorted(self._state.running.values(), key=lambda pair: pair[1] is None)
 
     def _running(self) -> str:
         """Return what workers are at, in a line."""

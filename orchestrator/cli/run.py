@@ -8,11 +8,10 @@ from rich.style import Style
 from rich.text import Text
 
 from orchestrator.address import Address
-from orchestrator.cli.cache_statistics import shared
 from orchestrator.cli.logs import StartLog, TrialLogs
 from orchestrator.cli.plan import check_start, counts
 from orchestrator.cli.progress import ProgressState, ProgressView, TrialValue
-from orchestrator.cli.summary import print_summary
+from orchestrator.cli.summary import print_summary, shared
 from orchestrator.errors import BudgetExhausted, ResourceError
 from orchestrator.executor.base import Executor, executor
 from orchestrator.files import write_text
@@ -128,7 +127,7 @@ class _Run:
             self.storage_mirror = StorageMirror(study.optuna_storage, prefix, self._records)
             callbacks.add(self.storage_mirror)
         self._chosen = chosen
-        self._behind = 0  # records and models that MLflow lacks in the end
+        self._lacking = 0  # records and models that MLflow lacks in the end
         self._models = ExportState()
 
     def go(self) -> int:
@@ -143,7 +142,9 @@ class _Run:
             if stored:
                 self.console.print(f"{count(stored, 'trial')} decided already")
             with self.view:
-                self._execute()
+                if not self.scheduler.complete:
+                    self.starts.executor = self._chosen.text
+                    self._chosen.run(self.scheduler, self.site, self.shares, self.interrupts)
             drawable = self.scheduler.allowance.spent and self.scheduler.drawing.possible
             trials = self.plan.most_trials if drawable else len(self.plan.trials)
             pending = trials - self.state.decided_count
@@ -157,18 +158,13 @@ class _Run:
             raise BudgetExhausted(
                 f"{self.scheduler.allowance.spent} with {count(pending, 'trial')} pending"
             )
-        if self._behind:
+        if self._lacking:
             self.interrupts.check()
         return 1 if failures else 0
 
-    def _execute(self) -> None:
-        if self.scheduler.complete:
-            return
-        self.starts.executor = self._chosen.text
-        self._chosen.run(self.scheduler, self.site, self.shares, self.interrupts)
-
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""
+        study, behind = self.plan.study, ""
         try:
             self._write(whole=whole)
         except OSError as error:
@@ -177,42 +173,33 @@ class _Run:
                 f"has all results: run the same command again"
             ) from error
         finally:
-            timeout = STORAGE_SECONDS if whole else HURRIED_SECONDS
-            behind = self.storage_mirror.close(timeout) if self.storage_mirror is not None else ""
+            if self.storage_mirror is not None:
+                behind = self.storage_mirror.close(STORAGE_SECONDS if whole else HURRIED_SECONDS)
             delivery = self.mlflow.close(HURRIED_SECONDS)
-            self._behind = delivery.left + self._models.left
+            self._lacking = delivery.left + self._models.left
         if behind:
-            self._say(
-                f"Optuna's storage at {self.plan.study.optuna_storage} is behind "
-                f"({behind}); it is brought up to date when this command runs again",
-                style="yellow",
+            self._warn(
+                f"Optuna's storage at {study.optuna_storage} is behind ({behind}); it is brought "
+                f"up to date when this command runs again"
             )
         if delivery.left:
-            self._say(
-                f"MLflow at {self.plan.study.mlflow.uri} lacks "
-                f"{count(delivery.left, 'record')} ({delivery.error}); run the same command again "
-                f"to deliver them",
-                style="yellow",
+            self._warn(
+                f"MLflow at {study.mlflow.uri} lacks {count(delivery.left, 'record')} "
+                f"({delivery.error}); run the same command again to deliver them"
             )
-        self._say_of_models()
-
-    def _say_of_models(self) -> None:
-        """Say which models MLflow does not have, and why."""
         models = self._models
         if models.left:
-            self._say(
+            self._warn(
                 f"MLflow lacks {count(models.left, 'model')} ({models.error}); run the same "
-                f"command again to export them",
-                style="yellow",
+                f"command again to export them"
             )
         if models.impossible:
             runs = count(len(models.impossible), "run")
-            self._say(f"MLflow has no model of {runs}: {models.impossible[0]}", style="yellow")
+            self._warn(f"MLflow has no model of {runs}: {models.impossible[0]}")
         if models.gone:
-            self._say(
+            self._warn(
                 f"the store no longer has {count(models.gone, 'repaired model')} for MLflow: "
-                f"log_models was set to store fewer when the trials ran",
-                style="yellow",
+                f"log_models was set to store fewer when the trials ran"
             )
 
     def _write(self, *, whole: bool) -> None:
@@ -221,32 +208,40 @@ class _Run:
         from orchestrator.search.storage import save_studies
         from orchestrator.tracking.callback import artifacts_of
 
+        study, path, findings = self.plan.study, self.folder.path, self.findings
         known = self.mlflow.run_ids()
-        self.results.write(self.folder.path, known)
+        self.results.write(path, known)
         self.retention.finish()
         self.mlflow_callback.finish()
         prunings = self.scheduler.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
-        write_curves(self.scheduler, self.results, self.findings, self.folder.path / CURVES)
-        write_confusions(self.scheduler, self.findings, self.folder.path / CONFUSION)
-        self._keep_paces()
+        write_curves(self.scheduler, self.results, findings, path / CURVES)
+        write_confusions(self.scheduler, findings, path / CONFUSION)
+        # Later studies estimate their time by what stages took here.
+        found = {s.number: findings.victim(s) for s in self.plan.scenarios}
+        victims = {number: victim for number, victim in found.items() if victim is not None}
+        timings = gather(self.plan, victims, self.scheduler.scores, self.scheduler.repairs)
+        keep(self.store, self.shares.compute, timings)
         self.pictures.write()
-        save_studies(self.folder.path / "optuna.journal", self._records())
-        write_report(self.folder.path)
+        save_studies(path / "optuna.journal", self._records())
+        write_report(path)
         self._deliver(whole=whole)
         if self.mlflow.run_ids() != known:
-            self.results.write(self.folder.path, self.mlflow.run_ids())  # now with all of them
-        tags, reached = conclusion(self.folder.path)
+            self.results.write(path, self.mlflow.run_ids())  # now with all of them
+        tags, reached = conclusion(path)
         metrics = {f"trials_{s}": float(self.state.statuses[s]) for s in Status}
         self.mlflow_callback.study_record(
             status="FINISHED" if whole else "KILLED",
             metrics={**metrics, **reached} if whole else {},
             tags=tags if whole else {},
-            artifacts=artifacts_of(self.folder.path, self.plan) if whole else (),
+            artifacts=artifacts_of(path, self.plan) if whole else (),
         )
         if whole:
             self._deliver(whole=True)
-            self._export_models()
+            with EndProgress(self.console, self.interrupts) as progress:
+                self._models = export_models(
+                    self.mlflow, study.mlflow.uri, study.name, study.store, progress
+                )
 
     def _deliver(self, *, whole: bool) -> None:
         """Wait for MLflow: at the end of a study until it has everything, else for a moment."""
@@ -256,44 +251,35 @@ class _Run:
         with EndProgress(self.console, self.interrupts) as progress:
             progress.flush(self.mlflow)
 
-    def _export_models(self) -> None:
-        """Export the models that MLflow is to have, with the runs there."""
-        study = self.plan.study
-        with EndProgress(self.console, self.interrupts) as progress:
-            self._models = export_models(
-                self.mlflow, study.mlflow.uri, study.name, study.store, progress
-            )
-
-    def _keep_paces(self) -> None:
-        """Let later studies know what stages took here."""
-        found = {s.number: self.findings.victim(s) for s in self.plan.scenarios}
-        victims = {number: victim for number, victim in found.items() if victim is not None}
-        scores, repairs = self.scheduler.scores, self.scheduler.repairs
-        keep(self.store, self.compute, gather(self.plan, victims, scores, repairs))
-
     def _records(self) -> list[StoredStudy]:
         """Return all that Optuna knows of this study."""
         sampler = self.scheduler.drawing.sampler
         return [*([] if sampler is None else [sampler]), *self.scheduler.decisions.judges]
 
     def _say_where(self, failures: int) -> None:
-        study, table = self.plan.study, self.folder.path / "results.csv"
+        study, path = self.plan.study, self.folder.path
         sampler = None if study.search is None else study.search.sampler
-        print_summary(self._reader(), table, study.objective.value, sampler)
+        print_summary(self._reader(), path / "results.csv", study.objective.value, sampler)
         for name, result in self.scheduler.errors.items():
             log = self.folder.logs / f"{name}.log"
             self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)
         if failures:
             self._say(f"{count(failures, 'trial')} failed; the same command tries again")
-        path = self.folder.path
-        if self.scheduler.decisions.prunings:
-            made = count(len(self.scheduler.decisions.prunings), "decision")
-            file = path / "logs" / "pruning.csv"
-            self._say(f"pruned   by {made}, in {shown(file)}", link=file)
+        if prunings := len(self.scheduler.decisions.prunings):
+            file = self.folder.logs / "pruning.csv"
+            self._say(f"pruned   by {count(prunings, 'decision')}, in {shown(file)}", link=file)
         for word, name in (("report", "report.html"), ("results", "results.csv"), ("logs", "logs")):
             self._say(f"{word:<8} {shown(path / name)}", link=path / name)
         self._say(f"shared   {shared(self.scheduler, self.folder)}")
-        self._say(f"MLflow   {_ui_command(self.plan.study.mlflow.uri)}")
+        uri = study.mlflow.uri.reveal()
+        if uri.startswith("sqlite:"):
+            file = shown(Path(uri.removeprefix("sqlite:///")))
+            self._say(f"MLflow   {program('mlflow')} ui --backend-store-uri sqlite:///{file}")
+        else:
+            self._say(f"MLflow   {study.mlflow.uri}")
+
+    def _warn(self, text: str) -> None:
+        self._say(text, style="yellow")
 
     def _say(self, text: str, style: str = "", link: Path | None = None) -> None:
         looks = Style.parse(style) + Style(link=None if link is None else link.as_uri())
@@ -312,10 +298,3 @@ class _Run:
         before, after = victim.evaluation.selection, repaired.evaluation.selection
         value = objective_value(self.plan.study.objective, before, after)
         return TrialValue(value=value, metrics=after)
-
-
-def _ui_command(uri: Address) -> str:
-    if not uri.reveal().startswith("sqlite:"):
-        return str(uri)
-    file = shown(Path(uri.reveal().removeprefix("sqlite:///")))
-    return f"{program('mlflow')} ui --backend-store-uri sqlite:///{file}"

@@ -1,7 +1,7 @@
 """The end of a study on the terminal: what worked, in one table."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.plan.columns import Family, count
+from orchestrator.plan.cost_model import kinds_of
 from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.read_results import read_results
 from orchestrator.reporting.summary import (
@@ -27,6 +28,9 @@ from orchestrator.reporting.text import (
     seeds_sentence,
     weak_sentence,
 )
+from orchestrator.scheduler.decisions import Status
+from orchestrator.scheduler.scheduler import StudyScheduler
+from orchestrator.store.study_folder import StudyFolder
 
 
 def print_summary(
@@ -123,3 +127,31 @@ def _text(values: Spread | None, form: str) -> str:
         return ""
     mean = form.format(values.mean)
     return mean if values.sd is None else f"{mean} ±{form.format(values.sd)}"
+
+
+NAMES = {
+    "train_helper": "helper",
+    "train_victim": "victim",
+    "unlearn": "ascent",
+    "relearn": "relearn",
+}
+
+
+def stage_names(stages: Iterable[str]) -> dict[str, str]:
+    """Return the names of stages, with those of other repair methods than ULRL among `stages`."""
+    return NAMES | {stage: stage for stage in sorted(set(stages)) if "." in stage}
+
+
+def shared(scheduler: StudyScheduler, folder: StudyFolder) -> str:
+    """Return what the trials of a study came to rest on, and what of it was run this time."""
+    trials = scheduler.plan.trials
+    names = stage_names(kind for trial in trials for kind in kinds_of(trial)[:-1])
+    keys = {stage: folder.used(stage) for stage in names}
+    keys["relearn"] = {
+        scheduler.scores[trial.number].relearn_key
+        for trial in trials
+        if (verdict := scheduler.decisions.verdict(trial)) and verdict.status is Status.DONE
+    }
+    rest = [count(len(keys[stage]), name) for stage, name in names.items() if keys[stage]]
+    run = [count(made, name) for stage, name in names.items() if (made := folder.executed[stage])]
+    return f"{count(len(trials), 'trial')} → {', '.join(rest)}; run now: {', '.join(run) or '–'}"

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 from itertools import islice, product
 from math import floor, log10, prod
@@ -85,10 +84,9 @@ class Range:
 
     @property
     def size(self) -> int:
-        """How many values `settle` tells apart, where any number is meant too."""
-        if self.count is not None:
-            return self.count
-        return len(self._ends()) + sum(last - first + 1 for first, last, _ in self._grids())
+        """How many values `settle` tells apart; at most, where any number is meant."""
+        spacing = 10.0 ** -self._decimals(self.low)
+        return self.count or round((self.high - self.low) / spacing) + 1
 
     def settle(self, value: float) -> float:
         """Return the nearest value that belongs to it and is short to write."""
@@ -107,33 +105,6 @@ class Range:
         largest = max(abs(self.low), abs(self.high))
         return min(decimals, MOST_DIGITS - 1 - floor(log10(largest)))
 
-    def _grids(self) -> list[tuple[int, int, int]]:
-        """Return the parts of the range between which decimals change.
-
-        Each has the first and the last of its values, in units of its last decimal, and the
-        number of decimals.
-        """
-        starts = [Decimal(repr(self.low))]
-        if self.log:
-            powers = range(floor(log10(self.low)) + 1, floor(log10(self.high)) + 1)
-            starts += [Decimal(1).scaleb(power) for power in powers]
-        parts = []
-        for start, end in zip(starts, [*starts[1:], None], strict=True):
-            decimals = self._decimals(float(start))
-            first = int(start.scaleb(decimals).to_integral_value(ROUND_CEILING))
-            stop = Decimal(repr(self.high)) if end is None else end
-            last = int(stop.scaleb(decimals).to_integral_value(ROUND_FLOOR))
-            parts.append((first, last - (end is not None), decimals))
-        return parts
-
-    def _ends(self) -> list[float]:
-        """Return the ends that `settle` comes to, and that are no value of `_grids`."""
-        return [
-            end
-            for end in (self.low, self.high)
-            if self.settle(end) == end != round(end, self._decimals(end))
-        ]
-
     def draw(self, source: random.Random) -> float:
         """Return a value drawn evenly; in the logarithm, if so."""
         if self.log:
@@ -144,14 +115,9 @@ class Range:
         return self.settle(source.uniform(self.low, self.high))
 
     def values(self) -> Iterator[float]:
-        """Yield every value, `size` of them."""
+        """Yield every value; none where any number between the ends is meant."""
         for number in range(self.count or 0):
             yield self.settle(self.low + number * (self.step or 1))
-        if self.count is None:
-            yield from self._ends()
-            for first, last, decimals in self._grids():
-                for number in range(first, last + 1):
-                    yield float(Decimal(number).scaleb(-decimals))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,13 +165,9 @@ class Space:
             return None
         values = {}
         for name, axis in self.axes.items():
-            value = plain[name]
-            if isinstance(axis, Range):
-                if value not in axis:
-                    return None
-                values[name] = value
-                continue
-            found = [one for one in axis if _same(plainly(one), value)]
+            value, listed = plain[name], () if isinstance(axis, Range) else axis
+            found = [value] if isinstance(axis, Range) and value in axis else []
+            found += [one for one in listed if _same(plainly(one), value)]
             if not found:
                 return None
             values[name] = found[0]
@@ -219,14 +181,11 @@ class Space:
         }
 
     def everything(self, source: random.Random) -> list[dict[str, Any]]:
-        """Return all settings, shuffled; of very many, the first `ENUMERATED`."""
-        columns = [
-            tuple(islice(a.values(), ENUMERATED)) if isinstance(a, Range) else a
-            for a in self.axes.values()
-        ]
-        settings = [
-            dict(zip(self.axes, row, strict=True)) for row in islice(product(*columns), ENUMERATED)
-        ]
+        """Return all settings of listed values, shuffled; of very many, the first `ENUMERATED`."""
+        axes = self.axes.values()
+        columns = (a.values() if isinstance(a, Range) else a for a in axes)
+        rows = islice(product(*columns), ENUMERATED)
+        settings = [dict(zip(self.axes, row, strict=True)) for row in rows]
         source.shuffle(settings)
         return settings
 

@@ -48,27 +48,6 @@ def test_what_can_be_counted_is(name: str, values: list[float]) -> None:
     assert all(value in axis for value in values)
 
 
-OPEN = {
-    "any": (RANGES["any"], 6001),  # 0.1000, 0.1001, ..., 0.7000
-    "log": (RANGES["log"], 5 * 9000 + 1),  # four digits in each of five decades, and 1
-    "ends off the grid": (Range(low=0.10004, high=0.20007), 1002),  # 0.10004, 0.1001, ..., 0.2001
-    "two values": (Range(low=0.1, high=0.100000000001), 2),
-    "below its own width": (Range(low=0.1, high=1.05, log=True), 9501),
-}
-
-
-@pytest.mark.parametrize(("axis", "size"), OPEN.values(), ids=OPEN)
-def test_a_range_of_any_number_has_the_values_that_are_drawn_and_no_others(
-    axis: Range, size: int
-) -> None:
-    values = list(axis.values())
-    assert axis.count is None
-    assert axis.size == len(values) == len(set(values))
-    assert abs(size - len(values)) <= 1
-    source = random.Random(0)
-    assert {axis.draw(source) for _ in range(20 * min(size, 200))} <= set(values)
-
-
 def test_a_number_of_numpy_is_settled_to_pythons_own() -> None:
     assert repr(RANGES["any"].settle(np.float64(0.25))) == "0.25"
 

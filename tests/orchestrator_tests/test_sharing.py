@@ -3,7 +3,8 @@
 from pathlib import Path
 from random import Random
 
-from orchestrator.cli.cache_statistics import planned, shared
+from orchestrator.cli.plan import planned
+from orchestrator.cli.summary import shared
 from tests.orchestrator_tests.pruned_studies import study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
 
