@@ -1,8 +1,9 @@
 """Work of each job, the measured speed of a machine, and the order that follows."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import median
 
@@ -10,14 +11,16 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.plan.jobs import Job, JobKind, helper_job
+from orchestrator.plan.jobs import Job, JobKind
 from orchestrator.plan.plan import Plan, Scenario, Trial
+from ulrl.attacks import Helper
 from ulrl.datasets import Dataset, Preprocessing
 from ulrl.fitting import Samples, SGDConfig, Sources, train
 from ulrl.models import EVALUATION_BATCH, Architecture, Classifier, ModelSpec
 from ulrl.poisoning import MONITOR_COUNT
 from ulrl.precision import Precision
 from ulrl.randomness import preserved_default_rng
+from ulrl.supervised import VictimConfig
 from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 BUDGET = 4.0  # seconds for all that a plan wants to know
@@ -51,17 +54,11 @@ class StageShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Seconds per image.
+    """Seconds per image."""
 
-    Attributes:
-        train: In a training step of the real batch size, augmentation included.
-        test: In a prediction.
-        timed: Whether measured here and now; otherwise it is arithmetic.
-    """
-
-    train: float
-    test: float
-    timed: bool
+    train: float  # in a training step of the real batch size, augmentation included
+    test: float  # in a prediction
+    timed: bool  # whether measured here and now; otherwise it is arithmetic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,39 +95,24 @@ class Calibration:
 
     def _measure(self, kind: StageShape) -> Speed:
         size = size_of(kind.architecture, kind.classes, kind.channels, kind.side)
-        guess = self._arithmetic(kind, size)
         cpu = self._device is not None and self._device.type == "cpu"
+        guess = on_cpu(kind, size) if cpu else on_gpu(kind, size)
         short = self._left < LEAST or (cpu and size.parameters > LARGEST)
         if self._device is None or short or 6 * guess.train > self._slice:
             return guess
         began = time.perf_counter()
-        former = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
         try:
-            with preserved_default_rng():
+            with preserved_default_rng(), torch_threads(self._threads):
                 return self._time(kind, self._device, guess)
         finally:
-            torch.set_num_threads(former)
             self._left -= time.perf_counter() - began
 
-    def _arithmetic(self, kind: StageShape, size: Size) -> Speed:
-        if self._device is None or self._device.type == "cuda":
-            return on_gpu(kind, size)
-        one = size.forward / (EFFICIENCY * _rate())
-        return Speed(train=3 * one + STEP_SECONDS / kind.batch, test=one, timed=False)
-
     def _time(self, kind: StageShape, device: torch.device, guess: Speed) -> Speed:
+        shape = {"classes": kind.classes, "channels": kind.channels, "side": kind.side}
         model_spec = ModelSpec(
-            architecture=kind.architecture,
-            classes=kind.classes,
-            channels=kind.channels,
-            side=kind.side,
-            preprocessing=kind.preprocessing,
+            architecture=kind.architecture, preprocessing=kind.preprocessing, **shape
         )
-        network = kind.architecture.build(
-            classes=kind.classes, channels=kind.channels, side=kind.side
-        )
-        classifier = Classifier(model_spec, network, device)
+        classifier = Classifier(model_spec, kind.architecture.build(**shape), device)
         count = max(2, min(kind.batch, int(self._slice / (6 * guess.train))))
         gpu = device.type == "cuda"
         seen = count * (STEPS if gpu else 1)
@@ -178,6 +160,23 @@ def on_gpu(kind: StageShape, size: Size) -> Speed:
     return Speed(train=step / kind.batch, test=size.forward / GPU_TESTS, timed=False)
 
 
+def on_cpu(kind: StageShape, size: Size) -> Speed:
+    """Return about how fast a thread of this machine is."""
+    one = size.forward / (EFFICIENCY * _rate())
+    return Speed(train=3 * one + STEP_SECONDS / kind.batch, test=one, timed=False)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
+
+
 @lru_cache
 def size_of(architecture: Architecture, classes: int, channels: int, side: int) -> Size:
     """Return a network's size, counted on torch's meta device."""
@@ -197,15 +196,13 @@ def size_of(architecture: Architecture, classes: int, channels: int, side: int) 
 @lru_cache
 def _rate() -> float:
     """Return the FLOP/s of a matrix product on one thread of this machine, measured now."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     a = torch.ones(512, 512)
-    a @ a
-    began = time.process_time()
-    for _ in range(20):
+    with torch_threads(1):
         a @ a
-    elapsed = time.process_time() - began
-    torch.set_num_threads(threads)
+        began = time.process_time()
+        for _ in range(20):
+            a @ a
+        elapsed = time.process_time() - began
     return 20 * 2 * 512**3 / max(elapsed, 1e-6)
 
 
@@ -216,21 +213,13 @@ BACKWARD = 2.0  # a step's way back costs about two ways forth
 
 @dataclass(frozen=True, kw_only=True)
 class JobLoad:
-    """What a job computes.
+    """What a job computes."""
 
-    Attributes:
-        trained: Images in training steps, each as often as it is seen.
-        tested: Images in forward passes alone.
-        batch: Images per step.
-        known: Whether `trained` is sure: an ascent's length is not.
-        replayed: Whether a GPU replays its steps, for networks that are `replayable`.
-    """
-
-    trained: float
-    tested: float
-    batch: int
-    known: bool = True
-    replayed: bool = True
+    trained: float  # images in training steps, each as often as it is seen
+    tested: float  # images in forward passes alone
+    batch: int  # images per step
+    known: bool = True  # whether `trained` is sure: an ascent's length is not
+    replayed: bool = True  # whether a GPU replays its steps, for networks that are `replayable`
 
     @property
     def passes(self) -> float:
@@ -248,7 +237,7 @@ class Workload:
     def of(self, job: Job) -> JobLoad:
         """Return what a job computes."""
         if job.helper is not None:
-            return self.helper(job)
+            return self.helper(job.scenario, job.helper)
         if job.kind is JobKind.VICTIM:
             return self.victim(job.scenario)
         return self.stage(job.trial, job.position)
@@ -257,8 +246,7 @@ class Workload:
         """Return the load of a stage of a trial's repair method."""
         if trial.method is None:
             return self.ascent(trial) if position == 0 else self.relearn(trial)
-        train, test = self._counts(trial.scenario)
-        samples = max(1, int(train * trial.hyperparameters.clean.clean_ratio))
+        samples, test = self._samples(trial)
         last = position == len(trial.method.stages) - 1
         return JobLoad(
             trained=trial.method.stages[position].cost(samples),
@@ -268,26 +256,17 @@ class Workload:
             replayed=False,
         )
 
-    def helper(self, job: Job) -> JobLoad:
+    def helper(self, scenario: Scenario, helper: Helper) -> JobLoad:
         """Return the load of what attacks train first."""
-        train, _ = self._counts(job.scenario)
-        config = self._plan.study.victim.config(
-            job.scenario.dataset.name, job.scenario.poison.attack.name
-        )
-        return JobLoad(
-            trained=(0.0 if job.helper is None else job.helper.cost(config)) * train,
-            tested=0.0,
-            batch=config.batch_size,
-            replayed=job.helper is not None and job.helper.plain,
-        )
+        config, (train, _) = self._config(scenario), self._counts(scenario)
+        trained = helper.cost(config) * train
+        return JobLoad(trained=trained, tested=0.0, batch=config.batch_size, replayed=helper.plain)
 
     def victim(self, scenario: Scenario) -> JobLoad:
         """Return the load of a victim and its evaluation; an imported one is only evaluated."""
-        train, test = self._counts(scenario)
-        config = self._plan.study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
-        epochs = config.epochs if scenario.source is None else 0
+        config, (train, test) = self._config(scenario), self._counts(scenario)
         return JobLoad(
-            trained=epochs * train,
+            trained=config.epochs * train if scenario.source is None else 0,
             tested=2.0 * test,
             batch=config.batch_size,
             replayed=not scenario.poison.stamps_in_training,
@@ -297,15 +276,17 @@ class Workload:
         """Return the load of an ascent of typical length."""
         config = trial.hyperparameters.unlearn
         epochs = min(ASCENT_EPOCHS, config.unlearn_epochs)
-        load = self._phase(trial, epochs, config.unlearn_batch_size)
-        return JobLoad(trained=load.trained, tested=load.tested, batch=load.batch, known=False)
+        return replace(self._phase(trial, epochs, config.unlearn_batch_size), known=False)
 
     def relearn(self, trial: Trial) -> JobLoad:
         """Return the load of a relearning and its evaluation."""
         config = trial.hyperparameters.relearn
-        _, test = self._counts(trial.scenario)
         load = self._phase(trial, config.relearn_epochs, config.relearn_batch_size)
-        return JobLoad(trained=load.trained, tested=load.tested + 2.0 * test, batch=load.batch)
+        return replace(load, tested=load.tested + 2.0 * self._samples(trial)[1])
+
+    def _config(self, scenario: Scenario) -> VictimConfig:
+        attack = scenario.poison.attack.name
+        return self._plan.study.victim.config(scenario.dataset.name, attack)
 
     def _counts(self, scenario: Scenario) -> tuple[int, int]:
         """Return training and test images; CIFAR-10's where the file that tells is missing."""
@@ -316,9 +297,13 @@ class Workload:
             self._known[dataset] = found
         return self._known[dataset]
 
-    def _phase(self, trial: Trial, epochs: int, batch: int) -> JobLoad:
+    def _samples(self, trial: Trial) -> tuple[int, int]:
+        """Return clean samples and test images."""
         train, test = self._counts(trial.scenario)
-        samples = max(1, int(train * trial.hyperparameters.clean.clean_ratio))
+        return max(1, int(train * trial.hyperparameters.clean.clean_ratio)), test
+
+    def _phase(self, trial: Trial, epochs: int, batch: int) -> JobLoad:
+        samples, test = self._samples(trial)
         monitored = 2.0 * min(MONITOR_COUNT, test // 2)
         return JobLoad(
             trained=epochs * samples, tested=epochs * monitored, batch=min(batch, samples)
@@ -356,8 +341,8 @@ def lengths(plan: Plan) -> Length:
     differ = len({(s.architecture, s.dataset) for s in plan.scenarios}) > 1
 
     def length(scenario: Scenario) -> float:
-        jobs = [helper_job(0, scenario, h) for h in scenario.helpers]
-        loads = [workload.victim(scenario), *(workload.helper(job) for job in jobs)]
+        helpers = (workload.helper(scenario, helper) for helper in scenario.helpers)
+        loads = [workload.victim(scenario), *helpers]
         return sum(load.passes for load in loads) * (_forward(scenario) if differ else 1.0)
 
     return length

@@ -28,31 +28,19 @@ class JobKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A stage of a chain, for one worker.
+    """A stage of a chain, for one worker."""
 
-    Attributes:
-        name: Unique in the study, and the same wherever its plan is made.
-        kind: Where in the chain it stands.
-        stage: What limits and shares of resources call it: one of `STAGES`.
-        text: What people call it.
-        scenario: Any of those that need it.
-        helper: What a helper's job trains; what it needs itself is trained already.
-        trials: Those that a repair method's stage is for, the first of which stands for all.
-        position: Of a repair method's stage, from 0.
-        axes: The study's setting axes, where later settings may ask more of the same stage.
-        stream: Whether every epoch is reported, because the trial may be cut.
-    """
-
-    name: str
+    name: str  # unique in the study, and the same wherever its plan is made
     kind: JobKind
-    stage: str
-    text: str
-    scenario: Scenario
-    helper: Helper | None = None
-    trials: tuple[Trial, ...] = ()
-    position: int = 0
+    stage: str  # what limits and resources call it: one of `STAGES`
+    text: str  # what people call it
+    scenario: Scenario  # any of those that need it
+    helper: Helper | None = None  # what a helper's job trains; what it needs is trained already
+    trials: tuple[Trial, ...] = ()  # that a stage is for; the first stands for all
+    position: int = 0  # of a repair method's stage
+    # The study's setting axes, where later settings may ask more of the same stage.
     axes: Mapping[str, Axis] = field(default_factory=dict)
-    stream: bool = False
+    stream: bool = False  # whether every epoch is reported, because a pruner may stop the trial
 
     @property
     def is_trial(self) -> bool:
@@ -66,11 +54,7 @@ class Job:
 
     @property
     def trial(self) -> Trial:
-        """The trial that it is for, or any of those that it is for.
-
-        Raises:
-            IndexError: It is a helper's or a victim's.
-        """
+        """The trial, or the first of the trials, of a repair method's stage."""
         return self.trials[0]
 
 
@@ -128,62 +112,39 @@ def here() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a job is.
+    """How far a job is."""
 
-    Attributes:
-        stage: The stage that runs.
-        epoch: Epochs done.
-        epochs: Epochs there will be at most.
-        curve: For the last stage: ACC, ASR and RA on the monitor subset after each epoch.
-        place: The process that made it.
-        begins: Whether the job begins now; reported of jobs whose time is limited.
-        pause: Seconds to wait before the next step, while another study computes the stage.
-    """
-
-    stage: str
-    epoch: int
-    epochs: int
+    stage: str  # that runs
+    epoch: int  # epochs done
+    epochs: int  # there will be at most
+    # For the last stage: ACC, ASR and RA on the monitor subset after each epoch.
     curve: tuple[tuple[float, float, float], ...] = ()
     place: str = field(default_factory=here, compare=False)
-    begins: bool = False
-    pause: float = 0.0
+    begins: bool = False  # whether the job begins now; reported of jobs whose time is limited
+    pause: float = 0.0  # seconds to wait for another study that computes the stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """A stage that was executed and its result stored.
-
-    Attributes:
-        study: Identifier of the study that executed it.
-    """
+    """A stage that was executed and its result stored."""
 
     stage: str
     key: str
     scenario: str
     seconds: float
-    study: str
+    study: str  # identifier of the study that executed it
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """How a job ended.
+    """How a job ended."""
 
-    Attributes:
-        runs: Stages executed for it, in order.
-        error: One line, if it failed by an exception; without places, as results are.
-        told: The same for a person's eyes, places included.
-        trace: The traceback that goes with it.
-        fatal: Whether no other job can do better (a store that cannot be written to).
-        spent: Seconds on its worker, or 0 where nobody counted.
-        place: The process that made it.
-    """
-
-    runs: tuple[StageRun, ...] = ()
-    error: str = ""
-    told: str = ""
+    runs: tuple[StageRun, ...] = ()  # stages executed for it, in order
+    error: str = ""  # one line, if it failed; without places, as results are
+    told: str = ""  # the same for a person's eyes, places included
     trace: str = ""
-    fatal: bool = False
-    spent: float = 0.0
+    fatal: bool = False  # whether no other job can do better (a store that cannot be written to)
+    spent: float = 0.0  # seconds on its worker, or 0 where they were not counted
     place: str = field(default_factory=here, compare=False)
 
     @property
@@ -194,25 +155,15 @@ class JobResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What every worker of a study needs to know, whatever it works on.
-
-    Attributes:
-        store: Where results are.
-        study: Identifier of the study, stored with each result.
-        device: ``cpu`` or ``cuda``.
-        threads: Threads of torch.
-        keep_repaired: Whether repaired weights stay in the store after their evaluation.
-        limits: What a job may take.
-        expendable: Whether a job that does not stop in time ends its process.
-    """
+    """What every worker of a study needs to know, whatever it works on."""
 
     store: Address
-    study: str
-    device: str = "cpu"
-    threads: int = 1
-    keep_repaired: bool = True
+    study: str  # identifier, stored with each result
+    device: str = "cpu"  # or `cuda`
+    threads: int = 1  # of torch
+    keep_repaired: bool = True  # whether repaired weights stay in the store
     limits: Limits = field(default_factory=Limits)
-    expendable: bool = False
+    expendable: bool = False  # whether a job that does not stop in time ends its process
 
 
 Drawn: TypeAlias = tuple[int, Values]  # a setting that is not known from the study alone

@@ -34,12 +34,7 @@ NO_VALUES = ("preset", "defence_seed", "repair")  # setting axes that are no hyp
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What makes a victim.
-
-    Attributes:
-        source: Where a pre-trained victim lies, or None: then it is trained.
-        normalisation: What a pre-trained victim was trained with, if the study says so.
-    """
+    """What makes a victim."""
 
     number: int
     choice: AttackChoice
@@ -47,8 +42,20 @@ class Scenario:
     architecture: Architecture
     poison: Poison
     seed: int
-    source: str | None = None
-    normalisation: Normalisation | None = None
+    source: str | None = None  # where a pre-trained victim lies; None: it is trained
+    normalisation: Normalisation | None = None  # a pre-trained victim's, if the study says so
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """The entry or value of each scenario axis."""
+        return {
+            "attack": self.choice,
+            "dataset": self.dataset,
+            "architecture": self.architecture,
+            "poison_ratio": self.poison.poison_ratio,
+            "target_label": self.poison.target_label,
+            "seed": self.seed,
+        }
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -87,35 +94,25 @@ class Scenario:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One value for each setting axis that the study file names.
-
-    Attributes:
-        text: The values that differ among settings, in one line for people.
-    """
+    """One value for each setting axis that the study file names."""
 
     number: int
     values: Mapping[str, Any]
-    text: str
+    text: str  # the values that differ among settings, in one line for people
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One point of the grid: scenario × setting.
+    """One point of the grid: scenario × setting."""
 
-    Attributes:
-        number: Of a grid, the place in the plan and among the results' rows, from 0; where
-            settings are drawn, that of the setting × scenarios + that of the scenario.
-        hyperparameters: Resolved: preset, dataset and setting together.
-        defence_seed: Resolved: the setting's, or the scenario's seed.
-        method: How the victim is repaired; None is by ULRL.
-    """
-
+    # Of a grid, the place in the plan and among the results' rows; where settings are drawn, the
+    # setting's number × scenarios + the scenario's.
     number: int
     scenario: Scenario
     setting: Setting
-    hyperparameters: Hyperparameters
-    defence_seed: int
-    method: RepairMethod | None = None
+    hyperparameters: Hyperparameters  # resolved: preset, dataset and setting together
+    defence_seed: int  # resolved: the setting's, or the scenario's seed
+    method: RepairMethod | None = None  # None is ULRL
 
     @property
     def name(self) -> str:
@@ -138,36 +135,25 @@ def trial_of(
     resolved: dict[str, Hyperparameters],
 ) -> Trial:
     """Return a point of the study; `resolved` keeps the setting's values by dataset."""
-    dataset = scenario.dataset
-    if dataset.name not in resolved:
-        resolved[dataset.name] = _resolve(study, dataset, setting)
-    seed = setting.values.get("defence_seed")
+    dataset, values = scenario.dataset.name, setting.values
+    if dataset not in resolved:
+        preset = preset_values(values.get("preset", study.preset), dataset)
+        own = {name: value for name, value in values.items() if name not in NO_VALUES}
+        resolved[dataset] = assemble(preset | own)
+    seed, repair = values.get("defence_seed"), values.get("repair", ULRL)
     return Trial(
         number=number,
         scenario=scenario,
         setting=setting,
-        hyperparameters=resolved[dataset.name],
+        hyperparameters=resolved[dataset],
         defence_seed=scenario.seed if seed is None else seed,
-        method=_method_of(setting),
+        method=None if repair == ULRL else METHODS[repair](),
     )
-
-
-def _method_of(setting: Setting) -> RepairMethod | None:
-    name = setting.values.get("repair", ULRL)
-    return None if name == ULRL else METHODS[name]()
 
 
 def is_left_out(study: Study, scenario: Scenario, setting: Setting | None) -> bool:
     """Whether a trial is left out; without a setting, whether all of a scenario's are."""
-    point = {
-        "attack": scenario.choice,
-        "dataset": scenario.dataset,
-        "architecture": scenario.architecture,
-        "poison_ratio": scenario.poison.poison_ratio,
-        "target_label": scenario.poison.target_label,
-        "seed": scenario.seed,
-        **({} if setting is None else setting.values),
-    }
+    point = scenario.point | ({} if setting is None else dict(setting.values))
     return any(
         holds(one.conditions, point)
         for one in study.exclude
@@ -175,18 +161,12 @@ def is_left_out(study: Study, scenario: Scenario, setting: Setting | None) -> bo
     )
 
 
-def _resolve(study: Study, dataset: Dataset, setting: Setting) -> Hyperparameters:
-    values = preset_values(setting.values.get("preset", study.preset), dataset.name)
-    values |= {name: value for name, value in setting.values.items() if name not in NO_VALUES}
-    return assemble(values)
-
-
-def _values_text(study: Study, values: Mapping[str, Any]) -> str:
-    """Return a setting's values that differ among settings, as ``alpha=0.7, layers=all``."""
+def _setting(study: Study, number: int, values: Values) -> Setting:
+    """Return a setting; its text has the values that differ, as ``alpha=0.7, layers=all``."""
     axes = study.grid.settings
     varied = {name: value for name, value in values.items() if is_open(axes[name])} or values
-    shown = (f"{name}={_plainly(name, value)}" for name, value in varied.items())
-    return ", ".join(shown) or "the preset"
+    text = ", ".join(f"{name}={_plainly(name, value)}" for name, value in varied.items())
+    return Setting(number=number, values=dict(values), text=text or "the preset")
 
 
 def _plainly(name: str, value: Any) -> str:
@@ -195,29 +175,20 @@ def _plainly(name: str, value: Any) -> str:
     return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
-__all__ = ["Plan", "Scenario", "Setting", "Trial", "make_plan", "own_setting", "spread"]
-
-
 @dataclass(kw_only=True)
 class Plan:
     """Everything a study will do, in order.
 
     The settings of a grid are all there from the start. Where a sampler draws them the plan
     grows, setting by setting; nothing that is in it changes.
-
-    Attributes:
-        settings: By their number.
-        trials: Of a grid scenario by scenario, as in the file; else setting by setting, in
-            the order in which those were drawn.
-        scenario_order: Scenarios as decisions meet them: shuffled once, attacks spread, so
-            that early evidence is about all of them.
-        setting_order: Settings as decisions meet them: the preset's own first.
     """
 
     study: Study
     scenarios: tuple[Scenario, ...]
-    settings: list[Setting]
-    trials: list[Trial]
+    settings: list[Setting]  # by their number
+    trials: list[Trial]  # scenario by scenario, as in the file; drawn ones setting by setting
+    # As decisions meet them: scenarios shuffled once, attacks spread, so that early evidence is
+    # about all of them; the preset's own setting first.
     scenario_order: tuple[int, ...]
     setting_order: list[int]
 
@@ -257,8 +228,7 @@ class Plan:
 
     def with_setting(self, number: int, values: Values) -> list[Trial]:
         """Return the trials that a drawn setting has in this plan; the plan stays as it is."""
-        text = _values_text(self.study, values)
-        setting = Setting(number=number, values=dict(values), text=text)
+        setting = _setting(self.study, number, values)
         known: dict[str, Hyperparameters] = {}
         first = number * len(self.scenarios)
         return [
@@ -328,55 +298,34 @@ def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
         study: With a `search`, its settings are those of `drawn`, and others may follow.
         drawn: Settings drawn before, in that order.
     """
-    if study.search is not None:
-        return _searched(study, drawn)
-    names = tuple(study.grid.settings)
+    searched, names = study.search is not None, tuple(study.grid.settings)
     axes = [axis for axis in study.grid.settings.values() if isinstance(axis, tuple)]
     settings = [
-        Setting(
-            number=number,
-            values=dict(zip(names, values, strict=True)),
-            text=_values_text(study, dict(zip(names, values, strict=True))),
-        )
-        for number, values in enumerate(itertools.product(*axes))
+        _setting(study, number, dict(zip(names, values, strict=True)))
+        for number, values in enumerate(() if searched else itertools.product(*axes))
     ]
     resolved: list[dict[str, Hyperparameters]] = [{} for _ in settings]
     scenarios: list[Scenario] = []
     trials: list[Trial] = []
-    for scenario in _scenarios(study):
-        numbered = _sourced(study, replace(scenario, number=len(scenarios)))
-        kept = [setting for setting in settings if not is_left_out(study, numbered, setting)]
-        if not kept:
+    for found in _scenarios(study):
+        scenario = replace(found, number=len(scenarios))
+        kept = [setting for setting in settings if not is_left_out(study, scenario, setting)]
+        if not kept and not (searched and not is_left_out(study, scenario, None)):
             continue
-        scenarios.append(numbered)
+        scenarios.append(scenario)
         for setting in kept:
             known = resolved[setting.number]
-            trials.append(trial_of(study, len(trials), numbered, setting, known))
-    return Plan(
+            trials.append(trial_of(study, len(trials), scenario, setting, known))
+    own = own_setting(study)
+    plan = Plan(
         study=study,
         scenarios=tuple(scenarios),
         settings=settings,
         trials=trials,
         scenario_order=spread(scenarios),
-        setting_order=_setting_order(study, settings),
+        setting_order=sorted(range(len(settings)), key=lambda n: settings[n].values != own),
     )
-
-
-def _searched(study: Study, drawn: Iterable[Values]) -> Plan:
-    """Return a plan of all scenarios in which a drawn setting may be tried."""
-    scenarios: list[Scenario] = []
-    for scenario in _scenarios(study):
-        if not is_left_out(study, scenario, None):
-            scenarios.append(_sourced(study, replace(scenario, number=len(scenarios))))
-    plan = Plan(
-        study=study,
-        scenarios=tuple(scenarios),
-        settings=[],
-        trials=[],
-        scenario_order=spread(scenarios),
-        setting_order=[],
-    )
-    for values in drawn:
+    for values in drawn if searched else ():
         if len(plan.settings) < plan.most_settings:
             plan.grow(values)
     return plan
@@ -403,42 +352,36 @@ def _scenarios(study: Study) -> list[Scenario]:
         grid.attacks, grid.datasets, grid.architectures, grid.target_labels, grid.seeds
     )
     return [
-        Scenario(
-            number=0,
-            choice=choice,
-            dataset=dataset,
-            architecture=architecture,
-            poison=choice.poison(ratio, target),
-            seed=seed,
+        _with_source(
+            study,
+            Scenario(
+                number=0,
+                choice=choice,
+                dataset=dataset,
+                architecture=architecture,
+                poison=choice.poison(ratio, target),
+                seed=seed,
+            ),
         )
         for choice, dataset, architecture, target, seed in product
         for ratio in (grid.poison_ratios if choice.poison_ratio is None else (choice.poison_ratio,))
     ]
 
 
-def _sourced(study: Study, scenario: Scenario) -> Scenario:
+def _with_source(study: Study, scenario: Scenario) -> Scenario:
     """Return a scenario with the place its victim is imported from, if victims are."""
-    axes = {
-        "poison_ratio": scenario.poison.poison_ratio,
-        "target_label": scenario.poison.target_label,
-        "seed": scenario.seed,
-    }
-    things = {
-        "attack": scenario.choice,
-        "dataset": scenario.dataset,
-        "architecture": scenario.architecture,
-    }
-    names = {
-        "attack": scenario.choice.attack.name,
-        "dataset": scenario.dataset.name,
-        "architecture": scenario.architecture.called,
-    }
+    point, attack = scenario.point, scenario.choice.attack
     for entry in study.imports:
-        if holds(entry.conditions, things | axes):
-            attack = scenario.choice.attack
+        if holds(entry.conditions, point):
+            name = attack.name
             if entry.backdoorbench and isinstance(attack, Imported):
-                names["attack"] = attack.of
-            source = import_path(entry, names | axes)
+                name = attack.of
+            names = point | {
+                "attack": name,
+                "dataset": scenario.dataset.name,
+                "architecture": scenario.architecture.called,
+            }
+            source = import_path(entry, names)
             return replace(scenario, source=source, normalisation=entry.normalisation)
     return scenario
 
@@ -455,13 +398,3 @@ def own_setting(study: Study) -> dict[str, Any] | None:
         if bound and own[name] not in axis:
             return None
     return values
-
-
-def _setting_order(study: Study, settings: list[Setting]) -> list[int]:
-    own = own_setting(study)
-    numbers = [setting.number for setting in settings]
-    for setting in settings:
-        if setting.values == own:
-            numbers.remove(setting.number)
-            return [setting.number, *numbers]
-    return numbers

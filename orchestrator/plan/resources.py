@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,13 +26,7 @@ USABLE = 0.9  # of a GPU's memory
 
 
 def worker_bytes(
-    architecture: Architecture,
-    *,
-    classes: int,
-    channels: int,
-    side: int,
-    images: int,
-    batch: int,
+    architecture: Architecture, *, classes: int, channels: int, side: int, images: int, batch: int
 ) -> float:
     """Return the bytes of GPU memory that a worker of this architecture is taken to need.
 
@@ -87,28 +82,19 @@ UNKNOWN_SET = (10, 32, 3, 50_000)  # classes, side, channels, images where a set
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """What of a machine changes the last bits of a result.
+    """What of a machine changes the last bits of a result."""
 
-    Attributes:
-        device: ``cpu`` or ``cuda``.
-        threads: Threads of torch on a CPU: sums are split among them.
-    """
-
-    device: str = "cpu"
-    threads: int = 1
+    device: str = "cpu"  # or `cuda`
+    threads: int = 1  # of torch on a CPU: sums are split among them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One machine.
-
-    Attributes:
-        memory: Of the smallest of its GPUs, in bytes; 0 where torch finds none.
-    """
+    """One machine."""
 
     cpus: float
     gpus: float
-    memory: int = 0
+    memory: int = 0  # of the smallest of its GPUs, in bytes; 0 where torch finds none
 
     def room(self, share: Share) -> int:
         """Return how many workers of this share fit; a fraction never spans two GPUs."""
@@ -122,32 +108,21 @@ class Node:
 
 def this_machine() -> Node:
     """Return what this process could use."""
-    import torch
-
-    cards = [
-        torch.cuda.get_device_properties(card).total_memory
-        for card in range(torch.cuda.device_count())
-    ]
-    memory = min(cards, default=0)
-    return Node(cpus=os.cpu_count() or 1, gpus=len(cards), memory=memory)
+    cards = range(torch.cuda.device_count())
+    memory = [torch.cuda.get_device_properties(card).total_memory for card in cards]
+    return Node(cpus=os.cpu_count() or 1, gpus=len(cards), memory=min(memory, default=0))
 
 
 class Shares:
-    """What each job of a study takes, of machines like these.
-
-    Attributes:
-        device: Where torch computes.
-    """
+    """What each job of a study takes, of machines like these."""
 
     def __init__(self, study: Study, nodes: Sequence[Node]) -> None:
         self._study = study
-        said, resources = study.resources.gpus, study.resources
+        gpus = study.resources.gpus
         there = any(node.gpus and node.memory for node in nodes)
-        if resources.device is not None:
-            self.device = resources.device
-        else:
-            wanted = any(said) or (there and 0 not in said)
-            self.device = Device.CUDA if wanted else Device.CPU
+        wanted = any(gpus) or (there and 0 not in gpus)
+        usual = Device.CUDA if wanted else Device.CPU
+        self.device = study.resources.device or usual  # where torch computes
         self._memory = min((node.memory for node in nodes if node.memory), default=0)
         self._known: dict[object, Share] = {}
 
@@ -158,9 +133,8 @@ class Shares:
 
     def of(self, job: Job) -> Share:
         """Return what Ray keeps free for a job."""
-        batch = None
-        if job.is_trial:
-            batch = job.trial.hyperparameters.relearn.relearn_batch_size
+        relearn = job.trial.hyperparameters.relearn if job.is_trial else None
+        batch = relearn.relearn_batch_size if relearn else None
         return self._of(job.stage, job.scenario, batch)
 
     def all(self, scenarios: Sequence[Scenario]) -> dict[Share, str]:
@@ -224,23 +198,20 @@ class Shares:
             return 0.0
         if not self._memory:
             return 1.0
-        try:
+        info = None
+        with suppress(DatasetError):
             info = scenario.dataset.info()
-        except DatasetError:
-            info = None
         classes, side, channels, images = (
             (info.classes, info.side, info.channels, info.train_count) if info else UNKNOWN_SET
         )
-        usual = self._study.victim.config(
-            scenario.dataset.name, scenario.poison.attack.name
-        ).batch_size
+        config = self._study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
         need = worker_bytes(
             scenario.architecture,
             classes=classes,
             channels=channels,
             side=side,
             images=images,
-            batch=max(usual, batch or 0),
+            batch=max(config.batch_size, batch or 0),
         )
         return share_of(need, self._memory)
 

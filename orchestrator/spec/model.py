@@ -56,6 +56,7 @@ Cpus = Annotated[int, Field(ge=1, le=1024)]  # of one worker: no machine has mor
 Gpu = Annotated[float, Field(ge=0, le=64), AfterValidator(_share)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Minutes = Annotated[float, Field(gt=0, le=60 * MOST_HOURS)]
+StageMinutes = Annotated[Mapping[Stage, Minutes], BeforeValidator(_every_stage)]
 
 
 class Device(StrEnum):
@@ -67,7 +68,7 @@ class Device(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceRequest:
-    """What one line of the file asks for; None leaves it to the next, more general line."""
+    """What one entry of the file asks for; None leaves it to the next, more general one."""
 
     __pydantic_config__ = _STRICT
 
@@ -84,12 +85,7 @@ class ArchitectureRequest(ResourceRequest):
 
 @dataclass(frozen=True, order=True)
 class Share:
-    """What Ray keeps free for one worker.
-
-    Attributes:
-        cpu: Whole CPUs.
-        gpu: A fraction of one GPU, or whole ones.
-    """
+    """What Ray keeps free for one worker: whole CPUs; part of one GPU, or whole ones."""
 
     cpu: int = 1
     gpu: float = 0.0
@@ -102,27 +98,20 @@ class Share:
 class Resources:
     """Workers at once, and the share of each.
 
-    The most particular line that says something counts: a stage of an architecture, the
-    architecture, the stage, the study. What none says, the machine or the cluster decides.
-
-    Attributes:
-        workers: Items worked on at once; None is what there is room for.
-        cpu: CPUs of a worker, and threads of torch, on which results' last bits depend. A
-            stage or an architecture may ask for more CPUs: Ray keeps them free, which
-            leaves room for fewer at once, while torch's threads stay these.
-        gpu: Share of a GPU; None is by memory where there is a GPU.
-        device: Where torch computes; None is ``cuda`` if a worker has a share of a GPU.
-        stages: By stage: `STAGES`.
-        architectures: By the bare name, for every variant of it.
+    The most specific entry counts: a stage of an architecture, the architecture, the stage, the
+    study. What none says, the machine or the cluster decides.
     """
 
     __pydantic_config__ = _STRICT
 
-    workers: Count | None = None
+    workers: Count | None = None  # items worked on at once; None is what there is room for
+    # CPUs of a worker, and threads of torch, on which results' last bits depend. A stage or an
+    # architecture may ask for more CPUs: fewer run at once, and torch's threads stay these.
     cpu: Cpus = 1
-    gpu: Gpu | None = None
-    device: Device | None = None
+    gpu: Gpu | None = None  # None is by memory where there is a GPU
+    device: Device | None = None  # None is `cuda` if a worker has a share of a GPU
     stages: Mapping[Stage, ResourceRequest] = field(default_factory=dict)
+    # By the bare name, for every variant of it.
     architectures: Mapping[str, ArchitectureRequest] = field(default_factory=dict)
 
     def asked(self, stage: str, architecture: str) -> tuple[int, float | None]:
@@ -155,18 +144,11 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one item may take.
-
-    Attributes:
-        minutes: By stage; a stage that is not named has no limit.
-        attempts: How often an item is begun whose worker dies under it.
-    """
+    """What one item may take: minutes by stage, and starts if its worker dies."""
 
     __pydantic_config__ = _STRICT
 
-    minutes: Annotated[Mapping[Stage, Minutes], BeforeValidator(_every_stage)] = field(
-        default_factory=dict
-    )
+    minutes: StageMinutes = field(default_factory=dict)
     attempts: Count = 3
 
     def seconds(self, stage: str) -> float | None:
@@ -180,12 +162,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What one start of the command may take; None is all that there is to do.
-
-    Attributes:
-        hours: After which nothing is begun any more.
-        trials: Trials that are begun.
-    """
+    """Hours and trials after which one start of the command begins nothing; None is no limit."""
 
     __pydantic_config__ = _STRICT
 
@@ -221,21 +198,13 @@ class LogModels(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class AttackChoice:
-    """One entry of the attack axis.
-
-    Attributes:
-        attack: The trigger with its options.
-        labels: Which images are poisoned and how they are labelled.
-        stamp: When the trigger meets a training image.
-        poison_ratio: The entry's own ratio, or None: then the axis of that name applies.
-        source: The source classes, under ``labels: source_specific``.
-    """
+    """One entry of the attack axis: the trigger with its options, and how it poisons."""
 
     attack: Attack
     labels: LabelRule
     stamp: Stamp = Stamp.BEFORE_AUGMENTATION
-    poison_ratio: float | None = None
-    source: tuple[int, ...] = ()
+    poison_ratio: float | None = None  # None: the axis of that name applies
+    source: tuple[int, ...] = ()  # classes, under `labels: source_specific`
 
     def poison(self, poison_ratio: float, target_label: int) -> Poison:
         """Return what the attacker does at this ratio, with this target."""
@@ -257,14 +226,7 @@ class AttackChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The axes. Scenario axes have values; a setting axis may instead be a range.
-
-    Attributes:
-        settings: Values, or the range, of each setting axis by its name, in the order of
-            the results' columns: ``defence_seed``, ``clean_ratio``, ``unlearn_threshold``,
-            ``reinit_ratio``, then further axes as in the file. Only axes that the file names
-            are here; the plan takes the scenario's seed and the preset's values for others.
-    """
+    """The axes. Scenario axes have values; a setting axis may instead be a range."""
 
     attacks: tuple[AttackChoice, ...]
     datasets: tuple[Dataset, ...]
@@ -272,22 +234,17 @@ class Grid:
     poison_ratios: tuple[float, ...] = (0.1,)
     target_labels: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
+    # The axes that the file names: `FIRST_SETTINGS`, then others as in the file. Where an axis is
+    # not named, the plan takes the scenario's seed and the preset's values.
     settings: Mapping[str, Axis] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How settings are drawn, instead of taking every combination.
+    """How settings are drawn, instead of taking every combination."""
 
-    Attributes:
-        sampler: One of Optuna's samplers, by its name in snake case.
-        settings: How many settings to draw in all, the preset's own among them.
-        seed: Of the sampler.
-        arguments: Its other arguments, by Optuna's names.
-    """
-
-    sampler: str
-    settings: int
+    sampler: str  # one of Optuna's, by its name in snake case
+    settings: int  # to draw in all, the preset's own among them
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -296,10 +253,8 @@ class Search:
 class Exclusion:
     """Combinations to leave out: every condition must hold.
 
-    Attributes:
-        conditions: Per axis, the values that match. For attack, dataset and architecture a
-            value is a bare name, which matches every variant, or an entry of the axis; for a
-            setting axis it may be a `Span` of values.
+    Conditions are the values that match, by axis: for attack, dataset and architecture a bare
+    name, which matches every variant, or an entry of the axis; else values, or a `Span` of them.
     """
 
     conditions: Mapping[str, tuple[Any, ...]]
@@ -323,12 +278,7 @@ def matches(wanted: Sequence[Any], value: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """What a network subtracts from pixels in [0, 1], and divides by, per channel.
-
-    Attributes:
-        mean: One number, or one per channel.
-        std: As `mean`.
-    """
+    """What a network subtracts from pixels in [0, 1] and divides by: a number, or one a channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -345,19 +295,12 @@ class Normalisation:
 
 @dataclass(frozen=True, kw_only=True)
 class VictimImport:
-    """Where pre-trained victims lie.
+    """Where pre-trained victims lie."""
 
-    Attributes:
-        path: A folder or file; names of scenario axes in braces stand for their values.
-        backdoorbench: Whether victims lie below the path, each in a folder with the name that
-            BackdoorBench's zoo gives it.
-        normalisation: What they were trained with, where it is not the dataset's.
-        conditions: Which scenarios it serves, as for an exclusion; none is all of them.
-    """
-
-    path: str
-    backdoorbench: bool = False
-    normalisation: Normalisation | None = None
+    path: str  # names of scenario axes in braces stand for their values
+    backdoorbench: bool = False  # whether they lie below it in folders named as in its zoo
+    normalisation: Normalisation | None = None  # None is the dataset's
+    # Which scenarios it serves, as for an exclusion; none is all of them.
     conditions: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
@@ -383,15 +326,10 @@ class PrunerChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Prune:
-    """Who may abandon work; None is nobody.
+    """The pruners, if any."""
 
-    Attributes:
-        setting: Across scenarios, settings that are unlikely to be the best of the grid.
-        curve: Within a scenario, trials whose relearning curve is hopeless.
-    """
-
-    setting: PrunerChoice | None = None
-    curve: PrunerChoice | None = None
+    setting: PrunerChoice | None = None  # across scenarios: settings unlikely to be the best
+    curve: PrunerChoice | None = None  # within a scenario: trials, by their relearning curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,18 +346,13 @@ class VictimRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """Where MLflow's record goes.
-
-    Attributes:
-        register: Whether the best repaired model of each scenario stands in MLflow's registry,
-            under the alias ``best``.
-    """
+    """Where MLflow's record goes."""
 
     __pydantic_config__ = _STRICT
 
     uri: TrackingUri
     log_models: LogModels = LogModels.BEST
-    register: bool = False
+    register: bool = False  # the best model of each scenario, under the alias `best`
 
     def __post_init__(self) -> None:
         if self.register and self.log_models is LogModels.NONE:
@@ -428,48 +361,35 @@ class Tracking:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Everything a study file says, defaults filled in, paths absolute.
-
-    Attributes:
-        source: The file as the user named it, for messages.
-        plugins: Files that define attacks or repair methods. They stand before the grid, which
-            holds objects of their classes: a worker loads them first.
-        imports: Where victims come from that are not trained; the first that matches counts.
-        search: How settings are drawn; None is every combination.
-        optuna_storage: Optuna's address of the storage that mirrors the study while it runs;
-            None is a journal in the study folder, written at the end.
-    """
+    """Everything a study file says, defaults filled in, paths absolute."""
 
     name: str
-    source: str
+    source: str  # the file as the user named it, for messages
+    # Before the grid, which holds objects of their classes: a worker loads them first.
     plugins: tuple[Plugin, ...] = ()
     grid: Grid
     preset: Preset = Preset.DEFAULT
     exclude: tuple[Exclusion, ...] = ()
-    search: Search | None = None
+    search: Search | None = None  # None is every combination
     victim: VictimRecipe = field(default_factory=VictimRecipe)
-    imports: tuple[VictimImport, ...] = ()
+    imports: tuple[VictimImport, ...] = ()  # the first that matches counts
     victim_rule: VictimRule = field(default_factory=VictimRule)
     prune: Prune = field(default_factory=Prune)
     objective: Objective = Objective.DER
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
     budget: Budget = field(default_factory=Budget)
-    optuna_storage: Address | None = None
+    optuna_storage: Address | None = None  # None is a journal in the study folder, at the end
     mlflow: Tracking
     store: Address
 
 
-def _places_of(attack: Attack) -> set[str]:
-    """Return the options that may say where something lies: results hold no path."""
-    attack_class: Any = type(attack)  # a dataclass, as every registered one
-    return {part.name for part in fields(attack_class) if part.metadata.get("runtime")}
-
-
 def attack_options(choice: AttackChoice) -> dict[str, Any]:
-    """Return what an entry of the attack axis says beyond the attack's name."""
+    """Return what an entry of the attack axis says beyond the attack's name; no path's folders."""
+    attack_class: Any = type(choice.attack)  # a dataclass, as every registered one
+    places = {part.name for part in fields(attack_class) if part.metadata.get("runtime")}
     options = {
-        name: Path(value).name if name in _places_of(choice.attack) else value
+        name: Path(value).name if name in places else value
         for name, value in options_of(choice.attack).items()
     }
     if choice.labels is not choice.attack.label_rules[0]:

@@ -18,19 +18,12 @@ Values: TypeAlias = Mapping[str, Any]  # of each setting axis by its name
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """An axis between two values, both of which belong to it.
+    """An axis between two values, both of which belong to it."""
 
-    Attributes:
-        low: Smallest value: a whole number where all values are.
-        high: Largest value.
-        log: Whether the logarithm is spread evenly instead of the value.
-        step: Distance between values, counted from `low`; None is any value.
-    """
-
-    low: float
+    low: float  # a whole number where all values are
     high: float
-    log: bool = False
-    step: float | None = None
+    log: bool = False  # whether the logarithm is spread evenly instead of the value
+    step: float | None = None  # between values, counted from `low`; None is any value
 
     def __post_init__(self) -> None:
         if self.low >= self.high:
