@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
@@ -24,7 +24,7 @@ from orchestrator.spec.rules import AbsolutePath, nearest
 from orchestrator.spec.space import Range, Span
 from orchestrator.spec.validation import Reader, axis_values, field_reader, named_in, read
 from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, YamlNode
-from ulrl.attacks import ATTACKS, LabelRule, Stamp
+from ulrl.attacks import ATTACKS, Attack, LabelRule, Stamp
 from ulrl.datasets import DATASETS
 from ulrl.hyperparameters import PARTS, Preset, names
 from ulrl.methods import METHODS, ULRL
@@ -59,15 +59,12 @@ class Item:
 
 def attack_choice(attack_class: type[Any], options: Mapping[str, Any]) -> AttackChoice:
     """Return an attack with its own options and with how it poisons."""
-    own = {name: value for name, value in options.items() if name not in ATTACK_OPTIONS}
-    attack = attack_class(**own)
     poison = {name: options[name] for name in ATTACK_OPTIONS if name in options}
-    poison.setdefault("labels", attack.label_rules[0])
-    poison.setdefault("stamp", attack.default_stamp)
-    choice = AttackChoice(attack=attack, **poison)
+    attack = attack_class(**{n: value for n, value in options.items() if n not in poison})
+    usual = {"labels": attack.label_rules[0], "stamp": attack.default_stamp}
+    choice = AttackChoice(attack=attack, **(usual | poison))
     choice = replace(choice, source=choice.source or choice.usual_source)
-    some = 0.1 if choice.poison_ratio is None else choice.poison_ratio
-    choice.poison(some, 0)  # for its rules
+    choice.poison(0.1 if choice.poison_ratio is None else choice.poison_ratio, 0)  # for its rules
     return choice
 
 
@@ -132,18 +129,13 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
     count = prod(map(len, right.values()))
     if count > MAX_VARIANTS:
         raise InvalidValue(node, f"one entry stands for at most {MAX_VARIANTS:,}; got {count:,}")
-    build = partial(attack_choice if axis == "attack" else _thing, chosen)
     items = []
     for combination in product(*right.values()):
         variant = dict(zip(right, combination, strict=True))
-        value = _built(node, build, variant, required)
+        value = _built(node, chosen, variant, required)
         places = {option: place for option, (place, _) in variant.items()}
         items.append(Item(node=node, value=value, options=places))
     return items if node.problems.count == before else []
-
-
-def _thing(chosen: type[Any], options: Mapping[str, Any]) -> Any:
-    return chosen(**options)
 
 
 def _name_and_options(node: YamlNode, axis: str) -> tuple[YamlNode, str, dict[str, YamlNode]]:
@@ -159,23 +151,24 @@ def _name_and_options(node: YamlNode, axis: str) -> tuple[YamlNode, str, dict[st
     for name in options:
         if name in REGISTRIES[axis]:  # {arrays: FILE.npz}
             return node, name, options
-    told = any(option.value is UNREADABLE for option in options.values())
+    noted = any(option.value is UNREADABLE for option in options.values())
     text = f"the {axis} has no name; write {{name: ..., OPTION: ...}}"
-    raise InvalidValue(node, "" if told else text)
+    raise InvalidValue(node, "" if noted else text)
 
 
 def _option_readers(chosen: type[Any], axis: str) -> dict[str, tuple[Reader, Any]]:
     """Return the reader and the type of each option."""
-    hints = get_type_hints(chosen)
+    parts = {part.name: part for part in dataclasses.fields(chosen)}
+    types = get_type_hints(chosen)
+    hints = {name: types[name] for name in parts} | (ATTACK_OPTIONS if axis == "attack" else {})
     readers: dict[str, tuple[Reader, Any]] = {}
-    for part in dataclasses.fields(chosen):
-        hint = hints[part.name]
-        reader: Reader = partial(read, hint=hint)
-        if part.metadata.get("runtime") and hint in (str, str | None):
-            reader = partial(_read_path, part=part)
-        readers[part.name] = reader, hint
-    extra = ATTACK_OPTIONS if axis == "attack" else {}
-    return readers | {name: (partial(read, hint=hint), hint) for name, hint in extra.items()}
+    for name, hint in hints.items():
+        is_path = name in parts and parts[name].metadata.get("runtime")
+        if is_path and hint in (str, str | None):
+            readers[name] = partial(_read_path, part=parts[name]), hint
+        else:
+            readers[name] = partial(read, hint=hint), hint
+    return readers
 
 
 def _read_path(node: YamlNode, part: dataclasses.Field[Any]) -> Any:
@@ -188,15 +181,16 @@ def _read_path(node: YamlNode, part: dataclasses.Field[Any]) -> Any:
 
 def _built(
     node: YamlNode,
-    build: Callable[[dict[str, Any]], Any],
+    chosen: type[Any],
     options: Mapping[str, tuple[YamlNode, Any]],
     required: Sequence[str],
 ) -> Any:
     """Return the thing with these options; note each that it forbids, at the option."""
     left = dict(options)
     while True:
+        values = {option: value for option, (_, value) in left.items()}
         try:
-            return build({option: value for option, (_, value) in left.items()})
+            return attack_choice(chosen, values) if issubclass(chosen, Attack) else chosen(**values)
         except ValueError as error:
             places = {option: place for option, (place, _) in left.items()}
             culprit = named_in(str(error), replace(node, value=places))
@@ -209,25 +203,18 @@ def _built(
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """The grid as it was read, with places, mistakes left out.
+    """The grid as it was read, with places, mistakes left out."""
 
-    Attributes:
-        node: The section.
-        items: By axis: the scenario axes, then the setting axes that the file names, in the
-            order of the results' columns. A range is the only item of its axis.
-        unsound: Axes with a mistake, so that what is not there may have been meant.
-        drawn: How many settings a sampler draws, or None: every combination is one.
-        folded: Setting axes that stand in `dimensions` by one value for all, since no rule
-            tells their values apart and a sampler may have very many combinations.
-        kept: The points of `dimensions` that exclusions leave; None before they are read.
-    """
-
-    node: YamlNode
+    node: YamlNode  # the section
+    # By axis: the scenario axes, then the setting axes that the file names, in the order of the
+    # results' columns. A range is the only item of its axis.
     items: Mapping[str, tuple[Item, ...]]
-    unsound: frozenset[str] = frozenset()
-    drawn: int | None = None
+    unsound: frozenset[str] = frozenset()  # axes with a mistake: a missing value may be meant
+    drawn: int | None = None  # settings that a sampler draws; None: every combination is one
+    # Setting axes that stand in `dimensions` by one value for all, since no rule tells their
+    # values apart and a sampler may have very many combinations.
     folded: frozenset[str] = frozenset()
-    kept: Any = None
+    kept: Any = None  # the points of `dimensions` that exclusions leave, once they are read
 
     @cached_property
     def poisonings(self) -> tuple[tuple[Item, Item], ...]:
@@ -302,13 +289,7 @@ def dimension_of(name: str) -> str:
 def read_grid(
     node: YamlNode, search: Search | None = None, told_apart: Iterable[str] = AXES
 ) -> Axes:
-    """Return the axes of the grid, and note what is wrong with them.
-
-    Args:
-        node: The section.
-        search: How settings are drawn, if they are.
-        told_apart: Axes whose values an exclusion tells apart.
-    """
+    """Return the axes of the grid, and note what is wrong; exclusions name `told_apart`."""
     given = node.known(AXES)
     order = [*SCENARIO_AXES, *(name for name in FIRST_SETTINGS if name in given)]
     items: dict[str, tuple[Item, ...]] = {}
@@ -385,11 +366,11 @@ def _repair(node: YamlNode) -> str:
 
 def read_range(node: YamlNode, name: str, kind: type[R]) -> R:
     """Return part of a setting axis from one value to another: a `Range` or a `Span`."""
-    hint: Any
     reader, hint = value_reader(name)
-    if get_origin(hint) is tuple or not {int, float} & {hint, *get_args(hint)}:
+    kinds = {hint, *get_args(hint)}
+    if get_origin(hint) is tuple or not {int, float} & kinds:
         raise InvalidValue(node, f"{name} has no range, which is of numbers; list the values")
-    number = int if int in (hint, *get_args(hint)) else float
+    number = int if int in kinds else float
     types = {"low": number, "high": number, "log": bool, "step": number}
     before = node.problems.count
     values = {}

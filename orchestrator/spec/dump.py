@@ -33,6 +33,9 @@ def resolved_yaml(study: Study) -> str:
     """
     grid = study.grid
     search = study.search
+    victim: dict[str, Any] = {"recipe": study.victim.recipe, **study.victim.changes}
+    if study.imports:
+        victim = {"import": study.imports}
     content: dict[str, Any] = {
         "name": study.name,
         "plugins": [plugin.path for plugin in study.plugins] or None,
@@ -48,18 +51,8 @@ def resolved_yaml(study: Study) -> str:
         },
         "exclude": [exclusion.conditions for exclusion in study.exclude],
         "search": search and {**_fields(search, leave_out="arguments"), **search.arguments},
-        "victim": {
-            **(
-                {"import": study.imports}
-                if study.imports
-                else {"recipe": study.victim.recipe, **study.victim.changes}
-            ),
-            **_fields(study.victim_rule),
-        },
-        "prune": {
-            "setting": study.prune.setting or "none",
-            "curve": study.prune.curve or "none",
-        },
+        "victim": {**victim, **_fields(study.victim_rule)},
+        "prune": {level: chosen or "none" for level, chosen in _fields(study.prune).items()},
         "objective": study.objective,
         "resources": study.resources,
         "limits": study.limits,

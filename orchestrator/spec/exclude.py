@@ -39,11 +39,8 @@ def read_exclude(node: YamlNode | None, axes: Axes) -> tuple[tuple[Exclusion, ..
         with node.problems.collecting():
             exclusion = Exclusion(conditions=read_conditions(entry, axes))
             # What an exclusion takes of a range leaves the rest of it.
-            listed = {
-                name: wanted
-                for name, wanted in exclusion.conditions.items()
-                if not isinstance(axes.values(name), Range)
-            }
+            conditions = exclusion.conditions.items()
+            listed = {n: v for n, v in conditions if not isinstance(axes.values(n), Range)}
             matched = mask_of(listed, axes)
             if not axes.unsound and not matched.any():
                 raise InvalidValue(entry, "the entry matches nothing in the grid")
@@ -106,13 +103,11 @@ def _read_numbers(node: YamlNode, name: str, column: Sequence[Any]) -> tuple[Any
 
 def _there(column: Sequence[Any]) -> str:
     """Return the values of an axis in words."""
-    return ", ".join(
-        one.text if isinstance(one, Range) else written(one) for one in dict.fromkeys(column)
-    )
+    values = dict.fromkeys(column)
+    return ", ".join(one.text if isinstance(one, Range) else written(one) for one in values)
 
 
 def _read_span(node: YamlNode, name: str, column: Sequence[Any]) -> Span:
-    """Return values from one to another."""
     span = read_range(node, name, Span)
     meets = [
         one.low <= span.high and span.low <= one.high if isinstance(one, Range) else one in span

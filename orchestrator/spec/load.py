@@ -57,32 +57,30 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
         SpecError: All that is wrong with the file, in its order, a line each.
     """
     root = read_tree(path, overrides)
-    keys = root.known(KEYS)
+    given = root.known(KEYS)
     for key in ("name", "grid"):
-        if key not in keys:
+        if key not in given:
             root.child(key, None).note("this key is required")
-    given = {**keys, "store": keys.get("store", root.child("store", DEFAULT_STORE))}
-    mlflow = keys.get("mlflow", root.child("mlflow", {}))
+    preset_node, sections = given.get("preset"), dict(given)
+    sections.setdefault("store", root.child("store", DEFAULT_STORE))
+    mlflow = sections.get("mlflow", root.child("mlflow", {}))
     if mlflow.value is None or isinstance(mlflow.value, dict):
         mlflow = replace(mlflow, value={"uri": mlflow.child("uri", DEFAULT_URI), **mlflow.entries})
-    given["mlflow"] = mlflow
-    read_as = {key: partial(read, hint=hint) for key, hint in _HINTS.items()}
-    readers: dict[str, Reader] = {**_READERS, **read_as}
+    sections["mlflow"] = mlflow
     found: dict[str, Any] = {"prune": DEFAULT_PRUNE}
-    for key in [key for key in readers if key in given]:
+    for key in [key for key in _READERS if key in sections]:
         with root.problems.collecting():
-            found[key] = readers[key](given[key])
+            found[key] = _READERS[key](sections[key])
     found["optuna_storage"] = found.pop("optuna", None)
-    preset = found.get("preset", Preset.DEFAULT)
-    axes, found["exclude"] = _grid(keys, preset, found.get("search"))
+    axes, found["exclude"] = _grid(given, found.get("preset", Preset.DEFAULT), found.get("search"))
     grid = axes.grid() if axes else Grid(attacks=(), datasets=(), architectures=())
-    if "preset" in keys and "preset" in grid.settings:
-        keys["preset"].note("preset is an axis of this grid already; say it there alone")
+    if preset_node is not None and "preset" in grid.settings:
+        preset_node.note("preset is an axis of this grid already; say it there alone")
     with root.problems.collecting():
-        found |= read_victim(keys.get("victim"), axes)
-    if "resources" in keys and "resources" in found:
+        found |= read_victim(given.get("victim"), axes)
+    if "resources" in given and "resources" in found:
         names = [architecture.name for architecture in grid.architectures]
-        _check_resources(keys["resources"], found["resources"], names)
+        _check_resources(given["resources"], found["resources"], names)
     root.problems.raise_if_any()
     return Study(source=path, grid=grid, **found)
 
@@ -112,9 +110,9 @@ def _grid(
     if "grid" not in keys:
         return None, ()
     excluded = keys.get("exclude")
-    told_apart = {key for entry in excluded.items for key in entry.entries} if excluded else set()
+    named = {key for entry in excluded.items for key in entry.entries} if excluded else set()
     with keys["grid"].problems.collecting():
-        axes = read_grid(keys["grid"], search, told_apart)
+        axes = read_grid(keys["grid"], search, named)
         if not axes.unsound:
             check_search(keys.get("search"), search, axes)
         if axes.fits:
@@ -147,21 +145,23 @@ def _optuna_storage(node: YamlNode) -> Address | None:
     return None if storage is None else read(storage, OptunaStorage)
 
 
-_HINTS: Mapping[str, Any] = {
-    "name": Annotated[str, AfterValidator(_name)],
-    "preset": Preset,
-    "objective": Objective,
-    "resources": Resources,
-    "limits": Limits,
-    "budget": Budget,
-    "mlflow": Tracking,
-    "store": StorePlace,
-}
+def _as(hint: Any) -> Reader:
+    return partial(read, hint=hint)
+
+
 _READERS: Mapping[str, Reader] = {
     "plugins": _plugins,
     "search": read_search,
     "prune": read_prune,
     "optuna": _optuna_storage,
+    "name": _as(Annotated[str, AfterValidator(_name)]),
+    "preset": _as(Preset),
+    "objective": _as(Objective),
+    "resources": _as(Resources),
+    "limits": _as(Limits),
+    "budget": _as(Budget),
+    "mlflow": _as(Tracking),
+    "store": _as(StorePlace),
 }
 
 

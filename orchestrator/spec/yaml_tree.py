@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import ulp
+from math import inf, ulp
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,12 @@ _WORDS = {"": None, "~": None} | {
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """Where a user wrote something; locations sort in reading order.
+    """Where a user wrote something; locations sort in reading order."""
 
-    Attributes:
-        source: 0 for the file, then the overrides in their order.
-        line: From 0, inside the source.
-        column: From 0.
-        shown: The start of a message: ``FILE:LINE``, or the override as given.
-    """
-
-    source: int
-    line: int
+    source: int  # 0 for the file, then the overrides in their order
+    line: int  # from 0, inside the source
     column: int
-    shown: str = field(compare=False)
+    shown: str = field(compare=False)  # `FILE:LINE`, or the override as given
 
 
 class Problems:
@@ -87,20 +80,13 @@ class Problems:
 
 @dataclass(frozen=True, kw_only=True)
 class YamlNode:
-    """One value of a study file.
+    """One value of a study file."""
 
-    Attributes:
-        path: Keys and list positions that lead to it, joined by dots.
-        place: Its key's place, or its own where it is an item of a list.
-        value: None, a bool, a number, a text, a tuple of nodes, a dict of nodes by key, or
-            `UNREADABLE`.
-        problems: Those of the whole file.
-    """
-
-    path: str
-    place: Location
+    path: str  # keys and list positions that lead to it, joined by dots
+    place: Location  # its key's, or its own where it is an item of a list
+    # None, a bool, a number, a text, a tuple of nodes, a dict of nodes by key, or `UNREADABLE`.
     value: Any
-    problems: Problems = field(repr=False)
+    problems: Problems = field(repr=False)  # of the whole file
 
     @property
     def name(self) -> str:
@@ -160,8 +146,8 @@ class YamlNode:
 
     def invalid(self, rule: str, end: str = "") -> "InvalidValue":
         """Return the exception for a value that breaks the rule of its key."""
-        told = self.value is UNREADABLE
-        return InvalidValue(self, "" if told else f"{self.name} is {rule}; got {self.shown}{end}")
+        noted = self.value is UNREADABLE
+        return InvalidValue(self, "" if noted else f"{self.name} is {rule}; got {self.shown}{end}")
 
     def known(self, valid: Iterable[str]) -> "dict[str, YamlNode]":
         """Return the entries with valid keys, and note the others; nothing has no entries.
@@ -201,8 +187,8 @@ def read_tree(path: str, overrides: Sequence[str]) -> YamlNode:
     if root.value is None:
         raise SpecError([f"{path}: the file is empty; a study has a name and a grid"])
     if not isinstance(root.value, dict):
-        told = root.value is UNREADABLE
-        root.note("" if told else "a study is a mapping of keys to values")
+        noted = root.value is UNREADABLE
+        root.note("" if noted else "a study is a mapping of keys to values")
         root.problems.raise_if_any()
     for number, override in enumerate(overrides, start=1):
         with root.problems.collecting():
@@ -298,6 +284,7 @@ def _parse(text: str, top: YamlNode, shown: Any) -> YamlNode:
     try:
         composer = _Composer(text)
         root = composer.get_single_node()
+        return replace(top, value=None) if root is None else _tree(root, top, located)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position)
         problem = f"{error.reason}; got {chr(error.character)!r}"
@@ -306,8 +293,6 @@ def _parse(text: str, top: YamlNode, shown: Any) -> YamlNode:
         line, problem = mark.line, ", ".join(filter(None, (error.context, error.problem)))
     except (ValueError, OverflowError):
         line, problem = composer.line, "an escape names no character"
-    else:
-        return replace(top, value=None) if root is None else _tree(root, top, located)
     raise InvalidValue(located(top, line, 0), f"this is not YAML: {problem}")
 
 
@@ -351,21 +336,21 @@ def _entries(composed: Any, node: YamlNode, located: Any) -> dict[str, YamlNode]
 def _scalar(composed: Any, node: YamlNode) -> YamlNode:
     """Return a scalar as null, a bool, a finite number in its shortest form, or a text."""
     text = composed.value
-    is_plain = composed.style is None
+    is_plain, as_text = composed.style is None, replace(node, value=text)
     if is_plain and text in _WORDS:
         return replace(node, value=_WORDS[text])
     if is_plain and (_NOT_FINITE.fullmatch(text) or NUMBER.fullmatch(text)):
-        value = None if _NOT_FINITE.fullmatch(text) else _number(text.replace("_", ""))
-        if value is not None and abs(value) <= LARGEST:
+        value = inf if _NOT_FINITE.fullmatch(text) else _number(text.replace("_", ""))
+        if abs(value) <= LARGEST:
             return replace(node, value=value)
-        shown = replace(node, value=text).shown.strip("'")
+        shown = as_text.shown.strip("'")
         node.note(f"{node.name} is a finite number, at most 10^18 in magnitude; got {shown}")
-        return replace(node, value=UNREADABLE)
-    if not text or not text.isprintable():
-        shown = replace(node, value=text).shown
-        node.note(f"{node.name} is a text in one line, of printable characters; got {shown}")
-        return replace(node, value=UNREADABLE)
-    return replace(node, value=text)
+    elif text and text.isprintable():
+        return as_text
+    else:
+        rule = "a text in one line, of printable characters"
+        node.note(f"{node.name} is {rule}; got {as_text.shown}")
+    return replace(node, value=UNREADABLE)
 
 
 def _number(digits: str) -> float:
