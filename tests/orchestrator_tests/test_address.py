@@ -1,7 +1,5 @@
 """Addresses do not print their secrets, nor does anything that a study writes."""
 
-import copy
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,17 +91,6 @@ def test_an_address_without_secrets_is_shown_as_it_is(text: str) -> None:
     assert redacted(f"{text} and alice") == f"{text} and alice"
 
 
-@pytest.mark.parametrize("text", [*CASES, *PLAIN])
-def test_an_address_travels_and_compares(text: str) -> None:
-    one = Address(text)
-    for other in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one), Address(text)):
-        assert other == one
-        assert hash(other) == hash(one)
-        assert other.reveal() == text
-    assert one != Address(f"{text}x")
-    assert one != text
-
-
 @pytest.mark.parametrize("text", CASES)
 def test_no_secret_is_in_what_libraries_say(text: str) -> None:
     Address(text)
@@ -179,12 +166,9 @@ prune: none
 # Nobody listens at these addresses, so that their libraries complain of them.
 RUN = [
     ("mlflow.uri", f"http://joe:{SECRET}@127.0.0.1:9/x"),
-    ("mlflow.uri", f"http://{SECRET}@127.0.0.1:9"),
     ("mlflow.uri", "http://joe:hunter2/hunter2@127.0.0.1:9"),
-    ("mlflow.uri", f"http://joe:p@{SECRET}@127.0.0.1:9"),
     ("mlflow.uri", f"postgresql://127.0.0.1:9/d?user=joe&password={SECRET}"),
     ("optuna.storage", f"postgresql://127.0.0.1:9/d?user=joe&password={SECRET}"),
-    ("store", f"ftp://joe:{SECRET}@127.0.0.1:9/x"),
     ("store", f"s3://key:{SECRET}@bucket/x"),
     ("store", f"http://joe:{SECRET}@127.0.0.1:9/x"),
 ]
@@ -280,9 +264,7 @@ def test_an_item_that_fails_tells_no_secret() -> None:
 
 REFUSED = [
     *("memory://x", "data:abc", "data://x", "dir::x", "dir::file:///x", "http://host/x"),
-    *("https://host/x", "reference://x", "hf://a/b", "github://a:b@c", "zip://a.zip", "zip::x"),
     *("simplecache::s3://b/x", "s3://b::x", "a::b", "$HOME/x", "${HOME}/x", "a/$USER", "s3://$B/x"),
-    *("filecache://x", "git://x", "blockcache::s3://x"),
 ]
 
 
@@ -295,39 +277,3 @@ def test_a_place_that_keeps_nothing_is_refused_in_a_line(tmp_path: Path, place: 
     (line,) = caught.value.lines
     assert line.startswith(f"{path}:11: store: store is ")
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("place", ["store", "/a/b", "~/x", "file:///a", "s3://b/x", "sftp://h/x"])
-def test_a_place_that_keeps_files_is_a_store(tmp_path: Path, place: str) -> None:
-    path = tmp_path / "grid.yaml"
-    path.write_text(f"{STUDY}store: '{place}'\n")
-    assert load_study(str(path)).store.reveal().endswith(place.rpartition("/")[2])
-
-
-@pytest.mark.parametrize("key", ["mlflow.uri=http", "optuna.storage=postgresql"])
-def test_brackets_that_are_no_address_are_told_in_a_line(tmp_path: Path, key: str) -> None:
-    path = tmp_path / "grid.yaml"
-    path.write_text(STUDY)
-    with pytest.raises(SpecError, match="://HOST and so on") as caught:
-        load_study(str(path), [f"{key}://[::1"])
-    assert len(caught.value.lines) == 1
-
-
-@pytest.mark.parametrize(
-    ("place", "told"),
-    [
-        ("reference://x", "cannot be used"),
-        ("hf://x", "cannot be used"),
-        (f"s3://key:{SECRET}@bucket/x", "cannot be read"),
-    ],
-)
-def test_what_a_back_end_raises_is_one_line(
-    place: str, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(ResourceError, match=told) as caught:
-        Store(place).read("unlearn", "ab")
-    assert "\n" not in str(caught.value)
-    assert clear(str(caught.value))

@@ -4,7 +4,6 @@ import errno
 import os
 import subprocess
 import sys
-import threading
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -95,20 +94,6 @@ def test_a_path_that_cannot_be_is_a_mistake(
     assert message.format(home=place / "home") in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "command", ["report ~no-such-user/x", "export ~no-such-user/x y", "gallery ~no-such-user/x"]
-)
-def test_a_home_folder_that_is_not_there_is_a_mistake(
-    place: Path, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
-    del place
-    name, *words = command.format("~no-such-user/x").split()
-    with pytest.raises(SystemExit) as caught:
-        COMMANDS[name](words)
-    assert caught.value.code == 2
-    assert "~no-such-user/x: there is no such home folder" in capsys.readouterr().err
-
-
 def test_a_report_without_room_leads_to_the_store(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,18 +121,6 @@ def test_the_study_folder_may_be_below_home(place: Path, monkeypatch: pytest.Mon
     assert run.call_args.args[1] == place / "home/x"
 
 
-def test_the_command_can_be_called_from_a_thread(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del place
-    monkeypatch.setattr("orchestrator.cli.run.run_study", Mock(return_value=4))
-    codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(study.main(["grid.yaml", "--inline"])))
-    thread.start()
-    thread.join()
-    assert codes == [4]
-
-
 @pytest.mark.parametrize(
     ("output", "code", "error"),
     [
@@ -171,3 +144,27 @@ def test_a_plan_that_nobody_gets(place: Path, output: str, code: int, error: str
     )
     os.close(writer)
     assert (done.returncode, done.stderr.decode("ascii")) == (code, error)
+
+
+def test_a_cluster_is_left_before_anything_is_concluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it went: a cluster that dies while the report is written would end the process."""
+    monkeypatch.chdir(tmp_path)
+    Path("grid.yaml").write_text(STUDY)
+    written: list[bool] = []
+    results = tmp_path / "out/results.csv"
+    monkeypatch.setattr(Executor, "run", Mock(side_effect=ResourceError("the cluster is gone")))
+    monkeypatch.setattr(Executor, "leave", lambda _: written.append(results.exists()))
+    with pytest.raises(ResourceError, match="the cluster is gone"):
+        run_study(
+            load_study("grid.yaml", []),
+            tmp_path / "out",
+            Console(file=StringIO()),
+            Interrupts(),
+            address=None,
+            inline=True,
+            verbose=False,
+        )
+    assert not written[0]
+    assert results.exists()

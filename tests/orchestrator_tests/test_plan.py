@@ -2,39 +2,30 @@
 
 import itertools
 import json
-import time
-from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.plan.cost_model import lengths
 from orchestrator.plan.labels import scenario_text
-from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.plan.plan import Plan, Scenario, make_plan, spread
 from tests.orchestrator_tests.grids import plan_of, plan_with_every_axis
+from tests.orchestrator_tests.pruned_studies import study_of
+from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice
 from ulrl.attacks import LabelRule, Stamp
+from ulrl.attacks.lc import LC
 from ulrl.attacks.sig import SIG
 from ulrl.datasets.cifar10 import Cifar10
 from ulrl.datasets.digits import Digits
 from ulrl.hyperparameters import Preset
+from ulrl.models.preact_resnet import PreActResNet18
 
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     return plan_with_every_axis()
-
-
-def test_counts(plan: Plan) -> None:
-    # An entry of the attack axis with its own poison ratio does not multiply by that axis.
-    assert len(plan.scenarios) == (2 * 2 + 1) * 2 * 2 * 2 * 2
-    assert len(plan.settings) == 9
-    assert len(plan.trials) == 80 * 9
-
-
-def test_numbers_are_places(plan: Plan) -> None:
-    assert [scenario.number for scenario in plan.scenarios] == list(range(80))
-    assert [setting.number for setting in plan.settings] == list(range(9))
-    assert [trial.number for trial in plan.trials] == list(range(720))
 
 
 def test_trials_are_the_product_in_the_order_of_the_file(plan: Plan) -> None:
@@ -45,11 +36,6 @@ def test_trials_are_the_product_in_the_order_of_the_file(plan: Plan) -> None:
     assert values == list(itertools.product((0.1,), (0.4, 0.2, 0.1), (0, 0.5, 1)))
     attacks = [scenario.columns["attack"] for scenario in plan.scenarios]
     assert [name for name, _ in itertools.groupby(attacks)] == ["badnets", "blended", "sig"]
-
-
-def test_no_scenario_stands_twice(plan: Plan) -> None:
-    columns = [json.dumps(scenario.columns) for scenario in plan.scenarios]
-    assert len(set(columns)) == len(columns)
 
 
 def test_an_attacks_own_poison_ratio_counts(plan: Plan) -> None:
@@ -143,20 +129,6 @@ def point(trial: Any) -> tuple[str, dict[str, Any]]:
     return trial.scenario.text, trial.setting.values
 
 
-def test_two_exclusions_leave_what_neither_matches() -> None:
-    plan = plan_of(
-        {"alpha": (0.2, 0.7)},
-        exclude=[{"attack": ("sig",)}, {"seed": (1,), "alpha": (0.2,)}],
-        seeds=(0, 1),
-    )
-    found = Counter(
-        (trial.scenario.columns["attack"], trial.scenario.seed, alpha(trial))
-        for trial in plan.trials
-    )
-    wanted = [(a, s, x) for a in ("badnets", "blended") for s, x in ((0, 0.2), (0, 0.7), (1, 0.7))]
-    assert found == Counter(wanted)
-
-
 # What people read.
 
 
@@ -207,29 +179,77 @@ def test_names_tell_scenarios_apart(plan: Plan) -> None:
     assert len({setting.text for setting in plan.settings}) == len(plan.settings)
 
 
-def test_further_axes_are_those_without_a_column_of_their_own() -> None:
-    settings = {
-        "defence_seed": (None,),
-        "reinit_ratio": (1.0,),
-        "alpha": (0.7,),
-        "z_threshold": (3.5,),
-    }
-    assert plan_of(settings).further_axes == ("alpha", "z_threshold")
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({"unlearn_threshold": (0.1, 0.2, 0.4)}, 1),
+        ({"unlearn_threshold": (0.1, 0.2), "reinit_ratio": (0.5, 1.0)}, 3),
+        ({"unlearn_threshold": (0.1, 0.4)}, 0),  # the preset's own is not in the grid
+        ({"clean_ratio": (0.1,), "unlearn_threshold": (0.1, 0.2)}, 1),  # no choice, no matter
+        ({"defence_seed": (5, 6), "unlearn_threshold": (0.1, 0.2)}, 1),
+        ({"unlearn_threshold": (0.1, 0.4), "reinit_ratio": (0.5, 1.0)}, 0),  # nor is it here
+        ({"defence_seed": (5, None)}, 1),
+        ({}, 0),
+    ],
+)
+def test_the_presets_own_setting_goes_first(
+    settings: dict[str, tuple[Any, ...]], first: int
+) -> None:
+    plan = plan_of(settings)
+    others = [number for number in range(len(plan.settings)) if number != first]
+    assert plan.setting_order == [first, *others]
 
 
-def test_a_hundred_thousand_trials_are_planned_in_seconds() -> None:
-    started = time.process_time()
+def test_scenarios_are_shuffled_and_the_attacks_take_turns(plan: Plan) -> None:
+    order = plan.scenario_order
+    assert sorted(order) == list(range(80))
+    attacks = [plan.scenarios[number].columns["attack"] for number in order]
+    for turn in range(0, 48, 3):  # sig has 16 scenarios, the others 32
+        assert set(attacks[turn : turn + 3]) == {"badnets", "blended", "sig"}
+    for turn in range(48, 80, 2):
+        assert set(attacks[turn : turn + 2]) == {"badnets", "blended"}
+    badnets = [number for number in order if number < 32]
+    assert badnets != sorted(badnets)
+    assert order == spread(list(plan.scenarios))
+
+
+def test_variants_of_an_attack_count_as_attacks() -> None:
+    late = choice(BADNETS, stamp=Stamp.AFTER_AUGMENTATION)
+    plan = plan_of(attacks=[choice(BADNETS), late, choice(BLENDED)], seeds=tuple(range(4)))
+    kinds = [number // 4 for number in plan.scenario_order]
+    assert all(set(kinds[turn : turn + 3]) == {0, 1, 2} for turn in range(0, 12, 3))
+
+
+def test_wider_networks_larger_images_and_helpers_take_longer() -> None:
     plan = plan_of(
-        {
-            "unlearn_threshold": tuple(step / 20 for step in range(20)),
-            "reinit_ratio": tuple(step / 10 for step in range(10)),
-            "alpha": (0.1, 0.7),
-        },
-        attacks=[choice(BADNETS), choice(BLENDED)],
-        exclude=[{"attack": ("sig",)}, {"seed": (1000,)}],
-        seeds=tuple(range(125)),
+        {"alpha": (0.7,)},
+        attacks=[choice(BADNETS), choice(LC(), LabelRule.CLEAN_LABEL, poison_ratio=0.05)],
+        datasets=(Digits(), Digits(size=32)),
+        architectures=(PreActResNet18(width=4), PreActResNet18(width=8)),
     )
-    seconds = time.process_time() - started
-    print(f"{len(plan.trials):,} trials planned in {seconds:.1f} s")  # noqa: T201
-    assert len(plan.trials) == 100_000
-    assert seconds < 30
+    length = lengths(plan)
+    found = {
+        (s.choice.attack.name, s.dataset.info().side, s.architecture.label): length(s)  # type: ignore[union-attr]
+        for s in plan.scenarios
+    }
+    narrow, wide = "preact_resnet18(width=4)", "preact_resnet18(width=8)"
+    assert 3 < found["badnets", 16, wide] / found["badnets", 16, narrow] < 4.5
+    assert 3 < found["badnets", 32, narrow] / found["badnets", 16, narrow] < 4.5
+    assert found["lc", 16, narrow] > 2 * found["badnets", 16, narrow]
+
+
+def test_the_longest_victims_go_first_and_results_stay(
+    tmp_path: Path, store: str, reference: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(study_of("both", store), tmp_path)
+
+    def length(scenario: Scenario) -> float:
+        return [3.0, 1.0, 5.0, 1.0, 4.0, 9.0][scenario.number]
+
+    plan, recorder, begin = desk.plan, desk.recorder, desk.scheduler.open
+    monkeypatch.setattr(desk.scheduler, "open", lambda: begin(length))
+    Workers(count=6).run(desk)
+    names = [name for name in recorder.started_items if name.startswith("victim")]
+    ties = [n for n in plan.scenario_order if n in (1, 3)]
+    assert names == [f"victim-{n:04d}" for n in (5, 2, 4, 0, *ties)]
+    assert desk.rows() == reference["both"]

@@ -6,7 +6,6 @@ import pytest
 
 from orchestrator.cli.progress import RemainingTime
 from orchestrator.pipeline.catalog import JobCatalog
-from orchestrator.plan.cost_model import Workload
 from orchestrator.plan.jobs import Job, trial_job, victim_job
 from orchestrator.plan.plan import Plan, make_plan
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study, table_study
@@ -30,13 +29,6 @@ def ascent(plan: Plan, number: int) -> Job:
     return JobCatalog(plan).groups_in(number)[0].job
 
 
-def test_nothing_is_known_before_anything_ran(plan: Plan) -> None:
-    remaining = RemainingTime(plan)
-    assert remaining.left(1) is None
-    remaining.heard(victim(plan, 0), "a:1", 0.0, 0, 20)
-    assert remaining.left(1) is None  # not a twentieth of it is done
-
-
 def test_stages_are_counted_apart(plan: Plan) -> None:
     """Victims of 100 s, ascents of 10, trials of 1: three, three and eleven are left."""
     remaining = RemainingTime(plan)
@@ -51,16 +43,6 @@ def test_stages_are_counted_apart(plan: Plan) -> None:
     remaining.decided(plan.trials[0])
     assert remaining.left(1) == pytest.approx(3 * 100 + 3 * 10 + 11 * 1)
     assert remaining.left(2) == pytest.approx((3 * 100 + 3 * 10 + 11 * 1) / 2)
-
-
-def test_an_unknown_stage_is_told_from_a_known_one(plan: Plan) -> None:
-    remaining, load = RemainingTime(plan), Workload(plan)
-    remaining.begin()
-    remaining.heard(victim(plan, 0), "a:1", 0.0)
-    remaining.ended(victim(plan, 0), "a:1", 60.0)
-    rate = 60 / load.victim(plan.scenarios[0]).passes
-    rest = 4 * load.ascent(plan.trials[0]).passes + 12 * load.relearn(plan.trials[0]).passes
-    assert remaining.left(1) == pytest.approx(3 * 60 + rate * rest)
 
 
 def test_what_is_done_of_a_running_job_is_not_left(plan: Plan) -> None:

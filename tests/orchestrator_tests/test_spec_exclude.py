@@ -54,17 +54,12 @@ def points(study: Study) -> dict[str, bool]:
     [
         ("[]", None),
         ("{attack: sig}", [["sig "]]),
-        ("[{attack: badnets}]", [["badnets"]]),
         ("[{attack: {name: badnets}}]", [["badnetsNone"]]),
         ("[{attack: {name: badnets, size: 4}, seed: 1}]", [["badnets4", "seed=1"]]),
-        ("[{attack: {name: badnets, size: [null, 4]}, seed: 1}]", [["badnets", "seed=1"]]),
         ("[{dataset: digits, attack: sig}]", [["sig "]]),
-        ("[{dataset: {name: digits, size: 32}}]", [["digits(size=32)"]]),
         ("[{architecture: {name: preact_resnet18}}]", [["resnet18 "]]),
         ("[{attack: [sig, {name: badnets, size: 4}]}]", [["sig "], ["badnets4"]]),
-        ("[{poison_ratio: 2e-1}]", [["poison_ratio=0.2"]]),
         ("[{poison_ratio: [0.05, 0.2]}]", [["poison_ratio=0.2"], ["sig "]]),
-        ("[{poison_ratio: 0.05, attack: sig}]", [["sig "]]),
         ("[{seed: 0, reinit_ratio: 1}]", [["seed=0", "reinit_ratio=1.0"]]),
         ("[{seed: 0}, {zero_mad: infinite}]", [["seed=0"], ["zero_mad=infinite"]]),
         ("[{unlearn_milestones: [5, 10]}]", [["milestones=(5, 10)"]]),
@@ -92,15 +87,6 @@ def test_only_what_is_left_must_be_possible() -> None:
     )
     assert [line.split(",")[0] for line in left] == ["6: grid.poison_ratio.1: on digits(size=32)"]
     load(with_exclude("[{attack: sig}, {poison_ratio: 1e-4}]", text))
-
-
-def test_clean_ratios_too() -> None:
-    text = BASE + "  clean_ratio: [0.001, 0.1]\n"
-    assert [line.split(",")[0] for line in mistakes(with_exclude("[]", text))] == [
-        "11: grid.clean_ratio.0: on digits",
-        "11: grid.clean_ratio.0: on digits(size=32)",
-    ]
-    load(with_exclude("[{clean_ratio: 0.001}]", text))
 
 
 def test_a_broken_axis_makes_no_exclusion_wrong() -> None:

@@ -170,18 +170,6 @@ def test_whatever_stands_anywhere_is_refused_in_a_line_or_accepted() -> None:
     assert accepted > 0
 
 
-@pytest.mark.parametrize("others", [("2", "2.0", "2e0", "+2"), ("0.5", "5e-1", "0.50", ".5")])
-def test_a_rule_looks_at_the_value_and_not_at_how_it_is_written(others: tuple[str, ...]) -> None:
-    for name, text in PLACES.items():
-        first, *rest = [outcome(text.replace("@", value)) for value in others]
-        for other in rest:
-            if isinstance(first, Study):
-                assert other == first, name
-            else:
-                assert isinstance(other, list), name
-                assert len(other) == len(first), name
-
-
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("name", [name for name in PLACES if name.startswith(("search", "range"))])
 def test_what_is_accepted_can_be_drawn_from(name: str) -> None:

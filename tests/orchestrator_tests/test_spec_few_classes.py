@@ -81,13 +81,6 @@ def test_a_share_of_less_than_half_a_neuron() -> None:
     load(study("suspect_rule: outlier"))  # of three classes one may stand out
 
 
-def test_only_what_is_left_of_the_grid_counts() -> None:
-    axes = ("suspect_rule: [outlier, largest]", "suspect_share: [0.5, 0.2]")
-    exclusions = "exclude: [{suspect_rule: outlier}, {suspect_share: 0.2}]\n"
-    assert len(mistakes(study(*axes))) == 2
-    load(study(*axes) + exclusions)
-
-
 def test_settings_that_a_sampler_draws() -> None:
     search = "search: {sampler: random, settings: 3}\n"
     axes = ("suspect_rule: [outlier, largest]", "suspect_share: {low: 0.2, high: 0.5}")
@@ -124,8 +117,3 @@ def test_a_head_is_not_turned_inside_out(more: str, weight: str) -> None:
 )
 def test_what_may_be_done_to_a_whole_head(more: str) -> None:
     load(ALL_ROWS + more)
-
-
-def test_a_cap_counts() -> None:
-    load(ALL_ROWS.replace("max_suspects: null", "max_suspects: 9"))
-    load(ALL_ROWS.replace("suspect_share: 1.0", "suspect_share: 0.9"))

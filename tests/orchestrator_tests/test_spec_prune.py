@@ -6,7 +6,6 @@ from typing import Any
 import optuna
 import pytest
 
-from orchestrator.errors import SpecError
 from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import Prune, PrunerChoice
 from orchestrator.spec.optuna_sections import PRUNERS
@@ -55,57 +54,7 @@ def test_every_pruner_of_optuna_is_known() -> None:
     assert {optuna_class(pruner).__name__ for pruner in PRUNERS} == names
 
 
-def accepted_by_optuna(pruner: str, arguments: dict[str, Any]) -> bool:
-    """Return whether Optuna's class takes the arguments."""
-    try:
-        optuna_class(pruner)(**arguments)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-NEEDED: dict[str, dict[str, Any]] = {
-    "percentile": {"percentile": 50},
-    "threshold": {"lower": 0.0},
-    "successive_halving": {"min_resource": 1},
-    "hyperband": {"max_resource": 9},
-}
-
-
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(
-    ("pruner", "argument"),
-    [
-        (pruner, argument)
-        for pruner, table in PRUNERS.items()
-        for argument in table
-        if pruner not in ("patient", "wilcoxon") and argument not in ("lower", "upper")
-    ],
-)
-@pytest.mark.parametrize("value", [-1, 0, 1, 2, 101, 0.5])
-def test_what_optuna_refuses_is_refused(pruner: str, argument: str, value: float) -> None:
-    arguments = NEEDED.get(pruner, {}) | {argument: value}
-    given = ", ".join(f"{key}: {one}" for key, one in arguments.items())
-    text = f"{{curve: {{pruner: {pruner}, {given}}}}}"
-    whole = PRUNERS[pruner][argument][1] is not ...
-    if accepted_by_optuna(pruner, arguments) and not (whole and value == 0.5):
-        if (pruner, argument, value) in STRICTER:
-            with pytest.raises(SpecError):
-                read(text)
-        else:
-            read(text)
-    else:
-        with pytest.raises(SpecError):
-            read(text)
-
-
 # Optuna takes these and fails, or never prunes, once a study runs.
-STRICTER = {
-    *(("hyperband", "min_resource", value) for value in (-1, 0, 101)),
-    *(("hyperband", "max_resource", value) for value in (-1, 0)),
-    *(("hyperband", "reduction_factor", value) for value in (-1, 0, 1)),
-    ("hyperband", "bootstrap_count", -1),
-}
 
 
 def choice(pruner: str, **arguments: Any) -> PrunerChoice:

@@ -32,10 +32,6 @@ def test_the_table_is_optunas(sampler: str) -> None:
         assert default == theirs[name].default, name
 
 
-def test_every_sampler_of_the_table_is_optunas() -> None:
-    assert {*CLASSES} == {*SAMPLERS}
-
-
 AXES = {
     "alpha: {low: 0.1, high: 1}": Range(low=0.1, high=1.0),
     "alpha: {low: 1e-3, high: 1, log: true}": Range(low=0.001, high=1.0, log=True),
@@ -65,11 +61,6 @@ def test_a_search_as_it_is_meant() -> None:
     assert load(resolved_yaml(study)) == study
 
 
-def test_lists_alone_can_be_drawn_from() -> None:
-    study = load(f"{SMALL}  layers: [head, all]\n  max_suspects: [1, 2, 3, 4]\n{SEARCH}")
-    assert study.search is not None
-
-
 def test_more_combinations_than_a_grid_may_have_can_be_drawn_from() -> None:
     values = f"[{', '.join(f'{n / 100}' for n in range(1, 99))}]"
     axes = "".join(f"  {name}: {values}\n" for name in ("alpha", "reinit_ratio", "relearn_lr"))
@@ -78,15 +69,6 @@ def test_more_combinations_than_a_grid_may_have_can_be_drawn_from() -> None:
     assert mistakes(f"{SMALL}{axes}  suspect_share: {values}\n") == [
         "2: grid: a grid has at most 1,000,000 trials; got 92,236,816"
     ]
-
-
-def test_overrides_reach_ranges() -> None:
-    overrides = ("grid.alpha={low: 0.2, high: 0.3}", "search={sampler: random, settings: 3}")
-    study = load(SMALL, *overrides)
-    assert study.grid.settings == {"alpha": Range(low=0.2, high=0.3)}
-    assert study.search == Search(sampler="random", settings=3)
-    expected = "--set grid.alpha={low: 1}: grid.alpha: a range needs high"
-    assert mistakes(f"{SMALL}{SEARCH}", "grid.alpha={low: 1}") == [expected]
 
 
 GRID = f"""{SMALL}

@@ -121,11 +121,6 @@ victim:
     assert load(Path("again.yaml").read_text()) == study
 
 
-def test_excluded_scenarios_need_no_victim() -> None:
-    text = TWO + "exclude: [{attack: blended}]\nvictim: {import: {path: a, attack: badnets}}\n"
-    assert len(make_plan(load(text)).scenarios) == 2
-
-
 def test_an_imported_attack_wants_an_import() -> None:
     text = SMALL.replace("badnets", "[{name: imported, of: mine}, badnets]")
     (line,) = mistakes(text)

@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.summary import print_summary
-from orchestrator.scheduler.decisions import TrialOutcome
 from orchestrator.spec.model import Study, VictimRule
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
@@ -85,15 +84,6 @@ def test_the_numbers_are_those_of_the_table(tmp_path: Path) -> None:
         assert found[-2:] == [pytest.approx(value, abs=0.000501) for value in der]
 
 
-@pytest.mark.parametrize("width", [80, 100])
-def test_no_number_is_cut_off(tmp_path: Path, width: int) -> None:
-    lines = printed(made(tmp_path), width=width)
-    assert "…" not in "".join(lines)
-    table = lines[next(n for n, line in enumerate(lines) if line.startswith(" scenario")) :]
-    assert len(table) >= 3
-    assert all(len(line.rstrip()) <= width for line in table)
-
-
 def test_a_search_in_a_log_file_finds_the_whole_best_setting(tmp_path: Path) -> None:
     """The console of a file is 80 wide: a sentence is not broken there."""
     lines = printed(made(tmp_path), width=40)
@@ -110,14 +100,6 @@ def test_counts_of_every_status(tmp_path: Path) -> None:
     told = printed(tmp_path / "results.csv")[1]
     assert told == "24 trials: " + ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     assert counts["pending"]
-
-
-def test_without_results_the_counts_are_all(tmp_path: Path) -> None:
-    desk = Desk(study_of(tmp_path), tmp_path)
-    for trial in desk.plan.trials:
-        desk.scheduler.decisions.offer(trial, TrialOutcome(error="boom"))
-    desk.results.write(tmp_path, {})
-    assert printed(tmp_path / "results.csv") == ["", "24 trials: 24 failed"]
 
 
 def test_without_a_victim_that_took_that_comes_first_and_nothing_is_best(tmp_path: Path) -> None:
@@ -140,8 +122,3 @@ def test_some_weak_victims_are_counted_beside_their_family(tmp_path: Path) -> No
     rows.to_csv(table, index=False)
     weak = [line for line in printed(table, width=120) if "weak" in line]
     assert [line.split()[:4] for line in weak] == [["blended", "(2", "weak)", "1"]]
-
-
-def test_one_seed_has_no_spread(tmp_path: Path) -> None:
-    lines = printed(made(tmp_path, grid={"seeds": (0,)}))
-    assert not any("±0" in line or "±1" in line for line in lines)

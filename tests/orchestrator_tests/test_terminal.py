@@ -1,5 +1,6 @@
-"""Signals: the first is remembered, the second does what it does by default."""
+"""Signals, output that is closed, full or narrow, and how a command's process ends."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from types import FrameType
 import pytest
 
 from orchestrator.errors import Interrupted, ResourceError, SpecError, StudyError
-from orchestrator.terminal import OBEYED, Interrupts, spared
+from orchestrator.terminal import OBEYED, Interrupts, be_tolerant, failure_of, spared, tolerant
 
 ROOT = Path(__file__).parents[2]
 STUBBORN = """
@@ -44,8 +45,6 @@ def handlers() -> Iterator[None]:
         (signal.SIGINT, 130),
         (signal.SIGTERM, 143),
         (signal.SIGHUP, 129),
-        (signal.SIGUSR1, 138),
-        (signal.SIGUSR2, 140),
         (signal.SIGXCPU, 152),
     ],
 )
@@ -82,17 +81,7 @@ def test_handlers_are_put_back() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_library_that_replaces_handlers_is_outlived() -> None:
-    interrupts = Interrupts()
-    with interrupts.watched():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        with interrupts.watched():
-            os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(Interrupted):
-        interrupts.check()
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
 def test_a_second_signal_ends_the_process(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STUBBORN.format(name=name)],
@@ -187,3 +176,97 @@ with Interrupts().watched() as interrupts:
 )
 def test_every_stop_has_its_exit_code(stop: StudyError, code: int, text: str) -> None:
     assert (stop.exit_code, str(stop)) == (code, text)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])
+def test_characters_that_an_encoding_lacks_are_escaped(encoding: str, tmp_path: Path) -> None:
+    text = "4 × 3 → ü \N{GREEK SMALL LETTER ALPHA} \udcff\n"
+    with (tmp_path / "out").open("wb") as file:
+        tolerant(file.fileno(), encoding).write(text)
+    found = (tmp_path / "out").read_bytes().decode(encoding)
+    assert found.encode("ascii", "backslashreplace") == text.encode("ascii", "backslashreplace")
+
+
+def test_a_full_disk_is_known_and_later_writes_arrive(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file, Path("/dev/full").open("wb") as full:
+        place = os.dup(file.fileno())
+        stream = tolerant(place, "utf-8")
+        assert stream.fileno() == place
+        assert not stream.isatty()
+        stream.write("one\n")
+        assert failure_of(stream) is None
+        os.dup2(full.fileno(), place)
+        stream.write("two\n")
+        failure = failure_of(stream)
+        assert failure is not None
+        assert failure.errno == errno.ENOSPC
+        os.dup2(file.fileno(), place)
+        stream.write("three\n")
+        assert failure_of(stream) is None
+        os.close(place)
+    assert (tmp_path / "out").read_text() == "one\nthree\n"
+
+
+def test_a_stream_that_is_closed_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    be_tolerant()
+    assert sys.stdout is sys.stderr is None
+
+
+PROGRAM = """
+import atexit, logging, sys, threading, time
+from orchestrator.terminal import as_process
+
+class Late:
+    def __del__(self):
+        print("taken apart")
+
+late = Late()
+
+def main():
+    late.itself = late  # only taken apart when everything is
+    atexit.register(print, "registered")
+    threading.Timer(0.2, print, ["thread"]).start()
+    print("main")
+    {last}
+
+sys.exit(as_process(main))
+"""
+
+
+def ended(last: str, output: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """Run a process whose command ends so."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(last=last)],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_all_but_taking_apart_is_done(code: int) -> None:
+    done = ended(f"return {code}")
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.splitlines() == ["main", "thread", "registered"]
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "word"),
+    [("raise SystemExit(2)", 2, ""), ("raise RuntimeError('oh')", 1, "RuntimeError: oh")],
+)
+def test_an_exception_ends_it_as_ever(last: str, code: int, word: str) -> None:
+    done = ended(last)
+    assert done.returncode == code
+    assert word in done.stderr
+    assert done.stdout.splitlines() == ["main", "thread", "registered", "taken apart"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_output_that_nobody_takes_changes_no_exit_code(code: int) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123 - no path of ours
+        done = ended(f"return {code}", output=full.fileno())
+    assert (done.returncode, done.stderr) == (code, "")
