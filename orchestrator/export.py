@@ -69,22 +69,18 @@ def export_study(
     for number in numbers:
         if not 0 <= number < len(rows):
             raise SpecError([f"{folder}: trials are 0 to {len(rows) - 1}; got {number}"])
-    store = Store(study.store)
-    findings = StageResults(store, CacheKeys(study.victim, compute_here(study)))
+    findings = StageResults(Store(study.store), CacheKeys(study.victim, compute_here(study)))
     for number in numbers or range(len(rows)):
-        trial = trials[number]
-        yield (
-            number,
-            _export(plan, trial, rows[number], store, findings, out / f"trial-{number:05d}"),
-        )
+        place = out / f"trial-{number:05d}"
+        yield number, _export(plan, trials[number], rows[number], findings, place)
 
 
 def _export(
-    plan: Plan, trial: Trial, row: dict[str, str], store: Store, findings: StageResults, place: Path
+    plan: Plan, trial: Trial, row: dict[str, str], findings: StageResults, place: Path
 ) -> Path | str:
     if row["status"] != "done":
         return f"it is {row['status']}"
-    found = findings.scores(trial)
+    store, found = Store(plan.study.store), findings.scores(trial)
     model_spec = model_spec_from_info(trial.scenario)
     repaired = None
     if found is not None and model_spec is not None:
@@ -93,17 +89,11 @@ def _export(
         return ABSENT
     columns = columns_of(plan)
     settings = columns[columns.index("defence_seed") : columns.index("status")]
+    metrics = (f"{metric}_{when}_report" for metric in METRICS for when in ("before", "after"))
     card: dict[str, dict[str, Any]] = {
         "scenario": {name: row[name] for name in SCENARIO},
         "setting": {name: row[name] for name in settings},
-        "metrics": {
-            **{
-                f"{metric}_{when}_report": float(row[f"{metric}_{when}_report"])
-                for metric in METRICS
-                for when in ("before", "after")
-            },
-            "der_report": float(row["der_report"]),
-        },
+        "metrics": {name: float(row[name]) for name in (*metrics, "der_report")},
     }
     try:
         export_model(repaired.content.of(model_spec), place, card)

@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from argparse import ArgumentTypeError
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,10 +34,7 @@ def write_text(path: Path, text: str) -> Path:
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> Path:
     """Write a file whole, aside and then renamed, and return its path.
 
-    Args:
-        path: Of the file.
-        content: What it will hold.
-        durable: Whether it is on disk, whatever happens to the machine, when it gets its name.
+    A `durable` one is on disk when it gets its name, whatever happens to the machine.
     """
     aside = aside_of(path)
     try:
@@ -148,8 +146,21 @@ def read_table(path: Path, required: Sequence[str], *, grows: bool = False) -> T
     Raises:
         SpecError: It cannot be read, is no table, or lacks one of the columns `required`.
     """
-    header, *records = _records(path, grows=grows)
-    twice = [name for position, name in enumerate(header) if name in header[:position]]
+    csv.field_size_limit(_LONGEST_CELL)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        if grows:
+            text = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
+        header, *records = csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), strict=True)
+    except UnicodeDecodeError:
+        raise SpecError([f"{path}: cannot be read; it is not UTF-8 text"]) from None
+    except csv.Error as error:
+        raise SpecError([f"{path}: cannot be read as CSV; {error}"]) from None
+    except OSError as error:
+        raise SpecError([f"{path}: cannot be read; {error.strerror}"]) from None
+    except ValueError:
+        raise SpecError([f"{path}: is empty; a header was expected"]) from None
+    twice = [name for name, number in Counter(header).items() if number > 1]
     if twice:
         raise SpecError([f"{path}: has the column {twice[0]!r} twice"])
     missing = [name for name in required if name not in header]
@@ -163,23 +174,3 @@ def read_table(path: Path, required: Sequence[str], *, grows: bool = False) -> T
             )
     rows = tuple(dict(zip(header, record, strict=True)) for record in records)
     return Table(path=path, columns=tuple(header), rows=rows)
-
-
-def _records(path: Path, *, grows: bool) -> list[list[str]]:
-    csv.field_size_limit(_LONGEST_CELL)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        if grows:
-            text = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
-        records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except UnicodeDecodeError:
-        raise SpecError([f"{path}: cannot be read; it is not UTF-8 text"]) from None
-    except csv.Error as error:
-        raise SpecError([f"{path}: cannot be read as CSV; {error}"]) from None
-    except OSError as error:
-        raise SpecError([f"{path}: cannot be read; {error.strerror}"]) from None
-    while records and not records[-1]:
-        records.pop()  # blank lines at the end
-    if not records:
-        raise SpecError([f"{path}: is empty; a header was expected"])
-    return records

@@ -59,11 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise SpecError(["command line: --out is for a comparison of several folders"])
         else:
             path = write_report(arguments.folders[0])
-    except OSError as error:
-        failed = unwritable(arguments.folders[0], error)
-        print(failed, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
-        return failed.exit_code
-    except StudyError as stop:
+    except (OSError, StudyError) as error:
+        folder = arguments.folders[0]
+        stop = unwritable(folder, error) if isinstance(error, OSError) else error
         print(stop, file=sys.stderr)  # noqa: T201 - nothing else reaches a person
         return stop.exit_code
     print(path)  # noqa: T201 - the command's answer

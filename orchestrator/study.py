@@ -25,20 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         with interrupts.watched():
             return _command(arguments, console, interrupts)
     except StudyError as stop:
+        code, text = stop.exit_code, str(stop) if isinstance(stop, SpecError) else f"error: {stop}"
         if isinstance(stop, Interrupted | BudgetExhausted):
-            words = sys.argv[1:] if argv is None else argv
-            again = shlex.join(
-                [program("python"), "-m", "orchestrator.study", *map(redacted, words)]
-            )
+            words = map(redacted, sys.argv[1:] if argv is None else argv)
+            again = shlex.join([program("python"), "-m", "orchestrator.study", *words])
             text = f"stopped by {stop}; nothing finished is lost. To go on: {again}"
-            errors.print(text, markup=False, soft_wrap=True)
-        else:
-            prefix = "" if isinstance(stop, SpecError) else "error: "
-            errors.print(f"{prefix}{stop}", markup=False, soft_wrap=True)
-        return stop.exit_code
     except OSError as error:
-        errors.print(f"error: {redacted(str(error))}", markup=False, soft_wrap=True)
-        return ResourceError.exit_code
+        code, text = ResourceError.exit_code, f"error: {redacted(str(error))}"
+    errors.print(text, markup=False, soft_wrap=True)
+    return code
 
 
 def _command(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:
@@ -89,13 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", metavar="DIR", type=given_path, help="the study folder (default: runs/NAME)"
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a value of the file by its dotted path; may be repeated",
-    )
+    text = "override a value of the file by its dotted path; may be repeated"
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=text)
     parser.add_argument(
         "--inline", action="store_true", help="no Ray, one process; the same results"
     )

@@ -37,17 +37,12 @@ def shown(path: Path) -> Path:
 class _Tolerant(io.RawIOBase):
     """A file descriptor at which a failed write is dropped: the pipe is closed, the disk full.
 
-    Args:
-        fd: Stays open when this is closed.
-        former: Kept alive, since it would close `fd`.
-
-    Attributes:
-        failure: Of the last write; None after one that succeeded.
+    `fd` stays open when this is closed; `former` is kept alive, since it would close `fd`.
     """
 
     def __init__(self, fd: int, former: object = None) -> None:
         self._fd, self._former = fd, former
-        self.failure: OSError | None = None
+        self.failure: OSError | None = None  # of the last write
 
     def writable(self) -> bool:
         return True
@@ -117,8 +112,9 @@ def apart(console: Console, log: Path, *, verbose: bool) -> Iterator[Console]:
         return
     with ExitStack() as stack:
         out, err = (stack.enter_context(_copy(fd)) for fd in (1, 2))
-        sys.stdout.flush()
-        sys.stderr.flush()
+        streams = (sys.stdout, sys.stderr)
+        for stream in streams:
+            stream.flush()
         with log.open("a") as file:
             for fd in (1, 2):
                 os.dup2(file.fileno(), fd)
@@ -128,10 +124,8 @@ def apart(console: Console, log: Path, *, verbose: bool) -> Iterator[Console]:
         try:
             yield Console(file=err, highlight=False)
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            out.flush()
-            err.flush()
+            for stream in (*streams, out, err):
+                stream.flush()
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             if own:
@@ -225,10 +219,9 @@ def spared() -> Iterator[None]:
 def as_process(main: Callable[[], int]) -> int:
     """Be what a process runs, and let it end at once when that has returned its exit code.
 
-    Python takes every object apart at the end: after a study those are 600,000, of torch, Ray
-    and MLflow, and the prompt comes back two seconds later. What was registered for the end
-    still runs, threads are waited for, and an exception ends the process in Python's own way.
-    What it prints cannot change its exit code.
+    Python takes every object apart at the end, two seconds after a study. What was registered for
+    the end still runs, threads are waited for, and an exception ends the process in Python's own
+    way. What it prints cannot change its exit code.
     """
     be_tolerant()
     codes: list[int] = []

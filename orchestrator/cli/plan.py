@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.address import Address
 from orchestrator.cli.summary import NAMES, stage_names
 from orchestrator.errors import ResourceError
 from orchestrator.pipeline.victims import check_imports
@@ -24,7 +23,7 @@ from orchestrator.store.study_folder import StudyFolder
 STAGE_NOTES = {"train_helper": " of attacks", "relearn": " (at most)"}
 
 
-def check_start(plan: Plan, folder: StudyFolder, store: Store) -> None:
+def check_start(folder: StudyFolder, store: Store) -> None:
     """Refuse what a run cannot begin with, as far as that shows without writing anything.
 
     A run and its plan both ask here, so that a plan passes only what a run does not refuse
@@ -34,37 +33,20 @@ def check_start(plan: Plan, folder: StudyFolder, store: Store) -> None:
         ResourceError: The study folder lies where something else is, or it or a local store
             can be no folder, or the folder's record is another program's.
     """
-    study, out = plan.study, folder.path
-    taken = {
-        "the store": store.folder,
-        "MLflow's database": _file_of(study.mlflow.uri),
-        "Optuna's storage": _file_of(study.optuna_storage or Address("")),
-    }
-    for what, place in taken.items():
-        if place is None:
-            continue
-        if place.resolve() == out.resolve():
-            raise ResourceError(f"{out} is {what}; name another study folder with --out")
-        if place.resolve() in out.resolve().parents:
-            raise ResourceError(f"{out} is inside {what}; name another study folder with --out")
+    if store.folder is not None:
+        out, place = folder.path.resolve(), store.folder.resolve()
+        if place in (out, *out.parents):
+            text = "the store" if place == out else "inside the store"
+            raise ResourceError(f"{out} is {text}; name another study folder with --out")
     folder.check()
     store.look()
-
-
-def _file_of(address: Address) -> Path | None:
-    """Return the file of a database or a journal; None if a server keeps it."""
-    scheme, separator, place = address.reveal().partition("://")
-    if not separator:
-        return Path(scheme) if scheme else None
-    file = place.removeprefix("/").partition("?")[0]
-    return Path(file) if scheme.startswith("sqlite") and file else None
 
 
 def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> None:
     """Print what a study would do; nothing is run, written or needed on disk."""
     folder, store = StudyFolder(out), Store(study.store)
     plan = make_plan(study, recorded(study, folder))
-    check_start(plan, folder, store)
+    check_start(folder, store)
     check_imports(plan, absent=False)
     known = len(plan.settings)
     foresee(plan)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,6 @@ from orchestrator.scheduler.scheduler import point_of
 from orchestrator.search.best import Choice, margin
 from orchestrator.store.lookup import VictimResult
 from orchestrator.terminal import PLAIN_EVERY
-from ulrl.metrics import Metrics
 
 Kind: TypeAlias = tuple[str, tuple[str, str]]  # a stage, and the network and dataset
 
@@ -146,16 +145,6 @@ def _kind(job: Job) -> Kind:
     return job.name.partition("-")[0], machine_of(job.scenario)
 
 
-RECENT = 3  # finished trials that a screen shows
-
-
-class TrialValue(NamedTuple):
-    """What a trial reached on the selection half: the objective, and the metrics."""
-
-    value: float
-    metrics: Metrics
-
-
 class BestSoFar(NamedTuple):
     """The best setting so far, by `orchestrator.search.best`: its values, mean and scenarios.
 
@@ -173,19 +162,18 @@ class ProgressState:
 
     Args:
         plan: Of the study.
-        reached: What a done trial reached; None if that counts for nothing.
+        value_of: The objective of a done trial on the selection half; None if it does not count.
     """
 
-    def __init__(self, plan: Plan, reached: Callable[[Trial], TrialValue | None]) -> None:
+    def __init__(self, plan: Plan, value_of: Callable[[Trial], float | None]) -> None:
         self.plan = plan
         self.statuses: Counter[Status] = Counter()
         self.running: dict[str, tuple[Job, Progress | None]] = {}
-        self.recent: deque[tuple[Trial, TrialValue]] = deque(maxlen=RECENT)
         self.abandoned: set[int] = set()
         self.weak: set[int] = set()
         self.victims_left = len(plan.scenarios)
         self.names = short_names([scenario.columns for scenario in plan.scenarios])  # by number
-        self._reached = reached
+        self._value_of = value_of
         self._values: dict[int, float] = {}  # by the trial's number
         self._leader: tuple[int, BestSoFar | None] = (-1, None)
         self._remaining = RemainingTime(plan)
@@ -224,10 +212,9 @@ class ProgressState:
         self._remaining.decided(trial)
         if verdict.pruning is not None and verdict.pruning.level == "setting":
             self.abandoned.add(trial.setting.number)
-        reached = self._reached(trial) if verdict.status is Status.DONE else None
-        if reached is not None:
-            self.recent.append((trial, reached))
-            self._values[trial.number] = reached.value
+        value = self._value_of(trial) if verdict.status is Status.DONE else None
+        if value is not None:
+            self._values[trial.number] = value
 
     @property
     def decided_count(self) -> int:
@@ -423,8 +410,6 @@ class ProgressView(StudyCallback):
         self._say(self._line())
         if running := self._running():
             self._say(f"      {running}")
-        if self._state.recent:
-            self._say(f"      last: {self._outcome(*self._state.recent[-1])}")
 
     def _line(self) -> str:
         """Return the state of the study in one line."""
@@ -448,14 +433,6 @@ class ProgressView(StudyCallback):
         worker = "" if progress is None else self._state.worker(progress.place)
         return f"{what} of {self._name(job.scenario)}{f' on {worker}' if '/' in worker else ''}"
 
-    def _outcome(self, trial: Trial, reached: TrialValue) -> str:
-        """Return what a trial came to, in a line."""
-        objective, metrics = self._state.plan.study.objective, reached.metrics
-        text = f"ACC {metrics.acc:.1%}, ASR {metrics.asr:.1%}"
-        if objective.value not in ("acc", "asr"):
-            text += f", {objective.value.upper()} {amount(objective, reached.value)}"
-        return f"{trial.name} {text} ({self._name(trial.scenario)}; {trial.setting.text})"
-
     def _render(self) -> Group:
         state, left = self._state, self._state.left
         head = Table.grid(padding=(0, 1))
@@ -472,12 +449,8 @@ class ProgressView(StudyCallback):
         text += f" ({len(state.weak)} weak)" if state.weak else ""
         text += f"; {len(state.abandoned)} settings abandoned" if state.abandoned else ""
         best = state.best()
-        recent = (
-            Text(self._outcome(*pair), style=self._style("green", pair[0].name))
-            for pair in state.recent
-        )
         lines = [Text(text), *([Text(best, style="bold")] if best else [])]
-        return Group(head, *lines, self._workers(), *recent)
+        return Group(head, *lines, self._workers())
 
     def _workers(self) -> Table:
         """Return a row for each running job: worker, job, stage and epoch, what it is about."""

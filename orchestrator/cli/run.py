@@ -10,7 +10,7 @@ from rich.text import Text
 from orchestrator.address import Address
 from orchestrator.cli.logs import StartLog, TrialLogs
 from orchestrator.cli.plan import check_start, counts
-from orchestrator.cli.progress import ProgressState, ProgressView, TrialValue
+from orchestrator.cli.progress import ProgressState, ProgressView
 from orchestrator.cli.summary import print_summary, shared
 from orchestrator.errors import BudgetExhausted, ResourceError
 from orchestrator.executor.base import Executor, executor
@@ -57,7 +57,7 @@ def run_study(
     plan = make_plan(study)
     folder = StudyFolder(out)
     store = Store(study.store)
-    check_start(plan, folder, store)
+    check_start(folder, store)
     check_imports(plan)
     store.check()
     log = folder.logs / "ray.log"
@@ -114,7 +114,7 @@ class _Run:
         self.retention = ModelRetention(scheduler, results, store)
         runs = RunRecords(scheduler, results, findings, store, self.pictures)
         self.mlflow_callback = MlflowCallback(self.mlflow, scheduler, runs, self.retention)
-        self.state = ProgressState(plan, self._reached)
+        self.state = ProgressState(plan, self._value_of)
         logs = TrialLogs(folder, scheduler)
         self.view = ProgressView(console, self.state, logs.path)
         self.starts = StartLog(folder.logs, compute.device)
@@ -289,12 +289,11 @@ class _Run:
         """Return standard output, or standard error if the last write to it failed."""
         return self._chosen.errors if failure_of(self.console.file) else self.console
 
-    def _reached(self, trial: Trial) -> TrialValue | None:
-        """Return what a done trial reached on the selection half; nothing for a wreck."""
+    def _value_of(self, trial: Trial) -> float | None:
+        """Return the objective of a done trial on the selection half; nothing for a wreck."""
         repaired = self.scheduler.repairs.get(trial.number)
         victim = self.findings.victim(trial.scenario)
         if repaired is None or victim is None or self.results.row(trial)["wrecked"]:
             return None
         before, after = victim.evaluation.selection, repaired.evaluation.selection
-        value = objective_value(self.plan.study.objective, before, after)
-        return TrialValue(value=value, metrics=after)
+        return objective_value(self.plan.study.objective, before, after)

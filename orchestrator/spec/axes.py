@@ -366,6 +366,7 @@ def _repair(node: YamlNode) -> str:
 
 def read_range(node: YamlNode, name: str, kind: type[R]) -> R:
     """Return part of a setting axis from one value to another: a `Range` or a `Span`."""
+    hint: Any
     reader, hint = value_reader(name)
     kinds = {hint, *get_args(hint)}
     if get_origin(hint) is tuple or not {int, float} & kinds:

@@ -35,8 +35,6 @@ def nothing() -> None:
 # What lies in the working directory, the study's end, further words, and what is said.
 REFUSED: list[tuple[Callable[[], None], str, list[str], str]] = [
     (nothing, "", ["--set", "name=store"], "runs/store is the store; name another study folder"),
-    (nothing, "", ["--out", "runs/mlflow.db"], "runs/mlflow.db is MLflow's database"),
-    (nothing, "optuna: {storage: o/j.log}\n", ["--out", "o/j.log"], "o/j.log is Optuna's storage"),
     (file_at("table.csv"), "", ["--out", "table.csv"], "cannot be written to ("),
     (file_at("runs/tiny/logs"), "", [], "runs/tiny/logs is a file); name another"),
     (dangling, "", ["--out", "gone"], "gone is a link to nothing"),
