@@ -21,7 +21,7 @@ from orchestrator.pipeline.chain import chain_of
 from orchestrator.plan.columns import count, span
 from orchestrator.plan.cost_model import Workload, machine_of
 from orchestrator.plan.jobs import Job, JobKind, JobResult, Progress, victim_job
-from orchestrator.plan.labels import cell_text, setting_text, short_names
+from orchestrator.plan.labels import cell_text, setting_text
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, amount, sentence
@@ -172,7 +172,6 @@ class ProgressState:
         self.abandoned: set[int] = set()
         self.weak: set[int] = set()
         self.victims_left = len(plan.scenarios)
-        self.names = short_names([scenario.columns for scenario in plan.scenarios])  # by number
         self._value_of = value_of
         self._values: dict[int, float] = {}  # by the trial's number
         self._leader: tuple[int, BestSoFar | None] = (-1, None)
@@ -389,7 +388,7 @@ class ProgressView(StudyCallback):
         return Style.parse(style) + Style(link=link)
 
     def _name(self, scenario: Scenario) -> str:
-        return self._state.names[scenario.number]
+        return self._state.plan.name_of(scenario)
 
     def _listen(self) -> None:
         """Say that nothing is heard, at ever longer intervals: of a node that is cut off, say."""

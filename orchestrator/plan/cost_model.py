@@ -71,13 +71,7 @@ class Size:
 
 
 class Calibration:
-    """Times each kind of work once, within a few seconds for all.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-        threads: Of torch, on a CPU.
-        kinds: How many there are: each gets its share of the time.
-    """
+    """Times each of some kinds of work once, within a few seconds for all."""
 
     def __init__(self, device: str, threads: int, kinds: int) -> None:
         here = device == "cpu" or torch.cuda.is_available()
@@ -130,11 +124,7 @@ class Calibration:
         return Speed(train=trained / seen, test=tested / len(shown), timed=True)
 
     def _repeat(self, act: Callable[[], object]) -> float:
-        """Return the seconds of an act: the median of several, after a first that warms up.
-
-        Not the least of them: a study is made of all its steps. On a CPU they are seconds of
-        computing, so that waiting for other processes does not count.
-        """
+        """Return the seconds of an act: the median of several, after a first that warms up."""
         act()
         spent: list[float] = []
         until = time.perf_counter() + self._slice / 3
@@ -145,6 +135,7 @@ class Calibration:
         return median(spent)
 
     def _clock(self) -> float:
+        """Return the time; on a CPU of computing, so that waiting for others does not count."""
         if self._device is not None and self._device.type == "cuda":
             torch.cuda.synchronize()
             return time.perf_counter()

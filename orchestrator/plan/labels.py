@@ -1,8 +1,7 @@
 """Scenarios and settings in a line of text, as people and tables name them."""
 
 import json
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from orchestrator.plan.columns import SURFACE_AXES
@@ -53,30 +52,3 @@ def value_text(value: str) -> str:
         return value if len(value) <= _LONGEST_NUMBER else f"{float(value):.6g}"
     except ValueError:
         return value
-
-
-def short_names(scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what tells scenarios apart, given their columns of the results.
-
-    Of an attack that is there with several variants, these are the options in which they differ.
-    """
-    variants: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for columns in scenarios:
-        options = columns["attack_options"]
-        variants[columns["attack"]][options] = json.loads(options)
-    constant = frozenset(
-        name
-        for name in scenarios[0]
-        if name != "attack" and len({columns[name] for columns in scenarios}) == 1
-    )
-    texts = []
-    for columns in scenarios:
-        entries = variants[columns["attack"]]
-        own = entries[columns["attack_options"]]
-        told = {
-            name: value
-            for name, value in own.items()
-            if any(entry.get(name) != value for entry in entries.values())
-        }
-        texts.append(scenario_text({**columns, "attack_options": json.dumps(told)}, constant))
-    return texts

@@ -158,28 +158,26 @@ class Shares:
         Raises:
             ResourceError: A job would wait for ever, or there is no room for so many workers.
         """
-        cpus, gpus = (sum(getattr(node, what) for node in nodes) for what in ("cpus", "gpus"))
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         if self.device is Device.CUDA and gpus and not any(node.memory for node in nodes):
             raise ResourceError(
                 "resources asks for a GPU, and torch finds none where Ray counts some; mend "
                 "that, or compute on the CPU with resources.device: cpu"
             )
         there = f"this Ray has {cpus:g} CPUs and {gpus:g} GPUs"
-        most = 0
         shares = self.all(scenarios)
-        for share, what in shares.items():
-            room = sum(node.room(share) for node in nodes)
-            if not room and len(shares) > 1:
+        rooms = {share: sum(node.room(share) for node in nodes) for share in shares}
+        for share, what in shares.items() if len(shares) > 1 else ():
+            if not rooms[share]:
                 several = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
                 raise ResourceError(
                     f"resources asks for {share} for {what}, and no node has that; {there}{several}"
                 )
-            most = max(most, room)
+        most = max(rooms.values())
         wanted = self._study.resources.workers or most
         if most < max(1, wanted):
-            share = min(shares)
             raise ResourceError(
-                f"resources asks for {max(1, wanted)} workers of {share}; {there}, which is "
+                f"resources asks for {max(1, wanted)} workers of {min(shares)}; {there}, which is "
                 f"room for {most}"
             )
         return wanted

@@ -33,7 +33,6 @@ from tests.orchestrator_tests.small_studies import (
     table_study,
 )
 from tests.system_tests.commands import wait_until
-from ulrl.attacks.blended import Blended
 from ulrl.metrics import Metrics
 
 
@@ -374,14 +373,3 @@ def test_defence_seeds_are_no_settings() -> None:
     settings = {"defence_seed": (3, 4, 5), "alpha": (0.5, 0.7)}
     plan = make_plan(small_study(attacks=[choice(BADNETS)], settings=settings, few={}))
     assert counts(plan) == "1 scenario × 2 settings × 3 defence seeds = 6 trials"
-
-
-def test_options_are_named_only_where_an_attack_is_there_twice() -> None:
-    twice = [choice(BLENDED), choice(Blended(alpha=0.1))]
-    plan = make_plan(small_study(attacks=[choice(BADNETS), *twice], grid={"seeds": (0, 1)}))
-    state = ProgressState(plan, lambda _: None)
-    assert [state.names[scenario.number] for scenario in plan.scenarios] == [
-        *("badnets, seed=0", "badnets, seed=1"),
-        *("blended alpha=0.3, seed=0", "blended alpha=0.3, seed=1"),
-        *("blended alpha=0.1, seed=0", "blended alpha=0.1, seed=1"),
-    ]
