@@ -117,7 +117,7 @@ def _end_of_user(scheme: str, rest: str) -> int:
 def _query(query: str) -> tuple[str, list[str]]:
     """Return a query as it may be shown, and its secrets."""
     secrets: list[str] = []
-    after = False  # a value that goes on behind an & of its own
+    after = False  # a value that goes on after an & of its own
     parts = re.split("([&;])", query)
     for number, part in enumerate(parts):
         name, equals, value = part.partition("=")

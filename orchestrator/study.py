@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:
     # Imported here so that --help and a refused file do not wait for what they do not need.
+    from orchestrator.spec.yaml_tree import read_tree
+
+    read_tree(str(arguments.grid), arguments.set)  # what is no YAML is refused without torch
     from orchestrator.spec.load import load_study, missing_data
 
     study = load_study(str(arguments.grid), arguments.set)

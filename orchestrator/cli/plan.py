@@ -79,8 +79,8 @@ def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> Non
     )
     if cost.sources:
         parts = sorted(cost.sources.items(), key=lambda pair: -pair[1])
-        told = ", ".join(f"{share:.0%} {source}" for source, share in parts)
-        console.print(f"the time is estimated from: {told}", soft_wrap=True)
+        text = ", ".join(f"{share:.0%} {source}" for source, share in parts)
+        console.print(f"the time is estimated from: {text}", soft_wrap=True)
         if assumed := _assumed(study, cost):
             console.print(f"it counts {assumed}", soft_wrap=True)
     if study.prune.setting is not None:

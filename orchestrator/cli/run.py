@@ -164,7 +164,7 @@ class _Run:
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""
-        study, behind = self.plan.study, ""
+        study, problem = self.plan.study, ""
         try:
             self._write(whole=whole)
         except OSError as error:
@@ -174,12 +174,12 @@ class _Run:
             ) from error
         finally:
             if self.storage_mirror is not None:
-                behind = self.storage_mirror.close(STORAGE_SECONDS if whole else HURRIED_SECONDS)
+                problem = self.storage_mirror.close(STORAGE_SECONDS if whole else HURRIED_SECONDS)
             delivery = self.mlflow.close(HURRIED_SECONDS)
             self._lacking = delivery.left + self._models.left
-        if behind:
+        if problem:
             self._warn(
-                f"Optuna's storage at {study.optuna_storage} is behind ({behind}); it is brought "
+                f"Optuna's storage at {study.optuna_storage} is behind ({problem}); it is brought "
                 f"up to date when this command runs again"
             )
         if delivery.left:

@@ -86,9 +86,9 @@ def print_summary(
 def _names(names: Names, families: list[Family]) -> dict[Family, str]:
     """Return each family's attack, and those of its details in which families differ."""
     details = [names.details(family) for family in families]
-    told = [len(set(column)) > 1 for column in zip(*details, strict=True)]
+    differ = [len(set(column)) > 1 for column in zip(*details, strict=True)]
     return {
-        family: " ".join([names.attack(family), *itertools.compress(detail, told)])
+        family: " ".join([names.attack(family), *itertools.compress(detail, differ)])
         for family, detail in zip(families, details, strict=True)
     }
 

@@ -309,11 +309,11 @@ def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
     trials: list[Trial] = []
     for found in _scenarios(study):
         scenario = replace(found, number=len(scenarios))
-        kept = [setting for setting in settings if not is_left_out(study, scenario, setting)]
-        if not kept and not (searched and not is_left_out(study, scenario, None)):
+        remaining = [setting for setting in settings if not is_left_out(study, scenario, setting)]
+        if not remaining and not (searched and not is_left_out(study, scenario, None)):
             continue
         scenarios.append(scenario)
-        for setting in kept:
+        for setting in remaining:
             known = resolved[setting.number]
             trials.append(trial_of(study, len(trials), scenario, setting, known))
     own = own_setting(study)

@@ -30,14 +30,14 @@ def worker_bytes(
 ) -> float:
     """Return the bytes of GPU memory that a worker of this architecture is taken to need.
 
-    ``context + spare + 4 states parameters + 1.5 batch kept + 2 images channels side²``, where
-    `spare` is what torch keeps besides a recorded step's memory, `kept` what autograd keeps of one
+    ``context + spare + 4 states parameters + 1.5 batch saved + 2 images channels side²``, where
+    `spare` is what torch keeps besides a recorded step's memory, `saved` what autograd saves of one
     image for the backward pass (counted, in 32 bits, on a network without storage), and the
     set's `images` lie there as bytes, once clean and once poisoned.
     """
-    parameters, kept = _network(architecture, classes, channels, side)
+    parameters, saved = _network(architecture, classes, channels, side)
     pixels = 2 * images * channels * side**2
-    return CONTEXT + SPARE + 4 * STATES * parameters + KINDS_OF_SLACK * batch * kept + pixels
+    return CONTEXT + SPARE + 4 * STATES * parameters + KINDS_OF_SLACK * batch * saved + pixels
 
 
 def share_of(need: float, memory: float) -> float:
@@ -59,16 +59,16 @@ def _network(
         network = architecture.build(classes=classes, channels=channels, side=side).train()
         images = torch.empty(batch, channels, side, side)
     own = set(map(_storage, network.parameters()))
-    kept: dict[int, Tensor] = {}  # the tensors stay alive, so that their storages do
+    saved: dict[int, Tensor] = {}  # the tensors stay alive, so that their storages do
 
-    def keep(tensor: Tensor) -> Any:
+    def save(tensor: Tensor) -> Any:
         if _storage(tensor) not in own:
-            kept[_storage(tensor)] = tensor
+            saved[_storage(tensor)] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         network(images)
-    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    size = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     return sum(p.numel() for p in network.parameters()), size / batch
 
 
@@ -161,7 +161,7 @@ class Shares:
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         if self.device is Device.CUDA and gpus and not any(node.memory for node in nodes):
             raise ResourceError(
-                "resources asks for a GPU, and torch finds none where Ray counts some; mend "
+                "resources asks for a GPU, and torch finds none where Ray counts some; fix "
                 "that, or compute on the CPU with resources.device: cpu"
             )
         there = f"this Ray has {cpus:g} CPUs and {gpus:g} GPUs"

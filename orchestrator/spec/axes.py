@@ -214,7 +214,7 @@ class Axes:
     # Setting axes that stand in `dimensions` by one value for all, since no rule tells their
     # values apart and a sampler may have very many combinations.
     folded: frozenset[str] = frozenset()
-    kept: Any = None  # the points of `dimensions` that exclusions leave, once they are read
+    left: Any = None  # the points of `dimensions` that exclusions leave, once they are read
 
     @cached_property
     def poisonings(self) -> tuple[tuple[Item, Item], ...]:
@@ -248,8 +248,8 @@ class Axes:
     @property
     def fits(self) -> bool:
         """Whether there are few enough combinations to look at each."""
-        told_apart = [name for name in self.items if name not in self.folded]
-        return max(self.count, self._product(told_apart)) <= MAX_TRIALS
+        distinguished = [name for name in self.items if name not in self.folded]
+        return max(self.count, self._product(distinguished)) <= MAX_TRIALS
 
     def _product(self, names: Iterable[str]) -> int:
         others = [name for name in names if dimension_of(name) == name]
@@ -287,9 +287,9 @@ def dimension_of(name: str) -> str:
 
 
 def read_grid(
-    node: YamlNode, search: Search | None = None, told_apart: Iterable[str] = AXES
+    node: YamlNode, search: Search | None = None, distinguished: Iterable[str] = AXES
 ) -> Axes:
-    """Return the axes of the grid, and note what is wrong; exclusions name `told_apart`."""
+    """Return the axes of the grid, and note what is wrong; exclusions name `distinguished`."""
     given = node.known(AXES)
     order = [*SCENARIO_AXES, *(name for name in FIRST_SETTINGS if name in given)]
     items: dict[str, tuple[Item, ...]] = {}
@@ -304,7 +304,7 @@ def read_grid(
             items[name] = _read_axis(axis, name)
         if node.problems.count > before:
             unsound.add(name)
-    folded = {*items} - {*SCENARIO_AXES, "clean_ratio", "clean_draw", *told_apart}
+    folded = {*items} - {*SCENARIO_AXES, "clean_ratio", "clean_draw", *distinguished}
     axes = Axes(
         node=node,
         items=items,

@@ -122,7 +122,7 @@ def _left(axes: Axes, *names: str) -> list[list[int]]:
     others = tuple(place for place, name in enumerate(dimensions) if name not in names)
     in_grid_order = [name for name in dimensions if name in names]
     columns = [in_grid_order.index(name) for name in names]
-    rows: list[list[int]] = np.argwhere(axes.kept.any(axis=others))[:, columns].tolist()
+    rows: list[list[int]] = np.argwhere(axes.left.any(axis=others))[:, columns].tolist()
     return rows
 
 

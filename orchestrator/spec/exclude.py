@@ -30,9 +30,9 @@ def read_exclude(node: YamlNode | None, axes: Axes) -> tuple[tuple[Exclusion, ..
 
     Where an exclusion is wrong, what it was meant to leave is not known: then nothing is.
     """
-    kept = mask_of({}, axes)
+    left = mask_of({}, axes)
     if node is None or node.value is None:
-        return (), replace(axes, kept=kept)
+        return (), replace(axes, left=left)
     exclusions: list[Exclusion] = []
     at_first = node.problems.count
     for entry in node.items:
@@ -48,12 +48,12 @@ def read_exclude(node: YamlNode | None, axes: Axes) -> tuple[tuple[Exclusion, ..
                 raise InvalidValue(entry, "the entry stands twice")
             exclusions.append(exclusion)
             if len(listed) == len(exclusion.conditions):
-                kept &= ~matched
+                left &= ~matched
     if node.problems.count > at_first:
-        return (), replace(axes, kept=np.zeros_like(kept))
-    if not axes.unsound and not kept.any():
+        return (), replace(axes, left=np.zeros_like(left))
+    if not axes.unsound and not left.any():
         node.note(f"nothing is left of the grid's {axes.count:,} trials")
-    return tuple(exclusions), replace(axes, kept=kept)
+    return tuple(exclusions), replace(axes, left=left)
 
 
 def read_conditions(node: YamlNode, axes: Axes) -> dict[str, tuple[Any, ...]]:

@@ -152,13 +152,13 @@ def _template(node: YamlNode) -> str:
 
 def _check_cover(node: YamlNode, entries: Sequence[VictimImport], axes: Axes) -> None:
     """Note an entry that serves nothing, and a scenario that nothing serves."""
-    served = np.zeros_like(axes.kept)
+    served = np.zeros_like(axes.left)
     for entry, place in zip(entries, node.items, strict=True):
         own = mask_of(entry.conditions, axes)
-        if not (own & axes.kept).any():
+        if not (own & axes.left).any():
             place.note("the entry matches nothing in the grid")
         served |= own
-    for bare in np.argwhere(axes.kept & ~served)[:1]:
+    for bare in np.argwhere(axes.left & ~served)[:1]:
         dimensions = axes.dimensions.items()
         point = {name: items[place] for (name, items), place in zip(dimensions, bare, strict=True)}
         attack = point["poisoning"][0].value.attack.name
