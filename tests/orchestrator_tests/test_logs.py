@@ -3,8 +3,6 @@
 from pathlib import Path
 from random import Random
 
-import pytest
-
 from orchestrator.cli.logs import TrialLogs
 from orchestrator.spec.model import Prune, Study
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -90,11 +88,3 @@ def test_a_cut_trial_says_why(tmp_path: Path) -> None:
     texts = [log(desk, trial.name) for trial in cut]
     assert all("\ndecision  " in text and " cut after epoch " in text for text in texts)
     assert all(text.endswith("outcome   pruned\n") for text in texts)
-
-
-@pytest.mark.parametrize("missing", ["trial-00000.log", "grid"])
-def test_a_log_that_was_removed_is_no_error(tmp_path: Path, missing: str) -> None:
-    desk = run(study_of(str(tmp_path)), tmp_path)
-    (desk.folder.logs / missing).unlink()
-    again = run(study_of(str(tmp_path)), tmp_path)
-    assert log(again, "trial-00000").endswith("outcome   done\n")

@@ -173,12 +173,6 @@ def test_texts() -> None:
     assert scenario_text(scenario.columns, frozenset({"attack_options"})).startswith("blended, ")
 
 
-def test_names_tell_scenarios_apart(plan: Plan) -> None:
-    assert len({plan.name_of(scenario) for scenario in plan.scenarios}) == len(plan.scenarios)
-    assert len({plan.family_of(scenario) for scenario in plan.scenarios}) == 40
-    assert len({setting.text for setting in plan.settings}) == len(plan.settings)
-
-
 @pytest.mark.parametrize(
     ("settings", "first"),
     [
@@ -211,13 +205,6 @@ def test_scenarios_are_shuffled_and_the_attacks_take_turns(plan: Plan) -> None:
     badnets = [number for number in order if number < 32]
     assert badnets != sorted(badnets)
     assert order == spread(list(plan.scenarios))
-
-
-def test_variants_of_an_attack_count_as_attacks() -> None:
-    late = choice(BADNETS, stamp=Stamp.AFTER_AUGMENTATION)
-    plan = plan_of(attacks=[choice(BADNETS), late, choice(BLENDED)], seeds=tuple(range(4)))
-    kinds = [number // 4 for number in plan.scenario_order]
-    assert all(set(kinds[turn : turn + 3]) == {0, 1, 2} for turn in range(0, 12, 3))
 
 
 def test_wider_networks_larger_images_and_helpers_take_longer() -> None:

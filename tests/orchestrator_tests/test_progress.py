@@ -1,7 +1,6 @@
 """What a person sees while a study runs, and which setting leads."""
 
 import re
-import time
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -141,41 +140,24 @@ def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:
     ]
 
 
-def test_silence_is_told_ever_more_rarely_with_what_it_is_of(
+def test_silence_is_said_ever_more_rarely_with_what_it_is_of(
     plan: Plan, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that is cut off, or a stage that takes long."""
     monkeypatch.setattr("orchestrator.cli.progress.LOOK", 0.005)
     shown = console()
-    screen = ProgressView(shown, ProgressState(plan, nothing))
-    victims = [victim_job(scenario) for scenario in plan.scenarios[:2]]
-
-    def told(count: int) -> None:
-        wait_until(lambda: output(shown).count("no news") == count, f"{count} lines", 10)
-
-    with screen:
-        for number, victim in enumerate(victims):
+    with ProgressView(shown, ProgressState(plan, nothing)) as screen:
+        for number, scenario in enumerate(plan.scenarios[:2]):
+            victim, place = victim_job(scenario), f"node{number}:7"
             screen.started(victim)
-            place = f"node{number}:7"
             screen.progressed(victim, Progress(stage="unlearn", epoch=3, epochs=20, place=place))
-        clock.now += 29
-        time.sleep(0.05)
-        told(0)
-        for count, seconds in enumerate((1, 30, 60), start=1):
+        for count, seconds in enumerate((30, 30, 60), start=1):
             clock.now += seconds
-            told(count)
-        clock.now += 100
-        screen.progressed(victims[0], Progress(stage="unlearn", epoch=4, epochs=20))
-        clock.now += 40
-        told(4)
-    lines = [line for line in output(shown).splitlines() if "no news" in line]
+            wait_until(lambda n=count: output(shown).count("no news") == n, "a line", 10)
     where = "unlearn 3/20 of badnets, seed=0 on node0/1; unlearn 3/20 of badnets, seed=1 on node1/2"
-    assert lines[:3] == [
-        f"0:30  no news for 0:30 of {where}",
-        f"1:00  no news for 1:00 of {where}",
-        f"2:00  no news for 2:00 of {where}",
+    assert [line for line in output(shown).splitlines() if "no news" in line] == [
+        f"{after}  no news for {after} of {where}" for after in ("0:30", "1:00", "2:00")
     ]
-    assert lines[3].startswith("4:20  no news for 0:40 of unlearn 4/20 of badnets, seed=0")
 
 
 def test_failures_and_weak_victims_are_told_at_once(clock: Clock) -> None:

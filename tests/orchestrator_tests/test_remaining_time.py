@@ -74,17 +74,6 @@ def test_shared_and_pruned_trials_make_the_rest_cheaper(plan: Plan) -> None:
     assert remaining.left(1) == pytest.approx(10 * 4)
 
 
-def test_what_was_stored_says_nothing_of_the_pace(plan: Plan) -> None:
-    remaining = RemainingTime(plan)
-    for done in plan.trials[:6]:
-        remaining.decided(done)
-    remaining.begin()
-    assert remaining.left(1) is None
-    for done in plan.trials[6:]:
-        remaining.decided(done)
-    assert remaining.left(1) == 0
-
-
 def test_networks_are_timed_apart() -> None:
     """A victim that takes 10 s says nothing of one that takes 90."""
     networks = (PreActResNet18(width=1), PreActResNet18(width=8))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.spec.space import Axis, Range, Space, Span, identity, plainly
+from orchestrator.spec.space import Axis, Range, Space, identity, plainly
 from ulrl.layers import Layers
 
 RANGES = {
@@ -75,13 +75,6 @@ def test_values_are_drawn_evenly() -> None:
 )
 def test_what_does_not_belong(name: str, value: object) -> None:
     assert value not in RANGES[name]
-
-
-def test_a_span_takes_both_ends() -> None:
-    span = Span(low=0.2, high=0.4)
-    assert [value in span for value in (0.19, 0.2, 0.3, 0.4, 0.41, "0.3", None)] == [
-        *(False, True, True, True, False, False, False)
-    ]
 
 
 AXES: dict[str, Axis] = {

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from orchestrator.address import Address
-from orchestrator.plan.plan import make_plan
 from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.load import missing_data
 from orchestrator.spec.model import (
@@ -154,14 +153,6 @@ def test_the_sections_of_a_full_study() -> None:
     uri = "https://mlflow.example.org/base"
     assert study.mlflow == Tracking(uri=Address(uri), log_models=LogModels.NONE)
     assert study.store.reveal() == "s3://bucket/store"
-
-
-def test_numbers_of_one_type_whatever_way_they_are_written() -> None:
-    study = load(f"{SMALL}  reinit_ratio: [1, -0.0, 5e-1]\n  max_suspects: [2.0, 1e0]\n")
-    axes = study.grid.settings.values()
-    ratios, suspects = (axis for axis in axes if isinstance(axis, tuple))
-    assert [str(ratio) for ratio in ratios] == ["1.0", "0.0", "0.5"]
-    assert [str(count) for count in suspects] == ["2", "1"]
 
 
 @pytest.mark.parametrize(
@@ -336,13 +327,6 @@ def test_paths_of_weights_become_absolute_and_words_stay() -> None:
     assert "a.pth" in line
 
 
-def test_an_exclusion_names_a_model_of_timm() -> None:
-    text = with_architectures("[preact_resnet18, 'timm:resnet18', 'timm:resnet10t']")
-    study = load(text + "exclude: [{architecture: 'timm:resnet18'}]\n")
-    labels = [scenario.architecture.label for scenario in make_plan(study).scenarios]
-    assert labels == ["preact_resnet18", "timm:resnet10t"]
-
-
 @pytest.mark.parametrize(
     ("mirror", "expected"),
     [
@@ -388,11 +372,6 @@ def test_overrides() -> None:
     assert study.mlflow.uri.reveal() == "postgresql+psycopg2://u:p=q@host/db?sslmode=require"
     assert (study.name, study.preset) == ("second", Preset.OFFICIAL)
     assert study.source == "grid.yaml"
-
-
-def test_an_override_may_mend_the_file() -> None:
-    text = SMALL.replace("badnets", "sgi")
-    assert load(text, "grid.attack=sig", "grid.poison_ratio=0.01").grid.attacks[0].attack == SIG()
 
 
 WRONG = {

@@ -36,16 +36,6 @@ def test_a_recipe_with_changes() -> None:
     assert load(Path("again.yaml").read_text()) == study
 
 
-def test_what_a_recipe_cannot_be() -> None:
-    lines = mistakes(SMALL + "victim: {recipe: backdorbench, schedule: cosin, momentum: 2}\n")
-    assert "did you mean 'backdoorbench'?" in lines[0]
-    assert "did you mean 'cosine'?" in lines[1]
-    assert "momentum is in [0, 1); got 2" in lines[2]
-    (line,) = mistakes(SMALL + "victim: {momentum: 0}\n")
-    assert "nesterov wants a momentum above 0" in line
-    load(SMALL + "victim: {momentum: 0, nesterov: false}\n")
-
-
 def test_one_path_for_all() -> None:
     study = load(TWO + "victim: {import: 'zoo/{dataset}_{attack}_{seed}', min_asr: 0.9}\n")
     assert study.imports == (

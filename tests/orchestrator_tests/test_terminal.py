@@ -13,7 +13,7 @@ from types import FrameType
 import pytest
 
 from orchestrator.errors import Interrupted, ResourceError, SpecError, StudyError
-from orchestrator.terminal import OBEYED, Interrupts, be_tolerant, failure_of, spared, tolerant
+from orchestrator.terminal import OBEYED, Interrupts, failure_of, spared, tolerant
 
 ROOT = Path(__file__).parents[2]
 STUBBORN = """
@@ -207,13 +207,6 @@ def test_a_full_disk_is_known_and_later_writes_arrive(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "one\nthree\n"
 
 
-def test_a_stream_that_is_closed_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
-    monkeypatch.setattr(sys, "stderr", None)
-    be_tolerant()
-    assert sys.stdout is sys.stderr is None
-
-
 PROGRAM = """
 import atexit, logging, sys, threading, time
 from orchestrator.terminal import as_process
@@ -252,17 +245,6 @@ def test_all_but_taking_apart_is_done(code: int) -> None:
     done = ended(f"return {code}")
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.splitlines() == ["main", "thread", "registered"]
-
-
-@pytest.mark.parametrize(
-    ("last", "code", "word"),
-    [("raise SystemExit(2)", 2, ""), ("raise RuntimeError('oh')", 1, "RuntimeError: oh")],
-)
-def test_an_exception_ends_it_as_ever(last: str, code: int, word: str) -> None:
-    done = ended(last)
-    assert done.returncode == code
-    assert word in done.stderr
-    assert done.stdout.splitlines() == ["main", "thread", "registered", "taken apart"]
 
 
 @pytest.mark.parametrize("code", [0, 1])
