@@ -98,16 +98,23 @@ class RemainingTime:
             self._took[kind].add(0.0, load)
 
     def left(self, workers: int) -> float | None:
-        """Return the seconds until the end, or None as long as nothing is known."""
+        """Return the seconds until the end, or None as long as nothing is known.
+
+        The thread of the screen asks, so dictionaries are copied before they are looked through.
+        """
         undrawn = self._plan.most_settings - len(self._plan.settings)
         if not self._open and not undrawn:
             return 0.0
         left: dict[Kind, float] = defaultdict(float)
-        for name, (kind, load) in self._open.items():
-            left[kind] += load - (self._running[name].load if name in self._running else 0.0)
+        loads = dict(self._open)
+        for kind, load in loads.values():
+            left[kind] += load
+        for name, part in list(self._running.items()):
+            if name in loads:
+                left[loads[name][0]] -= part.load
         for scenario in self._plan.scenarios if undrawn else ():
             machine = machine_of(scenario)
-            left["trial", machine] += undrawn * fmean(self._trials[machine].values() or [0.0])
+            left["trial", machine] += undrawn * fmean(list(self._trials[machine].values()) or [0.0])
         rates = {kind: self._rate(kind) for kind, load in left.items() if load > 0}
         if None in rates.values():
             return None
@@ -134,8 +141,10 @@ class RemainingTime:
 
         As long as nothing has ended, what is done of the jobs that run has to serve.
         """
-        stage = [timing for (name, _), timing in self._took.items() if name == kind[0]]
-        for timings in ([self._took[kind]], stage, self._took.values(), self._running.values()):
+        took, running = dict(self._took), list(self._running.values())
+        own = [took[kind]] if kind in took else []
+        stage = [timing for (name, _), timing in took.items() if name == kind[0]]
+        for timings in (own, stage, list(took.values()), running):
             if load := sum(timing.load for timing in timings):
                 return sum(timing.seconds for timing in timings) / load
         return None
@@ -230,7 +239,7 @@ class ProgressState:
     def worker(self, place: str) -> str:
         """Return a short name of a worker: a number, with its machine where there are several."""
         host = place.partition(":")[0]
-        several = any(known.partition(":")[0] != host for known in self._places)
+        several = any(known.partition(":")[0] != host for known in list(self._places))
         return f"{host}/{self._places[place]}" if several else str(self._places[place])
 
     @property
