@@ -22,7 +22,7 @@ from orchestrator.spec.model import (
 )
 from orchestrator.spec.rules import AbsolutePath, nearest
 from orchestrator.spec.space import Range, Span
-from orchestrator.spec.validation import Reader, axis_values, field_reader, named_in, read
+from orchestrator.spec.validation import Reader, axis_values, field_reader, named_in, read, rules_of
 from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, YamlNode
 from ulrl.attacks import ATTACKS, Attack, LabelRule, Stamp
 from ulrl.datasets import DATASETS
@@ -349,11 +349,9 @@ def _read_axis(node: YamlNode, name: str) -> tuple[Item, ...]:
 
 def _poison_ratio(node: YamlNode) -> float:
     value: float = read(node, float)
-    any_attack = ATTACKS["badnets"]()
-    try:
-        Poison(attack=any_attack, labels=any_attack.label_rules[0], poison_ratio=value)
-    except ValueError as error:
-        raise InvalidValue(node, str(error)) from error
+    attack = ATTACKS["badnets"]()  # any will do
+    with rules_of(node):
+        Poison(attack=attack, labels=attack.label_rules[0], poison_ratio=value)
     return value
 
 
@@ -386,10 +384,8 @@ def read_range(node: YamlNode, name: str, kind: type[R]) -> R:
                 reader(part)  # for the rules of the axis
     if node.problems.count > before:
         raise InvalidValue(node, "")
-    try:
+    with rules_of(node):
         return kind(**values)
-    except ValueError as error:
-        raise InvalidValue(named_in(str(error), node), str(error)) from error
 
 
 def _note_duplicates(axes: Axes) -> None:

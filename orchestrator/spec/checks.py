@@ -90,16 +90,15 @@ def _check_settings(
     names = [name for name in axes.items if name in of]
     apart = [name for name in names if name not in axes.folded]
     folded = [name for name in names if name in axes.folded]  # no exclusion speaks of them
-    points = itertools.product(
-        _left(axes, "dataset", *apart),
-        itertools.product(*(range(len(axes.items[name])) for name in folded)),
-    )
+    columns = [axes.items[name] for name in folded]
+    points = itertools.product(_left(axes, "dataset", *apart), itertools.product(*columns))
     for (d, *places), others in points:
         if d not in facts:
             continue
         dataset = axes.items["dataset"][d]
-        chosen = zip((*apart, *folded), (*places, *others), strict=True)
-        items = {name: _hardest(name, axes.items[name][place]) for name, place in chosen}
+        chosen = {name: axes.items[name][at] for name, at in zip(apart, places, strict=True)}
+        chosen |= dict(zip(folded, others, strict=True))
+        items = {name: _hardest(name, item) for name, item in chosen.items()}
         given: dict[str, Any] = {name: item.value for name, item in items.items()}
         values = preset_values(given.pop("preset", preset), dataset.value.name) | given
         try:

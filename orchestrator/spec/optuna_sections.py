@@ -190,12 +190,9 @@ DEFAULT_PRUNE = Prune(
 
 
 def check_search(node: YamlNode | None, search: Search | None, axes: Axes) -> None:
-    """Note ranges that nobody draws from, and a sampler that has nothing to draw.
+    """Note ranges that no sampler draws from, and a sampler that has nothing to draw.
 
-    Args:
-        node: The section, if the file has it.
-        search: What it says, if that is right.
-        axes: Of the grid, without mistakes.
+    The section and what it says are None where there is none or it is wrong.
     """
     space = Space(axes.grid().settings)
     ranges = [name for name, axis in space.axes.items() if isinstance(axis, Range)]

@@ -1,7 +1,8 @@
 """Values of a study file as pydantic reads them, and its errors in this project's words."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
@@ -107,6 +108,15 @@ def named_in(text: str, node: YamlNode) -> YamlNode:
     """Return the entry whose key a message names first, or the node where it names none."""
     keys = [word.strip(",;:") for word in text.split()]
     return next((node.entries[key] for key in keys if key in node.entries), node)
+
+
+@contextmanager
+def rules_of(node: YamlNode) -> Iterator[None]:
+    """Let a broken rule of a dataclass that is made inside be a problem of the entry it names."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidValue(named_in(str(error), node), str(error)) from error
 
 
 def field_reader(owner: type[Any], name: str) -> tuple[Reader, Any]:

@@ -19,7 +19,7 @@ from orchestrator.spec.model import (
     VictimRule,
 )
 from orchestrator.spec.rules import AbsolutePath, nearest
-from orchestrator.spec.validation import Reader, field_reader, named_in, read
+from orchestrator.spec.validation import Reader, field_reader, read, rules_of
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode
 from ulrl.attacks.imported import Imported
 from ulrl.recipes import Recipe, VictimRecipe
@@ -48,22 +48,20 @@ def read_victim(node: YamlNode | None, axes: Axes | None) -> dict[str, Any]:
         return {}
     rules = get_type_hints(VictimRule, include_extras=True)
     readers: dict[str, Reader] = {key: partial(read, hint=hint) for key, hint in rules.items()}
-    training: dict[str, Reader] = {
-        "recipe": partial(read, hint=Recipe),
-        **{part.name: field_reader(VictimConfig, part.name)[0] for part in fields(VictimConfig)},
-    }
+    training: dict[str, Reader] = {"recipe": partial(read, hint=Recipe)}
+    for part in fields(VictimConfig):
+        training[part.name] = field_reader(VictimConfig, part.name)[0]
     values: dict[str, Any] = {}
     imports: tuple[VictimImport, ...] = ()
-    for key, part in node.known((*training, *rules, "import")).items():
+    for key, entry in node.known((*training, *rules, "import")).items():
         with node.problems.collecting():
             if key == "import":
-                imports = _read_imports(part, axes)
+                imports = _read_imports(entry, axes)
             elif imported and key in training:
-                part.note(
-                    "the victims of this study are imported, so nothing is trained; leave this out"
-                )
+                text = "the victims of this study are imported, so nothing is trained"
+                entry.note(f"{text}; leave this out")
             else:
-                values[key] = (readers | training)[key](part)
+                values[key] = (readers | training)[key](entry)
     rule = VictimRule(**{key: values.pop(key) for key in rules if key in values})
     recipe = VictimRecipe(recipe=values.pop("recipe", Recipe.FAST), changes=values)
     if axes is not None and not imported:
@@ -72,14 +70,12 @@ def read_victim(node: YamlNode | None, axes: Axes | None) -> dict[str, Any]:
 
 
 def _check_recipe(node: YamlNode, recipe: VictimRecipe, axes: Axes) -> None:
-    """Note what forbids a recipe for one of the datasets and attacks."""
+    """Note why a dataset or attack of the grid cannot have a recipe."""
     datasets = {item.value.name for item in axes.items["dataset"]}
     attacks = {item.value.attack.name for item in axes.items["attack"]}
     for dataset, attack in product(sorted(datasets), sorted(attacks)):
-        try:
+        with node.problems.collecting(), rules_of(node):
             recipe.config(dataset, attack)
-        except ValueError as error:
-            named_in(str(error), node).note(str(error))
 
 
 def _read_imports(node: YamlNode, axes: Axes | None) -> tuple[VictimImport, ...]:
@@ -124,10 +120,8 @@ def _normalisation(node: YamlNode, given: Mapping[str, YamlNode]) -> Normalisati
         if key not in given:
             raise InvalidValue(node, f"mean and std go together; add {key}")
     values = {key: read(part, tuple[float, ...]) for key, part in given.items()}
-    try:
+    with rules_of(node):
         return Normalisation(**values)
-    except ValueError as error:
-        raise InvalidValue(named_in(str(error), node), str(error)) from error
 
 
 def _template(node: YamlNode) -> str:
