@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from random import Random
@@ -146,6 +147,10 @@ def test_silence_is_said_ever_more_rarely_with_what_it_is_of(
     """A machine that is cut off, or a stage that takes long."""
     monkeypatch.setattr("orchestrator.cli.progress.LOOK", 0.005)
     shown = console()
+
+    def said(lines: int) -> bool:
+        return output(shown).count("no news") == lines
+
     with ProgressView(shown, ProgressState(plan, nothing)) as screen:
         for number, scenario in enumerate(plan.scenarios[:2]):
             victim, place = victim_job(scenario), f"node{number}:7"
@@ -153,7 +158,7 @@ def test_silence_is_said_ever_more_rarely_with_what_it_is_of(
             screen.progressed(victim, Progress(stage="unlearn", epoch=3, epochs=20, place=place))
         for count, seconds in enumerate((30, 30, 60), start=1):
             clock.now += seconds
-            wait_until(lambda n=count: output(shown).count("no news") == n, "a line", 10)
+            wait_until(partial(said, count), "a line", 10)
     where = "unlearn 3/20 of badnets, seed=0 on node0/1; unlearn 3/20 of badnets, seed=1 on node1/2"
     assert [line for line in output(shown).splitlines() if "no news" in line] == [
         f"{after}  no news for {after} of {where}" for after in ("0:30", "1:00", "2:00")

@@ -54,9 +54,6 @@ def test_every_pruner_of_optuna_is_known() -> None:
     assert {optuna_class(pruner).__name__ for pruner in PRUNERS} == names
 
 
-# Optuna takes these and fails, or never prunes, once a study runs.
-
-
 def choice(pruner: str, **arguments: Any) -> PrunerChoice:
     return PrunerChoice(pruner=pruner, arguments=arguments)
 
