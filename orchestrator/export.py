@@ -55,11 +55,8 @@ def export_study(
             raise SpecError([f"{folder}: no study folder; it has no {name}"])
     study = load_study(str(folder / RECORD))
     if study.store.is_redacted:
-        text = (
-            f"{folder / RECORD}: store: a study folder holds no secrets; for this command write "
-            f"the store's address there in full, in place of {study.store}"
-        )
-        raise SpecError([text])
+        text = "a study folder holds no secrets; for this command write the store's address there"
+        raise SpecError([f"{folder / RECORD}: store: {text} in full, in place of {study.store}"])
     plan = make_plan(study, recorded(study, StudyFolder(folder)))
     trials = plan.rows
     with (folder / RESULTS).open(newline="", encoding="utf-8") as file:
@@ -112,17 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "out", metavar="OUT", type=given_path, help="where a folder per trial appears"
     )
-    parser.add_argument(
-        "--trial",
-        metavar="N",
-        type=int,
-        action="append",
-        default=[],
-        help="a row of results.csv, from 0; may be repeated (default: all)",
-    )
+    text = "a row of results.csv, from 0; may be repeated (default: all)"
+    parser.add_argument("--trial", metavar="N", type=int, action="append", default=[], help=text)
     arguments = parser.parse_args(argv)
+    lacking: dict[str, list[int]] = {}  # trials without a model, by the reason
     try:
-        lacking: dict[str, list[int]] = {}  # trials without a model, by the reason
         for number, found in export_study(arguments.folder, arguments.out, arguments.trial):
             if isinstance(found, Path):
                 print(f"trial {number}: {found}")  # noqa: T201 - the command's answer

@@ -44,12 +44,9 @@ SHORT = 38  # characters of a folder in which Ray's sockets have names that fit,
 
 @contextmanager
 def scratch(parent: str | None = None) -> Iterator[Path]:
-    """Make a temporary folder; left, it is gone.
+    """Make a temporary folder, by default in the system's place for them; left, it is gone.
 
     A driver that is killed leaves its folder; the next one to start takes it away.
-
-    Args:
-        parent: Where to make it; by default in the system's place for temporary files.
     """
     parent = parent or gettempdir()
     for left in Path(parent).glob(f"{PREFIX}*"):

@@ -40,10 +40,10 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     # Imported here so that --help and a refused file do not wait for what they do not need.
     from orchestrator.spec.yaml_tree import read_tree
 
-    read_tree(str(arguments.grid), arguments.set)  # what is no YAML is refused without torch
+    root = read_tree(str(arguments.grid), arguments.set)  # no YAML is refused without torch
     from orchestrator.spec.load import load_study, missing_data
 
-    study = load_study(str(arguments.grid), arguments.set)
+    study = load_study(str(arguments.grid), arguments.set, root)
     out = (arguments.out or Path("runs") / study.name).absolute()
     if arguments.plan:
         from orchestrator.cli.plan import show_plan

@@ -91,7 +91,7 @@ class _Run:
         if not (folder.path / "results.csv").exists():  # a first start has something to compute
             chosen.begin(plan, self.shares)
         self.store = store
-        self.compute = compute = self.shares.compute
+        compute = self.shares.compute
         self.site = Site(
             store=study.store,
             study=folder.identity(),
@@ -101,8 +101,7 @@ class _Run:
             limits=study.limits,
         )
         folder.open_record()
-        resources = replace(study.resources, device=self.shares.device)
-        resolved = replace(study, resources=resources)
+        resolved = replace(study, resources=replace(study.resources, device=self.shares.device))
         write_text(folder.path / "study.yaml", resolved_yaml(resolved))
         self.findings = findings = StageResults(store, CacheKeys(study.victim, compute))
         callbacks = CallbackList()

@@ -50,13 +50,15 @@ def _name(name: str) -> str:
     return name
 
 
-def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
+def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None = None) -> Study:
     """Return the study that a file describes, after ``KEY=VALUE`` overrides.
+
+    `root` is what `read_tree` returned of them, if that was called already.
 
     Raises:
         SpecError: All that is wrong with the file, in its order, a line each.
     """
-    root = read_tree(path, overrides)
+    root = root or read_tree(path, overrides)
     given = root.known(KEYS)
     for key in ("name", "grid"):
         if key not in given:
