@@ -26,9 +26,7 @@ def telling(
     Where there is a single setting these are threshold and ratio. (A ``defence_seed`` that only
     follows the seed is thus no axis.)
 
-    Args:
-        axes: All setting axes.
-        points: The scenario of each trial, and its value of every axis.
+    Points are the scenario of each trial and its value of every axis.
     """
     found = list(points)
     scenarios = len({scenario for scenario, _ in found})

@@ -87,22 +87,10 @@ def test_defence_seeds() -> None:
 @pytest.mark.parametrize(
     ("conditions", "left"),
     [
-        ({"attack": ("sig",)}, lambda t: t.scenario.columns["attack"] != "sig"),
         ({"attack": (choice(BLENDED),)}, lambda t: t.scenario.columns["attack"] != "blended"),
         ({"seed": (1,), "alpha": (0.7,)}, lambda t: (t.scenario.seed, alpha(t)) != (1, 0.7)),
         ({"dataset": ("digits",), "seed": (0,)}, lambda t: t.scenario.seed != 0),
-        (
-            {"dataset": (Digits(size=32),)},
-            lambda t: t.scenario.dataset != Digits(size=32),
-        ),
         ({"alpha": (0.2, 0.7)}, lambda t: alpha(t) == 0.4),
-        (
-            {"poison_ratio": (0.05,), "unlearn_epochs": (3,)},
-            lambda t: (
-                (t.scenario.poison.poison_ratio, t.hyperparameters.unlearn.unlearn_epochs)
-                != (0.05, 3)
-            ),
-        ),
     ],
 )
 def test_exclude(conditions: dict[str, tuple[Any, ...]], left: Any) -> None:

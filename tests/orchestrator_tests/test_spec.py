@@ -258,12 +258,10 @@ print([name for name in heavy if name in sys.modules], time.process_time() < 4)
     ("store", "expected"),
     [
         ("here/store", "{cwd}/here/store"),
-        ("/abs/store", "/abs/store"),
         ("~/store", "{home}/store"),
         ("file://rel/store", "{cwd}/rel/store"),
         ("file:///abs/store", "/abs/store"),
         ("s3://bucket/key", "s3://bucket/key"),
-        ("gs://bucket", "gs://bucket"),
     ],
 )
 def test_the_store(
@@ -278,7 +276,6 @@ def test_the_store(
     ("uri", "expected"),
     [
         ("sqlite:///a/b.db", "sqlite:///{cwd}/a/b.db"),
-        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
         ("sqlite:///a.db?timeout=30", "sqlite:///{cwd}/a.db?timeout=30"),
         ("http://localhost:5000", "http://localhost:5000"),
         ("mysql+pymysql://u@h/d", "mysql+pymysql://u@h/d"),
