@@ -1,6 +1,6 @@
 """The end of what an embedded Ray started, however its driver ends.
 
-A driver that is killed, or that Ray itself ends, sweeps nothing up. What it started then waits,
+A driver that is killed, or that Ray itself ends, cleans up nothing. What it started then waits,
 some of it for more than a minute and with its GPU memory, for a Ray that is not there any more.
 So a process of its own waits for the driver's end: run as a program, this module is that
 process. It imports nothing else of this package, to be there in a moment.
@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 PATIENCE = 3.0  # seconds for processes to end by themselves
-IN_VAIN = 30.0  # seconds after which a process that was killed is left to the system
+GIVE_UP = 30.0  # seconds after which a process that was killed is left to the system
 EVERY = 0.2  # seconds between looks
 
 
@@ -32,7 +32,7 @@ def watched(folder: Path) -> Iterator[None]:
     Raises:
         OSError: The process that waits for that cannot be started.
     """
-    warden = subprocess.Popen(  # noqa: S603 - our interpreter, our file
+    sweeper = subprocess.Popen(  # noqa: S603 - our interpreter, our file
         [sys.executable, "-P", __file__, str(folder), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -42,8 +42,8 @@ def watched(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        warden.communicate(b"\n")
-        if warden.returncode:
+        sweeper.communicate(b"\n")
+        if sweeper.returncode:
             sweep(folder, os.getpid())
 
 
@@ -53,7 +53,7 @@ def sweep(folder: Path, driver: int) -> None:
     before: set[psutil.Process] = set()
     while left := _left(folder, driver):
         waited = time.monotonic() - began
-        if waited > PATIENCE + IN_VAIN:
+        if waited > PATIENCE + GIVE_UP:
             return
         if waited > PATIENCE:  # again and again: one may just have started another
             for process in before & left:  # a copy of the driver becomes another program at once

@@ -93,12 +93,12 @@ def own_token() -> Iterator[None]:
 
 
 def knock(address: Address) -> list[tuple[str, int]]:
-    """Refuse an address where nobody listens; Ray itself would ask for minutes, aloud.
+    """Refuse an address that accepts no connection; Ray itself would retry for minutes.
 
     Returns the place that answered; none for "auto" and the like, which Ray resolves.
 
     Raises:
-        ResourceError: Nobody listens there.
+        ResourceError: There is no such cluster.
     """
     text = address.reveal()
     if text.startswith("ray://"):
@@ -167,7 +167,7 @@ def few_processes() -> Iterator[None]:
             """The driver asks for no worker's output."""
 
         def start_api_server(self, **arguments: Any) -> None:
-            """Nobody looks at its pages."""
+            """The dashboard is not used."""
 
     node.Node = Node  # type: ignore[misc]
     try:
@@ -251,7 +251,7 @@ def examine() -> Callable[[Address, str], dict[str, Any]]:
                 lacks = f"it does not see the store {store}; name a path or URL that all nodes see"
         except ImportError as error:
             lacks = f"{error}; install this package's dependencies there"
-        except Exception as error:  # noqa: BLE001 - told by the driver, in one line
+        except Exception as error:  # noqa: BLE001 - reported by the driver, in one line
             lacks = f"{type(error).__name__}: {error}"
         return {"lacks": " ".join(lacks.split()), "memory": memory}
 

@@ -23,11 +23,11 @@ from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Study
 from orchestrator.terminal import Interrupts
 
-_LIVE: dict[str, TuneSession] = {}  # Tune pickles what it is given; this stays behind
+_LIVE: dict[str, TuneSession] = {}  # Tune pickles what it is given; this stays in the driver
 
 
 class Worker(tune.Trainable):
-    """A process that works one batch after another, everything loaded kept."""
+    """A worker process, which keeps what it has loaded from batch to batch."""
 
     def setup(  # type: ignore[override]
         self,
@@ -47,7 +47,7 @@ class Worker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Work until there is something to tell."""
+        """Work until there is something to report."""
         news = self._batch.work()
         return {"done": news.over, "news": news}
 
@@ -162,7 +162,7 @@ def run_on_ray(
     token = uuid.uuid4().hex
     session = _LIVE[token] = TuneSession(scheduler, interrupts, shares, workers)
     try:
-        with scratch() as folder, member.guard.telling(session.fail):
+        with scratch() as folder, member.guard.handling(session.fail):
             trainable = tune.with_resources(
                 tune.with_parameters(
                     Worker,

@@ -1,4 +1,4 @@
-"""A watch over the Ray under a study: when it dies, Ray itself ends the process, aloud or not."""
+"""A watchdog for the Ray of a study, so that its death ends the study with one clear line."""
 
 import os
 import socket
@@ -14,49 +14,49 @@ from orchestrator.errors import ResourceError
 
 EVERY = 1.0  # seconds between looks
 TIMEOUT = 2.0  # seconds for an answer
-SILENT = 25.0  # seconds without an answer, after which nobody is there; Ray's own limit is 60
-PATIENCE = 8.0  # seconds for the study to end by itself, once nobody is there
+SILENT = 25.0  # seconds without an answer, after which Ray counts as gone; its own limit is 60
+PATIENCE = 8.0  # seconds for the study to end by itself once Ray is gone
 LEAVING = 25.0  # seconds for Ray to let go of this process; from a dead one it takes seven
 
 GONE = (
-    "Ray is gone: a process of it that the study cannot do without has ended or does not answer; "
-    "nothing finished is lost: mend it, and run the same command again"
+    "Ray is gone: a process that it needs has ended or does not answer. Finished work is kept. "
+    "Fix the cluster and run the same command again."
 )
 
 
 class RayWatchdog:
-    """Looks from a thread whether Ray is alive, and ends the study when it is not.
+    """Checks from a thread whether Ray is alive, and ends the study when it is not.
 
-    Whoever wants to be told is told first. If nobody ends the study, because it waits inside of
-    Ray, the process ends here: whatever was finished is in the store.
+    The handler of `handling` is called first. If the study does not end, because it waits inside
+    Ray, the process is ended here; finished results are in the store.
 
     Args:
-        alive: Says whether all that a study cannot do without is there.
+        alive: Returns whether every process that a study needs is there.
         errors: Where a user reads what went wrong.
     """
 
     def __init__(self, alive: Callable[[], bool], errors: Console) -> None:
         self._alive = alive
         self._errors = errors
-        self._tell: Callable[[Exception], None] | None = None
+        self._handler: Callable[[Exception], None] | None = None
         self._over = threading.Event()
 
     def start(self) -> None:
-        """Look from now on, until `leaving` is entered."""
+        """Check from now on, until `leaving` is entered."""
         threading.Thread(target=self._watch, daemon=True).start()
 
     def watch(self, alive: Callable[[], bool]) -> None:
-        """Ask another from now on."""
+        """Use another check from now on."""
         self._alive = alive
 
     @contextmanager
-    def telling(self, tell: Callable[[Exception], None]) -> Iterator[None]:
-        """Have `tell` given what ends the study, as long as this is entered."""
-        self._tell = tell
+    def handling(self, handler: Callable[[Exception], None]) -> Iterator[None]:
+        """Call `handler` with the error that ends the study, while this is entered."""
+        self._handler = handler
         try:
             yield
         finally:
-            self._tell = None
+            self._handler = None
 
     @contextmanager
     def leaving(self) -> Iterator[None]:
@@ -74,15 +74,15 @@ class RayWatchdog:
         while not self._over.wait(EVERY):
             if self._alive():
                 continue
-            if (tell := self._tell) is not None:
-                tell(ResourceError(GONE))
+            if (handler := self._handler) is not None:
+                handler(ResourceError(GONE))
             if not self._over.wait(PATIENCE):
                 self._end()
             return
 
     def _end(self) -> None:
         try:
-            if self._errors.is_terminal:  # in the middle of a view that nobody ends any more
+            if self._errors.is_terminal:  # a live view is left open
                 self._errors.print()
                 self._errors.show_cursor()
             self._errors.print(f"error: {GONE}", markup=False, soft_wrap=True)
@@ -91,7 +91,7 @@ class RayWatchdog:
 
 
 class Listeners:
-    """Alive as long as somebody listens at each of some places.
+    """Alive as long as each of some addresses accepts connections.
 
     Args:
         places: Host and port of each.

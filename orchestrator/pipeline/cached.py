@@ -35,7 +35,7 @@ def reported(steps: Generator[Step, None, T], stage: str, curve: Sequence[Point]
         yield Progress(stage=stage, epoch=done, epochs=total, curve=tuple(curve))
 
 
-PAUSES = (0.05, 1.0)  # seconds until somebody else's work is looked for: at first, at most
+PAUSES = (0.05, 1.0)  # seconds between checks for another worker's result: the first, the longest
 
 
 class CachedStages:
@@ -61,8 +61,7 @@ class CachedStages:
     ) -> Making[T]:
         """Return a result that was not there: made here, or found once another has made it.
 
-        What the making needs is ready already, so that nobody who waits holds what another
-        waits for.
+        All inputs are ready by now, so no two workers can wait for each other.
         """
         pause, longest = PAUSES
         with self.store.lock(stage, key) as lock:

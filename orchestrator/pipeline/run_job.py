@@ -54,13 +54,13 @@ def steps_of(runner: StageRunner, job: Job) -> Steps:
         exhausted = bool(lack)
         if isinstance(error, DivergedError):
             lack = str(error)  # a result of this setting, no failure of the program
-        kind, told = type(error).__name__, " ".join(redacted(str(error)).split()) or "no message"
+        kind, text = type(error).__name__, " ".join(redacted(str(error)).split()) or "no message"
         about = [what for placed, what in PLACED.items() if isinstance(error, placed)]
-        kept = f"{about[0]} cannot be used; the log says why" if about else told
+        line = f"{about[0]} cannot be used; the log says why" if about else text
         return JobResult(
             runs=runner.executed,
-            error=lack or f"{kind}: {kept}"[:500],
-            told=lack or f"{kind}: {told}"[:1000],
+            error=lack or f"{kind}: {line}"[:500],
+            told=lack or f"{kind}: {text}"[:1000],
             trace=redacted(traceback.format_exc()),
         )
     finally:

@@ -14,8 +14,8 @@ from orchestrator.errors import TimeLimitExceeded
 def grace(seconds: float) -> float:
     """Return how much longer than `seconds` a process lives that does not heed the alarm.
 
-    A driver that hears of each item's beginning within this time can tell a process that
-    its limit ended from one that died of something else.
+    A driver that learns of each item's start within this time can distinguish a process that
+    its limit ended from one that died for another reason.
     """
     return min(60.0, max(3.0, seconds / 10))
 

@@ -25,7 +25,7 @@ from ulrl.models import Classifier, Weights
 from ulrl.poisoning import TestSets, example_pairs
 from ulrl.recipes import VictimRecipe
 
-KEPT = 2**31 - 1  # bytes of unused memory that a process may hold on to; the most there is
+UNUSED_MEMORY = 2**31 - 1  # bytes of unused memory that a process may hold on to; the most there is
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt
 
 
@@ -40,7 +40,7 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, KEPT))
+    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, UNUSED_MEMORY))
 
 
 Steps: TypeAlias = Making[None]
@@ -50,7 +50,7 @@ class StageTools:
     """The store, and what the last scenarios left loaded in this process.
 
     Torch's number of threads is set here, for the life of the process, because sums
-    depend on it, and on a CPU how memory is kept, because speed does.
+    depend on it, and on a CPU how memory is reused, because speed does.
 
     Attributes:
         site: What every worker knows.
@@ -83,7 +83,7 @@ class StageTools:
         return self.cached.executed
 
     def evaluate(self, scenario: Scenario, model: str, weights: Weights, shown: int = 0) -> Steps:
-        """Evaluate the model behind a key, unless its evaluation is there.
+        """Evaluate the model of a key, unless its evaluation is there.
 
         Args:
             scenario: Of the model.
@@ -110,7 +110,7 @@ class StageTools:
         return self.cached.keep(EVALUATION, key, scenario, seconds, content)
 
     def repaired(self, scenario: Scenario, key: str) -> Weights | Evaluation | None:
-        """Return the repaired weights behind a key, or their evaluation if there is one."""
+        """Return the repaired weights of a key, or their evaluation if there is one."""
         if RELEARNING.read(self.cached.store, key) is None:
             return None
         evaluated = EVALUATION.read(self.cached.store, self.keys.evaluation(key))

@@ -15,18 +15,18 @@ from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.spec.model import Share
 from orchestrator.terminal import Interrupts
 
-REPORT_EVERY = 2.0  # seconds between reports of a job that nobody may cut
-STREAM_EVERY = 0.25  # the same of one that somebody may
-TELL_EVERY = 0.5  # seconds that a finished job waits for others to be told with
+REPORT_EVERY = 2.0  # seconds between reports of a job that cannot be cut
+STREAM_EVERY = 0.25  # the same of one that can be cut
+REPORT_FINISHED_EVERY = 0.5  # seconds that a finished job waits to be reported with others
 PATIENCE = 2 * BATCH_SECONDS  # after which a batch ends with the job in work
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchProgress:
-    """What a worker tells of its batch.
+    """A worker's report on its batch.
 
     Attributes:
-        finished: Jobs that ended since the last news, by name, in order.
+        finished: Jobs that ended since the last report, by name, in order.
         current: The job in work, or "" between two.
         progress: How far that is.
         closing: Whether the batch ends with the job in work, whatever else it holds.
@@ -41,10 +41,10 @@ class BatchProgress:
 
 
 class JobBatch:
-    """The worker's side: works through jobs and says when there is something to tell.
+    """The worker's side: works through jobs and reports their progress.
 
     Attributes:
-        bundled: Whether news may wait to be told together.
+        bundled: Whether reports of finished jobs may wait for each other.
     """
 
     def __init__(self, runner: StageRunner, jobs: Sequence[Job], *, bundled: bool = True) -> None:
@@ -56,7 +56,7 @@ class JobBatch:
         self._busy = 0.0  # seconds spent on the job in work
 
     def work(self) -> BatchProgress:
-        """Work until there is something to tell."""
+        """Work until there is something to report."""
         since = time.monotonic()
         finished: list[tuple[str, JobResult]] = []
         while self._jobs:
@@ -68,7 +68,7 @@ class JobBatch:
             if isinstance(result, JobResult):
                 self._jobs.pop()
                 finished.append((job.name, result))
-                if self._closing or result.error or waited >= self._after(TELL_EVERY):
+                if self._closing or result.error or waited >= self._after(REPORT_FINISHED_EVERY):
                     break
             elif result.begins or waited >= self._after(_report_every(job)):
                 return BatchProgress(
@@ -111,14 +111,14 @@ class JobBatch:
 
 
 class AssignedBatch:
-    """The driver's side: what of a batch is still out, and what its news means."""
+    """The driver's side: what of a batch is still out, and what its reports mean."""
 
     def __init__(self, scheduler: StudyScheduler, jobs: Sequence[Job]) -> None:
         self._scheduler = scheduler
         self._left = {job.name: job for job in jobs}
 
     def take(self, news: BatchProgress) -> bool:
-        """Take in news, and return whether the batch should stop here.
+        """Take in a report, and return whether the batch should stop here.
 
         Of a batch that stops or closes, what was not begun goes back to the queue.
         """
@@ -144,8 +144,8 @@ class AssignedBatch:
     def lost(self, reason: str) -> None:
         """Take back a batch whose worker died.
 
-        What it finished and could not tell is in the store. The first job that is not was
-        in work; the rest goes back to the queue and nobody holds the accident against it.
+        Jobs that finished without a report are in the store. The first that is not was in work;
+        the remaining jobs are requeued without counting an attempt.
         """
         while self._left:
             job = self._left.pop(next(iter(self._left)))
@@ -208,7 +208,7 @@ class TuneSession:
         return [], Share()
 
     def take(self, trial_id: str, news: BatchProgress) -> bool:
-        """Take in what a Tune trial tells, and return whether it should stop."""
+        """Take in a Tune trial's report, and return whether it should stop."""
         if trial_id not in self._batches:
             return True
         assignment, scenario = self._batches[trial_id]

@@ -149,7 +149,7 @@ class Decisions:
         self._abandoned: set[int] = set()
         self._incomplete: set[int] = set()
         self._values: dict[int, list[float]] = {}
-        self._widest = 0  # scenarios behind the best-covered reference
+        self._widest = 0  # scenarios of the reference that has most
         self._settings = None
         if prune.setting is not None:
             self._settings = PruningStudy("settings", prune.setting, objective)
@@ -341,7 +341,7 @@ class Decisions:
         return self._record("setting", trial, self._settings)
 
     def _close(self, setting: int) -> None:
-        """Tell the judge how a setting ended.
+        """Finish a setting in the pruner's study.
 
         One that was cut somewhere, or has fewer scenarios than the present reference, is
         none: its mean may be over the easier ones.

@@ -1,4 +1,4 @@
-"""Estimated time of a plan, and the timings of stages behind it.
+"""Estimated time of a plan, and the timings of stages that it uses.
 
 Seconds come from the stored results, of earlier studies too; where there are none, from a few
 steps of the networks, timed now. Each is a mean, in seconds per unit of load, of a kind of job
@@ -44,7 +44,7 @@ from ulrl.precision import Precision
 from ulrl.weight_selection import Suspects
 
 VERSION = 1  # of the stored timings
-NOBODY = Suspects(layers=(), reset_bias=False)
+NO_SUSPECTS = Suspects(layers=(), reset_bias=False)
 PACKED = 0.25  # by how much more at most workers do that share a GPU, than one of them alone
 START_SECONDS = 12.0  # until workers work: imports, Ray, MLflow's tables
 END_SECONDS = 6.0  # for the report and what MLflow still lacks
@@ -408,7 +408,7 @@ def likely_relearning(trial: Trial) -> Hashable:
     parts = trial.hyperparameters
     place = (trial.scenario.number, trial.defence_seed, parts.clean)
     if parts.score.max_suspects == 0:
-        return (*place, parts.relearn.effective(NOBODY))
+        return (*place, parts.relearn.effective(NO_SUSPECTS))
     score = parts.score
     if parts.reset.reinit_ratio in (0, 1):
         score = replace(score, unlearn_threshold=0)

@@ -72,8 +72,8 @@ class RecentDurations:
     def room(self, job: Job, ready: int, workers: int) -> int:
         """Return how many jobs like this one to hand out together.
 
-        One while nobody knows how long they take. Never more than leaves as much again for
-        every worker, nor than a couple of seconds: they run ahead of decisions.
+        One while their duration is unknown. At most half a worker's fair share of the queue and
+        two seconds of work, because a batch runs ahead of decisions.
         """
         seen = self._seconds.get(kind_of(job))
         if not seen:
@@ -146,7 +146,7 @@ class JobQueue:
         needed: Whether a job that is ready still is of use.
         elsewhere: Whether another study is at a job, so that a worker would only wait.
         sure: Numbers of scenarios in which no decision can spare a trial.
-        started: Told of each job that a worker begins.
+        started: Called with each job that a worker begins.
         study: Its limits of a job and its budget.
 
     Attributes:

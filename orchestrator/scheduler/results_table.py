@@ -247,7 +247,7 @@ def _only(rows: Iterable[Mapping[str, Any]], axes: tuple[str, ...]) -> Iterator[
 def _rows(
     scheduler: StudyScheduler, results: ResultRows, findings: StageResults
 ) -> Iterator[dict[str, Any]]:
-    told: set[str] = set()
+    written: set[str] = set()
     for trial in scheduler.plan.trials:
         verdict = scheduler.decisions.verdict(trial)
         scored = scheduler.scores.get(trial.number)
@@ -257,8 +257,8 @@ def _rows(
             continue
         row = results.row(trial)
         key = scored.runs[0].key if isinstance(scored, ScoreResult) else ""
-        if key and key not in told:
-            told.add(key)
+        if key and key not in written:
+            written.add(key)
             ascent = findings.ascent(scored)
             series = _series(ascent.get("curve", ())) | {"accuracy": _list(ascent["accuracy"])}
             yield {**row, "phase": UNLEARN, **series}

@@ -22,8 +22,8 @@ class SettingSampling:
     """The settings of a study that are drawn: which, when, and what the sampler learns.
 
     A setting's value is the mean objective of its trials on the selection half, those of
-    weak victims left out; one that was abandoned, cut or failed in part is told as pruned,
-    with the mean of what there is.
+    weak victims left out; one that was abandoned, cut or failed in part is reported as
+    pruned, with the mean of its results so far.
     """
 
     def __init__(self, plan: Plan, folder: StudyFolder, decisions: Decisions) -> None:
@@ -52,11 +52,11 @@ class SettingSampling:
         return None if self._plan.study.search is None else self._sampler
 
     def begun(self, trial: Trial) -> None:
-        """Take note that somebody works on a trial, or on what it needs."""
+        """Note that a trial, or a job it needs, was handed out."""
         self._untouched.discard(trial.setting.number)
 
     def decided(self, trial: Trial) -> None:
-        """Take note of a verdict; the last of a setting's is what the sampler learns."""
+        """Note a verdict; after a setting's last one the sampler learns its value."""
         number = trial.setting.number
         self.begun(trial)
         left = self._left[number]
@@ -89,7 +89,7 @@ class SettingSampling:
 
     @cached_property
     def _sampler(self) -> Sampler:
-        """The sampler, told of everything so far."""
+        """The sampler, with all settings so far."""
         study = self._plan.study
         if study.search is None:
             raise TypeError("the settings of a grid are not drawn")
@@ -101,7 +101,7 @@ class SettingSampling:
         return sampler
 
     def _tell(self, sampler: Sampler, setting: int) -> None:
-        """Tell the sampler what a setting reached, scenario by scenario."""
+        """Report a setting's values to the sampler, scenario by scenario."""
         trials = self._plan.trials_of(setting)
         values = [self._decisions.value_of(trial) for trial in trials]
         verdicts = [self._decisions.verdict(trial) for trial in trials]

@@ -362,7 +362,7 @@ class StudyScheduler:
             self._go_on(job)
 
     def lost(self, job: Job, reason: str) -> None:
-        """Take back a job whose worker died; it is tried again, but not for ever."""
+        """Take back a job whose worker died; it is retried up to `limits.attempts` times."""
         if error := self._queue.lose(job, reason):
             result = JobResult(error=error, trace=reason)
             self._observer.ended(job, result)

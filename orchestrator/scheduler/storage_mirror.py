@@ -29,10 +29,11 @@ class StorageMirror(StudyCallback):
         self,
         place: Address | str,
         prefix: str,
-        kept: Callable[[], Sequence[StoredStudy]],
+        studies: Callable[[], Sequence[StoredStudy]],
         every: float = EVERY,
     ) -> None:
-        self._place, self._prefix, self._kept, self._every = Address.of(place), prefix, kept, every
+        self._place, self._prefix, self._every = Address.of(place), prefix, every
+        self._studies = studies
         self._storage: Any = None  # Optuna's, once it is open
         self._copied: dict[str, tuple[int, ...]] = {}  # sizes of studies as they were copied
         self._started = time.monotonic()
@@ -69,7 +70,7 @@ class StorageMirror(StudyCallback):
             self._start()
 
     def _start(self) -> None:
-        shots = [snapshot(kept, self._prefix) for kept in self._kept()]
+        shots = [snapshot(study, self._prefix) for study in self._studies()]
         self._thread = threading.Thread(
             target=self._copy, args=(shots,), name="optuna-storage", daemon=True
         )

@@ -47,9 +47,9 @@ class TriggerPictures(StudyCallback):
             return
         rows = [row for _, row in sorted(self._rows.items())]
         write_bytes(self._figures / TRIGGER_INDEX, csv_text(TRIGGER_COLUMNS, rows).encode())
-        kept = {row["file"] for row in rows}
+        current = {row["file"] for row in rows}
         for file in self._figures.glob("triggers-*.png"):
-            if file.name not in kept:
+            if file.name not in current:
                 file.unlink()
 
     def _drawn(

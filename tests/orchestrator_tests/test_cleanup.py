@@ -98,7 +98,7 @@ def test_what_cannot_be_ended_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch
             raise psutil.AccessDenied
 
     monkeypatch.setattr(cleanup, "PATIENCE", 0.1)
-    monkeypatch.setattr(cleanup, "IN_VAIN", 0.3)
+    monkeypatch.setattr(cleanup, "GIVE_UP", 0.3)
     unending = Unending()
     monkeypatch.setattr(cleanup, "_left", lambda *_: {unending})
     monkeypatch.setattr(psutil, "wait_procs", lambda _, timeout: time.sleep(timeout))

@@ -1,6 +1,7 @@
 """The watch over Ray: whom it tells of a death, and what it ends."""
 
 import errno
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 from unittest.mock import Mock
 
 import psutil
@@ -55,10 +57,11 @@ def test_who_does_not_answer_is_given_time(
     assert found == [True, True, True, True, False]
 
 
-def test_a_daemon_is_missed_once_it_was_seen() -> None:
-    daemons = RayDaemons(["sleep"])
+def test_a_daemon_is_missed_once_it_was_seen(tmp_path: Path) -> None:
+    program = shutil.copy("/bin/sleep", tmp_path / "daemon_of_test")  # a name that no other has
+    daemons = RayDaemons(["daemon_of_test"])
     assert daemons(), "it may start yet"
-    with subprocess.Popen(["sleep", "60"]) as sleeping:
+    with subprocess.Popen([program, "60"]) as sleeping:
         assert daemons()
         sleeping.kill()
         wait_until(lambda: not daemons(), "it is missed, as a zombie", SECONDS)
@@ -119,7 +122,7 @@ def test_who_wants_to_be_told_is_told_before_anything_is_ended(
 ) -> None:
     monkeypatch.setattr(watchdog, "PATIENCE", 60)
     told: list[Exception] = []
-    with watch.telling(told.append):
+    with watch.handling(told.append):
         time.sleep(0.3)
         assert told == []
         watch.watch(lambda: False)
@@ -132,7 +135,7 @@ def test_who_wants_to_be_told_is_told_before_anything_is_ended(
 
 def test_who_is_done_with_a_study_is_not_told(watch: RayWatchdog, exits: Mock) -> None:
     tell = Mock()
-    with watch.telling(tell):
+    with watch.handling(tell):
         pass
     watch.watch(lambda: False)
     wait_until(lambda: exits.called, "the process ends", SECONDS)
@@ -181,7 +184,7 @@ with {hearer}:
 """
 
 
-@pytest.mark.parametrize("hearer", ["watch.telling(lambda error: None)", "nullcontext()"])
+@pytest.mark.parametrize("hearer", ["watch.handling(lambda error: None)", "nullcontext()"])
 def test_a_process_that_cannot_end_is_ended_with_a_line(hearer: str) -> None:
     command = [sys.executable, "-c", STUCK.format(hearer=hearer)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
