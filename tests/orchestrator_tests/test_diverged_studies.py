@@ -32,7 +32,7 @@ grid:
   relearn_lr: [0.001, 100]
   batchnorm_updates: 0
 objective: {objective}
-victim: {{epochs: 8, batch_size: 64}}
+victim: {{epochs: 8, batch_size: 64, min_asr: 0.5}}
 prune: none
 store: {store}
 mlflow: {{uri: "sqlite:///{store}/m.db", log_models: none}}
