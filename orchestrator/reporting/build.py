@@ -26,7 +26,6 @@ from orchestrator.reporting.text import (
     PLUS_MINUS,
     FamilyRow,
     answer,
-    distinct,
     names_of,
     peers_sentence,
     printable,
@@ -120,10 +119,8 @@ def markdown_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> st
 
 
 def _cells(row: FamilyRow) -> list[str]:
-    told = " · ".join((row.title, *row.details))
-    mark = "*" if row.weak else ""
-    settings = "; ".join(row.settings)
-    return [f"{told}{mark}", str(row.n), *row.victim, *row.own, settings, *row.common]
+    title = " · ".join((row.title, *row.details)) + ("*" if row.weak else "")
+    return [title, str(row.n), *row.victim, *row.own, "; ".join(row.settings), *row.common]
 
 
 def _footnote(line: str) -> str:
@@ -204,7 +201,7 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         front=drafts.front(),
         flags=flags,
         flagged=drafts.flagged(flags),
-        classes=drafts.classes(classes),
+        classes=[drafts.classes(shown) for shown in classes.shown],
         warning=classes.warning(names),
         unlearning=drafts.curves("unlearning", UNLEARN, curves),
         relearning=drafts.curves("relearning", RELEARN, curves),
@@ -222,8 +219,8 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
 def _pruner(results: StudyResults, study: StudyFile) -> str:
     if study.pruner is None:
         return ""
-    settings = len(distinct(trial.setting for trial in results.trials))
-    scenarios = distinct(trial.scenario for trial in results.trials)
+    settings = len({trial.setting for trial in results.trials})
+    scenarios = {trial.scenario: None for trial in results.trials}
     return forecast(settings, (scenario.family for scenario in scenarios), study.pruner)
 
 
@@ -242,11 +239,11 @@ def write_report(folder: Path) -> Path:
         SpecError: `folder` is no study folder, or a file in it is not what it should be.
         OSError: The report cannot be written.
     """
-    if not folder.is_dir():
-        reason = "it is no folder" if folder.exists() else "it is not there"
-        raise SpecError([f"{folder}: no study folder; {reason}"])
     if not (folder / RESULTS).exists():
-        raise SpecError([f"{folder}: no study folder; it has no {RESULTS}"])
+        reason = f"it has no {RESULTS}" if folder.is_dir() else "it is no folder"
+        raise SpecError(
+            [f"{folder}: no study folder; {reason if folder.exists() else 'it is not there'}"]
+        )
     pages, figures = assemble(folder)
     (folder / FIGURES).mkdir(exist_ok=True)
     for stale in (folder / FIGURES).iterdir():

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, product, zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,11 @@ from orchestrator.reporting.svg import (
     Panel,
     SvgCanvas,
     SvgFigure,
-    cell_scales,
+    cell_axis,
     colour_at,
     draw_cells,
 )
-from orchestrator.reporting.text import NOTHING, Names, listed, signed
+from orchestrator.reporting.text import NOTHING, Names, listed, number_text, signed
 
 _VICTIM, _REPAIRED = MODELS
 _WHEN = {_VICTIM: "before", _REPAIRED: "after"}  # in the columns of results.csv
@@ -119,15 +119,12 @@ def read_classes(path: Path, results: StudyResults, summary: Summary) -> ClassRe
         SpecError: The file is there, but is no such table, or is not of these results.
     """
     families = summary.families().values()
-    ordered = sorted(
-        ((place, outcome) for group in families for place, outcome in enumerate(group)),
-        key=lambda pair: pair[0],
-    )
-    repairs = [outcome.common for _, outcome in ordered if outcome.common is not None]
+    by_seed = chain.from_iterable(zip_longest(*families))  # the first of each family, then others
+    repairs = [outcome.common for outcome in by_seed if outcome and outcome.common]
     if not path.exists() or not repairs:
         return ClassResults()
     number = {id(trial): place for place, trial in enumerate(results.trials)}
-    first = {t.scenario: n for n, t in reversed([*enumerate(results.trials)])}
+    first = {t.scenario: number[id(t)] for t in reversed(results.trials)}
     models = [
         (place, trial, model)
         for place, repair in enumerate(repairs)
@@ -136,13 +133,13 @@ def read_classes(path: Path, results: StudyResults, summary: Summary) -> ClassRe
             *((number[id(trial)], _REPAIRED) for trial in repair.judged),
         )
     ]
-    cells = _read(path, sorted({trial for _, trial, _ in models}))
-    _check(path, results, cells)
-    there = set(zip(cells["trial"], cells["model"], strict=True))
-    lacking = {place for place, trial, model in models if (trial, model) not in there}
     wanted = pd.DataFrame(models, columns=["place", "trial", "model"])
-    found = wanted[~wanted["place"].isin(lacking)].merge(cells, on=["trial", "model"])
-    places = [place for place in range(len(repairs)) if place not in lacking]
+    cells = _read(path, sorted(set(wanted["trial"])))
+    _check(path, results, cells)
+    found = wanted.merge(cells, on=["trial", "model"], how="left")
+    lacking = found["place"][found["count"].isna()]
+    found = found[~found["place"].isin(lacking)].astype(cells.dtypes)
+    places = found["place"].unique().tolist()
     return ClassResults(
         shown=[_repaired(repairs[p], found[found["place"] == p]) for p in places[:MOST_SCENARIOS]],
         scenarios=len(places),
@@ -289,31 +286,23 @@ def draw_classes(shown: Repaired) -> SvgFigure | None:
     classes = shown.classes
     if classes > MOST_DRAWN:
         return None
-    width, height = (21.0, 19.0) if classes <= _MOST_WRITTEN else (13.0, 13.0)
-    panels = (
-        ("Triggered, victim", shown.before, "triggered"),
-        ("Triggered, repaired", shown.after, "triggered"),
-        ("Clean, victim", shown.before, "clean"),
-        ("Clean, repaired", shown.after, "clean"),
-    )
-    columns = 4 if classes <= _MOST_WRITTEN else 2
+    width, height, columns = (21, 19, 4) if classes <= _MOST_WRITTEN else (13, 13, 2)
     sheet = SvgCanvas(
-        rows=len(panels) // columns,
         columns=columns,
         width=_LEFT + max(classes, 8) * width + _RIGHT,
         height=_BOTTOM + max(classes, 6) * height + _TOP,
     )
     labels = [str(label) for label in range(classes)]
-    for place, (title, predictions, images) in enumerate(panels):
-        row, column = divmod(place, columns)
-        scales = cell_scales(classes, classes)
-        panel = sheet.panel(row, column, (_LEFT, _BOTTOM, _RIGHT, _TOP), *scales)
-        panel.title(title)
-        panel.labels("predicted class", "class of the image")
+    models = {"victim": shown.before, "repaired": shown.after}
+    for images, (model, predictions) in product(("triggered", "clean"), models.items()):
+        across = cell_axis(labels, "predicted class")
+        up = cell_axis(labels[::-1], "class of the image")
+        title = [f"{images.capitalize()}, {model}"]
+        panel = sheet.panel((_LEFT, _BOTTOM, _RIGHT, _TOP), across, up, title, frame=())
         sizes = predictions.classes[f"{images}_images"]
         for label in np.flatnonzero(sizes).tolist():
             panel.box((0, classes - 1 - label), (classes, classes - label), fill=colour_at(0))
-        draw_cells(panel, _cells(predictions, images, classes), labels, labels[::-1])
+        draw_cells(panel, _cells(predictions, images, classes))
         if images == "triggered":
             _outline(panel, predictions, classes)
     return sheet.finish()
@@ -335,34 +324,36 @@ def class_tables(shown: Repaired) -> list[ClassTable]:
 def extremes(shown: Repaired) -> str:
     """Return which classes lost most ACC, and which have the highest ASR left."""
     before, after = shown.before.classes, shown.after.classes
-    lost = _most(shown.acc_lost)
-    told = "no class lost ACC"
-    if len(lost) == 1:
-        ends = f"{_percent(before['acc'][lost[0]])} → {_percent(after['acc'][lost[0]])}"
-        told = f"class {lost[0]} lost most ACC ({ends})"
-    elif len(lost):
-        told = f"{_tied(lost)} lost most ACC ({100 * shown.acc_lost[lost[0]]:.1f} points each)"
-    left = _most(after["asr"])
-    if len(left) == 1:
-        ends = f"{_percent(before['asr'][left[0]])} → {_percent(after['asr'][left[0]])}"
-        return f"{told}, class {left[0]} has the highest ASR ({ends})"
-    if len(left):
-        return (
-            f"{told}, {_tied(left)} have the highest ASR ({_percent(after['asr'][left[0]])} each)"
-        )
-    return f"{told}, no class has an ASR above 0"
+    acc, asr = "no class lost ACC", "no class has an ASR above 0"
+    if lost := _most(shown.acc_lost):
+        each = f"{100 * shown.acc_lost[lost[0]]:.1f} points each"
+        acc = f"{_named(lost)} lost most ACC ({_ends(lost, before['acc'], after['acc'], each)})"
+    if left := _most(after["asr"]):
+        verb = "has" if len(left) == 1 else "have"
+        ends = _ends(left, before["asr"], after["asr"], f"{_percent(after['asr'][left[0]])} each")
+        asr = f"{_named(left)} {verb} the highest ASR ({ends})"
+    return f"{acc}, {asr}"
 
 
-def _most(values: "pd.Series[float]") -> Sequence[int]:
+def _ends(
+    labels: Sequence[int], before: "pd.Series[float]", after: "pd.Series[float]", each: str
+) -> str:
+    """Return where a single class goes from and to, else `each`."""
+    if len(labels) > 1:
+        return each
+    return f"{_percent(before[labels[0]])} → {_percent(after[labels[0]])}"
+
+
+def _most(values: "pd.Series[float]") -> list[int]:
     """Return the classes with the largest value, if that is above 0."""
     largest = values.max()
     return values.index[values > max(0.0, largest - _SAME)].tolist() if largest > 0 else []
 
 
-def _tied(labels: Sequence[int]) -> str:
-    told = [str(label) for label in labels[:MOST_TIED]]
+def _named(labels: Sequence[int]) -> str:
+    names = [str(label) for label in labels[:MOST_TIED]]
     more = [f"{len(labels) - MOST_TIED} more"] if len(labels) > MOST_TIED else []
-    return f"classes {listed([*told, *more])}"
+    return f"class {names[0]}" if len(labels) == 1 else f"classes {listed([*names, *more])}"
 
 
 def classes_csv(shown: Repaired, setting_axes: Sequence[str]) -> str:
@@ -372,14 +363,14 @@ def classes_csv(shown: Repaired, setting_axes: Sequence[str]) -> str:
     cells = {name: judged[0].cells[name] for name in (*SCENARIO, *setting_axes)}
     if len(judged) > 1:  # which the defence seed tells apart
         cells["defence_seed"] = " ".join(one.cells["defence_seed"] for one in judged)
-    parts: dict[str, Any] = {f"{name}_before": before[name] for name in METRICS}
-    parts |= {f"{name}_after": after[name] for name in METRICS}
-    parts |= {name: before[name] for name in ("clean_images", "triggered_images")}
-    parts["class"] = before.index
-    parts["wanted_class"] = (
-        before["wanted_class"].astype("Int64").where(before["wanted_class"] >= 0)
-    )
-    return pd.DataFrame({**cells, **{name: parts[name] for name in _CSV}}).to_csv(index=False)
+    metrics = [
+        before[list(METRICS)].add_suffix("_before"),
+        after[list(METRICS)].add_suffix("_after"),
+    ]
+    wanted = before["wanted_class"].astype("Int64").where(before["wanted_class"] >= 0)
+    sizes = before[["clean_images", "triggered_images"]].assign(wanted_class=wanted)
+    table = pd.concat([sizes, *metrics], axis=1).rename_axis("class").reset_index()
+    return pd.DataFrame({**cells, **table[list(_CSV)]}).to_csv(index=False)
 
 
 def _cells(predictions: Predictions, images: str, classes: int) -> dict[tuple[int, int], Cell]:
@@ -412,11 +403,9 @@ def _rows(shown: Repaired, labels: Iterable[int]) -> list[tuple[str, ...]]:
     return [
         (
             str(label),
-            _percent(before["acc"][label]),
-            _percent(after["acc"][label]),
-            NOTHING if np.isnan(lost := shown.acc_lost[label]) else signed(f"{-100 * lost:+.1f}"),
-            _percent(before["asr"][label]),
-            _percent(after["asr"][label]),
+            *(_percent(part["acc"][label]) for part in (before, after)),
+            NOTHING if np.isnan(lost := shown.acc_lost[label]) else signed(-lost, "acc"),
+            *(_percent(part["asr"][label]) for part in (before, after)),
         )
         for label in labels
     ]
@@ -428,4 +417,4 @@ def _largest(values: "pd.Series[float]") -> "pd.Series[float]":
 
 
 def _percent(share: float) -> str:
-    return NOTHING if np.isnan(share) else f"{100 * share:.1f}"
+    return NOTHING if np.isnan(share) else number_text(share, "acc")

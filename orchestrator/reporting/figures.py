@@ -4,9 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import floor
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from orchestrator.errors import SpecError
 from orchestrator.files import csv_text, read_table
@@ -25,7 +27,11 @@ from orchestrator.reporting.read_results import (
     Setting,
     StudyResults,
     TrialRow,
+    distinct,
+    grouped,
+    in_order,
     scenario_of,
+    setting_of,
 )
 from orchestrator.reporting.statistics import FlagCount
 from orchestrator.reporting.summary import (
@@ -38,46 +44,92 @@ from orchestrator.reporting.summary import (
 )
 from orchestrator.reporting.svg import (
     INK,
+    Axis,
     Cell,
     Panel,
     Point,
-    Scale,
     SettingAxis,
     Style,
     Styles,
     SvgCanvas,
     SvgFigure,
-    cell_scales,
+    cell_axis,
     colour_at,
     draw_cells,
     steps,
 )
-from orchestrator.reporting.text import Names, distinct, in_order, printable, repair_tip
+from orchestrator.reporting.text import (
+    Names,
+    number_text,
+    printable,
+    repair_tip,
+    spread_text,
+    title_of,
+)
 
 WEAK = "#8c8c8c"  # of a victim that did not take
-PERCENT = Scale(low=-3, high=103)  # with room for marks at its ends
-FRACTION = Scale(low=-0.03, high=1.03)
+METRICS = ("acc", "asr", "der")
+MARGINS = (40, 36, 12, 24)
 _ROW = 20.0  # points that an attack takes in a figure, at least
 _LONGEST_LABEL = 22
+
+
+def factor(metric: str) -> float:
+    """Return what a metric is multiplied by to be shown."""
+    return 1.0 if metric == "der" else 100.0
+
+
+def metric_axis(metric: str, label: str = "") -> Axis:
+    """Return an axis from 0 to 1 or 100, with room for marks at its ends."""
+    end = factor(metric)
+    values = [end * place / 5 for place in range(6)]
+    ticks = [(value, f"{value:g}" if end > 1 else f"{value:.1f}") for value in values]
+    return Axis(-0.03 * end, 1.03 * end, ticks, label)
+
+
+def lines_axis(labels: Iterable[str]) -> Axis:
+    """Return an axis with a labelled line for each entry, the first on top."""
+    ticks = [(float(place), short(label)) for place, label in enumerate(labels)]
+    return Axis(len(ticks) - 0.5, -0.5, ticks)
+
+
+def colour_of(took: bool | None, style: Style) -> str:  # noqa: FBT001 - of the victim
+    """Return the attack's colour, or grey where the victim did not take."""
+    return style.colour if took else WEAK
+
+
+def room(labels: Iterable[str]) -> float:
+    """Return the points that the longest label takes beside its axis."""
+    return 10 + 5.2 * max(len(short(label)) for label in labels)
+
+
+def short(label: str, most: int = _LONGEST_LABEL) -> str:
+    text = printable(label)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def legend(sheet: SvgCanvas, styles: Styles) -> None:
+    """Name the attacks' styles in a panel of their own."""
+    lines = max(1.0, (sheet.height - 32) / 15)
+    down = Axis(max(lines, len(styles)) - 0.5, -0.5)
+    panel = sheet.panel((10, 10, 10, 22), Axis(0, 10), down, frame=())
+    for place, (attack, style) in enumerate(styles.items()):
+        panel.mark(0.4, place, style.mark, style.colour)
+        panel.text(0.4, place, attack, dx=9, anchor="start")
+    sheet.crop(32 + 15.0 * len(styles))
 
 
 def draw_before_after(
     outcomes: Sequence[ScenarioOutcome], names: Names, styles: Styles
 ) -> SvgFigure:
     """Draw each scenario's ASR and ACC, from the victim's to the repaired model's."""
-    by_attack: dict[str, list[ScenarioOutcome]] = {}
-    for outcome in outcomes:
-        by_attack.setdefault(names.attack(outcome.scenario.family), []).append(outcome)
+    by_attack = grouped(outcomes, lambda outcome: names.attack(outcome.scenario.family))
     row = max(_ROW, min(90.0, 4.5 * max(map(len, by_attack.values()))))
-    sheet = SvgCanvas(rows=1, columns=2, width=330, height=56 + row * len(by_attack))
-    labels = [(float(place), short(attack)) for place, attack in enumerate(by_attack)]
-    for column, metric in enumerate(("asr", "acc")):
-        down = Scale(low=len(by_attack) - 0.5, high=-0.5)
-        panel = sheet.panel(0, column, (room(by_attack), 34, 10, 22), PERCENT, down)
-        panel.title(title_of(metric))
-        panel.ticks("y", labels)
-        metric_ticks(panel, "x", metric)
-        panel.frame(left=False)
+    sheet = SvgCanvas(columns=2, width=330, height=56 + row * len(by_attack))
+    down = lines_axis(by_attack)
+    for metric in ("asr", "acc"):
+        margins = room(by_attack), 34, 10, 22
+        panel = sheet.panel(margins, metric_axis(metric), down, [title_of(metric)], ["bottom"])
         if metric == "asr":
             limit = [(100 * HIGHEST_ASR, down.low), (100 * HIGHEST_ASR, down.high)]
             panel.line(limit, stroke_width=0.6, stroke_dasharray="4 3", opacity=0.6)
@@ -85,57 +137,80 @@ def draw_before_after(
             step = 0.7 / len(group)
             for index, outcome in enumerate(group):
                 height = place + step * (index - (len(group) - 1) / 2)
-                _dumbbell(panel, height, outcome, metric, (styles[attack], names))
+                if outcome.best is None:
+                    continue
+                before = 100 * outcome.victim[f"{metric}_before_report"]
+                after = 100 * outcome.best.numbers[f"{metric}_after_report"]
+                colour = colour_of(outcome.took, styles[attack])
+                tip = repair_tip(outcome.best, names)
+                ends = [(before, height), (after, height)]
+                panel.line(ends, stroke=colour, stroke_width=0.9, stroke_opacity=0.6, tip=tip)
+                panel.mark(before, height, "hollow", colour, size=2.1, tip=tip)
+                panel.mark(after, height, styles[attack].mark, colour, tip=tip)
+    return sheet.finish()
+
+
+class Pair(NamedTuple):
+    """A mark of `draw_pairs`: an attack, whether its victim took, and two numbers per metric."""
+
+    attack: str
+    took: bool | None
+    tip: str
+    numbers: Mapping[str, tuple[float, float]]
+
+
+def draw_pairs(
+    pairs: Sequence[Pair], labels: tuple[str, str], styles: Styles, size: tuple[float, float]
+) -> SvgFigure:
+    """Draw ACC, ASR and DER against themselves, with the line where both are equal."""
+    sheet = SvgCanvas(columns=len(METRICS) + 1, width=size[0], height=size[1])
+    for metric in METRICS:
+        end = factor(metric)
+        across, up = (metric_axis(metric, label) for label in labels)
+        panel = sheet.panel((40, 34, 10, 22), across, up, [title_of(metric)])
+        panel.line([(0, 0), (end, end)], stroke_width=0.6, opacity=0.5)
+        for attack, took, tip, numbers in pairs:
+            x, y = (end * number for number in numbers[metric])
+            style = styles[attack]
+            text = f"{tip}\n{x:.4g} → {y:.4g}"
+            panel.mark(x, y, style.mark, colour_of(took, style), tip=text)
+    legend(sheet, styles)
     return sheet.finish()
 
 
 def draw_halves(outcomes: Sequence[ScenarioOutcome], names: Names, styles: Styles) -> SvgFigure:
     """Draw what each scenario's best setting reaches on one half against the other."""
-    sheet = SvgCanvas(rows=1, columns=4, width=215, height=max(215.0, 40 + 13.0 * len(styles)))
-    for column, metric in enumerate(("acc", "asr", "der")):
-        panel = diagonal_panel(sheet, column, metric, ("selection half", "report half"))
-        for outcome in outcomes:
-            if outcome.best is None:
-                continue
-            x, y = (
-                factor(metric) * outcome.best.numbers[column_of(metric, half)]
-                for half in ("selection", "report")
-            )
-            style = styles[names.attack(outcome.scenario.family)]
-            tip = f"{names.scenario(outcome.scenario)}\n{x:.4g} → {y:.4g}"
-            panel.mark(x, y, style.mark, colour_of(outcome, style), tip=tip)
-    legend(sheet, 3, styles)
-    return sheet.finish()
-
-
-def diagonal_panel(sheet: SvgCanvas, column: int, metric: str, names: tuple[str, str]) -> Panel:
-    """Return axes on which a metric stands against itself, with the line where both are equal."""
-    scale, end = scale_of(metric), factor(metric)
-    panel = sheet.panel(0, column, (40, 34, 10, 22), scale, scale)
-    panel.title(title_of(metric))
-    panel.labels(*names)
-    metric_ticks(panel, "x", metric)
-    metric_ticks(panel, "y", metric)
-    panel.frame()
-    panel.line([(0, 0), (end, end)], stroke_width=0.6, opacity=0.5)
-    return panel
+    halves = [(m, column_of(m, "selection"), column_of(m, "report")) for m in METRICS]
+    pairs = [
+        Pair(
+            names.attack(outcome.scenario.family),
+            outcome.took,
+            names.scenario(outcome.scenario),
+            {
+                metric: (best.numbers[selection], best.numbers[report])
+                for metric, selection, report in halves
+            },
+        )
+        for outcome in outcomes
+        if (best := outcome.best)
+    ]
+    size = (215, max(215.0, 40 + 13.0 * len(styles)))
+    return draw_pairs(pairs, ("selection half", "report half"), styles, size)
 
 
 def draw_flagged(counts: Sequence[FlagCount]) -> SvgFigure:
     """Draw the share of trials in which the target's row was flagged."""
-    attacks = distinct(count.attack for count in counts)
+    attacks = distinct(count.attack for count in counts)[::-1]  # the first attack on top
     thresholds = in_order(count.unlearn_threshold for count in counts)
-    attacks.reverse()  # the first attack on top
-    sheet = SvgCanvas(
-        rows=1,
-        columns=1,
-        width=room(attacks) + 8 + 52.0 * max(4, len(thresholds)),
-        height=60 + 26.0 * len(attacks),
+    width = room(attacks) + 8 + 52.0 * max(4, len(thresholds))
+    sheet = SvgCanvas(columns=1, width=width, height=60 + 26.0 * len(attacks))
+    panel = sheet.panel(
+        (room(attacks), 34, 8, 22),
+        cell_axis(thresholds, "unlearn_threshold", fewest=4),
+        cell_axis([short(attack) for attack in attacks]),
+        ["Target's row flagged, % of done trials"],
+        frame=(),
     )
-    scales = cell_scales(max(4, len(thresholds)), len(attacks))
-    panel = sheet.panel(0, 0, (room(attacks), 34, 8, 22), *scales)
-    panel.title("Target's row flagged, % of done trials")
-    panel.labels("unlearn_threshold")
     cells = {
         (thresholds.index(count.unlearn_threshold), attacks.index(count.attack)): Cell(
             share=count.target / count.trials,
@@ -146,166 +221,68 @@ def draw_flagged(counts: Sequence[FlagCount]) -> SvgFigure:
         )
         for count in counts
     }
-    draw_cells(panel, cells, thresholds, [short(attack) for attack in attacks])
+    draw_cells(panel, cells)
     return sheet.finish()
-
-
-def legend(sheet: SvgCanvas, column: int, styles: Styles) -> None:
-    """Name the attacks' styles in a panel of their own, the last of the first row."""
-    room_for = max(1.0, (sheet.height - 32) / 15)  # lines
-    down = Scale(low=max(room_for, len(styles)) - 0.5, high=-0.5)
-    panel = sheet.panel(0, column, (10, 10, 10, 22), Scale(low=0, high=10), down)
-    for place, (attack, style) in enumerate(styles.items()):
-        panel.mark(0.4, place, style.mark, style.colour)
-        panel.text(0.4, place, attack, dx=9, anchor="start")
-    sheet.crop(32 + 15.0 * len(styles))
-
-
-def metric_ticks(panel: Panel, axis: str, metric: str) -> None:
-    """Label a metric's axis from 0 to 1 or 100."""
-    end = factor(metric)
-    values = [end * place / 5 for place in range(6)]
-    panel.ticks(axis, [(value, f"{value:g}" if end > 1 else f"{value:.1f}") for value in values])
-
-
-def factor(metric: str) -> float:
-    """Return what a metric is multiplied by to be shown."""
-    return 1.0 if metric == "der" else 100.0
-
-
-def scale_of(metric: str) -> Scale:
-    return FRACTION if metric == "der" else PERCENT
-
-
-def title_of(metric: str) -> str:
-    return "DER" if metric == "der" else f"{metric.upper()}, %"
-
-
-def colour_of(outcome: ScenarioOutcome, style: Style) -> str:
-    """Return the attack's colour, or grey where the victim did not take."""
-    return style.colour if outcome.took else WEAK
-
-
-def room(labels: Iterable[str]) -> float:
-    """Return the points that the longest label takes beside its axis."""
-    return 10 + 5.2 * max(len(short(label)) for label in labels)
-
-
-def short(label: str) -> str:
-    text = printable(label)
-    return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
-
-
-def _dumbbell(
-    panel: Panel, height: float, outcome: ScenarioOutcome, metric: str, look: tuple[Style, Names]
-) -> None:
-    if outcome.best is None:
-        return
-    style, names = look
-    before = 100 * outcome.victim[f"{metric}_before_report"]
-    after = 100 * outcome.best.numbers[f"{metric}_after_report"]
-    colour = colour_of(outcome, style)
-    tip = repair_tip(outcome.best, names)
-    ends = [(before, height), (after, height)]
-    panel.line(ends, stroke=colour, stroke_width=0.9, stroke_opacity=0.6, tip=tip)
-    panel.mark(before, height, "hollow", colour, size=2.1, tip=tip)
-    panel.mark(after, height, style.mark, colour, tip=tip)
 
 
 ASR, ACC = "asr_after_report", "acc_after_report"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SettingPoint:
-    """A setting's means over the scenarios whose victim took, if it is done in all of them.
-
-    Attributes:
-        best: Whether no other setting has both a lower ASR and a higher ACC.
-    """
-
-    setting: Setting
-    asr: float
-    acc: float
-    scenarios: int
-    best: bool
-
-
-def front(trials: Iterable[TrialRow]) -> list[TrialRow]:
-    """Return the trials that no other beats in ASR and ACC at once, by ASR."""
-    found: list[TrialRow] = []
-    for trial in sorted(trials, key=lambda t: (t.numbers[ASR], -t.numbers[ACC])):
-        if not found or trial.numbers[ACC] > found[-1].numbers[ACC]:
-            found.append(trial)
+def unbeaten(points: Iterable[Point]) -> list[Point]:
+    """Return the points (ASR, ACC) that no other beats in both, by ASR."""
+    found: list[Point] = []
+    for asr, acc in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not found or acc > found[-1][1]:
+            found.append((asr, acc))
     return found
 
 
-def setting_points(summary: Summary) -> list[SettingPoint]:
-    """Return the settings' points, by ASR."""
+def setting_means(summary: Summary) -> list[tuple[Setting, int, Point]]:
+    """Return the settings done in all scenarios whose victim took: their number, and the means."""
     counted = [outcome for outcome in sound(summary.outcomes) if outcome.best]
-    groups: dict[Setting, list[TrialRow]] = {}
-    for outcome in counted:
-        for trial in outcome.trials:
-            groups.setdefault(summary.named(trial.setting), []).append(trial)
-    means = sorted(
-        (
-            (fmean(t.numbers[ASR] for t in group), -fmean(t.numbers[ACC] for t in group), setting)
-            for setting, group in groups.items()
-            if all(trial.done for trial in group)
-            and len({trial.scenario for trial in group}) == len(counted)
-        ),
-        key=lambda mean: mean[:2],
-    )
-    found: list[SettingPoint] = []
-    highest = -1.0
-    for asr, negative, setting in means:
-        best = -negative > highest
-        highest = max(highest, -negative)
-        found.append(
-            SettingPoint(setting=setting, asr=asr, acc=-negative, scenarios=len(counted), best=best)
-        )
-    return found
+    trials = (trial for outcome in counted for trial in outcome.trials)
+    return [
+        (setting, len(counted), (_mean(group, ASR), _mean(group, ACC)))
+        for setting, group in grouped(trials, lambda t: summary.named(t.setting)).items()
+        if all(trial.done for trial in group)
+        and len({trial.scenario for trial in group}) == len(counted)
+    ]
+
+
+def _mean(trials: Iterable[TrialRow], column: str) -> float:
+    return 100 * fmean(trial.numbers[column] for trial in trials)
 
 
 def draw_front(summary: Summary, names: Names, styles: Styles) -> SvgFigure:
     """Draw every done trial, and beside it every setting's mean; lines join what is unbeaten."""
-    sheet = SvgCanvas(rows=1, columns=3, width=330, height=300)
-    panels, outcomes = [], summary.outcomes
-    done = [trial for outcome in outcomes for trial in outcome.trials if trial.done]
+    sheet = SvgCanvas(columns=3, width=330, height=300)
+    done = [trial for outcome in summary.outcomes for trial in outcome.trials if trial.done]
     lowest = 10 * floor(10 * min(trial.numbers[ACC] for trial in done) - 0.1)
-    up = Scale(low=max(PERCENT.low, float(lowest)), high=PERCENT.high)
-    for column, title in enumerate(("Every trial", "Every setting, mean over scenarios")):
-        panel = sheet.panel(0, column, (42, 36, 12, 24), PERCENT, up)
-        panel.title(title)
-        panel.labels("ASR, %", "ACC, %")
-        metric_ticks(panel, "x", "asr")
-        panel.ticks("y", [(value, f"{value:g}") for value in steps(up.low, 100)])
-        panel.frame()
-        panels.append(panel)
-    every, means = panels
-    took = {id(trial) for outcome in sound(outcomes) for trial in outcome.trials if trial.done}
-    for trial in sorted(done, key=lambda trial: id(trial) in took):
+    low = max(-3.0, float(lowest))
+    up = Axis(low, 103.0, [(value, f"{value:g}") for value in steps(low, 100)], "ACC, %")
+    every, means = (
+        sheet.panel((42, 36, 12, 24), metric_axis("asr", "ASR, %"), up, [title])
+        for title in ("Every trial", "Every setting, mean over scenarios")
+    )
+    counted = {outcome.scenario for outcome in sound(summary.outcomes)}
+    places = {id(t): (100 * t.numbers[ASR], 100 * t.numbers[ACC]) for t in done}
+    for trial in sorted(done, key=lambda trial: trial.scenario in counted):
         style = styles[names.attack(trial.scenario.family)]
-        colour = style.colour if trial.victim_ok else WEAK
-        every.mark(*_place(trial), style.mark, colour, tip=repair_tip(trial, names))
-    _join(every, [_place(t) for t in front(t for t in done if id(t) in took)])
-    points = setting_points(summary)
-    _join(means, [(100 * p.asr, 100 * p.acc) for p in points if p.best])
-    for point in points:
-        tip = (
-            f"{setting_text(point.setting)}\nACC {100 * point.acc:.1f} %, "
-            f"ASR {100 * point.asr:.1f} % (n = {point.scenarios})"
-        )
-        means.mark(100 * point.asr, 100 * point.acc, "o", INK, size=3.2, tip=tip)
-    legend(sheet, 2, styles)
+        colour = colour_of(trial.victim_ok, style)
+        every.mark(*places[id(trial)], style.mark, colour, tip=repair_tip(trial, names))
+    _join(every, [places[id(trial)] for trial in done if trial.scenario in counted])
+    points = setting_means(summary)
+    _join(means, [place for _, _, place in points])
+    for setting, scenarios, (asr, acc) in points:
+        tip = f"{setting_text(setting)}\nACC {acc:.1f} %, ASR {asr:.1f} % (n = {scenarios})"
+        means.mark(asr, acc, "o", INK, size=3.2, tip=tip)
+    legend(sheet, styles)
     return sheet.finish()
 
 
-def _join(panel: Panel, points: Sequence[Point]) -> None:
-    panel.line(points, stroke_width=1, stroke_dasharray="3 2", pointer_events="none")
-
-
-def _place(trial: TrialRow) -> tuple[float, float]:
-    return 100 * trial.numbers[ASR], 100 * trial.numbers[ACC]
+def _join(panel: Panel, points: Iterable[Point]) -> None:
+    line = unbeaten(points)
+    panel.line(line, stroke_width=1, stroke_dasharray="3 2", pointer_events="none")
 
 
 TITLES = {
@@ -337,27 +314,25 @@ def read_curves(path: Path, results: StudyResults) -> list[Curve]:
     """
     if not path.exists():
         return []
-    axes = results.setting_axes
-    table = read_table(path, ("phase", *SCENARIO, *axes, *SERIES))
+    table = read_table(path, ("phase", *SCENARIO, *results.setting_axes, *SERIES))
     known = {trial.scenario for trial in results.trials}
     found = []
     for number, row in enumerate(table.rows, start=2):
         if row["phase"] not in TITLES:
             rule = f"must be {UNLEARN} or {RELEARN}; got {row['phase']!r}"
             raise SpecError([f"{path}: row {number}, phase: {rule}"])
-        series = {}
-        for name in SERIES:
-            values = _fractions(row[name])
+        series = {name: _fractions(row[name]) for name in SERIES}
+        for name, values in series.items():
             if values is None:
                 rule = f"must be a JSON list of fractions in [0, 1]; got {row[name][:60]!r}"
                 raise SpecError([f"{path}: row {number}, {name}: {rule}"])
-            series[name] = values
-        setting = tuple((axis, row[axis] or "none") for axis in results.varied)
-        scenario = scenario_of(row)
-        if scenario in known:
-            found.append(
-                Curve(phase=row["phase"], scenario=scenario, setting=setting, series=series)
-            )
+        curve = Curve(
+            phase=row["phase"],
+            scenario=scenario_of(row),
+            setting=setting_of(row, results.varied),
+            series={name: values or [] for name, values in series.items()},
+        )
+        found += [curve] if curve.scenario in known else []
     return found
 
 
@@ -371,21 +346,20 @@ def draw_curves(
 ) -> SvgFigure:
     """Draw each curve of a phase, and each attack's mean while all of its curves last."""
     chosen = [curve for curve in curves if curve.phase == phase]
-    titles = TITLES[phase]
-    last = max(len(values) for curve in chosen for values in curve.series.values())
-    across = Scale(low=0.5, high=max(2, last) + 0.5)
-    sheet = SvgCanvas(rows=1, columns=len(titles) + 1, width=250, height=225)
-    for column, (name, title) in enumerate(titles.items()):
-        panel = sheet.panel(0, column, (40, 36, 12, 24), across, PERCENT)
-        panel.title(title)
-        panel.labels("epoch")
-        panel.ticks("x", [(e, f"{e:g}") for e in steps(1, max(2, last), 5) if e == int(e)])
-        metric_ticks(panel, "y", "acc")
-        panel.frame()
-        if name == "accuracy":
-            _thresholds(panel, results, across)
-        for attack in distinct(names.attack(curve.scenario.family) for curve in chosen):
-            group = [c for c in chosen if names.attack(c.scenario.family) == attack]
+    last = max(2, *(len(values) for curve in chosen for values in curve.series.values()))
+    ticks = [(epoch, f"{epoch:g}") for epoch in steps(1, last, 5) if epoch == int(epoch)]
+    across = Axis(0.5, last + 0.5, ticks, "epoch")
+    thresholds = in_order(trial.cells["unlearn_threshold"] for trial in results.trials)
+    by_attack = grouped(chosen, lambda curve: names.attack(curve.scenario.family))
+    sheet = SvgCanvas(columns=len(TITLES[phase]) + 1, width=250, height=225)
+    for name, title in TITLES[phase].items():
+        panel = sheet.panel(MARGINS, across, metric_axis("acc"), [title])
+        if name == "accuracy" and len(thresholds) <= 8:  # else too many to tell apart
+            for value in thresholds:
+                ends = [(across.low, 100 * float(value)), (across.high, 100 * float(value))]
+                tip, dash = f"unlearn_threshold={value}", "4 3"
+                panel.line(ends, stroke_width=0.7, stroke_dasharray=dash, opacity=0.6, tip=tip)
+        for attack, group in by_attack.items():
             style = styles[attack]
             for curve in group:
                 points = [(e, 100 * v) for e, v in enumerate(curve.series[name], start=1)]
@@ -393,43 +367,25 @@ def draw_curves(
                 panel.line(points, stroke=style.colour, stroke_width=0.8, opacity=0.45, tip=tip)
             shared = zip(*(curve.series[name] for curve in group), strict=False)
             mean = [(e, 100 * fmean(values)) for e, values in enumerate(shared, start=1)]
-            tip = f"{attack}, mean of {len(group)}"
-            panel.line(mean, stroke_width=2, tip=tip, **style.line())
+            panel.line(mean, stroke_width=2, tip=f"{attack}, mean of {len(group)}", **style.line())
             if mean:
                 panel.mark(*mean[-1], style.mark, style.colour, size=3)
-    legend(sheet, len(titles), styles)
+    legend(sheet, styles)
     return sheet.finish()
 
 
 def curves_csv(phase: str, curves: Sequence[Curve]) -> str:
     """Return what the figure of a phase draws, a row per curve and epoch."""
     names = tuple(TITLES[phase])
-    rows = []
-    for curve in curves:
-        if curve.phase == phase:
-            epochs = max(len(values) for values in curve.series.values())
-            for epoch in range(epochs):
-                row: dict[str, object] = {**curve.scenario.cells(), "epoch": epoch + 1}
-                for name in names:
-                    row[name] = curve.series[name][epoch] if curve.series[name] else ""
-                rows.append(row)
-    return csv_text((*SCENARIO, "epoch", *names), rows)
-
-
-def _thresholds(panel: Panel, results: StudyResults, across: Scale) -> None:
-    """Draw the values at which the ascent may stop, unless there are too many to tell apart."""
-    values = in_order(trial.cells["unlearn_threshold"] for trial in results.trials)
-    if len(values) > 8:
-        return
-    for value in values:
-        level = 100 * float(value)
-        panel.line(
-            [(across.low, level), (across.high, level)],
-            stroke_width=0.7,
-            stroke_dasharray="4 3",
-            opacity=0.6,
-            tip=f"unlearn_threshold={value}",
+    rows = [
+        {**curve.scenario.cells(), "epoch": epoch, **dict(zip(names, values, strict=True))}
+        for curve in curves
+        if curve.phase == phase
+        for epoch, values in enumerate(
+            zip_longest(*(curve.series[name] for name in names), fillvalue=""), start=1
         )
+    ]
+    return csv_text((*SCENARIO, "epoch", *names), rows)
 
 
 def _fractions(text: str) -> list[float] | None:
@@ -439,35 +395,25 @@ def _fractions(text: str) -> list[float] | None:
         return None
     if not isinstance(values, list):
         return None
-    numbers = [v for v in values if isinstance(v, int | float) and 0 <= v <= 1]
-    return [float(number) for number in numbers] if len(numbers) == len(values) else None
+    numbers = [float(v) for v in values if isinstance(v, int | float) and 0 <= v <= 1]
+    return numbers if len(numbers) == len(values) else None
 
 
 MOST_ROWS = 12  # of surfaces in one figure
-METRICS = ("acc", "asr", "der")
-_MEASURED = (
-    *("acc_before_report", "asr_before_report"),
-    *("acc_after_report", "asr_after_report", "der_report"),
-)
+_MEASURED = ("acc_before_report", "asr_before_report", ACC, ASR, "der_report")
 _LONGEST_HEAD = 32  # characters above a panel
 _CELL_WIDTH, _CELL_HEIGHT = 42.0, 30.0  # points
 _LEFT, _BOTTOM, _RIGHT, _LINE = 44.0, 34.0, 8.0, 12.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class SurfaceAxes:
-    """The values of the two axes in the whole study, so that all surfaces look alike."""
-
-    thresholds: Sequence[str]
-    ratios: Sequence[str]
-
-
-def axes_of(results: StudyResults) -> SurfaceAxes:
-    """Return the axes that every surface of a study has."""
-    thresholds, ratios = (
-        in_order(trial.cells[axis] for trial in results.trials) for axis in SURFACE_AXES
-    )
-    return SurfaceAxes(thresholds=thresholds, ratios=ratios)
+def surface_axes(
+    trials: Sequence[TrialRow], log_axes: Collection[str] = frozenset()
+) -> list[SettingAxis]:
+    """Return the two axes of surfaces with the values that these trials have."""
+    return [
+        SettingAxis(name=name, values=in_order(t.cells[name] for t in trials), log=name in log_axes)
+        for name in SURFACE_AXES
+    ]
 
 
 def rest(setting: Setting) -> Setting:
@@ -476,46 +422,42 @@ def rest(setting: Setting) -> Setting:
 
 
 def draw_surfaces(
-    trials: Sequence[TrialRow], axes: SurfaceAxes, marked: Collection[Setting]
+    trials: Sequence[TrialRow], axes: Sequence[SettingAxis], marked: Collection[Setting]
 ) -> SvgFigure:
     """Draw a row of three surfaces per combination of the other axes, up to `MOST_ROWS`.
 
     Trials of the same setting (from several scenarios) share a cell; a cell shows their
     mean, with colour only if all of them are done.
     """
-    rows = distinct(rest(trial.setting) for trial in trials)[:MOST_ROWS]
-    heads = [[_head(*pair) for pair in row] for row in rows]
-    top = _LINE * (1.5 + max(map(len, heads)))
-    across, up = max(3, len(axes.thresholds)), max(3, len(axes.ratios))
+    rows = [*grouped(trials, lambda trial: rest(trial.setting)).items()][:MOST_ROWS]
+    top = _LINE * (1.5 + max(len(row) for row, _ in rows))
+    across, up = (max(3, len(axis.values)) for axis in axes)
     sheet = SvgCanvas(
-        rows=len(rows),
         columns=len(METRICS),
         width=_LEFT + across * _CELL_WIDTH + _RIGHT,
         height=_BOTTOM + up * _CELL_HEIGHT + top,
     )
-    for number, (row, head) in enumerate(zip(rows, heads, strict=True)):
-        shown = [trial for trial in trials if rest(trial.setting) == row]
-        for column, metric in enumerate(METRICS):
-            scales = cell_scales(len(axes.thresholds), len(axes.ratios))
-            panel = sheet.panel(number, column, (_LEFT, _BOTTOM, _RIGHT, top), *scales)
-            panel.title(title_of(metric), *head)
-            panel.labels(*SURFACE_AXES)
-            cells = _cells(shown, axes, metric, marked)
-            draw_cells(panel, cells, axes.thresholds, axes.ratios)
+    for row, shown in rows:
+        head = [short(f"{axis}={value_text(value)}", _LONGEST_HEAD) for axis, value in row]
+        places = grouped(shown, lambda t: tuple(a.values.index(t.cells[a.name]) for a in axes))
+        for metric in METRICS:
+            x, y = (cell_axis(axis.values, axis.name) for axis in axes)
+            margins = (_LEFT, _BOTTOM, _RIGHT, top)
+            panel = sheet.panel(margins, x, y, [title_of(metric), *head], frame=())
+            cells = {
+                (column, line): _cell(group, metric, marked=group[0].setting in marked)
+                for (column, line), group in places.items()
+            }
+            draw_cells(panel, cells)
     return sheet.finish()
 
 
 def scenario_csv(trials: Sequence[TrialRow], results: StudyResults) -> str:
     """Return the trials behind a scenario's surfaces, every cell as in results.csv."""
     columns = (*SCENARIO, *results.setting_axes, "status", "victim_ok", *_MEASURED)
+    after = {column_of(metric, "report") for metric in METRICS}
     return csv_text(
-        columns,
-        (
-            {name: trial.cells[name] for name in columns}
-            if trial.done
-            else {name: trial.cells[name] for name in columns if name not in _AFTER}
-            for trial in trials
-        ),
+        columns, ({n: t.cells[n] for n in columns if t.done or n not in after} for t in trials)
     )
 
 
@@ -523,40 +465,16 @@ def pooled_csv(trials: Sequence[TrialRow], shared: Mapping[str, str], results: S
     """Return mean, spread and counts of each setting; `shared` is what all trials share."""
     measures = tuple(column_of(metric, "report") for metric in METRICS)
     spreads = tuple(f"{name}_{part}" for name in measures for part in ("mean", "sd"))
-    columns = (*shared, *results.varied, *STATUSES, *spreads)
     rows = []
-    for setting in distinct(trial.setting for trial in trials):
-        group = [trial for trial in trials if trial.setting == setting]
+    for setting, group in grouped(trials, lambda trial: trial.setting).items():
         statuses = Counter(trial.status for trial in group)
         row: dict[str, object] = {**shared, **dict(setting)}
         row |= {status: statuses[status] for status in STATUSES}
         for name in measures:
-            found = spread_of((trial for trial in group if trial.done), name)
-            row |= {f"{name}_mean": found.mean, f"{name}_sd": found.sd} if found else {}
+            if found := spread_of((trial for trial in group if trial.done), name):
+                row |= {f"{name}_mean": found.mean, f"{name}_sd": found.sd}
         rows.append(row)
-    return csv_text(columns, rows)
-
-
-_AFTER = {column_of(metric, "report") for metric in METRICS}
-
-
-def _head(axis: str, value: str) -> str:
-    text = printable(f"{axis}={value_text(value)}")
-    return text if len(text) <= _LONGEST_HEAD else f"{text[: _LONGEST_HEAD - 1]}…"
-
-
-def _cells(
-    trials: Sequence[TrialRow], axes: SurfaceAxes, metric: str, marked: Collection[Setting]
-) -> dict[tuple[int, int], Cell]:
-    places: dict[tuple[int, int], list[TrialRow]] = {}
-    for trial in trials:
-        threshold, ratio = (trial.cells[axis] for axis in SURFACE_AXES)
-        place = axes.thresholds.index(threshold), axes.ratios.index(ratio)
-        places.setdefault(place, []).append(trial)
-    return {
-        place: _cell(group, metric, marked=group[0].setting in marked)
-        for place, group in places.items()
-    }
+    return csv_text((*shared, *results.varied, *STATUSES, *spreads), rows)
 
 
 def _cell(group: Sequence[TrialRow], metric: str, *, marked: bool) -> Cell:
@@ -570,13 +488,8 @@ def _cell(group: Sequence[TrialRow], metric: str, *, marked: bool) -> Cell:
     text = number_text(found.mean, metric)
     if found.n == len(group):
         return Cell(share=bright(found.mean, metric), text=text, marked=marked, tip=tip)
-    return Cell(
-        text=text,
-        note=f"{found.n} of {len(group)}",
-        hatched=statuses["pruned"] > 0,
-        marked=marked,
-        tip=tip,
-    )
+    note, hatched = f"{found.n} of {len(group)}", statuses["pruned"] > 0
+    return Cell(text=text, note=note, hatched=hatched, marked=marked, tip=tip)
 
 
 def bright(value: float, metric: str) -> float:
@@ -584,59 +497,35 @@ def bright(value: float, metric: str) -> float:
     return 1 - value if metric == "asr" else value
 
 
-def number_text(value: float, metric: str) -> str:
-    """Return a metric as a figure shows it: percent, or DER with three digits."""
-    return f"{value:.3f}" if metric == "der" else f"{100 * value:.1f}"
-
-
 def cell_tip(group: Sequence[TrialRow], metric: str, found: Spread | None) -> str:
     """Return what the trials of one setting reach, and how many of them there are."""
-    told = [setting_text(group[0].setting)]
-    if found is not None:
-        spoken = "" if found.sd is None else f" ± {number_text(found.sd, metric)}"
-        told.append(
-            f"{title_of(metric)}: {number_text(found.mean, metric)}{spoken} (n = {found.n})"
-        )
     statuses = Counter(trial.status for trial in group)
-    told.append(", ".join(f"{statuses[name]} {name}" for name in STATUSES if statuses[name]))
-    return "\n".join(told)
+    lines = [setting_text(group[0].setting)]
+    if found is not None:
+        lines.append(f"{title_of(metric)}: {spread_text(found, metric)} (n = {found.n})")
+    lines.append(", ".join(f"{statuses[name]} {name}" for name in STATUSES if statuses[name]))
+    return "\n".join(lines)
 
 
 def draw_scattered(
-    trials: Sequence[TrialRow], marked: Collection[Setting], log_axes: Collection[str]
+    trials: Sequence[TrialRow], axes: Sequence[SettingAxis], marked: Collection[Setting]
 ) -> SvgFigure:
     """Draw ACC, ASR and DER of every setting over its threshold and ratio.
 
     A point is the mean over the setting's done trials, small where some of them are not; a
     grey ring has none (pruned, failed or pending).
     """
-    across, up = (
-        SettingAxis(
-            name=name,
-            values=in_order(trial.cells[name] for trial in trials),
-            numeric=True,
-            log=name in log_axes,
-        )
-        for name in SURFACE_AXES
-    )
-    sheet = SvgCanvas(rows=1, columns=len(METRICS), width=260, height=220)
-    groups: dict[Setting, list[TrialRow]] = {}
-    for trial in trials:
-        groups.setdefault(trial.setting, []).append(trial)
-    for column, metric in enumerate(METRICS):
-        panel = sheet.panel(0, column, (46, 36, 12, 24), across.scale(), up.scale())
-        panel.title(title_of(metric))
-        panel.labels(*SURFACE_AXES)
-        across.ticks(panel, "x")
-        up.ticks(panel, "y")
-        panel.frame()
-        for setting, group in groups.items():
+    across, up = axes
+    sheet = SvgCanvas(columns=len(METRICS), width=260, height=220)
+    settings = grouped(trials, lambda trial: trial.setting)
+    for metric in METRICS:
+        panel = sheet.panel((46, 36, 12, 24), across.scale(), up.scale(), [title_of(metric)])
+        for setting, group in settings.items():
             found = spread_of((t for t in group if t.done), column_of(metric, "report"))
-            values: Mapping[str, str] = group[0].cells
-            x, y = across.place(values[across.name]), up.place(values[up.name])
+            x, y = (axis.place(group[0].cells[axis.name]) for axis in axes)
             tip = cell_tip(group, metric, found)
             if found is None:
-                panel.mark(x, y, "hollow", "#8c8c8c", size=3, tip=tip)
+                panel.mark(x, y, "hollow", WEAK, size=3, tip=tip)
                 continue
             if setting in marked:
                 panel.mark(x, y, "hollow", INK, size=6)

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from orchestrator.plan.columns import (
     DER,
     SCENARIO,
     TRIGGER_INDEX,
+    Family,
     count,
     pictured,
     slug,
 )
 from orchestrator.plan.labels import setting_text, value_text
 from orchestrator.reporting.classes import (
-    ClassResults,
     ClassTable,
     Repaired,
     class_tables,
@@ -38,8 +38,6 @@ from orchestrator.reporting.classes import (
 from orchestrator.reporting.figures import (
     MOST_ROWS,
     Curve,
-    SurfaceAxes,
-    axes_of,
     curves_csv,
     draw_before_after,
     draw_curves,
@@ -51,9 +49,10 @@ from orchestrator.reporting.figures import (
     pooled_csv,
     rest,
     scenario_csv,
+    surface_axes,
 )
 from orchestrator.reporting.read_logs import repeated
-from orchestrator.reporting.read_results import Setting, StudyResults, TrialRow
+from orchestrator.reporting.read_results import Setting, StudyResults, TrialRow, distinct, in_order
 from orchestrator.reporting.statistics import FlagCount, missed
 from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
 from orchestrator.reporting.svg import SvgFigure, attack_styles, is_grid
@@ -63,10 +62,8 @@ from orchestrator.reporting.text import (
     Names,
     answer,
     asked,
-    distinct,
     duration,
     half_rows,
-    in_order,
     weak_text,
 )
 
@@ -103,8 +100,8 @@ def trigger_views(figures: Path, results: StudyResults, names: Names) -> list[Tr
 
 
 def _same_trigger(row: Mapping[str, str]) -> str:
-    told = [f"PSNR {row['psnr']} dB" if row["psnr"] else "", row["ssim"] and f"SSIM {row['ssim']}"]
-    return ", ".join(filter(None, told))
+    texts = {"psnr": f"PSNR {row['psnr']} dB", "ssim": f"SSIM {row['ssim']}"}
+    return ", ".join(text for name, text in texts.items() if row[name])
 
 
 def _source(path: Path) -> str:
@@ -147,7 +144,7 @@ class FamilySurfaces:
     details: tuple[str, ...]
     weak: str
     figure: FigureView
-    seeds: tuple[tuple[str, str, FigureView], ...] = ()  # heading, weak, figure
+    seeds: Sequence[tuple[str, str, FigureView]] = ()  # heading, weak, figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +184,7 @@ def render(drafts: "FigureFiles", **page: Any) -> str:
     failed = [trial for trial in results.trials if trial.status == "failed"]
     pruned = [trial for trial in results.trials if trial.status == "pruned"]
     wrecks = [summary.named(trial.setting) for trial in results.trials if trial.wrecked]
-    unflagged = missed(results)
+    unflagged = missed(results, names)
     return fill(
         "report.html.jinja",
         drafts.widths,
@@ -202,7 +199,7 @@ def render(drafts: "FigureFiles", **page: Any) -> str:
         repeated=repeated(page["pruning"]),
         weak=_weak_victims(summary, names),
         wrecks=Counter(map(setting_text, wrecks)).items(),
-        missed=[one.text(names) for one in unflagged[:MOST_MISSED]],
+        missed=unflagged[:MOST_MISSED],
         missed_left_out=max(0, len(unflagged) - MOST_MISSED),
         halves=half_rows(summary),
     )
@@ -245,19 +242,14 @@ def _digest(text: str) -> str:
 def _facts(results: StudyResults, names: Names) -> list[tuple[str, str]]:
     """Return what the study varies and what it holds fixed."""
     trials = results.trials
-    attacks = distinct(names.attack(trial.scenario.family) for trial in trials)
-    axes = (*_AXES, *((axis, axis) for axis in results.varied))
-    values = (
-        (title, list(map(value_text, in_order(trial.cells[axis] for trial in trials))))
-        for title, axis in axes
-    )
-    return [("Attacks", ", ".join(attacks)), *((title, _listed(told)) for title, told in values)]
-
-
-def _listed(values: Sequence[str]) -> str:
-    if len(values) <= _MOST_VALUES:
-        return ", ".join(values)
-    return f"{len(values)} values from {values[0]} to {values[-1]}"
+    attacks = ", ".join(distinct(names.attack(trial.scenario.family) for trial in trials))
+    facts = [("Attacks", attacks)]
+    for title, axis in (*_AXES, *((axis, axis) for axis in results.varied)):
+        values = [value_text(value) for value in in_order(trial.cells[axis] for trial in trials)]
+        if len(values) > _MOST_VALUES:
+            values = [f"{len(values)} values from {values[0]} to {values[-1]}"]
+        facts.append((title, ", ".join(values)))
+    return facts
 
 
 def _weak_victims(summary: Summary, names: Names) -> list[tuple[str, str, str]]:
@@ -306,10 +298,8 @@ class FigureFiles:
         self.log_axes = log_axes
         self.results, self.summary, self.names = results, summary, names
         self.grid = is_grid(results)
-        self._axes: SurfaceAxes = axes_of(results)
-        self.styles = attack_styles(
-            names.attack(outcome.scenario.family) for outcome in summary.outcomes
-        )
+        self._axes = surface_axes(results.trials)
+        self.styles = attack_styles(names.attack(family) for family in summary.families())
         self._repaired = [outcome for outcome in summary.outcomes if outcome.best]
 
     def before_after(self) -> FigureView | None:
@@ -317,31 +307,29 @@ class FigureFiles:
             return None
         drawing = draw_before_after(self._repaired, self.names, self.styles)
         columns = [name for name in (*BEFORE, *AFTER, *DER) if name.endswith("_report")]
-        return self.keep("before-after", drawing, self._repairs_csv(columns))
+        judged = [t for outcome in self._repaired if outcome.best for t in outcome.best.judged]
+        return self.keep("before-after", drawing, self._trials_csv(judged, columns))
 
     def halves(self) -> FigureView | None:
         if not self._repaired:
             return None
         drawing = draw_halves(self._repaired, self.names, self.styles)
-        text = self._repairs_csv([*AFTER, *DER], choosing=True)
-        return self.keep("selection-report", drawing, text)
+        bests = [outcome.best for outcome in self._repaired if outcome.best]
+        both = {id(t): t for best in bests for t in (*best.chosen, *best.judged)}
+        return self.keep("selection-report", drawing, self._trials_csv(both.values()))
 
     def front(self) -> FigureView | None:
         if not self._repaired:
             return None
         drawing = draw_front(self.summary, self.names, self.styles)
-        columns = (*SCENARIO, *self.results.setting_axes, "victim_ok", *AFTER, *DER)
-        done = [trial for trial in self.results.trials if trial.done]
-        text = csv_text(columns, ({name: t.cells[name] for name in columns} for t in done))
-        return self.keep("front", drawing, text)
+        done = (trial for trial in self.results.trials if trial.done)
+        return self.keep("front", drawing, self._trials_csv(done))
 
     def flagged(self, flags: Sequence[FlagCount]) -> FigureView | None:
         if not flags:
             return None
-        columns = list(FlagCount.__dataclass_fields__)
-        return self.keep(
-            "flagged", draw_flagged(flags), csv_text(columns, (vars(count) for count in flags))
-        )
+        text = csv_text(FlagCount._fields, (count._asdict() for count in flags))
+        return self.keep("flagged", draw_flagged(flags), text)
 
     def curves(self, name: str, phase: str, curves: Sequence[Curve]) -> FigureView | None:
         if not any(curve.phase == phase for curve in curves):
@@ -349,26 +337,18 @@ class FigureFiles:
         drawing = draw_curves(phase, curves, self.results, self.names, self.styles)
         return self.keep(name, drawing, curves_csv(phase, curves))
 
-    def classes(self, found: ClassResults) -> list[ClassView]:
-        """Return what the one setting for all does to each class, for some scenarios."""
-        return [self._classes(shown) for shown in found.shown]
-
-    def _classes(self, shown: Repaired) -> ClassView:
-        scenario = shown.repair.scenario
-        title = self.names.scenario(scenario)
-        name = f"classes-{slug(title)}"
-        text = classes_csv(shown, self.results.setting_axes)
+    def classes(self, shown: Repaired) -> ClassView:
+        """Return what the one setting for all does to each class of a scenario."""
+        title = self.names.scenario(shown.repair.scenario)
+        name = self._free(f"classes-{slug(title)}")
         drawing = draw_classes(shown)
-        if drawing is None:
-            name = self._free(name)
-            self.files[f"{name}.csv"] = text
-        figure = None if drawing is None else self.keep(name, drawing, text)
+        self.files[f"{name}.csv"] = text = classes_csv(shown, self.results.setting_axes)
         return ClassView(
             title=title,
             extremes=extremes(shown),
-            figure=figure,
+            figure=None if drawing is None else self._keep(name, drawing, text),
             tables=class_tables(shown),
-            file=f"figures/{name if figure is None else figure.name}.csv",
+            file=f"figures/{name}.csv",
             models=len(shown.repair.judged),
         )
 
@@ -381,89 +361,73 @@ class FigureFiles:
 
     def families(self) -> list[FamilySurfaces]:
         """Return the surfaces of every family and of every scenario."""
-        families = self.summary.families()
-        return [
-            self._family(f"surfaces-{slug(self.names.family(family))}", outcomes)
-            for family, outcomes in families.items()
-        ]
+        return [self._family(*pair) for pair in self.summary.families().items()]
 
     def keep(self, name: str, drawing: SvgFigure, text: str, note: str = "") -> FigureView:
         """Make a drawing and its data files of one name, which no other figure has."""
-        free = self._free(name)
-        self.files |= {f"{free}.svg": drawing.svg, f"{free}.csv": text}
+        return self._keep(self._free(name), drawing, text, note)
+
+    def _keep(self, name: str, drawing: SvgFigure, text: str, note: str = "") -> FigureView:
+        self.files |= {f"{name}.svg": drawing.svg, f"{name}.csv": text}
         self.widths.add(round(drawing.width))
-        return view(free, drawing, note.replace("FILE", f"figures/{free}.csv"))
+        return view(name, drawing, note.replace("FILE", f"figures/{name}.csv"))
 
     def _free(self, name: str) -> str:
         """Return a name that no other figure has."""
         names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
         return next(free for free in names if f"{free}.csv" not in self.files)
 
-    def _family(self, stem: str, outcomes: Sequence[ScenarioOutcome]) -> FamilySurfaces:
-        family = outcomes[0].scenario.family
+    def _family(self, family: Family, outcomes: Sequence[ScenarioOutcome]) -> FamilySurfaces:
+        stem = f"surfaces-{slug(self.names.family(family))}"
         seeds = [self._scenario(stem, outcome) for outcome in outcomes]
-        several = len(outcomes) > 1
-        trials = [t for outcome in sound(outcomes) for t in outcome.trials]
+        figure, by_seed = seeds[0], []
+        if len(outcomes) > 1:
+            trials = [t for outcome in sound(outcomes) for t in outcome.trials]
+            figure = self._pooled(stem, trials, family._asdict())
+            by_seed = [
+                (f"Seed {outcome.scenario.seed}", weak_text([outcome]), shown)
+                for outcome, shown in zip(outcomes, seeds, strict=True)
+            ]
         return FamilySurfaces(
             title=self.names.attack(family),
             details=self.names.details(family),
             weak=weak_text(outcomes),
-            figure=self._pooled(stem, trials, family._asdict()) if several else seeds[0],
-            seeds=tuple(
-                (f"Seed {outcome.scenario.seed}", weak_text([outcome]), shown)
-                for outcome, shown in zip(outcomes, seeds, strict=True)
-            )
-            if several
-            else (),
+            figure=figure,
+            seeds=by_seed,
         )
 
     def _scenario(self, stem: str, outcome: ScenarioOutcome) -> FigureView:
-        best = outcome.best
-        drawing = self._surfaces(
-            outcome.trials,
-            lambda setting: best is not None and best.setting == self.summary.named(setting),
-        )
         name = f"{stem}-seed-{slug(outcome.scenario.seed)}"
-        text = scenario_csv(outcome.trials, self.results)
-        return self.keep(name, drawing, text, self._left_out(outcome.trials))
+        best = outcome.best.setting if outcome.best else None
+        return self._surfaces(
+            name, outcome.trials, best, scenario_csv(outcome.trials, self.results)
+        )
 
     def _pooled(
         self, name: str, trials: Sequence[TrialRow], shared: Mapping[str, str]
     ) -> FigureView:
-        drawing = self._surfaces(trials, self.summary.is_common)
         text = pooled_csv(trials, shared, self.results)
-        return self.keep(name, drawing, text, self._left_out(trials))
+        return self._surfaces(name, trials, self.summary.common, text)
 
     def _surfaces(
-        self, trials: Sequence[TrialRow], is_marked: Callable[[Setting], bool]
-    ) -> SvgFigure:
-        marked = {trial.setting for trial in trials if is_marked(trial.setting)}
-        if self.grid:
-            return draw_surfaces(trials, self._axes, marked)
-        return draw_scattered(trials, marked, self.log_axes)
-
-    def _left_out(self, trials: Sequence[TrialRow]) -> str:
-        """Say how many combinations of the other axes have no row in a figure of surfaces."""
-        more = len(distinct(rest(trial.setting) for trial in trials)) - MOST_ROWS
-        if more <= 0 or not self.grid:
-            return ""
-        return (
+        self, name: str, trials: Sequence[TrialRow], best: Setting | None, text: str
+    ) -> FigureView:
+        marked = {t.setting for t in trials if self.summary.named(t.setting) == best}
+        if not self.grid:
+            axes = surface_axes(trials, self.log_axes)
+            return self.keep(name, draw_scattered(trials, axes, marked), text)
+        more = len({rest(trial.setting) for trial in trials}) - MOST_ROWS
+        note = (
             f"Shown are the first {MOST_ROWS} combinations of the other axes; FILE has the other "
             f"{more} too."
+            if more > 0
+            else ""
         )
+        return self.keep(name, draw_surfaces(trials, self._axes, marked), text, note)
 
-    def _repairs_csv(self, columns: Sequence[str], *, choosing: bool = False) -> str:
-        """Return the trials by which each scenario's best is judged; cells as in results.csv.
-
-        With `choosing` those by which it was chosen come first, where they are others.
-        """
+    def _trials_csv(
+        self, trials: Iterable[TrialRow], columns: Sequence[str] = (*AFTER, *DER)
+    ) -> str:
+        """Return trials with every cell as in results.csv."""
         columns = (*SCENARIO, *self.results.setting_axes, "victim_ok", *columns)
-        bests = [outcome.best for outcome in self._repaired if outcome.best]
-        trials = [
-            trial
-            for best in bests
-            for trial in {
-                id(t): t for t in (*(best.chosen if choosing else ()), *best.judged)
-            }.values()
-        ]
         return csv_text(columns, ({name: t.cells[name] for name in columns} for t in trials))

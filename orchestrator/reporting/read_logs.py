@@ -1,16 +1,16 @@
 """The other files of a study folder, read and checked."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from orchestrator.errors import SpecError
 from orchestrator.files import Table, read_table, whole_lines
-from orchestrator.reporting.text import distinct
 
 FILE = "starts.jsonl"  # in logs/
 _TEXTS = ("command", "executor", "device", "hardware", "system", "commit")
@@ -30,15 +30,14 @@ class Start:
 
     def facts(self) -> list[tuple[str, str]]:
         """Return what is worth a line each, but for the command."""
-        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
-        told = (
-            ("Executor", f"{self.executor}, on {self.device}"),
-            ("Driver's machine", self.hardware),
-            ("System", self.system),
-            ("Versions", versions),
-            ("Commit", self.commit),
-        )
-        return [(term, text) for term, text in told if text]
+        facts = {
+            "Executor": f"{self.executor}, on {self.device}",
+            "Driver's machine": self.hardware,
+            "System": self.system,
+            "Versions": ", ".join(f"{name} {number}" for name, number in self.versions.items()),
+            "Commit": self.commit,
+        }
+        return [(term, text) for term, text in facts.items() if text]
 
 
 def read_starts(path: Path) -> Sequence[Start]:
@@ -51,19 +50,15 @@ def read_starts(path: Path) -> Sequence[Start]:
         lines = whole_lines(path, cut=False)
     except OSError as error:
         raise SpecError([f"{path}: cannot be read; {' '.join(str(error).split())}"]) from None
-    return [_start(path, number, line) for number, line in enumerate(lines, start=1)]
-
-
-def _start(path: Path, number: int, line: str) -> Start:
-    try:
-        found: Any = json.loads(line)
-        texts = {name: found[name] for name in _TEXTS}
-        versions = {name: str(value) for name, value in found["versions"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        texts, versions = {"command": None}, {}
-    if not all(isinstance(text, str) for text in texts.values()):
-        raise SpecError([f"{path}: line {number} is no record of a start"])
-    return Start(**texts, versions=versions)
+    starts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found: Any = json.loads(line)
+            versions = {name: str(value) for name, value in found["versions"].items()}
+            starts.append(Start(**{name: found[name] for name in _TEXTS}, versions=versions))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise SpecError([f"{path}: line {number} is no record of a start"]) from None
+    return starts
 
 
 _PRUNING = ("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs")
@@ -71,38 +66,13 @@ _EVIDENCE = ("scenario", "step", "value", "reference", "pairs", "worse", "agains
 _LATER_COLUMNS = ("worse", "against")  # columns that older logs lack
 _WILCOXON = ("p_threshold", "n_startup_steps")
 _STAGES = ("stage", "key", "scenario", "seconds", "computed")
-_STAGE_ORDER = (
-    "train_helper",
-    "train_victim",
-    "unlearn",
-    "score_neurons",
-    "relearn",
-    "evaluate",
-)
+_STAGE_ORDER = ["train_helper", "train_victim", "unlearn", "score_neurons", "relearn", "evaluate"]
 _OBJECTIVES = ("der", "asr", "acc", "ra")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageCost:
-    """The work of one stage.
-
-    Attributes:
-        results: How many different results the study needed.
-        computed: How many executions computed one.
-        stored: How often the store had it.
-        seconds: What computing took.
-    """
-
-    stage: str
-    results: int
-    computed: int
-    stored: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudyFile:
-    """What the report takes from study.yaml; None where it does not say.
+    """The parts of study.yaml that the report needs; None where it does not say.
 
     Attributes:
         pruner: Arguments of Wilcoxon's pruner of settings; None without one.
@@ -137,33 +107,29 @@ def read_study(path: Path) -> StudyFile:
     if objective not in _OBJECTIVES:
         known = ", ".join(_OBJECTIVES)
         raise SpecError([f"{path}: objective: must be one of {known}; got {objective!r}"])
-    name, search, grid = study.get("name"), study.get("search"), study.get("grid")
-    axes = grid.items() if isinstance(grid, dict) else ()
+    axes = _mapping(study, "grid")
+    pruner = _mapping(_mapping(study, "prune"), "setting")
+    for name in _WILCOXON if pruner else ():
+        if not isinstance(value := pruner.get(name), int | float):
+            raise SpecError([f"{path}: prune.setting.{name}: must be a number; got {value!r}"])
     return StudyFile(
-        name=None if name is None else str(name),
+        name=_text(study.get("name")),
         objective=objective,
-        preset=None if study.get("preset") is None else str(study["preset"]),
-        pruner=_pruner(path, study.get("prune")),
-        sampler=str(search["sampler"])
-        if isinstance(search, dict) and "sampler" in search
-        else None,
-        log_axes=frozenset(
-            axis for axis, values in axes if isinstance(values, dict) and values.get("log") is True
-        ),
+        preset=_text(study.get("preset")),
+        pruner={name: pruner[name] for name in _WILCOXON} if pruner else None,
+        sampler=_text(_mapping(study, "search").get("sampler")),
+        log_axes=frozenset(a for a in axes if _mapping(axes, a).get("log") is True),
     )
 
 
-def _pruner(path: Path, prune: Any) -> Mapping[str, float] | None:
-    chosen = prune.get("setting") if isinstance(prune, dict) else None
-    if not isinstance(chosen, dict):
-        return None
-    found: dict[str, float] = {}
-    for name in _WILCOXON:
-        value = chosen.get(name)
-        if not isinstance(value, int | float):
-            raise SpecError([f"{path}: prune.setting.{name}: must be a number; got {value!r}"])
-        found[name] = value
-    return found
+def _mapping(parent: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
+    """Return an entry that is a mapping, or an empty one."""
+    found = parent.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def read_pruning(path: Path) -> Sequence[Mapping[str, str]]:
@@ -188,8 +154,13 @@ def repeated(pruning: Iterable[Mapping[str, str]]) -> tuple[int, int]:
     return len(rows), len({tuple(row[name] for name in _EVIDENCE) for row in rows})
 
 
-def read_costs(path: Path) -> list[StageCost]:
+def read_costs(path: Path) -> list[dict[Hashable, Any]]:
     """Return the work of each stage, in the order of the pipeline; nothing if no file is there.
+
+    Returns:
+        ``stage``; ``results``, how many different ones the study needed; ``computed`` and
+        ``stored``, how many executions computed one or found it in the store; ``seconds`` of
+        computing.
 
     Raises:
         SpecError: It is there, but is no list of stages.
@@ -198,21 +169,18 @@ def read_costs(path: Path) -> list[StageCost]:
         return []
     table = read_table(path, _STAGES, grows=True)
     _refuse_words(table, ("seconds",))
-    stages = distinct(row["stage"] for row in table.rows)
-    order = distinct((*_STAGE_ORDER, *stages))
-    return [_cost(stage, table) for stage in sorted(stages, key=order.index)]
-
-
-def _cost(stage: str, table: Table) -> StageCost:
-    rows = [row for row in table.rows if row["stage"] == stage]
-    computed = [row for row in rows if row["computed"] == "True"]
-    return StageCost(
-        stage=stage,
-        results=len({row["key"] for row in rows}),
-        computed=len(computed),
-        stored=len(rows) - len(computed),
-        seconds=sum(float(row["seconds"] or 0) for row in computed),
+    frame = pd.DataFrame(table.rows, columns=list(table.columns))
+    frame["computed"] = frame["computed"] == "True"
+    frame["seconds"] = frame["seconds"].replace("", "0").astype(float).where(frame["computed"], 0)
+    costs = frame.groupby("stage", sort=False).agg(
+        results=("key", "nunique"),
+        computed=("computed", "sum"),
+        stored=("computed", lambda computed: (~computed).sum()),
+        seconds=("seconds", "sum"),
     )
+    order = {stage: place for place, stage in enumerate(_STAGE_ORDER)}
+    found = costs.reset_index().to_dict("records")
+    return sorted(found, key=lambda cost: order.get(cost["stage"], len(order)))
 
 
 def _refuse_words(table: Table, columns: Sequence[str]) -> None:
@@ -222,6 +190,5 @@ def _refuse_words(table: Table, columns: Sequence[str]) -> None:
             try:
                 float(row[name] or 0)
             except ValueError:
-                raise SpecError(
-                    [f"{table.path}: row {number}, {name}: must be a number; got {row[name]!r}"]
-                ) from None
+                rule = f"must be a number; got {row[name]!r}"
+                raise SpecError([f"{table.path}: row {number}, {name}: {rule}"]) from None

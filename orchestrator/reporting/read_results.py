@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from orchestrator.errors import SpecError
 from orchestrator.files import Table, read_table
@@ -22,6 +22,31 @@ from orchestrator.plan.columns import (
     Family,
 )
 from orchestrator.plan.labels import telling
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+def distinct(values: Iterable[T]) -> list[T]:
+    """Return each value once, in the order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def in_order(values: Iterable[str]) -> list[str]:
+    """Return the values of an axis once each: numbers by size, words as they come."""
+    found = distinct(values)
+    try:
+        return sorted(found, key=float)
+    except ValueError:
+        return found
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return the items by their key, in the order of first appearance."""
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 class ScenarioRow(NamedTuple):
@@ -109,10 +134,11 @@ def _read(path: Path, digest: str) -> StudyResults:
     scenarios = [scenario_of(row) for row in table.rows]
     found = telling(axes, zip(scenarios, table.rows, strict=True))
     varied = tuple(axis for axis in axes if axis in SURFACE_AXES or axis in found)
-    trials = tuple(
-        _trial(row, scenario, varied) for row, scenario in zip(table.rows, scenarios, strict=True)
-    )
-    _refuse_doubles(path, trials)
+    trials = tuple(_trial(*pair, varied) for pair in zip(table.rows, scenarios, strict=True))
+    seen: dict[tuple[ScenarioRow, Setting], int] = {}
+    for number, trial in enumerate(trials, start=2):
+        if (same := seen.setdefault((trial.scenario, trial.setting), number)) != number:
+            raise SpecError([f"{path}: row {number} is the same trial as row {same}"])
     return StudyResults(trials=trials, setting_axes=axes, varied=varied, telling=found)
 
 
@@ -121,12 +147,17 @@ def scenario_of(row: Mapping[str, str]) -> ScenarioRow:
     return ScenarioRow(Family(*(row[name] for name in Family._fields)), row["seed"])
 
 
+def setting_of(row: Mapping[str, str], axes: Iterable[str]) -> Setting:
+    """Return a row's values of some axes."""
+    return tuple((axis, row[axis] or "none") for axis in axes)
+
+
 def _trial(row: Mapping[str, str], scenario: ScenarioRow, varied: tuple[str, ...]) -> TrialRow:
     done = row["status"] == "done"
     columns = (*BEFORE, *AFTER, *DER) if done else BEFORE
     return TrialRow(
         scenario=scenario,
-        setting=tuple((axis, row[axis] or "none") for axis in varied),
+        setting=setting_of(row, varied),
         cells=row,
         status=row["status"],
         victim_ok=row["victim_ok"] == "True" if row["victim_ok"] else None,
@@ -135,41 +166,32 @@ def _trial(row: Mapping[str, str], scenario: ScenarioRow, varied: tuple[str, ...
     )
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """What a cell must hold; `admits` may also raise ``ValueError``."""
-
-    text: str
-    admits: Callable[[str], bool]
-
-
-def _is_rows(text: str) -> bool:
+def _is_list_of_rows(text: str) -> bool:
     value = json.loads(text)
     return isinstance(value, list) and {type(row) for row in value} in (set(), {int}, {str})
 
 
-_PRESENT = _Rule("a value", lambda text: text != "")
-_NUMBER = _Rule("a number", lambda text: abs(float(text)) < float("inf"))
-_FRACTION = _Rule("a fraction in [0, 1]", lambda text: 0 <= float(text) <= 1)
-_WHOLE = _Rule("a whole number", lambda text: float(text).is_integer())
-_BOOLEAN = _Rule("True or False", lambda text: text in {"True", "False"})
-_STATUS = _Rule(f"one of {', '.join(STATUSES)}", lambda text: text in STATUSES)
-_OPTIONS = _Rule("a JSON object", lambda text: isinstance(json.loads(text), dict))
-_ROWS = _Rule("a JSON list of rows", _is_rows)
-
-_ALWAYS: dict[str, _Rule] = {
-    **dict.fromkeys(("attack", "dataset", "architecture"), _PRESENT),
+_RULES: dict[str, Callable[[str], bool]] = {  # which may also raise `ValueError`
+    "a value": lambda text: text != "",
+    "a number": lambda text: abs(float(text)) < float("inf"),
+    "a fraction in [0, 1]": lambda text: 0 <= float(text) <= 1,
+    "a whole number": lambda text: float(text).is_integer(),
+    "True or False": lambda text: text in {"True", "False"},
+    f"one of {', '.join(STATUSES)}": lambda text: text in STATUSES,
+    "a JSON object": lambda text: isinstance(json.loads(text), dict),
+    "a JSON list of rows": _is_list_of_rows,
+}
+_VALUE, _NUMBER, _FRACTION, _WHOLE, _BOOLEAN, _STATUS, _OPTIONS, _ROWS = _RULES
+_ALWAYS = {
+    **dict.fromkeys(("attack", "dataset", "architecture"), _VALUE),
     **dict.fromkeys(("target_label", "seed", "defence_seed"), _WHOLE),
     **dict.fromkeys(("poison_ratio", "clean_ratio", *SURFACE_AXES), _FRACTION),
     "attack_options": _OPTIONS,
     "status": _STATUS,
 }
-_VICTIM: dict[str, _Rule] = {"victim_ok": _BOOLEAN} | dict.fromkeys(BEFORE, _FRACTION)
-_DONE: dict[str, _Rule] = _VICTIM | {
-    **dict.fromkeys((*AFTER, *DER), _FRACTION),
-    "seconds": _NUMBER,
-}
-_OPTIONAL: dict[str, _Rule] = {  # may be empty; older results lack some of these columns
+_VICTIM = {"victim_ok": _BOOLEAN, **dict.fromkeys(BEFORE, _FRACTION)}
+_DONE = {**_VICTIM, **dict.fromkeys((*AFTER, *DER), _FRACTION), "seconds": _NUMBER}
+_OPTIONAL = {  # may be empty; older results lack some of these columns
     "flagged": _ROWS,  # as the next, empty of a repair method other than ULRL
     "threshold_reached": _BOOLEAN,
     "collapse_class": _WHOLE,
@@ -184,41 +206,24 @@ def _refuse_faults(table: Table) -> None:
 
     Rows are counted as a spreadsheet does, the header being row 1.
     """
-    numbered = [*enumerate(table.rows, start=2)]
-    done = [pair for pair in numbered if pair[1]["status"] == "done"]
-    victims = [pair for pair in numbered if pair[1]["victim_ok"]]
-    optional = {name: rule for name, rule in _OPTIONAL.items() if name in table.columns}
-    faults: dict[tuple[int, str], str] = {}
-    for rows, rules, empty in (
-        (numbered, _ALWAYS, False),
-        (victims, _VICTIM, False),
-        (done, _DONE, False),
-        (done, optional, True),
-    ):
-        for name, rule in rules.items():
-            wrong = {text for text in {row[name] for _, row in rows} if not _holds(rule, text)}
-            wrong -= {""} if empty else set()
-            faults |= {
-                (number, name): f"must be {rule.text}; got {row[name]!r}"
-                for number, row in rows
-                if wrong and row[name] in wrong
-            }
+    faults = []
+    for number, row in enumerate(table.rows, start=2):
+        rules = {**_ALWAYS, **(_VICTIM if row["victim_ok"] else {})}
+        if row["status"] == "done":
+            rules |= {**_DONE, **{name: rule for name, rule in _OPTIONAL.items() if row.get(name)}}
+        faults += [
+            f"row {number}, {name}: must be {rule}; got {row[name]!r}"
+            for name, rule in sorted(rules.items())
+            if not _holds(rule, row[name])
+        ]
     if faults:
-        (number, name), text = min(faults.items())
         more = f" (and {len(faults) - 1} more like this)" if len(faults) > 1 else ""
-        raise SpecError([f"{table.path}: row {number}, {name}: {text}{more}"])
+        raise SpecError([f"{table.path}: {faults[0]}{more}"])
 
 
-def _holds(rule: _Rule, text: str) -> bool:
+@lru_cache(maxsize=4096)
+def _holds(rule: str, text: str) -> bool:
     try:
-        return rule.admits(text)
+        return _RULES[rule](text)
     except (ValueError, OverflowError, RecursionError):
         return False
-
-
-def _refuse_doubles(path: Path, trials: tuple[TrialRow, ...]) -> None:
-    seen: dict[tuple[ScenarioRow, Setting], int] = {}
-    for number, trial in enumerate(trials, start=2):
-        same = seen.setdefault((trial.scenario, trial.setting), number)
-        if same != number:
-            raise SpecError([f"{path}: row {number} is the same trial as row {same}"])

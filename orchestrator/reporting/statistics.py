@@ -3,7 +3,7 @@
 Only balanced parts of a scenario count: combinations of the other axes that are done at every
 value of this one. Otherwise a value whose bad partners were pruned would look good. What
 intervals are over is said in `orchestrator.search.inference`. The intervals of two values do not
-say how the values differ, since the same scenarios stand behind both: a difference to the axis's
+say how the values differ, since both are over the same scenarios: a difference to the axis's
 first value is therefore taken within each scenario.
 
 Shares of an analysis of variance sum to 1 even if nothing matters. So the absolute size stands
@@ -20,31 +20,41 @@ Optuna's two measures do not. Uncertainty is from resamples, but for fANOVA: as 
 95 % range needs take minutes.
 """
 
+# ruff: noqa: PD011 - blocks and axes have values too
 import itertools
 import json
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
-from statistics import fmean
-from typing import Any, Literal, TypeAlias
+from math import nan, prod
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.plan.columns import column_of
-from orchestrator.reporting.read_results import ScenarioRow, Setting, StudyResults, TrialRow
+from orchestrator.reporting.read_results import (
+    ScenarioRow,
+    Setting,
+    StudyResults,
+    TrialRow,
+    distinct,
+    grouped,
+    in_order,
+)
 from orchestrator.reporting.summary import ScenarioOutcome
 from orchestrator.reporting.svg import SettingAxis
-from orchestrator.reporting.text import Names, distinct, in_order
-from orchestrator.search.inference import LEVEL, estimate, holm, resampled
+from orchestrator.reporting.text import Names
+from orchestrator.search.inference import LEVEL, MeanEstimate, estimate, holm, resampled
 
 Floats: TypeAlias = NDArray[np.float64]
+METRICS = ("acc", "asr", "der")
+_TINY = 1e-18  # a variance that is none
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Block:
-    """What trials reach.
+    """Trials' results as a matrix.
 
     Attributes:
         values: ``[scenarios, settings]``; NaN where a trial is not done.
@@ -60,25 +70,20 @@ class Block:
 
     def part(self, rows: Any, columns: Any) -> "Block":
         """Return the scenarios and settings at the places given."""
-        return Block(
-            scenarios=[self.scenarios[row] for row in rows],
-            settings=[self.settings[column] for column in columns],
-            values=self.values[np.ix_(rows, columns)],
-        )
+        scenarios, settings = self.scenarios, self.settings
+        values = self.values[np.ix_(rows, columns)]
+        return Block([scenarios[row] for row in rows], [settings[n] for n in columns], values)
 
 
 def block_of(outcomes: Iterable[ScenarioOutcome], column: str) -> Block:
     """Return a column of results as a matrix, in the order of the plan."""
-    group = list(outcomes)
-    settings = distinct(trial.setting for outcome in group for trial in outcome.trials)
-    place = {setting: number for number, setting in enumerate(settings)}
-    values = np.full((len(group), len(settings)), np.nan)
-    for row, outcome in enumerate(group):
-        for trial in outcome.trials:
-            if trial.done:
-                values[row, place[trial.setting]] = trial.numbers[column]
-    scenarios = [outcome.scenario for outcome in group]
-    return Block(scenarios=scenarios, settings=settings, values=values)
+    rows = {o.scenario: {t.setting: t for t in o.trials} for o in outcomes}
+    settings = distinct(setting for trials in rows.values() for setting in trials)
+    values = [
+        [t.numbers[column] if (t := trials.get(s)) and t.done else nan for s in settings]
+        for trials in rows.values()
+    ]
+    return Block([*rows], settings, np.array(values).reshape(len(rows), len(settings)))
 
 
 def complete_scenarios(block: Block) -> Block:
@@ -102,124 +107,99 @@ def complete_part(block: Block) -> Block:
     return block.part(rows, columns)
 
 
-METRICS = ("acc", "asr", "der")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Marginal:
-    """One value of an axis, over all scenarios or over those of an attack.
+class Marginal(NamedTuple):
+    """One value of an axis by one metric, over all scenarios or over those of an attack.
 
     Attributes:
         attack: Empty where all scenarios are pooled.
-        mean: Of the attacks' means where there are several attacks, else of the scenarios;
-            each scenario being a mean over the other axes.
-        low, high: Bounds of Student's 95 % confidence interval over attacks' means, or over the
-            scenarios of a single attack, cut to [0, 1]; None for a single scenario.
-        attacks: How many there are, variants of one attack being one.
-        scenarios: How many there are.
+        level: Of the scenarios' means over the other axes; its interval is cut to [0, 1].
+        gap: Of the differences to the axis's first value; None for that value itself.
         trials: How many trials they rest on.
         reference: The axis's first value.
-        difference: Mean difference to the reference within scenarios, averaged as `mean` is;
-            None for the reference itself.
-        difference_low, difference_high: Of its interval, likewise.
-        difference_p: Of its test, before any adjustment; None where there is no interval.
     """
 
     axis: str
     value: str
     metric: str
     attack: str
-    mean: float
-    low: float | None
-    high: float | None
-    attacks: int
-    scenarios: int
+    level: MeanEstimate
+    gap: MeanEstimate | None
     trials: int
     reference: str
-    difference: float | None
-    difference_low: float | None
-    difference_high: float | None
-    difference_p: float | None
+
+    def cells(self) -> dict[str, object]:
+        """Return the row of the figure's CSV file."""
+        level, gap = self.level, self.gap
+        row: list[object] = [
+            self.axis,
+            self.value,
+            self.metric,
+            self.attack,
+            level.mean,
+            level.low,
+            level.high,
+        ]
+        row += [level.attacks, level.scenarios, self.trials, self.reference]
+        row += [gap.mean, gap.low, gap.high, gap.p] if gap else [None] * 4
+        return dict(zip(MARGINAL_COLUMNS, row, strict=True))
 
 
-def marginals(
-    outcomes: Sequence[ScenarioOutcome], axes: Sequence[SettingAxis], names: Names
-) -> list[Marginal]:
-    """Return the marginal means of every axis, pooled first, on the report half."""
-    groups: dict[str, list[ScenarioOutcome]] = {"": list(outcomes)}
-    for outcome in outcomes:
-        groups.setdefault(names.attack(outcome.scenario.family), []).append(outcome)
-    found = []
-    for axis in axes:
-        balanced = {outcome.scenario: _balanced(outcome, axis) for outcome in outcomes}
-        for attack, members in groups.items():
-            parts = [
-                (member.scenario.family.attack, balanced[member.scenario])
-                for member in members
-                if balanced[member.scenario]
-            ]
-            if parts:
-                found += _of_group(axis, attack, parts)
-    return found
+MARGINAL_COLUMNS = (
+    *("axis", "value", "metric", "attack", "mean", "low", "high", "attacks", "scenarios"),
+    *("trials", "reference", "difference", "difference_low", "difference_high", "difference_p"),
+)
 
 
-def left_out(outcomes: Iterable[ScenarioOutcome], axis: SettingAxis) -> int:
-    """Return how many done trials have no balanced part to stand in."""
-    return sum(
-        sum(trial.done for trial in outcome.trials)
-        - sum(len(trials) for trials in _balanced(outcome, axis).values())
-        for outcome in outcomes
+def done_trials(outcomes: Iterable[ScenarioOutcome], names: Names) -> pd.DataFrame:
+    """Return the done trials: scenario (its place), label, attack, setting axes, metrics."""
+    return pd.DataFrame(
+        {
+            "scenario": place,
+            "label": names.attack(outcome.scenario.family),
+            "attack": outcome.scenario.family.attack,
+            **dict(trial.setting),
+            **{metric: trial.numbers[column_of(metric, "report")] for metric in METRICS},
+        }
+        for place, outcome in enumerate(outcomes)
+        for trial in outcome.trials
+        if trial.done
     )
 
 
-def _of_group(
-    axis: SettingAxis, attack: str, parts: Sequence[tuple[str, Mapping[str, Sequence[TrialRow]]]]
-) -> list[Marginal]:
-    """Return a group's marginals, given each scenario's attack and balanced part."""
-    attacks = [name for name, _ in parts]
+def balanced(trials: pd.DataFrame, axis: SettingAxis) -> pd.DataFrame:
+    """Return what is done at every value of an axis, by all else: columns (metric, value)."""
+    rest = [name for name in trials.columns if name not in (*METRICS, axis.name)]
+    wide = trials.pivot_table(index=rest, columns=axis.name, values=list(METRICS))
+    return wide.reindex(columns=pd.MultiIndex.from_product([METRICS, axis.values])).dropna()
+
+
+def marginals(trials: pd.DataFrame, axes: Sequence[SettingAxis]) -> list[Marginal]:
+    """Return the marginal means of every axis, pooled first, on the report half.
+
+    `trials` are those of `done_trials`.
+    """
     found = []
-    for metric in METRICS:
-        column = column_of(metric, "report")
-        means = {
-            value: [fmean(trial.numbers[column] for trial in part[value]) for _, part in parts]
-            for value in axis.values
-        }
+    for axis in axes:
+        wide = balanced(trials, axis)
+        if wide.empty:
+            continue
         reference = axis.values[0]
-        for value in axis.values:
-            level = estimate(means[value], attacks)
-            gaps = [one - two for one, two in zip(means[value], means[reference], strict=True)]
-            gap = None if value == reference else estimate(gaps, attacks)
-            found.append(
-                Marginal(
-                    axis=axis.name,
-                    value=value,
-                    metric=metric,
-                    attack=attack,
-                    mean=level.mean,
-                    low=None if level.low is None else max(0.0, level.low),
-                    high=None if level.high is None else min(1.0, level.high),
-                    attacks=level.attacks,
-                    scenarios=level.scenarios,
-                    trials=sum(len(part[value]) for _, part in parts),
-                    reference=reference,
-                    difference=None if gap is None else gap.mean,
-                    difference_low=None if gap is None else gap.low,
-                    difference_high=None if gap is None else gap.high,
-                    difference_p=None if gap is None else gap.p,
-                )
-            )
+        scenarios = wide.groupby(level=["scenario", "label", "attack"])
+        means, sizes = scenarios.mean(), scenarios.size()
+        for label, part in [("", means), *means.groupby(level="label", sort=False)]:
+            attacks = part.index.get_level_values("attack").tolist()
+            size = int(sizes[part.index].sum())
+            for metric, value in itertools.product(METRICS, axis.values):
+                level = estimate(part[metric, value].tolist(), attacks)
+                if level.low is not None and level.high is not None:
+                    level = replace(level, low=max(0.0, level.low), high=min(1.0, level.high))
+                gap = None
+                if value != reference:
+                    gaps = part[metric, value] - part[metric, reference]
+                    gap = estimate(gaps.tolist(), attacks)
+                row = Marginal(axis.name, value, metric, str(label), level, gap, size, reference)
+                found.append(row)
     return found
-
-
-def _balanced(outcome: ScenarioOutcome, axis: SettingAxis) -> dict[str, list[TrialRow]]:
-    """Return a scenario's trials by the axis's value: those of its balanced part."""
-    others: dict[Setting, dict[str, TrialRow]] = {}
-    for trial in outcome.trials:
-        if trial.done:
-            rest = tuple(pair for pair in trial.setting if pair[0] != axis.name)
-            others.setdefault(rest, {})[dict(trial.setting)[axis.name]] = trial
-    full = [found for found in others.values() if len(found) == len(axis.values)]
-    return {value: [found[value] for found in full] for value in axis.values} if full else {}
 
 
 MOST_PERMUTATIONS, FEWEST_PERMUTATIONS = 999, 199
@@ -227,7 +207,7 @@ BINS = 4  # of a sampled axis
 _WORK = 4e6  # values that are moved at once, for each axis
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MainEffect:
     """The main effect of an axis on the settings' means over scenarios.
 
@@ -256,7 +236,7 @@ def main_effects(block: Block, axes: Sequence[SettingAxis]) -> list[MainEffect]:
     found = [_effect(block, axis, axes) for axis in axes]
     adjusted = holm([p for _, p in found])
     return [
-        MainEffect(axis=axis.name, size=size, p_value=p)
+        MainEffect(axis.name, size, p)
         for axis, (size, _), p in zip(axes, found, adjusted, strict=True)
     ]
 
@@ -265,20 +245,15 @@ def _effect(block: Block, axis: SettingAxis, axes: Sequence[SettingAxis]) -> tup
     """Return the size of an axis's effect, and its p before any adjustment."""
     settings = [dict(setting) for setting in block.settings]
     levels = np.array([axis.values.index(setting[axis.name]) for setting in settings])
-    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     others = [other.name for other in axes if other.name != axis.name]
-    for place, setting in enumerate(settings):
-        groups[tuple(setting[name] for name in others)].append(place)
-    matched = [members for members in groups.values() if len(members) > 1]
+    alike = grouped(range(len(settings)), lambda n: tuple(settings[n][name] for name in others))
+    matched = [members for members in alike.values() if len(members) > 1]
     values = block.values
     if 2 * sum(map(len, matched)) < len(settings):
         matched = [list(range(len(settings)))]
         values = values.mean(axis=0, keepdims=True)
         levels = _binned(levels) if axis.numeric else levels
-    by_size = [
-        np.array([group for group in matched if len(group) == size])
-        for size in sorted({len(group) for group in matched})
-    ]
+    by_size = [np.array(groups) for _, groups in sorted(grouped(matched, len).items())]
     parts = [values[:, places] for places in by_size]
     belongs = (levels[:, None] == np.unique(levels)).astype(float)
     design = np.concatenate([_centred(belongs[places], -2) for places in by_size], axis=None)
@@ -324,8 +299,7 @@ SCENARIOS = "scenario"
 VARIANCE_RESAMPLES = 500  # of attacks and their scenarios, for the intervals
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """A part of the variance.
 
     Attributes:
@@ -347,18 +321,16 @@ def decompose(block: Block, axes: Sequence[SettingAxis]) -> list[Part]:
     `block` must be whole, and its settings the full product of `axes`; see `as_grid`.
     """
     grid = as_grid(block, axes)
-    names = (SCENARIOS, *(axis.name for axis in axes))
-    if grid is None or not float(grid.var()) > 1e-18:
+    if grid is None or not float(grid.var()) > _TINY:
         return []
-    sets = [*itertools.combinations(range(len(names)), 1)]
-    sets += [*itertools.combinations(range(len(names)), 2)]
-    shares = _shares(grid, sets)
-    draws = _resampled(block, grid, sets)
-    bounds = [bar([draw[place] for draw in draws], share) for place, share in enumerate(shares)]
-    factors = [*(tuple(names[place] for place in chosen) for chosen in sets), ()]
+    names = (SCENARIOS, *(axis.name for axis in axes))
+    places = range(len(names))
+    sets = [*itertools.combinations(places, 1), *itertools.combinations(places, 2)]
+    drawn = (grid[rows] for rows in resampled(_attacks(block), VARIANCE_RESAMPLES))
+    draws = [_shares(sample, sets) for sample in drawn if float(sample.var()) > _TINY]
     return [
-        Part(factors=factor, share=share, low=low, high=high)
-        for factor, share, (low, high) in zip(factors, shares, bounds, strict=True)
+        Part(tuple(names[p] for p in chosen), share, *bar([draw[n] for draw in draws], share))
+        for n, (chosen, share) in enumerate(zip([*sets, ()], _shares(grid, sets), strict=True))
     ]
 
 
@@ -379,18 +351,16 @@ def as_grid(block: Block, axes: Sequence[SettingAxis]) -> Floats | None:
     sizes = [len(axis.values) for axis in axes]
     if not block.whole or not axes or len(block.settings) != prod(sizes):
         return None
-    grid = np.full((len(block.scenarios), *sizes), np.nan)
-    for place, setting in enumerate(block.settings):
-        chosen = dict(setting)
-        where = [axis.values.index(chosen[axis.name]) for axis in axes]
-        grid.reshape(len(grid), -1)[:, np.ravel_multi_index(where, sizes)] = block.values[:, place]
-    return None if np.isnan(grid).any() else grid
+    settings = map(dict, block.settings)
+    places = {tuple(s[axis.name] for axis in axes): place for place, s in enumerate(settings)}
+    points = [*itertools.product(*(axis.values for axis in axes))]
+    if places.keys() != set(points):
+        return None
+    return block.values[:, [places[point] for point in points]].reshape(-1, *sizes)
 
 
-def _resampled(block: Block, grid: Floats, sets: Sequence[tuple[int, ...]]) -> list[list[float]]:
-    attacks = [scenario.family.attack for scenario in block.scenarios]
-    drawn = (grid[rows] for rows in resampled(attacks, VARIANCE_RESAMPLES))
-    return [_shares(sample, sets) for sample in drawn if float(sample.var()) > 1e-18]
+def _attacks(block: Block) -> list[str]:
+    return [scenario.family.attack for scenario in block.scenarios]
 
 
 def _shares(grid: Floats, sets: Sequence[tuple[int, ...]]) -> list[float]:
@@ -416,8 +386,7 @@ FEWEST_FOR_PED_ANOVA = 50  # of which the best tenth are five, as Optuna's docum
 Shares = Mapping[str, float]  # by the axis's name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Importance:
+class Importance(NamedTuple):
     """One axis by one measure.
 
     Attributes:
@@ -445,100 +414,74 @@ def importances(block: Block, axes: Sequence[SettingAxis], *, maximise: bool) ->
     if len(axes) < 2 or len(block.settings) < FEWEST_SETTINGS or not block.whole:
         return []
     found = []
-    attacks = [scenario.family.attack for scenario in block.scenarios]
     for measure, shares_of in _measures(block, axes, maximise=maximise).items():
         shares = shares_of(block.values)
         if shares is None:
             continue
-        draws = [
-            drawn
-            for rows in resampled(attacks, IMPORTANCE_RESAMPLES[measure])
-            if (drawn := shares_of(block.values[rows])) is not None
-        ]
-        for axis in axes:
-            low, high = bar([drawn[axis.name] for drawn in draws], shares[axis.name])
-            found.append(
-                Importance(
-                    axis=axis.name,
-                    measure=measure,
-                    share=shares[axis.name],
-                    low=low,
-                    high=high,
-                    resamples=len(draws),
-                )
-            )
+        samples = resampled(_attacks(block), IMPORTANCE_RESAMPLES[measure])
+        draws = [drawn for rows in samples if (drawn := shares_of(block.values[rows])) is not None]
+        for name, share in shares.items():
+            low, high = bar([drawn[name] for drawn in draws], share)
+            found.append(Importance(name, measure, share, low, high, len(draws)))
     return found
 
 
 def present(block: Block, axes: Sequence[SettingAxis]) -> list[SettingAxis]:
     """Return the axes with the values that the block's settings have, if there are several."""
-    settings = [dict(setting) for setting in block.settings]
-    there = {axis.name: {setting[axis.name] for setting in settings} for axis in axes}
-    return [
-        replace(axis, values=[value for value in axis.values if value in there[axis.name]])
-        for axis in axes
-        if len(there[axis.name]) > 1
-    ]
+    there = {pair for setting in block.settings for pair in setting}
+    found = [replace(a, values=[v for v in a.values if (a.name, v) in there]) for a in axes]
+    return [axis for axis in found if len(axis.values) > 1]
 
 
 def _measures(
     block: Block, axes: Sequence[SettingAxis], *, maximise: bool
 ) -> dict[str, Callable[[Floats], Shares | None]]:
+    """Return functions from values ``[scenarios, settings]`` to the axes' shares.
+
+    They return None where the settings' means over scenarios do not differ.
+    """
     from orchestrator.search.importance import axis_importances
 
-    points = [_point(setting, axes) for setting in block.settings]
+    names = [axis.name for axis in axes]
+    numeric = {axis.name for axis in axes if axis.numeric}
+    points = [
+        {name: float(s[name]) if name in numeric else s[name] for name in names}
+        for s in map(dict, block.settings)
+    ]
 
     def by_optuna(name: Literal["fanova", "ped_anova"]) -> Callable[[Floats], Shares | None]:
         def shares_of(values: Floats) -> Shares | None:
             means = values.mean(axis=0)
-            if not float(means.var()) > 1e-18:
+            if not float(means.var()) > _TINY:
                 return None
-            return axis_importances(name, points, means.tolist(), maximise=maximise)
+            found = axis_importances(name, points, means.tolist(), maximise=maximise)
+            return {name: found[name] for name in names}
 
         return shares_of
 
+    def exact(values: Floats) -> Shares | None:
+        means = Block(block.scenarios[:1], block.settings, values.mean(axis=0, keepdims=True))
+        grid = as_grid(means, axes)
+        if grid is None or not float(grid.var()) > _TINY:
+            return None
+        shares = _shares(grid, [(place + 1,) for place in range(len(axes))])[:-1]
+        return {n: share / sum(shares) for n, share in zip(names, shares, strict=True)}
+
     measures: dict[str, Callable[[Floats], Shares | None]] = {}
     if as_grid(block, axes) is not None:
-        measures[EXACT] = lambda values: _exact(block, axes, values)
+        measures[EXACT] = exact
     measures[FANOVA] = by_optuna("fanova")
     if len(block.settings) >= FEWEST_FOR_PED_ANOVA:
         measures[PED_ANOVA] = by_optuna("ped_anova")
     return measures
 
 
-def _point(
-    setting: Sequence[tuple[str, str]], axes: Sequence[SettingAxis]
-) -> dict[str, float | str]:
-    chosen = dict(setting)
-    return {a.name: float(chosen[a.name]) if a.numeric else chosen[a.name] for a in axes}
-
-
-def _exact(block: Block, axes: Sequence[SettingAxis], values: Floats) -> Shares | None:
-    """Return each axis's main effect among the settings' means, as shares of their sum."""
-    means = values.mean(axis=0, keepdims=True)
-    whole = Block(scenarios=block.scenarios[:1], settings=block.settings, values=means)
-    grid = as_grid(whole, axes)
-    if grid is None:
-        return None
-    surface = grid[0]
-    effects = {
-        axis.name: float(
-            surface.mean(axis=tuple(p for p in range(surface.ndim) if p != place)).var()
-        )
-        for place, axis in enumerate(axes)
-    }
-    total = sum(effects.values())
-    return {name: effect / total for name, effect in effects.items()} if total > 1e-18 else None
-
-
 MOST_THRESHOLDS = 12  # that are counted one by one
 _BINS = 8  # of equal width, where there are more
-_COLLAPSE = ("defence_seed", "stop_epoch", "collapse_class", "collapse_share")
 _ALL_TO_ALL = "all_to_all"  # every class is a target, so no row is *the* target's
 
 
-@dataclass(frozen=True, kw_only=True)
-class FlagCount:
+class FlagCount(NamedTuple):
     """Done trials of an attack at a threshold.
 
     Attributes:
@@ -566,71 +509,39 @@ def count_flags(results: StudyResults, names: Names) -> list[FlagCount]:
     are watched the head's rows are a few among many.
     """
     bins = _bins(trial.cells["unlearn_threshold"] for trial in results.trials)
-    groups: dict[tuple[str, str], list[TrialRow]] = {}
-    for trial in results.trials:
-        family = trial.scenario.family
-        if trial.done and _can_flag(trial):
-            place = (names.attack(family), bins[trial.cells["unlearn_threshold"]])
-            groups.setdefault(place, []).append(trial)
-    return [_count(attack, threshold, group) for (attack, threshold), group in groups.items()]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Missed:
-    """An ascent after which the target's row was not flagged.
-
-    Attributes:
-        collapse_class: The class that it ended in: the one predicted for most clean samples.
-        share: The share of the clean samples that were.
-        trials: How many done trials rest on it.
-        defence_seed: Empty where the scenario has a single one.
-    """
-
-    scenario: ScenarioRow
-    stop_epoch: str
-    collapse_class: str
-    share: float
-    trials: int
-    defence_seed: str = ""
-
-    def text(self, names: Names) -> str:
-        """Return a sentence on it."""
-        target = self.scenario.family.target_label
-        seed = f" · defence seed {self.defence_seed}" if self.defence_seed else ""
-        return (
-            f"{names.scenario(self.scenario)}{seed}: phase 1 ended, after epoch "
-            f"{self.stop_epoch}, in class {self.collapse_class} ({100 * self.share:.0f}\u00a0% of "
-            f"predictions); the target is {target}"
+    groups = grouped(
+        filter(_can_flag, results.trials),
+        lambda t: (names.attack(t.scenario.family), bins[t.cells["unlearn_threshold"]]),
+    )
+    return [
+        FlagCount(
+            *place,
+            trials=len(group),
+            target=sum(_target(t) in (t.flagged or ()) for t in group),
+            others=sum(bool((t.flagged or frozenset()) - {_target(t)}) for t in group),
+            nothing=sum(not t.flagged for t in group),
+            short=sum(t.cells["threshold_reached"] == "False" for t in group),
         )
+        for place, group in groups.items()
+    ]
 
 
-def missed(results: StudyResults) -> list[Missed]:
-    """Return the ascents that did not flag the target's row, in plan order.
+def missed(results: StudyResults, names: Names) -> list[str]:
+    """Return a sentence on each ascent that did not flag the target's row, in plan order.
 
     Older results do not say what an ascent ended in; there are none of those.
     """
-    seeds: dict[ScenarioRow, set[str]] = defaultdict(set)
-    for trial in results.trials:
-        seeds[trial.scenario].add(trial.cells["defence_seed"])
-    groups = Counter(
-        (trial.scenario, tuple(trial.cells[name] for name in _COLLAPSE))
-        for trial in results.trials
-        if trial.done
-        and _can_flag(trial)
-        and trial.cells.get("collapse_class")
-        and _target(trial) not in (trial.flagged or ())
+    pairs = {(t.scenario, t.cells["defence_seed"]) for t in results.trials}
+    seeds = [scenario for scenario, _ in pairs]
+    return distinct(
+        f"{names.scenario(t.scenario)}"
+        + (f" · defence seed {t.cells['defence_seed']}" if seeds.count(t.scenario) > 1 else "")
+        + f": phase 1 ended, after epoch {t.cells['stop_epoch']}, in class "
+        f"{t.cells['collapse_class']} ({100 * float(t.cells['collapse_share']):.0f}\u00a0% of "
+        f"predictions); the target is {t.scenario.family.target_label}"
+        for t in results.trials
+        if _can_flag(t) and t.cells.get("collapse_class") and _target(t) not in (t.flagged or ())
     )
-    return [
-        Missed(
-            scenario=scenario,
-            stop_epoch=epoch,
-            collapse_class=label,
-            share=float(share),
-            trials=count,
-            defence_seed=seed if len(seeds[scenario]) > 1 else "",
-        )
-        for (scenario, (seed, epoch, label, share)), count in groups.items()
-    ]
 
 
 def _target(trial: TrialRow) -> int:
@@ -653,25 +564,12 @@ def _bins(thresholds: Iterable[str]) -> dict[str, str]:
 
 
 def _can_flag(trial: TrialRow) -> bool:
-    options = json.loads(trial.scenario.family.attack_options)
     cells = trial.cells
     return (
-        trial.flagged is not None
-        and options.get("labels") != _ALL_TO_ALL
+        trial.done
+        and trial.flagged is not None
+        and json.loads(trial.scenario.family.attack_options).get("labels") != _ALL_TO_ALL
         and cells.get("preset") != "fine_tuning"
         and cells.get("max_suspects") != "0"
         and cells.get("layers") != "all"
-    )
-
-
-def _count(attack: str, threshold: str, trials: Sequence[TrialRow]) -> FlagCount:
-    flags = [(trial.flagged or frozenset(), _target(trial)) for trial in trials]
-    return FlagCount(
-        attack=attack,
-        unlearn_threshold=threshold,
-        trials=len(trials),
-        target=sum(target in rows for rows, target in flags),
-        others=sum(bool(rows - {target}) for rows, target in flags),
-        nothing=sum(not rows for rows, _ in flags),
-        short=sum(trial.cells["threshold_reached"] == "False" for trial in trials),
     )

@@ -5,14 +5,21 @@ Settings are chosen on the selection half and judged on the report half, by the 
 out of means where others took, and no setting is named best where none did.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
 
 from orchestrator.plan.columns import STATUSES, Family, column_of
-from orchestrator.reporting.read_results import ScenarioRow, Setting, StudyResults, TrialRow
-from orchestrator.search.best import Choice, Name, Point, Rival
+from orchestrator.reporting.read_results import (
+    ScenarioRow,
+    Setting,
+    StudyResults,
+    TrialRow,
+    grouped,
+)
+from orchestrator.search.best import Choice, Point, Rival, Standing
 
 HIGHEST_ASR = 0.20  # above this a repaired model still obeys its trigger
 LARGEST_ACC_DROP = 0.10  # beyond this the repair costs more than it is worth
@@ -54,11 +61,9 @@ class Repair:
     @cached_property
     def numbers(self) -> Mapping[str, float]:
         """The metrics: means over `chosen` on the selection half, over `judged` on the other."""
+        halves = {True: self.chosen, False: self.judged}
         return {
-            name: fmean(
-                trial.numbers[name]
-                for trial in (self.chosen if name.endswith("_selection") else self.judged)
-            )
+            name: fmean(trial.numbers[name] for trial in halves[name.endswith("_selection")])
             for name in self.judged[0].numbers
         }
 
@@ -129,10 +134,7 @@ class Summary:
 
     def families(self) -> dict[Family, list[ScenarioOutcome]]:
         """Return the outcomes of each family, one for each seed."""
-        found: dict[Family, list[ScenarioOutcome]] = {}
-        for outcome in self.outcomes:
-            found.setdefault(outcome.scenario.family, []).append(outcome)
-        return found
+        return grouped(self.outcomes, lambda outcome: outcome.scenario.family)
 
     @property
     def all_weak(self) -> bool:
@@ -150,31 +152,25 @@ class Summary:
 
 
 def summarise(results: StudyResults, objective: str, sampler: str | None = None) -> Summary:
-    """Return what the trials say, by `objective` on the selection half.
+    """Return the outcomes of a study whose settings are chosen by `objective`.
 
-    Settings are named by the axes that tell them apart, as the live view names them.
-
-    Args:
-        results: Of a study.
-        objective: The metric by which settings are chosen.
-        sampler: What drew the settings; None in a grid.
+    Settings are named by the axes that tell them apart, as the live view names them. `sampler` is
+    what drew the settings; None in a grid.
     """
-    by_scenario: dict[ScenarioRow, list[TrialRow]] = {}
-    for trial in results.trials:
-        by_scenario.setdefault(trial.scenario, []).append(trial)
+    by_scenario = grouped(results.trials, lambda trial: trial.scenario)
     took = {scenario: _took(trials) for scenario, trials in by_scenario.items()}
     own = [axis for axis in results.telling if axis != _DRAW]
     points = {id(t): _point(t, own, objective, took=took[t.scenario]) for t in results.trials}
     choice = Choice(points.values())
     axes = tuple(axis for axis in results.telling if axis != _DRAW or not choice.crossed)
     ranked = choice.overall()
-    settings: dict[Name, Setting] = {}
-    for trial in results.trials:
-        name = choice.name(points[id(trial)])
-        settings.setdefault(name, _of(trial.setting, axes))
+    settings = {choice.name(points[id(t)]): _of(t.setting, axes) for t in reversed(results.trials)}
 
-    def repair(trials: list[TrialRow], name: Name) -> Repair | None:
-        """Return what the setting of a name makes of a scenario, given its trials."""
+    def repair(trials: list[TrialRow], ranking: Sequence[Standing]) -> Repair | None:
+        """Return a scenario as the first setting of a ranking repairs it, given its trials."""
+        if not ranking:
+            return None
+        name = ranking[0].name
         done = [t for t in trials if t.done and choice.name(points[id(t)]) == name]
         chosen = tuple(t for t in done if choice.chooses(points[id(t)]))
         judged = tuple(t for t in done if choice.judges(points[id(t)]))
@@ -182,24 +178,21 @@ def summarise(results: StudyResults, objective: str, sampler: str | None = None)
             return None
         return Repair(setting=settings[name], chosen=chosen, judged=judged)
 
-    def outcome(scenario: ScenarioRow, trials: list[TrialRow]) -> ScenarioOutcome:
-        victims = [trial.numbers for trial in trials if trial.victim_ok is not None]
-        own = choice.within(scenario)
-        return ScenarioOutcome(
-            scenario=scenario,
-            trials=tuple(trials),
-            victim=victims[0] if victims else {},
-            took=took[scenario],
-            best=repair(trials, own[0].name) if own else None,
-            common=repair(trials, ranked[0].name) if ranked else None,
-        )
-
+    statuses = Counter(trial.status for trial in results.trials)
     return Summary(
         objective=objective,
-        outcomes=tuple(outcome(*pair) for pair in by_scenario.items()),
-        counts={
-            status: sum(trial.status == status for trial in results.trials) for status in STATUSES
-        },
+        outcomes=tuple(
+            ScenarioOutcome(
+                scenario=scenario,
+                trials=tuple(trials),
+                victim=next((t.numbers for t in trials if t.victim_ok is not None), {}),
+                took=took[scenario],
+                best=repair(trials, choice.within(scenario)),
+                common=repair(trials, ranked),
+            )
+            for scenario, trials in by_scenario.items()
+        ),
+        counts={status: statuses[status] for status in STATUSES},
         common=settings[ranked[0].name] if ranked else None,
         ranked=len(ranked),
         rivals=tuple((settings[rival.standing.name], rival) for rival in choice.rivals(ranked)),
@@ -249,5 +242,4 @@ def _of(setting: Setting, axes: Sequence[str]) -> Setting:
 
 
 def _took(trials: Sequence[TrialRow]) -> bool | None:
-    known = [trial.victim_ok for trial in trials if trial.victim_ok is not None]
-    return known[0] if known else None
+    return next((trial.victim_ok for trial in trials if trial.victim_ok is not None), None)

@@ -1,19 +1,21 @@
 """SVG: drawing, axes, heat maps and their styles.
 
 A page may inline any number of these drawings under a policy that forbids inline styles, and
-what is drawn in `INK` takes the colour of the text around it. What a mark has to tell stands
-in it as ``<title>``, which any viewer of the file shows too.
+what is drawn in `INK` takes the colour of the text around it. A tip stands in its mark as
+``<title>``, which any viewer of the file shows too.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from math import ceil, floor, log10, prod
+from typing import Any
 from zlib import crc32
 
 from orchestrator.plan.labels import value_text
-from orchestrator.reporting.read_results import StudyResults
-from orchestrator.reporting.text import distinct, in_order, printable
+from orchestrator.reporting.read_results import StudyResults, distinct, in_order
+from orchestrator.reporting.text import printable
 
 INK = "currentColor"  # of the surrounding text
 FONT_SIZE = 9.0  # points
@@ -56,13 +58,19 @@ class SvgFigure:
     width: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """An axis from `low` to `high`; `log` where equal ratios are equally far apart."""
+@dataclass(frozen=True)
+class Axis:
+    """An axis from `low` to `high`; `log` where equal ratios are equally far apart.
+
+    Labels stand at `ticks`, with lines across the panel if `grid`.
+    """
 
     low: float
     high: float
+    ticks: Sequence[tuple[float, str]] = ()
+    label: str = ""
     log: bool = False
+    grid: bool = True
 
     def share(self, value: float) -> float:
         """Return how far along the axis a value stands, 0 at `low` and 1 at `high`."""
@@ -73,52 +81,84 @@ class Scale:
 
 
 class Panel:
-    """One pair of axes; everything is placed in the units of its scales."""
+    """A pair of axes; everything is placed in their units.
 
-    def __init__(self, box: tuple[float, float, float, float], x: Scale, y: Scale) -> None:
-        self.left, self.top, self.width, self.height = box  # points, on the sheet
+    Args:
+        box: Left, top, width and height on the sheet, in points.
+        x: The horizontal axis.
+        y: The vertical axis.
+        title: Lines above the axes.
+        frame: Which of the axes' own lines are drawn: ``left``, ``bottom``.
+    """
+
+    def __init__(
+        self,
+        box: tuple[float, float, float, float],
+        x: Axis,
+        y: Axis,
+        title: Sequence[str],
+        frame: Collection[str],
+    ) -> None:
+        self._left, self._top, self._width, self._height = box
         self._x, self._y = x, y
         self._parts: list[str] = []
+        for number, line in enumerate(title):
+            height = self._top - 9 - 12 * (len(title) - 1 - number)
+            size = FONT_SIZE + 1 if number == 0 else FONT_SIZE
+            self._write((self._left, height), line, "start", size)
+        right, bottom = self._left + self._width, self._top + self._height
+        if x.label:
+            self._write((self._left + self._width / 2, bottom + 26), x.label)
+        if y.label:
+            place = self._left - 34, self._top + self._height / 2
+            self._write(place, y.label, transform=f"rotate(-90 {_pair(place)})")
+        for value, label in x.ticks:
+            start, end = self.at(value, y.low), self.at(value, y.high)
+            self._write((start[0], start[1] + 11), label)
+            self._grid(start, end, drawn=x.grid)
+        for value, label in y.ticks:
+            start, end = self.at(x.low, value), self.at(x.high, value)
+            self._write((start[0] - 5, start[1]), label, "end")
+            self._grid(start, end, drawn=y.grid)
+        if frame:
+            first = f"{_pair((self._left, self._top))}L" if "left" in frame else ""
+            d = f"M{first}{_pair((self._left, bottom))}L{_pair((right, bottom))}"
+            self._add("path", {"d": d, "fill": "none", "stroke": INK, "stroke-width": "0.6"})
 
     def at(self, x: float, y: float) -> Point:
         """Return a place on the sheet, in points."""
-        return (
-            self.left + self.width * self._x.share(x),
-            self.top + self.height * (1 - self._y.share(y)),
-        )
+        across, up = self._x.share(x), self._y.share(y)
+        return self._left + self._width * across, self._top + self._height * (1 - up)
 
-    def line(self, points: Sequence[Point], *, tip: str = "", **style: object) -> None:
+    def line(self, points: Iterable[Point], *, tip: str = "", **style: object) -> None:
         """Draw a line through points."""
         places = " ".join(_pair(self.at(*point)) for point in points)
         self._add("polyline", {"points": places, "fill": "none", "stroke": INK, **style}, tip)
 
-    def area(self, points: Sequence[Point], **style: object) -> None:
+    def area(self, points: Iterable[Point], **style: object) -> None:
         """Fill what a line through points encloses."""
         self._add("polygon", {"points": " ".join(_pair(self.at(*p)) for p in points), **style})
 
     def box(self, low: Point, high: Point, *, tip: str = "", **style: object) -> None:
         """Draw a rectangle between two opposite corners."""
         (x0, y1), (x1, y0) = self.at(*low), self.at(*high)
-        corner = {"x": _short(x0), "y": _short(y0)}
-        size = {"width": _short(x1 - x0), "height": _short(y1 - y0)}
-        self._add("rect", {**corner, **size, **style}, tip)
+        numbers = dict(zip(("x", "y", "width", "height"), (x0, y0, x1 - x0, y1 - y0), strict=True))
+        self._add("rect", {**{name: _short(n) for name, n in numbers.items()}, **style}, tip)
 
     def mark(
         self, x: float, y: float, shape: str, colour: str, *, size: float = 2.4, tip: str = ""
     ) -> None:
         """Draw a filled mark of a radius of `size` points; ``hollow`` is a ring."""
-        place = self.at(x, y)
+        across, down = self.at(x, y)
         style = {"fill": colour}
         if shape == "hollow":
             shape, style = "o", {"fill": "none", "stroke": colour, "stroke-width": "1.1"}
         if shape == "o":
-            centre = {"cx": _short(place[0]), "cy": _short(place[1]), "r": _short(size)}
+            centre = {"cx": _short(across), "cy": _short(down), "r": _short(size)}
             self._add("circle", {**centre, **style}, tip)
             return
-        turns = " ".join(
-            _pair((place[0] + size * dx, place[1] + size * dy)) for dx, dy in _OUTLINES[shape]
-        )
-        self._add("polygon", {"points": turns, **style}, tip)
+        turns = (_pair((across + size * dx, down + size * dy)) for dx, dy in _OUTLINES[shape])
+        self._add("polygon", {"points": " ".join(turns), **style}, tip)
 
     def text(  # noqa: PLR0913 - where, what and how
         self,
@@ -134,87 +174,61 @@ class Panel:
     ) -> None:
         """Write a line; its middle stands at the place moved by `dx`, `dy` points (down)."""
         across, down = self.at(x, y)
-        self._write((across + dx, down + dy), text, anchor, size, colour)
-
-    def title(self, *lines: str) -> None:
-        """Write lines above the axes, the first being the title itself."""
-        for number, line in enumerate(lines):
-            y = self.top - 9 - 12 * (len(lines) - 1 - number)
-            size = FONT_SIZE + 1 if number == 0 else FONT_SIZE
-            self._write((self.left, y), line, "start", size, INK)
-
-    def labels(self, x: str = "", y: str = "") -> None:
-        """Name the axes."""
-        if x:
-            place = (self.left + self.width / 2, self.top + self.height + 26)
-            self._write(place, x, "middle", FONT_SIZE, INK)
-        if y:
-            across, down = self.left - 34, self.top + self.height / 2
-            turn = f"rotate(-90 {_pair((across, down))})"
-            self._write((across, down), y, "middle", FONT_SIZE, INK, transform=turn)
-
-    def ticks(self, axis: str, values: Sequence[tuple[float, str]], *, grid: bool = True) -> None:
-        """Label values of an axis, ``x`` or ``y``, with lines across the panel."""
-        for value, label in values:
-            if axis == "x":
-                start, end = self.at(value, self._y.low), self.at(value, self._y.high)
-                self._write((start[0], start[1] + 11), label, "middle", FONT_SIZE, INK)
-            else:
-                start, end = self.at(self._x.low, value), self.at(self._x.high, value)
-                self._write((start[0] - 5, start[1]), label, "end", FONT_SIZE, INK)
-            if grid:
-                d = f"M{_pair(start)}L{_pair(end)}"
-                faint = {"stroke": INK, "stroke-width": "0.5", "opacity": "0.14"}
-                self._add("path", {"d": d, **faint})
-
-    def frame(self, *, left: bool = True) -> None:
-        """Draw the axes' own lines, at the bottom and at the left."""
-        bottom, right = self.top + self.height, self.left + self.width
-        start = f"{_pair((self.left, self.top))}L" if left else ""
-        d = f"M{start}{_pair((self.left, bottom))}L{_pair((right, bottom))}"
-        self._add("path", {"d": d, "fill": "none", "stroke": INK, "stroke-width": "0.6"})
+        self._write((across + dx, down + dy), text, anchor, size, fill=colour)
 
     def svg(self) -> str:
         """Return what was drawn so far."""
         return f"<g>{''.join(self._parts)}</g>" if self._parts else ""
 
+    def _grid(self, start: Point, end: Point, *, drawn: bool) -> None:
+        if drawn:
+            faint = {"stroke": INK, "stroke-width": "0.5", "opacity": "0.14"}
+            self._add("path", {"d": f"M{_pair(start)}L{_pair(end)}", **faint})
+
     def _write(
-        self, at: Point, text: str, anchor: str, size: float, colour: str, **more: str
+        self, at: Point, text: str, anchor: str = "middle", size: float = FONT_SIZE, **more: str
     ) -> None:
         place = {"x": _short(at[0]), "y": _short(at[1] + 0.35 * size)}
-        style = {"fill": colour} | ({} if anchor == "start" else {"text-anchor": anchor})
+        style = {"fill": INK} | ({} if anchor == "start" else {"text-anchor": anchor})
         if size != FONT_SIZE:
             style["font-size"] = _short(size)
         self._add("text", {**place, **style, **more}, text=text)
 
     def _add(self, tag: str, attributes: dict[str, object], tip: str = "", text: str = "") -> None:
-        told = " ".join(
+        head = " ".join(
             f'{name.replace("_", "-")}="{escape(str(value))}"' for name, value in attributes.items()
         )
         inside = escape(printable(text), quote=False)
         if tip:
             lines = "\n".join(printable(line) for line in tip.split("\n"))
             inside = f"<title>{escape(lines, quote=False)}</title>"
-        self._parts.append(f"<{tag} {told}>{inside}</{tag}>" if inside else f"<{tag} {told}/>")
+        self._parts.append(f"<{tag} {head}>{inside}</{tag}>" if inside else f"<{tag} {head}/>")
 
 
 @dataclass(kw_only=True)
 class SvgCanvas:
-    """Rows and columns of panels of one size, in points."""
+    """Panels of one size, in points, in so many columns."""
 
-    rows: int
     columns: int
     width: float
     height: float
     _panels: list[tuple[Point, Panel]] = field(default_factory=list)
     _heights: list[float] = field(default_factory=list)
 
-    def panel(self, row: int, column: int, margins: Margins, x: Scale, y: Scale) -> Panel:
-        """Return empty axes inside the margins of a panel; call it row by row."""
+    def panel(
+        self,
+        margins: Margins,
+        x: Axis,
+        y: Axis,
+        title: Sequence[str] = (),
+        frame: Collection[str] = ("left", "bottom"),
+    ) -> Panel:
+        """Return the next panel, row by row: its axes inside the margins."""
         left, bottom, right, top = margins
+        row, column = divmod(len(self._panels), self.columns)
         corner = column * self.width, row * self.height
         size = self.width - left - right, self.height - bottom - top
-        panel = Panel((corner[0] + left, corner[1] + top, *size), x, y)
+        panel = Panel((corner[0] + left, corner[1] + top, *size), x, y, title, frame)
         self._panels.append((corner, panel))
         self._heights.append(self.height)
         return panel
@@ -226,7 +240,8 @@ class SvgCanvas:
     def finish(self) -> SvgFigure:
         """Return what was drawn."""
         drawn = [(corner, panel.svg()) for corner, panel in self._panels]
-        total = f"{self.columns * self.width:g}", f"{self.rows * self.height:g}"
+        rows = ceil(len(drawn) / self.columns)
+        total = f"{self.columns * self.width:g}", f"{rows * self.height:g}"
         head = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}"'
         whole = f'width="{total[0]}pt" height="{total[1]}pt" {_ROOT}'
         return SvgFigure(
@@ -270,7 +285,7 @@ KNOWN = (  # never to be reordered: the place is the look; other names have plac
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Style:
     """How an attack looks."""
 
@@ -299,11 +314,10 @@ def attack_styles(attacks: Iterable[str]) -> Styles:
         candidates = _candidates(attack)
         free = (place for place in candidates if place not in places.values())
         places[attack] = next(free, candidates[0])
+    colours = len(COLOURS)
     return {
         attack: Style(
-            colour=COLOURS[places[attack] % len(COLOURS)],
-            mark=MARKS[places[attack] % len(MARKS)],
-            dash=DASHES[places[attack] // len(COLOURS)],
+            COLOURS[(n := places[attack]) % colours], MARKS[n % len(MARKS)], DASHES[n // colours]
         )
         for attack in shown
     }
@@ -336,71 +350,58 @@ class SettingAxis:
 
     Attributes:
         values: As text, numbers by size.
-        numeric: Whether all of them are numbers.
         log: Whether the study searches it on a logarithmic scale.
     """
 
     name: str
     values: Sequence[str]
-    numeric: bool
     log: bool = False
 
-    def scale(self) -> Scale:
-        """Return a scale for all values, words being places from 0."""
+    @cached_property
+    def numeric(self) -> bool:
+        """Whether all values are numbers."""
+        return all(map(_is_number, self.values))
+
+    def scale(self) -> Axis:
+        """Return an axis for all values, words being places from 0, labelled with its name."""
         if not self.numeric:
-            return Scale(low=-0.5, high=len(self.values) - 0.5)
+            words = [(float(place), value) for place, value in enumerate(self.values)]
+            return Axis(-0.5, len(self.values) - 0.5, words, self.name)
         low, high = float(self.values[0]), float(self.values[-1])
-        if self._log:
+        log = low > 0 and (self.log or high / low > _LOG_ABOVE)
+        marks = [low, (low * high) ** 0.5, high] if log else steps(low, high, 5)
+        ticks = [(mark, value_text(f"{mark:.2g}")) for mark in marks]
+        if log:
             stretch = (high / low) ** 0.04
-            return Scale(low=low / stretch, high=high * stretch, log=True)
+            return Axis(low / stretch, high * stretch, ticks, self.name, log=True)
         margin = 0.04 * (high - low) or 0.5
-        return Scale(low=low - margin, high=high + margin)
+        return Axis(low - margin, high + margin, ticks, self.name)
 
     def place(self, value: str) -> float:
         """Return where a value stands on the scale."""
         return float(value) if self.numeric else float(self.values.index(value))
-
-    def ticks(self, panel: Panel, axis: str) -> None:
-        """Label round values, or each word."""
-        if not self.numeric:
-            told = [(float(place), value) for place, value in enumerate(self.values)]
-        else:
-            low, high = float(self.values[0]), float(self.values[-1])
-            marks = [low, (low * high) ** 0.5, high] if self._log else steps(low, high, 5)
-            told = [(mark, value_text(f"{mark:.2g}")) for mark in marks]
-        panel.ticks(axis, told)
-
-    @property
-    def _log(self) -> bool:
-        low, high = float(self.values[0]), float(self.values[-1])
-        return low > 0 and (self.log or high / low > _LOG_ABOVE)
 
 
 def setting_axes(
     results: StudyResults, log_axes: Collection[str] = frozenset()
 ) -> list[SettingAxis]:
     """Return the axes with several values in the whole study; `log_axes` are logarithmic."""
-    found = []
-    for place, name in enumerate(results.varied):
-        values = in_order(trial.setting[place][1] for trial in results.trials)
-        if len(values) > 1:
-            found.append(
-                SettingAxis(
-                    name=name,
-                    values=values,
-                    numeric=all(map(_is_number, values)),
-                    log=name in log_axes,
-                )
-            )
-    return found
+    values = {
+        name: in_order(trial.setting[place][1] for trial in results.trials)
+        for place, name in enumerate(results.varied)
+    }
+    return [
+        SettingAxis(name=name, values=found, log=name in log_axes)
+        for name, found in values.items()
+        if len(found) > 1
+    ]
 
 
 def is_grid(results: StudyResults) -> bool:
     """Whether most combinations of the axes' values are settings: else they were sampled."""
-    axes = setting_axes(results)
-    settings = len(distinct(trial.setting for trial in results.trials))
-    few = all(len(axis.values) <= _MOST_VALUES for axis in axes)
-    return few and 2 * settings >= prod(len(axis.values) for axis in axes)
+    sizes = [len(axis.values) for axis in setting_axes(results)]
+    settings = len({trial.setting for trial in results.trials})
+    return max(sizes, default=0) <= _MOST_VALUES and 2 * settings >= prod(sizes)
 
 
 def _is_number(text: str) -> bool:
@@ -421,13 +422,13 @@ _GAP = 0.02  # between cells, in cells
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What a cell shows.
+    """What a cell of a heat map shows.
 
     Attributes:
         share: Place on the colour scale, in [0, 1]; None leaves the cell without colour.
         text: The number, or why there is none.
         note: A second, smaller line.
-        tip: What is told of it when it is pointed at.
+        tip: Shown when it is pointed at.
         hatched: Whether the cell is censored.
         marked: Whether the cell is outlined.
     """
@@ -440,21 +441,14 @@ class Cell:
     marked: bool = False
 
 
-def cell_scales(columns: int, rows: int) -> tuple[Scale, Scale]:
-    """Return the scales of a heat map with so many cells."""
-    return Scale(low=0, high=columns), Scale(low=0, high=rows)
+def cell_axis(labels: Sequence[str], label: str = "", fewest: int = 0) -> Axis:
+    """Return the axis of a heat map with labelled columns or rows, with room for `fewest`."""
+    ticks = [(place + 0.5, value_text(text)) for place, text in enumerate(labels)]
+    return Axis(0, max(fewest, len(labels)), ticks, label, grid=False)
 
 
-def draw_cells(
-    panel: Panel,
-    cells: Mapping[tuple[int, int], Cell],
-    columns: Sequence[str],
-    rows: Sequence[str],
-) -> None:
+def draw_cells(panel: Panel, cells: Mapping[tuple[int, int], Cell]) -> None:
     """Draw cells by (column, row), the first row at the bottom."""
-    for axis, values in (("x", columns), ("y", rows)):
-        labels = [(place + 0.5, value_text(value)) for place, value in enumerate(values)]
-        panel.ticks(axis, labels, grid=False)
     for (column, row), cell in cells.items():
         _draw(panel, column, row, cell)
 
@@ -469,28 +463,22 @@ def colour_at(share: float) -> str:
 
 
 def _draw(panel: Panel, column: int, row: int, cell: Cell) -> None:
-    colour = INK
+    colour, size = INK, FONT_SIZE
     if cell.share is not None:
         fill = colour_at(cell.share)
         colour = "#000" if _luminance(fill) > _BLACK_ABOVE else "#fff"
         panel.box(*_corners(column, row, _GAP), fill=fill, tip=cell.tip)
     else:
-        panel.box(
-            *_corners(column, row, 2 * _GAP),
-            tip=cell.tip,
-            fill="none",
-            pointer_events="all",
-            stroke=INK,
-            stroke_opacity=0.35,
-            stroke_width=0.5,
-        )
+        edge = {"stroke": INK, "stroke_opacity": 0.35, "stroke_width": 0.5}
+        style: dict[str, Any] = {"fill": "none", "pointer_events": "all", **edge}
+        panel.box(*_corners(column, row, 2 * _GAP), tip=cell.tip, **style)
+        size -= 1.5
     if cell.hatched:
         _hatch(panel, column, row)
     if cell.marked:
         panel.box(*_corners(column, row, 2 * _GAP), fill="none", stroke=INK, stroke_width=2)
-    size = FONT_SIZE if cell.share is not None else FONT_SIZE - 1.5
-    lift = 4.0 if cell.note else 0.0
     middle = column + 0.5, row + 0.5
+    lift = 4.0 if cell.note else 0.0
     panel.text(*middle, cell.text, dy=-lift, size=size, colour=colour)
     if cell.note:
         panel.text(*middle, cell.note, dy=6, size=FONT_SIZE - 3, colour=colour)

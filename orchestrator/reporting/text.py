@@ -4,11 +4,19 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from math import prod
+from typing import Any
 
 from orchestrator.plan.columns import METRICS, Family, column_of, count
 from orchestrator.plan.labels import setting_text, value_text
-from orchestrator.reporting.read_results import ScenarioRow, Setting, StudyResults, TrialRow
+from orchestrator.reporting.read_results import (
+    ScenarioRow,
+    Setting,
+    StudyResults,
+    TrialRow,
+    distinct,
+    grouped,
+)
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
     LARGEST_ACC_DROP,
@@ -21,8 +29,6 @@ from orchestrator.reporting.summary import (
     spread_of,
 )
 from orchestrator.search.inference import LEVEL, sample_text
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +66,13 @@ class Names:
         return f"{self.family(scenario.family)} · seed {scenario.seed}"
 
 
-def names_of(results: StudyResults) -> Names:
-    """Return how this study's things are called."""
-    families = distinct(trial.scenario.family for trial in results.trials)
-    variants: dict[str, list[dict[str, Any]]] = {}
-    for attack, text in distinct((family.attack, family.attack_options) for family in families):
-        variants.setdefault(attack, []).append(json.loads(text))
+def names_of(*studies: StudyResults) -> Names:
+    """Return how the things of a study, or of several, are called."""
+    families = distinct(t.scenario.family for results in studies for t in results.trials)
+    variants = {
+        attack: [json.loads(text) for text in distinct(one.attack_options for one in group)]
+        for attack, group in grouped(families, lambda family: family.attack).items()
+    }
     return Names(
         options={attack: _differing(entries) for attack, entries in variants.items()},
         families=tuple(
@@ -74,20 +81,6 @@ def names_of(results: StudyResults) -> Names:
             if len({getattr(family, axis) for family in families}) > 1
         ),
     )
-
-
-def distinct(values: Iterable[T]) -> list[T]:
-    """Return each value once, in the order of first appearance."""
-    return list(dict.fromkeys(values))
-
-
-def in_order(values: Iterable[str]) -> list[str]:
-    """Return the values of an axis once each: numbers by size, words as they come."""
-    found = distinct(values)
-    try:
-        return sorted(found, key=float)
-    except ValueError:
-        return found
 
 
 def printable(text: str) -> str:
@@ -99,12 +92,11 @@ def printable(text: str) -> str:
 
 def _differing(variants: list[dict[str, Any]]) -> tuple[str, ...]:
     """Return the options that not all variants give the same value."""
-    options = distinct(name for variant in variants for name in variant)
-    texts = {
-        name: {json.dumps(variant.get(name), sort_keys=True) for variant in variants}
-        for name in options
-    }
-    return tuple(name for name in options if len(texts[name]) > 1)
+    return tuple(
+        name
+        for name in distinct(name for variant in variants for name in variant)
+        if len({json.dumps(variant.get(name), sort_keys=True) for variant in variants}) > 1
+    )
 
 
 def _plain(value: Any) -> str:
@@ -115,22 +107,36 @@ NOTHING = "–"
 VALUE_FREE = ("random", "qmc")  # samplers that use no value
 MOST_NAMED = 4  # settings that a sentence lists
 PLUS_MINUS = "\u00a0±\u00a0"  # no line breaks here
+_PERCENT = "\u00a0%"
 
 
-def percent(found: Spread | None) -> str:
-    """Return a fraction's mean and spread in percent, without the sign."""
+def title_of(metric: str) -> str:
+    """Return a metric's name with its unit."""
+    return "DER" if metric == "der" else f"{metric.upper()}, %"
+
+
+def number_text(value: float, metric: str, sign: str = "") -> str:
+    """Return a metric as people read it: percent without the sign, or DER with three digits."""
+    return f"{value:{sign}.3f}" if metric == "der" else f"{100 * value:{sign}.1f}"
+
+
+def spread_text(found: Spread | None, metric: str) -> str:
+    """Return a mean with its standard deviation, if there is one."""
     if found is None:
         return NOTHING
-    text = f"{100 * found.mean:.1f}"
-    return text if found.sd is None else f"{text}{PLUS_MINUS}{100 * found.sd:.1f}"
+    text = number_text(found.mean, metric)
+    return text if found.sd is None else f"{text}{PLUS_MINUS}{number_text(found.sd, metric)}"
 
 
-def fraction(found: Spread | None) -> str:
-    """Return a mean and its spread as they are."""
-    if found is None:
-        return NOTHING
-    text = f"{found.mean:.3f}"
-    return text if found.sd is None else f"{text}{PLUS_MINUS}{found.sd:.3f}"
+def signed(value: float, metric: str) -> str:
+    """Return a difference with a real minus, and without any sign where it rounds to nothing."""
+    text = number_text(value, metric, sign="+")
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
+
+
+def report_texts(repairs: Sequence[Repair], metrics: Sequence[str]) -> list[str]:
+    """Return mean and spread of each metric on the report half."""
+    return [spread_text(spread_of(repairs, column_of(m, "report")), m) for m in metrics]
 
 
 def duration(seconds: float) -> str:
@@ -143,17 +149,25 @@ def duration(seconds: float) -> str:
 
 
 def asked(results: StudyResults, summary: Summary) -> str:
-    """Return the question that the study put."""
-    settings = len(distinct(summary.named(trial.setting) for trial in results.trials))
+    """Return what the study compares, and on what."""
+    settings = len({summary.named(trial.setting) for trial in results.trials})
     axes = [axis for axis in summary.axes if len({t.cells[axis] for t in results.trials}) > 1]
     over = f" of {listed(axes)}" if axes else ""
-    families = len(summary.families())
-    scenarios = len(summary.outcomes)
-    spread_over = "" if families == scenarios else f" ({families} but for the seed)"
-    sought = "low ASR" if summary.objective == "asr" else f"high {summary.objective.upper()}"
+    scenarios = [outcome.scenario for outcome in summary.outcomes]
+    parts: dict[str, set[Any]] = {
+        "attack": {(one.family.attack, one.family.attack_options) for one in scenarios},
+        "dataset": {one.family.dataset for one in scenarios},
+        "architecture": {one.family.architecture for one in scenarios},
+        "poison ratio": {one.family.poison_ratio for one in scenarios},
+        "target label": {one.family.target_label for one in scenarios},
+        "seed": {one.seed for one in scenarios},
+    }
+    sizes = {word: len(values) for word, values in parts.items() if len(values) > 1}
+    grid = ""
+    if sizes and prod(sizes.values()) == len(scenarios):
+        grid = f" ({' × '.join(count(size, word) for word, size in sizes.items())})"
     return (
-        f"Which of {count(settings, 'setting')}{over} repairs {count(scenarios, 'scenario')}"
-        f"{spread_over} best, by {sought}, and what depends on the choice?"
+        f"{count(settings, 'setting')}{over}, compared on {count(len(scenarios), 'scenario')}{grid}"
     )
 
 
@@ -224,15 +238,12 @@ def peers_sentence(summary: Summary) -> str:
     if not close:
         compared = "the other setting" if others == 1 else f"all {others} other settings"
         return f"It is clearly ahead of {compared} ({test}).{left}"
-    named = "; ".join(setting_text(setting) for setting in close[:MOST_NAMED])
+    named = "; ".join(map(setting_text, close[:MOST_NAMED]))
     if len(close) > MOST_NAMED:
         named += f"; and {len(close) - MOST_NAMED} more"
-    if others == 1:
-        which = "the other setting"
-    elif len(close) == others:
-        which = f"any of the {others} other settings"
-    else:
-        which = f"{len(close)} of {others} other settings"
+    which = f"{len(close)} of {others} other settings"
+    if len(close) == others:
+        which = "the other setting" if others == 1 else f"any of the {others} other settings"
     return f"No clear difference to {which}: {named} ({test}).{left}"
 
 
@@ -245,17 +256,12 @@ def seeds_sentence(summary: Summary) -> str:
     """Say which defence seeds chose and which judge, if they are not the same ones."""
     if not summary.choosing:
         return ""
-    chose, judge = (
-        listed([str(s) for s in seeds]) for seeds in (summary.choosing, summary.judging)
-    )
+    chose, judge = (listed(list(map(str, s))) for s in (summary.choosing, summary.judging))
+    noun = "seed" if len(summary.choosing) == 1 else "seeds"
     return (
-        f"Settings were chosen with defence {_seeds(summary.choosing)} {chose} and are judged with "
-        f"{judge}: on other clean samples and re-initialisations."
+        f"Settings were chosen with defence {noun} {chose} and are judged with {judge}: on other "
+        f"clean samples and re-initialisations."
     )
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return "seed" if len(seeds) == 1 else "seeds"
 
 
 def difference_text(
@@ -268,47 +274,46 @@ def difference_text(
         metric: Which it is of.
         p: Of its test, adjusted; a star marks a clear difference.
     """
-    form, times = ("{:+.3f}", 1) if metric == "der" else ("{:+.1f}", 100)
-    told = [signed(form.format(times * number)) for number in found if number is not None]
+    mean, *bounds = (signed(number, metric) for number in found if number is not None)
     star = "*" if p is not None and p <= LEVEL else ""
-    return told[0] + star if len(told) < 3 else f"{told[0]} ({told[1]} to {told[2]}){star}"
+    return f"{mean} ({bounds[0]} to {bounds[1]}){star}" if len(bounds) == 2 else f"{mean}{star}"
 
 
 def _best(summary: Summary) -> str:
     if summary.common is None:
         return "No trial is done, so there is no answer yet."
-    outcomes = [outcome for outcome in sound(summary.outcomes) if outcome.common]
-    trials = [outcome.common for outcome in outcomes]
-    acc, asr, der = (spread_of(trials, column_of(name, "report")) for name in ("acc", "asr", "der"))
-    acc_before, asr_before = (
-        spread([outcome.victim[f"{name}_before_report"] for outcome in outcomes])
-        for name in ("acc", "asr")
-    )
-    sought = (
-        "lowest mean ASR"
-        if summary.objective == "asr"
-        else f"best mean {summary.objective.upper()}"
-    )
+    eligible = sound(summary.outcomes)
+    outcomes = [outcome for outcome in eligible if outcome.common]
+    repairs = [outcome.common for outcome in outcomes if outcome.common]
+    objective = summary.objective
+    sought = "lowest mean ASR" if objective == "asr" else f"best mean {objective.upper()}"
+    chosen = f"{setting_text(summary.common)} has the {sought} on the selection half"
     if not outcomes:
         return (
-            f"{setting_text(summary.common)} has the {sought} on the selection half. No trial is "
-            f"done with a defence seed that judges, so what it reaches is not known yet."
+            f"{chosen}. No trial is done with a defence seed that judges, so what it reaches is "
+            f"not known yet."
         )
-    over = count(len(outcomes), "scenario")
-    eligible = len(sound(summary.outcomes))
-    if len(outcomes) < eligible:
-        over = f"{len(outcomes)} of {count(eligible, 'scenario')}"
-    spoken = "" if len(trials) == 1 else " (mean ± standard deviation over trained victims)"
+    acc, asr, der = report_texts(repairs, ("acc", "asr", "der"))
+    acc_before, asr_before = _victims(outcomes)
+    over = f"{len(outcomes)} of " if len(outcomes) < len(eligible) else ""
+    spoken = "" if len(repairs) == 1 else " (mean ± standard deviation over trained victims)"
     return (
-        f"{setting_text(summary.common)} has the {sought} on the selection half, over {over}; "
-        f"on the report half, whose images had no part in the choice, it takes ACC from "
-        f"{percent(acc_before)}\u00a0% to {percent(acc)}\u00a0% and ASR from "
-        f"{percent(asr_before)}\u00a0% to {percent(asr)}\u00a0%, a DER of {fraction(der)}{spoken}."
+        f"{chosen}, over {over}{count(len(eligible), 'scenario')}; on the report half, whose "
+        f"images had no part in the choice, it takes ACC from {acc_before}{_PERCENT} to "
+        f"{acc}{_PERCENT} and ASR from {asr_before}{_PERCENT} to {asr}{_PERCENT}, a DER of "
+        f"{der}{spoken}."
     )
+
+
+def _victims(outcomes: Iterable[ScenarioOutcome]) -> list[str]:
+    """Return ACC and ASR of the victims that there are."""
+    victims = [outcome.victim for outcome in outcomes if outcome.victim]
+    spreads = {m: spread([v[f"{m}_before_report"] for v in victims]) for m in ("acc", "asr")}
+    return [spread_text(found, metric) for metric, found in spreads.items()]
 
 
 def _progress(summary: Summary) -> str:
-    return f"{_trials(summary)}; {_victims(summary.outcomes)}."
+    return f"{_trials(summary)}; {_taken(summary.outcomes)}."
 
 
 def _trials(summary: Summary) -> str:
@@ -321,7 +326,7 @@ def _trials(summary: Summary) -> str:
     return f"Of {total} {counts['done']} {'is' if counts['done'] == 1 else 'are'} done, {told}"
 
 
-def _victims(outcomes: Sequence[ScenarioOutcome]) -> str:
+def _taken(outcomes: Sequence[ScenarioOutcome]) -> str:
     total = len(outcomes)
     weak = sum(outcome.took is False for outcome in outcomes)
     missing = sum(outcome.took is None for outcome in outcomes)
@@ -339,54 +344,33 @@ def _failures(summary: Summary, names: Names) -> str:
     judged = [outcome for outcome in summary.outcomes if outcome.took and outcome.best]
     if not judged:
         return "No victim that took has been repaired, so where ULRL fails is not known."
-    attacks = distinct(names.attack(outcome.scenario.family) for outcome in judged)
     stays, falls = [], []
-    for attack in attacks:
-        group = [o for o in judged if names.attack(o.scenario.family) == attack]
-        stays += _share(attack, group, [o for o in group if o.asr_stays], "asr")
-        falls += _share(attack, group, [o for o in group if o.acc_falls], "acc")
-    marks = (
-        f"ASR stays above {100 * HIGHEST_ASR:.0f}\u00a0%",
-        f"ACC falls by more than {100 * LARGEST_ACC_DROP:.0f} points",
-    )
-    found = [
-        f"{mark} for {listed(where)}"
-        for mark, where in zip(marks, (stays, falls), strict=True)
-        if where
-    ]
+    for attack, group in grouped(judged, lambda o: names.attack(o.scenario.family)).items():
+        size = count(len(group), "scenario")
+        if asrs := [o.best.numbers["asr_after_report"] for o in group if o.best and o.asr_stays]:
+            stays.append(f"{attack} ({len(asrs)} of {size}, up to {100 * max(asrs):.1f}{_PERCENT})")
+        if drops := [o.acc_drop for o in group if o.acc_falls]:
+            falls.append(
+                f"{attack} ({len(drops)} of {size}, by up to {100 * max(drops):.1f} points)"
+            )
+    marks = {
+        f"ASR stays above {100 * HIGHEST_ASR:.0f}{_PERCENT}": stays,
+        f"ACC falls by more than {100 * LARGEST_ACC_DROP:.0f} points": falls,
+    }
+    found = [f"{mark} for {listed(where)}" for mark, where in marks.items() if where]
     if not found:
-        return (
-            f"With each scenario's own best setting, nowhere does it happen that "
-            f"{marks[0]} or {marks[1]}."
-        )
+        never = " or ".join(marks)
+        return f"With each scenario's own best setting, nowhere does it happen that {never}."
     return (
         f"Even with each scenario's own best setting, an upper bound, ULRL fails in places: "
         f"{'; '.join(found)}."
     )
 
 
-def _share(
-    attack: str, group: Sequence[ScenarioOutcome], bad: Sequence[ScenarioOutcome], metric: str
-) -> list[str]:
-    if not bad:
-        return []
-    if metric == "asr":
-        worst = max(o.best.numbers["asr_after_report"] for o in bad if o.best)
-        extent = f"up to {100 * worst:.1f}\u00a0%"
-    else:
-        extent = f"by up to {100 * max(o.acc_drop for o in bad):.1f} points"
-    return [f"{attack} ({len(bad)} of {count(len(group), 'scenario')}, {extent})"]
-
-
 def listed(parts: Sequence[str]) -> str:
     """Return parts as a sentence lists them."""
     *head, last = parts
     return f"{', '.join(head)} and {last}" if head else last
-
-
-def signed(text: str) -> str:
-    """Return a number with a real minus, and without any where it rounds to nothing."""
-    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
 
 
 _MOST_ROWS = 6  # flagged neurons that are listed
@@ -398,22 +382,16 @@ def repair_tip(trial: TrialRow | Repair, names: Names) -> str:
     Of a repair that several defence seeds judge, metrics are means over them.
     """
     numbers = trial.numbers
-    told = [
+    metrics = ", ".join(
         f"{metric.upper()} {100 * numbers[f'{metric}_before_report']:.1f} → "
         f"{100 * numbers[f'{metric}_after_report']:.1f} %"
         for metric in METRICS
-    ]
+    )
     judged = (trial,) if isinstance(trial, TrialRow) else trial.judged
     flagged = _flagged(judged[0]) if len(judged) == 1 else f"mean of {len(judged)} defence seeds"
-    took = [] if trial.victim_ok else ["the victim did not take"]
-    lines = (
-        names.scenario(trial.scenario),
-        setting_text(trial.setting),
-        ", ".join(told),
-        f"DER {numbers['der_report']:.3f}; {flagged}",
-        *took,
-    )
-    return "\n".join(lines)
+    lines = [names.scenario(trial.scenario), setting_text(trial.setting), metrics]
+    lines.append(f"DER {numbers['der_report']:.3f}; {flagged}")
+    return "\n".join(lines if trial.victim_ok else [*lines, "the victim did not take"])
 
 
 def _flagged(trial: TrialRow) -> str:
@@ -431,13 +409,13 @@ class FamilyRow:
     """A row of the table of repairs, in words."""
 
     title: str
-    details: tuple[str, ...]
+    details: Sequence[str]
     n: int
     weak: str
-    victim: tuple[str, ...]  # ACC, ASR
-    own: tuple[str, ...]  # ACC, ASR, RA, DER
-    settings: tuple[str, ...]
-    common: tuple[str, ...]  # ACC, ASR, DER
+    victim: Sequence[str]  # ACC, ASR
+    own: Sequence[str]  # ACC, ASR, RA, DER
+    settings: Sequence[str]
+    common: Sequence[str]  # ACC, ASR, DER
 
 
 def repair_rows(summary: Summary, names: Names) -> list[FamilyRow]:
@@ -463,23 +441,19 @@ def _row(group: Sequence[ScenarioOutcome], names: Names) -> FamilyRow:
     family = group[0].scenario.family
     counted = [outcome for outcome in sound(group) if outcome.best]
     # What a defence does to victims that did not take makes no setting the best one.
-    settings = distinct(
-        outcome.best.setting for outcome in counted if outcome.best and outcome.took
-    )
+    settings = distinct(o.best.setting for o in counted if o.best and o.took)
     return _family_row(
         names.attack(family),
         names.details(family),
         counted or sound(group),
         weak=weak_text(group),
-        settings=tuple(
-            ", ".join(value_text(value) for _, value in setting) for setting in settings
-        ),
+        settings=[", ".join(value_text(value) for _, value in setting) for setting in settings],
     )
 
 
 def _total(summary: Summary) -> FamilyRow:
     counted = [outcome for outcome in summary.outcomes if outcome.took and outcome.best]
-    settings = ("each its own",) if counted else ()
+    settings = ["each its own"] if counted else []
     return _family_row("All scenarios", (), counted, weak="", settings=settings)
 
 
@@ -489,48 +463,30 @@ def _family_row(
     counted: Sequence[ScenarioOutcome],
     *,
     weak: str,
-    settings: tuple[str, ...],
+    settings: Sequence[str],
 ) -> FamilyRow:
-    bests = [outcome.best for outcome in counted]
+    bests = [outcome.best for outcome in counted if outcome.best]
     commons = [outcome.common for outcome in counted if outcome.common]
-    victims = [outcome.victim for outcome in counted if outcome.victim]
     fewer = f" (n = {len(commons)})" if 0 < len(commons) < len(counted) else ""
     return FamilyRow(
         title=title,
         details=details,
-        n=sum(best is not None for best in bests),
+        n=len(bests),
         weak=weak,
-        victim=tuple(
-            percent(spread([victim[f"{metric}_before_report"] for victim in victims]))
-            for metric in ("acc", "asr")
-        ),
-        own=_metrics(bests, ("acc", "asr", "ra", "der")),
+        victim=_victims(counted),
+        own=report_texts(bests, ("acc", "asr", "ra", "der")),
         settings=settings,
-        common=tuple(text + fewer for text in _metrics(commons, ("acc", "asr", "der"))),
+        common=[text + fewer for text in report_texts(commons, ("acc", "asr", "der"))],
     )
 
 
-def _metrics(trials: Sequence[Repair | None], metrics: Sequence[str]) -> tuple[str, ...]:
-    spreads = ((metric, spread_of(trials, column_of(metric, "report"))) for metric in metrics)
-    return tuple(
-        fraction(found) if metric == "der" else percent(found) for metric, found in spreads
-    )
-
-
-def half_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
+def half_rows(summary: Summary) -> list[tuple[str, ...]]:
     """Return metric, selection half, report half and their mean difference."""
     trials = [outcome.best for outcome in sound(summary.outcomes) if outcome.best]
-    told = []
+    rows = []
     for metric in ("acc", "asr", "ra", "der"):
-        columns = [column_of(metric, half) for half in ("selection", "report")]
-        say = fraction if metric == "der" else percent
-        gaps = spread([t.numbers[columns[1]] - t.numbers[columns[0]] for t in trials])
-        selection, report = (say(spread_of(trials, column)) for column in columns)
-        told.append((metric.upper(), selection, report, _signed(gaps, metric)))
-    return told
-
-
-def _signed(gaps: Spread | None, metric: str) -> str:
-    if gaps is None:
-        return NOTHING
-    return signed(f"{gaps.mean:+.3f}" if metric == "der" else f"{100 * gaps.mean:+.1f}")
+        one, other = (column_of(metric, half) for half in ("selection", "report"))
+        gaps = spread([t.numbers[other] - t.numbers[one] for t in trials])
+        halves = (spread_text(spread_of(trials, column), metric) for column in (one, other))
+        rows.append((metric.upper(), *halves, signed(gaps.mean, metric) if gaps else NOTHING))
+    return rows

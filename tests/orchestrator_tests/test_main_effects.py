@@ -22,8 +22,8 @@ from orchestrator.reporting.statistics import (
 from orchestrator.reporting.svg import SettingAxis
 
 AXES = [
-    SettingAxis(name="a", values=("0.1", "0.2", "0.4"), numeric=True),
-    SettingAxis(name="b", values=("0.0", "0.5", "1.0"), numeric=True),
+    SettingAxis(name="a", values=("0.1", "0.2", "0.4")),
+    SettingAxis(name="b", values=("0.0", "0.5", "1.0")),
 ]
 SETTINGS = [(("a", a), ("b", b)) for a, b in itertools.product(*(axis.values for axis in AXES))]
 
@@ -99,7 +99,7 @@ def sampled(settings: int) -> tuple[Block, list[SettingAxis]]:
     random = np.random.default_rng(settings)
     points = random.uniform(size=(settings, 3)).round(4)
     axes = [
-        SettingAxis(name=name, values=sorted({str(x) for x in column}, key=float), numeric=True)
+        SettingAxis(name=name, values=sorted({str(x) for x in column}, key=float))
         for name, column in zip("abc", points.T, strict=True)
     ]
     drawn = [tuple((name, str(x)) for name, x in zip("abc", p, strict=True)) for p in points]

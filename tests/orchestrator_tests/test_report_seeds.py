@@ -82,7 +82,8 @@ def test_the_page_says_who_chose_and_who_judges(study: Path) -> None:
     table = (study / "table.md").read_text(encoding="utf-8")
     assert sentence in table
     assert "| unlearn\\_threshold, reinit\\_ratio |".replace("\\", "") in table.splitlines()[0]
-    assert "Which of 9 settings of unlearn_threshold and reinit_ratio repairs" in html
+    subtitle = "9 settings of unlearn_threshold and reinit_ratio, compared on 6 scenarios"
+    assert f"{subtitle} (3 attacks × 2 seeds)" in html
     section = html[html.index('<section id="repairs">') :]
     assert "defence_seed" not in section[: section.index("</section>")]
 

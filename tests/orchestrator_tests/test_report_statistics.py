@@ -177,7 +177,7 @@ def test_exact_importance_is_the_variance_of_marginal_means(tmp_path: Path) -> N
     exact = {e.axis: e for e in found if e.measure == EXACT}
     for axis, effect in effects.items():
         assert exact[axis].share == pytest.approx(effect / total, rel=1e-9)
-    by_measure = pd.DataFrame(map(vars, found)).groupby("measure")["share"].sum()
+    by_measure = pd.DataFrame(found).groupby("measure")["share"].sum()
     assert by_measure.to_dict() == pytest.approx(dict.fromkeys((EXACT, FANOVA), 1))
     # The bounds against a bootstrap of its own: of attacks, then of their seeds.
     wide = frame.pivot_table(index=["attack", "seed"], columns=AXES, values="der_report")
