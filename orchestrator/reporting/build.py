@@ -9,7 +9,7 @@ from orchestrator.plan.columns import CONFUSION, CURVES, RELEARN, UNLEARN, colum
 from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.classes import read_classes
 from orchestrator.reporting.figures import read_curves, shown_curves
-from orchestrator.reporting.page import FigureFiles, render, trigger_views
+from orchestrator.reporting.page import FigureFiles, fill, study_values, trigger_views
 from orchestrator.reporting.read_logs import FILE as STARTS
 from orchestrator.reporting.read_logs import (
     StudyFile,
@@ -17,6 +17,7 @@ from orchestrator.reporting.read_logs import (
     read_pruning,
     read_starts,
     read_study,
+    repeated,
 )
 from orchestrator.reporting.read_results import StudyResults, read_results
 from orchestrator.reporting.sensitivity import sensitivity
@@ -183,30 +184,34 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     *rows, whole = repair_rows(summary, names)
     classes = read_classes(folder / CONFUSION, results, summary)
     drafts = FigureFiles(results, summary, names, study.log_axes)
-    html = render(
-        drafts,
-        name=name,
-        objective_known=study.objective is not None,
-        baseline=_has_baseline(results, study.preset),
-        rows=rows,
-        whole=whole,
-        costs=read_costs(folder / "stages.csv"),
-        pruning=read_pruning(folder / "logs" / "pruning.csv"),
-        pruner=_pruner(results, study),
-        starts=read_starts(folder / "logs" / STARTS),
-        triggers=trigger_views(folder / "figures", results, names),
-        before_after=drafts.before_after(),
-        sensitivity=sensitivity(drafts),
-        surfaces=drafts.families(),
-        front=drafts.front(),
-        flags=flags,
-        flagged=drafts.flagged(flags),
-        classes=[drafts.classes(shown) for shown in classes.shown],
-        warning=classes.warning(names),
-        unlearning=drafts.curves("unlearning", UNLEARN, curves),
-        relearning=drafts.curves("relearning", RELEARN, curves),
-        halves=drafts.halves(),
-    )
+    values = study_values(results, summary, names)
+    values["answer"] += filter(None, [classes.warning(names)])
+    pruning = read_pruning(folder / "logs" / "pruning.csv")
+    values |= {
+        "name": name,
+        "summary": summary,
+        "objective_known": study.objective is not None,
+        "baseline": _has_baseline(results, study.preset),
+        "rows": rows,
+        "whole": whole,
+        "costs": read_costs(folder / "stages.csv"),
+        "pruning": pruning,
+        "repeated": repeated(pruning),
+        "pruner": _pruner(results, study),
+        "starts": read_starts(folder / "logs" / STARTS),
+        "triggers": trigger_views(folder / "figures", results, names),
+        "before_after": drafts.before_after(),
+        "sensitivity": sensitivity(drafts),
+        "surfaces": drafts.families(),
+        "front": drafts.front(),
+        "flags": flags,
+        "flagged": drafts.flagged(flags),
+        "classes": [drafts.classes(shown) for shown in classes.shown],
+        "unlearning": drafts.curves("unlearning", UNLEARN, curves),
+        "relearning": drafts.curves("relearning", RELEARN, curves),
+        "halves": drafts.halves(),
+    }
+    html = fill("report.html.jinja", drafts.widths, **values)
     table = [*rows, whole]
     pages = {
         "report.html": html,

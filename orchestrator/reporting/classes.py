@@ -11,17 +11,9 @@ import pandas as pd
 
 from orchestrator.errors import SpecError
 from orchestrator.plan.columns import METRICS, MODELS, SCENARIO, count
+from orchestrator.reporting import svg
 from orchestrator.reporting.read_results import ScenarioRow, StudyResults
 from orchestrator.reporting.summary import Repair, Summary
-from orchestrator.reporting.svg import (
-    Cell,
-    Panel,
-    SvgCanvas,
-    SvgFigure,
-    cell_axis,
-    colour_at,
-    draw_cells,
-)
 from orchestrator.reporting.text import NOTHING, Names, listed, number_text, signed
 
 _VICTIM, _REPAIRED = MODELS
@@ -281,13 +273,13 @@ class ClassTable:
     rows: Sequence[tuple[str, ...]]
 
 
-def draw_classes(shown: Repaired) -> SvgFigure | None:
+def draw_classes(shown: Repaired) -> svg.SvgFigure | None:
     """Draw four confusion matrices in percent of their rows, unless they are too large."""
     classes = shown.classes
     if classes > MOST_DRAWN:
         return None
     width, height, columns = (21, 19, 4) if classes <= _MOST_WRITTEN else (13, 13, 2)
-    sheet = SvgCanvas(
+    sheet = svg.SvgCanvas(
         columns=columns,
         width=_LEFT + max(classes, 8) * width + _RIGHT,
         height=_BOTTOM + max(classes, 6) * height + _TOP,
@@ -295,14 +287,14 @@ def draw_classes(shown: Repaired) -> SvgFigure | None:
     labels = [str(label) for label in range(classes)]
     models = {"victim": shown.before, "repaired": shown.after}
     for images, (model, predictions) in product(("triggered", "clean"), models.items()):
-        across = cell_axis(labels, "predicted class")
-        up = cell_axis(labels[::-1], "class of the image")
+        across = svg.cell_axis(labels, "predicted class")
+        up = svg.cell_axis(labels[::-1], "class of the image")
         title = [f"{images.capitalize()}, {model}"]
         panel = sheet.panel((_LEFT, _BOTTOM, _RIGHT, _TOP), across, up, title, frame=())
         sizes = predictions.classes[f"{images}_images"]
         for label in np.flatnonzero(sizes).tolist():
-            panel.box((0, classes - 1 - label), (classes, classes - label), fill=colour_at(0))
-        draw_cells(panel, _cells(predictions, images, classes))
+            panel.box((0, classes - 1 - label), (classes, classes - label), fill=svg.colour_at(0))
+        svg.draw_cells(panel, _cells(predictions, images, classes))
         if images == "triggered":
             _outline(panel, predictions, classes)
     return sheet.finish()
@@ -373,14 +365,14 @@ def classes_csv(shown: Repaired, setting_axes: Sequence[str]) -> str:
     return pd.DataFrame({**cells, **table[list(_CSV)]}).to_csv(index=False)
 
 
-def _cells(predictions: Predictions, images: str, classes: int) -> dict[tuple[int, int], Cell]:
+def _cells(predictions: Predictions, images: str, classes: int) -> dict[tuple[int, int], svg.Cell]:
     sizes = predictions.classes[f"{images}_images"]
     found = {}
     cells = predictions.of(images)[["true_class", "predicted_class", "count"]]
     for true, predicted, number in cells.itertuples(index=False):
         share = float(number / sizes[true])
         written = classes <= _MOST_WRITTEN and share >= 0.005
-        found[predicted, classes - 1 - true] = Cell(
+        found[predicted, classes - 1 - true] = svg.Cell(
             share=share,
             text=f"{100 * share:.0f}" if written else "",
             tip=f"class {true} as class {predicted}: {number} of {sizes[true]} "
@@ -389,7 +381,7 @@ def _cells(predictions: Predictions, images: str, classes: int) -> dict[tuple[in
     return found
 
 
-def _outline(panel: Panel, predictions: Predictions, classes: int) -> None:
+def _outline(panel: svg.Panel, predictions: Predictions, classes: int) -> None:
     """Outline in each row what the attacker wants."""
     for label, wanted in enumerate(predictions.classes["wanted_class"].tolist()):
         if wanted >= 0:

@@ -22,6 +22,7 @@ from orchestrator.plan.columns import (
     column_of,
 )
 from orchestrator.plan.labels import setting_text, value_text
+from orchestrator.reporting import svg
 from orchestrator.reporting.read_results import (
     ScenarioRow,
     Setting,
@@ -33,7 +34,7 @@ from orchestrator.reporting.read_results import (
     scenario_of,
     setting_of,
 )
-from orchestrator.reporting.statistics import FlagCount
+from orchestrator.reporting.statistics import METRICS, FlagCount
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
     ScenarioOutcome,
@@ -41,22 +42,6 @@ from orchestrator.reporting.summary import (
     Summary,
     sound,
     spread_of,
-)
-from orchestrator.reporting.svg import (
-    INK,
-    Axis,
-    Cell,
-    Panel,
-    Point,
-    SettingAxis,
-    Style,
-    Styles,
-    SvgCanvas,
-    SvgFigure,
-    cell_axis,
-    colour_at,
-    draw_cells,
-    steps,
 )
 from orchestrator.reporting.text import (
     Names,
@@ -68,7 +53,6 @@ from orchestrator.reporting.text import (
 )
 
 WEAK = "#8c8c8c"  # of a victim that did not take
-METRICS = ("acc", "asr", "der")
 MARGINS = (40, 36, 12, 24)
 _ROW = 20.0  # points that an attack takes in a figure, at least
 _LONGEST_LABEL = 22
@@ -79,21 +63,26 @@ def factor(metric: str) -> float:
     return 1.0 if metric == "der" else 100.0
 
 
-def metric_axis(metric: str, label: str = "") -> Axis:
+def metric_axis(metric: str, label: str = "") -> svg.Axis:
     """Return an axis from 0 to 1 or 100, with room for marks at its ends."""
     end = factor(metric)
     values = [end * place / 5 for place in range(6)]
     ticks = [(value, f"{value:g}" if end > 1 else f"{value:.1f}") for value in values]
-    return Axis(-0.03 * end, 1.03 * end, ticks, label)
+    return svg.Axis(-0.03 * end, 1.03 * end, ticks, label)
 
 
-def lines_axis(labels: Iterable[str]) -> Axis:
+def metric_panel(sheet: svg.SvgCanvas, metric: str, across: svg.Axis) -> svg.Panel:
+    """Return a panel of a metric over something."""
+    return sheet.panel(MARGINS, across, metric_axis(metric), [title_of(metric)])
+
+
+def lines_axis(labels: Iterable[str]) -> svg.Axis:
     """Return an axis with a labelled line for each entry, the first on top."""
     ticks = [(float(place), short(label)) for place, label in enumerate(labels)]
-    return Axis(len(ticks) - 0.5, -0.5, ticks)
+    return svg.Axis(len(ticks) - 0.5, -0.5, ticks)
 
 
-def colour_of(took: bool | None, style: Style) -> str:  # noqa: FBT001 - of the victim
+def colour_of(took: bool | None, style: svg.Style) -> str:  # noqa: FBT001 - of the victim
     """Return the attack's colour, or grey where the victim did not take."""
     return style.colour if took else WEAK
 
@@ -108,11 +97,11 @@ def short(label: str, most: int = _LONGEST_LABEL) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def legend(sheet: SvgCanvas, styles: Styles) -> None:
+def legend(sheet: svg.SvgCanvas, styles: svg.Styles) -> None:
     """Name the attacks' styles in a panel of their own."""
     lines = max(1.0, (sheet.height - 32) / 15)
-    down = Axis(max(lines, len(styles)) - 0.5, -0.5)
-    panel = sheet.panel((10, 10, 10, 22), Axis(0, 10), down, frame=())
+    down = svg.Axis(max(lines, len(styles)) - 0.5, -0.5)
+    panel = sheet.panel((10, 10, 10, 22), svg.Axis(0, 10), down, frame=())
     for place, (attack, style) in enumerate(styles.items()):
         panel.mark(0.4, place, style.mark, style.colour)
         panel.text(0.4, place, attack, dx=9, anchor="start")
@@ -120,12 +109,12 @@ def legend(sheet: SvgCanvas, styles: Styles) -> None:
 
 
 def draw_before_after(
-    outcomes: Sequence[ScenarioOutcome], names: Names, styles: Styles
-) -> SvgFigure:
+    outcomes: Sequence[ScenarioOutcome], names: Names, styles: svg.Styles
+) -> svg.SvgFigure:
     """Draw each scenario's ASR and ACC, from the victim's to the repaired model's."""
     by_attack = grouped(outcomes, lambda outcome: names.attack(outcome.scenario.family))
     row = max(_ROW, min(90.0, 4.5 * max(map(len, by_attack.values()))))
-    sheet = SvgCanvas(columns=2, width=330, height=56 + row * len(by_attack))
+    sheet = svg.SvgCanvas(columns=2, width=330, height=56 + row * len(by_attack))
     down = lines_axis(by_attack)
     for metric in ("asr", "acc"):
         margins = room(by_attack), 34, 10, 22
@@ -160,10 +149,10 @@ class Pair(NamedTuple):
 
 
 def draw_pairs(
-    pairs: Sequence[Pair], labels: tuple[str, str], styles: Styles, size: tuple[float, float]
-) -> SvgFigure:
+    pairs: Sequence[Pair], labels: tuple[str, str], styles: svg.Styles, size: tuple[float, float]
+) -> svg.SvgFigure:
     """Draw ACC, ASR and DER against themselves, with the line where both are equal."""
-    sheet = SvgCanvas(columns=len(METRICS) + 1, width=size[0], height=size[1])
+    sheet = svg.SvgCanvas(columns=len(METRICS) + 1, width=size[0], height=size[1])
     for metric in METRICS:
         end = factor(metric)
         across, up = (metric_axis(metric, label) for label in labels)
@@ -178,7 +167,9 @@ def draw_pairs(
     return sheet.finish()
 
 
-def draw_halves(outcomes: Sequence[ScenarioOutcome], names: Names, styles: Styles) -> SvgFigure:
+def draw_halves(
+    outcomes: Sequence[ScenarioOutcome], names: Names, styles: svg.Styles
+) -> svg.SvgFigure:
     """Draw what each scenario's best setting reaches on one half against the other."""
     halves = [(m, column_of(m, "selection"), column_of(m, "report")) for m in METRICS]
     pairs = [
@@ -198,21 +189,21 @@ def draw_halves(outcomes: Sequence[ScenarioOutcome], names: Names, styles: Style
     return draw_pairs(pairs, ("selection half", "report half"), styles, size)
 
 
-def draw_flagged(counts: Sequence[FlagCount]) -> SvgFigure:
+def draw_flagged(counts: Sequence[FlagCount]) -> svg.SvgFigure:
     """Draw the share of trials in which the target's row was flagged."""
     attacks = distinct(count.attack for count in counts)[::-1]  # the first attack on top
     thresholds = in_order(count.unlearn_threshold for count in counts)
     width = room(attacks) + 8 + 52.0 * max(4, len(thresholds))
-    sheet = SvgCanvas(columns=1, width=width, height=60 + 26.0 * len(attacks))
+    sheet = svg.SvgCanvas(columns=1, width=width, height=60 + 26.0 * len(attacks))
     panel = sheet.panel(
         (room(attacks), 34, 8, 22),
-        cell_axis(thresholds, "unlearn_threshold", fewest=4),
-        cell_axis([short(attack) for attack in attacks]),
+        svg.cell_axis(thresholds, "unlearn_threshold", fewest=4),
+        svg.cell_axis([short(attack) for attack in attacks]),
         ["Target's row flagged, % of done trials"],
         frame=(),
     )
     cells = {
-        (thresholds.index(count.unlearn_threshold), attacks.index(count.attack)): Cell(
+        (thresholds.index(count.unlearn_threshold), attacks.index(count.attack)): svg.Cell(
             share=count.target / count.trials,
             text=f"{100 * count.target / count.trials:.1f}",
             tip=f"{count.attack}, unlearn_threshold={count.unlearn_threshold}\n"
@@ -221,23 +212,23 @@ def draw_flagged(counts: Sequence[FlagCount]) -> SvgFigure:
         )
         for count in counts
     }
-    draw_cells(panel, cells)
+    svg.draw_cells(panel, cells)
     return sheet.finish()
 
 
 ASR, ACC = "asr_after_report", "acc_after_report"
 
 
-def unbeaten(points: Iterable[Point]) -> list[Point]:
+def unbeaten(points: Iterable[svg.Point]) -> list[svg.Point]:
     """Return the points (ASR, ACC) that no other beats in both, by ASR."""
-    found: list[Point] = []
+    found: list[svg.Point] = []
     for asr, acc in sorted(points, key=lambda point: (point[0], -point[1])):
         if not found or acc > found[-1][1]:
             found.append((asr, acc))
     return found
 
 
-def setting_means(summary: Summary) -> list[tuple[Setting, int, Point]]:
+def setting_means(summary: Summary) -> list[tuple[Setting, int, svg.Point]]:
     """Return the settings done in all scenarios whose victim took: their number, and the means."""
     counted = [outcome for outcome in sound(summary.outcomes) if outcome.best]
     trials = (trial for outcome in counted for trial in outcome.trials)
@@ -253,13 +244,13 @@ def _mean(trials: Iterable[TrialRow], column: str) -> float:
     return 100 * fmean(trial.numbers[column] for trial in trials)
 
 
-def draw_front(summary: Summary, names: Names, styles: Styles) -> SvgFigure:
+def draw_front(summary: Summary, names: Names, styles: svg.Styles) -> svg.SvgFigure:
     """Draw every done trial, and beside it every setting's mean; lines join what is unbeaten."""
-    sheet = SvgCanvas(columns=3, width=330, height=300)
+    sheet = svg.SvgCanvas(columns=3, width=330, height=300)
     done = [trial for outcome in summary.outcomes for trial in outcome.trials if trial.done]
     lowest = 10 * floor(10 * min(trial.numbers[ACC] for trial in done) - 0.1)
     low = max(-3.0, float(lowest))
-    up = Axis(low, 103.0, [(value, f"{value:g}") for value in steps(low, 100)], "ACC, %")
+    up = svg.Axis(low, 103.0, [(value, f"{value:g}") for value in svg.steps(low, 100)], "ACC, %")
     every, means = (
         sheet.panel((42, 36, 12, 24), metric_axis("asr", "ASR, %"), up, [title])
         for title in ("Every trial", "Every setting, mean over scenarios")
@@ -275,12 +266,12 @@ def draw_front(summary: Summary, names: Names, styles: Styles) -> SvgFigure:
     _join(means, [place for _, _, place in points])
     for setting, scenarios, (asr, acc) in points:
         tip = f"{setting_text(setting)}\nACC {acc:.1f} %, ASR {asr:.1f} % (n = {scenarios})"
-        means.mark(asr, acc, "o", INK, size=3.2, tip=tip)
+        means.mark(asr, acc, "o", svg.INK, size=3.2, tip=tip)
     legend(sheet, styles)
     return sheet.finish()
 
 
-def _join(panel: Panel, points: Iterable[Point]) -> None:
+def _join(panel: svg.Panel, points: Iterable[svg.Point]) -> None:
     line = unbeaten(points)
     panel.line(line, stroke_width=1, stroke_dasharray="3 2", pointer_events="none")
 
@@ -342,16 +333,16 @@ def shown_curves(curves: Sequence[Curve], is_common: Callable[[Setting], bool]) 
 
 
 def draw_curves(
-    phase: str, curves: Sequence[Curve], results: StudyResults, names: Names, styles: Styles
-) -> SvgFigure:
+    phase: str, curves: Sequence[Curve], results: StudyResults, names: Names, styles: svg.Styles
+) -> svg.SvgFigure:
     """Draw each curve of a phase, and each attack's mean while all of its curves last."""
     chosen = [curve for curve in curves if curve.phase == phase]
     last = max(2, *(len(values) for curve in chosen for values in curve.series.values()))
-    ticks = [(epoch, f"{epoch:g}") for epoch in steps(1, last, 5) if epoch == int(epoch)]
-    across = Axis(0.5, last + 0.5, ticks, "epoch")
+    ticks = [(epoch, f"{epoch:g}") for epoch in svg.steps(1, last, 5) if epoch == int(epoch)]
+    across = svg.Axis(0.5, last + 0.5, ticks, "epoch")
     thresholds = in_order(trial.cells["unlearn_threshold"] for trial in results.trials)
     by_attack = grouped(chosen, lambda curve: names.attack(curve.scenario.family))
-    sheet = SvgCanvas(columns=len(TITLES[phase]) + 1, width=250, height=225)
+    sheet = svg.SvgCanvas(columns=len(TITLES[phase]) + 1, width=250, height=225)
     for name, title in TITLES[phase].items():
         panel = sheet.panel(MARGINS, across, metric_axis("acc"), [title])
         if name == "accuracy" and len(thresholds) <= 8:  # else too many to tell apart
@@ -408,10 +399,12 @@ _LEFT, _BOTTOM, _RIGHT, _LINE = 44.0, 34.0, 8.0, 12.0
 
 def surface_axes(
     trials: Sequence[TrialRow], log_axes: Collection[str] = frozenset()
-) -> list[SettingAxis]:
+) -> list[svg.SettingAxis]:
     """Return the two axes of surfaces with the values that these trials have."""
     return [
-        SettingAxis(name=name, values=in_order(t.cells[name] for t in trials), log=name in log_axes)
+        svg.SettingAxis(
+            name=name, values=in_order(t.cells[name] for t in trials), log=name in log_axes
+        )
         for name in SURFACE_AXES
     ]
 
@@ -422,8 +415,8 @@ def rest(setting: Setting) -> Setting:
 
 
 def draw_surfaces(
-    trials: Sequence[TrialRow], axes: Sequence[SettingAxis], marked: Collection[Setting]
-) -> SvgFigure:
+    trials: Sequence[TrialRow], axes: Sequence[svg.SettingAxis], marked: Collection[Setting]
+) -> svg.SvgFigure:
     """Draw a row of three surfaces per combination of the other axes, up to `MOST_ROWS`.
 
     Trials of the same setting (from several scenarios) share a cell; a cell shows their
@@ -432,7 +425,7 @@ def draw_surfaces(
     rows = [*grouped(trials, lambda trial: rest(trial.setting)).items()][:MOST_ROWS]
     top = _LINE * (1.5 + max(len(row) for row, _ in rows))
     across, up = (max(3, len(axis.values)) for axis in axes)
-    sheet = SvgCanvas(
+    sheet = svg.SvgCanvas(
         columns=len(METRICS),
         width=_LEFT + across * _CELL_WIDTH + _RIGHT,
         height=_BOTTOM + up * _CELL_HEIGHT + top,
@@ -441,14 +434,14 @@ def draw_surfaces(
         head = [short(f"{axis}={value_text(value)}", _LONGEST_HEAD) for axis, value in row]
         places = grouped(shown, lambda t: tuple(a.values.index(t.cells[a.name]) for a in axes))
         for metric in METRICS:
-            x, y = (cell_axis(axis.values, axis.name) for axis in axes)
+            x, y = (svg.cell_axis(axis.values, axis.name) for axis in axes)
             margins = (_LEFT, _BOTTOM, _RIGHT, top)
             panel = sheet.panel(margins, x, y, [title_of(metric), *head], frame=())
             cells = {
                 (column, line): _cell(group, metric, marked=group[0].setting in marked)
                 for (column, line), group in places.items()
             }
-            draw_cells(panel, cells)
+            svg.draw_cells(panel, cells)
     return sheet.finish()
 
 
@@ -477,19 +470,19 @@ def pooled_csv(trials: Sequence[TrialRow], shared: Mapping[str, str], results: S
     return csv_text((*shared, *results.varied, *STATUSES, *spreads), rows)
 
 
-def _cell(group: Sequence[TrialRow], metric: str, *, marked: bool) -> Cell:
+def _cell(group: Sequence[TrialRow], metric: str, *, marked: bool) -> svg.Cell:
     found = spread_of((trial for trial in group if trial.done), column_of(metric, "report"))
     statuses = Counter(trial.status for trial in group)
     tip = cell_tip(group, metric, found) if len(group) > 1 else ""
     if found is None:
         worst = next(status for status in ("failed", "pending", "pruned") if statuses[status])
         text = "-" if worst == "pending" else worst
-        return Cell(text=text, hatched=worst == "pruned", tip=tip)
+        return svg.Cell(text=text, hatched=worst == "pruned", tip=tip)
     text = number_text(found.mean, metric)
     if found.n == len(group):
-        return Cell(share=bright(found.mean, metric), text=text, marked=marked, tip=tip)
+        return svg.Cell(share=bright(found.mean, metric), text=text, marked=marked, tip=tip)
     note, hatched = f"{found.n} of {len(group)}", statuses["pruned"] > 0
-    return Cell(text=text, note=note, hatched=hatched, marked=marked, tip=tip)
+    return svg.Cell(text=text, note=note, hatched=hatched, marked=marked, tip=tip)
 
 
 def bright(value: float, metric: str) -> float:
@@ -508,15 +501,15 @@ def cell_tip(group: Sequence[TrialRow], metric: str, found: Spread | None) -> st
 
 
 def draw_scattered(
-    trials: Sequence[TrialRow], axes: Sequence[SettingAxis], marked: Collection[Setting]
-) -> SvgFigure:
+    trials: Sequence[TrialRow], axes: Sequence[svg.SettingAxis], marked: Collection[Setting]
+) -> svg.SvgFigure:
     """Draw ACC, ASR and DER of every setting over its threshold and ratio.
 
     A point is the mean over the setting's done trials, small where some of them are not; a
     grey ring has none (pruned, failed or pending).
     """
     across, up = axes
-    sheet = SvgCanvas(columns=len(METRICS), width=260, height=220)
+    sheet = svg.SvgCanvas(columns=len(METRICS), width=260, height=220)
     settings = grouped(trials, lambda trial: trial.setting)
     for metric in METRICS:
         panel = sheet.panel((46, 36, 12, 24), across.scale(), up.scale(), [title_of(metric)])
@@ -528,8 +521,10 @@ def draw_scattered(
                 panel.mark(x, y, "hollow", WEAK, size=3, tip=tip)
                 continue
             if setting in marked:
-                panel.mark(x, y, "hollow", INK, size=6)
+                panel.mark(x, y, "hollow", svg.INK, size=6)
             size = 3.6 if found.n == len(group) else 2.2
-            panel.mark(x, y, "o", INK, size=size + 0.4)  # an edge, for what is as bright as paper
-            panel.mark(x, y, "o", colour_at(bright(found.mean, metric)), size=size, tip=tip)
+            panel.mark(
+                x, y, "o", svg.INK, size=size + 0.4
+            )  # an edge, for what is as bright as paper
+            panel.mark(x, y, "o", svg.colour_at(bright(found.mean, metric)), size=size, tip=tip)
     return sheet.finish()

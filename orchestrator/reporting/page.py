@@ -27,31 +27,7 @@ from orchestrator.plan.columns import (
     slug,
 )
 from orchestrator.plan.labels import setting_text, value_text
-from orchestrator.reporting.classes import (
-    ClassTable,
-    Repaired,
-    class_tables,
-    classes_csv,
-    draw_classes,
-    extremes,
-)
-from orchestrator.reporting.figures import (
-    MOST_ROWS,
-    Curve,
-    curves_csv,
-    draw_before_after,
-    draw_curves,
-    draw_flagged,
-    draw_front,
-    draw_halves,
-    draw_scattered,
-    draw_surfaces,
-    pooled_csv,
-    rest,
-    scenario_csv,
-    surface_axes,
-)
-from orchestrator.reporting.read_logs import repeated
+from orchestrator.reporting import classes, figures
 from orchestrator.reporting.read_results import Setting, StudyResults, TrialRow, distinct, in_order
 from orchestrator.reporting.statistics import FlagCount, missed
 from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
@@ -68,43 +44,29 @@ from orchestrator.reporting.text import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TriggerView:
-    """A trigger as the page shows it."""
-
-    title: str
-    details: tuple[str, ...]
-    alike: str  # PSNR and SSIM in words
-    source: str  # of the image: its bytes as a data URI
-
-
-def trigger_views(figures: Path, results: StudyResults, names: Names) -> list[TriggerView]:
+def trigger_views(folder: Path, results: StudyResults, names: Names) -> list[dict[str, Any]]:
     """Return a picture of each family in the results that has one, in their order.
 
     Raises:
         SpecError: The list of pictures, or a picture on it, cannot be read.
     """
-    rows = {tuple(row[axis] for axis in SCENARIO): row for row in pictured(figures / TRIGGER_INDEX)}
-    shown = {}
-    for trial in results.trials:
-        family = trial.scenario.family
-        row = rows.get((*family, trial.scenario.seed))
+    rows = {tuple(row[axis] for axis in SCENARIO): row for row in pictured(folder / TRIGGER_INDEX)}
+    shown: dict[Family, dict[str, Any]] = {}
+    for family, seed in distinct(trial.scenario for trial in results.trials):
+        row = rows.get((*family, seed))
         if row is not None and family not in shown:
-            shown[family] = TriggerView(
-                title=names.attack(family),
-                details=names.details(family),
-                alike=_same_trigger(row),
-                source=_source(figures / row["file"]),
-            )
+            texts = {"psnr": f"PSNR {row['psnr']} dB", "ssim": f"SSIM {row['ssim']}"}
+            shown[family] = {
+                "title": names.attack(family),
+                "details": names.details(family),
+                "alike": ", ".join(text for name, text in texts.items() if row[name]),
+                "source": _source(folder / row["file"]),
+            }
     return list(shown.values())
 
 
-def _same_trigger(row: Mapping[str, str]) -> str:
-    texts = {"psnr": f"PSNR {row['psnr']} dB", "ssim": f"SSIM {row['ssim']}"}
-    return ", ".join(text for name, text in texts.items() if row[name])
-
-
 def _source(path: Path) -> str:
+    """Return an image as a data URI."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -136,36 +98,6 @@ class FigureView:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FamilySurfaces:
-    """The surfaces of a family: one figure, and one per seed if there are several."""
-
-    title: str
-    details: tuple[str, ...]
-    weak: str
-    figure: FigureView
-    seeds: Sequence[tuple[str, str, FigureView]] = ()  # heading, weak, figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassView:
-    """A scenario class by class.
-
-    Attributes:
-        extremes: The classes at either end, in words.
-        figure: Confusion matrices; None where there are many classes.
-        file: All classes as CSV.
-        models: How many repaired models are behind it.
-    """
-
-    title: str
-    extremes: str
-    figure: FigureView | None
-    tables: Sequence[ClassTable]
-    file: str
-    models: int
-
-
 def view(name: str, drawing: SvgFigure, note: str = "") -> FigureView:
     """Return a drawing for the page."""
     panels = tuple(Markup(panel) for panel in drawing.panels)  # noqa: S704 - canvas escaped it
@@ -173,36 +105,32 @@ def view(name: str, drawing: SvgFigure, note: str = "") -> FigureView:
     return FigureView(name=name, panels=panels, columns=drawing.columns, width=width, note=note)
 
 
-def render(drafts: "FigureFiles", **page: Any) -> str:
-    """Return the report as one HTML file that asks for nothing else.
-
-    Args:
-        drafts: What was drawn for it.
-        page: What else the template shows, by the names that it uses.
-    """
-    results, summary, names = drafts.results, drafts.summary, drafts.names
+def study_values(results: StudyResults, summary: Summary, names: Names) -> dict[str, Any]:
+    """Return the texts and tables of the report's page that no other file is needed for."""
     failed = [trial for trial in results.trials if trial.status == "failed"]
-    pruned = [trial for trial in results.trials if trial.status == "pruned"]
+    pruned = [trial.setting for trial in results.trials if trial.status == "pruned"]
     wrecks = [summary.named(trial.setting) for trial in results.trials if trial.wrecked]
     unflagged = missed(results, names)
-    return fill(
-        "report.html.jinja",
-        drafts.widths,
-        page=page,
-        summary=summary,
-        asked=asked(results, summary),
-        answer=[*answer(summary, names), *filter(None, [page["warning"]])],
-        facts=_facts(results, names),
-        failed=[_failure(trial, names) for trial in failed[:MOST_FAILURES]],
-        failures_left_out=max(0, len(failed) - MOST_FAILURES),
-        pruned=Counter(setting_text(trial.setting) for trial in pruned).items(),
-        repeated=repeated(page["pruning"]),
-        weak=_weak_victims(summary, names),
-        wrecks=Counter(map(setting_text, wrecks)).items(),
-        missed=unflagged[:MOST_MISSED],
-        missed_left_out=max(0, len(unflagged) - MOST_MISSED),
-        halves=half_rows(summary),
-    )
+    weak = [outcome for outcome in summary.outcomes if outcome.took is False]
+    return {
+        "asked": asked(results, summary),
+        "answer": answer(summary, names),
+        "facts": _facts(results, names),
+        "failed": [
+            (names.scenario(t.scenario), t.setting, _COLOUR_CODES.sub("", t.cells["error"]))
+            for t in failed[:MOST_FAILURES]
+        ],
+        "failures_left_out": max(0, len(failed) - MOST_FAILURES),
+        "pruned": Counter(map(setting_text, pruned)).items(),
+        "weak": [
+            (names.scenario(o.scenario), *(o.victim[f"{m}_before_report"] for m in ("acc", "asr")))
+            for o in weak
+        ],
+        "wrecks": Counter(map(setting_text, wrecks)).items(),
+        "missed": unflagged[:MOST_MISSED],
+        "missed_left_out": max(0, len(unflagged) - MOST_MISSED),
+        "half_rows": half_rows(summary),
+    }
 
 
 def fill(template: str, widths: Iterable[int], **values: Any) -> str:
@@ -222,6 +150,7 @@ def fill(template: str, widths: Iterable[int], **values: Any) -> str:
     )
     environment.filters |= {"duration": duration, "number": _number, "setting_text": setting_text}
     environment.filters["value_text"] = value_text
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.globals |= {"count": count, "nothing": NOTHING, "plus_minus": PLUS_MINUS}
     style = environment.get_template("style.css").render(widths=sorted(set(widths)))
     script = environment.get_template("page.js").render()
@@ -252,24 +181,6 @@ def _facts(results: StudyResults, names: Names) -> list[tuple[str, str]]:
     return facts
 
 
-def _weak_victims(summary: Summary, names: Names) -> list[tuple[str, str, str]]:
-    """Return name, ACC and ASR of each victim that did not take."""
-    return [
-        (
-            names.scenario(outcome.scenario),
-            f"{100 * outcome.victim['acc_before_report']:.1f}",
-            f"{100 * outcome.victim['asr_before_report']:.1f}",
-        )
-        for outcome in summary.outcomes
-        if outcome.took is False
-    ]
-
-
-def _failure(trial: TrialRow, names: Names) -> tuple[str, str, str]:
-    error = _COLOUR_CODES.sub("", trial.cells["error"])
-    return names.scenario(trial.scenario), setting_text(trial.setting), error
-
-
 def _number(text: str) -> str:
     """Return a number of the pruning log with three digits, other text as it is."""
     try:
@@ -298,59 +209,60 @@ class FigureFiles:
         self.log_axes = log_axes
         self.results, self.summary, self.names = results, summary, names
         self.grid = is_grid(results)
-        self._axes = surface_axes(results.trials)
+        self._axes = figures.surface_axes(results.trials)
         self.styles = attack_styles(names.attack(family) for family in summary.families())
         self._repaired = [outcome for outcome in summary.outcomes if outcome.best]
 
     def before_after(self) -> FigureView | None:
         if not self._repaired:
             return None
-        drawing = draw_before_after(self._repaired, self.names, self.styles)
-        columns = [name for name in (*BEFORE, *AFTER, *DER) if name.endswith("_report")]
+        drawing = figures.draw_before_after(self._repaired, self.names, self.styles)
+        columns = ["victim_ok", *(n for n in (*BEFORE, *AFTER, *DER) if n.endswith("_report"))]
         judged = [t for outcome in self._repaired if outcome.best for t in outcome.best.judged]
-        return self.keep("before-after", drawing, self._trials_csv(judged, columns))
+        return self.keep("before-after", drawing, self.trials_csv(judged, columns))
 
     def halves(self) -> FigureView | None:
         if not self._repaired:
             return None
-        drawing = draw_halves(self._repaired, self.names, self.styles)
+        drawing = figures.draw_halves(self._repaired, self.names, self.styles)
         bests = [outcome.best for outcome in self._repaired if outcome.best]
         both = {id(t): t for best in bests for t in (*best.chosen, *best.judged)}
-        return self.keep("selection-report", drawing, self._trials_csv(both.values()))
+        return self.keep("selection-report", drawing, self.trials_csv(both.values()))
 
     def front(self) -> FigureView | None:
         if not self._repaired:
             return None
-        drawing = draw_front(self.summary, self.names, self.styles)
+        drawing = figures.draw_front(self.summary, self.names, self.styles)
         done = (trial for trial in self.results.trials if trial.done)
-        return self.keep("front", drawing, self._trials_csv(done))
+        return self.keep("front", drawing, self.trials_csv(done))
 
     def flagged(self, flags: Sequence[FlagCount]) -> FigureView | None:
         if not flags:
             return None
         text = csv_text(FlagCount._fields, (count._asdict() for count in flags))
-        return self.keep("flagged", draw_flagged(flags), text)
+        return self.keep("flagged", figures.draw_flagged(flags), text)
 
-    def curves(self, name: str, phase: str, curves: Sequence[Curve]) -> FigureView | None:
-        if not any(curve.phase == phase for curve in curves):
+    def curves(self, name: str, phase: str, curves: Sequence[figures.Curve]) -> FigureView | None:
+        own = [curve for curve in curves if curve.phase == phase]
+        if not own:
             return None
-        drawing = draw_curves(phase, curves, self.results, self.names, self.styles)
-        return self.keep(name, drawing, curves_csv(phase, curves))
+        drawing = figures.draw_curves(phase, own, self.results, self.names, self.styles)
+        return self.keep(name, drawing, figures.curves_csv(phase, own))
 
-    def classes(self, shown: Repaired) -> ClassView:
+    def classes(self, shown: classes.Repaired) -> dict[str, Any]:
         """Return what the one setting for all does to each class of a scenario."""
         title = self.names.scenario(shown.repair.scenario)
         name = self._free(f"classes-{slug(title)}")
-        drawing = draw_classes(shown)
-        self.files[f"{name}.csv"] = text = classes_csv(shown, self.results.setting_axes)
-        return ClassView(
-            title=title,
-            extremes=extremes(shown),
-            figure=None if drawing is None else self._keep(name, drawing, text),
-            tables=class_tables(shown),
-            file=f"figures/{name}.csv",
-            models=len(shown.repair.judged),
-        )
+        drawing = classes.draw_classes(shown)  # None where there are many classes
+        self.files[f"{name}.csv"] = text = classes.classes_csv(shown, self.results.setting_axes)
+        return {
+            "title": title,
+            "extremes": classes.extremes(shown),
+            "figure": drawing and self._keep(name, drawing, text),
+            "tables": classes.class_tables(shown),
+            "file": f"figures/{name}.csv",
+            "models": len(shown.repair.judged),
+        }
 
     def everything(self) -> FigureView | None:
         """Return the surfaces over all scenarios, if there are several."""
@@ -359,8 +271,8 @@ class FigureFiles:
         trials = [t for outcome in sound(self.summary.outcomes) for t in outcome.trials]
         return self._pooled("surfaces-all", trials, {})
 
-    def families(self) -> list[FamilySurfaces]:
-        """Return the surfaces of every family and of every scenario."""
+    def families(self) -> list[dict[str, Any]]:
+        """Return the surfaces of every family: one figure, and one per seed of several."""
         return [self._family(*pair) for pair in self.summary.families().items()]
 
     def keep(self, name: str, drawing: SvgFigure, text: str, note: str = "") -> FigureView:
@@ -377,36 +289,28 @@ class FigureFiles:
         names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
         return next(free for free in names if f"{free}.csv" not in self.files)
 
-    def _family(self, family: Family, outcomes: Sequence[ScenarioOutcome]) -> FamilySurfaces:
+    def _family(self, family: Family, outcomes: Sequence[ScenarioOutcome]) -> dict[str, Any]:
         stem = f"surfaces-{slug(self.names.family(family))}"
-        seeds = [self._scenario(stem, outcome) for outcome in outcomes]
-        figure, by_seed = seeds[0], []
-        if len(outcomes) > 1:
-            trials = [t for outcome in sound(outcomes) for t in outcome.trials]
-            figure = self._pooled(stem, trials, family._asdict())
-            by_seed = [
-                (f"Seed {outcome.scenario.seed}", weak_text([outcome]), shown)
-                for outcome, shown in zip(outcomes, seeds, strict=True)
-            ]
-        return FamilySurfaces(
-            title=self.names.attack(family),
-            details=self.names.details(family),
-            weak=weak_text(outcomes),
-            figure=figure,
-            seeds=by_seed,
-        )
-
-    def _scenario(self, stem: str, outcome: ScenarioOutcome) -> FigureView:
-        name = f"{stem}-seed-{slug(outcome.scenario.seed)}"
-        best = outcome.best.setting if outcome.best else None
-        return self._surfaces(
-            name, outcome.trials, best, scenario_csv(outcome.trials, self.results)
-        )
+        seeds = []
+        for outcome in outcomes:
+            name = f"{stem}-seed-{slug(outcome.scenario.seed)}"
+            text = figures.scenario_csv(outcome.trials, self.results)
+            best = outcome.best.setting if outcome.best else None
+            shown = self._surfaces(name, outcome.trials, best, text)
+            seeds.append((f"Seed {outcome.scenario.seed}", weak_text([outcome]), shown))
+        several, trials = len(outcomes) > 1, [t for o in sound(outcomes) for t in o.trials]
+        return {
+            "title": self.names.attack(family),
+            "details": self.names.details(family),
+            "weak": weak_text(outcomes),
+            "figure": self._pooled(stem, trials, family._asdict()) if several else seeds[0][-1],
+            "seeds": seeds if several else [],
+        }
 
     def _pooled(
         self, name: str, trials: Sequence[TrialRow], shared: Mapping[str, str]
     ) -> FigureView:
-        text = pooled_csv(trials, shared, self.results)
+        text = figures.pooled_csv(trials, shared, self.results)
         return self._surfaces(name, trials, self.summary.common, text)
 
     def _surfaces(
@@ -414,20 +318,17 @@ class FigureFiles:
     ) -> FigureView:
         marked = {t.setting for t in trials if self.summary.named(t.setting) == best}
         if not self.grid:
-            axes = surface_axes(trials, self.log_axes)
-            return self.keep(name, draw_scattered(trials, axes, marked), text)
-        more = len({rest(trial.setting) for trial in trials}) - MOST_ROWS
-        note = (
-            f"Shown are the first {MOST_ROWS} combinations of the other axes; FILE has the other "
-            f"{more} too."
-            if more > 0
-            else ""
-        )
-        return self.keep(name, draw_surfaces(trials, self._axes, marked), text, note)
+            axes = figures.surface_axes(trials, self.log_axes)
+            return self.keep(name, figures.draw_scattered(trials, axes, marked), text)
+        most, note = figures.MOST_ROWS, ""
+        if (more := len({figures.rest(t.setting) for t in trials}) - most) > 0:
+            note = f"Shown are the first {most} combinations of the other axes; FILE has the other "
+            note += f"{more} too."
+        return self.keep(name, figures.draw_surfaces(trials, self._axes, marked), text, note)
 
-    def _trials_csv(
-        self, trials: Iterable[TrialRow], columns: Sequence[str] = (*AFTER, *DER)
+    def trials_csv(
+        self, trials: Iterable[TrialRow], columns: Sequence[str] = ("victim_ok", *AFTER, *DER)
     ) -> str:
         """Return trials with every cell as in results.csv."""
-        columns = (*SCENARIO, *self.results.setting_axes, "victim_ok", *columns)
+        columns = (*SCENARIO, *self.results.setting_axes, *columns)
         return csv_text(columns, ({name: t.cells[name] for name in columns} for t in trials))

@@ -3,89 +3,48 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 from orchestrator.files import csv_text
-from orchestrator.plan.columns import SCENARIO, column_of, count
+from orchestrator.plan.columns import column_of, count
 from orchestrator.plan.labels import setting_text, value_text
-from orchestrator.reporting.figures import (
-    MARGINS,
-    factor,
-    legend,
-    lines_axis,
-    metric_axis,
-    room,
-    short,
-)
+from orchestrator.reporting import figures, svg
+from orchestrator.reporting import statistics as stats
 from orchestrator.reporting.page import FigureFiles, FigureView
 from orchestrator.reporting.read_results import TrialRow, distinct, grouped
-from orchestrator.reporting.statistics import (
-    EXACT,
-    FANOVA,
-    FEWEST_FOR_PED_ANOVA,
-    MARGINAL_COLUMNS,
-    METRICS,
-    PED_ANOVA,
-    Block,
-    Importance,
-    MainEffect,
-    Marginal,
-    Part,
-    as_grid,
-    balanced,
-    block_of,
-    complete_part,
-    complete_scenarios,
-    decompose,
-    done_trials,
-    importances,
-    main_effects,
-    marginals,
-    present,
-)
+from orchestrator.reporting.statistics import METRICS
 from orchestrator.reporting.summary import ScenarioOutcome, sound, spread_of
-from orchestrator.reporting.svg import (
-    INK,
-    Axis,
-    Cell,
-    Panel,
-    SettingAxis,
-    Styles,
-    SvgCanvas,
-    SvgFigure,
-    cell_axis,
-    draw_cells,
-    setting_axes,
-)
 from orchestrator.reporting.text import difference_text, number_text, title_of
 from orchestrator.search.inference import holm
 
-_MARKS = {EXACT: "o", FANOVA: "s", PED_ANOVA: "D"}
+_MARKS = {stats.EXACT: "o", stats.FANOVA: "s", stats.PED_ANOVA: "D"}
 
 
 def draw_marginals(
-    found: Sequence[Marginal], axes: Sequence[SettingAxis], styles: Styles
-) -> SvgFigure:
+    found: Sequence[stats.Marginal], axes: Sequence[svg.SettingAxis], styles: svg.Styles
+) -> svg.SvgFigure:
     """Draw a row of ACC, ASR and DER per axis: a line per attack, and the mean with its band."""
-    sheet = SvgCanvas(columns=len(METRICS) + 1, width=215, height=190)
+    sheet = svg.SvgCanvas(columns=len(METRICS) + 1, width=215, height=190)
     for axis in axes:
-        ticks = [(float(place), short(value)) for place, value in enumerate(axis.values)]
-        across = Axis(-0.3, len(ticks) - 0.7, ticks, axis.name)  # equally far apart, as in the grid
+        ticks = [(float(place), figures.short(value)) for place, value in enumerate(axis.values)]
+        across = svg.Axis(-0.3, len(ticks) - 0.7, ticks, axis.name)  # equally far apart
         for metric in METRICS:
-            panel = sheet.panel(MARGINS, across, metric_axis(metric), [title_of(metric)])
+            panel = figures.metric_panel(sheet, metric, across)
             chosen = [m for m in found if (m.axis, m.metric) == (axis.name, metric)]
             for points in reversed(grouped(chosen, lambda m: m.attack).values()):
                 _curve(panel, points, styles)
         if axis == axes[0]:
-            legend(sheet, styles)
+            figures.legend(sheet, styles)
         else:
-            sheet.panel((0, 0, 0, 0), Axis(0, 1), Axis(0, 1), frame=())  # beside it nothing
+            sheet.panel((0, 0, 0, 0), svg.Axis(0, 1), svg.Axis(0, 1), frame=())  # beside it nothing
             sheet.crop(1)
     return sheet.finish()
 
 
-def _curve(panel: Panel, points: Sequence[Marginal], styles: Styles) -> None:
-    attack, times = points[0].attack, factor(points[0].metric)
+def _curve(panel: svg.Panel, points: Sequence[stats.Marginal], styles: svg.Styles) -> None:
+    attack, times = points[0].attack, figures.factor(points[0].metric)
     line = [(float(number), times * point.level.mean) for number, point in enumerate(points)]
-    mark, colour, size = "o", INK, 3.0
+    mark, colour, size = "o", svg.INK, 3.0
     if attack:
         style = styles[attack]
         mark, colour, size = style.mark, style.colour, 2.4
@@ -94,13 +53,13 @@ def _curve(panel: Panel, points: Sequence[Marginal], styles: Styles) -> None:
         lows, highs = ([getattr(p.level, end) for p in points] for end in ("low", "high"))
         if None not in (*lows, *highs):
             edge = [*enumerate(highs), *reversed([*enumerate(lows)])]
-            panel.area([(float(x), times * y) for x, y in edge], fill=INK, opacity=0.13)
+            panel.area([(float(x), times * y) for x, y in edge], fill=svg.INK, opacity=0.13)
         panel.line(line, stroke_width=2)
     for (x, y), point in zip(line, points, strict=True):
         panel.mark(x, y, mark, colour, size=size, tip=_tip(point))
 
 
-def _tip(point: Marginal) -> str:
+def _tip(point: stats.Marginal) -> str:
     level, metric = point.level, point.metric
     text = number_text(level.mean, metric)
     if level.low is not None and level.high is not None:
@@ -112,35 +71,38 @@ def _tip(point: Marginal) -> str:
     )
 
 
-def draw_sampled(trials: Sequence[TrialRow], axes: Sequence[SettingAxis]) -> SvgFigure:
-    """Draw the mean of each sampled setting over each axis."""
-    sheet = SvgCanvas(columns=len(METRICS), width=260, height=190)
-    settings = grouped((trial for trial in trials if trial.done), lambda trial: trial.setting)
+def draw_sampled(trials: Sequence[TrialRow], axes: Sequence[svg.SettingAxis]) -> svg.SvgFigure:
+    """Draw the mean of each sampled setting's done trials over each axis."""
+    sheet = svg.SvgCanvas(columns=len(METRICS), width=260, height=190)
+    settings = grouped(trials, lambda trial: trial.setting)
     for axis in axes:
         for metric in METRICS:
-            panel = sheet.panel(MARGINS, axis.scale(), metric_axis(metric), [title_of(metric)])
+            panel = figures.metric_panel(sheet, metric, axis.scale())
             for setting, group in settings.items():
                 if mean := spread_of(group, column_of(metric, "report")):
                     text = f"{number_text(mean.mean, metric)} (n = {mean.n})"
                     tip = f"{setting_text(setting)}\n{title_of(metric)}: {text}"
                     x = axis.place(dict(setting)[axis.name])
-                    panel.mark(x, factor(metric) * mean.mean, "o", INK, tip=tip)
+                    panel.mark(x, figures.factor(metric) * mean.mean, "o", svg.INK, tip=tip)
     return sheet.finish()
 
 
-def effect_text(effect: MainEffect) -> str:
+def effect_text(effect: stats.MainEffect) -> str:
     """Return a main effect in points, with its p."""
     return f"{100 * effect.size:.1f} points, p = {effect.p_value:.2g}"
 
 
-def draw_importance(found: Sequence[Importance], effects: Sequence[MainEffect]) -> SvgFigure:
+def draw_importance(
+    found: Sequence[stats.Importance], effects: Sequence[stats.MainEffect]
+) -> svg.SvgFigure:
     """Draw each axis's share by each measure with its bar, and its main effect beside it."""
     axes = distinct(entry.axis for entry in found)
     measures = grouped(found, lambda entry: entry.measure)
-    left, below = room(axes), 30 + 14.0 * len(measures)
-    sheet = SvgCanvas(columns=1, width=left + 430, height=24 + below + 40.0 * len(axes))
-    down, title = lines_axis(axes), "Share of the axes' main effects"
-    panel = sheet.panel((left, below, 152, 24), metric_axis("der"), down, [title], ["bottom"])
+    left, below = figures.room(axes), 30 + 14.0 * len(measures)
+    sheet = svg.SvgCanvas(columns=1, width=left + 430, height=24 + below + 40.0 * len(axes))
+    title = ["Share of the axes' main effects"]
+    across, down = figures.metric_axis("der"), figures.lines_axis(axes)
+    panel = sheet.panel((left, below, 152, 24), across, down, title, ["bottom"])
     for effect in effects:
         height = float(axes.index(effect.axis))
         panel.text(1.03, height, effect_text(effect), dx=8, dy=-6, anchor="start")
@@ -148,29 +110,29 @@ def draw_importance(found: Sequence[Importance], effects: Sequence[MainEffect]) 
             panel.text(1.03, height, "not distinguishable from noise", dx=8, dy=6, anchor="start")
     for number, (measure, entries) in enumerate(measures.items()):
         line = down.low + (30 + 14 * number) / 40
-        panel.mark(0.02, line, _MARKS[measure], INK, size=3)
+        panel.mark(0.02, line, _MARKS[measure], svg.INK, size=3)
         panel.text(0.02, line, measure, dx=9, anchor="start")
         for entry in entries:
             height = axes.index(entry.axis) + 0.24 * (number - (len(measures) - 1) / 2)
             tip = f"{entry.axis}, {measure}: {_bounded(entry)}"
             if entry.low is not None and entry.high is not None:
                 ends = [(entry.low, height), (entry.high, height)]
-                panel.line(ends, stroke=INK, stroke_width=1.2, tip=tip)
-            panel.mark(entry.share, height, _MARKS[measure], INK, size=3, tip=tip)
+                panel.line(ends, stroke=svg.INK, stroke_width=1.2, tip=tip)
+            panel.mark(entry.share, height, _MARKS[measure], svg.INK, size=3, tip=tip)
     return sheet.finish()
 
 
-def draw_variance(parts: Sequence[Part]) -> SvgFigure:
+def draw_variance(parts: Sequence[stats.Part]) -> svg.SvgFigure:
     """Draw main effects on the diagonal and interactions of two below it, in percent."""
     names = distinct(name for part in parts for name in part.factors)
-    labels = [short(name) for name in names]
-    left = room(names)
+    labels = [figures.short(name) for name in names]
+    left = figures.room(names)
     width = left + 16 + max(56.0, 5.4 * max(map(len, labels))) * len(names)
-    sheet = SvgCanvas(columns=1, width=width, height=62 + 32.0 * len(names))
-    across, up = cell_axis(labels), cell_axis(labels[::-1])
+    sheet = svg.SvgCanvas(columns=1, width=width, height=62 + 32.0 * len(names))
+    across, up = svg.cell_axis(labels), svg.cell_axis(labels[::-1])
     panel = sheet.panel((left, 34, 8, 22), across, up, ["Share of the variance, %"], frame=())
     cells = {
-        (names.index(part.factors[0]), len(names) - 1 - names.index(part.factors[-1])): Cell(
+        (names.index(part.factors[0]), len(names) - 1 - names.index(part.factors[-1])): svg.Cell(
             share=part.share,
             text=f"{100 * part.share:.1f}",
             note=""
@@ -181,11 +143,11 @@ def draw_variance(parts: Sequence[Part]) -> SvgFigure:
         for part in parts
         if part.factors
     }
-    draw_cells(panel, cells)
+    svg.draw_cells(panel, cells)
     return sheet.finish()
 
 
-def _bounded(entry: Importance | Part) -> str:
+def _bounded(entry: stats.Importance | stats.Part) -> str:
     text = f"{100 * entry.share:.1f} %"
     if entry.low is None or entry.high is None:
         return text
@@ -196,76 +158,73 @@ RESAMPLED = "of attacks and then of their scenarios, or of the scenarios of a si
 
 
 def sensitivity(drafts: FigureFiles) -> dict[str, Any]:
-    """Return the figures; what the data do not bear out is None, and a note says why.
+    """Return the figures, each with its caption, or a sentence where the data do not bear one out.
 
     Returns:
         ``grid``: whether the settings make one, else each is a point of its own. ``everything``,
         ``marginals``, ``importance``, ``variance``: figures. ``effects``: per value of an axis,
-        the differences to the axis's first value (what, ACC, ASR, DER, and what their intervals
-        are over). ``notes``: what each figure rests on and leaves out, by its name.
+        the differences to the axis's first value (what, ACC, ASR, DER, and the sample of their
+        intervals).
     """
     summary = drafts.summary
-    axes = setting_axes(drafts.results, drafts.log_axes)
+    axes = svg.setting_axes(drafts.results, drafts.log_axes)
     outcomes = [outcome for outcome in sound(summary.outcomes) if outcome.best]
-    notes: dict[str, str] = {}
-    effects: list[tuple[str, ...]] = []
-    block = block_of(outcomes, column_of(summary.objective, "report"))
+    block = stats.block_of(outcomes, column_of(summary.objective, "report"))
+    done = stats.done_trials(outcomes, drafts.names)
+    found = stats.marginals(done, axes) if drafts.grid and outcomes else []
+    if drafts.grid or not axes or not outcomes:
+        curves = _marginals(drafts, done, axes, found)
+    else:
+        curves = _sampled(drafts, outcomes, axes)
     return {
         "grid": drafts.grid,
         "everything": drafts.everything(),
-        "marginals": _marginals(drafts, outcomes, axes, notes, effects),
-        "effects": effects,
-        "importance": _importance(drafts, block, axes, notes),
-        "variance": _variance(drafts, block, axes, notes),
-        "notes": notes,
+        "marginals": curves,
+        "effects": _effects(found),
+        "importance": _importance(drafts, block, axes),
+        "variance": _variance(drafts, block, axes),
     }
+
+
+def _sampled(
+    drafts: FigureFiles, outcomes: Sequence[ScenarioOutcome], axes: Sequence[svg.SettingAxis]
+) -> FigureView:
+    note = (
+        "Settings were sampled, so none shares its values with another: each point is a "
+        "setting's mean over the scenarios in which it is done."
+    )
+    trials = [trial for outcome in outcomes for trial in outcome.trials if trial.done]
+    text = drafts.trials_csv(trials, [column_of(metric, "report") for metric in METRICS])
+    return drafts.keep("marginals", draw_sampled(trials, axes), text, note)
 
 
 def _marginals(
     drafts: FigureFiles,
-    outcomes: Sequence[ScenarioOutcome],
-    axes: Sequence[SettingAxis],
-    notes: dict[str, str],
-    effects: list[tuple[str, ...]],
-) -> FigureView | None:
-    if not axes or not outcomes:
-        notes["marginals"] = "There is no axis with several values, or no trial is done."
-        return None
-    if not drafts.grid:
-        notes["marginals"] = (
-            "Settings were sampled, so none shares its values with another: each point is a "
-            "setting's mean over the scenarios in which it is done."
-        )
-        trials = [trial for outcome in outcomes for trial in outcome.trials]
-        columns = (
-            *SCENARIO,
-            *drafts.results.setting_axes,
-            *(column_of(m, "report") for m in METRICS),
-        )
-        text = csv_text(columns, ({n: t.cells[n] for n in columns} for t in trials if t.done))
-        return drafts.keep("marginals", draw_sampled(trials, axes), text)
-    done = done_trials(outcomes, drafts.names)
-    found = marginals(done, axes)
+    done: pd.DataFrame,
+    axes: Sequence[svg.SettingAxis],
+    found: Sequence[stats.Marginal],
+) -> FigureView | str:
+    if not axes or done.empty:
+        return "There is no axis with several values, or no trial is done."
     shown = [axis for axis in axes if any(m.axis == axis.name for m in found)]
     if not shown:
-        notes["marginals"] = "No scenario has any other combination done at every value of an axis."
-        return None
-    lost = {axis.name: len(done) - balanced(done, axis).size // len(METRICS) for axis in shown}
-    lacking = ", ".join(f"{number} for {name}" for name, number in lost.items() if number)
-    effects += _effects(found)
+        return "No scenario has any other combination done at every value of an axis."
+    counted = {axis.name: stats.balanced(done, axis).size // len(METRICS) for axis in shown}
+    lost = [f"{len(done) - n} for {name}" for name, n in counted.items() if n < len(done)]
+    lacking = f", which leaves out some done trials: {', '.join(lost)}." if lost else ""
     samples = distinct(m.level.sample for m in found if not m.attack)
-    notes["marginals"] = (
+    note = (
         f"Black: the mean, with Student's 95 % confidence band where there is one, "
         f"{' or '.join(samples)}; coloured: the attacks. Bands of two values do not test their "
         f"difference, since both are over the same scenarios. In each scenario only combinations "
         f"of the other axes count that are done at every value of the axis"
-        + (f", which leaves out some done trials: {lacking}." if lacking else "; here that is all.")
+        f"{lacking or '; here that is all.'}"
     )
-    text = csv_text(MARGINAL_COLUMNS, (m.cells() for m in found))
-    return drafts.keep("marginals", draw_marginals(found, shown, drafts.styles), text)
+    text = csv_text(stats.MARGINAL_COLUMNS, (m.cells() for m in found))
+    return drafts.keep("marginals", draw_marginals(found, shown, drafts.styles), text, note)
 
 
-def _effects(found: Sequence[Marginal]) -> list[tuple[str, ...]]:
+def _effects(found: Sequence[stats.Marginal]) -> list[tuple[str, ...]]:
     """Return each value's differences to its axis's first one, in words; a star by Holm."""
     pooled = [(m, m.gap) for m in found if not m.attack and m.gap]
     adjusted = iter(holm([gap.p for _, gap in pooled if gap.p is not None]))
@@ -279,26 +238,23 @@ def _effects(found: Sequence[Marginal]) -> list[tuple[str, ...]]:
 
 
 def _importance(
-    drafts: FigureFiles, block: Block, axes: Sequence[SettingAxis], notes: dict[str, str]
-) -> FigureView | None:
-    part = complete_part(block)
-    found = importances(part, axes, maximise=drafts.summary.objective != "asr")
+    drafts: FigureFiles, block: stats.Block, axes: Sequence[svg.SettingAxis]
+) -> FigureView | str:
+    part, objective = stats.complete_part(block), drafts.summary.objective
+    found = stats.importances(part, axes, maximise=objective != "asr")
     if not found:
-        notes["importance"] = (
-            "Importance needs two axes and four settings that are done in the same scenarios."
-        )
-        return None
+        return "Importance needs two axes and four settings that are done in the same scenarios."
     measures = {entry.measure: entry.resamples for entry in found}
     exact = (
-        "Exact ANOVA: an axis's own share of the variance among settings. "
-        if EXACT in measures
-        else "No exact ANOVA: the settings done everywhere are no complete grid. "
+        "Exact ANOVA: an axis's own share of the variance among settings."
+        if stats.EXACT in measures
+        else "No exact ANOVA: the settings done everywhere are no complete grid."
     )
     ped_anova = (
         "how much an axis decides whether a setting is among the best tenth"
-        if PED_ANOVA in measures
+        if stats.PED_ANOVA in measures
         else f"left out, for the best tenth of {len(part.settings)} settings is too few; it needs "
-        f"{FEWEST_FOR_PED_ANOVA} settings"
+        f"{stats.FEWEST_FOR_PED_ANOVA} settings"
     )
     resamples = "; ".join(f"{number} for {name}" for name, number in measures.items() if number)
     bars = (
@@ -307,35 +263,37 @@ def _importance(
         if resamples
         else "No bars: there are too few attacks, or scenarios of one attack, to resample."
     )
-    effects = main_effects(part, present(part, axes))
-    censored = _censored(drafts) if part.values.size < block.values.size else ""
-    notes["importance"] = (
-        f"Of mean {drafts.summary.objective.upper()} on the report half, over {_rests_on(part)}"
-        f"{_lost(block, part)}.{censored} {exact}{FANOVA}: the same from a random forest, without "
-        f"bars. {PED_ANOVA}: {ped_anova}. The measures answer different questions and need not "
-        f"agree. {_sizes(effects)} {bars}"
+    effects = stats.main_effects(part, stats.present(part, axes))
+    lost = _lost(block, part)
+    censored = _censored(drafts) if lost else ""
+    settings, scenarios = len(part.settings), len(part.scenarios)
+    note = (
+        f"Of mean {objective.upper()} on the report half, over {count(settings, 'setting')} that "
+        f"are all done in {count(scenarios, 'scenario')}{lost}.{censored} {exact} "
+        f"{stats.FANOVA}: the same from a random forest, without bars. {stats.PED_ANOVA}: "
+        f"{ped_anova}. The measures answer different questions and need not agree. "
+        f"{_sizes(effects)} {bars}"
     )
-    columns = [*Importance._fields, "main_effect", "p_value"]
+    columns = [*stats.Importance._fields, "main_effect", "p_value"]
     by_axis = {e.axis: {"main_effect": e.size, "p_value": e.p_value} for e in effects}
     text = csv_text(columns, (entry._asdict() | by_axis[entry.axis] for entry in found))
-    return drafts.keep("importance", draw_importance(found, effects), text)
+    return drafts.keep("importance", draw_importance(found, effects), text, note)
 
 
 def _variance(
-    drafts: FigureFiles, block: Block, axes: Sequence[SettingAxis], notes: dict[str, str]
-) -> FigureView | None:
-    whole = complete_scenarios(block)
-    parts = decompose(whole, axes)
+    drafts: FigureFiles, block: stats.Block, axes: Sequence[svg.SettingAxis]
+) -> FigureView | str:
+    whole = stats.complete_scenarios(block)
+    parts = stats.decompose(whole, axes)
     if not parts:
-        reason = (
-            "The settings are no complete grid in any scenario"
-            if as_grid(whole, axes) is None
-            else "There is no variance to explain"
-        )
-        notes["variance"] = f"{reason}, so there is no exact analysis of variance."
-        return None
+        grid = stats.as_grid(whole, axes) is not None
+        no_grid = "The settings are no complete grid in any scenario"
+        reason = "There is no variance to explain" if grid else no_grid
+        return f"{reason}, so there is no exact analysis of variance."
     rest = next(part for part in parts if not part.factors)
-    notes["variance"] = (
+    effects = stats.main_effects(whole, axes)
+    censored = _censored(drafts) if len(whole.scenarios) < len(block.scenarios) else ""
+    note = (
         f"Exact analysis of variance of {drafts.summary.objective.upper()} on the report half, "
         f"over the {count(len(whole.scenarios), 'scenario')} in which all "
         f"{len(whole.settings)} settings are done (of {len(block.scenarios)}). On the diagonal "
@@ -343,21 +301,14 @@ def _variance(
         f"interactions of three or more have the other {100 * rest.share:.1f} %. Small: the middle "
         f"95 % over resamples, {RESAMPLED}; none for fewer than three. A scenario's "
         f"interaction with an axis says how much the best value depends on the scenario. Shares "
-        f"are exact for these trials; noise has its share too. {_sizes(main_effects(whole, axes))}"
+        f"are exact for these trials; noise has its share too. {_sizes(effects)}{censored}"
     )
-    if len(whole.scenarios) < len(block.scenarios):
-        notes["variance"] += _censored(drafts)
     rows = (part._asdict() | {"factors": " × ".join(part.factors) or "rest"} for part in parts)
-    text = csv_text(Part._fields, rows)
-    return drafts.keep("variance", draw_variance(parts), text)
+    text = csv_text(stats.Part._fields, rows)
+    return drafts.keep("variance", draw_variance(parts), text, note)
 
 
-def _rests_on(part: Block) -> str:
-    settings, scenarios = count(len(part.settings), "setting"), len(part.scenarios)
-    return f"{settings} that are all done in {count(scenarios, 'scenario')}"
-
-
-def _sizes(effects: Sequence[MainEffect]) -> str:
+def _sizes(effects: Sequence[stats.MainEffect]) -> str:
     """Return how large main effects are and which of them are noise."""
     sizes = "; ".join(f"{e.axis} {effect_text(e)}" for e in effects)
     noise = [e.axis for e in effects if e.is_noise]
@@ -373,7 +324,7 @@ def _sizes(effects: Sequence[MainEffect]) -> str:
     )
 
 
-def _lost(block: Block, part: Block) -> str:
+def _lost(block: stats.Block, part: stats.Block) -> str:
     lost = {
         "setting": len(block.settings) - len(part.settings),
         "scenario": len(block.scenarios) - len(part.scenarios),
