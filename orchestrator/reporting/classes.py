@@ -1,7 +1,7 @@
 """Predictions class by class: confusion matrices, ACC and ASR of each class."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, product, zip_longest
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.errors import SpecError
-from orchestrator.plan.columns import METRICS, MODELS, SCENARIO, count
+from orchestrator.plan.columns import MODELS, SCENARIO, count
 from orchestrator.reporting import svg
 from orchestrator.reporting.read_results import ScenarioRow, StudyResults
 from orchestrator.reporting.summary import Repair, Summary
@@ -20,52 +20,29 @@ _VICTIM, _REPAIRED = MODELS
 _WHEN = {_VICTIM: "before", _REPAIRED: "after"}  # in the columns of results.csv
 _WHOLE = ("trial", "true_class", "wanted_class", "predicted_class", "count")
 _COLUMNS = (*_WHOLE, "model", "half", "images")
-_LARGEST = 100_000  # classes; a table of them fits in memory, and no dataset here has more
 ALIVE, DEAD = 0.5, 0.1  # ACC of a class that a victim knows, and of one that is lost
 NEARLY_ALL = 0.9  # of the triggered images
-_RATES = (
-    ("acc", "clean", "true_class"),
-    ("asr", "triggered", "wanted_class"),
-    ("ra", "triggered", "true_class"),
-)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Predictions:
-    """Predictions of one model, or of several together, on the report half.
-
-    Attributes:
-        cells: How many images of a kind (``clean`` or ``triggered``) and class are predicted as
-            a class: `images`, `true_class`, `wanted_class`, `predicted_class`, `count`. A
-            triggered image is of the class that it has without the trigger; `wanted_class`,
-            the class that the attacker wants for it, is -1 for a clean one.
-        classes: A row per class from 0: ``clean_images``, ``triggered_images``,
-            ``wanted_class``, and ``acc``, ``asr``, ``ra``, NaN where it has no image.
-    """
-
-    cells: pd.DataFrame
-    classes: pd.DataFrame
-
-    def of(self, images: str) -> pd.DataFrame:
-        """Return the cells of clean or of triggered images."""
-        return self.cells[self.cells["images"] == images]
+_RATES = {"acc": ("clean", "true_class"), "asr": ("triggered", "wanted_class")}
+_RATES["ra"] = ("triggered", "true_class")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Repaired:
-    """A scenario's victim, and the models that the one setting for all makes of it together."""
+    """A scenario's victim, and the models that the one setting for all makes of it together.
+
+    Attributes:
+        cells: How many images of a kind (``clean`` or ``triggered``) and class a model predicts
+            as a class: `model`, `images`, `true_class`, `wanted_class`, `predicted_class`,
+            `count`. A triggered image is of the class that it has without the trigger;
+            `wanted_class`, the class that the attacker wants for it, is -1 for a clean one.
+        classes: A row per class from 0: ``wanted_class``; ``clean_images`` and
+            ``triggered_images`` of the victim; ``acc_before``, ``acc_after`` and so on, NaN
+            where it has no image.
+    """
 
     repair: Repair
-    before: Predictions
-    after: Predictions
-
-    @property
-    def classes(self) -> int:
-        return len(self.before.classes)
-
-    @property
-    def acc_lost(self) -> "pd.Series[float]":
-        return self.before.classes["acc"] - self.after.classes["acc"]
+    cells: pd.DataFrame
+    classes: pd.DataFrame
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,14 +66,14 @@ class ClassResults:
 
     def warning(self, names: Names) -> str:
         """Return in which scenarios a low ASR is no repair, or nothing."""
-        lost = f"leaves the target's class an ACC of at most {_plain(DEAD)}"
-        sent = f"sends {_plain(NEARLY_ALL)} or more of the triggered images to one wrong class"
-        found = [
-            f"{what} in {len(where)} of {count(self.scenarios, 'scenario')} "
-            f"({_where(where, names)})"
-            for what, where in ((lost, self.killed), (sent, self.diverted))
-            if where
-        ]
+        lost = f"leaves the target's class an ACC of at most {100 * DEAD:.0f}\u00a0%"
+        sent = f"sends {100 * NEARLY_ALL:.0f}\u00a0% or more of the triggered images to one"
+        found = []
+        for effect, where in ((lost, self.killed), (f"{sent} wrong class", self.diverted)):
+            attacks = Counter(names.attack(scenario.family) for scenario in where)
+            places = ", ".join(f"{attack}: {number}" for attack, number in attacks.items())
+            of_all = f"{len(where)} of {count(self.scenarios, 'scenario')} ({places})"
+            found += [f"{effect} in {of_all}"] if where else []
         if not found:
             return ""
         return f"A low ASR is no repair everywhere: the setting {' and '.join(found)}."
@@ -141,25 +118,19 @@ def read_classes(path: Path, results: StudyResults, summary: Summary) -> ClassRe
 
 
 def _repaired(repair: Repair, cells: pd.DataFrame) -> Repaired:
-    classes = 1 + int(cells[list(_WHOLE[1:4])].max().max())
-    before, after = (
-        _predictions(cells[cells["model"] == model], classes) for model in (_VICTIM, _REPAIRED)
-    )
-    return Repaired(repair=repair, before=before, after=after)
-
-
-def _predictions(models: pd.DataFrame, classes: int) -> Predictions:
-    """Return the predictions of one or more models on the same images together."""
-    kinds = ["images", "true_class", "wanted_class", "predicted_class"]
-    cells = models.groupby(kinds)["count"].sum().reset_index()
-    table = _rates(cells, ["true_class"]).reindex(range(classes))
+    kinds = ["model", "images", "true_class", "wanted_class", "predicted_class"]
+    cells = cells.groupby(kinds, as_index=False)["count"].sum()
+    labels = range(1 + int(cells[kinds[2:]].max().max()))
+    victim = cells[cells["model"] == _VICTIM]
+    wanted = victim[victim["wanted_class"] >= 0].groupby("true_class")["wanted_class"].last()
+    table = pd.DataFrame({"wanted_class": wanted.reindex(labels).astype("Int64")})
     for images in ("clean", "triggered"):
-        sizes = cells[cells["images"] == images].groupby("true_class")["count"].sum()
-        table[f"{images}_images"] = sizes.reindex(range(classes), fill_value=0)
-    triggered = cells[cells["images"] == "triggered"]
-    wanted = triggered.groupby("true_class")["wanted_class"].last()
-    table["wanted_class"] = wanted.reindex(range(classes), fill_value=-1)
-    return Predictions(cells=cells, classes=table)
+        sizes = victim[victim["images"] == images].groupby("true_class")["count"].sum()
+        table[f"{images}_images"] = sizes.reindex(labels, fill_value=0)
+    for model, when in _WHEN.items():
+        rates = _rates(cells[cells["model"] == model], ["true_class"])
+        table = table.join(rates.add_suffix(f"_{when}"))
+    return Repaired(repair=repair, cells=cells, classes=table)
 
 
 def _killed(cells: pd.DataFrame) -> list[int]:
@@ -187,15 +158,6 @@ def _diverted(cells: pd.DataFrame) -> list[int]:
     return sorted(set(sums.index[most & (2 * sums["wrong"] > sums["count"])].get_level_values(0)))
 
 
-def _plain(share: float) -> str:
-    return f"{100 * share:.0f}\u00a0%"
-
-
-def _where(scenarios: Sequence[ScenarioRow], names: Names) -> str:
-    attacks = Counter(names.attack(scenario.family) for scenario in scenarios)
-    return ", ".join(f"{attack}: {number}" for attack, number in attacks.items())
-
-
 def _read(path: Path, trials: Sequence[int]) -> pd.DataFrame:
     """Return the cells of some trials on the report half."""
     import pyarrow as pa
@@ -213,18 +175,13 @@ def _read(path: Path, trials: Sequence[int]) -> pd.DataFrame:
     except (OSError, pa.ArrowException, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SpecError([f"{path}: cannot be read as a table of counts; {reason}"]) from None
-    for name in _WHOLE[1:]:
-        low = -1 if name == "wanted_class" else 0  # which clean images have none of
-        high = np.iinfo(np.int64).max if name == "count" else _LARGEST
-        if not cells[name].between(low, high).all():
-            raise SpecError([f"{path}: {name}: is missing or out of range somewhere"])
     return cells
 
 
 def _rates(cells: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return ACC, ASR and RA of the cells of each group; NaN without an image."""
     found = {}
-    for metric, images, aim in _RATES:
+    for metric, (images, aim) in _RATES.items():
         own = cells[cells["images"] == images]
         hits = own["count"].where(own["predicted_class"] == own[aim], 0)
         sums = own.assign(hits=hits).groupby(list(by))[["hits", "count"]].sum()
@@ -251,9 +208,8 @@ MOST_DRAWN = 20  # classes of a confusion matrix that is drawn
 MOST_LISTED = 10  # classes at either end, where there are more than that
 MOST_SCENARIOS = 12
 _MOST_WRITTEN = 12  # classes beyond which cells are too small for numbers
-_WANTED = "#d55e00"  # the outline of what the attacker wants
 MOST_TIED = 4  # classes that a summary names
-_SAME = 1e-9  # shares that differ by less are equal
+_WANTED = "#d55e00"  # the outline of what the attacker wants
 _CSV = (
     *("class", "wanted_class", "clean_images", "acc_before", "acc_after", "triggered_images"),
     *("asr_before", "asr_after", "ra_before", "ra_after"),
@@ -261,151 +217,123 @@ _CSV = (
 _LEFT, _BOTTOM, _RIGHT, _TOP = 44.0, 34.0, 8.0, 22.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassTable:
-    """Classes of a scenario, in words.
-
-    Attributes:
-        rows: Class; ACC of the victim, of the repaired model and the difference; ASR of the two.
-    """
-
-    title: str
-    rows: Sequence[tuple[str, ...]]
-
-
 def draw_classes(shown: Repaired) -> svg.SvgFigure | None:
     """Draw four confusion matrices in percent of their rows, unless they are too large."""
-    classes = shown.classes
+    classes = len(shown.classes)
     if classes > MOST_DRAWN:
         return None
-    width, height, columns = (21, 19, 4) if classes <= _MOST_WRITTEN else (13, 13, 2)
+    written = classes <= _MOST_WRITTEN
+    width, height, columns = (21, 19, 4) if written else (13, 13, 2)
     sheet = svg.SvgCanvas(
         columns=columns,
         width=_LEFT + max(classes, 8) * width + _RIGHT,
         height=_BOTTOM + max(classes, 6) * height + _TOP,
     )
     labels = [str(label) for label in range(classes)]
-    models = {"victim": shown.before, "repaired": shown.after}
-    for images, (model, predictions) in product(("triggered", "clean"), models.items()):
+    for images, model in product(("triggered", "clean"), MODELS):
         across = svg.cell_axis(labels, "predicted class")
         up = svg.cell_axis(labels[::-1], "class of the image")
         title = [f"{images.capitalize()}, {model}"]
         panel = sheet.panel((_LEFT, _BOTTOM, _RIGHT, _TOP), across, up, title, frame=())
-        sizes = predictions.classes[f"{images}_images"]
-        for label in np.flatnonzero(sizes).tolist():
+        own = shown.cells[(shown.cells["images"] == images) & (shown.cells["model"] == model)]
+        sizes = own.groupby("true_class")["count"].sum()
+        for label in sizes.index:
             panel.box((0, classes - 1 - label), (classes, classes - label), fill=svg.colour_at(0))
-        svg.draw_cells(panel, _cells(predictions, images, classes))
-        if images == "triggered":
-            _outline(panel, predictions, classes)
+        cells = {}
+        found = own[["true_class", "predicted_class", "count"]].itertuples(index=False, name=None)
+        for true, predicted, number in found:
+            share = float(number / sizes[true])
+            tip = f"class {true} as class {predicted}: {number} of {sizes[true]}"
+            cells[predicted, classes - 1 - true] = svg.Cell(
+                share=share,
+                text=f"{100 * share:.0f}" if written and share >= 0.005 else "",
+                tip=f"{tip} ({100 * share:.1f} %)",
+            )
+        svg.draw_cells(panel, cells)
+        wanted = shown.classes["wanted_class"].dropna() if images == "triggered" else {}
+        for label, aim in wanted.items():
+            row = classes - 1 - label
+            low, high = (aim + 0.04, row + 0.04), (aim + 0.96, row + 0.96)
+            panel.box(low, high, fill="none", stroke=_WANTED, stroke_width=1)
     return sheet.finish()
 
 
-def class_tables(shown: Repaired) -> list[ClassTable]:
-    """Return all classes, or of many those that lost most ACC and those that keep most ASR."""
-    if shown.classes <= MOST_DRAWN:
-        return [ClassTable(title="", rows=_rows(shown, range(shown.classes)))]
+def class_tables(shown: Repaired) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Return all classes, or of many those that lost most ACC and those that keep most ASR.
+
+    Returns:
+        Tables with a title and rows: class; ACC of the victim, of the repaired model and the
+        difference; ASR of the two.
+    """
+    table = shown.classes
+    if len(table) <= MOST_DRAWN:
+        return [("", _rows(table))]
+    ends = {
+        "Classes that lost most ACC": table["acc_before"] - table["acc_after"],
+        "Classes with the highest remaining ASR": table["asr_after"],
+    }
     return [
-        ClassTable(title=title, rows=_rows(shown, _largest(values).index[:MOST_LISTED]))
-        for title, values in (
-            ("Classes that lost most ACC", shown.acc_lost),
-            ("Classes with the highest remaining ASR", shown.after.classes["asr"]),
-        )
+        (title, _rows(table.loc[_largest(values)[:MOST_LISTED]])) for title, values in ends.items()
     ]
 
 
 def extremes(shown: Repaired) -> str:
     """Return which classes lost most ACC, and which have the highest ASR left."""
-    before, after = shown.before.classes, shown.after.classes
+    table = shown.classes
     acc, asr = "no class lost ACC", "no class has an ASR above 0"
-    if lost := _most(shown.acc_lost):
-        each = f"{100 * shown.acc_lost[lost[0]]:.1f} points each"
-        acc = f"{_named(lost)} lost most ACC ({_ends(lost, before['acc'], after['acc'], each)})"
-    if left := _most(after["asr"]):
+    if lost := _most(table["acc_before"] - table["acc_after"]):
+        acc = f"{_named(lost)} lost most ACC ({_ends(table, lost, 'acc')})"
+    if left := _most(table["asr_after"]):
         verb = "has" if len(left) == 1 else "have"
-        ends = _ends(left, before["asr"], after["asr"], f"{_percent(after['asr'][left[0]])} each")
-        asr = f"{_named(left)} {verb} the highest ASR ({ends})"
+        asr = f"{_named(left)} {verb} the highest ASR ({_ends(table, left, 'asr')})"
     return f"{acc}, {asr}"
-
-
-def _ends(
-    labels: Sequence[int], before: "pd.Series[float]", after: "pd.Series[float]", each: str
-) -> str:
-    """Return where a single class goes from and to, else `each`."""
-    if len(labels) > 1:
-        return each
-    return f"{_percent(before[labels[0]])} → {_percent(after[labels[0]])}"
 
 
 def _most(values: "pd.Series[float]") -> list[int]:
     """Return the classes with the largest value, if that is above 0."""
-    largest = values.max()
-    return values.index[values > max(0.0, largest - _SAME)].tolist() if largest > 0 else []
+    rounded = values.round(9)
+    return rounded.index[(rounded == rounded.max()) & (rounded > 0)].tolist()
 
 
 def _named(labels: Sequence[int]) -> str:
     names = [str(label) for label in labels[:MOST_TIED]]
     more = [f"{len(labels) - MOST_TIED} more"] if len(labels) > MOST_TIED else []
-    return f"class {names[0]}" if len(labels) == 1 else f"classes {listed([*names, *more])}"
+    return f"{'class' if len(labels) == 1 else 'classes'} {listed([*names, *more])}"
+
+
+def _ends(table: pd.DataFrame, labels: Sequence[int], metric: str) -> str:
+    first = labels[0]
+    before, after = (_percent(table[f"{metric}_{when}"][first]) for when in _WHEN.values())
+    return f"{before} → {after}" if len(labels) == 1 else f"{first}: {before} → {after}"
 
 
 def classes_csv(shown: Repaired, setting_axes: Sequence[str]) -> str:
     """Return every class of a scenario; counts of images are the victim's, NaN is empty."""
-    before, after = shown.before.classes, shown.after.classes
     judged = shown.repair.judged
     cells = {name: judged[0].cells[name] for name in (*SCENARIO, *setting_axes)}
     if len(judged) > 1:  # which the defence seed tells apart
         cells["defence_seed"] = " ".join(one.cells["defence_seed"] for one in judged)
-    metrics = [
-        before[list(METRICS)].add_suffix("_before"),
-        after[list(METRICS)].add_suffix("_after"),
-    ]
-    wanted = before["wanted_class"].astype("Int64").where(before["wanted_class"] >= 0)
-    sizes = before[["clean_images", "triggered_images"]].assign(wanted_class=wanted)
-    table = pd.concat([sizes, *metrics], axis=1).rename_axis("class").reset_index()
+    table = shown.classes.rename_axis("class").reset_index()
     return pd.DataFrame({**cells, **table[list(_CSV)]}).to_csv(index=False)
 
 
-def _cells(predictions: Predictions, images: str, classes: int) -> dict[tuple[int, int], svg.Cell]:
-    sizes = predictions.classes[f"{images}_images"]
-    found = {}
-    cells = predictions.of(images)[["true_class", "predicted_class", "count"]]
-    for true, predicted, number in cells.itertuples(index=False):
-        share = float(number / sizes[true])
-        written = classes <= _MOST_WRITTEN and share >= 0.005
-        found[predicted, classes - 1 - true] = svg.Cell(
-            share=share,
-            text=f"{100 * share:.0f}" if written else "",
-            tip=f"class {true} as class {predicted}: {number} of {sizes[true]} "
-            f"({100 * share:.1f} %)",
-        )
-    return found
-
-
-def _outline(panel: svg.Panel, predictions: Predictions, classes: int) -> None:
-    """Outline in each row what the attacker wants."""
-    for label, wanted in enumerate(predictions.classes["wanted_class"].tolist()):
-        if wanted >= 0:
-            row = classes - 1 - label
-            low, high = (wanted + 0.04, row + 0.04), (wanted + 0.96, row + 0.96)
-            panel.box(low, high, fill="none", stroke=_WANTED, stroke_width=1)
-
-
-def _rows(shown: Repaired, labels: Iterable[int]) -> list[tuple[str, ...]]:
-    before, after = shown.before.classes, shown.after.classes
+def _rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    lost = table["acc_before"] - table["acc_after"]
     return [
         (
             str(label),
-            *(_percent(part["acc"][label]) for part in (before, after)),
-            NOTHING if np.isnan(lost := shown.acc_lost[label]) else signed(-lost, "acc"),
-            *(_percent(part["asr"][label]) for part in (before, after)),
+            *(_percent(row[name]) for name in ("acc_before", "acc_after")),
+            NOTHING if np.isnan(lost[label]) else signed(-lost[label], "acc"),
+            *(_percent(row[name]) for name in ("asr_before", "asr_after")),
         )
-        for label in labels
+        for label, row in table.iterrows()
     ]
 
 
-def _largest(values: "pd.Series[float]") -> "pd.Series[float]":
+def _largest(values: "pd.Series[float]") -> list[int]:
     """Return the classes that have a value, the largest first; of equals the first class."""
-    return values.dropna().sort_values(ascending=False, kind="stable")
+    rounded = values.dropna().round(9)
+    return rounded.sort_values(ascending=False, kind="stable").index.tolist()
 
 
 def _percent(share: float) -> str:

@@ -54,15 +54,11 @@ _TINY = 1e-18  # a variance that is none
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Trials' results as a matrix.
-
-    Attributes:
-        values: ``[scenarios, settings]``; NaN where a trial is not done.
-    """
+    """Trials' results as a matrix."""
 
     scenarios: Sequence[ScenarioRow]
     settings: Sequence[Setting]
-    values: Floats
+    values: Floats  # [scenarios, settings]; NaN where a trial is not done
 
     @property
     def whole(self) -> bool:
@@ -108,24 +104,16 @@ def complete_part(block: Block) -> Block:
 
 
 class Marginal(NamedTuple):
-    """One value of an axis by one metric, over all scenarios or over those of an attack.
-
-    Attributes:
-        attack: Empty where all scenarios are pooled.
-        level: Of the scenarios' means over the other axes; its interval is cut to [0, 1].
-        gap: Of the differences to the axis's first value; None for that value itself.
-        trials: How many trials they rest on.
-        reference: The axis's first value.
-    """
+    """One value of an axis by one metric, over all scenarios or over those of an attack."""
 
     axis: str
     value: str
     metric: str
-    attack: str
-    level: MeanEstimate
-    gap: MeanEstimate | None
+    attack: str  # empty where all scenarios are pooled
+    level: MeanEstimate  # of the scenarios' means over the other axes, its interval in [0, 1]
+    gap: MeanEstimate | None  # of the differences to the reference; None for that itself
     trials: int
-    reference: str
+    reference: str  # the axis's first value
 
     def cells(self) -> dict[str, object]:
         """Return the row of the figure's CSV file."""
@@ -209,17 +197,11 @@ _WORK = 4e6  # values that are moved at once, for each axis
 
 @dataclass(frozen=True)
 class MainEffect:
-    """The main effect of an axis on the settings' means over scenarios.
-
-    Attributes:
-        size: Standard deviation, over the axis's values, of the mean that each reaches; in
-            the objective's own unit.
-        p_value: Of the permutation test, adjusted for the number of axes by Holm's method.
-    """
+    """The main effect of an axis on the settings' means over scenarios."""
 
     axis: str
-    size: float
-    p_value: float
+    size: float  # sd over the axis's values of the mean that each reaches; the objective's unit
+    p_value: float  # of the permutation test, adjusted for the number of axes by Holm's method
 
     @property
     def is_noise(self) -> bool:
@@ -300,17 +282,10 @@ VARIANCE_RESAMPLES = 500  # of attacks and their scenarios, for the intervals
 
 
 class Part(NamedTuple):
-    """A part of the variance.
+    """A part of the variance, with the middle 95 % over resamples; None where there are too few."""
 
-    Attributes:
-        factors: One for a main effect, two for an interaction, none for all that is left.
-        share: Of the whole variance, in [0, 1].
-        low, high: The middle 95 % of what resampled attacks and scenarios give (see
-            `orchestrator.search.inference.resampled`); None where there are too few.
-    """
-
-    factors: tuple[str, ...]
-    share: float
+    factors: tuple[str, ...]  # one: a main effect; two: an interaction; none: all that is left
+    share: float  # of the whole variance, in [0, 1]
     low: float | None
     high: float | None
 
@@ -387,18 +362,11 @@ Shares = Mapping[str, float]  # by the axis's name
 
 
 class Importance(NamedTuple):
-    """One axis by one measure.
-
-    Attributes:
-        share: Of all axes' main effects by this measure, in [0, 1].
-        low, high: The middle 95 % of what resamples give (see `orchestrator.search.inference`),
-            widened to hold the share; None where there are none.
-        resamples: How many there were.
-    """
+    """One axis by one measure, with the middle 95 % over resamples; None where there are none."""
 
     axis: str
     measure: str
-    share: float
+    share: float  # of all axes' main effects by this measure, in [0, 1]
     low: float | None
     high: float | None
     resamples: int
@@ -482,24 +450,15 @@ _ALL_TO_ALL = "all_to_all"  # every class is a target, so no row is *the* target
 
 
 class FlagCount(NamedTuple):
-    """Done trials of an attack at a threshold.
-
-    Attributes:
-        unlearn_threshold: The threshold, or a range where there are many.
-        trials: How many there are.
-        target: In how many of them the target's row was flagged.
-        others: In how many any other row was.
-        nothing: In how many no row was.
-        short: In how many the ascent ended above its threshold.
-    """
+    """How many done trials of an attack at a threshold flagged a kind of row."""
 
     attack: str
-    unlearn_threshold: str
+    unlearn_threshold: str  # or a range where there are many
     trials: int
-    target: int
-    others: int
-    nothing: int
-    short: int
+    target: int  # the target's row
+    others: int  # any other
+    nothing: int  # none
+    short: int  # the ascent ended above its threshold
 
 
 def count_flags(results: StudyResults, names: Names) -> list[FlagCount]:

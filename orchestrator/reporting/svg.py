@@ -13,6 +13,8 @@ from math import ceil, floor, log10, prod
 from typing import Any
 from zlib import crc32
 
+import numpy as np
+
 from orchestrator.plan.labels import value_text
 from orchestrator.reporting.read_results import StudyResults, distinct, in_order
 from orchestrator.reporting.text import printable
@@ -43,19 +45,12 @@ _OUTLINES: dict[str, Sequence[Point]] = {  # of marks, in radii
 
 @dataclass(frozen=True, kw_only=True)
 class SvgFigure:
-    """A finished figure.
+    """A finished figure."""
 
-    Attributes:
-        svg: The whole sheet as a file.
-        panels: Each panel as an ``<svg>`` element of its own, row by row, to be inlined.
-        columns: How many panels stand side by side.
-        width: Of a panel, in points.
-    """
-
-    svg: str
-    panels: tuple[str, ...]
-    columns: int
-    width: float
+    svg: str  # the whole sheet as a file
+    panels: tuple[str, ...]  # each as an ``<svg>`` element of its own, row by row, to be inlined
+    columns: int  # of panels
+    width: float  # of a panel, in points
 
 
 @dataclass(frozen=True)
@@ -92,12 +87,7 @@ class Panel:
     """
 
     def __init__(
-        self,
-        box: tuple[float, float, float, float],
-        x: Axis,
-        y: Axis,
-        title: Sequence[str],
-        frame: Collection[str],
+        self, box: Margins, x: Axis, y: Axis, title: Sequence[str], frame: Collection[str]
     ) -> None:
         self._left, self._top, self._width, self._height = box
         self._x, self._y = x, y
@@ -311,27 +301,26 @@ def attack_styles(attacks: Iterable[str]) -> Styles:
     shown = distinct(attacks)
     places: dict[str, int] = {}
     for attack in sorted(shown, key=lambda name: (name not in KNOWN, name)):
-        candidates = _candidates(attack)
-        free = (place for place in candidates if place not in places.values())
-        places[attack] = next(free, candidates[0])
-    colours = len(COLOURS)
-    return {
-        attack: Style(
-            COLOURS[(n := places[attack]) % colours], MARKS[n % len(MARKS)], DASHES[n // colours]
-        )
-        for attack in shown
-    }
+        free = [place for place in _candidates(attack) if place not in places.values()]
+        places[attack] = (free or _candidates(attack))[0]
+    return {attack: _STYLES[places[attack]] for attack in shown}
+
+
+_STYLES = [
+    Style(COLOURS[n % len(COLOURS)], MARKS[n % len(MARKS)], DASHES[n // len(COLOURS)])
+    for n in range(len(COLOURS) * len(MARKS))
+]
 
 
 def _candidates(attack: str) -> list[int]:
-    """Return the places an attack may have, the best first: a variant's have its colour."""
+    """Return the styles an attack may have, the best first: a variant's have its colour."""
     name = attack.partition("(")[0]
-    others = list(range(len(KNOWN), len(COLOURS) * len(MARKS)))
+    others = list(range(len(KNOWN), len(_STYLES)))
     own = KNOWN.index(name) if name in KNOWN else others[crc32(name.encode()) % len(others)]
     best = [own]
     if attack != name:
-        colour = [place for place in others if (place - own) % len(COLOURS) == 0]
-        best = _ring(colour, colour[crc32(attack.encode()) % len(colour)])
+        best = [place for place in others if (place - own) % len(COLOURS) == 0]
+        best = _ring(best, best[crc32(attack.encode()) % len(best)])
     return [*best, *_ring(others, own), *range(len(KNOWN))]
 
 
@@ -346,16 +335,11 @@ _LOG_ABOVE = 30.0  # largest by smallest value beyond which an axis is drawn by 
 
 @dataclass(frozen=True, kw_only=True)
 class SettingAxis:
-    """One axis of the settings.
-
-    Attributes:
-        values: As text, numbers by size.
-        log: Whether the study searches it on a logarithmic scale.
-    """
+    """One axis of the settings."""
 
     name: str
-    values: Sequence[str]
-    log: bool = False
+    values: Sequence[str]  # numbers by size
+    log: bool = False  # whether the study searches it on a logarithmic scale
 
     @cached_property
     def numeric(self) -> bool:
@@ -416,29 +400,20 @@ CIVIDIS = (
     *("#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78"),
     *("#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838"),
 )
-_BLACK_ABOVE = 0.179  # relative luminance at which black and white contrast alike
+_BLACK_ABOVE = 0.4658  # share from which black contrasts more than white, by WCAG's luminance
 _GAP = 0.02  # between cells, in cells
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What a cell of a heat map shows.
+    """The content of a cell of a heat map."""
 
-    Attributes:
-        share: Place on the colour scale, in [0, 1]; None leaves the cell without colour.
-        text: The number, or why there is none.
-        note: A second, smaller line.
-        tip: Shown when it is pointed at.
-        hatched: Whether the cell is censored.
-        marked: Whether the cell is outlined.
-    """
-
-    share: float | None = None
-    text: str = ""
-    note: str = ""
+    share: float | None = None  # on the colour scale, in [0, 1]; None is without colour
+    text: str = ""  # the number, or why there is none
+    note: str = ""  # a second, smaller line
     tip: str = ""
-    hatched: bool = False
-    marked: bool = False
+    hatched: bool = False  # censored
+    marked: bool = False  # outlined
 
 
 def cell_axis(labels: Sequence[str], label: str = "", fewest: int = 0) -> Axis:
@@ -450,38 +425,30 @@ def cell_axis(labels: Sequence[str], label: str = "", fewest: int = 0) -> Axis:
 def draw_cells(panel: Panel, cells: Mapping[tuple[int, int], Cell]) -> None:
     """Draw cells by (column, row), the first row at the bottom."""
     for (column, row), cell in cells.items():
-        _draw(panel, column, row, cell)
+        inner, middle = _corners(column, row, 2 * _GAP), (column + 0.5, row + 0.5)
+        colour, size = INK, FONT_SIZE
+        if cell.share is not None:
+            colour = "#000" if cell.share > _BLACK_ABOVE else "#fff"
+            panel.box(*_corners(column, row, _GAP), fill=colour_at(cell.share), tip=cell.tip)
+        else:
+            edge: dict[str, Any] = {"stroke": INK, "stroke_opacity": 0.35, "stroke_width": 0.5}
+            panel.box(*inner, tip=cell.tip, fill="none", pointer_events="all", **edge)
+            size -= 1.5
+        if cell.hatched:
+            _hatch(panel, column, row)
+        if cell.marked:
+            panel.box(*inner, fill="none", stroke=INK, stroke_width=2)
+        lift = 4.0 if cell.note else 0.0
+        panel.text(*middle, cell.text, dy=-lift, size=size, colour=colour)
+        if cell.note:
+            panel.text(*middle, cell.note, dy=6, size=FONT_SIZE - 3, colour=colour)
 
 
 def colour_at(share: float) -> str:
     """Return the colour of a place on the scale, dark at 0 and bright at 1."""
-    place = min(1.0, max(0.0, share)) * (len(CIVIDIS) - 1)
-    index = min(int(place), len(CIVIDIS) - 2)
-    low, high = (_parts(colour) for colour in CIVIDIS[index : index + 2])
-    mixed = (a + (b - a) * (place - index) for a, b in zip(low, high, strict=True))
-    return "#" + "".join(f"{round(part):02x}" for part in mixed)
-
-
-def _draw(panel: Panel, column: int, row: int, cell: Cell) -> None:
-    colour, size = INK, FONT_SIZE
-    if cell.share is not None:
-        fill = colour_at(cell.share)
-        colour = "#000" if _luminance(fill) > _BLACK_ABOVE else "#fff"
-        panel.box(*_corners(column, row, _GAP), fill=fill, tip=cell.tip)
-    else:
-        edge = {"stroke": INK, "stroke_opacity": 0.35, "stroke_width": 0.5}
-        style: dict[str, Any] = {"fill": "none", "pointer_events": "all", **edge}
-        panel.box(*_corners(column, row, 2 * _GAP), tip=cell.tip, **style)
-        size -= 1.5
-    if cell.hatched:
-        _hatch(panel, column, row)
-    if cell.marked:
-        panel.box(*_corners(column, row, 2 * _GAP), fill="none", stroke=INK, stroke_width=2)
-    middle = column + 0.5, row + 0.5
-    lift = 4.0 if cell.note else 0.0
-    panel.text(*middle, cell.text, dy=-lift, size=size, colour=colour)
-    if cell.note:
-        panel.text(*middle, cell.note, dy=6, size=FONT_SIZE - 3, colour=colour)
+    channels = np.array([[int(c[n : n + 2], 16) for n in (1, 3, 5)] for c in CIVIDIS]).T
+    tenths = np.linspace(0, 1, len(CIVIDIS))
+    return "#" + "".join(f"{round(np.interp(share, tenths, part)):02x}" for part in channels)
 
 
 def _corners(column: int, row: int, inset: float) -> tuple[Point, Point]:
@@ -495,16 +462,3 @@ def _hatch(panel: Panel, column: int, row: int) -> None:
         start, end = max(low, low - shift), min(high, high - shift)
         ends = [(column + start, row + start + shift), (column + end, row + end + shift)]
         panel.line(ends, stroke_width=0.6, opacity=0.3)
-
-
-def _parts(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
-
-
-def _luminance(colour: str) -> float:
-    """Return the relative luminance of an sRGB colour, as WCAG defines it."""
-    linear = (
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
-        for part in (value / 255 for value in _parts(colour))
-    )
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
