@@ -200,16 +200,14 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         "pruner": _pruner(results, study),
         "starts": read_starts(folder / "logs" / STARTS),
         "triggers": trigger_views(folder / "figures", results, names),
-        "before_after": drafts.before_after(),
+        **drafts.repairs(),
         "sensitivity": sensitivity(drafts),
         "surfaces": drafts.families(),
-        "front": drafts.front(),
         "flags": flags,
         "flagged": drafts.flagged(flags),
         "classes": [drafts.classes(shown) for shown in classes.shown],
         "unlearning": drafts.curves("unlearning", UNLEARN, curves),
         "relearning": drafts.curves("relearning", RELEARN, curves),
-        "halves": drafts.halves(),
     }
     html = fill("report.html.jinja", drafts.widths, **values)
     table = [*rows, whole]

@@ -52,7 +52,6 @@ class ClassResults:
     Attributes:
         shown: The first scenarios; the first of each family precedes others, for seeds resemble
             each other.
-        scenarios: How many have counts.
         killed: Those of them in which the target's class is lost: ACC of it falls from at least
             `ALIVE` to at most `DEAD`.
         diverted: Those in which at least `NEARLY_ALL` of the triggered images go to one class
@@ -60,7 +59,7 @@ class ClassResults:
     """
 
     shown: Sequence[Repaired] = ()
-    scenarios: int = 0
+    scenarios: int = 0  # how many have counts
     killed: Sequence[ScenarioRow] = ()
     diverted: Sequence[ScenarioRow] = ()
 
@@ -119,7 +118,7 @@ def read_classes(path: Path, results: StudyResults, summary: Summary) -> ClassRe
 
 def _repaired(repair: Repair, cells: pd.DataFrame) -> Repaired:
     kinds = ["model", "images", "true_class", "wanted_class", "predicted_class"]
-    cells = cells.groupby(kinds, as_index=False)["count"].sum()
+    cells = cells.groupby(kinds)["count"].sum().reset_index()
     labels = range(1 + int(cells[kinds[2:]].max().max()))
     victim = cells[cells["model"] == _VICTIM]
     wanted = victim[victim["wanted_class"] >= 0].groupby("true_class")["wanted_class"].last()
@@ -250,11 +249,11 @@ def draw_classes(shown: Repaired) -> svg.SvgFigure | None:
                 tip=f"{tip} ({100 * share:.1f} %)",
             )
         svg.draw_cells(panel, cells)
-        wanted = shown.classes["wanted_class"].dropna() if images == "triggered" else {}
-        for label, aim in wanted.items():
-            row = classes - 1 - label
-            low, high = (aim + 0.04, row + 0.04), (aim + 0.96, row + 0.96)
-            panel.box(low, high, fill="none", stroke=_WANTED, stroke_width=1)
+        wanted = shown.classes["wanted_class"].fillna(-1).tolist()
+        for row, aim in enumerate(reversed(wanted)):
+            if images == "triggered" and aim >= 0:
+                low, high = (aim + 0.04, row + 0.04), (aim + 0.96, row + 0.96)
+                panel.box(low, high, fill="none", stroke=_WANTED, stroke_width=1)
     return sheet.finish()
 
 
@@ -318,16 +317,14 @@ def classes_csv(shown: Repaired, setting_axes: Sequence[str]) -> str:
 
 
 def _rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
-    lost = table["acc_before"] - table["acc_after"]
-    return [
-        (
-            str(label),
-            *(_percent(row[name]) for name in ("acc_before", "acc_after")),
-            NOTHING if np.isnan(lost[label]) else signed(-lost[label], "acc"),
-            *(_percent(row[name]) for name in ("asr_before", "asr_after")),
-        )
-        for label, row in table.iterrows()
-    ]
+    columns = ["acc_before", "acc_after", "asr_before", "asr_after"]
+    rows = []
+    for label, *rates in table[columns].itertuples(name=None):
+        before, after, *asr = map(_percent, rates)
+        gain = rates[1] - rates[0]
+        change = NOTHING if np.isnan(gain) else signed(gain, "acc")
+        rows.append((str(label), before, after, change, *asr))
+    return rows
 
 
 def _largest(values: "pd.Series[float]") -> list[int]:

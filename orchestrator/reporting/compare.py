@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import compress
 from pathlib import Path
 from statistics import fmean
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
@@ -40,13 +40,13 @@ from orchestrator.reporting.svg import Styles, attack_styles
 from orchestrator.reporting.text import (
     NOTHING,
     Names,
-    difference_text,
+    difference_texts,
     names_of,
     report_texts,
     title_of,
     weak_text,
 )
-from orchestrator.search.inference import estimate, holm
+from orchestrator.search.inference import estimate
 
 METRICS = ("acc", "asr", "ra", "der")
 UNKNOWN = "?"  # value of an axis that a study neither names nor tells the preset of
@@ -56,17 +56,12 @@ Trials: TypeAlias = tuple[TrialRow, TrialRow] | tuple[Repair, Repair]  # of two 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One study of a comparison.
+    """One study of a comparison."""
 
-    Attributes:
-        label: Its name, with the folder's where two studies have the same.
-        preset: The preset of values that no axis names, or None if nothing says so.
-    """
-
-    label: str
+    label: str  # its name, with the folder's where two studies have the same
     results: StudyResults
     summary: Summary
-    preset: str | None
+    preset: str | None  # the preset of values that no axis names, or None if nothing says so
 
     def value(self, trial: TrialRow, axis: str) -> str:
         """Return a trial's value of any study's axis: its own or the preset's."""
@@ -84,16 +79,11 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Studies, and the axes by which their settings are told apart.
-
-    Attributes:
-        axes: Named by every study; settings are the same where all axes are.
-        lonely: Axes named by only some studies, with the labels of those.
-    """
+    """Studies, and the axes by which their settings are told apart."""
 
     sides: Sequence[Side]
-    axes: Sequence[str]
-    lonely: Mapping[str, Sequence[str]]
+    axes: Sequence[str]  # named by every study; settings are the same where all axes are
+    lonely: Mapping[str, Sequence[str]]  # axes named by only some studies, with the labels of those
 
     def points(self, side: Side) -> dict[Point, TrialRow]:
         """Return a study's trials by scenario and setting."""
@@ -200,22 +190,6 @@ MOST_LISTED = 100  # scenarios that only some studies have
 _SHOWN = ("acc", "asr", "der")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Against:
-    """A study beside the first one, in words.
-
-    Attributes:
-        rows: The kind of pairs, scenarios, trials, the difference of each metric, and the
-            sample of its interval.
-        sentence: What the two share.
-    """
-
-    label: str
-    sentence: str
-    rows: Sequence[tuple[str, ...]]
-    figure: FigureView | None
-
-
 def comparison_page(comparison: Comparison) -> str:
     """Return the page as one HTML file that asks for nothing else."""
     sides = comparison.sides
@@ -230,7 +204,7 @@ def comparison_page(comparison: Comparison) -> str:
         lonely.append((axis, having, [value or NOTHING for value in values]))
     return fill(
         "comparison.html.jinja",
-        [against.figure.width for against in others if against.figure is not None],
+        [against["figure"].width for against in others if against["figure"]],
         labels=[side.label for side in sides],
         studies=[_study(side) for side in sides],
         repairs=_repairs(comparison, names),
@@ -290,15 +264,15 @@ def _repairs(
 
 def _against(
     comparison: Comparison, first: Side, other: Side, names: Names, styles: Styles
-) -> Against:
-    same = aligned(comparison, first, other)
+) -> dict[str, Any]:
+    """Return a study beside the first one, in words."""
+    same, common = aligned(comparison, first, other), _common(first, other)
     rows: dict[str, Sequence[Trials]] = {
         "The same trials, all scenarios": same,
         "Own best settings, all scenarios": bests(first, other),
     }
     by_attack = grouped(same, lambda pair: names.attack(pair[0].scenario.family))
     rows |= {f"The same trials, {attack}": pairs for attack, pairs in by_attack.items()}
-    common = _common(first, other)
     sentence = (
         f"Both have {count(len(common), 'scenario')} and have done {count(len(same), 'trial')} "
         f"that are the same in scenario and setting."
@@ -308,42 +282,35 @@ def _against(
             f" But in {count(others, 'scenario')} the victims are not the same (trained "
             f"otherwise, or on another kind of machine): differences are theirs too."
         )
-    return Against(
-        label=other.label,
-        sentence=sentence,
-        rows=_table({what: fair(pairs) for what, pairs in rows.items()}),
-        figure=_figure(first, other, same, names, styles),
-    )
+    return {
+        "label": other.label,
+        "sentence": sentence,
+        "rows": _table({title: fair(pairs) for title, pairs in rows.items()}),
+        "figure": _figure(first, other, same, names, styles) if same else None,
+    }
 
 
 def _table(rows: Mapping[str, Sequence[Trials]]) -> list[tuple[str, ...]]:
-    """Return the rows in words.
-
-    A star marks what differs clearly after Holm's adjustment over all tests of the table.
-    """
-    found = {}
-    for what, pairs in rows.items():
-        scenarios = grouped(pairs, lambda pair: pair[0].scenario)
-        attacks = [scenario.family.attack for scenario in scenarios]
+    """Return kind of pairs, scenarios, trials, each metric's difference and its sample."""
+    gaps = {}
+    for title, pairs in rows.items():
+        by_scenario = grouped(pairs, lambda pair: pair[0].scenario)
+        attacks = [scenario.family.attack for scenario in by_scenario]
         for metric in METRICS if pairs else ():
             column = column_of(metric, "report")
             means = [
                 fmean(two.numbers[column] - one.numbers[column] for one, two in group)
-                for group in scenarios.values()
+                for group in by_scenario.values()
             ]
-            found[what, metric] = estimate(means, attacks)
-    adjusted = iter(holm([gap.p for gap in found.values() if gap.p is not None]))
+            gaps[title, metric] = estimate(means, attacks)
+    found = difference_texts([(gap, metric) for (_, metric), gap in gaps.items()])
+    texts = dict(zip(gaps, found, strict=True))
     table = []
-    for what, pairs in rows.items():
-        if not pairs:
-            table.append((what, "0", "0", *[NOTHING] * (len(METRICS) + 1)))
-            continue
-        cells = []
-        for metric in METRICS:
-            gap = found[what, metric]
-            p = None if gap.p is None else next(adjusted)
-            cells.append(difference_text((gap.mean, gap.low, gap.high), metric, p))
-        table.append((what, str(gap.scenarios), str(len(pairs)), *cells, gap.sample))
+    for title, pairs in rows.items():
+        cells = [texts.get((title, metric), NOTHING) for metric in METRICS]
+        gap = gaps.get((title, METRICS[0]))
+        scenarios, sample = (str(gap.scenarios), gap.sample) if gap else ("0", NOTHING)
+        table.append((title, scenarios, str(len(pairs)), *cells, sample))
     return table
 
 
@@ -353,9 +320,7 @@ def _figure(
     pairs: Sequence[tuple[TrialRow, TrialRow]],
     names: Names,
     styles: Styles,
-) -> FigureView | None:
-    if not pairs:
-        return None
+) -> FigureView:
     marks = []
     for one, two in pairs:
         columns = {metric: column_of(metric, "report") for metric in _SHOWN}

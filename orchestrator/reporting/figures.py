@@ -287,13 +287,12 @@ class Curve:
     """One ascent, or one relearning.
 
     Attributes:
-        setting: Of a relearning; an ascent serves several.
         series: Fractions from epoch 1, by name; empty where the phase has none.
     """
 
     phase: str
     scenario: ScenarioRow
-    setting: Setting
+    setting: Setting  # of a relearning; an ascent serves several
     series: dict[str, list[float]]
 
 

@@ -213,28 +213,25 @@ class FigureFiles:
         self.styles = attack_styles(names.attack(family) for family in summary.families())
         self._repaired = [outcome for outcome in summary.outcomes if outcome.best]
 
-    def before_after(self) -> FigureView | None:
+    def repairs(self) -> dict[str, FigureView | None]:
+        """Return ``before_after``, ``halves`` and ``front``; None where nothing is repaired."""
         if not self._repaired:
-            return None
-        drawing = figures.draw_before_after(self._repaired, self.names, self.styles)
-        columns = ["victim_ok", *(n for n in (*BEFORE, *AFTER, *DER) if n.endswith("_report"))]
-        judged = [t for outcome in self._repaired if outcome.best for t in outcome.best.judged]
-        return self.keep("before-after", drawing, self.trials_csv(judged, columns))
-
-    def halves(self) -> FigureView | None:
-        if not self._repaired:
-            return None
-        drawing = figures.draw_halves(self._repaired, self.names, self.styles)
+            return dict.fromkeys(("before_after", "halves", "front"))
         bests = [outcome.best for outcome in self._repaired if outcome.best]
+        judged = [trial for best in bests for trial in best.judged]
         both = {id(t): t for best in bests for t in (*best.chosen, *best.judged)}
-        return self.keep("selection-report", drawing, self.trials_csv(both.values()))
-
-    def front(self) -> FigureView | None:
-        if not self._repaired:
-            return None
-        drawing = figures.draw_front(self.summary, self.names, self.styles)
         done = (trial for trial in self.results.trials if trial.done)
-        return self.keep("front", drawing, self.trials_csv(done))
+        columns = ["victim_ok", *(n for n in (*BEFORE, *AFTER, *DER) if n.endswith("_report"))]
+        before_after = figures.draw_before_after(self._repaired, self.names, self.styles)
+        halves = figures.draw_halves(self._repaired, self.names, self.styles)
+        front = figures.draw_front(self.summary, self.names, self.styles)
+        return {
+            "before_after": self.keep(
+                "before-after", before_after, self.trials_csv(judged, columns)
+            ),
+            "halves": self.keep("selection-report", halves, self.trials_csv(both.values())),
+            "front": self.keep("front", front, self.trials_csv(done)),
+        }
 
     def flagged(self, flags: Sequence[FlagCount]) -> FigureView | None:
         if not flags:

@@ -76,16 +76,14 @@ class StudyFile:
 
     Attributes:
         pruner: Arguments of Wilcoxon's pruner of settings; None without one.
-        sampler: What drew the settings; None in a grid.
-        log_axes: Ranges that are searched on a logarithmic scale.
     """
 
     name: str | None = None
     objective: str | None = None
     preset: str | None = None
     pruner: Mapping[str, float] | None = None
-    sampler: str | None = None
-    log_axes: frozenset[str] = frozenset()
+    sampler: str | None = None  # what drew the settings; None in a grid
+    log_axes: frozenset[str] = frozenset()  # ranges that are searched on a logarithmic scale
 
 
 def read_study(path: Path) -> StudyFile:

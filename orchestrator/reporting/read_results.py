@@ -68,19 +68,16 @@ class TrialRow:
     """One row.
 
     Attributes:
-        setting: Values of those setting axes that some scenario has several values of.
-        cells: The row as text, for files that must repeat it to the letter.
-        numbers: The metrics that the row has, by column.
         flagged: Rows of the head that were flagged, or ``layer:row`` where all layers were
             watched; None unless the trial is done.
     """
 
     scenario: ScenarioRow
-    setting: Setting
-    cells: Mapping[str, str]
+    setting: Setting  # values of those setting axes that some scenario has several values of
+    cells: Mapping[str, str]  # the row as text, for files that must repeat it to the letter
     status: str
     victim_ok: bool | None
-    numbers: Mapping[str, float]
+    numbers: Mapping[str, float]  # the metrics that the row has, by column
     flagged: frozenset[int | str] | None
 
     @property
@@ -98,15 +95,13 @@ class StudyResults:
     """The trials of a study, in plan order.
 
     Attributes:
-        setting_axes: All setting axes, as the columns stand in the file.
         varied: Those of them that make a trial's `setting`: `telling` and the surfaces'.
-        telling: Those by which settings are told apart.
     """
 
     trials: tuple[TrialRow, ...]
-    setting_axes: tuple[str, ...]
+    setting_axes: tuple[str, ...]  # all setting axes, as the columns stand in the file
     varied: tuple[str, ...]
-    telling: tuple[str, ...]
+    telling: tuple[str, ...]  # those by which settings are told apart
 
 
 def read_results(path: Path) -> StudyResults:

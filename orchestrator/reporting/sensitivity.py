@@ -14,8 +14,7 @@ from orchestrator.reporting.page import FigureFiles, FigureView
 from orchestrator.reporting.read_results import TrialRow, distinct, grouped
 from orchestrator.reporting.statistics import METRICS
 from orchestrator.reporting.summary import ScenarioOutcome, sound, spread_of
-from orchestrator.reporting.text import difference_text, number_text, title_of
-from orchestrator.search.inference import holm
+from orchestrator.reporting.text import difference_texts, number_text, title_of
 
 _MARKS = {stats.EXACT: "o", stats.FANOVA: "s", stats.PED_ANOVA: "D"}
 
@@ -225,15 +224,13 @@ def _marginals(
 
 
 def _effects(found: Sequence[stats.Marginal]) -> list[tuple[str, ...]]:
-    """Return each value's differences to its axis's first one, in words; a star by Holm."""
-    pooled = [(m, m.gap) for m in found if not m.attack and m.gap]
-    adjusted = iter(holm([gap.p for _, gap in pooled if gap.p is not None]))
+    """Return each value's differences to its axis's first one, in words."""
+    pooled = [m for m in found if not m.attack and m.gap]
+    texts = difference_texts([(m.gap, m.metric) for m in pooled if m.gap])
     rows: dict[tuple[str, str], list[str]] = {}
-    for m, gap in pooled:  # metric by metric
-        what = f"{m.axis}: {value_text(m.value)} less {value_text(m.reference)}"
-        row = rows.setdefault((m.axis, m.value), [what, gap.sample])
-        p = None if gap.p is None else next(adjusted)
-        row.insert(-1, difference_text((gap.mean, gap.low, gap.high), m.metric, p))
+    for m, text in zip(pooled, texts, strict=True):  # metric by metric
+        title = f"{m.axis}: {value_text(m.value)} less {value_text(m.reference)}"
+        rows.setdefault((m.axis, m.value), [title, m.level.sample]).insert(-1, text)
     return [tuple(row) for row in rows.values()]
 
 

@@ -40,14 +40,12 @@ class Repair:
     """A scenario as one setting repairs it.
 
     Attributes:
-        setting: Without the defence seed where several of them choose and judge.
-        chosen: The done trials by which it was chosen.
         judged: The done trials by which it is judged: of other defence seeds if there are
             any, else the same ones.
     """
 
-    setting: Setting
-    chosen: tuple[TrialRow, ...]
+    setting: Setting  # without the defence seed where several of them choose and judge
+    chosen: tuple[TrialRow, ...]  # the done trials by which it was chosen
     judged: tuple[TrialRow, ...]
 
     @property
@@ -73,19 +71,16 @@ class ScenarioOutcome:
     """A scenario's victim, and what became of it.
 
     Attributes:
-        victim: The victim's metrics by column; empty where there is none.
-        took: Whether the victim is one worth defending; None where there is none.
         best: The scenario's own best setting; None where no trial that chooses is done, or
             none that judges.
-        common: The setting that is best over all scenarios, likewise.
     """
 
     scenario: ScenarioRow
     trials: tuple[TrialRow, ...]
-    victim: Mapping[str, float]
-    took: bool | None
+    victim: Mapping[str, float]  # the victim's metrics by column; empty where there is none
+    took: bool | None  # whether the victim is one worth defending; None where there is none
     best: Repair | None
-    common: Repair | None
+    common: Repair | None  # the setting that is best over all scenarios, likewise
 
     @property
     def asr_stays(self) -> bool:
@@ -109,28 +104,25 @@ class Summary:
     """A study's outcomes.
 
     Attributes:
-        objective: The metric by which settings were chosen: der, acc, asr or ra.
         common: The best setting over all scenarios; None if no victim took or no trial of
             one that did is done.
-        ranked: How many settings compete with it, itself included.
         rivals: Those of them that have results in the same places, and how clearly it leads.
         axes: The axes that make a setting: without ``defence_seed`` where several of them choose
             and judge.
         choosing, judging: The defence seeds that chose and those that judge; empty where one
             defence seed does both.
-        sampler: What drew the settings; None in a grid.
     """
 
-    objective: str
+    objective: str  # the metric by which settings were chosen: der, acc, asr or ra
     outcomes: tuple[ScenarioOutcome, ...]
     counts: Mapping[str, int]
     common: Setting | None
-    ranked: int
+    ranked: int  # how many settings compete with it, itself included
     rivals: tuple[tuple[Setting, Rival], ...]
     axes: tuple[str, ...]
     choosing: tuple[int, ...]
     judging: tuple[int, ...]
-    sampler: str | None = None
+    sampler: str | None = None  # what drew the settings; None in a grid
 
     def families(self) -> dict[Family, list[ScenarioOutcome]]:
         """Return the outcomes of each family, one for each seed."""

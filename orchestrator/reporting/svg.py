@@ -444,11 +444,13 @@ def draw_cells(panel: Panel, cells: Mapping[tuple[int, int], Cell]) -> None:
             panel.text(*middle, cell.note, dy=6, size=FONT_SIZE - 3, colour=colour)
 
 
+_CHANNELS = np.array([[int(colour[n : n + 2], 16) for colour in CIVIDIS] for n in (1, 3, 5)])
+_TENTHS = np.linspace(0, 1, len(CIVIDIS))
+
+
 def colour_at(share: float) -> str:
     """Return the colour of a place on the scale, dark at 0 and bright at 1."""
-    channels = np.array([[int(c[n : n + 2], 16) for n in (1, 3, 5)] for c in CIVIDIS]).T
-    tenths = np.linspace(0, 1, len(CIVIDIS))
-    return "#" + "".join(f"{round(np.interp(share, tenths, part)):02x}" for part in channels)
+    return "#" + "".join(f"{round(np.interp(share, _TENTHS, part)):02x}" for part in _CHANNELS)
 
 
 def _corners(column: int, row: int, inset: float) -> tuple[Point, Point]:

@@ -28,20 +28,15 @@ from orchestrator.reporting.summary import (
     spread,
     spread_of,
 )
-from orchestrator.search.inference import LEVEL, sample_text
+from orchestrator.search.inference import LEVEL, MeanEstimate, holm, sample_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """Names of attacks, families and scenarios.
+    """Names of attacks, families and scenarios."""
 
-    Attributes:
-        options: Per attack, the options in which its variants differ.
-        families: The scenario axes, of poison ratio and target label, that vary.
-    """
-
-    options: Mapping[str, tuple[str, ...]]
-    families: tuple[str, ...]
+    options: Mapping[str, tuple[str, ...]]  # per attack, the options in which its variants differ
+    families: tuple[str, ...]  # the scenario axes, of poison ratio and target label, that vary
 
     def attack(self, family: Family) -> str:
         """Return the attack with the options that tell its variants apart."""
@@ -154,15 +149,9 @@ def asked(results: StudyResults, summary: Summary) -> str:
     axes = [axis for axis in summary.axes if len({t.cells[axis] for t in results.trials}) > 1]
     over = f" of {listed(axes)}" if axes else ""
     scenarios = [outcome.scenario for outcome in summary.outcomes]
-    parts: dict[str, set[Any]] = {
-        "attack": {(one.family.attack, one.family.attack_options) for one in scenarios},
-        "dataset": {one.family.dataset for one in scenarios},
-        "architecture": {one.family.architecture for one in scenarios},
-        "poison ratio": {one.family.poison_ratio for one in scenarios},
-        "target label": {one.family.target_label for one in scenarios},
-        "seed": {one.seed for one in scenarios},
-    }
-    sizes = {word: len(values) for word, values in parts.items() if len(values) > 1}
+    values = zip(*((s.family[:2], *s.family[2:], s.seed) for s in scenarios), strict=True)
+    words = ("attack", "dataset", "architecture", "poison ratio", "target label", "seed")
+    sizes = {w: n for w, v in zip(words, values, strict=True) if (n := len(set(v))) > 1}
     grid = ""
     if sizes and prod(sizes.values()) == len(scenarios):
         grid = f" ({' × '.join(count(size, word) for word, size in sizes.items())})"
@@ -264,19 +253,19 @@ def seeds_sentence(summary: Summary) -> str:
     )
 
 
-def difference_text(
-    found: tuple[float, float | None, float | None], metric: str, p: float | None
-) -> str:
-    """Return a difference with its interval: points of percent, or DER with three digits.
+def difference_texts(found: Sequence[tuple[MeanEstimate, str]]) -> list[str]:
+    """Return differences of metrics with their intervals: points of percent, or DER.
 
-    Args:
-        found: Mean and bounds, as fractions.
-        metric: Which it is of.
-        p: Of its test, adjusted; a star marks a clear difference.
+    A star marks a clear difference after Holm's adjustment over all of them.
     """
-    mean, *bounds = (signed(number, metric) for number in found if number is not None)
-    star = "*" if p is not None and p <= LEVEL else ""
-    return f"{mean} ({bounds[0]} to {bounds[1]}){star}" if len(bounds) == 2 else f"{mean}{star}"
+    adjusted = iter(holm([gap.p for gap, _ in found if gap.p is not None]))
+    texts = []
+    for gap, metric in found:
+        text = signed(gap.mean, metric)
+        if gap.low is not None and gap.high is not None:
+            text += f" ({signed(gap.low, metric)} to {signed(gap.high, metric)})"
+        texts.append(f"{text}*" if gap.p is not None and next(adjusted) <= LEVEL else text)
+    return texts
 
 
 def _best(summary: Summary) -> str:
