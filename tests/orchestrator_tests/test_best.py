@@ -1,6 +1,5 @@
 """The one rule for the best setting: its properties, and each case by hand."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -59,11 +58,6 @@ def test_what_a_setting_lacks_does_not_help_it() -> None:
     assert order({"A": [0.9, None, 0.7], "B": [None, 0.5, 0.7], "C": [0.8, 0.5, None]}) == [
         *("A", "C", "B"),
     ]
-
-
-def test_a_setting_without_any_result_has_no_place() -> None:
-    assert order({"A": [None, None], "B": [0.1, None]}) == ["B"]
-    assert order({"A": [None]}) == []
 
 
 def test_weak_victims_do_not_count_and_without_a_sound_one_nothing_is_best() -> None:
@@ -143,12 +137,6 @@ def test_seeds_that_not_all_settings_meet_are_parts_of_the_settings() -> None:
     assert all(choice.chooses(p) and choice.judges(p) for p in choice.points)
 
 
-def test_a_defence_seed_that_follows_the_scenario_is_no_part() -> None:
-    choice = choice_of({"A": [0.1, 0.2], "B": [0.2, 0.3]})
-    assert not choice.several
-    assert choice.overall()[0].name == "B"
-
-
 def leads(
     table: Table, attacks: Sequence[str] = ()
 ) -> dict[object, tuple[float, float | None, bool]]:
@@ -199,9 +187,3 @@ def test_a_lead_needs_as_many_results() -> None:
     assert margin([first]) is None
     assert margin([first, standing("B", [0.9], 0.6)]) is None
     assert margin([first, standing("B", [0.3, 0.5], 0.4)]) == pytest.approx(0.1)
-
-
-def test_points_of_any_order_of_settings_give_the_same_best_where_means_differ() -> None:
-    table: Table = {"A": [0.1, 0.9], "B": [0.4, 0.7], "C": [0.3, 0.6]}
-    firsts = {order(dict(pairs))[0] for pairs in itertools.permutations(table.items())}
-    assert firsts == {"B"}

@@ -39,20 +39,6 @@ def block(values: Floats, settings: Sequence[Setting] = SETTINGS) -> Block:
     return Block(scenarios=scenarios, settings=list(settings), values=values)
 
 
-@pytest.mark.parametrize("scenarios", [3, 9, 36])
-def test_noise_is_called_noise_though_its_shares_sum_to_one(scenarios: int) -> None:
-    random = np.random.default_rng(scenarios)
-    studies, flagged, largest = 30, 0, []
-    for _ in range(studies):
-        part = block(random.normal(0.7, 0.1, (scenarios, 9)))
-        effects = main_effects(part, AXES)
-        flagged += all(effect.is_noise for effect in effects)
-        variances = [effect.size**2 for effect in effects]
-        largest.append(max(variances) / sum(variances))
-    assert flagged >= stats.binom.ppf(0.001, studies, 0.95)
-    assert np.mean(largest) > 0.6  # what a reader would take for an axis that matters
-
-
 def test_the_error_rate_is_that_of_the_test() -> None:
     """Also where the other axis matters much, and scenarios differ more than anything."""
     random = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from orchestrator.scheduler.decisions import (
     write_prunings,
 )
 from orchestrator.search.pruners import Evidence
-from orchestrator.spec.model import Objective, Prune, PrunerChoice
+from orchestrator.spec.model import Objective
 from tests.orchestrator_tests.outcomes import ACROSS, WITHIN, in_order, offer, plan_of
 
 
@@ -47,16 +47,6 @@ def test_a_cut_curve_in_words_and_percent() -> None:
         f"{third.name} cut after epoch 2: ASR 60.0%, worse than 2 of 2 settings there "
         f"(median 35.0%)"
     )
-
-
-def test_the_first_of_a_scenario_has_nobody_beside_it() -> None:
-    lower = PrunerChoice(pruner="threshold", arguments={"lower": 0.4})
-    plan = plan_of(2, 1, Prune(curve=lower))
-    decisions = Decisions(plan)
-    ((first,), _) = in_order(plan)
-    (verdict,) = decisions.offer(first, TrialOutcome(curve=(0.3,)))
-    assert verdict.pruning is not None
-    assert sentence(plan, verdict.pruning) == f"{first.name} cut after epoch 1: DER 0.300"
 
 
 def test_the_table_is_in_the_plans_order(tmp_path: Path) -> None:

@@ -181,15 +181,6 @@ def test_pointing_at_a_mark_tells_its_details(page: Page, study: Path, *, touch:
     assert page.locator("#tip").is_hidden()
 
 
-def test_a_real_mouse_finds_a_mark(page: Page, study: Path) -> None:
-    Watch(page, study)
-    mark = page.locator("#figure-flagged rect[data-tip]")  # with a number in its middle
-    bring(mark.last)
-    told = mark.last.get_attribute("data-tip")
-    mark.last.hover()
-    assert page.locator("#tip").inner_text() == told
-
-
 def test_light_and_dark(page: Page, study: Path) -> None:
     page.emulate_media(color_scheme="light")
     Watch(page, study)

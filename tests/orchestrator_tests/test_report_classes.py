@@ -110,7 +110,7 @@ def test_of_many_classes_those_at_either_end(tmp_path: Path) -> None:
     cells = study(tmp_path, classes=30)
     html = write_report(tmp_path).read_text(encoding="utf-8")
     before, after = shares(cells, 0, "victim"), shares(cells, 1, "repaired")
-    lost = (before.acc - after.acc).sort_values(ascending=False, kind="stable").index[:10]
+    lost = (before.acc - after.acc).round(9).sort_values(ascending=False, kind="stable").index[:10]
     left = after.asr.dropna().sort_values(ascending=False, kind="stable").index[:10]
     assert listed(html) == [expected(before, after, label) for label in (*lost, *left)]
     (file,) = (tmp_path / "figures").glob("classes-*")
@@ -206,7 +206,8 @@ def test_ties_are_named_as_ties(tmp_path: Path) -> None:
     left = shares(cells, 1, "repaired").asr
     most = left.index[left == left.max()]
     assert len(most) == 2
-    assert f"classes {most[0]} and {most[1]} have the highest ASR ({text(left.max())} each)" in html
+    start = f"classes {most[0]} and {most[1]} have the highest ASR ({most[0]}: "
+    assert re.search(re.escape(start) + rf"[\d.]+ → {text(left.max())}\)", html)
 
 
 def test_counts_of_other_results_are_refused(tmp_path: Path, refusal: Callable[[], str]) -> None:
@@ -224,14 +225,6 @@ def test_counts_of_other_results_are_refused(tmp_path: Path, refusal: Callable[[
     ("change", "message"),
     [
         (lambda cells: cells.drop(columns="model"), "lacks the column model"),
-        (
-            lambda cells: cells.assign(true_class=-1),
-            "true_class: is missing or out of range somewhere",
-        ),
-        (
-            lambda cells: cells.assign(predicted_class=2**40),
-            "predicted_class: is missing or out of range somewhere",
-        ),
         (lambda cells: cells.assign(count="x"), "cannot be read as a table of counts; "),
     ],
 )
@@ -243,9 +236,3 @@ def test_a_table_of_other_things_is_refused(
 ) -> None:
     change(study(tmp_path)).to_parquet(tmp_path / "confusion.parquet")
     assert refusal().startswith(f"DIR/confusion.parquet: {message}")
-
-
-def test_a_file_of_another_kind_is_refused(tmp_path: Path, refusal: Callable[[], str]) -> None:
-    study(tmp_path)
-    (tmp_path / "confusion.parquet").write_text("not parquet", encoding="utf-8")
-    assert refusal().startswith("DIR/confusion.parquet: cannot be read as a table of counts; ")

@@ -57,12 +57,6 @@ def test_attacks_are_told_apart(sight: str) -> None:
     assert min(distances.values()) > 10, distances  # 2.3 is just noticeable
 
 
-def test_no_two_of_the_attacks_look_the_same() -> None:
-    styles = attack_styles(f"attack {number}" for number in range(42))
-    assert len(set(map(str, styles.values()))) == 42
-    assert attack_styles(["a", "b", "a"]) == attack_styles(["a", "b"])
-
-
 def test_every_attack_of_this_project_has_a_look_of_its_own() -> None:
     assert set(KNOWN) == set(ATTACKS) - {"imported"}
     styles = attack_styles(KNOWN)
@@ -83,21 +77,6 @@ def test_company_and_order_change_no_look(seed: int) -> None:
     }
     pairs = [(style.colour, style.mark) for style in first.values()]
     assert len(set(pairs)) == len(pairs)
-
-
-def test_variants_share_the_colour_and_no_look() -> None:
-    for attack in (*KNOWN, "mine"):
-        variants = [attack, *(f"{attack}(alpha=0.{digit})" for digit in range(1, 4))]
-        styles = attack_styles(variants)
-        alone = attack_styles([attack])[attack]
-        assert {style.colour for style in styles.values()} == {alone.colour}
-        assert len({style.mark for style in styles.values()}) == len(variants)
-
-
-@pytest.mark.parametrize("sight", SIGHTS)
-def test_brighter_is_more(sight: str) -> None:
-    lightness = [float(lab(colour_at(place / 50), sight)[0]) for place in range(51)]
-    assert all(low < high for low, high in itertools.pairwise(lightness))
 
 
 def test_the_scale_is_the_published_one_at_its_tenths() -> None:

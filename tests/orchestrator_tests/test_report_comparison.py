@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from orchestrator.report import main
-from orchestrator.reporting.build import write_report
 from orchestrator.reporting.compare import aligned, bests, fair, read_sides
 from tests.orchestrator_tests.report_folders import (
     Row,
@@ -65,15 +64,6 @@ def told(of_scenarios: "pd.Series[float]", form: str) -> str:
     numbers = [form.format(number) for number in (gaps.mean(), low, high)]
     text = f"{numbers[0]} ({numbers[1]} to {numbers[2]})".replace("-", "\N{MINUS SIGN}")
     return re.sub(r"[+\N{MINUS SIGN}](0\.0+)(?!\d)", r"\1", text)
-
-
-def test_weak_victims_are_marked_as_in_the_report(folders: list[Path], html: str) -> None:
-    note = "victim of seed 2 did not take: left out of the means"
-    cells = [row[0] for row in rows_of(html, 'id="repair-table"')]
-    assert [cell for cell in cells if note in cell] == [cell for cell in cells if "sig" in cell]
-    assert f"first: {note}" in html
-    report = write_report(folders[0]).read_text(encoding="utf-8")
-    assert note in report
 
 
 def test_differences_are_paired_and_over_scenarios(folders: list[Path], html: str) -> None:
@@ -158,18 +148,6 @@ def test_the_same_study_twice_differs_nowhere(tmp_path: Path) -> None:
     assert "All studies have done as many trials of each scenario." in html
 
 
-def test_an_axis_of_one_study_only_makes_other_settings(tmp_path: Path) -> None:
-    one = write(tmp_path / "one", make_rows(), "one")
-    two = write(tmp_path / "two", make_rows(further={"relearn_lr": [0.001]}), "two")
-    page = tmp_path / "page.html"
-    assert main([str(one), str(two), "--out", str(page)]) == 0
-    html = page.read_text(encoding="utf-8")
-    assert "relearn_lr is an axis of two only" in html
-    assert "have done 0 trials that are the same" in html
-    row = rows_of(html, 'class="differences"')[2]
-    assert row[:3] == ["Own best settings, all scenarios", "3", "3"]
-
-
 def compared(one: Path, two: Path) -> str:
     page = one.parent / "page.html"
     assert main([str(one), str(two), "--out", str(page)]) == 0
@@ -191,16 +169,6 @@ def test_an_axis_at_the_presets_value_is_the_same_setting(tmp_path: Path) -> Non
         "cifar10": [0.005],
         "gtsrb": [0.001],
     }
-
-
-def test_an_axis_that_is_the_preset_everywhere_makes_no_settings(tmp_path: Path) -> None:
-    one = write(tmp_path / "one", make_rows(), "one\npreset: official")
-    rows = make_rows(further={"preset": ["official"], "zero_mad": ["infinite"]})
-    html = compared(one, write(tmp_path / "two", rows, "two"))
-    assert "have done 27 trials that are the same" in html
-    assert "elsewhere it has the preset's value, official, and" in html
-    assert "elsewhere it has the preset's value, infinite, and" in html
-    assert 'id="settings-table"' not in html
 
 
 @pytest.mark.parametrize("told", ["", "\npreset: gone", "\npreset: 3"])

@@ -14,11 +14,13 @@ from tests.orchestrator_tests.report_folders import (
     reach,
     settle,
     unfinish,
+    weaken,
     write_study,
 )
 
 FAMILY = ["attack", "attack_options", "dataset", "architecture", "poison_ratio", "target_label"]
 SCENARIO = [*FAMILY, "seed"]
+PLUS_MINUS = "\u00a0±\u00a0"
 SETTING = ["unlearn_threshold", "reinit_ratio"]
 MEASURED = ["acc_before_report", "asr_before_report", "acc_after_report", "asr_after_report"]
 MEASURED += ["der_report"]
@@ -43,11 +45,11 @@ def table(folder: Path, name: str) -> list[list[str]]:
 
 
 def percent(values: "pd.Series[float]") -> str:
-    return f"{100 * values.mean():.1f}\u00a0±\u00a0{100 * values.std():.1f}"
+    return f"{100 * values.mean():.1f}{PLUS_MINUS}{100 * values.std():.1f}"
 
 
 def fraction(values: "pd.Series[float]") -> str:
-    return f"{values.mean():.3f}\u00a0±\u00a0{values.std():.3f}"
+    return f"{values.mean():.3f}{PLUS_MINUS}{values.std():.3f}"
 
 
 def test_every_scenario_has_its_surfaces_with_the_numbers_of_the_results(
@@ -141,15 +143,39 @@ def test_the_table_has_a_row_per_family_and_one_for_all(study: Path, results: pd
         *(percent(common[f"{name}_after_report"]) for name in ("acc", "asr")),
         fraction(common["der_report"]),
     ]
-    families = best.groupby(FAMILY, sort=False)
-    assert len(rows) == 2 + len(families) + 1
-    for row, (_, group) in zip(rows[2:-1], families, strict=True):
+    numbers = []
+    for row, (_, group) in zip(rows[2:-1], best.groupby(FAMILY, sort=False), strict=True):
         counted = group[group["victim_ok"] == True] if any(group["victim_ok"]) else group  # noqa: E712
-        assert row[1] == str(len(counted))
-        assert row[4:8] == [
-            *(percent(counted[f"{name}_after_report"]) for name in ("acc", "asr", "ra")),
-            fraction(counted["der_report"]),
-        ]
+        metrics = [percent(counted[f"{name}_after_report"]) for name in ("acc", "asr", "ra")]
+        numbers.append([*metrics, fraction(counted["der_report"])])
+        assert (row[1], row[4:8]) == (str(len(counted)), numbers[-1])
+    latex = (study / "table.tex").read_text(encoding="utf-8").replace(r"$\pm$", PLUS_MINUS)
+    body = latex.partition(r"\midrule")[2].partition(r"\midrule")[0].strip().splitlines()
+    cells = [line.removesuffix(r" \\").split(" & ") for line in body]
+    assert [(len(row), row[4:8]) for row in cells] == [(12, row) for row in numbers]
+    assert latex.count("{") == latex.count("}")
+    markdown = (study / "table.md").read_text(encoding="utf-8")
+    lines = markdown.partition("\n\n")[0].splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    assert {len(row) for row in cells} == {12}
+    assert [row[4:8] for row in cells[2:-1]] == numbers
+    assert markdown.count(r"(width=16)\* |") == 2, "weak victims have a mark and a note"
+    assert "did not take: left out of the means" in markdown
+
+
+def test_odd_names_are_escaped(tmp_path: Path) -> None:
+    odd = r"a_b&c%d$e#f{g}~^\h|i"
+    rows = make_rows(attacks=((odd, {}),), thresholds=(0.1, 0.2), ratios=(1.0,))
+    weaken(rows, lambda _: True)
+    write_report(write_study(tmp_path, rows))
+    latex = (tmp_path / "table.tex").read_text(encoding="utf-8")
+    assert (
+        r"a\_b\&c\%d\$e\#f\{g\}\textasciitilde{}\textasciicircum{}\textbackslash{}h|i $\cdot$"
+    ) in latex
+    (row,) = (line for line in latex.splitlines() if line.startswith(r"a\_b"))
+    assert len(re.findall(r"(?<!\\)&", row)) == 11
+    markdown = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert r"a\_b&c%d$e#f{g}~^\\h\|i · digits" in markdown
 
 
 def test_flagged_rows_are_counted_against_the_target(study: Path, results: pd.DataFrame) -> None:

@@ -85,13 +85,6 @@ def test_every_figure_is_a_valid_svg_beside_its_numbers(study: Path) -> None:
         assert "style=" not in path.read_text(encoding="utf-8")
 
 
-def test_figures_are_inlined_as_they_are_on_disk(study: Path, html: str) -> None:
-    for path in (study / "figures").glob("*.svg"):
-        for shape in ET.parse(path).getroot():
-            text = ET.tostring(shape, encoding="unicode")
-            assert re.sub(r'ns0:| xmlns:ns0="[^"]*"', "", text).replace(" />", "/>") in html
-
-
 def test_a_second_time_writes_the_same_bytes(study: Path) -> None:
     first = everything(study)
     write_report(study)
@@ -114,12 +107,6 @@ def test_figures_of_scenarios_that_are_gone_go_too(tmp_path: Path) -> None:
         "surfaces-badnets-digits-preact_resnet18-width=16-seed-0",
         "variance",
     ]
-
-
-def test_weak_victims_are_named_where_they_stand(html: str) -> None:
-    assert html.count("victim of seed 2 did not take: left out of the means") == 2  # table, surface
-    assert html.count("no victim took<") == 2
-    assert "victim did not take: ACC 9" in html
 
 
 def test_pruning_shows_its_evidence(html: str) -> None:
@@ -217,25 +204,6 @@ def test_a_study_in_which_no_victim_took(tmp_path: Path) -> None:
     assert tags["best_setting"] == "none: no victim took"
     assert tags[DESCRIPTION].startswith("All 6 victims are weak")
     assert metrics == {}
-
-
-def test_a_study_in_which_all_goes_well(tmp_path: Path) -> None:
-    rows = make_rows(attacks=(("badnets", {}),), thresholds=(0.2,), ratios=(1.0,))
-    rows[0] |= {"acc_before_report": 0.9, "asr_before_report": 1, "der_report": 0.9725}
-    rows[0] |= {"acc_after_report": 0.875, "asr_after_report": 0.03}
-    assert answer(page(tmp_path, rows)) == [
-        (
-            "unlearn_threshold=0.2, reinit_ratio=1.0 has the best mean DER on the selection half, "
-            "over 1 scenario; on the report half, whose images had no part in the choice, it takes "
-            "ACC from 90.0\u00a0% to 87.5\u00a0% and ASR from 100.0\u00a0% to 3.0\u00a0%, a DER of "
-            "0.973."
-        ),
-        "The only trial is done; the victim took.",
-        (
-            "With each scenario&#39;s own best setting, nowhere does it happen that ASR stays "
-            "above 20\u00a0% or ACC falls by more than 10 points."
-        ),
-    ]
 
 
 def test_lost_accuracy_is_a_failure_too(tmp_path: Path) -> None:

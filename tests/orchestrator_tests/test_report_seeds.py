@@ -88,13 +88,6 @@ def test_the_page_says_who_chose_and_who_judges(study: Path) -> None:
     assert "defence_seed" not in section[: section.index("</section>")]
 
 
-def test_one_defence_seed_says_what_the_halves_leave_in(tmp_path: Path) -> None:
-    html = write_report(write_study(tmp_path, make_rows())).read_text(encoding="utf-8")
-    assert "takes away the luck of the test images and nothing else" in html
-    assert "With several values of <code>defence_seed</code> in the grid" in html
-    assert "Settings were chosen with defence seed" not in html
-
-
 def test_without_any_result_that_judges_there_is_no_repair_to_show(tmp_path: Path) -> None:
     rows = rows_of((11, 12))
     for row in rows:

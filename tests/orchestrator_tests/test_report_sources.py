@@ -8,11 +8,9 @@ import pandas as pd
 import pytest
 
 from orchestrator.cli.logs import StartLog, describe_start
-from orchestrator.reporting.build import write_report
 from orchestrator.reporting.read_logs import FILE, read_starts
 from orchestrator.scheduler.results_table import write_curves
 from tests.orchestrator_tests.pruned_studies import study_of, with_status
-from tests.orchestrator_tests.report_folders import make_rows, write_starts, write_study
 from tests.orchestrator_tests.simulation import Desk, Workers
 
 
@@ -41,15 +39,6 @@ def test_a_torn_line_of_the_record_is_cut_off(tmp_path: Path) -> None:
     assert len(read_starts(tmp_path / FILE)) == 1
     StartLog(tmp_path, "cpu").started(None)
     assert len(read_starts(tmp_path / FILE)) == 2
-
-
-def test_the_report_shows_the_last_start(tmp_path: Path) -> None:
-    write_study(tmp_path, make_rows(attacks=(("badnets", {}),)))
-    write_starts(tmp_path)
-    html = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "The driver was started once:" in html
-    assert '<pre id="command">python -m orchestrator.study grid.yaml</pre>' in html
-    assert "<dt>Driver&#39;s machine</dt>" in html or "<dt>Driver's machine</dt>" in html
 
 
 def test_curves_are_those_of_the_stages(tmp_path: Path) -> None:

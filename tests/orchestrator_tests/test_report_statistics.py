@@ -22,7 +22,6 @@ from orchestrator.reporting.statistics import (
     block_of,
     complete_part,
     complete_scenarios,
-    decompose,
     importances,
 )
 from orchestrator.reporting.summary import sound, summarise
@@ -115,42 +114,6 @@ def test_variance_is_what_regressions_explain(study: Path, done: pd.DataFrame) -
     assert shown["low"].isna().all(), "two attacks are too few to resample"
 
 
-def test_bars_of_the_variance_are_over_resampled_attacks(tmp_path: Path) -> None:
-    """Wider than if each scenario of few attacks were drawn by itself."""
-    names = ("badnets", "blended", "sig", "wanet")
-    attacks: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in names]
-    rows = make_rows(attacks=attacks, seeds=range(6))
-    for row in rows:
-        row["der_report"] = 0.6 + 0.02 * (row["seed"] % 3)
-        row["der_report"] += 0.2 * row["unlearn_threshold"] * (row["attack"] in ("sig", "wanet"))
-    results = read_results_unchecked(tmp_path, rows)
-    part = next(
-        part
-        for part in decompose(block(results), setting_axes(results))
-        if part.factors == ("unlearn_threshold",)
-    )
-    grid = pd.DataFrame(rows).pivot_table(
-        index=["attack", "seed"], columns=AXES, values="der_report"
-    )
-    random = np.random.default_rng(7)
-
-    def share(sample: pd.DataFrame) -> float:
-        means = sample.T.groupby(level=AXES[0]).mean().T.mean()
-        return float(means.var(ddof=0) / sample.to_numpy().var())
-
-    draws = []
-    for _ in range(800):
-        chosen = random.choice(names, 4)
-        seeds = [(name, seed) for name in chosen for seed in random.integers(6, size=6)]
-        draws.append(share(grid.loc[seeds]))
-    assert part.low is not None
-    assert part.high is not None
-    low, high = np.quantile(draws, (0.025, 0.975))
-    assert (part.low, part.high) == pytest.approx((low, high), abs=0.08)
-    alone = [share(grid.iloc[random.integers(24, size=24)]) for _ in range(800)]
-    assert part.high - part.low > 1.3 * float(np.ptp(np.quantile(alone, (0.025, 0.975))))
-
-
 def test_differences_to_the_first_value_stand_beside_the_curves(tmp_path: Path) -> None:
     html = write_report(write_study(tmp_path, make_rows(seeds=(0, 1)))).read_text(encoding="utf-8")
     frame = pd.read_csv(tmp_path / "results.csv")
@@ -224,29 +187,6 @@ def test_importance_is_optunas_own(measure: Any) -> None:
     assert found == pytest.approx(dict(expected))
 
 
-def test_every_measure_finds_the_only_axis_that_matters(tmp_path: Path) -> None:
-    rows = make_rows(seeds=(0, 1), thresholds=(0.1, 0.2, 0.3, 0.4), ratios=(0.0, 0.5, 1.0))
-    for row in rows:
-        row["der_report"] = 0.5 + row["unlearn_threshold"]
-    results = read_results_unchecked(tmp_path, rows)
-    found = importances(block(results), setting_axes(results), maximise=True)
-    shares = {(entry.measure, entry.axis): entry.share for entry in found}
-    assert len(shares) == 4
-    for measure in (EXACT, FANOVA):
-        assert shares[measure, "unlearn_threshold"] > 0.99
-    assert all(entry.low == pytest.approx(entry.high) for entry in found if entry.measure == EXACT)
-    (single, *_) = decompose(block(results), setting_axes(results))
-    assert single.share == pytest.approx(0)  # the scenario
-
-
-def read_results_unchecked(folder: Path, rows: list[dict[str, Any]]) -> StudyResults:
-    """Return results whose DER is made up: ACC and ASR are bent to give it."""
-    for row in rows:
-        row |= {"asr_before_report": 1.0, "asr_after_report": 2 - 2 * row["der_report"]}
-        row |= {"acc_before_report": 0.9, "acc_after_report": 0.9}
-    return read_results(write_study(folder, rows) / "results.csv")
-
-
 def test_pruned_trials_are_left_out_of_importance_and_it_says_so(tmp_path: Path) -> None:
     rows = make_rows(seeds=(0, 1))
     for row in rows:
@@ -267,21 +207,6 @@ def test_pruned_trials_are_left_out_of_importance_and_it_says_so(tmp_path: Path)
     assert "No exact ANOVA: the settings done everywhere are no complete grid." in html
     assert "left out, for the best tenth of 8 settings is too few; it needs 50 settings" in html
     assert "over the 3 scenarios in which all 9 settings are done (of 6)" in html
-
-
-def test_an_axis_whose_other_value_was_pruned_everywhere_is_left_out(tmp_path: Path) -> None:
-    rows = make_rows(further={"alpha": [0.1, 0.7], "preset": ["default", "official"]})
-    for row in rows:
-        if row["alpha"] == 0.7:
-            unfinish(row, "pruned")
-    html = write_report(write_study(tmp_path, rows)).read_text(encoding="utf-8")
-    shown = pd.read_csv(tmp_path / "figures" / "importance.csv")
-    assert set(shown["axis"]) == {*AXES, "preset"}
-    assert set(shown["measure"]) == {EXACT, FANOVA}
-    text = html.partition("Main effects (")[2].partition("</p>")[0]
-    for axis, group in shown.groupby("axis"):
-        (size,), (p,) = group["main_effect"].unique(), group["p_value"].unique()
-        assert f"{axis} {100 * size:.1f} points, p = {p:.2g}" in text
 
 
 def test_the_front_is_what_no_trial_beats(study: Path, done: pd.DataFrame) -> None:

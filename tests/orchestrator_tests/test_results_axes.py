@@ -11,7 +11,6 @@ from orchestrator.spec.model import Study
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
 from ulrl.hyperparameters import Preset, names
-from ulrl.scoring import SuspectOrder
 
 
 def study_of(path: Path, settings: dict[str, tuple[Any, ...]]) -> Study:
@@ -26,24 +25,6 @@ def study_of(path: Path, settings: dict[str, tuple[Any, ...]]) -> Study:
 def read(folder: Path) -> list[dict[str, str]]:
     with (folder / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def test_axes_of_lists_are_written_as_json(tmp_path: Path) -> None:
-    settings: dict[str, tuple[Any, ...]] = {"unlearn_milestones": ((10, 20), (5,))}
-    desk = Desk(study_of(tmp_path, settings), tmp_path)
-    Workers().run(desk)
-    desk.results.write(tmp_path, {})
-    assert [row["unlearn_milestones"] for row in read(tmp_path)] == ["[10, 20]", "[5]"] * 2
-
-
-def test_axes_of_names_are_texts(tmp_path: Path) -> None:
-    settings = {"suspect_order": tuple(SuspectOrder), "max_suspects": (1, 2)}
-    desk = Desk(study_of(tmp_path, settings), tmp_path)
-    desk.results.write(tmp_path, {})
-    table = pd.read_parquet(tmp_path / "results.parquet")
-    assert list(table.suspect_order) == ["score", "score", "index", "index"] * 2
-    assert list(table.max_suspects) == [1, 2] * 4
-    assert [row["suspect_order"] for row in read(tmp_path)] == list(table.suspect_order)
 
 
 def test_presets_are_texts_and_fill_no_other_column(tmp_path: Path) -> None:
