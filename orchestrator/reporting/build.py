@@ -1,5 +1,6 @@
 """The report of a study folder: page, tables for LaTeX and Markdown, conclusion."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from orchestrator.files import write_text
 from orchestrator.plan.columns import CONFUSION, CURVES, RELEARN, UNLEARN, column_of
 from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.classes import read_classes
-from orchestrator.reporting.figures import read_curves, shown_curves
+from orchestrator.reporting.figures import read_curves
 from orchestrator.reporting.page import FigureFiles, fill, study_values, trigger_views
 from orchestrator.reporting.read_logs import FILE as STARTS
 from orchestrator.reporting.read_logs import (
@@ -19,7 +20,7 @@ from orchestrator.reporting.read_logs import (
     read_study,
     repeated,
 )
-from orchestrator.reporting.read_results import StudyResults, read_results
+from orchestrator.reporting.read_results import StudyResults, distinct, read_results
 from orchestrator.reporting.sensitivity import sensitivity
 from orchestrator.reporting.statistics import count_flags
 from orchestrator.reporting.summary import Summary, sound, spread_of, summarise
@@ -68,18 +69,20 @@ _OWN = ("ACC", "ASR", "RA", "DER")
 _COMMON = ("ACC", "ASR", "DER")
 _COLUMNS = 12
 SPREAD = "mean ± standard deviation over n trained victims, not over attacks"
-_SPECIAL = {
-    **{char: f"\\{char}" for char in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "·": r"$\cdot$",
-    "\u2264": r"$\leq$",
-}
+_SPECIAL = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "–": "--",
+        "·": r"$\cdot$",
+        "\u2264": r"$\leq$",
+    }
+)
 
 
 def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
@@ -148,20 +151,14 @@ def _notes(name: str, rows: Sequence[FamilyRow], summary: Summary) -> list[str]:
 
 def _latex(text: str) -> str:
     plain = printable(text).replace(PLUS_MINUS, "±")
-    return "".join(_SPECIAL.get(char, char) for char in plain)
+    return plain.translate(_SPECIAL)
 
 
 def _markdown(text: str) -> str:
-    escaped = printable(text).replace("\\", "\\\\")
-    for char in "|*_<`":
-        escaped = escaped.replace(char, f"\\{char}")
-    return escaped
+    return re.sub(r"([\\|*_<`])", r"\\\1", printable(text))
 
 
-RESULTS = "results.csv"
-
-FIGURES = "figures"
-
+RESULTS, FIGURES = "results.csv", "figures"
 FIGURE_NAMES = (  # how they begin
     *("before-after.", "flagged.", "selection-report.", "surfaces-", "front.", "marginals."),
     *("importance.", "variance.", "unlearning.", "relearning.", "classes-"),
@@ -179,7 +176,11 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     name = study.name or folder.resolve().name
     summary = summarise(results, study.objective or "der", study.sampler)
     names = names_of(results)
-    curves = shown_curves(read_curves(folder / CURVES, results), summary.is_common)
+    curves = [  # every ascent, and the relearnings of the one setting for all
+        curve
+        for curve in read_curves(folder / CURVES, results)
+        if curve.phase == UNLEARN or summary.is_common(curve.setting)
+    ]
     flags = count_flags(results, names)
     *rows, whole = repair_rows(summary, names)
     classes = read_classes(folder / CONFUSION, results, summary)
@@ -209,10 +210,9 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         "unlearning": drafts.curves("unlearning", UNLEARN, curves),
         "relearning": drafts.curves("relearning", RELEARN, curves),
     }
-    html = fill("report.html.jinja", drafts.widths, **values)
     table = [*rows, whole]
     pages = {
-        "report.html": html,
+        "report.html": fill("report.html.jinja", drafts.widths, **values),
         "table.tex": latex_table(name, table, summary),
         "table.md": markdown_table(name, table, summary),
     }
@@ -222,9 +222,8 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
 def _pruner(results: StudyResults, study: StudyFile) -> str:
     if study.pruner is None:
         return ""
-    settings = len({trial.setting for trial in results.trials})
-    scenarios = {trial.scenario: None for trial in results.trials}
-    return forecast(settings, (scenario.family for scenario in scenarios), study.pruner)
+    families = [scenario.family for scenario in distinct(t.scenario for t in results.trials)]
+    return forecast(len({t.setting for t in results.trials}), families, study.pruner)
 
 
 def _has_baseline(results: StudyResults, preset: str | None) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import floor
@@ -284,16 +284,12 @@ TITLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One ascent, or one relearning.
-
-    Attributes:
-        series: Fractions from epoch 1, by name; empty where the phase has none.
-    """
+    """One ascent, or one relearning."""
 
     phase: str
     scenario: ScenarioRow
     setting: Setting  # of a relearning; an ascent serves several
-    series: dict[str, list[float]]
+    series: dict[str, list[float]]  # fractions from epoch 1; empty where the phase has none
 
 
 def read_curves(path: Path, results: StudyResults) -> list[Curve]:
@@ -326,21 +322,15 @@ def read_curves(path: Path, results: StudyResults) -> list[Curve]:
     return found
 
 
-def shown_curves(curves: Sequence[Curve], is_common: Callable[[Setting], bool]) -> list[Curve]:
-    """Return every ascent, and the relearnings of the one setting for all."""
-    return [curve for curve in curves if curve.phase == UNLEARN or is_common(curve.setting)]
-
-
 def draw_curves(
     phase: str, curves: Sequence[Curve], results: StudyResults, names: Names, styles: svg.Styles
 ) -> svg.SvgFigure:
     """Draw each curve of a phase, and each attack's mean while all of its curves last."""
-    chosen = [curve for curve in curves if curve.phase == phase]
-    last = max(2, *(len(values) for curve in chosen for values in curve.series.values()))
+    last = max(2, *(len(values) for curve in curves for values in curve.series.values()))
     ticks = [(epoch, f"{epoch:g}") for epoch in svg.steps(1, last, 5) if epoch == int(epoch)]
     across = svg.Axis(0.5, last + 0.5, ticks, "epoch")
     thresholds = in_order(trial.cells["unlearn_threshold"] for trial in results.trials)
-    by_attack = grouped(chosen, lambda curve: names.attack(curve.scenario.family))
+    by_attack = grouped(curves, lambda curve: names.attack(curve.scenario.family))
     sheet = svg.SvgCanvas(columns=len(TITLES[phase]) + 1, width=250, height=225)
     for name, title in TITLES[phase].items():
         panel = sheet.panel(MARGINS, across, metric_axis("acc"), [title])
@@ -370,7 +360,6 @@ def curves_csv(phase: str, curves: Sequence[Curve]) -> str:
     rows = [
         {**curve.scenario.cells(), "epoch": epoch, **dict(zip(names, values, strict=True))}
         for curve in curves
-        if curve.phase == phase
         for epoch, values in enumerate(
             zip_longest(*(curve.series[name] for name in names), fillvalue=""), start=1
         )

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from orchestrator.errors import SpecError
-from orchestrator.files import Table, read_table, whole_lines
+from orchestrator.files import read_table, whole_lines
 
 FILE = "starts.jsonl"  # in logs/
 _TEXTS = ("command", "executor", "device", "hardware", "system", "commit")
@@ -138,9 +138,8 @@ def read_pruning(path: Path) -> Sequence[Mapping[str, str]]:
     """
     if not path.exists():
         return ()
-    table = read_table(path, _PRUNING)
-    _refuse_words(table, ("value", "reference", "p_value"))
-    return [{**dict.fromkeys(_LATER_COLUMNS, ""), **row} for row in table.rows]
+    rows = read_table(path, _PRUNING).rows
+    return [{**dict.fromkeys(_LATER_COLUMNS, ""), **row} for row in rows]
 
 
 def repeated(pruning: Iterable[Mapping[str, str]]) -> tuple[int, int]:
@@ -166,10 +165,13 @@ def read_costs(path: Path) -> list[dict[Hashable, Any]]:
     if not path.exists():
         return []
     table = read_table(path, _STAGES, grows=True)
-    _refuse_words(table, ("seconds",))
     frame = pd.DataFrame(table.rows, columns=list(table.columns))
+    seconds = pd.to_numeric(frame["seconds"].replace("", "0"), errors="coerce")
+    for place in seconds.index[seconds.isna()][:1]:
+        rule = f"must be a number; got {frame['seconds'][place]!r}"
+        raise SpecError([f"{path}: row {place + 2}, seconds: {rule}"])
     frame["computed"] = frame["computed"] == "True"
-    frame["seconds"] = frame["seconds"].replace("", "0").astype(float).where(frame["computed"], 0)
+    frame["seconds"] = seconds.where(frame["computed"], 0)
     costs = frame.groupby("stage", sort=False).agg(
         results=("key", "nunique"),
         computed=("computed", "sum"),
@@ -179,14 +181,3 @@ def read_costs(path: Path) -> list[dict[Hashable, Any]]:
     order = {stage: place for place, stage in enumerate(_STAGE_ORDER)}
     found = costs.reset_index().to_dict("records")
     return sorted(found, key=lambda cost: order.get(cost["stage"], len(order)))
-
-
-def _refuse_words(table: Table, columns: Sequence[str]) -> None:
-    """Refuse a cell of `columns` that is neither empty nor a number."""
-    for number, row in enumerate(table.rows, start=2):
-        for name in columns:
-            try:
-                float(row[name] or 0)
-            except ValueError:
-                rule = f"must be a number; got {row[name]!r}"
-                raise SpecError([f"{table.path}: row {number}, {name}: {rule}"]) from None

@@ -1,6 +1,5 @@
 """results.csv of a study folder, read and checked."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -110,16 +109,6 @@ def read_results(path: Path) -> StudyResults:
     Raises:
         SpecError: It is no results.csv, or has holes or bad values; in one line.
     """
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        digest = ""  # which reading it as a table tells
-    return _read(path, digest)
-
-
-@lru_cache(maxsize=1)  # the report and the terminal's table are of the same file
-def _read(path: Path, digest: str) -> StudyResults:
-    del digest  # tells contents apart
     table = read_table(path, REQUIRED)
     if not table.rows:
         raise SpecError([f"{path}: has no trials; there is only a header"])
