@@ -179,7 +179,7 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     curves = [  # every ascent, and the relearnings of the one setting for all
         curve
         for curve in read_curves(folder / CURVES, results)
-        if curve.phase == UNLEARN or summary.is_common(curve.setting)
+        if curve.phase == UNLEARN or summary.named(curve.setting) == summary.common
     ]
     flags = count_flags(results, names)
     *rows, whole = repair_rows(summary, names)

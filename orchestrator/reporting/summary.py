@@ -82,22 +82,6 @@ class ScenarioOutcome:
     best: Repair | None
     common: Repair | None  # the setting that is best over all scenarios, likewise
 
-    @property
-    def asr_stays(self) -> bool:
-        """Whether the trigger still works, even with the scenario's own best setting."""
-        return self.best is not None and self.best.numbers["asr_after_report"] > HIGHEST_ASR
-
-    @property
-    def acc_drop(self) -> float:
-        if self.best is None:
-            return 0.0
-        return self.victim["acc_before_report"] - self.best.numbers["acc_after_report"]
-
-    @property
-    def acc_falls(self) -> bool:
-        """Whether the repair costs too much accuracy."""
-        return self.acc_drop > LARGEST_ACC_DROP
-
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -133,10 +117,6 @@ class Summary:
         """Whether there are victims, and none of them took."""
         known = [outcome.took for outcome in self.outcomes if outcome.took is not None]
         return bool(known) and not any(known)
-
-    def is_common(self, setting: Setting) -> bool:
-        """Whether a trial's setting is the best one for all."""
-        return self.common is not None and self.common == self.named(setting)
 
     def named(self, setting: Setting) -> Setting:
         """Return a trial's setting as the choice names it."""

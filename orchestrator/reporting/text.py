@@ -41,18 +41,15 @@ class Names:
     def attack(self, family: Family) -> str:
         """Return the attack with the options that tell its variants apart."""
         chosen = json.loads(family.attack_options)
-        told = [
-            f"{name}={_plain(chosen[name])}"
-            for name in self.options[family.attack]
-            if name in chosen
-        ]
-        return f"{family.attack}({', '.join(told)})" if told else family.attack
+        own = [name for name in self.options[family.attack] if name in chosen]
+        options = ", ".join(f"{name}={_plain(chosen[name])}" for name in own)
+        return f"{family.attack}({options})" if own else family.attack
 
     def details(self, family: Family) -> tuple[str, ...]:
         """Return dataset and architecture, poison ratio and target label where they vary."""
         words = {"poison_ratio": "poison ratio", "target_label": "target"}
-        told = (f"{words[axis]} {getattr(family, axis)}" for axis in self.families)
-        return (family.dataset, family.architecture, *told)
+        varied = (f"{words[axis]} {getattr(family, axis)}" for axis in self.families)
+        return (family.dataset, family.architecture, *varied)
 
     def family(self, family: Family) -> str:
         return " · ".join((self.attack(family), *self.details(family)))
@@ -311,22 +308,22 @@ def _trials(summary: Summary) -> str:
     others = [status for status in ("pruned", "failed", "pending") if counts[status]]
     if not others:
         return "The only trial is done" if total == "1 trial" else f"All {total} are done"
-    told = ", ".join(f"{counts[status]} {status}" for status in others)
-    return f"Of {total} {counts['done']} {'is' if counts['done'] == 1 else 'are'} done, {told}"
+    rest = ", ".join(f"{counts[status]} {status}" for status in others)
+    return f"Of {total} {counts['done']} {'is' if counts['done'] == 1 else 'are'} done, {rest}"
 
 
 def _taken(outcomes: Sequence[ScenarioOutcome]) -> str:
     total = len(outcomes)
     weak = sum(outcome.took is False for outcome in outcomes)
     missing = sum(outcome.took is None for outcome in outcomes)
-    told = [f"{weak} did not take"] if weak else []
-    told += [f"{missing} {'is' if missing == 1 else 'are'} missing"] if missing else []
-    if not told:
+    parts = [f"{weak} did not take"] if weak else []
+    parts += [f"{missing} {'is' if missing == 1 else 'are'} missing"] if missing else []
+    if not parts:
         return "the victim took" if total == 1 else f"all {total} victims took"
     left = ""
     if weak and any(outcome.took for outcome in outcomes):
         left = f", and the means leave {'it' if weak == 1 else 'them'} out"
-    return f"of {count(total, 'victim')} {' and '.join(told)}{left}"
+    return f"of {count(total, 'victim')} {' and '.join(parts)}{left}"
 
 
 def _failures(summary: Summary, names: Names) -> str:
@@ -335,13 +332,14 @@ def _failures(summary: Summary, names: Names) -> str:
         return "No victim that took has been repaired, so where ULRL fails is not known."
     stays, falls = [], []
     for attack, group in grouped(judged, lambda o: names.attack(o.scenario.family)).items():
-        size = count(len(group), "scenario")
-        if asrs := [o.best.numbers["asr_after_report"] for o in group if o.best and o.asr_stays]:
-            stays.append(f"{attack} ({len(asrs)} of {size}, up to {100 * max(asrs):.1f}{_PERCENT})")
-        if drops := [o.acc_drop for o in group if o.acc_falls]:
-            falls.append(
-                f"{attack} ({len(drops)} of {size}, by up to {100 * max(drops):.1f} points)"
-            )
+        pairs = [(outcome.victim, outcome.best.numbers) for outcome in group if outcome.best]
+        asrs = [after["asr_after_report"] for _, after in pairs]
+        drops = [before["acc_before_report"] - after["acc_after_report"] for before, after in pairs]
+        size, worst = count(len(group), "scenario"), 100 * max(drops)
+        if high := sum(asr > HIGHEST_ASR for asr in asrs):
+            stays.append(f"{attack} ({high} of {size}, up to {100 * max(asrs):.1f}{_PERCENT})")
+        if large := sum(drop > LARGEST_ACC_DROP for drop in drops):
+            falls.append(f"{attack} ({large} of {size}, by up to {worst:.1f} points)")
     marks = {
         f"ASR stays above {100 * HIGHEST_ASR:.0f}{_PERCENT}": stays,
         f"ACC falls by more than {100 * LARGEST_ACC_DROP:.0f} points": falls,
@@ -409,50 +407,25 @@ class FamilyRow:
 
 def repair_rows(summary: Summary, names: Names) -> list[FamilyRow]:
     """Return a row per family, and the last one for all scenarios."""
-    return [*(_row(group, names) for group in summary.families().values()), _total(summary)]
-
-
-def weak_text(outcomes: Sequence[ScenarioOutcome]) -> str:
-    """Return a warning about victims that did not take, or nothing."""
-    weak = [outcome for outcome in outcomes if outcome.took is False]
-    if not weak:
-        return ""
-    if len(outcomes) == len(weak) > 1:
-        return "no victim took"
-    if len(outcomes) > 1:
-        seeds = ", ".join(outcome.scenario.seed for outcome in weak)
-        return f"victim of seed {seeds} did not take: left out of the means"
-    acc, asr = (100 * weak[0].victim[f"{name}_before_report"] for name in ("acc", "asr"))
-    return f"victim did not take: ACC {acc:.1f} %, ASR {asr:.1f} %"
-
-
-def _row(group: Sequence[ScenarioOutcome], names: Names) -> FamilyRow:
-    family = group[0].scenario.family
-    counted = [outcome for outcome in sound(group) if outcome.best]
-    # What a defence does to victims that did not take makes no setting the best one.
-    settings = distinct(o.best.setting for o in counted if o.best and o.took)
-    return _family_row(
-        names.attack(family),
-        names.details(family),
-        counted or sound(group),
-        weak=weak_text(group),
-        settings=[", ".join(value_text(value) for _, value in setting) for setting in settings],
-    )
-
-
-def _total(summary: Summary) -> FamilyRow:
+    rows = []
+    for family, group in summary.families().items():
+        counted = [outcome for outcome in sound(group) if outcome.best]
+        # What a defence does to victims that did not take makes no setting the best one.
+        settings = distinct(o.best.setting for o in counted if o.best and o.took)
+        texts = [", ".join(value_text(value) for _, value in setting) for setting in settings]
+        title, details = names.attack(family), names.details(family)
+        rows.append(_family_row(title, details, counted or sound(group), texts, weak_text(group)))
     counted = [outcome for outcome in summary.outcomes if outcome.took and outcome.best]
-    settings = ["each its own"] if counted else []
-    return _family_row("All scenarios", (), counted, weak="", settings=settings)
+    whole = _family_row("All scenarios", (), counted, ["each its own"] if counted else [], "")
+    return [*rows, whole]
 
 
 def _family_row(
     title: str,
     details: tuple[str, ...],
     counted: Sequence[ScenarioOutcome],
-    *,
-    weak: str,
     settings: Sequence[str],
+    weak: str,
 ) -> FamilyRow:
     bests = [outcome.best for outcome in counted if outcome.best]
     commons = [outcome.common for outcome in counted if outcome.common]
@@ -467,6 +440,20 @@ def _family_row(
         settings=settings,
         common=[text + fewer for text in report_texts(commons, ("acc", "asr", "der"))],
     )
+
+
+def weak_text(outcomes: Sequence[ScenarioOutcome]) -> str:
+    """Return a warning about victims that did not take, or nothing."""
+    weak = [outcome for outcome in outcomes if outcome.took is False]
+    if not weak:
+        return ""
+    if len(outcomes) == len(weak) > 1:
+        return "no victim took"
+    if len(outcomes) > 1:
+        seeds = ", ".join(outcome.scenario.seed for outcome in weak)
+        return f"victim of seed {seeds} did not take: left out of the means"
+    acc, asr = (100 * weak[0].victim[f"{name}_before_report"] for name in ("acc", "asr"))
+    return f"victim did not take: ACC {acc:.1f} %, ASR {asr:.1f} %"
 
 
 def half_rows(summary: Summary) -> list[tuple[str, ...]]:

@@ -211,34 +211,3 @@ def test_it_prints_on_white_with_nothing_folded(page: Page, study: Path) -> None
     page.set_viewport_size({"width": 680, "height": 960})  # what A4 leaves between margins
     assert page.evaluate("document.documentElement.scrollWidth") == 680
     page.emulate_media(media="screen")
-
-
-def test_three_thousand_trials_are_small_and_open_at_once(
-    context: BrowserContext, page: Page, tmp_path: Path
-) -> None:
-    """Its main thread's own time is counted: the clock would count what else is running too."""
-    rows = make_rows(
-        attacks=[(f"attack{number}", {"size": 3}) for number in range(12)],
-        datasets=("cifar10", "gtsrb"),
-        architectures=("preact_resnet18", "vgg19_bn"),
-        seeds=(0, 1, 2),
-        thresholds=(0.05, 0.1, 0.2, 0.3, 0.4),
-        ratios=(0.25, 0.5, 0.75, 1.0),
-        further={"relearn_lr": [0.001]},
-    )[:3000]
-    rows += make_rows(attacks=[("more", {})], seeds=range(20), thresholds=(0.1, 0.2))[:120]
-    for row in rows:
-        row["relearn_lr"] = 0.001
-    assert len(rows) == 3000
-    write_study(tmp_path, rows)
-    write_curves(tmp_path, rows)
-    report = write_report(tmp_path)
-    assert report.stat().st_size < 10e6
-    session = context.new_cdp_session(page)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
-    watch = Watch(page, report)
-    assert watch.said == []
-    measured = session.send("Performance.getMetrics")["metrics"]
-    seconds = {entry["name"]: entry["value"] for entry in measured}["TaskDuration"]
-    assert 0 < seconds < 3
-    assert page.locator("#figure-front svg").first.locator("[data-tip]").count() == 3000

@@ -141,14 +141,6 @@ def test_several_defence_seeds_are_counted_together(tmp_path: Path) -> None:
     assert listed(html) == [expected(before, after, label) for label in range(10)]
 
 
-def test_a_folder_without_the_file(tmp_path: Path) -> None:
-    study(tmp_path)
-    (tmp_path / "confusion.parquet").unlink()
-    html = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "There is no confusion.parquet" in html
-    assert not list((tmp_path / "figures").glob("classes-*"))
-
-
 def counted(
     model: str, clean: dict[tuple[int, int], int], triggered: dict[tuple[int, int], int]
 ) -> list[Row]:

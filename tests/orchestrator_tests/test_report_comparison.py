@@ -130,10 +130,6 @@ def test_what_is_missing_is_named(html: str) -> None:
     assert len(settings) == 3
 
 
-def test_other_victims_are_said_to_be_others(html: str) -> None:
-    assert "in 1 scenario the victims are not the same" in html
-
-
 def test_the_same_study_twice_differs_nowhere(tmp_path: Path) -> None:
     one = write(tmp_path / "one", make_rows(), "same")
     two = write(tmp_path / "two", make_rows(), "same")

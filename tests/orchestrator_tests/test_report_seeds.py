@@ -9,7 +9,7 @@ import pytest
 from orchestrator.reporting.build import write_report
 from orchestrator.reporting.read_results import read_results
 from orchestrator.reporting.summary import summarise
-from tests.orchestrator_tests.report_folders import Row, make_rows, reach, unfinish, write_study
+from tests.orchestrator_tests.report_folders import Row, make_rows, reach, write_study
 
 SCENARIO = ["attack", "seed"]
 SETTING = ["unlearn_threshold", "reinit_ratio"]
@@ -86,12 +86,3 @@ def test_the_page_says_who_chose_and_who_judges(study: Path) -> None:
     assert f"{subtitle} (3 attacks × 2 seeds)" in html
     section = html[html.index('<section id="repairs">') :]
     assert "defence_seed" not in section[: section.index("</section>")]
-
-
-def test_without_any_result_that_judges_there_is_no_repair_to_show(tmp_path: Path) -> None:
-    rows = rows_of((11, 12))
-    for row in rows:
-        if row["defence_seed"] == 12:
-            unfinish(row, "pending")
-    html = write_report(write_study(tmp_path, rows)).read_text(encoding="utf-8")
-    assert "No trial is done with a defence seed that judges" in html
