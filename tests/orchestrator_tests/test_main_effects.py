@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_sampled_settings_are_cut_in_four() -> None:
 @pytest.mark.parametrize("scenarios", [3, 6])
 def test_no_share_leaves_its_bar(scenarios: int) -> None:
     part = block(np.random.default_rng(3).normal(size=(scenarios, 9)))
-    entries = [*importances(part, AXES, maximise=True), *decompose(part, AXES)]
+    entries: list[Any] = [*importances(part, AXES, maximise=True), *decompose(part, AXES)]
     bars = [(e.low, e.share, e.high) for e in entries if e.low is not None and e.high is not None]
     assert bars
     assert all(low <= share <= high for low, share, high in bars)
