@@ -26,6 +26,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan, prod
+from statistics import fmean
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -173,7 +174,7 @@ def marginals(trials: pd.DataFrame, axes: Sequence[SettingAxis]) -> list[Margina
             continue
         reference = axis.values[0]
         scenarios = wide.groupby(level=["scenario", "label", "attack"])
-        means, sizes = scenarios.mean(), scenarios.size()
+        means, sizes = scenarios.agg(fmean), scenarios.size()  # exactly rounded, as everywhere
         for label, part in [("", means), *means.groupby(level="label", sort=False)]:
             attacks = part.index.get_level_values("attack").tolist()
             size = int(sizes[part.index].sum())
@@ -433,6 +434,8 @@ def _measures(
         if grid is None or not float(grid.var()) > _TINY:
             return None
         shares = _shares(grid, [(place + 1,) for place in range(len(axes))])[:-1]
+        if not sum(shares) * float(grid.var()) > _TINY:
+            return None  # only interactions
         return {n: share / sum(shares) for n, share in zip(names, shares, strict=True)}
 
     measures: dict[str, Callable[[Floats], Shares | None]] = {}

@@ -11,6 +11,7 @@ from scipy import stats
 from orchestrator.plan.columns import Family
 from orchestrator.reporting.read_results import ScenarioRow, Setting
 from orchestrator.reporting.statistics import (
+    EXACT,
     Block,
     Floats,
     decompose,
@@ -110,3 +111,10 @@ def test_no_share_leaves_its_bar(scenarios: int) -> None:
     bars = [(e.low, e.share, e.high) for e in entries if e.low is not None and e.high is not None]
     assert bars
     assert all(low <= share <= high for low, share, high in bars)
+
+
+def test_axes_that_only_interact_have_no_exact_shares() -> None:
+    axes = [SettingAxis(name=name, values=("0", "1")) for name in "ab"]
+    settings = [(("a", a), ("b", b)) for a, b in itertools.product("01", "01")]
+    part = block(np.array([[1.0, 0.0, 0.0, 1.0]] * 3), settings)
+    assert EXACT not in {e.measure for e in importances(part, axes, maximise=True)}
