@@ -79,7 +79,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Studies, and the axes by which their settings are told apart."""
+    """Studies, and the axes that tell their settings apart."""
 
     sides: Sequence[Side]
     axes: Sequence[str]  # named by every study; settings are the same where all axes are

@@ -9,15 +9,15 @@ addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details")) folded.open = true;
 });
 
-// What a mark tells of itself: at once, in the page's own letters, and on a touch too.
+// The tip of a mark: at once, in the page's own letters, and on a touch too.
 const tip = document.getElementById("tip");
-const told = (target) => target instanceof Element && target.closest("figure svg [data-tip]");
+const marked = (target) => target instanceof Element && target.closest("figure svg [data-tip]");
 for (const title of document.querySelectorAll("figure svg title")) {
   title.parentElement.dataset.tip = title.textContent;
   title.remove();
 }
 const show = (event) => {
-  const mark = told(event.target);
+  const mark = marked(event.target);
   tip.hidden = !mark;
   if (!mark) return;
   tip.textContent = mark.dataset.tip;
