@@ -1,7 +1,7 @@
 """Types of numbers with a range, for annotations that other code can read."""
 
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -11,11 +11,9 @@ class Interval:
     low: float
     high: float
 
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"in [{self.low:g}, {self.high:g}]"
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        """Return pydantic's schema of such floats; asked for where results are stored."""
+        return {**handler(source), "ge": self.low, "le": self.high, "allow_inf_nan": False}
 
 
 Proportion: TypeAlias = Annotated[float, Interval(0.0, 1.0)]

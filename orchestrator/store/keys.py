@@ -148,7 +148,7 @@ class CacheKeys:
 
     def __init__(self, victim: VictimRecipe, compute: Compute) -> None:
         self.compute = compute
-        self._where = _identity(compute)
+        self._where = plain(compute) | ({} if compute.device == "cpu" else {"kernels": KERNELS})
         self._victim = victim
         self._known: dict[Any, str] = {}
         self._parts: dict[Any, Any] = {}
@@ -165,27 +165,14 @@ class CacheKeys:
     def ascent(self, trial: Trial) -> str:
         """Return the first part of the key of a trial's ascent; its floor is the rest."""
         parts = trial.hyperparameters
-        name = (
-            "ascent",
-            trial.scenario.number,
-            trial.defence_seed,
-            parts.clean,
-            parts.unlearn,
-        )
-        return self._once(
-            name,
-            lambda: result_key(
-                "unlearn",
-                unlearning.VERSION,
-                {
-                    "unlearn": settled(parts.unlearn, self.compute),
-                    "compute": self._where,
-                    "monitor": poisoning.MONITOR_COUNT,
-                    **self._clean(trial),
-                },
-                {"victim": self.victim(trial.scenario)},
-            ),
-        )
+        name = ("ascent", trial.scenario.number, trial.defence_seed, parts.clean, parts.unlearn)
+
+        def make() -> str:
+            config = {"unlearn": settled(parts.unlearn, self.compute), **self._defence(trial)}
+            inputs = {"victim": self.victim(trial.scenario)}
+            return result_key("unlearn", unlearning.VERSION, config, inputs)
+
+        return self._once(name, make)
 
     def scores(self, trial: Trial, config: ScoreConfig) -> str:
         """Return the key of the scores that a rule gives to a trial's ascent."""
@@ -201,9 +188,7 @@ class CacheKeys:
         config = {
             "relearn": self._plain(settled(effective, self.compute)),
             "suspects": digest_of(suspects),
-            "compute": self._where,
-            "monitor": poisoning.MONITOR_COUNT,
-            **self._clean(trial),
+            **self._defence(trial),
         }
         inputs = {"victim": self.victim(trial.scenario)}
         return result_key("relearn", relearning.VERSION, config, inputs)
@@ -225,13 +210,7 @@ class CacheKeys:
             before: Key of the stage before, "" for the first.
             reads: What it reads of that stage; None is all of it.
         """
-        config = {
-            "stage": stage,
-            **_source(stage),
-            "compute": self._where,
-            "monitor": poisoning.MONITOR_COUNT,
-            **self._clean(trial),
-        }
+        config = {"stage": stage, **_source(stage), **self._defence(trial)}
         inputs = {"victim": self.victim(trial.scenario)}
         if before:
             inputs["before"] = before if reads is None else _digest_of_tensors(reads)
@@ -239,11 +218,10 @@ class CacheKeys:
 
     def evaluation(self, model: str) -> str:
         """Return the key of the evaluation of the model behind a key."""
+        config = {"compute": self._where}
         return self._once(
             ("evaluate", model),
-            lambda: result_key(
-                "evaluate", evaluation.VERSION, {"compute": self._where}, {"model": model}
-            ),
+            lambda: result_key("evaluate", evaluation.VERSION, config, {"model": model}),
         )
 
     def changed(self, scenario: Scenario) -> bool:
@@ -281,11 +259,9 @@ class CacheKeys:
 
     def _kind(self, scenario: Scenario) -> dict[str, Any]:
         architecture = scenario.architecture
+        victim = self._victim.config(scenario.dataset.name, scenario.poison.attack.name)
         return {
-            "victim": settled(
-                self._victim.config(scenario.dataset.name, scenario.poison.attack.name),
-                self.compute,
-            ),
+            "victim": settled(victim, self.compute),
             "architecture": {"options": architecture, **architecture.identity()},
         }
 
@@ -310,9 +286,14 @@ class CacheKeys:
         }
         return result_key("import_victim", victim_stage.VERSION, config, {})
 
-    def _clean(self, trial: Trial) -> dict[str, Any]:
-        clean = self._plain(trial.hyperparameters.clean)
-        return {"clean": clean, "defence_seed": trial.defence_seed}
+    def _defence(self, trial: Trial) -> dict[str, Any]:
+        """Return what every stage of a defence depends on, its own configuration apart."""
+        return {
+            "compute": self._where,
+            "monitor": poisoning.MONITOR_COUNT,
+            "clean": self._plain(trial.hyperparameters.clean),
+            "defence_seed": trial.defence_seed,
+        }
 
     def _once(self, name: Any, make: Callable[[], str]) -> str:
         if name not in self._known:
@@ -324,8 +305,3 @@ class CacheKeys:
         if part not in self._parts:
             self._parts[part] = plain(part)
         return self._parts[part]
-
-
-def _identity(compute: Compute) -> dict[str, Any]:
-    fields: dict[str, Any] = plain(compute)
-    return fields if compute.device == "cpu" else {**fields, "kernels": KERNELS}

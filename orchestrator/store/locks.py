@@ -6,7 +6,6 @@ the same.
 
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -22,23 +21,15 @@ class ResultLock:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
         # A lock by mere existence (the fallback) would outlive a process that is killed.
-        self._lock = (
-            None
-            if path is None
-            else FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
-        )
+        self._lock = None
+        if path is not None:
+            self._lock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def acquire(self) -> bool:
@@ -47,10 +38,10 @@ class ResultLock:
         It may where no lock can be had: no lock files can be written, or the file system has
         no locks.
         """
-        if self._path is None or self._lock is None or self._lock.is_locked:
+        if self._lock is None or self._lock.is_locked:
             return True
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
             return False
@@ -60,15 +51,15 @@ class ResultLock:
 
     def release(self) -> None:
         """Release the lock if it is held here, and remove its file."""
-        if self._path is not None and self._lock is not None and self._lock.is_locked:
+        if self._lock is not None and self._lock.is_locked:
             with suppress(OSError):
-                self._path.unlink()  # first: of a file that is gone nobody takes the lock
+                Path(self._lock.lock_file).unlink()  # first: nobody locks a file that is gone
             with suppress(OSError):
                 self._lock.release()
 
     def is_held_elsewhere(self) -> bool:
         """Whether another lock on the same result is held now."""
-        if self._path is None or not self._path.exists():
+        if self._lock is None or not Path(self._lock.lock_file).exists():
             return False
         with self:
             return not self.acquire()

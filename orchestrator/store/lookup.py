@@ -34,8 +34,8 @@ T = TypeVar("T")
 Counts: TypeAlias = Mapping[str, Tensor]  # as `StoredEvaluation` has them
 PhaseOne: TypeAlias = tuple[NeuronScores, tuple[StageRun, StageRun]]
 
-LATELY = 64  # results of phase 1 at hand: those of a scenario's trials are asked for together
-CURVES = ("curve", "accuracy", "loss")  # of an ascent, for who shows it
+LATELY = 64  # results of phase 1 in memory: those of a scenario's trials are asked for together
+CURVES = ("curve", "accuracy", "loss")  # of an ascent
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,10 +86,6 @@ class RepairResult:
     runs: tuple[StageRun, ...]
 
 
-class _AbsentError(Exception):
-    """The store has no such result, yet."""
-
-
 class StageResults:
     """Reads results of stages; every answer is None until the store has it.
 
@@ -103,14 +99,14 @@ class StageResults:
         self.keys = keys
         self._victims: dict[int, VictimResult] = {}
         self._ascents: dict[str, dict[str, Any]] = {}
-        self._phase_one = lru_cache(maxsize=LATELY)(self._read_phase_one)
+        self._phase_one: dict[str, PhaseOne] = {}
         self._suspects = lru_cache(maxsize=LATELY)(select_weights)
 
     def helper(self, scenario: Scenario, helper: Helper) -> StageRun | None:
         """Return what it took to train what a scenario's attack needs first."""
         key = self.keys.helper(scenario, helper)
         found = HELPER.peek(self.store, key)
-        return None if found is None else _run(HELPER, key, scenario.text, found)
+        return None if found is None else self.run(HELPER, key, scenario, found)
 
     def victim(self, scenario: Scenario) -> VictimResult | None:
         """Return a scenario's victim as evaluated."""
@@ -120,7 +116,7 @@ class StageResults:
             trained = VICTIM.peek(self.store, key)
             if evaluated is None or trained is None:
                 return None
-            run = _run(VICTIM, key, scenario.text, trained)
+            run = self.run(VICTIM, key, scenario, trained)
             helpers = [self.helper(scenario, helper) for helper in scenario.helpers]
             helped = [found.seconds for found in helpers if found is not None]
             self._victims[scenario.number] = VictimResult(
@@ -137,39 +133,35 @@ class StageResults:
     def scores(self, trial: Trial) -> ScoreResult | None:
         """Return what phase 1 of a trial found."""
         parts = trial.hyperparameters
-        key = self.keys.scores(trial, parts.score)
-        try:
-            scores, runs = self._phase_one(key, trial.scenario.text)
-        except _AbsentError:
+        found = self._scored(self.keys.scores(trial, parts.score), trial.scenario)
+        if found is None:
             return None
+        scores, runs = found
         relearn_key = ""
         if not scores.diverged:
             relearn_key = self.keys.relearn(trial, self._suspects(parts.reset, scores))
-        return ScoreResult(
-            scores=scores,
-            relearn_key=relearn_key,
-            seconds=sum(run.seconds for run in runs),
-            runs=runs,
-        )
+        seconds = sum(run.seconds for run in runs)
+        return ScoreResult(scores=scores, relearn_key=relearn_key, seconds=seconds, runs=runs)
 
-    def _read_phase_one(self, key: str, scenario: str) -> PhaseOne:
-        """Return the scores behind a key, which many settings share.
-
-        Raises:
-            _AbsentError: The store has none; the next call asks again.
-        """
-        found = SCORES.read(self.store, key)
-        if found is None:
-            raise _AbsentError
-        scores = found.content
-        ascent = StageRun(
-            stage=ASCENT.name,
-            key=scores.ascent_key,
-            scenario=scenario,
-            seconds=scores.ascent_seconds,
-            study=scores.ascent_study,
-        )
-        return narrowed(NeuronScores, scores), (ascent, _run(SCORES, key, scenario, found))
+    def _scored(self, key: str, scenario: Scenario) -> PhaseOne | None:
+        """Return the scores of a key, which many settings share, and the stages behind them."""
+        if key not in self._phase_one:
+            found = SCORES.read(self.store, key)
+            if found is None:
+                return None
+            scores = found.content
+            ascent = StageRun(
+                stage=ASCENT.name,
+                key=scores.ascent_key,
+                scenario=scenario.text,
+                seconds=scores.ascent_seconds,
+                study=scores.ascent_study,
+            )
+            if len(self._phase_one) >= LATELY:
+                del self._phase_one[next(iter(self._phase_one))]
+            runs = ascent, self.run(SCORES, key, scenario, found)
+            self._phase_one[key] = narrowed(NeuronScores, scores), runs
+        return self._phase_one[key]
 
     def repair(self, trial: Trial, relearn_key: str) -> RepairResult | None:
         """Return a trial's repaired model as evaluated."""
@@ -222,15 +214,22 @@ class StageResults:
             self._ascents[key] = {name: getattr(found.content, name) for name in CURVES}
         return self._ascents[key]
 
-    def run(self, stage: Stage[T], key: str, scenario: Scenario, found: Stored[T]) -> StageRun:
+    @staticmethod
+    def run(stage: Stage[T], key: str, scenario: Scenario, found: Stored[T]) -> StageRun:
         """Return how a stored result was computed."""
-        return _run(stage, key, scenario.text, found)
+        return StageRun(
+            stage=stage.name,
+            key=key,
+            scenario=scenario.text,
+            seconds=found.seconds,
+            study=found.study,
+        )
 
     def _read(
         self, stage: Stage[T], key: str, scenario: Scenario
     ) -> tuple[Stored[T], StageRun] | None:
         found = stage.read(self.store, key)
-        return None if found is None else (found, _run(stage, key, scenario.text, found))
+        return None if found is None else (found, self.run(stage, key, scenario, found))
 
 
 def objective_value(objective: Objective, before: Metrics, after: Metrics) -> float:
@@ -238,9 +237,3 @@ def objective_value(objective: Objective, before: Metrics, after: Metrics) -> fl
     if objective is Objective.DER:
         return der(before, after)
     return float(getattr(after, objective.value))
-
-
-def _run(stage: Stage[Any], key: str, scenario: str, found: Stored[Any]) -> StageRun:
-    return StageRun(
-        stage=stage.name, key=key, scenario=scenario, seconds=found.seconds, study=found.study
-    )

@@ -6,20 +6,17 @@ default may be absent; nothing that the dataclass does not name may be there.
 """
 
 import dataclasses
-import types
-from collections.abc import Mapping, Sequence
-from enum import Enum
+import json
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxtyping import jaxtyped
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
-
-from ulrl.ranges import Interval
 
 T = TypeVar("T")
 
-_ABSENT = object()
 OWN_NAMES = {"own_names": True}  # metadata of a field whose tensors have no field's name before
 
 
@@ -27,28 +24,35 @@ class SchemaMismatch(ValueError):  # noqa: N818 - what a stored result is, not w
     """Values and tensors are not what a dataclass says; the text says where."""
 
 
+class _Schema(NamedTuple):
+    """The fields of a dataclass by kind, each with its hint; mappings with that of an item."""
+
+    plain: type[BaseModel]  # plain fields, and names of the tensors of each mapping
+    tensors: Mapping[str, Any]
+    mappings: Mapping[str, Any]
+    own_names: Mapping[str, Any]
+
+
 def pack(result: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a dataclass's fields as plain values and tensors.
 
     A tensor is named after its field. A mapping of tensors, whose order counts, becomes tensors
-    named ``field/name`` and a list of the names; the fields of a dataclass in it are named
-    ``field/inner``.
+    named ``field/name`` and a list of the names.
     """
+    kind: Any = type(result)
+    schema = _schema(kind)
     values: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
-    kind: Any = type(result)
-    for field, hint in _fields(kind):
-        name, value = field.name, getattr(result, field.name)
-        if isinstance(value, Tensor):
+    for name, value in vars(result).items():
+        if name in schema.tensors:
             tensors[name] = value
-        elif _holds_tensors(hint):
-            prefix = "" if field.metadata.get("own_names") else f"{name}/"
-            tensors |= {f"{prefix}{key}": tensor for key, tensor in value.items()}
-            if prefix:
-                values[name] = list(value)
-        elif dataclasses.is_dataclass(value):
-            values[name], inner = pack(value)
-            tensors |= {f"{name}/{key}": tensor for key, tensor in inner.items()}
+        elif name in schema.mappings:
+            values[name] = list(value)
+            tensors |= {f"{name}/{key}": tensor for key, tensor in value.items()}
+        elif name in schema.own_names:
+            tensors |= value
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            values[name] = dataclasses.asdict(value)
         else:
             values[name] = value
     return values, tensors
@@ -60,194 +64,82 @@ def unpack(kind: type[T], values: Any, tensors: Mapping[str, Tensor]) -> T:
     Raises:
         SchemaMismatch: Something is absent, unknown, of another type or out of range.
     """
+    of_kind: Any = kind
+    schema = _schema(of_kind)
+    try:  # as JSON, where a list is a tuple, but no text is a number
+        plain = schema.plain.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        raise SchemaMismatch(
+            "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems)
+        ) from None
+    found = {name: getattr(plain, name) for name in plain.model_fields_set}
     left = dict(tensors)
-    made: T = _unpack(kind, values, left, "")
+    with jaxtyped("context"):  # a dimension of one name has one length in the whole dataclass
+        for name, hint in schema.tensors.items():
+            found[name] = _take(left, name, hint)
+    for name in schema.mappings.keys() & found.keys():
+        names = {key: f"{name}/{key}" for key in found[name]}
+        found[name] = _take_all(left, names, schema.mappings[name])
+    for name, hint in schema.own_names.items():
+        found[name] = _take_all(left, {key: key for key in left}, hint)
     if left:
         raise SchemaMismatch(f"there are unknown tensors: {', '.join(sorted(left))}")
-    return made
+    return kind(**found)
 
 
 def widened(kind: type[T], result: Any, **more: Any) -> T:
     """Return a result as one of a class that adds fields to its own."""
-    return kind(**{name: getattr(result, name) for name in _names_of(type(result))}, **more)
+    return kind(**vars(result), **more)
 
 
 def narrowed(kind: type[T], result: T) -> T:
     """Return a result as one of a class that its own adds fields to."""
-    return kind(**{name: getattr(result, name) for name in _names_of(kind)})
-
-
-def _unpack(kind: Any, values: Any, left: dict[str, Tensor], before: str) -> Any:
-    """Make a dataclass from its values and from tensors whose names begin with `before`."""
-    if not isinstance(values, dict):
-        raise SchemaMismatch(f"{before.rstrip('/') or 'the content'} is a mapping")
-    rest = dict(values)
-    own_names = [pair for pair in _fields(kind) if pair[0].metadata.get("own_names")]
-    named = [pair for pair in _fields(kind) if pair not in own_names]
-    found: dict[str, Any] = {}
-    for field, hint in named:
-        value = _field(hint, field.name, rest, left, before)
-        if value is not _ABSENT:
-            found[field.name] = value
-    for field, hint in own_names:  # all that is left
-        found[field.name] = dict(left)
-        _check_all(left, _item(hint))
-        left.clear()
-    if rest:
-        raise SchemaMismatch(
-            f"there are unknown values: {', '.join(f'{before}{key}' for key in rest)}"
-        )
-    if missing := [name for name in _required(kind) if name not in found]:
-        raise SchemaMismatch(f"there is no {before}{missing[0]}")
-    with jaxtyped("context"):  # a dimension of one name has one length in the whole dataclass
-        for field, hint in named:
-            if isinstance(found.get(field.name), Tensor):
-                _check(f"{before}{field.name}", _not_none(hint), found[field.name])
-    return kind(**found)
-
-
-def _field(
-    whole: Any, name: str, rest: dict[str, Any], left: dict[str, Tensor], before: str
-) -> Any:
-    """Take a field out of the values and tensors that are left."""
-    place, hint = f"{before}{name}", _not_none(whole)
-    if _is_tensor(hint) and place in left:
-        return left.pop(place)
-    if name not in rest:
-        return _ABSENT
-    value = rest.pop(name)
-    if value is None and hint is not whole:
-        return None
-    if _holds_tensors(hint):
-        tensors = {key: _take(left, f"{place}/{key}") for key in _names(value, place)}
-        _check_all({f"{place}/{key}": one for key, one in tensors.items()}, _item(hint))
-        return tensors
-    if dataclasses.is_dataclass(hint):
-        return _unpack(hint, value, left, f"{place}/")
-    return _value(hint, value, place)
-
-
-def _value(hint: Any, value: Any, place: str) -> Any:
-    """Return a plain value as its type says: lists become tuples, whole numbers floats."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _in_range(_value(parts[0], value, place), parts[1:], place)
-    if origin in (Union, types.UnionType):
-        return _any_of(parts, value, place)
-    if origin is tuple:
-        return _items(parts, value, place)
-    if origin is not None and issubclass(origin, Mapping):
-        return _mapping(parts[1], value, place)
-    if dataclasses.is_dataclass(hint):
-        return _unpack(hint, value, {}, f"{place}/")
-    return _single(hint, value, place)
-
-
-def _single(hint: Any, value: Any, place: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        if value not in [member.value for member in hint]:
-            raise SchemaMismatch(f"{place} is no {hint.__name__}")
-        return hint(value)
-    if type(value) is not hint:
-        raise SchemaMismatch(f"{place} is of type {getattr(hint, '__name__', hint)}")
-    return value
-
-
-def _in_range(value: Any, rules: Sequence[Any], place: str) -> Any:
-    for rule in rules:
-        if isinstance(rule, Interval) and value not in rule:
-            raise SchemaMismatch(f"{place} is {rule}; got {value}")
-    return value
-
-
-def _mapping(hint: Any, value: Any, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise SchemaMismatch(f"{place} is a mapping")
-    return {key: _value(hint, one, f"{place}.{key}") for key, one in value.items()}
-
-
-def _any_of(hints: Sequence[Any], value: Any, place: str) -> Any:
-    for hint in hints:
-        try:
-            return _value(hint, value, place)
-        except SchemaMismatch:
-            continue
-    raise SchemaMismatch(f"{place} is of none of its types")
-
-
-def _items(hints: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise SchemaMismatch(f"{place} is a list")
-    each = (hints[0],) * len(value) if hints[1:] == (...,) else hints
-    if len(each) != len(value):
-        raise SchemaMismatch(f"{place} has {len(each)} items")
-    pairs = enumerate(zip(each, value, strict=True))
-    return tuple(_value(hint, one, f"{place}.{number}") for number, (hint, one) in pairs)
-
-
-def _names(value: Any, place: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise SchemaMismatch(f"{place} is a list of names")
-    return value
-
-
-def _take(left: dict[str, Tensor], name: str) -> Tensor:
-    if name not in left:
-        raise SchemaMismatch(f"there is no tensor {name}")
-    return left.pop(name)
-
-
-def _check_all(tensors: Mapping[str, Tensor], hint: Any) -> None:
-    for name, tensor in tensors.items():
-        with jaxtyped("context"):  # tensors of one mapping may differ in their lengths
-            _check(name, hint, tensor)
-
-
-def _check(name: str, hint: Any, tensor: Tensor) -> None:
-    if not isinstance(tensor, hint):
-        raise SchemaMismatch(f"the tensor {name} is {hint.dtype.__name__} of {hint.dim_str!r}")
+    return kind(**{name: getattr(result, name) for name in get_type_hints(kind)})
 
 
 @lru_cache
-def _fields(kind: Any) -> tuple[tuple[Any, Any], ...]:
+def _schema(kind: Any) -> _Schema:
     hints = get_type_hints(kind, include_extras=True)
-    return tuple((field, hints[field.name]) for field in dataclasses.fields(kind) if field.init)
-
-
-def _names_of(kind: Any) -> list[str]:
-    return [field.name for field, _ in _fields(kind)]
-
-
-@lru_cache
-def _required(kind: Any) -> tuple[str, ...]:
-    absent = dataclasses.MISSING
-    return tuple(
-        field.name
-        for field, _ in _fields(kind)
-        if field.default is absent and field.default_factory is absent
-    )
-
-
-def _not_none(hint: Any) -> Any:
-    """Return what a field holds that may also be None; any other hint as it is."""
-    parts = get_args(hint)
-    if get_origin(hint) in (Union, types.UnionType) and len(parts) == 2 and type(None) in parts:
-        return parts[0] if parts[1] is type(None) else parts[1]
-    return hint
+    plain: dict[str, Any] = {}
+    tensors, mappings, own_names = {}, {}, {}
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        required = field.default is field.default_factory is dataclasses.MISSING
+        default = ... if required else None  # the dataclass has the true one
+        if _is_tensor(hint):
+            tensors[field.name] = hint
+        elif not (_is_mapping(hint) and _is_tensor(get_args(hint)[1])):
+            plain[field.name] = (hint, default)
+        elif field.metadata.get("own_names"):
+            own_names[field.name] = get_args(hint)[1]
+        else:
+            mappings[field.name] = get_args(hint)[1]
+            plain[field.name] = (list[str], default)
+    model = create_model(kind.__name__, __config__=ConfigDict(extra="forbid"), **plain)
+    return _Schema(model, tensors, mappings, own_names)
 
 
 def _is_tensor(hint: Any) -> bool:
     return hint is Tensor or getattr(hint, "array_type", None) is Tensor
 
 
-def _holds_tensors(hint: Any) -> bool:
-    origin = get_origin(hint)
-    return (
-        isinstance(origin, type) and issubclass(origin, Mapping) and _is_tensor(get_args(hint)[1])
-    )
+def _is_mapping(hint: Any) -> bool:
+    return isinstance(get_origin(hint), type) and issubclass(get_origin(hint), Mapping)
 
 
-def _item(hint: Any) -> Any:
-    return get_args(hint)[1]
+def _take_all(left: dict[str, Tensor], names: Mapping[str, str], hint: Any) -> dict[str, Tensor]:
+    found = {}
+    for key, name in names.items():
+        with jaxtyped("context"):  # tensors of one mapping may differ in their lengths
+            found[key] = _take(left, name, hint)
+    return found
+
+
+def _take(left: dict[str, Tensor], name: str, hint: Any) -> Tensor:
+    if name not in left:
+        raise SchemaMismatch(f"there is no tensor {name}")
+    fits = isinstance(left[name], hint)
+    if not fits:
+        raise SchemaMismatch(f"the tensor {name} is {hint.dtype.__name__} of {hint.dim_str!r}")
+    return left.pop(name)

@@ -6,7 +6,7 @@ as absent, as a damaged one does, so that its stage is computed again.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import torch
@@ -26,9 +26,8 @@ from ulrl.unlearning import Ascent
 T = TypeVar("T")
 
 Amount: TypeAlias = Annotated[float, Interval(0.0, 1e300)]  # finite, not negative
-Points: TypeAlias = tuple[
-    tuple[Proportion, Proportion, Proportion], ...
-]  # ACC, ASR, RA of each epoch
+Point: TypeAlias = tuple[Proportion, Proportion, Proportion]  # ACC, ASR, RA
+Points: TypeAlias = tuple[Point, ...]  # of each epoch
 Training: TypeAlias = tuple[tuple[float, Proportion], ...]  # loss and accuracy of each epoch
 
 COUNTS = {  # columns of the tables of an evaluation's counts
@@ -231,14 +230,11 @@ class Stage(Generic[T]):
             key: Of the result.
             model_spec: Of the network that weights belong to.
         """
-        check = partial(self._unpacked, model_spec=model_spec)
-        entry = store.read(self.name, key, check)
-        return None if entry is None else self._found(entry, model_spec)
+        return self._result(store.read(self.name, key), model_spec)
 
     def peek(self, store: Store, key: str) -> Stored[T] | None:
         """Return a result whose tensors have no numbers, or None if there is no sound one."""
-        entry = store.peek(self.name, key)
-        return None if entry is None else self._found(entry, None)
+        return self._result(store.peek(self.name, key), None)
 
     def write(
         self,
@@ -259,19 +255,21 @@ class Stage(Generic[T]):
         values, tensors = pack(content)
         entry = Entry(values=values, tensors=tensors, seconds=seconds, study=study)
         try:
-            self._unpacked(entry, model_spec)
+            self._content(entry, model_spec)
         except SchemaMismatch as error:
             raise SchemaMismatch(f"the result of {self.name} cannot be stored: {error}") from None
         store.write(self.name, key, entry)
 
-    def _found(self, entry: Entry, model_spec: ModelSpec | None) -> Stored[T] | None:
+    def _result(self, entry: Entry | None, model_spec: ModelSpec | None) -> Stored[T] | None:
+        if entry is None:
+            return None
         try:
-            content = self._unpacked(entry, model_spec)
+            content = self._content(entry, model_spec)
         except SchemaMismatch:
             return None
         return Stored(content=content, seconds=entry.seconds, study=entry.study)
 
-    def _unpacked(self, entry: Entry, model_spec: ModelSpec | None) -> T:
+    def _content(self, entry: Entry, model_spec: ModelSpec | None) -> T:
         content = unpack(self._kind, entry.values, entry.tensors)
         if model_spec is not None and isinstance(content, StoredWeights):
             content.check(model_spec)
@@ -287,12 +285,8 @@ RELEARNING = Stage("relearn", StoredRelearning)
 REPAIRED = Stage("repaired", StoredWeights)
 EVALUATION = Stage("evaluate", StoredEvaluation)
 PACE = Stage("pace", StoredPace)
-STAGES: Mapping[str, Stage[Any]] = {
-    stage.name: stage
-    for stage in (
-        *(HELPER, VICTIM, TRIGGER, ASCENT, SCORES, RELEARNING, REPAIRED, EVALUATION, PACE),
-    )
-}
+_ALL = (HELPER, VICTIM, TRIGGER, ASCENT, SCORES, RELEARNING, REPAIRED, EVALUATION, PACE)
+STAGES: Mapping[str, Stage[Any]] = {stage.name: stage for stage in _ALL}
 
 
 @lru_cache

@@ -7,15 +7,14 @@ not a forgery by somebody who may write there.
 import contextlib
 import hashlib
 import json
-import os
 import secrets
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO
 
 import fsspec
 import safetensors.torch
@@ -34,7 +33,7 @@ FORMAT = 2
 # since victims are expensive; that two of them changed places is not noticed.
 PLACELESS = 1
 LARGEST_HEAD = 16_000_000  # bytes of an entry's head
-AHEAD = 65_536  # bytes that one request of an object store brings: most heads, small entries
+AHEAD = 65_536  # bytes of an object that a look at its head brings: all of most heads
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -49,14 +48,8 @@ DTYPES = {
 }
 # What reading a file can raise whose content is not what this module wrote.
 UNSOUND = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    SafetensorError,
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(RuntimeError, MemoryError, SafetensorError),
 )
 
 
@@ -140,53 +133,32 @@ class Store:
         """Whether another process's beacon is in this store."""
         return bool(self._files.exists(f"{self._root}/{beacon}"))
 
-    def read(
-        self, stage: str, key: str, look: Callable[[Entry], object] | None = None
-    ) -> Entry | None:
-        """Return a result with its tensors, or None if there is no sound one.
-
-        Args:
-            stage: Whose result.
-            key: Of the result.
-            look: Called with what the head says before any array is read; an error from `UNSOUND`
-                says that the entry is none.
-
-        Raises:
-            ResourceError: The store cannot be reached.
-        """
-        return self._read(stage, key, look, whole=True)
-
     def peek(self, stage: str, key: str) -> Entry | None:
         """Return a result whose tensors have no numbers, from the head of the file alone.
 
         Raises:
             ResourceError: The store cannot be reached.
         """
-        return self._read(stage, key, None, whole=False)
+        return self.read(stage, key, whole=False)
 
-    def _read(
-        self, stage: str, key: str, look: Callable[[Entry], object] | None, *, whole: bool
-    ) -> Entry | None:
+    def read(self, stage: str, key: str, *, whole: bool = True) -> Entry | None:
+        """Return a result with its tensors, or None if there is no sound one.
+
+        Raises:
+            ResourceError: The store cannot be reached.
+        """
+        path = self._path(stage, key)
         with self._reached("read"):
             try:
-                with self._open(self._path(stage, key)) as file:
-                    head = _Head(file, stage, key)
-                    if look is not None:
-                        look(head.entry)
-                    return head.with_tensors(file) if whole else head.entry
+                if self._local:
+                    with Path(path).open("rb") as file:
+                        return _decode(file, stage, key, whole=whole)
+                content = self._files.cat_file(path, start=0, end=None if whole else AHEAD)
+                if not whole and int.from_bytes(content[:8], "little") + 8 > AHEAD:
+                    content = self._files.cat_file(path)
+                return _decode(BytesIO(content), stage, key, whole=whole)
             except UNSOUND:
                 return None
-
-    @contextmanager
-    def _open(self, path: str) -> Iterator["_Readable"]:
-        if not self._local:
-            yield _Object(self._files, path)
-            return
-        # A pipe or a device could be opened, and then waits or never ends.
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - as cheap as that
-            raise ValueError("an entry is a regular file")
-        with Path(path).open("rb") as file:
-            yield _File(file)
 
     @contextmanager
     def _reached(self, done: str) -> Iterator[None]:
@@ -225,7 +197,7 @@ class Store:
         except OSError as error:
             raise ResourceError(
                 f"the store {self.url} cannot be written to ({error}); nothing stored is lost: "
-                f"make room or mend it, and run the same command again"
+                f"make room, and run the same command again"
             ) from error
 
     def delete(self, stage: str, key: str) -> None:
@@ -279,86 +251,36 @@ def _encode(entry: Entry, stage: str, key: str) -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 
 
-class _Readable(Protocol):
-    """A file that is read from its start to its end."""
+def _decode(file: BinaryIO, stage: str, key: str, *, whole: bool) -> Entry:
+    """Return an entry as `_encode` wrote it; unless `whole`, its tensors have no numbers.
 
-    def read(self, count: int) -> bytes:
-        """Return the next bytes: `count`, or as many as there are."""
-
-
-class _File:
-    """A file of the operating system; it takes no more memory than it has bytes."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._left = os.fstat(file.fileno()).st_size
-
-    def read(self, count: int) -> bytes:
-        content: bytes = self._file.read(min(count, self._left))
-        self._left -= len(content)
-        return content
-
-
-class _Object:
-    """An object behind fsspec, in two requests at most."""
-
-    def __init__(self, files: Any, path: str) -> None:
-        self._files, self._path = files, path
-        self._place = 0
-        self._ahead: bytes = files.cat_file(path, start=0, end=AHEAD)
-
-    def read(self, count: int) -> bytes:
-        start, end = self._place, self._place + count
-        content = self._ahead[start:end]
-        if end > len(self._ahead) == AHEAD:
-            begin = max(start, AHEAD)
-            content += self._files.cat_file(self._path, start=begin, end=end)
-        self._place += len(content)
-        return content
-
-
-class _Head:
-    """The head of an entry that is read: what it says, and how to read what follows.
-
-    Attributes:
-        entry: Its values, and its tensors without numbers.
+    Raises:
+        Exception: One of `UNSOUND`: the content is not what was written.
     """
-
-    def __init__(self, file: _Readable, stage: str, key: str) -> None:
-        self._start = file.read(8)
-        length = int.from_bytes(self._start, "little")
-        if length > LARGEST_HEAD:
-            raise ValueError("no head is that long")
-        self._start += file.read(length)
-        layout = json.loads(self._start[8:])
-        self._metadata = layout.pop("__metadata__")
-        self._layout = layout
-        self._place = _place(int(self._metadata["format"]), stage, key)
-        if _checksum(self._place, layout, self._metadata["entry"], b"") != self._metadata["head"]:
-            raise ValueError("the head is not what was written, or it was written elsewhere")
-        content = json.loads(self._metadata["entry"])
-        seconds, study = content["seconds"], content["study"]
-        if not (0 <= seconds < float("inf") and isinstance(study, str)):
-            raise ValueError("no such seconds, or no such study")
-        tensors = {
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if length > LARGEST_HEAD:
+        raise ValueError("no head is that long")
+    start += file.read(length)
+    layout = json.loads(start[8:])
+    metadata = layout.pop("__metadata__")
+    place = _place(int(metadata["format"]), stage, key)
+    if _checksum(place, layout, metadata["entry"], b"") != metadata["head"]:
+        raise ValueError("the head is not what was written, or it was written elsewhere")
+    entry = Entry(
+        **json.loads(metadata["entry"]),
+        tensors={
             name: torch.empty(one["shape"], dtype=DTYPES[one["dtype"]], device="meta")
             for name, one in layout.items()
-        }
-        self.entry = Entry(
-            values=content["values"], tensors=tensors, seconds=float(seconds), study=study
-        )
-
-    def with_tensors(self, file: _Readable) -> Entry:
-        """Return the entry with the numbers that follow the head."""
-        size = sum(tensor.numel() * tensor.itemsize for tensor in self.entry.tensors.values())
-        data = file.read(size + 1)
-        if len(data) != size:
-            raise ValueError("the file is longer or shorter than its head says")
-        found = _checksum(self._place, self._layout, self._metadata["entry"], data)
-        if found != self._metadata["sha256"]:
-            raise ValueError("the content is not what was written")
-        tensors = safetensors.torch.load(self._start + data) if self._layout else {}
-        return replace(self.entry, tensors=tensors)
+        },
+    )
+    if not whole:
+        return entry
+    size = sum(tensor.numel() * tensor.itemsize for tensor in entry.tensors.values())
+    data = file.read(size + 1)  # one more tells a file that is too long
+    if _checksum(place, layout, metadata["entry"], data) != metadata["sha256"]:
+        raise ValueError("the content is not what was written")
+    return replace(entry, tensors=safetensors.torch.load(start + data) if layout else {})
 
 
 def _place(format_: int, stage: str, key: str) -> str:

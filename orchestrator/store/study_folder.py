@@ -28,18 +28,17 @@ class StudyFolder:
 
     Attributes:
         path: The folder itself.
+        logs: The folder of logs in it.
         executed: How often each stage was executed since this start.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.logs = path, path / "logs"
+        self._record_file, self._settings_file = path / "stages.csv", path / "settings.jsonl"
+        self._cuts_file, self._holder_file = self.logs / "cuts.jsonl", self.logs / "driver.json"
         self.executed: Counter[str] = Counter()
         self._listed: set[tuple[str, str]] = set()
         self._used: dict[str, set[str]] = defaultdict(set)
-
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
 
     def check(self) -> None:
         """Raise ``ResourceError`` where this can be no study folder; nothing is written."""
@@ -93,8 +92,7 @@ class StudyFolder:
         """
         runs = tuple(runs)
         self.executed.update(run.stage for run in runs)
-        self._note(runs)
-        self._append((run, True) for run in runs)
+        self._append(runs, [(run, True) for run in runs])
 
     def account(self, runs: Iterable[StageRun], study: str) -> None:
         """List stages that results rest on and that are not listed yet.
@@ -103,20 +101,18 @@ class StudyFolder:
         were in the store.
         """
         runs = tuple(runs)
-        self._note(runs)
         new = [run for run in runs if (run.stage, run.key) not in self._listed]
-        if new:
-            self._append((run, run.study == study) for run in new)
+        self._append(runs, [(run, run.study == study) for run in new])
 
     def used(self, stage: str) -> set[str]:
         """Return the keys of a stage that were executed or rested on since this start."""
         return set(self._used[stage])
 
-    def _note(self, runs: Iterable[StageRun]) -> None:
-        for run in runs:
+    def _append(self, used: Iterable[StageRun], lines: list[tuple[StageRun, bool]]) -> None:
+        for run in used:
             self._used[run.stage].add(run.key)
-
-    def _append(self, lines: Iterable[tuple[StageRun, bool]]) -> None:
+        if not lines:
+            return
         with self._record_file.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for run, computed in lines:
@@ -127,7 +123,7 @@ class StudyFolder:
     def cuts(self) -> Cuts:
         """Return the curves of relearnings that were cut, by their key: the longest each."""
         found: Cuts = {}
-        for line in whole_lines(self.logs / "cuts.jsonl"):
+        for line in whole_lines(self._cuts_file):
             try:
                 cut = json.loads(line)
                 curve = tuple(tuple(point) for point in cut["curve"])
@@ -139,7 +135,7 @@ class StudyFolder:
 
     def record_cut(self, key: str, curve: tuple[tuple[float, ...], ...]) -> None:
         """Keep the curve of a relearning that was cut: it is what the decision rests on."""
-        with (self.logs / "cuts.jsonl").open("a") as file:
+        with self._cuts_file.open("a") as file:
             file.write(json.dumps({"key": key, "curve": curve}) + "\n")
 
     def settings(self) -> list[object]:
@@ -170,18 +166,6 @@ class StudyFolder:
         return ResourceError(
             f"the study folder {self.path} cannot be written to ({reason}); name another with --out"
         )
-
-    @property
-    def _record_file(self) -> Path:
-        return self.path / "stages.csv"
-
-    @property
-    def _settings_file(self) -> Path:
-        return self.path / "settings.jsonl"
-
-    @property
-    def _holder_file(self) -> Path:
-        return self.logs / "driver.json"
 
     def _holder(self) -> str:
         try:

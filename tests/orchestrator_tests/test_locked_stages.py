@@ -1,17 +1,14 @@
 """Two workers on one store: each stage is computed once, whoever else wants it."""
 
 import shutil
-import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from orchestrator.pipeline.run_job import steps_of
 from orchestrator.pipeline.stages import StageRunner
 from orchestrator.plan.jobs import Job, Progress, StageRun
 from orchestrator.plan.plan import Plan
-from orchestrator.scheduler.batches import JobBatch
 from orchestrator.store.store import Store
 from tests.orchestrator_tests.places import VICTIM, Place
 from tests.steps import finished
@@ -89,30 +86,3 @@ def test_the_second_does_what_the_first_fails_at(
         with pytest.raises(ZeroDivisionError):
             rest(one)
     assert rest(other) == ["train_victim", "evaluate"]
-
-
-def test_who_waits_may_leave(plan: Plan, tmp_path: Path) -> None:
-    place = Place(plan, tmp_path)
-    one, other = works(place, place.jobs[0])
-    next(one)
-    assert next(other).pause
-    other.close()
-    assert rest(one) == ["train_victim", "evaluate"]
-
-
-def test_waiting_is_no_work(plan: Plan, tmp_path: Path) -> None:
-    """Neither a job's limit nor what is known of its pace counts the waiting."""
-    place = Place(plan, tmp_path)
-    job = place.jobs[0]
-    holder = steps_of(StageRunner(place.site, VICTIM), job)
-    next(holder)
-    shift = JobBatch(StageRunner(place.site, VICTIM), [job], bundled=False)
-    begun = time.monotonic()
-    pauses = [news.progress.pause for _ in range(4) if (news := shift.work()).progress]
-    waited = time.monotonic() - begun
-    assert waited >= sum(pauses) == pytest.approx(0.05 + 0.1 + 0.2 + 0.4)
-    for _ in holder:
-        pass
-    assert shift._busy < waited - sum(pauses) + 0.05
-    ((name, finished),) = shift.work().finished
-    assert (name, finished.runs, finished.error) == (job.name, (), "")

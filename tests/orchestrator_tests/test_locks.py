@@ -9,6 +9,7 @@ from pathlib import Path
 
 import filelock
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from orchestrator.store.locks import ResultLock
 from orchestrator.store.store import Store
@@ -83,7 +84,7 @@ def test_a_process_that_is_killed_holds_nothing(store: Store) -> None:
 
 
 def test_of_many_one_gets_it(store: Store) -> None:
-    for _ in range(25):
+    for _ in range(5):
         locks = [lock(store) for _ in range(6)]
         with ThreadPoolExecutor(len(locks)) as threads:
             got = list(threads.map(ResultLock.acquire, locks))
@@ -127,6 +128,7 @@ def test_where_no_locks_can_be_had_everybody_computes(
 
 
 def test_an_object_store_has_no_locks() -> None:
+    MemoryFileSystem.store.clear()
     store = Store("memory://a/store")
     with lock(store) as first, lock(store) as second:
         assert first.acquire()

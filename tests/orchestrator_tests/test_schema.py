@@ -11,7 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from orchestrator.store.schema import OWN_NAMES, SchemaMismatch, narrowed, pack, unpack, widened
-from ulrl.ranges import Interval, Proportion
+from ulrl.metrics import Metrics
+from ulrl.ranges import Proportion
 
 
 class Colour(StrEnum):
@@ -21,7 +22,7 @@ class Colour(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inner:
-    """A dataclass in another: a field of plain values and one of tensors."""
+    """A plain value and a tensor."""
 
     share: Proportion
     counts: Int64[Tensor, "a b"]
@@ -38,12 +39,11 @@ class Outer:
     shares: tuple[Proportion, ...]
     pair: tuple[int, str]
     colour: Colour
-    inner: Inner
+    inside: Metrics
     one: Float[Tensor, " n"]
     two: Float[Tensor, " n"]
     layers: Mapping[str, Float[Tensor, "rows cols"]]
     notes: Mapping[str, int] = field(default_factory=dict)
-    maybe: Float[Tensor, " n"] | None = None
     perhaps: int | None = None
     anything: Mapping[str, Tensor] = field(default_factory=dict, metadata=OWN_NAMES)
 
@@ -57,7 +57,7 @@ def outer(**changes: Any) -> Outer:
         "shares": (0.0, 1.0, 1 / 3),
         "pair": (1, "b"),
         "colour": Colour.BLUE,
-        "inner": Inner(share=0.5, counts=torch.tensor([[1, 2]])),
+        "inside": Metrics(acc=0.5, asr=1.0, ra=0.0),
         "one": torch.ones(4),
         "two": torch.zeros(4),
         "layers": {"z": torch.ones(2, 3), "a": torch.ones(5, 1)},
@@ -83,7 +83,7 @@ def parts() -> tuple[dict[str, Any], dict[str, Tensor]]:
 def test_what_is_packed_comes_back() -> None:
     values, tensors = parts()
     assert set(tensors) == {
-        *("inner/counts", "one", "two", "layers/z", "layers/a", "free", "layers.0"),
+        *("one", "two", "layers/z", "layers/a", "free", "layers.0"),
     }
     found = unpack(Outer, values, dict(sorted(tensors.items())))
     again, back = pack(found)
@@ -103,21 +103,12 @@ def test_tensors_without_numbers_fit_as_well() -> None:
         unpack(Outer, values, {**bare, "one": torch.empty(4, 4, device="meta")})
 
 
-def test_an_optional_tensor_is_there_or_not() -> None:
-    values, tensors = pack(outer(maybe=torch.ones(4)))
-    found = unpack(Outer, through(values), tensors)
-    assert found.maybe is not None
-    values, tensors = pack(outer())
-    assert values["maybe"] is None
-    assert unpack(Outer, through(values), tensors).maybe is None
-
-
 def test_a_field_with_a_default_may_be_absent() -> None:
     values, tensors = parts()
-    for name in ("notes", "maybe", "perhaps"):
+    for name in ("notes", "perhaps"):
         del values[name]
     found = unpack(Outer, values, tensors)
-    assert (found.notes, found.maybe, found.perhaps) == ({}, None, None)
+    assert (found.notes, found.perhaps) == ({}, None)
 
 
 WRONG: list[tuple[str, Any]] = [
@@ -140,12 +131,11 @@ WRONG: list[tuple[str, Any]] = [
     ("pair", ["b", 1]),
     ("colour", "green"),
     ("colour", ["red"]),
-    ("inner", {}),
-    ("inner", None),
-    ("inner", {"share": 5.0}),
-    ("inner", {"share": 0.5, "more": 1}),
+    ("inside", {}),
+    ("inside", None),
+    ("inside", {"acc": 0.5, "asr": 0.5, "ra": 5.0}),
+    ("inside", {"acc": 0.5, "asr": 0.5, "ra": 0.5, "more": 1}),
     ("layers", "za"),
-    ("layers", ["z", "z"]),
     ("layers", ["z", "a", "b"]),
     ("layers", {"z": 1}),
     ("notes", [1]),
@@ -169,22 +159,20 @@ def test_content_that_is_no_such_mapping(values: Any) -> None:
 
 def test_each_absent_and_each_unknown_name_is_told() -> None:
     values, tensors = parts()
-    for name in ("name", "count", "is_it", "loss", "shares", "pair", "colour", "inner", "layers"):
+    for name in ("name", "count", "is_it", "loss", "shares", "pair", "colour", "inside", "layers"):
         with pytest.raises(SchemaMismatch, match=name):
             unpack(Outer, {key: one for key, one in values.items() if key != name}, tensors)
-    with pytest.raises(SchemaMismatch, match="unknown values: novel"):
+    with pytest.raises(SchemaMismatch, match="novel"):
         unpack(Outer, {**values, "novel": 1}, tensors)
-    for name in ("one", "two", "inner/counts", "layers/a"):
+    for name in ("one", "two", "layers/a"):
         with pytest.raises(SchemaMismatch, match=name):
             unpack(Outer, values, {key: one for key, one in tensors.items() if key != name})
-    _, inner = pack(outer().inner)
     with pytest.raises(SchemaMismatch, match="unknown tensors: more"):
-        unpack(Inner, {"share": 0.5}, {**inner, "more": torch.ones(1)})
+        unpack(Inner, {"share": 0.5}, {"counts": torch.ones(1, 1).long(), "more": torch.ones(1)})
 
 
 ODD = {
     "one": [torch.ones(4, 1), torch.ones(4).long(), torch.ones(5)],  # the last unlike `two`
-    "inner/counts": [torch.ones(1, 2), torch.tensor([1])],
     "layers/z": [torch.ones(2), torch.ones(2, 3).int()],
 }
 
@@ -196,12 +184,6 @@ def test_a_tensor_of_another_type_or_rank(name: str, tensor: Tensor) -> None:
     values, tensors = parts()
     with pytest.raises(SchemaMismatch, match="tensor"):
         unpack(Outer, values, {**tensors, name: tensor})
-
-
-def test_an_interval_holds_its_ends_and_no_nan() -> None:
-    interval = Interval(0.0, 1.0)
-    assert [x in interval for x in (0, 1, 0.5)] == [True] * 3
-    assert not any(x in interval for x in (-1e-300, 1 + 1e-15, float("nan"), float("inf")))
 
 
 def test_a_whole_number_is_a_float_where_one_is_wanted() -> None:
@@ -218,7 +200,7 @@ class Wider(Inner):
 
 
 def test_widened_and_narrowed_share_their_fields() -> None:
-    inner = outer().inner
+    inner = Inner(share=0.5, counts=torch.tensor([[1, 2]]))
     wide = widened(Wider, inner, more="x")
     assert (wide.share, wide.counts, wide.more) == (inner.share, inner.counts, "x")
     back = narrowed(Inner, wide)

@@ -1,7 +1,6 @@
 """Stage results as entries: what goes into the store comes out as the same result."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchestrator.store.schema import narrowed, pack, widened
+from orchestrator.store.schema import narrowed, widened
 from orchestrator.store.serialization import ASCENT as UNLEARN
 from orchestrator.store.serialization import (
     EVALUATION,
@@ -28,7 +27,7 @@ from ulrl.metrics import Confusion, Metrics
 from ulrl.models import ModelSpec, initialise
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.randomness import generator
-from ulrl.scoring import NeuronScores, ScoreConfig, SuspectRule, score_neurons
+from ulrl.scoring import NeuronScores, ScoreConfig, score_neurons
 from ulrl.unlearning import Ascent
 
 ASCENT = Ascent(
@@ -93,26 +92,6 @@ def test_scores(store: Store, max_suspects: int | None) -> None:
     assert back.places == scores.places
 
 
-def test_the_order_of_layers_outlives_the_store(store: Store) -> None:
-    """Safetensors sorts its names; the head would no longer be the last."""
-    assert list(through(store, ASCENT).before) == [
-        "z.weight",
-        "head.weight",
-        "head.bias",
-    ]
-    rule = ScoreConfig(
-        unlearn_threshold=0.95,  # reached before the ascent diverged
-        suspect_rule=SuspectRule.LARGEST,
-        suspect_share=1.0,
-        max_suspects=None,
-    )
-    scores = score_neurons(rule, ASCENT)
-    assert scores.suspects == tuple(range(13))
-    back = through(store, scores)
-    assert list(back.movement) == ["z.weight", "head.weight"]
-    assert [back.movement[name].shape for name in back.movement] == [(3, 2), (10, 4)]
-
-
 def test_what_is_stored_with_a_result_comes_back_with_it(store: Store) -> None:
     ascent = widened(StoredAscent, ASCENT, curve=((0.5, 1.0, 0.0),))
     UNLEARN.write(store, "key", ascent)
@@ -171,22 +150,6 @@ def test_an_evaluation(store: Store, largest: int) -> None:
     assert counts["report_triggered"] == [[t, 1, p, n] for t, p, n in clean if t != 1]
 
 
-@pytest.mark.parametrize(("classes", "images", "limit"), [(10, 5000, 4), (200, 5000, 80)])
-def test_counts_take_little_space(
-    store: Store, tmp_path: Path, classes: int, images: int, limit: int
-) -> None:
-    """Where six of ten images are right, in KiB."""
-    source = torch.Generator().manual_seed(0)
-    true = torch.arange(images) % classes
-    other = torch.randint(classes, (images,), generator=source)
-    predicted = torch.where(torch.rand(images, generator=source) < 0.6, true, other)
-    cells = torch.bincount(true * classes + predicted, minlength=classes**2)
-    both = confusion(cells.view(classes, classes), 0)
-    EVALUATION.write(store, "key", StoredEvaluation.of(counted(both, both)))
-    (file,) = tmp_path.rglob("*.safetensors")
-    assert file.stat().st_size < limit * 1024
-
-
 def test_an_evaluation_without_counts_is_none(store: Store) -> None:
     evaluation = {"selection": {"acc": 0.5, "asr": 0.5, "ra": 0.5}}
     evaluation["report"] = evaluation["selection"]
@@ -211,13 +174,3 @@ def test_weights(store: Store) -> None:
     assert back.model_spec is model_spec
     assert back.state.keys() == weights.state.keys()
     assert all(same(back.state[name], value) for name, value in weights.state.items())
-
-
-@pytest.mark.parametrize("kind", [Ascent, NeuronScores])
-def test_pack_parts_a_result_into_plain_values_and_tensors(kind: type) -> None:
-    result = ASCENT if kind is Ascent else score_neurons(ScoreConfig(), ASCENT)
-    values, tensors = pack(result)
-    fields = {field.name for field in dataclasses.fields(kind)}
-    assert {*values, *(name.split("/")[0] for name in tensors)} == fields
-    assert all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
-    json.dumps(values)
