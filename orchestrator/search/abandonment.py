@@ -58,11 +58,10 @@ def forecast(settings: int, families: Iterable[Hashable], arguments: Mapping[str
         )
     if settings < 2:
         return "the pruner of settings has no effect: there is nothing to compare"
-    cases = [simulate(settings, sizes, arguments)]
-    if len(sizes) < sum(sizes):
-        cases.append(simulate(settings, sizes, arguments, common=COMMON))
-    rates = [f"{100 * rate:.0f}" for rate in sorted(case.abandoned for case in cases)]
-    rate = " to ".join(dict.fromkeys(rates))
+    shared = (0.0, COMMON) if len(sizes) < sum(sizes) else (0.0,)
+    cases = [simulate(settings, sizes, arguments, common) for common in shared]
+    rates = sorted(case.abandoned for case in cases)
+    rate = " to ".join(dict.fromkeys(f"{100 * rate:.0f}" for rate in rates))
     capped = settings > MOST_SETTINGS or sum(sizes) > MOST_SCENARIOS
     lost = 100 * max(case.lost for case in cases)
     return (
@@ -87,11 +86,10 @@ def simulate(
     """Return the rates of a grid whose settings are all equally good; always the same.
 
     Args:
-        settings: How many; so are `families`, each with its number of seeds.
-        families: They take turns, as in a plan.
+        settings: How many.
+        families: Number of seeds of each; they take turns, as in a plan.
         arguments: Of the pruner.
-        common: Share of the variance of a setting's values, scenarios' levels apart, that is
-            common to the seeds of a family.
+        common: Share of a value's variance, scenarios' levels apart, that a family's seeds share.
     """
     turns = [(seed, family) for family, size in enumerate(families) for seed in range(size)]
     turns = sorted(turns)[:MOST_SCENARIOS]

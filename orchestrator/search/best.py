@@ -110,10 +110,10 @@ class Choice:
         self.crossed = self.several and all(
             len(sets[0]) > 1 and all(one == sets[0] for one in sets) for sets in found
         )
-        self._choosing = {
-            scenario: _first_half(set().union(*settings.values()))
-            for scenario, settings in seeds.items()
-        }
+        self._choosing: dict[Hashable, list[int]] = {}
+        for scenario, settings in seeds.items():
+            met = sorted(set().union(*settings.values()))
+            self._choosing[scenario] = met[: (len(met) + 1) // 2]
 
     def name(self, point: Point) -> Name:
         """Return what names a point's setting: without the defence seed where that is no part."""
@@ -167,8 +167,7 @@ class Choice:
         attacks = {point.scenario: point.attack for point in self.points}
         same = [other for other in others if other.values.keys() == best.values.keys()]
         leads = [_lead(best, other, attacks) for other in same]
-        known = [lead.p for lead in leads if lead.p is not None]
-        adjusted = iter(holm(known))
+        adjusted = iter(holm([lead.p for lead in leads if lead.p is not None]))
         return [
             Rival(standing=other, lead=lead, p=None if lead.p is None else next(adjusted))
             for other, lead in zip(same, leads, strict=True)
@@ -190,7 +189,3 @@ def _lead(best: Standing, other: Standing, attacks: Mapping[Hashable, str]) -> M
     for (scenario, seed), value in best.values.items():
         gaps.setdefault(scenario, []).append(value - other.values[scenario, seed])
     return estimate([fmean(gap) for gap in gaps.values()], [attacks[name] for name in gaps])
-
-
-def _first_half(seeds: set[int]) -> frozenset[int]:
-    return frozenset(sorted(seeds)[: (len(seeds) + 1) // 2])

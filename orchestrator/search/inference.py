@@ -108,12 +108,8 @@ def resampled(attacks: Sequence[Hashable], times: int) -> list[list[int]]:
     random = np.random.default_rng(0)
     samples = []
     for _ in range(times):
-        drawn = random.integers(len(members), size=len(members)).tolist()
+        drawn = [members[group] for group in random.integers(len(members), size=len(members))]
         samples.append(
-            [
-                members[group][place]
-                for group in drawn
-                for place in random.integers(len(members[group]), size=len(members[group]))
-            ]
+            [rows[n] for rows in drawn for n in random.integers(len(rows), size=len(rows))]
         )
     return samples

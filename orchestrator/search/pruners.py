@@ -3,18 +3,15 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.pruners import BasePruner
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.spec.model import Objective, PrunerChoice
-
-EXACT_UNTIL = 50  # pairs; beyond, SciPy takes the normal approximation
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -65,25 +62,6 @@ def make_pruner(choice: PrunerChoice) -> BasePruner:
         return PRUNERS[choice.pruner](**arguments)
 
 
-class _Study(optuna.Study):
-    """A study that copies its best trial once, not at each question.
-
-    A pruner asks for it at every step, and a copy of a hundred values costs as much as the test.
-    """
-
-    _best: FrozenTrial | None = None
-
-    @property
-    def best_trial(self) -> FrozenTrial:
-        if self._best is None:
-            self._best = super().best_trial
-        return self._best
-
-    def tell(self, *args: Any, **kwargs: Any) -> FrozenTrial:
-        self._best = None
-        return super().tell(*args, **kwargs)
-
-
 class PruningStudy:
     """One Optuna study, fed in the order of the plan.
 
@@ -94,9 +72,7 @@ class PruningStudy:
     def __init__(self, name: str, choice: PrunerChoice, objective: Objective) -> None:
         self.name = name
         self._choice = choice
-        self._direction: Literal["maximize", "minimize"] = (
-            "maximize" if objective.maximise else "minimize"
-        )
+        self._maximise = objective.maximise
         self._study = self._new_study()
         self._trials: dict[int, optuna.Trial] = {}
         self._cuts: dict[int, int] = {}
@@ -118,9 +94,9 @@ class PruningStudy:
         if self._trials.pop(number, None) is None:
             return
         self._cuts.pop(number, None)
-        told = [(n, self.trials[trial.number]) for n, trial in self._trials.items()]
+        others = [(n, self.trials[trial.number]) for n, trial in self._trials.items()]
         self._study, self._trials = self._new_study(), {}
-        for other, former in told:
+        for other, former in others:
             self.begin(other, former.user_attrs)
             for step, value in former.intermediate_values.items():
                 self.report(other, step, value)
@@ -128,11 +104,9 @@ class PruningStudy:
                 self.finish(other, former.value if former.state is TrialState.COMPLETE else None)
 
     def _new_study(self) -> optuna.Study:
-        storage = optuna.storages.InMemoryStorage()
-        optuna.create_study(study_name=self.name, direction=self._direction, storage=storage)
-        return _Study(
+        return optuna.create_study(
             study_name=self.name,
-            storage=storage,
+            direction="maximize" if self._maximise else "minimize",
             sampler=optuna.samplers.RandomSampler(seed=0),  # never asked for a value
             pruner=make_pruner(self._choice),
         )
@@ -143,36 +117,7 @@ class PruningStudy:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a ragged grid's missing pairs are no news
             trial.report(value, step)
-            return not self._surely_stays(trial.number) and trial.should_prune()
-
-    def _surely_stays(self, number: int) -> bool:
-        """Whether Wilcoxon's pruner is sure to keep a trial, by a test that is 20 times cheaper.
-
-        A resume asks for every result once more, and SciPy's test is the most of it. This is the
-        same normal approximation, which SciPy takes for more than 50 pairs; near the threshold,
-        and where two values are equal, Optuna's pruner is asked.
-        """
-        if not isinstance(self._study.pruner, optuna.pruners.WilcoxonPruner):
-            return False
-        own = self.trials[number].intermediate_values
-        if len(own) <= EXACT_UNTIL or not any(t.value is not None for t in self.trials):
-            return False
-        best = self._study.best_trial.intermediate_values
-        if not own.keys() <= best.keys():
-            return False
-        sign = 1.0 if self._study.direction is StudyDirection.MAXIMIZE else -1.0
-        differences = sign * np.array([value - best[step] for step, value in own.items()])
-        sizes, places, counts = np.unique(
-            np.abs(differences), return_inverse=True, return_counts=True
-        )
-        if not sizes[0] > 0 or not np.isfinite(sizes[-1]):
-            return False
-        ranks = (counts.cumsum() - (counts - 1) / 2)[places]
-        pairs = len(differences)
-        mean, tied = pairs * (pairs + 1) / 4, (counts**3 - counts).sum() / 48
-        deviation = (mean * (2 * pairs + 1) / 6 - tied) ** 0.5
-        p_value = NormalDist(mean, deviation).cdf(ranks[differences > 0].sum())
-        return p_value > 2 * float(self._choice.arguments["p_threshold"])
+            return trial.should_prune()
 
     def cut(self, number: int, values: list[float]) -> int | None:
         """Return the epoch (from 1) after which the pruner gives a curve up, if it does.
@@ -206,44 +151,42 @@ class PruningStudy:
 
     def evidence(self, number: int) -> Evidence:
         """Return what stood against a setting when it was last reported."""
-        own = self._values(self._trials[number].number)
+        own = self.trials[self._trials[number].number].intermediate_values
         if not isinstance(self._study.pruner, optuna.pruners.WilcoxonPruner):
             return self._evidence_of_curve(number, own)
         from scipy.stats import wilcoxon  # more than half a second of import
 
-        maximise = self._study.direction is StudyDirection.MAXIMIZE
         rival = self._study.best_trial
         best = rival.intermediate_values
-        shared = [name for name in own if name in best]
-        differences = [own[name] - best[name] for name in shared]
-        tail: Literal["less", "greater"] = "less" if maximise else "greater"
-        p_value = wilcoxon(np.array(differences), alternative=tail, zero_method="zsplit").pvalue
+        shared = [step for step in own if step in best]
+        ours, theirs = (np.array([values[step] for step in shared]) for values in (own, best))
+        tail: Literal["less", "greater"] = "less" if self._maximise else "greater"
         (against,) = (n for n, trial in self._trials.items() if trial.number == rival.number)
         return Evidence(
             step=len(own),
-            value=sum(own[name] for name in shared) / len(shared),
-            reference=sum(best[name] for name in shared) / len(shared),
-            p_value=float(p_value),
+            value=sum(ours.tolist()) / len(shared),
+            reference=sum(theirs.tolist()) / len(shared),
+            p_value=float(wilcoxon(ours - theirs, alternative=tail, zero_method="zsplit").pvalue),
             pairs=len(shared),
-            worse=sum(d < 0 if maximise else d > 0 for d in differences),
+            worse=self._worse(ours, theirs),
             against=against,
         )
 
     def _evidence_of_curve(self, number: int, own: Mapping[int, float]) -> Evidence:
         step, value = list(own.items())[-1]
-        curves = (self._values(t.number) for n, t in self._trials.items() if n != number)
-        others = [curve[step] for curve in curves if step in curve]
-        maximise = self._study.direction is StudyDirection.MAXIMIZE
+        rivals = (self.trials[t.number] for n, t in self._trials.items() if n != number)
+        curves = [rival.intermediate_values for rival in rivals]
+        others = np.array([curve[step] for curve in curves if step in curve])
         return Evidence(
             step=step,
             value=value,
-            reference=float(np.median(others)) if others else None,
-            pairs=len(others),
-            worse=sum(value < other if maximise else value > other for other in others),
+            reference=float(np.median(others)) if others.size else None,
+            pairs=others.size,
+            worse=self._worse(np.array(value), others),
         )
 
-    def _values(self, number: int) -> dict[int, float]:
-        return dict(self.trials[number].intermediate_values)
+    def _worse(self, ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> int:
+        return int((ours < theirs if self._maximise else ours > theirs).sum())
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -252,5 +195,5 @@ class PruningStudy:
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study behind this judge."""
+        """The Optuna study itself."""
         return self._study

@@ -1,7 +1,6 @@
 """Optuna's record of a study: a journal at the end, and a storage that others can watch."""
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+
+from orchestrator.files import aside_of, whole_lines
 
 LONGEST_NAME = 500  # characters of a study's name that databases take
 
@@ -68,19 +69,17 @@ def _content(trials: Sequence[FrozenTrial]) -> str:
 def save_studies(path: Path, kept: Sequence[StoredStudy]) -> None:
     """Write studies as Optuna's journal, for its dashboard and for scripts.
 
-    The file is made aside and renamed: a reader sees one state or the next. Without
-    studies there is none, nor that of a former run, in which somebody pruned.
+    The file is made aside and renamed: a reader sees one state or the next. Without studies
+    there is none, nor that of a former run, in which somebody pruned.
     """
     if not kept:
         path.unlink(missing_ok=True)
         return
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.unlink(missing_ok=True)
+    aside = aside_of(path)
     storage = JournalStorage(JournalFileBackend(str(aside)))
     for one in kept:
         copy_study(snapshot(one), storage)
     aside.replace(path)
-    path.with_name(f"{aside.name}.lock").unlink(missing_ok=True)
 
 
 def open_storage(place: str) -> BaseStorage:
@@ -93,21 +92,10 @@ def open_storage(place: str) -> BaseStorage:
     path = Path(place)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalFileSymlinkLock(place)
-    if path.exists() and _is_torn(path):
+    if path.exists():
         lock.acquire()
         try:
-            if _is_torn(path):
-                content = path.read_bytes()
-                os.truncate(path, content.rfind(b"\n") + 1)
+            whole_lines(path)
         finally:
             lock.release()
     return JournalStorage(JournalFileBackend(place, lock_obj=lock))
-
-
-def _is_torn(path: Path) -> bool:
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end == 0:
-            return False
-        file.seek(end - 1)
-        return file.read() != b"\n"

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from benchmarks.pruning_truth import Case
-from benchmarks.pruning_truth import simulate as judged
 from orchestrator.search.abandonment import decided_after, fewest_scenarios, forecast, simulate
 from orchestrator.search.pruners import PruningStudy
 from orchestrator.spec.model import Objective, PrunerChoice
@@ -48,17 +46,6 @@ def test_one_look_at_one_rival_errs_as_often_as_its_p_says() -> None:
     assert wilcoxon(-np.arange(1.0, 8), alternative="less").pvalue == expected
 
 
-def test_looks_rivals_and_seeds_that_agree_each_raise_the_rate() -> None:
-    pair, grid = simulate(2, (1,) * 36, DEFAULT), simulate(25, (1,) * 36, DEFAULT)
-    agreeing = simulate(25, (3,) * 12, DEFAULT, common=0.9)
-    assert 0.01 < pair.abandoned < 0.1 < grid.abandoned < 0.25 < agreeing.abandoned
-    assert simulate(25, (3,) * 12, DEFAULT) == simulate(25, (3,) * 12, DEFAULT)
-    same = simulate(
-        25, (3,) * 12, DEFAULT
-    ).abandoned  # where they do not agree, seeds are scenarios
-    assert same == pytest.approx(grid.abandoned, abs=0.02)
-
-
 @pytest.mark.parametrize("arguments", [(0.01, 7), (0.01, 2), (0.05, 5), (0.05, 2), (0.1, 2)])
 def test_no_fewer_scenarios_can_decide(arguments: tuple[float, int]) -> None:
     fewest = int(fewest_scenarios(*arguments))
@@ -82,16 +69,3 @@ def test_a_forecast_in_words() -> None:
         "the pruner of settings has no effect: it needs 7 scenarios to abandon one, and there are 6"
     )
     assert "nothing to compare" in forecast(1, range(9), DEFAULT)
-
-
-def test_settings_that_are_worse_in_truth_go_first() -> None:
-    """The benchmark's studies; three attacks as the only pairs decide nothing."""
-    case = Case(equal=2, worse=8, attacks=8, seeds=3)
-    found = judged(case, **DEFAULT, studies=40)
-    assert found.worse is not None
-    assert found.equals[0] < 0.15
-    assert found.worse[0] > 0.4
-    assert 0 < found.saved[0] < found.worse[0]
-    assert 0 <= found.regret[0] <= found.lost[0]
-    none = judged(Case(equal=2, worse=8, attacks=3, seeds=8, clusters=True), **DEFAULT, studies=20)
-    assert (none.worse, none.saved, none.regret) == ((0, 0), (0, 0), (0, 0))

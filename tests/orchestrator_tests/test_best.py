@@ -177,3 +177,13 @@ def test_the_same_results_are_no_clear_difference() -> None:
 def test_one_scenario_tests_nothing() -> None:
     assert leads({"A": [0.75], "B": [0.25]}) == {"B": (0.5, None, False)}
     assert choice_of({"A": [0.9]}).rivals([]) == []
+
+
+def test_a_lead_needs_as_many_results() -> None:
+    def standing(name: str, values: Sequence[float], score: float) -> Standing:
+        return Standing(name=name, values={(n, None): v for n, v in enumerate(values)}, score=score)
+
+    first = standing("A", [0.5, 0.5], 0.5)
+    assert margin([first]) is None
+    assert margin([first, standing("B", [0.9], 0.6)]) is None
+    assert margin([first, standing("B", [0.3, 0.5], 0.4)]) == pytest.approx(0.1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.search.inference import estimate, holm, resampled, sample_text
+from orchestrator.search.inference import estimate, holm, resampled
 
 ATTACKS = ["badnets"] * 3 + ["blended"] * 3 + ["sig"] * 3
 
@@ -43,11 +43,6 @@ def test_with_one_attack_the_sample_is_its_victims_and_it_says_so() -> None:
     assert found.sample == "over 9 trained victims of one attack, not over attacks"
 
 
-def test_attacks_weigh_the_same_whatever_their_number_of_victims() -> None:
-    found = estimate([0.0, 0.0, 0.0, 0.9], ["a", "a", "a", "b"])
-    assert found.mean == pytest.approx(0.45)
-
-
 def test_a_single_scenario_has_no_interval() -> None:
     found = estimate([0.5], ["a"])
     assert (found.mean, found.low, found.high, found.p) == (0.5, None, None, None)
@@ -73,11 +68,6 @@ def test_holm_against_its_definition(values: list[float]) -> None:
         ]
         # Of equal values the first has the largest factor, which the others inherit.
         assert found == pytest.approx(min(1.0, max(bounds)))
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
 
 
 def test_resamples_draw_attacks_and_then_their_scenarios() -> None:
@@ -109,11 +99,3 @@ def test_resamples_draw_attacks_and_then_their_scenarios() -> None:
 )
 def test_too_few_are_not_resampled(attacks: list[str], *, enough: bool) -> None:
     assert bool(resampled(attacks, 5)) is enough
-
-
-def test_every_interval_says_what_it_is_over() -> None:
-    assert [sample_text(2, 2), sample_text(1, 2), sample_text(1, 1)] == [
-        "over 2 attacks' means",
-        "over 2 trained victims of one attack, not over attacks",
-        "of a single scenario",
-    ]

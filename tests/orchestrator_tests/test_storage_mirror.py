@@ -20,7 +20,6 @@ from orchestrator.search.storage import (
     StoredStudy,
     copy_study,
     open_storage,
-    save_studies,
     snapshot,
 )
 from orchestrator.spec.model import Prune, Search, Study
@@ -106,33 +105,15 @@ def test_a_storage_says_what_was_decided(kind: str, tmp_path: Path) -> None:
     }
 
 
-def test_every_trial_that_failed_or_was_pruned_says_why(tmp_path: Path) -> None:
+def test_killed_and_resumed_it_is_written_once(tmp_path: Path) -> None:
     place = place_of("journal", tmp_path)
-    desk = Desk(study_of(tmp_path), tmp_path)
-    ended = (TrialState.FAIL, TrialState.PRUNED)
-    follower = followed(desk, place)
-    Workers(Random(0), 2, stumbling=["trial-00003"]).run(desk)
-    assert follower.close(60) == ""
-    found = [trial for name in stored(place) for trial in stored(place)[name]]
-    assert {state for state, *_ in found} >= {TrialState.COMPLETE, TrialState.PRUNED}
-    for state, *_, shown in found:
-        assert ("trials" in shown) != ("trial" in shown)
-        assert "reason" in shown or state not in ended
-    assert any("trial-00003: RuntimeError: an accident" in str(shown) for *_, shown in found)
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
-def test_killed_and_resumed_it_is_written_once(kind: str, tmp_path: Path) -> None:
-    place = place_of(kind, tmp_path)
     workers = Workers(Random(1), 2)
-    for steps in (60, 10**9) if kind == "sqlite" else (40, 60, 80, 10**9):
+    for steps in (40, 80, 10**9):
         desk = Desk(study_of(tmp_path), tmp_path)
         follower = followed(desk, place, 0.2)
         workers.run(desk, steps)
         assert follower.close(60) == ""
     assert stored(place) == meant(desk)
-    if kind == "sqlite":
-        return  # a database takes long
     larger = Desk(study_of(tmp_path, settings=8), tmp_path)
     follower = followed(larger, place)
     workers.run(larger)
@@ -159,35 +140,6 @@ def test_what_is_right_already_is_not_written_again(tmp_path: Path) -> None:
     shot = replace(snapshot(records(desk)[0]), trials=[longer])
     copy_study(shot, open_storage(place))
     assert [attributes for *_, attributes in stored(place)["search"]] == [longer.user_attrs]
-
-
-def test_other_peoples_studies_stay(tmp_path: Path) -> None:
-    place = place_of("sqlite", tmp_path)
-    optuna.create_study(study_name="theirs", storage=place).add_trial(
-        optuna.trial.create_trial(value=1.0)
-    )
-    desk = Desk(study_of(tmp_path), tmp_path)
-    follower = followed(desk, place)
-    Workers().run(desk)
-    assert follower.close(60) == ""
-    assert [value for _, value, *_ in stored(place)["theirs"]] == [1.0]
-
-
-def test_what_runs_is_shown_while_it_runs(tmp_path: Path) -> None:
-    place = place_of("journal", tmp_path)
-    desk = Desk(study_of(tmp_path), tmp_path)
-    follower = followed(desk, place, 0.0)
-    Workers(Random(0), 2).run(desk, 60)
-    until = time.monotonic() + 30
-
-    def runs() -> bool:
-        found = stored(place).get("search", []) if Path(place).exists() else []
-        return any(state is TrialState.RUNNING for state, *_ in found)
-
-    while not runs():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    assert follower.close(60) == ""
 
 
 def rows_without(tmp_path: Path) -> list[dict[str, Any]]:
@@ -242,20 +194,6 @@ def test_a_storage_that_is_not_there_is_named_without_its_password(
     assert "secret" not in reason
 
 
-def test_a_storage_that_does_not_answer_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "orchestrator.scheduler.storage_mirror.open_storage", lambda _: time.sleep(5)
-    )
-    desk = Desk(study_of(tmp_path), tmp_path)
-    follower = followed(desk, "sqlite:///o.db")
-    Workers(Random(0), 3).run(desk)
-    started = time.monotonic()
-    assert follower.close(0.2) == "it does not answer"
-    assert time.monotonic() - started < 3
-
-
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_torn_journal_is_readable_again(tmp_path: Path) -> None:
     place = place_of("journal", tmp_path)
@@ -271,16 +209,3 @@ def test_a_torn_journal_is_readable_again(tmp_path: Path) -> None:
     assert follower.close(60) == ""
     assert stored(place) == meant(desk)
     assert all(json.loads(line) for line in Path(place).read_text().splitlines())
-
-
-def test_the_folders_journal_has_the_drawn_settings_with_their_parameters(tmp_path: Path) -> None:
-    desk = Desk(study_of(tmp_path), tmp_path)
-    Workers(Random(0), 3).run(desk)
-    save_studies(tmp_path / "optuna.journal", records(desk))
-    found = content(JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal"))))
-    assert found == meant(desk)
-    assert len(found["search"]) == 6
-    assert all(
-        {*params} == {"alpha", "layers", "unlearn_milestones"}
-        for *_, params, _, _ in found["search"]
-    )

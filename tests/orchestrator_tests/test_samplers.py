@@ -1,10 +1,8 @@
 """The sampler against plain Optuna, and what it knows after a restart."""
 
 import warnings
-import zlib
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -89,17 +87,6 @@ def test_tpe_finds_the_better_half_whichever_way_is_better(objective: Objective)
     assert late < 0.6 * early
 
 
-def test_cmaes_goes_from_generation_to_generation() -> None:
-    sampler = sampler_of("cmaes")
-    drawn(sampler, 0, 20)
-    generations = {
-        trial.system_attrs["cma:generation"]
-        for trial in sampler.study.trials
-        if "cma:generation" in trial.system_attrs
-    }
-    assert len(generations) >= 3
-
-
 def test_the_value_is_the_mean_and_of_a_pruned_one_the_running_mean() -> None:
     sampler = sampler_of("random")
     for number in range(3):
@@ -124,26 +111,3 @@ def test_a_proposal_of_no_use_is_no_setting() -> None:
     assert [trial.params["alpha"] for trial in sampler.trials] == [second["alpha"]]
     refused = [t for t in sampler.study.trials if t.state is TrialState.FAIL]
     assert [trial.params["alpha"] for trial in refused] == [first["alpha"]]
-
-
-def test_the_study_knows_settings_as_they_are_tried() -> None:
-    sampler = sampler_of("random")
-    (values,) = drawn(sampler, 0, 1)
-    (trial,) = sampler.trials
-    assert {name: trial.params[name] for name in ("alpha", "relearn_lr")} == {
-        name: values[name] for name in ("alpha", "relearn_lr")
-    }
-    assert trial.params["unlearn_milestones"] in ("[5]", "[5, 10]")
-    assert "relearn_epochs" not in trial.params
-
-
-def test_draws_are_optunas_for_the_same_seed() -> None:
-    """Drawn by hand with the public interface, and rounded as a range does."""
-    sampler = sampler_of("random", seed=3)
-    values = next(sampler.proposals(0, 1))
-    study = optuna.create_study(sampler=sampler.study.sampler)
-    study.sampler = optuna.samplers.RandomSampler(seed=zlib.crc32(b"3 0"))
-    trial = study.ask(sampler._distributions)
-    assert values["alpha"] == round(trial.params["alpha"], 3)
-    assert values["max_suspects"] == trial.params["max_suspects"]
-    assert values["layers"] == trial.params["layers"]
