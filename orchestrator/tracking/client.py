@@ -10,19 +10,15 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from orchestrator.processes import scratch
-from orchestrator.tracking.records import Dataset, Record, digest_of
-from orchestrator.tracking.sqlite_setup import database_file, ensure_database, mend, schema_of
+from orchestrator.tracking.records import Record, digest_of
+from orchestrator.tracking.sqlite_setup import database_file, ensure_database
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
-
-
-Value: TypeAlias = tuple[str, float, int, int]  # name, value, time in ms since 1970, step
-History: TypeAlias = Callable[[str], list[Any]]  # a metric's values so far, by its name
 
 
 @cache
@@ -36,12 +32,9 @@ def load(*, file: bool) -> None:
     Args:
         file: Whether the experiment is in a database file of MLflow's own.
     """
-    names = ["mlflow.models", "mlflow.tracking"]
-    if file:
-        names += ["mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store"]
-        names += ["mlflow.store.model_registry.sqlalchemy_store"]
-    else:
-        names += ["mlflow.store.tracking.rest_store", "mlflow.store.model_registry.rest_store"]
+    kind = "sqlalchemy_store" if file else "rest_store"
+    names = ["mlflow.models", "mlflow.tracking", f"mlflow.store.tracking.{kind}"]
+    names += [f"mlflow.store.model_registry.{kind}", *(["mlflow.store.db.utils"] if file else [])]
     with suppress(ImportError):  # which opening the experiment meets again, and tells
         for name in names:
             import_module(name)
@@ -106,11 +99,7 @@ class Experiment:
         warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
         database = database_file(uri)
         if database is not None:
-            ensure_database(database)
-            # Before MLflow opens it: MLflow would go on with the file that is moved aside.
-            if reason := _other_schema(database):
-                mend(database, reason)
-                ensure_database(database)
+            ensure_database(database)  # before MLflow opens what may be moved aside
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
@@ -184,7 +173,14 @@ class Experiment:
             tags = {KEY: record.key, STUDY: study, **_tags(record, parent)}
             began = None if record.began is None else round(1000 * record.began)
             there = self._client.create_run(self._id, start_time=began, tags=tags)
-        return there.info.run_id, self._update(there, record, parent, former)
+        run = there.info.run_id
+        names = self._update(there, record, parent, former)
+        if there.info.status != record.status and record.status == "RUNNING":
+            self._client.update_run(run, status=record.status)
+        elif there.info.status != record.status:
+            ended = None if record.ended is None else round(1000 * record.ended)
+            self._client.set_terminated(run, record.status, ended)
+        return run, names
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run, if it is there."""
@@ -205,12 +201,7 @@ class Experiment:
         for name in set(former) - set(tags):
             if name in run.data.tags:
                 self._client.delete_tag(name_of, name)
-        values = _missing_values(
-            record,
-            run.data.metrics,
-            run.info.start_time,
-            lambda name: self._client.get_metric_history(name_of, name),
-        )
+        values = _missing_values(record, run, self._client.get_metric_history)
         self._client.log_batch(
             name_of,
             metrics=[Metric(*value) for value in values],
@@ -220,24 +211,18 @@ class Experiment:
         inputs = list(_inputs(run, record))
         if inputs:
             self._client.log_inputs(name_of, inputs)
-        missing = self._log_files(run, record)
+        missing = []
+        for file, folder in record.artifacts:
+            if Path(file).is_file():
+                self._client.log_artifact(name_of, file, folder or None)
+            else:
+                missing.append(Path(file).name)
         if missing:
             tags[MISSING] = ", ".join(missing)
             self._client.set_tag(name_of, MISSING, tags[MISSING])
         if record.model is None and run.outputs and run.outputs.model_outputs:
             self._delete_models(name_of)
-        self._set_status(run, record)
         return tuple(tags)
-
-    def _log_files(self, run: "Run", record: Record) -> list[str]:
-        """Send the files and return the names of those that are gone."""
-        gone = []
-        for file, folder in record.artifacts:
-            if Path(file).is_file():
-                self._client.log_artifact(run.info.run_id, file, folder or None)
-            else:
-                gone.append(Path(file).name)
-        return gone
 
     def log_model(self, run: str, record: Record, make: Callable[[Path], bool]) -> bool:
         """Make the run's model the record's, as mlflow.pytorch.log_model would.
@@ -296,24 +281,6 @@ class Experiment:
                 self._client.delete_logged_model(model.model_id)
         return left
 
-    def _set_status(self, run: "Run", record: Record) -> None:
-        if run.info.status == record.status:
-            return
-        if record.status == "RUNNING":
-            self._client.update_run(run.info.run_id, status=record.status)
-        else:
-            ended = None if record.ended is None else round(1000 * record.ended)
-            self._client.set_terminated(run.info.run_id, record.status, ended)
-
-
-def _other_schema(database: Path) -> str:
-    """Return how a database's schema differs from this MLflow's, or ""."""
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    version = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
-    there = schema_of(database)
-    return "" if there == version else f"its schema is {there}, this MLflow's is {version}"
-
 
 def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
     """Yield the datasets of a record that its run does not show yet."""
@@ -322,13 +289,13 @@ def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
     shown = run.inputs.dataset_inputs if run.inputs else ()
     had = {(one.dataset.name, one.dataset.digest) for one in shown}
     for one in record.datasets:
-        if (one.name, one.digest) in had:
-            continue
-        facts = json.dumps(dict(one.facts))
-        yield DatasetInput(
-            Dataset(one.name, one.digest, "code", _source_of(one), profile=facts),
-            [InputTag("mlflow.data.context", one.context)],
-        )
+        if (one.name, one.digest) not in had:
+            facts = json.dumps(dict(one.facts))
+            source = {"tags": {"mlflow.source.name": f"ulrl.datasets: {one.name}"}}
+            yield DatasetInput(
+                Dataset(one.name, one.digest, "code", json.dumps(source), profile=facts),
+                [InputTag("mlflow.data.context", one.context)],
+            )
 
 
 def _tags(record: Record, parent: str) -> dict[str, str]:
@@ -337,31 +304,21 @@ def _tags(record: Record, parent: str) -> dict[str, str]:
 
 
 def _missing_values(
-    record: Record, had: Mapping[str, float], began: int, history: History
-) -> Iterator[Value]:
-    """Yield the values of `record` that the run does not hold yet.
+    record: Record, run: "Run", history: Callable[[str, str], list[Any]]
+) -> Iterator[tuple[str, float, int, int]]:
+    """Yield name, value, time and step of the values of `record` that its run does not hold yet.
 
     A value's time is the run's start, so that sending it twice is sending it once; a value
     that takes another's place needs a later time. Final values stand at step 0 in all runs.
-
-    Args:
-        record: What the run is to hold.
-        had: Its last values.
-        began: When it began, in ms since 1970.
-        history: Asked for the curves that it has begun.
     """
+    had, began = run.data.metrics, run.info.start_time
     later = max(time.time_ns() // 1_000_000, began + 1)  # whatever clocks say
     for name, value in record.metrics.items():
         if had.get(name) != value:
             yield name, value, later if name in had else began, 0
     for name, curve in record.curves.items():
-        past = sorted(history(name) if name in had else (), key=lambda point: point.timestamp)
-        held = {point.step: point.value for point in past}
+        past = history(run.info.run_id, name) if name in had else []
+        held = {p.step: p.value for p in sorted(past, key=lambda point: point.timestamp)}
         for step, value in curve:
             if held.get(step) != value:
                 yield name, value, later if held else began, step
-
-
-def _source_of(dataset: Dataset) -> str:
-    """Return where a dataset comes from, in MLflow's words for "from code"."""
-    return json.dumps({"tags": {"mlflow.source.name": f"ulrl.datasets: {dataset.name}"}})

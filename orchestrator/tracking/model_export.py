@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
+from select import select
+from tempfile import TemporaryFile
 from time import monotonic
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 from orchestrator.address import Address
 from orchestrator.errors import sentence
@@ -67,7 +67,7 @@ def export_models(
     jobs, state = worker.models(), ExportState()
     if not jobs:
         return state
-    # On the pipe: others can list a process's arguments.
+    # In an unnamed file: others can list a process's arguments.
     request = {
         "uri": Address.of(uri).reveal(),
         "experiment": experiment,
@@ -101,16 +101,18 @@ def _answers(request: str, total: int, progress: EndProgress) -> Iterator[list[s
         ValueError: Its answer is none.
     """
     command = [sys.executable, "-W", "ignore", "-m", "orchestrator.tracking.model_export"]
-    process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
-        [*command, str(os.getpid())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the driver, which ends it
-    )
-    lines: SimpleQueue[str] = SimpleQueue()
-    Thread(target=_talk, args=(process, request, lines), daemon=True).start()
+    with TemporaryFile() as file:  # not a pipe: nothing waits for the process to read it
+        file.write(request.encode())
+        file.seek(0)
+        process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
+            [*command, str(os.getpid())],
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,  # so that no line waits where `select` does not see it
+            start_new_session=True,  # Ctrl-C is for the driver, which ends it
+        )
+    stdout = cast("IO[bytes]", process.stdout)
     done, last = 0, monotonic()
     try:
         while done < total:
@@ -119,8 +121,8 @@ def _answers(request: str, total: int, progress: EndProgress) -> Iterator[list[s
                 raise RuntimeError("interrupted")
             if monotonic() - last > QUIET_SECONDS:
                 raise RuntimeError(f"no model was exported within {QUIET_SECONDS:.0f} s")
-            with suppress(Empty):
-                line = lines.get(timeout=LOOK)
+            if select([stdout], [], [], LOOK)[0]:
+                line = stdout.readline()
                 if not line:
                     code = process.wait()
                     raise RuntimeError(f"the export of models ended with exit code {code}")
@@ -129,18 +131,7 @@ def _answers(request: str, total: int, progress: EndProgress) -> Iterator[list[s
     finally:
         process.kill()
         process.wait()
-
-
-def _talk(process: "subprocess.Popen[str]", request: str, lines: "SimpleQueue[str]") -> None:
-    """Send the request, and pass on the lines of the answer and an empty one at its end."""
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("the process has no pipes")
-    with suppress(OSError, ValueError), process.stdin, process.stdout:
-        process.stdin.write(request)
-        process.stdin.close()
-        for line in process.stdout:
-            lines.put(line)
-    lines.put("")
+        stdout.close()
 
 
 def serve(request: Mapping[str, Any], answers: TextIO) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # characters that MLflow takes
 NOT_FINITE = "ulrl.not_finite"
+TIMES = ("began", "ended")
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 
 
@@ -71,9 +72,9 @@ class Record:
 
 def fitted(record: Record) -> Record:
     """Return `record` within what MLflow takes; a tag names the numbers left out."""
-    metrics = {name: value for name, value in record.metrics.items() if isfinite(value)}
+    metrics = {name: float(value) for name, value in record.metrics.items() if isfinite(value)}
     curves = {
-        name: tuple(point for point in points if isfinite(point[1]))
+        name: tuple((step, float(value)) for step, value in points if isfinite(value))
         for name, points in record.curves.items()
     }
     left_out = [name for name in record.metrics if name not in metrics]
@@ -90,38 +91,19 @@ def fitted(record: Record) -> Record:
 
 
 def to_plain(record: Record) -> dict[str, Any]:
-    """Return `record` but for its times as JSON values, artifacts with a hash of what they hold."""
-    return {
-        "key": record.key,
-        "parent": record.parent,
-        "name": record.name,
-        "params": dict(record.params),
-        "metrics": {name: float(value) for name, value in record.metrics.items()},
-        "curves": {
-            name: [[int(step), float(value)] for step, value in points]
-            for name, points in record.curves.items()
-        },
-        "tags": dict(record.tags),
-        "status": record.status,
-        "artifacts": [[file, folder, _content_digest(file)] for file, folder in record.artifacts],
-        "model": None if record.model is None else dict(record.model),
-        "registered": record.registered,
-        "datasets": [{**asdict(one), "facts": dict(one.facts)} for one in record.datasets],
-    }
+    """Return `record` but for its times as plain values, files with a hash of their content."""
+    plain = {name: value for name, value in vars(record).items() if name not in TIMES}
+    files = [(file, folder, _content_digest(Path(file))) for file, folder in record.artifacts]
+    return {**plain, "artifacts": files, "datasets": [asdict(one) for one in record.datasets]}
 
 
-def _content_digest(file: str) -> str:
-    path = Path(file)
+def _content_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def text_of(plain: Any) -> str:
-    """Return JSON that is the same for equal values."""
-    return json.dumps(plain, sort_keys=True, allow_nan=False)
-
-
 def digest_of(plain: Any) -> str:
-    return text_digest(text_of(plain))
+    """Return the digest of JSON that is the same for equal values."""
+    return text_digest(json.dumps(plain, sort_keys=True, allow_nan=False))
 
 
 def text_digest(text: str) -> str:

@@ -34,57 +34,45 @@ class ImageSets:
 
     def of_scenario(self, scenario: Scenario) -> tuple[Dataset, ...]:
         """Return what a victim was trained on, and what models are measured on."""
-        dataset, facts = scenario.dataset, scenario.dataset.info()
-        identity = self._identity(dataset)
-        told: dict[str, Any] = {}
-        trained, tested = None, None
-        if facts is not None:
-            told = {"classes": facts.classes, "side": facts.side, "channels": facts.channels}
-            trained, tested = sum(facts.train_counts), facts.test_count
+        label, info = scenario.dataset.label, scenario.dataset.info()
+        shape, trained, tested = {}, None, None
+        if info is not None:
+            shape = {"classes": info.classes, "side": info.side, "channels": info.channels}
+            trained, tested = sum(info.train_counts), info.test_count
         poison = {name: scenario.columns[name] for name in ("poison_ratio", "target_label")}
         return (
             Dataset(
-                name=f"{dataset.label} poisoned by {scenario.poison.attack.name}",
-                digest=_short([identity, scenario.columns]),
+                name=f"{label} poisoned by {scenario.poison.attack.name}",
+                digest=self._digest(scenario, scenario.columns),
                 context="training",
-                facts={"images": trained, **told, **poison},
+                facts={"images": trained, **shape, **poison},
             ),
             Dataset(
-                name=dataset.label,
-                digest=_short([identity, "test"]),
+                name=label,
+                digest=self._digest(scenario, "test"),
                 context="evaluation",
-                facts={"images": tested, **told},
+                facts={"images": tested, **shape},
             ),
         )
 
     def of_trial(self, trial: Trial) -> tuple[Dataset, ...]:
         """Return the clean samples that the defender held."""
-        dataset = trial.scenario.dataset
-        drawn = {
-            "clean_ratio": trial.hyperparameters.clean.clean_ratio,
-            "defence_seed": trial.defence_seed,
-        }
-        digest = _short([self._identity(dataset), drawn])
-        return (Dataset(name=dataset.label, digest=digest, context="defence", facts=drawn),)
+        clean_ratio = trial.hyperparameters.clean.clean_ratio
+        drawn = {"clean_ratio": clean_ratio, "defence_seed": trial.defence_seed}
+        name, digest = trial.scenario.dataset.label, self._digest(trial.scenario, drawn)
+        return (Dataset(name=name, digest=digest, context="defence", facts=drawn),)
 
-    def _identity(self, dataset: Any) -> str:
+    def _digest(self, scenario: Scenario, part: Any) -> str:
+        dataset = scenario.dataset
         if dataset not in self._identities:
             self._identities[dataset] = digest_of([dataset.label, dataset.identity()])
-        return self._identities[dataset]
-
-
-def _short(content: Any) -> str:
-    return digest_of(content)[:16]
+        return digest_of([self._identities[dataset], part])[:16]
 
 
 Curves: TypeAlias = dict[str, tuple[tuple[int, float], ...]]
 
 STUDY = "study"
-ADDRESSES = (
-    "mlflow.uri",
-    "store",
-    "optuna.storage",
-)  # the same study elsewhere
+ADDRESSES = ("mlflow.uri", "store", "optuna.storage")  # the same study elsewhere
 _HALVES = tuple((when, half) for when in ("before", "after") for half in ("selection", "report"))
 _NUMBERS = (
     *(f"{metric}_{when}_{half}" for metric in METRICS for when, half in _HALVES),
@@ -111,7 +99,7 @@ class RunRecords:
         self._policy = scheduler.plan.study.mlflow.log_models
         self._sets = ImageSets()
         self._prunings: dict[tuple[str, int], Pruning] = {}
-        self._told = 0  # of the prunings
+        self._pruned_before = 0  # of the prunings
         self._ascent: tuple[tuple[str, int], Curves] = (("", 0), {})  # the last that was shown
 
     def study(
@@ -201,7 +189,10 @@ class RunRecords:
             key=trial.key,
             parent=scenario_key(trial.scenario),
             name=trial.setting.text,
-            params=_parameters(trial),
+            params={
+                **_texts({**trial.scenario.columns, "defence_seed": trial.defence_seed}),
+                **_resolved(trial.hyperparameters),
+            },
             metrics=metrics,
             curves=curves,
             tags={
@@ -226,21 +217,17 @@ class RunRecords:
 
     def _pruned(self, trial: Trial, status: str) -> dict[str, str]:
         """Return when a pruned trial was given up: ``epoch 3``, or ``scenario 7`` of a setting."""
-        if status != Status.PRUNED.value:
-            return {}
         prunings = self._scheduler.decisions.prunings
-        for pruning in prunings[self._told :]:
+        for pruning in prunings[self._pruned_before :]:
             whole = pruning.level == "setting"
             number = pruning.trial.setting.number if whole else pruning.trial.number
             self._prunings[pruning.level, number] = pruning
-        self._told = len(prunings)
-        for level, number, unit in (
-            ("curve", trial.number, "epoch"),
-            ("setting", trial.setting.number, "scenario"),
-        ):
-            found = self._prunings.get((level, number))
-            if found is not None:
-                return {"pruned_by": level, "pruned_at": f"{unit} {found.evidence.step}"}
+        self._pruned_before = len(prunings)
+        places = ("curve", trial.number, "epoch"), ("setting", trial.setting.number, "scenario")
+        for level, number, unit in places if status == Status.PRUNED.value else ():
+            if (level, number) in self._prunings:
+                step = self._prunings[level, number].evidence.step
+                return {"pruned_by": level, "pruned_at": f"{unit} {step}"}
         return {}
 
     def _registered(self, scenario: Scenario) -> str:
@@ -250,30 +237,23 @@ class RunRecords:
 
     def _phase_one(self, scored: ScoreResult) -> Curves:
         """Return how a trial's phase 1 went until it stopped; others may have gone on."""
-        key = scored.runs[0].key, scored.scores.stop_epoch
+        stop = scored.scores.stop_epoch
+        key = scored.runs[0].key, stop
         known, curves = self._ascent
         if known != key or not curves["unlearn/accuracy"]:  # trials of a group share them
-            curves = self._made_phase_one(scored)
+            values = self._findings.ascent(scored)
+            curves = {
+                f"unlearn/{name}": tuple(enumerate(values.get(name, ())[:stop], start=1))
+                for name in ("loss", "accuracy")
+            }
+            curves |= _curves("unlearn", METRICS, values.get("curve", ())[:stop])
             self._ascent = key, curves
         return curves
-
-    def _made_phase_one(self, scored: ScoreResult) -> Curves:
-        values, stop = self._findings.ascent(scored), scored.scores.stop_epoch
-        singles = {
-            f"unlearn/{name}": tuple(enumerate(values.get(name, ())[:stop], start=1))
-            for name in ("loss", "accuracy")
-        }
-        return {**singles, **_curves("unlearn", METRICS, values.get("curve", ())[:stop])}
 
 
 def scenario_key(scenario: Scenario) -> str:
     """Return what names a scenario in MLflow, whatever its number in a changed grid."""
     return json.dumps(scenario.columns, sort_keys=True)
-
-
-def _parameters(trial: Trial) -> dict[str, str]:
-    own = _texts({**trial.scenario.columns, "defence_seed": trial.defence_seed})
-    return own | _resolved(trial.hyperparameters)
 
 
 @lru_cache(maxsize=1024)  # trials of a setting share them

@@ -13,7 +13,7 @@ from orchestrator.errors import sentence
 from orchestrator.files import ASIDE, aside_of, remove_left
 from orchestrator.processes import scratch
 
-QUIET = 30.0  # seconds without a change: nobody is making this database any more
+QUIET = 30.0  # seconds without a change: no program is making this database any more
 
 
 def database_file(uri: str) -> Path | None:
@@ -28,17 +28,18 @@ def ensure_database(path: Path) -> None:
     """Make the database if there is none; of two drivers that do, one comes first.
 
     MLflow itself makes the tables in place, over seconds, and cannot use a half of them. One
-    that a kill left so is moved aside and made again; nothing is lost, for it holds no run.
+    that a kill left so, or of another MLflow's schema, is moved aside if it holds no run.
 
     Raises:
         RuntimeError: There is something that MLflow cannot use, or it cannot make one; the
             text says what to do.
     """
     if path.exists():
-        since = path.stat().st_mtime
-        if _whole(path):
+        written = path.stat().st_mtime  # before SQLite opens it, which may take a change back
+        problem = _problem(path)
+        if not problem:
             return
-        mend(path, "it is half made", since)
+        _move_aside(path, problem, written)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_left(path.parent.glob(f".{path.name}{ASIDE}"))
     partial = aside_of(path)
@@ -54,52 +55,38 @@ def ensure_database(path: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def mend(path: Path, reason: str, since: float | None = None) -> None:
-    """Move a database aside that MLflow refuses, if it holds no run.
+def _problem(path: Path) -> str:
+    """Return why MLflow cannot use a database, or ""; its version is the last thing it gets."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
 
-    Args:
-        path: The database.
-        reason: Why MLflow refuses it.
-        since: When it was last written, if it was opened since: SQLite then writes to what
-            a kill left in the middle of a change, to take the half of it back.
+    tables = {name for (name,) in _ask(path, "select name from sqlite_master")}
+    made = "alembic_version" in tables and not any(t.startswith("_alembic_tmp") for t in tables)
+    versions = _ask(path, "select version_num from alembic_version") if made else []
+    if not versions:
+        return "it is half made"
+    latest = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
+    if versions[0][0] != latest:
+        return f"its schema is {versions[0][0]}, this MLflow's is {latest}"
+    return ""
 
-    Raises:
-        RuntimeError: It holds runs, or somebody may be making it; the text says what to do.
-    """
-    written = path.stat().st_mtime if since is None else since
-    runs = _count_runs(path)
+
+def _move_aside(path: Path, problem: str, written: float) -> None:
+    there = _ask(path, "select 1 from sqlite_master where type = 'table' and name = 'runs'")
+    runs = int(_ask(path, "select count(*) from runs")[0][0]) if there else 0
     if runs:
         raise RuntimeError(
-            f"MLflow cannot use {path}, with {runs} runs in it: {reason}. Copy it, then run: "
+            f"MLflow cannot use {path}, with {runs} runs in it: {problem}. Copy it, then run: "
             f"mlflow db upgrade sqlite:///{path}; if that fails move it away, and each study's "
-            f"command writes its runs anew"
+            f"command writes its runs again"
         )
     if path.stat().st_size and time.time() - written < QUIET:
         raise RuntimeError(
             f"{path} is half made, by another program just now or until it was killed; once it "
-            f"has been so for {QUIET:.0f} s it is made anew"
+            f"has been so for {QUIET:.0f} s it is made again"
         )
     for file in (path, path.with_name(f"{path.name}-journal")):
         if file.exists():
             file.rename(file.with_name(f"{file.name}.half-made-{uuid4().hex[:8]}"))
-
-
-def schema_of(path: Path) -> str:
-    """Return the version of a whole database's schema."""
-    return str(_ask(path, "select version_num from alembic_version")[0][0])
-
-
-def _whole(path: Path) -> bool:
-    """Return whether a database says which version it has, as the last act of making it does."""
-    tables = {name for (name,) in _ask(path, "select name from sqlite_master")}
-    if "alembic_version" not in tables or any(t.startswith("_alembic_tmp") for t in tables):
-        return False
-    return bool(_ask(path, "select version_num from alembic_version"))
-
-
-def _count_runs(path: Path) -> int:
-    found = _ask(path, "select 1 from sqlite_master where type = 'table' and name = 'runs'")
-    return int(_ask(path, "select count(*) from runs")[0][0]) if found else 0
 
 
 def _ask(path: Path, query: str) -> list[tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, replace
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Self
+from typing import NamedTuple, Self
 
 from rich.console import Console
 
@@ -103,41 +103,33 @@ class RunTable:
         uri = f"{path.absolute().as_uri()}?nolock=1"
         file = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         file.execute("pragma synchronous = off")  # it need not survive a loss of power
-        for table in (
-            "runs (place text, key text, held text, primary key (place, key))",
-            "places (uri text primary key, place text)",
-        ):
+        runs = "runs (place text, key text, held text, primary key (place, key))"
+        for table in (runs, "places (uri text primary key, place text)"):
             file.execute(f"create table if not exists {table}")
-        ((state,),) = file.execute("pragma quick_check(1)")
-        if state != "ok":
-            file.close()
-            raise sqlite3.DatabaseError(state)
         return file
+
+    def _execute(self, statement: str, *cells: str) -> list[tuple[str, ...]]:
+        with self._lock:
+            return self._file.execute(statement, cells).fetchall()
 
     def runs(self, place: str) -> dict[str, SyncedRun]:
         """Return what is known of an experiment's runs, by key."""
-        with self._lock:
-            rows = self._file.execute("select key, held from runs where place = ?", (place,))
-            return {key: SyncedRun(*json.loads(held)) for key, held in rows}
+        rows = self._execute("select key, held from runs where place = ?", place)
+        return {key: SyncedRun(*json.loads(held)) for key, held in rows}
 
     def write(self, place: str, key: str, held: SyncedRun) -> None:
         """Note what an experiment holds of a key."""
-        cells = (place, key, json.dumps(astuple(held)))
-        with self._lock:
-            self._file.execute("insert or replace into runs values (?, ?, ?)", cells)
+        text = json.dumps(astuple(held))
+        self._execute("insert or replace into runs values (?, ?, ?)", place, key, text)
 
     def settle(self, uri: str, place: str) -> None:
         """Note which experiment an address leads to; the address itself may hold a secret."""
-        with self._lock:
-            cells = (text_digest(uri), place)
-            self._file.execute("insert or replace into places values (?, ?)", cells)
+        self._execute("insert or replace into places values (?, ?)", text_digest(uri), place)
 
     def place(self, uri: str) -> str:
         """Return the experiment that an address led to last, or ""."""
-        with self._lock:
-            query = "select place from places where uri = ?"
-            found = self._file.execute(query, (text_digest(uri),)).fetchone()
-        return "" if found is None else str(found[0])
+        rows = self._execute("select place from places where uri = ?", text_digest(uri))
+        return rows[0][0] if rows else ""
 
     def close(self) -> None:
         """Close the file: what a late thread writes raises an error."""
@@ -145,17 +137,12 @@ class RunTable:
             self._file.close()
 
 
-@dataclass(frozen=True)
-class _Offer:
-    """A record that waits.
-
-    Attributes:
-        model: Digest of its model, or "".
-    """
+class _Offer(NamedTuple):
+    """A record that waits."""
 
     record: Record
     digest: str
-    model: str
+    model: str  # digest of its model, or ""
 
 
 class SyncWorker:
@@ -168,7 +155,7 @@ class SyncWorker:
     Args:
         connect: Opens the experiment; it may raise anything.
         table: What has arrived.
-        study: Tells the study from others of its name.
+        study: Identifier of the study.
         uri: Address of the experiment's store.
     """
 
@@ -252,18 +239,22 @@ class SyncWorker:
         Args:
             limit: Seconds to wait at most.
             quiet: Seconds to wait at most without an arrival.
-            look: Told now and then how many records are left, 0 while the server is not reached,
-                says whether to wait on.
+            look: Called now and then with the number of records left, 0 while the server is not
+                reached; returns whether to wait on.
         """
         with self._change:
             self._away = False
             self._change.notify_all()
             first = seen = self._delivered
         began = last = monotonic()
+
+        def over() -> bool:
+            return self._delivered == first if self._away else not self._queue
+
         while True:
             with self._change:
                 step = min(LOOK, began + limit - monotonic())
-                if self._change.wait_for(lambda: self._over(first), max(0.0, step)):
+                if self._change.wait_for(over, max(0.0, step)):
                     return
                 left = 0 if self._experiment is None else len(self._queue)
                 patience = LONGEST_PAUSE if self._away else quiet
@@ -288,17 +279,16 @@ class SyncWorker:
             error = self._error or f"not finished within {timeout:g} s"
             return SyncState(delivered=self._delivered, left=left, error=error if left else None)
 
-    def _over(self, first: int) -> bool:
-        """Return whether all is delivered, or nothing since the `first` and the server is away."""
-        return self._delivered == first if self._away else not self._queue
+    def _above(self, record: Record) -> SyncedRun | None:
+        """Return what the experiment holds of a record's parent; nothing where it has none."""
+        return SyncedRun() if record.parent is None else self._runs.get(record.parent)
 
     def _has(self, key: str, offer: _Offer) -> bool:
         """Return whether the experiment holds a record, under its parent."""
-        held, parent = self._runs.get(key), offer.record.parent
-        if held is None or held.digest != offer.digest:
+        held, above = self._runs.get(key), self._above(offer.record)
+        if held is None or above is None:
             return False
-        above = SyncedRun() if parent is None else self._runs.get(parent)
-        return above is not None and held.parent == above.run
+        return (held.digest, held.parent) == (offer.digest, above.run)
 
     def _lacking(self) -> dict[str, _Offer | None]:
         """Return what the experiment lacks of the queue, and marks of runs that left the grid."""
@@ -366,10 +356,9 @@ class SyncWorker:
         return experiment
 
     def _answers(self) -> bool:
-        try:
+        with suppress(Exception):  # any failure is a no
             return self._experiment is not None and self._experiment.answers()
-        except Exception:  # noqa: BLE001 - any failure is a no
-            return False
+        return False
 
     def _set_aside(self, key: str) -> None:
         with self._change:
@@ -388,7 +377,7 @@ class SyncWorker:
             arrived = replace(held, digest=RETIRED, tags=[*held.tags, *tags])
         else:
             record = offer.record
-            above = SyncedRun() if record.parent is None else self._runs.get(record.parent)
+            above = self._above(record)
             if above is None or (record.parent is not None and not above.run):
                 raise RuntimeError(f"{key}: its parent is not there")
             if held is None:

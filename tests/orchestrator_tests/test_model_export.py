@@ -1,6 +1,5 @@
 """Models as MLflow loads and serves them, with nothing of this project at hand."""
 
-import json
 import os
 import shutil
 import signal
@@ -9,9 +8,7 @@ import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, Request, build_opener
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -25,7 +22,6 @@ from orchestrator.tracking.models import materialise
 from orchestrator.tracking.records import Record
 from orchestrator.tracking.sqlite_setup import ensure_database
 from orchestrator.tracking.sync import EndProgress, SyncWorker, open_sync
-from tests.servers import free_port, running, wait_for
 from ulrl.models import ARCHITECTURES
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -201,21 +197,6 @@ def test_models_load_elsewhere_and_say_what_they_should(models: Path, tmp_path: 
     assert "device: cpu" in (models / "first/MLmodel").read_text()
     files = [path.name for path in (models / "first").rglob("*") if path.is_file()]
     assert not [name for name in files if name.endswith((".pth", ".pkl", ".py"))]
-
-
-def test_a_model_serves(models: Path, tmp_path: Path) -> None:
-    port = free_port()
-    command = ["mlflow", "models", "serve", "-m", str(models / "third"), "--env-manager", "local"]
-    with running([*command, "--port", str(port)], tmp_path, outside(tmp_path)):
-        wait_for(f"http://127.0.0.1:{port}/ping")
-        example = (models / "third/serving_input_example.json").read_bytes()
-        request = Request(
-            f"http://127.0.0.1:{port}/invocations", example, {"Content-Type": "application/json"}
-        )
-        with build_opener(ProxyHandler({})).open(request, timeout=60) as answer:
-            found = np.array(json.load(answer)["predictions"])
-    assert found.shape == (2, 4)
-    assert np.isfinite(found).all()
 
 
 @pytest.mark.usefixtures("models")

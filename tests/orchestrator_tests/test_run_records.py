@@ -152,12 +152,6 @@ def test_failures(tmp_path: Path) -> None:
     assert dict(scenario.metrics) == dict(orphan.metrics) == {}
 
 
-def test_what_is_in_the_grid_is_what_was_recorded(told: tuple[Desk, Listener]) -> None:
-    """Whatever else MLflow has of the study has left the grid."""
-    _, heard = told
-    assert heard.present == set(heard.last)
-
-
 def test_a_second_start_says_the_same(tmp_path: Path) -> None:
     desk, first = mirrored(study_of(tmp_path), tmp_path)
     known = dict.fromkeys(first.last, "run")
@@ -191,19 +185,6 @@ def test_the_study_says_its_whole_file_but_no_address(told: tuple[Desk, Listener
     assert {name: study.params[name] for name in wanted} == wanted
     assert '"name": "blended", "alpha": ' in study.params["grid.attack"]
     assert not {"mlflow.uri", "store"} & set(study.params)
-
-
-def test_a_scenario_says_every_option_of_what_makes_it(told: tuple[Desk, Listener]) -> None:
-    _, heard = told
-    names = {record.params["attack"]: record.params for record in heard.of("scenario")}
-    badnets, blended = names["badnets"], names["blended"]
-    assert "attack.alpha" in blended
-    assert "attack.size" in badnets
-    for params in (badnets, blended):
-        assert params["attack.labels"] == "all_to_one"
-        assert (params["dataset.size"], params["architecture.width"]) == ("8", "1")
-        assert params["lr_schedule" if "lr_schedule" in params else "lr"]
-        assert params["victim_imported"] == "False"
 
 
 def test_times_are_those_of_the_work(tmp_path: Path) -> None:
@@ -247,31 +228,6 @@ def test_epochs_line_up_and_end_where_the_trial_stopped(tmp_path: Path) -> None:
     assert curves["relearn/loss"] == ((1, 0.5), (2, 0.25))
     assert curves["relearn/accuracy"] == ((1, 0.6), (2, 0.8))
     assert curves["relearn/acc"][0][0] == 1
-
-
-def test_datasets_tell_apart_what_differs(told: tuple[Desk, Listener]) -> None:
-    _, heard = told
-
-    def sets(kind: str, context: str) -> dict[tuple[str, str], set[str]]:
-        found: dict[tuple[str, str], set[str]] = {}
-        for record in heard.of(kind):
-            for one in record.datasets:
-                if one.context == context:
-                    found.setdefault((one.name, one.digest), set()).add(record.tags["seed"])
-                    assert len(one.digest) <= 36  # as long as MLflow takes them
-        return found
-
-    poisoned = sets("scenario", "training")
-    assert len(poisoned) == 4  # a seed draws other images to poison
-    assert {name for name, _ in poisoned} == {
-        "digits(size=8) poisoned by badnets",
-        "digits(size=8) poisoned by blended",
-    }
-    assert [name for name, _ in sets("scenario", "evaluation")] == ["digits(size=8)"]
-    drawn = sets("trial", "defence")
-    assert sorted(drawn.values(), key=min) == [{"0"}, {"1"}]  # by the seed alone
-    (facts,) = {tuple(r.datasets[0].facts.items()) for r in heard.of("scenario") if "0" in r.key}
-    assert dict(facts)["images"] == 1297
 
 
 def test_a_cut_trial_says_at_which_epoch(tmp_path: Path) -> None:
@@ -327,12 +283,6 @@ def test_a_described_model_predicts_what_the_stored_weights_do(made: Place) -> N
         theirs = classifier.logits(images.test_images[:50])
         assert model(torch.from_numpy(example)).shape == (2, 10)
     assert torch.allclose(ours, theirs, atol=1e-4)
-
-
-def test_a_model_whose_weights_are_gone_is_none(copy: Place) -> None:
-    description = described(copy)
-    copy.store.delete("repaired", description["key"])
-    assert materialise(copy.store, description) is None
 
 
 def test_artifacts_are_the_files_that_there_are(plan: Plan, tmp_path: Path) -> None:
@@ -402,24 +352,6 @@ def test_every_field_but_the_times_counts_as_a_change(name: str) -> None:
     }
     changed = replace(TRIAL, **{name: others[name]})  # type: ignore[arg-type]
     assert (digest_of(to_plain(changed)) == digest_of(to_plain(TRIAL))) is (name in TIMES)
-
-
-def test_a_file_that_was_written_again_is_a_change(tmp_path: Path) -> None:
-    report = tmp_path / "report.html"
-    record = replace(TRIAL, artifacts=((str(report), ""),))
-    digests = [digest_of(to_plain(record))]
-    for text in ("first", "other", "other"):
-        report.write_text(text)
-        digests.append(digest_of(to_plain(record)))
-    assert len(set(digests)) == 3
-    assert digests[2] == digests[3]
-
-
-def test_a_status_is_one_of_mlflows() -> None:
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
-        replace(TRIAL, status="done")
-    expected = "status is one of RUNNING, FINISHED, FAILED, KILLED; got 'done'"
-    assert str(error.value) == expected
 
 
 def test_what_mlflow_cannot_take_is_left_out_and_named() -> None:

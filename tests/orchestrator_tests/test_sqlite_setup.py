@@ -18,7 +18,6 @@ from orchestrator.tracking.records import Record
 from orchestrator.tracking.sqlite_setup import database_file, ensure_database
 from orchestrator.tracking.sync import open_sync
 
-MAKE_TABLES = sqlite_setup._make_tables
 STUDY = Record(key="study", parent=None, name="demo")
 
 
@@ -60,55 +59,8 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.half-made-*"))
 
 
-def kill_half_way(path: Path) -> None:
-    """Let MLflow make a database, and kill it when some of the tables are there."""
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as making:
-        until = time.monotonic() + 120
-        while not (path.exists() and path.stat().st_size > 40_000) and time.monotonic() < until:
-            time.sleep(0.005)
-        making.kill()
-
-
-def test_what_mlflow_was_making_when_it_was_killed_is_made_anew(
-    tmp_path: Path, template: Path
-) -> None:
-    path = tmp_path / "mlflow.db"
-    whole = template.stat().st_size
-    for _ in range(5):  # the kill may come too late where this process has to wait for its turn
-        path.unlink(missing_ok=True)
-        kill_half_way(path)
-        if path.exists() and path.stat().st_size < whole:
-            break
-    assert 40_000 < path.stat().st_size < whole
-    grow_old(path)
-    assert send(path) == (0, None)
-    with closing(sqlite3.connect(path)) as connection:
-        ((runs,),) = connection.execute("select count(*) from runs")
-    assert runs == 1
-
-
-def test_a_change_that_a_kill_cut_in_two_makes_no_half_look_young(
-    tmp_path: Path, template: Path
-) -> None:
-    path, other = tmp_path / "mlflow.db", tmp_path / "other.db"
-    shutil.copyfile(template, other)
-    change(other, "delete from alembic_version")
-    with closing(sqlite3.connect(other, isolation_level=None)) as connection:
-        connection.execute("pragma cache_size = 1")  # so that a change is written before its end
-        connection.execute("begin")
-        connection.execute("update experiments set name = 'x'")
-        connection.execute("create table filler as select hex(randomblob(100000)) as text")
-        for end in ("", "-journal"):
-            shutil.copyfile(f"{other}{end}", f"{path}{end}")
-    assert path.with_name("mlflow.db-journal").stat().st_size > 0
-    grow_old(path)
-    assert send(path) == (0, None)
-
-
 HALVES = {
     "empty": None,
-    "a table": ("create table experiments (name text)",),
     "no version": ("delete from alembic_version",),
     "a migration that began": ("create table _alembic_tmp_runs (name text)",),
 }
@@ -117,7 +69,7 @@ HALVES = {
 @pytest.mark.parametrize("half", HALVES)
 def test_halves_are_mended(half: str, tmp_path: Path, template: Path) -> None:
     path = tmp_path / "mlflow.db"
-    if half in ("empty", "a table"):
+    if half == "empty":
         path.touch()
     else:
         shutil.copyfile(template, path)
@@ -224,19 +176,6 @@ def test_drivers_that_make_the_database_at_once_get_one(
         thread.join()
     assert path.read_text() in {thread.name for thread in threads}
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_database_that_cannot_be_made_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: object) -> None:
-        raise OSError("no space")
-
-    monkeypatch.setattr(sqlite_setup, "_make_tables", MAKE_TABLES)
-    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", fail)
-    with pytest.raises(RuntimeError, match=r"^MLflow cannot make mlflow\.db: no space$"):
-        ensure_database(tmp_path / "mlflow.db")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_files_of_sqlite_are_made() -> None:

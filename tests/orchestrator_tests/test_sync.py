@@ -1,7 +1,6 @@
 """Delivery to an experiment in memory that can be away, refuse, and lose its answers."""
 
 import signal
-import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -60,17 +59,6 @@ def test_a_second_start_sends_what_has_changed(start: Start) -> None:
     assert send(start(there), STUDY, trial(1), changed) == SyncState(0, 0, None)
 
 
-def test_a_record_that_changes_on_its_way_arrives_as_it_is_now(start: Start) -> None:
-    there = FakeExperiment()
-    there.pause = 0.05
-    worker = start(there)
-    for name in "abcdefgh":
-        worker.record(replace(STUDY, name=name))
-        sleep(0.02)
-    assert worker.close(5).left == 0
-    assert there.content() == {"study": ("h", None)}
-
-
 def test_a_server_that_is_away_gets_everything_from_the_next_start(start: Start) -> None:
     there = FakeExperiment(away=True)
     away = SyncState(0, 2, "nobody at http://***@server/")
@@ -84,20 +72,6 @@ def test_a_server_that_is_away_gets_everything_from_the_next_start(start: Start)
     wait_until(lambda: len(second.run_ids()) == 2)
     assert there.made == ["study", "trial-1"]
     assert second.close(5) == SyncState(2, 0, None)
-
-
-def test_a_server_that_goes_and_comes_back_gets_each_record_once(start: Start) -> None:
-    there = FakeExperiment()
-    worker = start(there)
-    worker.record(STUDY)
-    wait_until(lambda: len(worker.run_ids()) == 1)
-    there.away = True
-    for number in range(5):
-        worker.record(trial(number))
-    sleep(0.05)
-    there.away = False
-    assert worker.close(5) == SyncState(6, 0, None)
-    assert there.made == ["study", *(f"trial-{number}" for number in range(5))]
 
 
 def test_a_run_whose_creation_was_not_answered_is_found_not_doubled(start: Start) -> None:
@@ -132,14 +106,6 @@ def test_a_table_that_is_lost_or_damaged_doubles_nothing(
     assert send(start(there), STUDY, trial(1), trial(2)) == SyncState(3, 0, None)
     assert there.made == ["study", "trial-1", "trial-2"]
     assert there.runs["run9"] == ("other-study", None, "", {})
-
-
-def test_another_experiment_gets_everything_and_the_first_stays_known(start: Start) -> None:
-    here, there = FakeExperiment(), FakeExperiment("there")
-    send(start(here), STUDY, trial(1))
-    assert send(start(there), STUDY, trial(1)) == SyncState(2, 0, None)
-    assert there.content() == here.content()
-    assert send(start(here), STUDY, trial(1)) == SyncState(0, 0, None)
 
 
 def test_runs_that_the_user_deleted_are_made_again_at_the_next_start(start: Start) -> None:
@@ -182,21 +148,6 @@ def test_what_left_the_grid_is_marked_until_it_is_back(start: Start) -> None:
     there.delete("trial-1")
     assert shrunk() == SyncState(0, 0, None)  # what left the grid and was deleted stays deleted
     assert there.made == ["study", "trial-1", "trial-2"]
-
-
-def test_a_disk_that_is_full_ends_no_study(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    worker = start(FakeExperiment())
-    monkeypatch.setattr(RunTable, "write", full)
-    assert send(worker, STUDY) == SyncState(0, 1, "database or disk is full")
-
-
-def test_a_table_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:
-    (tmp_path / "runs.sqlite").mkdir()
-    with pytest.raises(OSError, match="unable to open database file"):
-        RunTable(tmp_path / "runs.sqlite")
 
 
 def test_the_table_holds_no_secret_of_an_address(tmp_path: Path) -> None:
@@ -256,21 +207,6 @@ def test_flushing_goes_on_while_records_arrive_and_tells_how_many_are_left(start
     assert seen == sorted(seen, reverse=True)
     assert len(set(seen)) > 5
     assert set(seen) <= set(range(1, 22))
-
-
-@pytest.mark.usefixtures("quick_looks")
-def test_flushing_ends_when_nothing_arrives_or_a_person_says_so(start: Start) -> None:
-    stuck = FakeExperiment()
-    stuck.pause = 3.0
-    worker = start(stuck)
-    worker.record(STUDY)
-    for impatient in ({"quiet": 0.1}, {"look": lambda _: False}):
-        begin = monotonic()
-        worker.flush(**impatient)
-        assert monotonic() - begin < 2
-    begin = monotonic()
-    assert worker.close(0.05) == SyncState(0, 1, "not finished within 0.05 s")
-    assert monotonic() - begin < 2
 
 
 @pytest.mark.usefixtures("quick_looks")

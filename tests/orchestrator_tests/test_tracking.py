@@ -146,14 +146,6 @@ def test_the_same_records_again_change_nothing(desk: Desk) -> None:
     assert desk.dump() == before
 
 
-def test_a_lost_table_doubles_nothing(desk: Desk) -> None:
-    desk.send(*TREE)
-    before = desk.dump()
-    desk.table.unlink()
-    assert desk.send(*TREE) == SyncState(3, 0, None)
-    assert desk.dump() == before
-
-
 def test_the_folder_of_an_earlier_version_goes_on_in_its_runs(desk: Desk) -> None:
     """Its journal began with the name by which its runs know the study."""
     older = replace(desk, study="name-of-the-journal")
@@ -212,25 +204,6 @@ def test_what_a_person_added_stays(desk: Desk) -> None:
     assert "objective" not in data.tags
 
 
-def test_numbers_that_are_none_are_named_and_left_out(desk: Desk) -> None:
-    nan = float("nan")
-    odd = replace(STUDY, metrics={"acc": 0.5, "asr": nan}, curves={"c": ((0, nan), (1, 0.5))})
-    assert desk.send(odd) == SyncState(1, 0, None)
-    run = desk.runs()["study"]
-    assert run.data.metrics == {"acc": 0.5, "c": 0.5}
-    assert run.data.tags["ulrl.not_finite"] == "asr, c at 0"
-
-
-def test_more_than_a_batch_arrives_whole(desk: Desk) -> None:
-    curve = tuple((step, step / 3) for step in range(2500))
-    params = {f"p{number}": str(number) for number in range(230)}
-    many = replace(STUDY, params=params, curves={"c": curve}, tags=params)
-    assert desk.send(many) == SyncState(1, 0, None)
-    assert desk.curve("study", "c") == list(curve)
-    assert desk.runs()["study"].data.params == params
-    assert own_tags(desk.runs()["study"]) == params
-
-
 def test_a_name_that_mlflow_refuses_costs_only_its_record(desk: Desk) -> None:
     bad = replace(TRIAL, metrics={"asr@0.5": 0.5})
     delivery = desk.send(STUDY, SCENARIO, bad, replace(TRIAL, key="other"))
@@ -273,11 +246,3 @@ def test_another_database_gets_everything_and_the_first_is_still_known(
     assert set(other.runs()) == {"study", "scenario", "trial"}
     assert desk.send(*TREE) == SyncState(0, 0, None)
     assert desk.dump() == before
-
-
-def test_two_studies_of_one_name_keep_apart(desk: Desk) -> None:
-    desk.send(STUDY)
-    other = replace(desk, folder=desk.folder / "elsewhere", study="other-id")
-    assert other.send(replace(STUDY, name="another")) == SyncState(1, 0, None)
-    names = [run.info.run_name for run in desk.client.search_runs([desk.experiment])]
-    assert sorted(names) == ["another", "demo"]

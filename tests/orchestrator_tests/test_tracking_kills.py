@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -143,23 +142,6 @@ def test_a_server_that_is_away_costs_seconds_and_no_word(
     begin = monotonic()
     assert finish(DRIVER + told) == (0, "0 2\n", "")
     assert monotonic() - begin < 30
-
-
-def test_a_server_that_never_answers_holds_nobody_up(
-    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copyfile(template, tmp_path / "mlflow.db")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        uri = f"http://127.0.0.1:{mute.getsockname()[1]}"
-        worker = open_sync(uri, "demo", tmp_path / "mlflow.sqlite", "study-id")
-        begin = monotonic()
-        worker.record(Record(key="study", parent=None, name="demo"))
-        assert monotonic() - begin < 1
-        delivery = worker.close(2)
-        assert monotonic() - begin < 10
-        assert (delivery.delivered, delivery.left) == (0, 1)
-    assert send(tmp_path, 0) == SyncState(1, 0, None)  # it waited for the next time
 
 
 # MLflow is imported where Tune imports it too: in the main thread.
