@@ -49,13 +49,9 @@ class MlflowCallback(StudyCallback):
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Bring the parent run up to date."""
-        record = self._runs.study(
-            status=status,
-            metrics=metrics,
-            artifacts=artifacts,
-            tags=tags or {},
+        self._worker.record(
+            self._runs.study(status=status, metrics=metrics, artifacts=artifacts, tags=tags or {})
         )
-        self._worker.record(record)
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
         self._scenarios.add(scenario.number)

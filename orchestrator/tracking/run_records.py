@@ -267,27 +267,18 @@ def _resolved(hyperparameters: Hyperparameters) -> dict[str, str]:
 def _made(study: Study, scenario: Scenario) -> dict[str, Any]:
     """Return every option of what makes a victim, defaults included, but where files lie."""
     choice = scenario.choice
-    entries: dict[str, Any] = {
-        "attack": choice.attack,
-        "dataset": scenario.dataset,
-        "architecture": scenario.architecture,
-    }
-    options: dict[str, Any] = {
-        f"{axis}.{field.name}": getattr(entry, field.name)
-        for axis, entry in entries.items()
-        for field in dataclasses.fields(entry)
-        if not field.metadata.get("runtime")
-    }
+    options: dict[str, Any] = {}
+    for axis in ("attack", "dataset", "architecture"):
+        entry: Any = choice.attack if axis == "attack" else getattr(scenario, axis)
+        for field in dataclasses.fields(entry):
+            if not field.metadata.get("runtime"):
+                options[f"{axis}.{field.name}"] = getattr(entry, field.name)
     options |= {"attack.labels": choice.labels, "attack.stamp": choice.stamp}
     options |= {"attack.source": choice.source, "victim_imported": scenario.source is not None}
     if scenario.source is not None:
         return options
-    return {
-        **dataclasses.asdict(
-            study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
-        ),
-        **options,
-    }
+    config = study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
+    return {**dataclasses.asdict(config), **options}
 
 
 def _settled(study: Study) -> dict[str, Any]:

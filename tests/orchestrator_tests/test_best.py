@@ -174,11 +174,6 @@ def test_the_same_results_are_no_clear_difference() -> None:
     assert leads({"A": [0.5, 0.6, 0.7], "B": [0.5, 0.6, 0.7]})["B"] == (0.0, 1.0, False)
 
 
-def test_one_scenario_tests_nothing() -> None:
-    assert leads({"A": [0.75], "B": [0.25]}) == {"B": (0.5, None, False)}
-    assert choice_of({"A": [0.9]}).rivals([]) == []
-
-
 def test_a_lead_needs_as_many_results() -> None:
     def standing(name: str, values: Sequence[float], score: float) -> Standing:
         return Standing(name=name, values={(n, None): v for n, v in enumerate(values)}, score=score)

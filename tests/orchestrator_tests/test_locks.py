@@ -49,17 +49,6 @@ def test_one_gets_it_and_the_next_when_it_is_released(store: Store) -> None:
     assert left(store) == []
 
 
-def test_it_is_released_after_an_exception(store: Store) -> None:
-    def fail() -> None:
-        with lock(store) as first:
-            assert first.acquire()
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert left(store) == []
-
-
 def test_a_process_that_is_killed_holds_nothing(store: Store) -> None:
     reading, writing = os.pipe()
     child = os.fork()

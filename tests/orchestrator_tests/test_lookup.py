@@ -1,13 +1,10 @@
 """Findings: None until the store has all of an answer."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from orchestrator.store.lookup import StageResults
-from orchestrator.store.store import Entry
 from tests.orchestrator_tests.made_up import metrics
 from tests.orchestrator_tests.places import Place
 from tests.orchestrator_tests.simulation import SECONDS, Desk, Workers
@@ -31,14 +28,6 @@ def desk(tmp_path: Path) -> Desk:
 
 def fresh(desk: Desk) -> StageResults:
     return StageResults(desk.store, desk.keys)
-
-
-def test_nothing_is_found_in_an_empty_store(tmp_path: Path) -> None:
-    desk = Desk(small_study(store=f"memory://{tmp_path}"), tmp_path)
-    trial = desk.plan.trials[0]
-    assert desk.findings.victim(trial.scenario) is None
-    assert desk.findings.scores(trial) is None
-    assert desk.findings.repair(trial, "ab") is None
 
 
 def test_a_victim(desk: Desk) -> None:
@@ -68,18 +57,6 @@ def test_a_victim_without_either_part_is_none(desk: Desk) -> None:
         assert fresh(desk).victim(scenario) is None
         desk.store.write(stage, name, entry)
         assert fresh(desk).victim(scenario) is not None
-
-
-def test_scores(desk: Desk) -> None:
-    trial = desk.plan.trials[-1]
-    found = fresh(desk).scores(trial)
-    assert found is not None
-    assert found.scores.suspects == (1, 5)
-    assert found.seconds == SECONDS["unlearn"] + SECONDS["score_neurons"]
-    assert [run.stage for run in found.runs] == ["unlearn", "score_neurons"]
-    assert found.runs[0].key.startswith(desk.keys.ascent(trial))
-    desk.store.delete("score_neurons", desk.keys.scores(trial, trial.hyperparameters.score))
-    assert fresh(desk).scores(trial) is None
 
 
 def test_the_relearnings_key_comes_from_what_was_flagged_and_reset(desk: Desk) -> None:
@@ -129,11 +106,3 @@ def test_damaged_entries_are_not_found(made: Place, copy: Place, stage: str) -> 
     assert (found.scores(trial) is None) is (stage == "score_neurons")
     assert (found.repair(trial, scored.relearn_key) is None) is (stage != "score_neurons")
     assert (found.victim(trial.scenario) is None) is (stage == "evaluate")
-
-
-def test_an_entry_of_another_shape_is_not_found(desk: Desk) -> None:
-    trial = desk.plan.trials[0]
-    key = desk.keys.scores(trial, trial.hyperparameters.score)
-    values: dict[str, Any] = {"suspects": [0]}
-    desk.store.write("score_neurons", key, Entry(values=values, tensors={"z": torch.ones(2)}))
-    assert fresh(desk).scores(trial) is None

@@ -167,17 +167,6 @@ def check_evidence(
     assert found.against == study.best_trial.number  # here settings are entered in order
 
 
-def test_five_pairs_that_are_all_worse_have_p_one_in_thirty_two() -> None:
-    choice = PrunerChoice(pruner="wilcoxon", arguments={"p_threshold": 0.05, "n_startup_steps": 2})
-    judge = PruningStudy("judge", choice, Objective.DER)
-    judge.begin(0, {})
-    judge.begin(1, {})
-    assert not any(judge.report(0, step, 0.9) for step in range(5))
-    judge.finish(0, 0.9)
-    assert [judge.report(1, step, 0.8 - step / 100) for step in range(5)] == [False] * 4 + [True]
-    assert judge.evidence(1).p_value == 1 / 32
-
-
 def test_what_is_told_twice_counts_once() -> None:
     judge = judge_of("median")
     judge.begin(0, {"alpha": 1})

@@ -12,7 +12,7 @@ import torch
 from orchestrator.address import Address
 from orchestrator.pipeline.inputs import model_spec_of
 from orchestrator.plan.plan import Plan
-from orchestrator.spec.model import LogModels, Prune, PrunerChoice, Tracking, VictimRule
+from orchestrator.spec.model import LogModels, Prune, Tracking, VictimRule
 from orchestrator.store.lookup import ScoreResult
 from orchestrator.store.serialization import REPAIRED
 from orchestrator.tracking.callback import artifacts_of
@@ -228,19 +228,6 @@ def test_epochs_line_up_and_end_where_the_trial_stopped(tmp_path: Path) -> None:
     assert curves["relearn/loss"] == ((1, 0.5), (2, 0.25))
     assert curves["relearn/accuracy"] == ((1, 0.6), (2, 0.8))
     assert curves["relearn/acc"][0][0] == 1
-
-
-def test_a_cut_trial_says_at_which_epoch(tmp_path: Path) -> None:
-    median = PrunerChoice(pruner="median", arguments={"n_startup_trials": 2, "n_warmup_steps": 0})
-    study = study_of(tmp_path, settings={"alpha": (0.7, 0.5, 0.9, 1.1)}, prune=Prune(curve=median))
-    desk, heard = mirrored(study, tmp_path)
-    cut = {
-        pruning.trial.number: pruning.evidence.step for pruning in desk.scheduler.decisions.prunings
-    }
-    assert cut
-    for number, epoch in cut.items():
-        tags = trial_record(heard, desk, number).tags
-        assert (tags["pruned_by"], tags["pruned_at"]) == ("curve", f"epoch {epoch}")
 
 
 def test_only_the_best_are_registered_and_each_scenario_has_a_name(tmp_path: Path) -> None:

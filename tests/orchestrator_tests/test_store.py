@@ -83,13 +83,6 @@ def test_what_is_written_comes_back(store: Store, entry: Entry) -> None:
     assert store.read("relearn", "ab" + "1" * 62) is None
 
 
-def test_the_last_write_counts(store: Store) -> None:
-    store.write("unlearn", KEY, ENTRY)
-    store.write("unlearn", KEY, Entry(values={"a": 1}))
-    assert same(store.read("unlearn", KEY), Entry(values={"a": 1}))
-    assert store.names("unlearn", "ab") == [KEY]
-
-
 def test_delete(store: Store) -> None:
     store.delete("unlearn", KEY)
     store.write("unlearn", KEY, ENTRY)
@@ -187,13 +180,6 @@ def test_a_full_disk_is_told(local: Store, monkeypatch: pytest.MonkeyPatch, plac
     assert [path for path in Path(str(local.url)).rglob("*") if path.is_file()] == []
 
 
-def test_check_finds_a_store_that_works(store: Store) -> None:
-    store.check()
-    store.check()
-    store.write("unlearn", KEY, ENTRY)
-    assert store.names("unlearn", "ab") == [KEY]
-
-
 KEY = "ab" + "0" * 62
 WHOLE = Entry(
     values={"loss": [0.25, 0.5]},
@@ -255,7 +241,7 @@ def test_every_truncation_counts_as_absent(spot: Spot, sound: bytes) -> None:
     assert is_whole(found)
 
 
-@pytest.mark.parametrize("bit", [0, 3, 7])
+@pytest.mark.parametrize("bit", [0, 7])
 def test_a_flipped_bit_is_noticed_wherever_it_is(spot: Spot, sound: bytes, bit: int) -> None:
     """Only white space between the parts of the head may change and mean the same."""
     for place, damaged in flips(sound, bit):
@@ -263,7 +249,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(spot: Spot, sound: bytes, bit: 
         assert found is None or is_whole(found), place
 
 
-@pytest.mark.parametrize("bit", [0, 3, 7])
+@pytest.mark.parametrize("bit", [0, 7])
 def test_peek_never_returns_a_wrong_value(spot: Spot, sound: bytes, bit: int) -> None:
     for place, damaged in flips(sound, bit):
         found = spot.peek(damaged)
@@ -346,10 +332,3 @@ def test_entries_of_the_former_format_stay_readable(spot: Spot) -> None:
 
 
 # Sizes: nothing that is no entry takes memory.
-
-
-def test_a_folder_in_the_place_of_an_entry_counts_as_absent(spot: Spot) -> None:
-    spot.path.unlink()
-    spot.path.mkdir()
-    assert spot.store.read("unlearn", KEY) is None
-    assert spot.store.peek("unlearn", KEY) is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ResourceError
-from orchestrator.files import aside_of, whole_lines, write_text
+from orchestrator.files import aside_of, whole_lines
 from orchestrator.plan.jobs import StageRun
 from orchestrator.store.study_folder import StudyFolder
 
@@ -78,17 +78,6 @@ def test_a_killed_holder_holds_no_more(folder: StudyFolder) -> None:
             assert (holder["pid"], holder["host"]) == (os.getpid(), socket.gethostname())
 
 
-def test_a_holder_that_leaves_holds_no_more(folder: StudyFolder) -> None:
-    for _ in range(2):
-        with folder.held():
-            assert (folder.logs / "driver.json").exists()
-        assert not (folder.logs / "driver.json").exists()
-    with pytest.raises(KeyError), folder.held():
-        raise KeyError
-    with folder.held():
-        pass
-
-
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_holder_that_cannot_be_told_is_another_driver(folder: StudyFolder, content: str) -> None:
     with folder.held():
@@ -96,17 +85,6 @@ def test_a_holder_that_cannot_be_told_is_another_driver(folder: StudyFolder, con
         with pytest.raises(ResourceError) as caught, StudyFolder(folder.path).held():
             pass
         assert str(caught.value) == f"{folder.path} is held by another driver"
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    folder = StudyFolder(tmp_path / "file" / "study")
-    with pytest.raises(ResourceError) as caught, folder.held():
-        pass
-    assert str(caught.value) == (
-        f"the study folder {folder.path} cannot be written to ([Errno 20] Not a directory: "
-        f"'{folder.logs}'); name another with --out"
-    )
 
 
 def test_the_identity_stays(folder: StudyFolder, tmp_path: Path) -> None:
@@ -188,20 +166,6 @@ def test_a_file_that_a_kill_left_aside_is_removed(folder: StudyFolder) -> None:
         assert set(figures.iterdir()) == {ours, foreign, users}
 
 
-def test_a_torn_cut_is_cut_off(folder: StudyFolder) -> None:
-    curve = ((0.5, 0.25, 1.0),)
-    folder.record_cut("a", curve)
-    first = (folder.logs / "cuts.jsonl").read_bytes()
-    folder.record_cut("b", curve)
-    whole = (folder.logs / "cuts.jsonl").read_bytes()
-    for length in range(len(first), len(whole)):
-        (folder.logs / "cuts.jsonl").write_bytes(whole[:length])
-        again = StudyFolder(folder.path)
-        assert again.cuts() == {"a": curve}
-        again.record_cut("b", curve)
-        assert (folder.logs / "cuts.jsonl").read_bytes() == whole
-
-
 def test_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "file"
     assert whole_lines(path) == []
@@ -209,14 +173,3 @@ def test_whole_lines(tmp_path: Path) -> None:
         path.write_bytes(content)
         assert whole_lines(path) == wanted
         assert path.read_bytes() == "".join(f"{line}\n" for line in wanted).encode()
-
-
-def test_a_small_file_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_text(path, "old")
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", lambda *_: None)
-        write_text(path, "new")
-    assert path.read_text() == "old"
-    write_text(path, "new")
-    assert path.read_text() == "new"

@@ -233,16 +233,3 @@ def test_a_deleted_experiment_is_restored(desk: Desk) -> None:
     assert desk.send(*TREE) == SyncState(0, 0, None)
     assert desk.client.get_experiment(experiment).lifecycle_stage == "active"
     assert set(desk.runs()) == before
-
-
-def test_another_database_gets_everything_and_the_first_is_still_known(
-    desk: Desk, template: Path
-) -> None:
-    desk.send(*TREE)
-    before = desk.dump()
-    other = replace(desk, database=desk.folder / "other.db")
-    shutil.copyfile(template, other.database)
-    assert other.send(*TREE) == SyncState(3, 0, None)
-    assert set(other.runs()) == {"study", "scenario", "trial"}
-    assert desk.send(*TREE) == SyncState(0, 0, None)
-    assert desk.dump() == before
