@@ -84,7 +84,10 @@ class Sampler:
         for _ in range(tries):
             trial = self.study.ask(self._distributions)
             values = self._values(trial.params)
-            self._settle(trial, values)
+            for name, value in self._params(values).items():  # rounded, as they are tried
+                shape = self._distributions[name]
+                shown = shape.to_internal_repr(value)
+                self._storage.set_trial_param(trial._trial_id, name, shown, shape)  # noqa: SLF001
             self._proposed = identity(values), trial.number
             yield values
             self._proposed = None
@@ -95,19 +98,20 @@ class Sampler:
         if number in self._trials:
             return
         proposed, self._proposed = self._proposed, None
+        params = self._params(values)
         if proposed is not None and proposed[0] == identity(values):
             self._trials[number] = proposed[1]
-            return
-        params = self._params(values)
-        if self._search.sampler in REMEMBERING:
+        elif self._search.sampler in REMEMBERING:
             self.study.sampler = make_sampler(self._search, number)
             self.study.enqueue_trial(params)
             self._trials[number] = self.study.ask(self._distributions).number
-            return
-        self._trials[number] = len(self.study.trials)
-        self.study.add_trial(
-            create_trial(state=TrialState.RUNNING, params=params, distributions=self._distributions)
-        )
+        else:
+            self._trials[number] = len(self.study.trials)
+            self.study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING, params=params, distributions=self._distributions
+                )
+            )
 
     def tell(
         self,
@@ -144,13 +148,6 @@ class Sampler:
         """The settings that were drawn, as Optuna's trials, in that order."""
         trials = self.study.get_trials(deepcopy=False)
         return [trials[number] for _, number in sorted(self._trials.items())]
-
-    def _settle(self, trial: optuna.Trial, values: Values) -> None:
-        """Let the study know a proposal as it is tried: rounded."""
-        place = trial._trial_id  # noqa: SLF001 - as the storage calls it
-        for name, value in self._params(values).items():
-            shape = self._distributions[name]
-            self._storage.set_trial_param(place, name, shape.to_internal_repr(value), shape)
 
     @property
     def _storage(self) -> optuna.storages.BaseStorage:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import fsspec
@@ -102,15 +102,14 @@ class Store:
 
     def check(self) -> None:
         """Raise ``ResourceError`` unless the store can be written to."""
-        probe = f"{self._root}/.probe-{secrets.token_hex(4)}"
         try:
             self._files.makedirs(self._root, exist_ok=True)
-            self._files.pipe_file(probe, b"")
-            self._files.rm_file(probe)
+            with self.beacon():
+                pass
         except Exception as error:  # any back end, any error: one meaning for the user
             raise self._unwritable(sentence(error)) from error
         if self._local:
-            for place in (f"*/??/{ASIDE}", ".probe-*", ".beacon-*"):
+            for place in (f"*/??/{ASIDE}", ".beacon-*"):
                 remove_left(Path(self._root).glob(place))
 
     def _unwritable(self, reason: str) -> ResourceError:
@@ -153,8 +152,9 @@ class Store:
                 if self._local:
                     with Path(path).open("rb") as file:
                         return _decode(file, stage, key, whole=whole)
-                content = self._files.cat_file(path, start=0, end=None if whole else AHEAD)
-                if not whole and int.from_bytes(content[:8], "little") + 8 > AHEAD:
+                if not whole:
+                    content = self._files.cat_file(path, start=0, end=AHEAD)
+                if whole or int.from_bytes(content[:8], "little") + 8 > AHEAD:
                     content = self._files.cat_file(path)
                 return _decode(BytesIO(content), stage, key, whole=whole)
             except UNSOUND:
@@ -185,8 +185,7 @@ class Store:
         Raises:
             ResourceError: The store is full, read-only or gone.
         """
-        path = self._path(stage, key)
-        content = _encode(entry, stage, key)
+        path, content = self._path(stage, key), _encode(entry, stage, key)
         try:
             with self._reached("written to"):
                 self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -218,12 +217,11 @@ class Store:
                 paths = self._files.ls(folder, detail=False)
         except OSError:
             return []
-        names = (str(path).rpartition("/")[2] for path in paths)
-        suffix = ".safetensors"
+        files = (PurePosixPath(path) for path in paths)
         return sorted(
-            name.removesuffix(suffix)
-            for name in names
-            if name.startswith(prefix) and name.endswith(suffix)
+            file.stem
+            for file in files
+            if file.name.startswith(prefix) and file.suffix == ".safetensors"
         )
 
     def _path(self, stage: str, key: str) -> str:
