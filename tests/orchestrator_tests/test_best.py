@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.search.best import Choice, Point, margin
+from orchestrator.search.best import Choice, Point, Standing, margin
 from orchestrator.search.inference import holm
 
 Table = Mapping[str, Sequence[float | None]]  # a value per scenario, by setting
