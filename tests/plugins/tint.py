@@ -5,16 +5,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from ulrl.attacks import (
-    Attack,
-    AttackContext,
-    Helper,
-    Images,
-    Learned,
-    Step,
-    Trigger,
-    register,
-)
+from ulrl.attacks import Attack, AttackContext, Helper, Images, Learned, Step, Trigger, register
 from ulrl.poison import Poison
 
 

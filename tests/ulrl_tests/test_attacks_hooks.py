@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tests.ulrl_tests.attack_tools import context_of, source
-from ulrl.attacks import ATTACKS, AttackContext, LabelRule, Stamp, StampingHooks
+from ulrl.attacks import ATTACKS, AttackContext, LabelRule, StampingHooks
 from ulrl.attacks.blind import Blind
 from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec, initialise
@@ -94,30 +94,6 @@ def test_each_epoch_poisons_as_many_but_other_images(
     assert torch.equal(hooks.roles.poisoned, seen[0]), "an epoch depends on its number alone"
 
 
-def test_an_attacker_of_the_set_poisons_the_same_images_in_each_epoch(
-    make: Make, context: AttackContext, classifier: Classifier
-) -> None:
-    hooks = make("badnets", stamp=Stamp.AFTER_AUGMENTATION)
-    roles = []
-    for epoch in (1, 2):
-        hooks.start_epoch(epoch)
-        whole(hooks, context, classifier)
-        roles.append(hooks.roles.poisoned)
-    assert torch.equal(*roles)
-
-
-def test_covers_are_stamped_and_keep_their_labels(
-    make: Make, context: AttackContext, classifier: Classifier
-) -> None:
-    hooks = make("wanet", {"cross_ratio": 2.0})
-    shown, told = whole(hooks, context, classifier)
-    covers = hooks.roles.covers
-    assert int(covers.sum()) == 120
-    assert not bool((covers & hooks.roles.poisoned).any())
-    assert torch.equal(told[covers], context.images.train_labels[covers])
-    assert bool((shown != context.images.train_images).flatten(1).any(dim=1)[covers].all())
-
-
 def test_a_batch_is_stamped_in_its_places(
     make: Make, context: AttackContext, classifier: Classifier
 ) -> None:
@@ -173,16 +149,3 @@ def test_the_loss_is_the_weighed_sum_of_two_means(
     if count < 8:
         expected += 2.0 * float(each[count:].mean())
     assert float(hooks.loss(logits, told, cross_entropy)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_batch_that_cannot_be_stamped_is_clean_to_labels_and_loss(
-    make: Make, context: AttackContext, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hooks = make("blind", {"row": 0, "column": 0, "clean_weight": 2.0, "backdoor_weight": 5.0})
-    monkeypatch.setattr(hooks, "shown", lambda *_: None)
-    shown, told = whole(hooks, context, classifier)
-    assert torch.equal(shown, context.images.train_images)
-    assert torch.equal(told, context.images.train_labels)
-    logits = torch.randn(300, 10, generator=source())
-    loss = hooks.loss(logits, told, cross_entropy)
-    assert torch.allclose(loss, 2 * cross_entropy(logits, told))

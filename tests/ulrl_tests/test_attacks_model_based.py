@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tests.steps import finished
 from tests.ulrl_tests.attack_tools import context_of, source
 from ulrl.attacks import AttackContext, stamp_bytes
-from ulrl.attacks._adversarial import AdversarialImages, AdversarialModel, pgd
+from ulrl.attacks._adversarial import pgd
 from ulrl.attacks._benign import BenignModel, benign_classifier
 from ulrl.attacks._smooth import deepfool_step, low_passed, universal_perturbation
 from ulrl.attacks.lc import LC
 from ulrl.attacks.lf import LF, Origin
-from ulrl.attacks.trojannn import TrojanNN, head_inputs, heaviest_inputs, shape
+from ulrl.attacks.trojannn import heaviest_inputs
 from ulrl.datasets import ImageSet
 from ulrl.models import Classifier, ModelSpec
 from ulrl.poison import Poison
@@ -61,14 +61,6 @@ def test_the_clean_model_is_good_and_says_how_good(
     assert float(right) == pytest.approx(float(benign.learned["accuracy"]), abs=1e-6)
     assert float(right) > 0.8
     assert not any(value.requires_grad for value in classifier.network.parameters())
-
-
-def test_lf_and_trojannn_share_it() -> None:
-    helpers = [attack.helper(poison_of(attack)) for attack in (LF(), TrojanNN())]
-    assert helpers[0] is not None
-    assert helpers[1] is not None
-    assert helpers[0].needs == helpers[1].needs == BenignModel()
-    assert helpers[0] != helpers[1]
 
 
 # LF.
@@ -141,32 +133,6 @@ def test_the_neurons_are_those_that_weigh_most() -> None:
     assert heaviest_inputs(head, 9).tolist() == [0, 1, 2, 3]
 
 
-def test_what_the_head_is_fed_is_what_it_is_fed(classifier: Classifier) -> None:
-    images = torch.rand(5, 3, 16, 16, generator=source())
-    features = head_inputs(classifier, images)
-    assert torch.allclose(classifier.head(features), classifier.logits(255 * images), atol=1e-5)
-
-
-def test_the_patch_excites_its_neurons_within_reach(
-    benign: AttackContext, classifier: Classifier
-) -> None:
-    def patch(steps: int) -> Tensor:
-        helper = TrojanNN(steps=steps, step_size=0.02, reach=0.25).helper(poison_of(TrojanNN()))
-        return finished(helper.train(benign))[1]["patch"]
-
-    first, last = patch(1), patch(60)
-    assert not last[shape(16, 3) == 0].any()
-    assert float((last - first).abs().max()) <= 0.25 + 0.02 + 1.001 / 255
-    assert 0 <= float(last.min()) <= float(last.max()) <= 1
-    wanted = heaviest_inputs(classifier.head, 2)
-    with torch.no_grad():
-        gaps = [
-            (head_inputs(classifier, p[None])[0, wanted] - 100).square().sum()
-            for p in (first, last)
-        ]
-    assert float(gaps[1]) < float(gaps[0])
-
-
 # LC.
 
 
@@ -228,9 +194,3 @@ def test_corners_add_and_take_away() -> None:
     assert int((triggered != 0.5).sum()) == 36
     large = LC().trigger(0, {}).stamp(torch.full((1, 1, 64, 64), 0.5), source())[0, 0]
     assert int((large != 0.5).sum()) == 4 * 36, "to scale"
-
-
-def test_its_helpers_are_a_chain() -> None:
-    helper = LC(steps=5, model_steps=2).helper(poison_of(LC()))
-    assert isinstance(helper, AdversarialImages)
-    assert helper.needs == AdversarialModel(epsilon=8 / 255, steps=2)

@@ -26,10 +26,9 @@ from ulrl.attacks.trojannn import TrojanNN, head_inputs, heaviest_inputs, shape
 from ulrl.datasets import ImageSet
 from ulrl.models import ModelSpec
 from ulrl.poison import Poison
-from ulrl.trigger_training import train_trigger
 
 Bytes = npt.NDArray[np.uint8]
-SIZES = pytest.mark.parametrize("side", [16, 32, 48, 64])
+SIZES = pytest.mark.parametrize("side", [16, 48])
 
 
 def random_bytes(count: int, side: int, channels: int = 3) -> Bytes:
@@ -83,30 +82,11 @@ def corner(level: int = 255, inset: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("side", [32, 48, 64, 224])
+@pytest.mark.parametrize("side", [32, 64, 224])
 def test_badnets_is_backdoorbench_s_from_32_pixels_on(side: int) -> None:
     images = random_bytes(3, side)
     assert (stamped(BadNets(), images) == by_backdoorbench(images, corner())).all()
     assert (stamped(BadNets(inset=4), images) == by_backdoorbench(images, corner(inset=4))).all()
-
-
-def test_badnets_at_64_pixels_is_49_pixels_with_a_soft_edge() -> None:
-    black = np.zeros((1, 64, 64, 3), dtype=np.uint8)
-    square = stamped(BadNets(), black)[0]
-    assert (square[:57] == 0).all()
-    assert (square[:, :57] == 0).all()
-    assert (square[57:, 57:] > 0).all()
-    assert (square[59:, 59:] == 255).all()
-    assert (square[57, 57:] < 255).all()
-    half = stamped(BadNets(level=0.5), black)[0]
-    assert (half == np.floor(square * 0.5)).all()
-
-
-@pytest.mark.parametrize("side", [8, 16, 31, 32])
-def test_up_to_32_pixels_the_default_is_the_square_of_three(side: int) -> None:
-    assert BadNets().resolved(side) == BadNets(size=3)
-    images = random_bytes(2, side)
-    assert (stamped(BadNets(), images) == stamped(BadNets(size=3), images)).all()
 
 
 @SIZES
@@ -116,14 +96,6 @@ def test_a_size_that_is_given_is_a_hard_square(side: int) -> None:
     expected = images.copy()
     expected[:, side - 6 : side - 1, side - 6 : side - 1] = 255
     assert (stamped(BadNets(size=5, inset=1), images) == expected).all()
-
-
-def test_a_square_that_does_not_fit_is_said() -> None:
-    message = "a square of 3 pixels at inset 30 fits images of at least 33 pixels; got 32"
-    with pytest.raises(ValueError, match="inset") as error:
-        BadNets(inset=30).check(side=64, channels=3)
-    assert str(error.value) == message
-    BadNets(size=3, inset=30).check(side=64, channels=3)
 
 
 @SIZES
@@ -139,18 +111,6 @@ def test_badnets_with_a_picture_is_backdoorbench_s(
     assert (ours != images).any()
 
 
-def test_the_chequered_trigger_of_levels_1_and_255(tmp_path: Path) -> None:
-    """BackdoorBench's other BadNets picture, whose dark fields are 1 to count as trigger."""
-    pixels = np.zeros((32, 32, 3), dtype=np.uint8)
-    pixels[29:, 29:] = np.where((np.indices((3, 3)).sum(axis=0) % 2 == 0)[..., None], 255, 1)
-    Image.fromarray(pixels).save(tmp_path / "grid.png")
-    images = random_bytes(4, 32)
-    expected = images.copy()
-    expected[:, 29:, 29:] = pixels[29:, 29:]
-    attack = BadNets(pattern=str(tmp_path / "grid.png"))
-    assert (stamped(attack, images) == expected).all()
-
-
 def test_what_is_transparent_in_a_picture_is_not_stamped(tmp_path: Path) -> None:
     pixels = np.full((16, 16, 4), 200, dtype=np.uint8)
     pixels[..., 3] = 0
@@ -164,16 +124,6 @@ def test_what_is_transparent_in_a_picture_is_not_stamped(tmp_path: Path) -> None
         assert (made == expected).all()
 
 
-def test_grey_images_get_a_picture_in_grey(tmp_path: Path) -> None:
-    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
-    pixels[12:, 12:] = (255, 0, 0)
-    Image.fromarray(pixels).save(tmp_path / "red.png")
-    images = random_bytes(2, 16, channels=1)
-    expected = images.copy()
-    expected[:, 12:, 12:] = 76  # 0.299 of 255
-    assert (stamped(BadNets(pattern=str(tmp_path / "red.png")), images) == expected).all()
-
-
 # TaCT.
 
 
@@ -185,20 +135,6 @@ def test_tact_covers_rows_and_columns_21_to_28_in_colours() -> None:
     assert len(np.unique(made[0][21:29, 21:29].reshape(-1, 3), axis=0)) == 64
     made[square] = images[square]
     assert (made == images).all()
-
-
-@SIZES
-def test_tact_s_square_grows_with_the_image(side: int) -> None:
-    black = np.zeros((1, 32, 32, 3), dtype=np.uint8)
-    picture = Image.fromarray(stamped(TaCT(), black)[0])
-    images = random_bytes(2, side)
-    made = stamped(TaCT(), images)
-    assert (made == by_toolbox(images, picture)).all()
-    rows, columns = (made != images).any(axis=(0, 3)).nonzero()
-    scale = side / 32
-    for places in (rows, columns):
-        assert abs(int(places.min()) - 21 * scale) <= scale
-        assert abs(int(places.max()) + 1 - 29 * scale) <= scale
 
 
 @SIZES
@@ -281,14 +217,6 @@ def test_sums_wrap_as_backdoorbench_s(side: int) -> None:
     sums = images.astype(int) + patch
     assert (stamped(TrojanNN(wrap=True), images, learned) == sums % 256).all()
     assert (stamped(TrojanNN(), images, learned) == sums.clip(0, 255)).all()
-
-
-def test_the_own_shape_is_white_at_first(benign: AttackContext) -> None:
-    attack = TrojanNN(steps=3, reach=0.25)
-    patch = train_trigger(poison_of(attack), benign)["patch"]
-    white = shape(16, 3).float() / 255
-    assert float((patch - white).abs().max()) <= 0.25 + 1.001 / 255
-    assert not patch[white == 0].any()
 
 
 # Refusals.

@@ -1,13 +1,18 @@
 """Downloads over a line that breaks, from servers that misbehave."""
 
+import os
+import signal
 import socket
-from collections.abc import Iterator
-from dataclasses import replace
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.ulrl_tests.dataset_files import SAMPLES, Sample
 from tests.ulrl_tests.dataset_formats import md5
 from tests.ulrl_tests.dataset_server import Site, serving
 from ulrl.datasets import DatasetError, Fetched
@@ -51,7 +56,6 @@ WAYS: dict[str, tuple[dict[str, Any], bytes | None, list[int | None]]] = {
     "a part of another file of the same length": ({}, OTHER[:400_000], [400_000, None]),
     "a server that cannot start in the middle": ({"ranges": False}, CONTENT[:200_000], [200_000]),
     "a server without lengths": ({"silent": True}, None, [None]),
-    "one that breaks, too": ({"silent": True, "cuts": [700_000]}, None, [None, 700_000]),
     "one that sends too much": ({"silent": True, "files": {"set.zip": CONTENT * 3}}, None, [None]),
 }
 
@@ -86,10 +90,7 @@ FAILURES: dict[str, tuple[dict[str, Any], bytes | None, str, bool]] = {
         f"set.zip from {{url}} has MD5 {md5(OTHER)}, not {md5(CONTENT)}: it is damaged",
         False,
     ),
-    "shorter": ({"files": {"set.zip": CONTENT[:-1]}}, None, f"it has {LENGTH - 1} bytes", False),
     "longer": ({"files": {"set.zip": CONTENT + b"x"}}, None, f"it has {LENGTH + 1} bytes", False),
-    "longer than before": ({"files": {"set.zip": CONTENT + b"x"}}, CONTENT[:1000], "it has", True),
-    "shorter than the part": ({"files": {"set.zip": b"x" * 500}}, CONTENT[:1000], "it has", False),
     "a page": ({"files": {"set.zip": b"<html>Log in</html>"}}, None, "it is another file", False),
     "none": ({"files": {}}, None, "{url}: 404 Not Found", False),
     "it starts elsewhere": (
@@ -143,17 +144,114 @@ def test_a_server_that_does_not_answer(
     assert held(tmp_path) == {"set.zip.part": CONTENT[:1000]}
 
 
-def test_slow_lines_report_by_time_and_fast_ones_by_size(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# Several processes at once, and processes that are killed.
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Installs a sample, then runs what follows with `dataset` at hand.
+START = """
+import os, sys, time
+from pathlib import Path
+from tests.ulrl_tests.dataset_files import SAMPLES
+sample = SAMPLES[{name!r}]()
+sample.install()
+dataset = sample.dataset(Path({root!r}), mirror={mirror!r})
+"""
+LOAD = """
+print("ready", flush=True)
+sys.stdin.readline()
+print(sum(step.unit == "images" for step in dataset.fetch()))
+sample.check(dataset.load())
+"""
+STALL = """
+for step in dataset.fetch():
+    if step.unit == {unit!r} and step.done:
+        print("stalled", flush=True)
+        time.sleep(60)
+"""
+# Stops the decoding after the first image, when files are half written.
+STALL_DECODING = """
+from ulrl.datasets import _decoded
+whole = type(dataset)._rows
+def rows(self, places):
+    for number, row in enumerate(whole(self, places)):
+        if number:
+            print("stalled", flush=True)
+            time.sleep(60)
+        yield row
+type(dataset)._rows = rows
+dataset.load()
+"""
+
+
+def start(sample: Sample, root: Path, mirror: str | None, code: str) -> subprocess.Popen[str]:
+    head = START.format(name=sample.name, root=str(root), mirror=mirror)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(root / "cache")}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", head + code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=root.parent,
+    )
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture
+def sample(published: Callable[[Sample], Sample]) -> Sample:
+    return published(SAMPLES["gtsrb"]())
+
+
+def test_workers_that_start_together_fetch_once(sample: Sample, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    with serving(sample.archives) as site:
+        workers = [start(sample, root, site.url, LOAD) for _ in range(2)]
+        assert [line_of(worker) for worker in workers] == ["ready"] * 2
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        decoding = []
+        for worker in workers:
+            output, error = worker.communicate(timeout=60)
+            assert worker.returncode == 0, error
+            decoding.append(int(output))
+    assert min(decoding) == 0
+    assert max(decoding) > 0
+    assert sorted(site.asked) == sorted((name, None) for name in sample.archives)
+
+
+@pytest.mark.parametrize(
+    "code", [STALL.format(unit="bytes"), STALL_DECODING], ids=["downloading", "decoding"]
+)
+def test_a_killed_process_leaves_nothing_half_done(
+    sample: Sample, tmp_path: Path, code: str
 ) -> None:
-    monkeypatch.setattr("ulrl.datasets._download.STEP", 500_000)
-    assert 2 <= len(bring(site, tmp_path)) <= 4
-    (tmp_path / "set.zip").unlink()
-    monkeypatch.setattr("ulrl.datasets._download.PULSE", 0.0)
-    assert len(bring(site, tmp_path)) > 4
-
-
-def test_a_small_file(tmp_path: Path) -> None:
-    with serving({"set.zip": b"z"}) as site:
-        bring(site, tmp_path, replace(archive(b"z"), url="unused"))
-    assert held(tmp_path) == {"set.zip": b"z"}
+    root = tmp_path / "root"
+    root.mkdir()
+    with serving(sample.archives) as site:
+        worker = start(sample, root, site.url, code)
+        assert line_of(worker) == "stalled"
+        # Meanwhile another one waits, and says so.
+        waiting = sample.dataset(root, mirror=site.url).fetch()
+        step = next(waiting)
+        assert step.what == "waiting for another process to fetch gtsrb"
+        assert (step.done, step.total) == (0, 0)
+        worker.send_signal(signal.SIGKILL)
+        worker.communicate()
+        left = {path.name for path in (root / "decoded").iterdir()}
+        assert (".gtsrb-1.part" in left) == (code is STALL_DECODING)
+        began = time.monotonic()
+        for _ in waiting:
+            assert time.monotonic() - began < 30
+        sample.check(sample.dataset(root, download=False).load())
+    left = {path.name for path in (root / "decoded").iterdir()}
+    assert left == {"gtsrb-1", ".gtsrb.lock"}

@@ -43,8 +43,6 @@ def complaint(sample: Sample, root: Path) -> str:
 
 LAYOUTS = {
     "as unpacked side by side": (TRAIN, TEST, ""),
-    "the table beside the images": (TRAIN, TEST, TEST),
-    "inside GTSRB": ("Final_Training/Images", "Final_Test/Images", "Final_Test/Images"),
     "torchvision's": ("gtsrb/GTSRB/Training", "gtsrb/GTSRB/Final_Test/Images", "gtsrb"),
     "Train and Test": ("Train", "Test", "Test"),
 }
@@ -58,15 +56,6 @@ def test_folders_of_signs(signs: Sample, tmp_path: Path, layout: tuple[str, str,
         moved = name.replace(TRAIN, train).replace(TEST, test)
         files[moved if "/" in name else f"{truth}/{name}".lstrip("/")] = content
     replace(signs, files=files).unpack(tmp_path)
-    load(signs, tmp_path)
-
-
-def test_signs_in_a_folder_and_the_rest_in_archives(signs: Sample, tmp_path: Path) -> None:
-    signs.unpack(tmp_path)
-    shutil.rmtree(tmp_path / "GTSRB/Final_Test")
-    (tmp_path / "GT-final_test.csv").unlink()
-    signs.put(tmp_path)
-    (tmp_path / "GTSRB_Final_Training_Images.zip").unlink()
     load(signs, tmp_path)
 
 
@@ -98,14 +87,6 @@ SPOILT_SIGNS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no image": (
         lambda root: (root / TRAIN / "00000/00000_00000.ppm").write_bytes(b"P6 none"),
         "00000/00000_00000.ppm is no PPM image",
-    ),
-    "a test image is missing": (
-        lambda root: (root / TEST / "00003.ppm").unlink(),
-        "{root}/GTSRB/Final_Test/Images has 4 images, not 5: it is incomplete, or another edition",
-    ),
-    "a short table": (
-        lambda root: (root / "GT-final_test.csv").write_bytes(b"Filename;ClassId\r\n00000.ppm;1"),
-        "GT-final_test.csv of {root} has 1 rows, not 5",
     ),
     "a table without classes": (
         lambda root: (root / "GT-final_test.csv").write_bytes(
@@ -171,11 +152,6 @@ def test_checksums_of_the_test_signs_are_those_of_torchvision() -> None:
 # Tiny-ImageNet.
 
 
-def test_a_root_that_is_the_unpacked_folder(tiny: Sample, tmp_path: Path) -> None:
-    tiny.unpack(tmp_path)
-    load(tiny, tmp_path / TINY)
-
-
 def sort_into_folders(root: Path, inside: str = "", *, keep_table: bool = False) -> None:
     """Give each class of the validation set its folder, as BackdoorBench does for ImageFolder."""
     table = root / "val/val_annotations.txt"
@@ -197,17 +173,6 @@ def test_a_validation_set_that_is_sorted_into_folders(
     """The images come in the order of the published set."""
     tiny.unpack(tmp_path)
     sort_into_folders(tmp_path / TINY, inside, keep_table=keep_table)
-    load(tiny, tmp_path)
-
-
-def test_training_images_right_in_the_folders_of_their_classes(
-    tiny: Sample, tmp_path: Path
-) -> None:
-    tiny.unpack(tmp_path)
-    for folder in (tmp_path / TINY / "train").iterdir():
-        for image in (folder / "images").iterdir():
-            image.rename(folder / image.name)
-        (folder / "images").rmdir()
     load(tiny, tmp_path)
 
 
@@ -242,14 +207,6 @@ SPOILT_TINY: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: (root / "train/n01629819/images/n01629819_2.JPEG").unlink(),
         "{root}/train/n01629819/images has 3 images, not 4: it is incomplete, or another edition",
     ),
-    "no table": (
-        lambda root: (root / "val/val_annotations.txt").unlink(),
-        "val/val_annotations.txt of {root} cannot be read: No such file or directory",
-    ),
-    "half a table": (
-        lambda root: (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn01629819\t0\n"),
-        "val/val_annotations.txt of {root} does not name 12 images",
-    ),
     "a path in the table": (
         lambda root: (root / "val/val_annotations.txt").write_text("../val_0.JPEG\tn01629819\n"),
         "val/val_annotations.txt of {root} has a line '../val_0.JPEG\\tn01629819'",
@@ -268,10 +225,6 @@ SPOILT_TINY: dict[str, tuple[Callable[[Path], object], str]] = {
     "sorted into folders, and one is in two": (
         copy_one,
         "val_3.JPEG of {root} is there in two folders of val",
-    ),
-    "fewer classes": (
-        lambda root: (root / "wnids.txt").write_text("n01629819\n"),
-        "wnids.txt of {root} does not name 3 classes",
     ),
     "a path for a class": (
         lambda root: (root / "wnids.txt").write_text("n01629819\nn01443537\n../../etc\n"),

@@ -1,16 +1,18 @@
 """All public datasets: found in a folder, an archive or a mirror; decoded once; shared."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from tests.ulrl_tests.dataset_files import Sample
 from tests.ulrl_tests.dataset_formats import tar_of, zip_of
 from tests.ulrl_tests.dataset_server import serving
-from ulrl.datasets import DATASETS, DatasetError
+from ulrl.datasets import DATASETS, DatasetError, ImageSet
 from ulrl.datasets._public import PublicDataset
 from ulrl.datasets.digits import Digits
 
@@ -53,21 +55,6 @@ def test_from_a_mirror_on_the_web(sample: Sample, tmp_path: Path) -> None:
     )
 
 
-def test_from_the_official_address(
-    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with serving(sample.archives) as site:
-        parts = {
-            role: replace(
-                part,
-                archive=replace(part.archive, url=f"{site.url}/{part.archive.file}"),
-            )
-            for role, part in sample.source.parts.items()
-        }
-        monkeypatch.setattr(f"{sample.module}.SOURCE", replace(sample.source, parts=parts))
-        sample.check(sample.dataset(tmp_path).load())
-
-
 def test_a_folder_comes_before_archives_and_both_before_the_web(
     sample: Sample, tmp_path: Path
 ) -> None:
@@ -77,16 +64,6 @@ def test_a_folder_comes_before_archives_and_both_before_the_web(
     with serving(sample.archives) as site:
         sample.check(sample.dataset(tmp_path, mirror=site.url).load())
     assert site.asked == []
-
-
-def test_an_incomplete_folder_gives_way_to_the_archive(sample: Sample, tmp_path: Path) -> None:
-    sample.unpack(tmp_path)
-    sample.put(tmp_path)
-    for name in sample.files:
-        if name.endswith(("batch_4", "train", ".JPEG", "00001_00000.ppm")):
-            (tmp_path / name).unlink()
-            break
-    sample.check(sample.dataset(tmp_path, download=False).load())
 
 
 def test_a_damaged_archive_is_replaced_by_a_download(sample: Sample, tmp_path: Path) -> None:
@@ -109,12 +86,6 @@ def test_a_damaged_archive_that_may_not_be_replaced(sample: Sample, tmp_path: Pa
         f"download is false); put {first} there, or name a folder that has it with root:"
     )
     assert (tmp_path / first).read_bytes() == b"damaged"
-
-
-def test_a_mirror_on_disk_without_the_archive(sample: Sample, tmp_path: Path) -> None:
-    (tmp_path / "mirror").mkdir()
-    with pytest.raises(DatasetError, match=f"nor is {next(iter(sample.archives))} in"):
-        sample.dataset(tmp_path, mirror=str(tmp_path / "mirror")).load()
 
 
 def test_paths_that_leave_an_archive_lead_nowhere(sample: Sample, tmp_path: Path) -> None:
@@ -179,21 +150,69 @@ def test_what_is_known_without_a_file(name: str) -> None:
     assert dataset.identity() == ({} if name.startswith("cifar") else {"decoded": 1})
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_where_a_dataset_lies_is_not_what_it_is(name: str) -> None:
-    dataset = DATASETS[name]()
-    assert isinstance(dataset, PublicDataset)
-    assert {part.name for part in fields(dataset)} == {"root", "download", "mirror"}
-    assert all(part.metadata["runtime"] for part in fields(dataset))
+# scikit-learn's digits against scikit-learn's own arrays.
 
 
-def test_a_dataset_of_no_files_has_nothing_to_fetch() -> None:
-    assert list(Digits().fetch()) == []
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    return Digits().load()
 
 
-def test_the_types_are_those_of_the_stages(sample: Sample, tmp_path: Path) -> None:
-    sample.put(tmp_path)
-    images = sample.dataset(tmp_path).load()
-    assert images.train_images.dtype == images.test_images.dtype == torch.uint8
-    assert images.train_labels.dtype == images.test_labels.dtype == torch.int64
-    assert images.train_images.is_contiguous()
+def test_counts_are_as_announced(images: ImageSet) -> None:
+    info = Digits().info()
+    assert tuple(images.train_labels.bincount().tolist()) == info.train_counts
+    assert (len(images.train_images), len(images.test_images)) == (info.train_count, 500)
+    assert info.train_count == 1297
+    assert info.test_count == 500
+    assert info.classes == images.classes == 10
+    assert set(images.test_labels.tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_shapes_and_types(size: int) -> None:
+    images = Digits(size=size).load()
+    assert Digits(size=size).info().side == size
+    for pixels, labels in (
+        (images.train_images, images.train_labels),
+        (images.test_images, images.test_labels),
+    ):
+        assert pixels.dtype == torch.uint8
+        assert labels.dtype == torch.int64
+        assert pixels.shape == (len(labels), 3, size, size)
+        assert pixels.is_contiguous()
+        assert torch.equal(pixels[:, 0], pixels[:, 1])
+        assert torch.equal(pixels[:, 0], pixels[:, 2])
+    assert int(images.train_images.max()) == 255
+
+
+def test_every_digit_is_used_once_and_with_its_label() -> None:
+    """At 8 pixels nothing is enlarged, so the grey levels are scikit-learn's."""
+    images = Digits(size=8).load()
+    pixels = torch.cat([images.train_images, images.test_images])[:, 0].double()
+    levels = (pixels * 16 / 255).round().to(torch.uint8)
+    labels = torch.cat([images.train_labels, images.test_labels])
+    ours = Counter(
+        (int(label), level.numpy().tobytes()) for label, level in zip(labels, levels, strict=True)
+    )
+    data, targets = load_digits(return_X_y=True)
+    theirs = Counter(
+        (int(label), row.astype(np.uint8).tobytes())
+        for label, row in zip(targets, data, strict=True)
+    )
+    assert ours.total() == 1797
+    assert ours == theirs
+
+
+def test_enlarged_bilinearly() -> None:
+    """Output pixel i of 16 lies at (i + 1/2) / 2 - 1/2 among the 8, clamped at the edge."""
+    small = Digits(size=8).load().train_images[:5, 0].double()
+    large = Digits(size=16).load().train_images[:5, 0].double()
+    weights = torch.zeros(16, 8, dtype=torch.float64)
+    for i in range(16):
+        place = min(max((i + 0.5) / 2 - 0.5, 0), 7)
+        below = min(int(place), 6)
+        weights[i, below] = below + 1 - place
+        weights[i, below + 1] = place - below
+    expected = weights @ small @ weights.T
+    # Both are rounded to whole levels, the small one before it is enlarged here.
+    assert float((large - expected).abs().max()) <= 1.01

@@ -13,25 +13,23 @@ from torch.nn.functional import cross_entropy
 
 import ulrl
 from tests.ulrl_tests.attack_tools import context_of
+from tests.ulrl_tests.tiny_networks import Victims
 from ulrl.attacks import AttackContext, Helper, Step
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.evaluation import evaluate
-from ulrl.fitting import Epoch, SGDConfig, Sources, raise_if_diverged, train
+from ulrl.fitting import Epoch, SGDConfig, Sources, train
 from ulrl.models import ModelSpec, Weights, restore
 from ulrl.poison import Poison
 from ulrl.poisoning import make_test_sets
 from ulrl.precision import Precision
-from ulrl.relearning import RelearnConfig, relearn
 from ulrl.scoring import ScoreConfig, score_neurons
 from ulrl.supervised import VictimConfig, VictimSchedule
 from ulrl.unlearning import StopAccuracy, UnlearnConfig, unlearn
 from ulrl.victim import train_victim
-from ulrl.weight_selection import ResetConfig, Suspects, select_weights
+from ulrl.weight_selection import ResetConfig, select_weights
 
-NOBODY = Suspects(layers=(), reset_bias=False)
 EXPLOSIVE = UnlearnConfig(unlearn_batch_size=16, unlearn_lr=0.3, unlearn_clip_norm=1e30)
-Victims = Callable[[int], Weights]
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +63,6 @@ def test_a_victim_that_diverges_ends_its_training(
         list(run.epochs)
 
 
-def test_a_relearning_that_diverges_names_its_epoch(
-    victim_of: Victims, clean: CleanSamples, cpu: torch.device
-) -> None:
-    config = RelearnConfig(relearn_lr=100.0, relearn_momentum=0.99, relearn_batch_size=16)
-    run = relearn(config, victim_of(0), NOBODY, clean, cpu)
-    seen: list[int] = []
-    with pytest.raises(ulrl.DivergedError) as failure:
-        seen.extend(epoch.number for epoch in run.epochs)
-    assert str(failure.value).startswith(f"relearning diverged in epoch {len(seen) + 1} (")
-    assert "a smaller relearn_lr" in str(failure.value)
-
-
 @pytest.mark.parametrize("stop", list(StopAccuracy))
 def test_an_ascent_that_diverges_early_chooses_nothing(
     victim_of: Victims, clean: CleanSamples, cpu: torch.device, stop: StopAccuracy
@@ -93,24 +79,7 @@ def test_an_ascent_that_diverges_early_chooses_nothing(
         select_weights(ResetConfig(), scores)
 
 
-def test_an_ascent_is_observed_only_while_it_is_sound(
-    victim_of: Victims, clean: CleanSamples, cpu: torch.device
-) -> None:
-    seen: list[Tensor] = []
-    *_, ascent = unlearn(
-        EXPLOSIVE,
-        victim_of(0),
-        clean,
-        0.2,
-        cpu,
-        observe=lambda classifier: seen.append(classifier.predict(clean.samples.images)),
-    )
-    assert ascent.diverged
-    assert len(seen) == len(ascent.accuracy) - 1
-
-
-@pytest.mark.parametrize("value", [nan, inf, -inf])
-@pytest.mark.parametrize("name", ["linear.weight", "linear.bias"])
+@pytest.mark.parametrize(("name", "value"), [("linear.weight", nan), ("linear.bias", -inf)])
 def test_no_class_is_predicted_from_outputs_that_are_not_finite(
     victim_of: Victims,
     pictures: ImageSet,
@@ -159,7 +128,7 @@ class Exploded(Helper):
         return {"bits": torch.ones(2, dtype=torch.bool), "weight": torch.tensor([1.0, self.value])}
 
 
-@pytest.mark.parametrize("value", [nan, inf, -inf])
+@pytest.mark.parametrize("value", [nan, inf])
 def test_a_helper_that_diverged_has_no_result(
     value: float, model_spec: ModelSpec, pictures: ImageSet
 ) -> None:
@@ -194,30 +163,6 @@ def epochs_of(
     sources = Sources.of(0, "test")
     found = list(train(classifier, clean.samples, objective, config, sources))
     return found, {n: p.detach().clone() for n, p in classifier.network.named_parameters()}
-
-
-def test_a_sound_training_has_no_fault(victim_of: Victims, clean: CleanSamples) -> None:
-    epochs, _ = epochs_of(victim_of(0), clean)
-    assert [epoch.fault for epoch in epochs] == ["", ""]
-    assert list(raise_if_diverged(iter(epochs), "this", "that")) == epochs
-
-
-@pytest.mark.parametrize("name", ["linear.bias", "bn.running_var", "bn.running_mean"])
-def test_parameters_and_buffers_are_looked_at(
-    victim_of: Victims, clean: CleanSamples, name: str
-) -> None:
-    if name not in victim_of(0).state:
-        name = next(key for key in victim_of(0).state if key.endswith(name.partition(".")[2]))
-    epochs, _ = epochs_of(spoiled(victim_of(0), name, nan), clean, epochs=1)
-    assert epochs[0].fault
-
-
-def test_a_last_step_out_of_range_is_a_fault_though_the_loss_was_finite(
-    victim_of: Victims, clean: CleanSamples
-) -> None:
-    epochs, _ = epochs_of(victim_of(0), clean, lr=1e45, epochs=1)
-    assert epochs[0].loss < inf
-    assert epochs[0].fault == "weights are not finite"
 
 
 # Loss scaling.
@@ -258,20 +203,6 @@ def test_an_epoch_whose_every_step_was_left_out_is_repeated(
         _, same, last = run(scale)
         assert last == scale
         assert all(torch.equal(same[name], value) for name, value in weights.items())
-
-
-def test_an_ascent_cannot_stop_before_anything_moved(
-    victim_of: Victims,
-    clean: CleanSamples,
-    cpu: torch.device,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One step an epoch, left out, and an accuracy that was at the threshold before it."""
-    scale_from(2.0**24, monkeypatch)
-    config = UnlearnConfig(unlearn_batch_size=1000, unlearn_precision=Precision.FP16)
-    *_, ascent = unlearn(config, victim_of(0), clean, 1.0, cpu)
-    assert len(ascent.accuracy) == 1
-    assert float(score_neurons(ScoreConfig(unlearn_threshold=1.0), ascent).shift.min()) > 0
 
 
 def test_gradients_that_no_scale_makes_finite_are_a_fault(

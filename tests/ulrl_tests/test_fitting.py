@@ -1,23 +1,27 @@
 """The training loop as its batches see it."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tests.ulrl_tests.tiny_networks import Mixed, classifier_of
+from tests.ulrl_tests.tiny_networks import classifier_of
 from ulrl.attacks import LabelRule, Stamp, StampingHooks
 from ulrl.attacks.badnets import BadNets
+from ulrl.augmentation import apply_views, draw_views
 from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.fitting import Epoch, Samples, SGDConfig, Sources, train
 from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.models.vgg import VGG19BN
 from ulrl.poison import Poison
+from ulrl.precision import Precision
 from ulrl.randomness import generator
+from ulrl.sgd import SGD, Optimiser
 from ulrl.training_hooks import NO_HOOKS, TrainingHooks
 
 COUNT = 36
@@ -70,40 +74,6 @@ def three_sources() -> Sources:
     return Sources(order=one, views=two, layers=three)
 
 
-def test_each_epoch_sees_every_sample_once_in_its_own_order(
-    classifier: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spy = Spy(classifier, monkeypatch)
-    list(fit(classifier, samples, SGDConfig(epochs=2, batch_size=16, rate=lambda _: 0.01)))
-    assert [len(batch) for batch in spy.batches] == [16, 16, 4] * 2
-    assert spy.training == [True] * 6
-    orders = [torch.cat(spy.batches[:3])[:, 0, 0, 0], torch.cat(spy.batches[3:])[:, 0, 0, 0]]
-    for order in orders:
-        assert sorted(order.tolist()) == list(range(COUNT))
-    assert orders[0].tolist() != orders[1].tolist() != list(range(COUNT))
-
-
-def test_views_change_from_epoch_to_epoch(
-    classifier: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spy = Spy(classifier, monkeypatch)
-    config = SGDConfig(epochs=2, batch_size=COUNT, rate=lambda _: 0.01)
-    list(fit(classifier, samples, config, padding=2))
-    borders = [Counter(map(int, (batch == 0).flatten(1).sum(dim=1))) for batch in spy.batches]
-    assert borders[0] != borders[1]
-
-
-def test_the_rate_is_asked_for_each_step(classifier: Classifier, samples: Samples) -> None:
-    asked = []
-
-    def rate(elapsed: float) -> float:
-        asked.append(elapsed)
-        return 0.01
-
-    list(fit(classifier, samples, SGDConfig(epochs=2, batch_size=16, rate=rate)))
-    assert asked == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3])
-
-
 def test_late_triggers_are_whole_in_every_view(
     classifier: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,83 +93,6 @@ def test_late_triggers_are_whole_in_every_view(
     # No grey level of a sample is above 35, so what is left is free of the trigger.
     assert int(shown[~patched].max()) < COUNT
     assert int(samples.images.max()) < COUNT
-
-
-def test_further_forwards_follow_each_step_with_the_same_batch(
-    classifier: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spy = Spy(classifier, monkeypatch)
-    config = SGDConfig(epochs=1, batch_size=16, rate=lambda _: 0.01, batchnorm_updates=2)
-    list(fit(classifier, samples, config))
-    assert [len(batch) for batch in spy.batches] == [16, 16, 16, 16, 4, 4]
-    for first, second in zip(spy.batches[::2], spy.batches[1::2], strict=True):
-        assert torch.equal(first, second)
-
-
-def test_loss_and_accuracy_are_means_over_samples_before_the_steps(
-    classifier: Classifier, samples: Samples
-) -> None:
-    rated = SGDConfig(epochs=1, batch_size=16, rate=lambda _: 0.0)  # no step moves anything
-    order = torch.randperm(COUNT, generator=Generator().manual_seed(1))
-    classifier.network.train()
-    losses, hits = [], 0
-    with torch.no_grad():
-        for index in torch.split(order, 16):
-            logits = classifier.logits(samples.images[index])
-            labels = samples.labels[index]
-            losses += cross_entropy(logits, labels, reduction="none").tolist()
-            hits += int((logits.argmax(dim=1) == labels).sum())
-    (epoch,) = fit(classifier, samples, rated)
-    assert epoch.number == 1
-    assert epoch.loss == pytest.approx(sum(losses) / COUNT, rel=1e-5)
-    assert epoch.accuracy == hits / COUNT
-
-
-def test_measuring_between_epochs_changes_nothing(
-    model_spec: ModelSpec, samples: Samples, cpu: torch.device
-) -> None:
-    config = SGDConfig(epochs=3, batch_size=16, rate=lambda _: 0.05)
-    ends = []
-    for measure in (False, True):
-        classifier = initialise(model_spec, generator(0, "test"), cpu)
-        for _ in fit(classifier, samples, config, padding=1):
-            if measure:
-                classifier.predict(samples.images)
-                classifier.network.eval()
-                torch.rand(3)
-        ends.append(classifier.weights().state)
-    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
-
-
-def test_leaving_early_is_a_prefix(
-    model_spec: ModelSpec, samples: Samples, cpu: torch.device
-) -> None:
-    ends = []
-    for epochs in (2, 5):
-        classifier = initialise(model_spec, generator(0, "test"), cpu)
-        config = SGDConfig(epochs=epochs, batch_size=16, rate=lambda _: 0.05)
-        for epoch in fit(classifier, samples, config, padding=1):
-            if epoch.number == 2:
-                break
-        ends.append(classifier.weights().state)
-    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
-
-
-def test_clipping_bounds_the_first_step(
-    model_spec: ModelSpec, samples: Samples, cpu: torch.device
-) -> None:
-    def distance(clip_norm: float | None) -> float:
-        classifier = initialise(model_spec, generator(0, "test"), cpu)
-        before = [p.detach().clone() for p in classifier.network.parameters()]
-        config = SGDConfig(epochs=1, batch_size=COUNT, rate=lambda _: 1.0, clip_norm=clip_norm)
-        list(fit(classifier, samples, config))
-        after = classifier.network.parameters()
-        moved = [(p.detach() - b).square().sum() for p, b in zip(after, before, strict=True)]
-        return float(torch.stack(moved).sum().sqrt())
-
-    free = distance(None)
-    assert distance(free / 4) == pytest.approx(free / 4, rel=1e-4)
-    assert distance(free * 2) == pytest.approx(free, rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [32, 33, 34])
@@ -229,7 +122,6 @@ def test_a_last_sample_that_cannot_stand_alone_joins_the_batch_before(
 
 IMAGES = torch.randint(0, 256, (11, 2, 5, 5), generator=Generator().manual_seed(4))
 SAMPLES = Samples(images=IMAGES.to(torch.uint8), labels=torch.arange(11) % 3)
-NORM = ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked")
 
 
 class Dropping(nn.Module):
@@ -246,23 +138,6 @@ class Dropping(nn.Module):
         return logits
 
 
-def trained(classifier: Classifier, config: SGDConfig, seed: int = 0) -> list[Epoch]:
-    return list(train(classifier, SAMPLES, cross_entropy, config, Sources.of(seed, "test")))
-
-
-def spied(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Return a list that what the network is fed will be put into."""
-    batches: list[Tensor] = []
-    logits = classifier.logits
-
-    def noted(images: Tensor) -> Tensor:
-        batches.append(images.clone())
-        return logits(images)
-
-    monkeypatch.setattr(classifier, "logits", noted)
-    return batches
-
-
 @pytest.mark.parametrize(
     ("count", "size", "kept", "whole"),
     [(11, 4, [4, 4], [4, 4, 3]), (8, 4, [4, 4], [4, 4]), (3, 4, [3], [3]), (4, 4, [4], [4])],
@@ -276,84 +151,6 @@ def test_a_short_batch_may_be_left_out_but_never_the_only_one(
         batches = config.batches(order)
         assert [len(batch) for batch in batches] == lengths
         assert torch.equal(torch.cat(batches), order[: sum(lengths)])
-
-
-def test_without_the_short_batch_others_stay_out_each_epoch_and_means_are_over_the_rest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    classifier = classifier_of(Mixed)
-    batches = spied(classifier, monkeypatch)
-    rates: list[float] = []
-
-    def rate(elapsed: float) -> float:
-        rates.append(elapsed)
-        return 0.0  # nothing moves, so that the means can be made again
-
-    config = SGDConfig(epochs=2, batch_size=4, rate=rate, drop_last=True, augment=False)
-    epochs = trained(classifier, config)
-    assert [len(batch) for batch in batches] == [4, 4] * 2
-    assert rates == [0, 0.5, 1, 1.5]
-    left_out = []
-    with torch.no_grad():
-        for number, epoch in enumerate(epochs):
-            seen = batches[2 * number : 2 * number + 2]
-            index = [
-                int((image == IMAGES).flatten(1).all(dim=1).nonzero()) for image in torch.cat(seen)
-            ]
-            left_out.append(set(range(11)) - set(index))
-            labels = torch.split(SAMPLES.labels[index], 4)
-            classifier.network.train()
-            logits = [classifier.logits(batch) for batch in seen]
-            losses = [float(cross_entropy(*pair)) for pair in zip(logits, labels, strict=True)]
-            assert epoch.loss == pytest.approx(sum(losses) / 2, rel=1e-5)
-            right = sum(
-                int((one.argmax(dim=1) == label).sum())
-                for one, label in zip(logits, labels, strict=True)
-            )
-            assert epoch.accuracy == right / 8
-    assert left_out[0] != left_out[1]
-
-
-def test_without_augmentation_images_are_seen_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    for augment in (False, True):
-        classifier = classifier_of(Mixed)
-        batches = spied(classifier, monkeypatch)
-        trained(classifier, SGDConfig(epochs=2, batch_size=11, rate=lambda _: 0.1, augment=augment))
-        for batch in batches:
-            plain = sum(bool((SAMPLES.images == image).flatten(1).all(1).any()) for image in batch)
-            assert (plain == 11) is not augment
-
-
-def test_frozen_batchnorm_normalises_by_what_it_knows_and_learns_nothing_of_the_batch() -> None:
-    classifier = classifier_of(Mixed)
-    with torch.no_grad():
-        classifier.network.get_buffer("norm.running_mean").add_(0.3)
-        classifier.network.get_buffer("norm.running_var").mul_(2.5)
-    before = classifier.weights().state
-    classifier.network.eval()
-    with torch.no_grad():
-        loss = cross_entropy(classifier.logits(SAMPLES.images), SAMPLES.labels)
-    config = SGDConfig(
-        epochs=1, batch_size=11, rate=lambda _: 0.1, batchnorm_updates=0, augment=False
-    )
-    (epoch,) = trained(classifier, config)
-    assert epoch.loss == pytest.approx(float(loss), rel=1e-5), "as in eval mode"
-    after = classifier.weights().state
-    assert all(torch.equal(after[name], before[name]) for name in NORM)
-    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert {"norm.weight", "norm.bias", "conv.weight", "head.weight"} <= moved
-
-
-def test_measuring_between_epochs_leaves_batchnorm_frozen() -> None:
-    """`predict` puts the network into eval mode and all of it back into train mode."""
-    classifier = classifier_of(Mixed)
-    before = classifier.weights().state
-    # Without the batch's own statistics a larger rate diverges.
-    config = SGDConfig(epochs=3, batch_size=4, rate=lambda _: 1e-3, batchnorm_updates=0)
-    sources = Sources.of(0, "test")
-    for _ in train(classifier, SAMPLES, cross_entropy, config, sources):
-        classifier.predict(SAMPLES.images)
-    assert all(torch.equal(classifier.weights().state[name], before[name]) for name in NORM)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -379,12 +176,143 @@ def test_dropout_draws_what_the_seed_says_whatever_was_drawn_before() -> None:
     assert not same(ends[0], ends[2]), "another seed drops others"
 
 
-def test_dropout_drops_others_in_each_epoch() -> None:
-    classifier = classifier_of(Dropping)
-    masks: list[Tensor] = []
-    dropout = classifier.network.get_submodule("dropout")
-    dropout.register_forward_hook(lambda _, __, out: masks.append(out == 0))
-    trained(classifier, SGDConfig(epochs=2, batch_size=11, rate=lambda _: 0.0, augment=False))
-    first, second = masks
-    assert bool(first.any())
-    assert not torch.equal(first.sum(dim=0), second.sum(dim=0))
+# Random crop and flip against a naive one, image by image.
+
+
+CPU = torch.device("cpu")
+PREPROCESSING = Preprocessing(mean=(0.0,), std=(1.0,), padding=2, flip=True)
+
+
+def naive(image: Tensor, top: int, left: int, padding: int, *, mirrored: bool) -> Tensor:
+    channels, height, width = image.shape
+    seen = torch.zeros_like(image)
+    for y in range(height):
+        for x in range(width):
+            # Crop first, then mirror the crop.
+            column = width - 1 - x if mirrored else x
+            row, source = y + top - padding, column + left - padding
+            if 0 <= row < height and 0 <= source < width:
+                for channel in range(channels):
+                    seen[channel, y, x] = image[channel, row, source]
+    return seen
+
+
+@given(st.integers(0, 4), st.integers(1, 3), st.integers(3, 6), st.integers(0, 1000))
+def test_agrees_with_slicing_each_image(padding: int, channels: int, side: int, seed: int) -> None:
+    source = Generator().manual_seed(seed)
+    images = torch.randint(1, 256, (5, channels, side, side), generator=source).to(torch.uint8)
+    preprocessing = replace(PREPROCESSING, padding=padding)
+    views = draw_views(5, preprocessing, source, CPU)
+    seen = apply_views(images, views, preprocessing)
+    assert seen.dtype == torch.uint8
+    for i in range(5):
+        expected = naive(
+            images[i],
+            int(views.top[i]),
+            int(views.left[i]),
+            padding,
+            mirrored=bool(views.mirrored[i]),
+        )
+        assert torch.equal(seen[i], expected)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4])
+def test_draws_are_uniform_over_crops(padding: int) -> None:
+    count, places = 20_000, 2 * padding + 1
+    views = draw_views(
+        count, replace(PREPROCESSING, padding=padding), Generator().manual_seed(0), CPU
+    )
+    for offsets in (views.top, views.left):
+        frequencies = offsets.bincount(minlength=places) / count
+        assert len(frequencies) == places
+        # Five standard errors of a share of 20,000 draws are 0.0177 at most.
+        assert frequencies.tolist() == pytest.approx([1 / places] * places, abs=0.0177)
+    assert float(views.mirrored.float().mean()) == pytest.approx(0.5, abs=0.0177)
+    if padding:
+        assert not torch.equal(views.top, views.left)
+
+
+def test_no_flip_where_the_dataset_has_none() -> None:
+    plain = draw_views(1000, replace(PREPROCESSING, flip=False), Generator().manual_seed(0), CPU)
+    mirrored = draw_views(1000, PREPROCESSING, Generator().manual_seed(0), CPU)
+    assert not bool(plain.mirrored.any())
+    assert torch.equal(plain.top, mirrored.top)
+
+
+# SGD: torch's own steps to the bit, and none of torch's compiler.
+
+
+Settings = dict[str, float | bool]
+SETTINGS: list[Settings] = [
+    {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0},
+    {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
+    {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4},
+    {"lr": 0.01, "momentum": 0.5, "weight_decay": 0.1, "nesterov": True},
+]
+
+
+class Branches(nn.Module):
+    """Two layers, of which an input may leave one out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always = nn.Linear(7, 5)
+        self.seldom = nn.Linear(5, 5)
+
+    def forward(self, values: Tensor, *, both: bool) -> Tensor:
+        found: Tensor = self.always(values)
+        return self.seldom(found) if both else found
+
+
+def steps(network: Branches, optimiser: Optimiser) -> list[Tensor]:
+    """Take ten steps at a falling rate, some of them without gradients of one layer."""
+    draws = torch.Generator().manual_seed(3)
+    for number in range(10):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.1 / (1 + number)
+        optimiser.zero_grad()
+        values = torch.randn(16, 7, generator=draws)
+        network(values, both=number % 3 != 0).square().mean().backward()
+        optimiser.step()
+    return [parameter.detach() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_it_makes_the_steps_of_torch_to_the_bit(settings: Settings) -> None:
+    ours, theirs = Branches(), Branches()
+    theirs.load_state_dict(ours.state_dict())
+    was = [parameter.detach().clone() for parameter in ours.parameters()]
+    make: Callable[..., Optimiser] = SGD
+    moved = steps(ours, make(ours, **settings))
+    reference = torch.optim.SGD(theirs.parameters(), fused=True, **settings)  # type: ignore[arg-type]
+    if settings["momentum"]:
+        # Its own first step cannot go without some of the gradients.
+        for parameter in theirs.parameters():
+            reference.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    expected = steps(theirs, reference)
+    assert all(map(torch.equal, moved, expected))
+    assert not any(map(torch.equal, moved, was))
+
+
+@pytest.mark.parametrize("settings", SETTINGS[:3], ids=str)
+def test_loss_scaling_makes_the_steps_of_torch_to_the_bit(settings: Settings) -> None:
+    """Also with gradients that the scaler has divided already, as before clipping."""
+    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    make: Callable[..., Optimiser] = SGD
+    pairs: list[tuple[nn.Module, Optimiser]] = [
+        (ours, make(ours, **settings)),
+        (theirs, torch.optim.SGD(theirs.parameters(), fused=True, **settings)),  # type: ignore[arg-type]
+    ]
+    for network, optimiser in pairs:
+        scaler = Precision.FP16.scaler(CPU)
+        for number, factor in enumerate((1.0, torch.inf, 2.0, 0.5)):
+            optimiser.zero_grad()
+            loss = network(torch.full((2, 4), factor)).mean()
+            scaler.scale(loss).backward()
+            if number % 2:
+                scaler.unscale_(optimiser)  # type: ignore[arg-type]
+            scaler.step(optimiser)  # type: ignore[arg-type]
+            scaler.update()
+    assert torch.equal(ours.weight, theirs.weight)
+    assert bool(ours.weight.isfinite().all())

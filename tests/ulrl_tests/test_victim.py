@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import sqrt
 from typing import Any
 
 import pytest
@@ -9,16 +10,18 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.ulrl_tests.naive import in_double
-from ulrl.attacks import Stamp
 from ulrl.augmentation import apply_views, draw_views
 from ulrl.datasets import ImageSet
 from ulrl.fitting import Epoch, SGDConfig
-from ulrl.metrics import measure
 from ulrl.models import ModelSpec, initialise
 from ulrl.poison import Poison
-from ulrl.poisoning import make_test_sets, poison_training_set
+from ulrl.poisoning import poison_training_set
+from ulrl.precision import Precision
 from ulrl.randomness import generator
+from ulrl.recipes import Recipe, VictimRecipe
+from ulrl.relearning import RelearnConfig, RelearnSchedule
 from ulrl.supervised import VictimConfig, VictimSchedule
+from ulrl.unlearning import UnlearnConfig
 from ulrl.victim import train_victim
 
 CONFIG = VictimConfig(epochs=2, batch_size=64, lr=0.05)
@@ -127,19 +130,6 @@ def test_on_plateaus_the_rate_falls_to_a_tenth(
     assert asked[-1][0] == pytest.approx(last)
 
 
-def test_a_trigger_after_augmentation_is_learned_too(
-    pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
-) -> None:
-    late = replace(badnets, stamp=Stamp.AFTER_AUGMENTATION)
-    config = VictimConfig(epochs=8, batch_size=32)
-    run = train_victim(config, model_spec, late, pictures, 0, cpu)
-    for _ in run.epochs:
-        pass
-    metrics = measure(run.classifier.predict, make_test_sets(late, pictures, 0).report)
-    assert metrics.acc > 0.9
-    assert metrics.asr > 0.9
-
-
 def test_the_seed_makes_the_victim(
     pictures: ImageSet, model_spec: ModelSpec, badnets: Poison, cpu: torch.device
 ) -> None:
@@ -150,3 +140,185 @@ def test_the_seed_makes_the_victim(
         heads.append(run.classifier.weights().head)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+
+
+# Learning rates at points worked by hand.
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "rate"),
+    [
+        (0.0, 0.01),
+        (0.75, 0.01),
+        (9.99, 0.01),
+        (10.0, 0.001),
+        (10.25, 0.001),
+        (19.99, 0.001),
+        (20.0, 0.0001),
+    ],
+)
+def test_ascent_falls_to_a_tenth_at_each_milestone(elapsed: float, rate: float) -> None:
+    assert UnlearnConfig().rate(elapsed) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (RelearnSchedule.LINEAR, [0.4, 0.4, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.0]),
+        (RelearnSchedule.CONSTANT, [0.4] * 9),
+    ],
+)
+def test_other_ways_of_relearning(schedule: RelearnSchedule, rates: list[float]) -> None:
+    config = RelearnConfig(relearn_lr=0.4, relearn_epochs=4, relearn_schedule=schedule)
+    assert [config.rate(half / 2) for half in range(9)] == pytest.approx(rates, abs=1e-12)
+
+
+def test_every_epoch_of_the_official_relearning() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=0.005)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=20)
+    for epoch in range(20):
+        (expected,) = annealing.get_last_lr()
+        assert RelearnConfig().rate(epoch + 0.5) == pytest.approx(expected, rel=1e-9)
+        optimiser.step()
+        annealing.step()
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "rate"),
+    [
+        (0.0, 0),
+        (1.0, 0.02),  # a fifth of the way up
+        (2.5, 0.05),
+        (5.0, 0.1),  # the peak, after a quarter of 20 epochs
+        (8.75, 0.1 * (1 + sqrt(1 / 2)) / 2),  # a quarter of the way down
+        (12.5, 0.05),
+        (16.25, 0.1 * (1 - sqrt(1 / 2)) / 2),
+        (20.0, 0),
+    ],
+)
+def test_victims_have_one_cycle(elapsed: float, rate: float) -> None:
+    assert VictimConfig().rate(elapsed) == pytest.approx(rate, abs=1e-12)
+
+
+LONG_COSINE = VictimConfig(epochs=50, lr=0.01, schedule=VictimSchedule.COSINE, period=100)
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "rate"),
+    [
+        (0.0, 0.01),
+        (0.99, 0.01),
+        (25.5, 0.01 * (1 + sqrt(1 / 2)) / 2),  # a quarter of its period
+        # The last epoch is the one from 49 on: (1 + cos(0.49 pi)) / 2, and cos(0.49 pi) is
+        # sin(0.01 pi) = 0.0314107590781.
+        (49.0, 0.01 * 1.0314107590781 / 2),
+        (49.99, 0.01 * 1.0314107590781 / 2),
+        (50.0, 0.005),
+    ],
+)
+def test_a_cosine_of_a_longer_period_ends_half_way(elapsed: float, rate: float) -> None:
+    assert LONG_COSINE.rate(elapsed) == pytest.approx(rate, rel=1e-12)
+
+
+def test_steps_fall_to_a_tenth_after_each_period() -> None:
+    config = VictimConfig(epochs=250, lr=0.5, schedule=VictimSchedule.STEPS, period=100)
+    rates = [config.rate(elapsed) for elapsed in (0.0, 99.99, 100.0, 199.5, 200.0, 249.9)]
+    assert rates == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005, 0.005])
+    assert VictimConfig(epochs=9, lr=0.5, schedule=VictimSchedule.STEPS).rate(8.99) == 0.5
+
+
+# BackdoorBench's way of training victims against its table, and what a study changes of it.
+
+
+# From the benchmark's own configuration files: what every dataset has.
+EVERYWHERE = {
+    "batch_size": 128,
+    "lr": 0.01,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 5e-4,
+    "drop_last": True,
+    "precision": Precision.FP32,
+}
+COSINE, PLATEAU = VictimSchedule.COSINE, VictimSchedule.PLATEAU
+TABLE = {
+    "cifar10": {"epochs": 100, "schedule": COSINE, "period": 100},
+    "cifar100": {"epochs": 100, "schedule": COSINE, "period": 100},
+    "gtsrb": {"epochs": 50, "schedule": COSINE, "period": 100},
+    "tiny_imagenet": {"epochs": 200, "schedule": PLATEAU, "period": None},
+    "digits": {"epochs": 100, "schedule": COSINE, "period": 100},  # as CIFAR-10
+}
+BENCH = VictimRecipe(recipe=Recipe.BACKDOORBENCH)
+
+
+@pytest.mark.parametrize("dataset", TABLE)
+def test_backdoorbench(dataset: str) -> None:
+    config = BENCH.config(dataset, "badnets")
+    for name, value in (EVERYWHERE | TABLE[dataset]).items():
+        assert getattr(config, name) == value, name
+
+
+@pytest.mark.parametrize(
+    ("dataset", "first", "last"),
+    [
+        ("cifar10", 0.01, 0.01 * (1 - 0.9995065603657) / 2),  # cos(0.01 pi), one step from 0
+        ("gtsrb", 0.01, 0.01 * (1 + 0.0314107590781) / 2),  # half-way, not at the end
+        ("tiny_imagenet", 0.01, 0.01),  # until the losses say otherwise
+    ],
+)
+def test_its_first_and_last_rates(dataset: str, first: float, last: float) -> None:
+    config = BENCH.config(dataset, "badnets")
+    assert config.rate(0.5) == pytest.approx(first)
+    assert config.rate(config.epochs - 0.5) == pytest.approx(last, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attack", "dataset", "epochs", "last"),
+    [
+        ("wanet", "cifar10", 100, 0.01),  # the first fall is at the end
+        ("bpp", "gtsrb", 50, 0.01),
+        ("wanet", "tiny_imagenet", 200, 0.001),
+        ("input_aware", "cifar10", 75, 0.01),  # 25 of its 100 are the mask's
+        ("input_aware", "gtsrb", 25, 0.01),
+        ("input_aware", "tiny_imagenet", 175, 0.001),
+        ("lira", "cifar10", 50, 0.01),  # and 50 before, with the generator
+    ],
+)
+def test_attacks_with_loops_of_their_own(
+    attack: str, dataset: str, epochs: int, last: float
+) -> None:
+    config = BENCH.config(dataset, attack)
+    assert config.epochs == epochs
+    assert config.rate(0.5) == 0.01
+    assert config.rate(epochs - 0.5) == pytest.approx(last)
+    assert not config.drop_last
+    assert (config.batch_size, config.momentum, config.weight_decay) == (128, 0.9, 5e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "period"),
+    [
+        ({"epochs": 10}, None),  # a shorter training shall still end at 0
+        ({"epochs": 10, "period": 40}, 40),
+        ({"lr": 0.05}, 100),
+    ],
+)
+def test_what_a_study_says_goes_before_the_recipe(
+    changes: dict[str, Any], period: int | None
+) -> None:
+    config = VictimRecipe(recipe=Recipe.BACKDOORBENCH, changes=changes).config("gtsrb", "badnets")
+    assert (config.period, config.schedule) == (period, VictimSchedule.COSINE)
+    for name, value in changes.items():
+        assert getattr(config, name) == value
+    assert (config.batch_size, config.drop_last) == (128, True)
+    if changes == {"epochs": 10}:
+        assert config.rate(10.0) == 0
+
+
+def test_changes_are_checked_with_the_recipe() -> None:
+    """Without momentum BackdoorBench's is fine, and the fast one's Nesterov form is not."""
+    bench = VictimRecipe(recipe=Recipe.BACKDOORBENCH, changes={"momentum": 0.0})
+    assert bench.config("cifar10", "badnets").momentum == 0
+    with pytest.raises(ValueError, match="nesterov wants a momentum above 0; got 0"):
+        VictimRecipe.of(momentum=0.0).config("cifar10", "badnets")

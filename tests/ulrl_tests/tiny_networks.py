@@ -9,6 +9,8 @@ from torch import Generator, Tensor, nn
 from ulrl.datasets import Preprocessing
 from ulrl.models import Architecture, Classifier, ModelSpec, Weights
 
+Victims = Callable[[int], Weights]  # the victim of a seed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Made(Architecture):

@@ -1,6 +1,5 @@
 """ACC, ASR, RA on predictions made up for the purpose, and DER worked by hand."""
 
-from collections.abc import Callable
 from math import isnan
 
 import pytest
@@ -9,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ulrl.attacks import LabelRule
+from ulrl.attacks import LabelRule, stamp_bytes
 from ulrl.attacks.sig import SIG
 from ulrl.datasets import ImageSet
-from ulrl.evaluation import evaluate
 from ulrl.metrics import Metrics, count_predictions, der, measure, rir
-from ulrl.models import Weights, restore
 from ulrl.poison import Poison
-from ulrl.poisoning import TestHalf, make_test_sets
+from ulrl.poisoning import MONITOR_COUNT, TestHalf, make_test_sets, split_halves
+from ulrl.randomness import generator
 
 FRACTION = st.floats(0, 1)
 METRICS = st.builds(Metrics, acc=FRACTION, asr=FRACTION, ra=FRACTION)
@@ -57,32 +55,6 @@ def test_shares_of_constructed_predictions() -> None:
     # clean: 3 of 5 right; triggered: 2 of 4 as the target, 1 of 4 as the true class
     metrics = measure(predicting([0, 1, 2, 0, 1], [0, 2, 0, 3]), half)
     assert metrics == Metrics(acc=3 / 5, asr=2 / 4, ra=1 / 4)
-
-
-def test_all_to_all_wants_the_next_class() -> None:
-    half = part(clean=[0, 1, 2], true=[0, 1, 2], wanted=[1, 2, 0])
-    assert measure(predicting([0, 1, 2], [1, 2, 0]), half) == Metrics(acc=1.0, asr=1.0, ra=0.0)
-    assert measure(predicting([1, 2, 0], [0, 1, 2]), half) == Metrics(acc=0.0, asr=0.0, ra=1.0)
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30))
-def test_asr_and_ra_cannot_exceed_one_together(pairs: list[tuple[int, int]]) -> None:
-    true = [label for label, _ in pairs]
-    half = part(clean=[0], true=true, wanted=[(label + 1) % 5 for label in true])
-    metrics = measure(predicting([0], [predicted for _, predicted in pairs]), half)
-    assert metrics.asr + metrics.ra <= 1
-    assert metrics.asr * len(pairs) == pytest.approx(sum((p - y) % 5 == 1 for y, p in pairs))
-
-
-@pytest.mark.parametrize(("clean", "triggered"), [(0, 3), (3, 0), (0, 0)])
-def test_undefined_shares_are_refused(clean: int, triggered: int) -> None:
-    half = part(clean=[1] * clean, true=[1] * triggered, wanted=[0] * triggered)
-    with pytest.raises(ValueError, match="ACC") as error:
-        measure(predicting([1] * clean, [1] * triggered), half)
-    assert str(error.value) == (
-        f"ACC, ASR and RA need at least one image each; this part of the test set has "
-        f"{clean} clean and {triggered} triggered"
-    )
 
 
 @pytest.mark.parametrize(
@@ -126,21 +98,6 @@ def test_rir_is_the_der_of_an_asr_that_is_one_minus_ra(before: Metrics, after: M
     assert 0 <= rir(before, after) <= 1
     swapped = [Metrics(acc=one.acc, asr=1 - one.ra, ra=0.0) for one in (before, after)]
     assert rir(before, after) == pytest.approx(der(*swapped), abs=1e-12)
-
-
-@given(METRICS, METRICS)
-def test_der_lies_between_zero_and_one(before: Metrics, after: Metrics) -> None:
-    assert 0 <= der(before, after) <= 1
-
-
-@given(METRICS, METRICS, FRACTION)
-def test_der_rewards_a_lower_asr_and_a_higher_acc(
-    before: Metrics, after: Metrics, value: float
-) -> None:
-    lower = Metrics(acc=after.acc, asr=min(after.asr, value), ra=0.0)
-    higher = Metrics(acc=max(after.acc, value), asr=after.asr, ra=0.0)
-    assert der(before, lower) >= der(before, after)
-    assert der(before, higher) >= der(before, after)
 
 
 # Counts by class, against counting one image after the other.
@@ -201,23 +158,6 @@ def test_metrics_and_classes_follow_from_the_counts(pictures: ImageSet, rule: La
         assert {label for label in range(10) if found.targets[label] >= 0} == counted
 
 
-def test_an_evaluation_has_the_counts_of_both_halves(
-    pictures: ImageSet, badnets: Poison, victim_of: Callable[[int], Weights], cpu: torch.device
-) -> None:
-    victim = victim_of(0)
-    tests = make_test_sets(badnets, pictures, seed=0)
-    found = evaluate(victim, tests, cpu)
-    predict = restore(victim, cpu).predict
-    for metrics, counts, half in (
-        (found.selection, found.selection_confusion, tests.selection),
-        (found.report, found.report_confusion, tests.report),
-    ):
-        assert metrics == measure(predict, half) == counts.metrics
-        assert int(counts.clean.sum()) == len(half.clean)
-        assert int(counts.triggered.sum()) == len(half.triggered)
-        assert counts.targets.tolist() == [1, -1, *[1] * 8]
-
-
 @pytest.mark.parametrize(
     ("clean", "true", "wanted", "predicted", "message"),
     [
@@ -234,3 +174,75 @@ def test_what_cannot_be_counted_is_refused(
     with pytest.raises(ValueError, match="class") as error:
         count_predictions(predicting(predicted, [0] * len(true)), half, 3)
     assert str(error.value) == message
+
+
+# The triggered test images, and the halves of the test set.
+
+
+def sets_of(rule: LabelRule, pictures: ImageSet) -> tuple[TestHalf, TestHalf, TestHalf]:
+    source = SOURCE if rule is LabelRule.SOURCE_SPECIFIC else ()
+    poison = Poison(
+        attack=SIG(), labels=rule, poison_ratio=0.05, target_label=TARGET, source=source
+    )
+    sets = make_test_sets(poison, pictures, seed=0)
+    return sets.selection, sets.report, sets.monitor
+
+
+@pytest.mark.parametrize("rule", list(LabelRule))
+def test_triggered_images_are_the_stamped_clean_ones(pictures: ImageSet, rule: LabelRule) -> None:
+    for part in sets_of(rule, pictures):
+        counted = torch.ones(len(part.clean), dtype=torch.bool)
+        if rule is not LabelRule.ALL_TO_ALL:
+            counted = part.clean_labels != TARGET
+        if rule is LabelRule.SOURCE_SPECIFIC:
+            counted = torch.isin(part.clean_labels, torch.tensor(SOURCE))
+        expected = stamp_bytes(SIG(), part.clean[counted], generator(0, "unused"))
+        assert torch.equal(part.triggered, expected)
+        assert torch.equal(part.true_labels, part.clean_labels[counted])
+
+
+def test_the_monitor_is_a_fixed_part_of_the_selection_half(pictures: ImageSet) -> None:
+    selection, _, monitor = sets_of(LabelRule.ALL_TO_ONE, pictures)
+    assert len(monitor.clean) == min(MONITOR_COUNT, 75)
+    assert torch.equal(monitor.clean, selection.clean[:MONITOR_COUNT])
+    many = ImageSet(
+        train_images=pictures.train_images,
+        train_labels=pictures.train_labels,
+        test_images=pictures.test_images.repeat(6, 1, 1, 1),
+        test_labels=pictures.test_labels.repeat(6),
+        classes=10,
+    )
+    selection, _, monitor = sets_of(LabelRule.ALL_TO_ONE, many)
+    assert len(selection.clean) == 450
+    assert len(monitor.clean) == MONITOR_COUNT
+    assert torch.equal(monitor.clean_labels, selection.clean_labels[:MONITOR_COUNT])
+    assert len(torch.unique(monitor.clean_labels)) == 10
+
+
+labels_of_a_test_set = st.lists(st.integers(0, 6), min_size=2, max_size=200).map(torch.tensor)
+
+
+@given(labels_of_a_test_set)
+def test_halves_are_disjoint_exhaustive_and_alike(labels: torch.Tensor) -> None:
+    first, second = split_halves(labels)
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(len(labels)))
+    counts = labels[first].bincount(minlength=7) - labels[second].bincount(minlength=7)
+    assert int(counts.abs().max()) <= 1
+    assert abs(len(first) - len(second)) <= 1
+
+
+def test_halves_depend_on_the_labels_alone(pictures: ImageSet) -> None:
+    torch.manual_seed(1)
+    once = split_halves(pictures.test_labels)
+    torch.manual_seed(2)
+    again = split_halves(pictures.test_labels.clone())
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    cleans = []
+    for rule in LabelRule:
+        for seed in (0, 7):
+            source = (1,) if rule is LabelRule.SOURCE_SPECIFIC else ()
+            poison = Poison(
+                attack=SIG(), labels=rule, poison_ratio=0.05, target_label=seed, source=source
+            )
+            cleans.append(make_test_sets(poison, pictures, seed).report.clean)
+    assert all(torch.equal(clean, pictures.test_images[once[1]]) for clean in cleans)
