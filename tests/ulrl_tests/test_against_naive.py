@@ -109,8 +109,7 @@ def compared(h: Hyperparameters, victim: Weights, images: ImageSet, seed: int) -
 
 
 @pytest.mark.parametrize(
-    ("preset", "ratio", "seed"),
-    [(Preset.OFFICIAL, 1.0, 0), (Preset.DEFAULT, 0.3, 1)],
+    ("preset", "ratio", "seed"), [(Preset.OFFICIAL, 1.0, 0), (Preset.DEFAULT, 0.3, 1)]
 )
 def test_both_phases_agree_with_the_naive_ones(
     pictures: ImageSet, victim_of: Victims, seed: int, preset: Preset, ratio: float

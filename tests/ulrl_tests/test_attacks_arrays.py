@@ -71,39 +71,6 @@ def test_lf_with_a_file_is_backdoorbench_s(name: str, tmp_path: Path) -> None:
     assert (ours != images).any()
 
 
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (
-            noise((8, 8, 3)),
-            (
-                "pattern is of the images' size, [32, 32, 3]; mine.npy has [8, 8, 3]: take the one "
-                "of this dataset"
-            ),
-        ),
-        (
-            noise((SIDE, SIDE, 4)),
-            (
-                "pattern is of the images' size, [32, 32, 3]; mine.npy has [32, 32, 4]: take the "
-                "one of this dataset"
-            ),
-        ),
-        (
-            np.full((1, SIDE, SIDE, 3), 0.2, dtype=np.float32),
-            (
-                "pattern is in grey levels of 255, and mine.npy changes none by 1 or more; save it "
-                "times 255 if it is in [0, 1]"
-            ),
-        ),
-    ],
-)
-def test_a_pattern_of_other_images_is_refused(array: Array, message: str, tmp_path: Path) -> None:
-    attack = LF(pattern=saved(tmp_path / "mine.npy", array))
-    with pytest.raises(ValueError, match="pattern") as error:
-        attack.check(side=SIDE, channels=3)
-    assert str(error.value) == message
-
-
 # Sets of images.
 
 TRAIN, TEST = 60, 40

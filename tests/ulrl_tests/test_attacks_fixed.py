@@ -18,7 +18,6 @@ from tests.ulrl_tests.attack_tools import source
 from ulrl.attacks import FixedAttack, stamp_bytes
 from ulrl.attacks._files import AttackFileError
 from ulrl.attacks._picture import picture
-from ulrl.attacks._reflections import reflections
 from ulrl.attacks.blended import Blended, Pattern
 from ulrl.attacks.bpp import BPP
 from ulrl.attacks.ctrl import CTRL
@@ -56,16 +55,6 @@ def test_shrinking_is_antialiased(tmp_path: Path) -> None:
     shrunk = Image.open(path).resize((16, 16), Image.Resampling.BILINEAR)
     expected = torch.from_numpy(np.array(shrunk)).permute(2, 0, 1).float() / 255
     assert float((picture(str(path), 16) - expected).abs().max()) < 1.5 / 255
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
-def test_other_kinds_of_picture_are_made_rgb(mode: str, tmp_path: Path) -> None:
-    suffix = "jpg" if mode == "CMYK" else "png"
-    path = tmp_path / f"mine.{suffix}"
-    Image.new("RGB", (20, 20), (153, 153, 153)).convert(mode).save(path)
-    drawn = picture(str(path), 16)
-    assert drawn.shape == (3, 16, 16)
-    assert float((drawn - 0.6).abs().max()) < 0.02
 
 
 def test_identity_is_a_word_or_what_the_file_holds(tmp_path: Path) -> None:
@@ -411,19 +400,6 @@ def test_a_lamp_out_of_focus_is_a_bell() -> None:
     expected = np.exp(-(distance**2) / 8) / np.sqrt(2 * np.pi * 4)
     assert np.allclose(bell[16, 10:23], expected * expected[6], rtol=1e-3)
     assert np.allclose(bell[10:23, 16], expected * expected[6], rtol=1e-3)
-
-
-def test_the_stock_is_one_at_every_size_and_varied() -> None:
-    small, large = reflections(24), reflections(72)
-    assert small.shape == (128, 3, 24, 24)
-    coarse = [torch.nn.functional.adaptive_avg_pool2d(stock, 4) for stock in (small, large)]
-    assert float((coarse[0] - coarse[1]).abs().max()) < 0.05
-    assert float(small.min()) >= 0
-    assert float(small.max()) <= 1
-    flat = coarse[0].flatten(1)
-    apart = torch.cdist(flat, flat) + 100 * torch.eye(len(flat))
-    assert float(apart.min()) > 0.3, "two scenes look alike"
-    assert float(small.flatten(1).std(dim=1).min()) > 0.03, "a scene is empty"
 
 
 # WaNet's field and its noise mode, against a second implementation in NumPy and SciPy.

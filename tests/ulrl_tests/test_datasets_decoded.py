@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.ulrl_tests.dataset_files import Sample
 from tests.ulrl_tests.dataset_server import serving
-from ulrl.datasets import DatasetError, Fetched
+from ulrl.datasets import DatasetError
 
 NOBODY = 65534
 
@@ -61,10 +60,6 @@ def fill(path: Path) -> None:
     path.write_bytes(b"\xff" * path.stat().st_size)
 
 
-def turn_axes(path: Path) -> None:
-    np.save(path, np.asfortranarray(np.load(path)[:, ::-1]))
-
-
 @pytest.mark.parametrize("damage", [truncate, fill, Path.unlink])
 @pytest.mark.parametrize("file", ["train_images.npy"])
 def test_damaged_decoded_files_are_made_again(
@@ -84,23 +79,6 @@ def test_damaged_decoded_files_are_made_again(
     assert snapshot(decoded(sample, tmp_path)) == before
     names = {path.name for path in (tmp_path / "decoded").iterdir()}
     assert names == {f"{sample.name}-1", f".{sample.name}.lock"}
-
-
-def test_a_damaged_decoded_form_that_cannot_be_made_again(sample: Sample, tmp_path: Path) -> None:
-    sample.put(tmp_path)
-    dataset = sample.dataset(tmp_path, download=False)
-    dataset.load()
-    for name in sample.archives:
-        (tmp_path / name).unlink()
-    turn_axes(decoded(sample, tmp_path) / "train_images.npy")
-    with pytest.raises(DatasetError) as error:
-        dataset.load()
-    shape = list(sample.truth["train_images"].shape)
-    assert str(error.value) == (
-        f"{sample.name} is not in {tmp_path} and could not be fetched "
-        f"({decoded(sample, tmp_path)}: train_images.npy is not uint8 {shape}; download is false"
-        f"); put {next(iter(sample.archives))} there, or name a folder that has it with root:"
-    )
 
 
 def test_a_set_of_other_class_counts_is_refused(
@@ -129,26 +107,6 @@ def test_fetching_can_be_left_at_any_point(sample: Sample, tmp_path: Path) -> No
             if not taken:
                 break
         sample.check(dataset.load())
-
-
-def test_progress_counts_up_to_the_total(sample: Sample, tmp_path: Path) -> None:
-    with serving(sample.archives) as site:
-        steps = list(sample.dataset(tmp_path, mirror=site.url).fetch())
-    by_name: dict[str, list[Fetched]] = {}
-    for step in steps:
-        by_name.setdefault(step.what, []).append(step)
-    assert [*by_name] == [
-        *(f"downloading {name}" for name in sample.archives),
-        f"decoding {sample.name}",
-    ]
-    for name, content in sample.archives.items():
-        last = by_name[f"downloading {name}"][-1]
-        assert (last.done, last.total, last.unit) == (len(content), len(content), "bytes")
-    images = len(sample.truth["train_labels"]) + len(sample.truth["test_labels"])
-    last = by_name[f"decoding {sample.name}"][-1]
-    assert (last.done, last.total, last.unit) == (images, images, "images")
-    for several in by_name.values():
-        assert [step.done for step in several] == sorted({step.done for step in several})
 
 
 # Roots that cannot be written.

@@ -59,16 +59,6 @@ def test_folders_of_signs(signs: Sample, tmp_path: Path, layout: tuple[str, str,
     load(signs, tmp_path)
 
 
-def test_torchvisions_edition_of_the_signs_is_refused(signs: Sample, tmp_path: Path) -> None:
-    """It has fewer images of each class."""
-    signs.unpack(tmp_path)
-    (tmp_path / TRAIN).rename(tmp_path / "Train")
-    (tmp_path / "Train/00002/00001_00000.ppm").unlink()
-    assert complaint(signs, tmp_path) == (
-        f"{tmp_path}/Train/00002 has 2 images, not 3: it is incomplete, or another edition"
-    )
-
-
 SPOILT_SIGNS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a class is missing": (
         lambda root: shutil.rmtree(root / TRAIN / "00001"),

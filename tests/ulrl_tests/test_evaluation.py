@@ -158,24 +158,6 @@ def test_metrics_and_classes_follow_from_the_counts(pictures: ImageSet, rule: La
         assert {label for label in range(10) if found.targets[label] >= 0} == counted
 
 
-@pytest.mark.parametrize(
-    ("clean", "true", "wanted", "predicted", "message"),
-    [
-        ([0, 3], [1], [0], [0, 0], "clean_labels are classes from 0 to 2; got 0 to 3"),
-        ([0, 1], [1], [5], [0, 0], "target_labels are classes from 0 to 2; got 5 to 5"),
-        ([0, 1], [1], [0], [0, 7], "predictions are classes from 0 to 2; got 0 to 7"),
-        ([0, 1], [1, 1], [0, 2], [0, 0], "triggered images of one class are wanted as one class"),
-    ],
-)
-def test_what_cannot_be_counted_is_refused(
-    clean: list[int], true: list[int], wanted: list[int], predicted: list[int], message: str
-) -> None:
-    half = part(clean=clean, true=true, wanted=wanted)
-    with pytest.raises(ValueError, match="class") as error:
-        count_predictions(predicting(predicted, [0] * len(true)), half, 3)
-    assert str(error.value) == message
-
-
 # The triggered test images, and the halves of the test set.
 
 

@@ -185,9 +185,7 @@ PLAIN = ((0.0,) * 3, (1.0,) * 3)
 
 @pytest.mark.parametrize("numbers", [PLAIN, (CIFAR10[0], PLAIN[1]), (PLAIN[0], CIFAR10[1])])
 def test_another_normalisation_than_the_recorded_datasets(
-    imported: ImportedVictim,
-    badnets: Poison,
-    numbers: tuple[tuple[float, ...], tuple[float, ...]],
+    imported: ImportedVictim, badnets: Poison, numbers: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> None:
     other = with_numbers(imported, *numbers)
     names: Any = {"architecture_name": "preact_resnet18", "dataset_name": "arrays"}

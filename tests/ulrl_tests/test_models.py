@@ -71,19 +71,6 @@ def test_inputs_are_normalised_per_channel(cpu: torch.device) -> None:
     assert torch.allclose(inputs, torch.tensor(expected), atol=1e-6)
 
 
-def test_a_head_that_is_not_linear_is_refused(model_spec: ModelSpec, cpu: torch.device) -> None:
-    class Wrong(PreActResNet18):
-        @property
-        def head(self) -> str:
-            return "layer4"
-
-    wrong = replace(model_spec, architecture=Wrong(width=2))
-    classifier = initialise(wrong, generator(0, "a"), cpu)
-    with pytest.raises(TypeError, match="layer4") as error:
-        _ = classifier.head
-    assert str(error.value) == "layer4 is Sequential, not the linear layer ULRL needs"
-
-
 SMALL: dict[str, dict[str, Any]] = {
     "preact_resnet18": {"width": 2},
     "preact_resnet18_bn": {"width": 2},

@@ -83,19 +83,6 @@ def test_the_size_that_a_model_sees(model: str, size: int | None, side: int, ins
     assert seen[0].shape == (2, 1, inside, inside)
 
 
-def test_a_look_at_a_model_draws_nothing() -> None:
-    """Else the first network of a process would differ from later ones."""
-    import ulrl.models._timm as looks
-
-    options = TimmModel(model="resnet10t")
-    states = []
-    for _ in range(2):
-        for look in (looks.check, looks.default_size, looks._sketch):
-            look.cache_clear()
-        states += [built(options, side=24).state_dict() for _ in range(2)]
-    assert all(torch.equal(v, s[name]) for s in states for name, v in states[0].items())
-
-
 def test_imagenet_is_all_but_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
 
@@ -251,18 +238,6 @@ def test_torchvisions_weights_give_torchvisions_numbers(tmp_path: Path, names: s
     prefix = {"own": "1.", "parallel": "module.1."}.get(names, "")
     network = from_file(tmp_path / "a.pt", {prefix + key: v for key, v in state.items()})
     same_numbers(network, reference)
-
-
-def test_positions_are_interpolated_for_another_size(tmp_path: Path) -> None:
-    """Values on a straight line stay on it, away from the border; the class token's stay."""
-    state = timms(size=64, classes=5).state_dict()
-    slope = torch.arange(8.0).repeat(8)  # of the columns of an 8×8 grid
-    state["pos_embed"][0, 1:] = slope[:, None]
-    network = from_file(tmp_path / "a.pth", state)
-    positions = network.state_dict()["1.encoder.pos_embedding"]
-    assert positions.shape == (1, 17, 32)
-    assert torch.equal(positions[0, 0], state["pos_embed"][0, 0])
-    assert torch.allclose(positions[0, [2, 3], 0], torch.tensor([2.5, 4.5]), atol=0.1)
 
 
 def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

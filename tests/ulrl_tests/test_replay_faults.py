@@ -2,17 +2,14 @@
 
 import gc
 import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ulrl import fitting, replay
-from ulrl.fitting import Samples, SGDConfig, Sources, train
 from ulrl.models import Classifier, ModelSpec, initialise
 from ulrl.randomness import generator
 from ulrl.replay import RecordingError, Replay
@@ -151,30 +148,6 @@ def test_a_recording_that_cuda_gave_up_is_told_with_the_way_out(
     outside, side = streams
     assert outside.calls == []  # whatever waits for a broken stream would hide the words above
     assert side.calls == ["wait"]
-
-
-def test_a_training_ends_without_the_garbage_collector(
-    model_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fitting, "_replays", lambda *_: True)
-    classifier = initialise(model_spec, generator(0, "weights"), CPU)
-    samples = Samples(
-        images=torch.zeros(4, 3, model_spec.side, model_spec.side, dtype=torch.uint8),
-        labels=torch.zeros(4, dtype=torch.int64),
-    )
-    config = SGDConfig(epochs=3, batch_size=4, rate=lambda _: 0.1)
-    steps = train(classifier, samples, cross_entropy, config, Sources.of(0, "test"))
-    next(steps)
-    next(steps)
-    assert [graph.calls for graph in Graph.made] == [["begin", "end", "replay"]]
-    network = weakref.ref(classifier.network)
-    gc.disable()
-    try:
-        del classifier, steps
-        assert network() is None
-    finally:
-        gc.enable()
-    assert Graph.made[0].calls[-1] == "reset"
 
 
 def test_only_a_gpu_replays_and_only_what_nobody_controls(model_spec: ModelSpec) -> None:

@@ -145,12 +145,6 @@ def test_a_share_of_less_than_half_a_row_is_refused(rows: int, share: float, lea
     assert score_neurons(enough, heads(rows)).suspects == (rows - 1,)
 
 
-def test_an_ascent_that_diverged_ended_in_no_class() -> None:
-    ascent = replace(heads(4), predicted=torch.zeros(1, 4, dtype=torch.int64))
-    scores = score_neurons(DEFAULT, ascent)
-    assert (scores.collapse_class, scores.collapse_share) == (None, None)
-
-
 @given(st.lists(st.integers(0, 1000), min_size=3, max_size=40, unique=True))
 def test_agrees_with_plain_python(values: list[int]) -> None:
     middle = (len(values) - 1) // 2
@@ -238,15 +232,6 @@ def test_above_chance(threshold: float, classes: int, stop: float) -> None:
 def test_the_largest_share(config: dict[str, Any], suspects: tuple[int, ...]) -> None:
     """Neuron 0 ties with 1 and stands before it."""
     assert flag(assemble(config).score, [2, 2, 4, 5, 1]) == suspects
-
-
-def test_ranks() -> None:
-    """The head's rows are the last four of six: 3 1 3 2."""
-    scores = replace(scored(), sizes=(2, 4), shift=torch.tensor([9.0, 9, 3, 1, 3, 2]))
-    assert [scores.rank(row) for row in range(4)] == [1, 4, 1, 3]
-    for value in (nan, inf):
-        lost = replace(scores, shift=torch.tensor([9.0, 9, 3, 1, value, 2]))
-        assert [lost.rank(row) for row in range(4)] == [None] * 4
 
 
 # Which weights start afresh, and from where.

@@ -260,20 +260,6 @@ def test_backdoorbench(dataset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "first", "last"),
-    [
-        ("cifar10", 0.01, 0.01 * (1 - 0.9995065603657) / 2),  # cos(0.01 pi), one step from 0
-        ("gtsrb", 0.01, 0.01 * (1 + 0.0314107590781) / 2),  # half-way, not at the end
-        ("tiny_imagenet", 0.01, 0.01),  # until the losses say otherwise
-    ],
-)
-def test_its_first_and_last_rates(dataset: str, first: float, last: float) -> None:
-    config = BENCH.config(dataset, "badnets")
-    assert config.rate(0.5) == pytest.approx(first)
-    assert config.rate(config.epochs - 0.5) == pytest.approx(last, rel=1e-6)
-
-
-@pytest.mark.parametrize(
     ("attack", "dataset", "epochs", "last"),
     [
         ("wanet", "cifar10", 100, 0.01),  # the first fall is at the end
