@@ -101,15 +101,6 @@ def run(code: str) -> str:
     return done.stdout
 
 
-# The folder called mlflow.
-
-
-def test_the_folder_mlflow_holds_no_python() -> None:
-    """It would stand in the way of the library of that name."""
-    assert (ROOT / "mlflow").is_dir()
-    assert list((ROOT / "mlflow").rglob("*.py")) == []
-
-
 def test_mlflow_is_the_library_even_from_here() -> None:
     place = run("import mlflow; print(mlflow.__file__)").strip()
     assert not Path(place).is_relative_to(ROOT / "mlflow")
