@@ -36,7 +36,7 @@ from orchestrator.store.lookup import StageResults, objective_value
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import StudyFolder
 from orchestrator.terminal import Interrupts, failure_of, program, shown
-from orchestrator.tracking.model_export import ExportState, export_models
+from orchestrator.tracking.model_export import ExportState, ModelExporter
 from orchestrator.tracking.sync import EndProgress
 
 STORAGE_SECONDS = 60.0  # for Optuna's storage at the end of a study
@@ -117,8 +117,11 @@ class _Run:
         logs = TrialLogs(folder, scheduler)
         self.view = ProgressView(console, self.state, logs.path)
         self.starts = StartLog(folder.logs, compute.device)
+        last = self.shares.likely(chosen.nodes, plan.scenarios) if self.site.keep_repaired else 0
+        self.exporter = ModelExporter(plan.most_trials, last)
         callbacks.add(
-            self.view, self.pictures, self.retention, self.mlflow_callback, logs, self.starts
+            *(self.view, self.pictures, self.retention, self.mlflow_callback, logs, self.starts),
+            self.exporter,
         )
         self.storage_mirror: StorageMirror | None = None
         if study.optuna_storage is not None:
@@ -175,6 +178,7 @@ class _Run:
             if self.storage_mirror is not None:
                 problem = self.storage_mirror.close(STORAGE_SECONDS if whole else HURRIED_SECONDS)
             delivery = self.mlflow.close(HURRIED_SECONDS)
+            self.exporter.close()
             self._lacking = delivery.left + self._models.left
         if problem:
             self._warn(
@@ -238,7 +242,7 @@ class _Run:
         if whole:
             self._deliver(whole=True)
             with EndProgress(self.console, self.interrupts) as progress:
-                self._models = export_models(
+                self._models = self.exporter.export(
                     self.mlflow, study.mlflow.uri, study.name, study.store, progress
                 )
 

@@ -4,6 +4,7 @@ To export a network takes seconds and gigabytes, and changes things that belong 
 process. The driver only shows how far it is, so it can always stop waiting.
 """
 
+import importlib
 import json
 import os
 import sqlite3
@@ -20,7 +21,10 @@ from typing import IO, Any, TextIO, cast
 
 from orchestrator.address import Address
 from orchestrator.errors import sentence
+from orchestrator.plan.jobs import Job
 from orchestrator.processes import end_with
+from orchestrator.scheduler.callbacks import StudyCallback
+from orchestrator.scheduler.decisions import Verdict
 from orchestrator.tracking.client import MISSING, Experiment
 from orchestrator.tracking.records import Record
 from orchestrator.tracking.sync import LOOK, QUIET_SECONDS, EndProgress, SyncWorker
@@ -48,73 +52,117 @@ class ExportState:
     error: str = ""
 
 
-def export_models(
-    worker: SyncWorker,
-    uri: Address | str,
-    experiment: str,
-    store: Address | str,
-    progress: EndProgress,
-) -> ExportState:
-    """Export the models that runs lack; of what fails the state says why.
+class ModelExporter(StudyCallback):
+    """The process that exports models.
+
+    It imports what an export needs, which takes some seconds, while the last trials still run.
 
     Args:
-        worker: Has delivered the runs.
-        uri: As for the worker.
-        experiment: Likewise.
-        store: Where the weights are.
-        progress: Shows the wait, and says when a person ends it.
+        trials: Number of the study's trials.
+        last: The process starts when no more of them are undecided; 0 starts it by `export` only.
     """
-    jobs, state = worker.models(), ExportState()
-    if not jobs:
+
+    def __init__(self, trials: int = 0, last: int = 0) -> None:
+        self._undecided, self._last = trials, last
+        self._process: subprocess.Popen[bytes] | None = None
+        self._request: IO[bytes] | None = None
+
+    def started(self, job: Job) -> None:
+        del job
+        if self._undecided <= self._last and self._process is None:
+            with suppress(OSError):  # the export reports it
+                self._start()
+
+    def decided(self, verdict: Verdict) -> None:
+        del verdict
+        self._undecided -= 1
+
+    def export(
+        self,
+        worker: SyncWorker,
+        uri: Address | str,
+        experiment: str,
+        store: Address | str,
+        progress: EndProgress,
+    ) -> ExportState:
+        """Export the models that runs lack; of what fails the state says why.
+
+        Args:
+            worker: Has delivered the runs.
+            uri: As for the worker.
+            experiment: Likewise.
+            store: Where the weights are.
+            progress: Shows the wait, and says when a person ends it.
+        """
+        jobs, state = worker.models(), ExportState()
+        if not jobs:
+            return state
+        request = {
+            "uri": Address.of(uri).reveal(),
+            "experiment": experiment,
+            "store": Address.of(store).reveal(),
+            "jobs": [
+                {"run": run} | {name: getattr(record, name) for name in SENT}
+                for run, record in jobs.values()
+            ],
+        }
+        try:
+            for key, result, text in self._answers(request, len(jobs), progress):
+                if result == LATER:
+                    state.error = text
+                    continue
+                worker.settle_model(key)
+                state.logged += result == LOGGED
+                state.gone += result == GONE
+                state.impossible += [text] * (result == IMPOSSIBLE)
+        except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
+            state.error = sentence(error)
+        state.left = len(worker.models())
         return state
-    # In an unnamed file: others can list a process's arguments.
-    request = {
-        "uri": Address.of(uri).reveal(),
-        "experiment": experiment,
-        "store": Address.of(store).reveal(),
-        "jobs": [
-            {"run": run} | {name: getattr(record, name) for name in SENT}
-            for run, record in jobs.values()
-        ],
-    }
-    try:
-        for key, result, text in _answers(json.dumps(request), len(jobs), progress):
-            if result == LATER:
-                state.error = text
-                continue
-            worker.settle_model(key)
-            state.logged += result == LOGGED
-            state.gone += result == GONE
-            state.impossible += [text] * (result == IMPOSSIBLE)
-    except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
-        state.error = sentence(error)
-    state.left = len(worker.models())
-    return state
 
+    def close(self) -> None:
+        """End the process."""
+        if self._process is None or self._request is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._request, self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
-def _answers(request: str, total: int, progress: EndProgress) -> Iterator[list[str]]:
-    """Yield key, result and reason of each of `total` models.
+    def _start(self) -> tuple["subprocess.Popen[bytes]", IO[bytes]]:
+        """Return the process and the file of its request, which has no name for others to see."""
+        if self._process is None or self._request is None:
+            self._request = TemporaryFile()  # noqa: SIM115 - closed by `close`
+            place = self._request.fileno()
+            command = [sys.executable, "-W", "ignore", "-m", "orchestrator.tracking.model_export"]
+            self._process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
+                [*command, str(os.getpid()), str(place)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,  # so that no line waits where `select` does not see it
+                start_new_session=True,  # Ctrl-C is for the driver, which ends it
+                pass_fds=[place],
+            )
+        return self._process, self._request
 
-    Raises:
-        OSError: The process cannot be started.
-        RuntimeError: It ended before all was done, says nothing, or is waited for no more.
-        ValueError: Its answer is none.
-    """
-    command = [sys.executable, "-W", "ignore", "-m", "orchestrator.tracking.model_export"]
-    with TemporaryFile() as file:  # not a pipe: nothing waits for the process to read it
-        file.write(request.encode())
-        file.seek(0)
-        process = subprocess.Popen(  # noqa: S603 - our interpreter, our module
-            [*command, str(os.getpid())],
-            stdin=file,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,  # so that no line waits where `select` does not see it
-            start_new_session=True,  # Ctrl-C is for the driver, which ends it
-        )
-    stdout = cast("IO[bytes]", process.stdout)
-    done, last = 0, monotonic()
-    try:
+    def _answers(
+        self, request: Mapping[str, Any], total: int, progress: EndProgress
+    ) -> Iterator[list[str]]:
+        """Yield key, result and reason of each of `total` models.
+
+        Raises:
+            OSError: The process cannot be started.
+            RuntimeError: It ended before all was done, says nothing, or is waited for no more.
+            ValueError: Its answer is none.
+        """
+        process, file = self._start()
+        file.write(json.dumps(request).encode())
+        file.flush()
+        stdin, stdout = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+        stdin.close()  # the request is there
+        done, last = 0, monotonic()
         while done < total:
             what = f"MLflow takes model {done + 1:,} of {total:,}"
             if not progress.show(what, done, total - done):
@@ -128,19 +176,22 @@ def _answers(request: str, total: int, progress: EndProgress) -> Iterator[list[s
                     raise RuntimeError(f"the export of models ended with exit code {code}")
                 done, last = done + 1, monotonic()
                 yield json.loads(line)
-    finally:
-        process.kill()
-        process.wait()
-        stdout.close()
+
+
+def warm_up() -> None:
+    """Import what an export needs; torch imports most of its exporter with the first export."""
+    import torch
+
+    torch.set_num_threads(1)
+    for name in ("orchestrator.tracking.models", "mlflow.pytorch"):
+        importlib.import_module(name)
+    torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(2, 1),))
 
 
 def serve(request: Mapping[str, Any], answers: TextIO) -> None:
     """Export models one after the other, and answer a line for each."""
-    import torch
-
     from orchestrator.store.store import Store
 
-    torch.set_num_threads(1)
     uri = Address.of(request["uri"]).reveal()  # so that no error shows its secret
     experiment = Experiment(uri, request["experiment"])
     store = Store(request["store"])
@@ -183,7 +234,11 @@ def main() -> None:
     end_with(int(sys.argv[1]))
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # whatever a library prints is no answer
-        serve(json.load(sys.stdin), answers)
+        warm_up()
+        sys.stdin.read()  # until the request is there
+        with os.fdopen(int(sys.argv[2])) as request:
+            request.seek(0)
+            serve(json.load(request), answers)
 
 
 if __name__ == "__main__":

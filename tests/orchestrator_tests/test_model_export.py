@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from orchestrator.store.store import Entry, Store
 from orchestrator.terminal import Interrupts
 from orchestrator.tracking import model_export
-from orchestrator.tracking.model_export import ExportState, export_models
+from orchestrator.tracking.model_export import ExportState, ModelExporter
 from orchestrator.tracking.models import materialise
 from orchestrator.tracking.records import Record
 from orchestrator.tracking.sqlite_setup import ensure_database
@@ -94,12 +94,13 @@ class Driver:
         return worker
 
     def export(self, *names: str, interrupts: Interrupts | None = None) -> ExportState:
-        worker = self.worker(*names)
+        worker, exporter = self.worker(*names), ModelExporter()
         console = Console(file=self.text, width=100)
         try:
             with EndProgress(console, interrupts or Interrupts()) as progress:
-                return export_models(worker, self.uri, "demo", self._store.url, progress)
+                return exporter.export(worker, self.uri, "demo", self._store.url, progress)
         finally:
+            exporter.close()
             worker.close(10)
 
     def models(self) -> dict[str, tuple[str | None, str | None]]:
