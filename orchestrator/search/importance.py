@@ -6,6 +6,8 @@ from typing import Literal
 
 import optuna
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # a report prints nothing of Optuna's
+
 
 def axis_importances(
     measure: Literal["fanova", "ped_anova"],

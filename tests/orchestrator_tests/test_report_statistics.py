@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,17 @@ def test_importance_is_optunas_own(measure: Any) -> None:
     expected = optuna.importance.get_param_importances(study, evaluator=evaluator)
     found = axis_importances(measure, points, values, maximise=True)
     assert found == pytest.approx(dict(expected))
+
+
+def test_optuna_says_nothing_of_importance() -> None:
+    """In a process of its own: other modules than importance's may silence Optuna here."""
+    code = (
+        "from orchestrator.search.importance import axis_importances\n"
+        "points = [{'a': float(n % 2), 'b': float(n)} for n in range(4)]\n"
+        "axis_importances('fanova', points, [0.0, 1.0, 0.2, 0.9], maximise=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_pruned_trials_are_left_out_of_importance_and_it_says_so(tmp_path: Path) -> None:
