@@ -11,7 +11,7 @@ from torch.optim.sgd import sgd as update
 class SGD:
     """``torch.optim.SGD`` in its fused form, by torch's own function, to the bit.
 
-    It differs in two things. Whoever makes one of torch's optimisers imports its compiler: a
+    It differs in two things. Making one of torch's optimisers imports its compiler: a
     second of each process' time for what is not used here. And torch makes the velocities of
     its fused form at the first step and sets them in it: where loss scaling leaves that step
     out, as it often does in fp16, the second would go by whatever the memory held. Here they

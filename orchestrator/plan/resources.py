@@ -156,7 +156,7 @@ class Shares:
         """Return how many jobs are worked on at once on these nodes.
 
         Raises:
-            ResourceError: A job would wait for ever, or there is no room for so many workers.
+            ResourceError: A job would never start, or there is no room for so many workers.
         """
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         if self.device is Device.CUDA and gpus and not any(node.memory for node in nodes):

@@ -434,7 +434,7 @@ def draw_surfaces(
 
 
 def scenario_csv(trials: Sequence[TrialRow], results: StudyResults) -> str:
-    """Return the trials behind a scenario's surfaces, every cell as in results.csv."""
+    """Return the trials of a scenario's surfaces, every cell as in results.csv."""
     columns = (*SCENARIO, *results.setting_axes, "status", "victim_ok", *_MEASURED)
     after = {column_of(metric, "report") for metric in METRICS}
     return csv_text(

@@ -1,4 +1,4 @@
-"""Which setting to try next: one of Optuna's samplers, asked and told."""
+"""Which setting to try next: one of Optuna's samplers, with the results so far."""
 
 import json
 import warnings
@@ -51,7 +51,7 @@ def make_sampler(search: Search, number: int) -> BaseSampler:
 class Sampler:
     """One Optuna study in which a trial is a setting; it lives in memory.
 
-    What was drawn is on record elsewhere, so a new one is told of it and goes on.
+    What was drawn is on record elsewhere, so a new sampler is given it and goes on.
     """
 
     name = "search"

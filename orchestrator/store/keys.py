@@ -217,7 +217,7 @@ class CacheKeys:
         return result_key(name, stage.version, config, inputs)
 
     def evaluation(self, model: str) -> str:
-        """Return the key of the evaluation of the model behind a key."""
+        """Return the key of the evaluation of the model of a key."""
         config = {"compute": self._where}
         return self._once(
             ("evaluate", model),

@@ -144,7 +144,7 @@ class StageResults:
         return ScoreResult(scores=scores, relearn_key=relearn_key, seconds=seconds, runs=runs)
 
     def _scored(self, key: str, scenario: Scenario) -> PhaseOne | None:
-        """Return the scores of a key, which many settings share, and the stages behind them."""
+        """Return the scores of a key, which many settings share, and the stages that made them."""
         if key not in self._phase_one:
             found = SCORES.read(self.store, key)
             if found is None:

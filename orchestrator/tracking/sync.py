@@ -420,7 +420,7 @@ def open_sync(uri: Address | str, experiment: str, file: Path, study: str) -> Sy
 
 
 QUIET_SECONDS = 300.0  # without an arrival; a large model may take minutes to make
-SILENT_SECONDS = 5.0  # before a person is told of the wait
+SILENT_SECONDS = 5.0  # before the wait is shown
 
 
 class EndProgress:

@@ -19,7 +19,7 @@ class Blended(FixedAttack):
 
     BackdoorBench blends in a photograph that is not free to ship, so its numbers and
     these are not the same attack to the letter; the pictures here are made by formula.
-    Whoever has that photograph names its file as the `pattern`; 7 to 8 % of values are then
+    If you have that photograph, name its file as the `pattern`; 7 to 8 % of values are then
     one grey level off, since BackdoorBench rounds the resized picture to bytes.
 
     Attributes:
