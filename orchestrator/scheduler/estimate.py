@@ -5,10 +5,10 @@ steps of the networks, timed now. Each is a mean, in seconds per unit of load, o
 on one network and dataset.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -17,7 +17,6 @@ from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.chain import chain_of, reached
 from orchestrator.plan.cost_model import (
     Calibration,
-    Size,
     StageShape,
     Workload,
     kind_of,
@@ -27,7 +26,7 @@ from orchestrator.plan.cost_model import (
     size_of,
 )
 from orchestrator.plan.jobs import Job, victim_job
-from orchestrator.plan.plan import Plan, Scenario, Trial
+from orchestrator.plan.plan import Plan, Trial
 from orchestrator.plan.resources import Compute
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
 from orchestrator.scheduler.scheduler import TrialOutcomes
@@ -50,8 +49,7 @@ START_SECONDS = 12.0  # until workers work: imports, Ray, MLflow's tables
 END_SECONDS = 6.0  # for the report and what MLflow still lacks
 CURVE_BYTES = 4096  # of a relearning without its weights
 
-Machine: TypeAlias = tuple[str, str]
-Kind: TypeAlias = tuple[str, Machine]
+Kind: TypeAlias = tuple[str, tuple[str, str]]  # of a job, and the network and dataset
 
 
 class Source(StrEnum):
@@ -80,25 +78,7 @@ class StageTiming:
         return self.seconds / self.load if self.load else None
 
 
-class StageTimings:
-    """Timings by kind of job, network and dataset."""
-
-    def __init__(self) -> None:
-        self.known: dict[Kind, StageTiming] = defaultdict(StageTiming)
-
-    def note(self, kind: Kind, seconds: float, load: float) -> None:
-        """Add a job's seconds and load."""
-        self.known[kind].add(seconds, load)
-
-    def rate(self, kind: Kind) -> float | None:
-        """Return seconds per unit of load, None if none is known."""
-        return self.known[kind].rate if kind in self.known else None
-
-
-def timed_as(job: Job) -> Kind:
-    """Return what jobs have in common that take as long for the same load."""
-    name = kind_of(job.trial, job.position) if job.trials else job.kind.value
-    return name, machine_of(job.scenario)
+Timings: TypeAlias = dict[Kind, StageTiming]
 
 
 def gather(
@@ -106,7 +86,7 @@ def gather(
     victims: Mapping[int, VictimResult],
     scores: Mapping[int, Findings],
     repairs: Mapping[int, RepairResult],
-) -> StageTimings:
+) -> Timings:
     """Return the timings of all results that a study rests on, of other studies too.
 
     Args:
@@ -115,105 +95,55 @@ def gather(
         scores: Of phase 1.
         repairs: Of phase 2.
     """
-    found, load = StageTimings(), Workload(plan)
+    found: Timings = defaultdict(StageTiming)
+    load, seen = Workload(plan), set[str]()
     for scenario in plan.scenarios:
         if (victim := victims.get(scenario.number)) is not None:
             spent = sum(run.seconds for run in victim.runs)  # without its helpers
-            found.note(("victim", machine_of(scenario)), spent, load.victim(scenario).passes)
-    seen: set[str] = set()
+            found["victim", machine_of(scenario)].add(spent, load.victim(scenario).passes)
     for trial in plan.trials:
-        machine = machine_of(trial.scenario)
         scored, repaired = scores.get(trial.number), repairs.get(trial.number)
-        if scored is not None and scored.runs and scored.runs[0].key not in seen:
+        if scored is None:
+            continue
+        spent_in: dict[int, float] = {}  # by the stage's position
+        if scored.runs and scored.runs[0].key not in seen:
             seen.add(scored.runs[0].key)
-            spent_in = [scored.seconds]  # of ULRL's ascent with its scores
-            if trial.method is not None:
-                spent_in = [run.seconds for run in scored.runs]
-            for position, seconds in enumerate(spent_in):
-                kind = kind_of(trial, position), machine
-                found.note(kind, seconds, load.stage(trial, position).passes)
-        if scored is not None and repaired is not None and scored.relearn_key not in seen:
+            # ULRL's ascent is one stage with its scores.
+            ulrl = trial.method is None
+            spent_in |= enumerate([scored.seconds] if ulrl else [r.seconds for r in scored.runs])
+        if repaired is not None and scored.relearn_key not in seen:
             seen.add(scored.relearn_key)
-            last = len(kinds_of(trial)) - 1
-            kind = kind_of(trial, last), machine
-            found.note(kind, repaired.seconds, load.stage(trial, last).passes)
+            spent_in[len(kinds_of(trial)) - 1] = repaired.seconds
+        for position, spent in spent_in.items():
+            kind = kind_of(trial, position), machine_of(trial.scenario)
+            found[kind].add(spent, load.stage(trial, position).passes)
     return found
 
 
-def keep(store: Store, compute: Compute, timings: StageTimings) -> None:
+def keep(store: Store, compute: Compute, timings: Timings) -> None:
     """Store timings for later studies; a store that takes none is no error here."""
     with suppress(ResourceError):
-        for kind, timing in timings.known.items():
+        for kind, timing in timings.items():
             content = StoredPace(seconds=timing.seconds, load=timing.load)
             PACE.write(store, _key(kind, compute), content)
 
 
-def recall(store: Store, compute: Compute, plan: Plan) -> StageTimings:
+def recall(store: Store, compute: Compute, plan: Plan) -> Timings:
     """Return the timings that earlier studies stored of a plan's networks and datasets."""
-    found = StageTimings()
+    found: Timings = {}
     methods = {trial.method: trial for trial in plan.trials}
     stages = [kind for trial in methods.values() for kind in kinds_of(trial)]
     for machine in {machine_of(scenario) for scenario in plan.scenarios}:
         for name in ("helper", "victim", *stages):
             stored = PACE.peek(store, _key((name, machine), compute))
             if stored is not None:
-                found.note((name, machine), stored.content.seconds, stored.content.load)
+                found[name, machine] = StageTiming(stored.content.seconds, stored.content.load)
     return found
 
 
 def _key(kind: Kind, compute: Compute) -> str:
     config = {"kind": kind[0], "machine": list(kind[1]), "compute": compute}
     return result_key(PACE.name, VERSION, config, {})
-
-
-class StageCosts:
-    """Seconds and bytes of each job on one worker, from the best source there is."""
-
-    def __init__(self, plan: Plan, timings: StageTimings, compute: Compute) -> None:
-        self._load = Workload(plan)
-        self._timings = timings
-        self._keeps = plan.study.mlflow.log_models is LogModels.ALL
-        machines = {machine_of(scenario) for scenario in plan.scenarios}
-        self._gpu = compute.device == "cuda"
-        # A victim's batches and the defender's; a GPU replays some trainings, and others not.
-        kinds = (3 if self._gpu else 2) * len(machines)
-        self._calibration = Calibration(compute.device, compute.threads, kinds)
-
-    def of(self, job: Job) -> tuple[float, Source]:
-        """Return a job's seconds, and where they come from."""
-        load, rate = self._load.of(job), self._timings.rate(timed_as(job))
-        if rate is not None:
-            return rate * load.passes, Source.TAKEN
-        classes, channels, side = shape_of(job.scenario.dataset)
-        kind = StageShape(
-            architecture=job.scenario.architecture,
-            classes=classes,
-            channels=channels,
-            side=side,
-            preprocessing=job.scenario.preprocessing,
-            batch=load.batch,
-            precision=Precision.AUTO,
-            replayed=load.replayed or not self._gpu,
-        )
-        speed = self._calibration.speed(kind)
-        seconds = load.trained * speed.train + load.tested * speed.test
-        return seconds, Source.TIMED if speed.timed else Source.ARITHMETIC
-
-    def weights(self, scenario: Scenario) -> float:
-        """Return the bytes of a network."""
-        return 4.0 * self._size(scenario).parameters
-
-    def head(self, scenario: Scenario) -> float:
-        """Return the bytes of what an ascent keeps."""
-        return 4.0 * self._size(scenario).head * 4
-
-    def repaired(self, scenario: Scenario) -> float:
-        """Return the bytes of a relearning."""
-        return CURVE_BYTES + (self.weights(scenario) if self._keeps else 0)
-
-    @staticmethod
-    def _size(scenario: Scenario) -> Size:
-        return size_of(scenario.architecture, *shape_of(scenario.dataset))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,34 +189,6 @@ class PlanEstimate:
         return self.seconds / sharing(self.workers, self.gpu) * held / 3600
 
 
-@dataclass
-class _Count:
-    crowd: float  # how much longer a job takes beside those that share its GPU
-    costs: StageCosts
-    runs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    cached: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    sources: dict[Source, float] = field(default_factory=lambda: defaultdict(float))
-    stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    disk: float = 0.0
-    relearns: set[Hashable] = field(default_factory=set)
-
-    def add(self, job: Job, *, cached: bool, disk: float) -> float:
-        """Count a job and return the seconds that it will take alone, 0 if its result is there."""
-        stage = job.stage
-        if job.trials and job.trial.method is not None:
-            stage = kind_of(job.trial, job.position)
-        self.runs[stage] += 1
-        self.cached[stage] += cached
-        if cached:
-            return 0.0
-        alone, source = self.costs.of(job)
-        seconds = alone if source is Source.TAKEN else alone * self.crowd
-        self.stages[stage] += seconds
-        self.sources[source] += seconds
-        self.disk += disk
-        return alone
-
-
 def estimate(
     plan: Plan,
     store: Store,
@@ -308,40 +210,8 @@ def estimate(
         gpu: What each takes of a GPU.
         cuts: Curves of relearnings that were cut before, by their keys.
     """
-    findings, catalog = StageResults(store, keys), JobCatalog(plan)
-    victims, trained = _victims(plan, findings)
-    scores, repairs = _present(plan, findings, trained)
-    pruned = _pruned(plan, TrialOutcomes(plan, findings), scores, repairs, cuts or {})
-    timings = recall(store, keys.compute, plan)
-    timings.known |= gather(plan, victims, scores, repairs).known
-    costs = StageCosts(plan, timings, keys.compute)
-    count = _Count(crowd=crowding(sharing(workers, gpu)), costs=costs)
-    groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
-    for group in catalog.groups:
-        wanted = [t for t in group.trials if t.number not in pruned or t.number in repairs]
-        if wanted:
-            groups[group.scenario.number][group.shared] += wanted
-    helped: dict[str, float] = {}
-    for job in catalog.helpers:
-        known = False
-        with suppress(DatasetError, WeightsError):
-            known = job.helper is not None and findings.helper(job.scenario, job.helper) is not None
-        helped[job.name] = count.add(job, cached=known, disk=costs.weights(job.scenario))
-    longest = 0.0
-    for scenario in plan.scenarios:
-        known, weights = scenario.number in trained, costs.weights(scenario)
-        chain = sum(helped[job.name] for job in catalog.helpers_of(scenario))
-        chain += count.add(victim_job(scenario), cached=known, disk=weights)
-        for trials in groups[scenario.number].values():
-            if trials[0].method is None:
-                chain += _count_group(count, catalog, trials, findings, scores, repairs)
-            else:
-                done = len(reached(findings, trials[0])) - 1 if known else 0
-                done += trials[0].number in repairs
-                chain += _count_stages(count, catalog, trials[0], done)
-        longest = max(longest, chain)
-        if plan.study.mlflow.log_models is LogModels.BEST and not known:
-            count.disk += weights
+    count = _JobCount(plan, store, keys, crowding(sharing(workers, gpu)))
+    longest = count.all(cuts or {})
     total = sum(count.stages.values())
     return PlanEstimate(
         runs=dict(count.runs),
@@ -357,45 +227,170 @@ def estimate(
     )
 
 
-def _count_group(
-    count: _Count,
-    catalog: JobCatalog,
-    trials: list[Trial],
-    findings: StageResults,
-    scores: Mapping[int, Findings],
-    repairs: Mapping[int, RepairResult],
-) -> float:
-    """Count an ascent and its relearnings; return the seconds of it and one of them."""
-    known = all(trial.number in scores for trial in trials)
-    ascent, scenario = catalog.group_of(trials[0]).job, trials[0].scenario
-    chain = count.add(ascent, cached=known, disk=count.costs.head(scenario))
-    longest, disk = 0.0, count.costs.repaired(scenario)
-    for trial in trials:
-        result = scores[trial.number].relearn_key if known else likely_relearning(trial)
-        if result not in count.relearns:
-            count.relearns.add(result)
-            done = known and (trial.number in repairs or findings.is_relearned(str(result)))
-            spent = count.add(catalog.job(trial, 1), cached=done, disk=disk)
-            longest = max(longest, spent)
-        elif not known:  # not expected, but possible
-            count.runs["relearn"] += 1
-            count.disk += disk
-    return chain + longest
+class _JobCount:
+    """Counts a plan's jobs, and adds up the seconds and bytes of those without a result."""
 
+    def __init__(self, plan: Plan, store: Store, keys: CacheKeys, crowd: float) -> None:
+        self._plan, self._findings = plan, StageResults(store, keys)
+        self._crowd = crowd  # how much longer a job takes beside those that share its GPU
+        self._catalog, self._load = JobCatalog(plan), Workload(plan)
+        self._trained: set[int] = set()  # scenarios with a victim, evaluated or not
+        self._scores: dict[int, Findings] = {}  # by the trial's number
+        self._repairs: dict[int, RepairResult] = {}
+        self._timings = recall(store, keys.compute, plan)
+        self._timings |= gather(plan, self._read(), self._scores, self._repairs)
+        self._gpu = keys.compute.device == "cuda"
+        # A victim's batches and the defender's; a GPU replays some trainings, and others not.
+        kinds = (3 if self._gpu else 2) * len({machine_of(s) for s in plan.scenarios})
+        self._calibration = Calibration(keys.compute.device, keys.compute.threads, kinds)
+        self.runs: Counter[str] = Counter()
+        self.cached: Counter[str] = Counter()
+        self.sources: dict[Source, float] = defaultdict(float)
+        self.stages: dict[str, float] = defaultdict(float)
+        self.disk = 0.0
+        self.relearns: set[Hashable] = set()
 
-def _count_stages(count: _Count, catalog: JobCatalog, trial: Trial, done: int) -> float:
-    """Count the stages of another method than ULRL, `done` of them there; return their seconds."""
-    last, costs = len(chain_of(trial)) - 1, count.costs
-    return sum(
-        count.add(
-            catalog.job(trial, position),
-            cached=position < done,
-            disk=costs.weights(trial.scenario)
-            if position < last
-            else costs.repaired(trial.scenario),
+    def _read(self) -> dict[int, VictimResult]:
+        """Read what the store has of each trial, and return the victims that are evaluated.
+
+        There are none where a file that names one is missing. An older version's store may have
+        a victim whose evaluation only is to be repeated.
+        """
+        victims: dict[int, VictimResult] = {}
+        for scenario in self._plan.scenarios:
+            with suppress(DatasetError, ImportRefused, WeightsError):
+                victim = self._findings.victim(scenario)
+                if victim is not None:
+                    victims[scenario.number] = victim
+                if victim is not None or self._findings.is_trained(scenario):
+                    self._trained.add(scenario.number)
+        for trial in self._plan.trials:
+            if trial.scenario.number not in self._trained:
+                continue
+            befores, stages = reached(self._findings, trial), chain_of(trial)
+            if len(befores) == len(stages):
+                self._scores[trial.number] = befores[-1]
+                repaired = stages[-1].repaired(self._findings, trial, befores[-1])
+                if repaired is not None:
+                    self._repairs[trial.number] = repaired
+        return victims
+
+    def all(self, cuts: Cuts) -> float:
+        """Count all jobs, and return the seconds of the longest chain."""
+        pruned = self._pruned(cuts)
+        groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
+        for group in self._catalog.groups:
+            wanted = [t for t in group.trials if t.number not in pruned]
+            if wanted:
+                groups[group.scenario.number][group.shared] += wanted
+        helped: dict[str, float] = {}
+        for job in self._catalog.helpers:
+            known = False
+            with suppress(DatasetError, WeightsError):
+                known = job.helper is not None and bool(
+                    self._findings.helper(job.scenario, job.helper)
+                )
+            helped[job.name] = self._add(job, cached=known)
+        longest = 0.0
+        for scenario in self._plan.scenarios:
+            known, job = scenario.number in self._trained, victim_job(scenario)
+            chain = sum(helped[job.name] for job in self._catalog.helpers_of(scenario))
+            chain += self._add(job, cached=known)
+            chain += sum(self._add_group(trials) for trials in groups[scenario.number].values())
+            longest = max(longest, chain)
+            if self._plan.study.mlflow.log_models is LogModels.BEST and not known:
+                self.disk += self._bytes(job)  # of the best repaired model
+        return longest
+
+    def _add(self, job: Job, *, cached: bool) -> float:
+        """Count a job and return the seconds that it will take alone, 0 if its result is there."""
+        stage = job.stage
+        if job.trials and job.trial.method is not None:
+            stage = kind_of(job.trial, job.position)
+        self.runs[stage] += 1
+        self.cached[stage] += cached
+        if cached:
+            return 0.0
+        alone, source = self._seconds(job)
+        seconds = alone if source is Source.TAKEN else alone * self._crowd
+        self.stages[stage] += seconds
+        self.sources[source] += seconds
+        self.disk += self._bytes(job)
+        return alone
+
+    def _add_group(self, trials: list[Trial]) -> float:
+        """Count the stages of trials that share the first; return the seconds of one chain."""
+        first = trials[0]
+        if first.method is not None:
+            done = 0
+            if first.scenario.number in self._trained:
+                done = len(reached(self._findings, first)) - 1 + (first.number in self._repairs)
+            jobs = [self._catalog.job(first, place) for place in range(len(chain_of(first)))]
+            return sum(self._add(job, cached=job.position < done) for job in jobs)
+        known = all(trial.number in self._scores for trial in trials)
+        chain, longest = self._add(self._catalog.group_of(first).job, cached=known), 0.0
+        for trial in trials:
+            result = self._scores[trial.number].relearn_key if known else likely_relearning(trial)
+            job = self._catalog.job(trial, 1)
+            if result not in self.relearns:
+                self.relearns.add(result)
+                done = known and (
+                    trial.number in self._repairs or self._findings.is_relearned(str(result))
+                )
+                longest = max(longest, self._add(job, cached=done))
+            elif not known:  # not expected, but possible
+                self.runs["relearn"] += 1
+                self.disk += self._bytes(job)
+        return chain + longest
+
+    def _seconds(self, job: Job) -> tuple[float, Source]:
+        """Return a job's seconds on one worker, from the best source there is."""
+        scenario, load = job.scenario, self._load.of(job)
+        name = kind_of(job.trial, job.position) if job.trials else job.kind.value
+        timing = self._timings.get((name, machine_of(scenario)))
+        if timing is not None and timing.rate is not None:
+            return timing.rate * load.passes, Source.TAKEN
+        classes, channels, side = shape_of(scenario.dataset)
+        kind = StageShape(
+            architecture=scenario.architecture,
+            classes=classes,
+            channels=channels,
+            side=side,
+            preprocessing=scenario.preprocessing,
+            batch=load.batch,
+            precision=Precision.AUTO,
+            replayed=load.replayed or not self._gpu,
         )
-        for position in range(last + 1)
-    )
+        speed = self._calibration.speed(kind)
+        seconds = load.trained * speed.train + load.tested * speed.test
+        return seconds, Source.TIMED if speed.timed else Source.ARITHMETIC
+
+    def _bytes(self, job: Job) -> float:
+        """Return the bytes of a job's result."""
+        size = size_of(job.scenario.architecture, *shape_of(job.scenario.dataset))
+        if job.is_trial:
+            stored = self._plan.study.mlflow.log_models is LogModels.ALL
+            return CURVE_BYTES + 4.0 * size.parameters * stored
+        ascent = bool(job.trials) and job.trial.method is None
+        return 4.0 * (4 * size.head if ascent else size.parameters)
+
+    def _pruned(self, cuts: Cuts) -> set[int]:
+        """Return the trials without a result that pruning spares, by what is known already."""
+        prune = self._plan.study.prune
+        if (prune.setting is None and prune.curve is None) or not (self._repairs or cuts):
+            return set()
+        outcomes, decisions = TrialOutcomes(self._plan, self._findings), Decisions(self._plan)
+        for trial in decisions.order:
+            repaired, scored = self._repairs.get(trial.number), self._scores.get(trial.number)
+            outcome = None if repaired is None else outcomes.of_repair(trial, repaired)
+            cut = None if scored is None else cuts.get(scored.relearn_key)
+            if outcome is None and cut is not None:
+                outcome = TrialOutcome(curve=outcomes.of_curve(trial, cut))
+            if outcome is not None:
+                decisions.offer(trial, outcome)
+        verdicts = [decisions.verdict(trial) for trial in self._plan.trials]
+        pruned = {v.trial.number for v in verdicts if v and v.status is Status.PRUNED}
+        return pruned - self._repairs.keys()
 
 
 def likely_relearning(trial: Trial) -> Hashable:
@@ -427,62 +422,3 @@ def crowding(workers: int) -> float:
     an H200 (benchmarks/results/2026-11-26-h200.md).
     """
     return workers / (1 + PACKED * (1 - 1 / workers))
-
-
-def _victims(plan: Plan, findings: StageResults) -> tuple[dict[int, VictimResult], set[int]]:
-    """Return the victims that are evaluated, and the scenarios of all that are trained.
-
-    There are none where a file that names one is missing. An older version's store may have a
-    victim whose evaluation only is to be repeated.
-    """
-    found: dict[int, VictimResult] = {}
-    trained: set[int] = set()
-    for scenario in plan.scenarios:
-        with suppress(DatasetError, ImportRefused, WeightsError):
-            victim = findings.victim(scenario)
-            if victim is not None:
-                found[scenario.number] = victim
-            if victim is not None or findings.is_trained(scenario):
-                trained.add(scenario.number)
-    return found, trained
-
-
-def _present(
-    plan: Plan, findings: StageResults, trained: Collection[int]
-) -> tuple[dict[int, Findings], dict[int, RepairResult]]:
-    """Return what the store has of each trial."""
-    scores: dict[int, Findings] = {}
-    repairs: dict[int, RepairResult] = {}
-    for trial in plan.trials:
-        if trial.scenario.number not in trained:
-            continue
-        befores, stages = reached(findings, trial), chain_of(trial)
-        if len(befores) == len(stages):
-            scores[trial.number] = scored = befores[-1]
-            if (repaired := stages[-1].repaired(findings, trial, scored)) is not None:
-                repairs[trial.number] = repaired
-    return scores, repairs
-
-
-def _pruned(
-    plan: Plan,
-    outcomes: TrialOutcomes,
-    scores: Mapping[int, Findings],
-    repairs: Mapping[int, RepairResult],
-    cuts: Cuts,
-) -> set[int]:
-    """Return the trials that pruning spares, by what is known already."""
-    prune = plan.study.prune
-    if (prune.setting is None and prune.curve is None) or not (repairs or cuts):
-        return set()
-    decisions = Decisions(plan)
-    for trial in decisions.order:
-        repaired, scored = repairs.get(trial.number), scores.get(trial.number)
-        outcome = None if repaired is None else outcomes.of_repair(trial, repaired)
-        cut = None if scored is None else cuts.get(scored.relearn_key)
-        if outcome is None and cut is not None:
-            outcome = TrialOutcome(curve=outcomes.of_curve(trial, cut))
-        if outcome is not None:
-            decisions.offer(trial, outcome)
-    verdicts = [decisions.verdict(trial) for trial in plan.trials]
-    return {v.trial.number for v in verdicts if v is not None and v.status is Status.PRUNED}
