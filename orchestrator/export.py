@@ -10,9 +10,10 @@ from typing import Any
 from orchestrator.errors import SpecError, StudyError, unwritable
 from orchestrator.files import given_path
 from orchestrator.pipeline.victims import model_spec_from_info
+from orchestrator.plan.columns import METRICS
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.plan.resources import compute_here
-from orchestrator.scheduler.results_table import METRICS, columns_of
+from orchestrator.scheduler.results_table import columns_of
 from orchestrator.scheduler.sampling import recorded
 from orchestrator.spec.load import load_study
 from orchestrator.spec.model import SCENARIO_AXES

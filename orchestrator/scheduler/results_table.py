@@ -1,7 +1,5 @@
 """Files of results: results.csv, results.parquet, curves.csv and confusion.parquet."""
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +10,7 @@ from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 import numpy as np
 
 from orchestrator.files import aside_of, csv_text, write_bytes, write_text
-from orchestrator.plan.columns import MODELS, RELEARN, SCENARIO, SERIES, UNLEARN
+from orchestrator.plan.columns import HALVES, METRICS, MODELS, RELEARN, SCENARIO, SERIES, UNLEARN
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.scheduler.decisions import Status, Verdict
 from orchestrator.scheduler.scheduler import StudyScheduler
@@ -33,8 +31,8 @@ from ulrl.scoring import NeuronScores
 
 _Basis: TypeAlias = tuple[Verdict | None, VictimResult | None, Findings | None, RepairResult | None]
 
-METRICS = ("acc", "asr", "ra")
-_WHOLE = (*("target_label", "seed", "defence_seed", "stop_epoch", "target_rank", "collapse_class"),)
+_BOOLEAN = ("victim_ok", "threshold_reached", "plain_fine_tuning", "wrecked")
+_WHOLE = ("target_label", "seed", "defence_seed", "stop_epoch", "target_rank", "collapse_class")
 _FRACTIONS = ("poison_ratio", "target_z", "accuracy_at_stop", "collapse_share", "seconds")
 _METRIC = re.compile(r"(acc|asr|ra)_(before|after)_|der_|rir_")
 
@@ -45,7 +43,7 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
         f"{metric}_{when}_{half}"
         for metric in METRICS
         for when in ("before", "after")
-        for half in ("selection", "report")
+        for half in HALVES
     )
     return (
         *("attack", "attack_options", "dataset", "architecture", "poison_ratio"),
@@ -78,10 +76,10 @@ class ResultRows:
         )
         known = self._rows.get(trial.number)
         if known is None or any(a is not b for a, b in zip(known[0], basis, strict=True)):
-            known = self._rows[trial.number] = (basis, self._made(trial, *basis))
+            known = self._rows[trial.number] = (basis, self._row(trial, *basis))
         return {**known[1], "mlflow_run_id": run_id or None}
 
-    def _made(
+    def _row(
         self,
         trial: Trial,
         verdict: Verdict | None,
@@ -89,16 +87,15 @@ class ResultRows:
         scores: Findings | None,
         repaired: RepairResult | None,
     ) -> dict[str, Any]:
-        status = Status.PENDING if verdict is None else verdict.status
         row: dict[str, Any] = dict.fromkeys(self.columns)
         row |= self._plan.point(trial)
-        row["status"] = status.value
+        row["status"] = (Status.PENDING if verdict is None else verdict.status).value
         row["error"] = verdict.error or None if verdict is not None else None
         if victim is None:
             return row
-        row |= _before(victim)
+        row |= _metrics(victim, "before")
         row["victim_ok"] = self.victim_ok(victim)
-        if status is Status.DONE and scores is not None and repaired is not None:
+        if _is_done(verdict) and scores is not None and repaired is not None:
             row |= _after(trial, victim, scores, repaired)
         return row
 
@@ -109,19 +106,23 @@ class ResultRows:
     def write(self, folder: Path, run_ids: Mapping[str, str]) -> None:
         """Write ``results.csv`` and ``results.parquet``, each whole or not at all."""
         rows = [self.row(trial, run_ids.get(trial.key, "")) for trial in self._plan.rows]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(folder / "results.csv", text.getvalue())
-        _write_parquet(folder, rows, self.columns)
+        write_text(folder / "results.csv", csv_text(self.columns, rows))
+        import pandas as pd  # half a second of import, needed here only
+
+        frame = pd.DataFrame(rows, columns=list(self.columns), dtype="object")
+        typed = frame.astype({name: _type_of(name) for name in self.columns})
+        write_bytes(folder / "results.parquet", typed.to_parquet(index=False))
 
 
-def _before(victim: VictimResult) -> dict[str, Any]:
+def _is_done(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.status is Status.DONE
+
+
+def _metrics(result: VictimResult | RepairResult, when: str) -> dict[str, Any]:
     return {
-        f"{metric}_before_{half}": getattr(getattr(victim.evaluation, half), metric)
+        f"{metric}_{when}_{half}": getattr(getattr(result.evaluation, half), metric)
         for metric in METRICS
-        for half in ("selection", "report")
+        for half in HALVES
     }
 
 
@@ -129,13 +130,8 @@ def _after(
     trial: Trial, victim: VictimResult, scored: Findings, repaired: RepairResult
 ) -> dict[str, Any]:
     before, after = victim.evaluation, repaired.evaluation
-    metrics = {
-        f"{metric}_after_{half}": getattr(getattr(after, half), metric)
-        for metric in METRICS
-        for half in ("selection", "report")
-    }
     return {
-        **metrics,
+        **_metrics(repaired, "after"),
         "der_selection": der(before.selection, after.selection),
         "der_report": der(before.report, after.report),
         "rir_selection": rir(before.selection, after.selection),
@@ -198,19 +194,11 @@ def flagged(trial: Trial, scored: ScoreResult) -> list[int] | list[str]:
     return [f"{layer}:{row}" for layer, row in scored.scores.places]
 
 
-def _write_parquet(folder: Path, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    import pandas as pd  # half a second of import, needed here only
-
-    frame = pd.DataFrame(rows, columns=list(columns), dtype="object")
-    typed = frame.astype({name: _type_of(name) for name in columns})
-    write_bytes(folder / "results.parquet", typed.to_parquet(index=False))
-
-
 def _type_of(column: str) -> str:
     """Return pandas' name of a column's type, which its values cannot change."""
     if column in _WHOLE:
         return "Int64"
-    if column in ("victim_ok", "threshold_reached", "plain_fine_tuning", "wrecked"):
+    if column in _BOOLEAN:
         return "boolean"
     if column in _FRACTIONS or _METRIC.match(column):
         return "Float64"
@@ -235,34 +223,23 @@ def write_curves(
     and RA are those on the monitor subset; ``accuracy`` is what the stop rule reads.
     """
     axes = results.columns[len(SCENARIO) : results.columns.index("status")]
-    rows = _rows(scheduler, results, findings)
-    write_text(path, csv_text(("phase", *SCENARIO, *axes, *SERIES), _only(rows, axes)))
-
-
-def _only(rows: Iterable[Mapping[str, Any]], axes: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    wanted = ("phase", *SCENARIO, *axes, *SERIES)
-    return ({name: row[name] for name in wanted} for row in rows)
-
-
-def _rows(
-    scheduler: StudyScheduler, results: ResultRows, findings: StageResults
-) -> Iterator[dict[str, Any]]:
-    written: set[str] = set()
+    names = (*SCENARIO, *axes)
+    rows, written = list[dict[str, Any]](), set[str]()
     for trial in scheduler.plan.trials:
-        verdict = scheduler.decisions.verdict(trial)
-        scored = scheduler.scores.get(trial.number)
-        repaired = scheduler.repairs.get(trial.number)
-        done = verdict is not None and verdict.status is Status.DONE
+        scored, repaired = scheduler.scores.get(trial.number), scheduler.repairs.get(trial.number)
+        done = _is_done(scheduler.decisions.verdict(trial))
         if not done or scored is None or repaired is None:
             continue
         row = results.row(trial)
+        place = {name: row[name] for name in names}
         key = scored.runs[0].key if isinstance(scored, ScoreResult) else ""
         if key and key not in written:
             written.add(key)
             ascent = findings.ascent(scored)
             series = _series(ascent.get("curve", ())) | {"accuracy": _list(ascent["accuracy"])}
-            yield {**row, "phase": UNLEARN, **series}
-        yield {**row, "phase": RELEARN, **_series(repaired.curve)}
+            rows.append({"phase": UNLEARN, **place, **series})
+        rows.append({"phase": RELEARN, **place, **_series(repaired.curve)})
+    write_text(path, csv_text(("phase", *names, *SERIES), rows))
 
 
 def _series(points: Iterable[Iterable[float]]) -> dict[str, str]:
@@ -277,6 +254,7 @@ def _list(values: Iterable[float]) -> str:
     return json.dumps([round(float(value), _DIGITS) for value in values])
 
 
+_ModelCounts: TypeAlias = tuple[int, int, Counts]  # number of a trial, place in `MODELS`, counts
 _GROUP = 1_000_000  # cells that are in memory together
 _TABLES = [name.split("_") for name in COUNTS]  # half and images of each
 
@@ -291,7 +269,14 @@ def write_confusions(scheduler: StudyScheduler, findings: StageResults, path: Pa
     aside = aside_of(path)
     try:
         with pq.ParquetWriter(aside, _schema(), compression="zstd") as file:
-            for group in _groups(_counts(scheduler, findings)):
+            group, cells = list[_ModelCounts](), 0
+            for model in _counts(scheduler, findings):
+                group.append(model)
+                cells += sum(map(len, model[2].values()))
+                if cells >= _GROUP:
+                    file.write_table(_table(group))
+                    group, cells = [], 0
+            if group:
                 file.write_table(_table(group))
         aside.replace(path)
     except OSError:
@@ -299,8 +284,7 @@ def write_confusions(scheduler: StudyScheduler, findings: StageResults, path: Pa
         raise
 
 
-def _counts(scheduler: StudyScheduler, findings: StageResults) -> Iterator[tuple[int, int, Counts]]:
-    """Yield a trial's number, which of `MODELS` it is about, and the model's counts."""
+def _counts(scheduler: StudyScheduler, findings: StageResults) -> Iterator[_ModelCounts]:
     seen: set[int] = set()
     for number, trial in enumerate(scheduler.plan.rows):
         scenario = trial.scenario
@@ -309,27 +293,8 @@ def _counts(scheduler: StudyScheduler, findings: StageResults) -> Iterator[tuple
         if victim is not None:
             yield number, MODELS.index("victim"), victim.counts
         repaired = scheduler.repairs.get(trial.number)
-        if repaired is not None and _is_done(scheduler, trial):
+        if repaired is not None and _is_done(scheduler.decisions.verdict(trial)):
             yield number, MODELS.index("repaired"), repaired.counts
-
-
-def _is_done(scheduler: StudyScheduler, trial: Trial) -> bool:
-    verdict = scheduler.decisions.verdict(trial)
-    return verdict is not None and verdict.status is Status.DONE
-
-
-def _groups(
-    found: Iterator[tuple[int, int, Counts]],
-) -> Iterator[list[tuple[int, int, Counts]]]:
-    group, cells = [], 0
-    for one in found:
-        group.append(one)
-        cells += sum(map(len, one[2].values()))
-        if cells >= _GROUP:
-            yield group
-            group, cells = [], 0
-    if group:
-        yield group
 
 
 def _schema() -> Any:
@@ -345,30 +310,20 @@ def _schema() -> Any:
     )
 
 
-def _table(group: Sequence[tuple[int, int, Counts]]) -> Any:
+def _table(group: Sequence[_ModelCounts]) -> Any:
     """Return the cells of models as rows."""
     import pyarrow as pa
 
-    heads = [
-        (number, model, place, len(counts[name]))
+    tables = [
+        (number, model, place, counts[name].numpy())
         for number, model, counts in group
         for place, name in enumerate(COUNTS)
     ]
-    head = np.array(heads, np.int32)
-    trial, model, place = np.repeat(head[:, :3], head[:, 3], axis=0).T
-    cells = np.full((len(trial), 4), -1, np.int32)
-    start = 0
-    for _, _, counts in group:
-        for name, columns in COUNTS.items():
-            table = counts[name].numpy()
-            end = start + len(table)
-            if columns == 4:
-                cells[start:end] = table
-            else:
-                cells[start:end, ::2] = table[:, :2]
-                cells[start:end, 3] = table[:, 2]
-            start = end
-    true, wanted, predicted, count = cells.T
+    heads = np.array([(*head, len(table)) for *head, table in tables], np.int32)
+    trial, model, place = np.repeat(heads[:, :3], heads[:, 3], axis=0).T
+    # Of clean images no other class is wanted than the true one.
+    whole = [t if t.shape[1] == 4 else np.insert(t, 1, -1, axis=1) for *_, t in tables]
+    true, wanted, predicted, count = np.concatenate(whole, dtype=np.int32).T
     return pa.Table.from_arrays(
         [
             pa.array(trial),

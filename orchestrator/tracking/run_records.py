@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from orchestrator.plan.columns import slug
+from orchestrator.plan.columns import METRICS, slug
 from orchestrator.plan.jobs import StageRun
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.scheduler.decisions import Pruning, Status
-from orchestrator.scheduler.results_table import METRICS, ResultRows
+from orchestrator.scheduler.results_table import ResultRows
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.dump import resolved_yaml
