@@ -1,15 +1,13 @@
 """Ordered decisions on trials and settings, and the pruning decisions in words."""
 
-import csv
-import io
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import write_text
+from orchestrator.files import csv_text, write_text
 from orchestrator.plan.columns import count
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.search.pruners import Evidence, PruningStudy
@@ -76,17 +74,19 @@ def write_prunings(plan: Plan, prunings: Iterable[Pruning], path: Path) -> None:
         trial = pruning.trial
         return places[trial.setting.number], turns[trial.scenario.number]
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for pruning in sorted(prunings, key=rank):
-        e, trial = pruning.evidence, pruning.trial
-        names = (pruning.level, trial.setting.text, trial.scenario.text)
-        against = None if e.against is None else plan.settings[e.against].text
-        writer.writerow(
-            (*names, e.step, e.value, e.reference, e.p_value, e.pairs, e.worse, against)
-        )
-    write_text(path, text.getvalue())
+    rows = [
+        asdict(pruning.evidence)
+        | {
+            "level": pruning.level,
+            "setting": pruning.trial.setting.text,
+            "scenario": pruning.trial.scenario.text,
+            "against": None
+            if (rival := pruning.evidence.against) is None
+            else plan.settings[rival].text,
+        }
+        for pruning in sorted(prunings, key=rank)
+    ]
+    write_text(path, csv_text(COLUMNS, rows))
 
 
 class Status(StrEnum):
@@ -161,7 +161,7 @@ class Decisions:
                 scenario.number: PruningStudy(f"scenario: {scenario.text}", prune.curve, objective)
                 for scenario in plan.scenarios
             }
-        self._chains: dict[int, _Chain] = defaultdict(_Chain)
+        self._chains: dict[int, deque[Trial]] = defaultdict(deque)  # undecided
         self._in_scenario: dict[int, list[Trial]] = defaultdict(list)
         for setting in plan.setting_order:
             self.grow(setting)
@@ -172,7 +172,7 @@ class Decisions:
         """Take in a setting, which follows all others."""
         for trial in self._plan.trials_of(setting):
             self._in_scenario[trial.scenario.number].append(trial)
-            self._chain_of(trial).trials.append(trial)
+            self._chain_of(trial).append(trial)
 
     @property
     def order(self) -> list[Trial]:
@@ -205,17 +205,14 @@ class Decisions:
             of decisions. ``reason``: why the setting is pruned or has no value, or what its value
             leaves out; absent if every trial counts.
         """
-        found = [self._verdicts.get(trial.number) for trial in self._plan.trials_of(setting)]
-        verdicts = [verdict for verdict in found if verdict is not None]
+        verdicts = [v for t in self._plan.trials_of(setting) if (v := self.verdict(t)) is not None]
         failed = [v for v in verdicts if v.status is Status.FAILED]
         weak = sum(self._is_weak(v) for v in verdicts)
         of_all = f"of {count(len(verdicts), 'trial')}"
         reasons = [sentence(self._plan, v.pruning) for v in verdicts if v.pruning is not None]
         if failed:
-            first = failed[0]
-            reasons.append(
-                f"{len(failed)} {of_all} failed, first {first.trial.name}: {first.error}"
-            )
+            first = f"first {failed[0].trial.name}: {failed[0].error}"
+            reasons.append(f"{len(failed)} {of_all} failed, {first}")
         if weak:
             reasons.append(f"{weak} {of_all} left out, because the victim is weak")
         attributes: dict[str, Any] = {"trials": [self._line(v) for v in verdicts]}
@@ -257,23 +254,17 @@ class Decisions:
         judge = self._curves.get(trial.scenario.number)
         if judge is None:
             return False
-        for earlier in self._in_scenario[trial.scenario.number]:
-            if earlier.number == trial.number:
-                break
-            if earlier.number not in self._verdicts:
-                return False
+        undecided = (t for t in self._in_scenario[trial.scenario.number] if not self.verdict(t))
+        if next(undecided).number != trial.number:
+            return False
         self._begin(judge, trial)
         return judge.cut(trial.setting.number, list(curve)) is not None
 
-    def _advance(self, chain: "_Chain") -> Iterator[Verdict]:
-        while (trial := chain.head) is not None:
-            verdict = self._decide(trial)
-            if verdict is None:
-                return
+    def _advance(self, chain: deque[Trial]) -> Iterator[Verdict]:
+        while chain and (verdict := self._decide(chain[0])) is not None:
+            trial = chain.popleft()
             self._verdicts[trial.number] = verdict
-            chain.position += 1
-            following = chain.head
-            if following is None or following.setting.number != trial.setting.number:
+            if not chain or chain[0].setting.number != trial.setting.number:
                 self._close(trial.setting.number)
             yield verdict
 
@@ -358,20 +349,8 @@ class Decisions:
             attributes["reason"] = "; ".join(filter(None, [attributes.get("reason"), fewer]))
         self._settings.finish(setting, sum(values) / counted if whole else None, attributes)
 
-    def _chain_of(self, trial: Trial) -> "_Chain":
+    def _chain_of(self, trial: Trial) -> deque[Trial]:
         """Return the trials of which each waits for those before it."""
         if self._settings is not None:
             return self._chains[0]
         return self._chains[trial.scenario.number if self._curves else trial.number]
-
-
-class _Chain:
-    """Trials that are judged one after the other, and how far they are."""
-
-    def __init__(self) -> None:
-        self.trials: list[Trial] = []
-        self.position = 0
-
-    @property
-    def head(self) -> Trial | None:
-        return self.trials[self.position] if self.position < len(self.trials) else None

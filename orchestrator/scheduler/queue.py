@@ -59,27 +59,16 @@ LATELY = 9  # jobs of a kind whose durations are remembered
 LARGEST = 500  # jobs of a batch, however short they are
 
 
-class RecentDurations:
-    """Durations of jobs that ended lately, by their kind."""
+def batch_size(seconds: Collection[float], ready: int, workers: int) -> int:
+    """Return how many jobs to hand out together, of which the last took `seconds`.
 
-    def __init__(self) -> None:
-        self._seconds: dict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=LATELY))
-
-    def note(self, job: Job, seconds: float) -> None:
-        """Take in what a job took on its worker."""
-        self._seconds[kind_of(job)].append(seconds)
-
-    def room(self, job: Job, ready: int, workers: int) -> int:
-        """Return how many jobs like this one to hand out together.
-
-        One while their duration is unknown. At most half a worker's fair share of the queue and
-        two seconds of work, because a batch runs ahead of decisions.
-        """
-        seen = self._seconds.get(kind_of(job))
-        if not seen:
-            return 1
-        fair = 1 + ready // (2 * workers)
-        return max(1, min(LARGEST, fair, int(BATCH_SECONDS / max(median(seen), 1e-6))))
+    One while their duration is unknown. At most half a worker's fair share of the queue and
+    two seconds of work, because a batch runs ahead of decisions.
+    """
+    if not seconds:
+        return 1
+    fair = 1 + ready // (2 * workers)
+    return max(1, min(fair, int(BATCH_SECONDS / max(median(seconds), 1e-6))))
 
 
 Entry: TypeAlias = tuple[Priority, int, Job]  # priority, order of arrival, job
@@ -169,7 +158,8 @@ class JobQueue:
         self._limits = study.limits
         self._clocked: dict[str, float] = {}  # when a limited job was begun
         self._ready = ReadyJobs()
-        self._pace = RecentDurations()
+        # Seconds on a worker of the last jobs of a kind.
+        self._durations: dict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=LATELY))
         self._out: dict[str, Priority] = {}  # by the job's name
         self._begun: set[str] = set()  # those of them that are known to be in work
         self._attempts: dict[str, int] = defaultdict(int)
@@ -187,30 +177,23 @@ class JobQueue:
         """Whether a worker has a job."""
         return job.name in self._out
 
-    def next_jobs(self) -> tuple[Job, ...]:
-        """Return the one most useful job that can be worked on now, or none for the moment."""
-        job = self._take(None)
-        if job is None:
-            return ()
-        self.begin(job)
-        return (job,)
-
-    def next_batch(self, workers: int, near: Scenario | None) -> tuple[Job, ...]:
+    def next_batch(
+        self, workers: int, near: Scenario | None = None, largest: int = LARGEST
+    ) -> tuple[Job, ...]:
         """Return what one of `workers` should do next, in order; nothing for the moment."""
         group: Hashable = None
         if near is not None and near.number in self._sure:
-            group = (
-                near.number if (head := self._ready.peek()) is not None and head.is_trial else None
-            )
+            head = self._ready.peek()
+            group = near.number if head is not None and head.is_trial else None
         first = self._take(group) or self._take(None)
         if first is None:
             return ()
         self.begin(first)
         jobs = [first]
-        if first.name not in self._attempts:  # which may kill again: alone
-            room = self._pace.room(first, len(self._ready), workers)
-            while len(jobs) < room and (job := self._companion(first)) is not None:
-                jobs.append(job)
+        seen = self._durations[kind_of(first)] if first.name not in self._attempts else ()
+        room = min(largest, batch_size(seen, len(self._ready), workers))  # alone if it may kill
+        while len(jobs) < room and (job := self._companion(first)) is not None:
+            jobs.append(job)
         return tuple(jobs)
 
     def begin(self, job: Job, *, now: bool = False) -> None:
@@ -238,7 +221,7 @@ class JobQueue:
         self.begin(job)
         self._begun.discard(job.name)
         if spent:
-            self._pace.note(job, spent)
+            self._durations[kind_of(job)].append(spent)
         return True
 
     def give_back(self, job: Job) -> None:

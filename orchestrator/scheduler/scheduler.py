@@ -5,9 +5,9 @@ asks `next_job` or `next_batch`, reports `progress`, and ends each job with `fin
 `stopped`, `lost` or `returned`; everything it reports twice is harmless.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
-from typing import Generic, TypeVar
 
 from orchestrator.errors import FileChangedError, ResourceError, StoreError
 from orchestrator.pipeline.catalog import JobCatalog, StageGroup
@@ -78,26 +78,6 @@ def point_of(
     )
 
 
-T = TypeVar("T")
-
-
-class SingleFlight(Generic[T]):
-    """Of those that want the same result, the first has it made and the others wait."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Hashable, list[T]] = {}
-
-    def join(self, result: Hashable, one: T) -> bool:
-        """Return whether `one` is the first to want a result."""
-        members = self._waiting.setdefault(result, [])
-        members.append(one)
-        return len(members) == 1
-
-    def end(self, result: Hashable) -> list[T]:
-        """Return those who want a result that is made, or will not be, the first one first."""
-        return self._waiting.pop(result, [])
-
-
 class Prerequisites:
     """Which scenarios are on their way to a victim, and which will have none.
 
@@ -116,7 +96,7 @@ class Prerequisites:
         self._push, self._account = push, account
         self._ranks: dict[int, int] = {}
         self._places: dict[int, int] = {}  # among victims to make, by the scenario's number
-        self._waiting: SingleFlight[Scenario] = SingleFlight()  # for helpers, by their jobs' names
+        self._waiting: dict[str, list[Scenario]] = defaultdict(list)  # for helpers, by job
         self.broken: dict[int, str] = {}
 
     def ordered(
@@ -164,14 +144,14 @@ class Prerequisites:
         """
         if job.helper is None or self._findings.helper(job.scenario, job.helper) is None:
             raise StoreError(job.name)
-        for scenario in self._waiting.end(job.name):
+        for scenario in self._waiting.pop(job.name, []):
             self._push_victim(scenario)
 
     def failed(self, job: Job, error: str) -> list[Scenario]:
         """Return the scenarios that will have no victim because a job failed."""
         scenarios = [job.scenario]
         if job.kind is JobKind.HELPER:
-            scenarios = self._waiting.end(job.name)
+            scenarios = self._waiting.pop(job.name, [])
         self.broken |= {scenario.number: error for scenario in scenarios}
         return scenarios
 
@@ -181,7 +161,8 @@ class Prerequisites:
         for job in self._catalog.helpers_of(scenario):
             run = None if job.helper is None else self._findings.helper(scenario, job.helper)
             if run is None:
-                if self._waiting.join(job.name, scenario):
+                self._waiting[job.name].append(scenario)
+                if len(self._waiting[job.name]) == 1:
                     self._push(priority(first, job), job)
                 return
             self._account([run])
@@ -220,7 +201,8 @@ class StudyScheduler:
         self.allowance = self._queue.allowance
         self._victims = Prerequisites(self._catalog, findings, self._queue.push, self._account)
         self._reached: dict[int, list[Findings]] = {}  # of each trial, before each stage
-        self._flights: SingleFlight[Trial] = SingleFlight()
+        # Trials that want the same result: the first has it made and the others wait.
+        self._flights: dict[Hashable, list[Trial]] = defaultdict(list)
         self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
         self.scores: dict[int, Findings] = {}
         self.repairs: dict[int, RepairResult] = {}
@@ -233,11 +215,11 @@ class StudyScheduler:
 
     def next_job(self) -> Job | None:
         """Return the most useful job that can be worked on now, or None for the moment."""
-        return next(iter(self._or_drawn(self._queue.next_jobs)), None)
+        return next(iter(self._or_drawn(partial(self._queue.next_batch, 1, largest=1))), None)
 
     def next_batch(self, workers: int, near: Scenario | None = None) -> tuple[Job, ...]:
         """Return what one of `workers` should do next, where a victim is loaded if it may be."""
-        return self._or_drawn(lambda: self._queue.next_batch(workers, near))
+        return self._or_drawn(partial(self._queue.next_batch, workers, near))
 
     def _or_drawn(self, ready: Callable[[], tuple[Job, ...]]) -> tuple[Job, ...]:
         """Return what is ready; where nothing is, once another setting is drawn."""
@@ -352,7 +334,7 @@ class StudyScheduler:
         elif job.kind is JobKind.STAGE:
             if not self._has(job):
                 raise StoreError(job.name)
-            waiting = self._flights.end(self._flight_of(job))
+            waiting = self._flights.pop(self._flight(job.trial, job.position), [])
             members = {trial.number: trial for trial in (*job.trials, *waiting)}
             for trial in self._by_rank(members.values()):
                 self._advance(trial, made=job)
@@ -461,7 +443,7 @@ class StudyScheduler:
 
     def _go_on(self, job: Job) -> None:
         """A job made, or will not make, the result that other trials wait for: they go on."""
-        members = self._flights.end(self._flight_of(job))
+        members = self._flights.pop(self._flight(job.trial, job.position), [])
         if job.is_trial:  # its own may wait once more: cut, for reasons that no longer hold
             waiting = members[1:]
         else:
@@ -495,7 +477,9 @@ class StudyScheduler:
 
     def _push(self, trial: Trial, position: int) -> None:
         """Make a stage of a trial ready, or let it wait for another trial that makes the same."""
-        if not self._flights.join(self._flight(trial, position), trial):
+        members = self._flights[self._flight(trial, position)]
+        members.append(trial)
+        if len(members) > 1:
             return
         job = self._catalog.job(trial, position)
         rank = self._rank[trial.number]
@@ -503,9 +487,6 @@ class StudyScheduler:
             first = min(self._rank[one.number] for one in job.trials)
             rank = self._victims.rank(trial.scenario, first)
         self._queue.push(priority(rank, job), job)
-
-    def _flight_of(self, job: Job) -> Hashable:
-        return self._flight(job.trial, job.position)
 
     def _flight(self, trial: Trial, position: int) -> Hashable:
         """Return what trials have in common that want the same result of a stage."""

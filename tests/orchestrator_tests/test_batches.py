@@ -10,7 +10,7 @@ import pytest
 from orchestrator.address import Address
 from orchestrator.plan.jobs import Job, JobResult, Progress, Site, StageRun
 from orchestrator.scheduler.batches import AssignedBatch, BatchProgress, JobBatch
-from orchestrator.scheduler.queue import BATCH_SECONDS, RecentDurations
+from orchestrator.scheduler.queue import BATCH_SECONDS, batch_size
 from orchestrator.spec.model import Limits
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -182,17 +182,11 @@ def test_a_late_shift_ends_with_the_item_in_work(tmp_path: Path, store: str, clo
     assert _ready(desk) >= {job.name for job in jobs[1:]}
 
 
-def test_long_items_go_out_alone_and_short_ones_by_seconds(tmp_path: Path, store: str) -> None:
-    desk = Desk(study_of("nobody", store), tmp_path)
-    job = _prepared(desk)[0]
-    pace = RecentDurations()
-    assert pace.room(job, ready=10**6, workers=1) == 1  # nobody knows
-    pace.note(job, 0.5)
-    assert pace.room(job, ready=10**6, workers=1) == BATCH_SECONDS / 0.5
-    assert pace.room(job, ready=4, workers=2) == 2  # as much again for everyone else
-    for _ in range(20):
-        pace.note(job, 60.0)
-    assert pace.room(job, ready=10**6, workers=1) == 1
+def test_long_items_go_out_alone_and_short_ones_by_seconds() -> None:
+    assert batch_size([], ready=10**6, workers=1) == 1  # nobody knows
+    assert batch_size([0.5], ready=10**6, workers=1) == BATCH_SECONDS / 0.5
+    assert batch_size([0.5], ready=4, workers=2) == 2  # as much again for everyone else
+    assert batch_size([0.5, 60.0, 60.0], ready=10**6, workers=1) == 1
 
 
 def test_a_setting_that_may_be_abandoned_is_not_run_ahead_through_settings(
