@@ -53,7 +53,7 @@ class Idle(StageRunner):
     """Does each job at once."""
 
     def work(self, job: Job) -> Generator[Progress, None, tuple[StageRun, ...]]:
-        self.cached.begin()
+        self.cached.runs.clear()
         if job.kind is JobKind.VICTIM:
             key = self.keys.victim(job.scenario)
             self.cached.keep(VICTIM, key, job.scenario, 0.0, StoredVictim(training=TRAINING))

@@ -39,22 +39,17 @@ PAUSES = (0.05, 1.0)  # seconds between checks for another worker's result: the 
 
 
 class CachedStages:
-    """Reads results, keeps new ones, and lists the stages that were executed."""
+    """Reads results, stores new ones, and lists the stages that were executed.
+
+    Attributes:
+        runs: The stages executed for the present job so far.
+    """
 
     def __init__(self, site: Site, keys: CacheKeys) -> None:
         self.store = Store(site.store)
         self._keys = keys
         self._study = site.study
-        self._runs: list[StageRun] = []
-
-    @property
-    def executed(self) -> tuple[StageRun, ...]:
-        """The stages executed for the present item so far."""
-        return tuple(self._runs)
-
-    def begin(self) -> None:
-        """Empty the list for the next item."""
-        self._runs = []
+        self.runs: list[StageRun] = []
 
     def once(
         self, stage: str, key: str, find: Callable[[], T | None], make: Callable[[], Making[T]]
@@ -93,19 +88,10 @@ class CachedStages:
             raise FileChangedError
         if stage.read(self.store, key, model_spec) is None:  # another study may have been faster
             stage.write(
-                self.store,
-                key,
-                content,
-                seconds=seconds,
-                study=self._study,
-                model_spec=model_spec,
+                self.store, key, content, seconds=seconds, study=self._study, model_spec=model_spec
             )
         run = StageRun(
-            stage=stage.name,
-            key=key,
-            scenario=scenario.text,
-            seconds=seconds,
-            study=self._study,
+            stage=stage.name, key=key, scenario=scenario.text, seconds=seconds, study=self._study
         )
-        self._runs.append(run)
+        self.runs.append(run)
         return run

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Hashable, Mapping
 from functools import lru_cache, partial
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -15,11 +16,9 @@ from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import Findings, StageResults
 from orchestrator.store.serialization import (
     RELEARNING,
-    REPAIRED,
     Stage,
     StoredRelearning,
     StoredTensors,
-    StoredWeights,
     stage_of_method,
 )
 from orchestrator.store.store import Store
@@ -27,6 +26,8 @@ from ulrl.evaluation import Evaluation
 from ulrl.methods import RepairContext, RepairMethod, RepairStage
 from ulrl.models import Classifier, Weights, restore
 from ulrl.poisoning import TestSets
+
+Tensors: TypeAlias = Mapping[str, Tensor]
 
 
 def chain_of(trial: Trial) -> tuple[ChainStage, ...]:
@@ -89,7 +90,7 @@ class MethodStage(ChainStage):
     def work(self, tools: StageTools, job: Job) -> Steps:
         trial = job.trial
         key = self._key(tools.keys, trial, 0, "", {})
-        before: Mapping[str, Tensor] = {}
+        before: Tensors = {}
         for position in range(min(self._position + 1, len(self._stages) - 1)):
             kind = self._kinds[position]
             find = partial(_tensors, kind, tools.cached.store, key)
@@ -101,15 +102,12 @@ class MethodStage(ChainStage):
             before = made
             key = self._key(tools.keys, trial, position + 1, key, before)
         if self._position == len(self._stages) - 1:
-            yield from self._repair(tools, trial, key, before)
+            yield from tools.repair(
+                trial.scenario, key, partial(self._end, tools, trial, key, before)
+            )
 
     def _key(
-        self,
-        keys: CacheKeys,
-        trial: Trial,
-        position: int,
-        before: str,
-        tensors: Mapping[str, Tensor],
+        self, keys: CacheKeys, trial: Trial, position: int, before: str, tensors: Tensors
     ) -> str:
         """Return the key of a stage, which depends on what it reads of the stage before."""
         stage = self._stages[position]
@@ -123,8 +121,8 @@ class MethodStage(ChainStage):
         position: int,
         key: str,
         victim: Weights,
-        before: Mapping[str, Tensor],
-    ) -> Making[Mapping[str, Tensor]]:
+        before: Tensors,
+    ) -> Making[Tensors]:
         kind = self._kinds[position]
         context = _context(tools, trial, victim, None, [])
         started = time.perf_counter()
@@ -134,27 +132,14 @@ class MethodStage(ChainStage):
         tools.cached.keep(kind, key, trial.scenario, seconds, StoredTensors(tensors=tensors))
         return tensors
 
-    def _repair(
-        self, tools: StageTools, trial: Trial, key: str, before: Mapping[str, Tensor]
-    ) -> Steps:
-        """Do the last stage, and evaluate the repaired model."""
-        find = partial(tools.repaired, trial.scenario, key)
-        model = find()
-        if model is None:
-            victim = yield from tools.victims.victim(trial.scenario)
-            tests = yield from tools.victims.tests(trial.scenario)
-            make = partial(self._end, tools, trial, key, victim, tests, before)
-            model = yield from tools.cached.once(RELEARNING.name, key, find, make)
-        yield from tools.evaluate_repaired(trial.scenario, key, model)
-
     def _end(
         self,
         tools: StageTools,
         trial: Trial,
         key: str,
+        before: Tensors,
         victim: Weights,
         tests: TestSets,
-        before: Mapping[str, Tensor],
     ) -> Making[Weights | Evaluation]:
         curve: list[Point] = []
         context = _context(tools, trial, victim, tests, curve)
@@ -163,12 +148,10 @@ class MethodStage(ChainStage):
         state = yield from reported(steps, RELEARNING.name, curve)
         weights = Weights(model_spec=victim.model_spec, state=dict(state))
         seconds = time.perf_counter() - started
-        stored = StoredWeights(state=weights.state)
-        REPAIRED.write(tools.cached.store, key, stored, model_spec=weights.model_spec)
         if not curve:
             curve.append(monitored(restore(weights, tools.device), tests))
         content = StoredRelearning(curve=tuple(curve))
-        tools.cached.keep(RELEARNING, key, trial.scenario, seconds, content)
+        tools.keep_repaired(trial.scenario, key, seconds, weights, content)
         return weights
 
 
@@ -184,6 +167,6 @@ def _context(
     )
 
 
-def _tensors(kind: Stage[StoredTensors], store: Store, key: str) -> Mapping[str, Tensor] | None:
+def _tensors(kind: Stage[StoredTensors], store: Store, key: str) -> Tensors | None:
     found = kind.read(store, key)
     return None if found is None else found.content.tensors

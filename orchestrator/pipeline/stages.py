@@ -18,7 +18,7 @@ class StageRunner(StageTools):
         Nothing is done twice: what the store has is taken from there, and what should
         have been there but is not (a file damaged since) is made again.
         """
-        self.cached.begin()
+        self.cached.runs.clear()
         if job.kind is JobKind.HELPER:
             yield from self.victims.helped(job.scenario, until=job.helper)
         elif job.kind is JobKind.VICTIM:

@@ -3,7 +3,7 @@
 import ctypes
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,7 +18,14 @@ from orchestrator.plan.resources import Compute
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import Findings, RepairResult, StageResults
 from orchestrator.store.schema import narrowed
-from orchestrator.store.serialization import EVALUATION, RELEARNING, REPAIRED, StoredEvaluation
+from orchestrator.store.serialization import (
+    EVALUATION,
+    RELEARNING,
+    REPAIRED,
+    StoredEvaluation,
+    StoredRelearning,
+    StoredWeights,
+)
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.metrics import measure
 from ulrl.models import Classifier, Weights
@@ -80,7 +87,7 @@ class StageTools:
     @property
     def executed(self) -> tuple[StageRun, ...]:
         """The stages executed for the present job so far."""
-        return self.cached.executed
+        return tuple(self.cached.runs)
 
     def evaluate(self, scenario: Scenario, model: str, weights: Weights, shown: int = 0) -> Steps:
         """Evaluate the model of a key, unless its evaluation is there.
@@ -101,12 +108,12 @@ class StageTools:
     def _evaluated(
         self, scenario: Scenario, key: str, weights: Weights, tests: TestSets, shown: int
     ) -> Making[Any]:
+        yield from ()
         started = time.perf_counter()
         result = evaluate(weights, tests, self.device)
         seconds = time.perf_counter() - started
         pictures = example_pairs(scenario.poison, tests.selection, shown)
         content = StoredEvaluation.of(result, pictures)
-        yield from ()
         return self.cached.keep(EVALUATION, key, scenario, seconds, content)
 
     def repaired(self, scenario: Scenario, key: str) -> Weights | Evaluation | None:
@@ -119,14 +126,42 @@ class StageTools:
         found = REPAIRED.read(self.cached.store, key, self.inputs.model_spec(scenario))
         return None if found is None else found.content.of(self.inputs.model_spec(scenario))
 
-    def evaluate_repaired(self, scenario: Scenario, key: str, model: Weights | Evaluation) -> Steps:
-        """Evaluate a repaired model, and delete its weights if the study stores none."""
+    def repair(
+        self,
+        scenario: Scenario,
+        key: str,
+        make: Callable[[Weights, TestSets], Making[Weights | Evaluation]],
+    ) -> Steps:
+        """Repair a victim by `make` unless that is done, and evaluate the repaired model.
+
+        Its weights are deleted afterwards if the study stores none.
+        """
+        find = partial(self.repaired, scenario, key)
+        model = find()
+        if model is None:
+            victim = yield from self.victims.victim(scenario)
+            tests = yield from self.victims.tests(scenario)
+            made = partial(make, victim, tests)
+            model = yield from self.cached.once(RELEARNING.name, key, find, made)
         if not isinstance(model, Weights):
             return
         yield from self.evaluate(scenario, key, model)
         evaluation = self.keys.evaluation(key)
         if not self.site.keep_repaired and any(run.key == evaluation for run in self.executed):
             self.cached.store.delete(REPAIRED.name, key)
+
+    def keep_repaired(
+        self,
+        scenario: Scenario,
+        key: str,
+        seconds: float,
+        weights: Weights,
+        content: StoredRelearning,
+    ) -> None:
+        """Store a repaired model, then the result that says that it is there."""
+        stored = StoredWeights(state=weights.state)
+        REPAIRED.write(self.cached.store, key, stored, model_spec=weights.model_spec)
+        self.cached.keep(RELEARNING, key, scenario, seconds, content)
 
 
 class ChainStage(ABC):

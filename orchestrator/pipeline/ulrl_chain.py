@@ -10,18 +10,16 @@ from orchestrator.pipeline.cached import Making, Point
 from orchestrator.pipeline.tools import ChainStage, StageTools, Steps, monitored
 from orchestrator.plan.jobs import Job, Progress, StageRun
 from orchestrator.plan.plan import Trial
-from orchestrator.spec.space import Axis, Range
+from orchestrator.spec.space import Range
 from orchestrator.store.lookup import Findings, StageResults
 from orchestrator.store.schema import narrowed, widened
 from orchestrator.store.serialization import (
     ASCENT,
     RELEARNING,
-    REPAIRED,
     SCORES,
     StoredAscent,
     StoredRelearning,
     StoredScores,
-    StoredWeights,
 )
 from orchestrator.store.store import Store
 from ulrl.evaluation import Evaluation
@@ -68,14 +66,8 @@ class RelearningStage(AscentStage):
         scores = yield from _scores(tools, trial, parts.score, rules_of(job))
         suspects = select_weights(parts.reset, scores)
         key = tools.keys.relearn(trial, suspects)
-        find = partial(tools.repaired, trial.scenario, key)
-        model = find()
-        if model is None:
-            victim = yield from tools.victims.victim(trial.scenario)
-            tests = yield from tools.victims.tests(trial.scenario)
-            make = partial(_relearn, tools, trial, suspects, key, victim, tests)
-            model = yield from tools.cached.once(RELEARNING.name, key, find, make)
-        yield from tools.evaluate_repaired(trial.scenario, key, model)
+        make = partial(_relearn, tools, trial, suspects, key)
+        yield from tools.repair(trial.scenario, key, make)
 
 
 ULRL_CHAIN: tuple[ChainStage, ...] = (AscentStage(), RelearningStage())
@@ -90,13 +82,9 @@ def rules_of(job: Job) -> Rules:
     rules = {trial.hyperparameters.score: None for trial in job.trials}
     axis = job.axes.get("unlearn_threshold")
     if axis is not None:
-        rules |= {replace(rule, unlearn_threshold=_lowest(axis)): None for rule in rules}
+        lowest = axis.low if isinstance(axis, Range) else min(axis)
+        rules |= {replace(rule, unlearn_threshold=lowest): None for rule in rules}
     return tuple(rules)
-
-
-def _lowest(axis: Axis) -> float:
-    lowest: float = axis.low if isinstance(axis, Range) else min(axis)
-    return lowest
 
 
 def _scores(
@@ -187,7 +175,7 @@ def _relearn(
     victim: Weights,
     tests: TestSets,
 ) -> Making[Weights | Evaluation]:
-    scenario, config = trial.scenario, trial.hyperparameters.relearn
+    config = trial.hyperparameters.relearn
     started = time.perf_counter()
     curve: list[Point] = []
     run = relearn(
@@ -209,11 +197,8 @@ def _relearn(
         )
     weights = run.classifier.weights()
     seconds = time.perf_counter() - started
-    # Before the result that says that they are there.
-    stored = StoredWeights(state=weights.state)
-    REPAIRED.write(tools.cached.store, key, stored, model_spec=weights.model_spec)
     content = StoredRelearning(curve=tuple(curve), training=tuple(training))
-    tools.cached.keep(RELEARNING, key, scenario, seconds, content)
+    tools.keep_repaired(trial.scenario, key, seconds, weights, content)
     return weights
 
 

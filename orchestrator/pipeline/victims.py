@@ -123,22 +123,15 @@ class VictimStages:
     def _helper(
         self, scenario: Scenario, helper: Helper, learned: Learned
     ) -> Making[dict[str, Tensor]]:
-        """Return the result of a helper.
-
-        Args:
-            scenario: Any of those that need it.
-            helper: Which.
-            learned: Result of the helper that this one needs.
-        """
+        """Return the result of a helper of a scenario, which needs what is `learned`."""
         key = self._keys.helper(scenario, helper)
         found = self._trained(key)
         if found is not None:
             return found
         yield from self._inputs.fetch(scenario.dataset)
+        find = partial(self._trained, key)
         make = partial(self._train_helper, scenario, helper, learned, key)
-        return (
-            yield from self._cached.once("train_helper", key, partial(self._trained, key), make)
-        )
+        return (yield from self._cached.once("train_helper", key, find, make))
 
     def _trained(self, key: str) -> dict[str, Tensor] | None:
         found = HELPER.read(self._cached.store, key)

@@ -35,7 +35,6 @@ class StorageMirror(StudyCallback):
         self._place, self._prefix, self._every = Address.of(place), prefix, every
         self._studies = studies
         self._storage: Any = None  # Optuna's, once it is open
-        self._copied: dict[str, tuple[int, ...]] = {}  # sizes of studies as they were copied
         self._started = time.monotonic()
         self._next = self._started + every
         self._thread: threading.Thread | None = None
@@ -46,7 +45,6 @@ class StorageMirror(StudyCallback):
         until = time.monotonic() + timeout
         for start in (False, True):
             if start:
-                self._copied.clear()
                 self._start()
             if self._thread is not None:
                 self._thread.join(max(0.0, until - time.monotonic()))
@@ -80,21 +78,11 @@ class StorageMirror(StudyCallback):
         try:
             self._storage = self._storage or open_storage(self._place.reveal())
             for shot in shots:
-                size = _size(shot)
-                if self._copied.get(shot.name) != size:
-                    copy_study(shot, self._storage)
-                    self._copied[shot.name] = size
+                copy_study(shot, self._storage)
             self.error = ""
         except Exception as error:  # noqa: BLE001 - whatever a database does, the study goes on
             self._storage = None
             self.error = _line(error)
-
-
-def _size(shot: Snapshot) -> tuple[int, ...]:
-    """Return what grows whenever a study changes."""
-    finished = sum(trial.state.is_finished() for trial in shot.trials)
-    steps = sum(len(trial.intermediate_values) for trial in shot.trials)
-    return len(shot.trials), finished, steps
 
 
 def _line(error: Exception) -> str:
