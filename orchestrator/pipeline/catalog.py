@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from orchestrator.pipeline.chain import chain_of
-from orchestrator.plan.jobs import (
-    Drawn,
-    Job,
-    JobKind,
-    helper_job,
-    trial_job,
-    victim_job,
-)
+from orchestrator.plan.jobs import Drawn, Job, JobKind, helper_job, trial_job, victim_job
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.spec.space import Axis
 from ulrl.attacks import Helper
@@ -68,7 +61,11 @@ class JobCatalog:
         self._helper_of: dict[Hashable, Job] = {}
         for scenario in plan.scenarios:
             for helper in scenario.helpers:
-                self._note(scenario, helper)
+                place = _shared_by(scenario, helper)
+                if place not in self._helper_of:
+                    job = helper_job(len(self.helpers), scenario, helper)
+                    self._helper_of[place] = job
+                    self.helpers.append(job)
         self.groups: list[StageGroup] = []
         self._by_number: dict[int, StageGroup] = {}
         self._in_scenario: dict[int, list[StageGroup]] = defaultdict(list)
@@ -92,13 +89,6 @@ class JobCatalog:
         self._found[name].trials.append(trial)
         self._group_of[trial.number] = self._found[name]
         return self._found[name]
-
-    def _note(self, scenario: Scenario, helper: Helper) -> None:
-        place = _shared_by(scenario, helper)
-        if place not in self._helper_of:
-            job = helper_job(len(self.helpers), scenario, helper)
-            self._helper_of[place] = job
-            self.helpers.append(job)
 
     def helpers_of(self, scenario: Scenario) -> list[Job]:
         """Return what trains a scenario's helpers, in order."""

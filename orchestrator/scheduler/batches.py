@@ -63,19 +63,19 @@ class JobBatch:
             job = self._jobs[-1]
             result = self._advance(job)
             if isinstance(result, Progress):
-                time.sleep(result.pause)  # here, where neither limit nor pace counts it
+                time.sleep(result.pause)  # here, where neither limit nor duration counts it
             waited = time.monotonic() - since
             if isinstance(result, JobResult):
                 self._jobs.pop()
                 finished.append((job.name, result))
                 if self._closing or result.error or waited >= self._after(REPORT_FINISHED_EVERY):
                     break
-            elif result.begins or waited >= self._after(_report_every(job)):
+                continue
+            every = STREAM_EVERY if job.is_trial and job.stream else REPORT_EVERY
+            if result.begins or waited >= self._after(every):
+                done = tuple(finished)
                 return BatchProgress(
-                    finished=tuple(finished),
-                    current=job.name,
-                    progress=result,
-                    closing=self._closing,
+                    finished=done, current=job.name, progress=result, closing=self._closing
                 )
         return BatchProgress(finished=tuple(finished), over=self._closing or not self._jobs)
 
@@ -158,11 +158,6 @@ class AssignedBatch:
         for job in self._left.values():
             self._scheduler.returned(job)
         self._left.clear()
-
-
-def _report_every(job: Job) -> float:
-    may_be_cut = job.is_trial and job.stream
-    return STREAM_EVERY if may_be_cut else REPORT_EVERY
 
 
 class TuneSession:

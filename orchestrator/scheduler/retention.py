@@ -75,18 +75,18 @@ class ModelRetention(StudyCallback):
         best = self._best_of(scenario, trials, planned)
         if best is not None:
             self._best[scenario] = best
-        if self._several and self._undecided(scenario):
-            return  # a later trial may make another one the best
         if self._several:
+            if self._undecided(scenario):
+                return  # a later trial may make another one the best
             del self._done[scenario]  # that was the last choice
         else:
             self._done[scenario] = [] if best is None else [best]
         if self._deletes:
-            keys = {
-                trial.number: self._scheduler.scores[trial.number].relearn_key for trial in trials
-            }
-            best_key = None if best is None else keys[best.number]
-            for key in {key for key in keys.values() if key != best_key}:
+            scores = self._scheduler.scores
+            keys = {scores[trial.number].relearn_key for trial in trials}
+            if best is not None:
+                keys.remove(scores[best.number].relearn_key)
+            for key in keys:
                 self._store.delete("repaired", key)
 
     def _best_of(

@@ -76,8 +76,7 @@ class SettingSampling:
         if values is None:
             self._exhausted = True
             return []
-        plain = {name: plainly(value) for name, value in values.items()}
-        self._folder.record_setting(plain)
+        self._folder.record_setting({name: plainly(value) for name, value in values.items()})
         trials = self._plan.grow(values)
         number = trials[0].setting.number
         self._left[number] = {trial.number for trial in trials}
@@ -102,16 +101,11 @@ class SettingSampling:
 
     def _tell(self, sampler: Sampler, setting: int) -> None:
         """Report a setting's values to the sampler, scenario by scenario."""
-        trials = self._plan.trials_of(setting)
-        values = [self._decisions.value_of(trial) for trial in trials]
-        verdicts = [self._decisions.verdict(trial) for trial in trials]
+        decisions, trials = self._decisions, self._plan.trials_of(setting)
+        values = [value for t in trials if (value := decisions.value_of(t)) is not None]
+        verdicts = [decisions.verdict(trial) for trial in trials]
         whole = all(verdict and verdict.status is Status.DONE for verdict in verdicts)
-        sampler.tell(
-            setting,
-            [value for value in values if value is not None],
-            whole=whole,
-            attributes=self._decisions.attributes(setting),
-        )
+        sampler.tell(setting, values, whole=whole, attributes=decisions.attributes(setting))
 
     def _candidates(self) -> Iterator[dict[str, Any]]:
         """Yield settings that are new and have a trial, the most wanted first."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 
 from orchestrator.errors import FileChangedError, ResourceError, StoreError
-from orchestrator.pipeline.catalog import JobCatalog, StageGroup
+from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.chain import chain_of
 from orchestrator.plan.jobs import Drawn, Job, JobKind, JobResult, Progress, StageRun, victim_job
 from orchestrator.plan.plan import Plan, Scenario, Trial
@@ -124,12 +124,7 @@ class Prerequisites:
         return scenario.number in self._ranks
 
     def begin(self, scenario: Scenario, first: int) -> bool:
-        """Have a scenario's victim made, and return whether it is there already.
-
-        Args:
-            scenario: With a trial.
-            first: Rank of the first of its trials.
-        """
+        """Have a victim made that a trial of rank `first` needs; return whether it is there."""
         self._ranks[scenario.number] = self._places.get(scenario.number, first)
         if self._findings.victim(scenario) is not None:
             return True
@@ -335,9 +330,7 @@ class StudyScheduler:
             if not self._has(job):
                 raise StoreError(job.name)
             waiting = self._flights.pop(self._flight(job.trial, job.position), [])
-            members = {trial.number: trial for trial in (*job.trials, *waiting)}
-            for trial in self._by_rank(members.values()):
-                self._advance(trial, made=job)
+            self._advance_all({t.number: t for t in (*job.trials, *waiting)}.values(), made=job)
         else:
             if not self._take_result(job.trial):
                 raise StoreError(job.name)
@@ -369,8 +362,7 @@ class StudyScheduler:
         return all(self._stored(trial, job.position) for trial in job.trials)
 
     def _stored(self, trial: Trial, position: int) -> bool:
-        stages, reached = chain_of(trial), self._reached[trial.number]
-        before = reached[position]
+        stages, before = chain_of(trial), self._reached[trial.number][position]
         if position == len(stages) - 1:
             return stages[position].repaired(self._findings, trial, before) is not None
         return stages[position].found(self._findings, trial, before) is not None
@@ -395,7 +387,8 @@ class StudyScheduler:
 
     def _begin(self, scenario: Scenario) -> None:
         """Have a scenario's victim made, or take it from the store."""
-        first = min(self._first(group) for group in self._catalog.groups_in(scenario.number))
+        groups = self._catalog.groups_in(scenario.number)
+        first = min(self._rank[trial.number] for group in groups for trial in group.trials)
         if self._victims.begin(scenario, first):
             self._victim_ready(scenario)
 
@@ -406,8 +399,12 @@ class StudyScheduler:
         self._account(finding.runs)
         self._observer.victim(scenario, finding)
         for group in self._catalog.groups_in(scenario.number):
-            for trial in self._by_rank(group.trials):
-                self._advance(trial)
+            self._advance_all(group.trials)
+
+    def _advance_all(self, trials: Iterable[Trial], made: Job | None = None) -> None:
+        """Advance trials in order of use: the first to be decided makes what others share."""
+        for trial in sorted(trials, key=lambda trial: self._rank[trial.number]):
+            self._advance(trial, made)
 
     def _advance(self, trial: Trial, made: Job | None = None) -> None:
         """Take what the store has of a trial's chain, and make ready the stage that follows.
@@ -451,10 +448,10 @@ class StudyScheduler:
         for trial in waiting:
             if self.decisions.verdict(trial) is not None:
                 continue
-            if job.is_trial and not self._take_result(trial):
-                self._push(trial, job.position)
-            elif not job.is_trial:
+            if not job.is_trial:
                 self._advance(trial)
+            elif not self._take_result(trial):
+                self._push(trial, job.position)
 
     def _take_result(self, trial: Trial) -> bool:
         """Offer a trial's result to the decisions if the store has it."""
@@ -493,10 +490,3 @@ class StudyScheduler:
         if position == 0 and len(chain_of(trial)) > 1:
             return chain_of(trial)[0].shared(trial)
         return self._reached[trial.number][position].relearn_key or trial.number
-
-    def _by_rank(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Return trials in order of use: the first to be decided makes what others share."""
-        return sorted(trials, key=lambda trial: self._rank[trial.number])
-
-    def _first(self, group: StageGroup) -> int:
-        return min(self._rank[trial.number] for trial in group.trials)
