@@ -149,10 +149,10 @@ class VictimStages:
             device=self._device,
             learned=learned,
         )
-        steps = helper.trained(context)
-        tensors = yield from reported(steps, type(helper).__name__)
+        name = type(helper).__name__
+        tensors = yield from reported(helper.trained(context), name)
         seconds = time.perf_counter() - started
-        content = StoredHelper(helper=type(helper).__name__, tensors=tensors)
+        content = StoredHelper(helper=name, tensors=tensors)
         self._cached.keep(HELPER, key, scenario, seconds, content)
         return tensors
 

@@ -150,10 +150,10 @@ class Decisions:
         self._incomplete: set[int] = set()
         self._values: dict[int, list[float]] = {}
         self._widest = 0  # scenarios of the reference that has most
-        self._settings = None
+        self._settings, startup = None, None
         if prune.setting is not None:
             self._settings = PruningStudy("settings", prune.setting, objective)
-        startup = prune.setting.arguments["n_startup_steps"] if prune.setting else None
+            startup = prune.setting.arguments["n_startup_steps"]
         self.sure = frozenset(plan.scenario_order[:startup])
         self._curves: dict[int, PruningStudy] = {}
         if prune.curve is not None:
@@ -219,7 +219,6 @@ class Decisions:
         return attributes | ({"reason": "; ".join(reasons)} if reasons else {})
 
     def _is_weak(self, verdict: Verdict) -> bool:
-        """Whether a trial is done on a victim that is weak."""
         return verdict.status is Status.DONE and not self._outcomes[verdict.trial.number].sound
 
     def _line(self, verdict: Verdict) -> str:
@@ -311,7 +310,6 @@ class Decisions:
 
     @staticmethod
     def _begin(judge: PruningStudy, trial: Trial) -> None:
-        """Enter a trial in its scenario's study."""
         judge.begin(trial.setting.number, {**trial.setting.values, "trial": trial.name})
 
     def _record(self, level: str, trial: Trial, judge: PruningStudy) -> Pruning:

@@ -121,8 +121,7 @@ class ReadyJobs:
 
 def kind_of(job: Job) -> Hashable:
     """Return what jobs have in common that take about as long and need the same of a machine."""
-    scenario: Scenario = job.scenario
-    return (job.kind, scenario.dataset, scenario.architecture)
+    return (job.kind, job.scenario.dataset, job.scenario.architecture)
 
 
 LOOKS = 8  # jobs of other studies passed over at a time: each is a question to the store
@@ -255,10 +254,10 @@ class JobQueue:
             groups.insert(0, first.scenario.number)
         for group in groups:
             head = self._ready.peek(group)
-            if head is not None and head.name not in self._attempts:
-                job = self._take(group, wait=False)
-                if job is not None:
-                    return job
+            if head is None or head.name in self._attempts:
+                continue
+            if (job := self._take(group, wait=False)) is not None:
+                return job
         return None
 
     def _take(self, group: Hashable, *, wait: bool = True) -> Job | None:
@@ -280,7 +279,6 @@ class JobQueue:
             self._ready.push(before, job)
         if taken is None:
             return None
-        before, job = taken
-        self._out[job.name] = before
-        self.allowance.take(job)
-        return job
+        self._out[taken[1].name] = taken[0]
+        self.allowance.take(taken[1])
+        return taken[1]

@@ -56,24 +56,18 @@ class TriggerPictures(StudyCallback):
         self, scenario: Scenario, key: str, specimens: Mapping[str, Tensor]
     ) -> dict[str, Any]:
         clean, triggered = specimens["clean"], specimens["triggered"]
-        name = self._plan.name_of(scenario)
-        short = scenario.poison.attack.name
-        picture = draw_gallery([TriggerExample(name=short, clean=clean, triggered=triggered)])
+        attack = scenario.poison.attack.name
+        picture = draw_gallery([TriggerExample(name=attack, clean=clean, triggered=triggered)])
         # Names of scenarios may be cut, so two may have the same slug: the key tells them apart.
-        file = f"triggers-{slug(name)[:80]}-{key[:8]}.png"
+        file = f"triggers-{slug(self._plan.name_of(scenario))[:80]}-{key[:8]}.png"
+        images = clean.float() / 255, triggered.float() / 255
+        small = min(clean.shape[-2:]) < WINDOW
         self._figures.mkdir(parents=True, exist_ok=True)
         write_bytes(self._figures / file, png_bytes(picture))
         return {
             **{axis: scenario.columns[axis] for axis in SCENARIO},
             "victim": key,
             "file": file,
-            **_alike(clean.float() / 255, triggered.float() / 255),
+            "psnr": f"{float(psnr(*images).mean()):.1f}",
+            "ssim": "" if small else f"{float(ssim(*images).mean()):.3f}",
         }
-
-
-def _alike(clean: Tensor, triggered: Tensor) -> dict[str, str]:
-    small = min(clean.shape[-2:]) < WINDOW
-    return {
-        "psnr": f"{float(psnr(clean, triggered).mean()):.1f}",
-        "ssim": "" if small else f"{float(ssim(clean, triggered).mean()):.3f}",
-    }
