@@ -211,7 +211,7 @@ def estimate(
         cuts: Curves of relearnings that were cut before, by their keys.
     """
     count = _JobCount(plan, store, keys, crowding(sharing(workers, gpu)))
-    longest = count.all(cuts or {})
+    longest = count.add_all(cuts or {})
     total = sum(count.stages.values())
     return PlanEstimate(
         runs=dict(count.runs),
@@ -275,7 +275,7 @@ class _JobCount:
                     self._repairs[trial.number] = repaired
         return victims
 
-    def all(self, cuts: Cuts) -> float:
+    def add_all(self, cuts: Cuts) -> float:
         """Count all jobs, and return the seconds of the longest chain."""
         pruned = self._pruned(cuts)
         groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
@@ -285,21 +285,19 @@ class _JobCount:
                 groups[group.scenario.number][group.shared] += wanted
         helped: dict[str, float] = {}
         for job in self._catalog.helpers:
-            known = False
+            run = None
             with suppress(DatasetError, WeightsError):
-                known = job.helper is not None and bool(
-                    self._findings.helper(job.scenario, job.helper)
-                )
-            helped[job.name] = self._add(job, cached=known)
+                run = job.helper and self._findings.helper(job.scenario, job.helper)
+            helped[job.name] = self._add(job, cached=run is not None)
         longest = 0.0
         for scenario in self._plan.scenarios:
-            known, job = scenario.number in self._trained, victim_job(scenario)
+            known, victim = scenario.number in self._trained, victim_job(scenario)
             chain = sum(helped[job.name] for job in self._catalog.helpers_of(scenario))
-            chain += self._add(job, cached=known)
+            chain += self._add(victim, cached=known)
             chain += sum(self._add_group(trials) for trials in groups[scenario.number].values())
             longest = max(longest, chain)
             if self._plan.study.mlflow.log_models is LogModels.BEST and not known:
-                self.disk += self._bytes(job)  # of the best repaired model
+                self.disk += self._bytes(victim)  # of the best repaired model
         return longest
 
     def _add(self, job: Job, *, cached: bool) -> float:
