@@ -2,13 +2,14 @@
 
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.search.inference import estimate, holm, resampled
+from orchestrator.search.inference import estimate, holm, resampled, signed_rank_p
 
 ATTACKS = ["badnets"] * 3 + ["blended"] * 3 + ["sig"] * 3
 
@@ -99,3 +100,27 @@ def test_resamples_draw_attacks_and_then_their_scenarios() -> None:
 )
 def test_too_few_are_not_resampled(attacks: list[str], *, enough: bool) -> None:
     assert bool(resampled(attacks, 5)) is enough
+
+
+@pytest.mark.parametrize(
+    ("pairs", "values"),
+    [
+        (1, 9),  # of so many distinct values the differences are drawn: many ties and zeros
+        (6, 3),
+        (13, 5),
+        (13, 1000),
+        (30, 100_000),  # SciPy takes the exact distribution where there are no ties
+        (50, 100_000),
+        (51, 7),
+        (200, 100_000),
+    ],
+)
+def test_the_signed_rank_test_is_scipys(pairs: int, values: int) -> None:
+    random = np.random.default_rng(pairs)
+    for shift in (-0.3, -0.05, 0.0, 0.2):
+        drawn = (random.integers(1, values + 1, pairs) / values - 0.5 + shift).round(6)
+        if pairs in (30, 50):
+            drawn = random.permutation(np.arange(1, pairs + 1)) * random.choice([-1, 1, 1], pairs)
+        drawn = drawn.astype(float)
+        theirs = stats.wilcoxon(drawn, alternative="less", zero_method="zsplit").pvalue
+        assert signed_rank_p(drawn) == pytest.approx(float(theirs), rel=1e-9, abs=1e-15)

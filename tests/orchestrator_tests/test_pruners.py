@@ -232,3 +232,43 @@ def test_saved_studies_are_loaded_by_optuna(tmp_path: Path, curves: list[list[fl
     assert [(t.state, t.value, t.intermediate_values) for t in loaded.trials] == [
         (t.state, t.value, t.intermediate_values) for t in within.study.trials
     ]
+
+
+@pytest.mark.parametrize("objective", [Objective.DER, Objective.ASR])
+def test_the_cheap_test_changes_no_answer(
+    objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna's pruner is asked near its threshold alone; values tie here."""
+    asked = []
+    prune = optuna.pruners.WilcoxonPruner.prune
+
+    def counted(pruner: Any, study: Any, trial: Any) -> bool:
+        asked.append(trial.number)
+        return prune(pruner, study, trial)
+
+    monkeypatch.setattr(optuna.pruners.WilcoxonPruner, "prune", counted)
+    source = random.Random(3)
+    worse = -1 if objective.maximise else 1
+    values = [
+        [round(0.5 - worse * gain + source.gauss(0, 0.1), 2) for _ in range(70)]
+        for gain in (0.0, -0.02, 0.02, -0.06, 0.01)
+    ]
+    found, counts = [], []
+    for cheap in (True, False):
+        if not cheap:
+            monkeypatch.setattr(PruningStudy, "_surely_stays", lambda *_: False)
+        asked.clear()
+        choice = PrunerChoice(
+            pruner="wilcoxon", arguments={"p_threshold": 0.005, "n_startup_steps": 7}
+        )
+        judge = PruningStudy("settings", choice, objective)
+        answers = []
+        for number, row in enumerate(values):
+            judge.begin(number, {})
+            answers.append([judge.report(number, step, value) for step, value in enumerate(row)])
+            judge.finish(number, None if True in answers[-1] else sum(row) / len(row))
+        found.append(answers)
+        counts.append(len(asked))
+    assert found[0] == found[1]
+    assert any(map(any, found[0]))
+    assert 2 * counts[0] < counts[1]
