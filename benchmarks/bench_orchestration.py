@@ -226,11 +226,11 @@ def main(argv: list[str] | None = None) -> None:
         found = {name: CONTENDERS[name](n, given.folder) for name, n in given.contenders.items()}
         print(json.dumps(found))
         return
-    if given.quick:
-        given.rounds, given.sizes = 1, [25]
-        sizes = {25: at_size(25)}
-        with tempfile.TemporaryDirectory() as folder:  # all on one Ray
-            found = measure(QUICK, Path(folder)) | {OURS: sizes[25]}
+    if given.quick:  # nothing is resumed
+        given.rounds, given.sizes = 1, [8]
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(QUICK, Path(folder)) | measure({OURS: 8}, Path(folder))
+        sizes = {8: found[OURS] | {"resume": 0.0}}
         rates = {name: [found[name]["rate"]] for name in CONTENDERS}
     else:
         rates = in_rounds(given.rounds, given.sizes[0])
