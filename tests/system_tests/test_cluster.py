@@ -96,7 +96,7 @@ def test_what_could_never_run_is_refused(joining: Command, cluster: Cluster) -> 
     )
     _, err = joining.run(*arguments, "resources={gpu: 1}", code=3)
     assert err == (
-        "error: resources asks for a GPU, and torch finds none where Ray counts some; mend that, "
+        "error: resources asks for a GPU, and torch finds none where Ray counts some; fix that, "
         "or compute on the CPU with resources.device: cpu\n"
     )
 

@@ -27,7 +27,7 @@ def random_images(count: int, channels: int, side: int) -> Tensor:
     return torch.rand(count, channels, side, side, generator=source(99))
 
 
-SHAPES = pytest.mark.parametrize(("side", "channels"), [(32, 1), (32, 3)])
+SHAPES = pytest.mark.parametrize(("side", "channels"), [(16, 3), (32, 1), (32, 3), (64, 3)])
 # An imported attack has no trigger of its own; `test_spec_imports` tests it.
 NAMES = sorted(set(ATTACKS) - {"imported"})
 EVERY = pytest.mark.parametrize("name", NAMES)
