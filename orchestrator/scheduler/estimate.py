@@ -17,6 +17,9 @@ from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.chain import chain_of, reached
 from orchestrator.plan.cost_model import (
     Calibration,
+    JobLoad,
+    Size,
+    Speed,
     StageShape,
     Workload,
     kind_of,
@@ -26,7 +29,7 @@ from orchestrator.plan.cost_model import (
     size_of,
 )
 from orchestrator.plan.jobs import Job, victim_job
-from orchestrator.plan.plan import Plan, Trial
+from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.plan.resources import Compute
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
 from orchestrator.scheduler.scheduler import TrialOutcomes
@@ -242,6 +245,8 @@ class _JobCount:
         self._gpu = keys.compute.device == "cuda"
         # A victim's batches and the defender's; a GPU replays some trainings, and others not.
         kinds = (3 if self._gpu else 2) * len({machine_of(s) for s in plan.scenarios})
+        self._rates: dict[tuple[int, str, int, bool], float | Speed] = {}
+        self._sizes: dict[int, Size] = {}
         self._calibration = Calibration(keys.compute.device, keys.compute.threads, kinds)
         self.runs: Counter[str] = Counter()
         self.cached: Counter[str] = Counter()
@@ -343,11 +348,22 @@ class _JobCount:
 
     def _seconds(self, job: Job) -> tuple[float, Source]:
         """Return a job's seconds on one worker, from the best source there is."""
-        scenario, load = job.scenario, self._load.of(job)
+        load = self._load.of(job)
         name = kind_of(job.trial, job.position) if job.trials else job.kind.value
+        place = (job.scenario.number, name, load.batch, load.replayed)
+        if place not in self._rates:  # once for thousands of trials
+            self._rates[place] = self._rate(job.scenario, name, load)
+        rate = self._rates[place]
+        if isinstance(rate, float):
+            return rate * load.passes, Source.TAKEN
+        seconds = load.trained * rate.train + load.tested * rate.test
+        return seconds, Source.TIMED if rate.timed else Source.ARITHMETIC
+
+    def _rate(self, scenario: Scenario, name: str, load: JobLoad) -> float | Speed:
+        """Return seconds per pass where such jobs were timed before, else seconds per image."""
         timing = self._timings.get((name, machine_of(scenario)))
         if timing is not None and timing.rate is not None:
-            return timing.rate * load.passes, Source.TAKEN
+            return timing.rate
         classes, channels, side = shape_of(scenario.dataset)
         kind = StageShape(
             architecture=scenario.architecture,
@@ -359,13 +375,16 @@ class _JobCount:
             precision=Precision.AUTO,
             replayed=load.replayed or not self._gpu,
         )
-        speed = self._calibration.speed(kind)
-        seconds = load.trained * speed.train + load.tested * speed.test
-        return seconds, Source.TIMED if speed.timed else Source.ARITHMETIC
+        return self._calibration.speed(kind)
 
     def _bytes(self, job: Job) -> float:
         """Return the bytes of a job's result."""
-        size = size_of(job.scenario.architecture, *shape_of(job.scenario.dataset))
+        scenario = job.scenario
+        if scenario.number not in self._sizes:
+            self._sizes[scenario.number] = size_of(
+                scenario.architecture, *shape_of(scenario.dataset)
+            )
+        size = self._sizes[scenario.number]
         if job.is_trial:
             stored = self._plan.study.mlflow.log_models is LogModels.ALL
             return CURVE_BYTES + 4.0 * size.parameters * stored
