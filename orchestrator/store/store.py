@@ -150,6 +150,8 @@ class Store:
         with self._reached("read"):
             try:
                 if self._local:
+                    if not Path(path).is_file():  # opening a pipe waits for its writer
+                        return None
                     with Path(path).open("rb") as file:
                         return _decode(file, stage, key, whole=whole)
                 if not whole:

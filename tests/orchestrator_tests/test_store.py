@@ -332,3 +332,12 @@ def test_entries_of_the_former_format_stay_readable(spot: Spot) -> None:
 
 
 # Sizes: nothing that is no entry takes memory.
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_or_folder_in_the_place_of_an_entry_counts_as_absent(spot: Spot) -> None:
+    for put in (os.mkfifo, os.mkdir):
+        spot.path.unlink()
+        put(spot.path)
+        assert spot.store.read("unlearn", KEY) is None
+        assert spot.store.peek("unlearn", KEY) is None
