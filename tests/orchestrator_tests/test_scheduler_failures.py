@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import ResourceError
 from orchestrator.plan.jobs import JobKind, JobResult
 from orchestrator.spec.model import Limits
-from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
+from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 from tests.steps import finished
@@ -37,11 +37,7 @@ def test_a_failing_ascent_fails_the_trials_that_share_it(tmp_path: Path, store: 
     desk = Desk(study, tmp_path)
     name = desk.scheduler._catalog.groups[3].job.name
     Workers(failing=[name]).run(desk)
-    failed = [
-        t.scenario.number
-        for t, s in zip(desk.plan.trials, desk.statuses(), strict=True)
-        if s == "failed"
-    ]
+    failed = [trial.scenario.number for trial in with_status(desk, "failed")]
     assert failed == [3] * 12
     row = desk.results.row(desk.plan.by_place[0, 3])
     assert row["error"] == "ascent: RuntimeError: it cannot be done"
@@ -104,11 +100,7 @@ def test_a_lost_worker_costs_its_item_in_flight(
 def test_an_item_whose_workers_keep_dying_is_given_up(tmp_path: Path, store: str) -> None:
     desk = Desk(study_of("nobody", store), tmp_path)
     Workers(dying=["victim-0001"] * ATTEMPTS).run(desk)
-    failed = [
-        t.scenario.number
-        for t, s in zip(desk.plan.trials, desk.statuses(), strict=True)
-        if s == "failed"
-    ]
+    failed = [trial.scenario.number for trial in with_status(desk, "failed")]
     assert failed == [1] * 12
     row = desk.results.row(desk.plan.by_place[0, 1])
     assert row["error"] == "victim: its worker died 3 times"
