@@ -60,7 +60,7 @@ def steps_of(runner: StageRunner, job: Job) -> Steps:
         return JobResult(
             runs=runner.executed,
             error=lack or f"{kind}: {line}"[:500],
-            told=lack or f"{kind}: {text}"[:1000],
+            message=lack or f"{kind}: {text}"[:1000],
             trace=redacted(traceback.format_exc()),
         )
     finally:

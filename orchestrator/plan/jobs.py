@@ -141,7 +141,7 @@ class JobResult:
 
     runs: tuple[StageRun, ...] = ()  # stages executed for it, in order
     error: str = ""  # one line, if it failed; without places, as results are
-    told: str = ""  # the same for a person's eyes, places included
+    message: str = ""  # the same for the log and the terminal, places included
     trace: str = ""
     fatal: bool = False  # whether no other job can do better (a store that cannot be written to)
     spent: float = 0.0  # seconds on its worker, or 0 where they were not counted
@@ -150,7 +150,7 @@ class JobResult:
     @property
     def reason(self) -> str:
         """The failure, as a person reads it."""
-        return self.told or self.error
+        return self.message or self.error
 
 
 @dataclass(frozen=True, kw_only=True)

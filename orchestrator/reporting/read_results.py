@@ -100,7 +100,7 @@ class StudyResults:
     trials: tuple[TrialRow, ...]
     setting_axes: tuple[str, ...]  # all setting axes, as the columns stand in the file
     varied: tuple[str, ...]
-    telling: tuple[str, ...]  # those by which settings are told apart
+    telling: tuple[str, ...]  # those that distinguish settings
 
 
 def read_results(path: Path) -> StudyResults:

@@ -221,7 +221,7 @@ def test_an_item_that_fails_tells_no_secret() -> None:
         next(steps)
     result = end.value.value
     assert result.error == "ValueError: no *** for http://***@host"
-    assert clear(result.told + result.trace)
+    assert clear(result.message + result.trace)
 
 
 # Which stores there are.

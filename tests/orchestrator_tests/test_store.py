@@ -253,8 +253,8 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(spot: Spot, sound: bytes, bit: 
 def test_peek_never_returns_a_wrong_value(spot: Spot, sound: bytes, bit: int) -> None:
     for place, damaged in flips(sound, bit):
         found = spot.peek(damaged)
-        told = None if found is None else (found.values, found.seconds, found.study)
-        assert told in (None, (WHOLE.values, WHOLE.seconds, WHOLE.study)), place
+        seen = None if found is None else (found.values, found.seconds, found.study)
+        assert seen in (None, (WHOLE.values, WHOLE.seconds, WHOLE.study)), place
 
 
 def head(text: str) -> bytes:

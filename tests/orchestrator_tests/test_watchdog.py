@@ -121,15 +121,15 @@ def test_who_wants_to_be_told_is_told_before_anything_is_ended(
     watch: RayWatchdog, exits: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "PATIENCE", 60)
-    told: list[Exception] = []
-    with watch.handling(told.append):
+    errors: list[Exception] = []
+    with watch.handling(errors.append):
         time.sleep(0.3)
-        assert told == []
+        assert errors == []
         watch.watch(lambda: False)
-        wait_until(lambda: told, "it is told", SECONDS)
+        wait_until(lambda: errors, "it is reported", SECONDS)
         with watch.leaving():
             wait_until(lambda: not watching(), "the watch is over", SECONDS)
-    assert isinstance(told[0], ResourceError)
+    assert isinstance(errors[0], ResourceError)
     exits.assert_not_called()
 
 

@@ -97,7 +97,7 @@ def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
     path.write_text("no picture")
     attack = Blended(pattern=str(path))
     for use in (attack.identity, lambda: attack.stamp(torch.zeros(1, 3, 16, 16), source())):
-        # Whoever handles a dataset that cannot be read handles a picture too.
+        # Code that handles a dataset that cannot be read handles a picture too.
         with pytest.raises(DatasetError) as error:
             use()
         assert str(error.value) == f"{path} cannot be read as a picture (UnidentifiedImageError)"

@@ -240,7 +240,7 @@ def test_a_killed_process_leaves_nothing_half_done(
     with serving(sample.archives) as site:
         worker = start(sample, root, site.url, code)
         assert line_of(worker) == "stalled"
-        # Meanwhile another one waits, and says so.
+        # Another one waits, and says so.
         waiting = sample.dataset(root, mirror=site.url).fetch()
         step = next(waiting)
         assert step.what == "waiting for another process to fetch gtsrb"

@@ -234,7 +234,7 @@ def test_the_largest_share(config: dict[str, Any], suspects: tuple[int, ...]) ->
     assert flag(assemble(config).score, [2, 2, 4, 5, 1]) == suspects
 
 
-# Which weights start afresh, and from where.
+# Which weights are reinitialised, and from what.
 
 
 FAN_IN, ROWS = 16, 6
@@ -317,7 +317,7 @@ def test_a_draw_depends_on_the_place_and_the_seed_alone(distribution: str) -> No
 
 
 def drawn(**config: Any) -> Tensor:
-    """Return 20,480 weights of a head with 512 inputs, all drawn afresh."""
+    """Return 20,480 weights of a head with 512 inputs, all drawn again."""
     classifier = classifier_of(lambda: HeadAlone(512, 40))
     everything = head_suspects(tuple(range(40)), torch.ones(40, 512, dtype=torch.bool))
     reinitialise(assemble(config).relearn, classifier, everything, seed=0)
