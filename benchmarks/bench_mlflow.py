@@ -149,7 +149,7 @@ def queries(folder: Path, times: int) -> dict[str, tuple[float, float]]:
     if experiment is None:
         raise RuntimeError("the study is not there")
     place = [experiment.experiment_id]
-    (parent,) = client.search_runs(place, "tags.`ulrl.key` = 'scenario-7'")
+    (parent,) = client.search_runs(place, "tags.`mlflow.ulrl.key` = 'scenario-7'")
     child = client.search_runs(place, "tags.kind = 'trial'", max_results=1)[0]
     page: dict[str, Any] = {"max_results": 100}
 

@@ -1,12 +1,13 @@
-"""Processes of this machine and temporary folders, cleaned up after a crash."""
+"""Processes of this machine, the commit they run, temporary folders cleaned up after a crash."""
 
 import ctypes
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
@@ -76,3 +77,19 @@ def place_for_sockets() -> str:
         f"the names of its sockets would be too long in {gettempdir()}; set RAY_TMPDIR to a "
         f"folder that can be written to and has at most {SHORT - len(MADE)} ASCII characters"
     )
+
+
+@cache
+def commit() -> str:
+    """Return the checkout's commit, with a plus if files differ from it; "" outside of one."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return ""
+    words = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own words
+            words, cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ from orchestrator.address import redacted
 from orchestrator.files import whole_lines, write_text
 from orchestrator.plan.jobs import Job, JobKind, JobResult, StageRun, victim_job
 from orchestrator.plan.plan import Scenario
+from orchestrator.processes import commit
 from orchestrator.reporting.read_logs import FILE
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, sentence
@@ -211,7 +211,7 @@ def describe_start(executor: str, device: str) -> dict[str, Any]:
         "hardware": _hardware(device),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "versions": versions,
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -230,18 +230,3 @@ def _hardware(device: str) -> str:
         names = Counter(torch.cuda.get_device_name(card) for card in cards)
         parts += [f"{number} × {name}" for name, number in names.items()]
     return "; ".join(parts)
-
-
-def _commit() -> str:
-    """Return the checkout's commit, with a plus if files differ from it; "" outside of one."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return ""
-    words = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own words
-            words, cwd=here, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()

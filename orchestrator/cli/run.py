@@ -38,6 +38,7 @@ from orchestrator.store.study_folder import StudyFolder
 from orchestrator.terminal import Interrupts, failure_of, program, shown
 from orchestrator.tracking.model_export import ExportState, ModelExporter
 from orchestrator.tracking.sync import EndProgress
+from orchestrator.tracking.views import SCENARIOS, page
 
 STORAGE_SECONDS = 60.0  # for Optuna's storage at the end of a study
 HURRIED_SECONDS = 5.0  # for MLflow and Optuna's storage when the study ends early
@@ -231,12 +232,13 @@ class _Run:
         self._deliver(whole=whole)
         if self.mlflow.run_ids() != known:
             self.results.write(path, self.mlflow.run_ids())  # now with all of them
-        tags, reached = conclusion(path)
+        reached, scenarios = conclusion(path)
         metrics = {f"trials_{s}": float(self.state.statuses[s]) for s in Status}
+        self.mlflow_callback.outcomes(scenarios)
         self.mlflow_callback.study_record(
             status="FINISHED" if whole else "KILLED",
-            metrics={**metrics, **reached} if whole else {},
-            tags=tags if whole else {},
+            metrics={**metrics, **reached.metrics} if whole else {},
+            found=reached if whole else None,
             artifacts=artifacts_of(path, self.plan) if whole else (),
         )
         if whole:
@@ -274,12 +276,17 @@ class _Run:
         for word, name in (("report", "report.html"), ("results", "results.csv"), ("logs", "logs")):
             self._say(f"{word:<8} {shown(path / name)}", link=path / name)
         self._say(f"shared   {shared(self.scheduler, self.folder)}")
-        uri = study.mlflow.uri.reveal()
+        uri, experiment = study.mlflow.uri.reveal(), self.mlflow.experiment_id
+        server, word = str(study.mlflow.uri).rstrip("/"), "MLflow"
         if uri.startswith("sqlite:"):
             file = shown(Path(uri.removeprefix("sqlite:///")))
             self._say(f"MLflow   {program('mlflow')} ui --backend-store-uri sqlite:///{file}")
-        else:
-            self._say(f"MLflow   {study.mlflow.uri}")
+            server = "http://127.0.0.1:5000"
+            word = "then"
+        elif not experiment:
+            self._say(f"MLflow   {server}")
+        if experiment:
+            self._say(f"{word:<8} {server}/{page(experiment, SCENARIOS)}")
 
     def _warn(self, text: str) -> None:
         self._say(text, style="yellow")

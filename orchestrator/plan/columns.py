@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,23 @@ REQUIRED = (
     *(*SCENARIO, *SETTING, "status", "error", "victim_ok"),
     *(*BEFORE, *AFTER, *DER, "flagged", *_LAST),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was found, of a whole study or of one scenario, as the report says it.
+
+    Attributes:
+        text: In sentences.
+        best_setting: In one line; where there is none, why.
+        metrics: By name.
+        rivals: Settings that are not clearly worse, in one line.
+    """
+
+    text: str
+    best_setting: str
+    metrics: Mapping[str, float]
+    rivals: str | None = None
 
 
 def column_of(metric: str, half: str) -> str:

@@ -6,7 +6,17 @@ from pathlib import Path
 
 from orchestrator.errors import SpecError
 from orchestrator.files import write_text
-from orchestrator.plan.columns import CONFUSION, CURVES, RELEARN, UNLEARN, column_of
+from orchestrator.plan.columns import (
+    AFTER,
+    CONFUSION,
+    CURVES,
+    DER,
+    METRICS,
+    RELEARN,
+    UNLEARN,
+    Outcome,
+    column_of,
+)
 from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.classes import read_classes
 from orchestrator.reporting.figures import read_curves
@@ -20,10 +30,20 @@ from orchestrator.reporting.read_logs import (
     read_study,
     repeated,
 )
-from orchestrator.reporting.read_results import StudyResults, distinct, read_results
+from orchestrator.reporting.read_results import (
+    StudyResults,
+    distinct,
+    read_results,
+)
 from orchestrator.reporting.sensitivity import sensitivity
 from orchestrator.reporting.statistics import count_flags
-from orchestrator.reporting.summary import Summary, sound, spread_of, summarise
+from orchestrator.reporting.summary import (
+    ScenarioOutcome,
+    Summary,
+    sound,
+    spread_of,
+    summarise,
+)
 from orchestrator.reporting.text import (
     PLUS_MINUS,
     FamilyRow,
@@ -38,14 +58,15 @@ from orchestrator.reporting.text import (
 )
 from orchestrator.search.abandonment import forecast
 
-DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description
 _METRICS = ("acc", "asr", "ra", "der")
 
 
-def conclusion(folder: Path) -> tuple[Mapping[str, str], Mapping[str, float]]:
-    """Return tags and metrics that say what the study in `folder` found, as its report does.
+def conclusion(folder: Path) -> tuple[Outcome, Mapping[tuple[str, ...], Outcome]]:
+    """Return what the study in `folder` found, and what it found of each scenario.
 
-    Metrics are those of the best setting for all, means over scenarios on the report half.
+    The study's metrics are those of the best setting for all, means over scenarios on the report
+    half; a scenario's are the columns of results.csv of its own best setting. Scenarios are named
+    by their columns as text.
 
     Raises:
         SpecError: A file of the folder is not what it should be.
@@ -53,16 +74,42 @@ def conclusion(folder: Path) -> tuple[Mapping[str, str], Mapping[str, float]]:
     results = read_results(folder / "results.csv")
     study = read_study(folder / "study.yaml")
     summary = summarise(results, study.objective or "der", study.sampler)
-    tags = {DESCRIPTION: "\n\n".join(answer(summary, names_of(results)))}
+    scenarios = {
+        tuple(outcome.scenario.cells().values()): _outcome(outcome) for outcome in summary.outcomes
+    }
+    text = "\n\n".join(answer(summary, names_of(results)))
     if summary.common is None:
         why = "no victim took" if summary.all_weak else "no trial is done"
-        return {**tags, "best_setting": f"none: {why}"}, {}
-    tags["best_setting"] = setting_text(summary.common)
-    tags["no_clear_difference_to"] = "; ".join(map(setting_text, unclear(summary)))
+        return Outcome(text=text, best_setting=f"none: {why}", metrics={}), scenarios
     repairs = [outcome.common for outcome in sound(summary.outcomes)]
     columns = [column_of(metric, "report") for metric in _METRICS]
     spreads = {column: spread_of(repairs, column) for column in columns}
-    return tags, {f"best_{name}": found.mean for name, found in spreads.items() if found}
+    whole = Outcome(
+        text=text,
+        best_setting=setting_text(summary.common),
+        metrics={f"best_{name}": found.mean for name, found in spreads.items() if found},
+        rivals="; ".join(map(setting_text, unclear(summary))),
+    )
+    return whole, scenarios
+
+
+def _outcome(outcome: ScenarioOutcome) -> Outcome:
+    """Return what a scenario's own best setting makes of its victim."""
+    if outcome.best is None:
+        return Outcome(text="No trial is done.", best_setting="none", metrics={})
+    numbers, setting = outcome.best.numbers, setting_text(outcome.best.setting)
+    changes = [
+        f"{metric.upper()} {numbers[f'{metric}_before_report']:.1%} → "
+        f"{numbers[f'{metric}_after_report']:.1%}"
+        for metric in METRICS
+    ]
+    weak = " The victim did not take." if outcome.took is False else ""
+    return Outcome(
+        text=f"Best setting: {setting}. On the report half {', '.join(changes)}, "
+        f"DER {numbers['der_report']:.3f}.{weak}",
+        best_setting=setting,
+        metrics={name: numbers[name] for name in (*AFTER, *DER)},
+    )
 
 
 _OWN = ("ACC", "ASR", "RA", "DER")

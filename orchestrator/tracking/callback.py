@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.files import write_text
+from orchestrator.plan.columns import Outcome
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Verdict
@@ -35,9 +36,9 @@ class MlflowCallback(StudyCallback):
     ) -> None:
         self._worker, self._scheduler = worker, scheduler
         self._runs, self._retention = runs, retention
-        self._scenarios: set[int] = set()
         self._known = set(worker.run_ids())  # keys of runs that are older than this start
         self._waiting: list[Trial] = []
+        self._findings: dict[int, VictimResult | None] = {}  # by scenario
         self.study_record(status="RUNNING", metrics={}, artifacts=())
 
     def study_record(
@@ -46,26 +47,32 @@ class MlflowCallback(StudyCallback):
         status: str,
         metrics: Mapping[str, float],
         artifacts: tuple[tuple[str, str], ...],
-        tags: Mapping[str, str] | None = None,
+        found: Outcome | None = None,
     ) -> None:
         """Bring the parent run up to date."""
         self._worker.record(
-            self._runs.study(status=status, metrics=metrics, artifacts=artifacts, tags=tags or {})
+            self._runs.study(status=status, metrics=metrics, artifacts=artifacts, found=found)
         )
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
-        self._scenarios.add(scenario.number)
-        self._worker.record(self._runs.scenario(scenario, finding))
+        self._record_victim(scenario, finding)
 
     def decided(self, verdict: Verdict) -> None:
         trial = verdict.trial
-        if trial.scenario.number not in self._scenarios:  # its victim failed
-            self._scenarios.add(trial.scenario.number)
-            self._worker.record(self._runs.scenario(trial.scenario, None))
+        if trial.scenario.number not in self._findings:  # its victim failed
+            self._record_victim(trial.scenario, None)
         if trial.key in self._known:  # right already, most likely: best or not, says `finish`
             self._waiting.append(trial)
         else:
             self._record_trial(trial, best=False)
+
+    def outcomes(self, found: Mapping[tuple[str, ...], Outcome]) -> None:
+        """Record what became of each scenario, named by its columns as text."""
+        for scenario in self._scheduler.plan.scenarios:
+            if scenario.number in self._findings:
+                outcome = found.get(tuple(map(str, scenario.columns.values())))
+                finding = self._findings[scenario.number]
+                self._worker.record(self._runs.scenario(scenario, finding, outcome))
 
     def finish(self) -> None:
         """Mark each scenario's best trial, with its model where the policy says so."""
@@ -78,6 +85,11 @@ class MlflowCallback(StudyCallback):
         plan = self._scheduler.plan
         trials, scenarios = plan.trials, plan.scenarios
         self._worker.retire({STUDY, *(t.key for t in trials), *map(scenario_key, scenarios)})
+
+    def _record_victim(self, scenario: Scenario, finding: VictimResult | None) -> None:
+        self._findings[scenario.number] = finding
+        if scenario_key(scenario) not in self._known:  # else `outcomes` says all of it
+            self._worker.record(self._runs.scenario(scenario, finding))
 
     def _record_trial(self, trial: Trial, *, best: bool) -> None:
         self._worker.record(self._runs.trial(trial, best=best))

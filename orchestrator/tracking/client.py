@@ -1,8 +1,10 @@
 """MLflow's client: experiments, runs, metrics and the model registry."""
 
+import getpass
 import json
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from orchestrator.processes import scratch
+from orchestrator.processes import commit, scratch
 from orchestrator.tracking.records import Record, digest_of
 from orchestrator.tracking.sqlite_setup import database_file, ensure_database
+from orchestrator.tracking.views import DESCRIPTION, ID, LINK
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -83,8 +86,12 @@ def register(client: Any, name: str, model: str, run: str, tags: Mapping[str, st
             client.delete_model_version(name, version.version)
 
 
-KEY, STUDY, PLACE, MODEL = "ulrl.key", "ulrl.study", "ulrl.place", "ulrl.model"
+# Tags that begin with "mlflow." are not shown to a person.
+KEY, STUDY = "mlflow.ulrl.key", "mlflow.ulrl.study"
+FORMER_KEY, FORMER_STUDY = "ulrl.key", "ulrl.study"  # of earlier versions
+PLACE, MODEL = "ulrl.place", "ulrl.model"
 MISSING, NOW = "ulrl.missing", "ulrl.now."
+LONGEST_NAME = 200  # characters of a model's
 
 
 class Experiment:
@@ -92,6 +99,7 @@ class Experiment:
 
     Attributes:
         name: The same wherever the experiment is reached, another one when it is made again.
+        id: MLflow's.
     """
 
     def __init__(self, uri: str, name: str) -> None:
@@ -110,38 +118,41 @@ class Experiment:
             if database is not None:
                 location = (database.parent / "mlartifacts" / name).as_uri()
             self.name = uuid4().hex
-            self._id = self._client.create_experiment(name, location, tags={PLACE: self.name})
+            self.id = self._client.create_experiment(name, location, tags={PLACE: self.name})
         else:
-            self._id = experiment.experiment_id
+            self.id = experiment.experiment_id
             if experiment.lifecycle_stage != "active":
-                self._client.restore_experiment(self._id)
+                self._client.restore_experiment(self.id)
             self.name = experiment.tags.get(PLACE) or uuid4().hex
             if PLACE not in experiment.tags:
-                self._client.set_experiment_tag(self._id, PLACE, self.name)
+                self._client.set_experiment_tag(self.id, PLACE, self.name)
 
     def answers(self) -> bool:
         """Return whether the experiment is there to be written."""
-        return self._client.get_experiment(self._id).lifecycle_stage == "active"
+        return self._client.get_experiment(self.id).lifecycle_stage == "active"
 
     def find(self, study: str, key: str | None = None) -> dict[str, str]:
         """Return run ids by key of the runs made for `study`, at least that of `key`."""
-        query = f"tags.`{STUDY}` = '{study}'"
-        if key is not None and "'" not in key:  # which nothing escapes
-            query += f" and tags.`{KEY}` = '{key}'"
-        return {run.data.tags[KEY]: run.info.run_id for run in self._search(query)}
+        runs: dict[str, str] = {}
+        for of, by in ((FORMER_STUDY, FORMER_KEY), (STUDY, KEY)):
+            query = f"tags.`{of}` = '{study}'"
+            if key is not None and "'" not in key:  # which nothing escapes
+                query += f" and tags.`{by}` = '{key}'"
+            runs |= {run.data.tags[by]: run.info.run_id for run in self._search(query)}
+        return runs
 
     def deleted(self, study: str) -> set[str]:
         """Return the ids of runs made for `study` that the user deleted."""
         from mlflow.entities import ViewType
 
-        query = f"tags.`{STUDY}` = '{study}'"
-        return {run.info.run_id for run in self._search(query, ViewType.DELETED_ONLY)}
+        queries = [f"tags.`{of}` = '{study}'" for of in (FORMER_STUDY, STUDY)]
+        return {run.info.run_id for q in queries for run in self._search(q, ViewType.DELETED_ONLY)}
 
     def _search(self, query: str, view: int = 1) -> "Iterator[Run]":
         """Yield the runs that a filter finds; the view is MLflow's, 1 is of active runs."""
         token = None
         while True:
-            page = self._client.search_runs([self._id], query, view, page_token=token)
+            page = self._client.search_runs([self.id], query, view, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -170,17 +181,28 @@ class Experiment:
             there = self._get(self.find(study, record.key).get(record.key))
         if there is None:
             # Key and study are there from the start: the run is found if a kill follows.
-            tags = {KEY: record.key, STUDY: study, **_tags(record, parent)}
+            tags = {KEY: record.key, STUDY: study, **_made_by(), **_tags(record, parent)}
             began = None if record.began is None else round(1000 * record.began)
-            there = self._client.create_run(self._id, start_time=began, tags=tags)
+            there = self._client.create_run(self.id, start_time=began, tags=tags)
         run = there.info.run_id
         names = self._update(there, record, parent, former)
+        if record.experiment:
+            self._describe(record.experiment)
         if there.info.status != record.status and record.status == "RUNNING":
             self._client.update_run(run, status=record.status)
         elif there.info.status != record.status:
             ended = None if record.ended is None else round(1000 * record.ended)
             self._client.set_terminated(run, record.status, ended)
         return run, names
+
+    def _describe(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the experiment, but leave a description that a person wrote."""
+        had = self._client.get_experiment(self.id).tags
+        own = LINK in had.get(DESCRIPTION, LINK)
+        for name, value in tags.items():
+            text = value.replace(ID, self.id)
+            if had.get(name) != text and (own or name != DESCRIPTION):
+                self._client.set_experiment_tag(self.id, name, text)
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run, if it is there."""
@@ -247,7 +269,7 @@ class Experiment:
                     self._client.set_tag(run, MISSING, "model")
                     return False
                 home = self._client.create_logged_model(
-                    self._id, "model", run, {MODEL: digest}, dict(record.params)
+                    self.id, model_name(record.name), run, {MODEL: digest}, dict(record.params)
                 )
                 model = str(home.model_id)
                 self._client.log_outputs(run, [LoggedModelOutput(model, step=0)])
@@ -266,7 +288,8 @@ class Experiment:
             self._client.log_batch(run, metrics=points)
             self._client.finalize_logged_model(model, LoggedModelStatus.READY)
         if record.registered:
-            tags = {STUDY: self._client.get_run(run).data.tags[STUDY]}
+            had = self._client.get_run(run).data.tags
+            tags = {STUDY: had.get(STUDY) or had[FORMER_STUDY]}
             register(self._client, record.registered, model, run, tags)
         return True
 
@@ -274,7 +297,7 @@ class Experiment:
         """Delete a run's models but for the whole one of digest `but`, whose id is returned."""
         left = ""
         query = f"source_run_id = '{run}'"
-        for model in self._client.search_logged_models([self._id], query):
+        for model in self._client.search_logged_models([self.id], query):
             if model.tags.get(MODEL) == but and str(model.status) == "READY":
                 left = str(model.model_id)
             elif MODEL in model.tags:
@@ -296,6 +319,19 @@ def _inputs(run: "Run", record: Record) -> "Iterator[DatasetInput]":
                 Dataset(one.name, one.digest, "code", json.dumps(source), profile=facts),
                 [InputTag("mlflow.data.context", one.context)],
             )
+
+
+@cache
+def _made_by() -> dict[str, str]:
+    """Return who makes a run, and with which commit of this project."""
+    with suppress(OSError, KeyError):  # a user without a name
+        user = {"mlflow.user": getpass.getuser()}
+    return {**user, **({"mlflow.source.git.commit": made} if (made := commit()) else {})}
+
+
+def model_name(text: str) -> str:
+    """Return a run's name as the name of its model, in which MLflow admits fewer characters."""
+    return re.sub(r"[^\w=,+ -]+", "-", text)[:LONGEST_NAME].strip("- ,") or "model"
 
 
 def _tags(record: Record, parent: str) -> dict[str, str]:

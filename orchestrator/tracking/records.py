@@ -45,6 +45,7 @@ class Record:
         model: Plain values that say to the tracker's maker of models which one it is.
         registered: Name under which the model stands in the registry, or "".
         datasets: What the run rests on; the same name, digest and context once.
+        experiment: Tags of the experiment, where the run is one that speaks for all of it.
         began: When its work began, in seconds since 1970; None is when its run is made. Like
             `ended`, it is no part of what tells records apart.
         ended: When its work ended; None is when it is first said to have.
@@ -62,6 +63,7 @@ class Record:
     model: Mapping[str, Any] | None = None
     registered: str = ""
     datasets: tuple[Dataset, ...] = ()
+    experiment: Mapping[str, str] = field(default_factory=dict)
     began: float | None = None
     ended: float | None = None
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from orchestrator.plan.columns import METRICS, slug
+from orchestrator.plan.columns import METRICS, Outcome, slug
 from orchestrator.plan.jobs import StageRun
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.scheduler.decisions import Pruning, Status
@@ -23,6 +23,7 @@ from orchestrator.store.serialization import REPAIRED, VICTIM
 from orchestrator.store.store import Store
 from orchestrator.tracking.models import describe
 from orchestrator.tracking.records import Dataset, Record, digest_of
+from orchestrator.tracking.views import DESCRIPTION, KIND, described, views
 from ulrl.hyperparameters import PARTS, Hyperparameters
 
 
@@ -72,6 +73,7 @@ class ImageSets:
 Curves: TypeAlias = dict[str, tuple[tuple[int, float], ...]]
 
 STUDY = "study"
+_TRAINING = ("train_loss", "train_accuracy")  # "acc" is of test images
 ADDRESSES = ("mlflow.uri", "store", "optuna.storage")  # the same study elsewhere
 _HALVES = tuple((when, half) for when in ("before", "after") for half in ("selection", "report"))
 _NUMBERS = (
@@ -108,9 +110,9 @@ class RunRecords:
         status: str,
         metrics: Mapping[str, float],
         artifacts: tuple[tuple[str, str], ...],
-        tags: Mapping[str, str],
+        found: Outcome | None,
     ) -> Record:
-        """Return the parent of all; `tags` say what it found."""
+        """Return the parent of all, which also carries what the experiment's page shows."""
         plan = self._plan
         counts = {
             "scenarios": len(plan.scenarios),
@@ -124,13 +126,20 @@ class RunRecords:
             name=plan.study.name,
             params={**_texts(_settled(plan.study)), **_texts(counts)},
             metrics=dict(metrics),
-            tags={"kind": "study", "status": said, **tags},
+            tags={"kind": "study", "status": said, **_said(found)},
             status=status,
             artifacts=artifacts,
+            experiment={
+                **KIND,
+                **views(plan.varied()),
+                DESCRIPTION: described("" if found is None else found.text),
+            },
         )
 
-    def scenario(self, scenario: Scenario, finding: VictimResult | None) -> Record:
-        """Return a scenario's run: its victim, or that there is none."""
+    def scenario(
+        self, scenario: Scenario, finding: VictimResult | None, found: Outcome | None = None
+    ) -> Record:
+        """Return a scenario's run: its victim, or that there is none, and what became of it."""
         metrics: dict[str, float] = {}
         curves: Curves = {}
         model = ended = began = None
@@ -142,6 +151,7 @@ class RunRecords:
                     value = getattr(getattr(finding.evaluation, half), metric)
                     metrics[f"{metric}_before_{half}"] = value
             metrics |= {**_seconds(finding.runs), "seconds": finding.seconds}
+            metrics |= {} if found is None else found.metrics
             curves = _curves("train_victim", ("loss", "accuracy"), finding.training)
             ok = str(self._results.victim_ok(finding))
             if self._policy is LogModels.ALL:
@@ -156,7 +166,7 @@ class RunRecords:
             params=_texts({**scenario.columns, **_made(self._plan.study, scenario)}),
             metrics=metrics,
             curves=curves,
-            tags={**tags, "victim_ok": ok, **_tags(scenario)},
+            tags={**tags, "victim_ok": ok, **_tags(scenario), **_said(found)},
             status="FAILED" if finding is None else "FINISHED",
             artifacts=() if picture is None else ((str(picture), ""),),
             model=model,
@@ -177,7 +187,7 @@ class RunRecords:
             curves = _curves("relearn", METRICS, repaired.curve)
             if isinstance(scored, ScoreResult):
                 curves |= self._phase_one(scored)
-            curves |= _curves("relearn", ("loss", "accuracy"), repaired.training)
+            curves |= _curves("relearn", _TRAINING, repaired.training)
             metrics |= _seconds((*scored.runs, *repaired.runs))
             ended = self._store.written("evaluate", repaired.runs[-1].key)
             began = None if ended is None else ended - repaired.seconds
@@ -188,7 +198,7 @@ class RunRecords:
         return Record(
             key=trial.key,
             parent=scenario_key(trial.scenario),
-            name=trial.setting.text,
+            name=f"{self._plan.name_of(trial.scenario)}: {trial.setting.text}",
             params={
                 **_texts({**trial.scenario.columns, "defence_seed": trial.defence_seed}),
                 **_resolved(trial.hyperparameters),
@@ -240,15 +250,23 @@ class RunRecords:
         stop = scored.scores.stop_epoch
         key = scored.runs[0].key, stop
         known, curves = self._ascent
-        if known != key or not curves["unlearn/accuracy"]:  # trials of a group share them
+        if known != key or not curves["unlearn/train_accuracy"]:  # trials of a group share them
             values = self._findings.ascent(scored)
             curves = {
-                f"unlearn/{name}": tuple(enumerate(values.get(name, ())[:stop], start=1))
+                f"unlearn/train_{name}": tuple(enumerate(values.get(name, ())[:stop], start=1))
                 for name in ("loss", "accuracy")
             }
             curves |= _curves("unlearn", METRICS, values.get("curve", ())[:stop])
             self._ascent = key, curves
         return curves
+
+
+def _said(found: Outcome | None) -> dict[str, str]:
+    """Return the tags that say what was found."""
+    if found is None:
+        return {}
+    rivals = {} if found.rivals is None else {"no_clear_difference_to": found.rivals}
+    return {DESCRIPTION: found.text, "best_setting": found.best_setting, **rivals}
 
 
 def scenario_key(scenario: Scenario) -> str:

@@ -157,6 +157,9 @@ class SyncWorker:
         table: What has arrived.
         study: Identifier of the study.
         uri: Address of the experiment's store.
+
+    Attributes:
+        experiment_id: MLflow's, once it was reached; "" before.
     """
 
     def __init__(
@@ -164,6 +167,7 @@ class SyncWorker:
     ) -> None:
         self._connect, self._table, self._study, self._uri = connect, table, study, uri
         self._experiment: Experiment | None = None
+        self.experiment_id = ""
         self._name, self._seen = table.place(uri), ""  # experiments: of before, of this start
         self._runs = table.runs(self._name)
         self._change = threading.Condition(threading.RLock())
@@ -350,6 +354,7 @@ class SyncWorker:
             self._table.settle(self._uri, experiment.name)
         with self._change:
             self._name = self._seen = experiment.name
+            self.experiment_id = experiment.id
             self._runs, self._experiment, self._away = runs, experiment, False
             self._queue = self._lacking()
             self._change.notify_all()

@@ -33,7 +33,7 @@ class FakeExperiment(Experiment):
     """
 
     def __init__(self, name: str = "here", *, away: bool = False) -> None:
-        self.name, self.away = name, away
+        self.name, self.id, self.away = name, "7", away
         self.refused: set[str] = set()
         self.forget_after_create: set[str] = set()
         self.runs: dict[str, tuple[str, Record | None, str, dict[str, str]]] = {}

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from orchestrator.address import Address
+from orchestrator.plan.columns import Outcome
 from orchestrator.scheduler.retention import ModelRetention
 from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.model import LogModels, Study, Tracking
@@ -61,6 +62,7 @@ def mirrored(
     finish: bool = True,
     workers: Workers | None = None,
     steps: int = 10**9,
+    found: Mapping[tuple[str, ...], Outcome] | None = None,
     **crew: Any,
 ) -> tuple[Desk, Listener]:
     """Run a study under the eyes of a mirror, to its end."""
@@ -74,6 +76,8 @@ def mirrored(
     if finish:
         retention.finish()
         mirror.finish()
+    if found is not None:
+        mirror.outcomes(found)
     return desk, heard
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from orchestrator.report import main
-from orchestrator.reporting.build import DESCRIPTION, conclusion, write_report
+from orchestrator.reporting.build import conclusion, write_report
 from orchestrator.search.abandonment import forecast
 from tests.orchestrator_tests.report_folders import (
     HOSTILE,
@@ -183,10 +183,12 @@ def test_a_study_in_which_no_victim_took(tmp_path: Path) -> None:
     assert set(total.replace(r"\\", "").replace(" ", "").split("&")[2:]) == {"--", ""}
     assert "reinit\\_ratio=" not in latex
     assert "best mean" not in html
-    tags, metrics = conclusion(tmp_path)
-    assert tags["best_setting"] == "none: no victim took"
-    assert tags[DESCRIPTION].startswith("All 6 victims are weak")
-    assert metrics == {}
+    whole, scenarios = conclusion(tmp_path)
+    assert whole.best_setting == "none: no victim took"
+    assert whole.text.startswith("All 6 victims are weak")
+    assert whole.metrics == {}
+    assert len(scenarios) == 6
+    assert all(one.text.endswith("The victim did not take.") for one in scenarios.values())
 
 
 def test_lost_accuracy_is_a_failure_too(tmp_path: Path) -> None:

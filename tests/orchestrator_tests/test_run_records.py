@@ -11,6 +11,7 @@ import torch
 
 from orchestrator.address import Address
 from orchestrator.pipeline.inputs import model_spec_of
+from orchestrator.plan.columns import SCENARIO, Outcome
 from orchestrator.plan.plan import Plan
 from orchestrator.spec.model import LogModels, Prune, Tracking, VictimRule
 from orchestrator.store.lookup import ScoreResult
@@ -55,9 +56,10 @@ def test_study_scenarios_and_trials_are_a_tree(told: tuple[Desk, Listener]) -> N
     assert {record.key for record in trials} == {trial.key for trial in desk.plan.trials}
     for trial in desk.plan.trials:
         record = trial_record(heard, desk, trial.number)
-        assert record.name == trial.setting.text
         assert record.parent is not None
         assert heard.last[record.parent].name == desk.plan.name_of(trial.scenario)
+        assert record.name == f"{desk.plan.name_of(trial.scenario)}: {trial.setting.text}"
+    assert len({record.name for record in heard.last.values()}) == len(heard.last)
     assert {record.status for record in (*scenarios, *trials)} == {"FINISHED"}
 
 
@@ -114,6 +116,21 @@ def test_a_scenario_holds_its_victim(tmp_path: Path) -> None:
         }
 
 
+def test_a_scenario_says_what_its_best_setting_makes_of_it(tmp_path: Path) -> None:
+    desk, _ = mirrored(study_of(tmp_path), tmp_path)
+    scenario, row = desk.plan.scenarios[1], desk.rows()[6]
+    best = Outcome(text="Much.", best_setting="alpha=0.5", metrics={"der_report": 0.75})
+    cells = tuple(str(row[name]) for name in SCENARIO)
+    _, heard = mirrored(study_of(tmp_path), tmp_path, found={cells: best})
+    told = {record.name: record for record in heard.of("scenario")}
+    record = told.pop(desk.plan.name_of(scenario))
+    assert record.metrics["der_report"] == 0.75
+    assert record.tags["best_setting"] == "alpha=0.5"
+    assert record.tags["mlflow.note.content"] == "Much."
+    assert len(told) == 3
+    assert not any("best_setting" in other.tags for other in told.values())
+
+
 def test_pruned_trials_have_no_number_after_the_victim(tmp_path: Path) -> None:
     study = study_of(
         tmp_path,
@@ -157,7 +174,7 @@ def test_a_second_start_says_the_same(tmp_path: Path) -> None:
     known = dict.fromkeys(first.last, "run")
     listener = Listener(known)
     listener.last = dict.fromkeys((record.key for record in first.of("scenario")), first.heard[0])
-    _, second = mirrored(study_of(tmp_path), tmp_path, listener)
+    _, second = mirrored(study_of(tmp_path), tmp_path, listener, found={})
     told = {record.key: record for record in second.heard}
     assert told == first.last
     trials = [record.key for record in second.heard if record.tags["kind"] == "trial"]
@@ -222,11 +239,11 @@ def test_epochs_line_up_and_end_where_the_trial_stopped(tmp_path: Path) -> None:
     scored = desk.scheduler.scores[0]
     assert isinstance(scored, ScoreResult)
     assert scored.scores.stop_epoch == 2
-    assert curves["unlearn/accuracy"] == ((1, 0.9), (2, 0.4))
-    assert curves["unlearn/loss"] == ((1, 1.0), (2, 2.0))
+    assert curves["unlearn/train_accuracy"] == ((1, 0.9), (2, 0.4))
+    assert curves["unlearn/train_loss"] == ((1, 1.0), (2, 2.0))
     assert curves["unlearn/asr"] == ((1, 0.8), (2, 0.7))
-    assert curves["relearn/loss"] == ((1, 0.5), (2, 0.25))
-    assert curves["relearn/accuracy"] == ((1, 0.6), (2, 0.8))
+    assert curves["relearn/train_loss"] == ((1, 0.5), (2, 0.25))
+    assert curves["relearn/train_accuracy"] == ((1, 0.6), (2, 0.8))
     assert curves["relearn/acc"][0][0] == 1
 
 
@@ -335,6 +352,7 @@ def test_every_field_but_the_times_counts_as_a_change(name: str) -> None:
         "model": None,
         "registered": "demo.best",
         "datasets": (Dataset(name="digits", digest="f00", context="evaluation"),),
+        "experiment": {"mlflow.note.content": "found"},
         **dict.fromkeys(TIMES, 1.5),
     }
     changed = replace(TRIAL, **{name: others[name]})  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """The mirror in MLflow's own database file, read back with MLflow's client and with sqlite."""
 
+import getpass
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.processes import commit
+from orchestrator.tracking.client import model_name
 from orchestrator.tracking.records import Record
 from orchestrator.tracking.sqlite_setup import ensure_database
 from orchestrator.tracking.sync import SyncState, SyncWorker, open_sync
+from orchestrator.tracking.views import DESCRIPTION, described
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,7 +98,7 @@ class Desk:
     def runs(self) -> dict[str, "Run"]:
         """Return the active runs by key; a key with two runs fails."""
         runs = self.client.search_runs([self.experiment])
-        keys = [run.data.tags["ulrl.key"] for run in runs]
+        keys = [run.data.tags["mlflow.ulrl.key"] for run in runs]
         assert len(set(keys)) == len(keys)
         return dict(zip(keys, runs, strict=True))
 
@@ -202,6 +206,54 @@ def test_what_a_person_added_stays(desk: Desk) -> None:
     assert data.tags["mlflow.note.content"] == "my note"
     assert data.params == {"mine": "1"}
     assert "objective" not in data.tags
+
+
+def test_the_experiment_is_described_but_a_persons_words_stay(desk: Desk) -> None:
+    links = f"{described('first')}"
+    desk.send(replace(STUDY, experiment={DESCRIPTION: links, "mlflow.experimentKind": "kind"}))
+    tags = desk.client.get_experiment(desk.experiment).tags
+    assert f"#/experiments/{desk.experiment}/runs?" in tags[DESCRIPTION]
+    assert tags["mlflow.experimentKind"] == "kind"
+    desk.send(replace(STUDY, experiment={DESCRIPTION: described("second")}))
+    assert desk.client.get_experiment(desk.experiment).tags[DESCRIPTION].endswith("second")
+    desk.client.set_experiment_tag(desk.experiment, DESCRIPTION, "mine")
+    desk.send(replace(STUDY, experiment={DESCRIPTION: described("third")}))
+    assert desk.client.get_experiment(desk.experiment).tags[DESCRIPTION] == "mine"
+
+
+def test_runs_say_who_made_them_and_hide_what_is_internal(desk: Desk) -> None:
+    desk.send(*TREE)
+    for run in desk.runs().values():
+        assert run.data.tags["mlflow.user"] == getpass.getuser()
+        assert run.data.tags["mlflow.source.git.commit"] == commit()
+        assert not any(name.startswith("ulrl.") for name in run.data.tags)
+
+
+def test_runs_with_the_tags_of_an_earlier_version_are_found(desk: Desk) -> None:
+    desk.send(*TREE)
+    desk.table.unlink()
+    with closing(sqlite3.connect(desk.database)) as database, database:
+        database.execute("update tags set key = substr(key, 8) where key like 'mlflow.ulrl.%'")
+    assert desk.send(*TREE) == SyncState(3, 0, None)
+    runs = desk.client.search_runs([desk.experiment])
+    assert sorted(run.data.tags["ulrl.key"] for run in runs) == ["scenario", "study", "trial"]
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        ("badnets, seed=0: unlearn_threshold=0.1", "badnets, seed=0- unlearn_threshold=0-1"),
+        ("a/b:c.d%e\"f'g", "a-b-c-d-e-f-g"),
+        ("...", "model"),
+    ],
+)
+def test_a_model_is_named_by_its_run_within_what_mlflow_admits(
+    desk: Desk, run: str, name: str
+) -> None:
+    assert model_name(run) == name
+    desk.send(STUDY)
+    made = desk.client.create_logged_model(desk.experiment, model_name(run))
+    assert made.name == name
 
 
 def test_a_name_that_mlflow_refuses_costs_only_its_record(desk: Desk) -> None:

@@ -81,7 +81,7 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 def check(path: Path, trials: int) -> None:
     """Check that every run is there once with all it has to hold."""
     keys = ["study", *(key_of(number) for number in range(trials))]
-    found = rows(path, "select value from tags where key = 'ulrl.key'")
+    found = rows(path, "select value from tags where key = 'mlflow.ulrl.key'")
     assert Counter(found) == Counter((key,) for key in keys)
     assert rows(path, "select distinct status from runs") == [("FINISHED",)]
     values = rows(path, "select step, value from metrics where key = 'relearn/acc'")

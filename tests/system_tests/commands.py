@@ -62,6 +62,7 @@ class Command:
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
         self._variables = variables
+        self.printed = ""  # on standard output, by the last start that has ended
         self._started: dict[subprocess.Popen[str], str] = {}  # with the mark of each
 
     def __enter__(self) -> Self:
@@ -126,6 +127,7 @@ class Command:
             lambda: left(processes_with(MARK, mark)),
             left_for,
         )
+        self.printed = out
         return out, err
 
     def results(self, name: str = "small") -> pd.DataFrame:

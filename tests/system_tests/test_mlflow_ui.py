@@ -32,6 +32,7 @@ class Site:
     experiment: str
     runs: list[Run]
     results: pd.DataFrame
+    printed: str
 
     def page(self, path: str = "") -> str:
         return f"{self.address}/#/experiments/{self.experiment}/{path}"
@@ -59,7 +60,8 @@ def site(undisturbed: Command, tmp_path_factory: pytest.TempPathFactory) -> Iter
         experiment = client.get_experiment_by_name("small")
         assert experiment is not None
         runs = list(client.search_runs([experiment.experiment_id], max_results=1000))
-        yield Site(address, experiment.experiment_id, runs, undisturbed.results())
+        results, printed = undisturbed.results(), undisturbed.printed
+        yield Site(address, experiment.experiment_id, runs, results, printed)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,62 @@ def test_a_person_finds_the_study(site: Site, page: Page) -> None:
     page.get_by_text("small", exact=True).first.click()
     page.goto(site.page("runs"))
     wait_for_runs(page, len(site.runs))
+
+
+CELLS = """() => {
+    const rows = {};
+    for (const cell of document.querySelectorAll('.ag-row [col-id]')) {
+        const number = cell.closest('.ag-row').getAttribute('row-index');
+        const name = cell.getAttribute('col-id').replace(/^.*`(.*)`$/, '$1');
+        (rows[number] = rows[number] || {})[name] = cell.innerText.split('\\n').pop();
+    }
+    return Object.entries(rows).sort(([a], [b]) => a - b).map(([, row]) => row);
+}"""  # in two halves of the page: the names do not scroll
+
+
+def best_rows(results: pd.DataFrame) -> pd.DataFrame:
+    """Return each scenario's first trial of the largest ACC on the selection half."""
+    done = results[results.status == "done"]
+    best = done.groupby(["attack", "seed"], sort=False).acc_after_selection.idxmax()
+    return done.loc[best]
+
+
+def test_the_printed_link_shows_scenarios_before_and_after(site: Site, page: Page) -> None:
+    """Without a click: a row per scenario with its best setting, the largest DER first."""
+    (link,) = re.findall(r"http://127.0.0.1:5000(/#/experiments/\S+)", site.printed)
+    page.set_viewport_size({"width": 2200, "height": 900})  # what is out of sight is not there
+    page.goto(site.address + link)
+    wanted = best_rows(site.results).sort_values("der_report", ascending=False, kind="stable")
+    wait_for_runs(page, len(wanted))
+    page.get_by_text("best_setting").first.wait_for()
+    shown = page.evaluate(CELLS)
+    assert [float(row["der_report"]) for row in shown] == pytest.approx(list(wanted.der_report))
+    by_name = {row["Run Name"]: row for row in shown}
+    for _, row in wanted.iterrows():
+        (cells,) = [
+            cells
+            for name, cells in by_name.items()
+            if name.startswith(row.attack) and name.endswith(f"seed={row.seed}")
+        ]
+        for metric in ("acc", "asr", "ra"):
+            for when in ("before", "after"):
+                column = f"{metric}_{when}_report"
+                assert float(cells[column]) == pytest.approx(row[column])
+        for axis in ("unlearn_threshold", "reinit_ratio", "relearn_lr"):
+            assert f"{axis}={row[axis]}" in cells["best_setting"]
+
+
+def test_charts_of_the_settings_are_one_click_away(site: Site, page: Page) -> None:
+    (link,) = re.findall(r"http://127.0.0.1:5000(/#/experiments/\S+)", site.printed)
+    page.goto(site.address + link)
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="Charts of the settings").click()
+    charts = opened.value
+    charts.set_viewport_size({"width": 1600, "height": 1600})  # what is out of sight is not there
+    charts.get_by_text("Parallel Coordinates").first.wait_for()
+    charts.get_by_text("unlearn_threshold vs. reinit_ratio vs. der_report").first.wait_for()
+    charts.locator(".js-plotly-plot").first.wait_for()
+    charts.close()
 
 
 def test_the_list_can_be_filtered_by_attack(site: Site, page: Page) -> None:
