@@ -46,9 +46,9 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     study = load_study(str(arguments.grid), arguments.set, root)
     out = (arguments.out or Path("runs") / study.name).absolute()
     if arguments.plan:
-        from orchestrator.cli.plan import show_plan
+        from orchestrator.cli.plan import StudyPlan
 
-        show_plan(study, out, console, inline=arguments.inline)
+        StudyPlan(study, out, inline=arguments.inline).show(console)
         failure = failure_of(console.file)
         if failure is not None and failure.errno != errno.EPIPE:  # its reader may have seen enough
             raise ResourceError(f"the plan cannot be written: {failure.strerror}")

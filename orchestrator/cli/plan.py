@@ -1,6 +1,8 @@
 """What a study would do: ``--plan``."""
 
+import io
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 
 from rich.console import Console
@@ -42,51 +44,89 @@ def check_start(folder: StudyFolder, store: Store) -> None:
     store.look()
 
 
-def show_plan(study: Study, out: Path, console: Console, *, inline: bool) -> None:
-    """Print what a study would do; nothing is run, written or needed on disk."""
-    folder, store = StudyFolder(out), Store(study.store)
-    plan = make_plan(study, recorded(study, folder))
-    check_start(folder, store)
-    check_imports(plan, absent=False)
-    known = len(plan.settings)
-    foresee(plan)
-    here = this_machine()
-    shares = Shares(study, [here])
-    taken = shares.all(plan.scenarios)
-    workers = 1 if inline else shares.likely([here], plan.scenarios)
-    keys = CacheKeys(study.victim, shares.compute)
-    gpu = max(share.gpu for share in taken)
-    cost = estimate(plan, store, keys, workers, gpu, folder.cuts())
-    console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)
-    if study.search is not None:
-        drawn = f"{known} are drawn, " if known else ""
+class StudyPlan:
+    """What a study would do; nothing is run, written or needed on disk.
+
+    Attributes:
+        trials, scenarios, settings: How many there are; of drawn settings, as many as there
+            may be.
+        runs: Distinct results that the trials need, by stage: an upper bound for ``relearn``.
+        cached: How many of them the store has.
+        workers: That would run at once.
+        hours: Estimated time.
+        gpu_hours: Of all workers together.
+        disk: Bytes that the missing results will take.
+
+    Raises:
+        ResourceError: A run could not begin.
+    """
+
+    def __init__(self, study: Study, out: Path, *, inline: bool) -> None:
+        folder, store = StudyFolder(out), Store(study.store)
+        self._study, self._plan = study, make_plan(study, recorded(study, folder))
+        plan = self._plan
+        check_start(folder, store)
+        check_imports(plan, absent=False)
+        self._known = len(plan.settings)
+        foresee(plan)
+        here = this_machine()
+        shares = Shares(study, [here])
+        taken = shares.all(plan.scenarios)
+        self.workers = 1 if inline else shares.likely([here], plan.scenarios)
+        keys = CacheKeys(study.victim, shares.compute)
+        gpu = max(share.gpu for share in taken)
+        self._cost = cost = estimate(plan, store, keys, self.workers, gpu, folder.cuts())
+        self.trials, self.scenarios = len(plan.trials), len(plan.scenarios)
+        self.settings = len(plan.settings)
+        self.runs, self.cached = cost.runs, cost.cached
+        self.hours, self.gpu_hours, self.disk = cost.hours, cost.gpu_hours, cost.disk
+
+    def show(self, console: Console) -> None:
+        """Print the plan."""
+        study, plan, cost, known = self._study, self._plan, self._cost, self._known
+        console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)
+        if study.search is not None:
+            drawn = f"{known} are drawn, " if known else ""
+            console.print(
+                f"{drawn}{len(plan.settings) - known} are to be drawn by {study.search.sampler}; "
+                f"counts and costs below are of as many drawn at random",
+                soft_wrap=True,
+            )
+        console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
+        table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
+        for stage, name in NAMES.items():
+            if stage in cost.runs:
+                runs, cached = f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}"
+                table.add_row(f"{name}s{STAGE_NOTES.get(stage, '')}", runs, cached)
+        console.print(table)
         console.print(
-            f"{drawn}{len(plan.settings) - known} are to be drawn by {study.search.sampler}; "
-            f"counts and costs below are of as many drawn at random",
-            soft_wrap=True,
+            f"about {span(cost.hours * 3600)} on {count(self.workers, 'worker')}; "
+            f"{cost.gpu_hours:.2f} GPU-hours; "
+            f"{cost.disk / 1e6:,.0f} MB of disk"
         )
-    console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
-    table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
-    for stage, name in NAMES.items():
-        if stage in cost.runs:
-            runs, cached = f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}"
-            table.add_row(f"{name}s{STAGE_NOTES.get(stage, '')}", runs, cached)
-    console.print(table)
-    console.print(
-        f"about {span(cost.hours * 3600)} on {count(workers, 'worker')}; "
-        f"{cost.gpu_hours:.2f} GPU-hours; "
-        f"{cost.disk / 1e6:,.0f} MB of disk"
-    )
-    if cost.sources:
-        parts = sorted(cost.sources.items(), key=lambda pair: -pair[1])
-        text = ", ".join(f"{share:.0%} {source}" for source, share in parts)
-        console.print(f"the time is estimated from: {text}", soft_wrap=True)
-        if assumed := _assumed(study, cost):
-            console.print(f"it counts {assumed}", soft_wrap=True)
-    if study.prune.setting is not None:
-        families = map(plan.family_of, plan.scenarios)
-        arguments = study.prune.setting.arguments
-        console.print(forecast(len(plan.settings), families, arguments), soft_wrap=True)
+        if cost.sources:
+            parts = sorted(cost.sources.items(), key=lambda pair: -pair[1])
+            text = ", ".join(f"{share:.0%} {source}" for source, share in parts)
+            console.print(f"the time is estimated from: {text}", soft_wrap=True)
+            if assumed := _assumed(study, cost):
+                console.print(f"it counts {assumed}", soft_wrap=True)
+        if study.prune.setting is not None:
+            families = map(plan.family_of, plan.scenarios)
+            arguments = study.prune.setting.arguments
+            console.print(forecast(len(plan.settings), families, arguments), soft_wrap=True)
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        console = Console(
+            file=text, width=100, highlight=False, force_jupyter=False, force_terminal=False
+        )
+        self.show(console)
+        return text.getvalue().rstrip()
+
+    __repr__ = __str__  # what a prompt shows
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def planned(trials: int, counts: Mapping[str, int]) -> str:

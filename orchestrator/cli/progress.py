@@ -234,7 +234,9 @@ class ProgressState:
 
     @property
     def left(self) -> float | None:
-        return self._remaining.left(len(self._places))
+        """Seconds until the end; None as long as nothing is known, and for the last second."""
+        left = self._remaining.left(len(self._places))
+        return left if left is not None and left >= 1 else None
 
     def worker(self, place: str) -> str:
         """Return a short name of a worker: a number, with its machine where there are several."""
@@ -422,7 +424,7 @@ class ProgressView(StudyCallback):
     def _line(self) -> str:
         """Return the state of the study in one line."""
         state, left = self._state, self._state.left
-        time_left = "" if left is None or not state.running else f"about {span(left)} left"
+        time_left = f"about {span(left)} left" if left and state.running else ""
         parts = filter(None, (state.counts(), state.best(), time_left))
         return f"{span(state.elapsed)}  {'; '.join(parts)}"
 
@@ -450,7 +452,7 @@ class ProgressView(StudyCallback):
                 completed=state.decided_count,
                 width=max(10, min(40, self._console.width - 40)),
             ),
-            Text(span(state.elapsed) + ("" if left is None else f", about {span(left)} left")),
+            Text(span(state.elapsed) + (f", about {span(left)} left" if left else "")),
         )
         scenarios = len(state.plan.scenarios)
         text = f"{state.counts()}; victims {scenarios - state.victims_left}/{scenarios}"

@@ -22,6 +22,7 @@ PINGS = {  # seconds between two, and to wait for an answer
     "RAY_grpc_client_keepalive_timeout_ms": 20,
 }
 TOKEN = secrets.token_hex(32)  # of this process' embedded Rays
+_set_by_ray: set[str] = set()  # variables, by the first Ray of this process
 REFUSED = "InvalidAuthToken"  # Ray's word for it, which only its log has
 UNAUTHORISED = (
     "it asks for a token, which is missing here or another one; set RAY_AUTH_MODE=token, and "
@@ -81,7 +82,7 @@ def own_token() -> Iterator[None]:
 
     Ray itself would keep one in the home folder, which batch jobs may not be able to write to.
     """
-    chosen = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    chosen = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} - _set_by_ray
     if any(name in os.environ for name in chosen):
         yield
         return
@@ -90,6 +91,7 @@ def own_token() -> Iterator[None]:
         yield
     finally:
         del os.environ["RAY_AUTH_TOKEN"]
+        _set_by_ray.update({"RAY_AUTH_MODE"} & os.environ.keys())
 
 
 def knock(address: Address) -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.plan import show_plan
+from orchestrator.cli.plan import StudyPlan
 from orchestrator.plan.cost_model import Calibration, Speed
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
@@ -156,7 +156,7 @@ def shown(tmp_path: Path) -> Callable[..., str]:
             store=str(tmp_path / "store"), settings=settings, few={}, prune=PRUNES[prune]
         )
         text = StringIO()
-        show_plan(study, tmp_path / "run", Console(file=text), inline=inline)
+        StudyPlan(study, tmp_path / "run", inline=inline).show(Console(file=text))
         assert list(tmp_path.iterdir()) == []
         return text.getvalue()
 
