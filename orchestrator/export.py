@@ -1,11 +1,12 @@
 """Repaired models of a study for others: ``python -m orchestrator.export DIR OUT``."""
 
-import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import shtab
 
 from orchestrator.errors import SpecError, StudyError, unwritable
 from orchestrator.files import given_path
@@ -22,7 +23,7 @@ from orchestrator.store.lookup import StageResults
 from orchestrator.store.serialization import REPAIRED
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import StudyFolder
-from orchestrator.terminal import as_process
+from orchestrator.terminal import Parser, as_process
 from ulrl.interchange import export_model
 
 MOST_SHOWN = 10  # trials without a model that a line names
@@ -102,11 +103,11 @@ def _export(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export what is asked for; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.export",
-        description="Write a study's repaired models as safetensors with model cards.",
-    )
-    parser.add_argument("folder", metavar="DIR", type=given_path, help="the study's folder")
+    description = "Write a study's repaired models as safetensors with model cards."
+    parser = Parser("orchestrator.export", "ulrl-export", description)
+    parser.add_argument(
+        "folder", metavar="DIR", type=given_path, help="the study's folder"
+    ).complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     parser.add_argument(
         "out", metavar="OUT", type=given_path, help="where a folder per trial appears"
     )
@@ -138,5 +139,10 @@ def _lacking(numbers: Sequence[int], reason: str) -> str:
     return f"no {word} {shown}{more}: {reason}"
 
 
+def command() -> int:
+    """Be the command `ulrl-export`."""
+    return as_process(main)
+
+
 if __name__ == "__main__":
-    sys.exit(as_process(main))
+    sys.exit(command())

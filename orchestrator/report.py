@@ -3,15 +3,16 @@
 Several folders are compared instead: ``python -m orchestrator.report A B ...``.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import shtab
+
 from orchestrator.errors import SpecError, StudyError, unwritable
 from orchestrator.files import given_path, write_text
 from orchestrator.reporting.build import write_report
-from orchestrator.terminal import as_process
+from orchestrator.terminal import Parser, as_process
 
 COMPARISON = "comparison.html"
 
@@ -37,14 +38,15 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Rebuild the report of a study, or compare several; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.report",
-        description="Rebuild a study's report.html, tables and figures from what is on disk; or, "
-        "of several studies, write a page that compares them.",
+    parser = Parser(
+        "orchestrator.report",
+        "ulrl-report",
+        "Rebuild a study's report.html, tables and figures from what is on disk; or, of several "
+        "studies, write a page that compares them.",
     )
     parser.add_argument(
         "folders", metavar="DIR", nargs="+", type=given_path, help="a study's folder"
-    )
+    ).complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -68,5 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def command() -> int:
+    """Be the command `ulrl-report`."""
+    return as_process(main)
+
+
 if __name__ == "__main__":
-    sys.exit(as_process(main))
+    sys.exit(command())

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import shtab
 from rich.console import Console
 
 from orchestrator.address import Address, redacted
+from orchestrator.cli.examples import examples, write_example
 from orchestrator.errors import BudgetExhausted, Interrupted, ResourceError, SpecError, StudyError
 from orchestrator.files import given_path
-from orchestrator.terminal import Interrupts, as_process, failure_of, program
+from orchestrator.terminal import Interrupts, Parser, as_process, failure_of, program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, text = stop.exit_code, str(stop) if isinstance(stop, SpecError) else f"error: {stop}"
         if isinstance(stop, Interrupted | BudgetExhausted):
             words = map(redacted, sys.argv[1:] if argv is None else argv)
-            again = shlex.join([program("python"), "-m", "orchestrator.study", *words])
+            first, *others = _parser().prog.split()
+            again = shlex.join([program(first), *others, *words])
             text = f"stopped by {stop}; nothing finished is lost. To go on: {again}"
     except OSError as error:
         code, text = ResourceError.exit_code, f"error: {redacted(str(error))}"
@@ -37,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:
+    if arguments.example is not None:
+        console.print(write_example(arguments.example), soft_wrap=True)
+        return 0
     # Imported here so that --help and a refused file do not wait for what they do not need.
     from orchestrator.spec.yaml_tree import read_tree
 
@@ -69,19 +75,15 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse with this project's form of an error."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"command line: {message}\n{self.format_usage()}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m orchestrator.study",
-        description="Run, resume or plan a study of ULRL. The same command again resumes.",
-    )
-    parser.add_argument("grid", metavar="GRID.yaml", type=given_path, help="the study file")
+def _parser() -> Parser:
+    description = "Run, resume or plan a study of ULRL. The same command again resumes."
+    parser = Parser("orchestrator.study", "ulrl-study", description)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "grid", metavar="GRID.yaml", nargs="?", type=given_path, help="the study file"
+    ).complete = shtab.FILE  # type: ignore[attr-defined]
+    text = f"write a study file to start from into this folder, and stop: {', '.join(examples())}"
+    what.add_argument("--example", metavar="NAME", help=text)
     parser.add_argument("--plan", action="store_true", help="show what would be done, and stop")
     parser.add_argument("--address", metavar="ADDR", help="an existing Ray cluster to run on")
     parser.add_argument(

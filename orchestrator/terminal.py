@@ -1,5 +1,6 @@
 """The terminal: streams, signals, output of libraries, and the end of the process."""
 
+import argparse
 import atexit
 import io
 import logging
@@ -10,13 +11,48 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, TypeAlias
+from typing import Any, NoReturn, TextIO, TypeAlias
 
+import shtab
 from rich.console import Console
 
 from orchestrator.errors import Interrupted
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse for one of the commands: its own name in the help, this project's form of an error.
+
+    Args:
+        module: Of the command, as in ``python -m orchestrator.study``.
+        command: The same, as it is installed.
+        description: For ``--help``.
+    """
+
+    def __init__(self, module: str, command: str, description: str) -> None:
+        installed = Path(sys.argv[0]).name == command
+        super().__init__(
+            prog=command if installed else f"python -m {module}", description=description
+        )
+        self.add_argument("--version", action="version", version=_version())
+        shtab.add_argument_to(
+            self,
+            "--print-completion",
+            help="print what makes a shell complete this command",
+            preamble={},
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"command line: {message}\n{self.format_usage()}")
+
+
+def _version() -> str:
+    try:
+        return f"ulrl-orchestrator {version('ulrl-orchestrator')}"
+    except PackageNotFoundError:
+        return "ulrl-orchestrator, not installed"
 
 
 def program(name: str) -> str:

@@ -5,8 +5,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +57,17 @@ class RefusalError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw a gallery; return the exit code."""
+    called = Path(sys.argv[0]).name
     parser = argparse.ArgumentParser(
-        prog="python -m ulrl.gallery",
+        prog="ulrl-gallery" if called == "ulrl-gallery" else "python -m ulrl.gallery",
         description=(
             "Draw each attack on a few test images: clean, triggered, residual × 5, spectrum. "
             "What an attack trains for itself is trained here, briefly, on a narrow network."
         ),
     )
+    with suppress(PackageNotFoundError):
+        made = f"ulrl-orchestrator {version('ulrl-orchestrator')}"
+        parser.add_argument("--version", action="version", version=made)
     parser.add_argument("out", metavar="OUT.png", type=_path, help="where the picture goes")
     parser.add_argument(
         "--attack", metavar="NAME", action="append", help="only this one; may be repeated"

@@ -17,7 +17,7 @@ from orchestrator.plan.resources import Shares, this_machine
 from orchestrator.scheduler.estimate import PlanEstimate, estimate
 from orchestrator.scheduler.sampling import foresee, recorded
 from orchestrator.search.abandonment import forecast
-from orchestrator.spec.model import Study
+from orchestrator.spec.model import Device, Study
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import StudyFolder
@@ -76,6 +76,7 @@ class StudyPlan:
         keys = CacheKeys(study.victim, shares.compute)
         gpu = max(share.gpu for share in taken)
         self._cost = cost = estimate(plan, store, keys, self.workers, gpu, folder.cuts())
+        self._remark = "" if here.gpus or not cost.seconds else _without_gpu(shares.device, study)
         self.trials, self.scenarios = len(plan.trials), len(plan.scenarios)
         self.settings = len(plan.settings)
         self.runs, self.cached = cost.runs, cost.cached
@@ -104,6 +105,8 @@ class StudyPlan:
             f"{cost.gpu_hours:.2f} GPU-hours; "
             f"{cost.disk / 1e6:,.0f} MB of disk"
         )
+        if self._remark:
+            console.print(self._remark, soft_wrap=True)
         if cost.sources:
             parts = sorted(cost.sources.items(), key=lambda pair: -pair[1])
             text = ", ".join(f"{share:.0%} {source}" for source, share in parts)
@@ -127,6 +130,20 @@ class StudyPlan:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+
+def _without_gpu(device: Device, study: Study) -> str:
+    """Return what a plan made on a machine without a GPU cannot say, and what to do."""
+    if device is Device.CUDA:
+        return (
+            "this machine has no GPU, so steps were not timed; plan on one that has, or with the "
+            "store of a study that ran there"
+        )
+    if study.resources.device is Device.CPU or study.resources.gpus:
+        return ""
+    return (
+        "this machine has no GPU, so this is the time on its CPUs; on a GPU: --set resources.gpu=1"
+    )
 
 
 def planned(trials: int, counts: Mapping[str, int]) -> str:

@@ -234,9 +234,7 @@ class ProgressState:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end; None as long as nothing is known, and for the last second."""
-        left = self._remaining.left(len(self._places))
-        return left if left is not None and left >= 1 else None
+        return self._remaining.left(len(self._places))
 
     def worker(self, place: str) -> str:
         """Return a short name of a worker: a number, with its machine where there are several."""
@@ -424,7 +422,7 @@ class ProgressView(StudyCallback):
     def _line(self) -> str:
         """Return the state of the study in one line."""
         state, left = self._state, self._state.left
-        time_left = f"about {span(left)} left" if left and state.running else ""
+        time_left = _left(left) if state.running else ""
         parts = filter(None, (state.counts(), state.best(), time_left))
         return f"{span(state.elapsed)}  {'; '.join(parts)}"
 
@@ -452,12 +450,12 @@ class ProgressView(StudyCallback):
                 completed=state.decided_count,
                 width=max(10, min(40, self._console.width - 40)),
             ),
-            Text(span(state.elapsed) + (f", about {span(left)} left" if left else "")),
+            Text(", ".join(filter(None, (span(state.elapsed), _left(left))))),
         )
         scenarios = len(state.plan.scenarios)
         text = f"{state.counts()}; victims {scenarios - state.victims_left}/{scenarios}"
         text += f" ({len(state.weak)} weak)" if state.weak else ""
-        text += f"; {len(state.abandoned)} settings abandoned" if state.abandoned else ""
+        text += f"; {count(len(state.abandoned), 'setting')} abandoned" if state.abandoned else ""
         best = state.best()
         lines = [Text(text), *([Text(best, style="bold")] if best else [])]
         return Group(head, *lines, self._workers())
@@ -480,6 +478,11 @@ class ProgressView(StudyCallback):
         if len(active) > ROWS:
             table.add_row("", Text(f"and {len(active) - ROWS} more", style="dim"), "", "")
         return table
+
+
+def _left(seconds: float | None) -> str:
+    """Return the time left; nothing as long as it is unknown, or less than a second."""
+    return f"about {span(seconds)} left" if seconds is not None and seconds >= 1 else ""
 
 
 def _stage(progress: Progress) -> str:
