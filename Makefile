@@ -29,7 +29,7 @@ test: setup
 # What some tests need beyond Python; without it they are skipped and say so.
 system-packages:
 	$(AS_ROOT) apt-get update -qq
-	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium postgresql >/dev/null
+	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium postgresql texlive-latex-base texlive-latex-recommended >/dev/null
 
 format: setup
 	$(BIN)/ruff format .

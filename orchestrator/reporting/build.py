@@ -1,8 +1,11 @@
 """The report of a study folder: page, tables for LaTeX and Markdown, conclusion."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate, compress, pairwise, zip_longest
 from pathlib import Path
+from textwrap import wrap
+from typing import Any
 
 from orchestrator.errors import SpecError
 from orchestrator.files import write_text
@@ -16,6 +19,7 @@ from orchestrator.plan.columns import (
     UNLEARN,
     Outcome,
     column_of,
+    slug,
 )
 from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.classes import read_classes
@@ -45,7 +49,6 @@ from orchestrator.reporting.summary import (
     summarise,
 )
 from orchestrator.reporting.text import (
-    PLUS_MINUS,
     FamilyRow,
     answer,
     names_of,
@@ -114,46 +117,117 @@ def _outcome(outcome: ScenarioOutcome) -> Outcome:
 
 _OWN = ("ACC", "ASR", "RA", "DER")
 _COMMON = ("ACC", "ASR", "DER")
-_COLUMNS = 12
+_LONGEST_LINE = 24  # characters of a scenario's name in table.tex
 SPREAD = "mean ± standard deviation over n trained victims, not over attacks"
 _SPECIAL = str.maketrans(
     {
-        **{char: f"\\{char}" for char in "&%$#_{}"},
+        **{char: f"\\{char}" for char in "&%$#{}"},
+        "_": r"\_\allowbreak{}",
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
+        "|": "$|$",
+        "<": "$<$",
+        ">": "$>$",
+        "[": "{[}",  # after the end of a row it would be read as a length
+        "*": "{*}",  # likewise
         "±": r"$\pm$",
+        "×": r"$\times$",
         "–": "--",
         "·": r"$\cdot$",
+        "…": r"\dots{}",
+        "\N{MINUS SIGN}": "$-$",
         "\u2264": r"$\leq$",
+        "\u00a0": "~",
     }
 )
 
 
 def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
-    """Return the table as a file that a paper inputs; it needs the package booktabs."""
-    body = [" & ".join(map(_latex, _cells(row))) + r" \\" for row in rows]
-    axes = _latex(", ".join(summary.axes))
-    group = r"\multicolumn{2}{c}{Victim} & \multicolumn{5}{c}{Repaired, own best setting}"
-    shared = r"\multicolumn{3}{c}{Repaired, one setting for all}"
-    heads = ["", "n", "ACC", "ASR", *_OWN, axes, *_COMMON]
+    """Return the table as a file that a paper inputs; its first line names what that needs.
+
+    It is no wider than the text. What all scenarios share stands in the caption.
+    """
+    *families, whole = rows
+    alike = [texts[0] for texts in zip(*(r.details for r in families), strict=True) if _one(texts)]
+    caption, *notes = _notes(name, rows, summary)
+    facts, one = [*alike], families[0]
+    if same_n := _one([row.n for row in families]):
+        facts.append(f"n = {one.n} in each row, {whole.n} in the last")
+    if (same_settings := _one([row.settings for row in families])) and one.settings:
+        facts.append(f"own best setting {', '.join(summary.axes)} = {one.settings[0]}")
+    if facts:
+        caption += f" Everywhere: {'; '.join(facts)}."
+    kept = (True, not same_n, *[True] * 6, not same_settings, *[True] * 3)
+    axes = [[*map(_latex, summary.axes)]]
+    heads = [[text] for text in ("Scenario", "n", "ACC", "ASR", *_OWN)] + axes
+    heads += [[text] for text in _COMMON]
+    highest = max(map(len, compress(heads, kept)))
+    sizes = {"Victim": 2, "Own best setting": 5 - same_settings, "One for all": 3}
+    ends = [*accumulate(sizes.values(), initial=2 - same_n)]
+    groups = [rf"\multicolumn{{{size}}}{{c}}{{{title}}}" for title, size in sizes.items()]
+    columns = compress(("l", "r", *"rrrrrr", "l", *"rrr"), kept)
+    blocks = [_latex_row(_latex_cells(row, alike), kept) for row in rows]
     lines = [
-        r"\begin{tabular}{lr rr rrrrl rrr}",
+        r"% \usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering\sloppy",
+        rf"\caption{{{_latex(caption)}}}",
+        rf"\label{{tab:{slug(name)}}}",
+        r"\smallskip\footnotesize\setlength{\tabcolsep}{3pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{@{{}}{''.join(columns)}@{{}}}}",
         r"\toprule",
-        rf" & & {group} & {shared} \\",
-        r"\cmidrule(lr){3-4} \cmidrule(lr){5-9} \cmidrule(lr){10-12}",
-        " & ".join(heads) + r" \\",
+        rf"{' & ' * (2 - same_n)}{' & '.join(groups)} \\",
+        "".join(rf"\cmidrule(lr){{{low + 1}-{high}}}" for low, high in pairwise(ends)),
+        *_latex_row([[*[""] * (highest - len(head)), *head] for head in heads], kept),
         r"\midrule",
-        *body[:-1],
+        "\n\\addlinespace\n".join(map("\n".join, blocks[:-1])),
         r"\midrule",
-        body[-1],
+        *blocks[-1],
         r"\bottomrule",
-        *(_footnote(line) for line in _notes(name, rows, summary)),
-        r"\end{tabular}",
+        r"\end{tabular}}",
+        r"\par\smallskip\begin{minipage}{\linewidth}\scriptsize",
+        *(rf"{_latex(note)}\par" for note in notes),
+        r"\end{minipage}",
+        r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _one(values: Sequence[Any]) -> bool:
+    """Return whether all values are equal."""
+    return all(value == values[0] for value in values)
+
+
+def _latex_cells(row: FamilyRow, alike: Collection[str]) -> list[list[str]]:
+    """Return each cell's lines."""
+    details = [text for text in row.details if text not in alike]
+    title = wrap(row.title + "*" * bool(row.weak), _LONGEST_LINE, break_long_words=False)
+    own, settings = map(_latex_spread, row.own), [*map(_latex, row.settings)]
+    numbers = [*map(_latex_spread, row.victim), *own, settings, *map(_latex_spread, row.common)]
+    return [[*map(_latex, (*title, *details))], [str(row.n)], *numbers]
+
+
+def _latex_spread(text: str) -> list[str]:
+    """Return a mean, below it its standard deviation, and of how many if that is said."""
+    mean, *others = re.split(r"\u00a0(?=±)| (?=\()", text)
+    small = [_latex(other.replace("\u00a0", "")) for other in others]
+    return [_latex(mean), *(rf"{{\scriptsize {part}}}" for part in small)]
+
+
+def _latex_row(cells: Sequence[Sequence[str]], kept: Sequence[bool]) -> list[str]:
+    lines = zip_longest(*compress(cells, kept), fillvalue="")
+    return [rf"{' & '.join(line)} \\" for line in lines]
+
+
+def _latex(text: str) -> str:
+    """Return a text that any LaTeX prints; letters that it may lack by their code points."""
+    plain = "".join(
+        char if ord(char) < 0x180 or ord(char) in _SPECIAL else f"[U+{ord(char):04X}]"
+        for char in printable(text)
+    )
+    return plain.translate(_SPECIAL)
 
 
 def markdown_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
@@ -174,19 +248,13 @@ def _cells(row: FamilyRow) -> list[str]:
     return [title, str(row.n), *row.victim, *row.own, "; ".join(row.settings), *row.common]
 
 
-def _footnote(line: str) -> str:
-    """Return a note below the table, as wide as the text around it."""
-    cell = rf"\footnotesize {_latex(line)}"
-    return rf"\multicolumn{{{_COLUMNS}}}{{@{{}}p{{\linewidth}}@{{}}}}{{{cell}}} \\"
-
-
 def _notes(name: str, rows: Sequence[FamilyRow], summary: Summary) -> list[str]:
     common = setting_text(summary.common) if summary.common else "none"
     weak = [f"* {' · '.join((row.title, *row.details))}: {row.weak}" for row in rows if row.weak]
     sought = summary.objective.upper()
     lines = [
-        weak_sentence(summary),
         f"{name}: report half; ACC, ASR, RA in percent, DER a fraction; {SPREAD}.",
+        weak_sentence(summary),
         f"Settings chosen by {sought} on the selection half; the one for all: {common}.",
         "Own best settings are chosen for each scenario alone: an upper bound.",
         peers_sentence(summary),
@@ -194,11 +262,6 @@ def _notes(name: str, rows: Sequence[FamilyRow], summary: Summary) -> list[str]:
         *weak,
     ]
     return [printable(line) for line in lines if line]
-
-
-def _latex(text: str) -> str:
-    plain = printable(text).replace(PLUS_MINUS, "±")
-    return plain.translate(_SPECIAL)
 
 
 def _markdown(text: str) -> str:

@@ -1,0 +1,79 @@
+"""What a paper takes from a study: a table that LaTeX sets as it is."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orchestrator.reporting.build import write_report
+from tests.installed import program
+from tests.orchestrator_tests.report_folders import (
+    Row,
+    make_rows,
+    mixed_rows,
+    weaken,
+    write_study,
+)
+
+ARTICLE = r"""\documentclass{article}
+\usepackage{booktabs,graphicx}
+\begin{document}
+Table~\ref{tab:sensitivity-made-up}
+\input{table.tex}
+\end{document}
+"""
+
+
+def typeset(folder: Path) -> str:
+    """Return what LaTeX logs of an article that has the study's table."""
+    latex = program("pdflatex", "texlive-latex-recommended")
+    (folder / "paper.tex").write_text(ARTICLE, encoding="utf-8")
+    for _ in range(2):  # the second time references are known
+        command = [latex, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        told = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=60)
+    assert told.returncode == 0, told.stdout.decode(errors="replace")[-2000:]
+    return (folder / "paper.log").read_text(encoding="utf-8", errors="replace")
+
+
+def odd_rows() -> list[Row]:
+    names = (r"a_b&c%d$e#f{g}~^\h|i", "[x]*<>\u2264\u6570", "* \U0001f984", "é" * 60)
+    rows = make_rows(attacks=[(name, {}) for name in names], thresholds=(0.1, 0.2), ratios=(1.0,))
+    weaken(rows, lambda row: row["attack"] != names[0])
+    return rows
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(mixed_rows(), id="mixed"),
+        pytest.param(odd_rows(), id="odd names"),
+        pytest.param(
+            make_rows(
+                datasets=("cifar10(root=data,flip=True)", "digits"),
+                architectures=("preact_resnet18(width=16)", "timm:resnet18(pretrained)"),
+                seeds=(0, 1),
+                further={"alpha": [0.1, 1.0], "suspect_order": ["score", "index"]},
+            ),
+            id="wide",
+        ),
+    ],
+)
+def test_the_table_is_set_as_it_is(tmp_path: Path, rows: list[Row]) -> None:
+    write_report(write_study(tmp_path, rows))
+    log = typeset(tmp_path)
+    for fault in ("Overfull", "undefined", "multiply defined", "Missing character"):
+        assert fault not in log
+
+
+def test_what_all_scenarios_share_stands_in_the_caption(tmp_path: Path) -> None:
+    write_report(write_study(tmp_path, make_rows(datasets=("digits", "cifar10"), seeds=(0, 1))))
+    head, *lines = (tmp_path / "table.tex").read_text(encoding="utf-8").splitlines()
+    assert head == r"% \usepackage{booktabs,graphicx}"
+    (caption,) = (line for line in lines if line.startswith(r"\caption{"))
+    assert caption.endswith(
+        r"Everywhere: preact\_\allowbreak{}resnet18(width=16); n = 2 in each row, 12 in the last.}"
+    )
+    assert r"\label{tab:sensitivity-made-up}" in lines
+    body = "\n".join(lines).partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+    assert "preact" not in body
+    assert body.count("cifar10") == body.count("digits") == 3
