@@ -134,7 +134,7 @@ def draw_before_after(
                 tip = repair_tip(outcome.best, names)
                 ends = [(before, height), (after, height)]
                 panel.line(ends, stroke=colour, stroke_width=0.9, stroke_opacity=0.6, tip=tip)
-                panel.mark(before, height, "hollow", colour, size=2.1, tip=tip)
+                panel.mark(before, height, "open o", colour, size=2.1, tip=tip)
                 panel.mark(after, height, styles[attack].mark, colour, tip=tip)
     return sheet.finish()
 
@@ -506,10 +506,10 @@ def draw_scattered(
             x, y = (axis.place(group[0].cells[axis.name]) for axis in axes)
             tip = cell_tip(group, metric, found)
             if found is None:
-                panel.mark(x, y, "hollow", WEAK, size=3, tip=tip)
+                panel.mark(x, y, "open o", WEAK, size=3, tip=tip)
                 continue
             if setting in marked:
-                panel.mark(x, y, "hollow", svg.INK, size=6)
+                panel.mark(x, y, "open o", svg.INK, size=6)
             size = 3.6 if found.n == len(group) else 2.2
             panel.mark(
                 x, y, "o", svg.INK, size=size + 0.4

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from math import ceil, floor, log10, prod
+from math import ceil, cos, floor, log10, pi, prod, sin
 from typing import Any
 from zlib import crc32
 
@@ -21,7 +21,8 @@ from orchestrator.reporting.text import printable
 
 INK = "currentColor"  # of the surrounding text
 FONT_SIZE = 9.0  # points
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")  # in matplotlib's letters
+MARKS = (*SHAPES, *(f"open {shape}" for shape in SHAPES[1:]))  # an open o is a victim
 # Points of a panel around what is drawn: left, bottom, right, top.
 Margins = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -32,6 +33,9 @@ _OUTLINES: dict[str, Sequence[Point]] = {  # of marks, in radii
     "^": ((0, -1.15), (1.05, 0.8), (-1.05, 0.8)),
     "D": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
     "v": ((0, 1.15), (1.05, -0.8), (-1.05, -0.8)),
+    "<": ((-1.15, 0), (0.8, -1.05), (0.8, 1.05)),
+    ">": ((1.15, 0), (-0.8, 1.05), (-0.8, -1.05)),
+    "*": tuple((r * sin(n * pi / 5), -r * cos(n * pi / 5)) for n, r in enumerate(5 * (1.45, 0.6))),
     "P": (
         *((-0.4, -1.1), (0.4, -1.1), (0.4, -0.4), (1.1, -0.4), (1.1, 0.4), (0.4, 0.4)),
         *((0.4, 1.1), (-0.4, 1.1), (-0.4, 0.4), (-1.1, 0.4), (-1.1, -0.4), (-0.4, -0.4)),
@@ -138,11 +142,12 @@ class Panel:
     def mark(
         self, x: float, y: float, shape: str, colour: str, *, size: float = 2.4, tip: str = ""
     ) -> None:
-        """Draw a filled mark of a radius of `size` points; ``hollow`` is a ring."""
+        """Draw a filled mark of a radius of `size` points, or the outline of an ``open`` one."""
         across, down = self.at(x, y)
         style = {"fill": colour}
-        if shape == "hollow":
-            shape, style = "o", {"fill": "none", "stroke": colour, "stroke-width": "1.1"}
+        if shape.startswith("open "):
+            shape = shape.removeprefix("open ")
+            style = {"fill": "none", "stroke": colour, "stroke-width": "0.9"}
         if shape == "o":
             centre = {"cx": _short(across), "cy": _short(down), "r": _short(size)}
             self._add("circle", {**centre, **style}, tip)
@@ -265,9 +270,14 @@ def _short(number: float) -> str:
     return "0" if text == "-0" else text
 
 
-# Okabe and Ito's colours that show on white and on black; with the marks they make 42 pairs.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-DASHES = ("", "6 3", "2 2.5", "8 3 2 3", "1 3", "10 4", "4 2 1 2")  # of attacks of one colour
+# Okabe and Ito's colours that show on white and on black; then colours that are as far from those
+# and from each other as a search found, for any sight: CIELAB distances of 14 and more.
+COLOURS = (
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"),
+    *("#870fff", "#785a2d", "#b4b478", "#a569ff", "#5a6978", "#872dc3", "#d20fb4", "#96b4d2"),
+    *("#ff7896", "#f0004b", "#a5005a", "#964b00", "#872d87", "#9687f0", "#784bf0", "#c3a54b"),
+)
+DASHES = ("", "6 3", "2 2.5", "8 3 2 3", "1 3", "10 4", "4 2 1 2")
 KNOWN = (  # never to be reordered: the place is the look; other names have places after these
     *("badnets", "blended", "sig", "lc", "lf", "ssba", "trojannn", "input_aware", "wanet"),
     *("bpp", "lira", "blind", "refool", "ctrl", "ftrojan", "adaptive_blend", "adaptive_patch"),
@@ -306,17 +316,21 @@ def attack_styles(attacks: Iterable[str]) -> Styles:
     return {attack: _STYLES[places[attack]] for attack in shown}
 
 
-_STYLES = [
-    Style(COLOURS[n % len(COLOURS)], MARKS[n % len(MARKS)], DASHES[n // len(COLOURS)])
-    for n in range(len(COLOURS) * len(MARKS))
-]
+def _style(colour: int, turn: int) -> Style:
+    """Return a colour's style, another one at every turn; those of the first are unlike in grey."""
+    mark = MARKS[(colour + turn) % len(MARKS)]
+    return Style(COLOURS[colour], mark, DASHES[(colour // 6 + turn) % len(DASHES)])
+
+
+_STYLES = [_style(n % len(COLOURS), n // len(COLOURS)) for n in range(len(COLOURS) * len(DASHES))]
 
 
 def _candidates(attack: str) -> list[int]:
     """Return the styles an attack may have, the best first: a variant's have its colour."""
     name = attack.partition("(")[0]
     others = list(range(len(KNOWN), len(_STYLES)))
-    own = KNOWN.index(name) if name in KNOWN else others[crc32(name.encode()) % len(others)]
+    free = [place for place in others if place % len(COLOURS) >= len(KNOWN)]
+    own = KNOWN.index(name) if name in KNOWN else free[crc32(name.encode()) % len(free)]
     best = [own]
     if attack != name:
         best = [place for place in others if (place - own) % len(COLOURS) == 0]

@@ -48,6 +48,11 @@ def lab(colour: str, sight: str) -> "np.ndarray[tuple[int], np.dtype[np.float64]
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
+def luminance(colour: str) -> float:
+    """Return the relative luminance of an sRGB colour, from black 0 to white 1."""
+    return float(((lab(colour, "all colours")[0] + 16) / 116) ** 3)
+
+
 @pytest.mark.parametrize("sight", SIGHTS)
 def test_attacks_are_told_apart(sight: str) -> None:
     distances = {
@@ -60,8 +65,25 @@ def test_attacks_are_told_apart(sight: str) -> None:
 def test_every_attack_of_this_project_has_a_look_of_its_own() -> None:
     assert set(KNOWN) == set(ATTACKS) - {"imported"}
     styles = attack_styles(KNOWN)
-    assert len({(style.colour, style.mark) for style in styles.values()}) == len(KNOWN)
-    assert len({(style.colour, style.dash) for style in styles.values()}) == len(KNOWN)
+    assert len({style.colour for style in styles.values()}) == len(KNOWN)
+    assert len({style.mark for style in styles.values()}) == len(KNOWN), "in grey too"
+    mine = attack_styles(["mine"])["mine"]
+    assert mine.colour not in {style.colour for style in styles.values()}
+
+
+@pytest.mark.parametrize("paper", ["#ffffff", "#fdfdfc", "#16181b"])  # print, light, dark
+def test_every_colour_shows_on_every_paper(paper: str) -> None:
+    """By WCAG's contrast; 3 on both papers would leave no room for so many colours."""
+    lights = {colour: luminance(colour) for colour in (*COLOURS, paper)}
+    ratios = [(lights[one] + 0.05) / (lights[paper] + 0.05) for one in COLOURS]
+    assert min(max(ratio, 1 / ratio) for ratio in ratios) > 2
+
+
+@pytest.mark.parametrize("name", [*KNOWN, "mine"])
+def test_variants_share_the_colour_and_nothing_else(name: str) -> None:
+    styles = attack_styles([name, *(f"{name}(alpha={n})" for n in range(5))]).values()
+    assert len({style.colour for style in styles}) == 1
+    assert len({style.mark for style in styles}) == len({style.dash for style in styles}) == 6
 
 
 @pytest.mark.parametrize("seed", range(10))
