@@ -46,7 +46,7 @@ from orchestrator.reporting.text import (
     title_of,
     weak_text,
 )
-from orchestrator.search.inference import estimate
+from orchestrator.search.inference import MeanEstimate, estimate
 
 METRICS = ("acc", "asr", "ra", "der")
 UNKNOWN = "?"  # value of an axis that a study neither names nor tells the preset of
@@ -186,6 +186,7 @@ def _same_victim(one: ScenarioOutcome, two: ScenarioOutcome) -> bool:
     return all(abs(one.victim[name] - two.victim[name]) <= 1e-9 for name in columns)
 
 
+_SAME, _OWN = "The same trials, all scenarios", "Own best settings, all scenarios"
 MOST_LISTED = 100  # scenarios that only some studies have
 _SHOWN = ("acc", "asr", "der")
 
@@ -206,6 +207,7 @@ def comparison_page(comparison: Comparison) -> str:
         "comparison.html.jinja",
         [against["figure"].width for against in others if against["figure"]],
         labels=[side.label for side in sides],
+        headline=_headline(sides[0].label, others),
         studies=[_study(side) for side in sides],
         repairs=_repairs(comparison, names),
         others=others,
@@ -268,11 +270,12 @@ def _against(
     """Return a study beside the first one, in words."""
     same, common = aligned(comparison, first, other), _common(first, other)
     rows: dict[str, Sequence[Trials]] = {
-        "The same trials, all scenarios": same,
-        "Own best settings, all scenarios": bests(first, other),
+        _SAME: same,
+        _OWN: bests(first, other),
     }
     by_attack = grouped(same, lambda pair: names.attack(pair[0].scenario.family))
     rows |= {f"The same trials, {attack}": pairs for attack, pairs in by_attack.items()}
+    gaps, texts = _gaps({title: fair(pairs) for title, pairs in rows.items()})
     sentence = (
         f"Both have {count(len(common), 'scenario')} and have done {count(len(same), 'trial')} "
         f"that are the same in scenario and setting."
@@ -285,13 +288,17 @@ def _against(
     return {
         "label": other.label,
         "sentence": sentence,
-        "rows": _table({title: fair(pairs) for title, pairs in rows.items()}),
+        "rows": _table({title: len(fair(pairs)) for title, pairs in rows.items()}, gaps, texts),
+        "overall": [(*key, gaps[key], texts[key]) for key in gaps if key[0] in (_SAME, _OWN)],
         "figure": _figure(first, other, same, names, styles) if same else None,
     }
 
 
-def _table(rows: Mapping[str, Sequence[Trials]]) -> list[tuple[str, ...]]:
-    """Return kind of pairs, scenarios, trials, each metric's difference and its sample."""
+Gaps: TypeAlias = Mapping[tuple[str, str], MeanEstimate]  # by kind of pairs and metric
+
+
+def _gaps(rows: Mapping[str, Sequence[Trials]]) -> tuple[Gaps, Mapping[tuple[str, str], str]]:
+    """Return each metric's difference by kind of pairs, and the same in words."""
     gaps = {}
     for title, pairs in rows.items():
         by_scenario = grouped(pairs, lambda pair: pair[0].scenario)
@@ -304,14 +311,50 @@ def _table(rows: Mapping[str, Sequence[Trials]]) -> list[tuple[str, ...]]:
             ]
             gaps[title, metric] = estimate(means, attacks)
     found = difference_texts([(gap, metric) for (_, metric), gap in gaps.items()])
-    texts = dict(zip(gaps, found, strict=True))
+    return gaps, dict(zip(gaps, found, strict=True))
+
+
+def _table(
+    sizes: Mapping[str, int], gaps: Gaps, texts: Mapping[tuple[str, str], str]
+) -> list[tuple[str, ...]]:
+    """Return kind of pairs, scenarios, trials, each metric's difference and its sample."""
     table = []
-    for title, pairs in rows.items():
+    for title, size in sizes.items():
         cells = [texts.get((title, metric), NOTHING) for metric in METRICS]
         gap = gaps.get((title, METRICS[0]))
         scenarios, sample = (str(gap.scenarios), gap.sample) if gap else ("0", NOTHING)
-        table.append((title, scenarios, str(len(pairs)), *cells, sample))
+        table.append((title, scenarios, str(size), *cells, sample))
     return table
+
+
+def _headline(first: str, others: Sequence[Mapping[str, Any]]) -> str:
+    """Say which metric differs most from the first study, by how much, and whether clearly.
+
+    The same trials say it, or own best settings where no two studies share a trial.
+    """
+    found = [(other["label"], *entry) for other in others for entry in other["overall"]]
+    found = [one for one in found if one[1] == _SAME] or found
+    if not found:
+        return "No scenario is repaired in two of these studies, so nothing can be compared."
+    by_size = sorted(found, key=lambda one: -abs(one[-2].mean))
+    over = "the same trials" if found[0][1] == _SAME else "own best settings"
+    _, _, most, gap, _ = by_size[0]
+    if not gap.mean:
+        return f"Nothing differs over {over}: all means are equal."
+
+    def amount(one: tuple[str, str, str, MeanEstimate, str]) -> str:
+        label, _, metric, gap, text = one
+        unit = "" if metric == "der" else " points"
+        return f"{label} less {first} is {text.rstrip('*')}{unit}, {gap.sample}"
+
+    clear = next((one for one in by_size if one[-1].endswith("*")), None)
+    sure = "a clear difference" if clear == by_size[0] else "not a clear difference"
+    if gap.p is None:
+        sure = "one scenario cannot show whether that is clear"
+    text = f"{most.upper()} differs most over {over}: {amount(by_size[0])}; {sure}."
+    if clear and clear != by_size[0]:
+        text += f" Clear is the one in {clear[2].upper()}: {amount(clear)}."
+    return text
 
 
 def _figure(

@@ -261,6 +261,17 @@ def steps(low: float, high: float, most: int = 6) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
+def decades(low: float, high: float, most: int = 5) -> list[float]:
+    """Return powers of ten from `low` to `high`, about `most`; their 2 and 5 fold if too few."""
+    powers = range(floor(log10(low)), ceil(log10(high)) + 1)
+    fine = [float(f"{times}e{power}") for power in powers for times in (1, 2, 5)]
+    inside = [mark for mark in fine if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]
+    tens = [mark for mark in fine[::3] if mark in inside]
+    if len(tens) < 2:
+        return inside or [low, high]
+    return tens[:: ceil(len(tens) / most)]
+
+
 def _pair(point: Point) -> str:
     return f"{_short(point[0])} {_short(point[1])}"
 
@@ -367,8 +378,10 @@ class SettingAxis:
             return Axis(-0.5, len(self.values) - 0.5, words, self.name)
         low, high = float(self.values[0]), float(self.values[-1])
         log = low > 0 and (self.log or high / low > _LOG_ABOVE)
-        marks = [low, (low * high) ** 0.5, high] if log else steps(low, high, 5)
-        ticks = [(mark, value_text(f"{mark:.2g}")) for mark in marks]
+        marks = decades(low, high) if log else steps(low, high, 5)
+        if all(float(value).is_integer() for value in self.values):
+            marks = [mark for mark in marks if mark.is_integer()]
+        ticks = [(mark, f"{mark:g}") for mark in marks]
         if log:
             stretch = (high / low) ** 0.04
             return Axis(low / stretch, high * stretch, ticks, self.name, log=True)

@@ -25,6 +25,9 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+BOXES = "[...document.querySelectorAll('.scroll, .panels')]"
+WIDE_IS_TOLD = f"""{BOXES}.every((b) => (b.scrollWidth > b.clientWidth + 1)
+  === getComputedStyle(b, "::before").content.startsWith('"Scroll sideways'))"""
 FIGURES = {
     *("before-after", "marginals", "importance", "variance", "surfaces-all", "front", "flagged"),
     *("unlearning", "relearning", "selection-report"),
@@ -115,6 +118,35 @@ def test_it_opens_quietly_and_asks_for_nothing(
     assert watch.said == []
     assert watch.asked == []
     assert overflow(page) == []
+
+
+@pytest.mark.parametrize("which", ["study", "comparison"])
+def test_on_a_phone_the_answer_comes_first(
+    page: Page, request: pytest.FixtureRequest, which: str
+) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    Watch(page, request.getfixturevalue(which))
+    answer = page.locator(".answer").bounding_box()
+    assert answer is not None
+    assert answer["y"] < 844 / 2
+    before = page.evaluate(
+        """[...document.querySelectorAll("table, svg, nav, dl")].filter(
+             (e) => e.compareDocumentPosition(document.querySelector(".answer")) & 4).length"""
+    )
+    assert before == 0
+
+
+def test_what_is_too_wide_says_that_it_scrolls(page: Page, study: Path) -> None:
+    table = "document.querySelector('.scroll')"
+    for width, fits in ((1280, True), (390, False)):
+        page.set_viewport_size({"width": width, "height": 844})
+        Watch(page, study)
+        page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+        page.wait_for_function(WIDE_IS_TOLD)
+        assert page.evaluate(f"{table}.classList.contains('wide')") is not fits
+    page.emulate_media(media="print")
+    assert page.evaluate(f"getComputedStyle({table}, '::before').display") == "none"
+    page.emulate_media(media="screen")
 
 
 def test_the_policy_stops_what_is_not_the_pages_own(page: Page, study: Path) -> None:
@@ -208,6 +240,8 @@ def test_it_prints_on_white_with_nothing_folded(page: Page, study: Path) -> None
     assert page.locator("#theme").is_hidden()
     assert page.evaluate("[...document.querySelectorAll('details')].every((d) => d.open)")
     assert page.pdf(format="A4")[:5] == b"%PDF-"
+    bars = "[...document.querySelectorAll('.bar')].map((b) => getComputedStyle(b).printColorAdjust)"
+    assert page.evaluate(bars) == ["exact"] * 2, "else browsers print no backgrounds"
     page.set_viewport_size({"width": 680, "height": 960})  # what A4 leaves between margins
     assert page.evaluate("document.documentElement.scrollWidth") == 680
     page.emulate_media(media="screen")

@@ -144,6 +144,40 @@ def test_the_same_study_twice_differs_nowhere(tmp_path: Path) -> None:
     assert "All studies have done as many trials of each scenario." in html
 
 
+def headline(html: str) -> str:
+    return html.partition('<div class="answer"><p>')[2].partition("</p>")[0]
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_the_headline_says_what_differs_most_and_whether_clearly(
+    tmp_path: Path, *, clear: bool
+) -> None:
+    rows, others = make_rows(), make_rows()
+    for row in others:
+        row["acc_after_report"] -= 0.01
+        shift = {"badnets": 0.2, "blended": 0.21, "sig": 0.22 if clear else -0.2}
+        row["asr_after_report"] = min(1.0, row["asr_after_report"] + 0.2 + shift[row["attack"]])
+        settle(row)
+    one, two = write(tmp_path / "one", rows, "one"), write(tmp_path / "two", others, "two")
+    text = headline(compared(one, two))
+    mean, before = (pd.DataFrame(side)["asr_after_report"].mean() for side in (others, rows))
+    assert text.startswith(
+        f"ASR differs most over the same trials: two less one is +{100 * (mean - before):.1f} ("
+    )
+    sample = "points, over 3 attacks&#39; means"
+    less = f"Clear is the one in ACC: two less one is \u22121.0 (\u22121.0 to \u22121.0) {sample}."
+    sure = "a clear difference." if clear else f"not a clear difference. {less}"
+    assert text.endswith(f") {sample}; {sure}")
+
+
+def test_the_headline_where_nothing_can_be_compared(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", make_rows(), "one")
+    two = write(tmp_path / "two", make_rows(datasets=("cifar10",)), "two")
+    assert headline(compared(one, two)).endswith("so nothing can be compared.")
+    same = write(tmp_path / "same", make_rows(), "same")
+    assert headline(compared(one, same)).startswith("Nothing differs over the same trials")
+
+
 def compared(one: Path, two: Path) -> str:
     page = one.parent / "page.html"
     assert main([str(one), str(two), "--out", str(page)]) == 0

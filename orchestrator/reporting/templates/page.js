@@ -9,6 +9,14 @@ addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details")) folded.open = true;
 });
 
+// What is wider than its box says so.
+const boxes = document.querySelectorAll(".scroll, .panels");
+const measure = (box) => box.classList.toggle("wide", box.scrollWidth > box.clientWidth + 1);
+const sizes = new ResizeObserver((entries) => requestAnimationFrame(() => {
+  for (const entry of entries) measure(entry.target);  // which resizes it: in the next frame
+}));
+for (const box of boxes) sizes.observe(box);
+
 // The tip of a mark: at once, in the page's own letters, and on a touch too.
 const tip = document.getElementById("tip");
 const marked = (target) => target instanceof Element && target.closest("figure svg [data-tip]");
