@@ -21,7 +21,6 @@ from orchestrator.plan.columns import (
     column_of,
     slug,
 )
-from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.classes import read_classes
 from orchestrator.reporting.figures import read_curves
 from orchestrator.reporting.page import FigureFiles, fill, study_values, trigger_views
@@ -51,15 +50,19 @@ from orchestrator.reporting.summary import (
 from orchestrator.reporting.text import (
     FamilyRow,
     answer,
+    label_of,
+    labelled,
     names_of,
     peers_sentence,
     printable,
     repair_rows,
     seeds_sentence,
+    setting_text,
     unclear,
     weak_sentence,
 )
 from orchestrator.search.abandonment import forecast
+from orchestrator.spec.rules import GREEK
 
 _METRICS = ("acc", "asr", "ra", "der")
 
@@ -139,6 +142,7 @@ _SPECIAL = str.maketrans(
         "\N{MINUS SIGN}": "$-$",
         "\u2264": r"$\leq$",
         "\u00a0": "~",
+        **{letter: command for command, letter in GREEK.items()},
     }
 )
 
@@ -155,11 +159,11 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
     if same_n := _one([row.n for row in families]):
         facts.append(f"n = {one.n} in each row, {whole.n} in the last")
     if (same_settings := _one([row.settings for row in families])) and one.settings:
-        facts.append(f"own best setting {', '.join(summary.axes)} = {one.settings[0]}")
+        facts.append(f"own best setting {_axes(summary)} = {one.settings[0]}")
     if facts:
         caption += f" Everywhere: {'; '.join(facts)}."
     kept = (True, not same_n, *[True] * 6, not same_settings, *[True] * 3)
-    axes = [[*map(_latex, summary.axes)]]
+    axes = [[_latex(label_of(axis)) for axis in summary.axes]]
     heads = [[text] for text in ("Scenario", "n", "ACC", "ASR", *_OWN)] + axes
     heads += [[text] for text in _COMMON]
     highest = max(map(len, compress(heads, kept)))
@@ -193,6 +197,10 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _axes(summary: Summary) -> str:
+    return ", ".join(map(label_of, summary.axes))
 
 
 def _one(values: Sequence[Any]) -> bool:
@@ -235,7 +243,7 @@ def markdown_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> st
     victim = [f"victim {metric}" for metric in ("ACC", "ASR")]
     own = [f"own best {metric}" for metric in _OWN]
     common = [f"for all {metric}" for metric in _COMMON]
-    heads = ["scenario", "n", *victim, *own, ", ".join(summary.axes), *common]
+    heads = ["scenario", "n", *victim, *own, _axes(summary), *common]
     rule = ["---" if place in (0, 8) else "---:" for place in range(len(heads))]
     lines = [heads, rule, *([_markdown(cell) for cell in _cells(row)] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -283,6 +291,13 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """
     results = read_results(folder / "results.csv")
     study = read_study(folder / "study.yaml")
+    with labelled(study.labels):
+        return _assembled(folder, results, study)
+
+
+def _assembled(
+    folder: Path, results: StudyResults, study: StudyFile
+) -> tuple[dict[str, str], dict[str, str]]:
     name = study.name or folder.resolve().name
     summary = summarise(results, study.objective or "der", study.sampler)
     names = names_of(results)

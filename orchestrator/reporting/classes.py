@@ -14,7 +14,7 @@ from orchestrator.plan.columns import MODELS, SCENARIO, count
 from orchestrator.reporting import svg
 from orchestrator.reporting.read_results import ScenarioRow, StudyResults
 from orchestrator.reporting.summary import Repair, Summary
-from orchestrator.reporting.text import NOTHING, Names, listed, number_text, signed
+from orchestrator.reporting.text import NOTHING, Names, label_of, listed, number_text, signed
 
 _VICTIM, _REPAIRED = MODELS
 _WHEN = {_VICTIM: "before", _REPAIRED: "after"}  # in the columns of results.csv
@@ -70,7 +70,9 @@ class ClassResults:
         found = []
         for effect, where in ((lost, self.killed), (f"{sent} wrong class", self.diverted)):
             attacks = Counter(names.attack(scenario.family) for scenario in where)
-            places = ", ".join(f"{attack}: {number}" for attack, number in attacks.items())
+            places = ", ".join(
+                f"{label_of(attack)}: {number}" for attack, number in attacks.items()
+            )
             of_all = f"{len(where)} of {count(self.scenarios, 'scenario')} ({places})"
             found += [f"{effect} in {of_all}"] if where else []
         if not found:

@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import AFTER, DER, SCENARIO, STATUSES, Family, column_of, count
-from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.figures import Pair, draw_pairs
 from orchestrator.reporting.page import FigureView, fill, view
 from orchestrator.reporting.read_logs import StudyFile, read_study
@@ -41,8 +40,11 @@ from orchestrator.reporting.text import (
     NOTHING,
     Names,
     difference_texts,
+    label_of,
+    labelled,
     names_of,
     report_texts,
+    setting_text,
     title_of,
     weak_text,
 )
@@ -83,6 +85,7 @@ class Comparison:
 
     sides: Sequence[Side]
     axes: Sequence[str]  # named by every study; settings are the same where all axes are
+    labels: Mapping[str, str]  # what to call names: of the studies that say so, the first's
     lonely: Mapping[str, Sequence[str]]  # axes named by only some studies, with the labels of those
 
     def points(self, side: Side) -> dict[Point, TrialRow]:
@@ -133,6 +136,7 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
     return Comparison(
         sides=sides,
         axes=[axis for axis in axes if len(having[axis]) == len(sides)],
+        labels=dict(item for _, study, _ in reversed(found) for item in study.labels.items()),
         lonely={axis: labels for axis, labels in having.items() if len(labels) < len(sides)},
     )
 
@@ -193,6 +197,11 @@ _SHOWN = ("acc", "asr", "der")
 
 def comparison_page(comparison: Comparison) -> str:
     """Return the page as one HTML file that asks for nothing else."""
+    with labelled(comparison.labels):
+        return _page(comparison)
+
+
+def _page(comparison: Comparison) -> str:
     sides = comparison.sides
     names = names_of(*(side.results for side in sides))
     styles = attack_styles(names.attack(family) for family in comparison.families())
@@ -274,7 +283,7 @@ def _against(
         _OWN: bests(first, other),
     }
     by_attack = grouped(same, lambda pair: names.attack(pair[0].scenario.family))
-    rows |= {f"The same trials, {attack}": pairs for attack, pairs in by_attack.items()}
+    rows |= {f"The same trials, {label_of(attack)}": pairs for attack, pairs in by_attack.items()}
     gaps, texts = _gaps({title: fair(pairs) for title, pairs in rows.items()})
     sentence = (
         f"Both have {count(len(common), 'scenario')} and have done {count(len(same), 'trial')} "

@@ -21,7 +21,6 @@ from orchestrator.plan.columns import (
     UNLEARN,
     column_of,
 )
-from orchestrator.plan.labels import setting_text, value_text
 from orchestrator.reporting import svg
 from orchestrator.reporting.read_results import (
     ScenarioRow,
@@ -45,9 +44,11 @@ from orchestrator.reporting.summary import (
 )
 from orchestrator.reporting.text import (
     Names,
+    label_of,
     number_text,
     printable,
     repair_tip,
+    setting_text,
     spread_text,
     title_of,
 )
@@ -76,9 +77,9 @@ def metric_panel(sheet: svg.SvgCanvas, metric: str, across: svg.Axis) -> svg.Pan
     return sheet.panel(MARGINS, across, metric_axis(metric), [title_of(metric)])
 
 
-def lines_axis(labels: Iterable[str]) -> svg.Axis:
+def lines_axis(names: Iterable[str]) -> svg.Axis:
     """Return an axis with a labelled line for each entry, the first on top."""
-    ticks = [(float(place), short(label)) for place, label in enumerate(labels)]
+    ticks = [(float(place), short(label_of(name))) for place, name in enumerate(names)]
     return svg.Axis(len(ticks) - 0.5, -0.5, ticks)
 
 
@@ -87,13 +88,13 @@ def colour_of(took: bool | None, style: svg.Style) -> str:  # noqa: FBT001 - of 
     return style.colour if took else WEAK
 
 
-def room(labels: Iterable[str]) -> float:
+def room(names: Iterable[str]) -> float:
     """Return the points that the longest label takes beside its axis."""
-    return 10 + 5.2 * max(len(short(label)) for label in labels)
+    return 10 + 5.2 * max(len(short(label_of(name))) for name in names)
 
 
-def short(label: str, most: int = _LONGEST_LABEL) -> str:
-    text = printable(label)
+def short(text: str, most: int = _LONGEST_LABEL) -> str:
+    text = printable(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -104,7 +105,7 @@ def legend(sheet: svg.SvgCanvas, styles: svg.Styles) -> None:
     panel = sheet.panel((10, 10, 10, 22), svg.Axis(0, 10), down, frame=())
     for place, (attack, style) in enumerate(styles.items()):
         panel.mark(0.4, place, style.mark, style.colour)
-        panel.text(0.4, place, attack, dx=9, anchor="start")
+        panel.text(0.4, place, label_of(attack), dx=9, anchor="start")
     sheet.crop(32 + 15.0 * len(styles))
 
 
@@ -198,7 +199,7 @@ def draw_flagged(counts: Sequence[FlagCount]) -> svg.SvgFigure:
     panel = sheet.panel(
         (room(attacks), 34, 8, 22),
         svg.cell_axis(thresholds, "unlearn_threshold", fewest=4),
-        svg.cell_axis([short(attack) for attack in attacks]),
+        svg.cell_axis([short(label_of(attack)) for attack in attacks]),
         ["Target's row flagged, % of done trials"],
         frame=(),
     )
@@ -206,7 +207,8 @@ def draw_flagged(counts: Sequence[FlagCount]) -> svg.SvgFigure:
         (thresholds.index(count.unlearn_threshold), attacks.index(count.attack)): svg.Cell(
             share=count.target / count.trials,
             text=f"{100 * count.target / count.trials:.1f}",
-            tip=f"{count.attack}, unlearn_threshold={count.unlearn_threshold}\n"
+            tip=f"{label_of(count.attack)}, "
+            f"{setting_text([('unlearn_threshold', count.unlearn_threshold)])}\n"
             f"{count.trials} done trials: the target's row flagged in {count.target}, another "
             f"in {count.others}, none in {count.nothing}",
         )
@@ -337,7 +339,7 @@ def draw_curves(
         if name == "accuracy" and len(thresholds) <= 8:  # else too many to tell apart
             for value in thresholds:
                 ends = [(across.low, 100 * float(value)), (across.high, 100 * float(value))]
-                tip, dash = f"unlearn_threshold={value}", "4 3"
+                tip, dash = setting_text([("unlearn_threshold", value)]), "4 3"
                 panel.line(ends, stroke_width=0.7, stroke_dasharray=dash, opacity=0.6, tip=tip)
         for attack, group in by_attack.items():
             style = styles[attack]
@@ -347,7 +349,12 @@ def draw_curves(
                 panel.line(points, stroke=style.colour, stroke_width=0.8, opacity=0.45, tip=tip)
             shared = zip(*(curve.series[name] for curve in group), strict=False)
             mean = [(e, 100 * fmean(values)) for e, values in enumerate(shared, start=1)]
-            panel.line(mean, stroke_width=2, tip=f"{attack}, mean of {len(group)}", **style.line())
+            panel.line(
+                mean,
+                stroke_width=2,
+                tip=f"{label_of(attack)}, mean of {len(group)}",
+                **style.line(),
+            )
             if mean:
                 panel.mark(*mean[-1], style.mark, style.colour, size=3)
     legend(sheet, styles)
@@ -419,7 +426,7 @@ def draw_surfaces(
         height=_BOTTOM + up * _CELL_HEIGHT + top,
     )
     for row, shown in rows:
-        head = [short(f"{axis}={value_text(value)}", _LONGEST_HEAD) for axis, value in row]
+        head = [short(setting_text([pair]), _LONGEST_HEAD) for pair in row]
         places = grouped(shown, lambda t: tuple(a.values.index(t.cells[a.name]) for a in axes))
         for metric in METRICS:
             x, y = (svg.cell_axis(axis.values, axis.name) for axis in axes)

@@ -26,7 +26,6 @@ from orchestrator.plan.columns import (
     pictured,
     slug,
 )
-from orchestrator.plan.labels import setting_text, value_text
 from orchestrator.reporting import classes, figures
 from orchestrator.reporting.read_results import Setting, StudyResults, TrialRow, distinct, in_order
 from orchestrator.reporting.statistics import FlagCount, missed
@@ -40,6 +39,10 @@ from orchestrator.reporting.text import (
     asked,
     duration,
     half_rows,
+    label_of,
+    labelled,
+    setting_text,
+    value_text,
     weak_text,
 )
 
@@ -57,7 +60,7 @@ def trigger_views(folder: Path, results: StudyResults, names: Names) -> list[dic
         if row is not None and family not in shown:
             texts = {"psnr": f"PSNR {row['psnr']} dB", "ssim": f"SSIM {row['ssim']}"}
             shown[family] = {
-                "title": names.attack(family),
+                "title": label_of(names.attack(family)),
                 "details": names.details(family),
                 "alike": ", ".join(text for name, text in texts.items() if row[name]),
                 "source": _source(folder / row["file"]),
@@ -149,7 +152,7 @@ def fill(template: str, widths: Iterable[int], **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "number": _number, "setting_text": setting_text}
-    environment.filters["value_text"] = value_text
+    environment.filters |= {"value_text": value_text, "label": label_of}
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.globals |= {"count": count, "nothing": NOTHING, "plus_minus": PLUS_MINUS}
     style = environment.get_template("style.css").render(widths=sorted(set(widths)))
@@ -171,9 +174,9 @@ def _digest(text: str) -> str:
 def _facts(results: StudyResults, names: Names) -> list[tuple[str, str]]:
     """Return what the study varies and what it holds fixed."""
     trials = results.trials
-    attacks = ", ".join(distinct(names.attack(trial.scenario.family) for trial in trials))
+    attacks = ", ".join(distinct(label_of(names.attack(trial.scenario.family)) for trial in trials))
     facts = [("Attacks", attacks)]
-    for title, axis in (*_AXES, *((axis, axis) for axis in results.varied)):
+    for title, axis in (*_AXES, *((label_of(axis), axis) for axis in results.varied)):
         values = [value_text(value) for value in in_order(trial.cells[axis] for trial in trials)]
         if len(values) > _MOST_VALUES:
             values = [f"{len(values)} values from {values[0]} to {values[-1]}"]
@@ -249,7 +252,8 @@ class FigureFiles:
     def classes(self, shown: classes.Repaired) -> dict[str, Any]:
         """Return what the one setting for all does to each class of a scenario."""
         title = self.names.scenario(shown.repair.scenario)
-        name = self._free(f"classes-{slug(title)}")
+        with labelled({}):  # so that a label leaves the names of files as they are
+            name = self._free(f"classes-{slug(self.names.scenario(shown.repair.scenario))}")
         drawing = classes.draw_classes(shown)  # None where there are many classes
         self.files[f"{name}.csv"] = text = classes.classes_csv(shown, self.results.setting_axes)
         return {
@@ -287,7 +291,8 @@ class FigureFiles:
         return next(free for free in names if f"{free}.csv" not in self.files)
 
     def _family(self, family: Family, outcomes: Sequence[ScenarioOutcome]) -> dict[str, Any]:
-        stem = f"surfaces-{slug(self.names.family(family))}"
+        with labelled({}):
+            stem = f"surfaces-{slug(self.names.family(family))}"
         seeds = []
         for outcome in outcomes:
             name = f"{stem}-seed-{slug(outcome.scenario.seed)}"
@@ -297,7 +302,7 @@ class FigureFiles:
             seeds.append((f"Seed {outcome.scenario.seed}", weak_text([outcome]), shown))
         several, trials = len(outcomes) > 1, [t for o in sound(outcomes) for t in o.trials]
         return {
-            "title": self.names.attack(family),
+            "title": label_of(self.names.attack(family)),
             "details": self.names.details(family),
             "weak": weak_text(outcomes),
             "figure": self._pooled(stem, trials, family._asdict()) if several else seeds[0][-1],

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 
 from orchestrator.errors import SpecError
 from orchestrator.files import read_table, whole_lines
+from orchestrator.spec.rules import lettered
 
 FILE = "starts.jsonl"  # in logs/
 _TEXTS = ("command", "executor", "device", "hardware", "system", "commit")
@@ -83,6 +84,7 @@ class StudyFile:
     preset: str | None = None
     pruner: Mapping[str, float] | None = None
     sampler: str | None = None  # what drew the settings; None in a grid
+    labels: Mapping[str, str] = field(default_factory=dict)  # what to call names
     log_axes: frozenset[str] = frozenset()  # ranges that are searched on a logarithmic scale
 
 
@@ -116,6 +118,7 @@ def read_study(path: Path) -> StudyFile:
         preset=_text(study.get("preset")),
         pruner={name: pruner[name] for name in _WILCOXON} if pruner else None,
         sampler=_text(_mapping(study, "search").get("sampler")),
+        labels={str(k): lettered(str(v)) for k, v in _mapping(study, "labels").items()},
         log_axes=frozenset(a for a in axes if _mapping(axes, a).get("log") is True),
     )
 

@@ -7,14 +7,20 @@ import pandas as pd
 
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import column_of, count
-from orchestrator.plan.labels import setting_text, value_text
 from orchestrator.reporting import figures, svg
 from orchestrator.reporting import statistics as stats
 from orchestrator.reporting.page import FigureFiles, FigureView
 from orchestrator.reporting.read_results import TrialRow, distinct, grouped
 from orchestrator.reporting.statistics import METRICS
 from orchestrator.reporting.summary import ScenarioOutcome, sound, spread_of
-from orchestrator.reporting.text import difference_texts, number_text, title_of
+from orchestrator.reporting.text import (
+    difference_texts,
+    label_of,
+    number_text,
+    setting_text,
+    title_of,
+    value_text,
+)
 
 _MARKS = {stats.EXACT: "o", stats.FANOVA: "s", stats.PED_ANOVA: "D"}
 
@@ -25,8 +31,11 @@ def draw_marginals(
     """Draw a row of ACC, ASR and DER per axis: a line per attack, and the mean with its band."""
     sheet = svg.SvgCanvas(columns=len(METRICS) + 1, width=215, height=190)
     for axis in axes:
-        ticks = [(float(place), figures.short(value)) for place, value in enumerate(axis.values)]
-        across = svg.Axis(-0.3, len(ticks) - 0.7, ticks, axis.name)  # equally far apart
+        ticks = [
+            (float(place), figures.short(label_of(value)))
+            for place, value in enumerate(axis.values)
+        ]
+        across = svg.Axis(-0.3, len(ticks) - 0.7, ticks, label_of(axis.name))  # equally far apart
         for metric in METRICS:
             panel = figures.metric_panel(sheet, metric, across)
             chosen = [m for m in found if (m.axis, m.metric) == (axis.name, metric)]
@@ -64,8 +73,9 @@ def _tip(point: stats.Marginal) -> str:
     if level.low is not None and level.high is not None:
         ends = f"{number_text(level.low, metric)} to {number_text(level.high, metric)}"
         text += f" (95 % confidence {ends}, {level.sample})"
+    where = label_of(point.attack) or "all scenarios"
     return (
-        f"{point.attack or 'all scenarios'}, {point.axis}={point.value}\n{title_of(metric)}: {text}"
+        f"{where}, {setting_text([(point.axis, point.value)])}\n{title_of(metric)}: {text}"
         f"\n{count(level.scenarios, 'scenario')}, {count(point.trials, 'trial')}"
     )
 
@@ -113,7 +123,7 @@ def draw_importance(
         panel.text(0.02, line, measure, dx=9, anchor="start")
         for entry in entries:
             height = axes.index(entry.axis) + 0.24 * (number - (len(measures) - 1) / 2)
-            tip = f"{entry.axis}, {measure}: {_bounded(entry)}"
+            tip = f"{label_of(entry.axis)}, {measure}: {_bounded(entry)}"
             if entry.low is not None and entry.high is not None:
                 ends = [(entry.low, height), (entry.high, height)]
                 panel.line(ends, stroke=svg.INK, stroke_width=1.2, tip=tip)
@@ -124,7 +134,7 @@ def draw_importance(
 def draw_variance(parts: Sequence[stats.Part]) -> svg.SvgFigure:
     """Draw main effects on the diagonal and interactions of two below it, in percent."""
     names = distinct(name for part in parts for name in part.factors)
-    labels = [figures.short(name) for name in names]
+    labels = [figures.short(label_of(name)) for name in names]
     left = figures.room(names)
     width = left + 16 + max(56.0, 5.4 * max(map(len, labels))) * len(names)
     sheet = svg.SvgCanvas(columns=1, width=width, height=62 + 32.0 * len(names))
@@ -137,7 +147,7 @@ def draw_variance(parts: Sequence[stats.Part]) -> svg.SvgFigure:
             note=""
             if part.low is None or part.high is None
             else f"{100 * part.low:.0f} to {100 * part.high:.0f}",
-            tip=f"{' × '.join(part.factors)}: {_bounded(part)}",
+            tip=f"{' × '.join(map(label_of, part.factors))}: {_bounded(part)}",
         )
         for part in parts
         if part.factors
@@ -209,7 +219,7 @@ def _marginals(
     if not shown:
         return "No scenario has any other combination done at every value of an axis."
     counted = {axis.name: stats.balanced(done, axis).size // len(METRICS) for axis in shown}
-    lost = [f"{len(done) - n} for {name}" for name, n in counted.items() if n < len(done)]
+    lost = [f"{len(done) - n} for {label_of(name)}" for name, n in counted.items() if n < len(done)]
     lacking = f", which leaves out some done trials: {', '.join(lost)}." if lost else ""
     samples = distinct(m.level.sample for m in found if not m.attack)
     note = (
@@ -229,7 +239,7 @@ def _effects(found: Sequence[stats.Marginal]) -> list[tuple[str, ...]]:
     texts = difference_texts([(m.gap, m.metric) for m in pooled if m.gap])
     rows: dict[tuple[str, str], list[str]] = {}
     for m, text in zip(pooled, texts, strict=True):  # metric by metric
-        title = f"{m.axis}: {value_text(m.value)} less {value_text(m.reference)}"
+        title = f"{label_of(m.axis)}: {value_text(m.value)} less {value_text(m.reference)}"
         rows.setdefault((m.axis, m.value), [title, m.level.sample]).insert(-1, text)
     return [tuple(row) for row in rows.values()]
 
@@ -307,8 +317,8 @@ def _variance(
 
 def _sizes(effects: Sequence[stats.MainEffect]) -> str:
     """Return how large main effects are and which of them are noise."""
-    sizes = "; ".join(f"{e.axis} {effect_text(e)}" for e in effects)
-    noise = [e.axis for e in effects if e.is_noise]
+    sizes = "; ".join(f"{label_of(e.axis)} {effect_text(e)}" for e in effects)
+    noise = [label_of(e.axis) for e in effects if e.is_noise]
     which = ""
     if len(noise) == len(effects):
         which = " No axis is distinguishable from noise, so no share of theirs says anything."

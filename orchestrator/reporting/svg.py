@@ -15,9 +15,8 @@ from zlib import crc32
 
 import numpy as np
 
-from orchestrator.plan.labels import value_text
 from orchestrator.reporting.read_results import StudyResults, distinct, in_order
-from orchestrator.reporting.text import printable
+from orchestrator.reporting.text import label_of, printable, value_text
 
 INK = "currentColor"  # of the surrounding text
 FONT_SIZE = 9.0  # points
@@ -374,8 +373,8 @@ class SettingAxis:
     def scale(self) -> Axis:
         """Return an axis for all values, words being places from 0, labelled with its name."""
         if not self.numeric:
-            words = [(float(place), value) for place, value in enumerate(self.values)]
-            return Axis(-0.5, len(self.values) - 0.5, words, self.name)
+            words = [(float(place), value_text(word)) for place, word in enumerate(self.values)]
+            return Axis(-0.5, len(self.values) - 0.5, words, label_of(self.name))
         low, high = float(self.values[0]), float(self.values[-1])
         log = low > 0 and (self.log or high / low > _LOG_ABOVE)
         marks = decades(low, high) if log else steps(low, high, 5)
@@ -384,9 +383,9 @@ class SettingAxis:
         ticks = [(mark, f"{mark:g}") for mark in marks]
         if log:
             stretch = (high / low) ** 0.04
-            return Axis(low / stretch, high * stretch, ticks, self.name, log=True)
+            return Axis(low / stretch, high * stretch, ticks, label_of(self.name), log=True)
         margin = 0.04 * (high - low) or 0.5
-        return Axis(low - margin, high + margin, ticks, self.name)
+        return Axis(low - margin, high + margin, ticks, label_of(self.name))
 
     def place(self, value: str) -> float:
         """Return where a value stands on the scale."""
@@ -446,7 +445,7 @@ class Cell:
 def cell_axis(labels: Sequence[str], label: str = "", fewest: int = 0) -> Axis:
     """Return the axis of a heat map with labelled columns or rows, with room for `fewest`."""
     ticks = [(place + 0.5, value_text(text)) for place, text in enumerate(labels)]
-    return Axis(0, max(fewest, len(labels)), ticks, label, grid=False)
+    return Axis(0, max(fewest, len(labels)), ticks, label_of(label), grid=False)
 
 
 def draw_cells(panel: Panel, cells: Mapping[tuple[int, int], Cell]) -> None:

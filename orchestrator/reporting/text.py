@@ -2,13 +2,15 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from orchestrator.plan.columns import METRICS, Family, column_of, count
-from orchestrator.plan.labels import setting_text, value_text
+from orchestrator.plan.labels import value_text as plain_text
 from orchestrator.reporting.read_results import (
     ScenarioRow,
     Setting,
@@ -30,6 +32,35 @@ from orchestrator.reporting.summary import (
 )
 from orchestrator.search.inference import LEVEL, MeanEstimate, holm, sample_text
 
+_LABELS: ContextVar[Mapping[str, str]] = ContextVar("labels", default={})  # noqa: B039 - read only
+
+
+@contextmanager
+def labelled(labels: Mapping[str, str]) -> Iterator[None]:
+    """Let texts, tables and figures that are made inside call names by their labels."""
+    token = _LABELS.set(labels)
+    try:
+        yield
+    finally:
+        _LABELS.reset(token)
+
+
+def label_of(name: str) -> str:
+    """Return what to call an axis, a value or an attack, whose options in brackets stay."""
+    labels = _LABELS.get()
+    head, bracket, options = name.partition("(")
+    return labels.get(name) or f"{labels.get(head, head)}{bracket}{options}"
+
+
+def value_text(value: str) -> str:
+    """Return an axis value for a person."""
+    return label_of(plain_text(value))
+
+
+def setting_text(setting: Iterable[tuple[str, str]]) -> str:
+    """Return axes and their values, as ``unlearn_threshold=0.2, reinit_ratio=0.5``."""
+    return ", ".join(f"{label_of(axis)}={value_text(value)}" for axis, value in setting)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
@@ -48,11 +79,14 @@ class Names:
     def details(self, family: Family) -> tuple[str, ...]:
         """Return dataset and architecture, poison ratio and target label where they vary."""
         words = {"poison_ratio": "poison ratio", "target_label": "target"}
-        varied = (f"{words[axis]} {getattr(family, axis)}" for axis in self.families)
-        return (family.dataset, family.architecture, *varied)
+        varied = (
+            f"{words[axis] if label_of(axis) == axis else label_of(axis)} {getattr(family, axis)}"
+            for axis in self.families
+        )
+        return (label_of(family.dataset), label_of(family.architecture), *varied)
 
     def family(self, family: Family) -> str:
-        return " · ".join((self.attack(family), *self.details(family)))
+        return " · ".join((label_of(self.attack(family)), *self.details(family)))
 
     def scenario(self, scenario: ScenarioRow) -> str:
         return f"{self.family(scenario.family)} · seed {scenario.seed}"
@@ -144,7 +178,7 @@ def asked(results: StudyResults, summary: Summary) -> str:
     """Return what the study compares, and on what."""
     settings = len({summary.named(trial.setting) for trial in results.trials})
     axes = [axis for axis in summary.axes if len({t.cells[axis] for t in results.trials}) > 1]
-    over = f" of {listed(axes)}" if axes else ""
+    over = f" of {listed([*map(label_of, axes)])}" if axes else ""
     scenarios = [outcome.scenario for outcome in summary.outcomes]
     values = zip(*((s.family[:2], *s.family[2:], s.seed) for s in scenarios), strict=True)
     words = ("attack", "dataset", "architecture", "poison ratio", "target label", "seed")
@@ -337,9 +371,11 @@ def _failures(summary: Summary, names: Names) -> str:
         drops = [before["acc_before_report"] - after["acc_after_report"] for before, after in pairs]
         size, worst = count(len(group), "scenario"), 100 * max(drops)
         if high := sum(asr > HIGHEST_ASR for asr in asrs):
-            stays.append(f"{attack} ({high} of {size}, up to {100 * max(asrs):.1f}{_PERCENT})")
+            stays.append(
+                f"{label_of(attack)} ({high} of {size}, up to {100 * max(asrs):.1f}{_PERCENT})"
+            )
         if large := sum(drop > LARGEST_ACC_DROP for drop in drops):
-            falls.append(f"{attack} ({large} of {size}, by up to {worst:.1f} points)")
+            falls.append(f"{label_of(attack)} ({large} of {size}, by up to {worst:.1f} points)")
     marks = {
         f"ASR stays above {100 * HIGHEST_ASR:.0f}{_PERCENT}": stays,
         f"ACC falls by more than {100 * LARGEST_ACC_DROP:.0f} points": falls,
@@ -413,7 +449,7 @@ def repair_rows(summary: Summary, names: Names) -> list[FamilyRow]:
         # What a defence does to victims that did not take makes no setting the best one.
         settings = distinct(o.best.setting for o in counted if o.best and o.took)
         texts = [", ".join(value_text(value) for _, value in setting) for setting in settings]
-        title, details = names.attack(family), names.details(family)
+        title, details = label_of(names.attack(family)), names.details(family)
         rows.append(_family_row(title, details, counted or sound(group), texts, weak_text(group)))
     counted = [outcome for outcome in summary.outcomes if outcome.took and outcome.best]
     whole = _family_row("All scenarios", (), counted, ["each its own"] if counted else [], "")

@@ -60,6 +60,7 @@ def resolved_yaml(study: Study) -> str:
         "optuna": study.optuna_storage and {"storage": study.optuna_storage},
         "mlflow": _fields(study.mlflow),
         "store": study.store,
+        "labels": study.labels or None,
     }
     body: str = yaml.dump(
         _plain({key: part for key, part in content.items() if part is not None}),

@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
 from orchestrator.address import Address
-from orchestrator.spec.axes import Axes, read_grid
+from orchestrator.spec.axes import AXES, REGISTRIES, Axes, read_grid
 from orchestrator.spec.checks import check_combinations
 from orchestrator.spec.exclude import read_exclude
 from orchestrator.spec.model import (
@@ -26,7 +27,13 @@ from orchestrator.spec.model import (
     Tracking,
 )
 from orchestrator.spec.optuna_sections import DEFAULT_PRUNE, check_search, read_prune, read_search
-from orchestrator.spec.rules import AbsolutePath, OptunaStorage, RuleError, StorePlace
+from orchestrator.spec.rules import (
+    AbsolutePath,
+    OptunaStorage,
+    RuleError,
+    StorePlace,
+    lettered,
+)
 from orchestrator.spec.validation import Reader, read
 from orchestrator.spec.victim import read_victim
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode, read_tree
@@ -38,7 +45,7 @@ from ulrl.plugins import Plugin, PluginError, load_plugin, read_plugin
 
 KEYS = (
     *("name", "plugins", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
-    *("resources", "limits", "budget", "optuna", "mlflow", "store"),
+    *("resources", "limits", "budget", "optuna", "mlflow", "store", "labels"),
 )
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
@@ -80,6 +87,9 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
         preset_node.note("preset is an axis of this grid already; say it there alone")
     with root.problems.collecting():
         found |= read_victim(given.get("victim"), axes)
+    if axes and not axes.unsound:
+        with root.problems.collecting():
+            found["labels"] = _labels(given.get("labels"), grid)
     if "resources" in given and "resources" in found:
         names = [architecture.name for architecture in grid.architectures]
         _check_resources(given["resources"], found["resources"], names)
@@ -140,6 +150,31 @@ def _plugins(node: YamlNode) -> tuple[Plugin, ...]:
                 raise InvalidValue(item, text)
             plugins[plugin.module] = plugin
     return tuple(plugins.values())
+
+
+def _labels(node: YamlNode | None, grid: Grid) -> Mapping[str, str]:
+    """Return what the report calls axes, attacks, datasets, architectures and values of the grid.
+
+    No two names may look the same.
+    """
+    if node is None or node.value is None:
+        return {}
+    values = (v for found in grid.settings.values() if isinstance(found, tuple) for v in found)
+    known = {*AXES, *chain.from_iterable(REGISTRIES.values()), *(d.label for d in grid.datasets)}
+    known |= {architecture.label for architecture in grid.architectures}
+    known |= {str(value) for value in values if isinstance(value, str)}
+    labels: dict[str, str] = {}
+    for name, entry in node.known(sorted(known)).items():
+        with node.problems.collecting():
+            text = read(entry, str)
+            shown = lettered(text)
+            if re.search(r"\$.+\$|\\", shown):
+                rule = "a text, in which Greek letters alone may be LaTeX's: $\\tau$"
+                raise entry.invalid(rule)
+            if shown in known - {name} or shown in map(lettered, labels.values()):
+                raise InvalidValue(entry, f"{text!r} is another name already")
+            labels[name] = text
+    return labels
 
 
 def _optuna_storage(node: YamlNode) -> Address | None:

@@ -382,6 +382,7 @@ class Study:
     optuna_storage: Address | None = None  # None is a journal in the study folder, at the end
     mlflow: Tracking
     store: Address
+    labels: Mapping[str, str] = field(default_factory=dict)  # what the report calls names
 
 
 def attack_options(choice: AttackChoice) -> dict[str, Any]:

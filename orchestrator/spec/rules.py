@@ -1,6 +1,7 @@
 """Rules for values of a study file: misspelt names, paths and URLs."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,18 @@ STORES = (
     *("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"),
     *("hdfs", "webhdfs", "sftp", "ssh", "ftp", "smb"),
 )
+_LETTERS = (
+    *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"),
+    *("lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi"),
+    *("omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi"),
+    "Omega",
+)
+GREEK = {  # LaTeX's commands, and the letters that they stand for
+    f"$\\{name}$": unicodedata.lookup(
+        f"GREEK {'SMALL' if name.islower() else 'CAPITAL'} LETTER {name.upper()}".replace("MB", "M")
+    )
+    for name in _LETTERS
+}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 
 
@@ -27,6 +40,13 @@ class RuleError(ValueError):
     def __init__(self, rule: str, end: str = "") -> None:
         super().__init__(rule)
         self.rule, self.end = rule, end
+
+
+def lettered(text: str) -> str:
+    r"""Return a text in which letters stand for LaTeX's commands, as τ for ``$\tau$``."""
+    for command, letter in GREEK.items():
+        text = text.replace(command, letter)
+    return text
 
 
 def nearest(word: object, valid: Iterable[str], otherwise: str = "") -> str:
