@@ -53,14 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=given_path,
         help=f"the page that compares (default: {COMPARISON}); a CSV file is put beside it",
     )
+    parser.add_argument(
+        "--pdf", action="store_true", help="write each figure of a study as PDF too, with its font"
+    )
     arguments = parser.parse_args(argv)
     try:
+        if len(arguments.folders) > 1 and arguments.pdf:
+            raise SpecError(["command line: --pdf is for the figures of one study"])
         if len(arguments.folders) > 1:
             path = write_comparison(arguments.folders, arguments.out or Path(COMPARISON))
         elif arguments.out is not None:
             raise SpecError(["command line: --out is for a comparison of several folders"])
         else:
-            path = write_report(arguments.folders[0])
+            path = write_report(arguments.folders[0], pdf=arguments.pdf)
     except (OSError, StudyError) as error:
         folder = arguments.folders[0]
         stop = unwritable(folder, error) if isinstance(error, OSError) else error

@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import Any
 
 from orchestrator.errors import SpecError
-from orchestrator.files import write_text
+from orchestrator.files import write_bytes, write_text
 from orchestrator.plan.columns import (
     AFTER,
     CONFUSION,
@@ -47,6 +47,7 @@ from orchestrator.reporting.summary import (
     spread_of,
     summarise,
 )
+from orchestrator.reporting.svg import as_pdf
 from orchestrator.reporting.text import (
     FamilyRow,
     answer,
@@ -359,8 +360,10 @@ def _has_baseline(results: StudyResults, preset: str | None) -> bool:
     )
 
 
-def write_report(folder: Path) -> Path:
-    """Return the path of report.html, written again with its figures.
+def write_report(folder: Path, *, pdf: bool = False) -> Path:
+    """Return the path of report.html, written again with its figures, with `pdf` as PDF too.
+
+    Without it there remain the PDFs of figures that are as they were.
 
     Raises:
         SpecError: `folder` is no study folder, or a file in it is not what it should be.
@@ -373,11 +376,21 @@ def write_report(folder: Path) -> Path:
         )
     pages, figures = assemble(folder)
     (folder / FIGURES).mkdir(exist_ok=True)
+    drawn = {name: text for name, text in figures.items() if name.endswith(".svg")}
+    same = {
+        f"{name.removesuffix('.svg')}.pdf"
+        for name, text in drawn.items()
+        if (path := folder / FIGURES / name).exists() and path.read_bytes() == text.encode()
+    }
     for stale in (folder / FIGURES).iterdir():
-        if stale.name.startswith(FIGURE_NAMES) and stale.name not in figures:
-            stale.unlink()  # of a scenario that the study no longer has
+        if stale.name.startswith(FIGURE_NAMES) and stale.name not in {*figures, *same}:
+            stale.unlink()  # of a scenario that the study no longer has, or not as it was
     for name, text in figures.items():
         write_text(folder / FIGURES / name, text)
+    for name, text in drawn.items() if pdf else ():
+        path = folder / FIGURES / f"{name.removesuffix('.svg')}.pdf"
+        if not path.exists():
+            write_bytes(path, as_pdf(text))
     for name, text in pages.items():
         write_text(folder / name, text)
     return folder / "report.html"

@@ -7,9 +7,11 @@ what is drawn in `INK` takes the colour of the text around it. A tip stands in i
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from html import escape
 from math import ceil, cos, floor, log10, pi, prod, sin
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -26,7 +28,8 @@ MARKS = (*SHAPES, *(f"open {shape}" for shape in SHAPES[1:]))  # an open o is a 
 Margins = tuple[float, float, float, float]
 Point = tuple[float, float]
 
-_ROOT = f'font-family="system-ui, sans-serif" font-size="{FONT_SIZE:g}" stroke-linejoin="round"'
+_LETTERS = "system-ui, sans-serif"
+_ROOT = f'font-family="{_LETTERS}" font-size="{FONT_SIZE:g}" stroke-linejoin="round"'
 _OUTLINES: dict[str, Sequence[Point]] = {  # of marks, in radii
     "s": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
     "^": ((0, -1.15), (1.05, 0.8), (-1.05, 0.8)),
@@ -247,6 +250,25 @@ class SvgCanvas:
             columns=self.columns,
             width=self.width,
         )
+
+
+def as_pdf(svg: str) -> bytes:
+    """Return a whole sheet as PDF, black on no ground, with its letters in it; always the same."""
+    from fpdf import FPDF  # which takes a second to import
+    from fpdf.svg import SVGObject
+    from matplotlib import get_data_path
+
+    drawing = SVGObject(svg.replace(INK, "#000").replace(_LETTERS, "dejavu"))
+    *_, width, height = drawing.viewbox or (0.0, 0.0)
+    pdf = FPDF(unit="pt", format=(width, height))
+    pdf.creation_date = datetime.fromtimestamp(0, UTC)
+    pdf.add_font("dejavu", fname=Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
+    pdf.set_font("dejavu", size=FONT_SIZE)
+    pdf.set_margin(0)
+    pdf.set_auto_page_break(auto=False)
+    pdf.add_page()
+    drawing.draw_to_page(pdf)
+    return bytes(pdf.output())
 
 
 def steps(low: float, high: float, most: int = 6) -> list[float]:

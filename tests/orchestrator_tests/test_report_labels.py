@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from orchestrator.plan.plan import make_plan
-from orchestrator.reporting.build import DESCRIPTION, conclusion, write_report
+from orchestrator.reporting.build import conclusion, write_report
 from orchestrator.spec.dump import resolved_yaml
 from tests.orchestrator_tests.report_folders import make_rows, write_curves, write_study
 from tests.orchestrator_tests.spec_files import SMALL, load
@@ -75,15 +75,15 @@ def test_labels_change_no_look_no_number_no_file_name_and_no_tag(tmp_path: Path)
     assert files[0] == files[1]
     for name in files[0]:
         if name.endswith(".csv"):
-            tables = [pd.read_csv(folder / "figures" / name) for folder in (one, two)]
-            pd.testing.assert_frame_equal(*tables)
+            first, second = (pd.read_csv(folder / "figures" / name) for folder in (one, two))
+            pd.testing.assert_frame_equal(first, second)
     colours = [
         [part.partition('"')[0] for part in path.read_text(encoding="utf-8").split('fill="#')[1:]]
         for path in (one / "figures" / "front.svg", two / "figures" / "front.svg")
     ]
     assert colours[0] == colours[1]
-    assert conclusion(one)[0] == conclusion(two)[0]
-    assert "unlearn_threshold" in conclusion(one)[0][DESCRIPTION]
+    assert conclusion(one) == conclusion(two)
+    assert "unlearn_threshold" in conclusion(one)[0].text
 
 
 @pytest.mark.usefixtures("empty_folder")

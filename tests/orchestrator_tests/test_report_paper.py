@@ -1,16 +1,20 @@
 """What a paper takes from a study: a table that LaTeX sets as it is."""
 
+import re
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
 
+from orchestrator.report import main
 from orchestrator.reporting.build import write_report
 from tests.installed import program
 from tests.orchestrator_tests.report_folders import (
     Row,
     make_rows,
     mixed_rows,
+    settle,
     weaken,
     write_study,
 )
@@ -63,6 +67,49 @@ def test_the_table_is_set_as_it_is(tmp_path: Path, rows: list[Row]) -> None:
     log = typeset(tmp_path)
     for fault in ("Overfull", "undefined", "multiply defined", "Missing character"):
         assert fault not in log
+
+
+def embedded(pdf: bytes) -> bool:
+    """Return whether every font of a PDF is in it."""
+    fonts = re.findall(rb"/BaseFont /(?:[A-Z]{6}\+)?(\S+)", pdf)
+    return bool(fonts) and set(fonts) == {b"DejaVuSansBook"} and b"/FontFile2" in pdf
+
+
+def unpacked(stream: bytes) -> bytes:
+    """Return what a stream of a PDF holds, nothing of a font's."""
+    try:
+        content = zlib.decompress(stream)
+    except zlib.error:
+        return b""
+    return b"" if content[:4] == b"\0\1\0\0" else content
+
+
+def test_figures_as_pdf_have_their_letters_and_stay_while_they_are_true(tmp_path: Path) -> None:
+    rows = make_rows(attacks=(("badnets", {}), ("sig", {})))
+    write_study(tmp_path, rows)
+    assert main([str(tmp_path)]) == 0
+    figures = tmp_path / "figures"
+    assert not list(figures.glob("*.pdf"))
+    assert main([str(tmp_path), "--pdf"]) == 0
+    pdfs = {path.stem: path.read_bytes() for path in figures.glob("*.pdf")}
+    assert set(pdfs) == {path.stem for path in figures.glob("*.svg")}
+    for name, pdf in pdfs.items():
+        assert embedded(pdf), name
+        width, height = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf)[0]
+        svg = (figures / f"{name}.svg").read_text(encoding="utf-8")
+        assert f'viewBox="0 0 {float(width):g} {float(height):g}"' in svg
+        streams = re.findall(rb"stream\n(.*?)\nendstream", pdf, re.DOTALL)
+        drawn = b"".join(map(unpacked, streams))
+        assert len(re.findall(rb"\bBT\b", drawn)) == svg.count("<text "), name
+    rows[0]["asr_after_report"] += 0.1
+    settle(rows[0])
+    write_report(write_study(tmp_path, rows))
+    kept = {path.stem for path in figures.glob("*.pdf")}
+    assert {"flagged", "surfaces-sig-digits-preact_resnet18-width=16-seed-0"} <= kept
+    assert "front" not in kept, "it is drawn otherwise now"
+    assert main([str(tmp_path), "--pdf"]) == 0
+    again = {path.stem: path.read_bytes() for path in figures.glob("*.pdf")}
+    assert {name for name in pdfs if pdfs[name] == again[name]} == kept
 
 
 def test_what_all_scenarios_share_stands_in_the_caption(tmp_path: Path) -> None:
