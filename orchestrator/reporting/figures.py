@@ -507,7 +507,9 @@ def draw_scattered(
     sheet = svg.SvgCanvas(columns=len(METRICS), width=260, height=220)
     settings = grouped(trials, lambda trial: trial.setting)
     for metric in METRICS:
-        panel = sheet.panel((46, 36, 12, 24), across.scale(), up.scale(), [title_of(metric)])
+        ends = [f"{factor(metric) * bright(end, metric):g}" for end in (0, 1)]
+        title = f"{title_of(metric)}: dark {ends[0]}, bright {ends[1]}"
+        panel = sheet.panel((46, 36, 12, 24), across.scale(), up.scale(), [title])
         for setting, group in settings.items():
             found = spread_of((t for t in group if t.done), column_of(metric, "report"))
             x, y = (axis.place(group[0].cells[axis.name]) for axis in axes)
