@@ -230,6 +230,7 @@ def test_every_trial_is_in_the_csv_file(folders: list[Path], html: str) -> None:
             ),
         ),
         (["one", "--out", "x.html"], "command line: --out is for a comparison of several folders"),
+        (["one", "two", "--pdf"], "command line: --pdf is for the figures of one study"),
         (
             ["one", "two", "--out", "no/x.html"],
             "no/x.html: cannot be written; No such file or directory",
