@@ -121,7 +121,7 @@ def _outcome(outcome: ScenarioOutcome) -> Outcome:
 
 _OWN = ("ACC", "ASR", "RA", "DER")
 _COMMON = ("ACC", "ASR", "DER")
-_LONGEST_LINE = 24  # characters of a scenario's name in table.tex
+_LONGEST_LINE = 24  # characters of a scenario's name or of the axes in table.tex
 SPREAD = "mean ± standard deviation over n trained victims, not over attacks"
 _SPECIAL = str.maketrans(
     {
@@ -164,7 +164,7 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
     if facts:
         caption += f" Everywhere: {'; '.join(facts)}."
     kept = (True, not same_n, *[True] * 6, not same_settings, *[True] * 3)
-    axes = [[_latex(label_of(axis)) for axis in summary.axes]]
+    axes = [[*map(_latex, wrap(_axes(summary), _LONGEST_LINE, break_long_words=False))]]
     heads = [[text] for text in ("Scenario", "n", "ACC", "ASR", *_OWN)] + axes
     heads += [[text] for text in _COMMON]
     highest = max(map(len, compress(heads, kept)))
