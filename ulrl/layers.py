@@ -25,7 +25,7 @@ def neurons_of(classifier: Classifier, layers: Layers) -> dict[str, nn.Parameter
         ValueError: A weight is no parameter but computed from others at each pass, so that
             no step moves it.
     """
-    name = classifier.model_spec.architecture.head
+    name = classifier.model_spec.head
     head = dict(_parameters(name, classifier.head))
     if layers is Layers.HEAD:
         return head

@@ -1,4 +1,4 @@
-"""Attacks and repair methods from files outside the package."""
+"""Attacks, datasets, architectures and repair methods from files outside the package."""
 
 import hashlib
 import sys
@@ -8,10 +8,12 @@ from types import ModuleType
 from typing import Any
 
 from ulrl.attacks import ATTACKS
+from ulrl.datasets import DATASETS
 from ulrl.methods import METHODS
+from ulrl.models import ARCHITECTURES
 
 _PREFIX = "ulrl_plugin_"
-_loaded: dict[str, str] = {}  # digest of the source by the module's name
+_loaded: dict[str, "Plugin"] = {}  # by the module's name
 
 
 class PluginError(Exception):
@@ -20,7 +22,7 @@ class PluginError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """A file of Python that registers attacks or repair methods.
+    """A file of Python that registers something by name.
 
     Where one is unpickled it is loaded, so that objects of its classes can follow it.
 
@@ -70,7 +72,7 @@ def load_plugin(plugin: Plugin) -> None:
     Raises:
         PluginError: It raises, or registers nothing.
     """
-    if _loaded.get(plugin.module) == plugin.digest:
+    if plugin.module in _loaded and _loaded[plugin.module].digest == plugin.digest:
         return
     unload(plugin.module)
     module = ModuleType(plugin.module)
@@ -83,8 +85,10 @@ def load_plugin(plugin: Plugin) -> None:
         raise PluginError(f"{plugin.path} raises {type(error).__name__}: {error}") from error
     if not _entries_of(plugin.module):
         unload(plugin.module)
-        raise PluginError(f"{plugin.path} registers no attack and no repair method")
-    _loaded[plugin.module] = plugin.digest
+        raise PluginError(
+            f"{plugin.path} registers no attack, dataset, architecture or repair method"
+        )
+    _loaded[plugin.module] = plugin
 
 
 def unload(module: str) -> None:
@@ -97,11 +101,17 @@ def unload(module: str) -> None:
 
 def source_of(made: object) -> str | None:
     """Return the digest of the plugin that defines an object's class; None if none does."""
-    return _loaded.get(type(made).__module__)
+    plugin = _loaded.get(type(made).__module__)
+    return plugin.digest if plugin else None
+
+
+def loaded() -> tuple[Plugin, ...]:
+    """Return the plugins of this process."""
+    return tuple(_loaded.values())
 
 
 def _entries_of(module: str) -> list[tuple[dict[str, Any], str]]:
-    registries: tuple[dict[str, Any], ...] = (ATTACKS, METHODS)
+    registries: tuple[dict[str, Any], ...] = (ATTACKS, DATASETS, ARCHITECTURES, METHODS)
     return [
         (registry, name)
         for registry in registries

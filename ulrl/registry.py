@@ -20,7 +20,9 @@ def registrar(kind: str, entries: dict[str, Any]) -> Callable[[str], Callable[[T
         def add(entry: T) -> T:
             if name in entries:
                 taken = entries[name].__qualname__
-                raise ValueError(f"{kind} {name!r} is already registered by {taken}")
+                raise ValueError(
+                    f"{kind} {name!r} is already registered by {taken}; choose another name"
+                )
             entry.name = name  # type: ignore[attr-defined]
             entries[name] = entry
             return entry

@@ -176,11 +176,11 @@ def size_of(architecture: Architecture, classes: int, channels: int, side: int) 
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             network(torch.empty(1, channels, side, side))
-    head = network.get_submodule(architecture.head)
+    head = architecture.head_for(classes=classes, channels=channels, side=side)
     return Size(
         forward=float(counter.get_total_flops()),
         parameters=sum(p.numel() for p in network.parameters()),
-        head=sum(p.numel() for p in head.parameters()),
+        head=sum(p.numel() for p in network.get_submodule(head).parameters()),
     )
 
 

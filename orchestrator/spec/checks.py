@@ -37,6 +37,7 @@ def check_combinations(axes: Axes, preset: Preset) -> None:
         except (DatasetError, OSError) as error:
             item.node.note(str(error))
     _check_poison(axes, facts)
+    _check_architectures(axes, facts)
     _check_settings(axes, facts, preset, _CLEAN_AXES, _check_clean)
     _check_settings(axes, facts, preset, _RULE_AXES, _check_rule)
     _check_repair(axes)
@@ -67,6 +68,18 @@ def _check_poison(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
             node = (places | dict(attack.options)).get(str(error).split()[0], attack.node)
             is_default = node.place == axes.node.place
             _note(axes, d, attack.node if is_default else node, error)
+
+
+def _check_architectures(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
+    for d, a in _left(axes, "dataset", "architecture"):
+        architecture = axes.items["architecture"][a]
+        if d not in facts:
+            continue
+        classes, channels, side = facts[d].classes, facts[d].channels, facts[d].side
+        try:
+            architecture.value.check(classes=classes, channels=channels, side=side)
+        except ValueError as error:
+            _note(axes, d, architecture.node, error)
 
 
 def _check_clean(parts: Hyperparameters, supply: DatasetInfo) -> None:

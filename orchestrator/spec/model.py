@@ -13,8 +13,7 @@ from orchestrator.address import Address
 from orchestrator.spec.rules import RuleError, TrackingUri, nearest
 from orchestrator.spec.space import Axis, Span
 from ulrl.attacks import Attack, LabelRule, Stamp
-from ulrl.datasets import Dataset, Preprocessing
-from ulrl.datasets.arrays import check_normalisation
+from ulrl.datasets import Dataset, Preprocessing, check_normalisation
 from ulrl.hyperparameters import Preset
 from ulrl.interchange import zoo_name
 from ulrl.metrics import Metrics

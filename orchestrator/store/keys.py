@@ -17,10 +17,10 @@ from orchestrator.plan.resources import Compute
 from ulrl import evaluation, poisoning, relearning, scoring, unlearning
 from ulrl import victim as victim_stage
 from ulrl.attacks import HELPER_VERSION, Attack, Helper
-from ulrl.datasets import DatasetError
+from ulrl.datasets import Dataset, DatasetError
 from ulrl.interchange import ImportRefused, fingerprint
 from ulrl.methods import RepairStage, Tensors
-from ulrl.models import WeightsError
+from ulrl.models import Architecture, WeightsError
 from ulrl.plugins import source_of
 from ulrl.poison import Poison
 from ulrl.precision import Precision
@@ -99,6 +99,10 @@ def _source(made: object) -> dict[str, str]:
     """Return what the text of a plugin adds to the keys of what it defines."""
     source = source_of(made)
     return {} if source is None else {"source": source}
+
+
+def _named(made: Dataset | Architecture) -> dict[str, Any]:
+    return {"options": made, **made.identity(), **_source(made)}
 
 
 def _digest_of_tensors(tensors: Tensors) -> str:
@@ -262,12 +266,12 @@ class CacheKeys:
         victim = self._victim.config(scenario.dataset.name, scenario.poison.attack.name)
         return {
             "victim": settled(victim, self.compute),
-            "architecture": {"options": architecture, **architecture.identity()},
+            "architecture": _named(architecture),
         }
 
     def _pictures(self, scenario: Scenario) -> dict[str, Any]:
         return {
-            "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
+            "dataset": _named(scenario.dataset),
             "treatment": scenario.preprocessing,
             "seed": scenario.seed,
             "compute": self._where,
@@ -278,7 +282,8 @@ class CacheKeys:
         config = {
             "import": fingerprint(source),
             "architecture": scenario.architecture,
-            "dataset": {"options": scenario.dataset, **scenario.dataset.identity()},
+            **_source(scenario.architecture),
+            "dataset": _named(scenario.dataset),
             "treatment": scenario.preprocessing,
             "poison": _poison(scenario),
             "attack": scenario.poison.attack.identity(),

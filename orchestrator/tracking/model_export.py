@@ -94,6 +94,8 @@ class ModelExporter(StudyCallback):
             store: Where the weights are.
             progress: Shows the wait, and says when a person ends it.
         """
+        from ulrl.plugins import loaded
+
         jobs, state = worker.models(), ExportState()
         if not jobs:
             return state
@@ -101,6 +103,7 @@ class ModelExporter(StudyCallback):
             "uri": Address.of(uri).reveal(),
             "experiment": experiment,
             "store": Address.of(store).reveal(),
+            "plugins": [{"path": one.path, "source": one.source} for one in loaded()],
             "jobs": [
                 {"run": run} | {name: getattr(record, name) for name in SENT}
                 for run, record in jobs.values()
@@ -191,7 +194,10 @@ def warm_up() -> None:
 def serve(request: Mapping[str, Any], answers: TextIO) -> None:
     """Export models one after the other, and answer a line for each."""
     from orchestrator.store.store import Store
+    from ulrl.plugins import Plugin, load_plugin
 
+    for plugin in request["plugins"]:
+        load_plugin(Plugin(**plugin))
     uri = Address.of(request["uri"]).reveal()  # so that no error shows its secret
     experiment = Experiment(uri, request["experiment"])
     store = Store(request["store"])

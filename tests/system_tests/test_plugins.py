@@ -1,4 +1,4 @@
-"""An attack with a helper and a repair method of two stages, each in a file of the user's."""
+"""Attacks, repair methods, datasets and architectures in files of the user's."""
 
 import os
 import shutil
@@ -11,16 +11,19 @@ from tests.system_tests.commands import ROOT, Command, computed, same
 
 STUDY = """\
 name: small
-plugins: [tint.py, largest_row.py]
+plugins: [tint.py, largest_row.py, stripes.py]
 grid:
-  attack: [badnets, tint]
-  dataset: digits
-  architecture: {name: preact_resnet18, width: 2}
+  attack: [{name: badnets, size: 2}, tint]
+  dataset: [digits, stripes]
+  architecture: [{name: preact_resnet18, width: 2}, two_layers]
   seed: [0, 1]
-  clean_ratio: [0.05, 0.1]
+  clean_ratio: 0.05
   repair: [ulrl, largest_row]
   relearn_epochs: 4
   unlearn_epochs: 5
+exclude:
+  - {dataset: digits, architecture: two_layers}
+  - {dataset: stripes, architecture: preact_resnet18}
 victim: {epochs: 2, batch_size: 64, min_acc: 0.2, min_asr: 0.2}
 prune: none
 resources: {workers: 2}
@@ -30,7 +33,7 @@ resources: {workers: 2}
 def started(folder: Path) -> Command:
     """Return a command in a folder with the study and its plugins."""
     folder.mkdir()
-    for name in ("tint.py", "largest_row.py"):
+    for name in ("tint.py", "largest_row.py", "stripes.py"):
         shutil.copy(ROOT / "tests/plugins" / name, folder)
     command = Command(folder)
     command.write(STUDY)
@@ -40,16 +43,18 @@ def started(folder: Path) -> Command:
 def test_a_study_with_plugins_on_ray_killed_and_resumed(tmp_path: Path) -> None:
     with started(tmp_path / "whole") as whole, started(tmp_path / "killed") as killed:
         out, _ = whole.run("grid.yaml", "--inline")
-        assert "4 helpers" not in out
+        assert "16 trials → 4 helpers" in out, "one for each seed and dataset"
+        assert "MLflow has no model" not in out
         results = whole.results()
         assert set(results.status) == {"done"}
+        assert set(results.dataset) == {"digits", "stripes"}
         assert set(results.repair) == {"ulrl", "largest_row"}
         other = results[results.repair == "largest_row"]
         assert other[["flagged", "target_z", "stop_epoch"]].isna().all(axis=None)
         assert other.der_report.notna().all()
         stages = whole.stages().query("computed").stage.value_counts()
         assert stages["largest_row.find"] == 8
-        assert stages["train_helper"] == 2, "one for each seed"
+        assert stages["train_helper"] == 4
 
         process = killed.start("grid.yaml")
         killed.wait_for_stages(9)

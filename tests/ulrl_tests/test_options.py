@@ -190,7 +190,8 @@ def test_a_taken_name_raises() -> None:
             pass
 
     assert str(error.value) == (
-        "attack 'mine' is already registered by test_a_taken_name_raises.<locals>.First"
+        "attack 'mine' is already registered by test_a_taken_name_raises.<locals>.First; choose "
+        "another name"
     )
     assert entries == {"mine": First}
 

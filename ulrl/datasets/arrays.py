@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any
@@ -15,14 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ulrl.datasets._base import (
-    Dataset,
-    DatasetError,
-    DatasetInfo,
-    ImageSet,
-    Preprocessing,
-    register,
-)
+from ulrl.datasets._base import DatasetError, DatasetInfo, ImageSet, register
+from ulrl.datasets._own import OwnImages, class_counts
 
 Arrays_ = dict[str, npt.NDArray[Any]]
 _READERS = {
@@ -47,7 +41,7 @@ class Header:
 
 @register("arrays")
 @dataclass(frozen=True, kw_only=True)
-class Arrays(Dataset):
+class Arrays(OwnImages):
     """Square uint8 images ``[N, H, W, C]`` and integer labels ``[N]`` under four names.
 
     The names are ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
@@ -55,48 +49,20 @@ class Arrays(Dataset):
 
     Attributes:
         arrays: The file; its content, not its place, is what results depend on.
-        mean: Subtracted per channel, for pixels in [0, 1]; one number serves all.
-        std: Divisor per channel, for pixels in [0, 1]; one number serves all.
-        flip: Whether a mirrored image still shows its class.
-        padding: Border of the random crop in pixels; by default an eighth of the side.
     """
 
     arrays: str = field(metadata={"runtime": True})
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    padding: int | None = None
-
-    def __post_init__(self) -> None:
-        check_normalisation(self.mean, self.std)
-        if self.padding is not None and self.padding < 0:
-            raise ValueError(f"padding is in pixels, at least 0; got {self.padding}")
 
     @property
     def label(self) -> str:
         return f"arrays({Path(self.arrays).name})"
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        info = self.info()
-        side, channels = (info.side, info.channels) if info else (32, 3)
-        mean, std = (v * channels if len(v) == 1 else v for v in (self.mean, self.std))
-        padding = side // 8 if self.padding is None else self.padding
-        return Preprocessing(mean=mean, std=std, padding=padding, flip=self.flip)
+    def place(self) -> str:
+        return self.arrays
 
     def info(self) -> DatasetInfo | None:
-        if not Path(self.arrays).is_file():
-            return None
-        shapes, train_counts, test_counts = _survey(self.arrays, _stamp(self.arrays))
-        _, side, _, channels = shapes["train_images"]
-        self._check_channels(channels)
-        return DatasetInfo(
-            train_counts=train_counts,
-            test_count=shapes["test_images"][0],
-            side=side,
-            channels=channels,
-            test_counts=test_counts,
-        )
+        return self._facts() if Path(self.arrays).is_file() else None
 
     def identity(self) -> dict[str, Any]:
         self._check_file()
@@ -104,41 +70,33 @@ class Arrays(Dataset):
 
     def load(self) -> ImageSet:
         self._check_file()
-        shapes, counts, _ = _survey(self.arrays, _stamp(self.arrays))
-        self._check_channels(shapes["train_images"][3])
+        info = self._facts()
         content = _read(self.arrays, NEEDED)
         return ImageSet(
             train_images=_pixels(content["train_images"]),
             train_labels=torch.from_numpy(content["train_labels"].astype(np.int64)),
             test_images=_pixels(content["test_images"]),
             test_labels=torch.from_numpy(content["test_labels"].astype(np.int64)),
-            classes=len(counts),
+            classes=info.classes,
         )
+
+    def _facts(self) -> DatasetInfo:
+        shapes, train_counts, test_counts = _survey(self.arrays, _stamp(self.arrays))
+        _, side, _, channels = shapes["train_images"]
+        info = DatasetInfo(
+            train_counts=train_counts,
+            test_count=shapes["test_images"][0],
+            side=side,
+            channels=channels,
+            test_counts=test_counts,
+        )
+        return self.checked(info)
 
     def _check_file(self) -> None:
         path = Path(self.arrays)
         if not path.is_file():
             there = "is no file" if path.exists() else "is not there"
             raise DatasetError(f"{path} {there}; arrays: names an .npz file")
-
-    def _check_channels(self, channels: int) -> None:
-        for option, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, channels):
-                raise DatasetError(
-                    f"{self.arrays}: {option} has {len(values)} numbers, and the images have "
-                    f"{channels} channel"
-                )
-
-
-def check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Raise ``ValueError`` unless both have one finite number or three, `std` above 0."""
-    for option, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, 3):
-            raise ValueError(f"{option} has one number or one per channel; got {len(values)}")
-        if not all(isfinite(value) for value in values):
-            raise ValueError(f"{option} is in finite numbers; got {list(values)}")
-    if min(std) <= 0:
-        raise ValueError(f"std is a divisor, so above 0; got {min(std)}")
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -167,7 +125,7 @@ def _survey(path: str, stamp: tuple[int, int]) -> tuple[Shapes, tuple[int, ...],
     headers = _headers(path)
     shapes = _shapes_of(path, headers)
     labels = _read(path, ("train_labels", "test_labels"))
-    return (shapes, *_class_counts(path, labels["train_labels"], labels["test_labels"]))
+    return (shapes, *class_counts(path, labels["train_labels"], labels["test_labels"]))
 
 
 def _headers(path: str) -> dict[str, Header]:
@@ -262,27 +220,6 @@ def _label_remedy(images: Header, labels: Header) -> str:
         return "; write labels[:, 0]"
     whole = labels.shape == images.shape[:1] and labels.dtype.kind == "f"
     return "; write labels.astype(int)" if whole else ""
-
-
-def _class_counts(
-    path: str, train: npt.NDArray[Any], test: npt.NDArray[Any]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the images of each class in training and in test."""
-    low, high = min(train.min(), test.min()), max(train.max(), test.max())
-    rule = f"{path}: labels are 0 to K-1, each with training images, and K is at least 2"
-    if low < 0 or high == 0:
-        raise DatasetError(f"{rule}; got {low} to {high}")
-    found = np.unique(train)
-    absent = np.setdiff1d(np.arange(min(int(high) + 1, len(found) + 1)), found)
-    if len(found) <= high:
-        tested = "test images and " if absent[0] in test else ""
-        start = f"; labels that start at {low} become so by labels - {low}" if low > 0 else ""
-        raise DatasetError(
-            f"{rule}; got {low} to {high}, and class {absent[0]} has {tested}no training "
-            f"images{start}"
-        )
-    counts = [np.bincount(part.astype(np.int64), minlength=len(found)) for part in (train, test)]
-    return tuple(map(int, counts[0])), tuple(map(int, counts[1]))
 
 
 def _pixels(images: npt.NDArray[Any]) -> torch.Tensor:

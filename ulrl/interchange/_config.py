@@ -57,7 +57,7 @@ def config_of(model_spec: ModelSpec, inner: Inner) -> Config:
         "std": list(preprocessing.std),
         "padding": preprocessing.padding,
         "flip": preprocessing.flip,
-        "head": model_spec.architecture.head.removeprefix(inner.prefix),
+        "head": model_spec.head.removeprefix(inner.prefix),
     }
 
 

@@ -10,6 +10,7 @@ from ulrl.models._base import WeightsError as WeightsError
 from ulrl.models._base import initialise as initialise
 from ulrl.models._base import register as register
 from ulrl.models._base import restore as restore
+from ulrl.models._function import from_function as from_function
 from ulrl.registry import import_all
 
 import_all(__name__, __path__)

@@ -46,9 +46,18 @@ class Architecture(ABC):
         return self.name
 
     @property
-    @abstractmethod
     def head(self) -> str:
-        """Path of the last linear layer inside the built module."""
+        """Path of the last linear layer inside the built module, if all images have one path."""
+        raise NotImplementedError
+
+    def head_for(self, *, classes: int, channels: int, side: int) -> str:
+        """Return the path of the last linear layer of a network for such images."""
+        del classes, channels, side
+        return self.head
+
+    def check(self, *, classes: int, channels: int, side: int) -> None:
+        """Raise ``ValueError`` where there can be no network for such images."""
+        del classes, channels, side  # most are made for all
 
     @property
     def label(self) -> str:
@@ -97,6 +106,13 @@ class ModelSpec:
     side: int
     preprocessing: Preprocessing
 
+    @property
+    def head(self) -> str:
+        """Path of the last linear layer inside the network."""
+        return self.architecture.head_for(
+            classes=self.classes, channels=self.channels, side=self.side
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
@@ -108,7 +124,7 @@ class Weights:
     @property
     def head(self) -> Float[Tensor, "classes fan_in"]:
         """Weight of the last linear layer: a row per class."""
-        return self.state[f"{self.model_spec.architecture.head}.weight"]
+        return self.state[f"{self.model_spec.head}.weight"]
 
 
 class Classifier:
@@ -127,10 +143,11 @@ class Classifier:
     @property
     def head(self) -> nn.Linear:
         """The last linear layer."""
-        head = self.network.get_submodule(self.model_spec.architecture.head)
+        head = self.network.get_submodule(self.model_spec.head)
         if not isinstance(head, nn.Linear):
-            name = self.model_spec.architecture.head
-            raise TypeError(f"{name} is {type(head).__name__}, not the linear layer ULRL needs")
+            raise TypeError(
+                f"{self.model_spec.head} is {type(head).__name__}, not the linear layer ULRL needs"
+            )
         return head
 
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
