@@ -38,7 +38,7 @@ def resolved_yaml(study: Study) -> str:
         victim = {"import": study.imports}
     content: dict[str, Any] = {
         "name": study.name,
-        "plugins": [plugin.path for plugin in study.plugins] or None,
+        "plugins": [plugin.called for plugin in study.plugins] or None,
         "preset": None if "preset" in grid.settings else study.preset,
         "grid": {
             "attack": grid.attacks,

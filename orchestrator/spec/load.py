@@ -41,7 +41,7 @@ from ulrl.attacks import AttackFileError
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
 from ulrl.models import WeightsError
-from ulrl.plugins import Plugin, PluginError, load_plugin, read_plugin
+from ulrl.plugins import Plugin, PluginError, load_plugin, read_module, read_plugin
 
 KEYS = (
     *("name", "plugins", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
@@ -135,19 +135,22 @@ def _grid(
 
 
 def _plugins(node: YamlNode) -> tuple[Plugin, ...]:
-    """Return the files that define attacks or repair methods, which are loaded here."""
+    """Return the files and modules that register something, which are loaded here."""
     plugins: dict[str, Plugin] = {}
     for item in node.items:
         with node.problems.collecting():
-            path = Path(read(item, AbsolutePath))
+            name: str = read(item, str)
             try:
-                plugin = read_plugin(path)
+                if name.endswith(".py") or "/" in name:
+                    plugin = read_plugin(Path(read(item, AbsolutePath)))
+                else:
+                    plugin = read_module(name)
+                if plugin.module in plugins:
+                    text = f"two plugins have the name {Path(name).name}; rename one"
+                    raise InvalidValue(item, text)
                 load_plugin(plugin)
             except PluginError as error:
                 raise InvalidValue(item, str(error)) from error
-            if plugin.module in plugins:
-                text = f"two plugins have the file name {path.name}; rename one"
-                raise InvalidValue(item, text)
             plugins[plugin.module] = plugin
     return tuple(plugins.values())
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from select import select
 from tempfile import TemporaryFile
@@ -103,7 +103,7 @@ class ModelExporter(StudyCallback):
             "uri": Address.of(uri).reveal(),
             "experiment": experiment,
             "store": Address.of(store).reveal(),
-            "plugins": [{"path": one.path, "source": one.source} for one in loaded()],
+            "plugins": [asdict(plugin) for plugin in loaded()],
             "jobs": [
                 {"run": run} | {name: getattr(record, name) for name in SENT}
                 for run, record in jobs.values()

@@ -1,8 +1,11 @@
 """A study with the user's own dataset and architecture."""
 
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.spec_files import load, mistakes
 from tests.system_tests.commands import ROOT
-from ulrl.plugins import Plugin, load_plugin, unload
+from ulrl.plugins import Plugin, load_plugin, loaded, unload
 
 STUDY = """\
 name: s
@@ -40,8 +43,30 @@ store: store
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "tests/plugins/stripes.py", tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path
-    unload("ulrl_plugin_stripes")
+    for plugin in loaded():
+        unload(plugin.module)
+    for name in ("lab", "lab.sizes"):
+        sys.modules.pop(name, None)
+
+
+def make_package(folder: Path) -> None:
+    """Make a package of the example, whose module imports another one of it."""
+    package = folder / "lab"
+    package.mkdir()
+    text = (folder / "stripes.py").read_text().replace("CLASSES = 4", "from .sizes import CLASSES")
+    (package / "stripes.py").write_text(text)
+    (package / "sizes.py").write_text("CLASSES = 4\n")
+    (package / "__init__.py").write_text("from . import stripes\n")
+
+
+def announce(folder: Path) -> None:
+    """Let the package be one that is installed."""
+    info = folder / "lab-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ulrl.plugins]\nlab-stripes = lab.stripes\n")
 
 
 def victims() -> dict[tuple[str, str], str]:
@@ -91,6 +116,69 @@ def test_the_examples_of_the_page_load() -> None:
         plugin = Plugin(path="example.py", source=example)
         load_plugin(plugin)
         unload(plugin.module)
+
+
+@pytest.mark.parametrize("name", ["lab.stripes", "lab-stripes"])
+def test_a_module_by_its_name(name: str, folder: Path) -> None:
+    make_package(folder)
+    announce(folder)
+    text = STUDY.replace("stripes.py", name)
+    study = load(text)
+    (plugin,) = study.plugins
+    assert plugin.source == (folder / "lab/stripes.py").read_text()
+    keys = CacheKeys(study.victim, Compute())
+    before = keys.victim(make_plan(study).scenarios[0])
+    assert load(resolved_yaml(study)).grid == study.grid
+    (folder / "lab/stripes.py").write_text(plugin.source + "\n# a note\n")
+    study = load(text)
+    assert CacheKeys(study.victim, Compute()).victim(make_plan(study).scenarios[0]) != before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_worker_has_the_text_of_a_module(there: bool, folder: Path) -> None:  # noqa: FBT001
+    """Also where the package around it is not installed, if it does not import that."""
+    make_package(folder)
+    module = folder / "lab/stripes.py"
+    if not there:
+        (folder / "lab/__init__.py").unlink()
+        module.write_text((folder / "stripes.py").read_text())
+    study = load(STUDY.replace("stripes.py", "lab.stripes"))
+    (folder / "study.pickle").write_bytes(pickle.dumps(study))
+    code = """if True:
+        import pickle, sys
+        study = pickle.load(open(sys.argv[1], "rb"))
+        print(study.grid.datasets[0].info().classes, study.plugins[0].digest)
+    """
+    path = f"{ROOT}:{folder}" if there else str(ROOT)
+    worker = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "study.pickle")],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert worker.stdout.split() == ["4", study.plugins[0].digest], worker.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lab.mine", "no module and no installed plugin is called 'lab.mine'; the name of a file"),
+        ("lab-strips", "'lab-strips'; did you mean 'lab-stripes'?"),
+        ("nothing.at.all", "no module and no installed plugin is called 'nothing.at.all'"),
+        ("lab.sizes", "lab.sizes registers no attack, dataset, architecture or repair method"),
+        ("lab.broken", "lab.broken raises ZeroDivisionError"),
+        ("ulrl.datasets.digits", "is part of this package; name a module of your own"),
+        ("lab.stripes, lab-stripes", "two plugins have the name lab-stripes; rename one"),
+        ("math", "math has no file of Python"),
+    ],
+)
+def test_what_is_wrong_with_a_module(name: str, message: str, folder: Path) -> None:
+    make_package(folder)
+    announce(folder)
+    (folder / "lab/broken.py").write_text("1 / 0\n")
+    assert any(message in line for line in mistakes(STUDY.replace("stripes.py", name)))
 
 
 @pytest.mark.parametrize(

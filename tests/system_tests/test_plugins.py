@@ -11,7 +11,7 @@ from tests.system_tests.commands import ROOT, Command, computed, same
 
 STUDY = """\
 name: small
-plugins: [tint.py, largest_row.py, stripes.py]
+plugins: [tint.py, lab.largest_row, stripes.py]
 grid:
   attack: [{name: badnets, size: 2}, tint]
   dataset: [digits, stripes]
@@ -32,9 +32,9 @@ resources: {workers: 2}
 
 def started(folder: Path) -> Command:
     """Return a command in a folder with the study and its plugins."""
-    folder.mkdir()
-    for name in ("tint.py", "largest_row.py", "stripes.py"):
-        shutil.copy(ROOT / "tests/plugins" / name, folder)
+    (folder / "lab").mkdir(parents=True)
+    for name in ("tint.py", "lab/largest_row.py", "stripes.py"):
+        shutil.copy(ROOT / "tests/plugins" / Path(name).name, folder / name)
     command = Command(folder)
     command.write(STUDY)
     return command
