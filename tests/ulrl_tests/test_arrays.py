@@ -49,6 +49,17 @@ def test_grey_images_with_options(write_arrays: Callable[..., Path]) -> None:
     assert (preprocessing.padding, preprocessing.flip) == (3, True)
 
 
+def test_grey_images_as_mnist_has_them(write_arrays: Callable[..., Path]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 28, 28), dtype=np.uint8)
+    path = write_arrays(train_images=pixels, test_images=pixels[:4, :, :, None])
+    dataset = Arrays(arrays=str(path))
+    images, info = dataset.load(), dataset.info()
+    assert info is not None
+    assert (info.channels, info.side) == (1, 28)
+    assert (images.train_images[:, 0].numpy() == pixels).all()
+    assert torch.equal(images.test_images, images.train_images[:4])
+
+
 def test_identity_is_the_content_not_the_place(
     write_arrays: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -106,7 +117,7 @@ def test_a_plan_reads_no_images(write_arrays: Callable[..., Path]) -> None:
 
 
 Array = npt.NDArray[Any]
-IMAGES = "is uint8 [N, H, W, C] with H = W and C 1 or 3; got"
+IMAGES = "is uint8 [N, H, W] or [N, H, W, C] with H = W and C 1 or 3; got"
 LABELS = "labels are 0 to K-1, each with training images, and K is at least 2; got"
 ONE_EACH = "is one integer for each of"
 UNREADABLE = "cannot be read as an .npz of plain arrays:"
@@ -144,7 +155,7 @@ WRONG: list[tuple[dict[str, Array], str]] = [
         {"test_images": zeros(4, 3, 8, 8)},
         f"test_images {IMAGES} uint8 [4, 3, 8, 8]; write images.transpose(0, 2, 3, 1)",
     ),
-    ({"train_images": zeros(6, 8, 8)}, f"{IMAGES} uint8 [6, 8, 8]; write images[..., None]"),
+    ({"train_images": zeros(6, 8, 9)}, f"{IMAGES} uint8 [6, 8, 9]"),
     ({"train_labels": labels(0, 0, 0, 0, 0)}, f"train_labels {ONE_EACH} 6 images; got int64 [5]"),
     ({"train_labels": zeros(6, 1, dtype=int)}, "got int64 [6, 1]; write labels[:, 0]"),
     ({"test_labels": zeros(4, dtype=float)}, "got float64 [4]; write labels.astype(int)"),

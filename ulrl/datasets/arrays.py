@@ -44,8 +44,8 @@ class Header:
 class Arrays(OwnImages):
     """Square uint8 images ``[N, H, W, C]`` and integer labels ``[N]`` under four names.
 
-    The names are ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
-    The classes are 0 to the largest training label. Nothing in the file is unpickled.
+    The names are ``train_images``, ``train_labels``, ``test_images``, ``test_labels``. Grey
+    images may be ``[N, H, W]``. The classes are 0 to the largest training label. Nothing in the file is unpickled.
 
     Attributes:
         arrays: The file; its content, not its place, is what results depend on.
@@ -182,8 +182,8 @@ def _shapes_of(path: str, headers: Mapping[str, Header]) -> Shapes:
         images, labels = headers[f"{part}_images"], headers[f"{part}_labels"]
         if not _is_right(images):
             raise DatasetError(
-                f"{path}: {part}_images is uint8 [N, H, W, C] with H = W and C 1 or 3; "
-                f"got {images.dtype} {list(images.shape)}{_image_remedy(images)}"
+                f"{path}: {part}_images is uint8 [N, H, W] or [N, H, W, C] with H = W and C 1 or "
+                f"3; got {images.dtype} {list(images.shape)}{_image_remedy(images)}"
             )
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
             raise DatasetError(
@@ -192,13 +192,21 @@ def _shapes_of(path: str, headers: Mapping[str, Header]) -> Shapes:
             )
         if images.shape[0] == 0:
             raise DatasetError(f"{path}: {part}_images is empty")
-    if headers["train_images"].shape[1:] != headers["test_images"].shape[1:]:
+    shapes = {name: header.shape for name, header in headers.items()}
+    for part in ("train_images", "test_images"):
+        shapes[part] = _with_channels(shapes[part])
+    if shapes["train_images"][1:] != shapes["test_images"][1:]:
         raise DatasetError(f"{path}: train_images and test_images differ in shape")
-    return {name: header.shape for name, header in headers.items()}
+    return shapes
+
+
+def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of images with their channels, of which grey ones may say nothing."""
+    return (*shape, 1) if len(shape) == 3 else shape
 
 
 def _is_right(images: Header) -> bool:
-    shape = images.shape
+    shape = _with_channels(images.shape)
     square = len(shape) == 4 and shape[1] == shape[2] > 0 and shape[3] in (1, 3)
     return square and images.dtype == np.uint8
 
@@ -208,8 +216,6 @@ def _image_remedy(images: Header) -> str:
     shape = images.shape
     if images.dtype.kind == "f":
         return "; where values are in [0, 1], write (images * 255).round().astype(numpy.uint8)"
-    if len(shape) == 3:
-        return "; write images[..., None]"
     if len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]:
         return "; write images.transpose(0, 2, 3, 1)"
     return ""
@@ -223,4 +229,5 @@ def _label_remedy(images: Header, labels: Header) -> str:
 
 
 def _pixels(images: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    shaped = images.reshape(_with_channels(images.shape))
+    return torch.from_numpy(shaped).permute(0, 3, 1, 2).contiguous()
