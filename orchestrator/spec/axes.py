@@ -113,7 +113,7 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
         given = {FAMILIES[family]: replace(named, value=rest), **given}
     parts = dataclasses.fields(chosen)
     # Paths that an entry leaves to their defaults are made absolute too.
-    paths = [part for part in parts if part.metadata.get("runtime")]
+    paths = [part for part in parts if _is_path(part)]
     defaults = {p.name: node.child(p.name, p.default) for p in paths if isinstance(p.default, str)}
     readers = _option_readers(chosen, axis)
     options = replace(node, value={**defaults, **given}).known(readers)
@@ -163,12 +163,16 @@ def _option_readers(chosen: type[Any], axis: str) -> dict[str, tuple[Reader, Any
     hints = {name: types[name] for name in parts} | (ATTACK_OPTIONS if axis == "attack" else {})
     readers: dict[str, tuple[Reader, Any]] = {}
     for name, hint in hints.items():
-        is_path = name in parts and parts[name].metadata.get("runtime")
+        is_path = name in parts and _is_path(parts[name])
         if is_path and hint in (str, str | None):
             readers[name] = partial(_read_path, part=parts[name]), hint
         else:
             readers[name] = partial(read, hint=hint), hint
     return readers
+
+
+def _is_path(part: dataclasses.Field[Any]) -> bool:
+    return bool(part.metadata.get("runtime")) and "text" not in part.metadata
 
 
 def _read_path(node: YamlNode, part: dataclasses.Field[Any]) -> Any:

@@ -21,6 +21,7 @@ from orchestrator.spec.model import SCENARIO_AXES, Exclusion, matches
 from orchestrator.spec.space import Range, Span
 from orchestrator.spec.validation import axis_values, written
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode
+from ulrl.datasets import Dataset
 
 Mask = npt.NDArray[np.bool_]  # one axis per dimension of the grid
 
@@ -122,13 +123,14 @@ def _read_named(node: YamlNode, name: str, column: Sequence[Any]) -> tuple[Any, 
     wanted: list[Any] = []
     if node.value in (None, ()):
         raise InvalidValue(node, f"{name} has no values; list at least one")
+    labels = {value.label for value in column if isinstance(value, Dataset)}
     for entry in node.items:
         with node.problems.collecting():
             values = [entry.value]
-            if isinstance(entry.value, str):
-                class_of(entry, entry.value, name)
-            else:
+            if not isinstance(entry.value, str):
                 values = [item.value for item in read_entry(entry, name)]
+            elif entry.value not in labels:
+                class_of(entry, entry.value, name)
             if column and not all(any(matches([v], other) for other in column) for v in values):
                 raise InvalidValue(entry, f"the grid has no such {name}")
             wanted += values

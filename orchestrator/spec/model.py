@@ -265,11 +265,11 @@ def holds(conditions: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> 
 
 
 def matches(wanted: Sequence[Any], value: Any) -> bool:
-    """Return whether one of the wanted values is this one, its name or a span around it."""
+    """Return whether one of the wanted values is this one, its name, its label or a span around."""
     if isinstance(value, AttackChoice):
         return value in wanted or value.attack.name in wanted
     if isinstance(value, Dataset):
-        return value in wanted or value.name in wanted
+        return value in wanted or value.label in wanted or value.name in wanted
     if isinstance(value, Architecture):
         return value in wanted or value.called in wanted or value.name in wanted
     return value in wanted or any(isinstance(one, Span) and value in one for one in wanted)

@@ -1,7 +1,8 @@
 """What datasets of a user's own images share."""
 
+import re
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ulrl.datasets._base import Dataset, DatasetError, DatasetInfo, Preprocessing
+
+LABEL = re.compile(r"[^\W_][\w .+()-]{0,59}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +23,31 @@ class OwnImages(Dataset):
         std: Divisor per channel, for pixels in [0, 1]; one number serves all.
         flip: Whether a mirrored image still shows its class.
         padding: Border of the random crop in pixels; by default an eighth of the side.
+        label: Its name in tables and reports; no result depends on it.
     """
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     flip: bool = False
     padding: int | None = None
+    label: str = field(default="", metadata={"runtime": True, "text": True})
 
     def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", self.usual_label)
+        elif self.label != self.usual_label and not LABEL.fullmatch(self.label):
+            raise ValueError(
+                f"label is of at most 60 letters, digits, blanks and -_.+(), and begins with a "
+                f"letter or a digit; got {self.label!r}"
+            )
         check_normalisation(self.mean, self.std)
         if self.padding is not None and self.padding < 0:
             raise ValueError(f"padding is in pixels, at least 0; got {self.padding}")
+
+    @property
+    @abstractmethod
+    def usual_label(self) -> str:
+        """The label where none is given."""
 
     @property
     @abstractmethod

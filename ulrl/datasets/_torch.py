@@ -14,6 +14,7 @@ from torch import Tensor
 from ulrl.datasets._base import DatasetError, DatasetInfo, ImageSet, register
 from ulrl.datasets._own import OwnImages, class_counts
 from ulrl.randomness import generator, seeded_default_rng
+from ulrl.registry import label_of
 
 Make = Callable[[bool], Any]
 
@@ -23,6 +24,10 @@ class TorchImages(OwnImages):
     """What `from_torch` makes of a function; the pixels and labels are the identity."""
 
     make: ClassVar[Make]
+
+    @property
+    def usual_label(self) -> str:
+        return label_of(self)
 
     @property
     def place(self) -> str:

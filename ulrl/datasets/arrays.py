@@ -45,7 +45,8 @@ class Arrays(OwnImages):
     """Square uint8 images ``[N, H, W, C]`` and integer labels ``[N]`` under four names.
 
     The names are ``train_images``, ``train_labels``, ``test_images``, ``test_labels``. Grey
-    images may be ``[N, H, W]``. The classes are 0 to the largest training label. Nothing in the file is unpickled.
+    images may be ``[N, H, W]``. The classes are 0 to the largest training label. Nothing in the
+    file is unpickled.
 
     Attributes:
         arrays: The file; its content, not its place, is what results depend on.
@@ -54,7 +55,7 @@ class Arrays(OwnImages):
     arrays: str = field(metadata={"runtime": True})
 
     @property
-    def label(self) -> str:
+    def usual_label(self) -> str:
         return f"arrays({Path(self.arrays).name})"
 
     @property

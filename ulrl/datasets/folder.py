@@ -80,7 +80,7 @@ class ImageFolder(OwnImages):
             raise ValueError(f"side is in pixels, from 1 to {MOST}; got {self.side}")
 
     @property
-    def label(self) -> str:
+    def usual_label(self) -> str:
         return f"folder({Path(self.folder).name})"
 
     @property
