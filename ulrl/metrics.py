@@ -1,14 +1,19 @@
 """ACC, ASR, RA, DER and RIR, all fractions in [0, 1], and the counts behind them by class."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
+from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from ulrl.poisoning import TestHalf
 from ulrl.ranges import Proportion
+from ulrl.registry import registrar
 
 Predict = Callable[[UInt8[Tensor, "n c h w"]], Int64[Tensor, " n"]]
 
@@ -77,6 +82,77 @@ class Confusion:
     def _as_wanted(self) -> Int64[Tensor, " k"]:
         column = self.targets.clamp_min(0)[:, None]  # a row without images has zeros anywhere
         return self.triggered.gather(1, column).flatten()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """What a model takes the images of one part of the test set for, an entry per image.
+
+    Images are ordered by class, clean and triggered ones each on their own.
+
+    Attributes:
+        clean: The predicted classes of the clean images.
+        clean_labels: Their classes.
+        triggered: The predicted classes of the triggered images that ASR counts.
+        true_labels: The classes that those images are of.
+        target_labels: The classes that the attacker wants for them.
+    """
+
+    clean: Int64[np.ndarray, " n"]
+    clean_labels: Int64[np.ndarray, " n"]
+    triggered: Int64[np.ndarray, " m"]
+    true_labels: Int64[np.ndarray, " m"]
+    target_labels: Int64[np.ndarray, " m"]
+
+
+OwnMetric = Callable[[Predictions], float]
+T = TypeVar("T", bound=OwnMetric)
+OWN_METRICS: dict[str, OwnMetric] = {}
+_TAKEN = ("acc", "asr", "ra", "der", "rir")
+_register = registrar("metric", OWN_METRICS)
+
+
+def register(name: str) -> Callable[[T], T]:
+    """Return the decorator that registers a function of `Predictions` as a metric.
+
+    Args:
+        name: In study files and, with what it was measured on behind it, of columns.
+    """
+    if name in _TAKEN or not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+        raise ValueError(
+            f"a metric's name has at most 40 small letters, digits and _, and is none of "
+            f"{', '.join(_TAKEN)}; got {name!r}"
+        )
+    return _register(name)
+
+
+# Ten classes, of which some images are taken for others: by this a metric is tried.
+_LABELS = np.repeat(np.arange(10), 4)
+SAMPLE = Predictions(
+    clean=np.roll(_LABELS, 1),
+    clean_labels=_LABELS,
+    triggered=np.where(_LABELS[4:] % 2, 0, _LABELS[4:]),
+    true_labels=_LABELS[4:],
+    target_labels=np.zeros_like(_LABELS[4:]),
+)
+
+
+class MetricError(Exception):
+    """A metric of the user's raises, or returns no number."""
+
+
+def value_of(name: str, predictions: Predictions) -> float | None:
+    """Return what a metric of the user's makes of predictions; None if it is not finite.
+
+    Raises:
+        MetricError: It raises, or returns no number.
+    """
+    try:
+        value = float(OWN_METRICS[name](predictions))
+    except Exception as error:
+        text = f"the metric {name} raises {type(error).__name__}: {error}"
+        raise MetricError(text) from error
+    return value if isfinite(value) else None
 
 
 def measure(predict: Predict, part: TestHalf) -> Metrics:

@@ -1,4 +1,4 @@
-"""Attacks, datasets, architectures and repair methods from outside the package."""
+"""Attacks, datasets, architectures, repair methods and metrics from outside the package."""
 
 import hashlib
 import sys
@@ -15,9 +15,13 @@ from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS
 from ulrl.messages import nearest
 from ulrl.methods import METHODS
+from ulrl.metrics import OWN_METRICS
 from ulrl.models import ARCHITECTURES
 
 GROUP = "ulrl.plugins"  # of the entry points by which installed packages announce theirs
+_REGISTRIES: tuple[dict[str, Any], ...] = (
+    *(ATTACKS, DATASETS, ARCHITECTURES, METHODS, OWN_METRICS),
+)
 _PREFIX = "ulrl_plugin_"
 _loaded: dict[str, "Plugin"] = {}  # by the module's name
 
@@ -133,7 +137,7 @@ def load_plugin(plugin: Plugin) -> None:
     if not _entries_of(plugin.module):
         unload(plugin.module)
         raise PluginError(
-            f"{plugin.called} registers no attack, dataset, architecture or repair method"
+            f"{plugin.called} registers no attack, dataset, architecture, repair method or metric"
         )
     _loaded[plugin.module] = plugin
 
@@ -174,7 +178,13 @@ def loaded() -> tuple[Plugin, ...]:
 
 
 def _entries_of(module: str) -> list[tuple[dict[str, Any], str]]:
-    registries: tuple[dict[str, Any], ...] = (ATTACKS, DATASETS, ARCHITECTURES, METHODS)
+    registries: tuple[dict[str, Any], ...] = (
+        ATTACKS,
+        DATASETS,
+        ARCHITECTURES,
+        METHODS,
+        OWN_METRICS,
+    )
     return [
         (registry, name)
         for registry in registries

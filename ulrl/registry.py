@@ -6,11 +6,11 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=Callable[..., Any])
 
 
 def registrar(kind: str, entries: dict[str, Any]) -> Callable[[str], Callable[[T], T]]:
-    """Return the decorator factory that enters classes into `entries` under a name.
+    """Return the decorator factory that enters classes or functions into `entries` under a name.
 
     A name that is taken raises ``ValueError``: two meanings of one word in a study file
     would be worse than a failed import.

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from orchestrator.errors import StudyError
 from orchestrator.files import aside_of, csv_text, write_bytes, write_text
 from orchestrator.plan.columns import HALVES, METRICS, MODELS, RELEARN, SCENARIO, SERIES, UNLEARN
 from orchestrator.plan.plan import Plan, Trial
@@ -21,12 +22,13 @@ from orchestrator.store.lookup import (
     ScoreResult,
     StageResults,
     VictimResult,
+    predictions_of,
 )
 from orchestrator.store.serialization import COUNTS
 from ulrl.attacks import LabelRule
 from ulrl.hyperparameters import PARTS, names
 from ulrl.layers import Layers
-from ulrl.metrics import der, is_wreck, rir
+from ulrl.metrics import MetricError, der, is_wreck, rir, value_of
 from ulrl.scoring import NeuronScores
 
 _Basis: TypeAlias = tuple[Verdict | None, VictimResult | None, Findings | None, RepairResult | None]
@@ -34,17 +36,12 @@ _Basis: TypeAlias = tuple[Verdict | None, VictimResult | None, Findings | None, 
 _BOOLEAN = ("victim_ok", "threshold_reached", "plain_fine_tuning", "wrecked")
 _WHOLE = ("target_label", "seed", "defence_seed", "stop_epoch", "target_rank", "collapse_class")
 _FRACTIONS = ("poison_ratio", "target_z", "accuracy_at_stop", "collapse_share", "seconds")
-_METRIC = re.compile(r"(acc|asr|ra)_(before|after)_|der_|rir_")
+_METRIC = re.compile(r"\w+_(before|after)_(selection|report)|der_|rir_")
 
 
 def columns_of(plan: Plan) -> tuple[str, ...]:
     """Return the columns of a study's results, in order."""
-    metrics = tuple(
-        f"{metric}_{when}_{half}"
-        for metric in METRICS
-        for when in ("before", "after")
-        for half in HALVES
-    )
+    metrics, own = metric_columns(METRICS), metric_columns(plan.study.metrics)
     return (
         *("attack", "attack_options", "dataset", "architecture", "poison_ratio"),
         *("target_label", "seed", "defence_seed", "clean_ratio", "unlearn_threshold"),
@@ -53,6 +50,17 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
         *("threshold_reached", "seconds", "mlflow_run_id"),
         *("target_rank", "accuracy_at_stop", "plain_fine_tuning"),
         *("collapse_class", "collapse_share", "wrecked", "rir_selection", "rir_report"),
+        *own,
+    )
+
+
+def metric_columns(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns of metrics of victims and of repaired models."""
+    return tuple(
+        f"{metric}_{when}_{half}"
+        for metric in metrics
+        for when in ("before", "after")
+        for half in HALVES
     )
 
 
@@ -93,10 +101,12 @@ class ResultRows:
         row["error"] = verdict.error or None if verdict is not None else None
         if victim is None:
             return row
-        row |= _metrics(victim, "before")
+        own = self._plan.study.metrics
+        row |= _metrics(victim, "before") | own_numbers(own, victim, "before")
         row["victim_ok"] = self.victim_ok(victim)
         if _is_done(verdict) and scores is not None and repaired is not None:
             row |= _after(trial, victim, scores, repaired)
+            row |= own_numbers(own, repaired, "after")
         return row
 
     def victim_ok(self, victim: VictimResult) -> bool:
@@ -124,6 +134,27 @@ def _metrics(result: VictimResult | RepairResult, when: str) -> dict[str, Any]:
         for metric in METRICS
         for half in HALVES
     }
+
+
+@lru_cache(maxsize=256)  # the trials of a scenario share its victim
+def own_numbers(
+    metrics: tuple[str, ...], result: VictimResult | RepairResult, when: str
+) -> dict[str, float | None]:
+    """Return the user's own metrics of a model on both halves, by column.
+
+    Raises:
+        StudyError: One cannot be computed.
+    """
+    numbers: dict[str, float | None] = {}
+    for half in HALVES if metrics else ():
+        predictions = predictions_of(result.counts, half)
+        for metric in metrics:
+            try:
+                numbers[f"{metric}_{when}_{half}"] = value_of(metric, predictions)
+            except MetricError as error:
+                text = f"{error}; results so far are stored: mend the metric and start again"
+                raise StudyError(text) from error
+    return numbers
 
 
 def _after(

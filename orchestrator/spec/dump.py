@@ -54,6 +54,7 @@ def resolved_yaml(study: Study) -> str:
         "victim": {**victim, **_fields(study.victim_rule)},
         "prune": {level: chosen or "none" for level, chosen in _fields(study.prune).items()},
         "objective": study.objective,
+        "metrics": study.metrics or None,
         "resources": study.resources,
         "limits": study.limits,
         "budget": study.budget,

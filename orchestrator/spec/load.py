@@ -33,19 +33,21 @@ from orchestrator.spec.rules import (
     RuleError,
     StorePlace,
     lettered,
+    nearest,
 )
-from orchestrator.spec.validation import Reader, read
+from orchestrator.spec.validation import Reader, axis_values, read
 from orchestrator.spec.victim import read_victim
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode, read_tree
 from ulrl.attacks import AttackFileError
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
+from ulrl.metrics import OWN_METRICS, SAMPLE, MetricError, value_of
 from ulrl.models import WeightsError
 from ulrl.plugins import Plugin, PluginError, load_plugin, read_module, read_plugin
 
 KEYS = (
     *("name", "plugins", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
-    *("resources", "limits", "budget", "optuna", "mlflow", "store", "labels"),
+    *("metrics", "resources", "limits", "budget", "optuna", "mlflow", "store", "labels"),
 )
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
@@ -180,6 +182,23 @@ def _labels(node: YamlNode | None, grid: Grid) -> Mapping[str, str]:
     return labels
 
 
+def _metrics(node: YamlNode) -> tuple[str, ...]:
+    """Return the names of the user's own metrics."""
+    return tuple(name for _, name in axis_values(node, _metric, str))
+
+
+def _metric(node: YamlNode) -> str:
+    name: str = read(node, str)
+    if name not in OWN_METRICS:
+        hint = nearest(name, OWN_METRICS, "there are") if OWN_METRICS else "; plugins register them"
+        raise InvalidValue(node, f"no metric of your own is called {name!r}{hint}")
+    try:
+        value_of(name, SAMPLE)
+    except MetricError as error:
+        raise InvalidValue(node, str(error)) from error
+    return name
+
+
 def _optuna_storage(node: YamlNode) -> Address | None:
     storage = node.known(("storage",)).get("storage")
     return None if storage is None else read(storage, OptunaStorage)
@@ -191,6 +210,7 @@ def _as(hint: Any) -> Reader:
 
 _READERS: Mapping[str, Reader] = {
     "plugins": _plugins,
+    "metrics": _metrics,
     "search": read_search,
     "prune": read_prune,
     "optuna": _optuna_storage,

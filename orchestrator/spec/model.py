@@ -375,6 +375,7 @@ class Study:
     victim_rule: VictimRule = field(default_factory=VictimRule)
     prune: Prune = field(default_factory=Prune)
     objective: Objective = Objective.DER
+    metrics: tuple[str, ...] = ()  # the user's own
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
     budget: Budget = field(default_factory=Budget)

@@ -1,6 +1,6 @@
 """What the store knows of a study, in the terms of decisions and results."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
@@ -26,7 +26,7 @@ from orchestrator.store.serialization import (
 from orchestrator.store.store import Store
 from ulrl.attacks import Helper
 from ulrl.evaluation import Evaluation
-from ulrl.metrics import Metrics, der
+from ulrl.metrics import Metrics, Predictions, der
 from ulrl.scoring import NeuronScores
 from ulrl.weight_selection import select_weights
 
@@ -237,3 +237,22 @@ def objective_value(objective: Objective, before: Metrics, after: Metrics) -> fl
     if objective is Objective.DER:
         return der(before, after)
     return float(getattr(after, objective.value))
+
+
+def predictions_of(counts: Counts, half: str) -> Predictions:
+    """Return the predictions behind the counts of one half, image by image."""
+    clean, triggered = (counts[f"{half}_{images}"].long() for images in ("clean", "triggered"))
+    labels, predicted = (column.numpy() for column in _repeated(clean))
+    true, wanted, taken = (column.numpy() for column in _repeated(triggered))
+    return Predictions(
+        clean=predicted,
+        clean_labels=labels,
+        triggered=taken,
+        true_labels=true,
+        target_labels=wanted,
+    )
+
+
+def _repeated(table: Tensor) -> Iterable[Tensor]:
+    """Return the columns of a table of counts but the last, each row as often as that says."""
+    return table[:, :-1].repeat_interleave(table[:, -1], dim=0).unbind(dim=1)

@@ -13,7 +13,7 @@ from orchestrator.plan.columns import METRICS, Outcome, slug
 from orchestrator.plan.jobs import StageRun
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.scheduler.decisions import Pruning, Status
-from orchestrator.scheduler.results_table import ResultRows
+from orchestrator.scheduler.results_table import ResultRows, metric_columns, own_numbers
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.dump import resolved_yaml
@@ -150,6 +150,8 @@ class RunRecords:
                 for half in ("selection", "report"):
                     value = getattr(getattr(finding.evaluation, half), metric)
                     metrics[f"{metric}_before_{half}"] = value
+            own = own_numbers(self._plan.study.metrics, finding, "before")
+            metrics |= {name: value for name, value in own.items() if value is not None}
             metrics |= {**_seconds(finding.runs), "seconds": finding.seconds}
             metrics |= {} if found is None else found.metrics
             curves = _curves("train_victim", ("loss", "accuracy"), finding.training)
@@ -180,7 +182,8 @@ class RunRecords:
         row = self._results.row(trial)
         scored = self._scheduler.scores.get(trial.number)
         repaired = self._scheduler.repairs.get(trial.number)
-        metrics = {name: float(row[name]) for name in _NUMBERS if row[name] is not None}
+        numbers = (*_NUMBERS, *metric_columns(self._plan.study.metrics))
+        metrics = {name: float(row[name]) for name in numbers if row[name] is not None}
         curves: Curves = {}
         model = ended = began = None
         if row["status"] == Status.DONE.value and scored is not None and repaired is not None:

@@ -9,16 +9,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from orchestrator.errors import StudyError
 from orchestrator.executor.inline import run_inline
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
+from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.load import load_study
+from orchestrator.spec.model import Study
 from orchestrator.store.keys import CacheKeys
 from orchestrator.terminal import Interrupts
+from orchestrator.tracking.run_records import RunRecords
 from tests.orchestrator_tests.simulation import Desk
 from tests.orchestrator_tests.spec_files import load, mistakes
 from tests.system_tests.commands import ROOT
@@ -37,6 +42,32 @@ victim: {epochs: 3, batch_size: 16, min_acc: 0.3, min_asr: 0}
 prune: none
 store: store
 """
+
+
+MEASURED = """\
+name: s
+plugins: [shares.py]
+metrics: [own_acc, own_asr, worst_class, own_ra]
+grid:
+  attack: badnets
+  dataset: {name: digits, size: 8}
+  architecture: {name: preact_resnet18, width: 1}
+  clean_ratio: 0.05
+  relearn_epochs: 2
+  unlearn_epochs: 3
+victim: {epochs: 2, batch_size: 64}
+prune: none
+store: store
+"""
+
+
+def finished(study: Study, folder: Path) -> Desk:
+    """Run a study inline."""
+    desk = Desk(study, folder)
+    site = Site(store=study.store, study=desk.folder.identity())
+    desk.scheduler.open()
+    run_inline(desk.scheduler, site, Interrupts())
+    return desk
 
 
 @pytest.fixture(autouse=True)
@@ -80,11 +111,7 @@ def victims() -> dict[tuple[str, str], str]:
 
 
 def test_a_study_of_an_own_dataset_and_architecture(folder: Path) -> None:
-    study = load(STUDY, "grid.clean_ratio=0.1")
-    desk = Desk(study, folder)
-    site = Site(store=study.store, study=desk.folder.identity())
-    desk.scheduler.open()
-    run_inline(desk.scheduler, site, Interrupts())
+    desk = finished(load(STUDY, "grid.clean_ratio=0.1"), folder)
     assert desk.statuses() == ["done"] * 4
     own = next(row for row in desk.rows() if row["dataset"] == "stripes")
     assert own["architecture"] == "two_layers"
@@ -116,6 +143,65 @@ def test_the_examples_of_the_page_load() -> None:
         plugin = Plugin(path="example.py", source=example)
         load_plugin(plugin)
         unload(plugin.module)
+
+
+def test_metrics_of_the_users_own(folder: Path) -> None:
+    """Those of the example are ACC, ASR and RA again, and one that there was not."""
+    shutil.copy(ROOT / "tests/plugins/shares.py", folder)
+    usual = Desk(load(MEASURED.replace("metrics:", "#")), folder / "usual").results.columns
+    study = load(MEASURED)
+    assert load(resolved_yaml(study)).metrics == study.metrics
+    desk = finished(study, folder)
+    assert desk.results.columns[: len(usual)] == usual
+    own = desk.results.columns[len(usual) :]
+    assert own[:4] == tuple(
+        f"own_acc_{when}_{half}" for when in ("before", "after") for half in ("selection", "report")
+    )
+    assert len(own) == 16
+    records = RunRecords(
+        *(desk.scheduler, desk.results, desk.findings, desk.store),
+        TriggerPictures(desk.plan, folder),
+    )
+    for trial, row in zip(desk.plan.rows, desk.rows(), strict=True):
+        for name in (name for name in own if name.startswith("own_")):
+            assert row[name] == row[name.removeprefix("own_")], name
+        assert row["worst_class_before_report"] <= row["acc_before_report"]
+        told = records.trial(trial, best=False).metrics
+        assert {name: told[name] for name in own} == {name: row[name] for name in own}
+        victim = records.scenario(trial.scenario, desk.findings.victim(trial.scenario)).metrics
+        before = [name for name in own if "_before_" in name]
+        assert {name: victim[name] for name in before} == {name: row[name] for name in before}
+    desk.results.write(folder, {})
+    types = pd.read_parquet(folder / "results.parquet").dtypes
+    assert str(types["worst_class_after_report"]) == "Float64"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("own_ra]", "own_rb]"),
+            "no metric of your own is called 'own_rb'; did you mean",
+        ),
+        (("[own_acc", "[own_ra, own_acc"), "own_ra stands twice"),
+        (('r("own_ra"', 'r("der"'), "and is none of acc, asr, ra, der, rir; got 'der'"),
+        (("return min(", "return 1 / 0 + min("), "the metric worst_class raises ZeroDivisionError"),
+        (("-> float:", "-> float:\n    return 'a'"), "the metric own_acc raises ValueError: could"),
+    ],
+)
+def test_wrong_metrics(change: tuple[str, str], message: str, folder: Path) -> None:
+    file = folder / "shares.py"
+    file.write_text((ROOT / "tests/plugins/shares.py").read_text().replace(*change))
+    assert any(message in line for line in mistakes(MEASURED.replace(*change)))
+
+
+def test_a_metric_that_fails_later_ends_the_study_in_one_line(folder: Path) -> None:
+    text = (ROOT / "tests/plugins/shares.py").read_text()
+    body = "    assert len(found.clean) < 200\n    return float('nan')\n"
+    file = folder / "shares.py"
+    file.write_text(text.replace("    labels = found", f"{body}    labels = found"))
+    with pytest.raises(StudyError, match="the metric worst_class raises AssertionError"):
+        finished(load(MEASURED), folder).rows()
 
 
 @pytest.mark.parametrize("name", ["lab.stripes", "lab-stripes"])
@@ -167,7 +253,10 @@ def test_a_worker_has_the_text_of_a_module(there: bool, folder: Path) -> None:  
         ("lab.mine", "no module and no installed plugin is called 'lab.mine'; the name of a file"),
         ("lab-strips", "'lab-strips'; did you mean 'lab-stripes'?"),
         ("nothing.at.all", "no module and no installed plugin is called 'nothing.at.all'"),
-        ("lab.sizes", "lab.sizes registers no attack, dataset, architecture or repair method"),
+        (
+            "lab.sizes",
+            "lab.sizes registers no attack, dataset, architecture, repair",
+        ),
         ("lab.broken", "lab.broken raises ZeroDivisionError"),
         ("ulrl.datasets.digits", "is part of this package; name a module of your own"),
         ("lab.stripes, lab-stripes", "two plugins have the name lab-stripes; rename one"),
@@ -192,7 +281,10 @@ def test_what_is_wrong_with_a_module(name: str, message: str, folder: Path) -> N
             "on stripes, two_layers gives [2, 4] for two images of 4 classes; got [2, 10]",
         ),
         (("12, 12", "12, 13"), "stripes: image 0 of train has 1 channels and 12 × 13 pixels"),
-        ((r"^@.*\n", ""), "stripes.py registers no attack, dataset, architecture or repair method"),
+        (
+            (r"^@.*\n", ""),
+            "stripes.py registers no attack, dataset, architecture, repair",
+        ),
     ],
 )
 def test_what_is_wrong_with_own_code(change: tuple[str, str], message: str, folder: Path) -> None:
