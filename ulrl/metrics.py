@@ -112,17 +112,22 @@ _TAKEN = ("acc", "asr", "ra", "der", "rir")
 _register = registrar("metric", OWN_METRICS)
 
 
-def register(name: str) -> Callable[[T], T]:
+LOWEST: set[str] = set()  # of `OWN_METRICS`, those of which less is better
+
+
+def register(name: str, *, maximise: bool = True) -> Callable[[T], T]:
     """Return the decorator that registers a function of `Predictions` as a metric.
 
     Args:
         name: In study files and, with what it was measured on behind it, of columns.
+        maximise: Whether more is better, where a study's objective is this metric.
     """
     if name in _TAKEN or not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
         raise ValueError(
             f"a metric's name has at most 40 small letters, digits and _, and is none of "
             f"{', '.join(_TAKEN)}; got {name!r}"
         )
+    (LOWEST.discard if maximise else LOWEST.add)(name)
     return _register(name)
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.chain import chain_of
-from orchestrator.plan.columns import count, span
+from orchestrator.plan.columns import count, span, spoken
 from orchestrator.plan.cost_model import Workload, machine_of
 from orchestrator.plan.jobs import Job, JobKind, JobResult, Progress, victim_job
 from orchestrator.plan.labels import cell_text, setting_text
@@ -297,7 +297,7 @@ class ProgressState:
             level = lead == amount(objective, 0.0)
             ahead = ", level with the next" if level else f", {lead} ahead"
         return (
-            f"best {objective.value.upper()} {amount(objective, leader.value)} in "
+            f"best {spoken(objective.value)} {amount(objective, leader.value)} in "
             f"{count(leader.scenarios, 'scenario')}{ahead}: {leader.text}"
         )
 

@@ -32,7 +32,7 @@ from orchestrator.scheduler.storage_mirror import StorageMirror
 from orchestrator.search.storage import StoredStudy
 from orchestrator.spec.model import Study
 from orchestrator.store.keys import CacheKeys
-from orchestrator.store.lookup import StageResults, objective_value
+from orchestrator.store.lookup import StageResults, reached
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import StudyFolder
 from orchestrator.terminal import Interrupts, failure_of, program, shown
@@ -264,7 +264,9 @@ class _Run:
     def _say_where(self, failures: int) -> None:
         study, path = self.plan.study, self.folder.path
         sampler = None if study.search is None else study.search.sampler
-        print_summary(self._reader(), path / "results.csv", study.objective.value, sampler)
+        objective, lowest = study.objective.value, not study.objective.maximise
+        place = path / "results.csv"
+        print_summary(self._reader(), place, objective, sampler, lowest=lowest)
         for name, result in self.scheduler.errors.items():
             log = self.folder.logs / f"{name}.log"
             self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)
@@ -305,5 +307,4 @@ class _Run:
         victim = self.findings.victim(trial.scenario)
         if repaired is None or victim is None or self.results.row(trial)["wrecked"]:
             return None
-        before, after = victim.evaluation.selection, repaired.evaluation.selection
-        return objective_value(self.plan.study.objective, before, after)
+        return reached(self.plan.study.objective, victim, repaired)

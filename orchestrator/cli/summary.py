@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.plan.columns import Family, count
+from orchestrator.plan.columns import Family, count, spoken
 from orchestrator.plan.cost_model import kinds_of
 from orchestrator.plan.labels import setting_text
 from orchestrator.reporting.read_results import read_results
@@ -34,14 +34,19 @@ from orchestrator.store.study_folder import StudyFolder
 
 
 def print_summary(
-    console: Console, results_file: Path, objective: str, sampler: str | None = None
+    console: Console,
+    results_file: Path,
+    objective: str,
+    sampler: str | None = None,
+    *,
+    lowest: bool = False,
 ) -> None:
     """Print the counts, the best setting, and what it does to each kind of scenario.
 
     The numbers are the report's: read from the same file, by the same rules.
     """
     results = read_results(results_file)
-    summary = summarise(results, objective, sampler)
+    summary = summarise(results, objective, sampler, lowest=lowest)
     console.print()
     for warning in filter(None, (weak_sentence(summary), sampler_sentence(summary))):
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
@@ -56,7 +61,7 @@ def print_summary(
         return
     # No line breaks: where the output goes to a file, a search finds the whole sentence.
     console.print(
-        f"best setting by mean {objective.upper()} on the selection half: "
+        f"best setting by mean {spoken(objective)} on the selection half: "
         f"[bold]{escape(setting_text(summary.common))}[/]",
         soft_wrap=True,
     )

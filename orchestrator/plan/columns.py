@@ -69,6 +69,11 @@ def column_of(metric: str, half: str) -> str:
     return f"der_{half}" if metric == "der" else f"{metric}_after_{half}"
 
 
+def spoken(metric: str) -> str:
+    """Return a metric's name as people write it: those of a user's own as they are."""
+    return metric.upper() if metric in ("der", *METRICS) else metric
+
+
 def pictured(path: Path) -> Sequence[Mapping[str, str]]:
     """Return the list of pictures, a row per scenario.
 

@@ -20,6 +20,7 @@ from orchestrator.plan.columns import (
     Outcome,
     column_of,
     slug,
+    spoken,
 )
 from orchestrator.reporting.classes import read_classes
 from orchestrator.reporting.figures import read_curves
@@ -80,7 +81,7 @@ def conclusion(folder: Path) -> tuple[Outcome, Mapping[tuple[str, ...], Outcome]
     """
     results = read_results(folder / "results.csv")
     study = read_study(folder / "study.yaml")
-    summary = summarise(results, study.objective or "der", study.sampler)
+    summary = summarise(results, study.objective or "der", study.sampler, lowest=study.lowest)
     scenarios = {
         tuple(outcome.scenario.cells().values()): _outcome(outcome) for outcome in summary.outcomes
     }
@@ -260,7 +261,7 @@ def _cells(row: FamilyRow) -> list[str]:
 def _notes(name: str, rows: Sequence[FamilyRow], summary: Summary) -> list[str]:
     common = setting_text(summary.common) if summary.common else "none"
     weak = [f"* {' · '.join((row.title, *row.details))}: {row.weak}" for row in rows if row.weak]
-    sought = summary.objective.upper()
+    sought = spoken(summary.objective)
     lines = [
         f"{name}: report half; ACC, ASR, RA in percent, DER a fraction; {SPREAD}.",
         weak_sentence(summary),
@@ -300,7 +301,7 @@ def _assembled(
     folder: Path, results: StudyResults, study: StudyFile
 ) -> tuple[dict[str, str], dict[str, str]]:
     name = study.name or folder.resolve().name
-    summary = summarise(results, study.objective or "der", study.sampler)
+    summary = summarise(results, study.objective or "der", study.sampler, lowest=study.lowest)
     names = names_of(results)
     curves = [  # every ascent, and the relearnings of the one setting for all
         curve
@@ -317,6 +318,7 @@ def _assembled(
     values |= {
         "name": name,
         "summary": summary,
+        "sought": spoken(summary.objective),
         "objective_known": study.objective is not None,
         "baseline": _has_baseline(results, study.preset),
         "rows": rows,

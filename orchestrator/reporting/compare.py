@@ -16,7 +16,16 @@ from typing import Any, TypeAlias
 
 from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
-from orchestrator.plan.columns import AFTER, DER, SCENARIO, STATUSES, Family, column_of, count
+from orchestrator.plan.columns import (
+    AFTER,
+    DER,
+    SCENARIO,
+    STATUSES,
+    Family,
+    column_of,
+    count,
+    spoken,
+)
 from orchestrator.reporting.figures import Pair, draw_pairs
 from orchestrator.reporting.page import FigureView, fill, view
 from orchestrator.reporting.read_logs import StudyFile, read_study
@@ -129,7 +138,7 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
     for name, (folder, study, results) in zip(names, found, strict=True):
         place = folder.name if places.count(folder.name) == 1 else folder
         label = name if names.count(name) == 1 else f"{name} ({place})"
-        summary = summarise(results, study.objective or "der", study.sampler)
+        summary = summarise(results, study.objective or "der", study.sampler, lowest=study.lowest)
         sides.append(Side(label=label, results=results, summary=summary, preset=study.preset))
     axes = distinct(axis for side in sides for axis in side.results.setting_axes)
     having = {a: [s.label for s in sides if a in s.results.setting_axes] for a in axes}
@@ -248,7 +257,7 @@ def _study(side: Side) -> tuple[str, ...]:
     summary = side.summary
     best = "none: no victim took" if summary.all_weak else NOTHING
     if summary.common:
-        best = f"{setting_text(summary.common)} (by {summary.objective.upper()})"
+        best = f"{setting_text(summary.common)} (by {spoken(summary.objective)})"
     settings = {summary.named(trial.setting) for trial in side.results.trials}
     weak = sum(outcome.took is False for outcome in summary.outcomes)
     counts = [summary.counts[status] for status in STATUSES]

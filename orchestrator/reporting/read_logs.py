@@ -68,6 +68,7 @@ _LATER_COLUMNS = ("worse", "against")  # columns that older logs lack
 _WILCOXON = ("p_threshold", "n_startup_steps")
 _STAGES = ("stage", "key", "scenario", "seconds", "computed")
 _STAGE_ORDER = ["train_helper", "train_victim", "unlearn", "score_neurons", "relearn", "evaluate"]
+_LOWEST = "minimize"
 _OBJECTIVES = ("der", "asr", "acc", "ra")
 
 
@@ -81,6 +82,7 @@ class StudyFile:
 
     name: str | None = None
     objective: str | None = None
+    lowest: bool = False  # whether less of it is better
     preset: str | None = None
     pruner: Mapping[str, float] | None = None
     sampler: str | None = None  # what drew the settings; None in a grid
@@ -103,8 +105,11 @@ def read_study(path: Path) -> StudyFile:
         raise SpecError([f"{path}: cannot be read as YAML; {reason}"]) from None
     if not isinstance(study, dict):
         raise SpecError([f"{path}: is no study file; it holds no mapping"])
-    objective = study.get("objective", "der")
-    if objective not in _OBJECTIVES:
+    objective: Any = study.get("objective", "der")
+    lowest = False
+    if isinstance(objective, dict):  # a metric of the user's own
+        objective, lowest = _text(objective.get("metric")), objective.get("direction") == _LOWEST
+    elif objective not in _OBJECTIVES:
         known = ", ".join(_OBJECTIVES)
         raise SpecError([f"{path}: objective: must be one of {known}; got {objective!r}"])
     axes = _mapping(study, "grid")
@@ -115,6 +120,7 @@ def read_study(path: Path) -> StudyFile:
     return StudyFile(
         name=_text(study.get("name")),
         objective=objective,
+        lowest=lowest,
         preset=_text(study.get("preset")),
         pruner={name: pruner[name] for name in _WILCOXON} if pruner else None,
         sampler=_text(_mapping(study, "search").get("sampler")),

@@ -1,6 +1,7 @@
 """results.csv of a study folder, read and checked."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -136,9 +137,13 @@ def setting_of(row: Mapping[str, str], axes: Iterable[str]) -> Setting:
     return tuple((axis, row[axis] or "none") for axis in axes)
 
 
+_OWN = re.compile(r"_(before|after)_(selection|report)$")  # columns of a user's own metrics
+
+
 def _trial(row: Mapping[str, str], scenario: ScenarioRow, varied: tuple[str, ...]) -> TrialRow:
     done = row["status"] == "done"
-    columns = (*BEFORE, *AFTER, *DER) if done else BEFORE
+    own = [name for name in row if _OWN.search(name) and name not in (*BEFORE, *AFTER)]
+    columns = (*BEFORE, *AFTER, *DER, *own) if done else BEFORE
     return TrialRow(
         scenario=scenario,
         setting=setting_of(row, varied),

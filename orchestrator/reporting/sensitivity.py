@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.files import csv_text
-from orchestrator.plan.columns import column_of, count
+from orchestrator.plan.columns import column_of, count, spoken
 from orchestrator.reporting import figures, svg
 from orchestrator.reporting import statistics as stats
 from orchestrator.reporting.page import FigureFiles, FigureView
@@ -248,7 +248,7 @@ def _importance(
     drafts: FigureFiles, block: stats.Block, axes: Sequence[svg.SettingAxis]
 ) -> FigureView | str:
     part, objective = stats.complete_part(block), drafts.summary.objective
-    found = stats.importances(part, axes, maximise=objective != "asr")
+    found = stats.importances(part, axes, maximise=not drafts.summary.lowest)
     if not found:
         return "Importance needs two axes and four settings that are done in the same scenarios."
     measures = {entry.measure: entry.resamples for entry in found}
@@ -275,7 +275,7 @@ def _importance(
     censored = _censored(drafts) if lost else ""
     settings, scenarios = len(part.settings), len(part.scenarios)
     note = (
-        f"Of mean {objective.upper()} on the report half, over {count(settings, 'setting')} that "
+        f"Of mean {spoken(objective)} on the report half, over {count(settings, 'setting')} that "
         f"are all done in {count(scenarios, 'scenario')}{lost}.{censored} {exact} "
         f"{stats.FANOVA}: the same from a random forest, without bars. {stats.PED_ANOVA}: "
         f"{ped_anova}. The measures answer different questions and need not agree. "
@@ -301,7 +301,7 @@ def _variance(
     effects = stats.main_effects(whole, axes)
     censored = _censored(drafts) if len(whole.scenarios) < len(block.scenarios) else ""
     note = (
-        f"Exact analysis of variance of {drafts.summary.objective.upper()} on the report half, "
+        f"Exact analysis of variance of {spoken(drafts.summary.objective)} on the report half, "
         f"over the {count(len(whole.scenarios), 'scenario')} in which all "
         f"{len(whole.settings)} settings are done (of {len(block.scenarios)}). On the diagonal "
         f"what each factor explains by itself, below it what two explain only together; "

@@ -77,7 +77,7 @@ def block_of(outcomes: Iterable[ScenarioOutcome], column: str) -> Block:
     rows = {o.scenario: {t.setting: t for t in o.trials} for o in outcomes}
     settings = distinct(setting for trials in rows.values() for setting in trials)
     values = [
-        [t.numbers[column] if (t := trials.get(s)) and t.done else nan for s in settings]
+        [t.numbers.get(column, nan) if (t := trials.get(s)) and t.done else nan for s in settings]
         for trials in rows.values()
     ]
     return Block([*rows], settings, np.array(values).reshape(len(rows), len(settings)))

@@ -97,7 +97,8 @@ class Summary:
             defence seed does both.
     """
 
-    objective: str  # the metric by which settings were chosen: der, acc, asr or ra
+    objective: str  # the metric by which settings were chosen
+    lowest: bool  # whether less of it is better
     outcomes: tuple[ScenarioOutcome, ...]
     counts: Mapping[str, int]
     common: Setting | None
@@ -123,16 +124,27 @@ class Summary:
         return _of(setting, self.axes)
 
 
-def summarise(results: StudyResults, objective: str, sampler: str | None = None) -> Summary:
+def summarise(
+    results: StudyResults, objective: str, sampler: str | None = None, *, lowest: bool = False
+) -> Summary:
     """Return the outcomes of a study whose settings are chosen by `objective`.
 
-    Settings are named by the axes that tell them apart, as the live view names them. `sampler` is
-    what drew the settings; None in a grid.
+    Settings are named by the axes that tell them apart, as the live view names them.
+
+    Args:
+        results: Of the study.
+        objective: A metric, of the user's own too.
+        sampler: What drew the settings; None in a grid.
+        lowest: Whether less of it is better, as it is of ASR.
     """
+    lowest = lowest or objective == "asr"
     by_scenario = grouped(results.trials, lambda trial: trial.scenario)
     took = {scenario: _took(trials) for scenario, trials in by_scenario.items()}
     own = [axis for axis in results.telling if axis != _DRAW]
-    points = {id(t): _point(t, own, objective, took=took[t.scenario]) for t in results.trials}
+    points = {
+        id(t): _point(t, own, objective, lowest=lowest, took=took[t.scenario])
+        for t in results.trials
+    }
     choice = Choice(points.values())
     axes = tuple(axis for axis in results.telling if axis != _DRAW or not choice.crossed)
     ranked = choice.overall()
@@ -153,6 +165,7 @@ def summarise(results: StudyResults, objective: str, sampler: str | None = None)
     statuses = Counter(trial.status for trial in results.trials)
     return Summary(
         objective=objective,
+        lowest=lowest,
         outcomes=tuple(
             ScenarioOutcome(
                 scenario=scenario,
@@ -193,11 +206,13 @@ def spread_of(trials: Iterable[TrialRow | Repair | None], column: str) -> Spread
     return spread([trial.numbers[column] for trial in trials if trial is not None])
 
 
-def _point(trial: TrialRow, axes: Sequence[str], objective: str, *, took: bool | None) -> Point:
+def _point(
+    trial: TrialRow, axes: Sequence[str], objective: str, *, lowest: bool, took: bool | None
+) -> Point:
     value = None
     if trial.done and not trial.wrecked:
-        number = trial.numbers[column_of(objective, "selection")]
-        value = -number if objective == "asr" else number
+        value = trial.numbers.get(column_of(objective, "selection"))
+        value = -value if lowest and value is not None else value
     return Point(
         scenario=trial.scenario,
         attack=trial.scenario.family.attack,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from orchestrator.plan.columns import METRICS, Family, column_of, count
+from orchestrator.plan.columns import METRICS, Family, column_of, count, spoken
 from orchestrator.plan.labels import value_text as plain_text
 from orchestrator.reporting.read_results import (
     ScenarioRow,
@@ -305,8 +305,7 @@ def _best(summary: Summary) -> str:
     eligible = sound(summary.outcomes)
     outcomes = [outcome for outcome in eligible if outcome.common]
     repairs = [outcome.common for outcome in outcomes if outcome.common]
-    objective = summary.objective
-    sought = "lowest mean ASR" if objective == "asr" else f"best mean {objective.upper()}"
+    sought = f"{'lowest' if summary.lowest else 'best'} mean {spoken(summary.objective)}"
     chosen = f"{setting_text(summary.common)} has the {sought} on the selection half"
     if not outcomes:
         return (
@@ -316,12 +315,14 @@ def _best(summary: Summary) -> str:
     acc, asr, der = report_texts(repairs, ("acc", "asr", "der"))
     acc_before, asr_before = _victims(outcomes)
     over = f"{len(outcomes)} of " if len(outcomes) < len(eligible) else ""
-    spoken = "" if len(repairs) == 1 else " (mean ± standard deviation over trained victims)"
+    spread_of_victims = (
+        "" if len(repairs) == 1 else " (mean ± standard deviation over trained victims)"
+    )
     return (
         f"{chosen}, over {over}{count(len(eligible), 'scenario')}; on the report half, whose "
         f"images had no part in the choice, it takes ACC from {acc_before}{_PERCENT} to "
         f"{acc}{_PERCENT} and ASR from {asr_before}{_PERCENT} to {asr}{_PERCENT}, a DER of "
-        f"{der}{spoken}."
+        f"{der}{spread_of_victims}."
     )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.files import csv_text, write_text
-from orchestrator.plan.columns import count
+from orchestrator.plan.columns import METRICS, count, spoken
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.search.pruners import Evidence, PruningStudy
-from orchestrator.spec.model import Objective
+from orchestrator.spec.model import Objective, OwnObjective
 
 COLUMNS = (
     *("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs"),
@@ -36,7 +36,7 @@ class Pruning:
 def sentence(plan: Plan, pruning: Pruning) -> str:
     """Return a decision and its evidence in one line."""
     found, trial, objective = pruning.evidence, pruning.trial, plan.study.objective
-    name = objective.value.upper()
+    name = spoken(objective.value)
     value = amount(objective, found.value)
     if pruning.level == "curve":
         what = f"{trial.name} cut after epoch {found.step}: {name} {value}"
@@ -60,9 +60,9 @@ def sentence(plan: Plan, pruning: Pruning) -> str:
     )
 
 
-def amount(objective: Objective, value: float) -> str:
-    """Return a value of the objective as people read it: DER a fraction, others in percent."""
-    return f"{value:.3f}" if objective is Objective.DER else f"{value:.1%}"
+def amount(objective: Objective | OwnObjective, value: float) -> str:
+    """Return a value of the objective as people read it: ACC, ASR and RA in percent."""
+    return f"{value:.1%}" if objective.value in METRICS else f"{value:.3f}"
 
 
 def write_prunings(plan: Plan, prunings: Iterable[Pruning], path: Path) -> None:
@@ -231,7 +231,7 @@ class Decisions:
         if value is None:
             return text
         weak = ", weak victim" if self._is_weak(verdict) else ""
-        return f"{text}, {objective.value.upper()} {amount(objective, value)}{weak}"
+        return f"{text}, {spoken(objective.value)} {amount(objective, value)}{weak}"
 
     def complete(self) -> bool:
         """Whether every trial has its verdict."""

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from orchestrator.errors import StudyError
 from orchestrator.files import aside_of, csv_text, write_bytes, write_text
 from orchestrator.plan.columns import HALVES, METRICS, MODELS, RELEARN, SCENARIO, SERIES, UNLEARN
 from orchestrator.plan.plan import Plan, Trial
@@ -22,13 +21,13 @@ from orchestrator.store.lookup import (
     ScoreResult,
     StageResults,
     VictimResult,
-    predictions_of,
+    own_value,
 )
 from orchestrator.store.serialization import COUNTS
 from ulrl.attacks import LabelRule
 from ulrl.hyperparameters import PARTS, names
 from ulrl.layers import Layers
-from ulrl.metrics import MetricError, der, is_wreck, rir, value_of
+from ulrl.metrics import der, is_wreck, rir
 from ulrl.scoring import NeuronScores
 
 _Basis: TypeAlias = tuple[Verdict | None, VictimResult | None, Findings | None, RepairResult | None]
@@ -145,16 +144,11 @@ def own_numbers(
     Raises:
         StudyError: One cannot be computed.
     """
-    numbers: dict[str, float | None] = {}
-    for half in HALVES if metrics else ():
-        predictions = predictions_of(result.counts, half)
-        for metric in metrics:
-            try:
-                numbers[f"{metric}_{when}_{half}"] = value_of(metric, predictions)
-            except MetricError as error:
-                text = f"{error}; results so far are stored: mend the metric and start again"
-                raise StudyError(text) from error
-    return numbers
+    return {
+        f"{metric}_{when}_{half}": own_value(metric, result, half)
+        for half in HALVES
+        for metric in metrics
+    }
 
 
 def _after(

@@ -19,8 +19,8 @@ from orchestrator.scheduler.decisions import Decisions, TrialOutcome
 from orchestrator.scheduler.queue import JobQueue, Priority, priority
 from orchestrator.scheduler.sampling import SettingSampling
 from orchestrator.search.best import Point
-from orchestrator.spec.model import Objective
-from orchestrator.store.lookup import Findings, RepairResult, StageResults, objective_value
+from orchestrator.spec.model import Objective, OwnObjective
+from orchestrator.store.lookup import Findings, RepairResult, StageResults, objective_value, reached
 from orchestrator.store.study_folder import StudyFolder
 from ulrl.metrics import Metrics
 
@@ -37,25 +37,24 @@ class TrialOutcomes:
         victim = self._findings.victim(trial.scenario)
         if victim is None:
             return None
-        before, after = victim.evaluation.selection, repaired.evaluation.selection
         return TrialOutcome(
-            value=objective_value(self._study.objective, before, after),
+            value=reached(self._study.objective, victim, repaired),
             curve=self.of_curve(trial, repaired.curve),
-            sound=self._study.victim_rule.admits(before),
+            sound=self._study.victim_rule.admits(victim.evaluation.selection),
         )
 
     def of_curve(self, trial: Trial, curve: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
-        """Return a monitor curve as the objective's values."""
-        victim = self._findings.victim(trial.scenario)
-        if victim is None:
+        """Return a monitor curve as the objective's values, where it is of ACC, ASR and RA."""
+        victim, objective = self._findings.victim(trial.scenario), self._study.objective
+        if victim is None or isinstance(objective, OwnObjective):
             return ()
         before = victim.evaluation.selection
         points = (Metrics(acc=acc, asr=asr, ra=ra) for acc, asr, ra in curve)
-        return tuple(objective_value(self._study.objective, before, point) for point in points)
+        return tuple(objective_value(objective, before, point) for point in points)
 
 
 def point_of(
-    trial: Trial, objective: Objective, value: float | None, *, took: bool | None
+    trial: Trial, objective: Objective | OwnObjective, value: float | None, *, took: bool | None
 ) -> Point:
     """Return a planned trial as the choice of the best setting sees it.
 

@@ -12,7 +12,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.search.inference import signed_rank_p
-from orchestrator.spec.model import Objective, PrunerChoice
+from orchestrator.spec.model import Objective, OwnObjective, PrunerChoice
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -70,7 +70,9 @@ class PruningStudy:
     nothing of it needs to survive a kill.
     """
 
-    def __init__(self, name: str, choice: PrunerChoice, objective: Objective) -> None:
+    def __init__(
+        self, name: str, choice: PrunerChoice, objective: Objective | OwnObjective
+    ) -> None:
         self.name = name
         self._choice = choice
         self._maximise = objective.maximise

@@ -17,7 +17,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from orchestrator.spec.model import Objective, Search
+from orchestrator.spec.model import Objective, OwnObjective, Search
 from orchestrator.spec.space import Axis, Range, Values, identity, is_open, plainly
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
@@ -56,7 +56,9 @@ class Sampler:
 
     name = "search"
 
-    def __init__(self, search: Search, axes: Mapping[str, Axis], objective: Objective) -> None:
+    def __init__(
+        self, search: Search, axes: Mapping[str, Axis], objective: Objective | OwnObjective
+    ) -> None:
         self._search = search
         self._axes = axes
         self._distributions = {

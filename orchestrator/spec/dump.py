@@ -8,7 +8,14 @@ from typing import Any
 import yaml
 
 from orchestrator.address import Address
-from orchestrator.spec.model import AttackChoice, PrunerChoice, Study, VictimImport
+from orchestrator.spec.model import (
+    DIRECTIONS,
+    AttackChoice,
+    OwnObjective,
+    PrunerChoice,
+    Study,
+    VictimImport,
+)
 from orchestrator.spec.yaml_tree import NUMBER
 from ulrl.datasets import Dataset
 from ulrl.models import Architecture
@@ -83,6 +90,8 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911 - one for each type
             return [_plain(one) for one in value]
         case Mapping():
             return {name: _plain(one) for name, one in value.items()}
+        case OwnObjective(value=name, maximise=maximise):
+            return {"metric": name, "direction": DIRECTIONS[maximise]}
         case AttackChoice(attack=attack):
             poison = {"labels": value.labels, "stamp": value.stamp}
             poison |= _said({"poison_ratio": value.poison_ratio, "source": value.source})

@@ -15,12 +15,14 @@ from orchestrator.spec.axes import AXES, REGISTRIES, Axes, read_grid
 from orchestrator.spec.checks import check_combinations
 from orchestrator.spec.exclude import read_exclude
 from orchestrator.spec.model import (
+    DIRECTIONS,
     Budget,
     Device,
     Exclusion,
     Grid,
     Limits,
     Objective,
+    OwnObjective,
     Resources,
     Search,
     Study,
@@ -41,7 +43,7 @@ from orchestrator.spec.yaml_tree import InvalidValue, YamlNode, read_tree
 from ulrl.attacks import AttackFileError
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
-from ulrl.metrics import OWN_METRICS, SAMPLE, MetricError, value_of
+from ulrl.metrics import LOWEST, OWN_METRICS, SAMPLE, MetricError, value_of
 from ulrl.models import WeightsError
 from ulrl.plugins import Plugin, PluginError, load_plugin, read_module, read_plugin
 
@@ -82,6 +84,7 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
     for key in [key for key in _READERS if key in sections]:
         with root.problems.collecting():
             found[key] = _READERS[key](sections[key])
+    _check_objective(given.get("objective", root), found)
     found["optuna_storage"] = found.pop("optuna", None)
     axes, found["exclude"] = _grid(given, found.get("preset", Preset.DEFAULT), found.get("search"))
     grid = axes.grid() if axes else Grid(attacks=(), datasets=(), architectures=())
@@ -182,6 +185,38 @@ def _labels(node: YamlNode | None, grid: Grid) -> Mapping[str, str]:
     return labels
 
 
+def _objective(node: YamlNode) -> Objective | OwnObjective:
+    """Return what a study seeks; a mapping is what `resolved_yaml` makes of a metric of one's own.
+
+    Raises:
+        InvalidValue: It is no objective, or its direction is not the metric's.
+    """
+    given = node.known(("metric", "direction")) if isinstance(node.value, dict) else {}
+    named = given.get("metric", node)
+    if named.value not in OWN_METRICS:
+        return Objective(read(named, Objective))
+    name = str(named.value)
+    maximise = name not in LOWEST
+    if "direction" in given and given["direction"].value != DIRECTIONS[maximise]:
+        text = f"{name} is registered to {DIRECTIONS[maximise]}; leave direction out"
+        raise InvalidValue(given["direction"], text)
+    return OwnObjective(value=name, maximise=maximise)
+
+
+def _check_objective(node: YamlNode, found: Mapping[str, Any]) -> None:
+    """Note what does not go with a metric of the user's own as the objective."""
+    objective = found.get("objective")
+    if not isinstance(objective, OwnObjective):
+        return
+    if objective.value not in found.get("metrics", ()):
+        node.note(f"{objective.value} is not measured; write metrics: [{objective.value}]")
+    if found["prune"].curve is not None:
+        node.note(
+            f"after each epoch ACC, ASR and RA are known alone, so {objective.value} cannot cut "
+            f"trials; write prune: {{curve: none}}"
+        )
+
+
 def _metrics(node: YamlNode) -> tuple[str, ...]:
     """Return the names of the user's own metrics."""
     return tuple(name for _, name in axis_values(node, _metric, str))
@@ -216,7 +251,7 @@ _READERS: Mapping[str, Reader] = {
     "optuna": _optuna_storage,
     "name": _as(Annotated[str, AfterValidator(_name)]),
     "preset": _as(Preset),
-    "objective": _as(Objective),
+    "objective": _objective,
     "resources": _as(Resources),
     "limits": _as(Limits),
     "budget": _as(Budget),

@@ -187,6 +187,17 @@ class Objective(StrEnum):
         return self is not Objective.ASR
 
 
+DIRECTIONS = {True: "maximize", False: "minimize"}  # as Optuna calls them
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnObjective:
+    """A metric of the user's that a study seeks on the selection half."""
+
+    value: str
+    maximise: bool
+
+
 class LogModels(StrEnum):
     """Which repaired models MLflow gets."""
 
@@ -374,7 +385,7 @@ class Study:
     imports: tuple[VictimImport, ...] = ()  # the first that matches counts
     victim_rule: VictimRule = field(default_factory=VictimRule)
     prune: Prune = field(default_factory=Prune)
-    objective: Objective = Objective.DER
+    objective: Objective | OwnObjective = Objective.DER
     metrics: tuple[str, ...] = ()  # the user's own
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)

@@ -7,9 +7,10 @@ from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
+from orchestrator.errors import StudyError
 from orchestrator.plan.jobs import Job, JobKind, StageRun
 from orchestrator.plan.plan import Scenario, Trial
-from orchestrator.spec.model import Objective
+from orchestrator.spec.model import Objective, OwnObjective
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.schema import narrowed
 from orchestrator.store.serialization import (
@@ -26,7 +27,7 @@ from orchestrator.store.serialization import (
 from orchestrator.store.store import Store
 from ulrl.attacks import Helper
 from ulrl.evaluation import Evaluation
-from ulrl.metrics import Metrics, Predictions, der
+from ulrl.metrics import MetricError, Metrics, Predictions, der, value_of
 from ulrl.scoring import NeuronScores
 from ulrl.weight_selection import select_weights
 
@@ -237,6 +238,35 @@ def objective_value(objective: Objective, before: Metrics, after: Metrics) -> fl
     if objective is Objective.DER:
         return der(before, after)
     return float(getattr(after, objective.value))
+
+
+def reached(
+    objective: Objective | OwnObjective, victim: VictimResult, repaired: RepairResult
+) -> float | None:
+    """Return what a study seeks of a repaired model, on the selection half.
+
+    None is a metric of the user's that is not finite.
+
+    Raises:
+        StudyError: A metric of the user's cannot be computed.
+    """
+    if isinstance(objective, OwnObjective):
+        return own_value(objective.value, repaired, "selection")
+    before, after = victim.evaluation.selection, repaired.evaluation.selection
+    return objective_value(objective, before, after)
+
+
+def own_value(metric: str, result: VictimResult | RepairResult, half: str) -> float | None:
+    """Return a metric of the user's of a model; None if it is not finite.
+
+    Raises:
+        StudyError: It cannot be computed.
+    """
+    try:
+        return value_of(metric, predictions_of(result.counts, half))
+    except MetricError as error:
+        text = f"{error}; results so far are stored: mend the metric and start again"
+        raise StudyError(text) from error
 
 
 def predictions_of(counts: Counts, half: str) -> Predictions:

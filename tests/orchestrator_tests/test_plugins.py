@@ -11,17 +11,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from orchestrator.cli.summary import print_summary
 from orchestrator.errors import StudyError
 from orchestrator.executor.inline import run_inline
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
+from orchestrator.reporting.build import write_report
 from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.load import load_study
 from orchestrator.spec.model import Study
 from orchestrator.store.keys import CacheKeys
+from orchestrator.store.lookup import reached
 from orchestrator.terminal import Interrupts
 from orchestrator.tracking.run_records import RunRecords
 from tests.orchestrator_tests.simulation import Desk
@@ -55,7 +59,7 @@ grid:
   clean_ratio: 0.05
   relearn_epochs: 2
   unlearn_epochs: 3
-victim: {epochs: 2, batch_size: 64}
+victim: {epochs: 2, batch_size: 64, min_acc: 0, min_asr: 0}
 prune: none
 store: store
 """
@@ -174,6 +178,56 @@ def test_metrics_of_the_users_own(folder: Path) -> None:
     desk.results.write(folder, {})
     types = pd.read_parquet(folder / "results.parquet").dtypes
     assert str(types["worst_class_after_report"]) == "Float64"
+
+
+def test_an_own_metric_as_the_objective(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The share of mistakes, less of which is better, chooses as ACC does."""
+    shutil.copy(ROOT / "tests/plugins/shares.py", folder)
+    text = MEASURED.replace("  relearn_epochs: 2", "  relearn_epochs: [1, 3, 8]")
+    text = text.replace("[own_acc", "[own_miss, own_acc")
+    chosen = {}
+    for objective in ("acc", "own_miss", "own_acc"):
+        study = load(f"{text}objective: {objective}\n")
+        assert load(resolved_yaml(study)).objective == study.objective
+        desk = finished(study, folder)
+        (folder / "study.yaml").write_text(resolved_yaml(study))
+        desk.results.write(folder, {})
+        write_report(folder)
+        page = (folder / "report.html").read_text()
+        shown = {"acc": "ACC"}.get(objective, objective)
+        assert f"<dd>{shown} on the selection half" in page
+        found = study.objective.value, not study.objective.maximise
+        print_summary(Console(), folder / "results.csv", found[0], lowest=found[1])
+        out = capsys.readouterr().out
+        assert f"best setting by mean {shown} on the selection half" in out
+        chosen[objective] = next(line for line in out.splitlines() if "best setting" in line)[-20:]
+        for trial, row in zip(desk.plan.trials, desk.rows(), strict=True):
+            repaired, victim = (
+                desk.scheduler.repairs[trial.number],
+                desk.findings.victim(trial.scenario),
+            )
+            assert victim is not None
+            value = reached(study.objective, victim, repaired)
+            assert value == row[f"{objective}_after_selection"]
+    assert len(set(chosen.values())) == 1, chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("objective: own_miss", "own_miss is not measured; write metrics: [own_miss]"),
+        ("objective: {metric: own_acc, direction: minimize}", "own_acc is registered to maximize"),
+        ("objective: own_mis", "objective is der, asr, acc or ra"),
+        (
+            "objective: own_acc\nprune: {curve: median}",
+            "own_acc cannot cut trials; write prune: {c",
+        ),
+    ],
+)
+def test_wrong_objectives(text: str, message: str, folder: Path) -> None:
+    shutil.copy(ROOT / "tests/plugins/shares.py", folder)
+    study = MEASURED.replace("prune: none\n", "") + f"{text}\n"
+    assert any(message in line for line in mistakes(study)), mistakes(study)
 
 
 @pytest.mark.parametrize(

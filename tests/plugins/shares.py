@@ -20,6 +20,11 @@ def own_ra(found: Predictions) -> float:
     return float((found.triggered == found.true_labels).mean())
 
 
+@register("own_miss", maximise=False)
+def own_miss(found: Predictions) -> float:
+    return 1 - own_acc(found)
+
+
 @register("worst_class")
 def worst_class(found: Predictions) -> float:
     """Return the recall of the class with the lowest one."""
