@@ -166,7 +166,7 @@ class StudyResults:
         """
         results = read_results(self.folder / "results.csv")
         study = read_study(self.folder / "study.yaml")
-        summary = summarise(results, study.objective or "der", study.sampler)
+        summary = summarise(results, study.objective or "der", study.sampler, lowest=study.lowest)
         if summary.common is None:
             return None
         repairs = [outcome.common for outcome in sound(summary.outcomes)]

@@ -155,7 +155,7 @@ def value_of(name: str, predictions: Predictions) -> float | None:
     try:
         value = float(OWN_METRICS[name](predictions))
     except Exception as error:
-        text = f"the metric {name} raises {type(error).__name__}: {error}"
+        text = f"the metric {name} raises {type(error).__name__}: {error}".rstrip(": ")
         raise MetricError(text) from error
     return value if isfinite(value) else None
 

@@ -70,6 +70,9 @@ class Size:
     head: int  # weights of the last layer
 
 
+UNKNOWN = Size(forward=1.0, parameters=1, head=1)
+
+
 class Calibration:
     """Times each of some kinds of work once, within a few seconds for all."""
 
@@ -92,7 +95,7 @@ class Calibration:
         cpu = self._device is not None and self._device.type == "cpu"
         guess = on_cpu(kind, size) if cpu else on_gpu(kind, size)
         short = self._left < LEAST or (cpu and size.parameters > LARGEST)
-        if self._device is None or short or 6 * guess.train > self._slice:
+        if size == UNKNOWN or self._device is None or short or 6 * guess.train > self._slice:
             return guess
         began = time.perf_counter()
         try:
@@ -170,13 +173,18 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @lru_cache
 def size_of(architecture: Architecture, classes: int, channels: int, side: int) -> Size:
-    """Return a network's size, counted on torch's meta device."""
+    """Return a network's size, counted on torch's meta device; `UNKNOWN` where it does not work."""
+    shape = {"classes": classes, "channels": channels, "side": side}
+    try:
+        architecture.check(**shape)
+    except ValueError:  # images of a file that is missing are guessed
+        return UNKNOWN
     with torch.device("meta"):
-        network = architecture.build(classes=classes, channels=channels, side=side).eval()
+        network = architecture.build(**shape).eval()
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             network(torch.empty(1, channels, side, side))
-    head = architecture.head_for(classes=classes, channels=channels, side=side)
+    head = architecture.head_for(**shape)
     return Size(
         forward=float(counter.get_total_flops()),
         parameters=sum(p.numel() for p in network.parameters()),

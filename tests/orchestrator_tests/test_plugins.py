@@ -16,6 +16,7 @@ from rich.console import Console
 from orchestrator.cli.summary import print_summary
 from orchestrator.errors import StudyError
 from orchestrator.executor.inline import run_inline
+from orchestrator.plan.cost_model import UNKNOWN, shape_of, size_of
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
@@ -120,6 +121,16 @@ def test_a_study_of_an_own_dataset_and_architecture(folder: Path) -> None:
     own = next(row for row in desk.rows() if row["dataset"] == "stripes")
     assert own["architecture"] == "two_layers"
     assert own["acc_before_report"] > 0.9, "the bright row tells the class"
+
+
+def test_a_network_for_one_size_waits_for_a_file_that_is_missing(folder: Path) -> None:
+    """Its images are guessed where a plan is made, and the network does not work for the guess."""
+    file = folder / "stripes.py"
+    file.write_text(file.read_text().replace("4 * side**2, 16", "576, 16"))
+    study = load(STUDY, "grid.dataset={arrays: none.npz}", "grid.architecture=two_layers")
+    (scenario,) = make_plan(study).scenarios
+    assert size_of(scenario.architecture, *shape_of(scenario.dataset)) == UNKNOWN
+    assert size_of(scenario.architecture, 4, 1, 12).forward > 1
 
 
 def test_an_edit_changes_the_keys_of_what_rests_on_the_file(folder: Path) -> None:
