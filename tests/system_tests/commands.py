@@ -19,12 +19,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Small enough for seconds, with every kind of decision in it: settings are abandoned early,
-# curves are cut, several settings share a relearning.
+# curves are cut, several settings share a relearning. To log models takes longer than all of it.
 SMALL = """\
 name: small
 grid:
   attack: [badnets, {name: blended, alpha: 0.3}]
-  dataset: digits
+  dataset: {name: digits, size: 8}
   architecture: {name: preact_resnet18, width: 2}
   seed: [0, 1]
   clean_ratio: 0.05
@@ -39,9 +39,22 @@ prune:
   curve: {pruner: median, n_startup_trials: 2, n_warmup_steps: 1}
 objective: acc
 resources: {workers: 2}
+mlflow: {log_models: none}
 """
-
-NO_MODELS = ("--set", "mlflow.log_models=none")  # to make them takes seconds
+# Less than SMALL: what happens to files and processes does not depend on who decides what.
+TINY = """\
+name: small
+grid:
+  attack: badnets
+  dataset: {name: digits, size: 8}
+  architecture: {name: preact_resnet18, width: 2}
+  clean_ratio: 0.05
+  relearn_epochs: [1, 2, 3]
+  unlearn_epochs: 2
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+mlflow: {log_models: none}
+"""
 
 
 def environment() -> dict[str, str]:

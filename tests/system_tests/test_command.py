@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system_tests.commands import NO_MODELS, SMALL, Command
-from tests.system_tests.test_faults import TINY
+from tests.system_tests.commands import SMALL, TINY, Command
 
 WRONG = """\
 name: wrong
@@ -35,7 +34,7 @@ def test_a_wrong_file_is_refused_at_once_and_nothing_is_written(command: Command
 
 
 def test_the_plan_needs_no_data_and_writes_nothing(command: Command) -> None:
-    command.write(SMALL.replace("dataset: digits", "dataset: {arrays: absent.npz}"))
+    command.write(SMALL.replace("dataset: {name: digits, size: 8}", "dataset: {arrays: absent.npz}"))
     out, err = command.run("grid.yaml", "--plan")
     assert "4 scenarios × 8 settings = 32 trials" in out
     assert err == ""
@@ -129,7 +128,7 @@ def test_a_place_as_batch_jobs_have_it(tmp_path: Path, made_tables: Path) -> Non
     variables = {"HOME": "/proc", "TMPDIR": str(temporary), "PYTHONIOENCODING": "ascii"}
     with Command(tmp_path, **variables) as command, Path("/dev/full").open("w") as full:
         command.write(TINY)
-        process = command.start("grid.yaml", *NO_MODELS, stdout=full)
+        process = command.start("grid.yaml", stdout=full)
         _, err = command.end(process)
         assert "report   runs/small/report.html" in err.splitlines()
         assert r"best setting by mean DER" in err

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from tests.system_tests.commands import NO_MODELS, SMALL, Command, computed, same
+from tests.system_tests.commands import SMALL, Command, computed, same
 
 
 def test_ray_gives_the_inline_table(command: Command, undisturbed: Command) -> None:
@@ -45,7 +45,7 @@ def test_a_study_that_shares_the_store_computes_nothing(undisturbed: Command) ->
 
 def test_a_changed_grid_adds_what_is_new_and_leaves_out_what_is_gone(undisturbed: Command) -> None:
     text = SMALL.replace("name: small", "name: changed").replace("seed: [0, 1]", "seed: [1]")
-    arguments = ("grid.yaml", "--inline", "--set", "prune=none", *NO_MODELS)
+    arguments = ("grid.yaml", "--inline", "--set", "prune=none")
     undisturbed.write(text.replace("unlearn_threshold: [0.3, 0.6]", "unlearn_threshold: 0.6"))
     undisturbed.run(*arguments)
     first = undisturbed.results("changed")

@@ -13,22 +13,9 @@ from random import Random
 
 import pytest
 
-from tests.system_tests.commands import ROOT, SMALL, Command, computed, same
+from tests.system_tests.commands import ROOT, SMALL, TINY, Command, computed, same
 
-KILLS = 5
-# Less than SMALL: what happens to a file does not depend on who decides what.
-TINY = """\
-name: small
-grid:
-  attack: badnets
-  dataset: digits
-  architecture: {name: preact_resnet18, width: 2}
-  clean_ratio: 0.05
-  relearn_epochs: [1, 2, 3]
-  unlearn_epochs: 2
-victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
-prune: none
-"""
+KILLS = 4
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from orchestrator.executor.watchdog import GONE
-from tests.system_tests.commands import Command, adopting, left, such, title, wait_until
-from tests.system_tests.test_faults import TINY
+from tests.system_tests.commands import TINY, Command, adopting, left, such, title, wait_until
 
 
 @pytest.mark.usefixtures("tables")

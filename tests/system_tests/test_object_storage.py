@@ -9,8 +9,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from orchestrator.store.store import Entry, Store
-from tests.system_tests.commands import NO_MODELS, Command, computed, same
-from tests.system_tests.test_faults import TINY
+from tests.system_tests.commands import TINY, Command, computed, same
 
 KEY = "ab" + "0" * 62
 CREDENTIALS = {
@@ -43,13 +42,13 @@ def test_a_study_on_object_storage_inline_and_with_ray(
     with Command(tmp_path, **access) as command:
         command.write(TINY)
         for name, how in (("inline", "--inline"), ("ray", "--set=resources.workers=1")):
-            place = ("--set", f"store=s3://bucket/{name}", "--set", f"name={name}", *NO_MODELS)
+            place = ("--set", f"store=s3://bucket/{name}", "--set", f"name={name}")
             _, err = command.run("grid.yaml", how, *place)
             assert err == ""
         same(command.results("ray"), command.results("inline"))
         assert set(command.results("ray").status) == {"done"}
         assert computed(command.stages("ray")) == computed(command.stages("inline"))
-        place = ("--set", "store=s3://bucket/ray", "--set", "name=again", *NO_MODELS)
+        place = ("--set", "store=s3://bucket/ray", "--set", "name=again")
         command.run("grid.yaml", "--inline", *place)
         assert not command.stages("again").computed.any()
 
