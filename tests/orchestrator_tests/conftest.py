@@ -13,7 +13,7 @@ from orchestrator.reporting.build import write_report
 from orchestrator.tracking import sync
 from orchestrator.tracking.sync import RunTable, SyncWorker
 from tests.orchestrator_tests.fake_experiment import FakeExperiment, Start
-from tests.orchestrator_tests.places import Place, plan_of
+from tests.orchestrator_tests.places import STAGES, Place, plan_of
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.report_folders import mixed_rows, write_pruning, write_study
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -52,10 +52,7 @@ def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Place:
 def copy(plan: Plan, made: Place, tmp_path: Path) -> Place:
     """Return a store with all of that plan in it, of a test's own."""
     place = Place(plan, tmp_path)
-    for path in Path(str(made.store.url)).rglob("*.safetensors"):
-        target = tmp_path / path.relative_to(str(made.store.url))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
+    place.take(made, *STAGES)
     return place
 
 

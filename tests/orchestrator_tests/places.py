@@ -1,5 +1,6 @@
 """A tiny study of one scenario that is really computed, and the store it is computed into."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.steps import finished
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.recipes import VictimRecipe
 
+STAGES = ("train_victim", "unlearn", "score_neurons", "relearn", "repaired", "evaluate")
 VICTIM = VictimRecipe.of(epochs=2, batch_size=64)
 AXES: dict[str, tuple[Any, ...]] = {
     "unlearn_threshold": (0.5, 0.2),
@@ -45,6 +47,7 @@ class Place:
         self.site = Site(store=Address(str(root)), study="me", **site)
         self.keys = CacheKeys(VICTIM, Compute())
         self.catalog = JobCatalog(plan)
+        self.done: list[tuple[list[Progress], tuple[StageRun, ...]]] = []  # of each job
 
     @property
     def jobs(self) -> list[Job]:
@@ -55,11 +58,26 @@ class Place:
 
     def do(self, job: Job) -> tuple[list[Progress], tuple[StageRun, ...]]:
         """Do a job in a new stage runner, and return its progress and what was executed."""
-        return finished(StageRunner(self.site, VICTIM).work(job))
+        self.done.append(finished(StageRunner(self.site, VICTIM).work(job)))
+        return self.done[-1]
 
     def do_all(self) -> list[str]:
         """Do everything, and return the stages that were executed."""
         return [run.stage for job in self.jobs for run in self.do(job)[1]]
+
+    @property
+    def root(self) -> Path:
+        return Path(str(self.store.url))
+
+    def take(self, other: "Place", *stages: str) -> None:
+        """Copy what another place has of some stages."""
+        for stage in stages:
+            shutil.copytree(other.root / stage, self.root / stage)
+
+    def forget(self, *stages: str) -> None:
+        """Delete all results of some stages."""
+        for stage in stages:
+            shutil.rmtree(self.root / stage)
 
     @property
     def findings(self) -> StageResults:
@@ -68,7 +86,7 @@ class Place:
     def content(self) -> dict[str, tuple[Any, ...]]:
         """Return every sound result of the store, but for how long it took."""
         found = {}
-        for path in Path(str(self.store.url)).rglob("*.safetensors"):
+        for path in self.root.rglob("*.safetensors"):
             entry = self.store.read(path.parts[-3], path.stem)
             if entry is None:
                 continue
@@ -79,7 +97,7 @@ class Place:
 
     def damage(self, stage: str, key: str = "") -> None:
         """Flip a bit in the middle of each entry of a stage."""
-        paths = list((Path(str(self.store.url)) / stage).rglob(f"{key}*.safetensors"))
+        paths = list((self.root / stage).rglob(f"{key}*.safetensors"))
         assert paths
         for path in paths:
             content = bytearray(path.read_bytes())

@@ -36,6 +36,18 @@ from ulrl.recipes import VictimRecipe
 from ulrl.victim import train_victim
 
 
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose speed does not change from one measurement to the next."""
+    monkeypatch.setattr(
+        "orchestrator.plan.cost_model.Calibration._measure",
+        lambda _, kind: Speed(
+            train=3e-5 * kind.architecture.width, test=1e-5 * kind.architecture.width, timed=True
+        ),
+    )
+
+
+@pytest.mark.usefixtures("steady")
 def test_counts_of_a_new_study(tmp_path: Path) -> None:
     found = cost(study_of(tmp_path / "store"))
     assert found.runs == {"train_victim": 4, "unlearn": 8, "relearn": 32}
@@ -104,6 +116,7 @@ def test_a_store_of_another_machine_kind_is_no_help(tmp_path: Path) -> None:
     assert not any(found.cached.values())
 
 
+@pytest.mark.usefixtures("steady")
 def test_time_is_spread_over_workers_and_gpus_cost_while_they_are_held(tmp_path: Path) -> None:
     found = cost(study_of(tmp_path), workers=4, gpu=0.5)
     assert found.hours == pytest.approx((START_SECONDS + found.seconds / 4 + END_SECONDS) / 3600)
@@ -112,17 +125,6 @@ def test_time_is_spread_over_workers_and_gpus_cost_while_they_are_held(tmp_path:
     assert many.hours == pytest.approx((START_SECONDS + many.longest + END_SECONDS) / 3600)
     assert found.gpu_hours == pytest.approx(found.seconds * 0.5 / 3600)
     assert cost(study_of(tmp_path)).gpu_hours == 0
-
-
-@pytest.fixture
-def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose speed does not change from one measurement to the next."""
-    monkeypatch.setattr(
-        "orchestrator.plan.cost_model.Calibration._measure",
-        lambda _, kind: Speed(
-            train=3e-5 * kind.architecture.width, test=1e-5 * kind.architecture.width, timed=True
-        ),
-    )
 
 
 @pytest.mark.usefixtures("steady")
@@ -140,6 +142,7 @@ def test_more_work_costs_more(tmp_path: Path) -> None:
     assert more.disk == pytest.approx(2 * base.disk)
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize(
     ("policy", "models"),
     [(LogModels.NONE, 4), (LogModels.BEST, 4 + 4), (LogModels.ALL, 4 + 32)],
@@ -167,6 +170,7 @@ def parameters(width: int) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+@pytest.mark.usefixtures("steady")
 def test_disk_is_about_what_the_results_take(made: Place, tmp_path: Path) -> None:
     root = Path(str(made.store.url))
     kept = [path for path in root.rglob("*.safetensors") if path.parts[-3] != "repaired"]

@@ -51,8 +51,9 @@ def switched() -> Plan:
 
 
 @pytest.fixture(scope="module")
-def place(switched: Plan, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(switched: Plan, made: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
     place = Place(switched, tmp_path_factory.mktemp("switched"))
+    place.take(made, "train_victim")
     stages = place.do_all()
     # One ascent for the head and one for all layers, each to the lower of both thresholds.
     assert stages.count("unlearn") == 2

@@ -13,7 +13,7 @@ from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.inputs import model_spec_of
 from orchestrator.pipeline.stages import StageRunner
 from orchestrator.pipeline.ulrl_chain import ascent_entry
-from orchestrator.plan.jobs import Job, JobKind, Progress, Site, victim_job
+from orchestrator.plan.jobs import Job, JobKind, Progress, Site
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.store.lookup import RepairResult, VictimResult
 from orchestrator.store.schema import narrowed, pack
@@ -139,33 +139,31 @@ def test_every_trial_is_what_its_stages_give(
     )
 
 
-def test_each_stage_is_executed_once(plan: Plan, tmp_path: Path) -> None:
-    place = Place(plan, tmp_path)
-    stages = place.do_all()
-    relearns = len(list((tmp_path / "relearn").rglob("*.safetensors")))
+def test_each_stage_is_executed_once(made: Place, copy: Place) -> None:
+    stages = [run.stage for _, runs in made.done for run in runs]
+    relearns = len(list((made.root / "relearn").rglob("*.safetensors")))
     assert stages[:5] == [
         *("train_victim", "evaluate", "unlearn", "score_neurons", "score_neurons")
     ]
     assert stages[5:] == ["relearn", "evaluate"] * relearns
-    assert place.do_all() == []
+    assert copy.do_all() == []
 
 
 # What is told of it.
 
 
-def test_runs_and_progress_of_a_victim(plan: Plan, tmp_path: Path) -> None:
-    place = Place(plan, tmp_path)
+def test_runs_and_progress_of_a_victim(plan: Plan, made: Place) -> None:
     scenario = plan.scenarios[0]
-    seen, runs = place.do(victim_job(scenario))
+    seen, runs = made.done[0]
     assert seen == [Progress(stage="train_victim", epoch=n, epochs=2) for n in (1, 2)]
-    key = place.keys.victim(scenario)
+    key = made.keys.victim(scenario)
     assert [(run.stage, run.key) for run in runs] == [
         ("train_victim", key),
-        ("evaluate", place.keys.evaluation(key)),
+        ("evaluate", made.keys.evaluation(key)),
     ]
     for run in runs:
         assert (run.scenario, run.study) == (scenario.text, "me")
-        entry = place.store.peek(run.stage, run.key)
+        entry = made.store.peek(run.stage, run.key)
         assert entry is not None
         assert entry.seconds == run.seconds > 0
 
@@ -205,11 +203,14 @@ def ascent_item(plan: Plan, *thresholds: float) -> Job:
     return replace(JobCatalog(plan).groups[0].job, trials=tuple(trials))
 
 
-def test_a_deeper_ascent_answers_for_a_shallower(plan: Plan, tmp_path: Path) -> None:
+def test_a_deeper_ascent_answers_for_a_shallower(
+    plan: Plan, made: Place, tmp_path: Path
+) -> None:
     place = Place(plan, tmp_path)
+    place.take(made, "train_victim")
     high, low = AXES["unlearn_threshold"]
     _, runs = place.do(ascent_item(plan, low))
-    assert [run.stage for run in runs] == ["train_victim", "unlearn", "score_neurons"]
+    assert [run.stage for run in runs] == ["unlearn", "score_neurons"]
     _, runs = place.do(ascent_item(plan, high))
     assert [run.stage for run in runs] == ["score_neurons"]
     scored = place.findings.scores(plan.trials[-1])
@@ -221,6 +222,7 @@ def test_a_shallow_ascent_does_not_answer_for_a_deeper(
     plan: Plan, made: Place, tmp_path: Path
 ) -> None:
     place = Place(plan, tmp_path)
+    place.take(made, "train_victim")
     high, low = AXES["unlearn_threshold"]
     place.do(ascent_item(plan, high))
     _, runs = place.do(ascent_item(plan, low))

@@ -142,15 +142,18 @@ def test_what_is_right_already_is_not_written_again(tmp_path: Path) -> None:
     assert [attributes for *_, attributes in stored(place)["search"]] == [longer.user_attrs]
 
 
-def rows_without(tmp_path: Path) -> list[dict[str, Any]]:
-    alone = tmp_path / "alone"
-    alone.mkdir()
+@pytest.fixture(scope="module")
+def rows_without(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The rows of the study without a storage."""
+    alone = tmp_path_factory.mktemp("alone")
     desk = Desk(study_of(alone), alone)
     Workers(Random(0), 3).run(desk)
     return desk.rows()
 
 
-def test_a_locked_database_costs_the_study_nothing(tmp_path: Path) -> None:
+def test_a_locked_database_costs_the_study_nothing(
+    tmp_path: Path, rows_without: list[dict[str, Any]]
+) -> None:
     file = tmp_path / "o.db"
     place = f"sqlite:///{file}?timeout=0.2"
     open_storage(place)
@@ -161,7 +164,7 @@ def test_a_locked_database_costs_the_study_nothing(tmp_path: Path) -> None:
     started = time.monotonic()
     Workers(Random(0), 3).run(desk)
     assert time.monotonic() - started < 20
-    assert desk.rows() == rows_without(tmp_path)
+    assert desk.rows() == rows_without
     reason = follower.close(20)
     assert "locked" in reason
     holder.execute("ROLLBACK")
@@ -182,12 +185,12 @@ def test_a_locked_database_costs_the_study_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_a_storage_that_is_not_there_is_named_without_its_password(
-    place: str, said: str, tmp_path: Path
+    place: str, said: str, tmp_path: Path, rows_without: list[dict[str, Any]]
 ) -> None:
     desk = Desk(study_of(tmp_path), tmp_path)
     follower = followed(desk, place, 0.0)
     Workers(Random(0), 3).run(desk)
-    assert desk.rows() == rows_without(tmp_path)
+    assert desk.rows() == rows_without
     reason = follower.close(30)
     assert reason
     assert said in reason
