@@ -45,7 +45,7 @@ grid:
 victim: {{epochs: {epochs}, batch_size: 64, min_acc: 0, min_asr: 0}}
 prune: none
 resources: {{workers: 2, gpu: 0}}
-mlflow: {{uri: "sqlite:///{folder}/mlflow.db"}}
+mlflow: {{uri: "sqlite:///{folder}/mlflow.db", log_models: {models}}}
 store: {folder}/store
 """
 CPU = torch.device("cpu")
@@ -61,11 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     if given.plain is not None:
         run_plainly(given.plain, inline=given.inline)
         return
-    axes = {"thresholds": "0.1, 0.2, 0.4", "ratios": "0.0, 0.5, 1.0"}
+    fields = {"thresholds": "0.1, 0.2, 0.4", "ratios": "0.0, 0.5, 1.0", "models": "best"}
     if given.quick:
         given.width, given.epochs, given.relearn, given.inline = 1, 1, 1, True
-        axes = {"thresholds": "0.2, 0.4", "ratios": "1.0"}
-    duel = Duel(axes, given.width, given.epochs, given.relearn, inline=given.inline)
+        fields = {"thresholds": "0.2, 0.4", "ratios": "1.0", "models": "none"}
+    duel = Duel(fields, given.width, given.epochs, given.relearn, inline=given.inline)
     contenders: dict[str, Callable[[], None]] = {"plain Tune": duel.plainly, "ours": duel.ours}
     clocks = in_turn(contenders, given.rounds)
     duel.check()
@@ -100,9 +100,9 @@ class Duel:
     """The same grid run in both ways, in processes of their own."""
 
     def __init__(
-        self, axes: dict[str, str], width: int, epochs: int, relearn: int, *, inline: bool
+        self, fields: dict[str, str], width: int, epochs: int, relearn: int, *, inline: bool
     ) -> None:
-        self._fields = {**axes, "width": width, "epochs": epochs, "relearn": relearn}
+        self._fields = {**fields, "width": width, "epochs": epochs, "relearn": relearn}
         self._inline = ["--inline"] if inline else []
         self._rows: dict[str, list[list[float]]] = {}
         self.work: dict[str, list[int]] = {}

@@ -16,21 +16,6 @@ from tests.system_tests.commands import TINY, Command, adopting, left, such, tit
 
 
 @pytest.mark.usefixtures("tables")
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (("--set", "victim.epochs=0"), 2),
-        (("--set", "budget.trials=1"), 4),
-    ],
-)
-def test_nothing_is_left_of_a_study_that_ended(
-    command: Command, arguments: tuple[str, ...], code: int
-) -> None:
-    command.write(TINY)
-    command.run("grid.yaml", "--set", "resources.workers=1", *arguments, code=code)
-
-
-@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("daemon", ["gcs_server", "raylet"])
 def test_nothing_is_left_of_a_study_whose_ray_lost(command: Command, daemon: str) -> None:
     command.write(TINY)

@@ -14,7 +14,7 @@ from playwright.sync_api import BrowserContext, Page
 
 from tests.browser import chromium
 from tests.servers import free_port, tracking_server, wait_for
-from tests.system_tests.commands import Command
+from tests.system_tests.commands import SMALL, Command
 
 SECONDS = 120_000  # milliseconds: a page of MLflow is megabytes of script
 NOT_OURS = (
@@ -47,12 +47,22 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(undisturbed: Command, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """A part of the small study, with models."""
+    changes = ("grid.seed=0", "grid.relearn_lr=0.01", "prune=none", "mlflow.log_models=best")
+    with Command(tmp_path_factory.mktemp("study")) as command:
+        command.write(SMALL)
+        command.run("grid.yaml", "--inline", *(word for one in changes for word in ("--set", one)))
+        yield command
+
+
+@pytest.fixture(scope="module")
+def site(study: Command, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("server")
-    database = f"sqlite:///{undisturbed.folder}/runs/mlflow.db"
+    database = f"sqlite:///{study.folder}/runs/mlflow.db"
     settings = {
         "MLFLOW_BACKEND_STORE_URI": database,
-        "MLFLOW_ARTIFACTS_DESTINATION": str(undisturbed.folder / "runs/mlartifacts"),
+        "MLFLOW_ARTIFACTS_DESTINATION": str(study.folder / "runs/mlartifacts"),
     }
     with tracking_server(folder, free_port(), **settings) as address:
         wait_for(f"{address}/health")
@@ -60,7 +70,7 @@ def site(undisturbed: Command, tmp_path_factory: pytest.TempPathFactory) -> Iter
         experiment = client.get_experiment_by_name("small")
         assert experiment is not None
         runs = list(client.search_runs([experiment.experiment_id], max_results=1000))
-        results, printed = undisturbed.results(), undisturbed.printed
+        results, printed = study.results(), study.printed
         yield Site(address, experiment.experiment_id, runs, results, printed)
 
 
