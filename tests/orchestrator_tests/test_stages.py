@@ -203,9 +203,7 @@ def ascent_item(plan: Plan, *thresholds: float) -> Job:
     return replace(JobCatalog(plan).groups[0].job, trials=tuple(trials))
 
 
-def test_a_deeper_ascent_answers_for_a_shallower(
-    plan: Plan, made: Place, tmp_path: Path
-) -> None:
+def test_a_deeper_ascent_answers_for_a_shallower(plan: Plan, made: Place, tmp_path: Path) -> None:
     place = Place(plan, tmp_path)
     place.take(made, "train_victim")
     high, low = AXES["unlearn_threshold"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.system_tests.clusters import CLUSTER, Cluster
-from tests.system_tests.commands import ROOT, SMALL, Command, computed, same
+from tests.system_tests.commands import ROOT, TINY, Command, computed, same
 
 # The GPUs are declared: Ray's bookkeeping of them is real, the computing is done on the CPU.
 SHARES = """\
@@ -19,7 +19,7 @@ resources:
   stages: {train_victim: {gpu: 1}}
   architectures: {preact_resnet18: {stages: {unlearn: {gpu: 0.25}}}}
 """
-SHARED = SMALL.replace("resources: {workers: 2}\n", SHARES)
+SHARED = f"{TINY}{SHARES}".replace("attack: badnets\n", "attack: badnets\n  seed: [0, 1]\n")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,15 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """The study, run inline from start to end."""
+    with Command(tmp_path_factory.mktemp("alone")) as command:
+        command.write(SHARED)
+        command.run("grid.yaml", "--inline")
+        yield command
+
+
+@pytest.fixture(scope="module")
 def cluster(broken: Path) -> Iterator[Cluster]:
     with Cluster() as nodes:
         nodes.start(cpus=1, gpus=1, path=broken)
@@ -58,7 +67,7 @@ def joining(tmp_path: Path, wheel: Path) -> Iterator[Command]:
 
 
 def test_a_node_lost_and_another_joined_change_nothing(
-    joining: Command, undisturbed: Command, cluster: Cluster, broken: Path
+    joining: Command, alone: Command, cluster: Cluster, broken: Path
 ) -> None:
     """From a wheel, on nodes that have no code of ours but what the driver sends them."""
     second = cluster.start(cpus=1, gpus=1, path=broken)
@@ -68,12 +77,12 @@ def test_a_node_lost_and_another_joined_change_nothing(
     cluster.kill(second)
     done = joining.listed()
     assert process.poll() is None
-    assert done < len(undisturbed.stages())
+    assert done < len(alone.stages())
     cluster.start(cpus=1, gpus=1, path=broken)
     _, err = joining.end(process)
     assert err == ""
-    same(joining.results(), undisturbed.results())
-    assert set(computed(undisturbed.stages())) <= set(computed(joining.stages()))
+    same(joining.results(), alone.results())
+    assert set(computed(alone.stages())) <= set(computed(joining.stages()))
 
 
 def unplaced(message: str) -> str:
@@ -102,7 +111,7 @@ def test_what_could_never_run_is_refused(joining: Command, cluster: Cluster) -> 
 
 
 def test_the_head_gone_is_told_in_a_line_and_the_study_goes_on_elsewhere(
-    joining: Command, undisturbed: Command, cluster: Cluster
+    joining: Command, alone: Command, cluster: Cluster
 ) -> None:
     joining.write(SHARED)
     process = joining.start("grid.yaml", "--address", cluster.address)
@@ -114,7 +123,7 @@ def test_the_head_gone_is_told_in_a_line_and_the_study_goes_on_elsewhere(
     assert "raylet" not in out
     assert "Traceback" not in out
     joining.run("grid.yaml", "--inline")
-    same(joining.results(), undisturbed.results())
+    same(joining.results(), alone.results())
 
 
 def test_a_node_without_our_dependencies_is_told_in_a_line(
@@ -123,7 +132,7 @@ def test_a_node_without_our_dependencies_is_told_in_a_line(
     place = tmp_path_factory.mktemp("lacking")
     missing = "raise ModuleNotFoundError(\"No module named 'safetensors'\")"
     (place / "safetensors.py").write_text(missing)
-    joining.write(SMALL)
+    joining.write(TINY)
     with Cluster() as lacking:
         lacking.start(cpus=2, gpus=0, path=place)
         _, err = joining.run("grid.yaml", "--address", lacking.address, code=3)

@@ -34,7 +34,9 @@ def test_a_wrong_file_is_refused_at_once_and_nothing_is_written(command: Command
 
 
 def test_the_plan_needs_no_data_and_writes_nothing(command: Command) -> None:
-    command.write(SMALL.replace("dataset: {name: digits, size: 8}", "dataset: {arrays: absent.npz}"))
+    command.write(
+        SMALL.replace("dataset: {name: digits, size: 8}", "dataset: {arrays: absent.npz}")
+    )
     out, err = command.run("grid.yaml", "--plan")
     assert "4 scenarios × 8 settings = 32 trials" in out
     assert err == ""

@@ -1,11 +1,8 @@
-"""Faults of the store and of the driver, each to the end: the same table, or a clear line."""
+"""Faults of the store, each to the end: the same table, or a clear line."""
 
-import os
 import re
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +10,7 @@ from random import Random
 
 import pytest
 
-from tests.system_tests.commands import ROOT, SMALL, TINY, Command, computed, same
-
-KILLS = 4
+from tests.system_tests.commands import ROOT, TINY, Command, computed, same
 
 
 @pytest.fixture(scope="module")
@@ -25,30 +20,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         command.write(TINY)
         command.run("grid.yaml", "--inline")
         yield command
-
-
-def test_a_driver_killed_at_random_moments_loses_nothing(
-    command: Command, undisturbed: Command
-) -> None:
-    """Moments in time, not between stages: some fall into the writing of a file."""
-    command.write(SMALL)
-    source = Random(20261125)
-    whole = len(undisturbed.stages())
-    killed = 0
-    while killed < KILLS:
-        listed = command.listed()
-        process = command.start("grid.yaml", "--inline")
-        if listed < whole * killed // KILLS:  # let the kills be spread over the study
-            command.wait_for_stages(listed + 1 + source.randrange(whole // KILLS))
-        time.sleep(source.random() / 3)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            killed += 1
-        process.communicate()
-        assert command.listed() < whole, "the study was over before the last kill"
-    command.run("grid.yaml", "--inline")
-    same(command.results(), undisturbed.results())
-    assert computed(command.stages()) == computed(undisturbed.stages())
 
 
 @contextmanager

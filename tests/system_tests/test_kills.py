@@ -3,11 +3,15 @@
 import os
 import signal
 import subprocess
+import time
+from random import Random
 
 import psutil
 import pytest
 
 from tests.system_tests.commands import SECONDS, SMALL, Command, computed, same, wait_until
+
+KILLS = 4
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -85,3 +89,27 @@ def test_signals_keep_everything_and_say_how_to_go_on(
     command.run("grid.yaml", "--inline")
     same(command.results(), undisturbed.results())
     assert set(computed(undisturbed.stages())) <= set(computed(command.stages()))
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_driver_killed_at_random_moments_loses_nothing(
+    command: Command, undisturbed: Command
+) -> None:
+    """Moments in time, not between stages: some fall into the writing of a file."""
+    command.write(SMALL)
+    source = Random(20261125)
+    whole = len(undisturbed.stages())
+    killed = 0
+    while killed < KILLS:
+        listed = command.listed()
+        process = command.start("grid.yaml", "--inline")
+        if listed < whole * killed // KILLS:  # let the kills be spread over the study
+            command.wait_for_stages(listed + 1 + source.randrange(whole // KILLS))
+        time.sleep(source.random() / 3)
+        if process.poll() is None:
+            kill(process)
+            killed += 1
+        assert command.listed() < whole, "the study was over before the last kill"
+    command.run("grid.yaml", "--inline")
+    same(command.results(), undisturbed.results())
+    assert computed(command.stages()) == computed(undisturbed.stages())
