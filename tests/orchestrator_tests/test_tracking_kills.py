@@ -118,13 +118,13 @@ send({str(tmp_path)!r}, 2)
 def test_a_kill_at_an_odd_moment_doubles_and_loses_nothing(tmp_path: Path, template: Path) -> None:
     path = tmp_path / "mlflow.db"
     shutil.copyfile(template, path)
-    with start(f"{DRIVER}send({str(tmp_path)!r}, 60)") as process:
-        while process.poll() is None and len(rows(path, "select 1 from runs")) < 15:
+    with start(f"{DRIVER}send({str(tmp_path)!r}, 30)") as process:
+        while process.poll() is None and len(rows(path, "select 1 from runs")) < 8:
             sleep(0.003)
         process.kill()
-    assert 15 <= len(rows(path, "select 1 from runs")) < 61
-    assert send(tmp_path, 60).left == 0
-    check(path, 60)
+    assert 8 <= len(rows(path, "select 1 from runs")) < 31
+    assert send(tmp_path, 30).left == 0
+    check(path, 30)
 
 
 def test_a_new_database_is_made_in_silence(tmp_path: Path) -> None:
