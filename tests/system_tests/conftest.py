@@ -9,7 +9,7 @@ import pytest
 from orchestrator.tracking.sqlite_setup import ensure_database
 from tests.system_tests.commands import SMALL, Command
 
-LONGEST = ("kills", "cluster", "limits", "command", "plugins", "leftovers", "executors", "search")
+LONGEST = ("kills", "cluster", "executors", "command", "leftovers", "search", "plugins", "limits")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
