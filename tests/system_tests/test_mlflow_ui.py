@@ -146,7 +146,7 @@ def test_the_printed_link_shows_scenarios_before_and_after(site: Site, page: Pag
             for when in ("before", "after"):
                 column = f"{metric}_{when}_report"
                 assert float(cells[column]) == pytest.approx(row[column])
-        for axis in ("unlearn_threshold", "reinit_ratio", "relearn_lr"):
+        for axis in ("unlearn_threshold", "reinit_ratio"):
             assert f"{axis}={row[axis]}" in cells["best_setting"]
 
 
