@@ -1,6 +1,7 @@
 """The end of a study on the terminal: what worked, in one table."""
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from orchestrator.reporting.text import (
 from orchestrator.scheduler.decisions import Status
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.study_folder import StudyFolder
+
+_NUMBERS = 64  # columns that the numbers of the table take
 
 
 def print_summary(
@@ -73,7 +76,7 @@ def print_summary(
         soft_wrap=True,
     )
     table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("scenario", min_width=9, overflow="fold")
+    table.add_column("scenario", no_wrap=True)
     for name in ("n", "ACC", "ASR", "RA", "DER"):
         table.add_column(name, justify="right", no_wrap=True)
     families = summary.families()
@@ -82,10 +85,22 @@ def print_summary(
         weak = sum(outcome.took is False for outcome in outcomes)
         measured = [outcome for outcome in sound(outcomes) if outcome.common is not None]
         table.add_row(
-            escape(names[family]) + (f" [yellow]({weak} weak)[/]" if weak else ""),
+            "\n".join(map(escape, folded(names[family], console.width - _NUMBERS)))
+            + (f" [yellow]({weak} weak)[/]" if weak else ""),
             *_cells(measured),
         )
     console.print(table)
+
+
+def folded(name: str, width: int) -> list[str]:
+    """Return a name in lines of `width` characters, broken where no number is, if possible."""
+    lines = [""]
+    parts = re.findall(r"[^\s(,=_-]+[\s(,=_-]*", name)
+    for part in (p[i : i + width] for p in parts for i in range(0, len(p), width)):
+        if lines[-1] and len((lines[-1] + part).rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return [line.rstrip() for line in lines]
 
 
 def _names(names: Names, families: list[Family]) -> dict[Family, str]:

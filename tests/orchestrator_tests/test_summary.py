@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.summary import print_summary
+from orchestrator.cli.summary import folded, print_summary
 from orchestrator.spec.model import Study, VictimRule
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
@@ -122,3 +122,21 @@ def test_some_weak_victims_are_counted_beside_their_family(tmp_path: Path) -> No
     rows.to_csv(table, index=False)
     weak = [line for line in printed(table, width=120) if "weak" in line]
     assert [line.split()[:4] for line in weak] == [["blended", "(2", "weak)", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("badnets", ["badnets"]),
+        (
+            "badnets digits preact_resnet18(width=8)",
+            ["badnets digits", "preact_resnet18(", "width=8)"],
+        ),
+        ("sig arrays(cifar10-10000.npz)", ["sig arrays(", "cifar10-", "10000.npz)"]),
+        ("x" * 20, ["x" * 17, "xxx"]),
+        ("", [""]),
+    ],
+)
+def test_long_names_break_where_no_number_is(name: str, lines: list[str]) -> None:
+    assert folded(name, 17) == lines
+    assert "".join(lines).replace(" ", "") == name.replace(" ", "")
