@@ -1,5 +1,6 @@
 """A study from its definition to its report."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from orchestrator.cli.logs import StartLog, TrialLogs
 from orchestrator.cli.plan import check_start, counts
 from orchestrator.cli.progress import ProgressState, ProgressView
 from orchestrator.cli.summary import print_summary, shared
-from orchestrator.errors import BudgetExhausted, ResourceError
+from orchestrator.errors import BudgetExhausted, ResourceError, SpecError
 from orchestrator.executor.base import Executor, executor
-from orchestrator.files import write_text
+from orchestrator.files import read_table, write_text
 from orchestrator.pipeline.victims import check_imports
 from orchestrator.plan.columns import CONFUSION, CURVES, count
 from orchestrator.plan.cost_model import lengths
@@ -136,6 +137,13 @@ class _Run:
     def go(self) -> int:
         """Do what is left, write everything, and return the exit code."""
         self.console.print(f"[bold]{self.plan.study.name}[/]: {counts(self.plan)}", soft_wrap=True)
+        former = self._former_trials()
+        if self.plan.study.search is None and former > len(self.plan.trials):
+            left = former - len(self.plan.trials)
+            self._say(
+                f"the table here had {count(former, 'trial')}; {left:,} more than this grid has "
+                f"leave it, and their results stay in the store"
+            )
         whole = False
         try:
             several = self.shares.likely(self._chosen.nodes, self.plan.scenarios) > 1
@@ -164,6 +172,12 @@ class _Run:
         if self._lacking:
             self.interrupts.check()
         return 1 if failures else 0
+
+    def _former_trials(self) -> int:
+        """Return how many rows the table of results has so far."""
+        with suppress(SpecError):  # there is none, or it is damaged: it is written anew
+            return len(read_table(self.folder.path / "results.csv", ()).rows)
+        return 0
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""

@@ -27,6 +27,7 @@ from orchestrator.reporting.text import (
     peers_sentence,
     sampler_sentence,
     seeds_sentence,
+    unflagged_sentence,
     weak_sentence,
 )
 from orchestrator.scheduler.decisions import Status
@@ -51,7 +52,8 @@ def print_summary(
     results = read_results(results_file)
     summary = summarise(results, objective, sampler, lowest=lowest)
     console.print()
-    for warning in filter(None, (weak_sentence(summary), sampler_sentence(summary))):
+    warnings = (weak_sentence(summary), sampler_sentence(summary), unflagged_sentence(summary))
+    for warning in filter(None, warnings):
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items() if number)
     console.print(f"{count(len(results.trials), 'trial')}: {counts}", soft_wrap=True)

@@ -196,7 +196,8 @@ def answer(summary: Summary, names: Names) -> list[str]:
     if summary.all_weak:
         sentences = [weak_sentence(summary), sampler_sentence(summary), f"{_trials(summary)}."]
     else:
-        sentences = [_best(summary), peers_sentence(summary), seeds_sentence(summary)]
+        sentences = [unflagged_sentence(summary), _best(summary), peers_sentence(summary)]
+        sentences += [seeds_sentence(summary)]
         sentences += [sampler_sentence(summary), _progress(summary), _failures(summary, names)]
     return [sentence for sentence in sentences if sentence]
 
@@ -211,6 +212,18 @@ def weak_sentence(summary: Summary) -> str:
         f"{which}: ACC or ASR is below what the study demands of a victim. So no setting is "
         f"best, and no number here says anything about a defence. Train victims for more epochs "
         f"(victim.epochs) or raise the poison ratio (poison_ratio)."
+    )
+
+
+def unflagged_sentence(summary: Summary) -> str:
+    """Say that ULRL changed nothing beyond fine-tuning, where that is so in every done trial."""
+    done = [trial for outcome in summary.outcomes for trial in outcome.trials if trial.done]
+    if not done or any(trial.cells.get("plain_fine_tuning") != "True" for trial in done):
+        return ""
+    which = "the only done trial" if len(done) == 1 else f"any of the {len(done):,} done trials"
+    return (
+        f"No neuron is flagged in {which}: each is plain fine-tuning, and neither threshold nor "
+        f"ratio makes a difference."
     )
 
 
@@ -240,6 +253,10 @@ def peers_sentence(summary: Summary) -> str:
         )
     if not others:
         return left.strip()
+    level = sum(rival.lead.mean == 0 for _, rival in summary.rivals)
+    if level:
+        verb = "is" if level == 1 else "are"
+        left = f" {count(level, 'setting')} {verb} exactly level with it; the first is named.{left}"
     lead = summary.rivals[0][1].lead
     if lead.p is None:
         noun = "the other setting is" if others == 1 else f"the {others} other settings are"

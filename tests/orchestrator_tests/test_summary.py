@@ -140,3 +140,31 @@ def test_some_weak_victims_are_counted_beside_their_family(tmp_path: Path) -> No
 def test_long_names_break_where_no_number_is(name: str, lines: list[str]) -> None:
     assert folded(name, 17) == lines
     assert "".join(lines).replace(" ", "") == name.replace(" ", "")
+
+
+@pytest.mark.parametrize(("flagged", "said"), [("none", True), ("one trial", False)])
+def test_a_study_in_which_nothing_is_flagged_says_so_first(
+    tmp_path: Path, flagged: str, *, said: bool
+) -> None:
+    table = made(tmp_path)
+    rows = pd.read_csv(table, keep_default_na=False, dtype=str)
+    rows.plain_fine_tuning = "True"
+    if flagged == "one trial":
+        rows.loc[3, "plain_fine_tuning"] = "False"
+    rows.to_csv(table, index=False)
+    text = "\n".join(printed(table))
+    sentence = "No neuron is flagged in any of the 24 done trials: each is plain fine-tuning"
+    assert (sentence in text) is said
+
+
+def test_settings_that_are_exactly_level_are_counted(tmp_path: Path) -> None:
+    table = made(tmp_path)
+    rows = pd.read_csv(table, keep_default_na=False, dtype=str)
+    numbers = [name for name in map(str, rows) if "_after_" in name or name.startswith("der_")]
+    first = rows.groupby(["attack", "seed"])[numbers].transform("first")
+    level = rows.alpha == "0.5"
+    rows.loc[level, numbers] = first[level]
+    rows.loc[~level, "der_selection"] = "0.1"
+    rows.to_csv(table, index=False)
+    text = " ".join(printed(table))
+    assert "1 setting is exactly level with it; the first is named." in text
