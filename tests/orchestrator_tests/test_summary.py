@@ -148,7 +148,7 @@ def test_a_study_in_which_nothing_is_flagged_says_so_first(
 ) -> None:
     table = made(tmp_path)
     rows = pd.read_csv(table, keep_default_na=False, dtype=str)
-    rows.plain_fine_tuning = "True"
+    rows["plain_fine_tuning"] = "True"
     if flagged == "one trial":
         rows.loc[3, "plain_fine_tuning"] = "False"
     rows.to_csv(table, index=False)
