@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StudyError as stop:
         code, text = stop.exit_code, str(stop) if isinstance(stop, SpecError) else f"error: {stop}"
         if isinstance(stop, Interrupted | BudgetExhausted):
-            words = map(redacted, sys.argv[1:] if argv is None else argv)
+            words = map(redacted, _without_redo(sys.argv[1:] if argv is None else argv))
             first, *others = _parser().prog.split()
             again = shlex.join([program(first), *others, *words])
             text = f"stopped by {stop}; nothing finished is lost. To go on: {again}"
@@ -50,6 +50,9 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     from orchestrator.spec.load import load_study, missing_data
 
     study = load_study(str(arguments.grid), arguments.set, root)
+    if arguments.plan and (arguments.redo or arguments.redo_victims):
+        text = "--redo deletes results and --plan changes nothing; give one of them"
+        raise SpecError([f"command line: {text}"])
     out = (arguments.out or Path("runs") / study.name).absolute()
     if arguments.plan:
         from orchestrator.cli.plan import StudyPlan
@@ -59,6 +62,7 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
         if failure is not None and failure.errno != errno.EPIPE:  # its reader may have seen enough
             raise ResourceError(f"the plan cannot be written: {failure.strerror}")
         return 0
+    from orchestrator.cli.redo import Redo
     from orchestrator.cli.run import run_study
 
     missing = missing_data(study)
@@ -72,6 +76,7 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
         address=None if arguments.address is None else Address(arguments.address),
         inline=arguments.inline,
         verbose=arguments.verbose,
+        redo=Redo(trials=arguments.redo, victims=arguments.redo_victims),
     )
 
 
@@ -91,11 +96,27 @@ def _parser() -> Parser:
     )
     text = "override a value of the file by its dotted path; may be repeated"
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=text)
+    _add_redo(parser)
     parser.add_argument(
         "--inline", action="store_true", help="no Ray, one process; the same results"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show libraries' messages")
     return parser
+
+
+def _add_redo(parser: argparse.ArgumentParser) -> None:
+    text = "forget the results of these trials first, to compute them again; may be repeated"
+    form = "'COLUMN=VALUE and ...'"
+    parser.add_argument("--redo", metavar=form, action="append", default=[], help=text)
+    text = "forget these victims first, and all that rests on them; may be repeated"
+    parser.add_argument("--redo-victims", metavar=form, action="append", default=[], help=text)
+
+
+def _without_redo(words: Sequence[str]) -> list[str]:
+    """Return a command line that goes on: what it had forgotten is not forgotten again."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_redo(parser)
+    return parser.parse_known_args(words)[1]
 
 
 def command() -> int:

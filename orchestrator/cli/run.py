@@ -12,6 +12,7 @@ from orchestrator.address import Address
 from orchestrator.cli.logs import StartLog, TrialLogs
 from orchestrator.cli.plan import check_start, counts
 from orchestrator.cli.progress import ProgressState, ProgressView
+from orchestrator.cli.redo import Redo
 from orchestrator.cli.summary import print_summary, shared
 from orchestrator.errors import BudgetExhausted, ResourceError, SpecError
 from orchestrator.executor.base import Executor, executor
@@ -45,7 +46,7 @@ STORAGE_SECONDS = 60.0  # for Optuna's storage at the end of a study
 HURRIED_SECONDS = 5.0  # for MLflow and Optuna's storage when the study ends early
 
 
-def run_study(
+def run_study(  # noqa: PLR0913 - what the command says, by name
     study: Study,
     out: Path,
     console: Console,
@@ -54,18 +55,28 @@ def run_study(
     address: Address | None,
     inline: bool,
     verbose: bool,
+    redo: Redo | None = None,
 ) -> int:
-    """Run what is left of a study and return the exit code of the command."""
+    """Run what is left of a study and return the exit code of the command.
+
+    What `redo` chooses is forgotten first, so that it is computed again.
+    """
     plan = make_plan(study)
     folder = StudyFolder(out)
     store = Store(study.store)
     check_start(folder, store)
+    if redo:
+        redo.chosen(make_plan(study, recorded(study, folder)), folder)  # refused before it starts
     check_imports(plan)
     store.check()
     log = folder.logs / "ray.log"
     how = executor(study, console, log, address=address, inline=inline, verbose=verbose)
     with folder.held(), how as chosen:
         plan = make_plan(study, recorded(study, folder))
+        if redo:
+            keys = CacheKeys(study.victim, Shares(study, chosen.nodes).compute)
+            line = redo.forget(plan, folder, StageResults(store, keys))
+            console.print(line, soft_wrap=True, markup=False)
         return _Run(plan, folder, store, console, interrupts, chosen).go()
 
 

@@ -206,6 +206,24 @@ class Store:
         with contextlib.suppress(OSError), self._reached("written to"):
             self._files.rm_file(self._path(stage, key))
 
+    def remove(self, stage: str, key: str) -> bool:
+        """Remove a result for sure, and return whether one was there.
+
+        Raises:
+            ResourceError: It cannot be removed.
+        """
+        path = self._path(stage, key)
+        try:
+            with self._reached("written to"):
+                if not self._files.exists(path):
+                    return False
+                self._files.rm_file(path)
+        except FileNotFoundError:  # another process was faster
+            return False
+        except OSError as error:
+            raise ResourceError(f"the store {self.url} cannot be written to ({error})") from error
+        return True
+
     def lock(self, stage: str, key: str) -> ResultLock:
         """Return the lock on a result: who computes it, holds it."""
         folder = self.folder

@@ -7,7 +7,7 @@ import socket
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -137,6 +137,15 @@ class StudyFolder:
         """Keep the curve of a relearning that was cut: it is what the decision rests on."""
         with self._cuts_file.open("a") as file:
             file.write(json.dumps({"key": key, "curve": curve}) + "\n")
+
+    def drop_cuts(self, keys: Collection[str]) -> int:
+        """Forget the curves of relearnings that were cut, by their keys; return how many."""
+        cuts = self.cuts()
+        left = {key: curve for key, curve in cuts.items() if key not in keys}
+        if len(left) < len(cuts):
+            lines = [json.dumps({"key": key, "curve": curve}) for key, curve in left.items()]
+            write_text(self._cuts_file, "".join(f"{line}\n" for line in lines))
+        return len(cuts) - len(left)
 
     def settings(self) -> list[object]:
         """Return the settings that were drawn for this study, in that order, as plain values."""

@@ -1,0 +1,224 @@
+"""Results to compute again: ``--redo`` and ``--redo-victims``."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from orchestrator.errors import SpecError
+from orchestrator.files import read_table
+from orchestrator.pipeline.chain import chain_of, reached
+from orchestrator.plan.columns import SCENARIO, count
+from orchestrator.plan.labels import cell_text
+from orchestrator.plan.plan import Plan, Scenario, Trial
+from orchestrator.scheduler.decisions import Status
+from orchestrator.spec.rules import nearest
+from orchestrator.store.lookup import StageResults
+from orchestrator.store.serialization import (
+    ASCENT,
+    EVALUATION,
+    RELEARNING,
+    REPAIRED,
+    TRIGGER,
+    VICTIM,
+)
+from orchestrator.store.study_folder import StudyFolder
+
+MOST_LISTED = 12  # values of a column that a message names
+_AND = re.compile(r"\s+and\s+", re.IGNORECASE)
+
+_Conditions: TypeAlias = list[tuple[str, str]]  # column and value
+_Point: TypeAlias = Mapping[str, tuple[Any, ...]]  # all names of a trial's value, by column
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redo:
+    """Which results of a study are forgotten before it resumes.
+
+    Attributes:
+        trials: Filters, as ``attack=sig and reinit_ratio=0.5``; what meets one of them is chosen.
+        victims: Likewise, by the columns of scenarios.
+    """
+
+    trials: Sequence[str] = ()
+    victims: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.trials or self.victims)
+
+    def chosen(self, plan: Plan, folder: StudyFolder) -> tuple[list[Trial], list[Scenario]]:
+        """Return the trials and the victims that the filters choose.
+
+        Raises:
+            SpecError: A filter is none, names an unknown column or value, or chooses nothing.
+        """
+        problems: list[str] = []
+        trials: dict[int, Trial] = {}
+        scenarios: dict[int, Scenario] = {}
+        if self.trials:
+            statuses = _statuses(plan, folder) if "status" in " ".join(self.trials) else {}
+            points = [(t, _point(plan, t, statuses.get(t.number, "pending"))) for t in plan.rows]
+            for text in self.trials:
+                found = _matching("--redo", "trial", text, points, problems)
+                trials |= {trial.number: trial for trial in found}
+        if self.victims:
+            places = [(scenario, _names(scenario)) for scenario in plan.scenarios]
+            for text in self.victims:
+                matched = _matching("--redo-victims", "victim", text, places, problems)
+                scenarios |= {scenario.number: scenario for scenario in matched}
+        if problems:
+            raise SpecError([f"command line: {problem}" for problem in problems])
+        return list(trials.values()), list(scenarios.values())
+
+    def forget(self, plan: Plan, folder: StudyFolder, findings: StageResults) -> str:
+        """Delete the results that the filters choose from the store; return what was done.
+
+        What rests on a result goes before it, so that a kill leaves nothing that rests on
+        nothing.
+
+        Raises:
+            SpecError: As `chosen` does; then nothing is deleted.
+            ResourceError: The store cannot be written to.
+        """
+        trials, scenarios = self.chosen(plan, folder)
+        victims = {findings.keys.victim(scenario): scenario for scenario in scenarios}
+        of_victims = [t for t in plan.trials if findings.keys.victim(t.scenario) in victims]
+        last = _last_keys(findings, {t.number: t for t in (*trials, *of_victims)}.values())
+        store, keys = findings.store, findings.keys
+        gone = 0
+        cuts = folder.drop_cuts(last)
+        for key in last:
+            gone += store.remove(EVALUATION.name, keys.evaluation(key))
+            gone += sum(store.remove(stage.name, key) for stage in (RELEARNING, REPAIRED))
+        for stage, key in _first_stages(findings, of_victims):
+            gone += store.remove(stage, key)
+        for key in victims:
+            gone += store.remove(EVALUATION.name, keys.evaluation(key))
+            gone += sum(store.remove(stage.name, key) for stage in (VICTIM, TRIGGER))
+        named = [count(len(trials), "trial")] if trials else []
+        if scenarios:
+            named.append(f"{count(len(scenarios), 'victim')} with all that rests on them")
+        if not gone and not cuts:
+            return f"nothing is stored of {' and '.join(named)} to be forgotten"
+        own = {trial.number for trial in (*trials, *of_victims)}
+        others = [trial for trial in plan.trials if trial.number not in own]
+        shared = sum(key in last for trial in others for key in _last_keys(findings, [trial]))
+        cut = f" and {count(cuts, 'cut curve')}" if cuts else ""
+        also = f"{count(shared, 'other trial')} of this study and " if shared else ""
+        return (
+            f"forgot {count(gone, 'result')}{cut} of {' and '.join(named)}; {also}other studies "
+            f"that share them get the new ones"
+        )
+
+
+def _last_keys(findings: StageResults, trials: Iterable[Trial]) -> dict[str, None]:
+    """Return the keys of trials' last stages, as far as the stages before are stored."""
+    befores = [(trial, reached(findings, trial)) for trial in trials]
+    whole = [found[-1] for trial, found in befores if len(found) == len(chain_of(trial))]
+    return {found.relearn_key: None for found in whole if found.relearn_key}
+
+
+def _first_stages(findings: StageResults, trials: Sequence[Trial]) -> dict[tuple[str, str], None]:
+    """Return stage and key of all that trials have stored before their last stages."""
+    later: dict[tuple[str, str], None] = {}
+    ascents: dict[tuple[str, str], None] = {}
+    for trial in trials:
+        runs = reached(findings, trial)[-1].runs
+        later |= {(run.stage, run.key): None for run in reversed(runs) if run.stage != ASCENT.name}
+        if trial.method is None:  # to whatever threshold they went down
+            names = findings.store.names(ASCENT.name, findings.keys.ascent(trial))
+            ascents |= {(ASCENT.name, name): None for name in names}
+    return later | ascents
+
+
+def _matching(
+    option: str,
+    what: str,
+    text: str,
+    points: Sequence[tuple[Any, _Point]],
+    problems: list[str],
+) -> list[Any]:
+    """Return what meets all conditions of a filter; what is wrong with it is noted."""
+    at_first = len(problems)
+    conditions = _conditions(option, text, problems)
+    columns = list(points[0][1]) if points else []
+    for column, value in conditions:
+        if not points:
+            break
+        if column not in columns:
+            end = nearest(column, columns, "there are")
+            problems.append(f"{option}: {column!r} names no {what}{end}")
+        elif not any(_is_one(value, point[column]) for _, point in points):
+            there = dict.fromkeys(cell_text(name) for _, point in points for name in point[column])
+            end = nearest(value, there, "there are" if len(there) <= MOST_LISTED else "")
+            problems.append(f"{option}: no {what} has {column}={value}{end}")
+    found = [
+        one
+        for one, point in points
+        if len(problems) == at_first and all(_is_one(v, point[name]) for name, v in conditions)
+    ]
+    if not found and len(problems) == at_first:
+        problems.append(f"{option}: no {what} has {text}")
+    return found
+
+
+def _conditions(option: str, text: str, problems: list[str]) -> _Conditions:
+    conditions = []
+    for part in _AND.split(text.strip()):
+        column, equals, value = (word.strip() for word in part.partition("="))
+        if not (column and equals and value):
+            problems.append(
+                f"{option}: {part!r} is no condition; write COLUMN=VALUE, several joined by ' and '"
+            )
+            continue
+        conditions.append((column, value))
+    return conditions
+
+
+def _is_one(text: str, values: Collection[Any]) -> bool:
+    """Whether a text is one of the names of a value; 0.50 is 0.5."""
+    for value in values:
+        if text.lower() == cell_text(value).lower():
+            return True
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                if float(text) == value:
+                    return True
+            except ValueError:
+                continue
+    return False
+
+
+def _names(scenario: Scenario) -> _Point:
+    """Return the columns of a scenario; a bare name matches every variant."""
+    names: dict[str, tuple[Any, ...]] = {n: (v,) for n, v in scenario.columns.items()}
+    architecture = scenario.architecture
+    names["dataset"] += (scenario.dataset.name,)
+    names["architecture"] += (architecture.called, architecture.name)
+    return names
+
+
+def _point(plan: Plan, trial: Trial, status: str) -> _Point:
+    values = {name: (value,) for name, value in plan.point(trial).items() if name not in SCENARIO}
+    known = status if status in set(Status) else Status.PENDING.value
+    return {**_names(trial.scenario), **values, "status": (known,)}
+
+
+def _statuses(plan: Plan, folder: StudyFolder) -> dict[int, str]:
+    """Return what results.csv says of trials, by their number.
+
+    Raises:
+        SpecError: It cannot be read.
+    """
+    file = folder.path / "results.csv"
+    if not file.exists():
+        return {}
+    rows = read_table(file, ("status",)).rows
+    points = {trial.number: plan.point(trial) for trial in plan.trials}
+    names = list(next(iter(points.values()), {}))
+    known = {tuple(row.get(name) for name in names): row["status"] for row in rows}
+    cells = {
+        number: tuple("" if point[name] is None else str(point[name]) for name in names)
+        for number, point in points.items()
+    }
+    return {number: known[cell] for number, cell in cells.items() if cell in known}
