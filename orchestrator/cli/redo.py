@@ -73,8 +73,8 @@ class Redo:
     def forget(self, plan: Plan, folder: StudyFolder, findings: StageResults) -> str:
         """Delete the results that the filters choose from the store; return what was done.
 
-        What rests on a result goes before it, so that a kill leaves nothing that rests on
-        nothing.
+        What rests on a result goes before it: after a kill in between, nothing that is left
+        rests on a result that will be made anew.
 
         Raises:
             SpecError: As `chosen` does; then nothing is deleted.
