@@ -22,7 +22,14 @@ from rich.console import Console
 from orchestrator.errors import Interrupted
 
 
-class Parser(argparse.ArgumentParser):
+class Subparser(argparse.ArgumentParser):
+    """argparse with this project's form of an error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"command line: {message}\n{self.format_usage()}")
+
+
+class Parser(Subparser):
     """argparse for one of the commands: its own name in the help, this project's form of an error.
 
     Args:
@@ -43,9 +50,6 @@ class Parser(argparse.ArgumentParser):
             help="print what makes a shell complete this command",
             preamble={},
         )
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"command line: {message}\n{self.format_usage()}")
 
 
 def _version() -> str:

@@ -46,6 +46,9 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+SUFFIX = ".safetensors"
+# Where fsspec's file systems say when a file was written: local, S3, Azure, Google, memory.
+TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 # What reading a file can raise whose content is not what this module wrote.
 UNSOUND = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
@@ -68,6 +71,21 @@ class Entry:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     study: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """The file of a result.
+
+    Attributes:
+        size: In bytes.
+        stored: When, in seconds since 1970, if the place can tell.
+    """
+
+    stage: str
+    key: str
+    size: int
+    stored: float | None
 
 
 class Store:
@@ -187,7 +205,15 @@ class Store:
         Raises:
             ResourceError: The store is full, read-only or gone.
         """
-        path, content = self._path(stage, key), _encode(entry, stage, key)
+        self.put(stage, key, _encode(entry, stage, key))
+
+    def put(self, stage: str, key: str, content: bytes) -> None:
+        """Store what `content` returned of another store.
+
+        Raises:
+            ResourceError: The store is full, read-only or gone.
+        """
+        path = self._path(stage, key)
         try:
             with self._reached("written to"):
                 self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -200,6 +226,60 @@ class Store:
                 f"the store {self.url} cannot be written to ({error}); nothing stored is lost: "
                 f"make room, and run the same command again"
             ) from error
+
+    def content(self, stage: str, key: str) -> bytes | None:
+        """Return the file of a result, or None if there is no sound one.
+
+        Raises:
+            ResourceError: The store cannot be reached.
+        """
+        try:
+            with self._reached("read"):
+                content = bytes(self._files.cat_file(self._path(stage, key)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ResourceError(f"the store {self.url} cannot be read ({error})") from error
+        try:
+            _decode(BytesIO(content), stage, key, whole=True)
+        except UNSOUND:
+            return None
+        return content
+
+    def holdings(self) -> list["Holding"]:
+        """Return what the store holds, sound or not, by stage and key; nothing where none is.
+
+        Raises:
+            ResourceError: The store cannot be reached.
+        """
+        found = [
+            Holding(stage=parts[0], key=parts[2].removesuffix(SUFFIX), size=size, stored=stored)
+            for parts, size, stored in self._tree()
+            if len(parts) == 3 and parts[2].startswith(parts[1]) and parts[2].endswith(SUFFIX)
+        ]
+        return sorted(found, key=lambda one: (one.stage, one.key))
+
+    def is_something_else(self) -> bool:
+        """Whether there are files at this place, and none of them is a result."""
+        files = [parts for parts, _, _ in self._tree() if not parts[0].startswith(".")]
+        return bool(files) and not self.holdings()
+
+    def _tree(self) -> Iterator[tuple[tuple[str, ...], int, float | None]]:
+        """Yield path below the root, bytes and time of each file that may be an entry."""
+        try:
+            with self._reached("read"):
+                files = self._files.find(self._root, maxdepth=3, detail=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ResourceError(f"the store {self.url} cannot be read ({error})") from error
+        depth = len(PurePosixPath(self._root).parts)
+        for path, facts in files.items():
+            yield (
+                PurePosixPath(path).parts[depth:] or (PurePosixPath(path).name,),
+                int(facts.get("size") or 0),
+                _time_of(facts),
+            )
 
     def delete(self, stage: str, key: str) -> None:
         """Remove a result if it is there."""
@@ -239,13 +319,22 @@ class Store:
             return []
         files = (PurePosixPath(path) for path in paths)
         return sorted(
-            file.stem
-            for file in files
-            if file.name.startswith(prefix) and file.suffix == ".safetensors"
+            file.stem for file in files if file.name.startswith(prefix) and file.suffix == SUFFIX
         )
 
     def _path(self, stage: str, key: str) -> str:
-        return f"{self._root}/{stage}/{key[:2]}/{key}.safetensors"
+        return f"{self._root}/{stage}/{key[:2]}/{key}{SUFFIX}"
+
+
+def _time_of(facts: dict[str, Any]) -> float | None:
+    """Return when a file was written, by what its file system says of it."""
+    for name in TIMES:
+        value = facts.get(name)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return None
 
 
 def _encode(entry: Entry, stage: str, key: str) -> bytes:

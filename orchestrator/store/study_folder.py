@@ -85,6 +85,15 @@ class StudyFolder:
         rows = csv.reader(lines[1:])
         self._listed = {(row[0], row[1]) for row in rows if len(row) == len(STAGE_COLUMNS)}
 
+    def keys(self) -> set[str]:
+        """Return the keys of all results that the study rests on, or did.
+
+        Raises:
+            ResourceError: The list of executed stages is another program's.
+        """
+        rows = csv.reader(self._listed_lines(cut=False)[1:])
+        return {row[1] for row in rows if len(row) == len(STAGE_COLUMNS)}
+
     def record(self, runs: Iterable[StageRun]) -> None:
         """List stages that were executed just now, at once on disk.
 
