@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _merge(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> None:
     store, source = Store(arguments.store), Store(arguments.source)
     done = merge(store, source, interrupts.check)
-    _say(console, f"copied {_amount(done.copied)}; {done.there:,} were there already")
+    _say(console, f"copied {_amount(done.copied)}; {_entries(done.there)} already there")
     if done.damaged:
         _say(console, f"left out {_entries(done.damaged)} of {source.url}: damaged")
 

@@ -128,10 +128,9 @@ def rested_on(folders: Iterable[Path], store: Store) -> set[str]:
         SpecError: A folder is no study folder.
     """
     keys: set[str] = set()
+    own = None if store.folder is None else store.folder.resolve()
     for folder in folders:
-        if folder.is_file() or (
-            store.folder is not None and folder.resolve() == store.folder.resolve()
-        ):
+        if folder.is_file() or folder.resolve() == own:
             continue
         if not (folder / RECORD).is_file():
             raise SpecError([f"{folder}: no study folder; it has no {RECORD}"])

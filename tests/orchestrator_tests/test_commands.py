@@ -1,4 +1,4 @@
-"""The four commands as they are installed: names, version, completion, examples."""
+"""The five commands as they are installed: names, version, completion, examples."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from orchestrator.spec.load import load_study
 from orchestrator.study import main
 from orchestrator.terminal import Parser
 
-COMMANDS = ("ulrl-study", "ulrl-report", "ulrl-export", "ulrl-gallery")
+COMMANDS = ("ulrl-study", "ulrl-report", "ulrl-export", "ulrl-store", "ulrl-gallery")
 
 
 def test_each_command_is_installed_and_calls_what_its_module_is() -> None:

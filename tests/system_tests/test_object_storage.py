@@ -8,6 +8,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from orchestrator.store.__main__ import main
 from orchestrator.store.store import Entry, Store
 from tests.system_tests.commands import TINY, Command, computed, same
 
@@ -51,6 +52,25 @@ def test_a_study_on_object_storage_inline_and_with_ray(
         place = ("--set", "store=s3://bucket/ray", "--set", "name=again")
         command.run("grid.yaml", "--inline", *place)
         assert not command.stages("again").computed.any()
+
+
+def test_stores_are_merged_measured_and_cleaned(
+    tmp_path: Path, access: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    del access
+    local, remote = str(tmp_path / "store"), "s3://bucket/merged"
+    Store(local).write("unlearn", f"{KEY}-0.1", Entry(values={"a": 1}))
+    assert main(["merge", remote, local]) == 0
+    Store(remote).write("relearn", KEY, Entry(values={"b": 1}))
+    assert main(["merge", local, remote]) == 0
+    assert main(["usage", remote]) == 0
+    assert [len(Store(url).holdings()) for url in (local, remote)] == [2, 2]
+    assert "less than 1 day" in capsys.readouterr().out
+    assert main(["clean", remote, "--older-than", "1h", "--yes"]) == 0
+    assert capsys.readouterr().out == "nothing to delete among 2 entries\n"
+    assert main(["clean", local, "--older-than", "0h", "--yes"]) == 0
+    assert "deleted 2 entries, " in capsys.readouterr().out
+    assert [len(Store(url).holdings()) for url in (local, remote)] == [0, 2]
 
 
 def test_what_others_write_meanwhile_is_seen(access: dict[str, str]) -> None:
