@@ -169,8 +169,7 @@ def read_table(path: Path, required: Sequence[str], *, grows: bool = False) -> T
         raise SpecError([f"{path}: lacks the {word} {', '.join(missing)}"])
     for number, record in enumerate(records, start=2):
         if len(record) != len(header):
-            raise SpecError(
-                [f"{path}: row {number} has {len(record)} cells; the header has {len(header)}"]
-            )
+            cells = "1 cell" if len(record) == 1 else f"{len(record)} cells"
+            raise SpecError([f"{path}: row {number} has {cells}; the header has {len(header)}"])
     rows = tuple(dict(zip(header, record, strict=True)) for record in records)
     return Table(path=path, columns=tuple(header), rows=rows)

@@ -87,9 +87,10 @@ class StudyPlan:
         study, plan, cost, known = self._study, self._plan, self._cost, self._known
         console.print(f"[bold]{study.name}[/]: {counts(plan)}", soft_wrap=True)
         if study.search is not None:
-            drawn = f"{known} are drawn, " if known else ""
+            drawn = f"{known} {_are(known)} drawn, " if known else ""
+            left = len(plan.settings) - known
             console.print(
-                f"{drawn}{len(plan.settings) - known} are to be drawn by {study.search.sampler}; "
+                f"{drawn}{left} {_are(left)} to be drawn by {study.search.sampler}; "
                 f"counts and costs below are of as many drawn at random",
                 soft_wrap=True,
             )
@@ -130,6 +131,10 @@ class StudyPlan:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _without_gpu(device: Device, study: Study) -> str:

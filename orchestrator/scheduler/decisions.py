@@ -43,12 +43,12 @@ def sentence(plan: Plan, pruning: Pruning) -> str:
         if found.reference is None:
             return what
         return (
-            f"{what}, worse than {found.worse} of {found.pairs} settings there "
+            f"{what}, worse than {found.worse} of {count(found.pairs or 0, 'setting')} there "
             f"(median {amount(objective, found.reference)})"
         )
     what = (
-        f"setting {trial.setting.text} abandoned after {found.step} scenarios as unlikely to be "
-        f"the best of this grid"
+        f"setting {trial.setting.text} abandoned after {count(found.step, 'scenario')} as unlikely "
+        f"to be the best of this grid"
     )
     if found.against is None or found.reference is None or found.p_value is None:
         return f"{what}: mean {name} {value}"

@@ -53,7 +53,8 @@ def read_exclude(node: YamlNode | None, axes: Axes) -> tuple[tuple[Exclusion, ..
     if node.problems.count > at_first:
         return (), replace(axes, left=np.zeros_like(left))
     if not axes.unsound and not left.any():
-        node.note(f"nothing is left of the grid's {axes.count:,} trials")
+        whole = "only trial" if axes.count == 1 else f"{axes.count:,} trials"
+        node.note(f"nothing is left of the grid's {whole}")
     return tuple(exclusions), replace(axes, left=left)
 
 

@@ -242,7 +242,9 @@ def _put(node: YamlNode, keys: Sequence[str], new: YamlNode) -> YamlNode:
         if index < len(items):
             items[index] = _put(items[index], rest, new)
             return replace(node, value=tuple(items))
-    holds = f"{len(node.value)} items" if isinstance(node.value, tuple) else "no keys"
+    holds = "no keys"
+    if isinstance(node.value, tuple):
+        holds = "1 item" if len(node.value) == 1 else f"{len(node.value)} items"
     raise InvalidValue(new, f"{node.path} has {holds}, so there is no {path} to set")
 
 

@@ -35,6 +35,19 @@ def test_an_abandoned_setting_in_words() -> None:
     )
 
 
+def test_one_is_singular() -> None:
+    plan = plan_of(2, 1, WITHIN)
+    evidence = Evidence(
+        step=1, value=0.5, reference=0.6, p_value=None, pairs=1, worse=1, against=None
+    )
+    said = {
+        level: sentence(plan, Pruning(level=level, trial=plan.trials[0], evidence=evidence))
+        for level in ("curve", "setting")
+    }
+    assert "worse than 1 of 1 setting there" in said["curve"]
+    assert "abandoned after 1 scenario as unlikely" in said["setting"]
+
+
 def test_a_cut_curve_in_words_and_percent() -> None:
     plan = plan_of(3, 1, WITHIN, objective=Objective.ASR)
     decisions = Decisions(plan)

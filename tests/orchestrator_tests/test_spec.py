@@ -385,7 +385,7 @@ WRONG = {
     "grid.dataset.0.size=3": (
         "grid.dataset.0.size: grid.dataset has no keys, so there is no grid.dataset.0 to set"
     ),
-    "exclude.1.seed=3": "exclude.1.seed: exclude has 1 items, so there is no exclude.1 to set",
+    "exclude.1.seed=3": "exclude.1.seed: exclude has 1 item, so there is no exclude.1 to set",
 }
 
 
