@@ -66,7 +66,11 @@ def _usage(arguments: argparse.Namespace, console: Console, interrupts: Interrup
 def _clean(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> None:
     store = Store(arguments.store)
     holdings = contents(store)
-    kept = rested_on(arguments.keep, store) if arguments.keep else None
+    kept = None
+    if arguments.keep:
+        kept, others = rested_on(arguments.keep)
+        if others:
+            _say(console, f"no study is in {', '.join(map(str, others))}")
     old = outdated(holdings, time.time() - arguments.older_than, kept)
     if not old:
         _say(console, f"nothing to delete among {_entries(len(holdings))}")

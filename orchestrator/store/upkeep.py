@@ -119,23 +119,27 @@ def _place(store: Store) -> str:
     return store.url.reveal() if store.folder is None else str(store.folder.resolve())
 
 
-def rested_on(folders: Iterable[Path], store: Store) -> set[str]:
-    """Return the keys of all results that studies rest on.
+def rested_on(folders: Iterable[Path]) -> tuple[set[str], list[Path]]:
+    """Return the keys of all results that studies rest on, and the folders that are no study's.
 
-    Files and the store itself are passed over, so that ``runs/*`` may name the folders.
+    ``runs/*`` may name the folders: beside them lie others, a store among them, and files.
 
     Raises:
-        SpecError: A folder is no study folder.
+        SpecError: A folder is not there, or none of them is a study folder.
     """
     keys: set[str] = set()
-    own = None if store.folder is None else store.folder.resolve()
-    for folder in folders:
-        if folder.is_file() or folder.resolve() == own:
-            continue
-        if not (folder / RECORD).is_file():
-            raise SpecError([f"{folder}: no study folder; it has no {RECORD}"])
-        keys |= StudyFolder(folder).keys()
-    return keys
+    others = []
+    places = list(folders)
+    for folder in places:
+        if (folder / RECORD).is_file():
+            keys |= StudyFolder(folder).keys()
+        elif folder.exists():
+            others.append(folder)
+        else:
+            raise SpecError([f"{folder}: is not there; --keep names study folders"])
+    if len(others) == len(places):
+        raise SpecError([f"{others[0]}: no study folder; it has no {RECORD}"])
+    return keys, [folder for folder in others if folder.is_dir()]
 
 
 def outdated(

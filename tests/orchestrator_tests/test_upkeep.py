@@ -108,7 +108,7 @@ def other() -> None:
             "clean one --older-than 1d --keep other",
             "other: no study folder; it has no stage",
         ),
-        (other, "clean one --older-than 1d --keep no", "no: no study folder; it has no stages.csv"),
+        (other, "clean one --older-than 1d --keep no", "no: is not there; --keep names study"),
     ],
 )
 def test_what_is_no_store_is_refused(
@@ -209,7 +209,9 @@ def test_cleaning_spares_what_a_study_rests_on(
     words = ["clean", "runs/store", "--older-than", "4w", "--yes", "--keep", str(study.path)]
     assert main([*words, "runs/mlflow.db", "runs/store"]) == 0
     assert before - set(tree(store)) == {("relearn", key(14))}
-    assert "deleted 1 entry, " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("no study is in runs/store\n")
+    assert "deleted 1 entry, " in said
     assert main(words) == 0
     assert capsys.readouterr().out == "nothing to delete among 9 entries\n"
     del one
