@@ -64,7 +64,7 @@ def run_study(
     inline: bool = False,
     address: str | None = None,
     verbose: bool = False,
-) -> "StudyResults":
+) -> "Results":
     """Run a study or resume it, and return its results; progress is printed.
 
     It works in any thread, and any number of times. What it started has ended when it returns.
@@ -106,16 +106,16 @@ def run_study(
         if stop.exit_code == 128 + signal.SIGINT:
             raise KeyboardInterrupt from None
         raise
-    return StudyResults(folder)
+    return Results(folder)
 
 
-def load_results(folder: str | Path) -> "StudyResults":
+def load_results(folder: str | Path) -> "Results":
     """Return the results in a study folder.
 
     Raises:
         SpecError: It is no study folder.
     """
-    return StudyResults(Path(folder))
+    return Results(Path(folder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class BestSetting:
     scenarios: pd.DataFrame
 
 
-class StudyResults:
+class Results:
     """The results of a study, read from its folder.
 
     Attributes:
@@ -203,9 +203,7 @@ class StudyResults:
         trials = ", ".join(
             f"{number} {status}" for status, number in self.statuses.items() if number
         )
-        return (
-            f"<StudyResults of {shown(self.folder)}: {count(len(self.frame), 'trial')}: {trials}>"
-        )
+        return f"<Results of {shown(self.folder)}: {count(len(self.frame), 'trial')}: {trials}>"
 
     def _repr_html_(self) -> str:
         """Return the report's answer and each scenario before and after, for a notebook."""

@@ -149,7 +149,7 @@ def test_every_study_that_comes_along_loads_and_expands(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_two_packages_and_the_studies(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir"]
     done = subprocess.run(
         [*command, str(tmp_path), str(ROOT)],
@@ -163,7 +163,11 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> No
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
     (info,) = (top for top in tops if top.endswith(".dist-info"))
-    assert tops == {"orchestrator", "ulrl", info}
+    data = f"{info.removesuffix('.dist-info')}.data"
+    assert tops == {"orchestrator", "ulrl", info, data}
+    shipped = {name for name in names if name.startswith(f"{data}/")}
+    place = f"{data}/data/share/ulrl-orchestrator/studies"
+    assert shipped == {f"{place}/{path.name}" for path in (ROOT / "studies").iterdir()}
     assert info.startswith("ulrl_orchestrator-")
     assert {name_of(path) for path in SOURCES} <= set(names)
     templates = [name for name in names if name.endswith((".jinja", ".css", "py.typed"))]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator as o
-from orchestrator.api import StudyResults
+from orchestrator.api import Results
 from orchestrator.errors import SpecError
 
 GRID = """\
@@ -82,6 +82,6 @@ def test_a_study_that_ran_is_a_frame_and_a_best_setting(grid: Path, tmp_path: Pa
     assert results.report().read_text().startswith("<!")
     again = o.load_results(tmp_path / "run")
     assert again.frame.equals(frame)
-    assert isinstance(again, StudyResults)
+    assert isinstance(again, Results)
     assert "<th>der_report</th>" in again._repr_html_()
     assert repr(again).endswith("4 trials: 4 done>")
