@@ -1,5 +1,6 @@
 """The page of all hyper-parameters, from the core itself: ``python -m tests.settings_table``."""
 
+import dataclasses
 import inspect
 import re
 from enum import StrEnum
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from ulrl.hyperparameters import PARTS, Preset, names, preset_values
+from ulrl.supervised import VictimConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
@@ -32,6 +34,15 @@ This page is made from the code by `python -m tests.settings_table`; a test keep
 """
 
 
+VICTIMS = """\
+## The victims
+
+These are keys of the section `victim`, not axes: `victim: {epochs: 40, lr: 0.02}`. `recipe:
+backdoorbench` has BackdoorBench's values in their place. Where a victim is weak, try more `epochs`,
+another `lr`, or more poison. `min_acc` (0.5) and `min_asr` (0.8) say below which it counts as weak.
+"""
+
+
 def page() -> str:
     """Return the page."""
     values = {preset: preset_values(preset, "cifar10") for preset in Preset}
@@ -50,7 +61,18 @@ def page() -> str:
             row = [f"`{name}`", shown(default), *cells, choices(hints[name]), told[name]]
             rows.append(f"| {' | '.join(row)} |")
         parts.append(f"## {TITLES[part]}\n\n" + "\n".join(rows) + "\n")
+    parts.append(victims())
     return "\n".join(parts)
+
+
+def victims() -> str:
+    """Return the section on how victims are trained."""
+    told, hints = meanings(VictimConfig), get_type_hints(VictimConfig)
+    rows = ["| key | default | choices | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(VictimConfig):
+        cells = (f"`{field.name}`", shown(field.default), choices(hints[field.name]))
+        rows.append(f"| {' | '.join((*cells, told[field.name]))} |")
+    return f"{VICTIMS}\n" + "\n".join(rows) + "\n"
 
 
 def shown(value: Any) -> str:
