@@ -209,8 +209,8 @@ def draw_flagged(counts: Sequence[FlagCount]) -> svg.SvgFigure:
             text=f"{100 * count.target / count.trials:.1f}",
             tip=f"{label_of(count.attack)}, "
             f"{setting_text([('unlearn_threshold', count.unlearn_threshold)])}\n"
-            f"{count.trials} done trials: the target's row flagged in {count.target}, another "
-            f"in {count.others}, none in {count.nothing}",
+            f"{count.trials} done trial{'s' * (count.trials != 1)}: the target's row flagged in "
+            f"{count.target}, another in {count.others}, none in {count.nothing}",
         )
         for count in counts
     }

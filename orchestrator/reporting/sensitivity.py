@@ -249,6 +249,9 @@ def _importance(
 ) -> FigureView | str:
     part, objective = stats.complete_part(block), drafts.summary.objective
     found = stats.importances(part, axes, maximise=not drafts.summary.lowest)
+    several = len(stats.present(part, axes)) > 1 and len(part.settings) >= stats.FEWEST_SETTINGS
+    if not found and several and part.whole:
+        return "All settings have the same results, so no axis has a share in a difference."
     if not found:
         return "Importance needs two axes and four settings that are done in the same scenarios."
     measures = {entry.measure: entry.resamples for entry in found}

@@ -17,6 +17,7 @@ from tests.orchestrator_tests.report_folders import (
     HOSTILE,
     Row,
     make_rows,
+    reach,
     settle,
     unfinish,
     weaken,
@@ -244,3 +245,13 @@ def test_the_command_loads_no_heavy_library() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert told.stdout == "[]\n"
+
+
+def test_importance_says_why_it_is_missing(tmp_path: Path) -> None:
+    rows = make_rows(attacks=[("badnets", {}), ("sig", {})])
+    for row in rows:
+        for half in ("selection", "report"):
+            reach(row, 0.75, half)
+    assert "All settings have the same results, so no axis has a share" in page(tmp_path, rows)
+    few = page(tmp_path, make_rows(thresholds=(0.2,)))
+    assert "Importance needs two axes and four settings" in few
