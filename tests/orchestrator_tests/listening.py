@@ -27,7 +27,8 @@ class Listener:
         self._known = dict(known or {})
 
     def record(self, record: Record) -> None:
-        assert record.parent is None or record.parent in self.last, "a child before its parent"
+        above = {None, *self.last, *self._known}
+        assert record.parent in above, "a child before its parent"
         self.heard.append(record)
         self.last[record.key] = record
 

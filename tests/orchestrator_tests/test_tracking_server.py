@@ -145,7 +145,7 @@ def check_model(uri: str, run: str) -> None:
     assert outputs is not None
     (output,) = outputs.model_outputs
     model = client.get_logged_model(output.model_id)
-    assert (model.name, model.source_run_id, str(model.status)) == ("model", run, "READY")
+    assert (model.name, model.source_run_id, str(model.status)) == ("trial 5", run, "READY")
     assert {metric.key: metric.value for metric in model.metrics or ()} == {"acc": 5 / 3}
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model.model_id}"))
     assert (folder / "name.txt").read_text() == "five"
