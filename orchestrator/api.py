@@ -15,15 +15,14 @@ from rich.console import Console
 from orchestrator.address import Address
 from orchestrator.cli.plan import StudyPlan
 from orchestrator.errors import BudgetExhausted, Interrupted, SpecError
-from orchestrator.plan.columns import AFTER, BEFORE, DER, SCENARIO, STATUSES, column_of, count
-from orchestrator.reporting.build import conclusion, write_report
-from orchestrator.reporting.read_logs import read_study
-from orchestrator.reporting.read_results import read_results
-from orchestrator.reporting.summary import sound, spread_of, summarise
-from orchestrator.reporting.text import unclear
+from orchestrator.plan.columns import AFTER, BEFORE, DER, SCENARIO, STATUSES, count
+from orchestrator.reporting.build import best_means, read_summary, write_report
+from orchestrator.reporting.read_results import StudyResults
+from orchestrator.reporting.summary import Summary
+from orchestrator.reporting.text import answer, names_of, unclear
 from orchestrator.spec.load import load_study as _load
-from orchestrator.spec.load import missing_data
 from orchestrator.spec.model import Study
+from orchestrator.store.study_folder import study_path
 from orchestrator.terminal import Interrupts, shown
 
 _RESULTS = "results.parquet"
@@ -54,7 +53,7 @@ def plan_study(study: Study, out: str | Path | None = None, *, inline: bool = Fa
     Raises:
         ResourceError: A run could not begin: folder or store cannot be used.
     """
-    return StudyPlan(study, _folder(study, out), inline=inline)
+    return StudyPlan(study, study_path(study.name, out), inline=inline)
 
 
 def run_study(
@@ -86,9 +85,7 @@ def run_study(
     """
     from orchestrator.cli.run import run_study as run
 
-    if missing := missing_data(study):
-        raise SpecError(missing)
-    folder, interrupts = _folder(study, out), Interrupts()
+    folder, interrupts = study_path(study.name, out), Interrupts()
     try:
         with interrupts.watched():
             run(
@@ -159,18 +156,19 @@ class Results:
         found = self.frame["status"].value_counts()
         return {status: int(found.get(status, 0)) for status in STATUSES}
 
+    @cached_property
+    def _found(self) -> tuple[StudyResults, Summary]:
+        results, _, summary = read_summary(self.folder)
+        return results, summary
+
     def best(self) -> BestSetting | None:
         """Return the best setting for all, chosen on the selection half.
 
         None where no victim took, or no trial of one that did is done.
         """
-        results = read_results(self.folder / "results.csv")
-        study = read_study(self.folder / "study.yaml")
-        summary = summarise(results, study.objective or "der", study.sampler, lowest=study.lowest)
+        _, summary = self._found
         if summary.common is None:
             return None
-        repairs = [outcome.common for outcome in sound(summary.outcomes)]
-        columns = [column_of(metric, "report") for metric in ("acc", "asr", "ra", "der")]
         rows = [
             {
                 **{k: _number(k, cell) for k, cell in outcome.scenario.cells().items()},
@@ -183,9 +181,7 @@ class Results:
         ]
         return BestSetting(
             setting=_plain(summary.common),
-            metrics={
-                column: found.mean for column in columns if (found := spread_of(repairs, column))
-            },
+            metrics=best_means(summary),
             rivals=tuple(map(_plain, unclear(summary))),
             scenarios=pd.DataFrame(rows),
         )
@@ -207,8 +203,9 @@ class Results:
 
     def _repr_html_(self) -> str:
         """Return the report's answer and each scenario before and after, for a notebook."""
-        whole, _ = conclusion(self.folder)
-        words = "".join(f"<p>{escape(part)}</p>" for part in whole.text.split("\n\n"))
+        results, summary = self._found
+        sentences = answer(summary, names_of(results))
+        words = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
         best = self.best()
         table = "" if best is None else best.scenarios[_shown(best)].round(3).to_html(index=False)
         return words + table
@@ -241,7 +238,3 @@ def _console() -> Console:
     if Console().is_jupyter:
         return Console(highlight=False, force_jupyter=False, force_terminal=False, no_color=True)
     return Console(highlight=False)
-
-
-def _folder(study: Study, out: str | Path | None) -> Path:
-    return (Path("runs") / study.name if out is None else Path(out)).absolute()

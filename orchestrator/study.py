@@ -5,7 +5,6 @@ import errno
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import shtab
 from rich.console import Console
@@ -47,13 +46,14 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     from orchestrator.spec.yaml_tree import read_tree
 
     root = read_tree(str(arguments.grid), arguments.set)  # no YAML is refused without torch
-    from orchestrator.spec.load import load_study, missing_data
+    from orchestrator.spec.load import load_study
+    from orchestrator.store.study_folder import study_path
 
     study = load_study(str(arguments.grid), arguments.set, root)
     if arguments.plan and (arguments.redo or arguments.redo_victims):
         text = "--redo deletes results and --plan changes nothing; give one of them"
         raise SpecError([f"command line: {text}"])
-    out = (arguments.out or Path("runs") / study.name).absolute()
+    out = study_path(study.name, arguments.out)
     if arguments.plan:
         from orchestrator.cli.plan import StudyPlan
 
@@ -65,9 +65,6 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     from orchestrator.cli.redo import Redo
     from orchestrator.cli.run import run_study
 
-    missing = missing_data(study)
-    if missing:
-        raise SpecError(missing)
     return run_study(
         study,
         out,

@@ -32,6 +32,7 @@ from orchestrator.scheduler.sampling import recorded
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.scheduler.storage_mirror import StorageMirror
 from orchestrator.search.storage import StoredStudy
+from orchestrator.spec.load import missing_data
 from orchestrator.spec.model import Study
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import StageResults, reached
@@ -60,7 +61,13 @@ def run_study(  # noqa: PLR0913 - what the command says, by name
     """Run what is left of a study and return the exit code of the command.
 
     What `redo` chooses is forgotten first, so that it is computed again.
+
+    Raises:
+        SpecError: Data that the study names is missing, or `redo` chooses nothing.
+        ResourceError: It cannot be run, here or now.
     """
+    if missing := missing_data(study):
+        raise SpecError(missing)
     plan = make_plan(study)
     folder = StudyFolder(out)
     store = Store(study.store)
@@ -148,13 +155,8 @@ class _Run:
     def go(self) -> int:
         """Do what is left, write everything, and return the exit code."""
         self.console.print(f"[bold]{self.plan.study.name}[/]: {counts(self.plan)}", soft_wrap=True)
-        former = self._former_trials()
-        if self.plan.study.search is None and former > len(self.plan.trials):
-            left = former - len(self.plan.trials)
-            self._say(
-                f"the table here had {count(former, 'trial')}; {left:,} more than this grid has "
-                f"leave it, and their results stay in the store"
-            )
+        if self.plan.study.search is None:
+            self._say_what_leaves()
         whole = False
         try:
             several = self.shares.likely(self._chosen.nodes, self.plan.scenarios) > 1
@@ -184,11 +186,17 @@ class _Run:
             self.interrupts.check()
         return 1 if failures else 0
 
-    def _former_trials(self) -> int:
-        """Return how many rows the table of results has so far."""
-        with suppress(SpecError):  # there is none, or it is damaged: it is written anew
-            return len(read_table(self.folder.path / "results.csv", ()).rows)
-        return 0
+    def _say_what_leaves(self) -> None:
+        """Say so if the table of results has more trials than this grid."""
+        former = 0
+        with suppress(SpecError):  # there is none, or it is damaged: it is written again
+            former = len(read_table(self.folder.path / "results.csv", ()).rows)
+        left = former - len(self.plan.trials)
+        if left > 0:
+            self._say(
+                f"the table here had {count(former, 'trial')}; {left:,} more than this grid has "
+                f"leave it, and their results stay in the store"
+            )
 
     def _conclude(self, *, whole: bool) -> None:
         """Write all that the study folder holds, and deliver what MLflow lacks."""

@@ -69,6 +69,26 @@ from orchestrator.spec.rules import GREEK
 _METRICS = ("acc", "asr", "ra", "der")
 
 
+def read_summary(folder: Path) -> tuple[StudyResults, StudyFile, Summary]:
+    """Return a study folder's results and file, and what they come to.
+
+    Raises:
+        SpecError: A file of the folder is not what it should be.
+    """
+    results = read_results(folder / "results.csv")
+    study = read_study(folder / "study.yaml")
+    objective = study.objective or "der"
+    return results, study, summarise(results, objective, study.sampler, lowest=study.lowest)
+
+
+def best_means(summary: Summary) -> dict[str, float]:
+    """Return what the best setting for all reaches, by column: means over scenarios."""
+    repairs = [outcome.common for outcome in sound(summary.outcomes)]
+    columns = [column_of(metric, "report") for metric in _METRICS]
+    spreads = {column: spread_of(repairs, column) for column in columns}
+    return {column: found.mean for column, found in spreads.items() if found}
+
+
 def conclusion(folder: Path) -> tuple[Outcome, Mapping[tuple[str, ...], Outcome]]:
     """Return what the study in `folder` found, and what it found of each scenario.
 
@@ -79,9 +99,7 @@ def conclusion(folder: Path) -> tuple[Outcome, Mapping[tuple[str, ...], Outcome]
     Raises:
         SpecError: A file of the folder is not what it should be.
     """
-    results = read_results(folder / "results.csv")
-    study = read_study(folder / "study.yaml")
-    summary = summarise(results, study.objective or "der", study.sampler, lowest=study.lowest)
+    results, _, summary = read_summary(folder)
     scenarios = {
         tuple(outcome.scenario.cells().values()): _outcome(outcome) for outcome in summary.outcomes
     }
@@ -89,13 +107,10 @@ def conclusion(folder: Path) -> tuple[Outcome, Mapping[tuple[str, ...], Outcome]
     if summary.common is None:
         why = "no victim took" if summary.all_weak else "no trial is done"
         return Outcome(text=text, best_setting=f"none: {why}", metrics={}), scenarios
-    repairs = [outcome.common for outcome in sound(summary.outcomes)]
-    columns = [column_of(metric, "report") for metric in _METRICS]
-    spreads = {column: spread_of(repairs, column) for column in columns}
     whole = Outcome(
         text=text,
         best_setting=setting_text(summary.common),
-        metrics={f"best_{name}": found.mean for name, found in spreads.items() if found},
+        metrics={f"best_{column}": mean for column, mean in best_means(summary).items()},
         rivals="; ".join(map(setting_text, unclear(summary))),
     )
     return whole, scenarios
@@ -291,17 +306,15 @@ def assemble(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         SpecError: A file is not what it should be.
     """
-    results = read_results(folder / "results.csv")
-    study = read_study(folder / "study.yaml")
+    results, study, summary = read_summary(folder)
     with labelled(study.labels):
-        return _assembled(folder, results, study)
+        return _assembled(folder, results, study, summary)
 
 
 def _assembled(
-    folder: Path, results: StudyResults, study: StudyFile
+    folder: Path, results: StudyResults, study: StudyFile, summary: Summary
 ) -> tuple[dict[str, str], dict[str, str]]:
     name = study.name or folder.resolve().name
-    summary = summarise(results, study.objective or "der", study.sampler, lowest=study.lowest)
     names = names_of(results)
     curves = [  # every ascent, and the relearnings of the one setting for all
         curve

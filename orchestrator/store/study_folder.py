@@ -18,9 +18,16 @@ from orchestrator.errors import ResourceError
 from orchestrator.files import ASIDE, obstacle, remove_left, whole_lines, write_text
 from orchestrator.plan.jobs import StageRun
 
+RUNS = "runs"  # where study folders are if nothing else is said
+
 Cuts: TypeAlias = dict[str, tuple[tuple[float, ...], ...]]
 
 STAGE_COLUMNS = ("stage", "key", "scenario", "seconds", "computed")
+
+
+def study_path(name: str, out: str | Path | None) -> Path:
+    """Return where a study's folder is: at `out`, or by the study's name."""
+    return (Path(RUNS) / name if out is None else Path(out)).absolute()
 
 
 class StudyFolder:
