@@ -1,7 +1,6 @@
 """The study files that come with the project, for a folder of the user's own."""
 
 import sysconfig
-from difflib import get_close_matches
 from pathlib import Path
 
 from orchestrator.errors import SpecError, unwritable
@@ -28,9 +27,10 @@ def write_example(name: str) -> str:
     """
     known = examples()
     if name not in known:
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the examples are {', '.join(known)}"
-        raise SpecError([f"command line: --example: no example is called {name!r}; {hint}"])
+        from orchestrator.spec.rules import nearest  # with pydantic: `--help` does not wait for it
+
+        end = nearest(name, known, "the examples are")
+        raise SpecError([f"command line: --example: no example is called {name!r}{end}"])
     path = Path(f"{name}.yaml")
     text = (_folder() / path).read_text(encoding="utf-8")
     try:

@@ -74,7 +74,7 @@ class Redo:
         """Delete the results that the filters choose from the store; return what was done.
 
         What rests on a result goes before it: after a kill in between, nothing that is left
-        rests on a result that will be made anew.
+        rests on a result that will be computed again.
 
         Raises:
             SpecError: As `chosen` does; then nothing is deleted.
