@@ -22,7 +22,7 @@ from orchestrator.plan.columns import (
     slug,
     spoken,
 )
-from orchestrator.reporting.classes import read_classes
+from orchestrator.reporting.classes import count_flags, read_classes
 from orchestrator.reporting.figures import read_curves
 from orchestrator.reporting.page import FigureFiles, fill, study_values, trigger_views
 from orchestrator.reporting.read_logs import FILE as STARTS
@@ -40,7 +40,6 @@ from orchestrator.reporting.read_results import (
     read_results,
 )
 from orchestrator.reporting.sensitivity import sensitivity
-from orchestrator.reporting.statistics import count_flags
 from orchestrator.reporting.summary import (
     ScenarioOutcome,
     Summary,

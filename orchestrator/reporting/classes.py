@@ -1,10 +1,15 @@
-"""Predictions class by class: confusion matrices, ACC and ASR of each class."""
+"""Class by class: predictions of the models, and the rows of the head that phase 1 flags.
 
+A row of the last linear layer belongs to a class: what is flagged says which class is suspected.
+"""
+
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, product, zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,9 +17,25 @@ import pandas as pd
 from orchestrator.errors import SpecError
 from orchestrator.plan.columns import MODELS, SCENARIO, count
 from orchestrator.reporting import svg
-from orchestrator.reporting.read_results import ScenarioRow, StudyResults
+from orchestrator.reporting.figures import room, short
+from orchestrator.reporting.read_results import (
+    ScenarioRow,
+    StudyResults,
+    TrialRow,
+    distinct,
+    grouped,
+    in_order,
+)
 from orchestrator.reporting.summary import Repair, Summary
-from orchestrator.reporting.text import NOTHING, Names, label_of, listed, number_text, signed
+from orchestrator.reporting.text import (
+    NOTHING,
+    Names,
+    label_of,
+    listed,
+    number_text,
+    setting_text,
+    signed,
+)
 
 _VICTIM, _REPAIRED = MODELS
 _WHEN = {_VICTIM: "before", _REPAIRED: "after"}  # in the columns of results.csv
@@ -337,3 +358,121 @@ def _largest(values: "pd.Series[float]") -> list[int]:
 
 def _percent(share: float) -> str:
     return NOTHING if np.isnan(share) else number_text(share, "acc")
+
+
+MOST_THRESHOLDS = 12  # that are counted one by one
+_BINS = 8  # of equal width, where there are more
+_ALL_TO_ALL = "all_to_all"  # every class is a target, so no row is *the* target's
+
+
+class FlagCount(NamedTuple):
+    """How many done trials of an attack at a threshold flagged a kind of row."""
+
+    attack: str
+    unlearn_threshold: str  # or a range where there are many
+    trials: int
+    target: int  # the target's row
+    others: int  # any other
+    nothing: int  # none
+    short: int  # the ascent ended above its threshold
+
+
+def count_flags(results: StudyResults, names: Names) -> list[FlagCount]:
+    """Return the counts by attack and threshold of trials that can flag the target's row.
+
+    All-to-all attacks have no such row, plain fine-tuning flags none, and where all layers
+    are watched the head's rows are a few among many.
+    """
+    bins = _bins(trial.cells["unlearn_threshold"] for trial in results.trials)
+    groups = grouped(
+        filter(_can_flag, results.trials),
+        lambda t: (names.attack(t.scenario.family), bins[t.cells["unlearn_threshold"]]),
+    )
+    return [
+        FlagCount(
+            *place,
+            trials=len(group),
+            target=sum(_target(t) in (t.flagged or ()) for t in group),
+            others=sum(bool((t.flagged or frozenset()) - {_target(t)}) for t in group),
+            nothing=sum(not t.flagged for t in group),
+            short=sum(t.cells["threshold_reached"] == "False" for t in group),
+        )
+        for place, group in groups.items()
+    ]
+
+
+def draw_flagged(counts: Sequence[FlagCount]) -> svg.SvgFigure:
+    """Draw the share of trials in which the target's row was flagged."""
+    attacks = distinct(count.attack for count in counts)[::-1]  # the first attack on top
+    thresholds = in_order(count.unlearn_threshold for count in counts)
+    width = room(attacks) + 8 + 52.0 * max(4, len(thresholds))
+    sheet = svg.SvgCanvas(columns=1, width=width, height=60 + 26.0 * len(attacks))
+    panel = sheet.panel(
+        (room(attacks), 34, 8, 22),
+        svg.cell_axis(thresholds, "unlearn_threshold", fewest=4),
+        svg.cell_axis([short(label_of(attack)) for attack in attacks]),
+        ["Target's row flagged, % of done trials"],
+        frame=(),
+    )
+    cells = {
+        (thresholds.index(count.unlearn_threshold), attacks.index(count.attack)): svg.Cell(
+            share=count.target / count.trials,
+            text=f"{100 * count.target / count.trials:.1f}",
+            tip=f"{label_of(count.attack)}, "
+            f"{setting_text([('unlearn_threshold', count.unlearn_threshold)])}\n"
+            f"{count.trials} done trial{'s' * (count.trials != 1)}: the target's row flagged in "
+            f"{count.target}, another in {count.others}, none in {count.nothing}",
+        )
+        for count in counts
+    }
+    svg.draw_cells(panel, cells)
+    return sheet.finish()
+
+
+def missed(results: StudyResults, names: Names) -> list[str]:
+    """Return a sentence on each ascent that did not flag the target's row, in plan order.
+
+    Older results do not say what an ascent ended in; there are none of those.
+    """
+    pairs = {(t.scenario, t.cells["defence_seed"]) for t in results.trials}
+    seeds = [scenario for scenario, _ in pairs]
+    return distinct(
+        f"{names.scenario(t.scenario)}"
+        + (f" · defence seed {t.cells['defence_seed']}" if seeds.count(t.scenario) > 1 else "")
+        + f": phase 1 ended, after epoch {t.cells['stop_epoch']}, in class "
+        f"{t.cells['collapse_class']} ({100 * float(t.cells['collapse_share']):.0f}\u00a0% of "
+        f"predictions); the target is {t.scenario.family.target_label}"
+        for t in results.trials
+        if _can_flag(t) and t.cells.get("collapse_class") and _target(t) not in (t.flagged or ())
+    )
+
+
+def _target(trial: TrialRow) -> int:
+    return int(float(trial.scenario.family.target_label))
+
+
+def _bins(thresholds: Iterable[str]) -> dict[str, str]:
+    """Return where each threshold is counted: by itself, or if there are many among others.
+
+    The last bin takes its upper end too.
+    """
+    values = in_order(thresholds)
+    if len(values) <= MOST_THRESHOLDS:
+        return {value: value for value in values}
+    low, high = float(values[0]), float(values[-1])
+    width = (high - low) / _BINS
+    ends = [f"{low + width * number:.3g}" for number in range(_BINS + 1)]
+    places = {value: min(_BINS - 1, int((float(value) - low) / width)) for value in values}
+    return {value: f"{ends[place]}–{ends[place + 1]}" for value, place in places.items()}
+
+
+def _can_flag(trial: TrialRow) -> bool:
+    cells = trial.cells
+    return (
+        trial.done
+        and trial.flagged is not None
+        and json.loads(trial.scenario.family.attack_options).get("labels") != _ALL_TO_ALL
+        and cells.get("preset") != "fine_tuning"
+        and cells.get("max_suspects") != "0"
+        and cells.get("layers") != "all"
+    )

@@ -27,13 +27,12 @@ from orchestrator.reporting.read_results import (
     Setting,
     StudyResults,
     TrialRow,
-    distinct,
     grouped,
     in_order,
     scenario_of,
     setting_of,
 )
-from orchestrator.reporting.statistics import METRICS, FlagCount
+from orchestrator.reporting.statistics import METRICS
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
     ScenarioOutcome,
@@ -188,34 +187,6 @@ def draw_halves(
     ]
     size = (215, max(215.0, 40 + 13.0 * len(styles)))
     return draw_pairs(pairs, ("selection half", "report half"), styles, size)
-
-
-def draw_flagged(counts: Sequence[FlagCount]) -> svg.SvgFigure:
-    """Draw the share of trials in which the target's row was flagged."""
-    attacks = distinct(count.attack for count in counts)[::-1]  # the first attack on top
-    thresholds = in_order(count.unlearn_threshold for count in counts)
-    width = room(attacks) + 8 + 52.0 * max(4, len(thresholds))
-    sheet = svg.SvgCanvas(columns=1, width=width, height=60 + 26.0 * len(attacks))
-    panel = sheet.panel(
-        (room(attacks), 34, 8, 22),
-        svg.cell_axis(thresholds, "unlearn_threshold", fewest=4),
-        svg.cell_axis([short(label_of(attack)) for attack in attacks]),
-        ["Target's row flagged, % of done trials"],
-        frame=(),
-    )
-    cells = {
-        (thresholds.index(count.unlearn_threshold), attacks.index(count.attack)): svg.Cell(
-            share=count.target / count.trials,
-            text=f"{100 * count.target / count.trials:.1f}",
-            tip=f"{label_of(count.attack)}, "
-            f"{setting_text([('unlearn_threshold', count.unlearn_threshold)])}\n"
-            f"{count.trials} done trial{'s' * (count.trials != 1)}: the target's row flagged in "
-            f"{count.target}, another in {count.others}, none in {count.nothing}",
-        )
-        for count in counts
-    }
-    svg.draw_cells(panel, cells)
-    return sheet.finish()
 
 
 ASR, ACC = "asr_after_report", "acc_after_report"

@@ -28,7 +28,6 @@ from orchestrator.plan.columns import (
 )
 from orchestrator.reporting import classes, figures
 from orchestrator.reporting.read_results import Setting, StudyResults, TrialRow, distinct, in_order
-from orchestrator.reporting.statistics import FlagCount, missed
 from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
 from orchestrator.reporting.svg import SvgFigure, attack_styles, is_grid
 from orchestrator.reporting.text import (
@@ -113,7 +112,7 @@ def study_values(results: StudyResults, summary: Summary, names: Names) -> dict[
     failed = [trial for trial in results.trials if trial.status == "failed"]
     pruned = [trial.setting for trial in results.trials if trial.status == "pruned"]
     wrecks = [summary.named(trial.setting) for trial in results.trials if trial.wrecked]
-    unflagged = missed(results, names)
+    unflagged = classes.missed(results, names)
     weak = [outcome for outcome in summary.outcomes if outcome.took is False]
     return {
         "asked": asked(results, summary),
@@ -236,11 +235,11 @@ class FigureFiles:
             "front": self.keep("front", front, self.trials_csv(done)),
         }
 
-    def flagged(self, flags: Sequence[FlagCount]) -> FigureView | None:
+    def flagged(self, flags: Sequence[classes.FlagCount]) -> FigureView | None:
         if not flags:
             return None
-        text = csv_text(FlagCount._fields, (count._asdict() for count in flags))
-        return self.keep("flagged", figures.draw_flagged(flags), text)
+        text = csv_text(classes.FlagCount._fields, (count._asdict() for count in flags))
+        return self.keep("flagged", classes.draw_flagged(flags), text)
 
     def curves(self, name: str, phase: str, curves: Sequence[figures.Curve]) -> FigureView | None:
         own = [curve for curve in curves if curve.phase == phase]

@@ -1,4 +1,4 @@
-"""Marginal means, main effects, variance and importance of the axes; flagged neurons.
+"""Marginal means, main effects, variance and importance of the axes.
 
 Only balanced parts of a scenario count: combinations of the other axes that are done at every
 value of this one. Otherwise a value whose bad partners were pruned would look good. What
@@ -22,7 +22,6 @@ Optuna's two measures do not. Uncertainty is from resamples, but for fANOVA: as 
 
 # ruff: noqa: PD011 - blocks and axes have values too
 import itertools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan, prod
@@ -37,11 +36,8 @@ from orchestrator.plan.columns import column_of
 from orchestrator.reporting.read_results import (
     ScenarioRow,
     Setting,
-    StudyResults,
-    TrialRow,
     distinct,
     grouped,
-    in_order,
 )
 from orchestrator.reporting.summary import ScenarioOutcome
 from orchestrator.reporting.svg import SettingAxis
@@ -445,93 +441,3 @@ def _measures(
     if len(block.settings) >= FEWEST_FOR_PED_ANOVA:
         measures[PED_ANOVA] = by_optuna("ped_anova")
     return measures
-
-
-MOST_THRESHOLDS = 12  # that are counted one by one
-_BINS = 8  # of equal width, where there are more
-_ALL_TO_ALL = "all_to_all"  # every class is a target, so no row is *the* target's
-
-
-class FlagCount(NamedTuple):
-    """How many done trials of an attack at a threshold flagged a kind of row."""
-
-    attack: str
-    unlearn_threshold: str  # or a range where there are many
-    trials: int
-    target: int  # the target's row
-    others: int  # any other
-    nothing: int  # none
-    short: int  # the ascent ended above its threshold
-
-
-def count_flags(results: StudyResults, names: Names) -> list[FlagCount]:
-    """Return the counts by attack and threshold of trials that can flag the target's row.
-
-    All-to-all attacks have no such row, plain fine-tuning flags none, and where all layers
-    are watched the head's rows are a few among many.
-    """
-    bins = _bins(trial.cells["unlearn_threshold"] for trial in results.trials)
-    groups = grouped(
-        filter(_can_flag, results.trials),
-        lambda t: (names.attack(t.scenario.family), bins[t.cells["unlearn_threshold"]]),
-    )
-    return [
-        FlagCount(
-            *place,
-            trials=len(group),
-            target=sum(_target(t) in (t.flagged or ()) for t in group),
-            others=sum(bool((t.flagged or frozenset()) - {_target(t)}) for t in group),
-            nothing=sum(not t.flagged for t in group),
-            short=sum(t.cells["threshold_reached"] == "False" for t in group),
-        )
-        for place, group in groups.items()
-    ]
-
-
-def missed(results: StudyResults, names: Names) -> list[str]:
-    """Return a sentence on each ascent that did not flag the target's row, in plan order.
-
-    Older results do not say what an ascent ended in; there are none of those.
-    """
-    pairs = {(t.scenario, t.cells["defence_seed"]) for t in results.trials}
-    seeds = [scenario for scenario, _ in pairs]
-    return distinct(
-        f"{names.scenario(t.scenario)}"
-        + (f" · defence seed {t.cells['defence_seed']}" if seeds.count(t.scenario) > 1 else "")
-        + f": phase 1 ended, after epoch {t.cells['stop_epoch']}, in class "
-        f"{t.cells['collapse_class']} ({100 * float(t.cells['collapse_share']):.0f}\u00a0% of "
-        f"predictions); the target is {t.scenario.family.target_label}"
-        for t in results.trials
-        if _can_flag(t) and t.cells.get("collapse_class") and _target(t) not in (t.flagged or ())
-    )
-
-
-def _target(trial: TrialRow) -> int:
-    return int(float(trial.scenario.family.target_label))
-
-
-def _bins(thresholds: Iterable[str]) -> dict[str, str]:
-    """Return where each threshold is counted: by itself, or if there are many among others.
-
-    The last bin takes its upper end too.
-    """
-    values = in_order(thresholds)
-    if len(values) <= MOST_THRESHOLDS:
-        return {value: value for value in values}
-    low, high = float(values[0]), float(values[-1])
-    width = (high - low) / _BINS
-    ends = [f"{low + width * number:.3g}" for number in range(_BINS + 1)]
-    places = {value: min(_BINS - 1, int((float(value) - low) / width)) for value in values}
-    return {value: f"{ends[place]}–{ends[place + 1]}" for value, place in places.items()}
-
-
-def _can_flag(trial: TrialRow) -> bool:
-    cells = trial.cells
-    return (
-        trial.done
-        and trial.flagged is not None
-        and json.loads(trial.scenario.family.attack_options).get("labels") != _ALL_TO_ALL
-        and cells.get("preset") != "fine_tuning"
-        and cells.get("max_suspects") != "0"
-        and cells.get("layers") != "all"
-    )
