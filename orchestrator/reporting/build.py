@@ -178,16 +178,16 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
         facts.append(f"own best setting {_axes(summary)} = {one.settings[0]}")
     if facts:
         caption += f" Everywhere: {'; '.join(facts)}."
-    kept = (True, not same_n, *[True] * 6, not same_settings, *[True] * 3)
+    present = (True, not same_n, *[True] * 6, not same_settings, *[True] * 3)
     axes = [[*map(_latex, wrap(_axes(summary), _LONGEST_LINE, break_long_words=False))]]
     heads = [[text] for text in ("Scenario", "n", "ACC", "ASR", *_OWN)] + axes
     heads += [[text] for text in _COMMON]
-    highest = max(map(len, compress(heads, kept)))
+    highest = max(map(len, compress(heads, present)))
     sizes = {"Victim": 2, "Own best setting": 5 - same_settings, "One for all": 3}
     ends = [*accumulate(sizes.values(), initial=2 - same_n)]
     groups = [rf"\multicolumn{{{size}}}{{c}}{{{title}}}" for title, size in sizes.items()]
-    columns = compress(("l", "r", *"rrrrrr", "l", *"rrr"), kept)
-    blocks = [_latex_row(_latex_cells(row, alike), kept) for row in rows]
+    columns = compress(("l", "r", *"rrrrrr", "l", *"rrr"), present)
+    blocks = [_latex_row(_latex_cells(row, alike), present) for row in rows]
     lines = [
         r"% \usepackage{booktabs,graphicx}",
         r"\begin{table}",
@@ -200,7 +200,7 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
         r"\toprule",
         rf"{' & ' * (2 - same_n)}{' & '.join(groups)} \\",
         "".join(rf"\cmidrule(lr){{{low + 1}-{high}}}" for low, high in pairwise(ends)),
-        *_latex_row([[*[""] * (highest - len(head)), *head] for head in heads], kept),
+        *_latex_row([[*[""] * (highest - len(head)), *head] for head in heads], present),
         r"\midrule",
         "\n\\addlinespace\n".join(map("\n".join, blocks[:-1])),
         r"\midrule",
@@ -240,8 +240,8 @@ def _latex_spread(text: str) -> list[str]:
     return [_latex(mean), *(rf"{{\scriptsize {part}}}" for part in small)]
 
 
-def _latex_row(cells: Sequence[Sequence[str]], kept: Sequence[bool]) -> list[str]:
-    lines = zip_longest(*compress(cells, kept), fillvalue="")
+def _latex_row(cells: Sequence[Sequence[str]], present: Sequence[bool]) -> list[str]:
+    lines = zip_longest(*compress(cells, present), fillvalue="")
     return [rf"{' & '.join(line)} \\" for line in lines]
 
 

@@ -66,12 +66,12 @@ def _usage(arguments: argparse.Namespace, console: Console, interrupts: Interrup
 def _clean(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> None:
     store = Store(arguments.store)
     holdings = contents(store)
-    kept = None
+    needed = None
     if arguments.keep:
-        kept, others = rested_on(arguments.keep)
+        needed, others = rested_on(arguments.keep)
         if others:
             _say(console, f"no study is in {', '.join(map(str, others))}")
-    old = outdated(holdings, time.time() - arguments.older_than, kept)
+    old = outdated(holdings, time.time() - arguments.older_than, needed)
     if not old:
         _say(console, f"nothing to delete among {_entries(len(holdings))}")
         return

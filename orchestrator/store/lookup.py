@@ -265,7 +265,7 @@ def own_value(metric: str, result: VictimResult | RepairResult, half: str) -> fl
     try:
         return value_of(metric, predictions_of(result.counts, half))
     except MetricError as error:
-        text = f"{error}; results so far are stored: mend the metric and start again"
+        text = f"{error}; results so far are stored: correct the metric and start again"
         raise StudyError(text) from error
 
 

@@ -143,24 +143,24 @@ def rested_on(folders: Iterable[Path]) -> tuple[set[str], list[Path]]:
 
 
 def outdated(
-    holdings: Iterable[Holding], before: float, kept: Collection[str] | None
+    holdings: Iterable[Holding], before: float, needed: Collection[str] | None
 ) -> list[Holding]:
-    """Return the entries that may go: stored before a time, and not kept.
+    """Return the entries that may go: stored before a time, and not needed.
 
     Measured speeds always stay: they are small, and no result.
 
     Args:
         holdings: Of a store.
         before: In seconds since 1970.
-        kept: Keys of results that stay, and with them all helpers of attacks: a study that found
-            its victim does not list what the victim needed. None: no study is to be kept.
+        needed: Keys of results that stay, and with them all helpers of attacks: a study that found
+            its victim does not list what the victim needed. None: no study is to stay.
     """
-    stay = {PACE.name} if kept is None else {PACE.name, HELPER.name}
+    stay = {PACE.name} if needed is None else {PACE.name, HELPER.name}
     return [
         one
         for one in holdings
         if one.stored is not None
         and one.stored < before
         and one.stage not in stay
-        and one.key not in (kept or ())
+        and one.key not in (needed or ())
     ]

@@ -346,7 +346,7 @@ def test_a_cut_that_no_longer_holds_is_unsettled() -> None:
     assert decisions.unsettled == [third]
     decisions.unsettled.clear()
     assert offer(decisions, last, 0.9, 0.1, 0.5, 0.9) == ""
-    assert decisions.unsettled == []  # it is worked on meanwhile
+    assert decisions.unsettled == []  # a worker is still at it
     assert not decisions.hopeless(third, (0.1, 0.5))
     assert offer(decisions, third, 0.9, 0.1, 0.5, 0.9) == f"{third.number}d {last.number}d"
     assert decisions.complete()

@@ -181,8 +181,8 @@ def test_metrics_of_the_users_own(folder: Path) -> None:
         for name in (name for name in own if name.startswith("own_")):
             assert row[name] == row[name.removeprefix("own_")], name
         assert row["worst_class_before_report"] <= row["acc_before_report"]
-        told = records.trial(trial, best=False).metrics
-        assert {name: told[name] for name in own} == {name: row[name] for name in own}
+        metrics = records.trial(trial, best=False).metrics
+        assert {name: metrics[name] for name in own} == {name: row[name] for name in own}
         victim = records.scenario(trial.scenario, desk.findings.victim(trial.scenario)).metrics
         before = [name for name in own if "_before_" in name]
         assert {name: victim[name] for name in before} == {name: row[name] for name in before}

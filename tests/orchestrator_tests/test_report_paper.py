@@ -34,8 +34,8 @@ def typeset(folder: Path) -> str:
     (folder / "paper.tex").write_text(ARTICLE, encoding="utf-8")
     for _ in range(2):  # the second time references are known
         command = [latex, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-        told = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=60)
-    assert told.returncode == 0, told.stdout.decode(errors="replace")[-2000:]
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
     return (folder / "paper.log").read_text(encoding="utf-8", errors="replace")
 
 
@@ -104,12 +104,12 @@ def test_figures_as_pdf_have_their_letters_and_stay_while_they_are_true(tmp_path
     rows[0]["asr_after_report"] += 0.1
     settle(rows[0])
     write_report(write_study(tmp_path, rows))
-    kept = {path.stem for path in figures.glob("*.pdf")}
-    assert {"flagged", "surfaces-sig-digits-preact_resnet18-width=16-seed-0"} <= kept
-    assert "front" not in kept, "it is drawn otherwise now"
+    unchanged = {path.stem for path in figures.glob("*.pdf")}
+    assert {"flagged", "surfaces-sig-digits-preact_resnet18-width=16-seed-0"} <= unchanged
+    assert "front" not in unchanged, "it is drawn otherwise now"
     assert main([str(tmp_path), "--pdf"]) == 0
     again = {path.stem: path.read_bytes() for path in figures.glob("*.pdf")}
-    assert {name for name in pdfs if pdfs[name] == again[name]} == kept
+    assert {name for name in pdfs if pdfs[name] == again[name]} == unchanged
 
 
 def test_what_all_scenarios_share_stands_in_the_caption(tmp_path: Path) -> None:

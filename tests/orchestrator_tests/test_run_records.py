@@ -122,13 +122,13 @@ def test_a_scenario_says_what_its_best_setting_makes_of_it(tmp_path: Path) -> No
     best = Outcome(text="Much.", best_setting="alpha=0.5", metrics={"der_report": 0.75})
     cells = tuple(str(row[name]) for name in SCENARIO)
     _, heard = mirrored(study_of(tmp_path), tmp_path, found={cells: best})
-    told = {record.name: record for record in heard.of("scenario")}
-    record = told.pop(desk.plan.name_of(scenario))
+    others = {record.name: record for record in heard.of("scenario")}
+    record = others.pop(desk.plan.name_of(scenario))
     assert record.metrics["der_report"] == 0.75
     assert record.tags["best_setting"] == "alpha=0.5"
     assert record.tags["mlflow.note.content"] == "Much."
-    assert len(told) == 3
-    assert not any("best_setting" in other.tags for other in told.values())
+    assert len(others) == 3
+    assert not any("best_setting" in other.tags for other in others.values())
 
 
 def test_pruned_trials_have_no_number_after_the_victim(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_a_failing_trial_fails_those_that_need_its_result(tmp_path: Path, store:
 
 
 def test_a_failed_trial_is_tried_again(tmp_path: Path, store: str) -> None:
-    """Where another made the same result meanwhile, nothing is left to do."""
+    """Where another has made the same result, nothing is left to do."""
     desk = Desk(study_of("nobody", store), tmp_path)
     Workers(Random(0), 2, stumbling=["trial-00000", "trial-00012"]).run(desk)
     assert desk.statuses().count("failed") == 2
