@@ -1,15 +1,15 @@
 """Studies of ULRL: a grid in a file, trials on Ray Tune, pruning by Optuna, MLflow's record.
 
-From Python: `load_study`, `plan_study`, `run_study` and `load_results`
+From Python: `load_study`, `plan_study`, `run_study`, `stop_trials` and `load_results`
 (`orchestrator.api`); from the shell: ``python -m orchestrator.study``.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.api import load_results, load_study, plan_study, run_study
+    from orchestrator.api import load_results, load_study, plan_study, run_study, stop_trials
 
-__all__ = ["load_results", "load_study", "plan_study", "run_study"]
+__all__ = ["load_results", "load_study", "plan_study", "run_study", "stop_trials"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Studies from Python: load, plan, run, and look at results as pandas frames."""
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -22,7 +22,7 @@ from orchestrator.reporting.summary import Summary
 from orchestrator.reporting.text import answer, names_of, unclear
 from orchestrator.spec.load import load_study as _load
 from orchestrator.spec.model import Study
-from orchestrator.store.study_folder import study_path
+from orchestrator.store.study_folder import StudyFolder, study_path
 from orchestrator.terminal import Interrupts, shown
 
 _RESULTS = "results.parquet"
@@ -63,6 +63,8 @@ def run_study(
     inline: bool = False,
     address: str | None = None,
     verbose: bool = False,
+    redo: str | Sequence[str] = (),
+    redo_victims: str | Sequence[str] = (),
 ) -> "Results":
     """Run a study or resume it, and return its results; progress is printed.
 
@@ -74,17 +76,22 @@ def run_study(
         inline: Run in this process, without Ray; the results are the same.
         address: Of a running Ray cluster, in place of a Ray of this study's own.
         verbose: Show libraries' messages.
+        redo: Filters such as ``"attack=sig and reinit_ratio=0.5"``: the results of the trials that
+            meet one of them are deleted first, so that they are computed again.
+        redo_victims: Likewise of victims, with all that rests on them.
 
     Returns:
         The results; of a study whose budget is used up, those that there are.
 
     Raises:
-        SpecError: Data that the study names is missing.
+        SpecError: Data that the study names is missing, or a filter is wrong or chooses nothing.
         ResourceError: Another driver holds the study, or folder, store or cluster cannot be used.
         KeyboardInterrupt: Ctrl-C, or the notebook's stop button. Finished work is stored.
     """
+    from orchestrator.cli.redo import Redo
     from orchestrator.cli.run import run_study as run
 
+    chosen = Redo(trials=_several(redo), victims=_several(redo_victims))
     folder, interrupts = study_path(study.name, out), Interrupts()
     try:
         with interrupts.watched():
@@ -96,6 +103,7 @@ def run_study(
                 address=None if address is None else Address(address),
                 inline=inline,
                 verbose=verbose,
+                redo=chosen,
             )
     except BudgetExhausted as stop:
         _console().print(f"stopped by {stop}", markup=False)
@@ -104,6 +112,25 @@ def run_study(
             raise KeyboardInterrupt from None
         raise
     return Results(folder)
+
+
+def stop_trials(study: Study, trials: str | Sequence[str], out: str | Path | None = None) -> str:
+    """Stop trials of a study that runs in another process or thread; the others go on.
+
+    Args:
+        study: From `load_study`.
+        trials: Filters such as ``"attack=sig and reinit_ratio=0.5"``; what meets one is stopped.
+        out: The study folder; by default ``runs/NAME``.
+
+    Returns:
+        What the study did, in a line.
+
+    Raises:
+        SpecError: A filter is wrong, no chosen trial runs or waits, or the study does not run.
+    """
+    from orchestrator.cli.redo import stop_trials as stop
+
+    return stop(study, StudyFolder(study_path(study.name, out)), _several(trials))
 
 
 def load_results(folder: str | Path) -> "Results":
@@ -209,6 +236,10 @@ class Results:
         best = self.best()
         table = "" if best is None else best.scenarios[_shown(best)].round(3).to_html(index=False)
         return words + table
+
+
+def _several(filters: str | Sequence[str]) -> Sequence[str]:
+    return [filters] if isinstance(filters, str) else filters
 
 
 def _shown(best: BestSetting) -> list[str]:

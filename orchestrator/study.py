@@ -5,6 +5,8 @@ import errno
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import shtab
 from rich.console import Console
@@ -14,6 +16,12 @@ from orchestrator.cli.examples import examples, write_example
 from orchestrator.errors import BudgetExhausted, Interrupted, ResourceError, SpecError, StudyError
 from orchestrator.files import given_path
 from orchestrator.terminal import Interrupts, Parser, as_process, failure_of, program
+
+if TYPE_CHECKING:
+    from orchestrator.spec.model import Study
+
+
+_FILTER = "'COLUMN=VALUE and ...'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,10 +58,17 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     from orchestrator.store.study_folder import study_path
 
     study = load_study(str(arguments.grid), arguments.set, root)
-    if arguments.plan and (arguments.redo or arguments.redo_victims):
-        text = "--redo deletes results and --plan changes nothing; give one of them"
+    redo = arguments.redo or arguments.redo_victims
+    if arguments.plan and (redo or arguments.stop):
+        does = "--redo deletes results" if redo else "--stop stops trials"
+        raise SpecError([f"command line: {does} and --plan changes nothing; give one of them"])
+    if redo and arguments.stop:
+        text = "--redo is for a study that does not run, --stop for one that does; give one of them"
         raise SpecError([f"command line: {text}"])
     out = study_path(study.name, arguments.out)
+    if arguments.stop:
+        console.print(_stop(study, out, arguments.stop), markup=False, soft_wrap=True)
+        return 0
     if arguments.plan:
         from orchestrator.cli.plan import StudyPlan
 
@@ -77,6 +92,13 @@ def _command(arguments: argparse.Namespace, console: Console, interrupts: Interr
     )
 
 
+def _stop(study: "Study", out: Path, filters: Sequence[str]) -> str:
+    from orchestrator.cli.redo import stop_trials
+    from orchestrator.store.study_folder import StudyFolder
+
+    return stop_trials(study, StudyFolder(out), filters)
+
+
 def _parser() -> Parser:
     description = "Run, resume or plan a study of ULRL. The same command again resumes."
     parser = Parser("orchestrator.study", "ulrl-study", description)
@@ -94,6 +116,8 @@ def _parser() -> Parser:
     text = "override a value of the file by its dotted path; may be repeated"
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=text)
     _add_redo(parser)
+    text = "stop these trials of the study, which runs in another terminal; may be repeated"
+    parser.add_argument("--stop", metavar=_FILTER, action="append", default=[], help=text)
     parser.add_argument(
         "--inline", action="store_true", help="no Ray, one process; the same results"
     )
@@ -103,10 +127,9 @@ def _parser() -> Parser:
 
 def _add_redo(parser: argparse.ArgumentParser) -> None:
     text = "forget the results of these trials first, to compute them again; may be repeated"
-    form = "'COLUMN=VALUE and ...'"
-    parser.add_argument("--redo", metavar=form, action="append", default=[], help=text)
+    parser.add_argument("--redo", metavar=_FILTER, action="append", default=[], help=text)
     text = "forget these victims first, and all that rests on them; may be repeated"
-    parser.add_argument("--redo-victims", metavar=form, action="append", default=[], help=text)
+    parser.add_argument("--redo-victims", metavar=_FILTER, action="append", default=[], help=text)
 
 
 def _without_redo(words: Sequence[str]) -> list[str]:

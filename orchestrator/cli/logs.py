@@ -28,7 +28,7 @@ from orchestrator.reporting.read_logs import FILE
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, sentence
 from orchestrator.scheduler.results_table import classes_of
-from orchestrator.scheduler.scheduler import StudyScheduler
+from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
 from orchestrator.store.lookup import ScoreResult, VictimResult
 from orchestrator.store.study_folder import StudyFolder
 from ulrl.evaluation import Evaluation
@@ -114,7 +114,8 @@ class TrialLogs(StudyCallback):
                 text += "wreck     ACC is at or below chance\n"
         if verdict.pruning is not None:
             text += f"decision  {sentence(self._plan, verdict.pruning)}\n"
-        return f"{text}outcome   {verdict.status}\n"
+        stopped = f", {STOPPED}" if verdict.error == STOPPED else ""
+        return f"{text}outcome   {verdict.status}{stopped}\n"
 
     def _read(self, name: str) -> str:
         path = self.path(name)

@@ -1,6 +1,7 @@
-"""Results to compute again: ``--redo`` and ``--redo-victims``."""
+"""Chosen trials: to compute again (``--redo``, ``--redo-victims``), or to stop (``--stop``)."""
 
 import re
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,8 +11,10 @@ from orchestrator.files import read_table
 from orchestrator.pipeline.chain import chain_of, reached
 from orchestrator.plan.columns import SCENARIO, count
 from orchestrator.plan.labels import cell_text
-from orchestrator.plan.plan import Plan, Scenario, Trial
+from orchestrator.plan.plan import Plan, Scenario, Trial, make_plan
 from orchestrator.scheduler.decisions import Status
+from orchestrator.scheduler.sampling import recorded
+from orchestrator.spec.model import Study
 from orchestrator.spec.rules import nearest
 from orchestrator.store.lookup import StageResults
 from orchestrator.store.serialization import (
@@ -25,6 +28,9 @@ from orchestrator.store.serialization import (
 from orchestrator.store.study_folder import StudyFolder
 
 MOST_LISTED = 12  # values of a column that a message names
+STOP = "--stop"
+ANSWER_SECONDS = 30.0  # to wait for a running study's answer
+LOOK_SECONDS = 0.2  # between looks for it
 _AND = re.compile(r"\s+and\s+", re.IGNORECASE)
 
 _Conditions: TypeAlias = list[tuple[str, str]]  # column and value
@@ -57,7 +63,11 @@ class Redo:
         scenarios: dict[int, Scenario] = {}
         if self.trials:
             statuses = _statuses(plan, folder) if "status" in " ".join(self.trials) else {}
-            points = [(t, _point(plan, t, statuses.get(t.number, "pending"))) for t in plan.rows]
+            pending = Status.PENDING.value
+            points = [
+                (t, {**_point(plan, t), "status": (statuses.get(t.number, pending),)})
+                for t in plan.rows
+            ]
             for text in self.trials:
                 found = _matching("--redo", "trial", text, points, problems)
                 trials |= {trial.number: trial for trial in found}
@@ -109,6 +119,42 @@ class Redo:
             f"forgot {count(gone, 'result')}{cut} of {' and '.join(named)}; {also}other studies "
             f"that share them get the new ones"
         )
+
+
+def stop_trials(study: Study, folder: StudyFolder, filters: Sequence[str]) -> str:
+    """Have the driver of a running study stop trials; return what it did.
+
+    Args:
+        study: As it runs.
+        folder: Its folder.
+        filters: As `Redo` has them; what meets one of them is chosen.
+
+    Raises:
+        SpecError: A filter is none, or names an unknown column or value; the study does not run;
+            or no trial that is chosen runs or waits. Nothing is stopped.
+    """
+    problems: list[str] = []
+    plan = make_plan(study, recorded(study, folder))
+    points = [(trial, _point(plan, trial)) for trial in plan.rows]
+    chosen = {t.key for text in filters for t in _matching(STOP, "trial", text, points, problems)}
+    holder = folder.holder()
+    if not holder:
+        problems.append(f"{STOP}: no study runs in {folder.path}, so there is nothing to stop")
+    if problems:
+        raise SpecError([f"command line: {problem}" for problem in problems])
+    name, until = folder.ask_to_stop(sorted(chosen)), time.monotonic() + ANSWER_SECONDS
+    while (stopped := folder.stop_answered(name)) is None and time.monotonic() < until:
+        if not folder.holder():
+            raise SpecError([f"command line: {STOP}: the study ended before it could be asked"])
+        time.sleep(LOOK_SECONDS)
+    if stopped is None:
+        return f"{holder} was asked to stop; it does so as soon as what it works on reports"
+    if not stopped:
+        none = f"{count(len(chosen), 'trial')} met the filter, and none of them runs or waits"
+        raise SpecError([f"command line: {STOP}: {none}"])
+    ended = len(chosen) - stopped
+    also = f"; {count(ended, 'other')} that met the filter had ended" if ended else ""
+    return f"stopped {count(stopped, 'trial')}{also}; to run them later, run the study again"
 
 
 def _last_keys(findings: StageResults, trials: Iterable[Trial]) -> dict[str, None]:
@@ -198,10 +244,9 @@ def _names(scenario: Scenario) -> _Point:
     return names
 
 
-def _point(plan: Plan, trial: Trial, status: str) -> _Point:
+def _point(plan: Plan, trial: Trial) -> _Point:
     values = {name: (value,) for name, value in plan.point(trial).items() if name not in SCENARIO}
-    known = status if status in set(Status) else Status.PENDING.value
-    return {**_names(trial.scenario), **values, "status": (known,)}
+    return {**_names(trial.scenario), **values, "trial": (trial.name, trial.number)}
 
 
 def _statuses(plan: Plan, folder: StudyFolder) -> dict[int, str]:
@@ -213,9 +258,10 @@ def _statuses(plan: Plan, folder: StudyFolder) -> dict[int, str]:
     file = folder.path / "results.csv"
     if not file.exists():
         return {}
-    rows = read_table(file, ("status",)).rows
+    table = read_table(file, ("status",))
     points = {trial.number: plan.point(trial) for trial in plan.trials}
     names = list(next(iter(points.values()), {}))
+    rows = [row for row in table.rows if row["status"] in set(Status)]
     known = {tuple(row.get(name) for name in names): row["status"] for row in rows}
     cells = {
         number: tuple("" if point[name] is None else str(point[name]) for name in names)

@@ -29,7 +29,7 @@ from orchestrator.scheduler.estimate import gather, keep
 from orchestrator.scheduler.results_table import ResultRows
 from orchestrator.scheduler.retention import ModelRetention
 from orchestrator.scheduler.sampling import recorded
-from orchestrator.scheduler.scheduler import StudyScheduler
+from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
 from orchestrator.scheduler.storage_mirror import StorageMirror
 from orchestrator.search.storage import StoredStudy
 from orchestrator.spec.load import missing_data
@@ -177,7 +177,7 @@ class _Run:
             self._chosen.leave()
             self._conclude(whole=whole)
         failures = self.state.statuses[Status.FAILED]
-        self._say_where(failures)
+        self._say_where()
         if pending:
             raise BudgetExhausted(
                 f"{self.scheduler.allowance.spent} with {count(pending, 'trial')} pending"
@@ -294,7 +294,7 @@ class _Run:
         sampler = self.scheduler.drawing.sampler
         return [*([] if sampler is None else [sampler]), *self.scheduler.decisions.judges]
 
-    def _say_where(self, failures: int) -> None:
+    def _say_where(self) -> None:
         study, path = self.plan.study, self.folder.path
         sampler = None if study.search is None else study.search.sampler
         objective, lowest = study.objective.value, not study.objective.maximise
@@ -303,8 +303,11 @@ class _Run:
         for name, result in self.scheduler.errors.items():
             log = self.folder.logs / f"{name}.log"
             self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)
-        if failures:
+        stopped = self.scheduler.stopped_count
+        if failures := self.state.statuses[Status.FAILED] - stopped:
             self._say(f"{count(failures, 'trial')} failed; the same command tries again")
+        if stopped:
+            self._say(f"{count(stopped, 'trial')} {STOPPED}; the same command runs them again")
         if prunings := len(self.scheduler.decisions.prunings):
             file = self.folder.logs / "pruning.csv"
             self._say(f"pruned   by {count(prunings, 'decision')}, in {shown(file)}", link=file)

@@ -11,6 +11,7 @@ def run_inline(scheduler: StudyScheduler, site: Site, interrupts: Interrupts) ->
     """Run a study to its end without Ray; the results are the same."""
     runner = StageRunner(site, scheduler.plan.study.victim)
     while not scheduler.complete:
+        scheduler.heed()
         job = scheduler.next_job()
         if job is not None:
             _run(scheduler, runner, job, interrupts)
@@ -21,4 +22,5 @@ def _run(scheduler: StudyScheduler, runner: StageRunner, job: Job, interrupts: I
     interrupts.check()
     while not assignment.take(batch.work()):
         interrupts.check()
+        scheduler.heed()
     batch.close()

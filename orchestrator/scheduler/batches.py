@@ -226,10 +226,11 @@ class TuneSession:
         self._failure = self._failure or error
 
     def check(self) -> None:
-        """Raise whatever ends the study: from here it also ends Tune's loop."""
+        """Raise whatever ends the study, and heed the user: from here it also ends Tune's loop."""
         self.interrupts.check()  # first: the same signal may have ended Ray
         if self._failure is not None:
             raise self._failure
+        self._scheduler.heed()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

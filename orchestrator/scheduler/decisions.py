@@ -233,6 +233,10 @@ class Decisions:
         weak = ", weak victim" if self._is_weak(verdict) else ""
         return f"{text}, {spoken(objective.value)} {amount(objective, value)}{weak}"
 
+    def awaits(self, trial: Trial) -> bool:
+        """Whether a trial has neither a verdict nor an outcome."""
+        return trial.number not in self._verdicts and trial.number not in self._outcomes
+
     def complete(self) -> bool:
         """Whether every trial has its verdict."""
         return len(self._verdicts) == len(self._plan.trials)

@@ -2,9 +2,10 @@
 
 It knows nothing of Ray, and of a repair method only that it is a chain of stages. An executor
 asks `next_job` or `next_batch`, reports `progress`, and ends each job with `finished`,
-`stopped`, `lost` or `returned`; everything it reports twice is harmless.
+`stopped`, `lost` or `returned`; everything it reports twice is harmless. It calls `heed` often.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
@@ -23,6 +24,9 @@ from orchestrator.spec.model import Objective, OwnObjective
 from orchestrator.store.lookup import Findings, RepairResult, StageResults, objective_value, reached
 from orchestrator.store.study_folder import StudyFolder
 from ulrl.metrics import Metrics
+
+STOPPED = "stopped by the user"
+HEED_EVERY = 1.0  # seconds between looks for trials to stop
 
 
 class TrialOutcomes:
@@ -130,6 +134,10 @@ class Prerequisites:
         self._push_victim(scenario)
         return False
 
+    def waiting_for(self, job: Job) -> list[Scenario]:
+        """Return the scenarios that a helper's or a victim's job is for."""
+        return [job.scenario] if job.helper is None else self._waiting.get(job.name, [])
+
     def helper_ready(self, job: Job) -> None:
         """Go on with the scenarios that wait for a helper.
 
@@ -198,6 +206,8 @@ class StudyScheduler:
         # Trials that want the same result: the first has it made and the others wait.
         self._flights: dict[Hashable, list[Trial]] = defaultdict(list)
         self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
+        self._stopped: dict[int, Trial] = {}  # by the user, by the trial's number
+        self._heeded = 0.0  # when
         self.scores: dict[int, Findings] = {}
         self.repairs: dict[int, RepairResult] = {}
 
@@ -248,14 +258,58 @@ class StudyScheduler:
 
     def _needed(self, job: Job) -> bool:
         """Whether a job that was ready still is of use; if not, those that wait for it go on."""
-        if not job.trials or any(self.decisions.verdict(trial) is None for trial in job.trials):
-            return True
-        self._go_on(job)
-        return False
+        needed = any(map(self._is_open, job.trials)) if job.trials else self._has_use(job)
+        if not needed and job.trials:
+            self._go_on(job)
+        return needed
 
     def wanted(self, job: Job) -> bool:
         """Whether a job is no trial's, or one of a trial without a verdict."""
-        return not job.is_trial or self.decisions.verdict(job.trial) is None
+        return not job.is_trial or self._is_open(job.trial)
+
+    def heed(self) -> None:
+        """Stop the trials that the user has asked to stop since, as far as they are not over."""
+        now = time.monotonic()
+        if now - self._heeded < HEED_EVERY:
+            return
+        self._heeded = now
+        for name, keys in self._folder.stops_asked():
+            chosen = [trial for trial in self.plan.trials if trial.key in keys]
+            self._folder.answer_stop(name, self.stop(chosen))
+
+    def stop(self, trials: Iterable[Trial]) -> int:
+        """Give up trials that run or wait; return how many.
+
+        Their jobs end with their next report, unless other trials need the same results.
+        """
+        chosen = [trial for trial in trials if self.decisions.awaits(trial)]
+        self._stopped |= {trial.number: trial for trial in chosen}
+        for trial in chosen:
+            self._offer(trial, TrialOutcome(error=STOPPED))
+        return len(chosen)
+
+    @property
+    def stopped_count(self) -> int:
+        """How many trials are failed because the user stopped them."""
+        verdicts = map(self.decisions.verdict, self._stopped.values())
+        return sum(verdict is not None and verdict.error == STOPPED for verdict in verdicts)
+
+    def _is_open(self, trial: Trial) -> bool:
+        """Whether a trial is neither decided nor stopped by the user."""
+        return self.decisions.verdict(trial) is None and trial.number not in self._stopped
+
+    def _has_use(self, job: Job) -> bool:
+        """Whether a trial is left for which a job is, once the user has stopped some."""
+        if not self._stopped:
+            return True
+        if job.trials:
+            members = self._flights.get(self._flight(job.trial, job.position), ())
+            return any(map(self._is_open, (*job.trials, *members)))
+        if self.drawing.possible:
+            return True
+        scenarios = self._victims.waiting_for(job)
+        groups = [group for s in scenarios for group in self._catalog.groups_in(s.number)]
+        return any(self._is_open(trial) for group in groups for trial in group.trials)
 
     def drawn_for(self, job: Job) -> Drawn | None:
         """Return what a worker has to know to find a job by its name."""
@@ -273,23 +327,26 @@ class StudyScheduler:
         self._queue.begin(job, now=progress.begins)
         self._observer.progressed(job, progress)
         self._seen[job.name] = progress.curve
-        if not job.is_trial:
+        if not self._has_use(job):
+            return True
+        if not job.is_trial or job.trial.number in self._stopped:
             return False
         values = self._outcomes.of_curve(job.trial, progress.curve)
         return self.decisions.hopeless(job.trial, values)
 
     def stopped(self, job: Job, progress: Progress) -> None:
-        """Take back a trial that `progress` asked to stop."""
-        if not self._queue.end(job) or not job.is_trial:
+        """Take back a job that `progress` asked to stop."""
+        if not self._queue.end(job):
             return
         self._observer.ended(job, JobResult())
-        trial = job.trial
-        if self.decisions.verdict(trial) is None:
+        if job.is_trial and self._is_open(job.trial):
+            trial = job.trial
             key = self.scores[trial.number].relearn_key
             self._folder.record_cut(key, progress.curve)
             self._cuts[key] = progress.curve
             self._offer(trial, TrialOutcome(curve=self._outcomes.of_curve(trial, progress.curve)))
-        self._go_on(job)
+        if job.trials:
+            self._go_on(job)
 
     def finished(self, job: Job, result: JobResult) -> None:
         """Take back a job that ended by itself, well or with an error.
@@ -445,7 +502,7 @@ class StudyScheduler:
         else:
             waiting = [trial for trial in members if trial.number not in job.numbers]
         for trial in waiting:
-            if self.decisions.verdict(trial) is not None:
+            if not self._is_open(trial):
                 continue
             if not job.is_trial:
                 self._advance(trial)
@@ -464,6 +521,8 @@ class StudyScheduler:
         return True
 
     def _offer(self, trial: Trial, outcome: TrialOutcome) -> None:
+        if trial.number in self._stopped:  # a result that comes now is for the next start
+            outcome = TrialOutcome(error=STOPPED)
         for verdict in self.decisions.offer(trial, outcome):
             self.drawing.decided(verdict.trial)
             self._observer.decided(verdict)

@@ -43,6 +43,8 @@ class StudyFolder:
         self.path, self.logs = path, path / "logs"
         self._record_file, self._settings_file = path / "stages.csv", path / "settings.jsonl"
         self._cuts_file, self._holder_file = self.logs / "cuts.jsonl", self.logs / "driver.json"
+        self._stops_file = self.logs / "stops.jsonl"
+        self._stops_read = 0  # lines of it
         self.executed: Counter[str] = Counter()
         self._listed: set[tuple[str, str]] = set()
         self._used: dict[str, set[str]] = defaultdict(set)
@@ -70,12 +72,55 @@ class StudyFolder:
             raise self._unwritable(error) from error
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         try:
+            self._stops_file.unlink(
+                missing_ok=True
+            )  # whatever it asks for, it asked a former start
             self._holder_file.write_text(json.dumps(holder))
             remove_left(self.path.rglob(ASIDE))
             yield
         finally:
             self._holder_file.unlink(missing_ok=True)
             lock.release()
+
+    def holder(self) -> str:
+        """Return who holds the folder, or nothing if no driver does."""
+        if not self._holder_file.exists():
+            return ""
+        lock = FileLock(self.logs / "driver.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return self._holder()
+        lock.release()
+        return ""  # it was killed
+
+    def ask_to_stop(self, trials: Iterable[str]) -> str:
+        """Ask the driver to stop trials, by their keys; return a name for its answer."""
+        name = uuid.uuid4().hex
+        self._write_stop({"ask": name, "trials": list(trials)})
+        return name
+
+    def stops_asked(self) -> list[tuple[str, frozenset[str]]]:
+        """Return what was asked since the last call: a name for the answer, and trials' keys."""
+        lines = self._stop_lines()
+        new, self._stops_read = lines[self._stops_read :], len(lines)
+        return [(line["ask"], frozenset(line["trials"])) for line in new if "ask" in line]
+
+    def answer_stop(self, name: str, stopped: int) -> None:
+        """Answer how many trials were stopped."""
+        self._write_stop({"answer": name, "stopped": stopped})
+
+    def stop_answered(self, name: str) -> int | None:
+        """Return how many trials the driver stopped; None as long as it has not answered."""
+        answers = (line for line in self._stop_lines() if line.get("answer") == name)
+        return next((int(line["stopped"]) for line in answers), None)
+
+    def _write_stop(self, line: Mapping[str, Any]) -> None:
+        with self._stops_file.open("a") as file:  # both sides append, each a whole line
+            file.write(json.dumps(line) + "\n")
+
+    def _stop_lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in whole_lines(self._stops_file, cut=False)]
 
     def identity(self) -> str:
         """Return the study's identifier, made up when the folder is new."""

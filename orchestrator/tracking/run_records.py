@@ -14,7 +14,7 @@ from orchestrator.plan.jobs import StageRun
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.scheduler.decisions import Pruning, Status
 from orchestrator.scheduler.results_table import ResultRows, metric_columns, own_numbers
-from orchestrator.scheduler.scheduler import StudyScheduler
+from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
 from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import LogModels, Study
@@ -220,7 +220,7 @@ class RunRecords:
                 **self._pruned(trial, row["status"]),
                 **_tags(trial.scenario),
             },
-            status="FAILED" if row["status"] == Status.FAILED.value else "FINISHED",
+            status=_run_status(row),
             model=model,
             registered=self._registered(trial.scenario) if wanted and model is not None else "",
             datasets=self._sets.of_trial(trial),
@@ -262,6 +262,12 @@ class RunRecords:
             curves |= _curves("unlearn", METRICS, values.get("curve", ())[:stop])
             self._ascent = key, curves
         return curves
+
+
+def _run_status(row: Mapping[str, Any]) -> str:
+    if row["status"] != Status.FAILED.value:
+        return "FINISHED"
+    return "KILLED" if row["error"] == STOPPED else "FAILED"
 
 
 def _said(found: Outcome | None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Studies from Python: what is loaded, planned and found."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,37 @@ def test_a_study_that_ran_is_a_frame_and_a_best_setting(grid: Path, tmp_path: Pa
     assert isinstance(again, Results)
     assert "<th>der_report</th>" in again._repr_html_()
     assert repr(again).endswith("4 trials: 4 done>")
+
+
+def test_chosen_results_are_computed_again(grid: Path, tmp_path: Path) -> None:
+    changes = {
+        "grid.attack": "badnets",
+        "grid.architecture": {"name": "preact_resnet18", "width": 1},
+        "grid.seed": 0,
+        "grid.clean_ratio": 0.02,
+        "grid.unlearn_epochs": 1,
+        "grid.relearn_epochs": 1,
+        "victim": {"epochs": 1, "batch_size": 64, "min_acc": 0.0, "min_asr": 0.0},
+        "mlflow": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "log_models": "none"},
+        "store": str(tmp_path / "store"),
+    }
+    study = o.load_study(grid, set=changes)
+    folder = tmp_path / "run"
+    o.run_study(study, folder, inline=True)
+
+    def computed(**chosen: str | list[str]) -> dict[str, int]:
+        """Return how often each stage runs again."""
+        before = (folder / "stages.csv").read_text().splitlines()
+        o.run_study(study, folder, inline=True, **chosen)  # type: ignore[arg-type]
+        new = (folder / "stages.csv").read_text().splitlines()[len(before) :]
+        return Counter(line.partition(",")[0] for line in new if line.endswith(",True"))
+
+    assert computed() == {}
+    assert computed(redo="unlearn_threshold=0.1") == {"relearn": 1, "evaluate": 1}
+    both = ["unlearn_threshold=0.1", "unlearn_threshold=0.2"]
+    assert computed(redo=both)["relearn"] == computed(redo=both)["evaluate"] >= 1
+    assert computed(redo_victims="attack=badnets")["train_victim"] == 1
+    with pytest.raises(SpecError, match="no trial has seed=1"):
+        o.run_study(study, folder, inline=True, redo="seed=1")
+    with pytest.raises(SpecError, match="no study runs in"):
+        o.stop_trials(study, "seed=0", folder)

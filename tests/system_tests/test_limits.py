@@ -89,6 +89,26 @@ def test_a_budget_ends_a_start_and_the_same_command_goes_on(command: Command) ->
     assert set(command.results().status) == {"done"}
 
 
+@pytest.mark.usefixtures("tables")
+def test_a_trial_is_stopped_while_another_runs(command: Command) -> None:
+    command.write(TINY.replace("[1, 2, 3]", "[1000, 1, 2]"))
+    arguments = ("grid.yaml", "--set", "grid.clean_ratio=1.0", "--set", "resources.workers=2")
+    study = command.start(*arguments)
+    file = command.folder / "runs/small/logs/trial-00000.log"
+    command.wait_until(file.exists, "the long trial is in work")
+    asked = Command(command.folder)
+    out, _ = asked.run(*arguments, "--stop", "relearn_epochs=1000", timeout=60)
+    assert out == "stopped 1 trial; to run them later, run the study again\n"
+    out, _ = command.end(study, code=1)
+    results = command.results()
+    assert list(results.status) == ["failed", "done", "done"]
+    assert list(results.error.fillna("")) == ["stopped by the user", "", ""]
+    assert "1 trial stopped by the user; the same command runs them again" in out
+    relearned = command.stages().stage.eq("relearn").sum()
+    assert relearned == 2
+    asked.run(*arguments, "--stop", "relearn_epochs=1000", code=2)  # the study is over
+
+
 def test_a_worker_that_ray_ends_for_memory_is_told_as_such(tmp_path: Path) -> None:
     with Command(tmp_path, RAY_memory_usage_threshold="0.01") as command:
         command.write(HANGING.replace("{name: stuck, how: [well, sleeps, holds, eats]}", "badnets"))
