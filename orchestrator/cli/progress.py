@@ -2,12 +2,11 @@
 
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,142 +15,17 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.pipeline.catalog import JobCatalog
-from orchestrator.pipeline.chain import chain_of
+from orchestrator.cli.remaining_time import RemainingTime
 from orchestrator.plan.columns import count, span, spoken
-from orchestrator.plan.cost_model import Workload, machine_of
-from orchestrator.plan.jobs import Job, JobKind, JobResult, Progress, victim_job
+from orchestrator.plan.jobs import Job, JobResult, Progress
 from orchestrator.plan.labels import cell_text, setting_text
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, amount, sentence
-from orchestrator.scheduler.estimate import StageTiming
 from orchestrator.scheduler.scheduler import point_of
 from orchestrator.search.best import Choice, margin
 from orchestrator.store.lookup import VictimResult
 from orchestrator.terminal import PLAIN_EVERY
-
-Kind: TypeAlias = tuple[str, tuple[str, str]]  # a stage, and the network and dataset
-
-
-class RemainingTime:
-    """Time left: of each stage, what is left times the mean of what it took so far.
-
-    Both are weighed by the jobs' loads, for each network and dataset apart. Trials that others
-    made unnecessary (shared results, pruned settings) count as load that took no time, so
-    sharing and pruning are expected to go on as they did.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self._load, self._catalog = plan, Workload(plan), JobCatalog(plan)
-        self._open: dict[str, tuple[Kind, float]] = {}  # kind and load of jobs to be done, by name
-        self._took: dict[Kind, StageTiming] = defaultdict(StageTiming)
-        self._running: dict[str, StageTiming] = {}  # the part that is done
-        self._since: dict[str, float] = {}  # when a worker last began or ended something
-        self._counting = False
-        self._shared: set[Hashable] = set()  # first stages that are counted
-        self._trials: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)  # loads
-        for job in (*self._catalog.helpers, *map(victim_job, plan.scenarios)):
-            self._open[job.name] = _kind(job), self._load.of(job).passes
-        for trial in plan.trials:
-            self._add(trial)
-
-    def begin(self) -> None:
-        """Count from now on: what was decided before was stored."""
-        self._counting = True
-
-    def heard(self, job: Job, place: str, now: float, done: int = 0, of: int = 0) -> None:
-        """Take news of a running job."""
-        if job.trials:
-            self._add(job.trial)
-        seconds = now - self._since.setdefault(place, now)
-        if of:
-            load = self._load.of(job).passes * done / of
-            self._running[job.name] = StageTiming(seconds=seconds, load=load)
-
-    def ended(self, job: Job, place: str, now: float, spent: float = 0.0) -> None:
-        """Take the end of a job; `spent` seconds on its worker, if they were counted."""
-        self._running.pop(job.name, None)
-        seconds = spent or now - self._since.get(place, now)
-        self._since[place] = now
-        # The load of a trial comes with its verdict.
-        load = 0.0 if job.is_trial else self._load.of(job).passes
-        self._took[_kind(job)].add(seconds, load)
-        if not job.is_trial:
-            self._open.pop(job.name, None)
-        if job.kind is JobKind.VICTIM:
-            self.victim(job.scenario)
-
-    def victim(self, scenario: Scenario) -> None:
-        """Take note that a victim is there."""
-        for job in (victim_job(scenario), *self._catalog.helpers_of(scenario)):
-            self._open.pop(job.name, None)
-
-    def decided(self, trial: Trial) -> None:
-        """Take a verdict on a trial; it may come without the trial ever having run."""
-        self._add(trial)
-        self._running.pop(trial.name, None)
-        for job in (victim_job(trial.scenario), self._catalog.group_of(trial).job):
-            self._open.pop(job.name, None)
-        kind, load = self._open.pop(trial.name, (None, 0.0))
-        if kind is not None and self._counting:
-            self._took[kind].add(0.0, load)
-
-    def left(self, workers: int) -> float | None:
-        """Return the seconds until the end, or None as long as nothing is known.
-
-        The thread of the screen asks, so dictionaries are copied before they are looked through.
-        """
-        undrawn = self._plan.most_settings - len(self._plan.settings)
-        if not self._open and not undrawn:
-            return 0.0
-        left: dict[Kind, float] = defaultdict(float)
-        loads = dict(self._open)
-        for kind, load in loads.values():
-            left[kind] += load
-        for name, part in list(self._running.items()):
-            if name in loads:
-                left[loads[name][0]] -= part.load
-        for scenario in self._plan.scenarios if undrawn else ():
-            machine = machine_of(scenario)
-            left["trial", machine] += undrawn * fmean(list(self._trials[machine].values()) or [0.0])
-        rates = {kind: self._rate(kind) for kind, load in left.items() if load > 0}
-        if None in rates.values():
-            return None
-        total = sum((rate or 0.0) * left[kind] for kind, rate in rates.items())
-        return total / max(1, min(workers, len(self._open)))
-
-    def _add(self, trial: Trial) -> None:
-        """Take in a trial, of the plan from the start or drawn since; once is enough."""
-        known = self._trials[machine_of(trial.scenario)]
-        if trial.number in known:
-            return
-        group = self._catalog.known(trial) or self._catalog.add(trial)
-        last = len(chain_of(trial)) - 1
-        jobs = [self._catalog.job(trial, last)]
-        if last and group.shared not in self._shared:
-            self._shared.add(group.shared)
-            jobs.append(group.job)
-        for job in jobs:
-            self._open[job.name] = _kind(job), self._load.of(job).passes
-        known[trial.number] = self._open[trial.name][1]
-
-    def _rate(self, kind: Kind) -> float | None:
-        """Return seconds per load of a stage: its own, or on other networks, or of any stage.
-
-        As long as nothing has ended, what is done of the jobs that run has to serve.
-        """
-        took, running = dict(self._took), list(self._running.values())
-        own = [took[kind]] if kind in took else []
-        stage = [timing for (name, _), timing in took.items() if name == kind[0]]
-        for timings in (own, stage, list(took.values()), running):
-            if load := sum(timing.load for timing in timings):
-                return sum(timing.seconds for timing in timings) / load
-        return None
-
-
-def _kind(job: Job) -> Kind:
-    return job.name.partition("-")[0], machine_of(job.scenario)
 
 
 class BestSoFar(NamedTuple):
@@ -172,9 +46,15 @@ class ProgressState:
     Args:
         plan: Of the study.
         value_of: The objective of a done trial on the selection half; None if it does not count.
+        remaining: The time left; by default as far as it can be told from the plan alone.
     """
 
-    def __init__(self, plan: Plan, value_of: Callable[[Trial], float | None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        value_of: Callable[[Trial], float | None],
+        remaining: RemainingTime | None = None,
+    ) -> None:
         self.plan = plan
         self.statuses: Counter[Status] = Counter()
         self.running: dict[str, tuple[Job, Progress | None]] = {}
@@ -184,7 +64,7 @@ class ProgressState:
         self._value_of = value_of
         self._values: dict[int, float] = {}  # by the trial's number
         self._leader: tuple[int, BestSoFar | None] = (-1, None)
-        self._remaining = RemainingTime(plan)
+        self._remaining = RemainingTime(plan) if remaining is None else remaining
         self._started = time.monotonic()
         self._places: dict[str, int] = {}  # workers, numbered as they report
 
@@ -205,7 +85,8 @@ class ProgressState:
 
     def end(self, job: Job, result: JobResult) -> None:
         self.running.pop(job.name, None)
-        self._remaining.ended(job, result.place, time.monotonic(), result.spent)
+        failed = bool(result.error)
+        self._remaining.ended(job, result.place, time.monotonic(), result.spent, failed=failed)
 
     def victim(self, scenario: Scenario, *, weak: bool) -> None:
         self.victims_left -= 1
@@ -217,7 +98,7 @@ class ProgressState:
         trial = verdict.trial
         self.running.pop(trial.name, None)  # stopped, if it still runs
         self.statuses[verdict.status] += 1
-        self._remaining.decided(trial)
+        self._remaining.decided(trial, failed=verdict.status is Status.FAILED)
         if verdict.pruning is not None and verdict.pruning.level == "setting":
             self.abandoned.add(trial.setting.number)
         value = self._value_of(trial) if verdict.status is Status.DONE else None

@@ -13,6 +13,7 @@ from orchestrator.cli.logs import StartLog, TrialLogs
 from orchestrator.cli.plan import check_start, counts
 from orchestrator.cli.progress import ProgressState, ProgressView
 from orchestrator.cli.redo import Redo
+from orchestrator.cli.remaining_time import RemainingTime
 from orchestrator.cli.summary import print_summary, shared
 from orchestrator.errors import BudgetExhausted, ResourceError, SpecError
 from orchestrator.executor.base import Executor, executor
@@ -25,7 +26,7 @@ from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.plan.resources import Shares
 from orchestrator.scheduler.callbacks import CallbackList
 from orchestrator.scheduler.decisions import Status, write_prunings
-from orchestrator.scheduler.estimate import gather, keep
+from orchestrator.scheduler.estimate import gather, keep, recall
 from orchestrator.scheduler.results_table import ResultRows
 from orchestrator.scheduler.retention import ModelRetention
 from orchestrator.scheduler.sampling import recorded
@@ -133,7 +134,8 @@ class _Run:
         self.retention = ModelRetention(scheduler, results, store)
         runs = RunRecords(scheduler, results, findings, store, self.pictures)
         self.mlflow_callback = MlflowCallback(self.mlflow, scheduler, runs, self.retention)
-        self.state = ProgressState(plan, self._value_of)
+        remaining = RemainingTime(plan, scheduler.scores, recall(store, compute, plan))
+        self.state = ProgressState(plan, self._value_of, remaining)
         logs = TrialLogs(folder, scheduler)
         self.view = ProgressView(console, self.state, logs.path)
         self.starts = StartLog(folder.logs, compute.device)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchestrator.cli.progress import RemainingTime
+from orchestrator.cli.remaining_time import RemainingTime
 from orchestrator.pipeline.chain import chain_of, reached
 from orchestrator.plan.jobs import Job, JobKind, trial_job
 from orchestrator.plan.plan import Plan, Trial
