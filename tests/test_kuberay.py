@@ -37,6 +37,18 @@ def test_a_manifest_fits_the_schema(kind: str, version: str) -> None:
     assert mistakes(manifest, version) == []
 
 
+@pytest.mark.parametrize("kind", ["RayCluster", "RayJob"])
+def test_a_cluster_has_a_node_that_computes_before_a_study_starts(kind: str) -> None:
+    """A study that finds no room is refused; its driver then cannot make the cluster grow."""
+    spec = MANIFESTS[kind]["spec"]
+    spec = spec.get("rayClusterSpec", spec)
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    (group,) = spec["workerGroupSpecs"]
+    assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    assert group["replicas"] >= 1
+    assert "enableInTreeAutoscaling" not in spec  # it would take idle nodes away
+
+
 def test_the_page_names_the_oldest_version_that_was_checked() -> None:
     page = (DOCS / "cluster.md").read_text(encoding="utf-8")
     assert re.findall(r"KubeRay operator \(([\d.]+) or newer", page) == [kuberay.versions()[0]]

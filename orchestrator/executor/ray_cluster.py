@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ from orchestrator.store.store import Store
 from orchestrator.terminal import spared
 
 DAEMONS = ("gcs_server", "raylet")  # of an embedded Ray, which cannot do without either
+FOLLOW_SECONDS = 3.0  # between looks for nodes that joined or left
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Membership:
     """A Ray that this process is part of.
 
     Attributes:
-        nodes: Its machines.
+        current: Returns its machines that can run a study, as they are now.
         guard: Ends the process if the Ray dies under it.
     """
 
-    nodes: Sequence[Node]
+    current: Callable[[], tuple[Node, ...]]
     guard: RayWatchdog
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return self.current()
 
     def leave(self) -> None:
         """Be no part of it any more: it may die."""
@@ -73,8 +78,9 @@ def joined(address: Address, study: Study, store: Store, errors: Console) -> Ite
             runtime_env=code | variables,
         )
         guard.watch(Listeners(_places()))
-        beacon = stack.enter_context(store.beacon())
-        yield Membership(survey(store.url, beacon), guard)
+        roster = Roster(store.url, stack.enter_context(store.beacon()))
+        stack.enter_context(roster.followed())
+        yield Membership(lambda: roster.nodes, guard)
 
 
 @contextmanager
@@ -118,7 +124,7 @@ def embedded(
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         memory = this_machine().memory
         node = Node(cpus=there.get("CPU", 0), gpus=there.get("GPU", 0), memory=memory)
-        yield Membership((node,), guard)
+        yield Membership(lambda: (node,), guard)
 
 
 class EmbeddedRay:
@@ -188,23 +194,68 @@ def _places() -> list[tuple[str, int]]:
     return [ray_setup.place_of(context.gcs_address), raylet]
 
 
-def survey(store: Address, beacon: str) -> tuple[Node, ...]:
-    """Return the nodes of this Ray, once each has said that a study can run there.
+class Roster:
+    """The nodes of a running cluster that can run a study, while nodes join and leave.
+
+    Args:
+        store: That every node has to see.
+        beacon: In the store.
 
     Raises:
-        ResourceError: One of them cannot.
+        ResourceError: A node that is there now cannot run a study.
     """
-    nodes = _nodes()
-    looks = [
-        ray.remote(ray_setup.examine())
-        .options(
-            num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        )
-        .remote(store, beacon)
-        for node in nodes
-    ]
-    return tuple(map(_answered, nodes, looks))
+
+    def __init__(self, store: Address, beacon: str) -> None:
+        self._store, self._beacon = store, beacon
+        self._over = threading.Event()
+        there = _nodes()
+        looks = [self._look(node) for node in there]
+        fit = map(_answered, there, looks)
+        self._known: dict[str, Node | None] = dict(zip(map(_id_of, there), fit, strict=True))
+        self._asked: dict[str, Any] = {}
+        self.nodes = self._fit(self._known)
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Keep `nodes` up to date, until left.
+
+        A thread asks: while the head does not answer, the one who asks it waits.
+        """
+        threading.Thread(target=self._follow, daemon=True).start()
+        try:
+            yield
+        finally:
+            self._over.set()
+
+    def _follow(self) -> None:
+        while not self._over.wait(FOLLOW_SECONDS):
+            with suppress(Exception):  # asked again; that Ray is gone the watchdog finds out
+                self._update()
+
+    def _update(self) -> None:
+        there = {_id_of(node): node for node in _nodes()}
+        for name in there.keys() - self._known.keys() - self._asked.keys():
+            self._asked[name] = self._look(there[name])
+        for name, look in list(self._asked.items()):
+            if name not in there:
+                del self._asked[name]
+            elif ray.wait([look], timeout=0)[0]:
+                del self._asked[name]
+                self._known[name] = None  # unless it proves fit; one that is not is left out
+                self._known[name] = _answered(there[name], look)
+        self.nodes = self._fit(there)
+
+    def _fit(self, there: Collection[str]) -> tuple[Node, ...]:
+        return tuple(node for name, node in self._known.items() if node and name in there)
+
+    def _look(self, node: dict[str, Any]) -> Any:
+        where = NodeAffinitySchedulingStrategy(_id_of(node), soft=False)
+        look = ray.remote(ray_setup.examine())
+        return look.options(num_cpus=0, scheduling_strategy=where).remote(self._store, self._beacon)
+
+
+def _id_of(node: dict[str, Any]) -> str:
+    return str(node["NodeID"])
 
 
 def _answered(node: dict[str, Any], look: Any) -> Node:

@@ -50,6 +50,7 @@ def configure(threads: int) -> None:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshots are never read
+        "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the study counts its workers; not one by one
     }
 
 

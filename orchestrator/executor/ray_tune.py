@@ -3,6 +3,7 @@
 import uuid
 import warnings
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from ray import tune
@@ -158,9 +159,12 @@ def run_on_ray(
         ResourceError: The Ray is too small, or ends under the study.
     """
     plan = scheduler.plan
-    workers = shares.workers(member.nodes, plan.scenarios)
+    shares.workers(member.nodes, plan.scenarios)  # refuses what could never run
+    likely = lru_cache(maxsize=1)(lambda nodes: shares.likely(nodes, plan.scenarios))
     token = uuid.uuid4().hex
-    session = _LIVE[token] = TuneSession(scheduler, interrupts, shares, workers)
+    session = _LIVE[token] = TuneSession(
+        scheduler, interrupts, shares, lambda: likely(member.nodes)
+    )
     try:
         with scratch() as folder, member.guard.handling(session.fail):
             trainable = tune.with_resources(
@@ -178,7 +182,6 @@ def run_on_ray(
                     search_alg=_StudySearcher(token),
                     scheduler=_StudyTrialScheduler(token),
                     num_samples=-1,
-                    max_concurrent_trials=workers,
                     reuse_actors=True,
                     trial_dirname_creator=lambda trial: str(trial.trial_id),
                 ),

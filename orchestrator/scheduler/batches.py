@@ -1,7 +1,7 @@
 """Batches of jobs: how they are handed to a worker, run there, and reported."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -163,18 +163,24 @@ class AssignedBatch:
 class TuneSession:
     """One Tuner's way to the scheduler, and which Tune trial has what.
 
+    Args:
+        workers: Returns how many jobs can be worked on at once now: machines join and leave.
+
     Attributes:
-        workers: How many there are.
         interrupts: The signals that end the study.
     """
 
     def __init__(
-        self, scheduler: StudyScheduler, interrupts: Interrupts, shares: Shares, workers: int
+        self,
+        scheduler: StudyScheduler,
+        interrupts: Interrupts,
+        shares: Shares,
+        workers: Callable[[], int],
     ) -> None:
         self._scheduler = scheduler
         self.interrupts = interrupts
         self._shares = shares
-        self.workers = workers
+        self._workers = workers
         self._batches: dict[str, tuple[AssignedBatch, Scenario]] = {}
         self._near: Scenario | None = None  # where the worker was that is free now
         self._failure: Exception | None = None
@@ -189,7 +195,10 @@ class TuneSession:
         No names are nothing for the moment. A batch holds jobs that take the same.
         """
         with self._guarded():
-            found = self._scheduler.next_batch(self.workers, self._near)
+            workers = self._workers()
+            if len(self._batches) >= workers:
+                return [], Share()
+            found = self._scheduler.next_batch(workers, self._near)
             if not found:
                 return [], Share()
             share = self._shares.of(found[0])

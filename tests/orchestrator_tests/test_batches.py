@@ -3,15 +3,16 @@
 from collections.abc import Generator
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from orchestrator.address import Address
 from orchestrator.plan.jobs import Job, JobResult, Progress, Site, StageRun
-from orchestrator.scheduler.batches import AssignedBatch, BatchProgress, JobBatch
+from orchestrator.scheduler.batches import AssignedBatch, BatchProgress, JobBatch, TuneSession
 from orchestrator.scheduler.queue import BATCH_SECONDS, batch_size
-from orchestrator.spec.model import Limits
+from orchestrator.spec.model import Limits, Share
+from orchestrator.terminal import Interrupts
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
 
@@ -239,3 +240,33 @@ def _ready(desk: Desk) -> set[str]:
     while (job := desk.scheduler.next_job()) is not None:
         names.add(job.name)
     return names
+
+
+class Equal:
+    """Shares of which all jobs take the same."""
+
+    def of(self, job: Job) -> Share:
+        del job
+        return Share()
+
+
+def test_a_session_hands_out_to_as_many_workers_as_there_are_now(
+    tmp_path: Path, store: str
+) -> None:
+    desk = Desk(study_of("nobody", store), tmp_path)
+    desk.scheduler.open()
+    there = [1]
+    session = TuneSession(desk.scheduler, Interrupts(), cast("Any", Equal()), lambda: there[0])
+
+    def at_work(*names: str) -> list[str]:
+        return [name for name in names if session.hand_out(name)[0]]
+
+    assert at_work("a", "b") == ["a"]
+    there[0] = 3  # two machines join
+    assert at_work("b", "c", "d") == ["b", "c"]
+    there[0] = 2  # one is lost
+    session.lost("c", "the machine is gone")
+    assert at_work("d") == []
+    session.lost("b", "the machine is gone")
+    assert at_work("d", "e") == ["d"]
+    session.check()

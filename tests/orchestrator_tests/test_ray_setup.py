@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestrator.address import Address
 from orchestrator.errors import ResourceError
 from orchestrator.executor import ray_cluster
 from orchestrator.executor.ray_setup import (
@@ -21,6 +23,7 @@ from orchestrator.executor.ray_setup import (
     reason_of,
     use_plain_workers,
 )
+from orchestrator.plan.resources import Node
 from orchestrator.terminal import apart
 
 
@@ -30,6 +33,7 @@ def test_what_libraries_write_goes_to_a_file(tmp_path: Path, *, verbose: bool) -
 import os, sys
 from pathlib import Path
 from rich.console import Console
+from orchestrator.plan.resources import Node
 from orchestrator.terminal import apart
 console = Console()
 with apart(console, Path("ray.log"), verbose={verbose}) as errors:
@@ -190,3 +194,66 @@ def test_a_ray_that_cannot_be_started_says_so_when_it_is_asked_for(
     with pytest.raises(ResourceError, match=r"^no room$"):
         ray.member()
     ray.close()
+
+
+class Nodes:
+    """A cluster by the names of its nodes, each of 2 CPUs, and how each answers a look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.there: list[str] = []
+        self.lacks: dict[str, str] = {}
+        self.silent: set[str] = set()
+        self.looks: list[str] = []
+        monkeypatch.setattr(ray_cluster, "_nodes", lambda: list(map(self._node, self.there)))
+        monkeypatch.setattr(ray_cluster.Roster, "_look", self._look)
+        monkeypatch.setattr("ray.wait", self._wait)
+        monkeypatch.setattr("ray.get", self._get)
+
+    def _node(self, name: str) -> dict[str, Any]:
+        return {"NodeID": name, "NodeManagerAddress": name, "Resources": {"CPU": 2.0}}
+
+    def _look(self, node: dict[str, Any]) -> str:
+        self.looks.append(node["NodeID"])
+        return self.looks[-1]
+
+    def _wait(self, looks: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        assert timeout == 0
+        return [look for look in looks if look not in self.silent], []
+
+    def _get(self, look: str, timeout: float) -> dict[str, Any]:
+        assert timeout > 0
+        return {"lacks": self.lacks.get(look, ""), "memory": 0}
+
+
+def test_nodes_that_join_and_leave_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = Nodes(monkeypatch)
+    nodes.there = ["a"]
+    monkeypatch.setattr(ray_cluster, "FOLLOW_SECONDS", 0.01)
+    roster = ray_cluster.Roster(Address("/store"), "beacon")
+    with roster.followed():
+
+        def come_to(count: int) -> None:
+            until = time.monotonic() + 30
+            while len(roster.nodes) != count:
+                assert time.monotonic() < until, roster.nodes
+                time.sleep(0.01)
+            assert roster.nodes == (Node(cpus=2, gpus=0),) * count
+
+        come_to(1)
+        nodes.lacks["unfit"], nodes.silent = "no timm", {"slow"}
+        nodes.there = ["a", "unfit", "slow", "b"]
+        come_to(2)
+        nodes.silent.clear()
+        come_to(3)
+        nodes.there = ["slow", "unfit"]
+        come_to(1)
+        nodes.there = ["slow", "unfit", "a"]  # a cut that Ray did not notice
+        come_to(2)
+    assert sorted(nodes.looks) == ["a", "b", "slow", "unfit"]
+
+
+def test_a_cluster_that_has_an_unfit_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = Nodes(monkeypatch)
+    nodes.there, nodes.lacks = ["a", "unfit"], {"unfit": "no timm"}
+    with pytest.raises(ResourceError, match=r"^the node unfit cannot run a study: no timm$"):
+        ray_cluster.Roster(Address("/store"), "beacon")
