@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup study test format clean system-packages
+.PHONY: setup study test cluster-test format clean system-packages
 
 setup: .venv/installed
 
@@ -22,9 +22,13 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal --durations=15 --ignore tests/system_tests
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal --durations=15 --ignore tests/system_tests --ignore tests/cluster
 	$(BIN)/python -m pytest tests/system_tests/test_quickstart.py  # alone: its Ray takes all CPUs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15 --ignore tests/system_tests/test_quickstart.py tests/system_tests
+
+# Clusters tried for real, on namespaces of this machine: as root, minutes, no part of `make test`.
+cluster-test: setup
+	$(BIN)/python -m pytest -rs --durations=15 tests/cluster
 
 # What some tests need beyond Python; without it they are skipped and say so.
 system-packages:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,10 +70,17 @@ WORKING = re.compile(r"ray::\w+\.train")  # the title of a worker while it is at
 
 
 class Command:
-    """``python -m orchestrator.study`` in a folder; what it leaves running is killed at the end."""
+    """``python -m orchestrator.study`` in a folder; what it leaves running is killed at the end.
 
-    def __init__(self, folder: Path, **variables: str) -> None:
+    Args:
+        folder: Where it runs.
+        before: Words that run the ones after them elsewhere.
+        variables: Of its environment.
+    """
+
+    def __init__(self, folder: Path, *, before: Sequence[str] = (), **variables: str) -> None:
         self.folder = folder
+        self._before = before
         self._variables = variables
         self.printed = ""  # on standard output, by the last start that has ended
         self._started: dict[subprocess.Popen[str], str] = {}  # with the mark of each
@@ -92,7 +99,7 @@ class Command:
     def start(self, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         mark = uuid.uuid4().hex
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.study", *arguments],
+            [*self._before, sys.executable, "-m", "orchestrator.study", *arguments],
             cwd=self.folder,
             env={**environment(), **self._variables, MARK: mark},
             stdin=subprocess.DEVNULL,
