@@ -26,9 +26,10 @@ test: setup
 	$(BIN)/python -m pytest tests/system_tests/test_quickstart.py  # alone: its Ray takes all CPUs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15 --ignore tests/system_tests/test_quickstart.py tests/system_tests
 
-# Clusters tried for real, on namespaces of this machine: as root, minutes, no part of `make test`.
+# Clusters tried for real on this machine, in minutes: machines with networks of their own, and
+# docs/cluster/slurm.sh on a Slurm of two nodes. As root; each test names the packages that it needs.
 cluster-test: setup
-	$(BIN)/python -m pytest -rs --durations=15 tests/cluster
+	$(AS_ROOT) $(BIN)/python -B -m pytest -rs -p no:cacheprovider --durations=15 tests/cluster
 
 # What some tests need beyond Python; without it they are skipped and say so.
 system-packages:

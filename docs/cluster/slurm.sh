@@ -5,9 +5,10 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=32
 #SBATCH --time=12:00:00
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --output=ulrl-%j.log
+#SBATCH --open-mode=append
 # A Ray cluster for one study inside a Slurm job: sbatch docs/cluster/slurm.sh studies/cluster.yaml
 # Run from the checkout, on a file system that all nodes see; .venv must be there.
 # Before the time is up Slurm asks the study to stop; the job then puts itself in the queue
@@ -23,30 +24,47 @@ mkdir -p runs
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$PWD/runs/ray-$SLURM_JOB_ID.token
 (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$RAY_AUTH_TOKEN_PATH")
 export RAY_USAGE_STATS_ENABLED=0
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # the default would hold the nodes for 30 seconds
 
+# This script runs on the first node, so the head and the driver do too. On Debian a host's own
+# name has a loopback address, which the other nodes cannot reach.
 port=$((20000 + SLURM_JOB_ID % 10000)) # two jobs may share a node
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+for address in $(hostname --ip-address) $(hostname --all-ip-addresses); do
+  [[ $address == 127.* || $address == *:* ]] || break
+done
+temporary=/tmp/ray-$SLURM_JOB_ID
+resources=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}")
 
-srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \
-  ray start --head --block --node-ip-address="$address" --port="$port" \
-  --temp-dir="/tmp/ray-$SLURM_JOB_ID" --include-dashboard=false \
-  --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$SLURM_GPUS_ON_NODE" &
-until srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \
-  ray health-check --address "$address:$port"; do sleep 2; done
-if ((SLURM_JOB_NUM_NODES > 1)); then
-  srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) \
-    --exclude="$head" --overlap \
-    ray start --block --address="$address:$port" \
-    --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$SLURM_GPUS_ON_NODE" &
+ray start --head --block --node-ip-address="$address" --port="$port" \
+  --temp-dir="$temporary" --include-dashboard=false "${resources[@]}" &
+ray=$!
+until ray health-check --address "$address:$port" >/dev/null 2>&1; do
+  kill -0 $ray # ends the job if Ray could not start
+  sleep 2
+done
+others=$((SLURM_JOB_NUM_NODES - 1))
+if ((others)); then
+  # srun takes the job's CPUs per task only if it is told (since Slurm 22.05).
+  srun --nodes=$others --ntasks=$others --exclude="$SLURMD_NODENAME" \
+    --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+    ray start --block --address="$address:$port" "${resources[@]}" &
 fi
 
-# The batch step runs on the first node, so the driver does too.
+# Slurm sends SIGUSR1 to this script alone, and the SIGTERM of scancel to all processes.
 python -m orchestrator.study "$study" --address "$address:$port" &
 driver=$!
-trap 'kill -TERM $driver' TERM
+trap 'kill -USR1 $driver || true' USR1
+trap : TERM
 code=0
 wait $driver || code=$?
-while kill -0 $driver 2>/dev/null; do wait $driver || code=$?; done # a signal ends wait early
-((code == 143)) && scontrol requeue "$SLURM_JOB_ID"
+while kill -0 $driver 2>/dev/null; do # a signal ends wait early
+  code=0
+  wait $driver || code=$?
+done
+
+kill $(jobs -p) 2>/dev/null || true
+wait
+srun rm -rf "$temporary" || true
+rm "$RAY_AUTH_TOKEN_PATH"
+((code == 138)) && scontrol requeue "$SLURM_JOB_ID" # ended by SIGUSR1, not by scancel
 exit $code
