@@ -53,6 +53,7 @@ mlflow: {log_models: none}
 """
 CONFIGURATION = """\
 ClusterName=ulrl
+FirstJobId={first}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
@@ -85,7 +86,8 @@ class Slurm:
         conf = self.folder / "slurm.conf"
         self.environment = {**environment(), "PATH": path, "SLURM_CONF": str(conf), MARK: self.mark}
         ports = [free_port() for _ in range(3)]
-        text = CONFIGURATION.format(folder=self.folder, ports=ports, host=socket.gethostname())
+        host, first = socket.gethostname(), os.getpid()  # a job's number names a port and a folder
+        text = CONFIGURATION.format(folder=self.folder, ports=ports, host=host, first=first)
         conf.write_text(text)
         (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
         (self.folder / "state").mkdir()
@@ -159,6 +161,10 @@ class Checkout:
         self.job = self.slurm.say(*command, cwd=self.folder)
         assert self.job.isdecimal(), self.job
 
+    @property
+    def temporary(self) -> Path:
+        return Path("/tmp", f"ray-{self.job}")
+
     def state(self) -> dict[str, str]:
         """Return what Slurm knows of the job."""
         said = self.slurm.say("scontrol", "show", "job", "--oneliner", self.job)
@@ -171,7 +177,7 @@ class Checkout:
             listed = self.slurm.say("squeue", "-h", "-o", "%t")
             now = self.state()
             if (now["JobState"], now["Restarts"]) == (state, str(restarts)):
-                return listed in ("", "PD")
+                return listed in {"", "PD"}
             assert listed, f"the job is {now['JobState']} after {now['Restarts']} restarts"
             return False
 
@@ -187,15 +193,18 @@ class Checkout:
 
     def results(self) -> dict[str, tuple[int, int]]:
         """Return the stored results, each with what changes when it is written again."""
-        found = [path for path in (self.folder / "runs" / "store").rglob("*") if path.is_file()]
+        found = (self.folder / "runs" / "store").rglob("*.safetensors")
         return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
-    def close(self) -> None:
-        """Cancel what still runs; nothing of a job may be left."""
-        self.slurm.say("scancel", "--full", "--user=root")
+    def tidy(self) -> bool:
+        """Say whether the job removed what it made beside the study's files."""
+        return not (self.temporary.exists() or list((self.folder / "runs").glob("*.token")))
+
+    def cancel(self) -> None:
+        """Cancel the job if it still runs, and remove what it then leaves."""
+        self.slurm.say("scancel", self.job)
         wait_until(lambda: not self.slurm.say("squeue", "-h"), "no job is left", 120)
-        assert not Path(f"/tmp/ray-{self.job}").exists()
-        assert not list((self.folder / "runs").glob("*.token"))
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +225,7 @@ def checkout(slurm: Slurm, tmp_path: Path) -> Iterator[Checkout]:
     checkout = Checkout(slurm, tmp_path)
     yield checkout
     print(*(log.read_text() for log in tmp_path.glob("*.log")))  # noqa: T201 - shown if it fails
-    checkout.close()
+    checkout.cancel()
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +257,9 @@ def test_the_time_limit_requeues_the_job_which_ends_with_the_same_table(
     assert checkout.wait_for("COMPLETED", restarts=1)["ExitCode"] == "0:0"
     same(checkout.runs.results(), alone.results())
     assert computed(checkout.runs.stages()) == computed(alone.stages())
+    assert stored
     assert stored.items() <= checkout.results().items()
+    assert checkout.tidy()
 
 
 @pytest.mark.timeout(2400)
@@ -258,13 +269,15 @@ def test_a_cancelled_job_stays_so_and_the_next_one_goes_on(
     checkout.runs.write(GRID)
     checkout.submit()
     wait_until(lambda: checkout.runs.listed() >= 3, "3 stages are listed", 600)
-    checkout.slurm.say("scancel", checkout.job)
+    checkout.cancel()
     checkout.wait_for("CANCELLED")
     stored = checkout.results()
     checkout.submit()
     checkout.wait_for("COMPLETED")
     same(checkout.runs.results(), alone.results())
+    assert stored
     assert stored.items() <= checkout.results().items()
+    assert checkout.tidy()
 
 
 @pytest.mark.timeout(2400)
@@ -281,7 +294,9 @@ def test_a_node_set_down_requeues_the_job_which_ends_with_the_same_table(
     checkout.change("StartTime=now")
     checkout.wait_for("COMPLETED", restarts=1)
     same(checkout.runs.results(), alone.results())
+    assert stored
     assert stored.items() <= checkout.results().items()
+    assert checkout.tidy()
 
 
 @pytest.mark.parametrize(
@@ -301,3 +316,4 @@ def test_a_mistake_ends_the_job_with_one_error(checkout: Checkout, study: str, e
     assert checkout.wait_for("FAILED")["ExitCode"] == "2:0"
     assert error in checkout.log()
     assert "Traceback" not in checkout.log()
+    assert checkout.tidy()
