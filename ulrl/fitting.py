@@ -200,7 +200,7 @@ def train(
                 number=epoch + 1,
                 loss=loss,
                 accuracy=hits / seen_count,
-                fault=_fault(loss, network, moved=moved),
+                fault=fault_of(loss, network, moved=moved),
             )
     finally:
         steps.close()
@@ -237,8 +237,14 @@ def raise_if_diverged(
         yield epoch
 
 
-def _fault(loss: float, network: nn.Module, *, moved: bool) -> str:
-    """Return why a network is of no use, or ""."""
+def fault_of(loss: float, network: nn.Module, *, moved: bool = True) -> str:
+    """Return why a network is of no use after an epoch, or "".
+
+    Args:
+        loss: Of the epoch.
+        network: At its end.
+        moved: Whether loss scaling let through any step.
+    """
     if not isfinite(loss):
         return f"the loss is {loss}"
     values = (*network.parameters(), *network.buffers())

@@ -3,18 +3,22 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
 from ulrl.errors import raise_unless_finite
 from ulrl.models import Classifier, Weights
-from ulrl.registry import registrar
+from ulrl.registry import options_of, registrar
 
 Tensors: TypeAlias = Mapping[str, Tensor]
+
+# Of a stage's field by which `reads` chooses among what the stage before found: it stays out of
+# the key, since the choice itself is in it, so that equal choices share one result.
+CHOOSES = {"runtime": True}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,11 +42,11 @@ class RepairContext:
 class RepairStage(ABC):
     """A stage of a repair method; each subclass is a frozen dataclass.
 
-    The fields are its configuration. With the version, the victim, the clean samples and what
-    it reads of the stage before, they name its result.
+    The fields are its configuration. With the name, the version, the victim, the clean samples and
+    what it reads of the stage before, they name its result: methods with an equal stage share it.
 
     Attributes:
-        name: Of the stage, within its method.
+        name: Of the stage, wherever it is used.
         version: Raised when the same fields give another result than before.
     """
 
@@ -93,6 +97,9 @@ class RepairStage(ABC):
 class RepairMethod(ABC):
     """A way to repair a victim with clean samples; each subclass is a frozen dataclass.
 
+    Its fields are its options in a study file. An option whose default is None has one that
+    depends on the dataset.
+
     Attributes:
         name: What a study file calls it.
     """
@@ -102,7 +109,27 @@ class RepairMethod(ABC):
     @property
     @abstractmethod
     def stages(self) -> tuple[RepairStage, ...]:
-        """The stages in order, at least one."""
+        """The stages in order, at least one; of a method as `resolved` returns it."""
+
+    def resolved(self, dataset: str) -> Self:
+        """Return the method with its defaults for a dataset's name in place of None."""
+        del dataset
+        return self
+
+    def check(self, network: nn.Module, head: str, classes: int) -> None:
+        """Raise ``ValueError`` where the method does not apply to a network.
+
+        Args:
+            network: Perhaps without numbers (on torch's ``meta``).
+            head: Path of its last linear layer.
+            classes: Number of classes.
+        """
+        del network, head, classes  # most apply to all
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        return options_of(self)
 
 
 METHODS: dict[str, type[RepairMethod]] = {}

@@ -1,0 +1,168 @@
+"""Which parameters a repair sets to zero, and by which rule they are chosen.
+
+A method scores parts of a network: channels, filters or single weights. What it found is a mapping
+of tensors: for each parameter ``score/NAME``, a score of each of its parts, of a shape that
+broadcasts to the parameter's; the higher, the sooner it is cut. Beside them lie the accuracies on
+samples held out from the scoring, after cuts at a few levels: `sweep`.
+"""
+
+import math
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ulrl.attacks import Step
+from ulrl.clean import CleanSamples
+from ulrl.methods._base import Tensors
+from ulrl.models import Classifier
+
+Edit: TypeAlias = Mapping[str, Tensor]  # of each parameter that is cut, which entries become 0
+
+_SCORE = "score/"
+_LEVELS, _KEPT, _VICTIM = "levels", "kept", "victim"
+
+
+class Rule(StrEnum):
+    """How the strength of a cut is chosen; which a method offers is its own affair."""
+
+    BUDGET = "budget"  # the strongest cut that keeps enough of the accuracy on held-out samples
+    THRESHOLD = "threshold"  # at a number of the method's own, such as a mask's value
+    DEVIATIONS = "deviations"  # at so many standard deviations above a layer's mean
+    LARGEST = "largest"  # a share of all parts, those of the highest scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A rule with its strength.
+
+    Attributes:
+        rule: How the strength is chosen.
+        strength: For ``budget`` the largest share of the victim's held-out accuracy to lose, in
+            [0, 1]; for ``largest`` the share of parts, in [0, 1]; else the lowest score that is
+            cut.
+    """
+
+    rule: Rule
+    strength: float
+
+    def choose(self, found: Tensors) -> Edit:
+        """Return what this rule cuts, by what a method found.
+
+        With ``budget`` it is nothing where no cut of the sweep keeps enough, and among levels that
+        cut equally many it is the first.
+        """
+        scores = scores_of(found)
+        if self.rule is Rule.BUDGET:
+            kept, levels = found[_KEPT], found[_LEVELS]
+            enough = kept >= (1 - self.strength) * found[_VICTIM] - 1e-9
+            if not bool(enough.any()):
+                return {}
+            level = float(levels[enough].min())  # the lowest level is the strongest cut
+        elif self.rule is Rule.LARGEST:
+            level = _level_of_share(scores, self.strength)
+        else:
+            level = self.strength
+        return edit_at(scores, level)
+
+
+def edit_at(scores: Mapping[str, Tensor], level: float) -> Edit:
+    """Return the cut of all parts whose score is at least `level`; those of no score stay."""
+    # Compared as they are stored, so that a level that was rounded is met.
+    masks = {
+        name: score >= torch.tensor(level, dtype=score.dtype) for name, score in scores.items()
+    }
+    return {name: mask for name, mask in masks.items() if bool(mask.any())}
+
+
+def findings(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return scores by parameter as what a stage finds; scores that are not finite become none.
+
+    Raises:
+        ValueError: There is no finite score.
+    """
+    found = {}
+    for name, score in scores.items():
+        values = score.detach().float().cpu()
+        found[_SCORE + name] = torch.where(values.isfinite(), values, -math.inf)
+    if not any(bool(values.isfinite().any()) for values in found.values()):
+        raise ValueError("no part of the network has a finite score")
+    return found
+
+
+def scores_of(found: Tensors) -> dict[str, Tensor]:
+    """Return the scores by parameter of what a stage found."""
+    return {
+        name.removeprefix(_SCORE): value for name, value in found.items() if name.startswith(_SCORE)
+    }
+
+
+def apply(edit: Edit, classifier: Classifier) -> None:
+    """Set what an edit names to zero, in place."""
+    parameters = dict(classifier.network.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, mask in edit.items():
+            parameters[name].masked_fill_(mask.to(parameters[name].device), 0.0)
+
+
+def stay_cut(edit: Edit, classifier: Classifier) -> None:
+    """Let no gradient move what an edit has set to zero."""
+    parameters = dict(classifier.network.named_parameters(remove_duplicate=False))
+    for name, mask in edit.items():
+        left = ~mask.to(parameters[name].device)
+        parameters[name].register_hook(left.__mul__)  # type: ignore[no-untyped-call]
+
+
+def sweep(
+    found: Tensors, levels: Iterable[float], classifier: Classifier, held: CleanSamples
+) -> Generator[Step, None, Tensors]:
+    """Measure the accuracy on held-out samples after a cut at each level.
+
+    Returns `found` with the levels, the accuracies and that of the uncut network. The classifier,
+    the victim, is left as it was.
+    """
+    scores = scores_of(found)
+    parameters = dict(classifier.network.named_parameters(remove_duplicate=False))
+    before = {name: parameters[name].detach().clone() for name in scores}
+    victim = _accuracy(classifier, held)
+    ordered = sorted(set(levels), reverse=True)
+    kept: list[float] = []
+    last: Edit = {}
+    for number, level in enumerate(ordered, start=1):
+        edit = edit_at(scores, level)
+        if _same(edit, last):
+            kept.append(kept[-1] if kept else victim)
+        else:
+            apply(edit, classifier)
+            kept.append(_accuracy(classifier, held))
+        last = edit
+        yield Step(number, len(ordered))
+    with torch.no_grad():
+        for name, values in before.items():
+            parameters[name].copy_(values)
+    return {
+        **found,
+        _LEVELS: torch.tensor(ordered, dtype=torch.float64),
+        _KEPT: torch.tensor(kept, dtype=torch.float64),
+        _VICTIM: torch.tensor([victim], dtype=torch.float64),
+    }
+
+
+def _accuracy(classifier: Classifier, held: CleanSamples) -> float:
+    answers = classifier.predict(held.samples.images)
+    return int((answers == held.samples.labels).sum()) / len(answers)
+
+
+def _same(edit: Edit, other: Edit) -> bool:
+    return edit.keys() == other.keys() and all(torch.equal(edit[n], other[n]) for n in edit)
+
+
+def _level_of_share(scores: Mapping[str, Tensor], share: float) -> float:
+    """Return the score from which on `share` of the scored parts are cut; infinity for none."""
+    values = torch.cat([score.flatten() for score in scores.values()])
+    values = values[values.isfinite()].sort(descending=True).values
+    count = round(share * len(values))
+    return float(values[count - 1]) if count else math.inf

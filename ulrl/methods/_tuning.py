@@ -1,0 +1,144 @@
+"""The last stage of most methods: cut what was chosen, then train on the clean samples."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from math import cos, pi
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ulrl.attacks import Step
+from ulrl.fitting import Epoch, SGDConfig, Sources, raise_if_diverged, train
+from ulrl.methods._base import CHOOSES, RepairContext, RepairStage, Tensors
+from ulrl.methods._cuts import Cut, Edit, apply, stay_cut
+from ulrl.models import Classifier, restore
+from ulrl.precision import Precision
+
+
+class Tuner(ABC):
+    """Trains a network on clean samples; each subclass is a frozen dataclass."""
+
+    @property
+    @abstractmethod
+    def epochs_in_all(self) -> int:
+        """How many epochs it yields."""
+
+    @abstractmethod
+    def cost(self, samples: int) -> float:
+        """Return about how many images it trains on, each as often as it is seen."""
+
+    @abstractmethod
+    def train(self, classifier: Classifier, context: RepairContext) -> Iterator[Epoch]:
+        """Train in place; an epoch may have a `fault`, of which the caller makes an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(RepairStage):
+    """Cut a copy of the victim by a rule, then train it.
+
+    Attributes:
+        cut: The rule, for what the stage before found; None where there is none, or no cut.
+        tuner: How it is trained; None leaves it as it was cut.
+        keep_cut: Whether what is cut stays 0 while it is trained.
+    """
+
+    cut: Cut | None = field(default=None, metadata=CHOOSES)
+    tuner: Tuner | None = None
+    keep_cut: bool = False
+
+    name = "tune"
+
+    def reads(self, before: Tensors) -> Tensors | None:
+        """Return what is cut; trials that cut the same share the result."""
+        return None if self.cut is None else self.cut.choose(before)
+
+    def cost(self, samples: int) -> float:
+        """Return the tuner's cost."""
+        return 0.0 if self.tuner is None else self.tuner.cost(samples)
+
+    def run(self, context: RepairContext, before: Tensors) -> Generator[Step, None, Tensors]:
+        """Return the repaired network.
+
+        Raises:
+            DivergedError: Training left the finite numbers.
+        """
+        classifier = restore(context.victim, context.device)
+        edit: Edit = {} if self.cut is None else self.cut.choose(before)
+        apply(edit, classifier)
+        if self.keep_cut:
+            stay_cut(edit, classifier)
+        if self.tuner is None:
+            context.observe(classifier)
+            classifier.predict(context.clean.samples.images)  # raises where it predicts nothing
+            yield Step(1, 1)
+            return classifier.weights().state
+        total = self.tuner.epochs_in_all
+
+        def look(epoch: Epoch) -> None:
+            context.observe(classifier)
+            if epoch.number == total:
+                classifier.predict(context.clean.samples.images)
+
+        epochs = self.tuner.train(classifier, context)
+        for epoch in raise_if_diverged(epochs, "tuning", "a smaller lr", look):
+            yield Step(epoch.number, total)
+        return classifier.weights().state
+
+
+def cosine(lr: float, epochs: int) -> Callable[[float], float]:
+    """Return half a cosine from `lr` down to 0, in a step per epoch."""
+    return lambda elapsed: lr * (1 + cos(pi * int(elapsed) / epochs)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGDTuner(Tuner):
+    """Plain fine-tuning: cross-entropy by SGD.
+
+    Attributes:
+        lr: Learning rate at the start, above 0.
+        epochs: Passes over the samples, from 1 to 1000.
+        weight_decay: L2 penalty on all parameters.
+        batch_size: Samples per step.
+        momentum: In [0, 1).
+        constant: Whether the rate stays as it is, or goes down to 0 by half a cosine.
+    """
+
+    lr: float = 0.01
+    epochs: int = 100
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    momentum: float = 0.9
+    constant: bool = False
+
+    def __post_init__(self) -> None:
+        self._sgd.check("", self.lr)
+
+    @property
+    def _sgd(self) -> SGDConfig:
+        return SGDConfig(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            rate=(lambda _: self.lr) if self.constant else cosine(self.lr, self.epochs),
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            precision=Precision.AMP,
+        )
+
+    @property
+    def epochs_in_all(self) -> int:
+        """Its epochs."""
+        return self.epochs
+
+    def cost(self, samples: int) -> float:
+        """Return a pass per epoch."""
+        return float(self.epochs * samples)
+
+    def train(self, classifier: Classifier, context: RepairContext) -> Iterator[Epoch]:
+        """Train as phase 2 of ULRL does where nothing is suspicious, with the same draws."""
+        sources = Sources.of(context.clean.seed, "relearn")
+        return train(classifier, context.clean.samples, _loss, self._sgd, sources)
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits, labels)
