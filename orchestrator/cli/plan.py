@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.summary import NAMES, stage_names
+from orchestrator.cli.summary import stage_names
 from orchestrator.errors import ResourceError
 from orchestrator.pipeline.victims import check_imports
 from orchestrator.plan.columns import count, span
@@ -96,7 +96,7 @@ class StudyPlan:
             )
         console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
         table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
-        for stage, name in NAMES.items():
+        for stage, name in stage_names(cost.runs).items():
             if stage in cost.runs:
                 runs, cached = f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}"
                 table.add_row(f"{name}s{STAGE_NOTES.get(stage, '')}", runs, cached)
@@ -115,9 +115,12 @@ class StudyPlan:
             if assumed := _assumed(study, cost):
                 console.print(f"it counts {assumed}", soft_wrap=True)
         if study.prune.setting is not None:
-            families = map(plan.family_of, plan.scenarios)
+            families = [plan.family_of(scenario) for scenario in plan.scenarios]
             arguments = study.prune.setting.arguments
-            console.print(forecast(len(plan.settings), families, arguments), soft_wrap=True)
+            for method, settings in plan.settings_of_methods.items():
+                of = f"{method}: " if len(plan.methods) > 1 else ""
+                text = forecast(settings, families, arguments)
+                console.print(of + text, soft_wrap=True)
 
     def __str__(self) -> str:
         text = io.StringIO()

@@ -161,7 +161,8 @@ NAMES = {
 
 def stage_names(stages: Iterable[str]) -> dict[str, str]:
     """Return the names of stages, with those of other repair methods than ULRL among `stages`."""
-    return NAMES | {stage: stage for stage in sorted(set(stages)) if "." in stage}
+    others = (stage for stage in sorted(set(stages)) if stage.startswith("repair."))
+    return NAMES | {stage: f"{stage.removeprefix('repair.')} stage" for stage in others}
 
 
 def shared(scheduler: StudyScheduler, folder: StudyFolder) -> str:

@@ -58,7 +58,7 @@ class MethodStage(ChainStage):
 
     def __init__(self, method: RepairMethod, position: int) -> None:
         self._stages = method.stages
-        self._kinds = [stage_of_method(method.name, stage.name) for stage in self._stages]
+        self._kinds = [stage_of_method(stage.name) for stage in self._stages]
         self._position = position
         last = position == len(self._stages) - 1
         self.noun = "trial" if last else self._kinds[position].name

@@ -40,6 +40,7 @@ class Family(NamedTuple):
 SCENARIO = (*Family._fields, "seed")
 TRIGGER_COLUMNS = (*SCENARIO, "victim", "file", "psnr", "ssim")
 SETTING = ("defence_seed", "clean_ratio", *SURFACE_AXES)
+METHOD = ("repair", "repair_options")
 _LAST = ("target_z", "stop_epoch", "threshold_reached", "seconds", "mlflow_run_id")
 REQUIRED = (
     *(*SCENARIO, *SETTING, "status", "error", "victim_ok"),

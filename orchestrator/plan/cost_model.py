@@ -313,7 +313,7 @@ def kind_of(trial: Trial, position: int) -> str:
     """Return what stages have in common that take as long per unit of load."""
     if trial.method is None:
         return ("ascent", "trial")[position]
-    return f"{trial.method.name}.{trial.method.stages[position].name}"
+    return f"repair.{trial.method.stages[position].name}"
 
 
 def kinds_of(trial: Trial) -> list[str]:

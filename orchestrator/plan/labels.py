@@ -1,10 +1,12 @@
 """Scenarios and settings in a line of text, as people and tables name them."""
 
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
-from orchestrator.plan.columns import SURFACE_AXES
+from orchestrator.plan.columns import METHOD, SURFACE_AXES
+from orchestrator.spec.model import is_of_ulrl
+from ulrl.methods import METHODS, ULRL
 
 _LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
 
@@ -29,14 +31,59 @@ def telling(
     Points are the scenario of each trial and its value of every axis.
     """
     found = list(points)
-    scenarios = len({scenario for scenario, _ in found})
-    varied = (a for a in axes if len({(s, point[a]) for s, point in found}) > scenarios)
+    varied = []
+    for axis in axes:
+        values = {(scenario, point[axis]) for scenario, point in found if applies(axis, point)}
+        if len(values) > len({scenario for scenario, _ in values}):
+            varied.append(axis)
     return tuple(varied) or SURFACE_AXES
 
 
-def setting_text(setting: Iterable[tuple[str, str]]) -> str:
-    """Return axes and their values, as ``unlearn_threshold=0.2, reinit_ratio=0.5``."""
-    return ", ".join(f"{axis}={value_text(value)}" for axis, value in setting)
+def applies(axis: str, point: Mapping[str, Any]) -> bool:
+    """Whether a setting axis means something to the repair method of a trial's columns."""
+    return point.get("repair", ULRL) == ULRL or not is_of_ulrl(axis)
+
+
+def setting_text(setting: Iterable[tuple[str, str]], label_of: Callable[[str], str] = str) -> str:
+    """Return axes and their values, as ``unlearn_threshold=0.2, reinit_ratio=0.5``.
+
+    A repair method stands first, with its options: ``clp(u=2.0), clean_ratio=0.01``.
+
+    Args:
+        setting: Axes with the texts of their values.
+        label_of: What to call an axis, a value or a method.
+    """
+    values = dict(setting)
+    parts = [axis for axis in values if axis not in METHOD]
+    if "repair" in values:
+        parts = [axis for axis in parts if applies(axis, values)]
+    texts = [f"{label_of(axis)}={label_of(value_text(values[axis]))}" for axis in parts]
+    if values.keys() & {*METHOD}:
+        texts.insert(0, label_of(method_text(values)))
+    return ", ".join(texts)
+
+
+def method_text(values: Mapping[str, str]) -> str:
+    """Return a repair method with its options, as ``clp(u=2.0)``, from columns of the results."""
+    options = json.loads(values.get("repair_options") or "{}")
+    told = ", ".join(f"{name}={option_text(value)}" for name, value in options.items())
+    name = values.get("repair", "repair")
+    return f"{name}({told})" if told else name
+
+
+def option_text(value: object) -> str:
+    """Return the value of a method's option as a text."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def default_text(method: str, option: str) -> str:
+    """Return the default of a method's option as a text; ``default`` where nobody knows it.
+
+    Some depend on the dataset, and a plugin's are not known where it is not loaded.
+    """
+    parts: Mapping[str, Any] = getattr(METHODS.get(method), "__dataclass_fields__", {})
+    value = parts[option].default if option in parts else None
+    return "default" if value is None else option_text(value)
 
 
 def cell_text(value: object) -> str:

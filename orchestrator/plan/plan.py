@@ -3,13 +3,13 @@
 import itertools
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from orchestrator.plan.columns import SETTING
+from orchestrator.plan.columns import METHOD, SETTING
 from orchestrator.plan.labels import scenario_text, telling
 from orchestrator.spec.model import (
     FIRST_SETTINGS,
@@ -19,8 +19,9 @@ from orchestrator.spec.model import (
     attack_options,
     holds,
     import_path,
+    is_of_ulrl,
 )
-from orchestrator.spec.space import Range, Values, is_open
+from orchestrator.spec.space import Range, Values, identity, is_open
 from ulrl.attacks import Helper
 from ulrl.attacks.imported import Imported
 from ulrl.datasets import Dataset, Preprocessing
@@ -28,8 +29,10 @@ from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
 from ulrl.methods import METHODS, ULRL, RepairMethod
 from ulrl.models import Architecture
 from ulrl.poison import Poison
+from ulrl.registry import options_of
 
 NO_VALUES = ("preset", "defence_seed", "repair")  # setting axes that are no hyper-parameters
+_COLUMNS = {"repair": METHOD}  # of axes that have others than themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,11 @@ class Trial:
         """A short name for logs and files."""
         return f"trial-{self.number:05d}"
 
+    @property
+    def method_name(self) -> str:
+        """The name of the repair method."""
+        return ULRL if self.method is None else self.method.name
+
     @cached_property
     def key(self) -> str:
         """What names the trial in MLflow, whatever its number in a changed grid."""
@@ -136,19 +144,37 @@ def trial_of(
 ) -> Trial:
     """Return a point of the study; `resolved` keeps the setting's values by dataset."""
     dataset, values = scenario.dataset.name, setting.values
+    method = method_of(values)
     if dataset not in resolved:
-        preset = preset_values(values.get("preset", study.preset), dataset)
+        preset = preset_values(values.get("preset") or study.preset, dataset)
         own = {name: value for name, value in values.items() if name not in NO_VALUES}
-        resolved[dataset] = assemble(preset | own)
-    seed, repair = values.get("defence_seed"), values.get("repair", ULRL)
+        resolved[dataset] = assemble(preset | (own if method is None else _of_samples(own)))
+    seed = values.get("defence_seed")
     return Trial(
         number=number,
         scenario=scenario,
         setting=setting,
         hyperparameters=resolved[dataset],
         defence_seed=scenario.seed if seed is None else seed,
-        method=None if repair == ULRL else METHODS[repair](),
+        method=None if method is None else method.resolved(dataset),
     )
+
+
+def method_of(values: Values) -> RepairMethod | None:
+    """Return the repair method of a setting; None is ULRL."""
+    method = values.get("repair")
+    return None if method is None or method.name == ULRL else method
+
+
+def _of_samples(values: Values) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not is_of_ulrl(name)}
+
+
+def _narrowed(values: Values) -> Values:
+    """Return a setting without ULRL's own values, if another method is to repair by it."""
+    if method_of(values) is None:
+        return values
+    return {name: None if is_of_ulrl(name) else value for name, value in values.items()}
 
 
 def is_left_out(study: Study, scenario: Scenario, setting: Setting | None) -> bool:
@@ -164,7 +190,8 @@ def is_left_out(study: Study, scenario: Scenario, setting: Setting | None) -> bo
 def _setting(study: Study, number: int, values: Values) -> Setting:
     """Return a setting; its text has the values that differ, as ``alpha=0.7, layers=all``."""
     axes = study.grid.settings
-    varied = {name: value for name, value in values.items() if is_open(axes[name])} or values
+    applies = values if method_of(values) is None else _of_samples(values)
+    varied = {name: value for name, value in applies.items() if is_open(axes[name])} or applies
     text = ", ".join(f"{name}={_plainly(name, value)}" for name, value in varied.items())
     return Setting(number=number, values=dict(values), text=text or "the preset")
 
@@ -191,6 +218,19 @@ class Plan:
     # about all of them; the preset's own setting first.
     scenario_order: tuple[int, ...]
     setting_order: list[int]
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the repair methods, as in the file."""
+        entries = self.study.grid.settings.get("repair", ())
+        names = [entry.name for entry in entries] if isinstance(entries, tuple) else []
+        return tuple(dict.fromkeys(names)) or (ULRL,)
+
+    @property
+    def settings_of_methods(self) -> Counter[str]:
+        """How many settings each method has."""
+        methods = (method_of(setting.values) for setting in self.settings)
+        return Counter(ULRL if method is None else method.name for method in methods)
 
     @cached_property
     def by_place(self) -> dict[tuple[int, int], Trial]:
@@ -266,21 +306,27 @@ class Plan:
         return scenario_text(scenario.columns, self._constant)
 
     @property
-    def further_axes(self) -> tuple[str, ...]:
-        """Setting axes that have no column of their own."""
-        return tuple(name for name in self.study.grid.settings if name not in FIRST_SETTINGS)
+    def further_columns(self) -> tuple[str, ...]:
+        """Columns of setting axes that not every study has."""
+        axes = [name for name in self.study.grid.settings if name not in FIRST_SETTINGS]
+        return tuple(column for axis in axes for column in _COLUMNS.get(axis, (axis,)))
 
     def point(self, trial: Trial) -> dict[str, Any]:
         """Return the columns of the results that say which trial it is."""
-        parts = trial.hyperparameters
+        parts, method = trial.hyperparameters, trial.setting.values.get("repair")
+        ulrl = trial.method is None
         point = {
             **trial.scenario.columns,
             "defence_seed": trial.defence_seed,
             "clean_ratio": parts.clean.clean_ratio,
-            "unlearn_threshold": parts.score.unlearn_threshold,
-            "reinit_ratio": parts.reset.reinit_ratio,
+            "unlearn_threshold": parts.score.unlearn_threshold if ulrl else None,
+            "reinit_ratio": parts.reset.reinit_ratio if ulrl else None,
         }
-        for axis in self.further_axes:
+        for axis in self.further_columns:
+            if method is not None and axis in _COLUMNS["repair"]:
+                options = json.dumps(options_of(method), sort_keys=True)
+                point[axis] = method.name if axis == "repair" else options
+                continue
             value = trial.setting.values[axis]
             point[axis] = json.dumps(value) if isinstance(value, tuple) else value
         return point
@@ -288,7 +334,7 @@ class Plan:
     def varied(self) -> tuple[str, ...]:
         """Return the axes that tell settings apart; see `orchestrator.plan.labels.telling`."""
         points = [(trial.scenario.number, self.point(trial)) for trial in self.trials]
-        return telling((*SETTING, *self.further_axes), points)
+        return telling((*SETTING, *self.further_columns), points)
 
 
 def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
@@ -300,10 +346,13 @@ def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
     """
     searched, names = study.search is not None, tuple(study.grid.settings)
     axes = [axis for axis in study.grid.settings.values() if isinstance(axis, tuple)]
-    settings = [
-        _setting(study, number, dict(zip(names, values, strict=True)))
-        for number, values in enumerate(() if searched else itertools.product(*axes))
-    ]
+    combinations = (dict(zip(names, values, strict=True)) for values in itertools.product(*axes))
+    distinct: Iterable[Values] = () if searched else combinations
+    if "repair" in names and not searched:
+        apart = {identity(values): values for values in map(_narrowed, combinations)}.values()
+        order = {method: place for place, method in enumerate(axes[names.index("repair")])}
+        distinct = sorted(apart, key=lambda values: order[values["repair"]])
+    settings = [_setting(study, number, values) for number, values in enumerate(distinct)]
     resolved: list[dict[str, Hyperparameters]] = [{} for _ in settings]
     scenarios: list[Scenario] = []
     trials: list[Trial] = []
@@ -389,7 +438,7 @@ def _with_source(study: Study, scenario: Scenario) -> Scenario:
 def own_setting(study: Study) -> dict[str, Any] | None:
     """Return the preset's own setting: as near as the axes with a choice allow, if they do."""
     own = preset_values(study.preset, study.grid.datasets[0].name)
-    own |= {"preset": study.preset, "defence_seed": None, "repair": ULRL}
+    own |= {"preset": study.preset, "defence_seed": None, "repair": METHODS[ULRL]()}
     values = {}
     for name, axis in study.grid.settings.items():
         first = axis.low if isinstance(axis, Range) else axis[0]

@@ -22,8 +22,8 @@ from orchestrator.plan.columns import (
     slug,
     spoken,
 )
-from orchestrator.reporting.classes import count_flags, read_classes
-from orchestrator.reporting.figures import read_curves
+from orchestrator.reporting.classes import FlagCount, count_flags, read_classes
+from orchestrator.reporting.figures import Curve, read_curves
 from orchestrator.reporting.page import FigureFiles, fill, study_values, trigger_views
 from orchestrator.reporting.read_logs import FILE as STARTS
 from orchestrator.reporting.read_logs import (
@@ -50,6 +50,7 @@ from orchestrator.reporting.summary import (
 from orchestrator.reporting.svg import as_pdf
 from orchestrator.reporting.text import (
     FamilyRow,
+    Names,
     answer,
     label_of,
     labelled,
@@ -64,6 +65,7 @@ from orchestrator.reporting.text import (
 )
 from orchestrator.search.abandonment import forecast
 from orchestrator.spec.rules import GREEK
+from ulrl.methods import ULRL
 
 _METRICS = ("acc", "asr", "ra", "der")
 
@@ -76,8 +78,7 @@ def read_summary(folder: Path) -> tuple[StudyResults, StudyFile, Summary]:
     """
     results = read_results(folder / "results.csv")
     study = read_study(folder / "study.yaml")
-    objective = study.objective or "der"
-    return results, study, summarise(results, objective, study.sampler, lowest=study.lowest)
+    return results, study, _summarised(results, study)
 
 
 def best_means(summary: Summary) -> dict[str, float]:
@@ -296,6 +297,7 @@ RESULTS, FIGURES = "results.csv", "figures"
 FIGURE_NAMES = (  # how they begin
     *("before-after.", "flagged.", "selection-report.", "surfaces-", "front.", "marginals."),
     *("importance.", "variance.", "unlearning.", "relearning.", "classes-"),
+    *("marginals-", "importance-", "variance-"),  # of one repair method of several
 )
 
 
@@ -315,15 +317,15 @@ def _assembled(
 ) -> tuple[dict[str, str], dict[str, str]]:
     name = study.name or folder.resolve().name
     names = names_of(results)
-    curves = [  # every ascent, and the relearnings of the one setting for all
-        curve
-        for curve in read_curves(folder / CURVES, results)
-        if curve.phase == UNLEARN or summary.named(curve.setting) == summary.common
-    ]
-    flags = count_flags(results, names)
+    parts = {
+        method: (part, summary if part is results else _summarised(part, study))
+        for method, part in results.by_method.items()
+    }
+    curves, flags = _phases(folder, parts.get(ULRL), names)
     *rows, whole = repair_rows(summary, names)
     classes = read_classes(folder / CONFUSION, results, summary)
     drafts = FigureFiles(results, summary, names, study.log_axes)
+    sections = [_section(method, *part, drafts) for method, part in parts.items()]
     values = study_values(results, summary, names)
     values["answer"] += filter(None, [classes.warning(names)])
     pruning = read_pruning(folder / "logs" / "pruning.csv")
@@ -342,8 +344,7 @@ def _assembled(
         "starts": read_starts(folder / "logs" / STARTS),
         "triggers": trigger_views(folder / "figures", results, names),
         **drafts.repairs(),
-        "sensitivity": sensitivity(drafts),
-        "surfaces": drafts.families(),
+        "methods": sections,
         "flags": flags,
         "flagged": drafts.flagged(flags),
         "classes": [drafts.classes(shown) for shown in classes.shown],
@@ -357,6 +358,43 @@ def _assembled(
         "table.md": markdown_table(name, table, summary),
     }
     return pages, drafts.files
+
+
+def _summarised(results: StudyResults, study: StudyFile) -> Summary:
+    objective = study.objective or "der"
+    return summarise(results, objective, study.sampler, lowest=study.lowest)
+
+
+def _section(
+    method: str, results: StudyResults, summary: Summary, drafts: FigureFiles
+) -> dict[str, Any]:
+    """Return the figures of a method's own axes."""
+    own = drafts
+    if results is not drafts.results:
+        own = FigureFiles(results, summary, drafts.names, drafts.log_axes, beside=drafts)
+        own.stem = f"-{slug(method)}"
+    has_surfaces = results.trials[0].cells["unlearn_threshold"] != ""
+    return {
+        "name": "" if own is drafts else method,
+        "sensitivity": sensitivity(own, surfaces=has_surfaces),
+        "surfaces": own.families() if has_surfaces else [],
+        "has_surfaces": has_surfaces,
+    }
+
+
+def _phases(
+    folder: Path, ulrl: tuple[StudyResults, Summary] | None, names: Names
+) -> tuple[list[Curve], list[FlagCount]]:
+    """Return ULRL's ascents and the relearnings of its one setting for all, and what it flags."""
+    if ulrl is None:
+        return [], []
+    results, summary = ulrl
+    curves = [
+        curve
+        for curve in read_curves(folder / CURVES, results)
+        if curve.phase == UNLEARN or summary.named(curve.setting) == summary.common
+    ]
+    return curves, count_flags(results, names)
 
 
 def _pruner(results: StudyResults, study: StudyFile) -> str:

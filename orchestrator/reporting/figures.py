@@ -51,6 +51,7 @@ from orchestrator.reporting.text import (
     spread_text,
     title_of,
 )
+from ulrl.methods import ULRL
 
 WEAK = "#8c8c8c"  # of a victim that did not take
 MARGINS = (40, 36, 12, 24)
@@ -266,7 +267,7 @@ class Curve:
 
 
 def read_curves(path: Path, results: StudyResults) -> list[Curve]:
-    """Return the curves of the scenarios in the results; none if no file is there.
+    """Return ULRL's curves of the scenarios in its results; none if no file is there.
 
     Raises:
         SpecError: It is there, but is no list of curves.
@@ -291,7 +292,8 @@ def read_curves(path: Path, results: StudyResults) -> list[Curve]:
             setting=setting_of(row, results.varied),
             series={name: values or [] for name, values in series.items()},
         )
-        found += [curve] if curve.scenario in known else []
+        if curve.scenario in known and row.get("repair", ULRL) == ULRL:
+            found.append(curve)
     return found
 
 
@@ -302,7 +304,8 @@ def draw_curves(
     last = max(2, *(len(values) for curve in curves for values in curve.series.values()))
     ticks = [(epoch, f"{epoch:g}") for epoch in svg.steps(1, last, 5) if epoch == int(epoch)]
     across = svg.Axis(0.5, last + 0.5, ticks, "epoch")
-    thresholds = in_order(trial.cells["unlearn_threshold"] for trial in results.trials)
+    given = (trial.cells["unlearn_threshold"] for trial in results.trials)
+    thresholds = in_order(value for value in given if value)  # other methods have none
     by_attack = grouped(curves, lambda curve: names.attack(curve.scenario.family))
     sheet = svg.SvgCanvas(columns=len(TITLES[phase]) + 1, width=250, height=225)
     for name, title in TITLES[phase].items():

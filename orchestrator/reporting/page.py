@@ -205,9 +205,20 @@ class FigureFiles:
         summary: Summary,
         names: Names,
         log_axes: Collection[str] = frozenset(),
+        beside: "FigureFiles | None" = None,
     ) -> None:
-        self.files: dict[str, str] = {}
-        self.widths: set[int] = set()
+        """Begin.
+
+        Args:
+            results: To draw.
+            summary: What they come to.
+            names: Of attacks and scenarios.
+            log_axes: Axes to draw by their logarithm.
+            beside: Files of other figures of the same page, to which these are added.
+        """
+        self.files: dict[str, str] = {} if beside is None else beside.files
+        self.widths: set[int] = set() if beside is None else beside.widths
+        self.stem = ""  # at the end of each figure's name
         self.log_axes = log_axes
         self.results, self.summary, self.names = results, summary, names
         self.grid = is_grid(results)
@@ -277,7 +288,7 @@ class FigureFiles:
 
     def keep(self, name: str, drawing: SvgFigure, text: str, note: str = "") -> FigureView:
         """Make a drawing and its data files of one name, which no other figure has."""
-        return self._keep(self._free(name), drawing, text, note)
+        return self._keep(self._free(f"{name}{self.stem}"), drawing, text, note)
 
     def _keep(self, name: str, drawing: SvgFigure, text: str, note: str = "") -> FigureView:
         self.files |= {f"{name}.svg": drawing.svg, f"{name}.csv": text}

@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,6 +14,7 @@ from orchestrator.plan.columns import (
     AFTER,
     BEFORE,
     DER,
+    METHOD,
     REQUIRED,
     RIR,
     SETTING,
@@ -21,7 +22,8 @@ from orchestrator.plan.columns import (
     SURFACE_AXES,
     Family,
 )
-from orchestrator.plan.labels import telling
+from orchestrator.plan.labels import applies, default_text, option_text, telling
+from ulrl.methods import ULRL
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -103,6 +105,33 @@ class StudyResults:
     varied: tuple[str, ...]
     telling: tuple[str, ...]  # those that distinguish settings
 
+    @cached_property
+    def by_method(self) -> Mapping[str, "StudyResults"]:
+        """The trials of each repair method, with its own options as setting axes."""
+        groups = grouped(self.trials, lambda trial: trial.cells.get("repair", ULRL))
+        if len(groups) == 1:
+            return dict.fromkeys(groups, self)
+        return {name: self._of(name, trials) for name, trials in groups.items()}
+
+    def _of(self, method: str, trials: Sequence[TrialRow]) -> "StudyResults":
+        given = [json.loads(trial.cells["repair_options"]) for trial in trials]
+        options = distinct(name for one in given for name in one)
+        usual = {name: default_text(method, name) for name in options}
+        rows = [
+            {**t.cells, **usual, **{n: option_text(value) for n, value in one.items()}}
+            for t, one in zip(trials, given, strict=True)
+        ]
+        own = [n for n in self.setting_axes if n not in METHOD and applies(n, rows[0])]
+        axes = (*own, *options)
+        found = telling(axes, ((t.scenario, r) for t, r in zip(trials, rows, strict=True)))
+        found = tuple(axis for axis in found if axis in axes)
+        varied = tuple(axis for axis in axes if axis in SURFACE_AXES or axis in found)
+        restricted = tuple(
+            replace(trial, cells=row, setting=setting_of(row, varied))
+            for trial, row in zip(trials, rows, strict=True)
+        )
+        return StudyResults(trials=restricted, setting_axes=axes, varied=varied, telling=found)
+
 
 def read_results(path: Path) -> StudyResults:
     """Return the trials in `path`.
@@ -162,6 +191,7 @@ def _is_list_of_rows(text: str) -> bool:
 
 _RULES: dict[str, Callable[[str], bool]] = {  # which may also raise `ValueError`
     "a value": lambda text: text != "",
+    "empty": lambda text: text == "",
     "a number": lambda text: abs(float(text)) < float("inf"),
     "a fraction in [0, 1]": lambda text: 0 <= float(text) <= 1,
     "a whole number": lambda text: float(text).is_integer(),
@@ -170,7 +200,7 @@ _RULES: dict[str, Callable[[str], bool]] = {  # which may also raise `ValueError
     "a JSON object": lambda text: isinstance(json.loads(text), dict),
     "a JSON list of rows": _is_list_of_rows,
 }
-_VALUE, _NUMBER, _FRACTION, _WHOLE, _BOOLEAN, _STATUS, _OPTIONS, _ROWS = _RULES
+_VALUE, _EMPTY, _NUMBER, _FRACTION, _WHOLE, _BOOLEAN, _STATUS, _OPTIONS, _ROWS = _RULES
 _ALWAYS = {
     **dict.fromkeys(("attack", "dataset", "architecture"), _VALUE),
     **dict.fromkeys(("target_label", "seed", "defence_seed"), _WHOLE),
@@ -198,6 +228,7 @@ def _refuse_faults(table: Table) -> None:
     faults = []
     for number, row in enumerate(table.rows, start=2):
         rules = {**_ALWAYS, **(_VICTIM if row["victim_ok"] else {})}
+        rules |= {axis: _EMPTY for axis in SURFACE_AXES if not applies(axis, row)}
         if row["status"] == "done":
             rules |= {**_DONE, **{name: rule for name, rule in _OPTIONAL.items() if row.get(name)}}
         faults += [

@@ -166,8 +166,12 @@ def _bounded(entry: stats.Importance | stats.Part) -> str:
 RESAMPLED = "of attacks and then of their scenarios, or of the scenarios of a single attack"
 
 
-def sensitivity(drafts: FigureFiles) -> dict[str, Any]:
+def sensitivity(drafts: FigureFiles, *, surfaces: bool = True) -> dict[str, Any]:
     """Return the figures, each with its caption, or a sentence where the data do not bear one out.
+
+    Args:
+        drafts: Of the results.
+        surfaces: Whether the two axes of surfaces mean something.
 
     Returns:
         ``grid``: whether the settings make one, else each is a point of its own. ``everything``,
@@ -187,7 +191,7 @@ def sensitivity(drafts: FigureFiles) -> dict[str, Any]:
         curves = _sampled(drafts, outcomes, axes)
     return {
         "grid": drafts.grid,
-        "everything": drafts.everything(),
+        "everything": drafts.everything() if surfaces else None,
         "marginals": curves,
         "effects": _effects(found),
         "importance": _importance(drafts, block, axes),

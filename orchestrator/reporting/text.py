@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from orchestrator.plan.columns import METRICS, Family, column_of, count, spoken
+from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.plan.labels import value_text as plain_text
 from orchestrator.reporting.read_results import (
     ScenarioRow,
@@ -58,8 +59,8 @@ def value_text(value: str) -> str:
 
 
 def setting_text(setting: Iterable[tuple[str, str]]) -> str:
-    """Return axes and their values, as ``unlearn_threshold=0.2, reinit_ratio=0.5``."""
-    return ", ".join(f"{label_of(axis)}={value_text(value)}" for axis, value in setting)
+    """Return axes and their values, as `orchestrator.plan.labels` does, by their labels."""
+    return plain_setting_text(setting, label_of)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Ordered decisions on trials and settings, and the pruning decisions in words."""
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -12,6 +12,7 @@ from orchestrator.plan.columns import METRICS, count, spoken
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.search.pruners import Evidence, PruningStudy
 from orchestrator.spec.model import Objective, OwnObjective
+from orchestrator.spec.space import plainly
 
 COLUMNS = (
     *("level", "setting", "scenario", "step", "value", "reference", "p_value", "pairs"),
@@ -134,7 +135,9 @@ class Decisions:
     """Takes outcomes in any order and gives verdicts in the plan's.
 
     With setting pruning, trials are judged setting by setting, each through the shuffled
-    scenarios, and a verdict waits for all before it. Without, scenarios are judged apart.
+    scenarios, and a verdict waits for all before it. Without, scenarios are judged apart. A
+    setting is compared with those of its own repair method alone, so that no method is dropped
+    because another is better.
     What ran ahead of a decision that then abandons it counts as pruned.
 
     Attributes:
@@ -149,17 +152,25 @@ class Decisions:
         self._abandoned: set[int] = set()
         self._incomplete: set[int] = set()
         self._values: dict[int, list[float]] = {}
-        self._widest = 0  # scenarios of the reference that has most
-        self._settings, startup = None, None
+        self._widest: Counter[str] = Counter()  # scenarios of each method's widest reference
+        self._settings: dict[str, PruningStudy] = {}  # by the method's name
+        self._curves: dict[tuple[int, str], PruningStudy] = {}  # by scenario and method
+        methods, startup = plan.methods, None
+        of = {method: f" of {method}" if len(methods) > 1 else "" for method in methods}
         if prune.setting is not None:
-            self._settings = PruningStudy("settings", prune.setting, objective)
+            self._settings = {
+                method: PruningStudy(f"settings{of[method]}", prune.setting, objective)
+                for method in methods
+            }
             startup = prune.setting.arguments["n_startup_steps"]
         self.sure = frozenset(plan.scenario_order[:startup])
-        self._curves: dict[int, PruningStudy] = {}
         if prune.curve is not None:
             self._curves = {
-                scenario.number: PruningStudy(f"scenario: {scenario.text}", prune.curve, objective)
+                (scenario.number, method): PruningStudy(
+                    f"scenario{of[method]}: {scenario.text}", prune.curve, objective
+                )
                 for scenario in plan.scenarios
+                for method in methods
             }
         self._chains: dict[int, deque[Trial]] = defaultdict(deque)  # undecided
         self._in_scenario: dict[int, list[Trial]] = defaultdict(list)
@@ -182,8 +193,7 @@ class Decisions:
     @property
     def judges(self) -> list[PruningStudy]:
         """The Optuna studies, that of the settings first."""
-        first = [self._settings] if self._settings is not None else []
-        return first + [self._curves[number] for number in sorted(self._curves)]
+        return [*self._settings.values(), *self._curves.values()]
 
     def verdict(self, trial: Trial) -> Verdict | None:
         """Return what was decided of a trial, if anything."""
@@ -254,7 +264,7 @@ class Decisions:
         """
         if trial.number in self._verdicts or trial.setting.number in self._abandoned:
             return True
-        judge = self._curves.get(trial.scenario.number)
+        judge = self._curves.get((trial.scenario.number, trial.method_name))
         if judge is None:
             return False
         undecided = (t for t in self._in_scenario[trial.scenario.number] if not self.verdict(t))
@@ -268,7 +278,7 @@ class Decisions:
             trial = chain.popleft()
             self._verdicts[trial.number] = verdict
             if not chain or chain[0].setting.number != trial.setting.number:
-                self._close(trial.setting.number)
+                self._close(trial)
             yield verdict
 
     def _decide(self, trial: Trial) -> Verdict | None:
@@ -295,11 +305,12 @@ class Decisions:
 
     def _forget(self, trial: Trial) -> None:
         """What a trial reported while it ran is no evidence if it does not count."""
-        if (judge := self._curves.get(trial.scenario.number)) is not None:
+        judge = self._curves.get((trial.scenario.number, trial.method_name))
+        if judge is not None:
             judge.forget(trial.setting.number)
 
     def _cut(self, trial: Trial, outcome: TrialOutcome) -> Pruning | None:
-        judge = self._curves.get(trial.scenario.number)
+        judge = self._curves.get((trial.scenario.number, trial.method_name))
         if judge is None:
             return None
         number = trial.setting.number
@@ -314,7 +325,7 @@ class Decisions:
 
     @staticmethod
     def _begin(judge: PruningStudy, trial: Trial) -> None:
-        judge.begin(trial.setting.number, {**trial.setting.values, "trial": trial.name})
+        judge.begin(trial.setting.number, {**_plain(trial), "trial": trial.name})
 
     def _record(self, level: str, trial: Trial, judge: PruningStudy) -> Pruning:
         evidence = judge.evidence(trial.setting.number)
@@ -323,36 +334,43 @@ class Decisions:
         return pruning
 
     def _weigh(self, trial: Trial, value: float) -> Pruning | None:
-        if self._settings is None:
+        judge = self._settings.get(trial.method_name)
+        if judge is None:
             return None
         number = trial.setting.number
-        self._settings.begin(number, trial.setting.values)
+        judge.begin(number, _plain(trial))
         self._values.setdefault(number, []).append(value)
-        if not self._settings.report(number, trial.scenario.number, value):
+        if not judge.report(number, trial.scenario.number, value):
             return None
         self._abandoned.add(number)
-        return self._record("setting", trial, self._settings)
+        return self._record("setting", trial, judge)
 
-    def _close(self, setting: int) -> None:
-        """Finish a setting in the pruner's study.
+    def _close(self, trial: Trial) -> None:
+        """Finish the setting of its last trial in the pruner's study.
 
         One that was cut somewhere, or has fewer scenarios than the present reference, is
         none: its mean may be over the easier ones.
         """
+        setting, method = trial.setting.number, trial.method_name
         values = self._values.get(setting)
-        if self._settings is None or not values:
+        if not self._settings or not values:
             return
-        counted, widest = len(values), self._widest
+        counted, widest = len(values), self._widest[method]
         whole = setting not in self._abandoned | self._incomplete and counted >= widest
-        self._widest = max(widest, counted if whole else 0)
+        self._widest[method] = max(widest, counted if whole else 0)
         attributes = self.attributes(setting)
         if counted < widest and setting not in self._abandoned:
             fewer = f"it has results in {count(counted, 'scenario')}, another setting in {widest}"
             attributes["reason"] = "; ".join(filter(None, [attributes.get("reason"), fewer]))
-        self._settings.finish(setting, sum(values) / counted if whole else None, attributes)
+        self._settings[method].finish(setting, sum(values) / counted if whole else None, attributes)
 
     def _chain_of(self, trial: Trial) -> deque[Trial]:
         """Return the trials of which each waits for those before it."""
-        if self._settings is not None:
+        if self._settings:
             return self._chains[0]
         return self._chains[trial.scenario.number if self._curves else trial.number]
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    """Return a trial's setting as Optuna's attributes hold it."""
+    return {name: plainly(value) for name, value in trial.setting.values.items()}

@@ -44,7 +44,7 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
     return (
         *("attack", "attack_options", "dataset", "architecture", "poison_ratio"),
         *("target_label", "seed", "defence_seed", "clean_ratio", "unlearn_threshold"),
-        *("reinit_ratio", *plan.further_axes, "status", "error", "victim_ok", *metrics),
+        *("reinit_ratio", *plan.further_columns, "status", "error", "victim_ok", *metrics),
         *("der_selection", "der_report", "flagged", "target_z", "stop_epoch"),
         *("threshold_reached", "seconds", "mlflow_run_id"),
         *("target_rank", "accuracy_at_stop", "plain_fine_tuning"),

@@ -27,7 +27,7 @@ from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, YamlNode
 from ulrl.attacks import ATTACKS, Attack, LabelRule, Stamp
 from ulrl.datasets import DATASETS
 from ulrl.hyperparameters import PARTS, Preset, names
-from ulrl.methods import METHODS, ULRL
+from ulrl.methods import METHODS
 from ulrl.models import ARCHITECTURES
 from ulrl.poison import Poison
 
@@ -72,6 +72,7 @@ REGISTRIES: Mapping[str, Mapping[str, type[Any]]] = {
     "attack": ATTACKS,
     "dataset": DATASETS,
     "architecture": ARCHITECTURES,
+    "repair": METHODS,
 }
 FAMILIES = {"timm": "model"}  # names that go on after a colon, and the option that the rest is for
 
@@ -92,7 +93,8 @@ def class_of(node: YamlNode, name: str, axis: str) -> type[Any]:
         text = f"several names are a list; write [{', '.join(parts)}]; got {name!r}"
         raise InvalidValue(node, text)
     hint = nearest(family, sorted(registry), "there are")
-    raise InvalidValue(node, f"no {axis} is called {name!r}{hint}")
+    kind = "repair method" if axis == "repair" else axis
+    raise InvalidValue(node, f"no {kind} is called {name!r}{hint}")
 
 
 def read_entry(node: YamlNode, axis: str) -> list[Item]:
@@ -308,7 +310,7 @@ def read_grid(
             items[name] = _read_axis(axis, name)
         if node.problems.count > before:
             unsound.add(name)
-    folded = {*items} - {*SCENARIO_AXES, "clean_ratio", "clean_draw", *distinguished}
+    folded = {*items} - {*SCENARIO_AXES, "clean_ratio", "clean_draw", "repair", *distinguished}
     axes = Axes(
         node=node,
         items=items,
@@ -329,8 +331,6 @@ def value_reader(name: str) -> tuple[Reader, Any]:
         return _poison_ratio, float
     if name == "preset":
         return partial(read, hint=Preset), Preset
-    if name == "repair":
-        return _repair, str
     if name in ("target_label", "seed", "defence_seed"):
         return partial(read, hint=NonNegativeInt), int
     return field_reader(PARTS[names()[name][0]], name)
@@ -357,13 +357,6 @@ def _poison_ratio(node: YamlNode) -> float:
     with rules_of(node):
         Poison(attack=attack, labels=attack.label_rules[0], poison_ratio=value)
     return value
-
-
-def _repair(node: YamlNode) -> str:
-    name, methods = read(node, str), (ULRL, *METHODS)
-    if name not in methods:
-        raise node.invalid(" or ".join(methods), nearest(name, methods))
-    return str(name)
 
 
 def read_range(node: YamlNode, name: str, kind: type[R]) -> R:
@@ -408,6 +401,6 @@ def _note_duplicates(axes: Axes) -> None:
         options = json.dumps(attack_options(choice), sort_keys=True)  # a file by its name alone
         label = f"{choice.attack.name} {options}".removesuffix(" {}")
         check(attack, (label, ratio.value), choice, label)
-    for name in ("dataset", "architecture"):
-        for item in axes.items[name]:
+    for name in ("dataset", "architecture", "repair"):
+        for item in axes.items.get(name, ()):
             check(item, (name, item.value.label), item.value, item.value.label)

@@ -5,13 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from orchestrator.spec.axes import Axes, Item
+from orchestrator.spec.model import is_of_ulrl
 from orchestrator.spec.space import Range, is_open
 from orchestrator.spec.yaml_tree import YamlNode
 from ulrl.datasets import DatasetError, DatasetInfo
-from ulrl.hyperparameters import Hyperparameters, Preset, assemble, names, preset_values
+from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
+from ulrl.interchange import sketch_of
 from ulrl.methods import ULRL
+from ulrl.models import ModelSpec
 from ulrl.poison_checks import check_poison
 
 _CLEAN_AXES = ("preset", "clean_ratio", "clean_draw")
@@ -40,19 +44,55 @@ def check_combinations(axes: Axes, preset: Preset) -> None:
     _check_architectures(axes, facts)
     _check_settings(axes, facts, preset, _CLEAN_AXES, _check_clean)
     _check_settings(axes, facts, preset, _RULE_AXES, _check_rule)
-    _check_repair(axes)
+    _check_repair_axes(axes)
+    _check_methods(axes, facts)
 
 
-def _check_repair(axes: Axes) -> None:
-    """Note axes of ULRL's hyper-parameters beside a repair method that has none of them."""
-    others = [item.value for item in axes.items.get("repair", ()) if item.value != ULRL]
+def _check_repair_axes(axes: Axes) -> None:
+    """Note axes of ULRL's hyper-parameters where no method has them, or where a sampler draws.
+
+    A sampler would draw them for other methods too, and see their results differ by nothing.
+    """
+    methods = axes.items.get("repair", ())
+    others = [item.value for item in methods if item.value.name != ULRL]
     for name, items in axes.items.items() if others else ():
-        own = name == "preset" or (name in names() and names()[name][0] != "clean")
-        if own and items and is_open(axes.values(name)):
-            items[-1].node.note(
-                f"{name} is an axis of {ULRL}, and {others[0]} would repeat its trials for every "
-                f"value; leave one value, or study {others[0]} in a file of its own"
+        if not is_of_ulrl(name) or not items:
+            continue
+        if len(others) == len(methods):
+            items[0].node.note(
+                f"{name} is an axis of {ULRL}, and no entry of repair is {ULRL}; leave it out"
             )
+        elif axes.drawn is not None and is_open(axes.values(name)):
+            items[-1].node.note(
+                f"{name} is an axis of {ULRL}, and a search would draw it for {others[0]} too; "
+                f"leave one value, or study {others[0]} in a file of its own"
+            )
+
+
+def _check_methods(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
+    """Note each method that does not apply to a network that it meets."""
+    if all(item.value.name == ULRL for item in axes.items.get("repair", ())):
+        return
+    sketches: dict[tuple[int, int], tuple[nn.Module, str]] = {}
+    for d, a, m in _left(axes, "dataset", "architecture", "repair"):
+        dataset, architecture = axes.items["dataset"][d].value, axes.items["architecture"][a].value
+        method = axes.items["repair"][m]
+        if d not in facts:
+            continue
+        model_spec = ModelSpec(
+            architecture=architecture,
+            classes=facts[d].classes,
+            channels=facts[d].channels,
+            side=facts[d].side,
+            preprocessing=dataset.preprocessing,
+        )
+        try:
+            if (d, a) not in sketches:
+                sketches[d, a] = sketch_of(model_spec), model_spec.head
+            method.value.check(*sketches[d, a], facts[d].classes)
+        except ValueError as error:
+            text = f"{error}; exclude {method.value.name} for {architecture.label}"
+            _note(axes, d, method.node, ValueError(text))
 
 
 def _check_poison(axes: Axes, facts: dict[int, DatasetInfo]) -> None:

@@ -18,6 +18,7 @@ from orchestrator.spec.model import (
 )
 from orchestrator.spec.yaml_tree import NUMBER
 from ulrl.datasets import Dataset
+from ulrl.methods import RepairMethod
 from ulrl.models import Architecture
 
 HEADER = (
@@ -98,6 +99,8 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911 - one for each type
             return _plain({"name": attack.name, **_fields(attack), **poison})
         case Dataset() | Architecture():
             return _plain({"name": value.name, **_fields(value)})
+        case RepairMethod():
+            return _plain({"name": value.name, **_said(_fields(value))})
         case PrunerChoice(pruner=pruner, arguments=arguments):
             chosen = {name: "none" if one is None else one for name, one in arguments.items()}
             return _plain({"pruner": pruner, **chosen})

@@ -14,8 +14,9 @@ from orchestrator.spec.rules import RuleError, TrackingUri, nearest
 from orchestrator.spec.space import Axis, Span
 from ulrl.attacks import Attack, LabelRule, Stamp
 from ulrl.datasets import Dataset, Preprocessing, check_normalisation
-from ulrl.hyperparameters import Preset
+from ulrl.hyperparameters import Preset, names
 from ulrl.interchange import zoo_name
+from ulrl.methods import RepairMethod
 from ulrl.metrics import Metrics
 from ulrl.models import Architecture
 from ulrl.plugins import Plugin
@@ -270,6 +271,11 @@ class Exclusion:
     conditions: Mapping[str, tuple[Any, ...]]
 
 
+def is_of_ulrl(axis: str) -> bool:
+    """Whether a setting axis means nothing to repair methods other than ULRL."""
+    return axis == "preset" or (axis in names() and names()[axis][0] != "clean")
+
+
 def holds(conditions: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> bool:
     """Return whether a point of the grid, by axis, meets every condition."""
     return all(matches(wanted, point[axis]) for axis, wanted in conditions.items())
@@ -283,6 +289,8 @@ def matches(wanted: Sequence[Any], value: Any) -> bool:
         return value in wanted or value.label in wanted or value.name in wanted
     if isinstance(value, Architecture):
         return value in wanted or value.called in wanted or value.name in wanted
+    if isinstance(value, RepairMethod):
+        return value in wanted or value.name in wanted
     return value in wanted or any(isinstance(one, Span) and value in one for one in wanted)
 
 

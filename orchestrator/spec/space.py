@@ -8,6 +8,8 @@ from itertools import islice, product
 from math import floor, log10, prod
 from typing import Any, TypeAlias
 
+from ulrl.methods import RepairMethod
+
 DIGITS = 3  # after the first, to which a value is drawn: of the width or, if log, of itself
 MOST_STEPS = 1_000_000  # a study has as many trials
 MOST_DIGITS = 12  # of a value in all, as many as a study file's numbers have
@@ -187,6 +189,8 @@ def plainly(value: Any) -> Any:
     """Return a value of an axis as JSON can hold it."""
     if isinstance(value, StrEnum):
         return value.value
+    if isinstance(value, RepairMethod):
+        return value.label
     return list(value) if isinstance(value, tuple) else value
 
 

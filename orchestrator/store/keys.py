@@ -209,7 +209,7 @@ class CacheKeys:
 
         Args:
             trial: For its victim and clean samples.
-            name: Of the method and the stage.
+            name: Of the stage.
             stage: With its configuration.
             before: Key of the stage before, "" for the first.
             reads: What it reads of that stage; None is all of it.

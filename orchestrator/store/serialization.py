@@ -290,9 +290,9 @@ STAGES: Mapping[str, Stage[Any]] = {stage.name: stage for stage in _ALL}
 
 
 @lru_cache
-def stage_of_method(method: str, stage: str) -> Stage[StoredTensors]:
-    """Return a repair method's stage before its last one, which stores tensors."""
-    return Stage(f"{method}.{stage}", StoredTensors)
+def stage_of_method(stage: str) -> Stage[StoredTensors]:
+    """Return a stage of repair methods before their last one, which stores tensors."""
+    return Stage(f"repair.{stage}", StoredTensors)
 
 
 @lru_cache

@@ -91,14 +91,14 @@ def test_a_later_key_depends_on_what_the_stage_reads(plan: Plan, tmp_path: Path)
     place = Place(plan, tmp_path)
     one = replace(plan.trials[0], method=Three())
     other = replace(plan.trials[0], method=Three(power=2))
-    wanted = ["train_victim", "three.measure", "three.choose", "relearn", "evaluate"]
+    wanted = ["train_victim", "repair.measure", "repair.choose", "relearn", "evaluate"]
     assert [run.stage for run in place.do(last_job(one))[1]] == wanted
     assert [run.stage for run in place.do(last_job(other))[1]] == wanted[1:3]
     ours, theirs = (reached(place.findings, trial) for trial in (one, other))
     assert [a.relearn_key == b.relearn_key for a, b in zip(ours, theirs, strict=True)] == [
         *(False, False, True)
     ]
-    assert [run.stage for run in ours[-1].runs] == ["three.measure", "three.choose"]
+    assert [run.stage for run in ours[-1].runs] == ["repair.measure", "repair.choose"]
     repaired = place.findings.repair(one, ours[-1].relearn_key)
     assert repaired is not None
     assert len(repaired.curve) == 1, "a method that shows no curve has its end"
@@ -115,8 +115,8 @@ def test_a_stage_by_itself_leaves_the_rest(plan: Plan, tmp_path: Path) -> None:
         scenario=trial.scenario,
         trials=(trial,),
     )
-    assert [run.stage for run in place.do(job)[1]] == ["train_victim", "three.measure"]
-    assert [run.stage for run in place.do(replace(job, position=1))[1]] == ["three.choose"]
+    assert [run.stage for run in place.do(job)[1]] == ["train_victim", "repair.measure"]
+    assert [run.stage for run in place.do(replace(job, position=1))[1]] == ["repair.choose"]
     assert [run.stage for run in place.do(last_job(trial))[1]] == ["relearn", "evaluate"]
 
 

@@ -53,7 +53,7 @@ def test_a_study_with_plugins_on_ray_killed_and_resumed(tmp_path: Path) -> None:
         assert other[["flagged", "target_z", "stop_epoch"]].isna().all(axis=None)
         assert other.der_report.notna().all()
         stages = whole.stages().query("computed").stage.value_counts()
-        assert stages["largest_row.find"] == 8
+        assert stages["repair.find"] == 8
         assert stages["train_helper"] == 4
 
         process = killed.start("grid.yaml")

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
 from ulrl.errors import raise_unless_finite
 from ulrl.models import Classifier, Weights
-from ulrl.registry import options_of, registrar
+from ulrl.registry import label_of, registrar
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 
@@ -127,9 +127,12 @@ class RepairMethod(ABC):
         del network, head, classes  # most apply to all
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The options that differ from their defaults."""
-        return options_of(self)
+    def label(self) -> str:
+        """The name with the options that differ from their defaults, as a table shows it."""
+        return label_of(self)
+
+    def __str__(self) -> str:
+        return self.label
 
 
 METHODS: dict[str, type[RepairMethod]] = {}
