@@ -43,6 +43,7 @@ from orchestrator.reporting.sensitivity import sensitivity
 from orchestrator.reporting.summary import (
     ScenarioOutcome,
     Summary,
+    league,
     sound,
     spread_of,
     summarise,
@@ -52,13 +53,14 @@ from orchestrator.reporting.text import (
     FamilyRow,
     Names,
     answer,
-    label_of,
     labelled,
+    league_table,
     names_of,
     peers_sentence,
     printable,
     repair_rows,
     seeds_sentence,
+    setting_head,
     setting_text,
     unclear,
     weak_sentence,
@@ -217,7 +219,7 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
 
 
 def _axes(summary: Summary) -> str:
-    return ", ".join(map(label_of, summary.axes))
+    return ", ".join(setting_head(summary))
 
 
 def _one(values: Sequence[Any]) -> bool:
@@ -321,6 +323,7 @@ def _assembled(
         method: (part, summary if part is results else _summarised(part, study))
         for method, part in results.by_method.items()
     }
+    summaries = {method: own for method, (_, own) in parts.items()}
     curves, flags = _phases(folder, parts.get(ULRL), names)
     *rows, whole = repair_rows(summary, names)
     classes = read_classes(folder / CONFUSION, results, summary)
@@ -345,6 +348,8 @@ def _assembled(
         "triggers": trigger_views(folder / "figures", results, names),
         **drafts.repairs(),
         "methods": sections,
+        "league": league_table(league(summaries), names) if len(summaries) > 1 else None,
+        "setting_head": setting_head(summary),
         "flags": flags,
         "flagged": drafts.flagged(flags),
         "classes": [drafts.classes(shown) for shown in classes.shown],

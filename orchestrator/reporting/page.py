@@ -19,6 +19,7 @@ from orchestrator.plan.columns import (
     AFTER,
     BEFORE,
     DER,
+    METHOD,
     SCENARIO,
     TRIGGER_INDEX,
     Family,
@@ -26,6 +27,7 @@ from orchestrator.plan.columns import (
     pictured,
     slug,
 )
+from orchestrator.plan.labels import applies, method_text
 from orchestrator.reporting import classes, figures
 from orchestrator.reporting.read_results import Setting, StudyResults, TrialRow, distinct, in_order
 from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
@@ -175,11 +177,16 @@ def _facts(results: StudyResults, names: Names) -> list[tuple[str, str]]:
     trials = results.trials
     attacks = ", ".join(distinct(label_of(names.attack(trial.scenario.family)) for trial in trials))
     facts = [("Attacks", attacks)]
-    for title, axis in (*_AXES, *((label_of(axis), axis) for axis in results.varied)):
-        values = [value_text(value) for value in in_order(trial.cells[axis] for trial in trials)]
+    own = [(label_of(axis), axis) for axis in results.varied if axis not in METHOD]
+    for title, axis in (*_AXES, *own):
+        given = (trial.cells[axis] for trial in trials if applies(axis, trial.cells))
+        values = [value_text(value) for value in in_order(given)]
         if len(values) > _MOST_VALUES:
             values = [f"{len(values)} values from {values[0]} to {values[-1]}"]
         facts.append((title, ", ".join(values)))
+    if "repair" in results.setting_axes:
+        methods = distinct(label_of(method_text(trial.cells)) for trial in trials)
+        facts.append((label_of("repair"), ", ".join(methods)))
     return facts
 
 

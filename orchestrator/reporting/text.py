@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from orchestrator.plan.columns import METRICS, Family, column_of, count, spoken
+from orchestrator.plan.columns import METHOD, METRICS, Family, column_of, count, spoken
 from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.plan.labels import value_text as plain_text
 from orchestrator.reporting.read_results import (
@@ -23,6 +23,7 @@ from orchestrator.reporting.read_results import (
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
     LARGEST_ACC_DROP,
+    MethodOutcome,
     Repair,
     ScenarioOutcome,
     Spread,
@@ -179,6 +180,8 @@ def asked(results: StudyResults, summary: Summary) -> str:
     """Return what the study compares, and on what."""
     settings = len({summary.named(trial.setting) for trial in results.trials})
     axes = [axis for axis in summary.axes if len({t.cells[axis] for t in results.trials}) > 1]
+    if "repair_options" in axes:  # they belong to the method's name
+        axes = [*dict.fromkeys("repair" if axis in METHOD else axis for axis in axes)]
     over = f" of {listed([*map(label_of, axes)])}" if axes else ""
     scenarios = [outcome.scenario for outcome in summary.outcomes]
     values = zip(*((s.family[:2], *s.family[2:], s.seed) for s in scenarios), strict=True)
@@ -460,6 +463,18 @@ class FamilyRow:
     common: Sequence[str]  # ACC, ASR, DER
 
 
+def setting_cell(setting: Setting) -> str:
+    """Return a setting below `setting_head`: values alone, or with their axes if methods differ."""
+    if any(axis in METHOD for axis, _ in setting):
+        return setting_text(setting)
+    return ", ".join(value_text(value) for _, value in setting)
+
+
+def setting_head(summary: Summary) -> list[str]:
+    """Return the axes whose values `setting_cell` lists."""
+    return ["setting"] if {*METHOD} & {*summary.axes} else [*map(label_of, summary.axes)]
+
+
 def repair_rows(summary: Summary, names: Names) -> list[FamilyRow]:
     """Return a row per family, and the last one for all scenarios."""
     rows = []
@@ -467,7 +482,7 @@ def repair_rows(summary: Summary, names: Names) -> list[FamilyRow]:
         counted = [outcome for outcome in sound(group) if outcome.best]
         # What a defence does to victims that did not take makes no setting the best one.
         settings = distinct(o.best.setting for o in counted if o.best and o.took)
-        texts = [", ".join(value_text(value) for _, value in setting) for setting in settings]
+        texts = [setting_cell(setting) for setting in settings]
         title, details = label_of(names.attack(family)), names.details(family)
         rows.append(_family_row(title, details, counted or sound(group), texts, weak_text(group)))
     counted = [outcome for outcome in summary.outcomes if outcome.took and outcome.best]
@@ -521,3 +536,81 @@ def half_rows(summary: Summary) -> list[tuple[str, ...]]:
         halves = (spread_text(spread_of(trials, column), metric) for column in (one, other))
         rows.append((metric.upper(), *halves, signed(gaps.mean, metric) if gaps else NOTHING))
     return rows
+
+
+_LEAGUE = ("acc", "asr", "ra", "der")
+
+
+def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]:
+    """Return the table of repair methods, in words.
+
+    Returns:
+        ``rows``: name, best setting, number of settings, scenarios, ACC, ASR, RA and DER with
+        intervals, difference to the best, time. ``attacks``: a row per family: title, details, and
+        for each method DER above ASR. ``methods``: names in the order of the rows. ``note``: which
+        cannot be told apart.
+    """
+    objective = found[0].summary.objective
+    gaps = [(row.behind, objective) for row in found if row.behind is not None]
+    differences = iter(difference_texts(gaps))
+    rows = [
+        (
+            label_of(row.method),
+            setting_text(row.summary.common) if row.summary.common else NOTHING,
+            f"{row.settings:,}",
+            f"{len(row.repairs):,}",
+            *(_interval_text(row.mean(column_of(m, "report")), m) for m in _LEAGUE),
+            NOTHING if row.behind is None else next(differences),
+            NOTHING if row.seconds is None else duration(row.seconds),
+        )
+        for row in found
+    ]
+    families = distinct(scenario.family for row in found for scenario in row.repairs)
+    cells = [
+        (
+            label_of(names.attack(family)),
+            names.details(family),
+            [
+                tuple(spread_text(r.of(family, column_of(m, "report")), m) for m in ("der", "asr"))
+                for r in found
+            ],
+        )
+        for family in families
+    ]
+    return {
+        "rows": rows,
+        "attacks": cells,
+        "methods": [label_of(row.method) for row in found],
+        "objective": spoken(objective),
+        "note": _apart(found),
+    }
+
+
+def _interval_text(found: MeanEstimate | None, metric: str) -> str:
+    if found is None:
+        return NOTHING
+    text = number_text(found.mean, metric)
+    if found.low is None or found.high is None:
+        return text
+    low, high = max(0.0, found.low), min(1.0, found.high)
+    return f"{text} ({number_text(low, metric)} to {number_text(high, metric)})"
+
+
+def _apart(found: Sequence[MethodOutcome]) -> str:
+    """Say which methods the scenarios cannot tell from the best one."""
+    gaps = [row.behind for row in found if row.behind is not None]
+    if not gaps:
+        return "There is no other method with a result in the same scenarios."
+    best, known = label_of(found[0].method), [gap for gap in gaps if gap.p is not None]
+    if not known:
+        return f"A single scenario cannot tell {best} from another method."
+    adjusted = iter(holm([gap.p for gap in known if gap.p is not None]))
+    close = [
+        label_of(row.method)
+        for row in found
+        if row.behind is not None and row.behind.p is not None and next(adjusted) > LEVEL
+    ]
+    sample = known[0].sample.removeprefix("over ")
+    if not close:
+        return f"{best} is clearly better than every other method (of {sample})."
+    return f"These data cannot tell {best} from {listed(close)} (of {sample})."
