@@ -4,7 +4,8 @@ Unlearn to expose suspicious neurons, reinitialise and relearn with a cosine pen
 (Min, Pham, Sun: arXiv:2405.14781). The names below are the library; each module's docstring
 says more.
 
-- A network of your own: `repair` runs ULRL on it and returns a `Repair`; `Preprocessing` says
+- A network of your own: `repair` runs ULRL on it and returns a `Repair`, or another method of
+  `METHODS`, which returns a `MethodRepair`; `Preprocessing` says
   how its images are normalised and augmented; `Preset` names complete sets of hyper-parameters
   and `hyperparameters.names` lists them. `DivergedError` says that training left the finite
   numbers.
@@ -18,10 +19,11 @@ says more.
 
 from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS, Preprocessing
-from ulrl.defence import Repair, predictor, repair
+from ulrl.defence import MethodRepair, Repair, predictor, repair
 from ulrl.errors import DivergedError
 from ulrl.evaluation import CountedEvaluation, Evaluation, evaluate
 from ulrl.hyperparameters import Preset
+from ulrl.methods import METHODS
 from ulrl.metrics import Confusion, Metrics, count_predictions, der, measure
 from ulrl.models import ARCHITECTURES
 from ulrl.poison import Poison
@@ -32,10 +34,12 @@ __all__ = [
     "ARCHITECTURES",
     "ATTACKS",
     "DATASETS",
+    "METHODS",
     "Confusion",
     "CountedEvaluation",
     "DivergedError",
     "Evaluation",
+    "MethodRepair",
     "Metrics",
     "Poison",
     "Preprocessing",

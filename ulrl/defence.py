@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,9 @@ from ulrl.hyperparameters import (
     preset_values,
 )
 from ulrl.messages import nearest
+from ulrl.methods import METHODS, ULRL, RepairContext, RepairMethod
 from ulrl.metrics import Predict
-from ulrl.models import Architecture, Classifier, ModelSpec, Weights
+from ulrl.models import Architecture, Classifier, ModelSpec, Weights, restore
 from ulrl.randomness import checked_seed, generator, seeded_layer_rng
 from ulrl.relearning import relearn
 from ulrl.samples import Images, Labels, Source, as_images, as_samples
@@ -59,6 +60,56 @@ class Repair:
         return not self.scores.suspects
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MethodRepair:
+    """A network that another method than ULRL repaired.
+
+    Attributes:
+        network: A repaired copy, in eval mode, where the victim was; the victim is untouched.
+        findings: What the stage before the last one found, by name, on the CPU; empty where the
+            method has one stage. Of a pruner ``score/NAME`` is the score of each part of the
+            parameter NAME: the higher, the sooner it is cut.
+    """
+
+    network: nn.Module
+    findings: Mapping[str, Tensor]
+
+
+@overload
+def repair(
+    victim: nn.Module,
+    images: Images | Source,
+    labels: Labels | None,
+    preprocessing: Preprocessing,
+    *,
+    method: Literal["ulrl"] = "ulrl",
+    head: str | None = None,
+    preset: Preset | str = Preset.DEFAULT,
+    dataset: str = "cifar10",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    on_epoch: OnEpoch | None = None,
+    **hyperparameters: Any,
+) -> Repair: ...
+
+
+@overload
+def repair(
+    victim: nn.Module,
+    images: Images | Source,
+    labels: Labels | None,
+    preprocessing: Preprocessing,
+    *,
+    method: str,
+    head: str | None = None,
+    dataset: str = "cifar10",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    on_epoch: OnEpoch | None = None,
+    **hyperparameters: Any,
+) -> MethodRepair: ...
+
+
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
 def repair(  # noqa: PLR0913 - one call for everything; all but four have defaults
@@ -67,6 +118,7 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     labels: Labels | None,
     preprocessing: Preprocessing,
     *,
+    method: str = ULRL,
     head: str | None = None,
     preset: Preset | str = Preset.DEFAULT,
     dataset: str = "cifar10",
@@ -74,8 +126,8 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     device: torch.device | str | None = None,
     on_epoch: OnEpoch | None = None,
     **hyperparameters: Any,
-) -> Repair:
-    """Run ULRL on `victim` with a few clean samples (arXiv:2405.14781).
+) -> Repair | MethodRepair:
+    """Repair `victim` with a few clean samples: by ULRL (arXiv:2405.14781), or another method.
 
     Clean samples cannot show whether the backdoor is gone: measure the result on triggered images
     if you have any (`predictor`).
@@ -90,26 +142,31 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
             once, so a random transform is applied once.
         labels: Their true classes; None where `images` is a ``Dataset`` or ``DataLoader``.
         preprocessing: Normalisation the victim expects, and the augmentation it was trained with.
+        method: ``ulrl``, or a name of `ulrl.methods.METHODS`.
         head: Path of the linear layer whose output is the victim's; by default it is found.
-        preset: Values of all hyper-parameters: ``default``, ``official`` or ``fine_tuning``.
-        dataset: Name of the dataset whose values the preset takes.
+        preset: Values of all hyper-parameters: ``default``, ``official`` or ``fine_tuning``; of
+            ULRL alone.
+        dataset: Name of the dataset whose values the preset, or the method, takes.
         seed: Of every random draw, at least 0.
         device: Where to compute; by default where the victim is.
         on_epoch: Called after each epoch with the phase (``unlearn`` or ``relearn``), the epoch
-            from 1, and its running ``loss`` and ``accuracy``. An exception that it raises ends
-            the repair.
+            from 1, and its running ``loss`` and ``accuracy``; by another method with the name of
+            its stage, the step from 1, and nothing. An exception that it raises ends the repair.
         **hyperparameters: Changes to the preset by name, e.g. ``unlearn_threshold=0.1``;
             `ulrl.hyperparameters.names` lists them. The samples are given, so those of how
-            they are drawn (``clean_ratio``, ``clean_draw``) are refused.
+            they are drawn (``clean_ratio``, ``clean_draw``) are refused. Of another method: its
+            options.
 
     Raises:
-        ValueError: A value is out of range, or samples and victim do not go together.
+        ValueError: A value is out of range, or samples and victim do not go together; there is no
+            such method, or it does not apply to the victim.
         TypeError: A name is no hyper-parameter, or a value is of another kind; `on_epoch`
             cannot be called.
         DivergedError: Unlearning diverged before its accuracy fell to the threshold, or relearning
             did: there is no repaired network.
     """
-    parts = _parts(preset, dataset, hyperparameters)
+    other = None if method == ULRL else _method(method, preset, dataset, hyperparameters)
+    parts = _parts(preset, dataset, hyperparameters if other is None else {})
     if on_epoch is not None and not callable(on_epoch):
         raise TypeError(
             f"on_epoch is a function of the phase, the epoch and its metrics; got {on_epoch!r}"
@@ -122,11 +179,13 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     clean = CleanSamples(
         samples=samples, index=torch.arange(len(samples.labels)), seed=checked_seed(seed)
     )
+    hear = on_epoch or _ignore
+    if other is not None:
+        return _repair_by(other, victim, weights, clean, place, hear)
     classes = weights.model_spec.classes
     layers = parts.unlearn.layers
     parts.score.check(classes, layers)
     parts.relearn.check(parts.score.certain(classes, layers), classes)
-    hear = on_epoch or _ignore
     for ascent in unlearn(parts.unlearn, weights, clean, parts.score.stop_at(classes), place):
         metrics = {"loss": ascent.loss[-1], "accuracy": ascent.accuracy[-1]}
         hear("unlearn", len(ascent.loss), metrics)
@@ -136,13 +195,52 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     for epoch in run.epochs:
         training.append((epoch.loss, epoch.accuracy))
         hear("relearn", epoch.number, {"loss": epoch.loss, "accuracy": epoch.accuracy})
-    network = run.classifier.network.to(  # type: ignore[call-overload]
+    network = _returned(run.classifier, victim)
+    return Repair(network=network, scores=scores, ascent=ascent, training=tuple(training))
+
+
+def _repair_by(
+    method: RepairMethod,
+    victim: nn.Module,
+    weights: Weights,
+    clean: CleanSamples,
+    place: torch.device,
+    hear: OnEpoch,
+) -> MethodRepair:
+    """Run the stages of a method one after the other."""
+    model_spec = weights.model_spec
+    method.check(victim, model_spec.head, model_spec.classes)
+    context = RepairContext(victim=weights, clean=clean, device=place, observe=_look_away)
+    before: Mapping[str, Tensor] = {}
+    found: list[Mapping[str, Tensor]] = []
+    for stage in method.stages:
+        steps = stage.checked(context, before)
+        try:
+            while True:
+                hear(stage.name, next(steps).done, {})
+        except StopIteration as end:
+            before = end.value
+            found.append(before)
+    repaired = restore(replace(weights, state=dict(before)), place)
+    return MethodRepair(
+        network=_returned(repaired, victim), findings=found[-2] if len(found) > 1 else {}
+    )
+
+
+def _returned(classifier: Classifier, victim: nn.Module) -> nn.Module:
+    """Return a network where the victim is, in eval mode, that trains what the victim trains."""
+    home = next(victim.parameters()).device
+    network: nn.Module = classifier.network.to(  # type: ignore[call-overload]
         home, memory_format=torch.contiguous_format
     )
     for parameter, original in zip(network.parameters(), victim.parameters(), strict=True):
         parameter.grad = None
         parameter.requires_grad_(original.requires_grad)
-    return Repair(network=network.eval(), scores=scores, ascent=ascent, training=tuple(training))
+    return network.eval()
+
+
+def _look_away(classifier: Classifier) -> None:
+    del classifier
 
 
 def predictor(
@@ -206,6 +304,26 @@ def _copy_of(network: nn.Module) -> nn.Module:
         parameter.grad = None
         parameter.requires_grad_(parameter.is_floating_point())
     return copied
+
+
+def _method(
+    name: str, preset: Preset | str, dataset: str, options: Mapping[str, Any]
+) -> RepairMethod:
+    if name not in METHODS:
+        near = nearest(name, METHODS) or f"; there are {', '.join(METHODS)}"
+        raise ValueError(f"no repair method is called {name!r}{near}")
+    if preset != Preset.DEFAULT:
+        raise TypeError(f"preset is of ULRL, and {name} has options of its own; leave it out")
+    kind: Any = METHODS[name]
+    known = [part.name for part in fields(kind)]
+    for option in options:
+        if option not in known:
+            there = f"it has {', '.join(known)}" if known else "it has none"
+            raise TypeError(
+                f"{name} has no option {option!r}{nearest(option, known) or f'; {there}'}"
+            )
+    method: RepairMethod = kind(**options)
+    return method.resolved(dataset)
 
 
 def _parts(preset: Preset | str, dataset: str, hyperparameters: dict[str, Any]) -> Hyperparameters:

@@ -103,7 +103,7 @@ class SGDConfig:
         """Raise ``ValueError`` where a number is out of range.
 
         Args:
-            phase: Begins the name of each number in the message.
+            phase: Begins the name of each number in the message, if it is not "".
             lr: The learning rate that `rate` begins with.
         """
         clip_norm = self.clip_norm
@@ -117,7 +117,7 @@ class SGDConfig:
         )
         for name, value, holds, rule in rules:
             if not holds:
-                raise ValueError(f"{phase}_{name} is {rule}; got {value}")
+                raise ValueError(f"{f'{phase}_{name}' if phase else name} is {rule}; got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -412,7 +412,8 @@ def _pruner(results: StudyResults, study: StudyFile) -> str:
 def _has_baseline(results: StudyResults, preset: str | None) -> bool:
     """Whether some trial is plain fine-tuning, by its setting or because nothing is flagged."""
     return any(
-        trial.cells.get("preset", preset) == "fine_tuning"
+        trial.cells.get("repair") == "fine_tuning"
+        or trial.cells.get("preset", preset) == "fine_tuning"
         or trial.cells.get("max_suspects") == "0"
         or trial.cells.get("plain_fine_tuning") == "True"
         for trial in results.trials

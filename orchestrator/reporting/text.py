@@ -33,6 +33,7 @@ from orchestrator.reporting.summary import (
     spread_of,
 )
 from orchestrator.search.inference import LEVEL, MeanEstimate, holm, sample_text
+from ulrl.methods import ULRL
 
 _LABELS: ContextVar[Mapping[str, str]] = ContextVar("labels", default={})  # noqa: B039 - read only
 
@@ -384,8 +385,10 @@ def _taken(outcomes: Sequence[ScenarioOutcome]) -> str:
 
 def _failures(summary: Summary, names: Names) -> str:
     judged = [outcome for outcome in summary.outcomes if outcome.took and outcome.best]
+    trials = (trial for outcome in summary.outcomes for trial in outcome.trials)
+    who = "ULRL" if all(t.cells.get("repair", ULRL) == ULRL for t in trials) else "repair"
     if not judged:
-        return "No victim that took has been repaired, so where ULRL fails is not known."
+        return f"No victim that took has been repaired, so where {who} fails is not known."
     stays, falls = [], []
     for attack, group in grouped(judged, lambda o: names.attack(o.scenario.family)).items():
         pairs = [(outcome.victim, outcome.best.numbers) for outcome in group if outcome.best]
@@ -407,7 +410,7 @@ def _failures(summary: Summary, names: Names) -> str:
         never = " or ".join(marks)
         return f"With each scenario's own best setting, nowhere does it happen that {never}."
     return (
-        f"Even with each scenario's own best setting, an upper bound, ULRL fails in places: "
+        f"Even with each scenario's own best setting, an upper bound, {who} fails in places: "
         f"{'; '.join(found)}."
     )
 

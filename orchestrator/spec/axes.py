@@ -27,7 +27,7 @@ from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, YamlNode
 from ulrl.attacks import ATTACKS, Attack, LabelRule, Stamp
 from ulrl.datasets import DATASETS
 from ulrl.hyperparameters import PARTS, Preset, names
-from ulrl.methods import METHODS
+from ulrl.methods import METHODS, ULRL
 from ulrl.models import ARCHITECTURES
 from ulrl.poison import Poison
 
@@ -74,6 +74,7 @@ REGISTRIES: Mapping[str, Mapping[str, type[Any]]] = {
     "architecture": ARCHITECTURES,
     "repair": METHODS,
 }
+_NOUNS = {"repair": "repair method"}  # of the things on an axis, if it is not the axis's name
 FAMILIES = {"timm": "model"}  # names that go on after a colon, and the option that the rest is for
 
 
@@ -93,8 +94,7 @@ def class_of(node: YamlNode, name: str, axis: str) -> type[Any]:
         text = f"several names are a list; write [{', '.join(parts)}]; got {name!r}"
         raise InvalidValue(node, text)
     hint = nearest(family, sorted(registry), "there are")
-    kind = "repair method" if axis == "repair" else axis
-    raise InvalidValue(node, f"no {kind} is called {name!r}{hint}")
+    raise InvalidValue(node, f"no {_NOUNS.get(axis, axis)} is called {name!r}{hint}")
 
 
 def read_entry(node: YamlNode, axis: str) -> list[Item]:
@@ -118,6 +118,11 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
     paths = [part for part in parts if _is_path(part)]
     defaults = {p.name: node.child(p.name, p.default) for p in paths if isinstance(p.default, str)}
     readers = _option_readers(chosen, axis)
+    if given and not readers:
+        text = f"{name} has no options"
+        if name == ULRL:
+            text += ", its hyper-parameters are axes: write them in the grid, beside repair"
+        raise InvalidValue(next(iter(given.values())), text)
     options = replace(node, value={**defaults, **given}).known(readers)
     required = [p.name for p in parts if p.default is p.default_factory is dataclasses.MISSING]
     before = node.problems.count
@@ -154,7 +159,7 @@ def _name_and_options(node: YamlNode, axis: str) -> tuple[YamlNode, str, dict[st
         if name in REGISTRIES[axis]:  # {arrays: FILE.npz}
             return node, name, options
     noted = any(option.value is UNREADABLE for option in options.values())
-    text = f"the {axis} has no name; write {{name: ..., OPTION: ...}}"
+    text = f"the {_NOUNS.get(axis, axis)} has no name; write {{name: ..., OPTION: ...}}"
     raise InvalidValue(node, "" if noted else text)
 
 

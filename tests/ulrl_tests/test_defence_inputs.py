@@ -95,7 +95,9 @@ def pictures(height: int = 8, width: int = 8) -> Tensor:
 
 def repaired(victim: nn.Module | None = None, **changes: Any) -> ulrl.Repair:
     sound: dict[str, Any] = {"images": pictures(), "labels": LABELS, "preprocessing": PREPROCESSING}
-    return ulrl.repair(made() if victim is None else victim, **{**sound, **FEW, **changes})
+    given = made() if victim is None else victim
+    done: ulrl.Repair = ulrl.repair(given, **{**sound, **FEW, **changes})
+    return done
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:

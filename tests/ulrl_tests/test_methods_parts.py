@@ -1,13 +1,16 @@
 """Parts that repair methods share: rules of cuts, held-out samples, and the loop of steps."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+import ulrl
 from tests.ulrl_tests.repairs import CPU, clean_samples, repaired
 from tests.ulrl_tests.states import same
 from ulrl.clean import CleanSamples
@@ -19,7 +22,9 @@ from ulrl.methods import RepairContext
 from ulrl.methods._ascent import Unlearn
 from ulrl.methods._cuts import Cut, Rule, apply, edit_at, findings, stay_cut, sweep
 from ulrl.methods._loop import Passes, hold_out, train_by
+from ulrl.methods.clp import CLP
 from ulrl.methods.fine_tuning import FineTuning
+from ulrl.methods.ulrl import Ulrl
 from ulrl.models import Weights, restore
 from ulrl.relearning import relearn
 from ulrl.unlearning import UnlearnConfig, unlearn
@@ -191,3 +196,57 @@ def test_the_ascent_keeps_the_whole_network_at_the_stop(
     for name, rows in ascent.at(number).items():
         assert torch.equal(as_rows(state[name]), rows)
     assert set(state) == set(victim_of(0).state)
+
+
+def test_the_library_repairs_by_any_method(
+    victim_of: Callable[[int], Weights], pictures: ImageSet
+) -> None:
+    victim, clean = restore(victim_of(0), CPU).network, clean_samples(pictures)
+    images, labels = clean.samples.images, clean.samples.labels
+    preprocessing = victim_of(0).model_spec.preprocessing
+    heard: list[tuple[str, int]] = []
+    found = ulrl.repair(
+        victim,
+        images,
+        labels,
+        preprocessing,
+        method="clp",
+        u=2.0,
+        on_epoch=lambda stage, step, _: heard.append((stage, step)),
+    )
+    wanted = repaired(CLP(u=2.0), victim_of(0), clean)
+    assert same(dict(found.network.state_dict()), dict(wanted.weights.state))
+    assert same(dict(found.findings), dict(wanted.stages[0]))
+    assert heard[-1] == ("tune", 1)
+    assert not found.network.training
+
+
+def test_ulrl_as_a_method_is_ulrl(victim_of: Callable[[int], Weights], pictures: ImageSet) -> None:
+    victim, clean = restore(victim_of(0), CPU).network, clean_samples(pictures)
+    preprocessing = victim_of(0).model_spec.preprocessing
+    found = ulrl.repair(victim, clean.samples.images, clean.samples.labels, preprocessing)
+    wanted = repaired(Ulrl(), victim_of(0), clean)
+    assert same(dict(found.network.state_dict()), dict(wanted.weights.state))
+    assert len(wanted.shown) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "clpp"}, ValueError, "no repair method is called 'clpp'; did you mean 'clp'?"),
+        ({"method": "clp", "v": 2}, TypeError, "clp has no option 'v'; it has rule, u, budget"),
+        ({"method": "clp", "preset": "official"}, TypeError, "preset is of ULRL"),
+        ({"method": "clp", "u": -2.0}, ValueError, "u is a number of standard deviations"),
+    ],
+)
+def test_the_library_refuses_what_a_method_lacks(
+    victim_of: Callable[[int], Weights],
+    pictures: ImageSet,
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    victim, samples = restore(victim_of(0), CPU).network, clean_samples(pictures).samples
+    preprocessing = victim_of(0).model_spec.preprocessing
+    with pytest.raises(error, match=re.escape(message)):
+        ulrl.repair(victim, samples.images, samples.labels, preprocessing, **options)

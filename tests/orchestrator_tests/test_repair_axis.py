@@ -1,0 +1,119 @@
+"""Repair methods as an axis: entries with options, beside ULRL's own axes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
+from orchestrator.spec.dump import resolved_yaml
+from tests.orchestrator_tests.spec_files import SMALL, load
+from ulrl.methods._cuts import Rule
+from ulrl.methods.clp import CLP
+from ulrl.methods.fine_tuning import FineTuning
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+MIXED = """\
+  unlearn_threshold: [0.1, 0.2]
+  reinit_ratio: [0.3, 0.7]
+  clean_ratio: [0.05, 0.1]
+  repair:
+    - {name: clp, u: [2, 3]}
+    - ulrl
+    - {name: clp, rule: budget}
+    - fine_tuning
+"""
+
+
+def plan(addition: str, rest: str = "") -> Plan:
+    return make_plan(load(f"{SMALL}{addition}{rest}"))
+
+
+def test_axes_of_ulrl_multiply_its_own_entries_alone() -> None:
+    found = plan(MIXED)
+    methods = [setting.values["repair"].label for setting in found.settings]
+    once = ["clp(u=2.0)", "clp(u=3.0)", "ulrl", "clp(rule=budget)", "fine_tuning"]
+    counts = {name: methods.count(name) for name in once}
+    assert counts == {name: 8 if name == "ulrl" else 2 for name in once}
+    assert list(dict.fromkeys(methods)) == once  # in the order of the file
+    assert found.methods == ("clp", "ulrl", "fine_tuning")
+    for setting in found.settings:
+        own = {setting.values["unlearn_threshold"], setting.values["reinit_ratio"]}
+        assert (own == {None}) == (setting.values["repair"].name != "ulrl")
+    texts = [setting.text for setting in found.settings]
+    assert texts[0] == "clean_ratio=0.05, repair=clp(u=2.0)"
+    assert "clean_ratio=0.1, unlearn_threshold=0.2, reinit_ratio=0.3, repair=ulrl" in texts
+    assert len(set(texts)) == len(texts)
+
+
+def test_a_row_has_the_method_its_options_and_what_it_uses() -> None:
+    found = plan(MIXED)
+    points = [found.point(trial) for trial in found.trials]
+    tuned = next(point for point in points if point["repair"] == "fine_tuning")
+    assert (tuned["unlearn_threshold"], tuned["reinit_ratio"]) == (None, None)
+    assert tuned["repair_options"] == "{}"
+    assert tuned["clean_ratio"] == 0.05
+    options = {json.loads(p["repair_options"]).get("u") for p in points if p["repair"] == "clp"}
+    assert options == {2.0, 3.0, None}
+    assert found.varied() == (
+        *("clean_ratio", "unlearn_threshold", "reinit_ratio", "repair", "repair_options"),
+    )
+
+
+def test_a_trial_has_the_defaults_of_its_dataset() -> None:
+    found = plan("  repair: [clp, {name: fine_tuning, epochs: 7}, ulrl]\n")
+    assert [trial.method for trial in found.trials] == [
+        CLP(u=3.0),
+        FineTuning(epochs=7),
+        None,
+    ]
+
+
+def test_exclusions_name_methods_and_entries() -> None:
+    found = plan(MIXED, "exclude: [{repair: clp, clean_ratio: 0.1}, {repair: fine_tuning}]\n")
+    left = [(t.setting.values["repair"].label, t.setting.values["clean_ratio"]) for t in found.trials]
+    assert {pair for pair in left if pair[0] != "ulrl"} == {
+        ("clp(u=2.0)", 0.05),
+        ("clp(u=3.0)", 0.05),
+        ("clp(rule=budget)", 0.05),
+    }
+    one = plan(MIXED, "exclude: [{repair: {name: clp, u: 2}}]\n")
+    assert CLP(u=2.0) not in {trial.method for trial in one.trials}
+    assert CLP(rule=Rule.BUDGET).resolved("digits") in {trial.method for trial in one.trials}
+
+
+def test_the_resolved_study_reads_as_the_same() -> None:
+    study = load(f"{SMALL}{MIXED}exclude: [{{repair: clp, clean_ratio: 0.1}}]\n")
+    text = resolved_yaml(study)
+    Path("again.yaml").write_text(text)
+    again = load(text)
+    assert (again.grid, again.exclude) == (study.grid, study.exclude)
+
+
+def test_a_method_is_not_dropped_because_another_is_better() -> None:
+    """The worst setting of each method is abandoned by the best of the same method alone."""
+    seeds = f"  seed: {list(range(12))}\n"
+    found = plan(
+        "  repair: [{name: clp, u: [2, 3]}, {name: fine_tuning, epochs: [5, 9]}]\n" + seeds,
+        "prune: {setting: {pruner: wilcoxon}}\n",
+    )
+    value = {"clp(u=2.0)": 0.9, "clp(u=3.0)": 0.8, "fine_tuning(epochs=5)": 0.2}
+    value["fine_tuning(epochs=9)"] = 0.1
+    decisions = Decisions(found)
+    for trial in decisions.order:
+        label = trial.setting.values["repair"].label
+        noise = 0.001 * trial.scenario.number
+        decisions.offer(trial, TrialOutcome(value=value[label] + noise, curve=(value[label],)))
+    verdicts = [decisions.verdict(trial) for trial in found.trials]
+    abandoned = {
+        v.trial.setting.values["repair"].label
+        for v in verdicts
+        if v is not None and v.status is Status.PRUNED
+    }
+    assert abandoned == {"clp(u=3.0)", "fine_tuning(epochs=9)"}
+    assert [judge.name for judge in decisions.judges] == [
+        "settings of clp",
+        "settings of fine_tuning",
+    ]
