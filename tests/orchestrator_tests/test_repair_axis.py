@@ -73,7 +73,9 @@ def test_a_trial_has_the_defaults_of_its_dataset() -> None:
 
 def test_exclusions_name_methods_and_entries() -> None:
     found = plan(MIXED, "exclude: [{repair: clp, clean_ratio: 0.1}, {repair: fine_tuning}]\n")
-    left = [(t.setting.values["repair"].label, t.setting.values["clean_ratio"]) for t in found.trials]
+    left = [
+        (t.setting.values["repair"].label, t.setting.values["clean_ratio"]) for t in found.trials
+    ]
     assert {pair for pair in left if pair[0] != "ulrl"} == {
         ("clp(u=2.0)", 0.05),
         ("clp(u=3.0)", 0.05),
