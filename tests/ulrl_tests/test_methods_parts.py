@@ -62,6 +62,16 @@ def test_rules_choose_by_hand(
     }
 
 
+def test_a_share_of_equal_scores_is_no_more_than_the_share() -> None:
+    scores = {"b": torch.ones(2, 3), "a": torch.tensor([1.0, 1.0, 2.0, float("nan")])}
+    edit = Cut(rule=Rule.LARGEST, strength=0.5).choose(findings(scores))
+    # Of 9 scores 4 (4.5 rounds to even): the 2, then those of 1 in the order of their places.
+    assert {name: mask.tolist() for name, mask in edit.items()} == {
+        "a": [True, True, True, False],
+        "b": [[True, False, False], [False, False, False]],
+    }
+
+
 def test_scores_that_are_not_finite_are_never_cut() -> None:
     found = findings({"a": torch.tensor([float("nan"), float("inf"), 1.0])})
     assert edit_at({"a": found["score/a"]}, -1e30)["a"].tolist() == [False, False, True]

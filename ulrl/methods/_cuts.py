@@ -63,7 +63,7 @@ class Cut:
                 return {}
             level = float(levels[enough].min())  # the lowest level is the strongest cut
         elif self.rule is Rule.LARGEST:
-            level = _level_of_share(scores, self.strength)
+            return _largest(scores, self.strength)
         else:
             level = self.strength
         return edit_at(scores, level)
@@ -160,9 +160,19 @@ def _same(edit: Edit, other: Edit) -> bool:
     return edit.keys() == other.keys() and all(torch.equal(edit[n], other[n]) for n in edit)
 
 
-def _level_of_share(scores: Mapping[str, Tensor], share: float) -> float:
-    """Return the score from which on `share` of the scored parts are cut; infinity for none."""
-    values = torch.cat([score.flatten() for score in scores.values()])
-    values = values[values.isfinite()].sort(descending=True).values
-    count = round(share * len(values))
-    return float(values[count - 1]) if count else math.inf
+def _largest(scores: Mapping[str, Tensor], share: float) -> Edit:
+    """Return the cut of a share of the parts that have a score.
+
+    Equal scores go by the parameter's name and the place in it. Many masks, for example, are
+    exactly 1: a cut of all from the lowest score on could take far more than the share.
+    """
+    names = sorted(scores)
+    values = torch.cat([scores[name].flatten() for name in names])
+    count = round(share * int(values.isfinite().sum()))
+    chosen = torch.zeros(len(values), dtype=torch.bool)
+    chosen[values.argsort(descending=True, stable=True)[:count]] = True
+    parts = torch.split(chosen, [scores[name].numel() for name in names])
+    masks = {
+        name: part.reshape(scores[name].shape) for name, part in zip(names, parts, strict=True)
+    }
+    return {name: mask for name, mask in masks.items() if bool(mask.any())}

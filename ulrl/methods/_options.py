@@ -24,7 +24,7 @@ def check_options(method: Any, *, rules: Sequence[Rule]) -> None:
         )
 
 
-def batchnorms(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def batchnorms(network: nn.Module) -> Iterator[tuple[str, BATCHNORM]]:
     """Yield each BatchNorm that has a scale and running statistics, by its path."""
     for path, module in network.named_modules():
         if isinstance(module, BATCHNORM) and module.affine and module.track_running_stats:
