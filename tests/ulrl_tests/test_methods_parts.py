@@ -74,6 +74,7 @@ def test_a_share_of_equal_scores_is_no_more_than_the_share() -> None:
 
 def test_scores_that_are_not_finite_are_never_cut() -> None:
     found = findings({"a": torch.tensor([float("nan"), float("inf"), 1.0])})
+    assert bool(found["score/a"].isfinite().all())  # as every result of a stage is
     assert edit_at({"a": found["score/a"]}, -1e30)["a"].tolist() == [False, False, True]
     with pytest.raises(ValueError, match="finite score"):
         findings({"a": torch.tensor([float("nan")])})

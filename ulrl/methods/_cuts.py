@@ -6,7 +6,6 @@ broadcasts to the parameter's; the higher, the sooner it is cut. Beside them lie
 samples held out from the scoring, after cuts at a few levels: `sweep`.
 """
 
-import math
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +23,7 @@ Edit: TypeAlias = Mapping[str, Tensor]  # of each parameter that is cut, which e
 
 _SCORE = "score/"
 _LEVELS, _KEPT, _VICTIM = "levels", "kept", "victim"
+_NONE = torch.finfo(torch.float32).min  # stands for no score: what a stage returns is finite
 
 
 class Rule(StrEnum):
@@ -79,7 +79,7 @@ def edit_at(scores: Mapping[str, Tensor], level: float) -> Edit:
 
 
 def findings(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return scores by parameter as what a stage finds; scores that are not finite become none.
+    """Return scores by parameter as what a stage finds; those that are not finite count as none.
 
     Raises:
         ValueError: There is no finite score.
@@ -87,8 +87,8 @@ def findings(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, score in scores.items():
         values = score.detach().float().cpu()
-        found[_SCORE + name] = torch.where(values.isfinite(), values, -math.inf)
-    if not any(bool(values.isfinite().any()) for values in found.values()):
+        found[_SCORE + name] = torch.where(values.isfinite(), values, _NONE)
+    if not any(bool((values > _NONE).any()) for values in found.values()):
         raise ValueError("no part of the network has a finite score")
     return found
 
@@ -168,7 +168,7 @@ def _largest(scores: Mapping[str, Tensor], share: float) -> Edit:
     """
     names = sorted(scores)
     values = torch.cat([scores[name].flatten() for name in names])
-    count = round(share * int(values.isfinite().sum()))
+    count = round(share * int((values > _NONE).sum()))
     chosen = torch.zeros(len(values), dtype=torch.bool)
     chosen[values.argsort(descending=True, stable=True)[:count]] = True
     parts = torch.split(chosen, [scores[name].numel() for name in names])
