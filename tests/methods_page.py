@@ -1,0 +1,105 @@
+"""The page of all repair methods and their options: ``python -m tests.methods_page``."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from tests.settings_table import choices, meanings, shown
+from ulrl.methods import METHODS, ULRL
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "repair-methods.md"
+INTRO = """\
+# Repair methods beside ULRL
+
+`repair` is an axis of a study. Entries are names, or names with options; a list makes an axis of an
+option, for this entry alone. Without the axis every trial is repaired by ULRL.
+
+```yaml
+grid:
+  attack: [badnets, blended, sig]
+  dataset: cifar10
+  architecture: {name: preact_resnet18, width: 16}
+  clean_ratio: [0.01, 0.05]            # of every method
+  unlearn_threshold: [0.1, 0.2]        # of ULRL: other entries are not repeated for its values
+  repair:
+    - ulrl
+    - fine_tuning
+    - {name: ft_sam, rho: [1, 2, 4]}
+    - {name: rnp, rule: threshold, mask_threshold: [0.2, 0.4, 0.6]}
+    - {name: rnp, rule: budget}
+```
+
+- results.csv names the method in `repair` and its options, as far as they are not the defaults, as
+  JSON in `repair_options`. Columns of ULRL's own axes and of its phase 1 are empty.
+- A method that cannot repair a network (no BatchNorm, say) is refused with the study file: leave
+  the combination out, `exclude: [{repair: rnp, architecture: vit_b_16}]`.
+- Pruning compares settings of one method: none is dropped because another method is better. A
+  `search:` draws from the axes of ULRL, or from those of other methods, not from both.
+- The report begins with a table of methods: each at the one setting that is best over all scenarios
+  on the selection half, shown on the report half, with the number of settings that it was given.
+  Give each about as many. Differences to the best are paired by scenario, with an interval over the
+  attacks' means. Below, each method has the sensitivity to its own options.
+- Stages are stored and shared. All strengths of a cut share what the method found; methods whose
+  stages are equal share them too, and equal cuts share the training after them.
+
+## How strong a cut is
+
+A method that cuts scores the parts of a network and sets those of the highest scores to zero.
+
+- `rule: budget`: the strongest cut after which the accuracy on held-out clean samples is at least
+  1 - `budget` of the victim's.
+- `rule: threshold`, `rule: deviations`: by the method's own number, such as a mask's value, or
+  standard deviations above a layer's mean.
+- `rule: largest`: a share of all parts.
+
+A fifth of the clean samples, of each class where there are five of each, is held out from what a
+method learns its scores by. With 500 clean samples that is 100 images, and one image is a point:
+a budget below 0.02 means nothing. The scripts of several papers choose the strength by the ASR on
+test images; no rule here does.
+
+## The library
+
+```python
+repaired = ulrl.repair(victim, images, labels, preprocessing, method="rnp", mask_threshold=0.4)
+repaired.network, repaired.findings
+```
+
+takes any classifier that ends in a linear layer, as `ulrl.repair` does for ULRL, and refuses a
+network to which the method does not apply. How to add a method:
+[own-code.md](own-code.md#a-repair-method), and as a file in `ulrl/methods/`, where each is found by
+being there.
+
+This page is made from the code by `python -m tests.methods_page`; a test keeps it fresh.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    parts = [INTRO]
+    for name, method in sorted(METHODS.items()):
+        if name != ULRL and method.__module__.startswith("ulrl.methods."):
+            parts.append(section(name, method))
+    return "\n".join(parts)
+
+
+def section(name: str, method: type[Any]) -> str:
+    """Return what the page says of a method."""
+    text = (inspect.getdoc(method) or "").partition("\nAttributes:\n")[0].strip()
+    module = inspect.getmodule(method)
+    title = (inspect.getdoc(module) or "").splitlines()[0]
+    lines = [f"## `{name}`\n", f"{title}\n", text.replace("``", "`")]
+    told, hints = meanings(method), get_type_hints(method)
+    rows = ["", "| option | default | choices | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(method):
+        default = "by dataset" if field.default is None else shown(field.default)
+        cells = (f"`{field.name}`", default, choices(hints[field.name]))
+        meaning = told[field.name].replace("``", "`")
+        rows.append(f"| {' | '.join((*cells, meaning))} |")
+    if len(rows) > 3:
+        lines += rows
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
