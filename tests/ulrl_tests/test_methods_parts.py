@@ -72,6 +72,18 @@ def test_a_share_of_equal_scores_is_no_more_than_the_share() -> None:
     }
 
 
+def test_scale_and_shift_of_a_channel_are_one_part_of_a_share() -> None:
+    channels = torch.tensor([1.0, 3.0, 2.0])
+    scores = {"l.weight": channels[:, None, None], "l.bias": channels, "m.bias": channels - 0.5}
+    edit = Cut(rule=Rule.LARGEST, strength=0.5).choose(findings(scores))
+    assert {name: mask.flatten().tolist() for name, mask in edit.items()} == {
+        "l.weight": [False, True, True],  # of 6 channels 3: those of 3, 2.5 and 2
+        "l.bias": [False, True, True],
+        "m.bias": [False, True, False],
+    }
+    assert edit["l.weight"].shape == (3, 1, 1)
+
+
 def test_scores_that_are_not_finite_are_never_cut() -> None:
     found = findings({"a": torch.tensor([float("nan"), float("inf"), 1.0])})
     assert bool(found["score/a"].isfinite().all())  # as every result of a stage is

@@ -166,13 +166,31 @@ def _largest(scores: Mapping[str, Tensor], share: float) -> Edit:
     Equal scores go by the parameter's name and the place in it. Many masks, for example, are
     exactly 1: a cut of all from the lowest score on could take far more than the share.
     """
-    names = sorted(scores)
-    values = torch.cat([scores[name].flatten() for name in names])
+    groups = _cut_together(scores)
+    values = torch.cat([scores[group[0]].flatten() for group in groups])
     count = round(share * int((values > _NONE).sum()))
     chosen = torch.zeros(len(values), dtype=torch.bool)
     chosen[values.argsort(descending=True, stable=True)[:count]] = True
-    parts = torch.split(chosen, [scores[name].numel() for name in names])
-    masks = {
-        name: part.reshape(scores[name].shape) for name, part in zip(names, parts, strict=True)
+    parts = torch.split(chosen, [scores[group[0]].numel() for group in groups])
+    return {
+        name: part.reshape(scores[name].shape)
+        for group, part in zip(groups, parts, strict=True)
+        for name in group
+        if bool(part.any())
     }
-    return {name: mask for name, mask in masks.items() if bool(mask.any())}
+
+
+def _cut_together(scores: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return the scored parameters in order, those of a layer that have the same scores in one.
+
+    Scale and shift of a channel, for example, are one part.
+    """
+    groups: list[list[str]] = []
+    for name in sorted(scores):
+        first = groups[-1][0] if groups else ""
+        same_layer = first.rpartition(".")[0] == name.rpartition(".")[0]
+        if first and same_layer and torch.equal(scores[first].flatten(), scores[name].flatten()):
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
