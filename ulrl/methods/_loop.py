@@ -1,6 +1,6 @@
 """Training on clean samples by steps of a method's own, and how samples are held out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -8,11 +8,12 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from ulrl.augmentation import apply_views, draw_views
 from ulrl.clean import CleanSamples
 from ulrl.fitting import Epoch, Samples, Sources, fault_of, set_train_mode
-from ulrl.models import Classifier
+from ulrl.models import EVALUATION_BATCH, Classifier
 from ulrl.randomness import generator, seeded_layer_rng
 
 # Takes a step on images and labels on the device, with the learning rate of the moment, and
@@ -85,6 +86,25 @@ def seen(classifier: Classifier, samples: Samples, sources: Sources, *, augment:
     preprocessing = classifier.model_spec.preprocessing
     views = draw_views(len(images), preprocessing, sources.views, classifier.device)
     return apply_views(images, views, preprocessing)
+
+
+@torch.no_grad()
+def watch(classifier: Classifier, images: Tensor, hooks: Sequence[RemovableHandle]) -> None:
+    """Pass images as they are through the network in eval mode, then remove hooks from it.
+
+    Args:
+        classifier: Left in eval mode.
+        images: uint8, ``[n, c, h, w]``.
+        hooks: That look at its layers.
+    """
+    classifier.network.eval()
+    try:
+        with reproducible():
+            for batch in torch.split(images, EVALUATION_BATCH):
+                classifier.logits(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

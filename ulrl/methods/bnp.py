@@ -10,11 +10,11 @@ from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
 from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, Tensors, register
 from ulrl.methods._cuts import Cut, Rule, findings, sweep
-from ulrl.methods._loop import hold_out, reproducible
+from ulrl.methods._loop import hold_out, watch
 from ulrl.methods._options import batchnorms, check_batchnorm, check_options
 from ulrl.methods._tuning import Tune
 from ulrl.methods.clp import LEVELS, deviations
-from ulrl.models import EVALUATION_BATCH, Classifier, restore
+from ulrl.models import Classifier, restore
 
 
 @register("bnp")
@@ -140,7 +140,6 @@ class _Running:
         return Moments(mean=self._mean, variance=self._squares / (self._count - 1))
 
 
-@torch.no_grad()
 def _statistics(
     classifier: Classifier, clean: CleanSamples
 ) -> Iterator[tuple[str, Moments, Moments]]:
@@ -148,12 +147,7 @@ def _statistics(
     norms = dict(batchnorms(classifier.network))
     seen = {path: _Running() for path in norms}
     hooks = [norms[path].register_forward_pre_hook(seen[path].add) for path in norms]
-    classifier.network.eval()
-    with reproducible():
-        for images in torch.split(clean.samples.images, EVALUATION_BATCH):
-            classifier.logits(images)
-    for hook in hooks:
-        hook.remove()
+    watch(classifier, clean.samples.images, hooks)
     for path, norm in norms.items():
         inputs = seen[path].moments
         # A layer that no image passes has no inputs.
