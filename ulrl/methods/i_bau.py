@@ -29,13 +29,15 @@ class IBAU(RepairMethod):
     weights: an implicit hypergradient, by a fixed-point iteration. The network is in eval mode
     throughout. Samples are drawn into views and batches once, before the first round. The
     perturbation lives in the space of normalised images, where the published rates belong, and is
-    not clipped. Defaults are BackdoorBench's, with two differences: the number of stamped images
-    of a batch is rounded and at least 1, since a batch without any is plain fine-tuning, and there
-    is no weight decay.
+    not clipped. Defaults are BackdoorBench's, with one difference: the number of stamped images of
+    a batch is rounded and at least 1, since a batch without any is plain fine-tuning.
+
+    A network that is very sure of its predictions has gradients so small that the default
+    `perturb_lr` hardly moves the perturbation in the few steps of a pass.
 
     Attributes:
         rounds: From 1 to 1000.
-        lr: Learning rate of Adam (AMSGrad) on the weights, above 0.
+        lr: Learning rate of Adam (AMSGrad, no weight decay) on the weights, above 0.
         batch_size: Samples per step.
         stamped_share: Share of a batch that is perturbed in the unlearning step, in (0, 1].
         penalty: Weight of the perturbation's squared L2 norm, at least 0.
