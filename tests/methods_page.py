@@ -92,7 +92,7 @@ def section(name: str, method: type[Any]) -> str:
     told, hints = meanings(method), get_type_hints(method)
     rows = ["", "| option | default | choices | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(method):
-        default = "by dataset" if field.default is None else shown(field.default)
+        default = "" if field.default is None else shown(field.default)
         cells = (f"`{field.name}`", default, choices(hints[field.name]))
         meaning = told[field.name].replace("``", "`")
         rows.append(f"| {' | '.join((*cells, meaning))} |")

@@ -378,7 +378,7 @@ def _section(
     if results is not drafts.results:
         own = FigureFiles(results, summary, drafts.names, drafts.log_axes, beside=drafts)
         own.stem = f"-{slug(method)}"
-    has_surfaces = results.trials[0].cells["unlearn_threshold"] != ""
+    has_surfaces = method == ULRL
     return {
         "name": "" if own is drafts else method,
         "sensitivity": sensitivity(own, surfaces=has_surfaces),

@@ -121,9 +121,11 @@ class StudyResults:
             {**t.cells, **usual, **{n: option_text(value) for n, value in one.items()}}
             for t, one in zip(trials, given, strict=True)
         ]
-        own = [n for n in self.setting_axes if n not in METHOD and applies(n, rows[0])]
+        own = [n for n in self.setting_axes if n not in METHOD and applies(n, trials[0].cells)]
         axes = (*own, *options)
-        found = telling(axes, ((t.scenario, r) for t, r in zip(trials, rows, strict=True)))
+        # An option may be called as an axis of ULRL's is.
+        points = ({name: row[name] for name in axes} for row in rows)
+        found = telling(axes, zip((trial.scenario for trial in trials), points, strict=True))
         found = tuple(axis for axis in found if axis in axes)
         varied = tuple(axis for axis in axes if axis in SURFACE_AXES or axis in found)
         restricted = tuple(

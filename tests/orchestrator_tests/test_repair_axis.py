@@ -63,12 +63,9 @@ def test_a_row_has_the_method_its_options_and_what_it_uses() -> None:
 
 
 def test_a_trial_has_the_defaults_of_its_dataset() -> None:
+    assert CLP().resolved("tiny_imagenet") == CLP(u=5.0)
     found = plan("  repair: [clp, {name: fine_tuning, epochs: 7}, ulrl]\n")
-    assert [trial.method for trial in found.trials] == [
-        CLP(u=3.0),
-        FineTuning(epochs=7),
-        None,
-    ]
+    assert [trial.method for trial in found.trials] == [CLP(), FineTuning(epochs=7), None]
 
 
 def test_exclusions_name_methods_and_entries() -> None:

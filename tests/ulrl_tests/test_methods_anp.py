@@ -157,7 +157,7 @@ def test_the_same_inputs_give_the_same_bits(
 
 
 def test_trials_of_other_cuts_share_the_masks() -> None:
-    weak = ANP(rule=Rule.THRESHOLD, mask_threshold=0.5, share=0.1)
+    weak = ANP(mask_threshold=0.5)
     assert weak.stages[0] == ANP(budget=0.2).stages[0]
     assert weak.stages[1] != ANP(budget=0.2).stages[1]
     assert ANP(eps=0.3).stages[0] != ANP().stages[0]
@@ -167,9 +167,9 @@ def test_trials_of_other_cuts_share_the_masks() -> None:
     ("options", "message"),
     [
         ({"rule": Rule.DEVIATIONS}, "rule is budget or threshold or largest for anp"),
-        ({"budget": 1.0}, "budget is a share"),
+        ({"budget": 1.1}, "budget is a share"),
         ({"mask_threshold": -0.5}, "mask_threshold is a mask, in .0, 1.; got -0.5"),
-        ({"share": 1.1}, "share is a share of all channels"),
+        ({"share": 1.1}, "share is a share of what can be cut"),
         ({"eps": -0.1}, "eps is in .0, 10.; got -0.1"),
         ({"alpha": 1.5}, "alpha is in .0, 1.; got 1.5"),
         ({"mask_lr": 0.0}, "mask_lr is above 0"),

@@ -58,7 +58,9 @@ def test_the_filter_made_ten_times_larger_is_the_one_that_is_cut(
 
 
 def test_the_default_depends_on_the_dataset() -> None:
-    assert CLP().resolved("cifar10").u == 3
+    assert [CLP().resolved(name).stages[1] for name in ("cifar10", "tiny_imagenet")] == [
+        CLP(u=u).stages[1] for u in (3.0, 5.0)
+    ]
     assert CLP().resolved("tiny_imagenet").u == 5
     assert CLP(u=2.5).resolved("tiny_imagenet").u == 2.5
 
@@ -83,7 +85,7 @@ def test_a_budget_keeps_the_held_out_accuracy(
     [
         ({"rule": Rule.LARGEST}, "rule is deviations or budget for clp; got largest"),
         ({"u": -1.0}, "u is a number of standard deviations"),
-        ({"budget": 1.0}, "budget is a share"),
+        ({"budget": 1.1}, "budget is a share"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:

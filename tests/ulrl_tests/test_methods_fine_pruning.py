@@ -181,7 +181,7 @@ def test_trials_of_other_cuts_share_the_activations() -> None:
     [
         ({"rule": Rule.THRESHOLD}, "rule is budget or largest for fine_pruning; got threshold"),
         ({"budget": -0.1}, "budget is a share"),
-        ({"share": 1.1}, "share is a share of the channels, in .0, 1.; got 1.1"),
+        ({"share": 1.1}, "share is a share of what can be cut, in .0, 1.; got 1.1"),
         ({"lr": 0.0}, "lr is above 0"),
         ({"epochs": 0}, "epochs is from 1 to 1000; got 0"),
         ({"weight_decay": 1.0}, "weight_decay is in"),

@@ -22,8 +22,10 @@ from ulrl.methods import RepairContext
 from ulrl.methods._ascent import Unlearn
 from ulrl.methods._cuts import Cut, Rule, apply, edit_at, findings, stay_cut, sweep
 from ulrl.methods._loop import Passes, hold_out, train_by
+from ulrl.methods._tuning import Tune
 from ulrl.methods.clp import CLP
 from ulrl.methods.fine_tuning import FineTuning
+from ulrl.methods.rnp import RNP
 from ulrl.methods.ulrl import Ulrl
 from ulrl.models import Weights, restore
 from ulrl.relearning import relearn
@@ -278,3 +280,33 @@ def test_the_library_refuses_what_a_method_lacks(
     preprocessing = victim_of(0).model_spec.preprocessing
     with pytest.raises(error, match=re.escape(message)):
         ulrl.repair(victim, samples.images, samples.labels, preprocessing, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "cut"),
+    [
+        ({}, Cut(rule=Rule.BUDGET, strength=0.05)),
+        ({"rule": Rule.BUDGET}, Cut(rule=Rule.BUDGET, strength=0.05)),
+        ({"budget": 0.1}, Cut(rule=Rule.BUDGET, strength=0.1)),
+        ({"mask_threshold": 0.4}, Cut(rule=Rule.THRESHOLD, strength=-0.4)),
+        ({"rule": Rule.THRESHOLD}, Cut(rule=Rule.THRESHOLD, strength=-0.7)),
+        ({"share": 0.1}, Cut(rule=Rule.LARGEST, strength=0.1)),
+    ],
+)
+def test_the_option_that_is_given_is_the_rule(options: dict[str, Any], cut: Cut) -> None:
+    tune = RNP(**options).stages[-1]
+    assert isinstance(tune, Tune)
+    assert tune.cut == cut
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"rule": Rule.BUDGET, "mask_threshold": 0.4}, "mask_threshold"),
+        ({"budget": 0.1, "share": 0.1}, "share"),
+        ({"rule": Rule.THRESHOLD, "budget": 0.1}, "budget"),
+    ],
+)
+def test_an_option_of_another_rule_is_refused(options: dict[str, Any], option: str) -> None:
+    with pytest.raises(ValueError, match=f"^{option} means nothing by the rule"):
+        RNP(**options)

@@ -137,7 +137,7 @@ def test_the_same_inputs_give_the_same_bits(
 
 
 def test_trials_of_other_cuts_share_ascent_and_masks() -> None:
-    weak = RNP(rule=Rule.THRESHOLD, mask_threshold=0.2, share=0.5)
+    weak = RNP(mask_threshold=0.2)
     assert weak.stages[:2] == RNP(budget=0.2).stages[:2]
     assert weak.stages[2] != RNP(budget=0.2).stages[2]
     assert RNP(mask_lr=0.1).stages[0] == RNP().stages[0]
@@ -148,9 +148,9 @@ def test_trials_of_other_cuts_share_ascent_and_masks() -> None:
     ("options", "message"),
     [
         ({"rule": Rule.DEVIATIONS}, "rule is budget or threshold or largest for rnp"),
-        ({"budget": 1.0}, "budget is a share"),
+        ({"budget": 1.1}, "budget is a share"),
         ({"mask_threshold": 1.5}, "mask_threshold is a mask, in .0, 1.; got 1.5"),
-        ({"share": -0.1}, "share is a share of all channels, in .0, 1.; got -0.1"),
+        ({"share": -0.1}, "share is a share of what can be cut, in .0, 1.; got -0.1"),
         ({"unlearn_threshold": 2.0}, "unlearn_threshold is an accuracy, in .0, 1.; got 2.0"),
         ({"unlearn_lr": 0.0}, "unlearn_lr is above 0 and at most 100; got 0.0"),
         ({"unlearn_epochs": 0}, "unlearn_epochs is from 1 to 1000; got 0"),

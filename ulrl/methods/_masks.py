@@ -1,7 +1,7 @@
 """Masks on the scales of BatchNorm's channels, as RNP and ANP learn and cut by them."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ulrl.fitting import Epoch, raise_if_diverged
 from ulrl.methods._base import RepairContext, Tensors
 from ulrl.methods._cuts import Cut, Rule, findings, sweep
 from ulrl.methods._loop import hold_out
-from ulrl.methods._options import batchnorms, check_options
+from ulrl.methods._options import batchnorms, cut_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.sgd import SGD
 
@@ -143,20 +143,20 @@ def check_training(stage: Any) -> None:
         raise ValueError(f"batch_size is at least 1; got {stage.batch_size}")
 
 
-def check_mask_options(method: Any) -> None:
-    """Raise ``ValueError`` unless the options of a method that cuts by masks are within range."""
-    check_options(method, rules=(Rule.BUDGET, Rule.THRESHOLD, Rule.LARGEST))
-    if not 0 <= method.mask_threshold <= 1:
-        raise ValueError(f"mask_threshold is a mask, in [0, 1]; got {method.mask_threshold}")
-    if not 0 <= method.share <= 1:
-        raise ValueError(f"share is a share of all channels, in [0, 1]; got {method.share}")
+def cut_by_masks(method: Any, mask_threshold: float) -> Cut:
+    """Return the rule of a method that cuts by masks, with its strength.
 
+    Args:
+        method: With its options.
+        mask_threshold: The default of that option.
 
-def cut_by_masks(method: Any) -> Cut:
-    """Return the rule of a method that cuts by masks, with its strength."""
-    strengths = {
-        Rule.BUDGET: method.budget,
-        Rule.THRESHOLD: -method.mask_threshold,
-        Rule.LARGEST: method.share,
+    Raises:
+        ValueError: An option is out of range, or means nothing by the rule.
+    """
+    offered = {
+        Rule.BUDGET: ("budget", 0.05),
+        Rule.THRESHOLD: ("mask_threshold", mask_threshold),
+        Rule.LARGEST: ("share", 0.02),
     }
-    return Cut(rule=method.rule, strength=strengths[method.rule])
+    cut = cut_of(method, offered)
+    return replace(cut, strength=-cut.strength) if cut.rule is Rule.THRESHOLD else cut

@@ -1,27 +1,52 @@
 """Rules of options that several methods have, and of the networks that they apply to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from ulrl.fitting import BATCHNORM
-from ulrl.methods._cuts import Rule
+from ulrl.methods._cuts import Cut, Rule
+
+# Options that say how strong a cut is: what they are, and their range in words and numbers.
+_STRENGTHS = {
+    "budget": ("a share of the held-out accuracy, in [0, 1]", 0, 1),
+    "mask_threshold": ("a mask, in [0, 1]", 0, 1),
+    "share": ("a share of what can be cut, in [0, 1]", 0, 1),
+    "u": ("a number of standard deviations, in [0, 100]", 0, 100),
+}
 
 
-def check_options(method: Any, *, rules: Sequence[Rule]) -> None:
-    """Raise ``ValueError`` unless a cutting method's `rule` and `budget` are within range.
+def cut_of(method: Any, offered: Mapping[Rule, tuple[str, float]]) -> Cut:
+    """Return the rule of a method that cuts, with its strength.
+
+    The rule is the method's `rule`; where that is None, the one whose option is given, else the
+    first that is offered.
 
     Args:
-        method: With both as fields.
-        rules: Those that it offers.
+        method: With `rule` and the options of all rules as fields.
+        offered: For each rule, the option that holds its strength, and the default.
+
+    Raises:
+        ValueError: The method has no such rule, a strength is out of range, or an option is given
+            that means nothing by the rule.
     """
-    if method.rule not in rules:
-        raise ValueError(f"rule is {' or '.join(rules)} for {method.name}; got {method.rule}")
-    if not 0 <= method.budget < 1:
-        raise ValueError(
-            f"budget is a share of the held-out accuracy, in [0, 1); got {method.budget}"
-        )
+    if method.rule is not None and method.rule not in offered:
+        raise ValueError(f"rule is {' or '.join(offered)} for {method.name}; got {method.rule}")
+    given = {
+        rule: getattr(method, option)
+        for rule, (option, _) in offered.items()
+        if getattr(method, option) is not None
+    }
+    rule = method.rule or next(iter([*given, *offered]))
+    for other, value in given.items():
+        option = offered[other][0]
+        what, low, high = _STRENGTHS[option]
+        if not low <= value <= high:
+            raise ValueError(f"{option} is {what}; got {value}")
+        if other is not rule:
+            raise ValueError(f"{option} means nothing by the rule {rule}; leave one of them out")
+    return Cut(rule=rule, strength=given.get(rule, offered[rule][1]))
 
 
 def batchnorms(network: nn.Module) -> Iterator[tuple[str, BATCHNORM]]:

@@ -19,7 +19,6 @@ from ulrl.methods._masks import (
     MaskDescent,
     Masked,
     Noise,
-    check_mask_options,
     check_training,
     cut_by_masks,
     learned,
@@ -44,11 +43,12 @@ class ANP(RepairMethod):
 
     Attributes:
         rule: ``budget`` cuts as much as keeps the accuracy on a held-out part of the samples, at
-            one of 100 thresholds; ``threshold`` at `mask_threshold`; ``largest`` a `share`. The
+            one of 100 thresholds; ``threshold`` at `mask_threshold`; ``largest`` a `share`. By
+            default the one whose option is given, else ``budget``. The
             official code and BackdoorBench's choose by the backdoor in the test set.
-        budget: Largest share of the held-out accuracy to lose, in [0, 1).
-        mask_threshold: Largest mask that is cut, in [0, 1].
-        share: Of all channels, in [0, 1].
+        budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
+        mask_threshold: Largest mask that is cut, in [0, 1], by default 0.2.
+        share: Of all channels, in [0, 1], by default 0.02.
         eps: Size of the noise, relative to scales and shifts, in [0, 10].
         alpha: Weight of the loss without noise, in [0, 1]; that under noise has the rest.
         mask_lr: Learning rate of the masks, above 0; BackdoorBench's is 0.01, with which most
@@ -58,10 +58,10 @@ class ANP(RepairMethod):
         batch_size: Samples per step, drawn with replacement.
     """
 
-    rule: Rule = Rule.BUDGET
-    budget: float = 0.05
-    mask_threshold: float = 0.2
-    share: float = 0.02
+    rule: Rule | None = None
+    budget: float | None = None
+    mask_threshold: float | None = None
+    share: float | None = None
     eps: float = 0.4
     alpha: float = 0.2
     mask_lr: float = 0.2
@@ -70,7 +70,6 @@ class ANP(RepairMethod):
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        check_mask_options(self)
         self.stages  # noqa: B018 - for the rules of their fields
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
@@ -89,7 +88,7 @@ class ANP(RepairMethod):
             noise_steps=self.noise_steps,
             batch_size=self.batch_size,
         )
-        return masks, Tune(cut=cut_by_masks(self))
+        return masks, Tune(cut=cut_by_masks(self, 0.2))
 
 
 @dataclass(frozen=True, kw_only=True)

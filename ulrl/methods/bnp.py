@@ -1,7 +1,7 @@
 """BNP: channels to which clean data look unlike the training data are cut (NeurIPS 2022)."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from ulrl.clean import CleanSamples
 from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, Tensors, register
 from ulrl.methods._cuts import Cut, Rule, findings, sweep
 from ulrl.methods._loop import hold_out, watch
-from ulrl.methods._options import batchnorms, check_batchnorm, check_options
+from ulrl.methods._options import batchnorms, check_batchnorm, cut_of
 from ulrl.methods._tuning import Tune
 from ulrl.methods.clp import LEVELS, deviations
 from ulrl.models import Classifier, restore
@@ -30,26 +30,27 @@ class BNP(RepairMethod):
     nothing.
 
     Attributes:
-        rule: ``deviations``, the paper's; ``budget`` cuts as much as keeps the accuracy on a
-            held-out part of the samples.
+        rule: ``deviations``, the paper's and the default; ``budget`` cuts as much as keeps the
+            accuracy on a held-out part of the samples, and is the default if it is given.
         u: Standard deviations, by default 3 (Tiny-ImageNet 4).
-        budget: Largest share of the held-out accuracy to lose, in [0, 1).
+        budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
     """
 
-    rule: Rule = Rule.DEVIATIONS
+    rule: Rule | None = None
     u: float | None = None
-    budget: float = 0.05
+    budget: float | None = None
 
     def __post_init__(self) -> None:
-        check_options(self, rules=(Rule.DEVIATIONS, Rule.BUDGET))
-        if self.u is not None and not 0 <= self.u <= 100:
-            raise ValueError(f"u is a number of standard deviations, in [0, 100]; got {self.u}")
+        self._cut  # noqa: B018 - for its rules
+
+    @property
+    def _cut(self) -> Cut:
+        return cut_of(self, {Rule.DEVIATIONS: ("u", 3.0), Rule.BUDGET: ("budget", 0.05)})
 
     def resolved(self, dataset: str) -> "BNP":
         """Return it with BackdoorBench's number of deviations for a dataset."""
-        if self.u is not None:
-            return self
-        return BNP(rule=self.rule, u=4.0 if dataset == "tiny_imagenet" else 3.0, budget=self.budget)
+        usual = self._cut.rule is Rule.DEVIATIONS and self.u is None
+        return replace(self, u=4.0) if usual and dataset == "tiny_imagenet" else self
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where there is no BatchNorm with running statistics."""
@@ -59,10 +60,7 @@ class BNP(RepairMethod):
     @property
     def stages(self) -> tuple[RepairStage, ...]:
         """The divergences, then the cut."""
-        strength = self.budget if self.rule is Rule.BUDGET else self.u
-        if strength is None:
-            raise ValueError("u depends on the dataset: ask the method as `resolved` returns it")
-        return FindDivergences(), Tune(cut=Cut(rule=self.rule, strength=strength))
+        return FindDivergences(), Tune(cut=self._cut)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
 from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, Tensors, register
-from ulrl.methods._cuts import Cut, Rule, findings, sweep
+from ulrl.methods._cuts import Rule, findings, sweep
 from ulrl.methods._loop import hold_out, watch
-from ulrl.methods._options import batchnorms, check_options
+from ulrl.methods._options import batchnorms, cut_of
 from ulrl.methods._tuning import SGDTuner, Tune
 from ulrl.models import Classifier, restore
 
@@ -40,9 +40,10 @@ class FinePruning(RepairMethod):
     Attributes:
         where: ``head`` or ``last_conv``.
         rule: ``budget`` cuts as much as keeps the accuracy on a held-out part of the samples;
-            ``largest`` a `share`.
-        budget: Largest share of the held-out accuracy to lose before tuning, in [0, 1).
-        share: Of the channels, in [0, 1].
+            ``largest`` a `share`. By default the one whose option is given, else ``budget``.
+        budget: Largest share of the held-out accuracy to lose before tuning, in [0, 1], by default
+            0.1.
+        share: Of the channels, in [0, 1], by default 0.2.
         lr: Learning rate of tuning at the start, above 0; it goes down to 0 by half a cosine.
         epochs: Passes of tuning over the samples, from 1 to 1000.
         weight_decay: L2 penalty on all parameters, in [0, 1).
@@ -50,18 +51,15 @@ class FinePruning(RepairMethod):
     """
 
     where: Where = Where.HEAD
-    rule: Rule = Rule.BUDGET
-    budget: float = 0.1
-    share: float = 0.2
+    rule: Rule | None = None
+    budget: float | None = None
+    share: float | None = None
     lr: float = 0.01
     epochs: int = 100
     weight_decay: float = 5e-4
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        check_options(self, rules=(Rule.BUDGET, Rule.LARGEST))
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share is a share of the channels, in [0, 1]; got {self.share}")
         self.stages  # noqa: B018 - for the rules of their fields
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
@@ -83,8 +81,7 @@ class FinePruning(RepairMethod):
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
         )
-        strength = self.budget if self.rule is Rule.BUDGET else self.share
-        cut = Cut(rule=self.rule, strength=strength)
+        cut = cut_of(self, {Rule.BUDGET: ("budget", 0.1), Rule.LARGEST: ("share", 0.2)})
         return FindActivations(where=self.where), Tune(cut=cut, tuner=tuner, keep_cut=True)
 
 

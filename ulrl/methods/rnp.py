@@ -15,7 +15,6 @@ from ulrl.methods._loop import Passes, hold_out, train_by
 from ulrl.methods._masks import (
     LEVELS,
     MaskDescent,
-    check_mask_options,
     check_training,
     cut_by_masks,
     learned,
@@ -41,11 +40,12 @@ class RNP(RepairMethod):
 
     Attributes:
         rule: ``budget`` cuts as much as keeps the accuracy on a held-out part of the samples, at
-            one of 100 thresholds; ``threshold`` at `mask_threshold`; ``largest`` a `share`.
-        budget: Largest share of the held-out accuracy to lose, in [0, 1).
-        mask_threshold: Largest mask that is cut, in [0, 1]; BackdoorBench's 0.7. The official code
-            has none.
-        share: Of all channels, in [0, 1].
+            one of 100 thresholds; ``threshold`` at `mask_threshold`; ``largest`` a `share`. By
+            default the one whose option is given, else ``budget``.
+        budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
+        mask_threshold: Largest mask that is cut, in [0, 1], by default BackdoorBench's 0.7. The
+            official code has none.
+        share: Of all channels, in [0, 1], by default 0.02.
         unlearn_threshold: Running accuracy at which the ascent stops, in [0, 1].
         unlearn_lr: Learning rate of the ascent, above 0.
         unlearn_epochs: Of the ascent at most.
@@ -55,10 +55,10 @@ class RNP(RepairMethod):
         batch_size: Samples per step of both, the official code's 128.
     """
 
-    rule: Rule = Rule.BUDGET
-    budget: float = 0.05
-    mask_threshold: float = 0.7
-    share: float = 0.02
+    rule: Rule | None = None
+    budget: float | None = None
+    mask_threshold: float | None = None
+    share: float | None = None
     unlearn_threshold: float = 0.2
     unlearn_lr: float = 0.01
     unlearn_epochs: int = 20
@@ -68,7 +68,6 @@ class RNP(RepairMethod):
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        check_mask_options(self)
         if not 0 <= self.unlearn_threshold <= 1:
             raise ValueError(
                 f"unlearn_threshold is an accuracy, in [0, 1]; got {self.unlearn_threshold}"
@@ -97,7 +96,7 @@ class RNP(RepairMethod):
             unlearn_precision=Precision.FP32,
         )
         unlearned = Unlearn(config=ascent, threshold=self.unlearn_threshold)
-        return unlearned, masks, Tune(cut=cut_by_masks(self))
+        return unlearned, masks, Tune(cut=cut_by_masks(self, 0.7))
 
 
 @dataclass(frozen=True, kw_only=True)
