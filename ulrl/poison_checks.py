@@ -3,10 +3,12 @@
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 
 from ulrl.datasets import DatasetInfo
 from ulrl.messages import at_least, at_most
-from ulrl.poison import LabelRule, Poison
+from ulrl.poison import Attack, LabelRule, Poison
+from ulrl.randomness import generator
 
 
 def check_poison(poison: Poison, info: DatasetInfo) -> None:
@@ -32,6 +34,34 @@ def check_poison(poison: Poison, info: DatasetInfo) -> None:
         )
     _check_covers(poison, info, count)
     _check_test_halves(poison, info)
+
+
+def check_trigger(poison: Poison, *, side: int, channels: int) -> None:
+    """Raise ``ValueError`` where an attack does not stamp an image of this shape as it should.
+
+    One that trains something first has no trigger yet, and passes.
+    """
+    attack = poison.attack
+    trained = type(attack).training_hooks is not Attack.training_hooks
+    if trained or attack.helper(poison) is not None:
+        return
+    shape = [1, channels, side, side]
+    images = torch.full(shape, 0.5)
+    try:
+        triggered = attack.trigger(0, {}).stamp(images.clone(), generator(0, "trial"))
+        if not isinstance(triggered, Tensor):
+            raise TypeError(f"stamp returns {type(triggered).__name__}")  # noqa: TRY301
+        if triggered.shape != images.shape or not triggered.is_floating_point():
+            kind = str(triggered.dtype).removeprefix("torch.")
+            raise ValueError(f"stamp returns {kind} {list(triggered.shape)}")  # noqa: TRY301
+        if not bool(triggered.isfinite().all()):
+            raise ValueError("stamp returns NaN or infinity")  # noqa: TRY301
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(
+            f"{attack.name} does not stamp an image, float32 {shape} in [0, 1] ({text}); stamp "
+            f"returns a triggered copy of the same shape"
+        ) from error
 
 
 def _check_test_halves(poison: Poison, info: DatasetInfo) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.cli.summary import stage_names
 from orchestrator.errors import ResourceError
@@ -17,6 +18,7 @@ from orchestrator.plan.resources import Shares, this_machine
 from orchestrator.scheduler.estimate import PlanEstimate, estimate
 from orchestrator.scheduler.sampling import foresee, recorded
 from orchestrator.search.abandonment import forecast
+from orchestrator.spec.load import missing_data
 from orchestrator.spec.model import Device, Study
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
@@ -69,6 +71,7 @@ class StudyPlan:
         check_imports(plan, absent=False)
         self._known = len(plan.settings)
         foresee(plan)
+        self._missing = missing_data(study)
         here = this_machine()
         shares = Shares(study, [here])
         taken = shares.all(plan.scenarios)
@@ -106,6 +109,8 @@ class StudyPlan:
             f"{cost.gpu_hours:.2f} GPU-hours; "
             f"{cost.disk / 1e6:,.0f} MB of disk"
         )
+        for line in self._missing:
+            console.print(Text(f"a run would be refused: {line}", "yellow"), soft_wrap=True)
         if self._remark:
             console.print(self._remark, soft_wrap=True)
         if cost.sources:

@@ -278,6 +278,10 @@ class Axes:
         values = tuple(item.value for item in self.items[name])
         return values[0] if values and isinstance(values[0], Range) else values
 
+    def places(self, name: str) -> tuple[str, ...]:
+        """Return where each value of an axis stands: ``FILE:LINE: PATH``."""
+        return tuple(f"{i.node.place.shown}: {i.node.path}" for i in self.items[name])
+
     def grid(self) -> Grid:
         """Return the axes without their places."""
         attacks, datasets, architectures, ratios, targets, seeds = map(self.values, SCENARIO_AXES)
@@ -301,7 +305,7 @@ def read_grid(
     node: YamlNode, search: Search | None = None, distinguished: Iterable[str] = AXES
 ) -> Axes:
     """Return the axes of the grid, and note what is wrong; exclusions name `distinguished`."""
-    given = node.known(AXES)
+    given = _without_options(node).known(AXES)
     order = [*SCENARIO_AXES, *(name for name in FIRST_SETTINGS if name in given)]
     items: dict[str, tuple[Item, ...]] = {}
     unsound = set()
@@ -328,6 +332,27 @@ def read_grid(
     else:
         node.note(f"a grid has at most {MAX_TRIALS:,} trials; got {axes.count:,}")
     return axes
+
+
+def _without_options(node: YamlNode) -> YamlNode:
+    """Return the grid without keys that are options of what it names; each is noted."""
+    options: dict[str, tuple[str, str]] = {}  # axis and name that have it
+    for axis, registry in REGISTRIES.items():
+        for entry in node.entries[axis].items if axis in node.entries else ():
+            named = entry.entries.get("name", entry).value
+            chosen = registry.get(named) if isinstance(named, str) else None
+            for option in _option_readers(chosen, axis) if chosen is not None else ():
+                options.setdefault(option, (axis, str(named)))
+    wrong = [key for key in node.entries if key not in AXES and key in options]
+    for key in wrong:
+        (axis, name), value = options[key], node.entries[key]
+        shown = "..." if isinstance(value.value, tuple | dict) else value.shown
+        value.note(
+            f"{key} is an option of the {axis} {name}: "
+            f"write {axis}: {{name: {name}, {key}: {shown}}}"
+        )
+    left = {key: value for key, value in node.entries.items() if key not in wrong}
+    return replace(node, value=left) if wrong else node
 
 
 def value_reader(name: str) -> tuple[Reader, Any]:

@@ -16,7 +16,8 @@ from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_value
 from ulrl.interchange import sketch_of
 from ulrl.methods import ULRL
 from ulrl.models import ModelSpec
-from ulrl.poison_checks import check_poison
+from ulrl.plugins import source_of
+from ulrl.poison_checks import check_poison, check_trigger
 
 _CLEAN_AXES = ("preset", "clean_ratio", "clean_draw")
 # What decides whether phase 1 can flag a neuron of a head, and phase 2 leave a classifier.
@@ -97,11 +98,17 @@ def _check_methods(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
 
 def _check_poison(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
     targets = axes.items["target_label"]
+    tried: set[tuple[int, int]] = set()
     for d, p, t in _left(axes, "dataset", "poisoning", "target_label"):
         (attack, ratio), target = axes.poisonings[p], targets[t]
         try:
             if d in facts:
-                check_poison(attack.value.poison(ratio.value, target.value), facts[d])
+                poison = attack.value.poison(ratio.value, target.value)
+                check_poison(poison, facts[d])
+                if source_of(poison.attack) and (d, id(attack)) not in tried:  # the user's own
+                    tried.add((d, id(attack)))
+                    side, channels = facts[d].side, facts[d].channels
+                    check_trigger(poison, side=side, channels=channels)
         except ValueError as error:
             # A rule's text begins with what it is about; an attack's own are about its entry.
             places = {"poison_ratio": ratio.node, "target_label": target.node}

@@ -84,6 +84,8 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
     for key in [key for key in _READERS if key in sections]:
         with root.problems.collecting():
             found[key] = _READERS[key](sections[key])
+        if key == "plugins":
+            root.problems.raise_if_any()  # what it would have registered is no second mistake
     _check_objective(given.get("objective", root), found)
     found["optuna_storage"] = found.pop("optuna", None)
     axes, found["exclude"] = _grid(given, found.get("preset", Preset.DEFAULT), found.get("search"))
@@ -99,7 +101,8 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
         names = [architecture.name for architecture in grid.architectures]
         _check_resources(given["resources"], found["resources"], names)
     root.problems.raise_if_any()
-    return Study(source=path, grid=grid, **found)
+    places = {} if axes is None else {name: axes.places(name) for name in REGISTRIES}
+    return Study(source=path, grid=grid, places=places, **found)
 
 
 def missing_data(study: Study) -> list[str]:
@@ -116,7 +119,9 @@ def missing_data(study: Study) -> list[str]:
                 if axis != "dataset" or entry.info() is None:
                     entry.identity()
             except (AttackFileError, DatasetError, WeightsError) as error:
-                lines.append(f"grid.{axis}.{place}: {error}")
+                known = study.places.get(axis, ())
+                where = known[place] if place < len(known) else f"grid.{axis}.{place}"
+                lines.append(f"{where}: {error}")
     return lines
 
 

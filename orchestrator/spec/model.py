@@ -402,6 +402,8 @@ class Study:
     mlflow: Tracking
     store: Address
     labels: Mapping[str, str] = field(default_factory=dict)  # what the report calls names
+    # Where the file has each attack, dataset and architecture of the grid, by axis, for messages.
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
 
 def attack_options(choice: AttackChoice) -> dict[str, Any]:

@@ -165,12 +165,11 @@ def test_a_picture_that_cannot_be_had_is_refused(
         (tmp_path / "mine.png").write_bytes(content)
     study = load_study(str(tmp_path / "grid.yaml"))  # a plan can do without
     (line,) = missing_data(study)
-    path = tmp_path / "mine.png"
+    path, place = tmp_path / "mine.png", f"{tmp_path}/grid.yaml:3: grid.attack.0"
     assert line == (
-        f"grid.attack.0: {path} is not there; pattern: names a picture's file, or is synthetic "
-        f"or noise"
+        f"{place}: {path} is not there; pattern: names a picture's file, or is synthetic or noise"
         if content is None
-        else f"grid.attack.0: {path} cannot be read as a picture (UnidentifiedImageError)"
+        else f"{place}: {path} cannot be read as a picture (UnidentifiedImageError)"
     )
 
 
@@ -252,8 +251,10 @@ def test_arrays_that_are_not_there_are_refused_together(
     (tmp_path / "train.npy").unlink()
     (tmp_path / "lf.npy").write_text("no array")
     study = load_study("grid.yaml")  # a plan can do without
+    names = "train_replacements: names an .npy file"
+    plain = "an .npy of a plain array (ValueError)"
     assert missing_data(study) == [
-        f"grid.attack.0: {tmp_path}/lf.npy cannot be read as an .npy of a plain array (ValueError)",
-        f"grid.attack.1: {tmp_path}/train.npy is not there; train_replacements: names an .npy file",
-        f"grid.attack.2: {tmp_path}/train.npy is not there; train_replacements: names an .npy file",
+        f"grid.yaml:4: grid.attack.0: {tmp_path}/lf.npy cannot be read as {plain}",
+        f"grid.yaml:5: grid.attack.1: {tmp_path}/train.npy is not there; {names}",
+        f"grid.yaml:6: grid.attack.2: {tmp_path}/train.npy is not there; {names}",
     ]

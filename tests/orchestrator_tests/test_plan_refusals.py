@@ -85,3 +85,17 @@ def test_a_plan_needs_no_file_of_a_victim(
     assert main(["grid.yaml", "--plan"]) == 0
     assert "1 scenario" in capfd.readouterr().out
     assert main(["grid.yaml", "--inline"]) == 2
+
+
+def test_a_plan_says_what_data_a_run_would_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "name: s\ngrid:\n  attack: badnets\n  dataset: [digits, {folder: mine}]\n"
+    text += "  architecture: {name: preact_resnet18, width: 1}\n"
+    (tmp_path / "grid.yaml").write_text(text)
+    missing = f"grid.yaml:4: grid.dataset.1: {tmp_path}/mine is not there; folder: names one with "
+    assert main(["grid.yaml", "--plan"]) == 0
+    assert f"\na run would be refused: {missing}" in capsys.readouterr().out
+    assert main(["grid.yaml", "--inline"]) == 2
+    assert capsys.readouterr().err.startswith(missing)

@@ -30,7 +30,7 @@ from orchestrator.store.lookup import reached
 from orchestrator.terminal import Interrupts
 from orchestrator.tracking.run_records import RunRecords
 from tests.orchestrator_tests.simulation import Desk
-from tests.orchestrator_tests.spec_files import load, mistakes
+from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 from tests.system_tests.commands import ROOT
 from ulrl.plugins import Plugin, load_plugin, loaded, unload
 
@@ -357,3 +357,71 @@ def test_what_is_wrong_with_own_code(change: tuple[str, str], message: str, fold
     pattern = change[0] if change[0].startswith("^") else re.escape(change[0])
     file.write_text(re.sub(pattern, change[1], file.read_text(), flags=re.MULTILINE))
     assert any(message in line for line in mistakes(STUDY)), mistakes(STUDY)
+
+
+@pytest.mark.parametrize("plugin", ["mark.py", "missing.py"])
+def test_what_a_broken_plugin_would_have_registered_is_no_second_mistake(
+    plugin: str, folder: Path
+) -> None:
+    (folder / "mark.py").write_text("1 / 0\n")
+    text = STUDY.replace("stripes.py", f"stripes.py, {plugin}").replace("name: badnets", "name: mk")
+    text = f"{text}metrics: [mk]\nobjective: mk\n"
+    (line,) = mistakes(text)
+    assert line.startswith("2: plugins.1: ")
+    assert plugin in line
+
+
+MARK = '''\
+"""An attack: a bright corner."""
+
+from dataclasses import dataclass
+
+from torch import Generator
+
+from ulrl.attacks import FixedAttack, Images, register
+
+
+@register("mark")
+@dataclass(frozen=True, kw_only=True)
+class Mark(FixedAttack):
+    """A bright corner."""
+
+    size: int = 2
+
+    def stamp(self, images: Images, generator: Generator) -> Images:
+        triggered = images.clone()
+        triggered[..., : self.size, : self.size] = 1
+        return triggered
+'''
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("= 1\n", "= 1 / 0\n"), "(ZeroDivisionError: division by zero)"),
+        (
+            ("return triggered", "return triggered[0]"),
+            "(ValueError: stamp returns float32 [3, 8, 8])",
+        ),
+        (
+            ("return triggered", "return (triggered * 255).byte()"),
+            "stamp returns uint8 [1, 3, 8, 8]",
+        ),
+        (("return triggered", "return None"), "(TypeError: stamp returns NoneType)"),
+        (("= 1\n", "= float('nan')\n"), "(ValueError: stamp returns NaN or infinity)"),
+        (("images.clone()", "images.repeat(1, 3, 1, 1)"), "stamp returns float32 [1, 9, 8, 8]"),
+    ],
+)
+def test_an_own_attack_is_tried_on_an_image_before_the_run(
+    change: tuple[str, str], message: str, folder: Path
+) -> None:
+    text = SMALL.replace("badnets", "[badnets, mark]").replace("digits", "{name: digits, size: 8}")
+    text = text.replace("grid:", "plugins: [mark.py]\ngrid:")
+    (folder / "mark.py").write_text(MARK)
+    load(text)
+    assert change[0] in MARK
+    (folder / "mark.py").write_text(MARK.replace(*change))
+    (line,) = mistakes(text)
+    assert line.startswith("4: grid.attack.1: on digits(size=8), mark does not stamp an image, ")
+    assert "float32 [1, 3, 8, 8] in [0, 1]" in line
+    assert message in line

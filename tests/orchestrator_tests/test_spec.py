@@ -203,7 +203,7 @@ def test_a_dataset_file_that_is_not_there_is_no_mistake_yet(tmp_path: Path) -> N
     text = SMALL.replace("dataset: digits", "dataset: [digits, {arrays: mine.npz}]")
     study = load(text.replace("badnets", "{name: badnets, size: 12}"))
     assert missing_data(study) == [
-        f"grid.dataset.1: {tmp_path}/mine.npz is not there; arrays: names an .npz file"
+        f"grid.yaml:4: grid.dataset.1: {tmp_path}/mine.npz is not there; arrays: names an .npz file"
     ]
     labels = np.array([0, 1, 2])
     images = np.zeros((3, 8, 8, 3), np.uint8)
@@ -320,7 +320,7 @@ def test_paths_of_weights_become_absolute_and_words_stay() -> None:
     assert [each.label for each in architectures] == labels
     assert architectures[2] == ViTB16()
     (line,) = missing_data(study)
-    assert line.startswith("grid.architecture.1: ")
+    assert line.startswith("grid.yaml:5: grid.architecture: ")
     assert "a.pth" in line
 
 

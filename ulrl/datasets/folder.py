@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ulrl.datasets._base import DatasetError, DatasetInfo, ImageSet, register
@@ -214,10 +214,15 @@ def _survey(files: tuple[File, ...]) -> Survey:
                 modes.add(image.mode)
                 mode = image.mode
         except DAMAGE as error:
-            raise DatasetError(f"{file.path} is no image: {error}") from error
+            raise DatasetError(f"{file.path} is no PNG or JPEG image{_reason(error)}") from error
         if mode[0] in "IF":
             raise DatasetError(f"{file.path} has more than 8 bits per channel; save it with 8")
     return Survey(sizes=sizes, grey=modes <= {*GREY}, sha256=digest.hexdigest())
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong, where Pillow's text says more than the object that it read."""
+    return "" if isinstance(error, UnidentifiedImageError) else f": {error}"
 
 
 def _content(path: str) -> bytes:
@@ -232,7 +237,7 @@ def _pixels(path: str, channels: int, side: int) -> "np.ndarray[Any, np.dtype[np
         with Image.open(io.BytesIO(_content(path)), formats=("PNG", "JPEG")) as image:
             picture = image.convert("L" if channels == 1 else "RGB")
     except DAMAGE as error:
-        raise DatasetError(f"{path} cannot be decoded: {error}") from error
+        raise DatasetError(f"{path} cannot be decoded{_reason(error)}") from error
     if picture.size != (side, side):
         picture = picture.resize((side, side), Image.Resampling.BILINEAR)
     levels = np.asarray(picture)
