@@ -139,6 +139,7 @@ def _outcome(outcome: ScenarioOutcome) -> Outcome:
 
 _OWN = ("ACC", "ASR", "RA", "DER")
 _COMMON = ("ACC", "ASR", "DER")
+LINES_OF_A_PAGE = 30  # of the table's rows
 _LONGEST_LINE = 24  # characters of a scenario's name or of the axes in table.tex
 SPREAD = "mean ± standard deviation over n trained victims, not over attacks"
 _SPECIAL = str.maketrans(
@@ -190,13 +191,8 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
     ends = [*accumulate(sizes.values(), initial=2 - same_n)]
     groups = [rf"\multicolumn{{{size}}}{{c}}{{{title}}}" for title, size in sizes.items()]
     columns = compress(("l", "r", *"rrrrrr", "l", *"rrr"), present)
-    blocks = [_latex_row(_latex_cells(row, alike), present) for row in rows]
-    lines = [
-        r"% \usepackage{booktabs,graphicx}",
-        r"\begin{table}",
-        r"\centering\sloppy",
-        rf"\caption{{{_latex(caption)}}}",
-        rf"\label{{tab:{slug(name)}}}",
+    *blocks, last = [_latex_row(_latex_cells(row, alike), present) for row in rows]
+    head = [
         r"\smallskip\footnotesize\setlength{\tabcolsep}{3pt}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{@{{}}{''.join(columns)}@{{}}}}",
@@ -205,17 +201,42 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
         "".join(rf"\cmidrule(lr){{{low + 1}-{high}}}" for low, high in pairwise(ends)),
         *_latex_row([[*[""] * (highest - len(head)), *head] for head in heads], present),
         r"\midrule",
-        "\n\\addlinespace\n".join(map("\n".join, blocks[:-1])),
-        r"\midrule",
-        *blocks[-1],
-        r"\bottomrule",
-        r"\end{tabular}}",
+    ]
+    end = [
         r"\par\smallskip\begin{minipage}{\linewidth}\scriptsize",
         *(rf"{_latex(note)}\par" for note in notes),
         r"\end{minipage}",
-        r"\end{table}",
     ]
+    lines = [r"% \usepackage{booktabs,graphicx}"]
+    pages = _pages(blocks)
+    for number, page in enumerate(pages, start=1):
+        first, whole_table = number == 1, number == len(pages)
+        part = "" if len(pages) == 1 else f" (Part {number} of {len(pages)}.)"
+        text = f"{caption}{part}" if first else f"Table~\\ref{{tab:{slug(name)}}}, continued.{part}"
+        lines += [
+            r"\begin{table}",
+            r"\centering\sloppy",
+            rf"\caption{{{_latex(text) if first else text}}}",
+            *([rf"\label{{tab:{slug(name)}}}"] if first else []),
+            *head,
+            "\n\\addlinespace\n".join(map("\n".join, page)),
+            *([r"\midrule", *last] if whole_table else []),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            *(end if whole_table else []),
+            r"\end{table}",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _pages(blocks: Sequence[list[str]]) -> list[list[list[str]]]:
+    """Return rows of the table, each of some lines, as many together as a page holds."""
+    pages: list[list[list[str]]] = [[]]
+    for block in blocks:
+        if pages[-1] and sum(map(len, [*pages[-1], block])) > LINES_OF_A_PAGE:
+            pages.append([])
+        pages[-1].append(block)
+    return pages
 
 
 def _axes(summary: Summary) -> str:

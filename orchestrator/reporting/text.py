@@ -212,11 +212,15 @@ def weak_sentence(summary: Summary) -> str:
     if not summary.all_weak:
         return ""
     total = sum(outcome.took is not None for outcome in summary.outcomes)
+    victims = [outcome.victim for outcome in summary.outcomes if outcome.took is not None]
+    acc, asr = (100 * max(v[f"{m}_before_report"] for v in victims) for m in ("acc", "asr"))
     which = "The only victim is weak" if total == 1 else f"All {total} victims are weak"
     return (
         f"{which}: ACC or ASR is below what the study demands of a victim. So no setting is "
-        f"best, and no number here says anything about a defence. Train victims for more epochs "
-        f"(victim.epochs) or raise the poison ratio (poison_ratio)."
+        f"best, and no number here says anything about a defence. The highest ACC is "
+        f"{acc:.1f}{_PERCENT}, the highest ASR {asr:.1f}{_PERCENT}. "
+        f"Against a low ACC train victims for more epochs (victim.epochs), against a low ASR raise "
+        f"the poison ratio (poison_ratio)."
     )
 
 

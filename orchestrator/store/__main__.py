@@ -13,7 +13,7 @@ from rich.table import Table
 
 from orchestrator.errors import Interrupted, SpecError, StudyError
 from orchestrator.files import given_path
-from orchestrator.plan.columns import DAY, count
+from orchestrator.plan.columns import DAY
 from orchestrator.store.store import Store
 from orchestrator.store.upkeep import (
     Total,
@@ -106,7 +106,7 @@ def _amount(total: Total) -> str:
 
 
 def _entries(number: int) -> str:
-    return "1 entry" if number == 1 else count(number, "entrie")
+    return "1 entry" if number == 1 else f"{number:,} entries"
 
 
 def _say(console: Console, text: str) -> None:

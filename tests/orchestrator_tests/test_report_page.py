@@ -173,7 +173,9 @@ def test_a_study_in_which_no_victim_took(tmp_path: Path) -> None:
     first, *others = answer(html)
     assert first.startswith("All 6 victims are weak: ACC or ASR is below what the study demands")
     assert "no setting is best" in first
-    assert "Train victims for more epochs (victim.epochs) or raise the poison ratio" in first
+    assert "against a low ASR raise the poison ratio (poison_ratio)" in first
+    nav = html.partition("</nav>")[0]
+    assert ["#weak" in nav, "#pruned" in nav, "#failed" in nav] == [True, False, False]
     assert others == ["All 54 trials are done."]
     latex = (tmp_path / "table.tex").read_text(encoding="utf-8")
     notes = [line for line in latex.splitlines() if line.endswith(r"\par")]

@@ -69,6 +69,24 @@ def test_the_table_is_set_as_it_is(tmp_path: Path, rows: list[Row]) -> None:
         assert fault not in log
 
 
+def test_a_table_longer_than_a_page_is_several(tmp_path: Path) -> None:
+    attacks = [("badnets", {"size": size}) for size in range(1, 61)]
+    rows = make_rows(attacks=attacks, thresholds=(0.1, 0.2), ratios=(1.0,), seeds=(0, 1))
+    write_report(write_study(tmp_path, rows))
+    text = (tmp_path / "table.tex").read_text(encoding="utf-8")
+    parts = text.split(r"\begin{table}")[1:]
+    assert len(parts) > 1
+    for number, part in enumerate(parts, start=1):
+        assert f"(Part {number} of {len(parts)}.)" in part
+        assert part.count(r"\toprule") == part.count(r"\bottomrule") == 1
+    assert text.count(r"\label{") == 1
+    assert "All scenarios" in parts[-1]
+    assert not any("All scenarios" in part for part in parts[:-1])
+    log = typeset(tmp_path)
+    for fault in ("Float too large", "Overfull", "undefined", "multiply defined"):
+        assert fault not in log
+
+
 def embedded(pdf: bytes) -> bool:
     """Return whether every font of a PDF is in it."""
     fonts = re.findall(rb"/BaseFont /(?:[A-Z]{6}\+)?(\S+)", pdf)

@@ -107,8 +107,9 @@ def test_without_a_victim_that_took_that_comes_first_and_nothing_is_best(tmp_pat
     assert lines[1:] == [
         (
             "All 6 victims are weak: ACC or ASR is below what the study demands of a victim. So no "
-            "setting is best, and no number here says anything about a defence. Train victims for "
-            "more epochs (victim.epochs) or raise the poison ratio (poison_ratio)."
+            "setting is best, and no number here says anything about a defence. The highest ACC is "
+            "88.0\u00a0%, the highest ASR 94.0\u00a0%. Against a low ACC train victims for more "
+            "epochs (victim.epochs), against a low ASR raise the poison ratio (poison_ratio)."
         ),
         "24 trials: 24 done",
     ]
