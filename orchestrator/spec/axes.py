@@ -280,7 +280,7 @@ class Axes:
 
     def places(self, name: str) -> tuple[str, ...]:
         """Return where each value of an axis stands: ``FILE:LINE: PATH``."""
-        return tuple(f"{i.node.place.shown}: {i.node.path}" for i in self.items[name])
+        return tuple(f"{i.node.place.shown}: {i.node.path}" for i in self.items.get(name, ()))
 
     def grid(self) -> Grid:
         """Return the axes without their places."""

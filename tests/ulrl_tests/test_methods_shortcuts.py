@@ -218,7 +218,7 @@ def test_the_block_that_is_probed_is_the_one_that_is_cut(
 def test_a_cut_shortcut_repairs_more_than_the_same_training_without_a_cut(
     victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
 ) -> None:
-    """Of the three blocks, the last alone does so for this victim."""
+    """Of the three blocks the last alone, and of the victims of seeds 0, 1 and 2 the first."""
     before = rates(victim_of(0), badnets, pictures)
     uncut, cut = (
         repaired(

@@ -30,9 +30,10 @@ class NAD(RepairMethod):
     places; the loss adds beta times the mean squared difference of the maps, for each stage.
     Defaults are BackdoorBench's. It takes layer3, layer4 and the pooled features, whose map of
     one place is always 1 and teaches nothing. Here it is the last three stages of more than one
-    place: layer2, layer3 and layer4 of a ResNet. Of a transformer, which the paper has none of,
-    it is the patches' tokens after each of the last three blocks (ours). BackdoorBench's student
-    passes each batch four times, with as many updates of BatchNorm; here it is once.
+    place: layer2, layer3 and layer4 of a ResNet. Of a transformer it is the patches' tokens after
+    each of the last three blocks; that is ours, for the paper has no transformers.
+    BackdoorBench's student passes each batch four times, with as many updates of BatchNorm; here
+    it is once.
 
     Attributes:
         beta: Weight of each stage's attention, at least 0, the last stage's last. A network with
