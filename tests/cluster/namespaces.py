@@ -56,12 +56,12 @@ class Machine:
 
     def __init__(self, name: str, place: Path) -> None:
         self.name, self.local = name, place / "local"
-        # Its first process ends with this one, by the pipe, and takes in orphans that have ended,
-        # by a signal that is ignored.
-        first = 'trap "" CHLD; exec cat'
+        # Its first process ends with this one, by the pipe. It leaves no dead orphans about, since
+        # it ignores the signal of their end.
+        first = ["env", "--ignore-signal=CHLD", "cat"]
         words = ["unshare", *(f"--{kind}" for kind in KINDS), "--fork", "--kill-child"]
         self._unshare = subprocess.Popen(
-            [*words, "--mount-proc", "sh", "-c", first],
+            [*words, "--mount-proc", *first],
             cwd="/",
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
