@@ -38,7 +38,7 @@ resources=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0
 ray start --head --block --node-ip-address="$address" --port="$port" \
   --temp-dir="$temporary" --include-dashboard=false "${resources[@]}" &
 ray=$!
-until ray health-check --address "$address:$port" >/dev/null 2>&1; do
+until timeout 60 ray health-check --address "$address:$port" >/dev/null 2>&1; do
   kill -0 $ray # ends the job if Ray could not start
   sleep 2
 done
@@ -65,6 +65,6 @@ done
 kill $(jobs -p) 2>/dev/null || true
 wait
 srun rm -rf "$temporary" || true
-rm "$RAY_AUTH_TOKEN_PATH"
+rm -f "$RAY_AUTH_TOKEN_PATH"
 ((code == 138)) && scontrol requeue "$SLURM_JOB_ID" # ended by SIGUSR1, not by scancel
 exit $code
