@@ -194,7 +194,8 @@ class Checkout:
     def results(self) -> dict[str, tuple[int, int]]:
         """Return the stored results, each with what changes when it is written again."""
         found = (self.folder / "runs" / "store").rglob("*.safetensors")
-        return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+        results = [path for path in found if "pace" not in path.parts]  # speeds are no results
+        return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in results}
 
     def tidy(self) -> bool:
         """Say whether the job removed what it made beside the study's files."""
