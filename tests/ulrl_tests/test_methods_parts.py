@@ -209,11 +209,6 @@ def test_options_out_of_range_are_refused_by_their_names() -> None:
         FineTuning(lr=-1.0)
 
 
-def test_options_out_of_range_are_refused_by_their_names() -> None:
-    with pytest.raises(ValueError, match=r"^lr is above 0 and at most 100; got -1\.0"):
-        FineTuning(lr=-1.0)
-
-
 def test_the_ascent_keeps_the_whole_network_at_the_stop(
     victim_of: Callable[[int], Weights], pictures: ImageSet
 ) -> None:
