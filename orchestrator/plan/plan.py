@@ -166,6 +166,11 @@ def method_of(values: Values) -> RepairMethod | None:
     return None if method is None or method.name == ULRL else method
 
 
+def options_text(method: RepairMethod) -> str:
+    """Return the options of a method that differ from their defaults, as JSON."""
+    return json.dumps(options_of(method), sort_keys=True)
+
+
 def _of_samples(values: Values) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not is_of_ulrl(name)}
 
@@ -324,8 +329,7 @@ class Plan:
         }
         for axis in self.further_columns:
             if method is not None and axis in _COLUMNS["repair"]:
-                options = json.dumps(options_of(method), sort_keys=True)
-                point[axis] = method.name if axis == "repair" else options
+                point[axis] = method.name if axis == "repair" else options_text(method)
                 continue
             value = trial.setting.values[axis]
             point[axis] = json.dumps(value) if isinstance(value, tuple) else value

@@ -11,7 +11,7 @@ import yaml
 
 from orchestrator.plan.columns import METRICS, Outcome, slug
 from orchestrator.plan.jobs import StageRun
-from orchestrator.plan.plan import Scenario, Trial
+from orchestrator.plan.plan import Scenario, Trial, options_text
 from orchestrator.scheduler.decisions import Pruning, Status
 from orchestrator.scheduler.results_table import ResultRows, metric_columns, own_numbers
 from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
@@ -204,7 +204,7 @@ class RunRecords:
             name=f"{self._plan.name_of(trial.scenario)}: {trial.setting.text}",
             params={
                 **_texts({**trial.scenario.columns, "defence_seed": trial.defence_seed}),
-                **_resolved(trial.hyperparameters),
+                **parameters(trial),
             },
             metrics=metrics,
             curves=curves,
@@ -218,6 +218,7 @@ class RunRecords:
                 "wrecked": str(row["wrecked"] or False),
                 "error": row["error"] or "",
                 **self._pruned(trial, row["status"]),
+                **({"repair": trial.method_name} if "repair" in trial.setting.values else {}),
                 **_tags(trial.scenario),
             },
             status=_run_status(row),
@@ -283,9 +284,22 @@ def scenario_key(scenario: Scenario) -> str:
     return json.dumps(scenario.columns, sort_keys=True)
 
 
+def parameters(trial: Trial) -> dict[str, str]:
+    """Return every value that a trial's repair method has use for, defaults included."""
+    method, found = trial.setting.values.get("repair"), {}
+    if method is not None:
+        found = {"repair": method.name, "repair_options": options_text(method)}
+    if trial.method is None:
+        return found | _hyperparameters(trial.hyperparameters, tuple(PARTS))
+    options: Any = trial.method  # a dataclass, as every registered one
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    found |= _texts({f"{options.name}.{name}": value for name, value in values.items()})
+    return found | _hyperparameters(trial.hyperparameters, ("clean",))
+
+
 @lru_cache(maxsize=1024)  # trials of a setting share them
-def _resolved(hyperparameters: Hyperparameters) -> dict[str, str]:
-    parts = [getattr(hyperparameters, name) for name in PARTS]
+def _hyperparameters(values: Hyperparameters, names: tuple[str, ...]) -> dict[str, str]:
+    parts = [getattr(values, name) for name in names]
     return _texts(
         {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
     )

@@ -12,19 +12,21 @@ import torch
 from orchestrator.address import Address
 from orchestrator.pipeline.inputs import model_spec_of
 from orchestrator.plan.columns import SCENARIO, Outcome
-from orchestrator.plan.plan import Plan
+from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.spec.model import LogModels, Prune, Tracking, VictimRule
 from orchestrator.store.lookup import ScoreResult
 from orchestrator.store.serialization import REPAIRED
 from orchestrator.tracking.callback import artifacts_of
 from orchestrator.tracking.models import describe, materialise
 from orchestrator.tracking.records import Dataset, Record, digest_of, fitted, to_plain
-from orchestrator.tracking.run_records import STUDY
+from orchestrator.tracking.run_records import STUDY, parameters
 from tests.orchestrator_tests.listening import Listener, mirrored, study_of, trial_record
 from tests.orchestrator_tests.places import Place
 from tests.orchestrator_tests.simulation import SECONDS, Desk
-from tests.orchestrator_tests.small_studies import WILCOXON
+from tests.orchestrator_tests.small_studies import WILCOXON, small_study
 from ulrl.hyperparameters import names
+from ulrl.methods.clp import CLP
+from ulrl.methods.ulrl import Ulrl
 from ulrl.models import restore
 
 METRICS = [
@@ -377,3 +379,19 @@ def test_what_mlflow_cannot_take_is_left_out_and_named() -> None:
         curves={"relearn/acc": ((0, 0.5), (2, 0.25))},
         tags={"error": "y" * 8000, "ulrl.not_finite": "asr, relearn/acc at 1"},
     )
+
+
+def test_parameters_of_another_method_are_its_own() -> None:
+    study = small_study(settings={"repair": (CLP(u=2.0), Ulrl()), "alpha": (0.5,)})
+    clp, ours = (parameters(trial) for trial in make_plan(study).trials[:2])
+    assert clp == {
+        "clean_ratio": "0.05",
+        "clean_draw": "random",
+        "repair": "clp",
+        "repair_options": '{"u": 2.0}',
+        "clp.rule": "None",
+        "clp.u": "2.0",
+        "clp.budget": "None",
+    }
+    assert {*ours} == {*names(), "repair", "repair_options"}
+    assert (ours["repair"], ours["alpha"]) == ("ulrl", "0.5")

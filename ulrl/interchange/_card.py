@@ -10,7 +10,7 @@ from ulrl.registry import options_of
 
 TABLES = {
     "scenario": "What was attacked, and how",
-    "setting": "How ULRL repaired it",
+    "setting": "How it was repaired",
     "metrics": "What came of it",
 }
 WARNING = """\
