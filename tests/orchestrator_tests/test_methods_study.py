@@ -1,0 +1,61 @@
+"""A study of every repair method, and what its stages share."""
+
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import orchestrator as o
+from ulrl.methods import METHODS
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+STUDY = """\
+name: all
+grid:
+  attack: badnets
+  dataset: {name: digits, size: 12}
+  architecture: {name: preact_resnet18, width: 2}
+  clean_ratio: 0.06
+  unlearn_epochs: 4
+  relearn_epochs: 2
+  repair:
+    - ulrl
+    - {name: fine_tuning, epochs: 2}
+    - {name: super_fine_tuning, epochs: 2, cycle: 2}
+    - {name: ft_sam, epochs: 2}
+    - {name: fine_pruning, epochs: [1, 2]}
+    - {name: nad, teacher_epochs: 1, epochs: 1, beta: [[5.0, 10.0, 10.0]]}
+    - {name: anp, steps: 4, mask_threshold: [0.9, 0.95]}
+    - {name: rnp, mask_epochs: 2, mask_threshold: [0.5, 0.9]}
+    - {name: rnp, mask_epochs: 2, rule: budget}
+    - {name: clp, u: [1, 2]}
+    - {name: bnp, u: [1, 2]}
+    - {name: tsbd, unlearn_lr: 0.01, unlearn_threshold: 0.4, epochs: 1, filters: [0.1, 0.2]}
+    - {name: i_bau, rounds: 1}
+    - {name: sau, rounds: 1}
+    - {name: nc, steps: 10, epochs: [1, 2]}
+    - {name: shortcuts, block: layer4.0, epochs: 1}
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+store: store
+"""
+ONCE = (
+    *("activations", "lipschitz", "mask_recovery", "mask_search", "reversed_triggers"),
+    *("statistics", "teacher", "weight_changes"),
+)
+
+
+def test_every_method_repairs_and_settings_of_one_share_what_it_finds() -> None:
+    Path("grid.yaml").write_text(STUDY)
+    result = o.run_study(o.load_study("grid.yaml"), out="runs/all", inline=True)
+    frame = result.frame
+    assert set(frame.status) == {"done"}
+    assert set(frame.repair) == {*METHODS} - {"largest_row"}
+    assert frame[frame.repair != "ulrl"][["unlearn_threshold", "flagged"]].isna().all(axis=None)
+    assert frame[["acc_after_report", "asr_after_report", "der_report"]].notna().all(axis=None)
+    stages = Counter(pd.read_csv("runs/all/stages.csv").stage)
+    assert {name: stages[f"repair.{name}"] for name in ONCE} == dict.fromkeys(ONCE, 1)
+    assert stages["repair.unlearned"] == 2  # RNP's ascent and TSBD's have other rates
+    assert stages["unlearn"] == 1
