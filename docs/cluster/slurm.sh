@@ -15,7 +15,7 @@
 # again, and the same command goes on where it was.
 set -euo pipefail
 
-study=${1:?usage: sbatch docs/cluster/slurm.sh STUDY.yaml}
+: "${1:?usage: sbatch docs/cluster/slurm.sh STUDY.yaml [OPTIONS of the study]}"
 cd "$SLURM_SUBMIT_DIR"
 source .venv/bin/activate
 mkdir -p runs
@@ -32,6 +32,10 @@ port=$((20000 + SLURM_JOB_ID % 10000)) # two jobs may share a node
 for address in $(hostname --ip-address) $(hostname --all-ip-addresses); do
   [[ $address == 127.* || $address == *:* ]] || break
 done
+if [[ $address == 127.* || $address == *:* ]]; then
+  echo "this node has only loopback and IPv6 addresses: $(hostname --all-ip-addresses)" >&2
+  exit 1
+fi
 temporary=/tmp/ray-$SLURM_JOB_ID
 resources=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}")
 
@@ -51,7 +55,7 @@ if ((others)); then
 fi
 
 # Slurm sends SIGUSR1 to this script alone, and the SIGTERM of scancel to all processes.
-python -m orchestrator.study "$study" --address "$address:$port" &
+python -m orchestrator.study "$@" --address "$address:$port" &
 driver=$!
 trap 'kill -USR1 $driver || true' USR1
 trap : TERM

@@ -58,8 +58,10 @@ def setting_text(setting: Iterable[tuple[str, str]], label_of: Callable[[str], s
     if "repair" in values:
         parts = [axis for axis in parts if applies(axis, values)]
     texts = [f"{label_of(axis)}={label_of(value_text(values[axis]))}" for axis in parts]
-    if values.keys() & {*METHOD}:
+    if "repair" in values:
         texts.insert(0, label_of(method_text(values)))
+    elif "repair_options" in values:  # of the only method
+        texts.insert(0, method_text(values).partition("(")[2].removesuffix(")") or "defaults")
     return ", ".join(texts)
 
 

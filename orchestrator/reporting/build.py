@@ -54,6 +54,7 @@ from orchestrator.reporting.text import (
     Names,
     answer,
     labelled,
+    league_csv,
     league_table,
     names_of,
     peers_sentence,
@@ -345,10 +346,13 @@ def _assembled(
         for method, part in results.by_method.items()
     }
     summaries = {method: own for method, (_, own) in parts.items()}
+    ranked = league(summaries) if len(summaries) > 1 else []
     curves, flags = _phases(folder, parts.get(ULRL), names)
     *rows, whole = repair_rows(summary, names)
     classes = read_classes(folder / CONFUSION, results, summary)
     drafts = FigureFiles(results, summary, names, study.log_axes)
+    if ranked:
+        drafts.files["methods.csv"] = league_csv(ranked)
     sections = [_section(method, *part, drafts) for method, part in parts.items()]
     values = study_values(results, summary, names)
     values["answer"] += filter(None, [classes.warning(names)])
@@ -369,7 +373,7 @@ def _assembled(
         "triggers": trigger_views(folder / "figures", results, names),
         **drafts.repairs(),
         "methods": sections,
-        "league": league_table(league(summaries), names) if len(summaries) > 1 else None,
+        "league": league_table(ranked, names) if ranked else None,
         "setting_head": setting_head(summary),
         "flags": flags,
         "flagged": drafts.flagged(flags),

@@ -181,6 +181,8 @@ def _facts(results: StudyResults, names: Names) -> list[tuple[str, str]]:
     for title, axis in (*_AXES, *own):
         given = (trial.cells[axis] for trial in trials if applies(axis, trial.cells))
         values = [value_text(value) for value in in_order(given)]
+        if not values:
+            continue
         if len(values) > _MOST_VALUES:
             values = [f"{len(values)} values from {values[0]} to {values[-1]}"]
         facts.append((title, ", ".join(values)))

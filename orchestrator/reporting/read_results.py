@@ -109,8 +109,8 @@ class StudyResults:
     def by_method(self) -> Mapping[str, "StudyResults"]:
         """The trials of each repair method, with its own options as setting axes."""
         groups = grouped(self.trials, lambda trial: trial.cells.get("repair", ULRL))
-        if len(groups) == 1:
-            return dict.fromkeys(groups, self)
+        if [*groups] == [ULRL]:
+            return {ULRL: self}
         return {name: self._of(name, trials) for name, trials in groups.items()}
 
     def _of(self, method: str, trials: Sequence[TrialRow]) -> "StudyResults":

@@ -265,15 +265,21 @@ class MethodOutcome:
         return spread_of(found, column)
 
     @property
-    def seconds(self) -> float | None:
-        """Mean time that a repair took, of all its stages; None where nothing is known."""
-        trials = [trial for repair in self.repairs.values() for trial in repair.judged]
-        known = [float(trial.cells["seconds"]) for trial in trials if trial.cells.get("seconds")]
-        return fmean(known) if known else None
+    def wrecked(self) -> list[ScenarioRow]:
+        """The scenarios whose models it leaves at or below chance on the selection half."""
+        return [scenario for scenario, repair in self.repairs.items() if is_wreck(repair)]
+
+
+def is_wreck(repair: Repair) -> bool:
+    """Whether a repair leaves a model at or below chance."""
+    return any(trial.wrecked for trial in (*repair.chosen, *repair.judged))
 
 
 def league(parts: Mapping[str, Summary]) -> list[MethodOutcome]:
-    """Return what each repair method reaches, the best on the selection half first.
+    """Return what each repair method reaches.
+
+    First are methods that repair most scenarios without wrecking the model, of those the best
+    on the selection half: the rule by which settings are chosen.
 
     Args:
         parts: The summary of each method's trials.
@@ -283,12 +289,13 @@ def league(parts: Mapping[str, Summary]) -> list[MethodOutcome]:
         for method, part in parts.items()
     }
 
-    def rank(method: str) -> float:
+    def rank(method: str) -> tuple[int, float]:
         part = parts[method]
-        found = spread_of(repairs[method].values(), column_of(part.objective, "selection"))
+        whole = [repair for repair in repairs[method].values() if not is_wreck(repair)]
+        found = spread_of(whole, column_of(part.objective, "selection"))
         if found is None:
-            return -inf
-        return -found.mean if part.lowest else found.mean
+            return 0, -inf
+        return found.n, -found.mean if part.lowest else found.mean
 
     order = sorted(parts, key=rank, reverse=True)  # of equals the first in the file
     return [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from orchestrator.files import csv_text
 from orchestrator.plan.columns import METHOD, METRICS, Family, column_of, count, spoken
 from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.plan.labels import value_text as plain_text
@@ -257,8 +258,8 @@ def peers_sentence(summary: Summary) -> str:
     if fewer:
         verbs = ("lacks", "is") if fewer == 1 else ("lack", "are")
         left = (
-            f" {count(fewer, 'setting')} {verbs[0]} results that it has (pruned, failed or pending "
-            f"there) and {verbs[1]} not compared."
+            f" {count(fewer, 'setting')} {verbs[0]} results that it has (pruned, failed, wrecked "
+            f"or pending there) and {verbs[1]} not compared."
         )
     if not others:
         return left.strip()
@@ -553,9 +554,9 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
 
     Returns:
         ``rows``: name, best setting, number of settings, scenarios, ACC, ASR, RA and DER with
-        intervals, difference to the best, time. ``attacks``: a row per family: title, details, and
-        for each method DER above ASR. ``methods``: names in the order of the rows. ``note``: which
-        cannot be told apart.
+        intervals, difference to the first method, wrecked scenarios. ``attacks``: a row per
+        family: title, details, and for each method DER, then ACC and ASR, then a warning.
+        ``methods``: names in the order of the rows. ``note``: which cannot be told apart.
     """
     objective = found[0].summary.objective
     gaps = [(row.behind, objective) for row in found if row.behind is not None]
@@ -568,29 +569,53 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
             f"{len(row.repairs):,}",
             *(_interval_text(row.mean(column_of(m, "report")), m) for m in _LEAGUE),
             NOTHING if row.behind is None else next(differences),
-            NOTHING if row.seconds is None else duration(row.seconds),
+            f"{len(row.wrecked):,} of {len(row.repairs):,}" if row.wrecked else NOTHING,
         )
         for row in found
     ]
     families = distinct(scenario.family for row in found for scenario in row.repairs)
-    cells = [
-        (
-            label_of(names.attack(family)),
-            names.details(family),
-            [
-                tuple(spread_text(r.of(family, column_of(m, "report")), m) for m in ("der", "asr"))
-                for r in found
-            ],
-        )
-        for family in families
-    ]
     return {
         "rows": rows,
-        "attacks": cells,
+        "attacks": [
+            (
+                label_of(names.attack(family)),
+                names.details(family),
+                [_league_cell(row, family) for row in found],
+            )
+            for family in families
+        ],
         "methods": [label_of(row.method) for row in found],
         "objective": spoken(objective),
         "note": _apart(found),
     }
+
+
+def _league_cell(row: MethodOutcome, family: Family) -> tuple[str, str, str]:
+    der, acc, asr = (
+        spread_text(row.of(family, column_of(m, "report")), m) for m in ("der", "acc", "asr")
+    )
+    wrecks = sum(scenario.family == family for scenario in row.wrecked)
+    return der, f"{acc} / {asr}", f"{wrecks} wrecked" if wrecks else ""
+
+
+def league_csv(found: Sequence[MethodOutcome]) -> str:
+    """Return the table of repair methods for programs: a row per method."""
+    rows = []
+    for row in found:
+        cells: dict[str, object] = {"method": row.method, "settings": row.settings}
+        cells |= {"setting": plain_setting_text(row.summary.common or ())}
+        cells |= {"scenarios": len(row.repairs), "wrecked": len(row.wrecked)}
+        for metric in _LEAGUE:
+            mean = row.mean(column_of(metric, "report"))
+            cells |= _estimated(metric, mean)
+        rows.append(cells | _estimated("difference", row.behind))
+    return csv_text([*rows[0]], rows)
+
+
+def _estimated(name: str, found: MeanEstimate | None) -> dict[str, object]:
+    if found is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def _interval_text(found: MeanEstimate | None, metric: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+_TINY = 1e-12  # a standard error of nothing but rounding
 LEVEL = 1 - CONFIDENCE  # of a test
 FEWEST = 3  # attacks, or victims of a single attack, that are worth resampling
 
@@ -24,8 +25,9 @@ class MeanEstimate:
 
     Attributes:
         mean: Of the attacks' means where there are several attacks, else of the scenarios.
-        low, high: Of the 95 % confidence interval; None for a sample of one.
-        p: Two-sided, for a mean of 0; None for a sample of one.
+        low, high: Of the 95 % confidence interval; None for a sample of one, and where all values
+            are equal and not 0.
+        p: Two-sided, for a mean of 0; None for a sample of one, 1 where all values are equal.
         attacks: How many there are.
         scenarios: How many there are.
     """
@@ -70,11 +72,14 @@ def estimate(values: Sequence[float], attacks: Sequence[Hashable]) -> MeanEstima
         from scipy.special import stdtr, stdtrit
 
         freedom, error = len(sample) - 1, stdev(sample) / sqrt(len(sample))
-        reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-        low, high = mean - reach, mean + reach
-        p = float(mean == 0.0)  # without any spread
-        if error:
+        p = 1.0
+        if error > _TINY:
+            reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+            low, high = mean - reach, mean + reach
             p = 2 * float(stdtr(freedom, -abs(mean) / error))
+        elif abs(mean) <= _TINY:
+            low = high = 0.0
+        # else equal values by chance, which say nothing of the spread that others would have
     return MeanEstimate(
         mean=mean, low=low, high=high, p=p, attacks=len(groups), scenarios=len(values)
     )

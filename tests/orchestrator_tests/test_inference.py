@@ -52,10 +52,10 @@ def test_a_single_scenario_has_no_interval() -> None:
         estimate([], [])
 
 
-@pytest.mark.parametrize(("value", "p"), [(0.0, 1.0), (0.25, 0.0)])
-def test_values_without_any_spread(value: float, p: float) -> None:
-    found = estimate([value] * 4, ["a", "b", "c", "d"])
-    assert (found.low, found.high, found.p) == (value, value, p)
+@pytest.mark.parametrize(("value", "ends"), [(0.0, 0.0), (0.25, None), (0.1, None)])
+def test_values_without_any_spread_are_no_evidence(value: float, ends: float | None) -> None:
+    found = estimate([value] * 3, ["a", "b", "c"])
+    assert (found.low, found.high, found.p) == (ends, ends, 1.0)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))

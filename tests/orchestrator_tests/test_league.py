@@ -6,6 +6,7 @@ from html import unescape
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from orchestrator.reporting.build import write_report
 from tests.orchestrator_tests.report_folders import Row, make_rows, reach, write_study
@@ -24,7 +25,8 @@ def league_rows() -> list[Row]:
         for half in ("selection", "report"):
             # u = 2 is better by half a point on the selection half, and worse on the other.
             gain = 0.005 if (strength == 2.0) == (half == "selection") else 0.0
-            reach(clp, 0.97 + gain + 0.001 * row["seed"], half)
+            own = 0.002 * [name for name, _ in attacks].index(row["attack"])
+            reach(clp, 0.96 + gain + own + 0.0012 * row["seed"], half)
         rows.append(clp)
     for scenario in {(row["attack"], row["seed"]) for row in rows}:
         first = next(row for row in rows if (row["attack"], row["seed"]) == scenario)
@@ -66,6 +68,23 @@ def test_methods_have_sections_of_their_own_axes(tmp_path: Path) -> None:
     values = pd.read_csv(tmp_path / "figures/marginals-clp.csv")
     assert set(values.axis) == {"u"}
     assert set(values.value) == {2.0, 3.0}
+
+
+def test_a_method_that_wrecks_models_is_not_the_first(tmp_path: Path) -> None:
+    rows = league_rows()
+    for row in rows:
+        row["wrecked"] = str(row["repair"] == "clp" and row["attack"] == "sig")
+        if row["repair"] == "clp":
+            for half in ("selection", "report"):
+                reach(row, 0.999, half)
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    first, second = league_of(tmp_path)
+    assert (first[0], first[-1]) == ("ulrl", "–")
+    assert (second[0], second[-1]) == ("clp", "2 of 6")
+    numbers = pd.read_csv(tmp_path / "figures/methods.csv").set_index("method")
+    assert numbers.wrecked.to_dict() == {"ulrl": 0, "clp": 2}
+    assert numbers.der["clp"] == pytest.approx(0.999)
 
 
 def league_of(folder: Path) -> list[list[str]]:
