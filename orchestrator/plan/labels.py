@@ -4,10 +4,9 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
-from orchestrator.plan.columns import METHOD, SURFACE_AXES
-from orchestrator.spec.model import is_of_ulrl
-from ulrl.methods import METHODS, ULRL
+from orchestrator.plan.columns import METHOD, SCENARIO, SURFACE_AXES, ULRL
 
+_OF_ALL = {*SCENARIO, "defence_seed", "clean_ratio", "clean_draw", *METHOD}  # axes of every method
 _LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
 
 
@@ -41,7 +40,7 @@ def telling(
 
 def applies(axis: str, point: Mapping[str, Any]) -> bool:
     """Whether a setting axis means something to the repair method of a trial's columns."""
-    return point.get("repair", ULRL) == ULRL or not is_of_ulrl(axis)
+    return point.get("repair", ULRL) == ULRL or axis in _OF_ALL
 
 
 def setting_text(setting: Iterable[tuple[str, str]], label_of: Callable[[str], str] = str) -> str:
@@ -76,16 +75,6 @@ def method_text(values: Mapping[str, str]) -> str:
 def option_text(value: object) -> str:
     """Return the value of a method's option as a text."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def default_text(method: str, option: str) -> str:
-    """Return the default of a method's option as a text; ``default`` where nobody knows it.
-
-    Some depend on the dataset, and a plugin's are not known where it is not loaded.
-    """
-    parts: Mapping[str, Any] = getattr(METHODS.get(method), "__dataclass_fields__", {})
-    value = parts[option].default if option in parts else None
-    return "default" if value is None else option_text(value)
 
 
 def cell_text(value: object) -> str:

@@ -16,6 +16,7 @@ from orchestrator.plan.columns import (
     DER,
     METRICS,
     RELEARN,
+    ULRL,
     UNLEARN,
     Outcome,
     column_of,
@@ -68,7 +69,6 @@ from orchestrator.reporting.text import (
 )
 from orchestrator.search.abandonment import forecast
 from orchestrator.spec.rules import GREEK
-from ulrl.methods import ULRL
 
 _METRICS = ("acc", "asr", "ra", "der")
 

@@ -18,6 +18,7 @@ from orchestrator.plan.columns import (
     SERIES,
     STATUSES,
     SURFACE_AXES,
+    ULRL,
     UNLEARN,
     column_of,
 )
@@ -51,7 +52,6 @@ from orchestrator.reporting.text import (
     spread_text,
     title_of,
 )
-from ulrl.methods import ULRL
 
 WEAK = "#8c8c8c"  # of a victim that did not take
 MARGINS = (40, 36, 12, 24)

@@ -20,10 +20,10 @@ from orchestrator.plan.columns import (
     SETTING,
     STATUSES,
     SURFACE_AXES,
+    ULRL,
     Family,
 )
-from orchestrator.plan.labels import applies, default_text, option_text, telling
-from ulrl.methods import ULRL
+from orchestrator.plan.labels import applies, option_text, telling
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -111,12 +111,12 @@ class StudyResults:
         groups = grouped(self.trials, lambda trial: trial.cells.get("repair", ULRL))
         if [*groups] == [ULRL]:
             return {ULRL: self}
-        return {name: self._of(name, trials) for name, trials in groups.items()}
+        return {name: self._of(trials) for name, trials in groups.items()}
 
-    def _of(self, method: str, trials: Sequence[TrialRow]) -> "StudyResults":
+    def _of(self, trials: Sequence[TrialRow]) -> "StudyResults":
         given = [json.loads(trial.cells["repair_options"]) for trial in trials]
         options = distinct(name for one in given for name in one)
-        usual = {name: default_text(method, name) for name in options}
+        usual = dict.fromkeys(options, "default")
         rows = [
             {**t.cells, **usual, **{n: option_text(value) for n, value in one.items()}}
             for t, one in zip(trials, given, strict=True)

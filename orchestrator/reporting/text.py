@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from orchestrator.files import csv_text
-from orchestrator.plan.columns import METHOD, METRICS, Family, column_of, count, spoken
+from orchestrator.plan.columns import METHOD, METRICS, ULRL, Family, column_of, count, spoken
 from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.plan.labels import value_text as plain_text
 from orchestrator.reporting.read_results import (
@@ -34,7 +34,6 @@ from orchestrator.reporting.summary import (
     spread_of,
 )
 from orchestrator.search.inference import LEVEL, MeanEstimate, holm, sample_text
-from ulrl.methods import ULRL
 
 _LABELS: ContextVar[Mapping[str, str]] = ContextVar("labels", default={})  # noqa: B039 - read only
 

@@ -8,8 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import ulrl.methods
+from orchestrator.plan.columns import ULRL
+from orchestrator.plan.labels import applies
 from orchestrator.reporting.build import write_report
+from orchestrator.spec.model import is_of_ulrl
 from tests.orchestrator_tests.report_folders import Row, make_rows, reach, write_study
+from ulrl.hyperparameters import names
 
 
 def league_rows() -> list[Row]:
@@ -92,3 +97,11 @@ def league_of(folder: Path) -> list[list[str]]:
     (table,) = re.findall(r'<table id="league-table">.*?</table>', html, re.DOTALL)
     rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[1:]
     return [[unescape(c) for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", r)] for r in rows]
+
+
+def test_the_column_names_ulrl_as_the_methods_do() -> None:
+    assert ULRL == ulrl.methods.ULRL
+    of_all = {name for name in names() if applies(name, {"repair": "clp"})}
+    assert of_all == {name for name in names() if not is_of_ulrl(name)}
+    assert applies("seed", {"repair": "clp"})
+    assert not applies("preset", {"repair": "clp"})

@@ -108,9 +108,10 @@ def test_stars_are_holms_over_the_whole_table(folders: list[Path], html: str) ->
             means = gaps.groupby(["family", "seed"])["gap"].mean()
             if len(gaps["family"].unique()) > 1:
                 means = means.groupby(level="family").mean()
-            assert ("(" in cell) == (len(means) > 1)
+            equal = len(means) > 1 and means.std() < 1e-12  # which is no evidence
+            assert ("(" in cell) == (len(means) > 1 and not equal)
             if len(means) > 1:
-                tests.append(float(stats.ttest_1samp(means, 0).pvalue))
+                tests.append(1.0 if equal else float(stats.ttest_1samp(means, 0).pvalue))
                 stars.append(cell.endswith("*"))
     assert len(tests) == 16, "sig has a single scenario whose victims took"
     ranked = sorted(range(len(tests)), key=lambda place: tests[place])
@@ -154,7 +155,9 @@ def test_the_headline_says_what_differs_most_and_whether_clearly(
 ) -> None:
     rows, others = make_rows(), make_rows()
     for row in others:
-        row["acc_after_report"] -= 0.01
+        row["acc_after_report"] -= {"badnets": 0.0099, "blended": 0.01, "sig": 0.0101}[
+            row["attack"]
+        ]
         shift = {"badnets": 0.2, "blended": 0.21, "sig": 0.22 if clear else -0.2}
         row["asr_after_report"] = min(1.0, row["asr_after_report"] + 0.2 + shift[row["attack"]])
         settle(row)
