@@ -54,9 +54,11 @@ def scratch(parent: str | None = None) -> Iterator[Path]:
         if (left / LOCK).exists():
             with suppress(OSError, Timeout), FileLock(left / LOCK, timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
-    folder = Path(mkdtemp(prefix=PREFIX, dir=parent))
+    # Others find it by its name only once it is locked: they would take it for one that was left.
+    folder = Path(mkdtemp(prefix=f".{PREFIX}", dir=parent))
     try:
         with FileLock(folder / LOCK, timeout=0, thread_local=False):
+            folder = folder.rename(folder.with_name(folder.name.removeprefix(".")))
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

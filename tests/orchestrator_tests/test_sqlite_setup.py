@@ -162,7 +162,7 @@ def test_drivers_that_make_the_database_at_once_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "mlflow.db"
-    meet = threading.Barrier(4)
+    meet = threading.Barrier(4, timeout=60)  # one that fails must not hold the others
 
     def tables(fresh: Path) -> None:
         fresh.write_text(threading.current_thread().name)
