@@ -96,6 +96,8 @@ class RemainingTime:
         self, job: Job, place: str, now: float, spent: float = 0.0, *, failed: bool = False
     ) -> None:
         """Take the end of a job; `spent` seconds on its worker, if it was not stopped."""
+        if job.trials:  # of a setting that was drawn, perhaps, and never heard of
+            self._add(job.trial)
         _, part = self._running.pop(job.name, (job, StageTiming()))
         seconds = spent or now - self._since.get(place, now)
         self._since[place] = now

@@ -16,9 +16,10 @@ from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict
 from orchestrator.scheduler.estimate import StageTiming
 from orchestrator.store.lookup import Findings, VictimResult
+from tests.orchestrator_tests.drawn_studies import study_of as drawn_study
 from tests.orchestrator_tests.pruned_studies import study_of
 from tests.orchestrator_tests.simulation import Desk, Workers
-from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study, table_study
+from tests.orchestrator_tests.small_studies import BADNETS, FEW, choice, small_study, table_study
 from ulrl.attacks import Step
 from ulrl.methods import RepairMethod, RepairStage, Tensors
 from ulrl.models.preact_resnet import PreActResNet18
@@ -242,3 +243,16 @@ def test_the_time_left_is_about_what_is_needed(prune: str, most: float, tmp_path
     assert len(ratios) > 20
     assert 1 / most < min(ratios) <= max(ratios) < most, ratios
     assert clock.remaining.left(1) == 0.0
+
+
+def test_a_job_of_a_drawn_setting_may_end_unheard_of() -> None:
+    """A worker says nothing of a job that is over at once."""
+    plan = make_plan(drawn_study("memory://drawn", scenarios=1))
+    remaining = RemainingTime(plan)
+    remaining.begin()
+    few = {name: values[0] for name, values in FEW.items()}
+    (first, *_) = plan.grow({"alpha": 0.5, "unlearn_threshold": 0.2, "reinit_ratio": 0.5, **few})
+    job = JobCatalog(plan).group_of(first).job
+    remaining.ended(job, "a:1", 1.0, spent=1.0)
+    remaining.ended(trial_job(first), "a:1", 2.0, spent=1.0)
+    remaining.decided(first)

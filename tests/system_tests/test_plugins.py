@@ -73,7 +73,10 @@ def test_a_study_with_plugins_on_ray_killed_and_resumed(tmp_path: Path) -> None:
     [
         ({"plugins": "[missing.py]"}, "missing.py cannot be read"),
         ({"grid.repair": "largest_rwo"}, "did you mean 'largest_row'?"),
-        ({"grid.unlearn_threshold": "[0.1, 0.2]"}, "unlearn_threshold is an axis of ulrl"),
+        (
+            {"grid.repair": "largest_row", "grid.unlearn_threshold": "[0.1, 0.2]"},
+            "unlearn_threshold is an axis of ulrl",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(changes: dict[str, str], message: str, tmp_path: Path) -> None:
