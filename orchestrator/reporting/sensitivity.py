@@ -174,7 +174,8 @@ def sensitivity(drafts: FigureFiles, *, surfaces: bool = True) -> dict[str, Any]
         surfaces: Whether the two axes of surfaces mean something.
 
     Returns:
-        ``grid``: whether the settings make one, else each is a point of its own. ``everything``,
+        ``grid``: whether the settings make one, else each is a point of its own. ``left_out``:
+        which scenarios do not count, in a sentence, or "". ``everything``,
         ``marginals``, ``importance``, ``variance``: figures. ``effects``: per value of an axis,
         the differences to the axis's first value (what, ACC, ASR, DER, and the sample of their
         intervals).
@@ -189,8 +190,13 @@ def sensitivity(drafts: FigureFiles, *, surfaces: bool = True) -> dict[str, Any]
         curves = _marginals(drafts, done, axes, found)
     else:
         curves = _sampled(drafts, outcomes, axes)
+    without = len(sound(summary.outcomes)) - len(outcomes)
     return {
         "grid": drafts.grid,
+        "left_out": f"{count(without, 'scenario')} without a repair that counts "
+        f"{'is' if without == 1 else 'are'} left out of this section."
+        if without and outcomes
+        else "",
         "everything": drafts.everything() if surfaces else None,
         "marginals": curves,
         "effects": _effects(found),

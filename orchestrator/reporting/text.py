@@ -29,6 +29,7 @@ from orchestrator.reporting.summary import (
     ScenarioOutcome,
     Spread,
     Summary,
+    is_wreck,
     sound,
     spread,
     spread_of,
@@ -348,7 +349,19 @@ def _best(summary: Summary) -> str:
         f"{chosen}, over {over}{count(len(eligible), 'scenario')}; on the report half, whose "
         f"images had no part in the choice, it takes ACC from {acc_before}{_PERCENT} to "
         f"{acc}{_PERCENT} and ASR from {asr_before}{_PERCENT} to {asr}{_PERCENT}, a DER of "
-        f"{der}{spread_of_victims}."
+        f"{der}{spread_of_victims}.{_wrecks(repairs)}"
+    )
+
+
+def _wrecks(repairs: Sequence[Repair]) -> str:
+    """Say how many of these repairs wreck the model; nothing if none does."""
+    wrecks = sum(map(is_wreck, repairs))
+    if not wrecks:
+        return ""
+    which = "that scenario" if len(repairs) == 1 else f"{wrecks} of these {len(repairs)}"
+    return (
+        f" In {which} it leaves the model at or below chance, which counts in the numbers and not "
+        f"in the choice."
     )
 
 
