@@ -581,7 +581,7 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
             f"{len(row.repairs):,}",
             *(_interval_text(row.mean(column_of(m, "report")), m) for m in _LEAGUE),
             NOTHING if row.behind is None else next(differences),
-            f"{len(row.wrecked):,} of {len(row.repairs):,}" if row.wrecked else NOTHING,
+            _wrecked_text(row),
         )
         for row in found
     ]
@@ -600,6 +600,14 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
         "objective": spoken(objective),
         "note": _apart(found),
     }
+
+
+def _wrecked_text(row: MethodOutcome) -> str:
+    if row.wrecked:
+        return f"{len(row.wrecked):,} of {len(row.repairs):,}"
+    trials = [trial for outcome in row.summary.outcomes for trial in outcome.trials if trial.done]
+    none_left = not row.repairs and any(trial.wrecked for trial in trials)
+    return "by every setting" if none_left else NOTHING
 
 
 def _league_cell(row: MethodOutcome, family: Family) -> tuple[str, str, str]:

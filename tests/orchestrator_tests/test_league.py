@@ -92,6 +92,16 @@ def test_a_method_that_wrecks_models_is_not_the_first(tmp_path: Path) -> None:
     assert numbers.der["clp"] == pytest.approx(0.999)
 
 
+def test_a_method_all_of_whose_settings_wreck_says_so(tmp_path: Path) -> None:
+    rows = league_rows()
+    for row in rows:
+        row["wrecked"] = str(row["repair"] == "clp")
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    last = league_of(tmp_path)[-1]
+    assert (last[0], last[3], last[-1]) == ("clp", "0", "by every setting")
+
+
 def league_of(folder: Path) -> list[list[str]]:
     html = (folder / "report.html").read_text()
     (table,) = re.findall(r'<table id="league-table">.*?</table>', html, re.DOTALL)
