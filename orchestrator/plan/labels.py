@@ -60,16 +60,19 @@ def setting_text(setting: Iterable[tuple[str, str]], label_of: Callable[[str], s
     if "repair" in values:
         texts.insert(0, label_of(method_text(values)))
     elif "repair_options" in values:  # of the only method
-        texts.insert(0, method_text(values).partition("(")[2].removesuffix(")") or "defaults")
+        texts.insert(0, _options(values) or "defaults")
     return ", ".join(texts)
 
 
 def method_text(values: Mapping[str, str]) -> str:
     """Return a repair method with its options, as ``clp(u=2.0)``, from columns of the results."""
+    name, options = values.get("repair", "repair"), _options(values)
+    return f"{name}({options})" if options else name
+
+
+def _options(values: Mapping[str, str]) -> str:
     options = json.loads(values.get("repair_options") or "{}")
-    told = ", ".join(f"{name}={option_text(value)}" for name, value in options.items())
-    name = values.get("repair", "repair")
-    return f"{name}({told})" if told else name
+    return ", ".join(f"{name}={option_text(value)}" for name, value in options.items())
 
 
 def option_text(value: object) -> str:
