@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,10 @@ from torch.func import functional_call
 
 from ulrl.attacks import Step
 from ulrl.fitting import Epoch, raise_if_diverged
-from ulrl.methods._base import RepairContext, Tensors
+from ulrl.methods._base import RepairContext, RepairMethod, Tensors
 from ulrl.methods._cuts import Cut, Rule, findings, sweep
 from ulrl.methods._loop import hold_out
-from ulrl.methods._options import batchnorms, cut_of
+from ulrl.methods._options import batchnorms, check_batchnorm, cut_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.sgd import SGD
 
@@ -143,20 +143,44 @@ def check_training(stage: Any) -> None:
         raise ValueError(f"batch_size is at least 1; got {stage.batch_size}")
 
 
-def cut_by_masks(method: Any, mask_threshold: float) -> Cut:
-    """Return the rule of a method that cuts by masks, with its strength.
+@dataclass(frozen=True, kw_only=True)
+class CutByMasks(RepairMethod):
+    """A method that cuts the channels of low masks.
 
-    Args:
-        method: With its options.
-        mask_threshold: The default of that option.
-
-    Raises:
-        ValueError: An option is out of range, or means nothing by the rule.
+    Attributes:
+        rule: ``budget``, ``threshold`` or ``largest``; by default the one whose option is given,
+            else ``budget``.
+        budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
+        mask_threshold: Largest mask that is cut, in [0, 1], by default `usual_threshold`.
+        share: Of all channels, in [0, 1], by default 0.02.
     """
-    offered = {
-        Rule.BUDGET: ("budget", 0.05),
-        Rule.THRESHOLD: ("mask_threshold", mask_threshold),
-        Rule.LARGEST: ("share", 0.02),
-    }
-    cut = cut_of(method, offered)
-    return replace(cut, strength=-cut.strength) if cut.rule is Rule.THRESHOLD else cut
+
+    usual_threshold: ClassVar[float]
+
+    rule: Rule | None = None
+    budget: float | None = None
+    mask_threshold: float | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        self.stages  # noqa: B018 - for the rules of their fields
+
+    def check(self, network: nn.Module, head: str, classes: int) -> None:
+        """Raise ``ValueError`` where there is no BatchNorm to mask."""
+        del head, classes
+        check_batchnorm(network, self.name)
+
+    @property
+    def cut(self) -> Cut:
+        """The rule with its strength.
+
+        Raises:
+            ValueError: An option is out of range, or means nothing by the rule.
+        """
+        offered = {
+            Rule.BUDGET: ("budget", 0.05),
+            Rule.THRESHOLD: ("mask_threshold", self.usual_threshold),
+            Rule.LARGEST: ("share", 0.02),
+        }
+        cut = cut_of(self, offered)
+        return replace(cut, strength=-cut.strength) if cut.rule is Rule.THRESHOLD else cut

@@ -1,11 +1,13 @@
 """Rules of options that several methods have, and of the networks that they apply to."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
 from ulrl.fitting import BATCHNORM
+from ulrl.methods._base import RepairMethod
 from ulrl.methods._cuts import Cut, Rule
 
 # Options that say how strong a cut is: what they are, and their range in words and numbers.
@@ -60,3 +62,33 @@ def check_batchnorm(network: nn.Module, name: str) -> None:
     """Raise ``ValueError`` where a network has no BatchNorm with a scale."""
     if not any(True for _ in batchnorms(network)):
         raise ValueError(f"{name} needs BatchNorm layers, and the network has none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutByDeviations(RepairMethod):
+    """A method that cuts channels by how far their scores lie above their layer's mean.
+
+    Attributes:
+        rule: ``deviations``, or ``budget``; by default the one whose option is given.
+        u: Standard deviations, by default 3, on Tiny-ImageNet `tiny_imagenet_u`.
+        budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
+    """
+
+    tiny_imagenet_u: ClassVar[float]
+
+    rule: Rule | None = None
+    u: float | None = None
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        self._cut  # noqa: B018 - for its rules
+
+    @property
+    def _cut(self) -> Cut:
+        return cut_of(self, {Rule.DEVIATIONS: ("u", 3.0), Rule.BUDGET: ("budget", 0.05)})
+
+    def resolved(self, dataset: str) -> Self:
+        """Return it with BackdoorBench's number of deviations for a dataset."""
+        usual = self._cut.rule is Rule.DEVIATIONS and self.u is None
+        tiny = usual and dataset == "tiny_imagenet"
+        return replace(self, u=self.tiny_imagenet_u) if tiny else self

@@ -4,27 +4,25 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl.attacks import Step
 from ulrl.augmentation import apply_views, draw_views
 from ulrl.clean import CleanSamples
 from ulrl.fitting import Epoch, Sources, fault_of, set_train_mode
-from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, Tensors, register
-from ulrl.methods._cuts import Rule
+from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._loop import hold_out, reproducible
 from ulrl.methods._masks import (
     LEVELS,
+    CutByMasks,
     MaskDescent,
     Masked,
     Noise,
     check_training,
-    cut_by_masks,
     learned,
     masked_classifier,
 )
-from ulrl.methods._options import check_batchnorm
 from ulrl.methods._tuning import Tune
 from ulrl.models import Classifier
 from ulrl.randomness import generator, seeded_layer_rng
@@ -34,7 +32,7 @@ PART = 50  # steps between two looks at the loss
 
 @register("anp")
 @dataclass(frozen=True, kw_only=True)
-class ANP(RepairMethod):
+class ANP(CutByMasks):
     """Learn masks under the noise that hurts most, and cut where a mask has fallen.
 
     Noise on scales and shifts of BatchNorm is drawn and turned against the clean samples; masks
@@ -58,24 +56,14 @@ class ANP(RepairMethod):
         batch_size: Samples per step, drawn with replacement.
     """
 
-    rule: Rule | None = None
-    budget: float | None = None
-    mask_threshold: float | None = None
-    share: float | None = None
+    usual_threshold = 0.2
+
     eps: float = 0.4
     alpha: float = 0.2
     mask_lr: float = 0.2
     steps: int = 2000
     noise_steps: int = 1
     batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        self.stages  # noqa: B018 - for the rules of their fields
-
-    def check(self, network: nn.Module, head: str, classes: int) -> None:
-        """Raise ``ValueError`` where there is no BatchNorm to mask."""
-        del head, classes
-        check_batchnorm(network, self.name)
 
     @property
     def stages(self) -> tuple[RepairStage, ...]:
@@ -88,7 +76,7 @@ class ANP(RepairMethod):
             noise_steps=self.noise_steps,
             batch_size=self.batch_size,
         )
-        return masks, Tune(cut=cut_by_masks(self, 0.2))
+        return masks, Tune(cut=self.cut)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,17 @@
 """BNP: channels to which clean data look unlike the training data are cut (NeurIPS 2022)."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
-from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, Tensors, register
-from ulrl.methods._cuts import Cut, Rule, findings, sweep
+from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
+from ulrl.methods._cuts import findings, sweep
 from ulrl.methods._loop import hold_out, watch
-from ulrl.methods._options import batchnorms, check_batchnorm, cut_of
+from ulrl.methods._options import CutByDeviations, batchnorms, check_batchnorm
 from ulrl.methods._tuning import Tune
 from ulrl.methods.clp import LEVELS, deviations
 from ulrl.models import Classifier, restore
@@ -19,7 +19,7 @@ from ulrl.models import Classifier, restore
 
 @register("bnp")
 @dataclass(frozen=True, kw_only=True)
-class BNP(RepairMethod):
+class BNP(CutByDeviations):
     """Set a BatchNorm's scale to 0 where clean inputs diverge from its running statistics.
 
     Running statistics saw the poisoned training data. The divergence is that of two Gaussians, of
@@ -36,21 +36,7 @@ class BNP(RepairMethod):
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
     """
 
-    rule: Rule | None = None
-    u: float | None = None
-    budget: float | None = None
-
-    def __post_init__(self) -> None:
-        self._cut  # noqa: B018 - for its rules
-
-    @property
-    def _cut(self) -> Cut:
-        return cut_of(self, {Rule.DEVIATIONS: ("u", 3.0), Rule.BUDGET: ("budget", 0.05)})
-
-    def resolved(self, dataset: str) -> "BNP":
-        """Return it with BackdoorBench's number of deviations for a dataset."""
-        usual = self._cut.rule is Rule.DEVIATIONS and self.u is None
-        return replace(self, u=4.0) if usual and dataset == "tiny_imagenet" else self
+    tiny_imagenet_u = 4.0
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where there is no BatchNorm with running statistics."""

@@ -1,16 +1,16 @@
 """CLP: channels of a high Lipschitz bound are cut, without data (Zheng et al., ECCV 2022)."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ulrl.attacks import Step
-from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, Tensors, register
-from ulrl.methods._cuts import Cut, Rule, findings, sweep
+from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
+from ulrl.methods._cuts import findings, sweep
 from ulrl.methods._loop import hold_out
-from ulrl.methods._options import check_batchnorm, cut_of
+from ulrl.methods._options import CutByDeviations, check_batchnorm
 from ulrl.methods._tuning import Tune
 from ulrl.models import restore
 
@@ -19,7 +19,7 @@ LEVELS = tuple(0.25 * step for step in range(41))  # deviations at which held-ou
 
 @register("clp")
 @dataclass(frozen=True, kw_only=True)
-class CLP(RepairMethod):
+class CLP(CutByDeviations):
     """Set scale and shift of a BatchNorm's channel to 0 where its bound stands out in its layer.
 
     The bound is the largest singular value of the filter before it, unfolded to a matrix, times
@@ -34,21 +34,7 @@ class CLP(RepairMethod):
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
     """
 
-    rule: Rule | None = None
-    u: float | None = None
-    budget: float | None = None
-
-    def __post_init__(self) -> None:
-        self._cut  # noqa: B018 - for its rules
-
-    @property
-    def _cut(self) -> Cut:
-        return cut_of(self, {Rule.DEVIATIONS: ("u", 3.0), Rule.BUDGET: ("budget", 0.05)})
-
-    def resolved(self, dataset: str) -> "CLP":
-        """Return it with BackdoorBench's number of deviations for a dataset."""
-        usual = self._cut.rule is Rule.DEVIATIONS and self.u is None
-        return replace(self, u=5.0) if usual and dataset == "tiny_imagenet" else self
+    tiny_imagenet_u = 5.0
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where no BatchNorm follows a convolution."""

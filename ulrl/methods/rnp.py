@@ -3,24 +3,22 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ulrl.attacks import Step
 from ulrl.fitting import Sources
 from ulrl.methods._ascent import Unlearn
-from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, Tensors, register
-from ulrl.methods._cuts import Rule
+from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._loop import Passes, hold_out, train_by
 from ulrl.methods._masks import (
     LEVELS,
+    CutByMasks,
     MaskDescent,
     check_training,
-    cut_by_masks,
     learned,
     masked_classifier,
 )
-from ulrl.methods._options import check_batchnorm
 from ulrl.methods._tuning import Tune
 from ulrl.models import Weights
 from ulrl.precision import Precision
@@ -29,7 +27,7 @@ from ulrl.unlearning import UnlearnConfig
 
 @register("rnp")
 @dataclass(frozen=True, kw_only=True)
-class RNP(RepairMethod):
+class RNP(CutByMasks):
     """Unlearn the clean samples, recover by masks alone, cut where a mask has fallen.
 
     The ascent is ULRL's phase 1 without clipping. On the unlearned network, masks on BatchNorm's
@@ -55,10 +53,8 @@ class RNP(RepairMethod):
         batch_size: Samples per step of both, the official code's 128.
     """
 
-    rule: Rule | None = None
-    budget: float | None = None
-    mask_threshold: float | None = None
-    share: float | None = None
+    usual_threshold = 0.7
+
     unlearn_threshold: float = 0.2
     unlearn_lr: float = 0.01
     unlearn_epochs: int = 20
@@ -72,12 +68,7 @@ class RNP(RepairMethod):
             raise ValueError(
                 f"unlearn_threshold is an accuracy, in [0, 1]; got {self.unlearn_threshold}"
             )
-        self.stages  # noqa: B018 - for the rules of their fields
-
-    def check(self, network: nn.Module, head: str, classes: int) -> None:
-        """Raise ``ValueError`` where there is no BatchNorm to mask."""
-        del head, classes
-        check_batchnorm(network, self.name)
+        super().__post_init__()
 
     @property
     def stages(self) -> tuple[RepairStage, ...]:
@@ -96,7 +87,7 @@ class RNP(RepairMethod):
             unlearn_precision=Precision.FP32,
         )
         unlearned = Unlearn(config=ascent, threshold=self.unlearn_threshold)
-        return unlearned, masks, Tune(cut=cut_by_masks(self, 0.7))
+        return unlearned, masks, Tune(cut=self.cut)
 
 
 @dataclass(frozen=True, kw_only=True)
