@@ -70,7 +70,7 @@ def test_a_budget_keeps_the_held_out_accuracy(
 ) -> None:
     found = repaired(CLP(rule=Rule.BUDGET, budget=0.1), victim_of(0), clean_samples(pictures, 0.5))
     scores = found.stages[0]
-    kept = dict(zip(scores["levels"].tolist(), scores["kept"].tolist(), strict=True))
+    kept = dict(zip(scores["levels"].tolist(), scores["accuracies"].tolist(), strict=True))
     enough = [level for level, share in kept.items() if share >= 0.9 * scores["victim"].item()]
     cut = sum(int((score >= min(enough)).sum()) for n, score in scores.items() if "score/" in n)
     zeros = sum(

@@ -37,7 +37,7 @@ SCORES = {"a": torch.tensor([0.1, 0.5, 0.9]), "b": torch.tensor([[0.4], [0.8]])}
 
 def swept(kept: list[float], levels: list[float], victim: float) -> dict[str, Tensor]:
     found = findings(SCORES)
-    numbers = {"levels": levels, "kept": kept, "victim": [victim]}
+    numbers = {"levels": levels, "accuracies": kept, "victim": [victim]}
     return found | {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()}
 
 
@@ -110,13 +110,13 @@ def test_the_sweep_measures_each_cut_and_restores_the_network(
         result = end.value
     assert same(dict(classifier.weights().state), dict(victim.state))
     assert result["levels"].tolist() == [20.0, 9.0, 5.0]
-    for level, kept in zip((20, 9, 5), result["kept"].tolist(), strict=True):
+    for level, kept in zip((20, 9, 5), result["accuracies"].tolist(), strict=True):
         cut = restore(victim, CPU)
         with torch.no_grad():
             cut.head.weight[level:] = 0.0
         hits = cut.predict(held.samples.images) == held.samples.labels
         assert kept == pytest.approx(float(hits.float().mean()), abs=1e-6)
-    assert result["victim"].item() == result["kept"][0].item()
+    assert result["victim"].item() == result["accuracies"][0].item()
 
 
 def test_what_stays_cut_is_zero_after_training(

@@ -22,7 +22,7 @@ from ulrl.models import Classifier
 Edit: TypeAlias = Mapping[str, Tensor]  # of each parameter that is cut, which entries become 0
 
 _SCORE = "score/"
-_LEVELS, _KEPT, _VICTIM = "levels", "kept", "victim"
+_LEVELS, _ACCURACIES, _VICTIM = "levels", "accuracies", "victim"
 _NONE = torch.finfo(torch.float32).min  # stands for no score: what a stage returns is finite
 
 
@@ -57,8 +57,8 @@ class Cut:
         """
         scores = scores_of(found)
         if self.rule is Rule.BUDGET:
-            kept, levels = found[_KEPT], found[_LEVELS]
-            enough = kept >= (1 - self.strength) * found[_VICTIM] - 1e-9
+            accuracies, levels = found[_ACCURACIES], found[_LEVELS]
+            enough = accuracies >= (1 - self.strength) * found[_VICTIM] - 1e-9
             if not bool(enough.any()):
                 return {}
             level = float(levels[enough].min())  # the lowest level is the strongest cut
@@ -129,15 +129,15 @@ def sweep(
     before = {name: parameters[name].detach().clone() for name in scores}
     victim = _accuracy(classifier, held)
     ordered = sorted(set(levels), reverse=True)
-    kept: list[float] = []
+    accuracies: list[float] = []
     last: Edit = {}
     for number, level in enumerate(ordered, start=1):
         edit = edit_at(scores, level)
         if _same(edit, last):
-            kept.append(kept[-1] if kept else victim)
+            accuracies.append(accuracies[-1] if accuracies else victim)
         else:
             apply(edit, classifier)
-            kept.append(_accuracy(classifier, held))
+            accuracies.append(_accuracy(classifier, held))
         last = edit
         yield Step(number, len(ordered))
     with torch.no_grad():
@@ -146,7 +146,7 @@ def sweep(
     return {
         **found,
         _LEVELS: torch.tensor(ordered, dtype=torch.float64),
-        _KEPT: torch.tensor(kept, dtype=torch.float64),
+        _ACCURACIES: torch.tensor(accuracies, dtype=torch.float64),
         _VICTIM: torch.tensor([victim], dtype=torch.float64),
     }
 
