@@ -17,7 +17,7 @@ from orchestrator.cli.plan import StudyPlan
 from orchestrator.errors import BudgetExhausted, Interrupted, SpecError
 from orchestrator.plan.columns import AFTER, BEFORE, DER, SCENARIO, STATUSES, count
 from orchestrator.reporting.build import best_means, read_summary, write_report
-from orchestrator.reporting.read_results import StudyResults
+from orchestrator.reporting.read_folder import StudyResults
 from orchestrator.reporting.summary import Summary
 from orchestrator.reporting.text import answer, names_of, unclear
 from orchestrator.spec.load import load_study as _load

@@ -24,7 +24,7 @@ from orchestrator.files import whole_lines, write_text
 from orchestrator.plan.jobs import Job, JobKind, JobResult, StageRun, victim_job
 from orchestrator.plan.plan import Scenario
 from orchestrator.processes import commit
-from orchestrator.reporting.read_logs import FILE
+from orchestrator.reporting.read_folder import STARTS
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, sentence
 from orchestrator.scheduler.results_table import classes_of
@@ -192,9 +192,9 @@ class StartLog(StudyCallback):
         del job
         if not self._noted:
             self._noted = True
-            whole_lines(self._logs / FILE)  # a line torn by a kill is cut off
+            whole_lines(self._logs / STARTS)  # a line torn by a kill is cut off
             start = describe_start(self.executor, self._device)
-            with (self._logs / FILE).open("a", encoding="utf-8") as file:
+            with (self._logs / STARTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(start) + "\n")
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from orchestrator.plan.columns import Family, count, spoken
 from orchestrator.plan.cost_model import kinds_of
 from orchestrator.plan.labels import setting_text
-from orchestrator.reporting.read_results import read_results
+from orchestrator.reporting.read_folder import read_results
 from orchestrator.reporting.summary import (
     ScenarioOutcome,
     Spread,

@@ -25,26 +25,24 @@ from orchestrator.plan.columns import (
 )
 from orchestrator.reporting.classes import FlagCount, count_flags, read_classes
 from orchestrator.reporting.figures import Curve, read_curves
+from orchestrator.reporting.league import league, league_csv, league_table
 from orchestrator.reporting.page import FigureFiles, fill, study_values, trigger_views
-from orchestrator.reporting.read_logs import FILE as STARTS
-from orchestrator.reporting.read_logs import (
+from orchestrator.reporting.read_folder import (
+    STARTS,
     StudyFile,
+    StudyResults,
+    distinct,
     read_costs,
     read_pruning,
+    read_results,
     read_starts,
     read_study,
     repeated,
-)
-from orchestrator.reporting.read_results import (
-    StudyResults,
-    distinct,
-    read_results,
 )
 from orchestrator.reporting.sensitivity import sensitivity
 from orchestrator.reporting.summary import (
     ScenarioOutcome,
     Summary,
-    league,
     sound,
     spread_of,
     summarise,
@@ -55,8 +53,6 @@ from orchestrator.reporting.text import (
     Names,
     answer,
     labelled,
-    league_csv,
-    league_table,
     names_of,
     peers_sentence,
     printable,

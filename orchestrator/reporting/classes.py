@@ -18,7 +18,7 @@ from orchestrator.errors import SpecError
 from orchestrator.plan.columns import MODELS, SCENARIO, count
 from orchestrator.reporting import svg
 from orchestrator.reporting.figures import room, short
-from orchestrator.reporting.read_results import (
+from orchestrator.reporting.read_folder import (
     ScenarioRow,
     StudyResults,
     TrialRow,

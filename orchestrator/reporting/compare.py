@@ -28,14 +28,15 @@ from orchestrator.plan.columns import (
 )
 from orchestrator.reporting.figures import Pair, draw_pairs
 from orchestrator.reporting.page import FigureView, fill, view
-from orchestrator.reporting.read_logs import StudyFile, read_study
-from orchestrator.reporting.read_results import (
+from orchestrator.reporting.read_folder import (
     ScenarioRow,
+    StudyFile,
     StudyResults,
     TrialRow,
     distinct,
     grouped,
     read_results,
+    read_study,
 )
 from orchestrator.reporting.summary import (
     Repair,

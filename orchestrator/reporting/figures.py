@@ -23,7 +23,7 @@ from orchestrator.plan.columns import (
     column_of,
 )
 from orchestrator.reporting import svg
-from orchestrator.reporting.read_results import (
+from orchestrator.reporting.read_folder import (
     ScenarioRow,
     Setting,
     StudyResults,

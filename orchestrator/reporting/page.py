@@ -29,7 +29,7 @@ from orchestrator.plan.columns import (
 )
 from orchestrator.plan.labels import applies, method_text
 from orchestrator.reporting import classes, figures
-from orchestrator.reporting.read_results import Setting, StudyResults, TrialRow, distinct, in_order
+from orchestrator.reporting.read_folder import Setting, StudyResults, TrialRow, distinct, in_order
 from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
 from orchestrator.reporting.svg import SvgFigure, attack_styles, is_grid
 from orchestrator.reporting.text import (

@@ -10,7 +10,7 @@ from orchestrator.plan.columns import column_of, count, spoken
 from orchestrator.reporting import figures, svg
 from orchestrator.reporting import statistics as stats
 from orchestrator.reporting.page import FigureFiles, FigureView
-from orchestrator.reporting.read_results import TrialRow, distinct, grouped
+from orchestrator.reporting.read_folder import TrialRow, distinct, grouped
 from orchestrator.reporting.statistics import METRICS
 from orchestrator.reporting.summary import ScenarioOutcome, sound, spread_of
 from orchestrator.reporting.text import (

@@ -33,7 +33,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.plan.columns import column_of
-from orchestrator.reporting.read_results import (
+from orchestrator.reporting.read_folder import (
     ScenarioRow,
     Setting,
     distinct,

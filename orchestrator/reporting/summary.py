@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 from statistics import fmean, stdev
 
 from orchestrator.plan.columns import STATUSES, Family, column_of
-from orchestrator.reporting.read_results import (
+from orchestrator.reporting.read_folder import (
     ScenarioRow,
     Setting,
     StudyResults,
@@ -21,7 +20,6 @@ from orchestrator.reporting.read_results import (
     grouped,
 )
 from orchestrator.search.best import Choice, Point, Rival, Standing
-from orchestrator.search.inference import MeanEstimate, estimate
 
 HIGHEST_ASR = 0.20  # above this a repaired model still obeys its trigger
 LARGEST_ACC_DROP = 0.10  # beyond this the repair costs more than it is worth
@@ -234,88 +232,6 @@ def _took(trials: Sequence[TrialRow]) -> bool | None:
     return next((trial.victim_ok for trial in trials if trial.victim_ok is not None), None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MethodOutcome:
-    """What a repair method reaches at its own best setting.
-
-    Attributes:
-        method: Its name.
-        settings: How many it was given.
-        summary: Of its trials alone; ``common`` is its best setting over all scenarios.
-        repairs: By that setting, of each scenario that enters a mean and has it done.
-        behind: Difference of the objective to the best method's on the report half, over the
-            scenarios that both have; None for the best itself, or where there is none.
-    """
-
-    method: str
-    settings: int
-    summary: Summary
-    repairs: Mapping[ScenarioRow, Repair]
-    behind: MeanEstimate | None
-
-    def mean(self, column: str) -> MeanEstimate | None:
-        """Return the mean of a column over scenarios, its interval clustered by attack."""
-        values = [repair.numbers[column] for repair in self.repairs.values()]
-        attacks = [scenario.family.attack for scenario in self.repairs]
-        return estimate(values, attacks) if values else None
-
-    def of(self, family: Family, column: str) -> Spread | None:
-        """Return mean and spread of a column over the seeds of one family."""
-        found = [repair for scenario, repair in self.repairs.items() if scenario.family == family]
-        return spread_of(found, column)
-
-    @property
-    def wrecked(self) -> list[ScenarioRow]:
-        """The scenarios whose models it leaves at or below chance on the selection half."""
-        return [scenario for scenario, repair in self.repairs.items() if is_wreck(repair)]
-
-
 def is_wreck(repair: Repair) -> bool:
     """Whether a repair leaves a model at or below chance."""
     return any(trial.wrecked for trial in (*repair.chosen, *repair.judged))
-
-
-def league(parts: Mapping[str, Summary]) -> list[MethodOutcome]:
-    """Return what each repair method reaches.
-
-    First are methods that repair most scenarios without wrecking the model, of those the best
-    on the selection half: the rule by which settings are chosen.
-
-    Args:
-        parts: The summary of each method's trials.
-    """
-    repairs = {
-        method: {o.scenario: o.common for o in sound(part.outcomes) if o.common}
-        for method, part in parts.items()
-    }
-
-    def rank(method: str) -> tuple[int, float]:
-        part = parts[method]
-        whole = [repair for repair in repairs[method].values() if not is_wreck(repair)]
-        found = spread_of(whole, column_of(part.objective, "selection"))
-        if found is None:
-            return 0, -inf
-        return found.n, -found.mean if part.lowest else found.mean
-
-    order = sorted(parts, key=rank, reverse=True)  # of equals the first in the file
-    return [
-        MethodOutcome(
-            method=method,
-            settings=len({t.setting for o in parts[method].outcomes for t in o.trials}),
-            summary=parts[method],
-            repairs=repairs[method],
-            behind=_behind(repairs[method], repairs[order[0]], parts[method]),
-        )
-        for method in order
-    ]
-
-
-def _behind(
-    own: Mapping[ScenarioRow, Repair], best: Mapping[ScenarioRow, Repair], part: Summary
-) -> MeanEstimate | None:
-    shared = [scenario for scenario in own if scenario in best]
-    if own is best or not shared:
-        return None
-    column = column_of(part.objective, "report")
-    gaps = [own[one].numbers[column] - best[one].numbers[column] for one in shared]
-    return estimate(gaps, [one.family.attack for one in shared])

@@ -17,7 +17,7 @@ from zlib import crc32
 
 import numpy as np
 
-from orchestrator.reporting.read_results import StudyResults, distinct, in_order
+from orchestrator.reporting.read_folder import StudyResults, distinct, in_order
 from orchestrator.reporting.text import label_of, printable, value_text
 
 INK = "currentColor"  # of the surrounding text

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from orchestrator.files import csv_text
 from orchestrator.plan.columns import METHOD, METRICS, ULRL, Family, column_of, count, spoken
 from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.plan.labels import value_text as plain_text
-from orchestrator.reporting.read_results import (
+from orchestrator.reporting.read_folder import (
     ScenarioRow,
     Setting,
     StudyResults,
@@ -24,7 +23,6 @@ from orchestrator.reporting.read_results import (
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
     LARGEST_ACC_DROP,
-    MethodOutcome,
     Repair,
     ScenarioOutcome,
     Spread,
@@ -556,113 +554,3 @@ def half_rows(summary: Summary) -> list[tuple[str, ...]]:
         halves = (spread_text(spread_of(trials, column), metric) for column in (one, other))
         rows.append((metric.upper(), *halves, signed(gaps.mean, metric) if gaps else NOTHING))
     return rows
-
-
-_LEAGUE = ("acc", "asr", "ra", "der")
-
-
-def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]:
-    """Return the table of repair methods, in words.
-
-    Returns:
-        ``rows``: name, best setting, number of settings, scenarios, ACC, ASR, RA and DER with
-        intervals, difference to the first method, wrecked scenarios. ``attacks``: a row per
-        family: title, details, and for each method DER, then ACC and ASR, then a warning.
-        ``methods``: names in the order of the rows. ``note``: which cannot be told apart.
-    """
-    objective = found[0].summary.objective
-    gaps = [(row.behind, objective) for row in found if row.behind is not None]
-    differences = iter(difference_texts(gaps))
-    rows = [
-        (
-            label_of(row.method),
-            setting_text(row.summary.common) if row.summary.common else NOTHING,
-            f"{row.settings:,}",
-            f"{len(row.repairs):,}",
-            *(_interval_text(row.mean(column_of(m, "report")), m) for m in _LEAGUE),
-            NOTHING if row.behind is None else next(differences),
-            _wrecked_text(row),
-        )
-        for row in found
-    ]
-    families = distinct(scenario.family for row in found for scenario in row.repairs)
-    return {
-        "rows": rows,
-        "attacks": [
-            (
-                label_of(names.attack(family)),
-                names.details(family),
-                [_league_cell(row, family) for row in found],
-            )
-            for family in families
-        ],
-        "methods": [label_of(row.method) for row in found],
-        "objective": spoken(objective),
-        "note": _apart(found),
-    }
-
-
-def _wrecked_text(row: MethodOutcome) -> str:
-    if row.wrecked:
-        return f"{len(row.wrecked):,} of {len(row.repairs):,}"
-    trials = [trial for outcome in row.summary.outcomes for trial in outcome.trials if trial.done]
-    none_left = not row.repairs and any(trial.wrecked for trial in trials)
-    return "by every setting" if none_left else NOTHING
-
-
-def _league_cell(row: MethodOutcome, family: Family) -> tuple[str, str, str]:
-    der, acc, asr = (
-        spread_text(row.of(family, column_of(m, "report")), m) for m in ("der", "acc", "asr")
-    )
-    wrecks = sum(scenario.family == family for scenario in row.wrecked)
-    return der, f"{acc} / {asr}", f"{wrecks} wrecked" if wrecks else ""
-
-
-def league_csv(found: Sequence[MethodOutcome]) -> str:
-    """Return the table of repair methods for programs: a row per method."""
-    rows = []
-    for row in found:
-        cells: dict[str, object] = {"method": row.method, "settings": row.settings}
-        cells |= {"setting": plain_setting_text(row.summary.common or ())}
-        cells |= {"scenarios": len(row.repairs), "wrecked": len(row.wrecked)}
-        for metric in _LEAGUE:
-            mean = row.mean(column_of(metric, "report"))
-            cells |= _estimated(metric, mean)
-        rows.append(cells | _estimated("difference", row.behind))
-    return csv_text([*rows[0]], rows)
-
-
-def _estimated(name: str, found: MeanEstimate | None) -> dict[str, object]:
-    if found is None:
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
-def _interval_text(found: MeanEstimate | None, metric: str) -> str:
-    if found is None:
-        return NOTHING
-    text = number_text(found.mean, metric)
-    if found.low is None or found.high is None:
-        return text
-    low, high = max(0.0, found.low), min(1.0, found.high)
-    return f"{text} ({number_text(low, metric)} to {number_text(high, metric)})"
-
-
-def _apart(found: Sequence[MethodOutcome]) -> str:
-    """Say which methods the scenarios cannot tell from the best one."""
-    gaps = [row.behind for row in found if row.behind is not None]
-    if not gaps:
-        return "There is no other method with a result in the same scenarios."
-    best, known = label_of(found[0].method), [gap for gap in gaps if gap.p is not None]
-    if not known:
-        return f"A single scenario cannot tell {best} from another method."
-    adjusted = iter(holm([gap.p for gap in known if gap.p is not None]))
-    close = [
-        label_of(row.method)
-        for row in found
-        if row.behind is not None and row.behind.p is not None and next(adjusted) > LEVEL
-    ]
-    sample = known[0].sample.removeprefix("over ")
-    if not close:
-        return f"{best} is clearly better than every other method (of {sample})."
-    return f"These data cannot tell {best} from {listed(close)} (of {sample})."

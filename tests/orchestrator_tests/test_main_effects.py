@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.plan.columns import Family
-from orchestrator.reporting.read_results import ScenarioRow, Setting
+from orchestrator.reporting.read_folder import ScenarioRow, Setting
 from orchestrator.reporting.statistics import (
     EXACT,
     Block,

@@ -18,7 +18,7 @@ from orchestrator.plan.columns import span
 from orchestrator.plan.jobs import JobResult, Progress, trial_job, victim_job
 from orchestrator.plan.labels import setting_text
 from orchestrator.plan.plan import Plan, Trial, make_plan
-from orchestrator.reporting.read_results import read_results
+from orchestrator.reporting.read_folder import read_results
 from orchestrator.reporting.summary import summarise
 from orchestrator.scheduler.decisions import Status, Verdict
 from orchestrator.spec.model import Objective, Prune, VictimRule

@@ -10,7 +10,7 @@ from rich.console import Console
 from orchestrator.cli.summary import print_summary
 from orchestrator.reporting.build import assemble
 from orchestrator.reporting.classes import missed
-from orchestrator.reporting.read_results import StudyResults, read_results
+from orchestrator.reporting.read_folder import StudyResults, read_results
 from orchestrator.reporting.summary import summarise
 from orchestrator.reporting.text import names_of
 from tests.orchestrator_tests.report_folders import Row, make_rows, settle, write_study

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.report import main
-from orchestrator.reporting.read_results import read_results
+from orchestrator.reporting.read_folder import read_results
 from tests.orchestrator_tests.report_folders import Row, make_rows, unfinish, write_csv, write_study
 
 CURVES = "phase,attack,attack_options,dataset,architecture,poison_ratio,target_label,seed,"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.reporting.build import write_report
-from orchestrator.reporting.read_results import read_results
+from orchestrator.reporting.read_folder import read_results
 from orchestrator.reporting.summary import summarise
 from tests.orchestrator_tests.report_folders import Row, make_rows, reach, write_study
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.cli.logs import StartLog, describe_start
-from orchestrator.reporting.read_logs import FILE, read_starts
+from orchestrator.reporting.read_folder import STARTS, read_starts
 from orchestrator.scheduler.results_table import write_curves
 from tests.orchestrator_tests.pruned_studies import study_of, with_status
 from tests.orchestrator_tests.simulation import Desk, Workers
@@ -18,11 +18,11 @@ def test_a_start_says_what_it_ran_with(tmp_path: Path, monkeypatch: pytest.Monke
     words = ["study", "my grid.yaml", "--set", "mlflow.uri=postgresql://me:secret@db/x"]
     monkeypatch.setattr(sys, "argv", words)
     log = StartLog(tmp_path, "cpu")
-    assert not (tmp_path / FILE).exists()  # nothing is computed yet
+    assert not (tmp_path / STARTS).exists()  # nothing is computed yet
     log.executor = "inline"
     log.started(None)
     log.started(None)
-    (start,) = read_starts(tmp_path / FILE)
+    (start,) = read_starts(tmp_path / STARTS)
     assert start.command == (
         "python -m orchestrator.study 'my grid.yaml' --set 'mlflow.uri=postgresql://***@db/x'"
     )
@@ -35,10 +35,10 @@ def test_a_start_says_what_it_ran_with(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_torn_line_of_the_record_is_cut_off(tmp_path: Path) -> None:
     whole = json.dumps(describe_start("inline", "cpu"))
-    (tmp_path / FILE).write_text(f'{whole}\n{{"comm', encoding="utf-8")
-    assert len(read_starts(tmp_path / FILE)) == 1
+    (tmp_path / STARTS).write_text(f'{whole}\n{{"comm', encoding="utf-8")
+    assert len(read_starts(tmp_path / STARTS)) == 1
     StartLog(tmp_path, "cpu").started(None)
-    assert len(read_starts(tmp_path / FILE)) == 2
+    assert len(read_starts(tmp_path / STARTS)) == 2
 
 
 def test_curves_are_those_of_the_stages(tmp_path: Path) -> None:

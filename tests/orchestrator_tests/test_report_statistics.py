@@ -15,8 +15,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.reporting.build import write_report
-from orchestrator.reporting.read_logs import read_study
-from orchestrator.reporting.read_results import StudyResults, read_results
+from orchestrator.reporting.read_folder import StudyResults, read_results, read_study
 from orchestrator.reporting.statistics import (
     EXACT,
     FANOVA,
