@@ -35,6 +35,7 @@ grid:
     - {name: tsbd, unlearn_lr: 0.01, unlearn_threshold: 0.4, epochs: 1, filters: [0.1, 0.2]}
     - {name: i_bau, rounds: 1}
     - {name: sau, rounds: 1}
+    - {name: npd, epochs: 1}
     - {name: nc, steps: 10, epochs: [1, 2]}
     - {name: shortcuts, block: layer4.0, epochs: 1}
 victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
