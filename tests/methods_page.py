@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from tests.settings_table import choices, meanings, shown
-from ulrl.methods import METHODS, ULRL
+from ulrl.methods import METHODS, TUNERS, ULRL, TuningMethod
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "repair-methods.md"
 INTRO = """\
@@ -59,11 +59,33 @@ method learns its scores by. With 500 clean samples that is 100 images, and one 
 a budget below 0.02 means nothing. The scripts of several papers choose the strength by the ASR on
 test images; no rule here does.
 
+## Parts by name
+
+A method that cuts may have the cut network trained by another's tuner: option `tune`.
+
+```yaml
+  repair:
+    - {name: rnp, mask_threshold: 0.4, tune: ft_sam}                 # RNP's cut before FT-SAM
+    - {name: clp, tune: {name: fine_tuning, lr: [0.01, 0.05]}}       # the rate is an axis
+    - {name: tsbd, tune: none}                                       # the cut alone
+```
+
+- There are the tuners TUNERS.
+  Options are those of the method of that name; those of `gradient_norm` are `radius`, `alpha`,
+  `lr`, `epochs` and `batch_size` of `tsbd`.
+- Without the option a method tunes in its own way, or not at all. Options of its own tuner are
+  refused beside another.
+- What was cut may grow back in training, but in `fine_pruning`, where it stays 0.
+- Equal cuts with equal tuners are computed once, whatever method has made the cut. Where nothing
+  is cut, that is the tuner's method by itself.
+- In tables the tuner is an option: `rnp(tune=ft_sam, mask_threshold=0.4)`.
+
 ## The library
 
 ```python
 repaired = ulrl.repair(victim, images, labels, preprocessing, method="rnp", mask_threshold=0.4)
 repaired.network, repaired.findings
+ulrl.repair(victim, images, labels, preprocessing, method="rnp", tune={"name": "ft_sam", "rho": 1})
 ```
 
 takes any classifier that ends in a linear layer, as `ulrl.repair` does for ULRL, and refuses a
@@ -77,7 +99,7 @@ This page is made from the code by `python -m tests.methods_page`; a test keeps 
 
 def page() -> str:
     """Return the page."""
-    parts = [INTRO]
+    parts = [INTRO.replace("TUNERS", ", ".join(f"`{name}`" for name in sorted(TUNERS)))]
     for name, method in sorted(METHODS.items()):
         if name != ULRL and method.__module__.startswith("ulrl.methods."):
             parts.append(section(name, method))
@@ -94,7 +116,9 @@ def section(name: str, method: type[Any]) -> str:
     rows = ["", "| option | default | choices | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(method):
         default = "" if field.default is None else shown(field.default)
-        cells = (f"`{field.name}`", default, choices(hints[field.name]))
+        hint = hints[field.name]
+        words = ", ".join(sorted(TUNERS)) if hint == TuningMethod | None else choices(hint)
+        cells = (f"`{field.name}`", default, words)
         meaning = told[field.name].replace("``", "`")
         rows.append(f"| {' | '.join((*cells, meaning))} |")
     if len(rows) > 3:

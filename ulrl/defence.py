@@ -3,7 +3,8 @@
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeAlias, overload
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias, get_args, get_type_hints, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from ulrl.hyperparameters import (
     preset_values,
 )
 from ulrl.messages import nearest
-from ulrl.methods import METHODS, ULRL, RepairContext, RepairMethod
+from ulrl.methods import METHODS, TUNERS, ULRL, RepairContext, RepairMethod, TuningMethod
 from ulrl.metrics import Predict
 from ulrl.models import Architecture, Classifier, ModelSpec, Weights, restore
 from ulrl.randomness import checked_seed, generator, seeded_layer_rng
@@ -309,12 +310,18 @@ def _copy_of(network: nn.Module) -> nn.Module:
 def _method(
     name: str, preset: Preset | str, dataset: str, options: Mapping[str, Any]
 ) -> RepairMethod:
-    if name not in METHODS:
-        near = nearest(name, METHODS) or f"; there are {', '.join(METHODS)}"
-        raise ValueError(f"no repair method is called {name!r}{near}")
-    if preset != Preset.DEFAULT:
+    if preset != Preset.DEFAULT and name in METHODS:
         raise TypeError(f"preset is of ULRL, and {name} has options of its own; leave it out")
-    kind: Any = METHODS[name]
+    method: RepairMethod = _named(METHODS, "repair method", name, options)
+    return method.resolved(dataset)
+
+
+def _named(registry: Mapping[str, Any], what: str, name: object, options: Mapping[str, Any]) -> Any:
+    """Return the thing of a name with options."""
+    if name not in registry:
+        near = nearest(name, registry) or f"; there are {', '.join(registry)}"
+        raise ValueError(f"no {what} is called {name!r}{near}")
+    kind: Any = registry[str(name)]
     known = [part.name for part in fields(kind)]
     for option in options:
         if option not in known:
@@ -322,8 +329,21 @@ def _method(
             raise TypeError(
                 f"{name} has no option {option!r}{nearest(option, known) or f'; {there}'}"
             )
-    method: RepairMethod = kind(**options)
-    return method.resolved(dataset)
+    hints = get_type_hints(kind)
+    return kind(**{n: _as_option(n, value, hints[n]) for n, value in options.items()})
+
+
+def _as_option(name: str, value: Any, hint: Any) -> Any:
+    """Return the value of an option as its method holds it; words and names may be texts."""
+    for kind in (hint, *get_args(hint)):
+        if isinstance(kind, type) and issubclass(kind, StrEnum) and isinstance(value, str):
+            return member(kind, name, value)
+        if kind is TuningMethod and isinstance(value, str | Mapping):
+            given = {"name": value} if isinstance(value, str) else dict(value)
+            if "name" not in given:
+                raise ValueError(f"{name} has the name of a tuner beside its options; got {value}")
+            return _named(TUNERS, "tuner", given.pop("name"), given)
+    return value
 
 
 def _parts(preset: Preset | str, dataset: str, hyperparameters: dict[str, Any]) -> Hyperparameters:

@@ -14,14 +14,11 @@ from typing import Any
 from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS
 from ulrl.messages import nearest
-from ulrl.methods import METHODS
+from ulrl.methods import METHODS, TUNERS
 from ulrl.metrics import OWN_METRICS
 from ulrl.models import ARCHITECTURES
 
 GROUP = "ulrl.plugins"  # of the entry points by which installed packages announce theirs
-_REGISTRIES: tuple[dict[str, Any], ...] = (
-    *(ATTACKS, DATASETS, ARCHITECTURES, METHODS, OWN_METRICS),
-)
 _PREFIX = "ulrl_plugin_"
 _loaded: dict[str, "Plugin"] = {}  # by the module's name
 
@@ -183,6 +180,7 @@ def _entries_of(module: str) -> list[tuple[dict[str, Any], str]]:
         DATASETS,
         ARCHITECTURES,
         METHODS,
+        TUNERS,
         OWN_METRICS,
     )
     return [

@@ -112,6 +112,8 @@ class MethodStage(ChainStage):
         """Return the key of a stage, which depends on what it reads of the stage before."""
         stage = self._stages[position]
         reads = stage.reads(tensors) if position else None
+        if reads is not None and not reads:
+            before = ""  # it reads nothing, as a first stage does: the two share their result
         return keys.repair(trial, self._kinds[position].name, stage, before, reads)
 
     def _make(

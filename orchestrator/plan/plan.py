@@ -167,8 +167,11 @@ def method_of(values: Values) -> RepairMethod | None:
 
 
 def options_text(method: RepairMethod) -> str:
-    """Return the options of a method that differ from their defaults, as JSON."""
-    return json.dumps(options_of(method), sort_keys=True)
+    """Return the options of a method that differ from their defaults, as JSON.
+
+    A tuner is a text, as its label has it.
+    """
+    return json.dumps(options_of(method), sort_keys=True, default=str)
 
 
 def _of_samples(values: Values) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, YamlNode
 from ulrl.attacks import ATTACKS, Attack, LabelRule, Stamp
 from ulrl.datasets import DATASETS
 from ulrl.hyperparameters import PARTS, Preset, names
-from ulrl.methods import METHODS, ULRL
+from ulrl.methods import METHODS, TUNERS, ULRL, TuningMethod
 from ulrl.models import ARCHITECTURES
 from ulrl.poison import Poison
 
@@ -74,7 +74,9 @@ REGISTRIES: Mapping[str, Mapping[str, type[Any]]] = {
     "architecture": ARCHITECTURES,
     "repair": METHODS,
 }
-_NOUNS = {"repair": "repair method"}  # of the things on an axis, if it is not the axis's name
+_ENTRIES = {**REGISTRIES, "tune": TUNERS}  # with what is an option of an entry
+# Of the things on an axis, if it is not the axis's name.
+_NOUNS = {"repair": "repair method", "tune": "tuner"}
 FAMILIES = {"timm": "model"}  # names that go on after a colon, and the option that the rest is for
 
 
@@ -84,7 +86,7 @@ def class_of(node: YamlNode, name: str, axis: str) -> type[Any]:
     Raises:
         InvalidValue: There is none.
     """
-    registry = REGISTRIES[axis]
+    registry = _ENTRIES[axis]
     family = name.partition(":")[0]
     registered = family if family in FAMILIES else name
     if registered in registry:
@@ -129,7 +131,7 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
     for option in required:
         if option not in options:
             node.child(option, None).note("this key is required")
-    values = {option: axis_values(part, *readers[option]) for option, part in options.items()}
+    values = {option: _option_values(part, *readers[option]) for option, part in options.items()}
     if not all(values.get(option) for option in required):
         return []
     right = {option: found for option, found in values.items() if found}
@@ -145,6 +147,17 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
     return items if node.problems.count == before else []
 
 
+def _option_values(node: YamlNode, reader: Reader, hint: Any) -> list[tuple[YamlNode, Any]]:
+    """Return the values of an option; a tuner's own options multiply them as an entry's do."""
+    if hint != TuningMethod | None or not node.items:
+        return axis_values(node, reader, hint)
+    found: list[tuple[YamlNode, Any]] = []
+    for entry in node.items:
+        with node.problems.collecting():
+            found += [(item.node, item.value) for item in read_entry(entry, "tune")]
+    return found
+
+
 def _name_and_options(node: YamlNode, axis: str) -> tuple[YamlNode, str, dict[str, YamlNode]]:
     """Return where the thing is named, its name and its options."""
     if isinstance(node.value, str):
@@ -156,7 +169,7 @@ def _name_and_options(node: YamlNode, axis: str) -> tuple[YamlNode, str, dict[st
         named = options.pop("name")
         return replace(named, path=node.path), read(named, str), options
     for name in options:
-        if name in REGISTRIES[axis]:  # {arrays: FILE.npz}
+        if name in _ENTRIES[axis]:  # {arrays: FILE.npz}
             return node, name, options
     noted = any(option.value is UNREADABLE for option in options.values())
     text = f"the {_NOUNS.get(axis, axis)} has no name; write {{name: ..., OPTION: ...}}"

@@ -100,7 +100,10 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911 - one for each type
         case Dataset() | Architecture():
             return _plain({"name": value.name, **_fields(value)})
         case RepairMethod():
-            return _plain({"name": value.name, **_said(_fields(value))})
+            options: Any = value  # a dataclass, as every registered one
+            defaults = {part.name: part.default for part in dataclasses.fields(options)}
+            given = {n: v for n, v in _fields(value).items() if (v, defaults[n]) != (None, None)}
+            return _plain({"name": value.name, **given})
         case PrunerChoice(pruner=pruner, arguments=arguments):
             chosen = {name: "none" if one is None else one for name, one in arguments.items()}
             return _plain({"pruner": pruner, **chosen})

@@ -101,6 +101,13 @@ def _source(made: object) -> dict[str, str]:
     return {} if source is None else {"source": source}
 
 
+def _sources_of_parts(stage: RepairStage) -> dict[str, list[str]]:
+    """Return what the texts of other plugins add that define a part of a stage, say its tuner."""
+    parts = [getattr(stage, part.name) for part in dataclasses.fields(stage)]  # type: ignore[arg-type]
+    sources = {source_of(part) for part in parts} - {None, source_of(stage)}
+    return {"sources": sorted(filter(None, sources))} if sources else {}
+
+
 def _named(made: Dataset | Architecture) -> dict[str, Any]:
     return {"options": made, **made.identity(), **_source(made)}
 
@@ -214,7 +221,8 @@ class CacheKeys:
             before: Key of the stage before, "" for the first.
             reads: What it reads of that stage; None is all of it.
         """
-        config = {"stage": stage, **_source(stage), **self._defence(trial)}
+        sources = {**_source(stage), **_sources_of_parts(stage)}
+        config = {"stage": stage, **sources, **self._defence(trial)}
         inputs = {"victim": self.victim(trial.scenario)}
         if before:
             inputs["before"] = before if reads is None else _digest_of_tensors(reads)

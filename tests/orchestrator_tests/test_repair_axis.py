@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import SpecError
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
 from orchestrator.spec.dump import resolved_yaml
 from tests.orchestrator_tests.spec_files import SMALL, load
 from ulrl.methods._cuts import Rule
+from ulrl.methods._tuning import NoTuning
 from ulrl.methods.clp import CLP
 from ulrl.methods.fine_tuning import FineTuning
+from ulrl.methods.ft_sam import FTSAM
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -89,6 +92,47 @@ def test_the_resolved_study_reads_as_the_same() -> None:
     Path("again.yaml").write_text(text)
     again = load(text)
     assert (again.grid, again.exclude) == (study.grid, study.exclude)
+
+
+TUNED = """\
+  repair:
+    - {name: clp, u: [2, 3], tune: [none, {name: fine_tuning, lr: [0.01, 0.05]}]}
+    - {name: ft_sam, adaptive: false}
+"""
+
+
+def test_the_options_of_a_tuner_are_axes_of_its_entry() -> None:
+    found = plan(TUNED)
+    tuners = (NoTuning(), FineTuning(), FineTuning(lr=0.05))
+    assert [trial.method for trial in found.trials] == [
+        *(CLP(u=u, tune=tuner) for u in (2.0, 3.0) for tuner in tuners),
+        FTSAM(adaptive=False),
+    ]
+    options = [json.loads(found.point(trial)["repair_options"]) for trial in found.trials]
+    assert options[0] == {"u": 2.0, "tune": "none"}
+    assert options[2] == {"u": 2.0, "tune": "fine_tuning(lr=0.05)"}
+    study = load(f"{SMALL}{TUNED}")
+    assert load(resolved_yaml(study)).grid == study.grid
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        ("{name: clp, tune: ft_sm}", "no tuner is called 'ft_sm'; did you mean 'ft_sam'?"),
+        ("{name: clp, tune: {name: ft_sam, rh: 1}}", "unknown key; did you mean 'rho'?"),
+        ("{name: clp, tune: {name: ft_sam, rho: -1}}", "rho is a distance, in [0, 1000]; got -1.0"),
+        ("{name: clp, tune: {rho: 1}}", "the tuner has no name; write {name: ..., OPTION: ...}"),
+        ("{name: clp, tune: []}", "tune has no values; list at least one"),
+        ("{name: ft_sam, tune: none}", "unknown key"),
+        ("{name: tsbd, radius: 1, tune: none}", "radius is of tsbd's own tuner, and tune names"),
+    ],
+)
+def test_a_tuner_that_is_wrong_has_one_line(entry: str, line: str) -> None:
+    with pytest.raises(SpecError) as error:
+        plan(f"  repair: [{entry}]\n")
+    text = str(error.value)
+    assert line in text
+    assert text.count("grid.repair") == 1
 
 
 def test_a_method_is_not_dropped_because_another_is_better() -> None:

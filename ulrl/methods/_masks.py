@@ -11,10 +11,11 @@ from torch.func import functional_call
 
 from ulrl.attacks import Step
 from ulrl.fitting import Epoch, raise_if_diverged
-from ulrl.methods._base import RepairContext, RepairMethod, Tensors
+from ulrl.methods._base import RepairContext, Tensors
 from ulrl.methods._cuts import Cut, Rule, findings, sweep
 from ulrl.methods._loop import hold_out
 from ulrl.methods._options import batchnorms, check_batchnorm, cut_of
+from ulrl.methods._tuning import CuttingMethod
 from ulrl.models import Classifier, Weights, restore
 from ulrl.sgd import SGD
 
@@ -144,7 +145,7 @@ def check_training(stage: Any) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutByMasks(RepairMethod):
+class CutByMasks(CuttingMethod):
     """A method that cuts the channels of low masks.
 
     Attributes:
@@ -167,7 +168,7 @@ class CutByMasks(RepairMethod):
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where there is no BatchNorm to mask."""
-        del head, classes
+        super().check(network, head, classes)
         check_batchnorm(network, self.name)
 
     @property

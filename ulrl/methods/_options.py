@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from ulrl.fitting import BATCHNORM
-from ulrl.methods._base import RepairMethod
 from ulrl.methods._cuts import Cut, Rule
+from ulrl.methods._tuning import CuttingMethod
 
 # Options that say how strong a cut is: what they are, and their range in words and numbers.
 _STRENGTHS = {
@@ -65,7 +65,7 @@ def check_batchnorm(network: nn.Module, name: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutByDeviations(RepairMethod):
+class CutByDeviations(CuttingMethod):
     """A method that cuts channels by how far their scores lie above their layer's mean.
 
     Attributes:
@@ -89,6 +89,7 @@ class CutByDeviations(RepairMethod):
 
     def resolved(self, dataset: str) -> Self:
         """Return it with BackdoorBench's number of deviations for a dataset."""
+        method = super().resolved(dataset)
         usual = self._cut.rule is Rule.DEVIATIONS and self.u is None
         tiny = usual and dataset == "tiny_imagenet"
-        return replace(self, u=self.tiny_imagenet_u) if tiny else self
+        return replace(method, u=self.tiny_imagenet_u) if tiny else method

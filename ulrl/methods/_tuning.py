@@ -2,18 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from math import cos, pi
+from typing import Self
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ulrl.attacks import Step
 from ulrl.fitting import Epoch, SGDConfig, Sources, raise_if_diverged, train
-from ulrl.methods._base import CHOOSES, RepairContext, RepairStage, Tensors
+from ulrl.methods._base import CHOOSES, RepairContext, RepairMethod, RepairStage, Tensors
 from ulrl.methods._cuts import Cut, Edit, apply, stay_cut
 from ulrl.models import Classifier, restore
 from ulrl.precision import Precision
+from ulrl.registry import registrar
 
 
 class Tuner(ABC):
@@ -84,6 +86,75 @@ class Tune(RepairStage):
         for epoch in raise_if_diverged(epochs, "tuning", "a smaller lr", look):
             yield Step(epoch.number, total)
         return classifier.weights().state
+
+
+class TuningMethod(RepairMethod):
+    """A method that only trains. One that cuts may have it train the cut network, by its name."""
+
+    @property
+    @abstractmethod
+    def tuner(self) -> Tuner | None:
+        """What trains; None leaves the network as it is."""
+
+    @property
+    def stages(self) -> tuple[RepairStage, ...]:
+        """Training alone."""
+        return (Tune(tuner=self.tuner),)
+
+
+TUNERS: dict[str, type[TuningMethod]] = {}
+register_tuner = registrar("tuner", TUNERS)
+
+
+@register_tuner("none")
+@dataclass(frozen=True, kw_only=True)
+class NoTuning(TuningMethod):
+    """The network stays as it was cut."""
+
+    @property
+    def tuner(self) -> Tuner | None:
+        """Nothing."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CuttingMethod(RepairMethod):
+    """A method that cuts, and has the cut network trained by a part of another's.
+
+    Attributes:
+        tune: What trains the cut network; None is the method's own way.
+    """
+
+    tune: TuningMethod | None = None
+
+    def check(self, network: nn.Module, head: str, classes: int) -> None:
+        """Raise ``ValueError`` where the tuner does not apply to a network."""
+        if self.tune is not None:
+            self.tune.check(network, head, classes)
+
+    def resolved(self, dataset: str) -> Self:
+        """Return the method with its tuner's defaults for a dataset."""
+        return self if self.tune is None else replace(self, tune=self.tune.resolved(dataset))
+
+    def tuner_or(self, own: Tuner | None, *options: str) -> Tuner | None:
+        """Return what trains the cut network.
+
+        Args:
+            own: What does where `tune` names nothing.
+            *options: Of the method, those that are about `own` alone.
+
+        Raises:
+            ValueError: One of them is given, and `tune` names another tuner.
+        """
+        if self.tune is None:
+            return own
+        for option in fields(self):
+            if option.name in options and getattr(self, option.name) != option.default:
+                raise ValueError(
+                    f"{option.name} is of {self.name}'s own tuner, and tune names "
+                    f"{self.tune.name}; leave it out, or give tune an option of that name"
+                )
+        return self.tune.tuner
 
 
 def cosine(lr: float, epochs: int) -> Callable[[float], float]:

@@ -54,6 +54,7 @@ class ANP(CutByMasks):
         steps: Of the masks, from 1 to 100,000.
         noise_steps: Of the noise before each step of the masks, from 1 to 100.
         batch_size: Samples per step, drawn with replacement.
+        tune: What trains the cut network; by default nothing does.
     """
 
     usual_threshold = 0.2
@@ -76,7 +77,7 @@ class ANP(CutByMasks):
             noise_steps=self.noise_steps,
             batch_size=self.batch_size,
         )
-        return masks, Tune(cut=self.cut)
+        return masks, Tune(cut=self.cut, tuner=self.tuner_or(None))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,19 +34,20 @@ class BNP(CutByDeviations):
             accuracy on a held-out part of the samples, and is the default if it is given.
         u: Standard deviations, by default 3 (Tiny-ImageNet 4).
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
+        tune: What trains the cut network; by default nothing does.
     """
 
     tiny_imagenet_u = 4.0
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where there is no BatchNorm with running statistics."""
-        del head, classes
+        super().check(network, head, classes)
         check_batchnorm(network, self.name)
 
     @property
     def stages(self) -> tuple[RepairStage, ...]:
         """The divergences, then the cut."""
-        return FindDivergences(), Tune(cut=self._cut)
+        return FindDivergences(), Tune(cut=self._cut, tuner=self.tuner_or(None))
 
 
 @dataclass(frozen=True, kw_only=True)

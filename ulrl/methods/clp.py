@@ -32,13 +32,14 @@ class CLP(CutByDeviations):
             as keeps the accuracy on a held-out part of them, and is the default if it is given.
         u: Standard deviations, by default 3 (Tiny-ImageNet 5).
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
+        tune: What trains the cut network; by default nothing does.
     """
 
     tiny_imagenet_u = 5.0
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where no BatchNorm follows a convolution."""
-        del head, classes
+        super().check(network, head, classes)
         check_batchnorm(network, self.name)
         if not any(True for _ in _pairs(network)):
             raise ValueError(f"{self.name} needs a convolution before a BatchNorm; there is none")
@@ -46,7 +47,7 @@ class CLP(CutByDeviations):
     @property
     def stages(self) -> tuple[RepairStage, ...]:
         """The bounds, then the cut."""
-        return FindBounds(), Tune(cut=self._cut)
+        return FindBounds(), Tune(cut=self._cut, tuner=self.tuner_or(None))
 
 
 @dataclass(frozen=True, kw_only=True)

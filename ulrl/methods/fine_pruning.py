@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
-from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, Tensors, register
+from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._cuts import Rule, findings, sweep
 from ulrl.methods._loop import hold_out, watch
 from ulrl.methods._options import batchnorms, cut_of
-from ulrl.methods._tuning import SGDTuner, Tune
+from ulrl.methods._tuning import CuttingMethod, SGDTuner, Tune
 from ulrl.models import Classifier, restore
 
 SHARES = 100  # cuts at which held-out accuracy is taken: 1 %, 2 %, … of all channels
@@ -28,7 +28,7 @@ class Where(StrEnum):
 
 @register("fine_pruning")
 @dataclass(frozen=True, kw_only=True)
-class FinePruning(RepairMethod):
+class FinePruning(CuttingMethod):
     """Cut the channels of the least mean activation, then fine-tune what is left.
 
     With `where` ``head``, the weights of the last linear layer for an input are set to 0. With
@@ -48,6 +48,8 @@ class FinePruning(RepairMethod):
         epochs: Passes of tuning over the samples, from 1 to 1000.
         weight_decay: L2 penalty on all parameters, in [0, 1).
         batch_size: Samples per step of tuning.
+        tune: What trains the cut network, by default ``fine_tuning``; `lr`, `epochs`,
+            `weight_decay` and `batch_size` are of that.
     """
 
     where: Where = Where.HEAD
@@ -64,7 +66,7 @@ class FinePruning(RepairMethod):
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where there is no convolution to cut."""
-        del head, classes
+        super().check(network, head, classes)
         convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
         if self.where is Where.LAST_CONV and not convolutions:
             raise ValueError(
@@ -75,14 +77,16 @@ class FinePruning(RepairMethod):
     @property
     def stages(self) -> tuple[RepairStage, ...]:
         """The activations, then the cut and the tuning."""
-        tuner = SGDTuner(
+        own = SGDTuner(
             lr=self.lr,
             epochs=self.epochs,
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
         )
+        tuner = self.tuner_or(own, "lr", "epochs", "weight_decay", "batch_size")
         cut = cut_of(self, {Rule.BUDGET: ("budget", 0.1), Rule.LARGEST: ("share", 0.2)})
-        return FindActivations(where=self.where), Tune(cut=cut, tuner=tuner, keep_cut=True)
+        tune = Tune(cut=cut, tuner=tuner, keep_cut=tuner is not None)
+        return FindActivations(where=self.where), tune
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from ulrl.methods._base import RepairMethod, RepairStage, register
-from ulrl.methods._tuning import SGDTuner, Tune
+from ulrl.methods._base import register
+from ulrl.methods._tuning import SGDTuner, TuningMethod, register_tuner
 
 
 @register("fine_tuning")
+@register_tuner("fine_tuning")
 @dataclass(frozen=True, kw_only=True)
-class FineTuning(RepairMethod):
+class FineTuning(TuningMethod):
     """SGD on cross-entropy; defaults are those of BackdoorBench (Wu et al., NeurIPS 2022).
 
     It gives what ULRL's preset ``fine_tuning`` gives, without the ascent before it.
@@ -26,18 +27,14 @@ class FineTuning(RepairMethod):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        self._tuner  # noqa: B018 - for its rules
+        self.tuner  # noqa: B018 - for its rules
 
     @property
-    def _tuner(self) -> SGDTuner:
+    def tuner(self) -> SGDTuner:
+        """The training, with these options."""
         return SGDTuner(
             lr=self.lr,
             epochs=self.epochs,
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
         )
-
-    @property
-    def stages(self) -> tuple[RepairStage, ...]:
-        """Training alone."""
-        return (Tune(tuner=self._tuner),)

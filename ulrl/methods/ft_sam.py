@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
-from ulrl.methods._base import RepairMethod, RepairStage, register
+from ulrl.methods._base import register
 from ulrl.methods._sam import SAMTuner, Schedule
-from ulrl.methods._tuning import Tune
+from ulrl.methods._tuning import TuningMethod, register_tuner
 
 
 @register("ft_sam")
+@register_tuner("ft_sam")
 @dataclass(frozen=True, kw_only=True)
-class FTSAM(RepairMethod):
+class FTSAM(TuningMethod):
     """Fine-tune all parameters by adaptive SAM with smoothed labels.
 
     Defaults are those of the authors' code in BackdoorBench, whose options override its files'
@@ -39,10 +40,11 @@ class FTSAM(RepairMethod):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        self._tuner  # noqa: B018 - for its rules
+        self.tuner  # noqa: B018 - for its rules
 
     @property
-    def _tuner(self) -> SAMTuner:
+    def tuner(self) -> SAMTuner:
+        """The training, with these options."""
         return SAMTuner(
             rho=self.rho,
             adaptive=self.adaptive,
@@ -53,8 +55,3 @@ class FTSAM(RepairMethod):
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
         )
-
-    @property
-    def stages(self) -> tuple[RepairStage, ...]:
-        """Training alone."""
-        return (Tune(tuner=self._tuner),)

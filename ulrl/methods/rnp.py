@@ -51,6 +51,7 @@ class RNP(CutByMasks):
         mask_lr: Learning rate of the masks, above 0.
         mask_epochs: Passes of the masks over the samples, from 1 to 1000.
         batch_size: Samples per step of both, the official code's 128.
+        tune: What trains the cut network; by default nothing does.
     """
 
     usual_threshold = 0.7
@@ -87,7 +88,7 @@ class RNP(CutByMasks):
             unlearn_precision=Precision.FP32,
         )
         unlearned = Unlearn(config=ascent, threshold=self.unlearn_threshold)
-        return unlearned, masks, Tune(cut=self.cut)
+        return unlearned, masks, Tune(cut=self.cut, tuner=self.tuner_or(None))
 
 
 @dataclass(frozen=True, kw_only=True)

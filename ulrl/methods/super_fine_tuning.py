@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from torch.nn.functional import cross_entropy
 
 from ulrl.fitting import Epoch, SGDConfig, Sources, train
-from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, register
-from ulrl.methods._tuning import Tune, Tuner
+from ulrl.methods._base import RepairContext, register
+from ulrl.methods._tuning import Tuner, TuningMethod, register_tuner
 from ulrl.models import Classifier
 from ulrl.precision import Precision
 
 
 @register("super_fine_tuning")
+@register_tuner("super_fine_tuning")
 @dataclass(frozen=True, kw_only=True)
-class SuperFineTuning(RepairMethod):
+class SuperFineTuning(TuningMethod):
     """Fine-tune at rates that forget the trigger, then at rates that keep the accuracy.
 
     From the paper, as third parties report it (its text could not be read): two phases of equal
@@ -47,10 +48,11 @@ class SuperFineTuning(RepairMethod):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        self._tuner  # noqa: B018 - for its rules
+        self.tuner  # noqa: B018 - for its rules
 
     @property
-    def _tuner(self) -> "CyclicTuner":
+    def tuner(self) -> "CyclicTuner":
+        """The training, with these options."""
         return CyclicTuner(
             lr=self.lr,
             peak=self.peak,
@@ -61,11 +63,6 @@ class SuperFineTuning(RepairMethod):
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
         )
-
-    @property
-    def stages(self) -> tuple[RepairStage, ...]:
-        """Training alone."""
-        return (Tune(tuner=self._tuner),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from ulrl.attacks import Step
 from ulrl.layers import CONVOLUTION
 from ulrl.methods._ascent import Unlearn
-from ulrl.methods._base import RepairContext, RepairMethod, RepairStage, Tensors, register
+from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._cuts import Cut, Edit, Rule, findings, scores_of
 from ulrl.methods._sam import TINY, TwoPassTuner
-from ulrl.methods._tuning import Tune
+from ulrl.methods._tuning import CuttingMethod, Tune, TuningMethod, register_tuner
 from ulrl.models import restore
 from ulrl.unlearning import StopAccuracy, UnlearnConfig
 
@@ -21,7 +21,7 @@ SHORTCUTS = ("shortcut", "downsample")  # in the paths of projections beside a b
 
 @register("tsbd")
 @dataclass(frozen=True, kw_only=True)
-class TSBD(RepairMethod):
+class TSBD(CuttingMethod):
     """Unlearn the clean samples, zero the weights that this changed most, and fine-tune.
 
     A filter's change is the sum of its weights' absolute changes. Among the filters of the
@@ -48,6 +48,8 @@ class TSBD(RepairMethod):
         lr: Learning rate of fine-tuning, constant; above 0.
         epochs: Passes over the samples of fine-tuning, from 1 to 1000.
         batch_size: Samples per step of both.
+        tune: What trains the cut network, by default ``gradient_norm``; `radius`, `alpha`, `lr`
+            and `epochs` are of that.
     """
 
     filters: float = 0.15
@@ -66,12 +68,11 @@ class TSBD(RepairMethod):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is a share, in [0, 1]; got {value}")
-        self._ascent  # noqa: B018 - for its rules
-        self._tuner  # noqa: B018 - for its rules
+        self.stages  # noqa: B018 - for its rules
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where there is no filter to cut."""
-        del head, classes
+        super().check(network, head, classes)
         if not _filters(network):
             raise ValueError(f"{self.name} cuts weights of convolutions, and the network has none")
 
@@ -88,7 +89,46 @@ class TSBD(RepairMethod):
         )
 
     @property
-    def _tuner(self) -> "GradientNormTuner":
+    def stages(self) -> tuple[RepairStage, ...]:
+        """The ascent, the changes, then the cut and fine-tuning."""
+        ascent = Unlearn(config=self._ascent, threshold=self.unlearn_threshold)
+        cut = PooledCut(rule=Rule.LARGEST, strength=self.filters, weights=self.weights)
+        own = GradientNorm(
+            radius=self.radius,
+            alpha=self.alpha,
+            lr=self.lr,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+        )
+        tuner = self.tuner_or(own.tuner, "radius", "alpha", "lr", "epochs")
+        return ascent, FindChanges(), Tune(cut=cut, tuner=tuner)
+
+
+@register_tuner("gradient_norm")
+@dataclass(frozen=True, kw_only=True)
+class GradientNorm(TuningMethod):
+    """The fine-tuning of TSBD, which penalises the gradient's norm.
+
+    Attributes:
+        radius: L2 distance by which each tensor is moved for the second gradient, in [0, 1000].
+        alpha: Weight of the second gradient, in [0, 1].
+        lr: Learning rate, constant; above 0.
+        epochs: Passes over the samples, from 1 to 1000.
+        batch_size: Samples per step.
+    """
+
+    radius: float = 0.05
+    alpha: float = 0.7
+    lr: float = 0.01
+    epochs: int = 21
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        self.tuner  # noqa: B018 - for its rules
+
+    @property
+    def tuner(self) -> "GradientNormTuner":
+        """The training, with these options."""
         return GradientNormTuner(
             radius=self.radius,
             alpha=self.alpha,
@@ -97,13 +137,6 @@ class TSBD(RepairMethod):
             weight_decay=0.0,
             batch_size=self.batch_size,
         )
-
-    @property
-    def stages(self) -> tuple[RepairStage, ...]:
-        """The ascent, the changes, then the cut and fine-tuning."""
-        ascent = Unlearn(config=self._ascent, threshold=self.unlearn_threshold)
-        cut = PooledCut(rule=Rule.LARGEST, strength=self.filters, weights=self.weights)
-        return ascent, FindChanges(), Tune(cut=cut, tuner=self._tuner)
 
 
 @dataclass(frozen=True, kw_only=True)

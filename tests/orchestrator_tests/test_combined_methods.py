@@ -1,0 +1,125 @@
+"""Studies of methods whose parts are combined by name, and what equal parts share."""
+
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import orchestrator as o
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.resources import Compute
+from orchestrator.store.keys import CacheKeys, result_key
+from tests.orchestrator_tests.spec_files import SMALL, load
+from ulrl.methods import METHODS
+from ulrl.plugins import unload
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+STUDY = """\
+name: parts
+grid:
+  attack: badnets
+  dataset: {name: digits, size: 12}
+  architecture: {name: preact_resnet18, width: 2}
+  clean_ratio: 0.06
+  repair:
+"""
+REST = """\
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+store: store
+"""
+
+
+def run(entries: str) -> tuple[pd.DataFrame, Counter[str]]:
+    """Return the results of a study, and how often each stage was computed."""
+    Path("parts.yaml").write_text(f"{STUDY}{entries}{REST}")
+    frame = o.run_study(o.load_study("parts.yaml"), out="runs/parts", inline=True).frame
+    assert set(frame.status) == {"done"}
+    stages = pd.read_csv("runs/parts/stages.csv")
+    return frame, Counter(stages[stages.computed].stage)
+
+
+def test_equal_cuts_with_equal_tuners_are_trained_once() -> None:
+    frame, stages = run("""\
+    - {name: fine_tuning, epochs: 2}
+    - {name: clp, u: 100, tune: {name: fine_tuning, epochs: 2}}
+    - {name: bnp, u: 100, tune: {name: fine_tuning, epochs: 2}}
+    - {name: tsbd, filters: 0.0, unlearn_epochs: 1, tune: {name: fine_tuning, epochs: [2, 3]}}
+    - {name: rnp, share: 1.0, mask_epochs: 1, tune: {name: ft_sam, epochs: 2}}
+    - {name: anp, share: 1.0, steps: 1, tune: {name: ft_sam, epochs: 2}}
+    - {name: clp, u: 1, tune: [none, {name: fine_tuning, epochs: 2}]}
+""")
+    # Nothing is cut in the first five, of which one is tuned for longer; ANP and RNP cut all.
+    assert len(frame) == 9
+    assert stages["relearn"] == 2 + 1 + 2
+    same = frame[:4]
+    results = [name for name in map(str, same) if name.endswith(("_report", "_selection"))]
+    assert len(results) > 6
+    assert len(same[results].drop_duplicates()) == 1
+
+
+PINNED = {
+    "anp": ["711bd7ec1870", "ce85b9a6b090"],
+    "bnp": ["5031358f5604", "ce85b9a6b090"],
+    "clp": ["329ff32555df", "ce85b9a6b090"],
+    "fine_pruning": ["d3852ef67b89", "0d4de0408067"],
+    "fine_tuning": ["e270635309aa"],
+    "ft_sam": ["ab127f8bd84c"],
+    "rnp": ["cabcc7445836", "b75ea9a29b44", "ce85b9a6b090"],
+    "super_fine_tuning": ["f1cece6d8188"],
+    "tsbd": ["8d613383caed", "2317f73cdd1f", "a2357ff0442b"],
+}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_stages_of_a_method_by_itself_have_the_keys_that_they_had(name: str) -> None:
+    """As of the first version of each: results that were stored then are found."""
+    stages = METHODS[name]().resolved("cifar10").stages
+    keys = [result_key(stage.name, stage.version, {"stage": stage}, {}) for stage in stages]
+    assert [key[:12] for key in keys] == PINNED[name]
+
+
+TUNER = """\
+from dataclasses import dataclass
+
+from ulrl.methods import TuningMethod, register_tuner
+from ulrl.methods._tuning import SGDTuner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(SGDTuner):
+    lr: float = 1e-6
+
+
+@register_tuner("slow")
+@dataclass(frozen=True, kw_only=True)
+class SlowTuning(TuningMethod):
+    @property
+    def tuner(self):
+        return Slow()
+"""
+
+
+def test_the_text_of_a_tuner_of_ones_own_is_in_the_key() -> None:
+    def keys() -> list[str]:
+        entry = "  repair: [{name: clp, tune: [slow, fine_tuning]}]\n"
+        plan = make_plan(load(f"plugins: [slow.py]\n{SMALL}{entry}"))
+        ring = CacheKeys(plan.study.victim, Compute())
+        return [
+            ring.repair(trial, "tune", trial.method.stages[1], "", None)
+            for trial in plan.trials
+            if trial.method is not None
+        ]
+
+    try:
+        Path("slow.py").write_text(TUNER)
+        before = keys()
+        assert keys() == before
+        Path("slow.py").write_text(f"{TUNER}# a note\n")
+        after = keys()
+    finally:
+        unload("ulrl_plugin_slow")
+    assert before[0] != after[0]
+    assert before[1] == after[1]
