@@ -121,9 +121,14 @@ class Idle(StageRunner):
         return NOTHING
 
     def evaluate(
-        self, scenario: Scenario, model: str, weights: Weights, shown: int = 0
+        self,
+        scenario: Scenario,
+        model: str,
+        weights: Weights,
+        shown: int = 0,
+        victim: Weights | None = None,
     ) -> Generator[Progress, None, None]:
-        del weights, shown
+        del weights, shown, victim
         key = self.keys.evaluation(model)
         find = partial(EVALUATION.read, self.cached.store, key)
         if find() is None:

@@ -19,7 +19,7 @@ from orchestrator.errors import BudgetExhausted, ResourceError, SpecError
 from orchestrator.executor.base import Executor, executor
 from orchestrator.files import read_table, write_text
 from orchestrator.pipeline.victims import check_imports
-from orchestrator.plan.columns import CONFUSION, CURVES, count
+from orchestrator.plan.columns import CONFUSION, CURVES, EDITS, count
 from orchestrator.plan.cost_model import lengths
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import Plan, Trial, make_plan
@@ -243,7 +243,11 @@ class _Run:
 
     def _write(self, *, whole: bool) -> None:
         from orchestrator.reporting.build import conclusion, write_report
-        from orchestrator.scheduler.results_table import write_confusions, write_curves
+        from orchestrator.scheduler.results_table import (
+            write_confusions,
+            write_curves,
+            write_edits,
+        )
         from orchestrator.search.storage import save_studies
         from orchestrator.tracking.callback import artifacts_of
 
@@ -256,6 +260,7 @@ class _Run:
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
         write_curves(self.scheduler, self.results, findings, path / CURVES)
         write_confusions(self.scheduler, findings, path / CONFUSION)
+        write_edits(self.scheduler, path / EDITS)
         # Later studies estimate their time by what stages took here.
         found = {s.number: findings.victim(s) for s in self.plan.scenarios}
         victims = {number: victim for number, victim in found.items() if victim is not None}

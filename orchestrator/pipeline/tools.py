@@ -26,6 +26,7 @@ from orchestrator.store.serialization import (
     StoredRelearning,
     StoredWeights,
 )
+from ulrl.edits import compare
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.metrics import measure
 from ulrl.models import Classifier, Weights
@@ -89,7 +90,14 @@ class StageTools:
         """The stages executed for the present job so far."""
         return tuple(self.cached.runs)
 
-    def evaluate(self, scenario: Scenario, model: str, weights: Weights, shown: int = 0) -> Steps:
+    def evaluate(
+        self,
+        scenario: Scenario,
+        model: str,
+        weights: Weights,
+        shown: int = 0,
+        victim: Weights | None = None,
+    ) -> Steps:
         """Evaluate the model of a key, unless its evaluation is there.
 
         Args:
@@ -97,23 +105,32 @@ class StageTools:
             model: Its key.
             weights: Its weights.
             shown: How many triggered test images to store with the result.
+            victim: What the model was made from, if it is a repaired one: what differs is stored
+                with the result.
         """
         key = self.keys.evaluation(model)
         find = partial(EVALUATION.read, self.cached.store, key)
         if find() is None:
             tests = yield from self.victims.tests(scenario)
-            make = partial(self._evaluated, scenario, key, weights, tests, shown)
+            make = partial(self._evaluated, scenario, key, weights, tests, shown, victim)
             yield from self.cached.once(EVALUATION.name, key, find, make)
 
     def _evaluated(
-        self, scenario: Scenario, key: str, weights: Weights, tests: TestSets, shown: int
+        self,
+        scenario: Scenario,
+        key: str,
+        weights: Weights,
+        tests: TestSets,
+        shown: int,
+        victim: Weights | None,
     ) -> Making[Any]:
         yield from ()
         started = time.perf_counter()
         result = evaluate(weights, tests, self.device)
         seconds = time.perf_counter() - started
         pictures = example_pairs(scenario.poison, tests.selection, shown)
-        content = StoredEvaluation.of(result, pictures)
+        edits = None if victim is None else compare(victim, weights)
+        content = StoredEvaluation.of(result, pictures, edits)
         return self.cached.keep(EVALUATION, key, scenario, seconds, content)
 
     def repaired(self, scenario: Scenario, key: str) -> Weights | Evaluation | None:
@@ -145,7 +162,8 @@ class StageTools:
             model = yield from self.cached.once(RELEARNING.name, key, find, made)
         if not isinstance(model, Weights):
             return
-        yield from self.evaluate(scenario, key, model)
+        victim = yield from self.victims.victim(scenario)  # at hand, if it was repaired just now
+        yield from self.evaluate(scenario, key, model, victim=victim)
         evaluation = self.keys.evaluation(key)
         if not self.site.keep_repaired and any(run.key == evaluation for run in self.executed):
             self.cached.store.delete(REPAIRED.name, key)

@@ -11,7 +11,8 @@ from orchestrator.files import read_table
 MODELS = ("victim", "repaired")
 
 TRIGGER_INDEX = "triggers.csv"  # in the folder of figures
-CONFUSION, CURVES = "confusion.parquet", "curves.csv"  # in the study's folder
+# In the study's folder.
+CONFUSION, CURVES, EDITS = "confusion.parquet", "curves.csv", "edits.parquet"
 
 
 STATUSES = ("done", "pruned", "failed", "pending")
@@ -23,6 +24,8 @@ SURFACE_AXES = ("unlearn_threshold", "reinit_ratio")
 BEFORE = tuple(f"{metric}_before_{half}" for metric in METRICS for half in HALVES)
 AFTER = tuple(f"{metric}_after_{half}" for metric in METRICS for half in HALVES)
 DER = tuple(f"der_{half}" for half in HALVES)
+COST = ("repair_seconds", "passes", "passes_planned")  # in a study of several repair methods
+EDITED = ("zeroed_parts", "zeroed_share", "weight_change")  # likewise
 RIR = tuple(f"rir_{half}" for half in HALVES)
 
 

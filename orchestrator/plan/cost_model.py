@@ -296,6 +296,16 @@ class Workload:
             self._known[dataset] = found
         return self._known[dataset]
 
+    def planned_passes(self, trial: Trial) -> float:
+        """Return how often another method than ULRL trains on each clean sample, as it is planned.
+
+        Every stage that the trial needs counts, shared with others or not. Forward passes alone
+        count as a third of one in training where a stage's cost has them.
+        """
+        samples, _ = self._samples(trial)
+        stages = () if trial.method is None else trial.method.stages
+        return sum(stage.cost(samples) for stage in stages) / samples
+
     def _samples(self, trial: Trial) -> tuple[int, int]:
         """Return clean samples and test images."""
         train, test = self._counts(trial.scenario)

@@ -14,6 +14,7 @@ from orchestrator.plan.columns import (
     CONFUSION,
     CURVES,
     DER,
+    EDITS,
     METRICS,
     RELEARN,
     ULRL,
@@ -25,7 +26,7 @@ from orchestrator.plan.columns import (
 )
 from orchestrator.reporting.classes import FlagCount, count_flags, read_classes
 from orchestrator.reporting.figures import Curve, read_curves
-from orchestrator.reporting.league import league, league_csv, league_table
+from orchestrator.reporting.league import league, league_csv, league_table, read_edits
 from orchestrator.reporting.page import FigureFiles, fill, study_values, trigger_views
 from orchestrator.reporting.read_folder import (
     STARTS,
@@ -316,7 +317,7 @@ def _markdown(text: str) -> str:
 RESULTS, FIGURES = "results.csv", "figures"
 FIGURE_NAMES = (  # how they begin
     *("before-after.", "flagged.", "selection-report.", "surfaces-", "front.", "marginals."),
-    *("importance.", "variance.", "unlearning.", "relearning.", "classes-"),
+    *("importance.", "variance.", "unlearning.", "relearning.", "classes-", "methods.", "edits"),
     *("marginals-", "importance-", "variance-"),  # of one repair method of several
 )
 
@@ -370,6 +371,7 @@ def _assembled(
         **drafts.repairs(),
         "methods": sections,
         "league": league_table(ranked, names) if ranked else None,
+        "edits": drafts.edits(read_edits(folder / EDITS, ranked)) if ranked else [],
         "setting_head": setting_head(summary),
         "flags": flags,
         "flagged": drafts.flagged(flags),

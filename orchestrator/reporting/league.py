@@ -3,12 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import pandas as pd
+
+from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
-from orchestrator.plan.columns import Family, column_of, spoken
+from orchestrator.plan.columns import COST, EDITED, Family, column_of, count, spoken
 from orchestrator.plan.labels import setting_text as plain_setting_text
-from orchestrator.reporting.read_folder import ScenarioRow, distinct
+from orchestrator.reporting import svg
+from orchestrator.reporting.figures import room, short
+from orchestrator.reporting.read_folder import DEFAULT, ScenarioRow, TrialRow, distinct
 from orchestrator.reporting.summary import Repair, Spread, Summary, is_wreck, sound, spread_of
 from orchestrator.reporting.text import (
     NOTHING,
@@ -52,6 +59,21 @@ class MethodOutcome:
         """Return mean and spread of a column over the seeds of one family."""
         found = [repair for scenario, repair in self.repairs.items() if scenario.family == family]
         return spread_of(found, column)
+
+    def plain_mean(self, column: str) -> float | None:
+        """Return the mean of a column over those scenarios that have it."""
+        found = [r.numbers[column] for r in self.repairs.values() if column in r.numbers]
+        return fmean(found) if found else None
+
+    @property
+    def judged(self) -> list[TrialRow]:
+        """The trials by which it is judged."""
+        return [trial for repair in self.repairs.values() for trial in repair.judged]
+
+    @property
+    def planned(self) -> bool:
+        """Whether its passes over the samples are those of the plan; else they were counted."""
+        return any(trial.cells.get("passes_planned") == "True" for trial in self.judged)
 
     @property
     def wrecked(self) -> list[ScenarioRow]:
@@ -113,7 +135,9 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
 
     Returns:
         ``rows``: name, best setting, number of settings, scenarios, ACC, ASR, RA and DER with
-        intervals, difference to the first method, wrecked scenarios. ``attacks``: a row per
+        intervals, difference to the first method, wrecked scenarios, seconds and passes of the
+        repair. ``edits``: name, parts and share of weights that are newly zero, change of the
+        weights; none where no result has them. ``attacks``: a row per
         family: title, details, and for each method DER, then ACC and ASR, then a warning.
         ``methods``: names in the order of the rows. ``note``: which cannot be told apart.
     """
@@ -123,18 +147,22 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
     rows = [
         (
             label_of(row.method),
-            setting_text(row.summary.common) if row.summary.common else NOTHING,
+            _own_setting(row),
             f"{row.settings:,}",
             f"{len(row.repairs):,}",
             *(_interval_text(row.mean(column_of(m, "report")), m) for m in _LEAGUE),
             NOTHING if row.behind is None else next(differences),
             _wrecked_text(row),
+            _seconds_text(row.plain_mean("repair_seconds")),
+            _passes_text(row),
         )
         for row in found
     ]
+    edits = [(label_of(row.method), *_edited_texts(row)) for row in found]
     families = distinct(scenario.family for row in found for scenario in row.repairs)
     return {
         "rows": rows,
+        "edits": edits if any(set(texts) != {NOTHING} for _, *texts in edits) else [],
         "attacks": [
             (
                 label_of(names.attack(family)),
@@ -149,12 +177,42 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
     }
 
 
+def _own_setting(row: MethodOutcome) -> str:
+    """Return a method's best setting by the options that it gives."""
+    if row.summary.common is None:
+        return NOTHING
+    given = [(axis, value) for axis, value in row.summary.common if value != DEFAULT]
+    return setting_text(given) or "defaults"
+
+
 def _wrecked_text(row: MethodOutcome) -> str:
     if row.wrecked:
         return f"{len(row.wrecked):,} of {len(row.repairs):,}"
     trials = [trial for outcome in row.summary.outcomes for trial in outcome.trials if trial.done]
     none_left = not row.repairs and any(trial.wrecked for trial in trials)
     return "by every setting" if none_left else NOTHING
+
+
+def _seconds_text(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
+
+
+def _passes_text(row: MethodOutcome) -> str:
+    passes = row.plain_mean("passes")
+    if passes is None:
+        return NOTHING
+    return f"{'≈' if row.planned else ''}{passes:,.1f}"
+
+
+def _edited_texts(row: MethodOutcome) -> tuple[str, ...]:
+    """Return parts newly zero, and in percent weights newly zero and the change of weights."""
+    parts, share, change = (row.plain_mean(name) for name in EDITED)
+    return (
+        NOTHING if parts is None else f"{parts:,.1f}",
+        *(NOTHING if value is None else f"{100 * value:.3g}" for value in (share, change)),
+    )
 
 
 def _league_cell(row: MethodOutcome, family: Family) -> tuple[str, str, str]:
@@ -175,7 +233,9 @@ def league_csv(found: Sequence[MethodOutcome]) -> str:
         for metric in _LEAGUE:
             mean = row.mean(column_of(metric, "report"))
             cells |= _estimated(metric, mean)
-        rows.append(cells | _estimated("difference", row.behind))
+        cells |= _estimated("difference", row.behind)
+        cells |= {name: row.plain_mean(name) for name in (*COST[:2], *EDITED)}
+        rows.append(cells | {"passes_planned": row.planned})
     return csv_text([*rows[0]], rows)
 
 
@@ -213,3 +273,85 @@ def _apart(found: Sequence[MethodOutcome]) -> str:
     if not close:
         return f"{best} is clearly better than every other method (of {sample})."
     return f"These data cannot tell {best} from {listed(close)} (of {sample})."
+
+
+_EDITS = ("parts", "zeroed_parts", "weights", "zeroed_weights", "moved", "norm")
+_CELL = (60.0, 13.0)  # points
+
+
+def read_edits(path: Path, found: Sequence[MethodOutcome]) -> pd.DataFrame:
+    """Return what each method changed at its own best setting, a row per layer.
+
+    Returns:
+        ``architecture``, ``method``, ``layer`` and ``trials``, over which the other columns are
+        means: the numbers of the file, ``zeroed`` (share of the layer's parts) and ``change``
+        (norm of the difference over that of the victim's weights). Empty without a file.
+
+    Raises:
+        SpecError: The file is there, but is no such table.
+    """
+    columns = ("trial", "layer", *_EDITS)
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        table = pd.read_parquet(path, columns=list(columns))
+        table = table.astype({"trial": int, "layer": str} | dict.fromkeys(_EDITS, float))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SpecError([f"{path}: cannot be read as a table of edits; {reason}"]) from None
+    trials = pd.DataFrame(
+        [
+            (place, row.method, trial.place, trial.scenario.family.architecture)
+            for place, row in enumerate(found)
+            for trial in row.judged
+        ],
+        columns=["rank", "method", "trial", "architecture"],
+    )
+    own = trials.merge(table.reset_index(names="order"), on="trial")
+    own["zeroed"] = (own["zeroed_parts"] / own["parts"]).where(own["parts"] > 0, 0.0)
+    own["change"] = (own["moved"] / own["norm"]).where(own["norm"] > 0, 0.0)
+    groups = own.groupby(["architecture", "rank", "method", "layer"], sort=False)
+    means = groups[[*_EDITS, "zeroed", "change"]].mean()
+    means.insert(0, "trials", groups.size())
+    means["order"] = groups["order"].min()
+    # Layers of one method stand in the network's order, since a trial's rows do.
+    return means.reset_index().sort_values(["architecture", "rank", "order"], kind="stable")
+
+
+def edits_csv(edits: pd.DataFrame) -> str:
+    """Return the edits for programs: a row per architecture, method and layer."""
+    shown = edits.drop(columns=["rank", "order"])
+    rows = [{str(name): value for name, value in row.items()} for row in shown.to_dict("records")]
+    return csv_text([*map(str, shown.columns)], rows)
+
+
+def draw_edits(edits: pd.DataFrame) -> svg.SvgFigure:
+    """Draw layers by methods, of one architecture: parts newly zero, and the weights' change."""
+    methods, layers = distinct(edits["method"]), distinct(edits["layer"])[::-1]
+    labels = [short(layer) for layer in layers]
+    heads = [short(label_of(method), 11) for method in methods]
+    left, (wide, high) = room(labels), _CELL
+    sheet = svg.SvgCanvas(
+        columns=2, width=left + 12 + wide * len(methods), height=66 + high * len(layers)
+    )
+    for column, title in (
+        ("zeroed", "Parts newly zero, % of the layer's"),
+        ("change", "Change of the weights, % of their norm"),
+    ):
+        panel = sheet.panel(
+            (left, 34, 12, 22), svg.cell_axis(heads), svg.cell_axis(labels), [title], frame=()
+        )
+        most = max(float(edits[column].max()), 1e-12)
+        cells = {}
+        for row in edits.to_dict("records"):
+            value = float(row[column])
+            text = f"{100 * value:.3g}" if value < 1 else f"{100 * value:,.0f}"
+            cells[methods.index(row["method"]), layers.index(row["layer"])] = svg.Cell(
+                share=value / most if value else None,
+                text=text,
+                tip=f"{label_of(str(row['method']))}, {row['layer']}\n"
+                f"{row['zeroed_parts']:,.1f} of {row['parts']:,.0f} parts newly zero, weights "
+                f"changed by {100 * row['change']:.3g} %\nmean of {count(row['trials'], 'trial')}",
+            )
+        svg.draw_cells(panel, cells)
+    return sheet.finish()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -28,7 +29,7 @@ from orchestrator.plan.columns import (
     slug,
 )
 from orchestrator.plan.labels import applies, method_text
-from orchestrator.reporting import classes, figures
+from orchestrator.reporting import classes, figures, league
 from orchestrator.reporting.read_folder import Setting, StudyResults, TrialRow, distinct, in_order
 from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
 from orchestrator.reporting.svg import SvgFigure, attack_styles, is_grid
@@ -260,6 +261,19 @@ class FigureFiles:
             return None
         text = csv_text(classes.FlagCount._fields, (count._asdict() for count in flags))
         return self.keep("flagged", classes.draw_flagged(flags), text)
+
+    def edits(self, found: pd.DataFrame) -> list[tuple[str, FigureView]]:
+        """Return what methods changed, a figure for each architecture with its name."""
+        if found.empty:
+            return []
+        groups = [*found.groupby("architecture", sort=False)]
+        return [
+            (
+                label_of(str(architecture)) if len(groups) > 1 else "",
+                self.keep("edits", league.draw_edits(own), league.edits_csv(own)),
+            )
+            for architecture, own in groups
+        ]
 
     def curves(self, name: str, phase: str, curves: Sequence[figures.Curve]) -> FigureView | None:
         own = [curve for curve in curves if curve.phase == phase]

@@ -15,7 +15,9 @@ from orchestrator.files import Table, read_table, whole_lines
 from orchestrator.plan.columns import (
     AFTER,
     BEFORE,
+    COST,
     DER,
+    EDITED,
     METHOD,
     REQUIRED,
     RIR,
@@ -54,6 +56,9 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return found
 
 
+DEFAULT = "default"  # of an option that a setting of a method does not give
+
+
 class ScenarioRow(NamedTuple):
     """What makes a victim; every value as its text in the file."""
 
@@ -77,12 +82,13 @@ class TrialRow:
             watched; None unless the trial is done.
     """
 
+    place: int  # of the row, from 0
     scenario: ScenarioRow
     setting: Setting  # values of those setting axes that some scenario has several values of
     cells: Mapping[str, str]  # the row as text, for files that must repeat it to the letter
     status: str
     victim_ok: bool | None
-    numbers: Mapping[str, float]  # the metrics that the row has, by column
+    numbers: Mapping[str, float]  # the metrics, cost and edits that the row has, by column
     flagged: frozenset[int | str] | None
 
     @property
@@ -119,7 +125,7 @@ class StudyResults:
     def _of(self, trials: Sequence[TrialRow]) -> "StudyResults":
         given = [json.loads(trial.cells["repair_options"]) for trial in trials]
         options = distinct(name for one in given for name in one)
-        usual = dict.fromkeys(options, "default")
+        usual = dict.fromkeys(options, DEFAULT)
         rows = [
             {**t.cells, **usual, **{n: option_text(value) for n, value in one.items()}}
             for t, one in zip(trials, given, strict=True)
@@ -153,7 +159,10 @@ def read_results(path: Path) -> StudyResults:
     scenarios = [scenario_of(row) for row in table.rows]
     found = telling(axes, zip(scenarios, table.rows, strict=True))
     varied = tuple(axis for axis in axes if axis in SURFACE_AXES or axis in found)
-    trials = tuple(_trial(*pair, varied) for pair in zip(table.rows, scenarios, strict=True))
+    trials = tuple(
+        _trial(place, *pair, varied)
+        for place, pair in enumerate(zip(table.rows, scenarios, strict=True))
+    )
     seen: dict[tuple[ScenarioRow, Setting], int] = {}
     for number, trial in enumerate(trials, start=2):
         if (same := seen.setdefault((trial.scenario, trial.setting), number)) != number:
@@ -174,17 +183,23 @@ def setting_of(row: Mapping[str, str], axes: Iterable[str]) -> Setting:
 _OWN = re.compile(r"_(before|after)_(selection|report)$")  # columns of a user's own metrics
 
 
-def _trial(row: Mapping[str, str], scenario: ScenarioRow, varied: tuple[str, ...]) -> TrialRow:
+_COMPARED = (*(name for name in COST if name != "passes_planned"), *EDITED)
+
+
+def _trial(
+    place: int, row: Mapping[str, str], scenario: ScenarioRow, varied: tuple[str, ...]
+) -> TrialRow:
     done = row["status"] == "done"
     own = [name for name in row if _OWN.search(name) and name not in (*BEFORE, *AFTER)]
-    columns = (*BEFORE, *AFTER, *DER, *own) if done else BEFORE
+    columns = (*BEFORE, *AFTER, *DER, *own, *_COMPARED) if done else BEFORE
     return TrialRow(
+        place=place,
         scenario=scenario,
         setting=setting_of(row, varied),
         cells=row,
         status=row["status"],
         victim_ok=row["victim_ok"] == "True" if row["victim_ok"] else None,
-        numbers={name: float(row[name]) for name in columns if row[name]},
+        numbers={name: float(row[name]) for name in columns if row.get(name)},
         flagged=frozenset(json.loads(row["flagged"])) if done and row["flagged"] else None,
     )
 
@@ -221,6 +236,10 @@ _OPTIONAL = {  # may be empty; older results lack some of these columns
     "collapse_class": _WHOLE,
     "collapse_share": _FRACTION,
     "wrecked": _BOOLEAN,
+    **dict.fromkeys(("repair_seconds", "passes", "weight_change"), _NUMBER),
+    "passes_planned": _BOOLEAN,
+    "zeroed_parts": _WHOLE,
+    "zeroed_share": _FRACTION,
     **dict.fromkeys(RIR, _FRACTION),
 }
 

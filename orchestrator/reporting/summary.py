@@ -60,9 +60,14 @@ class Repair:
     def numbers(self) -> Mapping[str, float]:
         """The metrics: means over `chosen` on the selection half, over `judged` on the other."""
         halves = {True: self.chosen, False: self.judged}
+        names = [
+            name
+            for name in self.judged[0].numbers
+            if all(name in trial.numbers for trial in (*self.chosen, *self.judged))
+        ]
         return {
             name: fmean(trial.numbers[name] for trial in halves[name.endswith("_selection")])
-            for name in self.judged[0].numbers
+            for name in names
         }
 
 

@@ -10,7 +10,18 @@ from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 import numpy as np
 
 from orchestrator.files import aside_of, csv_text, write_bytes, write_text
-from orchestrator.plan.columns import HALVES, METRICS, MODELS, RELEARN, SCENARIO, SERIES, UNLEARN
+from orchestrator.plan.columns import (
+    COST,
+    EDITED,
+    HALVES,
+    METRICS,
+    MODELS,
+    RELEARN,
+    SCENARIO,
+    SERIES,
+    UNLEARN,
+)
+from orchestrator.plan.cost_model import Workload
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.scheduler.decisions import Status, Verdict
 from orchestrator.scheduler.scheduler import StudyScheduler
@@ -25,6 +36,7 @@ from orchestrator.store.lookup import (
 )
 from orchestrator.store.serialization import COUNTS
 from ulrl.attacks import LabelRule
+from ulrl.edits import EDITS as EDIT_COLUMNS
 from ulrl.hyperparameters import PARTS, names
 from ulrl.layers import Layers
 from ulrl.metrics import der, is_wreck, rir
@@ -32,9 +44,15 @@ from ulrl.scoring import NeuronScores
 
 _Basis: TypeAlias = tuple[Verdict | None, VictimResult | None, Findings | None, RepairResult | None]
 
-_BOOLEAN = ("victim_ok", "threshold_reached", "plain_fine_tuning", "wrecked")
-_WHOLE = ("target_label", "seed", "defence_seed", "stop_epoch", "target_rank", "collapse_class")
-_FRACTIONS = ("poison_ratio", "target_z", "accuracy_at_stop", "collapse_share", "seconds")
+_BOOLEAN = ("victim_ok", "threshold_reached", "plain_fine_tuning", "wrecked", "passes_planned")
+_WHOLE = (
+    *("target_label", "seed", "defence_seed", "stop_epoch", "target_rank", "collapse_class"),
+    "zeroed_parts",
+)
+_FRACTIONS = (
+    *("poison_ratio", "target_z", "accuracy_at_stop", "collapse_share", "seconds"),
+    *("repair_seconds", "passes", "zeroed_share", "weight_change"),
+)
 _METRIC = re.compile(r"\w+_(before|after)_(selection|report)|der_|rir_")
 
 
@@ -50,7 +68,13 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
         *("target_rank", "accuracy_at_stop", "plain_fine_tuning"),
         *("collapse_class", "collapse_share", "wrecked", "rir_selection", "rir_report"),
         *own,
+        *((*COST, *EDITED) if compares_methods(plan) else ()),
     )
+
+
+def compares_methods(plan: Plan) -> bool:
+    """Whether a study names its repair methods, so that their cost and edits are compared."""
+    return "repair" in plan.study.grid.settings
 
 
 def metric_columns(metrics: Iterable[str]) -> tuple[str, ...]:
@@ -71,6 +95,8 @@ class ResultRows:
         self._findings = findings
         self._plan = scheduler.plan
         self.columns = columns_of(scheduler.plan)
+        self._workload = Workload(scheduler.plan)
+        self._compares = compares_methods(scheduler.plan)
         self._rows: dict[int, tuple[_Basis, dict[str, Any]]] = {}  # by the trial's number
 
     def row(self, trial: Trial, run_id: str = "") -> dict[str, Any]:
@@ -106,7 +132,24 @@ class ResultRows:
         if _is_done(verdict) and scores is not None and repaired is not None:
             row |= _after(trial, victim, scores, repaired)
             row |= own_numbers(own, repaired, "after")
+            if self._compares:
+                row |= self._cost(trial, scores, repaired) | _edited(repaired)
         return row
+
+    def _cost(self, trial: Trial, scored: Findings, repaired: RepairResult) -> dict[str, Any]:
+        """Return what a repair took: all stages that it needs, shared with others or not.
+
+        Neither the victim's training nor the evaluation is part of it. Epochs of ULRL are those
+        that there were; of other methods only the plan is known.
+        """
+        relearned, _ = repaired.runs
+        seconds = round(scored.seconds + relearned.seconds, 4)
+        if isinstance(scored, ScoreResult):
+            passes = float(scored.scores.stop_epoch + len(repaired.training))
+        else:
+            passes = self._workload.planned_passes(trial)
+        planned = not isinstance(scored, ScoreResult)
+        return dict(zip(COST, (seconds, round(passes, 4), planned), strict=True))
 
     def victim_ok(self, victim: VictimResult) -> bool:
         """Whether a victim is one, by the study's rule, on the selection half."""
@@ -165,6 +208,14 @@ def _after(
         "seconds": round(victim.seconds + scored.seconds + repaired.seconds, 4),
         **(_phase_one(trial, scored) if isinstance(scored, ScoreResult) else {}),
     }
+
+
+def _edited(repaired: RepairResult) -> dict[str, Any]:
+    """Return what the repair changed in the network; nothing where that was not recorded."""
+    found = repaired.edits
+    if found is None:
+        return {}
+    return dict(zip(EDITED, (found.zeroed_parts, found.zeroed_share, found.change), strict=True))
 
 
 def classes_of(trial: Trial, scored: Findings) -> int:
@@ -282,6 +333,29 @@ def _list(values: Iterable[float]) -> str:
 _ModelCounts: TypeAlias = tuple[int, int, Counts]  # number of a trial, place in `MODELS`, counts
 _GROUP = 1_000_000  # cells that are in memory together
 _TABLES = [name.split("_") for name in COUNTS]  # half and images of each
+
+
+def write_edits(scheduler: StudyScheduler, path: Path) -> None:
+    """Write what each done trial's repair changed, a row per layer, whole or not at all.
+
+    A study that names no repair method has no such file. Trials whose evaluation is from before
+    this was recorded have no rows.
+    """
+    if not compares_methods(scheduler.plan):
+        path.unlink(missing_ok=True)
+        return
+    import pandas as pd
+
+    frames = [pd.DataFrame({"trial": [], "layer": [], **{name: [] for name in EDIT_COLUMNS}})]
+    for number, trial in enumerate(scheduler.plan.rows):
+        repaired = scheduler.repairs.get(trial.number)
+        done = _is_done(scheduler.decisions.verdict(trial))
+        if done and repaired is not None and repaired.edits is not None:
+            values = {n: v.numpy() for n, v in repaired.edits.by_layer.items()}
+            frames.append(pd.DataFrame({"trial": number, "layer": repaired.edits.layers, **values}))
+    kinds = {"trial": "int32", "layer": "string"} | dict.fromkeys(EDIT_COLUMNS, "float64")
+    table = pd.concat(frames[1:] or frames, ignore_index=True).astype(kinds)
+    write_bytes(path, table.to_parquet(index=False, compression="zstd"))
 
 
 def write_confusions(scheduler: StudyScheduler, findings: StageResults, path: Path) -> None:

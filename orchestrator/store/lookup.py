@@ -26,6 +26,7 @@ from orchestrator.store.serialization import (
 )
 from orchestrator.store.store import Store
 from ulrl.attacks import Helper
+from ulrl.edits import Edits
 from ulrl.evaluation import Evaluation
 from ulrl.metrics import MetricError, Metrics, Predictions, der, value_of
 from ulrl.scoring import NeuronScores
@@ -85,6 +86,7 @@ class RepairResult:
     training: tuple[tuple[float, float], ...]  # loss and accuracy of each epoch
     seconds: float
     runs: tuple[StageRun, ...]
+    edits: Edits | None = None  # older results have none
 
 
 class StageResults:
@@ -172,9 +174,12 @@ class StageResults:
         evaluated = self._read(EVALUATION, self.keys.evaluation(relearn_key), trial.scenario)
         if relearned is None or evaluated is None:
             return None
+        content = evaluated[0].content
+        edits = Edits(layers=content.layers, by_layer=content.edits) if content.edits else None
         return RepairResult(
-            evaluation=narrowed(Evaluation, evaluated[0].content),
-            counts=evaluated[0].content.counts,
+            edits=edits,
+            evaluation=narrowed(Evaluation, content),
+            counts=content.counts,
             curve=relearned[0].content.curve,
             training=relearned[0].content.training,
             seconds=relearned[0].seconds + evaluated[0].seconds,

@@ -10,11 +10,12 @@ from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import torch
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float64, Integer, UInt8
 from torch import Tensor
 
 from orchestrator.store.schema import OWN_NAMES, SchemaMismatch, pack, unpack
 from orchestrator.store.store import Entry, Store
+from ulrl.edits import EDITS, Edits
 from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.interchange import sketch_of
 from ulrl.metrics import Confusion
@@ -139,14 +140,21 @@ class StoredEvaluation(Evaluation):
             class, for triggered images the wanted class, the predicted class and the number of
             images. Most cells are zero where there are many classes.
         specimens: ``clean`` beside ``triggered``.
+        layers: Of a repaired model, those of its `Edits`; older results and victims have none.
+        edits: Likewise, numbers of each layer by `EDITS`.
     """
 
     counts: Mapping[str, Integer[Tensor, "cells columns"]]
     specimens: Mapping[str, UInt8[Tensor, "n c h w"]] = field(
         default_factory=dict, metadata=OWN_NAMES
     )
+    layers: tuple[str, ...] = ()
+    edits: Mapping[str, Float64[Tensor, "layers"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        sizes = {name: len(values) for name, values in self.edits.items()}
+        if self.edits and sizes != dict.fromkeys(EDITS, len(self.layers)):
+            raise SchemaMismatch("there are other edits than one of each kind for each layer")
         if {name: table.shape[1] for name, table in self.counts.items()} != COUNTS:
             raise SchemaMismatch(
                 "there are other counts than of both kinds of image in both halves"
@@ -156,7 +164,10 @@ class StoredEvaluation(Evaluation):
 
     @classmethod
     def of(
-        cls, result: CountedEvaluation, specimens: Mapping[str, Tensor] | None = None
+        cls,
+        result: CountedEvaluation,
+        specimens: Mapping[str, Tensor] | None = None,
+        edits: Edits | None = None,
     ) -> "StoredEvaluation":
         """Return what is stored of a result."""
         return cls(
@@ -167,6 +178,8 @@ class StoredEvaluation(Evaluation):
                 **_cells("report", result.report_confusion),
             },
             specimens=specimens or {},
+            layers=() if edits is None else edits.layers,
+            edits={} if edits is None else edits.by_layer,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from orchestrator.plan.columns import METRICS, Outcome, slug
+from orchestrator.plan.columns import COST, EDITED, METRICS, Outcome, slug
 from orchestrator.plan.jobs import StageRun
 from orchestrator.plan.plan import Scenario, Trial, options_text
 from orchestrator.scheduler.decisions import Pruning, Status
@@ -82,6 +82,7 @@ _NUMBERS = (
     *("accuracy_at_stop", "collapse_class", "collapse_share", "seconds"),
     *("rir_selection", "rir_report"),
 )
+_COMPARED = (*(name for name in COST if name != "passes_planned"), *EDITED)  # of several methods
 
 
 class RunRecords:
@@ -182,8 +183,8 @@ class RunRecords:
         row = self._results.row(trial)
         scored = self._scheduler.scores.get(trial.number)
         repaired = self._scheduler.repairs.get(trial.number)
-        numbers = (*_NUMBERS, *metric_columns(self._plan.study.metrics))
-        metrics = {name: float(row[name]) for name in numbers if row[name] is not None}
+        numbers = (*_NUMBERS, *_COMPARED, *metric_columns(self._plan.study.metrics))
+        metrics = {name: float(row[name]) for name in numbers if row.get(name) is not None}
         curves: Curves = {}
         model = ended = began = None
         if row["status"] == Status.DONE.value and scored is not None and repaired is not None:

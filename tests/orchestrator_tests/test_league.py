@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import ulrl.methods
+from orchestrator.errors import SpecError
 from orchestrator.plan.columns import ULRL
 from orchestrator.plan.labels import applies
 from orchestrator.reporting.build import write_report
@@ -55,7 +56,7 @@ def test_the_league_judges_each_method_at_its_own_best_setting(tmp_path: Path) -
         row = next(cells for cells in table if cells[0] == method)
         assert row[2:4] == ["2", "6"]
         over_attacks = best.groupby("attack").der_report.mean()
-        assert row[7].startswith(f"{over_attacks.mean():.3f} (")
+        assert row[7].startswith(f"{over_attacks.mean():.3f}<span")
     ours = frame[(frame.repair == "clp") & (frame.repair_options == '{"u": 2.0}')]
     assert table[0][:2] == ["clp", "u=2.0"]  # chosen on the selection half, not on the other
     assert table[0][7].startswith(f"{ours.der_report.mean():.3f}")
@@ -85,8 +86,8 @@ def test_a_method_that_wrecks_models_is_not_the_first(tmp_path: Path) -> None:
     write_study(tmp_path, rows)
     write_report(tmp_path)
     first, second = league_of(tmp_path)
-    assert (first[0], first[-1]) == ("ulrl", "–")
-    assert (second[0], second[-1]) == ("clp", "2 of 6")
+    assert (first[0], first[9]) == ("ulrl", "–")
+    assert (second[0], second[9]) == ("clp", "2 of 6")
     numbers = pd.read_csv(tmp_path / "figures/methods.csv").set_index("method")
     assert numbers.wrecked.to_dict() == {"ulrl": 0, "clp": 2}
     assert numbers.der["clp"] == pytest.approx(0.999)
@@ -99,12 +100,62 @@ def test_a_method_all_of_whose_settings_wreck_says_so(tmp_path: Path) -> None:
     write_study(tmp_path, rows)
     write_report(tmp_path)
     last = league_of(tmp_path)[-1]
-    assert (last[0], last[3], last[-1]) == ("clp", "0", "by every setting")
+    assert (last[0], last[3], last[9]) == ("clp", "0", "by every setting")
 
 
-def league_of(folder: Path) -> list[list[str]]:
+def test_cost_and_edits_stand_beside_the_effect(tmp_path: Path) -> None:
+    rows = league_rows()
+    layers = []
+    for place, row in enumerate(rows):
+        ours = row["repair"] == "ulrl"
+        row |= {"repair_seconds": 2.0 + place, "passes": 10.0 + row["seed"] if ours else 1.5}
+        row |= {"passes_planned": not ours, "zeroed_parts": 0 if ours else 3 + row["seed"]}
+        row |= {"zeroed_share": 0.0 if ours else 0.00125, "weight_change": 0.05}
+        for layer, zeroed in (("conv", 0), ("head", 0 if ours else 2)):
+            numbers = {"parts": 8.0, "zeroed_parts": zeroed, "weights": 40.0, "zeroed_weights": 0}
+            layers.append({"trial": place, "layer": layer, **numbers, "moved": 1.0, "norm": 4.0})
+    write_study(tmp_path, rows)
+    pd.DataFrame(layers).to_parquet(tmp_path / "edits.parquet")
+    write_report(tmp_path)
+    frame = pd.DataFrame(rows)
+    ours = frame[(frame.repair == "clp") & (frame.repair_options == '{"u": 2.0}')]
+    table = {cells[0]: cells for cells in league_of(tmp_path)}
+    assert float(table["clp"][10]) == pytest.approx(ours.repair_seconds.mean(), abs=0.05)
+    assert (table["clp"][11], table["ulrl"][11]) == ("≈1.5", "10.5")
+    edits = {cells[0]: cells[1:] for cells in league_of(tmp_path, "league-edits")}
+    assert edits == {"clp": ["3.5", "0.125", "5"], "ulrl": ["0.0", "0", "5"]}
+    drawn = pd.read_csv(tmp_path / "figures/edits.csv").set_index(["method", "layer"])
+    assert drawn.zeroed.to_dict() == {
+        ("clp", "conv"): 0.0,
+        ("clp", "head"): 0.25,
+        ("ulrl", "conv"): 0.0,
+        ("ulrl", "head"): 0.0,
+    }
+    assert set(drawn.change) == {0.25}
+    assert set(drawn.trials) == {6}
+    picture = (tmp_path / "figures/edits.svg").read_text()
+    assert picture.count(">25</text>") == 1 + 4
+
+
+def test_results_from_before_say_that_edits_are_not_known(tmp_path: Path) -> None:
+    write_study(tmp_path, league_rows())
+    write_report(tmp_path)
+    assert {tuple(cells[10:]) for cells in league_of(tmp_path)} == {("–", "–")}
+    html = (tmp_path / "report.html").read_text()
+    assert "What the methods changed is not known" in html
+    assert not (tmp_path / "figures/edits.svg").exists()
+
+
+def test_a_file_of_edits_that_is_none_is_refused(tmp_path: Path) -> None:
+    write_study(tmp_path, league_rows())
+    pd.DataFrame({"trial": [0], "layer": ["conv"]}).to_parquet(tmp_path / "edits.parquet")
+    with pytest.raises(SpecError, match=r"edits\.parquet: cannot be read as a table of edits"):
+        write_report(tmp_path)
+
+
+def league_of(folder: Path, table: str = "league-table") -> list[list[str]]:
     html = (folder / "report.html").read_text()
-    (table,) = re.findall(r'<table id="league-table">.*?</table>', html, re.DOTALL)
+    (table,) = re.findall(rf'<table id="{table}">.*?</table>', html, re.DOTALL)
     rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[1:]
     return [[unescape(c) for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", r)] for r in rows]
 

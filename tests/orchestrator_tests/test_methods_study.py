@@ -60,3 +60,22 @@ def test_every_method_repairs_and_settings_of_one_share_what_it_finds() -> None:
     assert {name: stages[f"repair.{name}"] for name in ONCE} == dict.fromkeys(ONCE, 1)
     assert stages["repair.unlearned"] == 2  # RNP's ascent and TSBD's have other rates
     assert stages["unlearn"] == 1
+    cost_and_edits_follow(frame)
+
+
+def cost_and_edits_follow(frame: pd.DataFrame) -> None:
+    ours, tuned = (frame[frame.repair == name].iloc[0] for name in ("ulrl", "fine_tuning"))
+    assert (ours.passes, ours.passes_planned) == (ours.stop_epoch + 2, False)
+    assert (tuned.passes, tuned.passes_planned) == (2, True)
+    table = pd.read_csv("runs/all/stages.csv")
+    assert 0 < tuned.repair_seconds < tuned.seconds
+    assert tuned.repair_seconds in set(table[table.stage == "relearn"].seconds)
+    assert (tuned.zeroed_parts, tuned.zeroed_share) == (0, 0.0)
+    assert 0 < tuned.weight_change < 1
+    weak, strong = frame[frame.repair == "clp"].zeroed_parts.sort_values()
+    assert weak < strong  # at u = 2 and at u = 1
+    layers = pd.read_parquet("runs/all/edits.parquet")
+    sums = layers.groupby("trial").sum(numeric_only=True)
+    assert sums.zeroed_parts.tolist() == frame.zeroed_parts.tolist()
+    share = sums.zeroed_weights / sums.weights
+    assert share.tolist() == pytest.approx(frame.zeroed_share.tolist(), abs=1e-15)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchestrator.store.schema import narrowed, widened
+from orchestrator.store.schema import SchemaMismatch, narrowed, pack, widened
 from orchestrator.store.serialization import ASCENT as UNLEARN
 from orchestrator.store.serialization import (
     EVALUATION,
@@ -22,6 +22,7 @@ from orchestrator.store.serialization import (
 )
 from orchestrator.store.store import Entry, Store
 from ulrl.datasets.digits import Digits
+from ulrl.edits import EDITS, Edits
 from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.metrics import Confusion, Metrics
 from ulrl.models import ModelSpec, initialise
@@ -148,6 +149,28 @@ def test_an_evaluation(store: Store, largest: int) -> None:
         if t != 0  # true, wanted, predicted, images
     ]
     assert counts["report_triggered"] == [[t, 1, p, n] for t, p, n in clean if t != 1]
+
+
+def test_an_evaluation_with_edits_and_one_from_before_they_were_stored(store: Store) -> None:
+    matrix = torch.tensor([[3, 0, 1], [0, 7, 0], [2, 0, 5]])
+    evaluation = counted(*(confusion(matrix, wanted) for wanted in (0, 1)))
+    table = {name: torch.tensor([1.5, 2.0], dtype=torch.float64) for name in EDITS}
+    edits = Edits(layers=("conv", "head"), by_layer=table)
+    EVALUATION.write(store, "key", StoredEvaluation.of(evaluation, edits=edits))
+    found = EVALUATION.read(store, "key")
+    assert found is not None
+    assert found.content.layers == ("conv", "head")
+    assert same(dict(found.content.edits), table)
+    values, tensors = pack(StoredEvaluation.of(evaluation))
+    for name in ("layers", "edits"):  # as it was stored before
+        values.pop(name)
+    store.write("evaluate", "old", Entry(values=values, tensors=tensors))
+    old = EVALUATION.read(store, "old")
+    assert old is not None
+    assert (old.content.layers, dict(old.content.edits)) == ((), {})
+    cut = Edits(layers=("conv",), by_layer=table)
+    with pytest.raises(SchemaMismatch, match="other edits than one of each kind for each layer"):
+        EVALUATION.write(store, "bad", StoredEvaluation.of(evaluation, edits=cut))
 
 
 def test_an_evaluation_without_counts_is_none(store: Store) -> None:
