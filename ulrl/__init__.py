@@ -9,6 +9,7 @@ says more.
   how its images are normalised and augmented; `Preset` names complete sets of hyper-parameters
   and `hyperparameters.names` lists them. `DivergedError` says that training left the finite
   numbers.
+- Is it backdoored: `audit` runs one of `AUDITS` on a network and returns an `AuditResult`.
 - Victims: `Poison` is an attack of `ATTACKS` with its options, `train_victim` trains a network of
   `ARCHITECTURES` on images of `DATASETS` that it has poisoned.
 - Measuring: `make_test_sets` triggers test images. `evaluate` gives the `Metrics` of both halves
@@ -18,6 +19,8 @@ says more.
 """
 
 from ulrl.attacks import ATTACKS
+from ulrl.auditing import audit
+from ulrl.audits import AUDITS, AuditResult
 from ulrl.datasets import DATASETS, Preprocessing
 from ulrl.defence import MethodRepair, Repair, predictor, repair
 from ulrl.errors import DivergedError
@@ -33,8 +36,10 @@ from ulrl.victim import train_victim
 __all__ = [
     "ARCHITECTURES",
     "ATTACKS",
+    "AUDITS",
     "DATASETS",
     "METHODS",
+    "AuditResult",
     "Confusion",
     "CountedEvaluation",
     "DivergedError",
@@ -46,6 +51,7 @@ __all__ = [
     "Preset",
     "Repair",
     "TestHalf",
+    "audit",
     "count_predictions",
     "der",
     "evaluate",

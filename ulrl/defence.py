@@ -173,10 +173,10 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
             f"on_epoch is a function of the phase, the epoch and its metrics; got {on_epoch!r}"
         )
     samples = as_samples(images, labels, preprocessing, checked_seed(seed))
-    _check_victim(victim)
+    check_victim(victim)
     home = next(victim.parameters()).device
     place = home if device is None else torch.device(device)
-    weights = _as_weights(victim, samples, preprocessing, head, place)
+    weights = as_weights(victim, samples, preprocessing, head, place)
     clean = CleanSamples(
         samples=samples, index=torch.arange(len(samples.labels)), seed=checked_seed(seed)
     )
@@ -312,12 +312,19 @@ def _method(
 ) -> RepairMethod:
     if preset != Preset.DEFAULT and name in METHODS:
         raise TypeError(f"preset is of ULRL, and {name} has options of its own; leave it out")
-    method: RepairMethod = _named(METHODS, "repair method", name, options)
+    method: RepairMethod = registered(METHODS, "repair method", name, options)
     return method.resolved(dataset)
 
 
-def _named(registry: Mapping[str, Any], what: str, name: object, options: Mapping[str, Any]) -> Any:
-    """Return the thing of a name with options."""
+def registered(
+    registry: Mapping[str, Any], what: str, name: object, options: Mapping[str, Any]
+) -> Any:
+    """Return what a name selects, with some options, and defaults for others.
+
+    Raises:
+        TypeError: It has no such option.
+        ValueError: There is no such name, or a value is out of range.
+    """
     if name not in registry:
         near = nearest(name, registry) or f"; there are {', '.join(registry)}"
         raise ValueError(f"no {what} is called {name!r}{near}")
@@ -342,7 +349,7 @@ def _as_option(name: str, value: Any, hint: Any) -> Any:
             given = {"name": value} if isinstance(value, str) else dict(value)
             if "name" not in given:
                 raise ValueError(f"{name} has the name of a tuner beside its options; got {value}")
-            return _named(TUNERS, "tuner", given.pop("name"), given)
+            return registered(TUNERS, "tuner", given.pop("name"), given)
     return value
 
 
@@ -365,7 +372,8 @@ def _parts(preset: Preset | str, dataset: str, hyperparameters: dict[str, Any]) 
     return assemble(preset_values(chosen, dataset) | hyperparameters)
 
 
-def _check_victim(victim: nn.Module) -> None:
+def check_victim(victim: nn.Module) -> None:
+    """Raise ``ValueError`` unless a network's parameters are float32."""
     kinds = {value.dtype for value in victim.parameters() if value.is_floating_point()}
     if not kinds:
         raise ValueError("the victim has no parameters, and ULRL works on those of its last layer")
@@ -376,13 +384,26 @@ def _check_victim(victim: nn.Module) -> None:
         )
 
 
-def _as_weights(
+def as_weights(
     victim: nn.Module,
     samples: Samples,
     preprocessing: Preprocessing,
     head: str | None,
     place: torch.device,
 ) -> Weights:
+    """Return a network's weights, with all that is needed to build it again.
+
+    Args:
+        victim: A classifier of normalised images.
+        samples: Images that it is tried on, with labels.
+        preprocessing: Normalisation that it expects.
+        head: Path of its last linear layer; None to find it.
+        place: Where to try it.
+
+    Raises:
+        ValueError: It does not take such images, its output is not that of a linear layer, or the
+            labels are not its classes.
+    """
     linear = {path: one for path, one in victim.named_modules() if isinstance(one, nn.Linear)}
     if head is not None and head not in linear:
         raise ValueError(

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -75,7 +75,7 @@ class Audit(ABC):
     @property
     @abstractmethod
     def stages(self) -> tuple[RepairStage, ...]:
-        """The stages in order, at least one; of an audit as `resolved` returns it."""
+        """The stages in order, at least one."""
 
     @abstractmethod
     def result(self, found: Tensors, samples: int) -> AuditResult:
@@ -85,11 +85,6 @@ class Audit(ABC):
             found: Of the last stage.
             samples: How many clean samples there were.
         """
-
-    def resolved(self, dataset: str) -> Self:
-        """Return the audit with its defaults for a dataset's name in place of None."""
-        del dataset
-        return self
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where the audit does not apply to a network.
