@@ -214,7 +214,7 @@ def alone(plan: Plan, number: int) -> list[float]:
     for _ in repair.epochs:
         pass
     before, after = (evaluate(w, tests, CPU) for w in (victim, repair.classifier.weights()))
-    return [after.report.acc, after.report.asr, after.report.ra, before.report.acc]
+    return [*(getattr(after.report, name) for name in ("acc", "asr", "ra")), before.report.acc]
 
 
 if __name__ == "__main__":

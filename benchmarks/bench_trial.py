@@ -31,7 +31,7 @@ from benchmarks._worker import Acts, WorkerProcess
 from ulrl.clean import CleanSamples, draw_clean_samples
 from ulrl.evaluation import evaluate
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
-from ulrl.metrics import measure
+from ulrl.metrics import Metrics, measure
 from ulrl.models import Classifier
 from ulrl.relearning import relearn
 from ulrl.scoring import score_neurons
@@ -165,9 +165,8 @@ def our_trial(preset: Preset, made: Material, short: Mapping[str, object]) -> Ou
     result = evaluate(weights, tests, device)
     parts = ((tests.selection, result.selection), (tests.report, result.report))
     outcome.acc = sum(len(p.clean) * m.acc for p, m in parts) / sum(len(p.clean) for p, _ in parts)
-    outcome.asr = sum(len(p.triggered) * m.asr for p, m in parts) / sum(
-        len(p.triggered) for p, _ in parts
-    )
+    triggered = [(len(p.triggered), m.asr) for p, m in parts if isinstance(m, Metrics)]
+    outcome.asr = sum(n * asr for n, asr in triggered) / sum(n for n, _ in triggered)
     outcome.state, outcome.suspects = weights.state, scores.suspects
     return outcome
 

@@ -11,7 +11,8 @@ from tests.settings_table import choices, meanings, shown
 from ulrl.attacks import ATTACKS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "attack-options.md"
-NAMES = sorted(set(ATTACKS) - {"imported"})  # `imported` is for victims from elsewhere
+# `imported` is for victims from elsewhere, `none` for benign models.
+NAMES = sorted(set(ATTACKS) - {"imported", "none"})
 INTRO = """\
 # Every attack and its options
 
@@ -36,6 +37,13 @@ augmentation of `wanet`, `bpp` and `lira` differs. There, a whole batch has one 
 80 % of batches), one rotation (within 10°, in half of them) and, on CIFAR-10, one flip: after the
 stamp of `wanet` and `bpp`, before that of `lira`. Here, each image has a crop and flip of its own,
 as its dataset says. Nor has `lira` any weight decay there while its generator is trained.
+
+`none` is no attack: its victim is a benign model, trained on clean images. It has no options, and a
+grid's poison ratios and target labels do not multiply it. It is the very model that `lf` and
+`trojannn` look into: `train_helper` trains it, once for all that need it, and `train_victim` only
+copies it. Repairs run on it like on any victim; ASR, RA and DER are empty, and no setting is chosen
+or pruned by it. `min_acc` can make it weak, `min_asr` cannot. It has no best setting, so
+`log_models: best` keeps none of its repaired models, and `all` keeps every one.
 
 With files of BackdoorBench or backdoor-toolbox, which are not shipped here, five attacks are byte
 for byte what those make of them: `pattern` of `badnets`, `tact` and `lf`; `train_replacements` of

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ulrl.metrics import Confusion, Metrics, count_predictions
+from ulrl.metrics import CleanMetrics, Confusion, Metrics, count_predictions
 from ulrl.models import Weights, restore
 from ulrl.poisoning import TestSets
 
@@ -13,15 +13,15 @@ VERSION = 2  # 2: outputs that are not finite are refused; of earlier results so
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Metrics on the two halves.
+    """Metrics on the two halves; where there is no attack, of clean images alone.
 
     Attributes:
         selection: What pruning, objectives and choices of a setting may look at.
         report: What nothing was chosen by.
     """
 
-    selection: Metrics
-    report: Metrics
+    selection: Metrics | CleanMetrics
+    report: Metrics | CleanMetrics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +38,7 @@ class CountedEvaluation(Evaluation):
 
 
 def evaluate(model: Weights, tests: TestSets, device: torch.device) -> CountedEvaluation:
-    """Return ACC, ASR and RA of `model` on both halves, in all and by class.
+    """Return ACC, ASR and RA of `model` on both halves, in all and by class; see `Evaluation`.
 
     Raises:
         DivergedError: Outputs of the model are not finite.
@@ -48,9 +48,10 @@ def evaluate(model: Weights, tests: TestSets, device: torch.device) -> CountedEv
         count_predictions(predict, half, model.model_spec.classes)
         for half in (tests.selection, tests.report)
     )
+    benign = tests.selection.benign
     return CountedEvaluation(
-        selection=selection.metrics,
-        report=report.metrics,
+        selection=selection.clean_metrics if benign else selection.metrics,
+        report=report.clean_metrics if benign else report.metrics,
         selection_confusion=selection,
         report_confusion=report,
     )

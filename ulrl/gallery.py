@@ -47,8 +47,8 @@ BRIEF: dict[str, dict[str, Any]] = {
     "ssba": {"epochs": 20, "width": 8, "bits": 16, "lr": 2e-3},
     "trojannn": {"steps": 200},
 }
-# Without files of its own: `imported` has no trigger to draw.
-NAMES = tuple(sorted(set(ATTACKS) - {"imported"}))
+# `imported` has no trigger of its own to draw, and `none` has none at all.
+NAMES = tuple(sorted(set(ATTACKS) - {"imported", "none"}))
 
 
 class RefusalError(Exception):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,20 @@ Predict = Callable[[UInt8[Tensor, "n c h w"]], Int64[Tensor, " n"]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metrics:
+class CleanMetrics:
+    """How a model does on clean test images: all there is to say where there is no attack.
+
+    Attributes:
+        acc: Share of the clean images predicted as their class.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # where results are stored
+
+    acc: Proportion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics(CleanMetrics):
     """How a model does on one part of the test set.
 
     Attributes:
@@ -28,7 +41,6 @@ class Metrics:
         ra: Share of the same triggered images predicted as their true class.
     """
 
-    acc: Proportion
     asr: Proportion
     ra: Proportion
 
@@ -54,10 +66,15 @@ class Confusion:
         """ACC, ASR and RA of all classes together."""
         triggered = int(self.triggered.sum())
         return Metrics(
-            acc=int(self.clean.diagonal().sum()) / int(self.clean.sum()),
+            acc=self.clean_metrics.acc,
             asr=int(self._as_wanted.sum()) / triggered,
             ra=int(self.triggered.diagonal().sum()) / triggered,
         )
+
+    @property
+    def clean_metrics(self) -> CleanMetrics:
+        """ACC of all classes together."""
+        return CleanMetrics(acc=int(self.clean.diagonal().sum()) / int(self.clean.sum()))
 
     @property
     def acc_by_class(self) -> Float64[Tensor, " k"]:
@@ -164,9 +181,12 @@ def measure(predict: Predict, part: TestHalf) -> Metrics:
     """Return the metrics of `predict` on `part`.
 
     Raises:
-        ValueError: The part has no clean or no triggered image, so a share is undefined.
+        ValueError: The part has no clean or no triggered image, so a share is undefined; see
+            `measure_clean`.
     """
     _check_images(part)
+    if part.benign:
+        raise ValueError("without an attack there is no ASR and no RA; use measure_clean")
     clean = predict(part.clean)
     triggered = predict(part.triggered)
     return Metrics(
@@ -176,10 +196,22 @@ def measure(predict: Predict, part: TestHalf) -> Metrics:
     )
 
 
+def measure_clean(predict: Predict, part: TestHalf) -> CleanMetrics:
+    """Return the ACC of `predict` on `part`.
+
+    Raises:
+        ValueError: The part has no clean image.
+    """
+    if len(part.clean) == 0:
+        raise ValueError("ACC needs at least one image; this part of the test set has none")
+    return CleanMetrics(acc=_share(predict(part.clean) == part.clean_labels))
+
+
 def count_predictions(predict: Predict, part: TestHalf, classes: int) -> Confusion:
     """Return how often `predict` takes images of each class of `part` for each class.
 
-    Its `metrics` are those that `measure` returns.
+    Its `metrics` are those that `measure` returns; where there is no attack, its `clean_metrics`
+    are those of `measure_clean`, and nothing else is counted.
 
     Args:
         predict: Returns classes from 0 to `classes` - 1.
@@ -187,18 +219,23 @@ def count_predictions(predict: Predict, part: TestHalf, classes: int) -> Confusi
         classes: How many there are.
 
     Raises:
-        ValueError: The part has no clean or no triggered image; a label or a prediction is no
-            class; or triggered images of one class are wanted as several classes.
+        ValueError: The part has no clean image, or no triggered one though there is an attack; a
+            label or a prediction is no class; or triggered images of one class are wanted as
+            several classes.
     """
     _check_images(part)
     wanted = torch.full((classes,), -1)
-    for name in ("clean_labels", "true_labels", "target_labels"):
+    _check_classes("clean_labels", part.clean_labels, classes)
+    clean = _table(part.clean_labels, predict(part.clean), classes)
+    if part.benign:
+        return Confusion(clean=clean, triggered=torch.zeros_like(clean), targets=wanted)
+    for name in ("true_labels", "target_labels"):
         _check_classes(name, getattr(part, name), classes)
     wanted[part.true_labels] = part.target_labels
     if not torch.equal(wanted[part.true_labels], part.target_labels):
         raise ValueError("triggered images of one class are wanted as one class")
     return Confusion(
-        clean=_table(part.clean_labels, predict(part.clean), classes),
+        clean=clean,
         triggered=_table(part.true_labels, predict(part.triggered), classes),
         targets=wanted,
     )
@@ -235,7 +272,7 @@ def rir(before: Metrics, after: Metrics) -> float:
 
 
 def _check_images(part: TestHalf) -> None:
-    if len(part.clean) == 0 or len(part.triggered) == 0:
+    if len(part.clean) == 0 or (len(part.triggered) == 0 and not part.benign):
         raise ValueError(
             f"ACC, ASR and RA need at least one image each; this part of the test set has "
             f"{len(part.clean)} clean and {len(part.triggered)} triggered"

@@ -89,6 +89,8 @@ class Attack(ABC):
         label_rules: The rules that make sense for this attack, its own default first.
         default_stamp: When it stamps, unless a study says otherwise.
         default_source: Its source classes under ``source_specific`` where none are given.
+        benign: Whether there is no attack. The victim is then a benign model: what `start` returns,
+            not trained any further, and no test image is triggered.
         redrawn: Whether each epoch poisons other images, as an attacker can who controls the
             training, and not only the training set.
         version: Raised when the same options make other victims than before: stored ones of
@@ -101,6 +103,7 @@ class Attack(ABC):
     default_stamp: ClassVar[Stamp] = Stamp.BEFORE_AUGMENTATION
     default_source: ClassVar[tuple[int, ...]] = ()
     redrawn: ClassVar[bool] = False
+    benign: ClassVar[bool] = False
 
     @property
     def stamps(self) -> tuple[Stamp, ...]:
@@ -229,7 +232,7 @@ class Poison:
         attack: Whose trigger it is.
         labels: Which images are poisoned and how they are labelled.
         poison_ratio: Poisoned images as a fraction of the *whole* training set, for
-            clean-label attacks too.
+            clean-label attacks too; 0 without an attack.
         target_label: The class that triggered images shall be taken for (ignored by
             ``all_to_all``).
         stamp: Whether augmentation comes after the trigger, or before it.
@@ -253,7 +256,13 @@ class Poison:
                 f"stamp of {self.attack.name} with files is {', '.join(self.attack.stamps)}: they "
                 f"hold no augmented views; got {self.stamp}"
             )
-        if not 0 < self.poison_ratio <= 0.5:
+        if self.benign:
+            if self.poison_ratio != 0:
+                raise ValueError(
+                    f"poison_ratio is 0 without an attack, which poisons nothing; "
+                    f"got {self.poison_ratio}"
+                )
+        elif not 0 < self.poison_ratio <= 0.5:
             raise ValueError(
                 f"poison_ratio is a fraction of the training set, above 0 and at most 0.5; "
                 f"got {self.poison_ratio}"
@@ -265,6 +274,11 @@ class Poison:
             raise ValueError("source_specific needs the classes it is about; write source: 1")
         if len(set(self.source)) < len(self.source):
             raise ValueError(f"source names each class once; got {list(self.source)}")
+
+    @property
+    def benign(self) -> bool:
+        """Whether there is no attack."""
+        return self.attack.benign
 
     @property
     def stamps_in_training(self) -> bool:
@@ -294,8 +308,11 @@ class Poison:
     def asr_mask(self, labels: Int64[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
         """Return which triggered test images ASR and RA count: those that could betray it.
 
-        They are not of the wanted class; source-specific, they are of a source class.
+        They are not of the wanted class; source-specific, they are of a source class. Without an
+        attack there are none.
         """
+        if self.benign:
+            return torch.zeros_like(labels, dtype=torch.bool)
         counts = self.target_labels(labels, classes) != labels
         if self.labels is LabelRule.SOURCE_SPECIFIC:
             counts &= torch.isin(labels, torch.tensor(self.source, device=labels.device))

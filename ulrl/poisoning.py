@@ -69,6 +69,9 @@ class TestHalf:
 
     The triggered ones are those that ASR counts: of a true class other than the target,
     all of them for ``all_to_all``, those of the source classes for ``source_specific``.
+
+    Attributes:
+        benign: Whether there is no attack: no image is triggered, and models have ACC alone.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
@@ -78,6 +81,7 @@ class TestHalf:
     triggered: UInt8[Tensor, "m c h w"]
     true_labels: Int64[Tensor, " m"]
     target_labels: Int64[Tensor, " m"]
+    benign: bool = False
 
     def __post_init__(self) -> None:
         clean = (len(self.clean), len(self.clean_labels))
@@ -87,6 +91,8 @@ class TestHalf:
                 f"clean images have a label each, triggered images a true and a wanted one; got "
                 f"{' and '.join(map(str, clean))}, and {', '.join(map(str, triggered))}"
             )
+        if self.benign and triggered[0]:
+            raise ValueError(f"without an attack no image is triggered; got {triggered[0]}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,6 +134,7 @@ def make_test_sets(
             triggered=triggered[counted],
             true_labels=labels[counted],
             target_labels=wanted[counted],
+            benign=poison.benign,
         )
 
     monitor = selection[:MONITOR_COUNT]
@@ -157,8 +164,11 @@ def _distance(one: UInt8[Tensor, "n c h w"], other: UInt8[Tensor, "n c h w"]) ->
 def example_pairs(poison: Poison, half: TestHalf, count: int) -> dict[str, Tensor]:
     """Return the first few triggered images of a half beside what they were made from.
 
-    As ``clean`` and ``triggered``; nothing, where the half does not say which belong together.
+    As ``clean`` and ``triggered``; nothing, where the half does not say which belong together, or
+    there is no attack.
     """
+    if half.benign:
+        return {}
     index = poison.asr_mask(half.clean_labels, _classes(half)).nonzero().flatten()
     if count == 0 or not torch.equal(half.clean_labels[index], half.true_labels):
         return {}

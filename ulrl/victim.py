@@ -56,12 +56,15 @@ def train_victim(
         images: Clean; the training images are poisoned as `poison` says.
         seed: The scenario's.
         device: Where to compute.
-        learned: Result of the helper that `poison.attack` needs, if it does.
+        learned: Result of the helper that `poison.attack` needs, if it does. Without an attack it
+            is the benign model, and nothing is left to train.
     """
     classifier = initialise(model_spec, generator(seed, "victim", "weights"), device)
     state = poison.attack.start(learned)
     if state is not None:
         classifier.network.load_state_dict(dict(state))
+    if poison.benign:
+        return VictimRun(classifier=classifier, epochs=iter(()), hooks=None)
     context = AttackContext(
         model_spec=model_spec,
         recipe=config,

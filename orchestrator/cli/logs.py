@@ -32,7 +32,7 @@ from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
 from orchestrator.store.lookup import ScoreResult, VictimResult
 from orchestrator.store.study_folder import StudyFolder
 from ulrl.evaluation import Evaluation
-from ulrl.metrics import is_wreck
+from ulrl.metrics import CleanMetrics, Metrics, is_wreck
 from ulrl.scoring import NeuronScores
 
 KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log")
@@ -105,8 +105,8 @@ class TrialLogs(StudyCallback):
         if repaired is not None and scored is not None:
             text += _stages((*scored.runs, *repaired.runs), "result")
             text += " epoch     ACC     ASR      RA  (monitor subset)\n" + "".join(
-                f"{number:6} {acc:7.1%} {asr:7.1%} {ra:7.1%}\n"
-                for number, (acc, asr, ra) in enumerate(repaired.curve, start=1)
+                f"{number:6}{''.join(f' {_percent(value):>7}' for value in point)}\n"
+                for number, point in enumerate(repaired.curve, start=1)
             )
             text += _halves(repaired.evaluation)
             classes = classes_of(trial, scored)
@@ -167,9 +167,17 @@ def _stages(runs: Iterable[StageRun], word: str) -> str:
 def _halves(evaluation: Evaluation) -> str:
     halves = {"selection": evaluation.selection, "report": evaluation.report}
     return "".join(
-        f"{name:<9} ACC {half.acc:.1%}, ASR {half.asr:.1%}, RA {half.ra:.1%}\n"
-        for name, half in halves.items()
+        f"{name:<9} ACC {half.acc:.1%}{_of_triggered(half)}\n" for name, half in halves.items()
     )
+
+
+def _of_triggered(half: CleanMetrics) -> str:
+    return f", ASR {half.asr:.1%}, RA {half.ra:.1%}" if isinstance(half, Metrics) else ""
+
+
+def _percent(value: float | None) -> str:
+    """Return a metric in percent; ASR and RA are none where there is no attack."""
+    return "none" if value is None else f"{value:.1%}"
 
 
 _PACKAGES = (

@@ -26,6 +26,7 @@ from orchestrator.scheduler.scheduler import point_of
 from orchestrator.search.best import Choice, margin
 from orchestrator.store.lookup import VictimResult
 from orchestrator.terminal import PLAIN_EVERY
+from ulrl.metrics import Metrics
 
 
 class BestSoFar(NamedTuple):
@@ -255,11 +256,12 @@ class ProgressView(StudyCallback):
         weak = not rule.admits(reached)
         self._state.victim(scenario, weak=weak)
         if weak:
-            self._say(
-                f"weak victim: {self._name(scenario)}: ACC {reached.acc:.1%}, ASR "
-                f"{reached.asr:.1%}; wanted {rule.min_acc:.1%} and {rule.min_asr:.1%}",
-                "yellow",
-            )
+            found, wanted = f"ACC {reached.acc:.1%}", f"{rule.min_acc:.1%}"
+            if isinstance(reached, Metrics):
+                found += f", ASR {reached.asr:.1%}"
+                wanted += f" and {rule.min_asr:.1%}"
+            text = f"weak victim: {self._name(scenario)}: {found}; wanted {wanted}"
+            self._say(text, "yellow")
 
     def decided(self, verdict: Verdict) -> None:
         self._state.decided(verdict)

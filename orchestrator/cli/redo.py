@@ -20,6 +20,7 @@ from orchestrator.store.lookup import StageResults
 from orchestrator.store.serialization import (
     ASCENT,
     EVALUATION,
+    HELPER,
     RELEARNING,
     REPAIRED,
     TRIGGER,
@@ -105,6 +106,11 @@ class Redo:
         for key in victims:
             gone += store.remove(EVALUATION.name, keys.evaluation(key))
             gone += sum(store.remove(stage.name, key) for stage in (VICTIM, TRIGGER))
+        for scenario in scenarios:
+            # A benign victim is its helper's model. Others that start from the helper stay sound:
+            # the same training gives the same model.
+            for helper in scenario.helpers if scenario.benign else ():
+                gone += store.remove(HELPER.name, keys.helper(scenario, helper))
         named = [count(len(trials), "trial")] if trials else []
         if scenarios:
             named.append(f"{count(len(scenarios), 'victim')} with all that rests on them")

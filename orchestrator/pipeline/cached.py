@@ -15,7 +15,8 @@ from ulrl.models import ModelSpec
 T = TypeVar("T")
 C = TypeVar("C")
 Making: TypeAlias = Generator[Progress, None, T]
-Point: TypeAlias = tuple[float, float, float]  # ACC, ASR and RA on the monitor subset
+# ACC, ASR and RA on the monitor subset; without an attack the first alone
+Point: TypeAlias = tuple[float, float | None, float | None]
 
 
 def reported(steps: Generator[Step, None, T], stage: str, curve: Sequence[Point] = ()) -> Making[T]:

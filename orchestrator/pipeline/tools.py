@@ -28,7 +28,7 @@ from orchestrator.store.serialization import (
 )
 from ulrl.edits import compare
 from ulrl.evaluation import Evaluation, evaluate
-from ulrl.metrics import measure
+from ulrl.metrics import measure, measure_clean
 from ulrl.models import Classifier, Weights
 from ulrl.poisoning import TestSets, example_pairs
 from ulrl.recipes import VictimRecipe
@@ -215,6 +215,8 @@ class ChainStage(ABC):
 
 
 def monitored(classifier: Classifier, tests: TestSets) -> Point:
-    """Return ACC, ASR and RA on the monitor subset."""
+    """Return ACC, ASR and RA on the monitor subset; without an attack ACC alone."""
+    if tests.monitor.benign:
+        return measure_clean(classifier.predict, tests.monitor).acc, None, None
     found = measure(classifier.predict, tests.monitor)
     return found.acc, found.asr, found.ra

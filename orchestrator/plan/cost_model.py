@@ -262,10 +262,14 @@ class Workload:
         return JobLoad(trained=trained, tested=0.0, batch=config.batch_size, replayed=helper.plain)
 
     def victim(self, scenario: Scenario) -> JobLoad:
-        """Return the load of a victim and its evaluation; an imported one is only evaluated."""
+        """Return the load of a victim and its evaluation.
+
+        One that is imported is only evaluated, and so is a benign one, which is its helper's.
+        """
         config, (train, test) = self._config(scenario), self._counts(scenario)
+        trained = scenario.source is None and not scenario.benign
         return JobLoad(
-            trained=config.epochs * train if scenario.source is None else 0,
+            trained=config.epochs * train if trained else 0,
             tested=2.0 * test,
             batch=config.batch_size,
             replayed=not scenario.poison.stamps_in_training,

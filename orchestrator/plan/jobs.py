@@ -117,8 +117,9 @@ class Progress:
     stage: str  # that runs
     epoch: int  # epochs done
     epochs: int  # there will be at most
-    # For the last stage: ACC, ASR and RA on the monitor subset after each epoch.
-    curve: tuple[tuple[float, float, float], ...] = ()
+    # For the last stage: ACC, ASR and RA on the monitor subset after each epoch; without an attack
+    # ACC alone.
+    curve: tuple[tuple[float, float | None, float | None], ...] = ()
     place: str = field(default_factory=here, compare=False)
     begins: bool = False  # whether the job begins now; reported of jobs whose time is limited
     pause: float = 0.0  # seconds to wait for another study that computes the stage

@@ -16,7 +16,8 @@ def scenario_text(columns: Mapping[str, Any], without: frozenset[str] = frozense
     parts = [" ".join([columns["attack"], *(f"{k}={v}" for k, v in options.items())])]
     parts += [columns[name] for name in ("dataset", "architecture") if name not in without]
     numbers = ("poison_ratio", "target_label", "seed")
-    return ", ".join([*parts, *(f"{n}={columns[n]}" for n in numbers if n not in without)])
+    given = [n for n in numbers if n not in without and columns[n] is not None]
+    return ", ".join([*parts, *(f"{n}={columns[n]}" for n in given)])
 
 
 def telling(

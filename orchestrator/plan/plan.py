@@ -14,6 +14,7 @@ from orchestrator.plan.labels import scenario_text, telling
 from orchestrator.spec.model import (
     FIRST_SETTINGS,
     AttackChoice,
+    Grid,
     Normalisation,
     Study,
     attack_options,
@@ -49,14 +50,24 @@ class Scenario:
     normalisation: Normalisation | None = None  # a pre-trained victim's, if the study says so
 
     @property
+    def benign(self) -> bool:
+        """Whether there is no attack: the victim is a model trained on clean images."""
+        return self.poison.benign
+
+    @cached_property
+    def _poisoning(self) -> dict[str, Any]:
+        """What the attacker chose; nothing without one."""
+        names = ("poison_ratio", "target_label")
+        return {name: None if self.benign else getattr(self.poison, name) for name in names}
+
+    @property
     def point(self) -> dict[str, Any]:
         """The entry or value of each scenario axis."""
         return {
             "attack": self.choice,
             "dataset": self.dataset,
             "architecture": self.architecture,
-            "poison_ratio": self.poison.poison_ratio,
-            "target_label": self.poison.target_label,
+            **self._poisoning,
             "seed": self.seed,
         }
 
@@ -74,8 +85,7 @@ class Scenario:
             "attack_options": json.dumps(attack_options(self.choice), sort_keys=True),
             "dataset": self.dataset.label,
             "architecture": self.architecture.label,
-            "poison_ratio": self.poison.poison_ratio,
-            "target_label": self.poison.target_label,
+            **self._poisoning,
             "seed": self.seed,
         }
 
@@ -302,7 +312,7 @@ class Plan:
         return frozenset(
             name
             for name in columns[0]
-            if name != "attack" and len({column[name] for column in columns}) == 1
+            if name != "attack" and len({column[name] for column in columns} - {None}) <= 1
         )
 
     def family_of(self, scenario: Scenario) -> str:
@@ -388,18 +398,23 @@ def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
 
 
 def spread(scenarios: list[Scenario]) -> tuple[int, ...]:
-    """Return scenario numbers shuffled by a fixed seed, the attacks taking turns."""
+    """Return scenario numbers shuffled by a fixed seed, the attacks taking turns.
+
+    Those without an attack are last: they are no evidence for or against a setting.
+    """
     source = random.Random("order of scenarios")  # noqa: S311 - no secret depends on it
     groups: dict[str, list[int]] = defaultdict(list)
     for scenario in scenarios:
         columns = scenario.columns
-        groups[f"{columns['attack']} {columns['attack_options']}"].append(scenario.number)
+        if not scenario.benign:
+            groups[f"{columns['attack']} {columns['attack_options']}"].append(scenario.number)
     queues = list(groups.values())
     source.shuffle(queues)
     for queue in queues:
         source.shuffle(queue)
     rounds = itertools.zip_longest(*queues)
-    return tuple(number for turn in rounds for number in turn if number is not None)
+    attacked = [number for turn in rounds for number in turn if number is not None]
+    return (*attacked, *(scenario.number for scenario in scenarios if scenario.benign))
 
 
 def _scenarios(study: Study) -> list[Scenario]:
@@ -420,8 +435,16 @@ def _scenarios(study: Study) -> list[Scenario]:
             ),
         )
         for choice, dataset, architecture, target, seed in product
-        for ratio in (grid.poison_ratios if choice.poison_ratio is None else (choice.poison_ratio,))
+        if not choice.attack.benign or target == grid.target_labels[0]
+        for ratio in _ratios(choice, grid)
     ]
+
+
+def _ratios(choice: AttackChoice, grid: Grid) -> tuple[float, ...]:
+    """Return the poison ratios that an entry of the attack axis is combined with."""
+    if choice.attack.benign:
+        return grid.poison_ratios[:1]  # any one: nothing is poisoned
+    return grid.poison_ratios if choice.poison_ratio is None else (choice.poison_ratio,)
 
 
 def _with_source(study: Study, scenario: Scenario) -> Scenario:

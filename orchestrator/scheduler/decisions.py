@@ -104,16 +104,19 @@ class TrialOutcome:
     """What is known of a trial once it ran, before anyone decides whether it counts.
 
     Attributes:
-        value: The objective on the selection half; None if the trial failed or was cut.
+        value: The objective on the selection half; None if the trial failed or was cut, or there
+            is none: without an attack, or of a metric of the user's that is not finite.
         curve: The objective on the monitor subset after each epoch there was.
         error: One line, if it failed.
         sound: Whether its victim is one: what a defence does to a weak one proves nothing.
+        measured: Whether its repaired model is there, whatever its value.
     """
 
     value: float | None = None
     curve: tuple[float, ...] = ()
     error: str = ""
     sound: bool = True
+    measured: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,8 @@ class Decisions:
     scenarios, and a verdict waits for all before it. Without, scenarios are judged apart. A
     setting is compared with those of its own repair method alone, so that no method is dropped
     because another is better.
-    What ran ahead of a decision that then abandons it counts as pruned.
+    What ran ahead of a decision that then abandons it counts as pruned. Trials without an attack
+    have no objective, so that nothing is decided by them.
 
     Attributes:
         sure: Numbers of the scenarios in which no setting can be abandoned yet.
@@ -170,6 +174,7 @@ class Decisions:
                     f"scenario{of[method]}: {scenario.text}", prune.curve, objective
                 )
                 for scenario in plan.scenarios
+                if not scenario.benign
                 for method in methods
             }
         self._chains: dict[int, deque[Trial]] = defaultdict(deque)  # undecided
@@ -296,11 +301,13 @@ class Decisions:
         if outcome.error:
             self._forget(trial)
             return Verdict(trial=trial, status=Status.FAILED, error=outcome.error)
-        if outcome.value is None:
+        if outcome.value is None and not outcome.measured:
             del self._outcomes[trial.number]
             self.unsettled.append(trial)
             return None
-        abandoned = self._weigh(trial, outcome.value) if outcome.sound else None
+        abandoned = None
+        if outcome.sound and outcome.value is not None:
+            abandoned = self._weigh(trial, outcome.value)
         return Verdict(trial=trial, status=Status.DONE, pruning=abandoned)
 
     def _forget(self, trial: Trial) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from orchestrator.errors import FileChangedError, ResourceError, StoreError
 from orchestrator.pipeline.catalog import JobCatalog
@@ -45,14 +46,15 @@ class TrialOutcomes:
             value=reached(self._study.objective, victim, repaired),
             curve=self.of_curve(trial, repaired.curve),
             sound=self._study.victim_rule.admits(victim.evaluation.selection),
+            measured=True,
         )
 
-    def of_curve(self, trial: Trial, curve: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    def of_curve(self, trial: Trial, curve: Iterable[tuple[Any, ...]]) -> tuple[float, ...]:
         """Return a monitor curve as the objective's values, where it is of ACC, ASR and RA."""
         victim, objective = self._findings.victim(trial.scenario), self._study.objective
-        if victim is None or isinstance(objective, OwnObjective):
+        before = None if victim is None else victim.evaluation.selection
+        if not isinstance(before, Metrics) or isinstance(objective, OwnObjective):
             return ()
-        before = victim.evaluation.selection
         points = (Metrics(acc=acc, asr=asr, ra=ra) for acc, asr, ra in curve)
         return tuple(objective_value(objective, before, point) for point in points)
 
@@ -67,7 +69,11 @@ def point_of(
         objective: What the study seeks.
         value: Its value on the selection half; None where the trial has none that may compete.
         took: Whether its victim is one; None where there is none.
+
+    A trial without an attack never competes.
     """
+    if trial.scenario.benign:
+        value = took = None
     setting = tuple(
         (name, axis) for name, axis in trial.setting.values.items() if name != "defence_seed"
     )
@@ -205,7 +211,7 @@ class StudyScheduler:
         self._reached: dict[int, list[Findings]] = {}  # of each trial, before each stage
         # Trials that want the same result: the first has it made and the others wait.
         self._flights: dict[Hashable, list[Trial]] = defaultdict(list)
-        self._seen: dict[str, tuple[tuple[float, float, float], ...]] = {}
+        self._seen: dict[str, tuple[tuple[float | None, ...], ...]] = {}
         self._stopped: dict[int, Trial] = {}  # by the user, by the trial's number
         self._heeded = 0.0  # when
         self.scores: dict[int, Findings] = {}

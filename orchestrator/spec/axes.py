@@ -180,7 +180,9 @@ def _option_readers(chosen: type[Any], axis: str) -> dict[str, tuple[Reader, Any
     """Return the reader and the type of each option."""
     parts = {part.name: part for part in dataclasses.fields(chosen)}
     types = get_type_hints(chosen)
-    hints = {name: types[name] for name in parts} | (ATTACK_OPTIONS if axis == "attack" else {})
+    hints = {name: types[name] for name in parts}
+    if axis == "attack" and not chosen.benign:
+        hints |= ATTACK_OPTIONS
     readers: dict[str, tuple[Reader, Any]] = {}
     for name, hint in hints.items():
         is_path = name in parts and _is_path(parts[name])
@@ -242,12 +244,17 @@ class Axes:
 
     @cached_property
     def poisonings(self) -> tuple[tuple[Item, Item], ...]:
-        """Every attack with every ratio that applies to it: its own, or one of the axis's."""
+        """Every attack with every ratio that applies to it: its own, or one of the axis's.
+
+        `none` has a single ratio, which is None.
+        """
         pairs: list[tuple[Item, Item]] = []
         for attack in self.items["attack"]:
             own = attack.value.poison_ratio
             ratios = self.items["poison_ratio"]
-            if own is not None:
+            if attack.value.attack.benign:
+                ratios = (Item(node=attack.node, value=None),)
+            elif own is not None:
                 ratios = (Item(node=attack.options["poison_ratio"], value=own),)
             pairs += [(attack, ratio) for ratio in ratios]
         return tuple(pairs)
@@ -275,9 +282,17 @@ class Axes:
         distinguished = [name for name in self.items if name not in self.folded]
         return max(self.count, self._product(distinguished)) <= MAX_TRIALS
 
+    @cached_property
+    def attacked(self) -> tuple[bool, ...]:
+        """Whether there is an attack, for each of `poisonings`."""
+        return tuple(not attack.value.attack.benign for attack, _ in self.poisonings)
+
     def _product(self, names: Iterable[str]) -> int:
-        others = [name for name in names if dimension_of(name) == name]
-        return len(self.poisonings) * prod(len(self.items[name]) for name in others)
+        """Return how many combinations some axes have, all scenario axes among them."""
+        others = [name for name in names if dimension_of(name) == name and name != "target_label"]
+        targets = len(self.items["target_label"])
+        poisonings = sum(targets if attacked else min(1, targets) for attacked in self.attacked)
+        return poisonings * prod(len(self.items[name]) for name in others)
 
     def column(self, name: str) -> tuple[Any, ...]:
         """Return an axis's value at each place of the dimension that it belongs to."""

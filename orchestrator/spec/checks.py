@@ -101,6 +101,8 @@ def _check_poison(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
     tried: set[tuple[int, int]] = set()
     for d, p, t in _left(axes, "dataset", "poisoning", "target_label"):
         (attack, ratio), target = axes.poisonings[p], targets[t]
+        if not axes.attacked[p]:
+            continue
         try:
             if d in facts:
                 poison = attack.value.poison(ratio.value, target.value)

@@ -105,7 +105,7 @@ def _read_numbers(node: YamlNode, name: str, column: Sequence[Any]) -> tuple[Any
 
 def _there(column: Sequence[Any]) -> str:
     """Return the values of an axis in words."""
-    values = dict.fromkeys(column)
+    values = dict.fromkeys(one for one in column if one is not None)
     return ", ".join(one.text if isinstance(one, Range) else written(one) for one in values)
 
 
@@ -139,11 +139,16 @@ def _read_named(node: YamlNode, name: str, column: Sequence[Any]) -> tuple[Any, 
 
 
 def mask_of(conditions: Mapping[str, tuple[Any, ...]], axes: Axes) -> Mask:
-    """Return the points of the grid that meet every condition."""
+    """Return the points of the grid that meet every condition.
+
+    Without an attack a point has neither a poison ratio nor a target label to meet one.
+    """
     dimensions = axes.dimensions
     mask: Mask = np.ones([len(values) for values in dimensions.values()], dtype=np.bool_)
     for name, wanted in conditions.items():
         matching = np.array([matches(wanted, value) for value in axes.column(name)], dtype=np.bool_)
         place = dimension_of(name)
         mask &= matching.reshape([-1 if other == place else 1 for other in dimensions])
+    if "target_label" in conditions:  # ratios without an attack are None, and match nothing
+        mask[~np.array(axes.attacked, dtype=np.bool_)] = False
     return mask

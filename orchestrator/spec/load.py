@@ -23,6 +23,7 @@ from orchestrator.spec.model import (
     Limits,
     Objective,
     OwnObjective,
+    Prune,
     Resources,
     Search,
     Study,
@@ -89,6 +90,8 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
     _check_objective(given.get("objective", root), found)
     found["optuna_storage"] = found.pop("optuna", None)
     axes, found["exclude"] = _grid(given, found.get("preset", Preset.DEFAULT), found.get("search"))
+    if axes and not axes.unsound:
+        _check_attacked(given, found, axes)
     grid = axes.grid() if axes else Grid(attacks=(), datasets=(), architectures=())
     if preset_node is not None and "preset" in grid.settings:
         preset_node.note("preset is an axis of this grid already; say it there alone")
@@ -220,6 +223,24 @@ def _check_objective(node: YamlNode, found: Mapping[str, Any]) -> None:
             f"after each epoch ACC, ASR and RA are known alone, so {objective.value} cannot cut "
             f"trials; write prune: {{curve: none}}"
         )
+
+
+def _check_attacked(given: Mapping[str, YamlNode], found: dict[str, Any], axes: Axes) -> None:
+    """Note what needs an objective where no attack is left; nothing prunes there by default."""
+    if not axes.left.any() or axes.left[list(axes.attacked)].any():
+        return
+    if found.get("search") is not None:
+        given["search"].note(
+            "a sampler learns from the objective, and without an attack there is none; list the "
+            "settings, or add an attack"
+        )
+    prune = found.get("prune", Prune())
+    if "prune" in given and (prune.setting or prune.curve):
+        given["prune"].note(
+            "settings and curves are pruned by the objective, and without an attack there is none; "
+            "write prune: none, or add an attack"
+        )
+    found["prune"] = Prune()
 
 
 def _metrics(node: YamlNode) -> tuple[str, ...]:

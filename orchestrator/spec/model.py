@@ -17,7 +17,7 @@ from ulrl.datasets import Dataset, Preprocessing, check_normalisation
 from ulrl.hyperparameters import Preset, names
 from ulrl.interchange import zoo_name
 from ulrl.methods import RepairMethod
-from ulrl.metrics import Metrics
+from ulrl.metrics import CleanMetrics, Metrics
 from ulrl.models import Architecture
 from ulrl.plugins import Plugin
 from ulrl.poison import Poison
@@ -218,7 +218,9 @@ class AttackChoice:
     source: tuple[int, ...] = ()  # classes, under `labels: source_specific`
 
     def poison(self, poison_ratio: float, target_label: int) -> Poison:
-        """Return what the attacker does at this ratio, with this target."""
+        """Return what the attacker does at this ratio, with this target: `none` has neither."""
+        if self.attack.benign:
+            return Poison(attack=self.attack, labels=self.labels, poison_ratio=0.0)
         return Poison(
             attack=self.attack,
             labels=self.labels,
@@ -352,14 +354,15 @@ class Prune:
 
 @dataclass(frozen=True, kw_only=True)
 class VictimRule:
-    """What a victim must reach on the selection half to count as one."""
+    """What a victim must reach on the selection half to count as one; a benign one has no ASR."""
 
     min_acc: Fraction = 0.5
     min_asr: Fraction = 0.8
 
-    def admits(self, reached: Metrics) -> bool:
+    def admits(self, reached: CleanMetrics) -> bool:
         """Whether a victim with these metrics took."""
-        return reached.acc >= self.min_acc and reached.asr >= self.min_asr
+        obeys = not isinstance(reached, Metrics) or reached.asr >= self.min_asr
+        return reached.acc >= self.min_acc and obeys
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,13 +37,16 @@ def read_victim(node: YamlNode | None, axes: Axes | None) -> dict[str, Any]:
         InvalidValue: It is no mapping.
     """
     imported = node is not None and "import" in node.entries
-    if axes is not None and not imported:
-        for item in axes.items["attack"]:
-            if isinstance(item.value.attack, Imported):
-                item.node.note(
-                    "imported attacks come with their victims; name them under victim: "
-                    "{import: ...}"
-                )
+    for item in axes.items["attack"] if axes is not None else ():
+        if not imported and isinstance(item.value.attack, Imported):
+            item.node.note(
+                "imported attacks come with their victims; name them under victim: {import: ...}"
+            )
+        if imported and item.value.attack.benign:
+            item.node.note(
+                "a benign model is trained, and the victims of this study are imported; study it "
+                "in a file of its own"
+            )
     if node is None:
         return {}
     rules = get_type_hints(VictimRule, include_extras=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
+from warnings import catch_warnings, simplefilter
 
 from torch import Tensor
 
@@ -82,7 +83,8 @@ class RepairResult:
 
     evaluation: Evaluation
     counts: Counts
-    curve: tuple[tuple[float, float, float], ...]  # ACC, ASR, RA on the monitor subset
+    # ACC, ASR, RA on the monitor subset; without an attack ACC alone
+    curve: tuple[tuple[float, float | None, float | None], ...]
     training: tuple[tuple[float, float], ...]  # loss and accuracy of each epoch
     seconds: float
     runs: tuple[StageRun, ...]
@@ -250,26 +252,37 @@ def reached(
 ) -> float | None:
     """Return what a study seeks of a repaired model, on the selection half.
 
-    None is a metric of the user's that is not finite.
+    None is a metric of the user's that is not finite, and everything where there is no attack.
 
     Raises:
         StudyError: A metric of the user's cannot be computed.
     """
+    before, after = victim.evaluation.selection, repaired.evaluation.selection
+    if not isinstance(before, Metrics) or not isinstance(after, Metrics):
+        return None
     if isinstance(objective, OwnObjective):
         return own_value(objective.value, repaired, "selection")
-    before, after = victim.evaluation.selection, repaired.evaluation.selection
     return objective_value(objective, before, after)
 
 
 def own_value(metric: str, result: VictimResult | RepairResult, half: str) -> float | None:
     """Return a metric of the user's of a model; None if it is not finite.
 
+    None is also a metric that needs triggered images where there is no attack.
+
     Raises:
         StudyError: It cannot be computed.
     """
+    predictions = predictions_of(result.counts, half)
+    attacked = len(predictions.triggered) > 0
     try:
-        return value_of(metric, predictions_of(result.counts, half))
+        with catch_warnings():
+            if not attacked:
+                simplefilter("ignore", RuntimeWarning)  # NumPy's, of the mean of no image
+            return value_of(metric, predictions)
     except MetricError as error:
+        if not attacked:
+            return None
         text = f"{error}; results so far are stored: correct the metric and start again"
         raise StudyError(text) from error
 

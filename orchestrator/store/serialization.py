@@ -18,7 +18,7 @@ from orchestrator.store.store import Entry, Store
 from ulrl.edits import EDITS, Edits
 from ulrl.evaluation import CountedEvaluation, Evaluation
 from ulrl.interchange import sketch_of
-from ulrl.metrics import Confusion
+from ulrl.metrics import Confusion, Metrics
 from ulrl.models import ModelSpec, Weights
 from ulrl.ranges import Interval, Proportion
 from ulrl.scoring import NeuronScores
@@ -27,13 +27,15 @@ from ulrl.unlearning import Ascent
 T = TypeVar("T")
 
 Amount: TypeAlias = Annotated[float, Interval(0.0, 1e300)]  # finite, not negative
-Point: TypeAlias = tuple[Proportion, Proportion, Proportion]  # ACC, ASR, RA
+# ACC, ASR and RA; without an attack ACC alone
+Point: TypeAlias = tuple[Proportion, Proportion | None, Proportion | None]
 Points: TypeAlias = tuple[Point, ...]  # of each epoch
 Training: TypeAlias = tuple[tuple[float, Proportion], ...]  # loss and accuracy of each epoch
 
+HALVES = ("selection", "report")
 COUNTS = {  # columns of the tables of an evaluation's counts
     f"{half}_{images}": columns
-    for half in ("selection", "report")
+    for half in HALVES
     for images, columns in (("clean", 3), ("triggered", 4))
 }
 
@@ -159,6 +161,9 @@ class StoredEvaluation(Evaluation):
             raise SchemaMismatch(
                 "there are other counts than of both kinds of image in both halves"
             )
+        attacked = all(isinstance(half, Metrics) for half in (self.selection, self.report))
+        if not attacked and any(len(self.counts[f"{half}_triggered"]) for half in HALVES):
+            raise SchemaMismatch("there are triggered images, but no ASR and RA")
         if self.specimens and self.specimens.keys() != {"clean", "triggered"}:
             raise SchemaMismatch("images are clean and triggered ones, or there are none")
 
@@ -197,7 +202,7 @@ def _cells(half: str, confusion: Confusion) -> dict[str, Tensor]:
 
 def _small(table: Tensor) -> Tensor:
     """Return whole numbers in as few bytes as hold them all."""
-    fits = int(table.max()) <= torch.iinfo(torch.int16).max
+    fits = not len(table) or int(table.max()) <= torch.iinfo(torch.int16).max
     return table.to(torch.int16 if fits else torch.int32)
 
 

@@ -20,7 +20,7 @@ from orchestrator.plan.jobs import StageRun
 
 RUNS = "runs"  # where study folders are if nothing else is said
 
-Cuts: TypeAlias = dict[str, tuple[tuple[float, ...], ...]]
+Cuts: TypeAlias = dict[str, tuple[tuple[float | None, ...], ...]]
 
 STAGE_COLUMNS = ("stage", "key", "scenario", "seconds", "computed")
 
@@ -194,7 +194,7 @@ class StudyFolder:
                 found[cut["key"]] = curve
         return found
 
-    def record_cut(self, key: str, curve: tuple[tuple[float, ...], ...]) -> None:
+    def record_cut(self, key: str, curve: tuple[tuple[float | None, ...], ...]) -> None:
         """Keep the curve of a relearning that was cut: it is what the decision rests on."""
         with self._cuts_file.open("a") as file:
             file.write(json.dumps({"key": key, "curve": curve}) + "\n")

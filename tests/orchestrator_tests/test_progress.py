@@ -337,7 +337,8 @@ def test_the_live_view_names_the_reports_best(
         victim, repaired = findings.victim(trial.scenario), reached.get(trial.number)
         if victim is None or repaired is None:
             return None
-        return objective_value(objective, victim.evaluation.selection, repaired)
+        before = victim.evaluation.selection
+        return objective_value(objective, before, repaired) if isinstance(before, Metrics) else None
 
     state = ProgressState(desk.plan, reach)
     failing = [t.name for t in desk.plan.trials if random.random() < 0.2]
@@ -345,7 +346,7 @@ def test_the_live_view_names_the_reports_best(
     class Keeper(Recorder):
         def decided(self, verdict: Verdict) -> None:
             found = desk.scheduler.repairs.get(verdict.trial.number)
-            if found is not None:
+            if found is not None and isinstance(found.evaluation.selection, Metrics):
                 reached[verdict.trial.number] = found.evaluation.selection
 
     desk.watch(Keeper(), ProgressView(Console(file=StringIO()), state))

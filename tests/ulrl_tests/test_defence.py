@@ -17,7 +17,7 @@ from ulrl.datasets.digits import Digits
 from ulrl.evaluation import Evaluation, evaluate
 from ulrl.fitting import Epoch
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
-from ulrl.metrics import der, measure
+from ulrl.metrics import Metrics, der, measure
 from ulrl.models import ModelSpec, Weights, restore
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poison import Poison
@@ -183,6 +183,7 @@ def test_the_victim_has_learned_the_task_and_the_trigger(story: Story) -> None:
     assert [epoch.number for epoch in story.learned] == [1, 2, 3, 4, 5, 6]
     assert story.learned[-1].loss < story.learned[0].loss / 3
     for half in (story.before.selection, story.before.report):
+        assert isinstance(half, Metrics)
         assert half.acc > 0.9
         assert half.asr > 0.7
 
@@ -201,6 +202,8 @@ def test_the_repair_removes_the_trigger_and_keeps_the_task(story: Story) -> None
         (story.before.selection, story.after.selection),
         (story.before.report, story.after.report),
     ):
+        assert isinstance(before, Metrics)
+        assert isinstance(after, Metrics)
         assert after.asr < 0.25
         assert after.acc > before.acc - 0.12
         assert after.ra > before.ra
@@ -221,6 +224,7 @@ def test_evaluation_is_the_share_of_right_answers_in_eval_mode(
             triggered = classifier.logits(part.triggered).argmax(dim=1).tolist()
         true, total = part.true_labels.tolist(), len(part.triggered)
         right = sum(p == y for p, y in zip(clean, part.clean_labels.tolist(), strict=True))
+        assert isinstance(metrics, Metrics)
         assert metrics.acc == right / 250
         assert metrics.asr == sum(p == TARGET for p in triggered) / total
         assert metrics.ra == sum(p == y for p, y in zip(triggered, true, strict=True)) / total

@@ -17,6 +17,7 @@ from ulrl.datasets import Dataset
 from ulrl.datasets.arrays import Arrays
 from ulrl.datasets.digits import Digits
 from ulrl.evaluation import evaluate
+from ulrl.metrics import Metrics
 from ulrl.models import Architecture, ModelSpec
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.vgg import VGG19BN
@@ -104,6 +105,7 @@ def go(dataset: Dataset, architecture: Architecture) -> None:
     tests = make_test_sets(poison, images, seed=0)
     found = evaluate(repair.classifier.weights(), tests, cpu)
     for half in (found.selection, found.report):
+        assert isinstance(half, Metrics)
         assert all(0 <= share <= 1 for share in (half.acc, half.asr, half.ra))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ulrl.fitting import Samples, Sources
-from ulrl.helper import AttackContext, Helper, Step
+from ulrl.helper import AttackContext, Helper, Learned, Step
 from ulrl.models import Classifier, Weights, initialise, restore
 from ulrl.randomness import generator
 from ulrl.supervised import fit
@@ -39,13 +39,18 @@ class BenignModel(Helper):
         return {**tensors, "accuracy": right.float().mean()}
 
 
-def benign_classifier(context: AttackContext) -> Classifier:
-    """Return the trained model from what a helper was given, in eval mode, without gradients."""
-    state = {
+def benign_state(learned: Learned) -> dict[str, Tensor]:
+    """Return the trained model's parameters and buffers from a helper's result."""
+    return {
         name.removeprefix(_PREFIX): value
-        for name, value in context.learned.items()
+        for name, value in learned.items()
         if name.startswith(_PREFIX)
     }
+
+
+def benign_classifier(context: AttackContext) -> Classifier:
+    """Return the trained model from what a helper was given, in eval mode, without gradients."""
+    state = benign_state(context.learned)
     classifier = restore(Weights(model_spec=context.model_spec, state=state), context.device)
     classifier.network.eval().requires_grad_(False)  # noqa: FBT003 - torch takes no keyword
     return classifier
