@@ -39,7 +39,7 @@ from ulrl.attacks import LabelRule
 from ulrl.edits import EDITS as EDIT_COLUMNS
 from ulrl.hyperparameters import PARTS, names
 from ulrl.layers import Layers
-from ulrl.metrics import der, is_wreck, rir
+from ulrl.metrics import Metrics, der, is_wreck, rir
 from ulrl.scoring import NeuronScores
 
 _Basis: TypeAlias = tuple[Verdict | None, VictimResult | None, Findings | None, RepairResult | None]
@@ -172,7 +172,7 @@ def _is_done(verdict: Verdict | None) -> bool:
 
 def _metrics(result: VictimResult | RepairResult, when: str) -> dict[str, Any]:
     return {
-        f"{metric}_{when}_{half}": getattr(getattr(result.evaluation, half), metric)
+        f"{metric}_{when}_{half}": getattr(getattr(result.evaluation, half), metric, None)
         for metric in METRICS
         for half in HALVES
     }
@@ -197,14 +197,10 @@ def own_numbers(
 def _after(
     trial: Trial, victim: VictimResult, scored: Findings, repaired: RepairResult
 ) -> dict[str, Any]:
-    before, after = victim.evaluation, repaired.evaluation
     return {
         **_metrics(repaired, "after"),
-        "der_selection": der(before.selection, after.selection),
-        "der_report": der(before.report, after.report),
-        "rir_selection": rir(before.selection, after.selection),
-        "rir_report": rir(before.report, after.report),
-        "wrecked": is_wreck(after.selection.acc, classes=classes_of(trial, scored)),
+        **_ratings(victim, repaired),
+        "wrecked": is_wreck(repaired.evaluation.selection.acc, classes=classes_of(trial, scored)),
         "seconds": round(victim.seconds + scored.seconds + repaired.seconds, 4),
         **(_phase_one(trial, scored) if isinstance(scored, ScoreResult) else {}),
     }
@@ -216,6 +212,16 @@ def _edited(repaired: RepairResult) -> dict[str, Any]:
     if found is None:
         return {}
     return dict(zip(EDITED, (found.zeroed_parts, found.zeroed_share, found.change), strict=True))
+
+
+def _ratings(victim: VictimResult, repaired: RepairResult) -> dict[str, float]:
+    """Return DER and RIR of a repair by column; nothing where there is no attack."""
+    found: dict[str, float] = {}
+    for half in HALVES:
+        before, after = (getattr(one.evaluation, half) for one in (victim, repaired))
+        if isinstance(before, Metrics) and isinstance(after, Metrics):
+            found |= {f"der_{half}": der(before, after), f"rir_{half}": rir(before, after)}
+    return found
 
 
 def classes_of(trial: Trial, scored: Findings) -> int:
@@ -243,16 +249,24 @@ def _phase_one(trial: Trial, scored: ScoreResult) -> dict[str, Any]:
 
 
 def target_z(trial: Trial, scored: ScoreResult) -> float | None:
-    """Return the modified z-score of the target's row; None for all-to-all, or NaN."""
-    if trial.scenario.poison.labels is LabelRule.ALL_TO_ALL:
+    """Return the modified z-score of the target's row; None without one target, or NaN."""
+    if not _has_target(trial):
         return None
     z, _ = _place(scored.scores, trial.scenario.poison.target_label)
     return z if z == z else None  # noqa: PLR0124 - NaN is the one number that is not itself
 
 
+def _has_target(trial: Trial) -> bool:
+    poison = trial.scenario.poison
+    return not poison.benign and poison.labels is not LabelRule.ALL_TO_ALL
+
+
 def target_rank(trial: Trial, scored: ScoreResult) -> int | None:
-    """Return the place of the target's row among the head's, 1 being the one that moved most."""
-    if trial.scenario.poison.labels is LabelRule.ALL_TO_ALL:
+    """Return the place of the target's row among the head's, 1 being the one that moved most.
+
+    None without one target: for all-to-all, and where there is no attack.
+    """
+    if not _has_target(trial):
         return None
     return _place(scored.scores, trial.scenario.poison.target_label)[1]
 
@@ -296,7 +310,8 @@ def write_curves(
     """Write the curves of all done trials: a row per ascent, and one per trial's relearning.
 
     Trials that share an ascent have one row of it, under the first of them. Curves of ACC, ASR
-    and RA are those on the monitor subset; ``accuracy`` is what the stop rule reads.
+    and RA are those on the monitor subset; ``accuracy`` is what the stop rule reads. Without an
+    attack, curves of ASR and RA are empty lists.
     """
     axes = results.columns[len(SCENARIO) : results.columns.index("status")]
     names = (*SCENARIO, *axes)
@@ -318,7 +333,7 @@ def write_curves(
     write_text(path, csv_text(("phase", *names, *SERIES), rows))
 
 
-def _series(points: Iterable[Iterable[float]]) -> dict[str, str]:
+def _series(points: Iterable[Iterable[float | None]]) -> dict[str, str]:
     """Return the columns of a curve's points: ACC, ASR and RA of each epoch."""
     columns = list(zip(*points, strict=True)) or [(), (), ()]
     return {"accuracy": "[]"} | {
@@ -326,8 +341,8 @@ def _series(points: Iterable[Iterable[float]]) -> dict[str, str]:
     }
 
 
-def _list(values: Iterable[float]) -> str:
-    return json.dumps([round(float(value), _DIGITS) for value in values])
+def _list(values: Iterable[float | None]) -> str:
+    return json.dumps([round(float(value), _DIGITS) for value in values if value is not None])
 
 
 _ModelCounts: TypeAlias = tuple[int, int, Counts]  # number of a trial, place in `MODELS`, counts

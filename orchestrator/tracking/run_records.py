@@ -40,10 +40,12 @@ class ImageSets:
         if info is not None:
             shape = {"classes": info.classes, "side": info.side, "channels": info.channels}
             trained, tested = sum(info.train_counts), info.test_count
-        poison = {name: scenario.columns[name] for name in ("poison_ratio", "target_label")}
+        attack, poison = scenario.poison.attack.name, dict[str, Any]()
+        if not scenario.benign:
+            poison = {name: scenario.columns[name] for name in ("poison_ratio", "target_label")}
         return (
             Dataset(
-                name=f"{label} poisoned by {scenario.poison.attack.name}",
+                name=label if scenario.benign else f"{label} poisoned by {attack}",
                 digest=self._digest(scenario, scenario.columns),
                 context="training",
                 facts={"images": trained, **shape, **poison},
@@ -149,8 +151,9 @@ class RunRecords:
         if finding is not None:
             for metric in METRICS:
                 for half in ("selection", "report"):
-                    value = getattr(getattr(finding.evaluation, half), metric)
-                    metrics[f"{metric}_before_{half}"] = value
+                    value = getattr(getattr(finding.evaluation, half), metric, None)
+                    if value is not None:
+                        metrics[f"{metric}_before_{half}"] = value
             own = own_numbers(self._plan.study.metrics, finding, "before")
             metrics |= {name: value for name, value in own.items() if value is not None}
             metrics |= {**_seconds(finding.runs), "seconds": finding.seconds}
@@ -166,7 +169,7 @@ class RunRecords:
             key=scenario_key(scenario),
             parent=STUDY,
             name=self._plan.name_of(scenario),
-            params=_texts({**scenario.columns, **_made(self._plan.study, scenario)}),
+            params=_texts({**_given(scenario), **_made(self._plan.study, scenario)}),
             metrics=metrics,
             curves=curves,
             tags={**tags, "victim_ok": ok, **_tags(scenario), **_said(found)},
@@ -204,7 +207,7 @@ class RunRecords:
             parent=scenario_key(trial.scenario),
             name=f"{self._plan.name_of(trial.scenario)}: {trial.setting.text}",
             params={
-                **_texts({**trial.scenario.columns, "defence_seed": trial.defence_seed}),
+                **_texts({**_given(trial.scenario), "defence_seed": trial.defence_seed}),
                 **parameters(trial),
             },
             metrics=metrics,
@@ -315,8 +318,10 @@ def _made(study: Study, scenario: Scenario) -> dict[str, Any]:
         for field in dataclasses.fields(entry):
             if not field.metadata.get("runtime"):
                 options[f"{axis}.{field.name}"] = getattr(entry, field.name)
-    options |= {"attack.labels": choice.labels, "attack.stamp": choice.stamp}
-    options |= {"attack.source": choice.source, "victim_imported": scenario.source is not None}
+    options["victim_imported"] = scenario.source is not None
+    if not scenario.benign:
+        options |= {"attack.labels": choice.labels, "attack.stamp": choice.stamp}
+        options["attack.source"] = choice.source
     if scenario.source is not None:
         return options
     config = study.victim.config(scenario.dataset.name, scenario.poison.attack.name)
@@ -334,6 +339,11 @@ def _settled(study: Study) -> dict[str, Any]:
         elif name not in ADDRESSES:
             flat[name] = json.dumps(value) if isinstance(value, list | dict) else value
     return dict(sorted(flat.items()))
+
+
+def _given(scenario: Scenario) -> dict[str, Any]:
+    """Return a scenario's columns without those that are empty where there is no attack."""
+    return {name: value for name, value in scenario.columns.items() if value is not None}
 
 
 def _tags(scenario: Scenario) -> dict[str, str]:
@@ -355,4 +365,5 @@ def _curves(stage: str, names: tuple[str, ...], points: Any) -> Curves:
     return {
         f"{stage}/{name}": tuple((epoch, float(p[i])) for epoch, p in enumerate(points, start=1))
         for i, name in enumerate(names)
+        if all(point[i] is not None for point in points)  # ASR and RA without an attack
     }
