@@ -18,7 +18,7 @@ from rich.text import Text
 from orchestrator.cli.remaining_time import RemainingTime
 from orchestrator.plan.columns import count, span, spoken
 from orchestrator.plan.jobs import Job, JobResult, Progress
-from orchestrator.plan.labels import cell_text, setting_text
+from orchestrator.plan.labels import DAGGER, DAGGER_NOTE, cell_text, setting_text
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, amount, sentence
@@ -341,6 +341,8 @@ class ProgressView(StudyCallback):
         text += f"; {count(len(state.abandoned), 'setting')} abandoned" if state.abandoned else ""
         best = state.best()
         lines = [Text(text), *([Text(best, style="bold")] if best else [])]
+        if any(method.endswith(DAGGER) for method in state.plan.methods):
+            lines.append(Text(DAGGER_NOTE, style="dim"))
         return Group(head, *lines, self._workers())
 
     def _workers(self) -> Table:

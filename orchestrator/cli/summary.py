@@ -24,6 +24,7 @@ from orchestrator.reporting.summary import (
 from orchestrator.reporting.text import (
     Names,
     names_of,
+    oracle_note,
     peers_sentence,
     sampler_sentence,
     seeds_sentence,
@@ -62,6 +63,8 @@ def print_summary(
             f"[yellow]{wrecks} wrecked[/]: after the repair ACC is at or below chance",
             soft_wrap=True,
         )
+    if note := oracle_note(results.trials):
+        console.print(f"{note} Such a setting is in no choice of a best one.", soft_wrap=True)
     if summary.common is None:
         return
     # No line breaks: where the output goes to a file, a search finds the whole sentence.

@@ -2,11 +2,16 @@
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.plan.columns import METHOD, SCENARIO, SURFACE_AXES, ULRL
 
 _OF_ALL = {*SCENARIO, "defence_seed", "clean_ratio", "clean_draw", *METHOD}  # axes of every method
+ORACLE, DAGGER = "oracle", " †"  # a rule of methods that cut, and the mark of settings with it
+DAGGER_NOTE = (
+    "† the strength of the cut is chosen by the ASR on the selection half: no defence can do that."
+)
 _LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
 
 
@@ -61,14 +66,25 @@ def setting_text(setting: Iterable[tuple[str, str]], label_of: Callable[[str], s
     if "repair" in values:
         texts.insert(0, label_of(method_text(values)))
     elif "repair_options" in values:  # of the only method
-        texts.insert(0, _options(values) or "defaults")
+        texts.insert(0, (_options(values) or "defaults") + mark_of(values))
     return ", ".join(texts)
 
 
 def method_text(values: Mapping[str, str]) -> str:
     """Return a repair method with its options, as ``clp(u=2.0)``, from columns of the results."""
     name, options = values.get("repair", "repair"), _options(values)
-    return f"{name}({options})" if options else name
+    return f"{name}({options}){mark_of(values)}" if options else name
+
+
+def mark_of(values: Mapping[str, str]) -> str:
+    """Return the mark of a setting that no defence could choose, from columns of the results."""
+    return DAGGER if _given(values.get("repair_options") or "{}").get("rule") == ORACLE else ""
+
+
+@lru_cache(maxsize=1024)
+def _given(options: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(options)
+    return found
 
 
 def _options(values: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator.plan.columns import METHOD, SETTING
-from orchestrator.plan.labels import scenario_text, telling
+from orchestrator.plan.labels import DAGGER, ORACLE, scenario_text, telling
 from orchestrator.spec.model import (
     FIRST_SETTINGS,
     AttackChoice,
@@ -134,8 +134,13 @@ class Trial:
 
     @property
     def method_name(self) -> str:
-        """The name of the repair method."""
-        return ULRL if self.method is None else self.method.name
+        """The name of the repair method, with the mark of an oracle's settings."""
+        return _title(self.method)
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether the strength of its cut is chosen by the ASR, as no defence can do."""
+        return self.method_name.endswith(DAGGER)
 
     @cached_property
     def key(self) -> str:
@@ -214,7 +219,16 @@ def _setting(study: Study, number: int, values: Values) -> Setting:
     return Setting(number=number, values=dict(values), text=text or "the preset")
 
 
+def _title(method: RepairMethod | None) -> str:
+    """Return what a method's settings are compared under: its name, an oracle's apart."""
+    if method is None:
+        return ULRL
+    return method.name + (DAGGER if getattr(method, "rule", None) == ORACLE else "")
+
+
 def _plainly(name: str, value: Any) -> str:
+    if name == "repair" and getattr(value, "rule", None) == ORACLE:
+        return f"{value}{DAGGER}"
     if value is None:
         return "seed" if name == "defence_seed" else "none"
     return json.dumps(value) if isinstance(value, tuple) else str(value)
@@ -239,16 +253,16 @@ class Plan:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """The names of the repair methods, as in the file."""
+        """The names of the repair methods, as in the file; an oracle's settings are one apart."""
         entries = self.study.grid.settings.get("repair", ())
-        names = [entry.name for entry in entries] if isinstance(entries, tuple) else []
+        names = [_title(entry) for entry in entries] if isinstance(entries, tuple) else []
         return tuple(dict.fromkeys(names)) or (ULRL,)
 
     @property
     def settings_of_methods(self) -> Counter[str]:
         """How many settings each method has."""
         methods = (method_of(setting.values) for setting in self.settings)
-        return Counter(ULRL if method is None else method.name for method in methods)
+        return Counter(map(_title, methods))
 
     @cached_property
     def by_place(self) -> dict[tuple[int, int], Trial]:

@@ -24,6 +24,7 @@ from orchestrator.plan.columns import (
     slug,
     spoken,
 )
+from orchestrator.plan.labels import DAGGER, DAGGER_NOTE, ORACLE
 from orchestrator.reporting.classes import FlagCount, count_flags, read_classes
 from orchestrator.reporting.figures import Curve, read_curves
 from orchestrator.reporting.league import league, league_csv, league_table, read_edits
@@ -307,6 +308,8 @@ def _notes(name: str, rows: Sequence[FamilyRow], summary: Summary) -> list[str]:
         seeds_sentence(summary),
         *weak,
     ]
+    if any(DAGGER in line for line in lines):
+        lines.append(DAGGER_NOTE)
     return [printable(line) for line in lines if line]
 
 
@@ -339,7 +342,12 @@ def _assembled(
     name = study.name or folder.resolve().name
     names = names_of(results)
     parts = {
-        method: (part, summary if part is results else _summarised(part, study))
+        method: (
+            part,
+            summary
+            if part is results
+            else _summarised(part, study, oracles=method.endswith(DAGGER)),
+        )
         for method, part in results.by_method.items()
     }
     summaries = {method: own for method, (_, own) in parts.items()}
@@ -388,9 +396,9 @@ def _assembled(
     return pages, drafts.files
 
 
-def _summarised(results: StudyResults, study: StudyFile) -> Summary:
+def _summarised(results: StudyResults, study: StudyFile, *, oracles: bool = False) -> Summary:
     objective = study.objective or "der"
-    return summarise(results, objective, study.sampler, lowest=study.lowest)
+    return summarise(results, objective, study.sampler, lowest=study.lowest, oracles=oracles)
 
 
 def _section(
@@ -400,14 +408,20 @@ def _section(
     own = drafts
     if results is not drafts.results:
         own = FigureFiles(results, summary, drafts.names, drafts.log_axes, beside=drafts)
-        own.stem = f"-{slug(method)}"
+        own.stem = f"-{_word(method)}"
     has_surfaces = method == ULRL
     return {
         "name": "" if own is drafts else method,
+        "word": _word(method),
         "sensitivity": sensitivity(own, surfaces=has_surfaces),
         "surfaces": own.families() if has_surfaces else [],
         "has_surfaces": has_surfaces,
     }
+
+
+def _word(method: str) -> str:
+    """Return a method's name in names of files and parts of the page."""
+    return slug(method.replace(DAGGER, f"-{ORACLE}"))
 
 
 def _phases(

@@ -53,6 +53,7 @@ from orchestrator.reporting.text import (
     label_of,
     labelled,
     names_of,
+    oracle_note,
     report_texts,
     setting_text,
     title_of,
@@ -234,6 +235,7 @@ def _page(comparison: Comparison) -> str:
         unknown=UNKNOWN,
         settings=_settings(comparison),
         missing=missing[:MOST_LISTED],
+        oracle_note=oracle_note(trial for side in sides for trial in side.results.trials),
         missing_more=max(0, len(missing) - MOST_LISTED),
         metrics=[title_of(metric) for metric in METRICS],
     )

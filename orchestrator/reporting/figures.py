@@ -235,9 +235,10 @@ def draw_front(summary: Summary, names: Names, styles: svg.Styles) -> svg.SvgFig
         style = styles[names.attack(trial.scenario.family)]
         colour = colour_of(trial.victim_ok, style)
         every.mark(*places[id(trial)], style.mark, colour, tip=repair_tip(trial, names))
-    _join(every, [places[id(trial)] for trial in done if trial.scenario in counted])
+    _join(every, [places[id(t)] for t in done if t.scenario in counted and not t.is_oracle])
     points = setting_means(summary)
-    _join(means, [place for _, _, place in points])
+    oracles = {summary.named(trial.setting) for trial in done if trial.is_oracle}
+    _join(means, [place for setting, _, place in points if setting not in oracles])
     for setting, scenarios, (asr, acc) in points:
         tip = f"{setting_text(setting)}\nACC {acc:.1f} %, ASR {asr:.1f} % (n = {scenarios})"
         means.mark(asr, acc, "o", svg.INK, size=3.2, tip=tip)

@@ -12,6 +12,7 @@ import pandas as pd
 from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import COST, EDITED, Family, column_of, count, spoken
+from orchestrator.plan.labels import DAGGER
 from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.reporting import svg
 from orchestrator.reporting.figures import room, short
@@ -66,6 +67,11 @@ class MethodOutcome:
         return fmean(found) if found else None
 
     @property
+    def is_oracle(self) -> bool:
+        """Whether the strength of its cut is chosen by the ASR, as no defence can do."""
+        return self.method.endswith(DAGGER)
+
+    @property
     def judged(self) -> list[TrialRow]:
         """The trials by which it is judged."""
         return [trial for repair in self.repairs.values() for trial in repair.judged]
@@ -85,7 +91,8 @@ def league(parts: Mapping[str, Summary]) -> list[MethodOutcome]:
     """Return what each repair method reaches.
 
     First are methods that repair most scenarios without wrecking the model, of those the best
-    on the selection half: the rule by which settings are chosen.
+    on the selection half: the rule by which settings are chosen. Behind them stand those whose
+    strength an oracle chose, which no defence can do.
 
     Args:
         parts: The summary of each method's trials.
@@ -104,6 +111,7 @@ def league(parts: Mapping[str, Summary]) -> list[MethodOutcome]:
         return found.n, -found.mean if part.lowest else found.mean
 
     order = sorted(parts, key=rank, reverse=True)  # of equals the first in the file
+    order.sort(key=lambda method: method.endswith(DAGGER))
     return [
         MethodOutcome(
             method=method,
@@ -142,8 +150,14 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
         ``methods``: names in the order of the rows. ``note``: which cannot be told apart.
     """
     objective = found[0].summary.objective
-    gaps = [(row.behind, objective) for row in found if row.behind is not None]
-    differences = iter(difference_texts(gaps))
+    gaps = [(row, (row.behind, objective)) for row in found if row.behind is not None]
+    # An oracle is no rival: it neither adjusts what a method's difference says, nor has a star.
+    differences = iter(
+        [
+            *difference_texts([gap for row, gap in gaps if not row.is_oracle]),
+            *(t.rstrip("*") for t in difference_texts([gap for row, gap in gaps if row.is_oracle])),
+        ]
+    )
     rows = [
         (
             label_of(row.method),
@@ -257,6 +271,7 @@ def _interval_text(found: MeanEstimate | None, metric: str) -> str:
 
 def _apart(found: Sequence[MethodOutcome]) -> str:
     """Say which methods the scenarios cannot tell from the best one."""
+    found = [row for row in found if not row.is_oracle]
     gaps = [row.behind for row in found if row.behind is not None]
     if not gaps:
         return "There is no other method with a result in the same scenarios."

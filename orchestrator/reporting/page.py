@@ -43,6 +43,7 @@ from orchestrator.reporting.text import (
     half_rows,
     label_of,
     labelled,
+    oracle_note,
     setting_text,
     value_text,
     weak_text,
@@ -119,6 +120,7 @@ def study_values(results: StudyResults, summary: Summary, names: Names) -> dict[
     weak = [outcome for outcome in summary.outcomes if outcome.took is False]
     return {
         "asked": asked(results, summary),
+        "oracle_note": oracle_note(results.trials),
         "answer": answer(summary, names),
         "facts": _facts(results, names),
         "failed": [

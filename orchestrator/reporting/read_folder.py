@@ -27,7 +27,7 @@ from orchestrator.plan.columns import (
     ULRL,
     Family,
 )
-from orchestrator.plan.labels import applies, option_text, telling
+from orchestrator.plan.labels import applies, mark_of, option_text, telling
 from orchestrator.spec.rules import lettered
 
 T = TypeVar("T")
@@ -96,6 +96,11 @@ class TrialRow:
         return self.status == "done"
 
     @property
+    def is_oracle(self) -> bool:
+        """Whether the strength of its cut is chosen by the ASR, as no defence can do."""
+        return bool(mark_of(self.cells))
+
+    @property
     def wrecked(self) -> bool:
         """Whether the repaired model's ACC is at or below chance, on the selection half."""
         return self.cells.get("wrecked") == "True"
@@ -116,8 +121,13 @@ class StudyResults:
 
     @cached_property
     def by_method(self) -> Mapping[str, "StudyResults"]:
-        """The trials of each repair method, with its own options as setting axes."""
-        groups = grouped(self.trials, lambda trial: trial.cells.get("repair", ULRL))
+        """The trials of each repair method, with its own options as setting axes.
+
+        Settings whose strength an oracle chose are a method of their own, marked.
+        """
+        groups = grouped(
+            self.trials, lambda trial: trial.cells.get("repair", ULRL) + mark_of(trial.cells)
+        )
         if [*groups] == [ULRL]:
             return {ULRL: self}
         return {name: self._of(trials) for name, trials in groups.items()}

@@ -130,7 +130,12 @@ class Summary:
 
 
 def summarise(
-    results: StudyResults, objective: str, sampler: str | None = None, *, lowest: bool = False
+    results: StudyResults,
+    objective: str,
+    sampler: str | None = None,
+    *,
+    lowest: bool = False,
+    oracles: bool = False,
 ) -> Summary:
     """Return the outcomes of a study whose settings are chosen by `objective`.
 
@@ -141,13 +146,21 @@ def summarise(
         objective: A metric, of the user's own too.
         sampler: What drew the settings; None in a grid.
         lowest: Whether less of it is better, as it is of ASR.
+        oracles: Whether settings that an oracle chose may be the best: where all are its own.
     """
     lowest = lowest or objective == "asr"
     by_scenario = grouped(results.trials, lambda trial: trial.scenario)
     took = {scenario: _took(trials) for scenario, trials in by_scenario.items()}
     own = [axis for axis in results.telling if axis != _DRAW]
     points = {
-        id(t): _point(t, own, objective, lowest=lowest, took=took[t.scenario])
+        id(t): _point(
+            t,
+            own,
+            objective,
+            lowest=lowest,
+            took=took[t.scenario],
+            competes=oracles or not t.is_oracle,
+        )
         for t in results.trials
     }
     choice = Choice(points.values())
@@ -212,10 +225,16 @@ def spread_of(trials: Iterable[TrialRow | Repair | None], column: str) -> Spread
 
 
 def _point(
-    trial: TrialRow, axes: Sequence[str], objective: str, *, lowest: bool, took: bool | None
+    trial: TrialRow,
+    axes: Sequence[str],
+    objective: str,
+    *,
+    lowest: bool,
+    took: bool | None,
+    competes: bool,
 ) -> Point:
     value = None
-    if trial.done and not trial.wrecked:
+    if competes and trial.done and not trial.wrecked:
         value = trial.numbers.get(column_of(objective, "selection"))
         value = -value if lowest and value is not None else value
     return Point(

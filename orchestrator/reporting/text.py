@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from orchestrator.plan.columns import METHOD, METRICS, ULRL, Family, column_of, count, spoken
+from orchestrator.plan.labels import DAGGER, DAGGER_NOTE
 from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.plan.labels import value_text as plain_text
 from orchestrator.reporting.read_folder import (
@@ -50,6 +51,8 @@ def labelled(labels: Mapping[str, str]) -> Iterator[None]:
 def label_of(name: str) -> str:
     """Return what to call an axis, a value or an attack, whose options in brackets stay."""
     labels = _LABELS.get()
+    if name.endswith(DAGGER):
+        return label_of(name.removesuffix(DAGGER)) + DAGGER
     head, bracket, options = name.partition("(")
     return labels.get(name) or f"{labels.get(head, head)}{bracket}{options}"
 
@@ -326,7 +329,12 @@ def difference_texts(found: Sequence[tuple[MeanEstimate, str]]) -> list[str]:
 
 def _best(summary: Summary) -> str:
     if summary.common is None:
-        return "No trial is done, so there is no answer yet."
+        if not summary.counts["done"]:
+            return "No trial is done, so there is no answer yet."
+        return (
+            "No setting is best: every done trial on a victim that took wrecks its model, or its "
+            "setting could be chosen by no defence (†)."
+        )
     eligible = sound(summary.outcomes)
     outcomes = [outcome for outcome in eligible if outcome.common]
     repairs = [outcome.common for outcome in outcomes if outcome.common]
@@ -368,6 +376,11 @@ def _victims(outcomes: Iterable[ScenarioOutcome]) -> list[str]:
     victims = [outcome.victim for outcome in outcomes if outcome.victim]
     spreads = {m: spread([v[f"{m}_before_report"] for v in victims]) for m in ("acc", "asr")}
     return [spread_text(found, metric) for metric, found in spreads.items()]
+
+
+def oracle_note(trials: Iterable[TrialRow]) -> str:
+    """Say what the mark of an oracle's settings means; nothing if there is none."""
+    return DAGGER_NOTE if any(trial.is_oracle for trial in trials) else ""
 
 
 def _progress(summary: Summary) -> str:

@@ -68,10 +68,11 @@ def point_of(
         trial: The trial.
         objective: What the study seeks.
         value: Its value on the selection half; None where the trial has none that may compete.
+            That of an oracle never does, nor one without an attack.
         took: Whether its victim is one; None where there is none.
-
-    A trial without an attack never competes.
     """
+    if trial.is_oracle:
+        value = None
     if trial.scenario.benign:
         value = took = None
     setting = tuple(

@@ -1,5 +1,6 @@
 """The report of a study of several repair methods."""
 
+import io
 import json
 import re
 from html import unescape
@@ -7,14 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import ulrl.methods
+from orchestrator.cli.summary import print_summary
 from orchestrator.errors import SpecError
 from orchestrator.plan.columns import ULRL
-from orchestrator.plan.labels import applies
-from orchestrator.reporting.build import write_report
+from orchestrator.plan.labels import DAGGER_NOTE, applies
+from orchestrator.reporting.build import read_summary, write_report
 from orchestrator.spec.model import is_of_ulrl
-from tests.orchestrator_tests.report_folders import Row, make_rows, reach, write_study
+from tests.orchestrator_tests.report_folders import Row, make_rows, reach, unfinish, write_study
 from ulrl.hyperparameters import names
 
 
@@ -101,6 +104,69 @@ def test_a_method_all_of_whose_settings_wreck_says_so(tmp_path: Path) -> None:
     write_report(tmp_path)
     last = league_of(tmp_path)[-1]
     assert (last[0], last[3], last[9]) == ("clp", "0", "by every setting")
+
+
+def with_oracle() -> list[Row]:
+    """Return the rows with an oracle's settings of CLP beside them, which are the best."""
+    rows = league_rows()
+    for row in [row for row in rows if row["repair_options"] == '{"u": 2.0}']:
+        for u in (4.0, 5.0):
+            marked = {**row, "repair_options": json.dumps({"rule": "oracle", "u": u})}
+            for half in ("selection", "report"):
+                reach(marked, 0.99 - 0.001 * u, half)
+            rows.append(marked | {n: v for n, v in row.items() if "_before_" in n})
+    return rows
+
+
+def test_an_oracle_is_a_marked_row_apart_and_never_the_best(tmp_path: Path) -> None:
+    rows = with_oracle()
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    table = league_of(tmp_path)
+    assert [cells[0] for cells in table] == ["clp", "ulrl", "clp †"]
+    assert table[0][1:3] == ["u=2.0", "2"]
+    assert table[2][1:3] == ["u=4.0", "2"]
+    assert table[2][7].startswith("0.986")
+    html = (tmp_path / "report.html").read_text()
+    assert DAGGER_NOTE in html
+    answer = html.partition('<div class="answer">')[2].partition("</div>")[0]
+    assert unescape(answer).strip().startswith("<p>clp(u=2.0) has the best mean DER")
+    assert "†" not in answer
+    for name in ("table.md", "table.tex"):
+        assert "oracle" not in (tmp_path / name).read_text()
+    summary = read_summary(tmp_path)[2]
+    bests = [outcome.best for outcome in summary.outcomes if outcome.best]
+    assert not any("oracle" in str(best.setting) for best in bests)
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"marginals-clp.svg", "marginals-clp-oracle.svg"} <= figures
+
+
+def test_settings_of_an_oracle_are_marked_wherever_they_are_named(tmp_path: Path) -> None:
+    rows = with_oracle()
+    for row in rows:
+        row["wrecked"] = "False"
+        if '"u": 5.0' in row["repair_options"]:
+            unfinish(row, "failed", "boom")
+        elif '"u": 4.0' in row["repair_options"]:
+            row["wrecked"] = "True"
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    text = unescape(re.sub(r"<[^>]+>", " ", html.partition('<section id="failed">')[2]))
+    assert text.count("clp(rule=oracle, u=5.0) †") == 6
+    assert "clp(rule=oracle, u=4.0) †" in text
+    assert not re.search(r"rule=oracle, u=\d\.0\)(?! †)", text)
+    output = io.StringIO()
+    print_summary(Console(file=output, width=200), tmp_path / "results.csv", "der")
+    assert DAGGER_NOTE in output.getvalue()
+
+
+def test_a_study_of_an_oracle_alone_has_no_best_setting(tmp_path: Path) -> None:
+    rows = [row for row in with_oracle() if "oracle" in row["repair_options"]]
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "No setting is best: every done trial on a victim that took" in html
 
 
 def test_cost_and_edits_stand_beside_the_effect(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a person sees while a study runs, and which setting leads."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -16,7 +17,7 @@ from orchestrator.cli.progress import BestSoFar, ProgressState, ProgressView
 from orchestrator.cli.remaining_time import RemainingTime
 from orchestrator.plan.columns import span
 from orchestrator.plan.jobs import JobResult, Progress, trial_job, victim_job
-from orchestrator.plan.labels import setting_text
+from orchestrator.plan.labels import DAGGER_NOTE, setting_text
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.reporting.read_folder import read_results
 from orchestrator.reporting.summary import summarise
@@ -34,6 +35,9 @@ from tests.orchestrator_tests.small_studies import (
     table_study,
 )
 from tests.system_tests.commands import wait_until
+from ulrl.methods import RepairMethod
+from ulrl.methods._tuning import Tune
+from ulrl.methods.fine_tuning import FineTuning
 from ulrl.metrics import Metrics
 
 
@@ -359,6 +363,33 @@ def test_the_live_view_names_the_reports_best(
     leader = leader_of(state)
     assert leader.text == setting_text(summary.common)
     assert "alpha=" in leader.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutting(RepairMethod):
+    """A method whose strength an oracle may choose."""
+
+    rule: str = "threshold"
+
+    name = "cutting"
+    stages = (Tune(cut=None),)
+
+
+def test_an_oracles_setting_is_marked_and_does_not_lead() -> None:
+    settings = {"repair": (Cutting(), Cutting(rule="oracle"), FineTuning())}
+    plan = make_plan(small_study(attacks=[choice(BADNETS)], settings=settings, few={}))
+    assert plan.methods == ("cutting", "cutting †", "fine_tuning")
+    assert [trial.is_oracle for trial in plan.trials] == [False, True, False]
+    texts = ["repair=cutting", "repair=cutting(rule=oracle) †", "repair=fine_tuning"]
+    assert [setting.text for setting in plan.settings] == texts
+    state = state_of(plan, {(0, 0): 0.6, (1, 0): 0.99, (2, 0): 0.5})
+    leader = leader_of(state)
+    assert (leader.text, leader.value) == ("cutting", 0.6)
+    assert leader.lead == pytest.approx(0.1)
+    shown = StringIO()
+    screen = ProgressView(Console(file=shown, width=120), state)
+    Console(file=shown, width=120).print(screen._render())
+    assert DAGGER_NOTE in shown.getvalue()
 
 
 def test_defence_seeds_are_no_settings() -> None:
