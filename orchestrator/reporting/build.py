@@ -158,6 +158,8 @@ _SPECIAL = str.maketrans(
         "–": "--",
         "·": r"$\cdot$",
         "…": r"\dots{}",
+        "†": r"\dag{}",
+        "≈": r"$\approx$",
         "\N{MINUS SIGN}": "$-$",
         "\u2264": r"$\leq$",
         "\u00a0": "~",
@@ -192,13 +194,29 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
     columns = compress(("l", "r", *"rrrrrr", "l", *"rrr"), present)
     *blocks, last = [_latex_row(_latex_cells(row, alike), present) for row in rows]
     head = [
-        r"\smallskip\footnotesize\setlength{\tabcolsep}{3pt}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{@{{}}{''.join(columns)}@{{}}}}",
-        r"\toprule",
         rf"{' & ' * (2 - same_n)}{' & '.join(groups)} \\",
         "".join(rf"\cmidrule(lr){{{low + 1}-{high}}}" for low, high in pairwise(ends)),
         *_latex_row([[*[""] * (highest - len(head)), *head] for head in heads], present),
+    ]
+    return _floats(slug(name), caption, "".join(columns), head, blocks, last, notes)
+
+
+def _floats(
+    label: str,
+    caption: str,
+    columns: str,
+    head: Sequence[str],
+    blocks: Sequence[list[str]],
+    last: Sequence[str],
+    notes: Sequence[str],
+) -> str:
+    """Return rows of some lines each as tables of a page each, the notes below the last one."""
+    start = [
+        r"\smallskip\footnotesize\setlength{\tabcolsep}{3pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
+        r"\toprule",
+        *head,
         r"\midrule",
     ]
     end = [
@@ -211,15 +229,15 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
     for number, page in enumerate(pages, start=1):
         first, whole_table = number == 1, number == len(pages)
         part = "" if len(pages) == 1 else f" (Part {number} of {len(pages)}.)"
-        text = f"{caption}{part}" if first else f"Table~\\ref{{tab:{slug(name)}}}, continued.{part}"
+        text = f"{caption}{part}" if first else f"Table~\\ref{{tab:{label}}}, continued.{part}"
         lines += [
             r"\begin{table}",
             r"\centering\sloppy",
             rf"\caption{{{_latex(text) if first else text}}}",
-            *([rf"\label{{tab:{slug(name)}}}"] if first else []),
-            *head,
+            *([rf"\label{{tab:{label}}}"] if first else []),
+            *start,
             "\n\\addlinespace\n".join(map("\n".join, page)),
-            *([r"\midrule", *last] if whole_table else []),
+            *([r"\midrule", *last] if whole_table and last else []),
             r"\bottomrule",
             r"\end{tabular}}",
             *(end if whole_table else []),
@@ -313,11 +331,99 @@ def _notes(name: str, rows: Sequence[FamilyRow], summary: Summary) -> list[str]:
     return [printable(line) for line in lines if line]
 
 
+_LEAGUE = (
+    "Method",
+    "Setting",
+    "Settings",
+    "n",
+    *_OWN,
+    "Difference",
+    "Wrecked",
+    "Seconds",
+    "Passes",
+)
+
+
+def league_latex(name: str, table: Mapping[str, Any]) -> str:
+    """Return the table of repair methods as a file that a paper inputs.
+
+    Args:
+        name: Of the study.
+        table: As `orchestrator.reporting.league.league_table` returns it.
+    """
+    caption, *notes = _league_notes(name, table)
+    rows = table["rows"]
+    same = {place: _one([row[place] for row in rows]) for place in (2, 3)}
+    present = [not same.get(place, False) for place in range(len(_LEAGUE))]
+    columns = "".join(compress("ll" + "r" * 10, present))
+    blocks = []
+    for method, setting, *cells in rows:
+        lines = wrap(setting, _LONGEST_LINE, break_long_words=False)
+        texts = [*map(_starred, cells)]
+        blocks.append(
+            _latex_row(
+                [[_latex(method)], [*map(_latex, lines)], *map(_latex_spread, texts)], present
+            )
+        )
+    head = _latex_row([[text] for text in _LEAGUE], present)
+    return _floats(f"{slug(name)}-methods", caption, columns, head, blocks, (), notes)
+
+
+def league_markdown(name: str, table: Mapping[str, Any]) -> str:
+    """Return the table of repair methods as Markdown, with what it says below it."""
+    rule = ["---" if place < 2 else "---:" for place in range(len(_LEAGUE))]
+    rows = [[_markdown(cell) for cell in row] for row in table["rows"]]
+    lines = "\n".join(f"| {' | '.join(line)} |" for line in (_LEAGUE, rule, *rows))
+    notes = "\n".join(f"- {_markdown(line)}" for line in _league_notes(name, table))
+    return f"{lines}\n\n{notes}\n"
+
+
+def _starred(text: str) -> str:
+    """Return a difference with its star at the mean, not behind the interval."""
+    mean, bracket, interval = text.partition(" (")
+    return f"{mean}*{bracket}{interval.rstrip('*')}" if interval.endswith("*") else text
+
+
+def _league_notes(name: str, table: Mapping[str, Any]) -> list[str]:
+    rows, sought = table["rows"], table["objective"]
+    facts = [
+        f"{word} {rows[0][place]}"
+        for word, place in (("settings of each method:", 2), ("n =", 3))
+        if _one([row[place] for row in rows])
+    ]
+    caption = (
+        f"{name}: repair methods, each at the one setting that is best over all scenarios by "
+        f"{sought} on the selection half, of as many settings as it was given. "
+        f"Report half; ACC, ASR, RA in percent, DER "
+        f"a fraction: means over n scenarios, {table['intervals']}."
+    )
+    if facts:
+        caption += f" Everywhere: {'; '.join(facts)}."
+    lines = [
+        caption,
+        table["note"],
+        (
+            f"Difference: {sought} less the first method's, paired by scenario; * differs clearly "
+            f"after Holm's adjustment over the methods (p \u2264 0.05)."
+        ),
+        "Wrecked: scenarios after whose repair ACC is at or below chance.",
+        (
+            "Seconds of one repair, without the victim's training and the evaluation; passes over "
+            "the clean samples, ≈ as planned, else counted. Both charge a setting every stage that "
+            "it needs, shared or not."
+        ),
+    ]
+    if any(DAGGER in row[0] for row in rows):
+        lines.append(DAGGER_NOTE)
+    return [printable(line) for line in lines]
+
+
 def _markdown(text: str) -> str:
     return re.sub(r"([\\|*_<`])", r"\\\1", printable(text))
 
 
 RESULTS, FIGURES = "results.csv", "figures"
+LEAGUE_FILES = ("league.tex", "league.md")
 FIGURE_NAMES = (  # how they begin
     *("before-after.", "flagged.", "selection-report.", "surfaces-", "front.", "marginals."),
     *("importance.", "variance.", "unlearning.", "relearning.", "classes-", "methods.", "edits"),
@@ -393,6 +499,9 @@ def _assembled(
         "table.tex": latex_table(name, table, summary),
         "table.md": markdown_table(name, table, summary),
     }
+    if ranked:
+        texts = (league_latex(name, values["league"]), league_markdown(name, values["league"]))
+        pages |= dict(zip(LEAGUE_FILES, texts, strict=True))
     return pages, drafts.files
 
 
@@ -488,6 +597,9 @@ def write_report(folder: Path, *, pdf: bool = False) -> Path:
         path = folder / FIGURES / f"{name.removesuffix('.svg')}.pdf"
         if not path.exists():
             write_bytes(path, as_pdf(text))
+    for name in LEAGUE_FILES:
+        if name not in pages:  # of a study that compared methods before
+            (folder / name).unlink(missing_ok=True)
     for name, text in pages.items():
         write_text(folder / name, text)
     return folder / "report.html"

@@ -148,6 +148,7 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
         weights; none where no result has them. ``attacks``: a row per
         family: title, details, and for each method DER, then ACC and ASR, then a warning.
         ``methods``: names in the order of the rows. ``note``: which cannot be told apart.
+        ``intervals``: what the intervals are.
     """
     objective = found[0].summary.objective
     gaps = [(row, (row.behind, objective)) for row in found if row.behind is not None]
@@ -187,6 +188,7 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
         ],
         "methods": [label_of(row.method) for row in found],
         "objective": spoken(objective),
+        "intervals": _intervals(found),
         "note": _apart(found),
     }
 
@@ -267,6 +269,21 @@ def _interval_text(found: MeanEstimate | None, metric: str) -> str:
         return text
     low, high = max(0.0, found.low), min(1.0, found.high)
     return f"{text} ({number_text(low, metric)} to {number_text(high, metric)})"
+
+
+def _intervals(found: Sequence[MethodOutcome]) -> str:
+    """Say what the intervals are, as far as there are any."""
+    means = [mean for row in found if (mean := row.mean("der_report")) is not None]
+    over = {
+        "over the attacks' means" if mean.attacks > 1 else "over scenarios"
+        for mean in means
+        if mean.low is not None
+    }
+    if not over:
+        return "without intervals, which a single sample has not"
+    return (
+        f"in brackets Student's 95 % confidence interval {' or '.join(sorted(over))}, cut to [0, 1]"
+    )
 
 
 def _apart(found: Sequence[MethodOutcome]) -> str:

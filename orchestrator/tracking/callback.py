@@ -20,6 +20,7 @@ PLAN = "plan.json"
 LOGS = (PLAN, "starts.jsonl", "pruning.csv")  # among them where it ran, with which versions
 TOP = (
     *("report.html", "results.csv", "results.parquet", "table.tex", "table.md"),
+    *("league.tex", "league.md"),
     *("stages.csv", "curves.csv", "confusion.parquet", "edits.parquet"),
     *("study.yaml", "optuna.journal"),
 )

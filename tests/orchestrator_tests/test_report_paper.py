@@ -6,7 +6,9 @@ import zlib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from orchestrator.plan.labels import DAGGER_NOTE
 from orchestrator.report import main
 from orchestrator.reporting.build import write_report
 from tests.installed import program
@@ -18,6 +20,7 @@ from tests.orchestrator_tests.report_folders import (
     weaken,
     write_study,
 )
+from tests.orchestrator_tests.test_league import with_oracle
 
 ARTICLE = r"""\documentclass{article}
 \usepackage{booktabs,graphicx}
@@ -28,10 +31,13 @@ Table~\ref{tab:sensitivity-made-up}
 """
 
 
-def typeset(folder: Path) -> str:
-    """Return what LaTeX logs of an article that has the study's table."""
+def typeset(folder: Path, table: str = "table") -> str:
+    """Return what LaTeX logs of an article that has a table of the study."""
     latex = program("pdflatex", "texlive-latex-recommended")
-    (folder / "paper.tex").write_text(ARTICLE, encoding="utf-8")
+    text = ARTICLE.replace("table.tex", f"{table}.tex")
+    if table == "league":
+        text = text.replace("sensitivity-made-up", "sensitivity-made-up-methods")
+    (folder / "paper.tex").write_text(text, encoding="utf-8")
     for _ in range(2):  # the second time references are known
         command = [latex, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
         done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=60)
@@ -67,6 +73,45 @@ def test_the_table_is_set_as_it_is(tmp_path: Path, rows: list[Row]) -> None:
     log = typeset(tmp_path)
     for fault in ("Overfull", "undefined", "multiply defined", "Missing character"):
         assert fault not in log
+
+
+def test_the_table_of_methods_is_set_as_it_is(tmp_path: Path) -> None:
+    rows = with_oracle()
+    odd = r"a_b&c%d$e#f{g}~^\h|i[x]*<>"
+    study = write_study(tmp_path, rows) / "study.yaml"
+    labels = {"clp": odd, "u": "$\\tau$", "ulrl": "[*] U&RL"}
+    study.write_text(f"{study.read_text()}\n{yaml.safe_dump({'labels': labels})}")
+    write_report(tmp_path)
+    text = (tmp_path / "league.tex").read_text(encoding="utf-8")
+    assert (
+        r"a\_\allowbreak{}b\&c\%d\$e\#f\{g\}\textasciitilde{}\textasciicircum{}\textbackslash{}h$|$i"
+        r"{[}x]{*}$<$$>$ & $\tau$=2.0"
+    ) in text
+    assert r"{[}{*}] U\&RL & " in text
+    assert r"$<$$>$ \dag{} & " in text
+    caption = text.partition(r"\caption{")[2].partition("\n")[0]
+    assert "Everywhere: settings of each method: 2; n = 6." in caption
+    assert "confidence interval over the attacks' means" in caption
+    assert _escaped(DAGGER_NOTE) in text
+    markdown = (tmp_path / "league.md").read_text(encoding="utf-8").splitlines()
+    assert r"| a\_b&c%d$e#f{g}~^\\h\|i[x]\*\<> | τ=2.0 | 2 | 6 |" in markdown[2]
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in markdown[:5]} == {14}
+    assert f"- {DAGGER_NOTE}" in markdown
+    log = typeset(tmp_path, "league")
+    for fault in ("Overfull", "undefined", "multiply defined", "Missing character"):
+        assert fault not in log
+
+
+def _escaped(note: str) -> str:
+    return note.replace("†", r"\dag{}")
+
+
+def test_a_study_of_one_method_has_no_table_of_methods(tmp_path: Path) -> None:
+    write_report(write_study(tmp_path, with_oracle()))
+    assert (tmp_path / "league.tex").exists()
+    write_report(write_study(tmp_path, make_rows()))
+    assert not (tmp_path / "league.tex").exists()
+    assert not (tmp_path / "league.md").exists()
 
 
 def test_a_table_longer_than_a_page_is_several(tmp_path: Path) -> None:
