@@ -52,6 +52,7 @@ A method that cuts scores the parts of a network and sets those of the highest s
   1 - `budget` of the victim's.
 - `rule: threshold`, `rule: deviations`: by the method's own number, such as a mask's value, or
   standard deviations above a layer's mean.
+- `rule: outlier`: by ULRL's modified z-score of a row of the head.
 - `rule: largest`: a share of all parts.
 
 A fifth of the clean samples, of each class where there are five of each, is held out from what a
@@ -68,6 +69,7 @@ A method that cuts may have the cut network trained by another's tuner: option `
     - {name: rnp, mask_threshold: 0.4, tune: ft_sam}                 # RNP's cut before FT-SAM
     - {name: clp, tune: {name: fine_tuning, lr: [0.01, 0.05]}}       # the rate is an axis
     - {name: tsbd, tune: none}                                       # the cut alone
+    - {name: head_neurons, tune: gradient_norm}    # ULRL's finder before TSBD's fine-tuning
 ```
 
 - There are the tuners TUNERS.
@@ -78,6 +80,8 @@ A method that cuts may have the cut network trained by another's tuner: option `
 - What was cut may grow back in training, but in `fine_pruning`, where it stays 0.
 - Equal cuts with equal tuners are computed once, whatever method has made the cut. Where nothing
   is cut, that is the tuner's method by itself.
+- `rnp`, `tsbd` and `head_neurons` begin with an ascent. With equal options of it they share one; what
+  has no option differs between them, and `ascent: rnp` takes RNP's.
 - In tables the tuner is an option: `rnp(tune=ft_sam, mask_threshold=0.4)`.
 
 ## The library

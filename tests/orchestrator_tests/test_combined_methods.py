@@ -60,6 +60,20 @@ def test_equal_cuts_with_equal_tuners_are_trained_once() -> None:
     assert len(same[results].drop_duplicates()) == 1
 
 
+def test_methods_with_equal_ascents_climb_once() -> None:
+    """RNP, TSBD and ULRL's finder, each with the fixed values of RNP's ascent."""
+    ascent = "unlearn_lr: 0.02, unlearn_epochs: 3, unlearn_threshold: 0.3, batch_size: 64"
+    _, stages = run(f"""\
+    - {{name: rnp, {ascent}, mask_epochs: 1, mask_threshold: [0.5, 0.9]}}
+    - {{name: tsbd, ascent: rnp, {ascent}, tune: none}}
+    - {{name: head_neurons, ascent: rnp, {ascent}, share: [0.1, 0.2], tune: none}}
+    - {{name: head_neurons, ascent: rnp, {ascent}, tune: {{name: gradient_norm, epochs: 1}}}}
+""")
+    assert stages["repair.unlearned"] == 1
+    assert {stages[f"repair.{name}"] for name in ("mask_recovery", "weight_changes")} == {1}
+    assert stages["repair.head_changes"] == 1
+
+
 PINNED = {
     "anp": ["711bd7ec1870", "ce85b9a6b090"],
     "bnp": ["5031358f5604", "ce85b9a6b090"],

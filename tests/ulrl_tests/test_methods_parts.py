@@ -264,7 +264,11 @@ def test_ulrl_as_a_method_is_ulrl(victim_of: Callable[[int], Weights], pictures:
     ("options", "error", "message"),
     [
         ({"method": "clpp"}, ValueError, "no repair method is called 'clpp'; did you mean 'clp'?"),
-        ({"method": "clp", "v": 2}, TypeError, "clp has no option 'v'; it has tune, rule, u, budget"),
+        (
+            {"method": "clp", "v": 2},
+            TypeError,
+            "clp has no option 'v'; it has tune, rule, u, budget",
+        ),
         ({"method": "clp", "preset": "official"}, TypeError, "preset is of ULRL"),
         ({"method": "clp", "u": -2.0}, ValueError, "u is a number of standard deviations"),
     ],

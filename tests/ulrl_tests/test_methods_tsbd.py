@@ -211,7 +211,7 @@ def test_strengths_share_the_ascent_and_equal_cuts_the_rest() -> None:
     [
         ({"filters": 1.5}, r"^filters is a share, in \[0, 1\]; got 1\.5"),
         ({"weights": -0.1}, r"^weights is a share"),
-        ({"unlearn_threshold": 2.0}, r"^unlearn_threshold is a share"),
+        ({"unlearn_threshold": 2.0}, r"^unlearn_threshold is an accuracy"),
         ({"unlearn_lr": 0.0}, r"^unlearn_lr is above 0"),
         ({"radius": -1.0}, r"^radius is a distance, in \[0, 1000\]; got -1\.0"),
         ({"alpha": 2.0}, r"^alpha is a weight, in \[0, 1\]; got 2\.0"),

@@ -1,15 +1,41 @@
 """The ascent of phase 1 as a stage of other methods: the whole network at its stop."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
 from ulrl.attacks import Step
 from ulrl.errors import DivergedError
 from ulrl.methods._base import RepairContext, RepairStage, Tensors
 from ulrl.models import Classifier, Weights
-from ulrl.unlearning import UnlearnConfig, unlearn
+from ulrl.precision import Precision
+from ulrl.unlearning import StopAccuracy, UnlearnConfig, unlearn
 
 USUAL_EPOCHS = 40
+
+
+class Ascents(StrEnum):
+    """Whose ascent it is, as far as no option says."""
+
+    ULRL = "ulrl"  # clipped at 20; the rate falls to a tenth after 10 and 20 epochs
+    RNP = "rnp"  # likewise without clipping, in float32
+    TSBD = "tsbd"  # constant rate, no clipping nor weight decay; accuracy of images as they are
+
+
+_FIXED: Mapping[Ascents, Mapping[str, Any]] = {
+    Ascents.ULRL: {},
+    Ascents.RNP: {
+        "unlearn_clip_norm": None,  # the official code calls it where it has no effect
+        "unlearn_precision": Precision.FP32,
+    },
+    Ascents.TSBD: {
+        "unlearn_weight_decay": 0.0,
+        "unlearn_clip_norm": None,
+        "unlearn_milestones": (),
+        "stop_accuracy": StopAccuracy.EVAL,
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +87,26 @@ class Unlearn(RepairStage):
         if latest is None:
             raise RuntimeError("an ascent has at least one epoch")
         return latest.state
+
+
+def unlearned(method: Any) -> Unlearn:
+    """Return the ascent of a method.
+
+    Args:
+        method: With the options ``ascent``, ``unlearn_threshold``, ``unlearn_lr``,
+            ``unlearn_epochs`` and ``batch_size``.
+
+    Raises:
+        ValueError: One of them is out of range.
+    """
+    if not 0 <= method.unlearn_threshold <= 1:
+        raise ValueError(
+            f"unlearn_threshold is an accuracy, in [0, 1]; got {method.unlearn_threshold}"
+        )
+    config = UnlearnConfig(
+        unlearn_lr=method.unlearn_lr,
+        unlearn_epochs=method.unlearn_epochs,
+        unlearn_batch_size=method.batch_size,
+        **_FIXED[method.ascent],
+    )
+    return Unlearn(config=config, threshold=method.unlearn_threshold)

@@ -32,6 +32,7 @@ class Rule(StrEnum):
     BUDGET = "budget"  # the strongest cut that keeps enough of the accuracy on held-out samples
     THRESHOLD = "threshold"  # at a number of the method's own, such as a mask's value
     DEVIATIONS = "deviations"  # at so many standard deviations above a layer's mean
+    OUTLIER = "outlier"  # above a modified z-score, as ULRL's
     LARGEST = "largest"  # a share of all parts, those of the highest scores
 
 

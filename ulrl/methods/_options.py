@@ -15,6 +15,7 @@ _STRENGTHS = {
     "budget": ("a share of the held-out accuracy, in [0, 1]", 0, 1),
     "mask_threshold": ("a mask, in [0, 1]", 0, 1),
     "share": ("a share of what can be cut, in [0, 1]", 0, 1),
+    "z_threshold": ("a modified z-score, in (0, 1000]", 0, 1000),
     "u": ("a number of standard deviations, in [0, 100]", 0, 100),
 }
 

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from ulrl.attacks import Step
 from ulrl.fitting import Sources
-from ulrl.methods._ascent import Unlearn
+from ulrl.methods._ascent import Ascents, unlearned
 from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._loop import Passes, hold_out, train_by
 from ulrl.methods._masks import (
@@ -21,8 +21,6 @@ from ulrl.methods._masks import (
 )
 from ulrl.methods._tuning import Tune
 from ulrl.models import Weights
-from ulrl.precision import Precision
-from ulrl.unlearning import UnlearnConfig
 
 
 @register("rnp")
@@ -44,6 +42,7 @@ class RNP(CutByMasks):
         mask_threshold: Largest mask that is cut, in [0, 1], by default BackdoorBench's 0.7. The
             official code has none.
         share: Of all channels, in [0, 1], by default 0.02.
+        ascent: Whose ascent it is; of ``tsbd``'s the accuracy is of images as they are.
         unlearn_threshold: Running accuracy at which the ascent stops, in [0, 1].
         unlearn_lr: Learning rate of the ascent, above 0.
         unlearn_epochs: Of the ascent at most.
@@ -56,6 +55,7 @@ class RNP(CutByMasks):
 
     usual_threshold = 0.7
 
+    ascent: Ascents = Ascents.RNP
     unlearn_threshold: float = 0.2
     unlearn_lr: float = 0.01
     unlearn_epochs: int = 20
@@ -63,13 +63,6 @@ class RNP(CutByMasks):
     mask_lr: float = 0.2
     mask_epochs: int = 20
     batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.unlearn_threshold <= 1:
-            raise ValueError(
-                f"unlearn_threshold is an accuracy, in [0, 1]; got {self.unlearn_threshold}"
-            )
-        super().__post_init__()
 
     @property
     def stages(self) -> tuple[RepairStage, ...]:
@@ -80,15 +73,7 @@ class RNP(CutByMasks):
             mask_epochs=self.mask_epochs,
             batch_size=self.batch_size,
         )
-        ascent = UnlearnConfig(
-            unlearn_lr=self.unlearn_lr,
-            unlearn_epochs=self.unlearn_epochs,
-            unlearn_batch_size=self.batch_size,
-            unlearn_clip_norm=None,  # the official code calls it where it has no effect
-            unlearn_precision=Precision.FP32,
-        )
-        unlearned = Unlearn(config=ascent, threshold=self.unlearn_threshold)
-        return unlearned, masks, Tune(cut=self.cut, tuner=self.tuner_or(None))
+        return unlearned(self), masks, Tune(cut=self.cut, tuner=self.tuner_or(None))
 
 
 @dataclass(frozen=True, kw_only=True)

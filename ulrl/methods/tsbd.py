@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 from ulrl.attacks import Step
 from ulrl.layers import CONVOLUTION
-from ulrl.methods._ascent import Unlearn
+from ulrl.methods._ascent import Ascents, unlearned
 from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._cuts import Cut, Edit, Rule, findings, scores_of
 from ulrl.methods._sam import TINY, TwoPassTuner
 from ulrl.methods._tuning import CuttingMethod, Tune, TuningMethod, register_tuner
 from ulrl.models import restore
-from ulrl.unlearning import StopAccuracy, UnlearnConfig
 
 SHORTCUTS = ("shortcut", "downsample")  # in the paths of projections beside a block
 
@@ -37,6 +36,7 @@ class TSBD(CuttingMethod):
     Attributes:
         filters: Share of filters from which weights are cut, n in the paper, in [0, 1].
         weights: Share of those filters' weights, m in the paper, in [0, 1].
+        ascent: Whose ascent it is.
         unlearn_threshold: Accuracy at which the ascent stops, in [0, 1]. It may end by predicting
             one class for all samples: below that class's share of them it never stops, but
             diverges.
@@ -54,6 +54,7 @@ class TSBD(CuttingMethod):
 
     filters: float = 0.15
     weights: float = 0.7
+    ascent: Ascents = Ascents.TSBD
     unlearn_threshold: float = 0.1
     unlearn_lr: float = 1e-4
     unlearn_epochs: int = 1000
@@ -64,7 +65,7 @@ class TSBD(CuttingMethod):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("filters", "weights", "unlearn_threshold"):
+        for name in ("filters", "weights"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is a share, in [0, 1]; got {value}")
@@ -77,21 +78,8 @@ class TSBD(CuttingMethod):
             raise ValueError(f"{self.name} cuts weights of convolutions, and the network has none")
 
     @property
-    def _ascent(self) -> UnlearnConfig:
-        return UnlearnConfig(
-            unlearn_lr=self.unlearn_lr,
-            unlearn_weight_decay=0.0,
-            unlearn_clip_norm=None,
-            unlearn_epochs=self.unlearn_epochs,
-            unlearn_milestones=(),
-            unlearn_batch_size=self.batch_size,
-            stop_accuracy=StopAccuracy.EVAL,
-        )
-
-    @property
     def stages(self) -> tuple[RepairStage, ...]:
         """The ascent, the changes, then the cut and fine-tuning."""
-        ascent = Unlearn(config=self._ascent, threshold=self.unlearn_threshold)
         cut = PooledCut(rule=Rule.LARGEST, strength=self.filters, weights=self.weights)
         own = GradientNorm(
             radius=self.radius,
@@ -101,7 +89,7 @@ class TSBD(CuttingMethod):
             batch_size=self.batch_size,
         )
         tuner = self.tuner_or(own.tuner, "radius", "alpha", "lr", "epochs")
-        return ascent, FindChanges(), Tune(cut=cut, tuner=tuner)
+        return unlearned(self), FindChanges(), Tune(cut=cut, tuner=tuner)
 
 
 @register_tuner("gradient_norm")
