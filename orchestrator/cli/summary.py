@@ -16,6 +16,7 @@ from orchestrator.reporting.read_folder import read_results
 from orchestrator.reporting.summary import (
     ScenarioOutcome,
     Spread,
+    Summary,
     sound,
     spread,
     spread_of,
@@ -23,6 +24,7 @@ from orchestrator.reporting.summary import (
 )
 from orchestrator.reporting.text import (
     Names,
+    benign_sentence,
     names_of,
     oracle_note,
     peers_sentence,
@@ -57,8 +59,8 @@ def print_summary(
     for warning in filter(None, warnings):
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items() if number)
-    console.print(f"{count(len(results.trials), 'trial')}: {counts}", soft_wrap=True)
-    if wrecks := sum(trial.wrecked for trial in results.trials):
+    console.print(f"{count(len(results.all), 'trial')}: {counts}", soft_wrap=True)
+    if wrecks := sum(trial.wrecked for trial in results.all):
         console.print(
             f"[yellow]{wrecks} wrecked[/]: after the repair ACC is at or below chance",
             soft_wrap=True,
@@ -66,6 +68,7 @@ def print_summary(
     if note := oracle_note(results.trials):
         console.print(f"{note} Such a setting is in no choice of a best one.", soft_wrap=True)
     if summary.common is None:
+        _say_benign(console, summary)
         return
     # No line breaks: where the output goes to a file, a search finds the whole sentence.
     console.print(
@@ -95,6 +98,12 @@ def print_summary(
             *_cells(measured),
         )
     console.print(table)
+    _say_benign(console, summary)
+
+
+def _say_benign(console: Console, summary: Summary) -> None:
+    if benign := benign_sentence(summary):
+        console.print(escape(benign), soft_wrap=True)
 
 
 def folded(name: str, width: int) -> list[str]:

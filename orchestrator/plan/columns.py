@@ -44,7 +44,8 @@ SCENARIO = (*Family._fields, "seed")
 TRIGGER_COLUMNS = (*SCENARIO, "victim", "file", "psnr", "ssim")
 SETTING = ("defence_seed", "clean_ratio", *SURFACE_AXES)
 METHOD = ("repair", "repair_options")
-ULRL = "ulrl"  # in that column; here again, since the package of that name loads torch
+NO_ATTACK = "none"  # in the column of attacks
+ULRL = "ulrl"  # in the column of methods; here again, since the package of that name loads torch
 _LAST = ("target_z", "stop_epoch", "threshold_reached", "seconds", "mlflow_run_id")
 REQUIRED = (
     *(*SCENARIO, *SETTING, "status", "error", "victim_ok"),

@@ -27,7 +27,13 @@ from orchestrator.plan.columns import (
 from orchestrator.plan.labels import DAGGER, DAGGER_NOTE, ORACLE
 from orchestrator.reporting.classes import FlagCount, count_flags, read_classes
 from orchestrator.reporting.figures import Curve, read_curves
-from orchestrator.reporting.league import league, league_csv, league_table, read_edits
+from orchestrator.reporting.league import (
+    benign_table,
+    league,
+    league_csv,
+    league_table,
+    read_edits,
+)
 from orchestrator.reporting.page import FigureFiles, fill, study_values, trigger_views
 from orchestrator.reporting.read_folder import (
     STARTS,
@@ -107,6 +113,7 @@ def conclusion(folder: Path) -> tuple[Outcome, Mapping[tuple[str, ...], Outcome]
     text = "\n\n".join(answer(summary, names_of(results)))
     if summary.common is None:
         why = "no victim took" if summary.all_weak else "no trial is done"
+        why = why if summary.outcomes else "no scenario has an attack"
         return Outcome(text=text, best_setting=f"none: {why}", metrics={}), scenarios
     whole = Outcome(
         text=text,
@@ -174,7 +181,7 @@ def latex_table(name: str, rows: Sequence[FamilyRow], summary: Summary) -> str:
     It is no wider than the text. What all scenarios share stands in the caption.
     """
     *families, whole = rows
-    alike = [texts[0] for texts in zip(*(r.details for r in families), strict=True) if _one(texts)]
+    alike = [t for t in families[0].details if all(t in row.details for row in families)]
     caption, *notes = _notes(name, rows, summary)
     facts, one = [*alike], families[0]
     if same_n := _one([row.n for row in families]):
@@ -320,6 +327,7 @@ def _notes(name: str, rows: Sequence[FamilyRow], summary: Summary) -> list[str]:
     lines = [
         f"{name}: report half; ACC, ASR, RA in percent, DER a fraction; {SPREAD}.",
         weak_sentence(summary),
+        "none: benign models, in which there is nothing to remove." if summary.benign else "",
         f"Settings chosen by {sought} on the selection half; the one for all: {common}.",
         "Own best settings are chosen for each scenario alone: an upper bound.",
         peers_sentence(summary),
@@ -427,6 +435,7 @@ LEAGUE_FILES = ("league.tex", "league.md")
 FIGURE_NAMES = (  # how they begin
     *("before-after.", "flagged.", "selection-report.", "surfaces-", "front.", "marginals."),
     *("importance.", "variance.", "unlearning.", "relearning.", "classes-", "methods.", "edits"),
+    "benign.",
     *("marginals-", "importance-", "variance-"),  # of one repair method of several
 )
 
@@ -447,7 +456,7 @@ def _assembled(
 ) -> tuple[dict[str, str], dict[str, str]]:
     name = study.name or folder.resolve().name
     names = names_of(results)
-    parts = {
+    methods = {
         method: (
             part,
             summary
@@ -456,6 +465,8 @@ def _assembled(
         )
         for method, part in results.by_method.items()
     }
+    benign = benign_table({method: own for method, (_, own) in methods.items()}, names)
+    parts = {method: part for method, part in methods.items() if part[0].trials}
     summaries = {method: own for method, (_, own) in parts.items()}
     ranked = league(summaries) if len(summaries) > 1 else []
     curves, flags = _phases(folder, parts.get(ULRL), names)
@@ -464,6 +475,8 @@ def _assembled(
     drafts = FigureFiles(results, summary, names, study.log_axes)
     if ranked:
         drafts.files["methods.csv"] = league_csv(ranked)
+    if results.benign:
+        drafts.files["benign.csv"] = benign["csv"]
     sections = [_section(method, *part, drafts) for method, part in parts.items()]
     values = study_values(results, summary, names)
     values["answer"] += filter(None, [classes.warning(names)])
@@ -484,6 +497,7 @@ def _assembled(
         "triggers": trigger_views(folder / "figures", results, names),
         **drafts.repairs(),
         "methods": sections,
+        "benign": benign if results.benign else None,
         "league": league_table(ranked, names) if ranked else None,
         "edits": drafts.edits(read_edits(folder / EDITS, ranked)) if ranked else [],
         "setting_head": setting_head(summary),
@@ -562,7 +576,7 @@ def _has_baseline(results: StudyResults, preset: str | None) -> bool:
         or trial.cells.get("preset", preset) == "fine_tuning"
         or trial.cells.get("max_suspects") == "0"
         or trial.cells.get("plain_fine_tuning") == "True"
-        for trial in results.trials
+        for trial in results.all
     )
 
 

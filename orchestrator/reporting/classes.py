@@ -114,14 +114,13 @@ def read_classes(path: Path, results: StudyResults, summary: Summary) -> ClassRe
     repairs = [outcome.common for outcome in by_seed if outcome and outcome.common]
     if not path.exists() or not repairs:
         return ClassResults()
-    number = {id(trial): place for place, trial in enumerate(results.trials)}
-    first = {t.scenario: number[id(t)] for t in reversed(results.trials)}
+    first = {t.scenario: t.place for t in reversed(results.trials)}
     models = [
         (place, trial, model)
         for place, repair in enumerate(repairs)
         for trial, model in (
             (first[repair.scenario], _VICTIM),
-            *((number[id(trial)], _REPAIRED) for trial in repair.judged),
+            *((trial.place, _REPAIRED) for trial in repair.judged),
         )
     ]
     wanted = pd.DataFrame(models, columns=["place", "trial", "model"])
@@ -214,8 +213,9 @@ def _rates(cells: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def _check(path: Path, results: StudyResults, cells: pd.DataFrame) -> None:
     """Refuse counts of other models than those of the results: rows may have moved."""
     found = _rates(cells, ["trial", "model"])
+    numbers_of = {trial.place: trial.numbers for trial in results.trials}
     for (number, model), *rates in found.itertuples(name=None):
-        numbers = results.trials[number].numbers
+        numbers = numbers_of[number]
         for metric, rate in zip(found.columns, rates, strict=True):
             column = f"{metric}_{_WHEN.get(model)}_report"
             if column in numbers and not abs(numbers[column] - rate) < 1e-9:

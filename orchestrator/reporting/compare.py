@@ -129,6 +129,11 @@ def read_sides(folders: Sequence[Path]) -> Comparison:
             continue
         try:
             results = read_results(folder / "results.csv")
+            if not results.trials:
+                mistakes.append(
+                    f"{folder}: no scenario has an attack, so there is nothing to compare"
+                )
+                continue
             found.append((folder, read_study(folder / "study.yaml"), results))
         except SpecError as error:
             mistakes += error.lines

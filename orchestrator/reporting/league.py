@@ -17,7 +17,16 @@ from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.reporting import svg
 from orchestrator.reporting.figures import room, short
 from orchestrator.reporting.read_folder import DEFAULT, ScenarioRow, TrialRow, distinct
-from orchestrator.reporting.summary import Repair, Spread, Summary, is_wreck, sound, spread_of
+from orchestrator.reporting.summary import (
+    BenignRepair,
+    Repair,
+    Spread,
+    Summary,
+    benign_repairs,
+    is_wreck,
+    sound,
+    spread_of,
+)
 from orchestrator.reporting.text import (
     NOTHING,
     Names,
@@ -26,6 +35,7 @@ from orchestrator.reporting.text import (
     listed,
     number_text,
     setting_text,
+    signed,
     spread_text,
 )
 from orchestrator.search.inference import LEVEL, MeanEstimate, estimate, holm
@@ -387,3 +397,80 @@ def draw_edits(edits: pd.DataFrame) -> svg.SvgFigure:
             )
         svg.draw_cells(panel, cells)
     return sheet.finish()
+
+
+BENIGN_COLUMNS = (
+    *("dataset", "architecture", "method", "setting", "best", "models", "trials"),
+    *("acc_before", "acc_after", "change", "worst_change"),
+    *("flagging_trials", "flagged_mean", "wrecked"),
+)
+MOST_BENIGN = 40  # rows of the page
+
+
+def benign_table(summaries: Mapping[str, Summary], names: Names) -> dict[str, Any]:
+    """Return the table of what repairs cost benign models, in words and for programs.
+
+    Args:
+        summaries: Of each repair method's trials.
+        names: Of scenarios.
+
+    Returns:
+        ``rows``: title, details, setting, whether it is the best of its method, models, ACC
+        before and after, mean and worst change, flagged neurons, wrecked; at most `MOST_BENIGN`
+        of them. ``left_out``: how many more there are. ``csv``: all, with `BENIGN_COLUMNS`.
+    """
+    rows, table = [], []
+    for method, summary in summaries.items():
+        for one in benign_repairs(summary):
+            cells = _benign_cells(one, method)
+            table.append(cells)
+            setting = setting_text(one.setting)
+            if len(summaries) > 1:
+                setting = f"{label_of(method)}: {setting}" if one.setting else label_of(method)
+            flags = NOTHING
+            if cells["flagged_mean"] is not None:
+                flags = f"{cells['flagged_mean']:.1f} ({cells['flagging_trials']} of "
+                flags += f"{cells['trials']})"
+            rows.append(
+                {
+                    "title": " · ".join(names.details(one.family)),
+                    "setting": setting,
+                    "best": one.best,
+                    "numbers": [
+                        str(cells["models"]),
+                        spread_text(one.spread("acc_before_report"), "acc"),
+                        spread_text(one.spread("acc_after_report"), "acc"),
+                        signed(cells["change"], "acc"),
+                        signed(cells["worst_change"], "acc"),
+                        flags,
+                        str(cells["wrecked"] or NOTHING),
+                    ],
+                }
+            )
+    shown = sorted(rows, key=lambda row: not row["best"])[:MOST_BENIGN]
+    left = len(rows) - len(shown)
+    return {"rows": shown, "left_out": left, "csv": csv_text(BENIGN_COLUMNS, table)}
+
+
+def _benign_cells(one: BenignRepair, method: str) -> dict[str, Any]:
+    done = one.done
+    changes = [t.numbers["acc_after_report"] - t.numbers["acc_before_report"] for t in done]
+    before, after = (one.spread(f"acc_{when}_report") for when in ("before", "after"))
+    flagged = [len(trial.flagged) for trial in done if trial.flagged is not None]
+    means = [0.0 if found is None else found.mean for found in (before, after)]
+    return {
+        "dataset": one.family.dataset,
+        "architecture": one.family.architecture,
+        "method": method,
+        "setting": plain_setting_text(one.setting),
+        "best": one.best,
+        "models": len(one.trials),
+        "trials": len(done),
+        "acc_before": means[0],
+        "acc_after": means[1],
+        "change": means[1] - means[0],
+        "worst_change": min(changes),
+        "flagging_trials": sum(map(bool, flagged)) if flagged else None,
+        "flagged_mean": sum(flagged) / len(flagged) if flagged else None,
+        "wrecked": sum(trial.wrecked for trial in done),
+    }

@@ -113,11 +113,12 @@ def view(name: str, drawing: SvgFigure, note: str = "") -> FigureView:
 
 def study_values(results: StudyResults, summary: Summary, names: Names) -> dict[str, Any]:
     """Return the texts and tables of the report's page that no other file is needed for."""
-    failed = [trial for trial in results.trials if trial.status == "failed"]
-    pruned = [trial.setting for trial in results.trials if trial.status == "pruned"]
-    wrecks = [summary.named(trial.setting) for trial in results.trials if trial.wrecked]
+    failed = [trial for trial in results.all if trial.status == "failed"]
+    pruned = [trial.setting for trial in results.all if trial.status == "pruned"]
+    wrecks = [summary.named(trial.setting) for trial in results.all if trial.wrecked]
     unflagged = classes.missed(results, names)
-    weak = [outcome for outcome in summary.outcomes if outcome.took is False]
+    weak = {o.scenario: o.victim for o in summary.outcomes if o.took is False}
+    weak |= {trial.scenario: trial.numbers for trial in results.benign if trial.victim_ok is False}
     return {
         "asked": asked(results, summary),
         "oracle_note": oracle_note(results.trials),
@@ -130,8 +131,8 @@ def study_values(results: StudyResults, summary: Summary, names: Names) -> dict[
         "failures_left_out": max(0, len(failed) - MOST_FAILURES),
         "pruned": Counter(map(setting_text, pruned)).items(),
         "weak": [
-            (names.scenario(o.scenario), *(o.victim[f"{m}_before_report"] for m in ("acc", "asr")))
-            for o in weak
+            (names.scenario(one), *(victim.get(f"{m}_before_report") for m in ("acc", "asr")))
+            for one, victim in weak.items()
         ],
         "wrecks": Counter(map(setting_text, wrecks)).items(),
         "missed": unflagged[:MOST_MISSED],
@@ -157,7 +158,7 @@ def fill(template: str, widths: Iterable[int], **values: Any) -> str:
     )
     environment.filters |= {"duration": duration, "number": _number, "setting_text": setting_text}
     environment.filters |= {"value_text": value_text, "label": label_of}
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    environment.filters["percent"] = lambda v: NOTHING if v is None else f"{100 * v:.1f}"
     environment.globals |= {"count": count, "nothing": NOTHING, "plus_minus": PLUS_MINUS}
     style = environment.get_template("style.css").render(widths=sorted(set(widths)))
     script = environment.get_template("page.js").render()
@@ -177,13 +178,15 @@ def _digest(text: str) -> str:
 
 def _facts(results: StudyResults, names: Names) -> list[tuple[str, str]]:
     """Return what the study varies and what it holds fixed."""
-    trials = results.trials
+    trials = results.all
     attacks = ", ".join(distinct(label_of(names.attack(trial.scenario.family)) for trial in trials))
     facts = [("Attacks", attacks)]
     own = [(label_of(axis), axis) for axis in results.varied if axis not in METHOD]
     for title, axis in (*_AXES, *own):
-        given = (trial.cells[axis] for trial in trials if applies(axis, trial.cells))
-        values = [value_text(value) for value in in_order(given)]
+        given = (t.cells[axis] for t in trials if applies(axis, t.cells))
+        # Without an attack there is neither a poison ratio nor a target label.
+        of_attacks = axis in ("poison_ratio", "target_label")
+        values = [value_text(v) for v in in_order(one for one in given if one or not of_attacks)]
         if not values:
             continue
         if len(values) > _MOST_VALUES:

@@ -19,6 +19,7 @@ from orchestrator.plan.columns import (
     DER,
     EDITED,
     METHOD,
+    NO_ATTACK,
     REQUIRED,
     RIR,
     SETTING,
@@ -96,6 +97,11 @@ class TrialRow:
         return self.status == "done"
 
     @property
+    def benign(self) -> bool:
+        """Whether there is no attack."""
+        return self.scenario.family.attack == NO_ATTACK
+
+    @property
     def is_oracle(self) -> bool:
         """Whether the strength of its cut is chosen by the ASR, as no defence can do."""
         return bool(mark_of(self.cells))
@@ -111,6 +117,8 @@ class StudyResults:
     """The trials of a study, in plan order.
 
     Attributes:
+        trials: Those with an attack: all that settings are compared by.
+        benign: Those without one, which have no ASR, RA and DER.
         varied: Those of them that make a trial's `setting`: `telling` and the surfaces'.
     """
 
@@ -118,6 +126,12 @@ class StudyResults:
     setting_axes: tuple[str, ...]  # all setting axes, as the columns stand in the file
     varied: tuple[str, ...]
     telling: tuple[str, ...]  # those that distinguish settings
+    benign: tuple[TrialRow, ...] = ()
+
+    @property
+    def all(self) -> tuple[TrialRow, ...]:
+        """All trials, those without an attack last."""
+        return (*self.trials, *self.benign)
 
     @cached_property
     def by_method(self) -> Mapping[str, "StudyResults"]:
@@ -126,7 +140,7 @@ class StudyResults:
         Settings whose strength an oracle chose are a method of their own, marked.
         """
         groups = grouped(
-            self.trials, lambda trial: trial.cells.get("repair", ULRL) + mark_of(trial.cells)
+            self.all, lambda trial: trial.cells.get("repair", ULRL) + mark_of(trial.cells)
         )
         if [*groups] == [ULRL]:
             return {ULRL: self}
@@ -151,7 +165,7 @@ class StudyResults:
             replace(trial, cells=row, setting=setting_of(row, varied))
             for trial, row in zip(trials, rows, strict=True)
         )
-        return StudyResults(trials=restricted, setting_axes=axes, varied=varied, telling=found)
+        return _results(restricted, axes, varied, found)
 
 
 def read_results(path: Path) -> StudyResults:
@@ -177,7 +191,22 @@ def read_results(path: Path) -> StudyResults:
     for number, trial in enumerate(trials, start=2):
         if (same := seen.setdefault((trial.scenario, trial.setting), number)) != number:
             raise SpecError([f"{path}: row {number} is the same trial as row {same}"])
-    return StudyResults(trials=trials, setting_axes=axes, varied=varied, telling=found)
+    return _results(trials, axes, varied, found)
+
+
+def _results(
+    trials: Iterable[TrialRow],
+    axes: tuple[str, ...],
+    varied: tuple[str, ...],
+    telling: tuple[str, ...],
+) -> StudyResults:
+    parts: tuple[list[TrialRow], list[TrialRow]] = ([], [])
+    for trial in trials:
+        parts[trial.benign].append(trial)
+    attacked, benign = map(tuple, parts)
+    return StudyResults(
+        trials=attacked, setting_axes=axes, varied=varied, telling=telling, benign=benign
+    )
 
 
 def scenario_of(row: Mapping[str, str]) -> ScenarioRow:
@@ -240,6 +269,10 @@ _ALWAYS = {
 }
 _VICTIM = {"victim_ok": _BOOLEAN, **dict.fromkeys(BEFORE, _FRACTION)}
 _DONE = {**_VICTIM, **dict.fromkeys((*AFTER, *DER), _FRACTION), "seconds": _NUMBER}
+_OF_ATTACKS = (
+    *("poison_ratio", "target_label", *DER),
+    *(name for name in (*BEFORE, *AFTER) if not name.startswith("acc_")),
+)
 _OPTIONAL = {  # may be empty; older results lack some of these columns
     "flagged": _ROWS,  # as the next, empty of a repair method other than ULRL
     "threshold_reached": _BOOLEAN,
@@ -265,6 +298,8 @@ def _refuse_faults(table: Table) -> None:
         rules |= {axis: _EMPTY for axis in SURFACE_AXES if not applies(axis, row)}
         if row["status"] == "done":
             rules |= {**_DONE, **{name: rule for name, rule in _OPTIONAL.items() if row.get(name)}}
+        if row["attack"] == NO_ATTACK:
+            rules |= dict.fromkeys(_OF_ATTACKS, _EMPTY)
         faults += [
             f"row {number}, {name}: must be {rule}; got {row[name]!r}"
             for name, rule in sorted(rules.items())

@@ -113,6 +113,7 @@ class Summary:
     choosing: tuple[int, ...]
     judging: tuple[int, ...]
     sampler: str | None = None  # what drew the settings; None in a grid
+    benign: tuple[TrialRow, ...] = ()  # trials without an attack, which choose nothing
 
     def families(self) -> dict[Family, list[ScenarioOutcome]]:
         """Return the outcomes of each family, one for each seed."""
@@ -180,7 +181,7 @@ def summarise(
             return None
         return Repair(setting=settings[name], chosen=chosen, judged=judged)
 
-    statuses = Counter(trial.status for trial in results.trials)
+    statuses = Counter(trial.status for trial in results.all)
     return Summary(
         objective=objective,
         lowest=lowest,
@@ -203,6 +204,7 @@ def summarise(
         choosing=tuple(choice.seeds(choosing=True)),
         judging=tuple(choice.seeds(choosing=False)),
         sampler=sampler,
+        benign=results.benign,
     )
 
 
@@ -254,6 +256,43 @@ def _of(setting: Setting, axes: Sequence[str]) -> Setting:
 
 def _took(trials: Sequence[TrialRow]) -> bool | None:
     return next((trial.victim_ok for trial in trials if trial.victim_ok is not None), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenignRepair:
+    """What one setting does to the benign models of a family.
+
+    Attributes:
+        best: Whether it is the best setting by the scenarios with an attack.
+        trials: The done trials of each model, on several defence seeds if there are any. Weak
+            models are left out where others are not.
+    """
+
+    family: Family
+    setting: Setting
+    best: bool
+    trials: Mapping[ScenarioRow, Sequence[TrialRow]]
+
+    @property
+    def done(self) -> list[TrialRow]:
+        return [trial for trials in self.trials.values() for trial in trials]
+
+    def spread(self, column: str) -> Spread | None:
+        """Return mean and spread of a column over models."""
+        return spread([fmean(t.numbers[column] for t in own) for own in self.trials.values()])
+
+
+def benign_repairs(summary: Summary) -> list[BenignRepair]:
+    """Return what settings do to benign models, family by family, the best setting first."""
+    found = []
+    for family, rows in grouped(summary.benign, lambda trial: trial.scenario.family).items():
+        done = [trial for trial in rows if trial.done]
+        counted = [trial for trial in done if trial.victim_ok] or done
+        for setting, group in grouped(counted, lambda t: summary.named(t.setting)).items():
+            trials = grouped(group, lambda trial: trial.scenario)
+            best = setting == summary.common
+            found.append(BenignRepair(family=family, setting=setting, best=best, trials=trials))
+    return sorted(found, key=lambda one: not one.best)
 
 
 def is_wreck(repair: Repair) -> bool:

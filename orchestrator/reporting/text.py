@@ -24,10 +24,12 @@ from orchestrator.reporting.read_folder import (
 from orchestrator.reporting.summary import (
     HIGHEST_ASR,
     LARGEST_ACC_DROP,
+    BenignRepair,
     Repair,
     ScenarioOutcome,
     Spread,
     Summary,
+    benign_repairs,
     is_wreck,
     sound,
     spread,
@@ -87,6 +89,7 @@ class Names:
         varied = (
             f"{words[axis] if label_of(axis) == axis else label_of(axis)} {getattr(family, axis)}"
             for axis in self.families
+            if getattr(family, axis)
         )
         return (label_of(family.dataset), label_of(family.architecture), *varied)
 
@@ -99,7 +102,7 @@ class Names:
 
 def names_of(*studies: StudyResults) -> Names:
     """Return how the things of a study, or of several, are called."""
-    families = distinct(t.scenario.family for results in studies for t in results.trials)
+    families = distinct(t.scenario.family for results in studies for t in results.all)
     variants = {
         attack: [json.loads(text) for text in distinct(one.attack_options for one in group)]
         for attack, group in grouped(families, lambda family: family.attack).items()
@@ -109,7 +112,7 @@ def names_of(*studies: StudyResults) -> Names:
         families=tuple(
             axis
             for axis in ("poison_ratio", "target_label")
-            if len({getattr(family, axis) for family in families}) > 1
+            if len({getattr(family, axis) for family in families} - {""}) > 1
         ),
     )
 
@@ -181,11 +184,16 @@ def duration(seconds: float) -> str:
 
 def asked(results: StudyResults, summary: Summary) -> str:
     """Return what the study compares, and on what."""
-    settings = len({summary.named(trial.setting) for trial in results.trials})
-    axes = [axis for axis in summary.axes if len({t.cells[axis] for t in results.trials}) > 1]
+    trials = results.trials or results.benign
+    settings = len({summary.named(trial.setting) for trial in trials})
+    axes = [axis for axis in summary.axes if len({t.cells[axis] for t in trials}) > 1]
     if "repair_options" in axes:  # they belong to the method's name
         axes = [*dict.fromkeys("repair" if axis in METHOD else axis for axis in axes)]
     over = f" of {listed([*map(label_of, axes)])}" if axes else ""
+    models = len({trial.scenario for trial in results.benign})
+    benign = count(models, "benign model") if models else ""
+    if not results.trials:
+        return f"{count(settings, 'setting')}{over}, run on {benign}"
     scenarios = [outcome.scenario for outcome in summary.outcomes]
     values = zip(*((s.family[:2], *s.family[2:], s.seed) for s in scenarios), strict=True)
     words = ("attack", "dataset", "architecture", "poison ratio", "target label", "seed")
@@ -193,20 +201,53 @@ def asked(results: StudyResults, summary: Summary) -> str:
     grid = ""
     if sizes and prod(sizes.values()) == len(scenarios):
         grid = f" ({' × '.join(count(size, word) for word, size in sizes.items())})"
-    return (
-        f"{count(settings, 'setting')}{over}, compared on {count(len(scenarios), 'scenario')}{grid}"
-    )
+    compared = f"{count(settings, 'setting')}{over}, compared on "
+    compared += f"{count(len(scenarios), 'scenario')}{grid}"
+    return f"{compared}, and run on {benign}" if benign else compared
 
 
 def answer(summary: Summary, names: Names) -> list[str]:
     """Return what the study found, in sentences that the data bear out."""
-    if summary.all_weak:
+    if not summary.outcomes:
+        sentences = [benign_sentence(summary), f"{_trials(summary)}."]
+    elif summary.all_weak:
         sentences = [weak_sentence(summary), sampler_sentence(summary), f"{_trials(summary)}."]
     else:
         sentences = [unflagged_sentence(summary), _best(summary), peers_sentence(summary)]
         sentences += [seeds_sentence(summary)]
         sentences += [sampler_sentence(summary), _progress(summary), _failures(summary, names)]
+        sentences += [benign_sentence(summary)]
     return [sentence for sentence in sentences if sentence]
+
+
+def benign_sentence(summary: Summary) -> str:
+    """Say what the best setting does to benign models; nothing if there are none.
+
+    Where no scenario has an attack, say that there is no best setting.
+    """
+    if not summary.benign:
+        return ""
+    if not summary.outcomes:
+        return (
+            "No scenario has an attack, so there is no objective and no setting is best. What each "
+            "does to benign models stands below."
+        )
+    found = [one for one in benign_repairs(summary) if one.best]
+    if not found:
+        return "" if summary.common is None else "No benign model is repaired by it yet."
+    models = {model: own for one in found for model, own in one.trials.items()}
+    whole = BenignRepair(family=found[0].family, setting=found[0].setting, best=True, trials=models)
+    before, after = (whole.spread(f"acc_{when}_report") for when in ("before", "after"))
+    which = count(len(models), "benign model")
+    text = (
+        f"On {which}, where there is nothing to remove, it takes ACC from "
+        f"{spread_text(before, 'acc')}{_PERCENT} to {spread_text(after, 'acc')}{_PERCENT}"
+    )
+    flagging = [trial for trial in whole.done if trial.flagged is not None]
+    if flagging:
+        alarms = sum(bool(trial.flagged) for trial in flagging)
+        text += f", and flags a neuron in {alarms} of {count(len(flagging), 'trial')}"
+    return f"{text}."
 
 
 def weak_sentence(summary: Summary) -> str:
@@ -516,9 +557,36 @@ def repair_rows(summary: Summary, names: Names) -> list[FamilyRow]:
         texts = [setting_cell(setting) for setting in settings]
         title, details = label_of(names.attack(family)), names.details(family)
         rows.append(_family_row(title, details, counted or sound(group), texts, weak_text(group)))
+    rows += _benign_family_rows(summary, names)
     counted = [outcome for outcome in summary.outcomes if outcome.took and outcome.best]
     whole = _family_row("All scenarios", (), counted, ["each its own"] if counted else [], "")
     return [*rows, whole]
+
+
+def _benign_family_rows(summary: Summary, names: Names) -> list[FamilyRow]:
+    """Return a row per family of benign models, by the best setting if it is done there."""
+    best = {one.family: one for one in benign_repairs(summary) if one.best}
+    rows = []
+    for family, group in grouped(summary.benign, lambda trial: trial.scenario.family).items():
+        models = {t.scenario: t for t in group if t.victim_ok is not None}
+        weak = [model.seed for model, trial in models.items() if not trial.victim_ok]
+        whole = [model for model in models if model.seed not in weak] or models
+        own = best[family].trials if family in best else whole
+        before = spread([models[m].numbers["acc_before_report"] for m in own if m in models])
+        after = best[family].spread("acc_after_report") if family in best else None
+        rows.append(
+            FamilyRow(
+                title=label_of(names.attack(family)),
+                details=names.details(family),
+                n=len(best[family].trials) if family in best else 0,
+                weak=f"model of seed {', '.join(weak)} is weak" if weak else "",
+                victim=[spread_text(before, "acc"), NOTHING],
+                own=[NOTHING] * 4,
+                settings=[],
+                common=[spread_text(after, "acc"), NOTHING, NOTHING],
+            )
+        )
+    return rows
 
 
 def _family_row(
