@@ -312,8 +312,14 @@ def _method(
 ) -> RepairMethod:
     if preset != Preset.DEFAULT and name in METHODS:
         raise TypeError(f"preset is of ULRL, and {name} has options of its own; leave it out")
-    method: RepairMethod = registered(METHODS, "repair method", name, options)
-    return method.resolved(dataset)
+    named: RepairMethod = registered(METHODS, "repair method", name, options)
+    method = named.resolved(dataset)
+    if method.oracle:
+        raise ValueError(
+            f"rule oracle of {name} chooses by triggered images, which no defender has; it is for "
+            f"studies, as an entry of repair"
+        )
+    return method
 
 
 def registered(

@@ -24,8 +24,9 @@ from orchestrator.store.serialization import (
 from orchestrator.store.store import Store
 from ulrl.evaluation import Evaluation
 from ulrl.methods import RepairContext, RepairMethod, RepairStage
+from ulrl.metrics import measure
 from ulrl.models import Classifier, Weights, restore
-from ulrl.poisoning import TestSets
+from ulrl.poisoning import TestHalf, TestSets
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 
@@ -97,7 +98,10 @@ class MethodStage(ChainStage):
             made = find()
             if made is None:
                 victim = yield from tools.victims.victim(trial.scenario)
-                make = partial(self._make, tools, trial, position, key, victim, before)
+                tests = None
+                if self._stages[position].looks:
+                    tests = yield from tools.victims.tests(trial.scenario)
+                make = partial(self._make, tools, trial, position, key, victim, before, tests)
                 made = yield from tools.cached.once(kind.name, key, find, make)
             before = made
             key = self._key(tools.keys, trial, position + 1, key, before)
@@ -124,9 +128,10 @@ class MethodStage(ChainStage):
         key: str,
         victim: Weights,
         before: Tensors,
+        tests: TestSets | None,
     ) -> Making[Tensors]:
         kind = self._kinds[position]
-        context = _context(tools, trial, victim, None, [])
+        context = _context(tools, trial, self._stages[position], victim, tests, [])
         started = time.perf_counter()
         steps = self._stages[position].checked(context, before)
         tensors = yield from reported(steps, kind.name)
@@ -144,7 +149,7 @@ class MethodStage(ChainStage):
         tests: TestSets,
     ) -> Making[Weights | Evaluation]:
         curve: list[Point] = []
-        context = _context(tools, trial, victim, tests, curve)
+        context = _context(tools, trial, self._stages[-1], victim, tests, curve)
         started = time.perf_counter()
         steps = self._stages[-1].checked(context, before)
         state = yield from reported(steps, RELEARNING.name, curve)
@@ -158,15 +163,31 @@ class MethodStage(ChainStage):
 
 
 def _context(
-    tools: StageTools, trial: Trial, victim: Weights, tests: TestSets | None, curve: list[Point]
+    tools: StageTools,
+    trial: Trial,
+    stage: RepairStage,
+    victim: Weights,
+    tests: TestSets | None,
+    curve: list[Point],
 ) -> RepairContext:
     def observe(classifier: Classifier) -> None:
         if tests is not None:
             curve.append(monitored(classifier, tests))
 
+    shown = stage.looks and tests is not None and len(tests.selection.triggered)
     return RepairContext(
-        victim=victim, clean=tools.inputs.clean(trial), device=tools.device, observe=observe
+        victim=victim,
+        clean=tools.inputs.clean(trial),
+        device=tools.device,
+        observe=observe,
+        oracle=partial(_oracle, tests.selection) if tests is not None and shown else None,
     )
+
+
+def _oracle(half: TestHalf, classifier: Classifier) -> tuple[float, float]:
+    """Return ASR and ACC on a half of the test set: what published scripts choose by."""
+    found = measure(classifier.predict, half)
+    return found.asr, found.acc
 
 
 def _tensors(kind: Stage[StoredTensors], store: Store, key: str) -> Tensors | None:

@@ -246,10 +246,10 @@ class Workload:
         if trial.method is None:
             return self.ascent(trial) if position == 0 else self.relearn(trial)
         samples, test = self._samples(trial)
-        last = position == len(trial.method.stages) - 1
+        stage, last = trial.method.stages[position], position == len(trial.method.stages) - 1
         return JobLoad(
-            trained=trial.method.stages[position].cost(samples),
-            tested=2.0 * test if last else 0.0,
+            trained=stage.cost(samples),
+            tested=1.0 * test * stage.looks + (2.0 * test if last else 0.0),
             batch=min(METHOD_BATCH, samples),
             known=False,
             replayed=False,

@@ -1,5 +1,6 @@
 """Studies of methods whose parts are combined by name, and what equal parts share."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 import orchestrator as o
+from orchestrator.plan.cost_model import Workload
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.resources import Compute
 from orchestrator.store.keys import CacheKeys, result_key
@@ -30,12 +32,13 @@ victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
 prune: none
 store: store
 """
+GOOD_VICTIM = ("grid.architecture.width=4", "victim.epochs=6", "victim.batch_size=32")
 
 
-def run(entries: str) -> tuple[pd.DataFrame, Counter[str]]:
+def run(entries: str, *overrides: str) -> tuple[pd.DataFrame, Counter[str]]:
     """Return the results of a study, and how often each stage was computed."""
-    Path("parts.yaml").write_text(f"{STUDY}{entries}{REST}")
-    frame = o.run_study(o.load_study("parts.yaml"), out="runs/parts", inline=True).frame
+    study = load(f"{STUDY}{entries}{REST}", *overrides)
+    frame = o.run_study(study, out="runs/parts", inline=True).frame
     assert set(frame.status) == {"done"}
     stages = pd.read_csv("runs/parts/stages.csv")
     return frame, Counter(stages[stages.computed].stage)
@@ -72,6 +75,53 @@ def test_methods_with_equal_ascents_climb_once() -> None:
     assert stages["repair.unlearned"] == 1
     assert {stages[f"repair.{name}"] for name in ("mask_recovery", "weight_changes")} == {1}
     assert stages["repair.head_changes"] == 1
+
+
+def test_the_oracle_takes_the_best_row_on_the_selection_half() -> None:
+    """The same levels as 21 rows of one study, each cut by the method's own rule."""
+    levels = [step / 2 for step in range(21)]
+    frame, stages = run(
+        f"""\
+    - {{name: bnp, u: {levels}}}
+    - {{name: bnp, rule: oracle}}
+""",
+        *GOOD_VICTIM,
+    )
+    assert stages["repair.oracle_sweep"] == stages["repair.statistics"] == 1
+    rows, chosen = frame[:21], frame.iloc[21]
+    assert json.loads(chosen.repair_options) == {"rule": "oracle"}
+    kept = rows[rows.acc_after_selection > 0.9 * rows.acc_before_selection]
+    least = min(kept.asr_after_selection.min(), chosen.asr_before_selection)
+    assert least < chosen.asr_before_selection, "there is nothing to choose"
+    assert chosen.asr_after_selection == least
+    best = kept[kept.asr_after_selection == least].iloc[-1]  # of the highest u
+    assert chosen.acc_after_report == best.acc_after_report
+    assert stages["relearn"] <= 21, "it is one of the rows, and shares its model"
+
+
+def test_the_key_of_an_oracles_choice_depends_on_the_trigger() -> None:
+    def key(attack: str) -> str:
+        entry = "  repair: {name: clp, rule: oracle}\n"
+        plan = make_plan(load(SMALL.replace("attack: badnets", f"attack: {attack}") + entry))
+        (trial,) = plan.trials
+        assert trial.method is not None
+        sweep = trial.method.stages[1]
+        return CacheKeys(plan.study.victim, Compute()).repair(
+            trial, sweep.name, sweep, "before", None
+        )
+
+    keys = [key("{name: badnets, size: 2}"), key("{name: badnets, size: 3}"), key("blended")]
+    assert len(set(keys)) == 3
+    assert key("{name: badnets, size: 2}") == keys[0]
+
+
+def test_the_plan_counts_what_an_oracle_tests() -> None:
+    plan = make_plan(load(f"{SMALL}  repair: [clp, {{name: clp, rule: oracle}}]\n"))
+    usual, oracle = plan.trials
+    workload = Workload(plan)
+    last = workload.stage(usual, 1).tested  # clean and triggered images of both halves
+    assert workload.stage(oracle, 1).tested == 22 * last / 2
+    assert workload.stage(oracle, 2) == workload.stage(usual, 1)
 
 
 PINNED = {

@@ -166,7 +166,7 @@ def test_trials_of_other_cuts_share_the_masks() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": Rule.DEVIATIONS}, "rule is budget or threshold or largest for anp"),
+        ({"rule": Rule.DEVIATIONS}, "rule is budget or threshold or largest or oracle for anp"),
         ({"budget": 1.1}, "budget is a share"),
         ({"mask_threshold": -0.5}, "mask_threshold is a mask, in .0, 1.; got -0.5"),
         ({"share": 1.1}, "share is a share of what can be cut"),

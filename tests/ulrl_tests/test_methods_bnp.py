@@ -172,7 +172,7 @@ def test_the_default_depends_on_the_dataset() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": Rule.LARGEST}, "rule is deviations or budget for bnp; got largest"),
+        ({"rule": Rule.LARGEST}, "rule is deviations or budget or oracle for bnp; got largest"),
         ({"u": -1.0}, "u is a number of standard deviations, in .0, 100.; got -1.0"),
         ({"budget": 1.1}, "budget is a share"),
     ],

@@ -83,7 +83,7 @@ def test_a_budget_keeps_the_held_out_accuracy(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": Rule.LARGEST}, "rule is deviations or budget for clp; got largest"),
+        ({"rule": Rule.LARGEST}, "rule is deviations or budget or oracle for clp; got largest"),
         ({"u": -1.0}, "u is a number of standard deviations"),
         ({"budget": 1.1}, "budget is a share"),
     ],

@@ -147,7 +147,7 @@ def test_trials_of_other_cuts_share_ascent_and_masks() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": Rule.DEVIATIONS}, "rule is budget or threshold or largest for rnp"),
+        ({"rule": Rule.DEVIATIONS}, "rule is budget or threshold or largest or oracle for rnp"),
         ({"budget": 1.1}, "budget is a share"),
         ({"mask_threshold": 1.5}, "mask_threshold is a mask, in .0, 1.; got 1.5"),
         ({"share": -0.1}, "share is a share of what can be cut, in .0, 1.; got -0.1"),

@@ -31,12 +31,15 @@ class RepairContext:
         device: Where to compute.
         observe: To call with the network after each epoch of the last stage. It measures the
             curve by which a study may cut the trial, and it changes nothing.
+        oracle: Returns ASR and ACC of a network on the selection half, in [0, 1]. No defender has
+            it: only a stage with `looks` is given it, and only in a study.
     """
 
     victim: Weights
     clean: CleanSamples
     device: torch.device
     observe: Callable[[Classifier], None]
+    oracle: Callable[[Classifier], tuple[float, float]] | None = None
 
 
 class RepairStage(ABC):
@@ -61,6 +64,11 @@ class RepairStage(ABC):
         """
         del before
         return None
+
+    @property
+    def looks(self) -> int:
+        """How often it measures a network on the selection half, with triggered images."""
+        return 0
 
     def cost(self, samples: int) -> float:
         """Return about how many images the stage trains on, each as often as it is seen.
@@ -110,6 +118,11 @@ class RepairMethod(ABC):
     @abstractmethod
     def stages(self) -> tuple[RepairStage, ...]:
         """The stages in order, at least one; of a method as `resolved` returns it."""
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it chooses by triggered images and is no defence; as `resolved` returns it."""
+        return any(stage.looks for stage in self.stages)
 
     def resolved(self, dataset: str) -> Self:
         """Return the method with its defaults for a dataset's name in place of None."""

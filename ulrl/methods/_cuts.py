@@ -6,10 +6,10 @@ broadcasts to the parameter's; the higher, the sooner it is cut. Beside them lie
 samples held out from the scoring, after cuts at a few levels: `sweep`.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from ulrl.clean import CleanSamples
 from ulrl.methods._base import Tensors
 from ulrl.models import Classifier
 
+M = TypeVar("M")
 Edit: TypeAlias = Mapping[str, Tensor]  # of each parameter that is cut, which entries become 0
 
 _SCORE = "score/"
+ORACLE_LEVELS, ORACLE_ASR, ORACLE_ACC = "oracle_levels", "oracle_asr", "oracle_acc"
 _LEVELS, _ACCURACIES, _VICTIM = "levels", "accuracies", "victim"
 _NONE = torch.finfo(torch.float32).min  # stands for no score: what a stage returns is finite
 
@@ -34,6 +36,7 @@ class Rule(StrEnum):
     DEVIATIONS = "deviations"  # at so many standard deviations above a layer's mean
     OUTLIER = "outlier"  # above a modified z-score, as ULRL's
     LARGEST = "largest"  # a share of all parts, those of the highest scores
+    ORACLE = "oracle"  # by the backdoor in test images, as published scripts do: no defence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +46,8 @@ class Cut:
     Attributes:
         rule: How the strength is chosen.
         strength: For ``budget`` the largest share of the victim's held-out accuracy to lose, in
-            [0, 1]; for ``largest`` the share of parts, in [0, 1]; else the lowest score that is
-            cut.
+            [0, 1]; for ``oracle`` likewise on the selection half; for ``largest`` the share of
+            parts, in [0, 1]; else the lowest score that is cut.
     """
 
     rule: Rule
@@ -54,7 +57,8 @@ class Cut:
         """Return what this rule cuts, by what a method found.
 
         With ``budget`` it is nothing where no cut of the sweep keeps enough, and among levels that
-        cut equally many it is the first.
+        cut equally many it is the first. With ``oracle`` it is the cut of the lowest ASR among
+        those that lose less than `strength` of the victim's accuracy, of equal ones the weakest.
         """
         scores = scores_of(found)
         if self.rule is Rule.BUDGET:
@@ -63,6 +67,11 @@ class Cut:
             if not bool(enough.any()):
                 return {}
             level = float(levels[enough].min())  # the lowest level is the strongest cut
+        elif self.rule is Rule.ORACLE:
+            best = _of_least_asr(found, self.strength)
+            if best is None:
+                return {}
+            level = best
         elif self.rule is Rule.LARGEST:
             return _largest(scores, self.strength)
         else:
@@ -125,31 +134,64 @@ def sweep(
     Returns `found` with the levels, the accuracies and that of the uncut network. The classifier,
     the victim, is left as it was.
     """
-    scores = scores_of(found)
-    parameters = dict(classifier.network.named_parameters(remove_duplicate=False))
-    before = {name: parameters[name].detach().clone() for name in scores}
     victim = _accuracy(classifier, held)
     ordered = sorted(set(levels), reverse=True)
-    accuracies: list[float] = []
-    last: Edit = {}
-    for number, level in enumerate(ordered, start=1):
-        edit = edit_at(scores, level)
-        if _same(edit, last):
-            accuracies.append(accuracies[-1] if accuracies else victim)
-        else:
-            apply(edit, classifier)
-            accuracies.append(_accuracy(classifier, held))
-        last = edit
-        yield Step(number, len(ordered))
-    with torch.no_grad():
-        for name, values in before.items():
-            parameters[name].copy_(values)
+    accuracies = yield from after_cuts(
+        scores_of(found), ordered, classifier, lambda cut: _accuracy(cut, held), victim
+    )
     return {
         **found,
         _LEVELS: torch.tensor(ordered, dtype=torch.float64),
         _ACCURACIES: torch.tensor(accuracies, dtype=torch.float64),
         _VICTIM: torch.tensor([victim], dtype=torch.float64),
     }
+
+
+def after_cuts(
+    scores: Mapping[str, Tensor],
+    levels: list[float],
+    classifier: Classifier,
+    measure: Callable[[Classifier], M],
+    victim: M,
+) -> Generator[Step, None, list[M]]:
+    """Return what is measured of a network after a cut at each level; it is left as it was.
+
+    Args:
+        scores: By parameter.
+        levels: From the highest to the lowest, so that a cut includes the one before.
+        classifier: The victim.
+        measure: Looks at the cut network.
+        victim: What is measured of the victim.
+    """
+    parameters = dict(classifier.network.named_parameters(remove_duplicate=False))
+    before = {name: parameters[name].detach().clone() for name in scores}
+    measured = [victim]
+    last: Edit = {}
+    for number, level in enumerate(levels, start=1):
+        edit = edit_at(scores, level)
+        if not _same(edit, last):
+            apply(edit, classifier)
+            measured.append(measure(classifier))
+        else:
+            measured.append(measured[-1])
+        last = edit
+        yield Step(number, len(levels))
+    with torch.no_grad():
+        for name, values in before.items():
+            parameters[name].copy_(values)
+    return measured[1:]
+
+
+def _of_least_asr(found: Tensors, loss: float) -> float | None:
+    """Return the level that `OracleSweep` found best; None where no cut is better than none."""
+    asr, acc = found[ORACLE_ASR].tolist(), found[ORACLE_ACC].tolist()
+    allowed = [
+        (rate, number)
+        for number, (rate, accuracy) in enumerate(zip(asr, acc, strict=True))
+        if accuracy > (1 - loss) * acc[0]
+    ]
+    number = min(allowed, default=(0.0, 0))[1]  # the first is the victim's, without a level
+    return float(found[ORACLE_LEVELS][number - 1]) if number else None
 
 
 def _accuracy(classifier: Classifier, held: CleanSamples) -> float:

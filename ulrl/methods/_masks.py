@@ -14,7 +14,7 @@ from ulrl.fitting import Epoch, raise_if_diverged
 from ulrl.methods._base import RepairContext, Tensors
 from ulrl.methods._cuts import Cut, Rule, findings, sweep
 from ulrl.methods._loop import hold_out
-from ulrl.methods._options import batchnorms, check_batchnorm, cut_of
+from ulrl.methods._options import ORACLE_LOSS, batchnorms, check_batchnorm, cut_of
 from ulrl.methods._tuning import CuttingMethod
 from ulrl.models import Classifier, Weights, restore
 from ulrl.sgd import SGD
@@ -22,6 +22,7 @@ from ulrl.sgd import SGD
 # Scores at which held-out accuracy is taken: masks of at most 0, 0.01, …, 0.99. The official codes
 # take 0.05 apart; with few samples there are few steps, after which most masks lie above 0.9.
 LEVELS = tuple(-step / 100 for step in range(100))
+PUBLISHED_LEVELS = LEVELS[::5]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,8 +150,8 @@ class CutByMasks(CuttingMethod):
     """A method that cuts the channels of low masks.
 
     Attributes:
-        rule: ``budget``, ``threshold`` or ``largest``; by default the one whose option is given,
-            else ``budget``.
+        rule: ``budget``, ``threshold``, ``largest`` or ``oracle``; by default the one whose option
+            is given, else ``budget``.
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
         mask_threshold: Largest mask that is cut, in [0, 1], by default `usual_threshold`.
         share: Of all channels, in [0, 1], by default 0.02.
@@ -182,6 +183,7 @@ class CutByMasks(CuttingMethod):
             Rule.BUDGET: ("budget", 0.05),
             Rule.THRESHOLD: ("mask_threshold", self.usual_threshold),
             Rule.LARGEST: ("share", 0.02),
+            Rule.ORACLE: ("", ORACLE_LOSS),
         }
         cut = cut_of(self, offered)
         return replace(cut, strength=-cut.strength) if cut.rule is Rule.THRESHOLD else cut

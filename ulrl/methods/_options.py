@@ -10,6 +10,7 @@ from ulrl.fitting import BATCHNORM
 from ulrl.methods._cuts import Cut, Rule
 from ulrl.methods._tuning import CuttingMethod
 
+ORACLE_LOSS = 0.1  # of the accuracy, above which BackdoorBench takes no cut
 # Options that say how strong a cut is: what they are, and their range in words and numbers.
 _STRENGTHS = {
     "budget": ("a share of the held-out accuracy, in [0, 1]", 0, 1),
@@ -28,7 +29,8 @@ def cut_of(method: Any, offered: Mapping[Rule, tuple[str, float]]) -> Cut:
 
     Args:
         method: With `rule` and the options of all rules as fields.
-        offered: For each rule, the option that holds its strength, and the default.
+        offered: For each rule, the option that holds its strength ("" if none does), and the
+            default.
 
     Raises:
         ValueError: The method has no such rule, a strength is out of range, or an option is given
@@ -39,7 +41,7 @@ def cut_of(method: Any, offered: Mapping[Rule, tuple[str, float]]) -> Cut:
     given = {
         rule: getattr(method, option)
         for rule, (option, _) in offered.items()
-        if getattr(method, option) is not None
+        if option and getattr(method, option) is not None
     }
     rule = method.rule or next(iter([*given, *offered]))
     for other, value in given.items():
@@ -70,7 +72,7 @@ class CutByDeviations(CuttingMethod):
     """A method that cuts channels by how far their scores lie above their layer's mean.
 
     Attributes:
-        rule: ``deviations``, or ``budget``; by default the one whose option is given.
+        rule: ``deviations``, ``budget`` or ``oracle``; by default the one whose option is given.
         u: Standard deviations, by default 3, on Tiny-ImageNet `tiny_imagenet_u`.
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
     """
@@ -86,7 +88,12 @@ class CutByDeviations(CuttingMethod):
 
     @property
     def _cut(self) -> Cut:
-        return cut_of(self, {Rule.DEVIATIONS: ("u", 3.0), Rule.BUDGET: ("budget", 0.05)})
+        offered = {
+            Rule.DEVIATIONS: ("u", 3.0),
+            Rule.BUDGET: ("budget", 0.05),
+            Rule.ORACLE: ("", ORACLE_LOSS),
+        }
+        return cut_of(self, offered)
 
     def resolved(self, dataset: str) -> Self:
         """Return it with BackdoorBench's number of deviations for a dataset."""

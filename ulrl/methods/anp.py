@@ -15,6 +15,7 @@ from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._loop import hold_out, reproducible
 from ulrl.methods._masks import (
     LEVELS,
+    PUBLISHED_LEVELS,
     CutByMasks,
     MaskDescent,
     Masked,
@@ -23,6 +24,7 @@ from ulrl.methods._masks import (
     learned,
     masked_classifier,
 )
+from ulrl.methods._oracle import looks_of
 from ulrl.methods._tuning import Tune
 from ulrl.models import Classifier
 from ulrl.randomness import generator, seeded_layer_rng
@@ -42,8 +44,8 @@ class ANP(CutByMasks):
     Attributes:
         rule: ``budget`` cuts as much as keeps the accuracy on a held-out part of the samples, at
             one of 100 thresholds; ``threshold`` at `mask_threshold`; ``largest`` a `share`. By
-            default the one whose option is given, else ``budget``. The
-            official code and BackdoorBench's choose by the backdoor in the test set.
+            default the one whose option is given, else ``budget``. The official code and
+            BackdoorBench's choose by the backdoor in test images: ``oracle``, no defence.
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
         mask_threshold: Largest mask that is cut, in [0, 1], by default 0.2.
         share: Of all channels, in [0, 1], by default 0.02.
@@ -77,7 +79,8 @@ class ANP(CutByMasks):
             noise_steps=self.noise_steps,
             batch_size=self.batch_size,
         )
-        return masks, Tune(cut=self.cut, tuner=self.tuner_or(None))
+        looks = looks_of(self.cut, PUBLISHED_LEVELS)
+        return masks, *looks, Tune(cut=self.cut, tuner=self.tuner_or(None))
 
 
 @dataclass(frozen=True, kw_only=True)

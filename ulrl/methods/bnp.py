@@ -12,8 +12,9 @@ from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._cuts import findings, sweep
 from ulrl.methods._loop import hold_out, watch
 from ulrl.methods._options import CutByDeviations, batchnorms, check_batchnorm
+from ulrl.methods._oracle import looks_of
 from ulrl.methods._tuning import Tune
-from ulrl.methods.clp import LEVELS, deviations
+from ulrl.methods.clp import LEVELS, PUBLISHED_LEVELS, deviations
 from ulrl.models import Classifier, restore
 
 
@@ -31,7 +32,8 @@ class BNP(CutByDeviations):
 
     Attributes:
         rule: ``deviations``, the paper's and the default; ``budget`` cuts as much as keeps the
-            accuracy on a held-out part of the samples, and is the default if it is given.
+            accuracy on a held-out part of the samples, and is the default if it is given;
+            ``oracle`` chooses by the backdoor in test images, which is no defence.
         u: Standard deviations, by default 3 (Tiny-ImageNet 4).
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
         tune: What trains the cut network; by default nothing does.
@@ -47,7 +49,8 @@ class BNP(CutByDeviations):
     @property
     def stages(self) -> tuple[RepairStage, ...]:
         """The divergences, then the cut."""
-        return FindDivergences(), Tune(cut=self._cut, tuner=self.tuner_or(None))
+        looks = looks_of(self._cut, PUBLISHED_LEVELS)
+        return FindDivergences(), *looks, Tune(cut=self._cut, tuner=self.tuner_or(None))
 
 
 @dataclass(frozen=True, kw_only=True)

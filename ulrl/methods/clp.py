@@ -11,10 +11,12 @@ from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._cuts import findings, sweep
 from ulrl.methods._loop import hold_out
 from ulrl.methods._options import CutByDeviations, check_batchnorm
+from ulrl.methods._oracle import looks_of
 from ulrl.methods._tuning import Tune
 from ulrl.models import restore
 
 LEVELS = tuple(0.25 * step for step in range(41))  # deviations at which held-out accuracy is taken
+PUBLISHED_LEVELS = LEVELS[::2]
 
 
 @register("clp")
@@ -29,7 +31,8 @@ class CLP(CutByDeviations):
 
     Attributes:
         rule: ``deviations``, the paper's and the default, needs no samples; ``budget`` cuts as much
-            as keeps the accuracy on a held-out part of them, and is the default if it is given.
+            as keeps the accuracy on a held-out part of them, and is the default if it is given;
+            ``oracle`` chooses by the backdoor in test images, which is no defence.
         u: Standard deviations, by default 3 (Tiny-ImageNet 5).
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
         tune: What trains the cut network; by default nothing does.
@@ -47,7 +50,8 @@ class CLP(CutByDeviations):
     @property
     def stages(self) -> tuple[RepairStage, ...]:
         """The bounds, then the cut."""
-        return FindBounds(), Tune(cut=self._cut, tuner=self.tuner_or(None))
+        looks = looks_of(self._cut, PUBLISHED_LEVELS)
+        return FindBounds(), *looks, Tune(cut=self._cut, tuner=self.tuner_or(None))
 
 
 @dataclass(frozen=True, kw_only=True)

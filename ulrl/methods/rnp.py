@@ -13,12 +13,14 @@ from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._loop import Passes, hold_out, train_by
 from ulrl.methods._masks import (
     LEVELS,
+    PUBLISHED_LEVELS,
     CutByMasks,
     MaskDescent,
     check_training,
     learned,
     masked_classifier,
 )
+from ulrl.methods._oracle import looks_of
 from ulrl.methods._tuning import Tune
 from ulrl.models import Weights
 
@@ -37,7 +39,8 @@ class RNP(CutByMasks):
     Attributes:
         rule: ``budget`` cuts as much as keeps the accuracy on a held-out part of the samples, at
             one of 100 thresholds; ``threshold`` at `mask_threshold`; ``largest`` a `share`. By
-            default the one whose option is given, else ``budget``.
+            default the one whose option is given, else ``budget``. ``oracle`` chooses by the
+            backdoor in test images, which is no defence.
         budget: Largest share of the held-out accuracy to lose, in [0, 1], by default 0.05.
         mask_threshold: Largest mask that is cut, in [0, 1], by default BackdoorBench's 0.7. The
             official code has none.
@@ -73,7 +76,8 @@ class RNP(CutByMasks):
             mask_epochs=self.mask_epochs,
             batch_size=self.batch_size,
         )
-        return unlearned(self), masks, Tune(cut=self.cut, tuner=self.tuner_or(None))
+        looks = looks_of(self.cut, PUBLISHED_LEVELS)
+        return unlearned(self), masks, *looks, Tune(cut=self.cut, tuner=self.tuner_or(None))
 
 
 @dataclass(frozen=True, kw_only=True)
