@@ -39,6 +39,8 @@ SCORES = {
         (0.6, 0.5, [[0, 0, 1], [0, 0, 1], [0, 0, 0]], [[1, 1], [0, 0]]),
         # Of the equal fours only the first.
         (0.4, 0.4, [[0, 0, 0], [0, 0, 1], [0, 0, 0]], [[1, 0], [0, 0]]),
+        # Ten of all thirteen: those that are not 0, and the first three that are.
+        (1.0, 0.8, [[1, 1, 1], [1, 1, 1], [1, 1, 0]], [[1, 1], [0, 0]]),
         (0.2, 1.0, [[0, 0, 0], [1, 1, 1], [0, 0, 0]], None),
         (1.0, 1.0, [[1, 1, 1]] * 3, [[1, 1]] * 2),
         (0.0, 1.0, None, None),
@@ -48,7 +50,10 @@ SCORES = {
 def test_the_pooled_cut_by_hand(
     filters: float, weights: float, a: list[list[int]] | None, b: list[list[int]] | None
 ) -> None:
-    edit = PooledCut(rule=Rule.LARGEST, strength=filters, weights=weights).choose(SCORES)
+    cut = PooledCut(rule=Rule.LARGEST, strength=filters, weights=weights)
+    edit = dict(cut.choose(SCORES))
+    backwards = cut.choose(dict(reversed(SCORES.items())))
+    assert same(dict(backwards), edit)  # a store has an order of its own
     shapes = {"a": (3, 1, 1, 3), "b": (2, 1, 2, 1)}
     assert {name: tuple(mask.shape) for name, mask in edit.items()} == {
         name: shapes[name] for name, rows in (("a", a), ("b", b)) if rows is not None

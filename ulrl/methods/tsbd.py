@@ -159,9 +159,10 @@ class PooledCut(Cut):
     def choose(self, found: Tensors) -> Edit:
         """Return which weights are cut, by scores of weights ``[filters, ...]``.
 
-        Of equal scores the first one is higher, in the order of the network and its filters.
+        Of equal scores the first one is higher, in the order of names and filters: the order of
+        `found` is not that of the network once it has been stored.
         """
-        scores = {name: score.flatten(1) for name, score in scores_of(found).items()}
+        scores = {name: score.flatten(1) for name, score in sorted(scores_of(found).items())}
         sums = torch.cat([score.sum(dim=1) for score in scores.values()])
         lengths = [len(score) for score in scores.values()]
         chosen = torch.split(_highest(sums, self.strength), lengths)
