@@ -136,8 +136,9 @@ class MethodStage(ChainStage):
         steps = self._stages[position].checked(context, before)
         tensors = yield from reported(steps, kind.name)
         seconds = time.perf_counter() - started
-        tools.cached.keep(kind, key, trial.scenario, seconds, StoredTensors(tensors=tensors))
-        return tensors
+        content = StoredTensors(tensors=tensors)
+        tools.cached.keep(kind, key, trial.scenario, seconds, content)
+        return content.tensors
 
     def _end(
         self,

@@ -42,11 +42,17 @@ COUNTS = {  # columns of the tables of an evaluation's counts
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredTensors:
-    """What an attack's helper, or an attack along with its victim, was trained to do."""
+    """Tensors of an attack, of its helper, or of a stage of a repair method.
+
+    Attributes:
+        tensors: In the order of their names: a file has no order, and what is made of tensors that
+            were just computed has to be what is made of them once they have been stored.
+    """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict, metadata=OWN_NAMES)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", dict(sorted(self.tensors.items())))
         if not self.tensors:
             raise SchemaMismatch("nothing was learned")
         for name, value in self.tensors.items():

@@ -148,3 +148,51 @@ def test_a_method_that_diverges_gives_no_model(plan: Plan, tmp_path: Path) -> No
     with pytest.raises(DivergedError, match=r"^zero diverged \(.*weight is not finite\)$"):
         place.do(last_job(trial))
     assert place.findings.repair(trial, reached(place.findings, trial)[-1].relearn_key) is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Many(RepairStage):
+    """Nine numbers whose names do not come in order."""
+
+    name = "many"
+
+    def run(self, context: RepairContext, before: Found) -> Generator[Step, None, Found]:
+        del context, before
+        yield Step(1, 1)
+        return {f"n{9 - place}": torch.tensor([place]) for place in range(9)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InOrder(RepairStage):
+    """The victim; it reads the numbers in the order in which it is given them."""
+
+    name = "in_order"
+
+    def reads(self, before: Found) -> Found:
+        return {"all": torch.cat(list(before.values()))}
+
+    def run(self, context: RepairContext, before: Found) -> Generator[Step, None, Found]:
+        del before
+        yield Step(1, 1)
+        return context.victim.state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordered(RepairMethod):
+    """Many, then InOrder."""
+
+    name = "ordered"
+
+    @property
+    def stages(self) -> tuple[RepairStage, ...]:
+        return Many(), InOrder()
+
+
+def test_tensors_have_one_order_before_and_after_they_are_stored(
+    plan: Plan, tmp_path: Path
+) -> None:
+    place = Place(plan, tmp_path)
+    trial = replace(plan.trials[0], method=Ordered())
+    place.do(last_job(trial))
+    for _ in range(4):
+        assert place.findings.repair(trial, reached(place.findings, trial)[-1].relearn_key)
