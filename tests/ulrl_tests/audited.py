@@ -48,7 +48,7 @@ def audited(audit: Audit, model: Weights, clean: CleanSamples | None) -> AuditRe
     result = audit.result(found_by(audit, model, clean)[-1], samples)
     assert result.scores.shape == (model.model_spec.classes,)
     assert bool(result.scores.isfinite().all())
-    assert result.passes > 0
+    assert result.passes >= 0
     return result
 
 
