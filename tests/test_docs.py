@@ -10,7 +10,7 @@ import torchvision  # type: ignore[import-untyped]
 import yaml
 
 from orchestrator.spec.load import load_study
-from tests import attacks_page, methods_page, settings_table
+from tests import attacks_page, audits_page, methods_page, settings_table
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "docs" / "cluster"
@@ -37,6 +37,12 @@ def test_the_page_of_attacks_is_fresh() -> None:
 def test_the_page_of_repair_methods_is_fresh() -> None:
     assert methods_page.PAGE.read_text(encoding="utf-8") == methods_page.page(), (
         "run: python -m tests.methods_page"
+    )
+
+
+def test_the_page_of_audits_is_fresh() -> None:
+    assert audits_page.PAGE.read_text(encoding="utf-8") == audits_page.page(), (
+        "run: python -m tests.audits_page"
     )
 
 

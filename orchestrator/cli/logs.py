@@ -35,7 +35,7 @@ from ulrl.evaluation import Evaluation
 from ulrl.metrics import CleanMetrics, Metrics, is_wreck
 from ulrl.scoring import NeuronScores
 
-KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log")
+KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log", "audit.*.log")
 
 
 class TrialLogs(StudyCallback):

@@ -84,7 +84,9 @@ class RemainingTime:
         self._counting = True
 
     def heard(self, job: Job, place: str, now: float, done: int = 0, of: int = 0) -> None:
-        """Take news of a running job."""
+        """Take news of a running job; audits, after all trials, have no part in the time left."""
+        if job.kind is JobKind.AUDIT:
+            return
         if job.trials:
             self._add(job.trial)
         seconds = now - self._since.setdefault(place, now)
@@ -96,6 +98,8 @@ class RemainingTime:
         self, job: Job, place: str, now: float, spent: float = 0.0, *, failed: bool = False
     ) -> None:
         """Take the end of a job; `spent` seconds on its worker, if it was not stopped."""
+        if job.kind is JobKind.AUDIT:
+            return
         if job.trials:  # of a setting that was drawn, perhaps, and never heard of
             self._add(job.trial)
         _, part = self._running.pop(job.name, (job, StageTiming()))

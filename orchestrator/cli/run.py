@@ -19,11 +19,12 @@ from orchestrator.errors import BudgetExhausted, ResourceError, SpecError
 from orchestrator.executor.base import Executor, executor
 from orchestrator.files import read_table, write_text
 from orchestrator.pipeline.victims import check_imports
-from orchestrator.plan.columns import CONFUSION, CURVES, EDITS, count
+from orchestrator.plan.columns import AUDITS, CONFUSION, CURVES, EDITS, count
 from orchestrator.plan.cost_model import lengths
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.plan.resources import Shares
+from orchestrator.scheduler.auditing import StudyAudits
 from orchestrator.scheduler.callbacks import CallbackList
 from orchestrator.scheduler.decisions import Status, write_prunings
 from orchestrator.scheduler.estimate import gather, keep, recall
@@ -132,6 +133,8 @@ class _Run:
         self.mlflow = open_sync(study.mlflow.uri, study.name, table, self.site.study)
         self.pictures = TriggerPictures(plan, folder.path)
         self.retention = ModelRetention(scheduler, results, store)
+        if study.audits:
+            scheduler.audits = StudyAudits(plan, findings, self.retention.audited)
         runs = RunRecords(scheduler, results, findings, store, self.pictures)
         self.mlflow_callback = MlflowCallback(self.mlflow, scheduler, runs, self.retention)
         remaining = RemainingTime(plan, scheduler.scores, recall(store, compute, plan))
@@ -179,6 +182,9 @@ class _Run:
             self._chosen.leave()
             self._conclude(whole=whole)
         failures = self.state.statuses[Status.FAILED]
+        audits = self.scheduler.audits
+        if audits is not None:
+            failures += len(audits.errors)
         self._say_where()
         if pending:
             raise BudgetExhausted(
@@ -255,12 +261,18 @@ class _Run:
         known = self.mlflow.run_ids()
         self.results.write(path, known)
         self.retention.finish()
+        if self.scheduler.audits is not None:
+            self.scheduler.audits.finish()
         self.mlflow_callback.finish()
         prunings = self.scheduler.decisions.prunings
         write_prunings(self.plan, prunings, self.folder.logs / "pruning.csv")
         write_curves(self.scheduler, self.results, findings, path / CURVES)
         write_confusions(self.scheduler, findings, path / CONFUSION)
         write_edits(self.scheduler, path / EDITS)
+        if self.scheduler.audits is None:
+            (path / AUDITS).unlink(missing_ok=True)
+        else:
+            self.scheduler.audits.write(path / AUDITS)
         # Later studies estimate their time by what stages took here.
         found = {s.number: findings.victim(s) for s in self.plan.scenarios}
         victims = {number: victim for number, victim in found.items() if victim is not None}
@@ -315,6 +327,8 @@ class _Run:
             self._say(f"{count(failures, 'trial')} failed; the same command tries again")
         if stopped:
             self._say(f"{count(stopped, 'trial')} {STOPPED}; the same command runs them again")
+        if (audits := self.scheduler.audits) is not None:
+            self._say_audits(audits)
         if prunings := len(self.scheduler.decisions.prunings):
             file = self.folder.logs / "pruning.csv"
             self._say(f"pruned   by {count(prunings, 'decision')}, in {shown(file)}", link=file)
@@ -332,6 +346,13 @@ class _Run:
             self._say(f"MLflow   {server}")
         if experiment:
             self._say(f"{word:<8} {server}/{page(experiment, SCENARIOS)}")
+
+    def _say_audits(self, audits: StudyAudits) -> None:
+        """Say how many audits there are, and how many of them have no result."""
+        file = self.folder.path / AUDITS
+        left = f", {audits.missing:,} without a result" if audits.missing else ""
+        what = count(len(audits.targets), "audit") if audits.begun else "not begun"
+        self._say(f"audits   {what}{left}, in {shown(file)}", link=file)
 
     def _warn(self, text: str) -> None:
         self._say(text, style="yellow")

@@ -174,7 +174,8 @@ NAMES = {
 def stage_names(stages: Iterable[str]) -> dict[str, str]:
     """Return the names of stages, with those of other repair methods than ULRL among `stages`."""
     others = (stage for stage in sorted(set(stages)) if stage.startswith("repair."))
-    return NAMES | {stage: f"{stage.removeprefix('repair.')} stage" for stage in others}
+    methods = {stage: f"{stage.removeprefix('repair.')} stage" for stage in others}
+    return NAMES | methods | {"audit": "audit"}
 
 
 def shared(scheduler: StudyScheduler, folder: StudyFolder) -> str:

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from orchestrator.pipeline.chain import chain_of
-from orchestrator.plan.jobs import Drawn, Job, JobKind, helper_job, trial_job, victim_job
+from orchestrator.plan.jobs import (
+    Drawn,
+    Job,
+    JobKind,
+    audit_job,
+    audit_of,
+    helper_job,
+    trial_job,
+    victim_job,
+)
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.spec.space import Axis
 from ulrl.attacks import Helper
@@ -126,9 +135,10 @@ class JobCatalog:
 
     def drawn_for(self, job: Job) -> Drawn | None:
         """Return what a worker has to know to find a job by its name."""
-        if not self._drawn or not job.trials:
+        trials = (job.audit.trial,) if job.audit is not None else job.trials
+        if not self._drawn or not trials:
             return None
-        return job.trial.setting.number, job.trial.setting.values
+        return trials[0].setting.number, trials[0].setting.values
 
     def named(self, name: str, drawn: Drawn | None = None) -> Job:
         """Return the job of that name; `drawn` is what `drawn_for` said of it.
@@ -149,6 +159,8 @@ class JobCatalog:
         if group is not None and len(chain_of(group.trials[0])) > 1 and group.job.name == name:
             return group.job
         trial = group.trials[0] if self._drawn and group is not None else self._plan.trials[number]
+        if (target := audit_of(noun, trial, self._plan.study.audits)) is not None:
+            return audit_job(target)
         nouns = [stage.noun for stage in chain_of(trial)]
         return self.job(trial, len(nouns) - 1 if noun == JobKind.TRIAL else nouns.index(noun))
 

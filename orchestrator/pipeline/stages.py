@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 
+from orchestrator.pipeline.audits import work_on_audit
 from orchestrator.pipeline.chain import chain_of
 from orchestrator.pipeline.tools import StageTools
 from orchestrator.plan.jobs import Job, JobKind, Progress, StageRun
@@ -25,6 +26,8 @@ class StageRunner(StageTools):
             victim = yield from self.victims.victim(job.scenario)
             key = self.keys.victim(job.scenario)
             yield from self.evaluate(job.scenario, key, victim, shown=SHOWN)
+        elif job.audit is not None:
+            yield from work_on_audit(self, job.audit)
         else:
             yield from chain_of(job.trial)[job.position].work(self, job)
         return self.executed

@@ -3,7 +3,8 @@
 import ctypes
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -76,6 +77,7 @@ class StageTools:
         self.device = torch.device(site.device)
         self.keys = CacheKeys(victim, Compute(device=site.device, threads=site.threads))
         self.cached = CachedStages(site, self.keys)
+        self._weights_wanted = False
         self.forget()
 
     def forget(self) -> None:
@@ -137,11 +139,22 @@ class StageTools:
         """Return the repaired weights of a key, or their evaluation if there is one."""
         if RELEARNING.read(self.cached.store, key) is None:
             return None
+        if self._weights_wanted and REPAIRED.peek(self.cached.store, key) is None:
+            return None
         evaluated = EVALUATION.read(self.cached.store, self.keys.evaluation(key))
         if evaluated is not None:
             return narrowed(Evaluation, evaluated.content)
         found = REPAIRED.read(self.cached.store, key, self.inputs.model_spec(scenario))
         return None if found is None else found.content.of(self.inputs.model_spec(scenario))
+
+    @contextmanager
+    def weights_wanted(self) -> Iterator[None]:
+        """Let a model whose weights are gone count as not repaired, though it was evaluated."""
+        self._weights_wanted = True
+        try:
+            yield
+        finally:
+            self._weights_wanted = False
 
     def repair(
         self,

@@ -12,7 +12,8 @@ MODELS = ("victim", "repaired")
 
 TRIGGER_INDEX = "triggers.csv"  # in the folder of figures
 # In the study's folder.
-CONFUSION, CURVES, EDITS = "confusion.parquet", "curves.csv", "edits.parquet"
+CONFUSION, CURVES = "confusion.parquet", "curves.csv"
+EDITS, AUDITS = "edits.parquet", "audits.csv"
 
 
 STATUSES = ("done", "pruned", "failed", "pending")
@@ -42,6 +43,11 @@ class Family(NamedTuple):
 
 SCENARIO = (*Family._fields, "seed")
 TRIGGER_COLUMNS = (*SCENARIO, "victim", "file", "psnr", "ssim")
+# Of audits.csv, after those of the scenario and the setting.
+AUDIT_COLUMNS = (
+    *("model", "audit", "audit_options", "status", "error", "statistic", "threshold", "suspects"),
+    *("target_rank", "scores", "rule", "passes", "queries", "seconds"),
+)
 SETTING = ("defence_seed", "clean_ratio", *SURFACE_AXES)
 METHOD = ("repair", "repair_options")
 NO_ATTACK = "none"  # in the column of attacks

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.plan.jobs import Job, JobKind
+from orchestrator.plan.jobs import AuditTarget, Job, JobKind
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from ulrl.attacks import Helper
 from ulrl.datasets import Dataset, Preprocessing
@@ -239,7 +239,20 @@ class Workload:
             return self.helper(job.scenario, job.helper)
         if job.kind is JobKind.VICTIM:
             return self.victim(job.scenario)
+        if job.audit is not None:
+            return self.audit(job.audit)
         return self.stage(job.trial, job.position)
+
+    def audit(self, target: AuditTarget) -> JobLoad:
+        """Return the load of an audit."""
+        samples = self._samples(target.trial)[0] if target.audit.needs_samples else 0
+        return JobLoad(
+            trained=sum(stage.cost(samples) for stage in target.audit.stages),
+            tested=0.0,
+            batch=min(METHOD_BATCH, samples) or METHOD_BATCH,
+            known=False,
+            replayed=False,
+        )
 
     def stage(self, trial: Trial, position: int) -> JobLoad:
         """Return the load of a stage of a trial's repair method."""

@@ -2,17 +2,19 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 from orchestrator.address import Address
+from orchestrator.plan.columns import MODELS
 from orchestrator.plan.plan import Scenario, Trial
 from orchestrator.spec.model import Limits
 from orchestrator.spec.space import Axis, Values
 from ulrl.attacks import Helper
+from ulrl.audits import Audit
 
 OUT_OF_MEMORY = "out of memory"  # how the reason begins
 
@@ -24,6 +26,25 @@ class JobKind(StrEnum):
     VICTIM = "victim"
     STAGE = "stage"  # of a repair method, before its last one
     TRIAL = "trial"  # the last stage of a repair method, and the evaluation of its model
+    AUDIT = "audit"  # of a victim or a repaired model
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditTarget:
+    """An audit of a model.
+
+    Attributes:
+        audit: What looks at the model.
+        place: Of the audit in the study file.
+        trial: Whose repaired model is audited. For a victim, one that has the clean samples to
+            audit it by.
+        repaired: Whether it is the repaired model.
+    """
+
+    audit: Audit
+    place: int
+    trial: Trial
+    repaired: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +59,7 @@ class Job:
     helper: Helper | None = None  # what a helper's job trains; what it needs is trained already
     trials: tuple[Trial, ...] = ()  # that a stage is for; the first stands for all
     position: int = 0  # of a repair method's stage
+    audit: AuditTarget | None = None
     # The study's setting axes, where later settings may ask more of the same stage.
     axes: Mapping[str, Axis] = field(default_factory=dict)
     stream: bool = False  # whether every epoch is reported, because a pruner may stop the trial
@@ -100,6 +122,29 @@ def trial_job(
         axes=axes or {},
         stream=stream,
     )
+
+
+def audit_job(target: AuditTarget) -> Job:
+    """Return the job that audits a model; `audit_of` reads its name."""
+    model = MODELS[target.repaired]
+    return Job(
+        name=f"audit.{target.place}.{model}-{target.trial.number:05d}",
+        kind=JobKind.AUDIT,
+        stage="audit",
+        text=f"audit of the {model}",
+        scenario=target.trial.scenario,
+        audit=target,
+    )
+
+
+def audit_of(noun: str, trial: Trial, audits: Sequence[Audit]) -> AuditTarget | None:
+    """Return what an audit's job is for, by its name without the number and that trial."""
+    kind, _, rest = noun.partition(".")
+    if kind != JobKind.AUDIT:
+        return None
+    place, _, model = rest.partition(".")
+    repaired = model == MODELS[True]
+    return AuditTarget(audit=audits[int(place)], place=int(place), trial=trial, repaired=repaired)
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,7 @@ from orchestrator.spec.model import (
 from orchestrator.spec.space import Range, Values, identity, is_open
 from ulrl.attacks import Helper
 from ulrl.attacks.imported import Imported
+from ulrl.audits import Audit
 from ulrl.datasets import Dataset, Preprocessing
 from ulrl.hyperparameters import Hyperparameters, assemble, preset_values
 from ulrl.methods import METHODS, ULRL, RepairMethod
@@ -181,8 +182,8 @@ def method_of(values: Values) -> RepairMethod | None:
     return None if method is None or method.name == ULRL else method
 
 
-def options_text(method: RepairMethod) -> str:
-    """Return the options of a method that differ from their defaults, as JSON.
+def options_text(method: RepairMethod | Audit) -> str:
+    """Return the options of a method or an audit that differ from their defaults, as JSON.
 
     A tuner is a text, as its label has it.
     """

@@ -11,6 +11,7 @@ from orchestrator.errors import SpecError
 from orchestrator.files import write_bytes, write_text
 from orchestrator.plan.columns import (
     AFTER,
+    AUDITS,
     CONFUSION,
     CURVES,
     DER,
@@ -25,6 +26,7 @@ from orchestrator.plan.columns import (
     spoken,
 )
 from orchestrator.plan.labels import DAGGER, DAGGER_NOTE, ORACLE
+from orchestrator.reporting.audits import audit_tables, read_audits
 from orchestrator.reporting.classes import FlagCount, count_flags, read_classes
 from orchestrator.reporting.figures import Curve, read_curves
 from orchestrator.reporting.league import (
@@ -500,6 +502,7 @@ def _assembled(
         "benign": benign if results.benign else None,
         "league": league_table(ranked, names) if ranked else None,
         "edits": drafts.edits(read_edits(folder / EDITS, ranked)) if ranked else [],
+        "audits": audit_tables(read_audits(folder / AUDITS)),
         "setting_head": setting_head(summary),
         "flags": flags,
         "flagged": drafts.flagged(flags),

@@ -13,8 +13,10 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from orchestrator.errors import ResourceError
+from orchestrator.pipeline.audits import find_audit
 from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.chain import chain_of, reached
+from orchestrator.plan.audits import planned_audits
 from orchestrator.plan.cost_model import (
     Calibration,
     JobLoad,
@@ -28,7 +30,7 @@ from orchestrator.plan.cost_model import (
     shape_of,
     size_of,
 )
-from orchestrator.plan.jobs import Job, victim_job
+from orchestrator.plan.jobs import Job, audit_job, victim_job
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.plan.resources import Compute
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
@@ -303,6 +305,10 @@ class _JobCount:
             longest = max(longest, chain)
             if self._plan.study.mlflow.log_models is LogModels.BEST and not known:
                 self.disk += self._bytes(victim)  # of the best repaired model
+        # Which model is the best, and so whether it is audited already, only the run can tell.
+        for target in planned_audits(self._plan):
+            known = not target.repaired and find_audit(self._findings, target) is not None
+            longest = max(longest, self._add(audit_job(target), cached=known))
         return longest
 
     def _add(self, job: Job, *, cached: bool) -> float:
@@ -350,6 +356,8 @@ class _JobCount:
         """Return a job's seconds on one worker, from the best source there is."""
         load = self._load.of(job)
         name = kind_of(job.trial, job.position) if job.trials else job.kind.value
+        if job.audit is not None:
+            name = f"audit.{job.audit.audit.name}"
         place = (job.scenario.number, name, load.batch, load.replayed)
         if place not in self._rates:  # once for thousands of trials
             self._rates[place] = self._rate(job.scenario, name, load)

@@ -10,7 +10,7 @@ from orchestrator.scheduler.decisions import Status, Verdict
 from orchestrator.scheduler.results_table import ResultRows
 from orchestrator.scheduler.scheduler import StudyScheduler, point_of
 from orchestrator.search.best import Choice
-from orchestrator.spec.model import LogModels
+from orchestrator.spec.model import AuditedModels, LogModels
 from orchestrator.spec.space import is_open
 from orchestrator.store.store import Store
 
@@ -18,8 +18,9 @@ from orchestrator.store.store import Store
 class ModelRetention(StudyCallback):
     """Finds each scenario's best trial; with ``log_models: best`` only its weights stay stored.
 
-    With ``all`` every repaired model stays; with ``none`` the workers delete each one once it
-    is evaluated.
+    Where a study audits repaired models, so do those of each repair method's best trial. With
+    ``all`` every repaired model stays; with ``none`` the workers delete each one once it is
+    evaluated.
     """
 
     def __init__(self, scheduler: StudyScheduler, results: ResultRows, store: Store) -> None:
@@ -34,11 +35,26 @@ class ModelRetention(StudyCallback):
         self._decided: Counter[int] = Counter()  # by scenario
         self._planned = Counter(trial.scenario.number for trial in scheduler.plan.trials)
         self._best: dict[int, Trial] = {}
+        self._each = bool(study.audits) and study.audited is not AuditedModels.VICTIM
+        self._best_of_methods: dict[int, list[Trial]] = {}  # by scenario, where they are audited
 
     @property
     def best(self) -> Mapping[int, Trial]:
         """Each scenario's best trial by the scenario's number; final after `finish`."""
         return self._best
+
+    def audited(self) -> list[Trial]:
+        """Return the trials whose repaired models the study audits, once all are decided."""
+        self.finish()
+        plan, verdicts = self._scheduler.plan, self._scheduler.decisions
+        if plan.study.audited is AuditedModels.ALL:
+            decided = ((trial, verdicts.verdict(trial)) for trial in plan.rows)
+            return [t for t, verdict in decided if verdict and verdict.status is Status.DONE]
+        return [
+            trial
+            for number in sorted(self._best_of_methods)
+            for trial in self._best_of_methods[number]
+        ]
 
     def decided(self, verdict: Verdict) -> None:
         scenario = verdict.trial.scenario.number
@@ -75,19 +91,39 @@ class ModelRetention(StudyCallback):
         best = self._best_of(scenario, trials, planned)
         if best is not None:
             self._best[scenario] = best
+        stay = [] if best is None else [best]
+        if self._each:
+            stay = self._best_of_methods[scenario] = self._best_of_each(scenario, trials, planned)
         if self._several:
             if self._undecided(scenario):
                 return  # a later trial may make another one the best
             del self._done[scenario]  # that was the last choice
         else:
-            self._done[scenario] = [] if best is None else [best]
+            self._done[scenario] = stay
         if self._deletes:
             scores = self._scheduler.scores
             keys = {scores[trial.number].relearn_key for trial in trials}
-            if best is not None:
-                keys.remove(scores[best.number].relearn_key)
-            for key in keys:
+            for key in keys - {scores[trial.number].relearn_key for trial in stay}:
                 self._store.delete("repaired", key)
+
+    def _best_of_each(
+        self, scenario: int, trials: Sequence[Trial], planned: Sequence[Trial]
+    ) -> list[Trial]:
+        """Return the best trial of each repair method that has one.
+
+        Without an attack it is the one that keeps most of the accuracy, on the selection half.
+        """
+        plan, best = self._scheduler.plan, list[Trial | None]()
+        for method in plan.methods:
+            own = [trial for trial in trials if trial.method_name == method]
+            if plan.scenarios[scenario].benign:
+                rows = [(self._results.row(trial), trial) for trial in own]
+                whole = [(row["acc_after_selection"], t) for row, t in rows if not row["wrecked"]]
+                best.append(max(whole, key=lambda pair: pair[0], default=(None, None))[1])
+            else:
+                alike = [trial for trial in planned if trial.method_name == method]
+                best.append(self._best_of(scenario, own, alike))
+        return [trial for trial in best if trial is not None]
 
     def _best_of(
         self, scenario: int, trials: Sequence[Trial], planned: Sequence[Trial]

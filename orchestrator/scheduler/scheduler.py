@@ -16,6 +16,7 @@ from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.chain import chain_of
 from orchestrator.plan.jobs import Drawn, Job, JobKind, JobResult, Progress, StageRun, victim_job
 from orchestrator.plan.plan import Plan, Scenario, Trial
+from orchestrator.scheduler.auditing import StudyAudits
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Decisions, TrialOutcome
 from orchestrator.scheduler.queue import JobQueue, Priority, priority
@@ -186,6 +187,7 @@ class StudyScheduler:
         scores: What the stages before a trial's last one found, by the trial's number, where
             all of them are done.
         repairs: Repaired models as evaluated, by the trial's number.
+        audits: To begin when no decision is open; None where there are none.
         errors: Of jobs that failed, by name.
     """
 
@@ -217,12 +219,14 @@ class StudyScheduler:
         self._heeded = 0.0  # when
         self.scores: dict[int, Findings] = {}
         self.repairs: dict[int, RepairResult] = {}
+        self.audits: StudyAudits | None = None
 
     def open(self, length: Callable[[Scenario], float] | None = None) -> None:
         """Take in what the store has, and make ready what it lacks, by `length` if given."""
         order = [n for n in self.plan.scenario_order if self._catalog.groups_in(n)]
         for scenario in self._victims.ordered([self.plan.scenarios[n] for n in order], length):
             self._begin(scenario)
+        self._turn_to_audits()
 
     def next_job(self) -> Job | None:
         """Return the most useful job that can be worked on now, or None for the moment."""
@@ -238,10 +242,26 @@ class StudyScheduler:
         while not jobs and self._may_draw:
             self._draw()
             jobs = ready()
+        if not jobs and self._turn_to_audits():
+            jobs = ready()
         for job in jobs:
             if job.trials:
                 self.drawing.begun(job.trial)
         return jobs
+
+    def _turn_to_audits(self) -> bool:
+        """Make the audits ready once nothing else is to be done, and return whether that is now.
+
+        What is audited is known only then: the best repaired models.
+        """
+        if self.audits is None or self.audits.begun or not self._queue.idle or self._may_draw:
+            return False
+        if not self.allowance.spent:
+            for job in self.audits.begin():
+                self._queue.push(priority(len(self._rank), job), job)
+            for found in self.audits.found.values():
+                self._account(found.runs)
+        return self.audits.begun
 
     @property
     def _may_draw(self) -> bool:
@@ -307,7 +327,7 @@ class StudyScheduler:
 
     def _has_use(self, job: Job) -> bool:
         """Whether a trial is left for which a job is, once the user has stopped some."""
-        if not self._stopped:
+        if not self._stopped or job.kind is JobKind.AUDIT:
             return True
         if job.trials:
             members = self._flights.get(self._flight(job.trial, job.position), ())
@@ -325,7 +345,9 @@ class StudyScheduler:
     @property
     def complete(self) -> bool:
         """Whether nothing runs and nothing more will."""
-        return self._queue.idle and not self._may_draw
+        if not self._queue.idle or self._may_draw:
+            return False
+        return self.audits is None or self.audits.begun or bool(self.allowance.spent)
 
     def progress(self, job: Job, progress: Progress) -> bool:
         """Take news of a running job, and return whether it should stop."""
@@ -389,6 +411,10 @@ class StudyScheduler:
             self._victims.helper_ready(job)
         elif job.kind is JobKind.VICTIM:
             self._victim_ready(job.scenario)
+        elif job.kind is JobKind.AUDIT:
+            if self.audits is None or not self.audits.take(job.name):
+                raise StoreError(job.name)
+            self._account(self.audits.found[job.name].runs)
         elif job.kind is JobKind.STAGE:
             if not self._has(job):
                 raise StoreError(job.name)
@@ -422,6 +448,8 @@ class StudyScheduler:
             return self._findings.victim(job.scenario) is not None
         if job.helper is not None:
             return self._findings.helper(job.scenario, job.helper) is not None
+        if job.kind is JobKind.AUDIT:
+            return self.audits is not None and self.audits.take(job.name)
         return all(self._stored(trial, job.position) for trial in job.trials)
 
     def _stored(self, trial: Trial, position: int) -> bool:
@@ -432,6 +460,9 @@ class StudyScheduler:
 
     def _failed(self, job: Job, result: JobResult) -> None:
         self.errors[job.name] = result
+        if job.kind is JobKind.AUDIT and self.audits is not None:
+            self.audits.errors[job.name] = result.error
+            return
         if job.is_trial:
             curve = self._outcomes.of_curve(job.trial, self._seen.get(job.name, ()))
             self._offer(job.trial, TrialOutcome(error=result.error, curve=curve))

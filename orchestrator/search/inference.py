@@ -5,13 +5,14 @@ that were not tried: with several attacks, the sample is the attacks' means. Wit
 attack it is the victims, and every text says that it is about them only.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 CONFIDENCE = 0.95
 _TINY = 1e-12  # a standard error of nothing but rounding
@@ -148,3 +149,57 @@ def signed_rank_p(differences: NDArray[np.float64]) -> float:
     for rank in doubled:
         ways[rank:] += ways[: len(ways) - rank].copy()
     return float(ways[: int(2 * above) + 1].sum() / ways.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class AurocEstimate:
+    """An area under the ROC curve.
+
+    Attributes:
+        value: Share of pairs of a positive and a negative in which the positive is higher, in
+            [0, 1]; an equal pair counts half.
+        low, high: Of its 95 % interval.
+        positives, negatives: How many there are.
+    """
+
+    value: float
+    low: float
+    high: float
+    positives: int
+    negatives: int
+
+
+def auroc(cells: Iterable[tuple[Sequence[float], Sequence[float]]]) -> AurocEstimate | None:
+    """Return how well numbers tell positives from negatives; None where there is no pair.
+
+    Pairs are of one cell alone: numbers of different networks or datasets do not compare. The
+    interval is Newcombe's (Statistics in Medicine 25, 2006, method 5): the values that a score
+    test with the variance of Hanley and McNeil does not reject. It has a width where all pairs
+    agree. It takes each as independent of the others, as a sample of the models of these cells.
+
+    Args:
+        cells: Of each, its positives and its negatives.
+    """
+    pairs = [(np.asarray(p, float), np.asarray(n, float)) for p, n in cells if len(p) and len(n)]
+    if not pairs:
+        return None
+    signs = [np.sign(p[:, None] - n[None, :]) for p, n in pairs]
+    value = float((sum(sign.sum() for sign in signs) / sum(s.size for s in signs) + 1) / 2)
+    positives, negatives = (sum(len(cell[side]) for cell in pairs) for side in (0, 1))
+    mean, z = (positives + negatives) / 2 - 1, NormalDist().inv_cdf(1 - LEVEL / 2)
+
+    def excess(area: float) -> float:
+        spread = 1 + mean * (1 - area) / (2 - area) + mean * area / (1 + area)
+        variance = area * (1 - area) * spread / (positives * negatives)
+        return abs(value - area) - z * sqrt(variance)
+
+    edge = 1e-12
+    low = brentq(excess, 0.0, min(value, 1 - edge)) if value > 0 else 0.0
+    high = brentq(excess, max(value, edge), 1.0) if value < 1 else 1.0
+    return AurocEstimate(
+        value=value,
+        low=float(low),
+        high=float(high),
+        positives=positives,
+        negatives=negatives,
+    )

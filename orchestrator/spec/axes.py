@@ -25,6 +25,7 @@ from orchestrator.spec.space import Range, Span
 from orchestrator.spec.validation import Reader, axis_values, field_reader, named_in, read, rules_of
 from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, YamlNode
 from ulrl.attacks import ATTACKS, Attack, LabelRule, Stamp
+from ulrl.audits import AUDITS
 from ulrl.datasets import DATASETS
 from ulrl.hyperparameters import PARTS, Preset, names
 from ulrl.methods import METHODS, TUNERS, ULRL, TuningMethod
@@ -74,8 +75,8 @@ REGISTRIES: Mapping[str, Mapping[str, type[Any]]] = {
     "architecture": ARCHITECTURES,
     "repair": METHODS,
 }
-_ENTRIES = {**REGISTRIES, "tune": TUNERS}  # with what is an option of an entry
-# Of the things on an axis, if it is not the axis's name.
+_ENTRIES = {**REGISTRIES, "tune": TUNERS, "audit": AUDITS}  # with what is on no axis
+# Of these things, if it is not the axis's name.
 _NOUNS = {"repair": "repair method", "tune": "tuner"}
 FAMILIES = {"timm": "model"}  # names that go on after a colon, and the option that the rest is for
 

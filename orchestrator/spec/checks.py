@@ -1,7 +1,7 @@
 """Combinations of the grid that a dataset does not allow, found before anything runs."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from orchestrator.spec.axes import Axes, Item
 from orchestrator.spec.model import is_of_ulrl
 from orchestrator.spec.space import Range, is_open
 from orchestrator.spec.yaml_tree import YamlNode
+from ulrl.audits import Audit
 from ulrl.datasets import DatasetError, DatasetInfo
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
 from ulrl.interchange import sketch_of
-from ulrl.methods import ULRL
+from ulrl.methods import ULRL, RepairMethod
 from ulrl.models import ModelSpec
 from ulrl.plugins import source_of
 from ulrl.poison_checks import check_poison, check_trigger
@@ -34,19 +35,26 @@ def check_combinations(axes: Axes, preset: Preset) -> None:
     exclusions leave count. A dataset whose file is not there has no facts yet, so no rule is held
     against it.
     """
-    facts: dict[int, DatasetInfo] = {}
-    for place, item in enumerate(axes.items["dataset"]):
-        try:
-            if found := item.value.info():
-                facts[place] = found
-        except (DatasetError, OSError) as error:
-            item.node.note(str(error))
+    facts = _facts(axes, noted=True)
     _check_poison(axes, facts)
     _check_architectures(axes, facts)
     _check_settings(axes, facts, preset, _CLEAN_AXES, _check_clean)
     _check_settings(axes, facts, preset, _RULE_AXES, _check_rule)
     _check_repair_axes(axes)
     _check_methods(axes, facts)
+
+
+def _facts(axes: Axes, *, noted: bool = False) -> dict[int, DatasetInfo]:
+    """Return what is known of each dataset by its place; files that cannot be read are `noted`."""
+    facts: dict[int, DatasetInfo] = {}
+    for place, item in enumerate(axes.items["dataset"]):
+        try:
+            if found := item.value.info():
+                facts[place] = found
+        except (DatasetError, OSError) as error:
+            if noted:
+                item.node.note(str(error))
+    return facts
 
 
 def _check_repair_axes(axes: Axes) -> None:
@@ -74,26 +82,60 @@ def _check_methods(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
     """Note each method that does not apply to a network that it meets."""
     if all(item.value.name == ULRL for item in axes.items.get("repair", ())):
         return
-    sketches: dict[tuple[int, int], tuple[nn.Module, str]] = {}
+    networks = _Networks(axes, facts)
     for d, a, m in _left(axes, "dataset", "architecture", "repair"):
-        dataset, architecture = axes.items["dataset"][d].value, axes.items["architecture"][a].value
         method = axes.items["repair"][m]
-        if d not in facts:
-            continue
-        model_spec = ModelSpec(
-            architecture=architecture,
-            classes=facts[d].classes,
-            channels=facts[d].channels,
-            side=facts[d].side,
-            preprocessing=dataset.preprocessing,
-        )
-        try:
-            if (d, a) not in sketches:
-                sketches[d, a] = sketch_of(model_spec), model_spec.head
-            method.value.check(*sketches[d, a], facts[d].classes)
-        except ValueError as error:
-            text = f"{error}; exclude {method.value.name} for {architecture.label}"
+        if error := networks.refusal(method.value, d, a):
+            called = axes.items["architecture"][a].value.label
+            text = f"{error}; exclude {method.value.name} for {called}"
             _note(axes, d, method.node, ValueError(text))
+
+
+def check_audits(axes: Axes, audits: Sequence[Item]) -> None:
+    """Note each audit that does not apply to a network of the grid."""
+    if not audits or axes.left is None:
+        return
+    networks = _Networks(axes, _facts(axes))
+    for d, a in _left(axes, "dataset", "architecture"):
+        for audit in audits:
+            if error := networks.refusal(audit.value, d, a):
+                called = axes.items["architecture"][a].value.label
+                text = f"{error}; leave {audit.value.name} out, or {called}"
+                _note(axes, d, audit.node, ValueError(text))
+
+
+class _Networks:
+    """The networks of a grid without their numbers, each built once."""
+
+    def __init__(self, axes: Axes, facts: dict[int, DatasetInfo]) -> None:
+        self._axes, self._facts = axes, facts
+        self._built: dict[tuple[int, int], tuple[nn.Module, str]] = {}
+
+    def refusal(
+        self, applied: RepairMethod | Audit, dataset: int, architecture: int
+    ) -> ValueError | None:
+        """Return why a method or an audit does not apply to a network, if it does not.
+
+        Of a dataset whose file is not there nothing is known.
+        """
+        if dataset not in self._facts:
+            return None
+        facts, items = self._facts[dataset], self._axes.items
+        model_spec = ModelSpec(
+            architecture=items["architecture"][architecture].value,
+            classes=facts.classes,
+            channels=facts.channels,
+            side=facts.side,
+            preprocessing=items["dataset"][dataset].value.preprocessing,
+        )
+        place = (dataset, architecture)
+        try:
+            if place not in self._built:
+                self._built[place] = sketch_of(model_spec), model_spec.head
+            applied.check(*self._built[place], facts.classes)
+        except ValueError as error:
+            return error
+        return None
 
 
 def _check_poison(axes: Axes, facts: dict[int, DatasetInfo]) -> None:

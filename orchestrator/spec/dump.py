@@ -17,6 +17,7 @@ from orchestrator.spec.model import (
     VictimImport,
 )
 from orchestrator.spec.yaml_tree import NUMBER
+from ulrl.audits import Audit
 from ulrl.datasets import Dataset
 from ulrl.methods import RepairMethod
 from ulrl.models import Architecture
@@ -63,6 +64,8 @@ def resolved_yaml(study: Study) -> str:
         "prune": {level: chosen or "none" for level, chosen in _fields(study.prune).items()},
         "objective": study.objective,
         "metrics": study.metrics or None,
+        "audit": study.audits or None,
+        "audit_models": study.audited if study.audits else None,
         "resources": study.resources,
         "limits": study.limits,
         "budget": study.budget,
@@ -99,7 +102,7 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911 - one for each type
             return _plain({"name": attack.name, **_fields(attack), **poison})
         case Dataset() | Architecture():
             return _plain({"name": value.name, **_fields(value)})
-        case RepairMethod():
+        case RepairMethod() | Audit():
             options: Any = value  # a dataclass, as every registered one
             defaults = {part.name: part.default for part in dataclasses.fields(options)}
             given = {n: v for n, v in _fields(value).items() if (v, defaults[n]) != (None, None)}

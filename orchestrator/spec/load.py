@@ -11,16 +11,18 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from orchestrator.address import Address
-from orchestrator.spec.axes import AXES, REGISTRIES, Axes, read_grid
-from orchestrator.spec.checks import check_combinations
+from orchestrator.spec.axes import AXES, REGISTRIES, Axes, Item, read_entry, read_grid
+from orchestrator.spec.checks import check_audits, check_combinations
 from orchestrator.spec.exclude import read_exclude
 from orchestrator.spec.model import (
     DIRECTIONS,
+    AuditedModels,
     Budget,
     Device,
     Exclusion,
     Grid,
     Limits,
+    LogModels,
     Objective,
     OwnObjective,
     Prune,
@@ -42,6 +44,7 @@ from orchestrator.spec.validation import Reader, axis_values, read
 from orchestrator.spec.victim import read_victim
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode, read_tree
 from ulrl.attacks import AttackFileError
+from ulrl.audits import Audit
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
 from ulrl.metrics import LOWEST, OWN_METRICS, SAMPLE, MetricError, value_of
@@ -50,7 +53,8 @@ from ulrl.plugins import Plugin, PluginError, load_plugin, read_module, read_plu
 
 KEYS = (
     *("name", "plugins", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
-    *("metrics", "resources", "limits", "budget", "optuna", "mlflow", "store", "labels"),
+    *("metrics", "audit", "audit_models", "resources", "limits", "budget", "optuna", "mlflow"),
+    *("store", "labels"),
 )
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
@@ -88,10 +92,14 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
         if key == "plugins":
             root.problems.raise_if_any()  # what it would have registered is no second mistake
     _check_objective(given.get("objective", root), found)
+    audits: tuple[Item, ...] = found.pop("audit", ())
+    found["audits"] = tuple(item.value for item in audits)
+    _check_audited(root, given.get("audit_models"), found)
     found["optuna_storage"] = found.pop("optuna", None)
     axes, found["exclude"] = _grid(given, found.get("preset", Preset.DEFAULT), found.get("search"))
     if axes and not axes.unsound:
         _check_attacked(given, found, axes)
+        check_audits(axes, audits)
     grid = axes.grid() if axes else Grid(attacks=(), datasets=(), architectures=())
     if preset_node is not None and "preset" in grid.settings:
         preset_node.note("preset is an axis of this grid already; say it there alone")
@@ -260,6 +268,38 @@ def _metric(node: YamlNode) -> str:
     return name
 
 
+def _audits(node: YamlNode) -> tuple[Item, ...]:
+    """Return the audits; what is wrong, or there twice, is noted and left out."""
+    places: dict[Audit, Item] = {}
+    for entry in node.items:
+        with node.problems.collecting():
+            for item in read_entry(entry, "audit"):
+                first = places.setdefault(item.value, item)
+                if first is not item:
+                    text = f"{item.value} stands twice; first at {first.node.path}"
+                    raise InvalidValue(item.node, text)
+    return tuple(places.values())
+
+
+def _check_audited(root: YamlNode, node: YamlNode | None, found: dict[str, Any]) -> None:
+    """Take `audit_models` under the study's own name, and note what does not go with it."""
+    audited = found.pop("audit_models", AuditedModels.BEST)
+    found["audited"] = audited
+    if not found["audits"]:
+        if node is not None:
+            node.note("there is nothing to audit models by; write audit: [...], or leave it out")
+        return
+    logged = found["mlflow"].log_models if "mlflow" in found else LogModels.ALL
+    where = root.at(["mlflow", "log_models"]) if node is None else node
+    if audited is AuditedModels.ALL and logged is not LogModels.ALL:
+        where.note("every repaired model is to be stored; write mlflow: {log_models: all}")
+    if audited is AuditedModels.BEST and logged is LogModels.NONE:
+        where.note(
+            "the best repaired models are to be stored; let mlflow.log_models be best or all, or "
+            "write audit_models: victim"
+        )
+
+
 def _optuna_storage(node: YamlNode) -> Address | None:
     storage = node.known(("storage",)).get("storage")
     return None if storage is None else read(storage, OptunaStorage)
@@ -272,6 +312,8 @@ def _as(hint: Any) -> Reader:
 _READERS: Mapping[str, Reader] = {
     "plugins": _plugins,
     "metrics": _metrics,
+    "audit": _audits,
+    "audit_models": _as(AuditedModels),
     "search": read_search,
     "prune": read_prune,
     "optuna": _optuna_storage,

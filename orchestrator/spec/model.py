@@ -13,6 +13,7 @@ from orchestrator.address import Address
 from orchestrator.spec.rules import RuleError, TrackingUri, nearest
 from orchestrator.spec.space import Axis, Span
 from ulrl.attacks import Attack, LabelRule, Stamp
+from ulrl.audits import Audit
 from ulrl.datasets import Dataset, Preprocessing, check_normalisation
 from ulrl.hyperparameters import Preset, names
 from ulrl.interchange import zoo_name
@@ -24,7 +25,8 @@ from ulrl.poison import Poison
 from ulrl.recipes import VictimRecipe
 from ulrl.registry import options_of
 
-STAGES = ("train_helper", "train_victim", "unlearn", "relearn")  # what an item is begun for
+# What an item is begun for.
+STAGES = ("train_helper", "train_victim", "unlearn", "relearn", "audit")
 # Stages that run inside another's item and have no worker of their own.
 _INNER = {"score_neurons": "unlearn", "evaluate": "train_victim and relearn"}
 _STRICT = ConfigDict(extra="forbid")
@@ -205,6 +207,14 @@ class LogModels(StrEnum):
     BEST = "best"
     ALL = "all"
     NONE = "none"
+
+
+class AuditedModels(StrEnum):
+    """Which models a study audits."""
+
+    VICTIM = "victim"  # victims, and the benign models of `attack: none`
+    BEST = "best"  # these, and each scenario's best repaired model of each repair method
+    ALL = "all"  # these, and every repaired model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,6 +408,8 @@ class Study:
     prune: Prune = field(default_factory=Prune)
     objective: Objective | OwnObjective = Objective.DER
     metrics: tuple[str, ...] = ()  # the user's own
+    audits: tuple[Audit, ...] = ()
+    audited: AuditedModels = AuditedModels.BEST
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
     budget: Budget = field(default_factory=Budget)

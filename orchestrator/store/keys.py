@@ -211,8 +211,13 @@ class CacheKeys:
         stage: RepairStage,
         before: str,
         reads: Tensors | None,
+        *,
+        model: str | None = None,
+        samples: bool = True,
     ) -> str:
-        """Return the key of a stage of a repair method other than ULRL.
+        """Return the key of a stage of a repair method other than ULRL, or of an audit.
+
+        An audit of a victim shares stages with repair methods.
 
         Args:
             trial: For its victim and clean samples.
@@ -220,10 +225,12 @@ class CacheKeys:
             stage: With its configuration.
             before: Key of the stage before, "" for the first.
             reads: What it reads of that stage; None is all of it.
+            model: Key of the network that is audited; None is the victim.
+            samples: Whether an audit takes clean samples.
         """
-        sources = {**_source(stage), **_sources_of_parts(stage)}
-        config = {"stage": stage, **sources, **self._defence(trial)}
-        inputs = {"victim": self.victim(trial.scenario)}
+        defence = self._defence(trial) if samples else {"compute": self._where}
+        config = {"stage": stage, **_source(stage), **_sources_of_parts(stage), **defence}
+        inputs = {"victim": model or self.victim(trial.scenario)}
         if before:
             inputs["before"] = before if reads is None else _digest_of_tensors(reads)
         return result_key(name, stage.version, config, inputs)

@@ -84,6 +84,11 @@ class MlflowCallback(StudyCallback):
                 self._record_trial(trial, best=False)
         for trial in best.values():
             self._record_trial(trial, best=True)
+        audits = self._scheduler.audits
+        audited = () if audits is None else (t.trial for t in audits.targets.values() if t.repaired)
+        for trial in {trial.number: trial for trial in audited}.values():
+            if trial.number not in best:  # now with what the audits found
+                self._record_trial(trial, best=False)
         plan = self._scheduler.plan
         trials, scenarios = plan.trials, plan.scenarios
         self._worker.retire({STUDY, *(t.key for t in trials), *map(scenario_key, scenarios)})

@@ -12,6 +12,7 @@ import yaml
 from orchestrator.plan.columns import COST, EDITED, METRICS, Outcome, slug
 from orchestrator.plan.jobs import StageRun
 from orchestrator.plan.plan import Scenario, Trial, options_text
+from orchestrator.scheduler.auditing import target_rank
 from orchestrator.scheduler.decisions import Pruning, Status
 from orchestrator.scheduler.results_table import ResultRows, metric_columns, own_numbers
 from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
@@ -158,6 +159,7 @@ class RunRecords:
             metrics |= {name: value for name, value in own.items() if value is not None}
             metrics |= {**_seconds(finding.runs), "seconds": finding.seconds}
             metrics |= {} if found is None else found.metrics
+            metrics |= self._audited(None, scenario)
             curves = _curves("train_victim", ("loss", "accuracy"), finding.training)
             ok = str(self._results.victim_ok(finding))
             if self._policy is LogModels.ALL:
@@ -196,6 +198,7 @@ class RunRecords:
                 curves |= self._phase_one(scored)
             curves |= _curves("relearn", _TRAINING, repaired.training)
             metrics |= _seconds((*scored.runs, *repaired.runs))
+            metrics |= self._audited(trial, trial.scenario)
             ended = self._store.written("evaluate", repaired.runs[-1].key)
             began = None if ended is None else ended - repaired.seconds
             if self._policy is LogModels.ALL or (best and self._policy is LogModels.BEST):
@@ -232,6 +235,26 @@ class RunRecords:
             began=began,
             ended=ended,
         )
+
+    def _audited(self, trial: Trial | None, scenario: Scenario) -> dict[str, float]:
+        """Return what audits found in a trial's repaired model, or in a scenario's victim.
+
+        Of a victim that was audited by several draws of clean samples, the last counts.
+        """
+        audits, metrics = self._scheduler.audits, dict[str, float]()
+        for name, found in {} if audits is None else audits.found.items():
+            target = audits.targets[name]
+            if target.trial.scenario is not scenario or target.repaired != (trial is not None):
+                continue
+            if trial is not None and target.trial.number != trial.number:
+                continue
+            stem = f"audit/{slug(target.audit.label).replace('=', '-')}"  # MLflow takes no =
+            numbers = {
+                "statistic": found.result.statistic,
+                "target_rank": target_rank(target, found),
+            }
+            metrics |= {f"{stem}/{n}": value for n, value in numbers.items() if value is not None}
+        return metrics
 
     def _pruned(self, trial: Trial, status: str) -> dict[str, str]:
         """Return when a pruned trial was given up: ``epoch 3``, or ``scenario 7`` of a setting."""

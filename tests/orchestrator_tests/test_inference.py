@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
-from orchestrator.search.inference import estimate, holm, resampled, signed_rank_p
+from orchestrator.search.inference import auroc, estimate, holm, resampled, signed_rank_p
 
 ATTACKS = ["badnets"] * 3 + ["blended"] * 3 + ["sig"] * 3
 
@@ -124,3 +125,42 @@ def test_the_signed_rank_test_is_scipys(pairs: int, values: int) -> None:
         drawn = drawn.astype(float)
         theirs = stats.wilcoxon(drawn, alternative="less", zero_method="zsplit").pvalue
         assert signed_rank_p(drawn) == pytest.approx(float(theirs), rel=1e-9, abs=1e-15)
+
+
+def test_auroc_by_hand_and_within_cells_only() -> None:
+    found = auroc([([3.0, 1.0], [2.0, 0.0])])
+    assert found is not None
+    assert (found.value, found.positives, found.negatives) == (0.75, 2, 2)
+    assert found.low < 0.75 < found.high
+    apart = auroc([([3.0], [1.0]), ([103.0], [110.0]), ([5.0], [])])
+    assert apart is not None
+    assert (apart.value, apart.positives, apart.negatives) == (0.5, 2, 2)
+    assert auroc([([1.0, 1.0], [1.0])]).value == 0.5  # type: ignore[union-attr]
+    assert auroc([([1.0], [])]) is None
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=12),
+    st.lists(st.integers(0, 5), min_size=1, max_size=12),
+)
+def test_auroc_is_scikit_learns_and_its_interval_holds_it(up: list[int], down: list[int]) -> None:
+    found = auroc([(up, down)])
+    assert found is not None
+    labels = [1] * len(up) + [0] * len(down)
+    assert found.value == pytest.approx(roc_auc_score(labels, up + down))
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    mirrored = auroc([(down, up)])
+    assert mirrored is not None
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low), abs=1e-6)
+
+
+def test_the_interval_of_an_auroc_covers_it_about_as_often_as_it_says() -> None:
+    source = np.random.default_rng(0)
+    truth = stats.norm.cdf(1.2 / np.sqrt(2))
+    found = [auroc([(source.normal(1.2, 1, 15), source.normal(0, 1, 6))]) for _ in range(400)]
+    covered = np.mean([one.low <= truth <= one.high for one in found if one is not None])
+    assert 0.92 <= covered <= 0.985
+    perfect = auroc([([1.0] * 15, [0.0] * 3)])
+    assert perfect is not None
+    assert (perfect.value, perfect.high) == (1.0, 1.0)
+    assert 0.5 < perfect.low < 0.9

@@ -1,0 +1,254 @@
+"""What audits see in victims, in benign models and in repaired ones."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from orchestrator.files import read_table
+from orchestrator.plan.columns import AUDIT_COLUMNS, MODELS, NO_ATTACK, SCENARIO, count
+from orchestrator.reporting.text import NOTHING, label_of
+from orchestrator.search.inference import AurocEstimate, auroc
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRow:
+    """An audit of one model.
+
+    Attributes:
+        scenario: Its columns as text.
+        samples: The clean samples that it looked at, as text; empty where it takes none.
+        method: What repaired the model; "" of a victim.
+        audit: Name and options.
+        failed: Whether it has no result.
+        statistic: Of the model; None where it has no result.
+        suspects: Classes that its rule flags; None where it has no verdict.
+        rank: Place of the true target by its scores; None where there is none.
+        first: The most suspect class; None where it has no result or several share the place.
+    """
+
+    scenario: tuple[str, ...]
+    samples: tuple[str, ...]
+    method: str
+    audit: tuple[str, str]
+    failed: bool
+    statistic: float | None
+    suspects: tuple[int, ...] | None
+    rank: float | None
+    first: int | None
+    rule: str
+    passes: float
+    queries: int
+    seconds: float
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """Within which statistics compare: dataset, architecture and clean samples but the seed."""
+        return (*self.scenario[2:4], *self.samples[:1])
+
+    @property
+    def benign(self) -> bool:
+        """Whether its victim was trained on clean images."""
+        return self.scenario[0] == NO_ATTACK
+
+    @property
+    def model(self) -> tuple[str, ...]:
+        """What names the audited model among those of the same method."""
+        return (*self.scenario, *self.samples, self.method)
+
+
+def read_audits(path: Path) -> list[AuditRow]:
+    """Return the rows of audits.csv; none where there is no such file.
+
+    Raises:
+        SpecError: It is no such file.
+    """
+    if not path.exists():
+        return []
+    rows = [_row(cells) for cells in read_table(path, (*SCENARIO, *AUDIT_COLUMNS)).rows]
+    # A repaired model's row has the samples of its repair, whatever the audit looks at.
+    looking = {row.audit for row in rows if not row.method and row.samples[0]}
+    return [row if row.audit in looking else replace(row, samples=("", "")) for row in rows]
+
+
+def _row(cells: Any) -> AuditRow:
+    done = cells["status"] == "done"
+    scores = json.loads(cells["scores"]) if done else []
+    top = [place for place, score in enumerate(scores) if score == max(scores)]
+    suspects = cells["suspects"]
+    return AuditRow(
+        scenario=tuple(cells[name] for name in SCENARIO),
+        samples=tuple(cells[name] for name in ("clean_ratio", "defence_seed")),
+        method=(cells.get("repair") or "ulrl") if cells["model"] == MODELS[1] else "",
+        audit=(cells["audit"], cells["audit_options"]),
+        failed=not done,
+        statistic=float(cells["statistic"]) if cells["statistic"] else None,
+        suspects=tuple(json.loads(suspects)) if suspects else None,
+        rank=float(cells["target_rank"]) if cells["target_rank"] else None,
+        first=top[0] if len(top) == 1 else None,
+        rule=cells["rule"],
+        passes=float(cells["passes"] or 0),
+        queries=int(cells["queries"] or 0),
+        seconds=float(cells["seconds"] or 0),
+    )
+
+
+def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
+    """Return the section on audits, in words; None where nothing was audited.
+
+    Returns:
+        ``audits``: for each audit what it makes of victims and benign models. ``repaired``: for
+        each audit and repair method what it makes of the repaired models. ``agreement``: how
+        often two audits name the same class. ``note``: what failed.
+    """
+    if not rows:
+        return None
+    audits = {row.audit: None for row in rows}
+    names = {audit: _name(audit) for audit in audits}
+    found = [row for row in rows if not row.failed]
+    failed = len(rows) - len(found)
+    return {
+        "audits": [
+            (names[audit], *_detection([r for r in found if r.audit == audit])) for audit in audits
+        ],
+        "repaired": [
+            (
+                names[audit],
+                label_of(method),
+                *_after([r for r in found if r.audit == audit], method),
+            )
+            for audit in audits
+            for method in dict.fromkeys(r.method for r in rows if r.method)
+        ],
+        "agreement": [
+            (names[one], names[other], *_agreement(found, one, other))
+            for one, other in combinations(audits, 2)
+        ],
+        "rules": [
+            (names[audit], _rule([r for r in found if r.audit == audit])) for audit in audits
+        ],
+        "note": f"{count(failed, 'audit')} without a result; audits.csv says why."
+        if failed
+        else "",
+    }
+
+
+def _name(audit: tuple[str, str]) -> str:
+    name, options = audit
+    parts = ", ".join(f"{key}={value}" for key, value in json.loads(options).items())
+    return f"{label_of(name)} ({parts})" if parts else label_of(name)
+
+
+def _rule(rows: Sequence[AuditRow]) -> str:
+    if not rows:
+        return NOTHING
+    if rows[0].suspects is None:
+        return f"no verdict: {rows[0].rule}"
+    return f"a class is a suspect if {rows[0].rule}"
+
+
+def _detection(rows: Sequence[AuditRow]) -> tuple[str, ...]:
+    """Return what an audit makes of victims and of benign models, and what it takes."""
+    own = [row for row in rows if not row.method]
+    victims, benign = _split(own)
+    ranked = [row.rank for row in victims if row.rank is not None]
+    return (
+        str(len(victims)),
+        str(len(benign)),
+        _auroc_text(_auroc(victims, benign)),
+        _share(ranked, lambda rank: rank == 1),
+        f"{median(ranked):g}" if ranked else NOTHING,
+        *(_flagged(part) for part in (victims, benign)),
+        *_cost(own),
+    )
+
+
+def _after(rows: Sequence[AuditRow], method: str) -> tuple[str, ...]:
+    """Return what an audit makes of repaired models.
+
+    Of victims first, then of benign models that were repaired too: n, the statistic before and
+    after, how many are flagged before and after. Then how well it tells repaired models from
+    benign ones that nobody repaired.
+    """
+    before = {row.model[:-1]: row for row in rows if not row.method}
+    cells: list[str] = []
+    repaired = [row for row in rows if row.method == method and row.model[:-1] in before]
+    for part in _split(repaired):
+        former = [before[row.model[:-1]] for row in part]
+        flags = tuple(map(_flagged, (former, part)))
+        shown = NOTHING if NOTHING in flags else " → ".join(flags)
+        cells += [str(len(part)), _change(former, part), shown]
+    attacked, _ = _split(repaired)
+    _, benign = _split([row for row in rows if not row.method])
+    return (*cells, _auroc_text(_auroc(attacked, benign)))
+
+
+def _split(rows: Sequence[AuditRow]) -> tuple[list[AuditRow], list[AuditRow]]:
+    return [row for row in rows if not row.benign], [row for row in rows if row.benign]
+
+
+def _auroc(victims: Sequence[AuditRow], benign: Sequence[AuditRow]) -> AurocEstimate | None:
+    cells = {row.cell for row in victims}
+    return auroc(
+        tuple(
+            [row.statistic for row in part if row.cell == cell and row.statistic is not None]
+            for part in (victims, benign)
+        )
+        for cell in cells
+    )
+
+
+def _auroc_text(found: AurocEstimate | None) -> str:
+    if found is None:
+        return NOTHING
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def _share(values: Sequence[float], holds: Callable[[float], bool]) -> str:
+    return f"{sum(map(holds, values))} of {len(values)}" if values else NOTHING
+
+
+def _flagged(rows: Sequence[AuditRow]) -> str:
+    judged = [row for row in rows if row.suspects is not None]
+    return f"{sum(bool(r.suspects) for r in judged)} of {len(judged)}" if judged else NOTHING
+
+
+def _change(before: Sequence[AuditRow], after: Sequence[AuditRow]) -> str:
+    pairs = [
+        (one.statistic, other.statistic)
+        for one, other in zip(before, after, strict=True)
+        if one.statistic is not None and other.statistic is not None
+    ]
+    if not pairs:
+        return NOTHING
+    return " → ".join(f"{median(values):.3g}" for values in zip(*pairs, strict=True))
+
+
+def _cost(rows: Sequence[AuditRow]) -> tuple[str, str, str]:
+    if not rows:
+        return NOTHING, NOTHING, NOTHING
+    queries = fmean(row.queries for row in rows)
+    return (
+        f"{fmean(row.seconds for row in rows):,.1f}",
+        f"{fmean(row.passes for row in rows):,.0f}",
+        f"{queries:,.0f}" if queries else NOTHING,
+    )
+
+
+def _agreement(
+    rows: Sequence[AuditRow], one: tuple[str, str], other: tuple[str, str]
+) -> tuple[str, str]:
+    """Return over how many victims two audits name one class each, and how often the same."""
+    tops: dict[tuple[str, str], dict[tuple[str, ...], int | None]] = {one: {}, other: {}}
+    for row in rows:
+        if row.audit in tops and not row.method and not row.benign:
+            tops[row.audit].setdefault(row.scenario, row.first)
+    shared = [
+        (tops[one][place], tops[other][place])
+        for place in tops[one].keys() & tops[other].keys()
+        if tops[one][place] is not None and tops[other][place] is not None
+    ]
+    return _share([float(a == b) for a, b in shared], bool), str(len(shared))

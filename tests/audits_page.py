@@ -1,0 +1,70 @@
+"""The page of all audits and their options: ``python -m tests.audits_page``."""
+
+from pathlib import Path
+
+from tests.methods_page import section
+from ulrl.audits import AUDITS
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "audits.md"
+INTRO = """\
+# Audits: is a model backdoored, which class, and is it still after the repair?
+
+A study's ASR is known to the one who holds the trigger. A defender asks an audit.
+
+```yaml
+grid:
+  attack: [badnets, blended, none]     # none: benign models, against which audits are judged
+  dataset: digits
+  architecture: {name: preact_resnet18, width: 8}
+  seed: [0, 1, 2]
+audit: [nc, ulrl_scores, {name: freeeagle, steps: [500, 1000]}]
+audit_models: best                     # or victim, or all
+```
+
+- `audit_models: victim` audits the victims and the benign models; `best` (the default) also each
+  scenario's best repaired model of each repair method (without an attack, the one that keeps most
+  of the accuracy); `all` every repaired model, which `mlflow: {log_models: all}` stores.
+- Audits begin when all trials are decided. They are stages like any other: stored, resumed, and
+  shared. An audit of a victim shares its search with a repair method that has the same one.
+- A victim is audited by each draw of clean samples that the study has, a repaired model by the
+  samples of its repair. An audit without samples has one row per model.
+- An audit that does not apply to a network is refused with the study file. One that fails has its
+  error in audits.csv; the command then returns 1, and tries it again when it runs again.
+- `--plan` counts audits, and their time.
+
+`audits.csv` has a row per audit and model: the scenario, the setting that repaired the model, and
+
+| column | |
+|---|---|
+| `model` | `victim` (of `attack: none`, the benign model) or `repaired` |
+| `audit`, `audit_options` | the name, and options that are not the defaults, as JSON |
+| `statistic` | one number of the model; the higher, the more suspicious |
+| `threshold`, `suspects`, `rule` | classes that the audit's rule flags, and that rule. Empty where no threshold is published that holds for other models than those it was set on |
+| `scores`, `target_rank` | a score per class, and the place of the true target, 1 being the most suspect; equal scores share the mean of their places. No rank without one target |
+| `passes`, `queries`, `seconds` | images through the network (forward and backward is 1); images that an audit which sees answers only has asked about; seconds on the worker |
+
+The report has the AUROC of each statistic over pairs of a victim and a benign model of the same
+dataset and architecture, with its interval and both numbers of models; how often the true target
+is first; flagged victims and false alarms; the same after each repair method; and how often two
+audits name the same class. MLflow has `audit/NAME/statistic` and `audit/NAME/target_rank` on the
+model's run.
+
+```python
+result = ulrl.audit(network, "nc", images=images, labels=labels, preprocessing=preprocessing)
+result.statistic, result.suspects, result.scores
+```
+
+audits any classifier that ends in a linear layer. Adding an audit is adding a file to
+`ulrl/audits/`.
+
+This page is made from the code by `python -m tests.audits_page`; a test keeps it fresh.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    return "\n".join([INTRO, *(section(name, audit) for name, audit in sorted(AUDITS.items()))])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

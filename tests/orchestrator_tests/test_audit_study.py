@@ -1,0 +1,123 @@
+"""A study that audits victims, benign models and repaired ones."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import orchestrator as o
+from orchestrator.pipeline.inputs import StageInputs
+from orchestrator.plan.plan import make_plan, options_text
+from orchestrator.plan.resources import Compute
+from orchestrator.spec.model import Study
+from orchestrator.store.keys import CacheKeys
+from orchestrator.store.serialization import VICTIM
+from orchestrator.store.store import Store
+from ulrl.audits import audit_context
+from ulrl.models import Weights
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+STUDY = """\
+name: audited
+grid:
+  attack: [badnets, none]
+  dataset: {name: digits, size: 12}
+  architecture: {name: preact_resnet18, width: 2}
+  clean_ratio: 0.06
+  unlearn_epochs: 4
+  relearn_epochs: 2
+  repair: [ulrl, {name: nc, steps: 10, epochs: 1}, {name: fine_tuning, epochs: [1, 2]}]
+audit: [{name: nc, steps: 10, threshold: [1.5, 2]}, ulrl_scores, {name: freeeagle, steps: 5}]
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+store: store
+"""
+
+
+@pytest.fixture
+def study() -> Study:
+    Path("grid.yaml").write_text(STUDY)
+    return o.load_study("grid.yaml")
+
+
+def run(study: Study) -> pd.DataFrame:
+    o.run_study(study, out="runs/audited", inline=True)
+    return pd.read_csv("runs/audited/audits.csv", keep_default_na=False)
+
+
+def test_every_model_is_audited_once_and_nothing_again(study: Study) -> None:
+    table = run(study)
+    assert set(table.status) == {"done"}
+    results = pd.read_csv("runs/audited/results.csv", keep_default_na=False)
+    # Victim and benign model, and of each method the best repaired one that is no wreck.
+    whole = results[results.wrecked.astype(str) == "False"].groupby(["attack", "repair"]).ngroups
+    models = 2 + whole
+    assert whole >= 3
+    assert len(table) == 4 * models
+    attacked, benign = table[table.attack == "badnets"], table[table.attack == "none"]
+    assert set(benign.target_rank) == {""}
+    assert all(1 <= float(rank) <= 10 for rank in attacked.target_rank)
+    assert set(table[table.model == "victim"].repair) == {""}
+    free = table[table.audit == "freeeagle"]
+    assert set(free[free.model == "victim"].clean_ratio) == {""}
+    stages = pd.read_csv("runs/audited/stages.csv")
+    # Neural Cleanse's search: its repair shares that of a victim, and both thresholds read it.
+    assert (stages.stage == "repair.reversed_triggers").sum() == models
+    report = Path("runs/audited/report.html").read_text()
+    assert 'id="audits-table"' in report
+    again = run(study)
+    pd.testing.assert_frame_equal(again, table)
+    assert not pd.read_csv("runs/audited/stages.csv").computed.eq("now").any()
+    audited_as_by_hand(study, table)
+    a_model_whose_weights_are_gone_is_made_again(study, table)
+
+
+def audited_as_by_hand(study: Study, table: pd.DataFrame) -> None:
+    plan = make_plan(study)
+    trial = plan.trials[0]
+    keys = CacheKeys(study.victim, Compute(device="cpu", threads=1))
+    inputs = StageInputs()
+    list(inputs.fetch(trial.scenario.dataset))
+    model_spec = inputs.model_spec(trial.scenario)
+    stored = VICTIM.read(Store(study.store), keys.victim(trial.scenario))
+    assert stored is not None
+    victim = Weights(model_spec=model_spec, state=dict(stored.content.state))
+    clean = inputs.clean(trial)
+    for audit in study.audits:
+        context = audit_context(victim, clean, torch.device("cpu"))
+        (stage,) = audit.stages
+        steps = stage.checked(context, {})
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found = end.value
+                break
+        result = audit.result(found, len(clean.index))
+        own = table[(table.model == "victim") & (table.attack == "badnets")]
+        row = own[(own.audit == audit.name) & (own.audit_options == options_text(audit))].iloc[0]
+        assert json.loads(row.scores) == pytest.approx(result.scores.tolist(), abs=1e-5)
+        assert float(row.statistic) == pytest.approx(result.statistic)
+        assert float(row.target_rank) == result.rank(0)
+
+
+def a_model_whose_weights_are_gone_is_made_again(study: Study, table: pd.DataFrame) -> None:
+    for stage in ("repaired", "repair.moved_head"):
+        shutil.rmtree(Path("store") / stage)
+    again = run(study)
+    same = [column for column in table.columns if column != "seconds"]
+    pd.testing.assert_frame_equal(again[same], table[same])
+
+
+def test_without_benign_models_there_is_no_auroc() -> None:
+    text = STUDY.replace("[badnets, none]", "badnets") + "audit_models: victim\n"
+    Path("grid.yaml").write_text(text)
+    table = run(o.load_study("grid.yaml"))
+    assert set(table.model) == {"victim"}
+    report = Path("runs/audited/report.html").read_text()
+    assert 'id="audits-table"' in report
+    assert 'id="audits-repaired"' not in report
