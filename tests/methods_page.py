@@ -86,7 +86,8 @@ A method that cuts may have the cut network trained by another's tuner: option `
 - Equal cuts with equal tuners are computed once, whatever method has made the cut. Where nothing
   is cut, that is the tuner's method by itself.
 - `rnp`, `tsbd` and `head_neurons` begin with an ascent. With equal options of it they share one;
-  what has no option differs between them, and `ascent: rnp` takes RNP's.
+  what has no option differs between them, and `ascent: rnp` takes RNP's. Each threshold has an
+  ascent of its own, since it keeps the whole network; ULRL's keeps the head and serves them all.
 - In tables the tuner is an option: `rnp(tune=ft_sam, mask_threshold=0.4)`.
 
 ## The library

@@ -389,6 +389,7 @@ def test_parameters_of_another_method_are_its_own() -> None:
         "clean_draw": "random",
         "repair": "clp",
         "repair_options": '{"u": 2.0}',
+        "clp.tune": "None",
         "clp.rule": "None",
         "clp.u": "2.0",
         "clp.budget": "None",
