@@ -179,7 +179,7 @@ class Results:
 
     @property
     def statuses(self) -> dict[str, int]:
-        """The number of trials by status: done, pruned, failed, pending."""
+        """The number of trials by status: done, pruned, skipped, failed, pending."""
         found = self.frame["status"].value_counts()
         return {status: int(found.get(status, 0)) for status in STATUSES}
 

@@ -14,6 +14,13 @@ class DivergedError(ArithmeticError):
     """
 
 
+class NotApplicable(ValueError):  # noqa: N818 - what is so of a network, not what went wrong
+    """A repair method does not apply to a network, as only running it could tell.
+
+    The text is the reason. What `RepairMethod.check` can tell without numbers is refused before.
+    """
+
+
 def raise_unless_finite(tensors: Mapping[str, Tensor], what: str, remedy: str = "") -> None:
     """Raise `DivergedError` if a tensor that a training made is not finite.
 

@@ -21,6 +21,7 @@ import psutil
 
 from orchestrator.address import redacted
 from orchestrator.files import whole_lines, write_text
+from orchestrator.plan.columns import STOPPED
 from orchestrator.plan.jobs import Job, JobKind, JobResult, StageRun, victim_job
 from orchestrator.plan.plan import Scenario
 from orchestrator.processes import commit
@@ -28,7 +29,7 @@ from orchestrator.reporting.read_folder import STARTS
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, sentence
 from orchestrator.scheduler.results_table import classes_of
-from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.lookup import ScoreResult, VictimResult
 from orchestrator.store.study_folder import StudyFolder
 from ulrl.evaluation import Evaluation
@@ -114,8 +115,8 @@ class TrialLogs(StudyCallback):
                 text += "wreck     ACC is at or below chance\n"
         if verdict.pruning is not None:
             text += f"decision  {sentence(self._plan, verdict.pruning)}\n"
-        stopped = f", {STOPPED}" if verdict.error == STOPPED else ""
-        return f"{text}outcome   {verdict.status}{stopped}\n"
+        said = verdict.error == STOPPED or verdict.status is Status.SKIPPED
+        return f"{text}outcome   {verdict.status}{f', {verdict.error}' if said else ''}\n"
 
     def _read(self, name: str) -> str:
         path = self.path(name)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.remaining_time import RemainingTime
-from orchestrator.plan.columns import count, span, spoken
+from orchestrator.plan.columns import STOPPED, count, span, spoken
 from orchestrator.plan.jobs import Job, JobResult, Progress
 from orchestrator.plan.labels import DAGGER, DAGGER_NOTE, cell_text, setting_text
 from orchestrator.plan.plan import Plan, Scenario, Trial
@@ -59,6 +59,7 @@ class ProgressState:
         self.plan = plan
         self.statuses: Counter[Status] = Counter()
         self.running: dict[str, tuple[Job, Progress | None]] = {}
+        self.stopped = 0  # of the failed trials, those that the user stopped
         self.abandoned: set[int] = set()
         self.weak: set[int] = set()
         self.victims_left = len(plan.scenarios)
@@ -99,7 +100,9 @@ class ProgressState:
         trial = verdict.trial
         self.running.pop(trial.name, None)  # stopped, if it still runs
         self.statuses[verdict.status] += 1
-        self._remaining.decided(trial, failed=verdict.status is Status.FAILED)
+        self.stopped += verdict.error == STOPPED
+        unmade = verdict.status in (Status.FAILED, Status.SKIPPED)
+        self._remaining.decided(trial, failed=unmade)
         if verdict.pruning is not None and verdict.pruning.level == "setting":
             self.abandoned.add(trial.setting.number)
         value = self._value_of(trial) if verdict.status is Status.DONE else None
@@ -164,7 +167,9 @@ class ProgressState:
 
     def counts(self) -> str:
         """Return how many trials are decided, and how."""
-        counts = ", ".join(f"{self.statuses[s]} {s}" for s in Status if self.statuses[s])
+        found = {str(s): self.statuses[s] for s in Status} | {"stopped": self.stopped}
+        found[Status.FAILED] -= self.stopped
+        counts = ", ".join(f"{number} {word}" for word, number in found.items() if number)
         text = f"{self.decided_count}/{self.plan.most_trials} trials"
         return f"{text} ({counts})" if counts else text
 
@@ -248,7 +253,8 @@ class ProgressView(StudyCallback):
         self._state.end(job, result)
         if result.error:
             name = self._name(job.scenario)
-            self._say(f"failed: {job.name} ({name}): {result.reason}", "red", job.name)
+            word, style = ("skipped", "yellow") if result.skipped else ("failed", "red")
+            self._say(f"{word}: {job.name} ({name}): {result.reason}", style, job.name)
         self._tick()
 
     def victim(self, scenario: Scenario, finding: VictimResult) -> None:
@@ -371,7 +377,7 @@ def _left(seconds: float | None) -> str:
 
 
 def _stage(progress: Progress) -> str:
-    name = progress.stage.replace("train_victim", "train victim")
+    name = progress.stage.replace("train_victim", "train victim").removeprefix("repair.")
     if progress.pause:
         return f"{name} by another study"
     return f"{name} {progress.epoch}/{progress.epochs}" if progress.epochs else name

@@ -94,10 +94,12 @@ class Redo:
         trials, scenarios = self.chosen(plan, folder)
         victims = {findings.keys.victim(scenario): scenario for scenario in scenarios}
         of_victims = [t for t in plan.trials if findings.keys.victim(t.scenario) in victims]
-        last = _last_keys(findings, {t.number: t for t in (*trials, *of_victims)}.values())
+        chosen = {t.number: t for t in (*trials, *of_victims)}.values()
+        last = _last_keys(findings, chosen)
+        stages = {found.relearn_key for trial in chosen for found in reached(findings, trial)}
         store, keys = findings.store, findings.keys
         gone = 0
-        cuts = folder.drop_cuts(last)
+        cuts, skips = folder.drop_cuts(last), folder.drop_skips(stages)
         for key in last:
             gone += store.remove(EVALUATION.name, keys.evaluation(key))
             gone += sum(store.remove(stage.name, key) for stage in (RELEARNING, REPAIRED))
@@ -114,12 +116,13 @@ class Redo:
         named = [count(len(trials), "trial")] if trials else []
         if scenarios:
             named.append(f"{count(len(scenarios), 'victim')} with all that rests on them")
-        if not gone and not cuts:
+        if not gone and not cuts and not skips:
             return f"nothing is stored of {' and '.join(named)} to be forgotten"
         own = {trial.number for trial in (*trials, *of_victims)}
         others = [trial for trial in plan.trials if trial.number not in own]
         shared = sum(key in last for trial in others for key in _last_keys(findings, [trial]))
         cut = f" and {count(cuts, 'cut curve')}" if cuts else ""
+        cut += f" and {count(skips, 'skip')}" if skips else ""
         also = f"{count(shared, 'other trial')} of this study and " if shared else ""
         return (
             f"forgot {count(gone, 'result')}{cut} of {' and '.join(named)}; {also}other studies "

@@ -19,7 +19,7 @@ from orchestrator.errors import BudgetExhausted, ResourceError, SpecError
 from orchestrator.executor.base import Executor, executor
 from orchestrator.files import read_table, write_text
 from orchestrator.pipeline.victims import check_imports
-from orchestrator.plan.columns import AUDITS, CONFUSION, CURVES, EDITS, count
+from orchestrator.plan.columns import AUDITS, CONFUSION, CURVES, EDITS, STOPPED, count
 from orchestrator.plan.cost_model import lengths
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import Plan, Trial, make_plan
@@ -31,7 +31,7 @@ from orchestrator.scheduler.estimate import gather, keep, recall
 from orchestrator.scheduler.results_table import ResultRows
 from orchestrator.scheduler.retention import ModelRetention
 from orchestrator.scheduler.sampling import recorded
-from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.scheduler.storage_mirror import StorageMirror
 from orchestrator.search.storage import StoredStudy
 from orchestrator.spec.load import missing_data
@@ -325,6 +325,11 @@ class _Run:
         stopped = self.scheduler.stopped_count
         if failures := self.state.statuses[Status.FAILED] - stopped:
             self._say(f"{count(failures, 'trial')} failed; the same command tries again")
+        if skipped := self.state.statuses[Status.SKIPPED]:
+            self._say(
+                f"{count(skipped, 'trial')} skipped: the repair method does not apply there; "
+                f"results.csv says why, and --redo tries again"
+            )
         if stopped:
             self._say(f"{count(stopped, 'trial')} {STOPPED}; the same command runs them again")
         if (audits := self.scheduler.audits) is not None:

@@ -25,6 +25,7 @@ from orchestrator.reporting.summary import (
 from orchestrator.reporting.text import (
     Names,
     benign_sentence,
+    counted,
     names_of,
     oracle_note,
     peers_sentence,
@@ -58,7 +59,8 @@ def print_summary(
     warnings = (weak_sentence(summary), sampler_sentence(summary), unflagged_sentence(summary))
     for warning in filter(None, warnings):
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
-    counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items() if number)
+    words = counted(summary)
+    counts = ", ".join(f"{number} {status}" for status, number in words.items() if number)
     console.print(f"{count(len(results.all), 'trial')}: {counts}", soft_wrap=True)
     if wrecks := sum(trial.wrecked for trial in results.all):
         console.print(

@@ -15,7 +15,6 @@ from orchestrator.plan.plan import Trial
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import Findings, StageResults
 from orchestrator.store.serialization import (
-    RELEARNING,
     Stage,
     StoredRelearning,
     StoredTensors,
@@ -153,7 +152,7 @@ class MethodStage(ChainStage):
         context = _context(tools, trial, self._stages[-1], victim, tests, curve)
         started = time.perf_counter()
         steps = self._stages[-1].checked(context, before)
-        state = yield from reported(steps, RELEARNING.name, curve)
+        state = yield from reported(steps, self._stages[-1].name, curve)
         weights = Weights(model_spec=victim.model_spec, state=dict(state))
         seconds = time.perf_counter() - started
         if not curve:

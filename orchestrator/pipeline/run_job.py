@@ -13,7 +13,7 @@ from orchestrator.pipeline.time_limit import TimeLimit
 from orchestrator.plan.jobs import OUT_OF_MEMORY, Job, JobResult, Progress, Site
 from ulrl.attacks import AttackFileError
 from ulrl.datasets import DatasetError
-from ulrl.errors import DivergedError
+from ulrl.errors import DivergedError, NotApplicable
 from ulrl.interchange import ImportRefused
 from ulrl.models import WeightsError
 from ulrl.replay import RecordingError
@@ -50,6 +50,12 @@ def steps_of(runner: StageRunner, job: Job) -> Steps:
     except (ResourceError, RecordingError) as error:
         return JobResult(error=str(error), fatal=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's result
+        if isinstance(error, NotApplicable) and job.trials:
+            return JobResult(
+                runs=runner.executed,
+                error=" ".join(redacted(str(error)).split())[:500],
+                skipped=True,
+            )
         lack = _lack(error, site, job)
         exhausted = bool(lack)
         if isinstance(error, DivergedError):

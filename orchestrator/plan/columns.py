@@ -16,7 +16,8 @@ CONFUSION, CURVES = "confusion.parquet", "curves.csv"
 EDITS, AUDITS = "edits.parquet", "audits.csv"
 
 
-STATUSES = ("done", "pruned", "failed", "pending")
+STATUSES = ("done", "pruned", "skipped", "failed", "pending")
+STOPPED = "stopped by the user"  # the error of a failed trial that was
 METRICS = ("acc", "asr", "ra")
 UNLEARN, RELEARN = "unlearn", "relearn"  # phases of curves.csv
 SERIES = ("accuracy", "acc", "asr", "ra")  # what the stop rule reads, and the monitor subset

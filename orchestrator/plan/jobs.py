@@ -189,6 +189,7 @@ class JobResult:
     error: str = ""  # one line, if it failed; without places, as results are
     message: str = ""  # the same for the log and the terminal, places included
     trace: str = ""
+    skipped: bool = False  # whether the error says that a repair method does not apply
     fatal: bool = False  # whether no other job can do better (a store that cannot be written to)
     spent: float = 0.0  # seconds on its worker, or 0 where they were not counted
     place: str = field(default_factory=here, compare=False)

@@ -440,12 +440,15 @@ def pooled_csv(trials: Sequence[TrialRow], shared: Mapping[str, str], results: S
     return csv_text((*shared, *results.varied, *STATUSES, *spreads), rows)
 
 
+_WORST = ("failed", "pending", "pruned", "skipped")
+
+
 def _cell(group: Sequence[TrialRow], metric: str, *, marked: bool) -> svg.Cell:
     found = spread_of((trial for trial in group if trial.done), column_of(metric, "report"))
     statuses = Counter(trial.status for trial in group)
     tip = cell_tip(group, metric, found) if len(group) > 1 else ""
     if found is None:
-        worst = next(status for status in ("failed", "pending", "pruned") if statuses[status])
+        worst = next(status for status in _WORST if statuses[status])
         text = "-" if worst == "pending" else worst
         return svg.Cell(text=text, hatched=worst == "pruned", tip=tip)
     text = number_text(found.mean, metric)

@@ -215,6 +215,9 @@ def _wrecked_text(row: MethodOutcome) -> str:
     if row.wrecked:
         return f"{len(row.wrecked):,} of {len(row.repairs):,}"
     trials = [trial for outcome in row.summary.outcomes for trial in outcome.trials if trial.done]
+    own = [trial for outcome in row.summary.outcomes for trial in outcome.trials]
+    if all(trial.status == "skipped" for trial in own):
+        return "does not apply"
     none_left = not row.repairs and any(trial.wrecked for trial in trials)
     return "by every setting" if none_left else NOTHING
 

@@ -114,6 +114,7 @@ def view(name: str, drawing: SvgFigure, note: str = "") -> FigureView:
 def study_values(results: StudyResults, summary: Summary, names: Names) -> dict[str, Any]:
     """Return the texts and tables of the report's page that no other file is needed for."""
     failed = [trial for trial in results.all if trial.status == "failed"]
+    skipped = [trial for trial in results.all if trial.status == "skipped"]
     pruned = [trial.setting for trial in results.all if trial.status == "pruned"]
     wrecks = [summary.named(trial.setting) for trial in results.all if trial.wrecked]
     unflagged = classes.missed(results, names)
@@ -129,6 +130,7 @@ def study_values(results: StudyResults, summary: Summary, names: Names) -> dict[
             for t in failed[:MOST_FAILURES]
         ],
         "failures_left_out": max(0, len(failed) - MOST_FAILURES),
+        "skipped": Counter((setting_text(t.setting), t.cells["error"]) for t in skipped).items(),
         "pruned": Counter(map(setting_text, pruned)).items(),
         "weak": [
             (names.scenario(one), *(victim.get(f"{m}_before_report") for m in ("acc", "asr")))

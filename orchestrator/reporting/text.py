@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from orchestrator.plan.columns import METHOD, METRICS, ULRL, Family, column_of, count, spoken
+from orchestrator.plan.columns import (
+    METHOD,
+    METRICS,
+    STATUSES,
+    STOPPED,
+    ULRL,
+    Family,
+    column_of,
+    count,
+    spoken,
+)
 from orchestrator.plan.labels import DAGGER, DAGGER_NOTE
 from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.plan.labels import value_text as plain_text
@@ -300,8 +310,8 @@ def peers_sentence(summary: Summary) -> str:
     if fewer:
         verbs = ("lacks", "is") if fewer == 1 else ("lack", "are")
         left = (
-            f" {count(fewer, 'setting')} {verbs[0]} results that it has (pruned, failed, wrecked "
-            f"or pending there) and {verbs[1]} not compared."
+            f" {count(fewer, 'setting')} {verbs[0]} results that it has (pruned, skipped, failed, "
+            f"wrecked or pending there) and {verbs[1]} not compared."
         )
     if not others:
         return left.strip()
@@ -428,10 +438,19 @@ def _progress(summary: Summary) -> str:
     return f"{_trials(summary)}; {_taken(summary.outcomes)}."
 
 
+def counted(summary: Summary) -> dict[str, int]:
+    """Return how many trials ended how; those that the user stopped are no failures."""
+    trials = [trial for outcome in summary.outcomes for trial in outcome.trials]
+    stopped = sum(t.status == "failed" and t.cells["error"] == STOPPED for t in trials)
+    counts = {**summary.counts, "stopped": stopped}
+    counts["failed"] -= stopped
+    return counts
+
+
 def _trials(summary: Summary) -> str:
-    counts = summary.counts
+    counts = counted(summary)
     total = count(sum(counts.values()), "trial")
-    others = [status for status in ("pruned", "failed", "pending") if counts[status]]
+    others = [status for status in (*STATUSES, "stopped") if status != "done" and counts[status]]
     if not others:
         return "The only trial is done" if total == "1 trial" else f"All {total} are done"
     rest = ", ".join(f"{counts[status]} {status}" for status in others)

@@ -27,7 +27,7 @@ class StudyCallback:
         """A scenario's victim is there, from the store or just trained."""
 
     def decided(self, verdict: Verdict) -> None:
-        """A trial is done, pruned or failed."""
+        """A trial is done, pruned, skipped or failed."""
 
 
 class CallbackList(StudyCallback):

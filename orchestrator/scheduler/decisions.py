@@ -95,6 +95,7 @@ class Status(StrEnum):
 
     DONE = "done"
     PRUNED = "pruned"
+    SKIPPED = "skipped"  # its repair method does not apply to the network
     FAILED = "failed"
     PENDING = "pending"
 
@@ -107,7 +108,8 @@ class TrialOutcome:
         value: The objective on the selection half; None if the trial failed or was cut, or there
             is none: without an attack, or of a metric of the user's that is not finite.
         curve: The objective on the monitor subset after each epoch there was.
-        error: One line, if it failed.
+        error: One line, if it failed or was skipped.
+        skipped: Whether it was.
         sound: Whether its victim is one: what a defence does to a weak one proves nothing.
         measured: Whether its repaired model is there, whatever its value.
     """
@@ -115,6 +117,7 @@ class TrialOutcome:
     value: float | None = None
     curve: tuple[float, ...] = ()
     error: str = ""
+    skipped: bool = False
     sound: bool = True
     measured: bool = False
 
@@ -221,13 +224,17 @@ class Decisions:
             leaves out; absent if every trial counts.
         """
         verdicts = [v for t in self._plan.trials_of(setting) if (v := self.verdict(t)) is not None]
-        failed = [v for v in verdicts if v.status is Status.FAILED]
+        lost = {
+            "failed": [v for v in verdicts if v.status is Status.FAILED],
+            "skipped": [v for v in verdicts if v.status is Status.SKIPPED],
+        }
         weak = sum(self._is_weak(v) for v in verdicts)
         of_all = f"of {count(len(verdicts), 'trial')}"
         reasons = [sentence(self._plan, v.pruning) for v in verdicts if v.pruning is not None]
-        if failed:
-            first = f"first {failed[0].trial.name}: {failed[0].error}"
-            reasons.append(f"{len(failed)} {of_all} failed, {first}")
+        for word, found in lost.items():
+            if found:
+                first = f"first {found[0].trial.name}: {found[0].error}"
+                reasons.append(f"{len(found)} {of_all} {word}, {first}")
         if weak:
             reasons.append(f"{weak} {of_all} left out, because the victim is weak")
         attributes: dict[str, Any] = {"trials": [self._line(v) for v in verdicts]}
@@ -300,7 +307,8 @@ class Decisions:
             return Verdict(trial=trial, status=Status.PRUNED, pruning=cut)
         if outcome.error:
             self._forget(trial)
-            return Verdict(trial=trial, status=Status.FAILED, error=outcome.error)
+            status = Status.SKIPPED if outcome.skipped else Status.FAILED
+            return Verdict(trial=trial, status=status, error=outcome.error)
         if outcome.value is None and not outcome.measured:
             del self._outcomes[trial.number]
             self.unsettled.append(trial)

@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.errors import FileChangedError, ResourceError, StoreError
 from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.chain import chain_of
+from orchestrator.plan.columns import STOPPED
 from orchestrator.plan.jobs import Drawn, Job, JobKind, JobResult, Progress, StageRun, victim_job
 from orchestrator.plan.plan import Plan, Scenario, Trial
 from orchestrator.scheduler.auditing import StudyAudits
@@ -27,7 +28,6 @@ from orchestrator.store.lookup import Findings, RepairResult, StageResults, obje
 from orchestrator.store.study_folder import StudyFolder
 from ulrl.metrics import Metrics
 
-STOPPED = "stopped by the user"
 HEED_EVERY = 1.0  # seconds between looks for trials to stop
 
 
@@ -202,7 +202,7 @@ class StudyScheduler:
         self._outcomes = TrialOutcomes(plan, findings)
         self._observer = observer
         self._account = partial(folder.account, study=folder.identity())
-        self._cuts = folder.cuts()
+        self._cuts, self._skips = folder.cuts(), folder.skips()
         self._rank = {trial.number: rank for rank, trial in enumerate(self.decisions.order)}
         self.drawing = SettingSampling(plan, folder, self.decisions)
         self._catalog = JobCatalog(plan)
@@ -459,6 +459,9 @@ class StudyScheduler:
         return stages[position].found(self._findings, trial, before) is not None
 
     def _failed(self, job: Job, result: JobResult) -> None:
+        if result.skipped:
+            self._skipped(job, result.error)
+            return
         self.errors[job.name] = result
         if job.kind is JobKind.AUDIT and self.audits is not None:
             self.audits.errors[job.name] = result.error
@@ -478,6 +481,15 @@ class StudyScheduler:
             trials = [trial for group in groups for trial in group.trials]
         for trial in trials:
             self._offer(trial, TrialOutcome(error=error))
+
+    def _skipped(self, job: Job, reason: str) -> None:
+        """Give up the trials of a stage whose method does not apply; the next start knows it."""
+        key = self._reached[job.trial.number][job.position].relearn_key
+        self._skips[key] = reason
+        self._folder.record_skip(key, reason)
+        self._go_on(job)
+        for trial in job.trials:
+            self._offer(trial, TrialOutcome(error=reason, skipped=True))
 
     def _begin(self, scenario: Scenario) -> None:
         """Have a scenario's victim made, or take it from the store."""
@@ -520,17 +532,25 @@ class StudyScheduler:
             if found is None:
                 if made is not None and position == made.position and trial.number in made.numbers:
                     raise StoreError(made.name)
-                self._push(trial, position)
+                if not self._skip(trial, reached[-1].relearn_key):
+                    self._push(trial, position)
                 return
             reached.append(found)
             self._account(found.runs)
         self.scores[trial.number] = reached[-1]
-        if self._take_result(trial):
+        if self._take_result(trial) or self._skip(trial, reached[-1].relearn_key):
             return
         if (cut := self._cuts.get(reached[-1].relearn_key)) and self.plan.study.prune.curve:
             self._offer(trial, TrialOutcome(curve=self._outcomes.of_curve(trial, cut)))
         else:
             self._push(trial, len(stages) - 1)
+
+    def _skip(self, trial: Trial, key: str) -> bool:
+        """Whether a stage was found not to apply; then the trial is skipped."""
+        if key not in self._skips:
+            return False
+        self._offer(trial, TrialOutcome(error=self._skips[key], skipped=True))
+        return True
 
     def _go_on(self, job: Job) -> None:
         """A job made, or will not make, the result that other trials wait for: they go on."""
@@ -544,7 +564,10 @@ class StudyScheduler:
                 continue
             if not job.is_trial:
                 self._advance(trial)
-            elif not self._take_result(trial):
+            elif not (
+                self._take_result(trial)
+                or self._skip(trial, self._reached[trial.number][job.position].relearn_key)
+            ):
                 self._push(trial, job.position)
 
     def _take_result(self, trial: Trial) -> bool:

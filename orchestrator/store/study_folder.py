@@ -43,6 +43,7 @@ class StudyFolder:
         self.path, self.logs = path, path / "logs"
         self._record_file, self._settings_file = path / "stages.csv", path / "settings.jsonl"
         self._cuts_file, self._holder_file = self.logs / "cuts.jsonl", self.logs / "driver.json"
+        self._skips_file = self.logs / "skips.jsonl"
         self._stops_file = self.logs / "stops.jsonl"
         self._stops_read = 0  # lines of it
         self.executed: Counter[str] = Counter()
@@ -207,6 +208,29 @@ class StudyFolder:
             lines = [json.dumps({"key": key, "curve": curve}) for key, curve in left.items()]
             write_text(self._cuts_file, "".join(f"{line}\n" for line in lines))
         return len(cuts) - len(left)
+
+    def skips(self) -> dict[str, str]:
+        """Return the reasons of stages whose method does not apply, by the stage's key."""
+        found: dict[str, str] = {}
+        for line in whole_lines(self._skips_file):
+            with suppress(ValueError, KeyError, TypeError):  # the trial is run again
+                skip = json.loads(line)
+                found[skip["key"]] = skip["reason"]
+        return found
+
+    def record_skip(self, key: str, reason: str) -> None:
+        """Keep that a stage's method does not apply: a resume does not try it again."""
+        with self._skips_file.open("a") as file:
+            file.write(json.dumps({"key": key, "reason": reason}) + "\n")
+
+    def drop_skips(self, keys: Collection[str]) -> int:
+        """Forget that stages do not apply, by their keys; return how many."""
+        skips = self.skips()
+        left = {key: reason for key, reason in skips.items() if key not in keys}
+        if len(left) < len(skips):
+            lines = [json.dumps({"key": key, "reason": reason}) for key, reason in left.items()]
+            write_text(self._skips_file, "".join(f"{line}\n" for line in lines))
+        return len(skips) - len(left)
 
     def settings(self) -> list[object]:
         """Return the settings that were drawn for this study, in that order, as plain values."""

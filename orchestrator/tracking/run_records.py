@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from orchestrator.plan.columns import COST, EDITED, METRICS, Outcome, slug
+from orchestrator.plan.columns import COST, EDITED, METRICS, STOPPED, Outcome, slug
 from orchestrator.plan.jobs import StageRun
 from orchestrator.plan.plan import Scenario, Trial, options_text
 from orchestrator.scheduler.auditing import target_rank
 from orchestrator.scheduler.decisions import Pruning, Status
 from orchestrator.scheduler.results_table import ResultRows, metric_columns, own_numbers
-from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.scheduler.trigger_pictures import TriggerPictures
 from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import LogModels, Study

@@ -117,7 +117,9 @@ def test_a_stage_by_itself_leaves_the_rest(plan: Plan, tmp_path: Path) -> None:
     )
     assert [run.stage for run in place.do(job)[1]] == ["train_victim", "repair.measure"]
     assert [run.stage for run in place.do(replace(job, position=1))[1]] == ["repair.choose"]
-    assert [run.stage for run in place.do(last_job(trial))[1]] == ["relearn", "evaluate"]
+    progress, runs = place.do(last_job(trial))
+    assert [run.stage for run in runs] == ["relearn", "evaluate"]
+    assert [step.stage for step in progress] == ["zero"], "people see the stage's own name"
 
 
 @dataclass(frozen=True, kw_only=True)

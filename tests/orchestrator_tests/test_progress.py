@@ -1,7 +1,7 @@
 """What a person sees while a study runs, and which setting leads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.console import Console
 from orchestrator.cli.plan import counts
 from orchestrator.cli.progress import BestSoFar, ProgressState, ProgressView
 from orchestrator.cli.remaining_time import RemainingTime
-from orchestrator.plan.columns import span
+from orchestrator.plan.columns import STOPPED, span
 from orchestrator.plan.jobs import JobResult, Progress, trial_job, victim_job
 from orchestrator.plan.labels import DAGGER_NOTE, setting_text
 from orchestrator.plan.plan import Plan, Trial, make_plan
@@ -363,6 +363,23 @@ def test_the_live_view_names_the_reports_best(
     leader = leader_of(state)
     assert leader.text == setting_text(summary.common)
     assert "alpha=" in leader.text
+
+
+def test_a_stopped_trial_is_not_failed_and_a_stage_has_its_own_name(plan: Plan) -> None:
+    state = ProgressState(plan, lambda _: 0.75)
+    for number, error in enumerate((STOPPED, "RuntimeError: boom", STOPPED)):
+        found = replace(verdict(plan, number, Status.FAILED), error=error)
+        state.decided(found)
+    state.decided(replace(verdict(plan, 3, Status.SKIPPED), error="no convolution"))
+    assert state.counts() == "4/8 trials (1 skipped, 1 failed, 2 stopped)"
+    shown = console()
+    job = trial_job(plan.trials[4])
+    with ProgressView(shown, state) as view:
+        view.started(job)
+        view.progressed(job, Progress(stage="repair.mask_search", epoch=3, epochs=9))
+        assert view._running() == "mask_search 3/9 of badnets, seed=2"
+        view.ended(job, JobResult(error="no convolution", skipped=True))
+    assert "skipped: trial-00004 (badnets, seed=2): no convolution" in output(shown)
 
 
 @dataclass(frozen=True, kw_only=True)

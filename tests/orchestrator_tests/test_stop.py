@@ -19,10 +19,11 @@ from orchestrator.api import Results
 from orchestrator.cli import redo
 from orchestrator.cli.redo import stop_trials
 from orchestrator.errors import SpecError
+from orchestrator.plan.columns import STOPPED
 from orchestrator.plan.jobs import Job, Progress, StageRun
 from orchestrator.plan.plan import Trial
 from orchestrator.scheduler.callbacks import StudyCallback
-from orchestrator.scheduler.scheduler import STOPPED, StudyScheduler
+from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.study_folder import StudyFolder
 from tests.orchestrator_tests.pruned_studies import PRUNES, study_of
 from tests.orchestrator_tests.simulation import Desk, Workers

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from ulrl.errors import NotApplicable
 from ulrl.models import Classifier
 
 SMALL = 1e-6  # beside the norm that a map is divided by
@@ -42,11 +43,11 @@ def stages_of(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> tuple
         images: Any few.
 
     Raises:
-        ValueError: No output is a map.
+        NotApplicable: No output is a map.
     """
     sides = _sides(classifier, images)
     if not sides:
-        raise ValueError("the network has no feature maps or tokens of more than one place")
+        raise NotApplicable("the network has no feature maps or tokens of more than one place")
     least = min(path.count(".") for path in sides)
     last: dict[int, str] = {}
     for path, size in sides.items():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
+from ulrl.errors import NotApplicable
 from ulrl.methods._base import Tensors
 from ulrl.models import Classifier
 
@@ -92,14 +93,14 @@ def findings(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return scores by parameter as what a stage finds; those that are not finite count as none.
 
     Raises:
-        ValueError: There is no finite score.
+        NotApplicable: There is no finite score.
     """
     found = {}
     for name, score in scores.items():
         values = score.detach().float().cpu()
         found[_SCORE + name] = torch.where(values.isfinite(), values, _NONE)
     if not any(bool((values > _NONE).any()) for values in found.values()):
-        raise ValueError("no part of the network has a finite score")
+        raise NotApplicable("no part of the network has a finite score")
     return found
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
+from ulrl.errors import NotApplicable
 from ulrl.methods._base import RepairContext, RepairStage, Tensors, register
 from ulrl.methods._cuts import Rule, findings, sweep
 from ulrl.methods._loop import hold_out, watch
@@ -202,7 +203,7 @@ def last_convolution(classifier: Classifier, image: Tensor) -> tuple[str, str | 
             hooks.append(module.register_forward_hook(convolved(path)))
     watch(classifier, image, hooks)
     if last is None:
-        raise ValueError("the network runs no convolution")
+        raise NotApplicable("the network runs no convolution")
     return last[0], norm
 
 
