@@ -244,13 +244,14 @@ def benign_sentence(summary: Summary) -> str:
         )
     found = [one for one in benign_repairs(summary) if one.best]
     if not found:
-        return "" if summary.common is None else "No benign model is repaired by it yet."
+        none = "The best setting has not been tried on a benign model."
+        return "" if summary.common is None else none
     models = {model: own for one in found for model, own in one.trials.items()}
     whole = BenignRepair(family=found[0].family, setting=found[0].setting, best=True, trials=models)
     before, after = (whole.spread(f"acc_{when}_report") for when in ("before", "after"))
     which = count(len(models), "benign model")
     text = (
-        f"On {which}, where there is nothing to remove, it takes ACC from "
+        f"On {which}, where there is nothing to remove, the best setting takes ACC from "
         f"{spread_text(before, 'acc')}{_PERCENT} to {spread_text(after, 'acc')}{_PERCENT}"
     )
     flagging = [trial for trial in whole.done if trial.flagged is not None]

@@ -96,6 +96,8 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911 - one for each type
             return {name: _plain(one) for name, one in value.items()}
         case OwnObjective(value=name, maximise=maximise):
             return {"metric": name, "direction": DIRECTIONS[maximise]}
+        case AttackChoice(attack=attack) if attack.benign:
+            return _plain({"name": attack.name})
         case AttackChoice(attack=attack):
             poison = {"labels": value.labels, "stamp": value.stamp}
             poison |= _said({"poison_ratio": value.poison_ratio, "source": value.source})
