@@ -34,14 +34,16 @@ audit_models: best                     # or victim, or all
 
 `audits.csv` has a row per audit and model: the scenario, the setting that repaired the model, and
 
-| column | |
-|---|---|
-| `model` | `victim` (of `attack: none`, the benign model) or `repaired` |
-| `audit`, `audit_options` | the name, and options that are not the defaults, as JSON |
-| `statistic` | one number of the model; the higher, the more suspicious |
-| `threshold`, `suspects`, `rule` | classes that the audit's rule flags, and that rule. Empty where no threshold is published that holds for other models than those it was set on |
-| `scores`, `target_rank` | a score per class, and the place of the true target, 1 being the most suspect; equal scores share the mean of their places. No rank without one target |
-| `passes`, `queries`, `seconds` | images through the network (forward and backward is 1); images that an audit which sees answers only has asked about; seconds on the worker |
+- `model`: `victim` (of `attack: none`, the benign model) or `repaired`.
+- `audit`, `audit_options`: the name, and options that are not the defaults, as JSON.
+- `statistic`: one number of the model; the higher, the more suspicious.
+- `threshold`, `suspects`, `rule`: the classes that the audit's rule flags, and that rule. They are
+  empty where no threshold is published that holds for other models than those it was set on.
+- `scores`, `target_rank`: a score per class, and the place of the true target, 1 being the most
+  suspect. Equal scores share the mean of their places; without one target there is no rank.
+- `passes`: images through the network, a forward and a backward pass of one counted as 1.
+- `queries`: images that an audit which sees nothing but answers has asked about.
+- `seconds`: on the worker. `status`, `error`: why there is no result.
 
 The report has the AUROC of each statistic over pairs of a victim and a benign model of the same
 dataset and architecture, with its interval and both numbers of models; how often the true target

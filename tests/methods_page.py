@@ -35,7 +35,8 @@ grid:
 - A method that cannot repair a network (no BatchNorm, say) is refused with the study file: leave
   the combination out, `exclude: [{repair: rnp, architecture: vit_b_16}]`.
 - Pruning compares settings of one method: none is dropped because another method is better. A
-  `search:` draws from the axes of ULRL, or from those of other methods, not from both.
+  `search:` draws as many settings of each method, and options may be ranges, as in
+  `rho: {low: 0.5, high: 4}`: [search.md](search.md#several-repair-methods).
 - The report begins with a table of methods: each at the one setting that is best over all scenarios
   on the selection half, shown on the report half, with the number of settings that it was given.
   Give each about as many. Differences to the best are paired by scenario, with an interval over the

@@ -185,8 +185,13 @@ def counts(plan: Plan) -> str:
     """Return how large a study is, in one line."""
     scenarios, search = count(len(plan.scenarios), "scenario"), plan.study.search
     if search is not None:
+        settings, to_draw = count(search.settings, "setting"), plan.to_draw
+        if len(to_draw) > 1:
+            fewer = [f"{m} has {most}" for m, most in to_draw.items() if most < search.settings]
+            settings += f" of each of {len(to_draw)} repair methods"
+            settings += f" ({', '.join(fewer)})" if fewer else ""
         return (
-            f"{scenarios} × {count(search.settings, 'setting')} drawn by {search.sampler} = at "
+            f"{scenarios} × {settings} drawn by {search.sampler} = at "
             f"most {count(plan.planned_trials, 'trial')}"
         )
     whole = len(plan.scenarios) * len(plan.settings)

@@ -310,8 +310,7 @@ class _Run:
 
     def _records(self) -> list[StoredStudy]:
         """Return all that Optuna knows of this study."""
-        sampler = self.scheduler.drawing.sampler
-        return [*([] if sampler is None else [sampler]), *self.scheduler.decisions.judges]
+        return [*self.scheduler.drawing.samplers, *self.scheduler.decisions.judges]
 
     def _say_where(self) -> None:
         study, path = self.plan.study, self.folder.path
@@ -322,16 +321,7 @@ class _Run:
         for name, result in self.scheduler.errors.items():
             log = self.folder.logs / f"{name}.log"
             self._say(f"failed: {name}: {result.reason}; see {shown(log)}", link=log)
-        stopped = self.scheduler.stopped_count
-        if failures := self.state.statuses[Status.FAILED] - stopped:
-            self._say(f"{count(failures, 'trial')} failed; the same command tries again")
-        if skipped := self.state.statuses[Status.SKIPPED]:
-            self._say(
-                f"{count(skipped, 'trial')} skipped: the repair method does not apply there; "
-                f"results.csv says why, and --redo tries again"
-            )
-        if stopped:
-            self._say(f"{count(stopped, 'trial')} {STOPPED}; the same command runs them again")
+        self._say_undone()
         if (audits := self.scheduler.audits) is not None:
             self._say_audits(audits)
         if prunings := len(self.scheduler.decisions.prunings):
@@ -351,6 +341,19 @@ class _Run:
             self._say(f"MLflow   {server}")
         if experiment:
             self._say(f"{word:<8} {server}/{page(experiment, SCENARIOS)}")
+
+    def _say_undone(self) -> None:
+        """Say how many trials have no result, and what to do."""
+        stopped = self.scheduler.stopped_count
+        if failures := self.state.statuses[Status.FAILED] - stopped:
+            self._say(f"{count(failures, 'trial')} failed; the same command tries again")
+        if skipped := self.state.statuses[Status.SKIPPED]:
+            self._say(
+                f"{count(skipped, 'trial')} skipped: the repair method does not apply there; "
+                f"results.csv says why, and --redo tries again"
+            )
+        if stopped:
+            self._say(f"{count(stopped, 'trial')} {STOPPED}; the same command runs them again")
 
     def _say_audits(self, audits: StudyAudits) -> None:
         """Say how many audits there are, and how many of them have no result."""

@@ -5,6 +5,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,7 @@ from orchestrator.spec.model import (
     import_path,
     is_of_ulrl,
 )
-from orchestrator.spec.space import Range, Values, identity, is_open
+from orchestrator.spec.space import Space, Values, identity, is_open
 from ulrl.attacks import Helper
 from ulrl.attacks.imported import Imported
 from ulrl.audits import Audit
@@ -182,6 +183,12 @@ def method_of(values: Values) -> RepairMethod | None:
     return None if method is None or method.name == ULRL else method
 
 
+def name_of_method(values: Values) -> str:
+    """Return the name of a setting's repair method."""
+    method = method_of(values)
+    return ULRL if method is None else method.name
+
+
 def options_text(method: RepairMethod | Audit) -> str:
     """Return the options of a method or an audit that differ from their defaults, as JSON.
 
@@ -283,8 +290,16 @@ class Plan:
     @property
     def most_settings(self) -> int:
         """How many settings there are, or will be if the sampler finds as many."""
+        return len(self.settings) if self.study.search is None else sum(self.to_draw.values())
+
+    @cached_property
+    def to_draw(self) -> dict[str, int]:
+        """How many settings of each repair method are drawn: as many as asked for and there are."""
         search = self.study.search
-        return len(self.settings) if search is None else search.settings
+        if search is None:
+            return {}
+        spaces = self.study.grid.spaces
+        return {method: min(search.settings, space.size) for method, space in spaces.items()}
 
     @property
     def most_trials(self) -> int:
@@ -406,9 +421,11 @@ def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
         scenario_order=spread(scenarios),
         setting_order=sorted(range(len(settings)), key=lambda n: settings[n].values != own),
     )
+    found_of: Counter[str] = Counter()
     for values in drawn if searched else ():
-        if len(plan.settings) < plan.most_settings:
-            plan.grow(values)
+        method = name_of_method(values)
+        if found_of[method] < plan.to_draw[method] and plan.grow(values):
+            found_of[method] += 1
     return plan
 
 
@@ -480,15 +497,14 @@ def _with_source(study: Study, scenario: Scenario) -> Scenario:
     return scenario
 
 
-def own_setting(study: Study) -> dict[str, Any] | None:
-    """Return the preset's own setting: as near as the axes with a choice allow, if they do."""
+def own_setting(study: Study, method: str = ULRL) -> dict[str, Any] | None:
+    """Return a method's own setting: as near as the axes with a choice allow, if they do.
+
+    Of ULRL it is the preset's; of others, their defaults.
+    """
     own = preset_values(study.preset, study.grid.datasets[0].name)
-    own |= {"preset": study.preset, "defence_seed": None, "repair": METHODS[ULRL]()}
-    values = {}
-    for name, axis in study.grid.settings.items():
-        first = axis.low if isinstance(axis, Range) else axis[0]
-        bound = is_open(axis) and not (name == "defence_seed" and None not in axis)
-        values[name] = own[name] if bound else first
-        if bound and own[name] not in axis:
-            return None
-    return values
+    own |= {"preset": study.preset, "defence_seed": None}
+    space = Space(study.grid.settings) if method == ULRL else study.grid.spaces[method]
+    with suppress(TypeError):  # an option of a plugin's method may have no default
+        own["repair"] = METHODS[method]()
+    return space.nearest(own) if "repair" in own else None

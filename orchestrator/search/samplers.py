@@ -15,10 +15,19 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from orchestrator.spec.model import Objective, OwnObjective, Search
-from orchestrator.spec.space import Axis, Range, Values, identity, is_open, plainly
+from orchestrator.spec.space import (
+    Axis,
+    DrawnMethod,
+    Range,
+    Values,
+    identity,
+    is_open,
+    plainly,
+)
+from ulrl.methods import RepairMethod
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
@@ -49,20 +58,28 @@ def make_sampler(search: Search, number: int) -> BaseSampler:
 
 
 class Sampler:
-    """One Optuna study in which a trial is a setting; it lives in memory.
+    """One Optuna study in which a trial is a setting of a repair method; it lives in memory.
 
-    What was drawn is on record elsewhere, so a new sampler is given it and goes on.
+    What was drawn is on record elsewhere, so a new sampler is given it and goes on. Where an entry
+    of `repair` has ranges, its options are drawn after the entry, and for it alone.
     """
 
-    name = "search"
-
     def __init__(
-        self, search: Search, axes: Mapping[str, Axis], objective: Objective | OwnObjective
+        self,
+        search: Search,
+        axes: Mapping[str, Axis],
+        objective: Objective | OwnObjective,
+        name: str = "search",
     ) -> None:
+        self.name = name
         self._search = search
         self._axes = axes
+        entries = axes.get("repair", ())
+        self._entries = entries if isinstance(entries, tuple) else ()
         self._distributions = {
-            name: _distribution(axis) for name, axis in axes.items() if is_open(axis)
+            name: _distribution(axis)
+            for name, axis in axes.items()
+            if is_open(axis) and not (name == "repair" and len(self._entries) == 1)
         }
         self.study = optuna.create_study(
             study_name=self.name,
@@ -85,9 +102,10 @@ class Sampler:
             tries += len(self.study.trials)
         for _ in range(tries):
             trial = self.study.ask(self._distributions)
-            values = self._values(trial.params)
-            for name, value in self._params(values).items():  # rounded, as they are tried
-                shape = self._distributions[name]
+            values = self._values(trial)
+            params, shapes = self._params(values)
+            for name, value in params.items():  # rounded, as they are tried
+                shape = shapes[name]
                 shown = shape.to_internal_repr(value)
                 self._storage.set_trial_param(trial._trial_id, name, shown, shape)  # noqa: SLF001
             self._proposed = identity(values), trial.number
@@ -100,19 +118,19 @@ class Sampler:
         if number in self._trials:
             return
         proposed, self._proposed = self._proposed, None
-        params = self._params(values)
+        params, shapes = self._params(values)
         if proposed is not None and proposed[0] == identity(values):
             self._trials[number] = proposed[1]
         elif self._search.sampler in REMEMBERING:
-            self.study.sampler = make_sampler(self._search, number)
+            self.study.sampler = make_sampler(self._search, len(self._trials))
             self.study.enqueue_trial(params)
-            self._trials[number] = self.study.ask(self._distributions).number
+            trial = self.study.ask(self._distributions)
+            self._values(trial)
+            self._trials[number] = trial.number
         else:
             self._trials[number] = len(self.study.trials)
             self.study.add_trial(
-                create_trial(
-                    state=TrialState.RUNNING, params=params, distributions=self._distributions
-                )
+                create_trial(state=TrialState.RUNNING, params=params, distributions=shapes)
             )
 
     def tell(
@@ -155,22 +173,54 @@ class Sampler:
     def _storage(self) -> optuna.storages.BaseStorage:
         return self.study._storage  # noqa: SLF001 - a trial's own methods would draw again
 
-    def _params(self, values: Values) -> dict[str, Any]:
-        return {
-            name: _choice(values[name]) if isinstance(self._axes[name], tuple) else values[name]
-            for name in self._distributions
-        }
+    def _params(self, values: Values) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+        """Return what Optuna calls a setting, and what each of it was drawn from."""
+        params, shapes = {}, dict(self._distributions)
+        for name in self._distributions:
+            value, axis = values[name], self._axes[name]
+            params[name] = _choice(_entry(axis, value)) if isinstance(axis, tuple) else value
+        entry = _entry(self._entries, values.get("repair"))
+        for option, axis in entry.ranges if isinstance(entry, DrawnMethod) else ():
+            name = self._name(entry, option)
+            params[name], shapes[name] = getattr(values["repair"], option), _distribution(axis)
+        return params, shapes
 
-    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        values = {}
+    def _values(self, trial: Trial) -> dict[str, Any]:
+        """Return a setting from Optuna's trial, which goes on to draw the options of an entry."""
+        values, params = {}, dict(trial.params)
         for name, axis in self._axes.items():
             if isinstance(axis, Range):
                 values[name] = axis.settle(params[name])
-            elif name in params:
-                values[name] = next(one for one in axis if _choice(one) == params[name])
-            else:
-                (values[name],) = axis
+                continue
+            one = axis[0]
+            if name in params:
+                one = next(one for one in axis if _choice(one) == params[name])
+            if isinstance(one, DrawnMethod):
+                found = {
+                    option: axis.settle(_suggest(trial, self._name(one, option), axis))
+                    for option, axis in one.ranges
+                }
+                one = one.at(found)
+            values[name] = one
         return values
+
+    def _name(self, entry: DrawnMethod, option: str) -> str:
+        """Return what Optuna calls an option; ranges of two entries may differ."""
+        drawn = [one for one in self._entries if isinstance(one, DrawnMethod)]
+        return option if len(drawn) == 1 else f"{option} of {entry.label}"
+
+
+def _entry(axis: Sequence[Any], value: Any) -> Any:
+    """Return the entry with ranges that a method was drawn from, or a value as it is."""
+    drawn = [one for one in axis if isinstance(one, DrawnMethod) and value in one]
+    return drawn[0] if drawn and value not in axis else value
+
+
+def _suggest(trial: Trial, name: str, axis: Range) -> float:
+    if axis.whole:
+        low, high, step = int(axis.low), int(axis.high), int(axis.step or 1)
+        return trial.suggest_int(name, low, high, log=axis.log, step=step)
+    return trial.suggest_float(name, axis.low, axis.high, log=axis.log, step=axis.step)
 
 
 def _distribution(axis: Axis) -> BaseDistribution:
@@ -184,5 +234,7 @@ def _distribution(axis: Axis) -> BaseDistribution:
 
 def _choice(value: Any) -> bool | int | float | str | None:
     """Return a value of a list as Optuna can hold it."""
+    if isinstance(value, RepairMethod | DrawnMethod):
+        return value.label
     plain = plainly(value)
     return json.dumps(plain) if isinstance(plain, list) else plain

@@ -21,7 +21,7 @@ from orchestrator.spec.model import (
     attack_options,
 )
 from orchestrator.spec.rules import AbsolutePath, nearest
-from orchestrator.spec.space import Range, Span
+from orchestrator.spec.space import DrawnMethod, Range, Span
 from orchestrator.spec.validation import Reader, axis_values, field_reader, named_in, read, rules_of
 from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, YamlNode
 from ulrl.attacks import ATTACKS, Attack, LabelRule, Stamp
@@ -132,8 +132,9 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
     for option in required:
         if option not in options:
             node.child(option, None).note("this key is required")
+    ranges, options = _taken_ranges(options, readers) if axis == "repair" else ({}, options)
     values = {option: _option_values(part, *readers[option]) for option, part in options.items()}
-    if not all(values.get(option) for option in required):
+    if not all(values.get(option) or option in ranges for option in required):
         return []
     right = {option: found for option, found in values.items() if found}
     count = prod(map(len, right.values()))
@@ -142,8 +143,9 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
     items = []
     for combination in product(*right.values()):
         variant = dict(zip(right, combination, strict=True))
-        value = _built(node, chosen, variant, required)
-        places = {option: place for option, (place, _) in variant.items()}
+        make = partial(_drawn, ranges=ranges) if ranges else partial(_built, required=required)
+        value = make(node, chosen, variant)
+        places = {option: place for option, (place, _) in {**variant, **ranges}.items()}
         items.append(Item(node=node, value=value, options=places))
     return items if node.problems.count == before else []
 
@@ -157,6 +159,47 @@ def _option_values(node: YamlNode, reader: Reader, hint: Any) -> list[tuple[Yaml
         with node.problems.collecting():
             found += [(item.node, item.value) for item in read_entry(entry, "tune")]
     return found
+
+
+def _taken_ranges(
+    options: Mapping[str, YamlNode], readers: Mapping[str, tuple[Reader, Any]]
+) -> tuple[dict[str, tuple[YamlNode, Range]], dict[str, YamlNode]]:
+    """Return the options that are ranges, and the others; what is wrong with a range is noted."""
+    ranges: dict[str, tuple[YamlNode, Range]] = {}
+    others = {}
+    for option, part in options.items():
+        if not isinstance(part.value, dict) or {"low", "high"}.isdisjoint(part.value):
+            others[option] = part
+            continue
+        with part.problems.collecting():
+            ranges[option] = part, _read_range(part, option, Range, *readers[option])
+    return ranges, others
+
+
+def _drawn(
+    node: YamlNode,
+    chosen: type[Any],
+    fixed: Mapping[str, tuple[YamlNode, Any]],
+    ranges: Mapping[str, tuple[YamlNode, Range]],
+) -> DrawnMethod | None:
+    """Return a method whose options are drawn; note the first end of a range that it forbids."""
+    ends = [
+        [(part, end, getattr(axis, end)) for end in ("low", "high")]
+        for part, axis in ranges.values()
+    ]
+    before = node.problems.count
+    for corner in product(*ends):
+        at = {
+            o: (part.at([end]), value) for o, (part, end, value) in zip(ranges, corner, strict=True)
+        }
+        _built(node, chosen, {**fixed, **at}, [*fixed, *at])
+        if node.problems.count > before:
+            return None
+    return DrawnMethod(
+        kind=chosen,
+        fixed=tuple((option, value) for option, (_, value) in fixed.items()),
+        ranges=tuple((option, axis) for option, (_, axis) in ranges.items()),
+    )
 
 
 def _name_and_options(node: YamlNode, axis: str) -> tuple[YamlNode, str, dict[str, YamlNode]]:
@@ -237,7 +280,8 @@ class Axes:
     # results' columns. A range is the only item of its axis.
     items: Mapping[str, tuple[Item, ...]]
     unsound: frozenset[str] = frozenset()  # axes with a mistake: a missing value may be meant
-    drawn: int | None = None  # settings that a sampler draws; None: every combination is one
+    # Settings of each repair method that a sampler draws; None: every combination is one.
+    drawn: int | None = None
     # Setting axes that stand in `dimensions` by one value for all, since no rule tells their
     # values apart and a sampler may have very many combinations.
     folded: frozenset[str] = frozenset()
@@ -275,7 +319,8 @@ class Axes:
         """Trials before any is excluded."""
         if self.drawn is None:
             return self._product(self.items)
-        return self.drawn * self._product(SCENARIO_AXES)
+        methods = {item.value.name for item in self.items.get("repair", ())}
+        return self.drawn * max(1, len(methods)) * self._product(SCENARIO_AXES)
 
     @property
     def fits(self) -> bool:
@@ -420,8 +465,10 @@ def _poison_ratio(node: YamlNode) -> float:
 
 def read_range(node: YamlNode, name: str, kind: type[R]) -> R:
     """Return part of a setting axis from one value to another: a `Range` or a `Span`."""
-    hint: Any
-    reader, hint = value_reader(name)
+    return _read_range(node, name, kind, *value_reader(name))
+
+
+def _read_range(node: YamlNode, name: str, kind: type[R], reader: Reader, hint: Any) -> R:
     kinds = {hint, *get_args(hint)}
     if get_origin(hint) is tuple or not {int, float} & kinds:
         raise InvalidValue(node, f"{name} has no range, which is of numbers; list the values")

@@ -9,7 +9,7 @@ from torch import nn
 
 from orchestrator.spec.axes import Axes, Item
 from orchestrator.spec.model import is_of_ulrl
-from orchestrator.spec.space import Range, is_open
+from orchestrator.spec.space import Range
 from orchestrator.spec.yaml_tree import YamlNode
 from ulrl.audits import Audit
 from ulrl.datasets import DatasetError, DatasetInfo
@@ -58,23 +58,14 @@ def _facts(axes: Axes, *, noted: bool = False) -> dict[int, DatasetInfo]:
 
 
 def _check_repair_axes(axes: Axes) -> None:
-    """Note axes of ULRL's hyper-parameters where no method has them, or where a sampler draws.
-
-    A sampler would draw them for other methods too, and see their results differ by nothing.
-    """
+    """Note axes of ULRL's hyper-parameters where no method has them."""
     methods = axes.items.get("repair", ())
-    others = [item.value for item in methods if item.value.name != ULRL]
-    for name, items in axes.items.items() if others else ():
-        if not is_of_ulrl(name) or not items:
-            continue
-        if len(others) == len(methods):
+    if not methods or any(item.value.name == ULRL for item in methods):
+        return
+    for name, items in axes.items.items():
+        if is_of_ulrl(name) and items:
             items[0].node.note(
                 f"{name} is an axis of {ULRL}, and no entry of repair is {ULRL}; leave it out"
-            )
-        elif axes.drawn is not None and is_open(axes.values(name)):
-            items[-1].node.note(
-                f"{name} is an axis of {ULRL}, and a search would draw it for {others[0]} too; "
-                f"leave one value, or study {others[0]} in a file of its own"
             )
 
 

@@ -16,6 +16,7 @@ from orchestrator.spec.model import (
     Study,
     VictimImport,
 )
+from orchestrator.spec.space import DrawnMethod
 from orchestrator.spec.yaml_tree import NUMBER
 from ulrl.audits import Audit
 from ulrl.datasets import Dataset
@@ -85,7 +86,7 @@ def resolved_yaml(study: Study) -> str:
     return HEADER + body
 
 
-def _plain(value: Any) -> Any:  # noqa: PLR0911 - one for each type
+def _plain(value: Any) -> Any:  # noqa: C901, PLR0911 - one for each type
     """Return a value as a study file writes it: mappings, lists, texts and numbers."""
     match value:
         case StrEnum() | Address():
@@ -109,6 +110,8 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911 - one for each type
             defaults = {part.name: part.default for part in dataclasses.fields(options)}
             given = {n: v for n, v in _fields(value).items() if (v, defaults[n]) != (None, None)}
             return _plain({"name": value.name, **given})
+        case DrawnMethod(name=name, fixed=fixed, ranges=ranges):
+            return _plain({"name": name, **dict(fixed), **dict(ranges)})
         case PrunerChoice(pruner=pruner, arguments=arguments):
             chosen = {name: "none" if one is None else one for name, one in arguments.items()}
             return _plain({"pruner": pruner, **chosen})

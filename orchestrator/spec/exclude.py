@@ -18,7 +18,7 @@ from orchestrator.spec.axes import (
     value_reader,
 )
 from orchestrator.spec.model import SCENARIO_AXES, Exclusion, matches
-from orchestrator.spec.space import Range, Span
+from orchestrator.spec.space import DrawnMethod, Range, Span
 from orchestrator.spec.validation import axis_values, written
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode
 from ulrl.datasets import Dataset
@@ -130,6 +130,9 @@ def _read_named(node: YamlNode, name: str, column: Sequence[Any]) -> tuple[Any, 
             values = [entry.value]
             if not isinstance(entry.value, str):
                 values = [item.value for item in read_entry(entry, name)]
+                if any(isinstance(value, DrawnMethod) for value in values):
+                    text = f"an entry of {name} is excluded by its name or by values, not by ranges"
+                    raise InvalidValue(entry, text)
             elif entry.value not in labels:
                 class_of(entry, entry.value, name)
             if column and not all(any(matches([v], other) for other in column) for v in values):

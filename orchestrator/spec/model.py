@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +12,13 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from orchestrator.address import Address
 from orchestrator.spec.rules import RuleError, TrackingUri, nearest
-from orchestrator.spec.space import Axis, Span
+from orchestrator.spec.space import Axis, DrawnMethod, Space, Span
 from ulrl.attacks import Attack, LabelRule, Stamp
 from ulrl.audits import Audit
 from ulrl.datasets import Dataset, Preprocessing, check_normalisation
 from ulrl.hyperparameters import Preset, names
 from ulrl.interchange import zoo_name
-from ulrl.methods import RepairMethod
+from ulrl.methods import ULRL, RepairMethod
 from ulrl.metrics import CleanMetrics, Metrics
 from ulrl.models import Architecture
 from ulrl.plugins import Plugin
@@ -261,13 +262,29 @@ class Grid:
     # not named, the plan takes the scenario's seed and the preset's values.
     settings: Mapping[str, Axis] = field(default_factory=dict)
 
+    @cached_property
+    def spaces(self) -> Mapping[str, Space]:
+        """What a setting of each repair method can be; ULRL's axes have no value for others."""
+        entries = self.settings.get("repair")
+        if not isinstance(entries, tuple):
+            return {ULRL: Space(self.settings)}
+        spaces = {}
+        for name in dict.fromkeys(entry.name for entry in entries):
+            axes = {
+                axis: (None,) if name != ULRL and is_of_ulrl(axis) else values
+                for axis, values in self.settings.items()
+            }
+            axes["repair"] = tuple(entry for entry in entries if entry.name == name)
+            spaces[name] = Space(axes)
+        return spaces
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """How settings are drawn, instead of taking every combination."""
 
     sampler: str  # one of Optuna's, by its name in snake case
-    settings: int  # to draw in all, the preset's own among them
+    settings: int  # of each repair method to draw in all, its own defaults among them
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -301,7 +318,7 @@ def matches(wanted: Sequence[Any], value: Any) -> bool:
         return value in wanted or value.label in wanted or value.name in wanted
     if isinstance(value, Architecture):
         return value in wanted or value.called in wanted or value.name in wanted
-    if isinstance(value, RepairMethod):
+    if isinstance(value, RepairMethod | DrawnMethod):
         return value in wanted or value.name in wanted
     return value in wanted or any(isinstance(one, Span) and value in one for one in wanted)
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import ConfigDict, Field, create_model
 
 from orchestrator.spec.axes import Axes
-from orchestrator.spec.model import Fraction, Prune, PrunerChoice, Search
+from orchestrator.spec.model import Fraction, Grid, Prune, PrunerChoice, Search
 from orchestrator.spec.rules import nearest
-from orchestrator.spec.space import Range, Space, is_open
+from orchestrator.spec.space import DrawnMethod, Range, is_open
 from orchestrator.spec.validation import named_in, read
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode
 
@@ -194,27 +194,43 @@ def check_search(node: YamlNode | None, search: Search | None, axes: Axes) -> No
 
     The section and what it says are None where there is none or it is wrong.
     """
-    space = Space(axes.grid().settings)
-    ranges = [name for name, axis in space.axes.items() if isinstance(axis, Range)]
+    grid = axes.grid()
     if node is None:
-        for name in ranges:
-            text = f"a range is drawn from by a sampler; add {EXAMPLE}, or list values"
-            axes.items[name][0].node.note(text)
+        _note_ranges(grid, axes)
     if node is None or search is None:
         return
-    if is_open(space.axes.get("defence_seed", ())):
+    if is_open(grid.settings.get("defence_seed", ())):
         node.note(
             "a sampler would draw defence_seed as if it were a hyper-parameter; give one value, or "
             "list the settings in place of search to have each run with several"
         )
-    if not any(is_open(axis) for axis in space.axes.values()):
+    # A method whose one setting there is stands beside the others as it is.
+    spaces = {
+        method: space
+        for method, space in grid.spaces.items()
+        if any(is_open(axis) for axis in space.axes.values())
+    }
+    if not spaces:
         node.note("there is nothing to draw: no setting axis of the grid has a choice")
         return
-    if search.settings > space.size:
-        text = f"settings is at most the {space.size:,} there are; got {search.settings}"
-        node.at(["settings"]).note(text)
-    if len(ranges) < FEWEST_RANGES.get(search.sampler, 0):
-        node.note(
-            f"{search.sampler} needs at least two ranges, since it draws from lists at random; "
-            f"take tpe, or write ranges"
-        )
+    most = max(space.size for space in spaces.values())
+    if search.settings > most:
+        of = "there are" if len(grid.spaces) == 1 else "there are of any repair method"
+        node.at(["settings"]).note(f"settings is at most the {most:,} {of}; got {search.settings}")
+    for method, space in spaces.items():
+        if len(space.ranges) < FEWEST_RANGES.get(search.sampler, 0):
+            of = "" if len(grid.spaces) == 1 else f" of {method}"
+            node.note(
+                f"{search.sampler} needs at least two ranges{of}, since it draws from lists at "
+                f"random; take tpe, or write ranges"
+            )
+
+
+def _note_ranges(grid: Grid, axes: Axes) -> None:
+    text = f"a range is drawn from by a sampler; add {EXAMPLE}, or list values"
+    for name, axis in grid.settings.items():
+        if isinstance(axis, Range):
+            axes.items[name][0].node.note(text)
+    for item in axes.items.get("repair", ()):
+        for option, _ in item.value.ranges if isinstance(item.value, DrawnMethod) else ():
+            item.options[option].note(text)

@@ -1,14 +1,19 @@
 """What a setting axis that is drawn from can hold, and all settings that can be drawn."""
 
+import dataclasses
+import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice, product
+from itertools import chain, islice, product
 from math import floor, log10, prod
 from typing import Any, TypeAlias
 
+from torch import nn
+
 from ulrl.methods import RepairMethod
+from ulrl.registry import options_of
 
 DIGITS = 3  # after the first, to which a value is drawn: of the width or, if log, of itself
 MOST_STEPS = 1_000_000  # a study has as many trials
@@ -135,12 +140,84 @@ class Span:
         return f"{self.low:.12g} to {self.high:.12g}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawnMethod:
+    """An entry of the axis `repair` of which some options are ranges.
+
+    Attributes:
+        kind: The method's class.
+        fixed: Its other options, with the values that the entry gives them.
+        ranges: What the options are drawn from.
+    """
+
+    kind: type[Any]
+    fixed: tuple[tuple[str, Any], ...] = ()
+    ranges: tuple[tuple[str, Range], ...]
+
+    @property
+    def name(self) -> str:
+        """What a study file calls the method."""
+        return str(self.kind.name)
+
+    @property
+    def label(self) -> str:
+        """The name with the options, as ``ft_sam(rho=0.5 to 4)``."""
+        texts = [f"{option}={value}" for option, value in self.fixed]
+        texts += [f"{option}={axis.text}" for option, axis in self.ranges]
+        return f"{self.name}({','.join(texts)})"
+
+    @property
+    def size(self) -> int:
+        """How many methods there are."""
+        return prod(axis.size for _, axis in self.ranges)
+
+    def check(self, network: nn.Module, head: str, classes: int) -> None:
+        """Raise ``ValueError`` where the method does not apply to a network."""
+        self.at({option: axis.low for option, axis in self.ranges}).check(network, head, classes)
+
+    def at(self, values: Mapping[str, float]) -> RepairMethod:
+        """Return the method with these values of the options that are drawn."""
+        method: RepairMethod = self.kind(**dict(self.fixed), **values)
+        return method
+
+    def options(self, method: object) -> dict[str, float] | None:
+        """Return what was drawn for a method; None if it is not of this entry."""
+        if type(method) is not self.kind:
+            return None
+        values = {option: getattr(method, option) for option, _ in self.ranges}
+        inside = all(values[option] in axis for option, axis in self.ranges)
+        return values if inside and self.at(values) == method else None
+
+    def __contains__(self, method: object) -> bool:
+        return self.options(method) is not None
+
+    def read(self, plain: Mapping[str, Any]) -> RepairMethod | None:
+        """Return a method from what `plainly` made of it; None if it is not of this entry."""
+        defaults = {part.name: part.default for part in dataclasses.fields(self.kind)}
+        values = {option: plain.get(option, defaults[option]) for option, _ in self.ranges}
+        if not all(values[option] in axis for option, axis in self.ranges):
+            return None
+        method = self.at(values)
+        return method if plainly(method) == plain else None
+
+    def draw(self, source: random.Random) -> RepairMethod:
+        """Return a method of which every option is drawn evenly."""
+        return self.at({option: axis.draw(source) for option, axis in self.ranges})
+
+    def values(self) -> Iterator[RepairMethod]:
+        """Yield every method; none where any number of a range is meant."""
+        for row in product(*(axis.values() for _, axis in self.ranges)):
+            yield self.at({option: v for (option, _), v in zip(self.ranges, row, strict=True)})
+
+
 Axis: TypeAlias = tuple[Any, ...] | Range
 
 
 def is_open(axis: Axis) -> bool:
     """Whether an axis leaves a choice."""
-    return isinstance(axis, Range) or len(axis) > 1
+    if isinstance(axis, Range):
+        return True
+    return len(axis) > 1 or any(isinstance(one, DrawnMethod) for one in axis)
 
 
 class Space:
@@ -152,7 +229,31 @@ class Space:
     @property
     def size(self) -> int:
         """How many settings there are."""
-        return prod(a.size if isinstance(a, Range) else len(a) for a in self.axes.values())
+        return prod(
+            axis.size
+            if isinstance(axis, Range)
+            else sum(one.size if isinstance(one, DrawnMethod) else 1 for one in axis)
+            for axis in self.axes.values()
+        )
+
+    @property
+    def ranges(self) -> list[Range]:
+        """The ranges of axes, and of options of repair methods."""
+        found = [axis for axis in self.axes.values() if isinstance(axis, Range)]
+        listed = chain(*(axis for axis in self.axes.values() if isinstance(axis, tuple)))
+        entries = [one for one in listed if isinstance(one, DrawnMethod)]
+        return found + [axis for entry in entries for _, axis in entry.ranges]
+
+    def nearest(self, own: Values) -> dict[str, Any] | None:
+        """Return a setting's values on the axes that leave a choice; None if one lacks them."""
+        values = {}
+        for name, axis in self.axes.items():
+            first = axis.low if isinstance(axis, Range) else axis[0]
+            bound = is_open(axis) and not (name == "defence_seed" and None not in axis)
+            if bound and not _admits(axis, own[name]):
+                return None
+            values[name] = own[name] if bound else first
+        return values
 
     def read(self, plain: object) -> dict[str, Any] | None:
         """Return a setting from what `plainly` made of it; None if it is not of this space."""
@@ -162,7 +263,12 @@ class Space:
         for name, axis in self.axes.items():
             value, listed = plain[name], () if isinstance(axis, Range) else axis
             found = [value] if isinstance(axis, Range) and value in axis else []
-            found += [one for one in listed if _same(plainly(one), value)]
+            for one in listed:
+                if isinstance(one, DrawnMethod):
+                    method = one.read(value) if _names(value, one) else None
+                    found += [] if method is None else [method]
+                elif _same(plainly(one), value):
+                    found.append(one)
             if not found:
                 return None
             values[name] = found[0]
@@ -170,15 +276,16 @@ class Space:
 
     def draw(self, source: random.Random) -> dict[str, Any]:
         """Return a setting of which every axis is drawn evenly."""
-        return {
-            name: axis.draw(source) if isinstance(axis, Range) else source.choice(axis)
-            for name, axis in self.axes.items()
-        }
+        values = {}
+        for name, axis in self.axes.items():
+            one = axis if isinstance(axis, Range) else source.choice(axis)
+            values[name] = one.draw(source) if isinstance(one, Range | DrawnMethod) else one
+        return values
 
     def everything(self, source: random.Random) -> list[dict[str, Any]]:
         """Return all settings of listed values, shuffled; of very many, the first `ENUMERATED`."""
         axes = self.axes.values()
-        columns = (a.values() if isinstance(a, Range) else a for a in axes)
+        columns = (a.values() if isinstance(a, Range) else _each(a) for a in axes)
         rows = islice(product(*columns), ENUMERATED)
         settings = [dict(zip(self.axes, row, strict=True)) for row in rows]
         source.shuffle(settings)
@@ -190,13 +297,29 @@ def plainly(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, RepairMethod):
-        return value.label
+        options = json.dumps(options_of(value), default=str)
+        return {"name": value.name, **json.loads(options)}
     return list(value) if isinstance(value, tuple) else value
 
 
 def identity(values: Values) -> str:
     """Return what two equal settings have in common, and no others."""
     return repr(sorted((name, plainly(value)) for name, value in values.items()))
+
+
+def _each(axis: tuple[Any, ...]) -> Iterator[Any]:
+    for one in axis:
+        yield from one.values() if isinstance(one, DrawnMethod) else (one,)
+
+
+def _admits(axis: Axis, value: Any) -> bool:
+    if isinstance(axis, Range):
+        return value in axis
+    return value in axis or any(isinstance(one, DrawnMethod) and value in one for one in axis)
+
+
+def _names(plain: Any, entry: DrawnMethod) -> bool:
+    return isinstance(plain, dict) and plain.get("name") == entry.name
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -213,8 +213,7 @@ def test_the_sampler_learns_the_mean_over_scenarios_with_a_sound_victim(
 ) -> None:
     desk = Desk(study_of(store, settings=5, prune=Prune(setting=WILCOXON)), tmp_path)
     Workers(Random(0), 2).run(desk)
-    sampler = desk.scheduler.drawing.sampler
-    assert sampler is not None
+    (sampler,) = desk.scheduler.drawing.samplers
     for setting, trial in zip(desk.plan.settings, sampler.trials, strict=True):
         rows = [desk.results.row(t) for t in desk.plan.trials if t.setting.number == setting.number]
         reached = [row["der_selection"] for row in rows if row["status"] == "done"]
@@ -230,8 +229,7 @@ def test_a_sampler_without_a_value_says_why_and_so_does_the_end(
     rule = VictimRule(min_acc=0.91, min_asr=0.95)
     desk = Desk(study_of(store, settings=3, victim_rule=rule), tmp_path)
     Workers(Random(0), 2).run(desk)
-    sampler = desk.scheduler.drawing.sampler
-    assert sampler is not None
+    (sampler,) = desk.scheduler.drawing.samplers
     assert len(sampler.trials) == 3
     for setting, trial in zip(desk.plan.settings, sampler.trials, strict=True):
         assert trial.state.name == "FAIL"

@@ -46,8 +46,7 @@ def study_of(tmp_path: Path, settings: int = 6, **other: Any) -> Study:
 
 
 def records(desk: Desk) -> list[StoredStudy]:
-    sampler = desk.scheduler.drawing.sampler
-    return [*([sampler] if sampler else []), *desk.scheduler.decisions.judges]
+    return [*desk.scheduler.drawing.samplers, *desk.scheduler.decisions.judges]
 
 
 def place_of(kind: str, tmp_path: Path) -> str:
