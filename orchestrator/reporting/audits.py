@@ -192,13 +192,12 @@ def _split(rows: Sequence[AuditRow]) -> tuple[list[AuditRow], list[AuditRow]]:
 
 def _auroc(victims: Sequence[AuditRow], benign: Sequence[AuditRow]) -> AurocEstimate | None:
     cells = {row.cell for row in victims}
-    return auroc(
-        tuple(
-            [row.statistic for row in part if row.cell == cell and row.statistic is not None]
-            for part in (victims, benign)
-        )
-        for cell in cells
-    )
+
+    def statistics(rows: Sequence[AuditRow], cell: tuple[str, ...]) -> list[float]:
+        own = (row.statistic for row in rows if row.cell == cell)
+        return [statistic for statistic in own if statistic is not None]
+
+    return auroc((statistics(victims, cell), statistics(benign, cell)) for cell in cells)
 
 
 def _auroc_text(found: AurocEstimate | None) -> str:

@@ -157,7 +157,10 @@ def test_auroc_is_scikit_learns_and_its_interval_holds_it(up: list[int], down: l
 def test_the_interval_of_an_auroc_covers_it_about_as_often_as_it_says() -> None:
     source = np.random.default_rng(0)
     truth = stats.norm.cdf(1.2 / np.sqrt(2))
-    found = [auroc([(source.normal(1.2, 1, 15), source.normal(0, 1, 6))]) for _ in range(400)]
+    draws = [
+        (source.normal(1.2, 1, 15).tolist(), source.normal(0, 1, 6).tolist()) for _ in range(400)
+    ]
+    found = [auroc([draw]) for draw in draws]
     covered = np.mean([one.low <= truth <= one.high for one in found if one is not None])
     assert 0.92 <= covered <= 0.985
     perfect = auroc([([1.0] * 15, [0.0] * 3)])
