@@ -75,6 +75,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "preact_resnet18": {"width": 2},
     "preact_resnet18_bn": {"width": 2},
     "resnet18_cifar": {"width": 2},
+    "small_cnn": {"width": 2},
     "vgg19_bn": {"width": 2},
     "vit_b_16": {"size": 32, "patch": 8, "width": 16, "depth": 2, "heads": 2},
     "timm": {"model": "resnet10t"},
