@@ -331,11 +331,7 @@ class _JobCount:
         """Count the stages of trials that share the first; return the seconds of one chain."""
         first = trials[0]
         if first.method is not None:
-            done = 0
-            if first.scenario.number in self._trained:
-                done = len(reached(self._findings, first)) - 1 + (first.number in self._repairs)
-            jobs = [self._catalog.job(first, place) for place in range(len(chain_of(first)))]
-            return sum(self._add(job, cached=job.position < done) for job in jobs)
+            return self._add_methods(trials)
         known = all(trial.number in self._scores for trial in trials)
         chain, longest = self._add(self._catalog.group_of(first).job, cached=known), 0.0
         for trial in trials:
@@ -351,6 +347,26 @@ class _JobCount:
                 self.runs["relearn"] += 1
                 self.disk += self._bytes(job)
         return chain + longest
+
+    def _add_methods(self, trials: list[Trial]) -> float:
+        """Count the stages of trials of methods once each; return the seconds of one chain.
+
+        Trials whose methods are equal up to a stage share it. Others may turn out to share it too.
+        """
+        counted: set[object] = set()
+        longest = 0.0
+        for trial in trials:
+            done, chain = 0, 0.0
+            if trial.scenario.number in self._trained:
+                done = len(reached(self._findings, trial)) - 1 + (trial.number in self._repairs)
+            stages = () if trial.method is None else trial.method.stages
+            for position in range(len(stages)):
+                if stages[: position + 1] not in counted:
+                    counted.add(stages[: position + 1])
+                    job = self._catalog.job(trial, position)
+                    chain += self._add(job, cached=position < done)
+            longest = max(longest, chain)
+        return longest
 
     def _seconds(self, job: Job) -> tuple[float, Source]:
         """Return a job's seconds on one worker, from the best source there is."""

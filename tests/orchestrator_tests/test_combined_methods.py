@@ -124,6 +124,20 @@ def test_the_plan_counts_what_an_oracle_tests() -> None:
     assert workload.stage(oracle, 2) == workload.stage(usual, 1)
 
 
+def test_the_plan_counts_every_cut_of_a_method() -> None:
+    """Scores and masks are counted once, each training of a cut network for itself."""
+    entries = """\
+    - {name: clp, u: [1, 2, 3], tune: [none, ft_sam]}
+    - {name: rnp, mask_lr: [0.1, 0.2], mask_threshold: [0.4, 0.6]}
+"""
+    planned = o.plan_study(load(f"{STUDY}{entries}{REST}"))
+    lines = str(planned).splitlines()
+    assert lines[1] == (
+        "10 trials → 1 victim, 1 lipschitz stage, 2 mask_recovery stages, 10 tune stages, "
+        "1 unlearned stage"
+    )
+
+
 PINNED = {
     "anp": ["711bd7ec1870", "ce85b9a6b090"],
     "bnp": ["5031358f5604", "ce85b9a6b090"],
