@@ -42,6 +42,7 @@ def check_combinations(axes: Axes, preset: Preset) -> None:
     _check_settings(axes, facts, preset, _RULE_AXES, _check_rule)
     _check_repair_axes(axes)
     _check_methods(axes, facts)
+    _check_oracles(axes)
 
 
 def _facts(axes: Axes, *, noted: bool = False) -> dict[int, DatasetInfo]:
@@ -80,6 +81,19 @@ def _check_methods(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
             called = axes.items["architecture"][a].value.label
             text = f"{error}; exclude {method.value.name} for {called}"
             _note(axes, d, method.node, ValueError(text))
+
+
+def _check_oracles(axes: Axes) -> None:
+    """Note each method that would choose by the ASR where there is no attack."""
+    if "repair" not in axes.items:
+        return
+    for p, m in _left(axes, "poisoning", "repair"):
+        attack, method = axes.poisonings[p][0].value.attack, axes.items["repair"][m]
+        if attack.benign and getattr(method.value, "oracle", False):
+            method.node.note(
+                f"rule oracle chooses by the ASR, and there is none without an attack; exclude "
+                f"{{repair: {{name: {method.value.name}, rule: oracle}}, attack: {attack.name}}}"
+            )
 
 
 def check_audits(axes: Axes, audits: Sequence[Item]) -> None:
