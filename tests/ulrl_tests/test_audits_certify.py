@@ -11,40 +11,17 @@ from torch import Generator, Tensor, nn
 
 from tests.ulrl_tests.audited import CPU, audited, found_by
 from tests.ulrl_tests.repairs import clean_samples, rates
+from tests.ulrl_tests.small_models import TRIGGER, Small, small_models
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone, Made
-from ulrl.attacks import LabelRule
-from ulrl.attacks.badnets import BadNets
 from ulrl.audits.certify import Certify
 from ulrl.clean import CleanSamples
 from ulrl.datasets import ImageSet, Preprocessing
-from ulrl.fitting import Samples, Sources
-from ulrl.models import ModelSpec, Weights, initialise, restore
+from ulrl.fitting import Samples
+from ulrl.models import ModelSpec, Weights, restore
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.models.vgg import VGG19BN
 from ulrl.models.vit import ViTB16
-from ulrl.poison import Poison
-from ulrl.randomness import generator
-from ulrl.supervised import VictimConfig, fit
-from ulrl.victim import train_victim
-
-RECIPE = VictimConfig(epochs=12, batch_size=32, lr=0.05)
-TRIGGER = Poison(
-    attack=BadNets(size=3), labels=LabelRule.ALL_TO_ONE, poison_ratio=0.15, target_label=1
-)
-
-
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.second = nn.Conv2d(8, 16, 3, stride=2, padding=1)
-        self.head = nn.Linear(16 * 4 * 4, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.second(self.first(x).relu()).relu()
-        logits: Tensor = self.head(features.flatten(1))
-        return logits
 
 
 class Tiny(nn.Module):
@@ -164,16 +141,7 @@ def test_the_result_is_the_largest_share_over_places() -> None:
 
 @pytest.fixture(scope="module")
 def small(pictures: ImageSet, model_spec: ModelSpec) -> tuple[Weights, Weights]:
-    """Return a victim of a patch of 3 × 3 and a benign model."""
-    spec = replace(model_spec, architecture=Made(network=Small))
-    run = train_victim(RECIPE, spec, TRIGGER, pictures, 0, CPU)
-    for _ in run.epochs:
-        pass
-    classifier = initialise(spec, generator(0, "victim", "weights"), CPU)
-    samples = Samples(images=pictures.train_images, labels=pictures.train_labels)
-    for _ in fit(RECIPE, classifier, samples, Sources.of(0, "victim")):
-        pass
-    return run.classifier.weights(), classifier.weights()
+    return small_models(pictures, model_spec)
 
 
 def test_a_victim_is_not_cleared_and_a_benign_model_is(
