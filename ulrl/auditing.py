@@ -1,6 +1,7 @@
 """An audit of any network: is it backdoored, and towards which class?"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 import torch
@@ -49,7 +50,7 @@ def audit(  # noqa: PLR0913 - one call for everything; all but three have defaul
             trained with.
         side: Of the images that the network takes, in pixels; only where `images` is left out.
         head: Path of the linear layer whose output is the network's; by default it is found.
-        seed: Of every random draw that goes with the samples, at least 0.
+        seed: Of every random draw, at least 0.
         device: Where to compute; by default where the network is.
         on_step: Called now and then with the stage's name, what is done and what there is to do.
             An exception that it raises ends the audit.
@@ -61,8 +62,8 @@ def audit(  # noqa: PLR0913 - one call for everything; all but three have defaul
         TypeError: The audit has no such option.
         DivergedError: The audit left the finite numbers.
     """
-    chosen: Audit = registered(AUDITS, "audit", method, options)
     seed = checked_seed(seed)
+    chosen = _chosen(method, options, seed)
     clean = _clean(chosen, images, labels, preprocessing, seed)
     samples = _noise(preprocessing, side, method) if clean is None else clean.samples
     check_victim(network)
@@ -82,6 +83,14 @@ def audit(  # noqa: PLR0913 - one call for everything; all but three have defaul
         except StopIteration as end:
             found = end.value
     return chosen.result(found, len(context.clean.index))
+
+
+def _chosen(name: str, options: Mapping[str, Any], seed: int) -> Audit:
+    kind: Any = AUDITS.get(name)
+    if kind is not None and any(part.name == "seed" for part in fields(kind)):
+        options = {**options, "seed": seed}  # of an audit without samples
+    made: Audit = registered(AUDITS, "audit", name, options)
+    return made
 
 
 def _clean(

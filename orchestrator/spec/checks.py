@@ -105,7 +105,8 @@ def check_audits(axes: Axes, audits: Sequence[Item]) -> None:
         for audit in audits:
             if error := networks.refusal(audit.value, d, a):
                 called = axes.items["architecture"][a].value.label
-                text = f"{error}; leave {audit.value.name} out, or {called}"
+                end = "" if str(error).endswith("?") else f"; leave it out, or {called}"
+                text = f"{error}{end}"
                 _note(axes, d, audit.node, ValueError(text))
 
 

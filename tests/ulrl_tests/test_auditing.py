@@ -60,9 +60,12 @@ def test_an_audit_without_data_takes_the_side(victim_of: Callable[[int], Weights
     model = victim_of(0)
     network = Foreign(restore(model, CPU).network)
     preprocessing = model.model_spec.preprocessing
-    found = ulrl.audit(network, "freeeagle", preprocessing=preprocessing, side=16, steps=2)
-    wanted = audited(FreeEagle(steps=2), model, None)
-    torch.testing.assert_close(found.scores, wanted.scores)
+    for seed in (0, 3):
+        found = ulrl.audit(
+            network, "freeeagle", preprocessing=preprocessing, side=16, steps=2, seed=seed
+        )
+        wanted = audited(FreeEagle(steps=2, seed=seed), model, None)
+        torch.testing.assert_close(found.scores, wanted.scores)
 
 
 @pytest.mark.parametrize(
