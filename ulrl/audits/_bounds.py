@@ -101,17 +101,26 @@ class _Form(Tensor):
             the form's coefficients of the unknown pixels.
         radii: ``[2, n, ...]``: the remainder of the form, and the radius of the interval.
         seen: Bounds of what entered each ReLU so far.
+        shared: Whether a tensor in its place may share memory with another.
     """
 
     signed: Tensor
     radii: Tensor
     seen: list[tuple[Tensor, Tensor]]
+    shared: bool
 
     @classmethod
     def of(cls, signed: Tensor, radii: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Self:
         made = signed[0].as_subclass(cls)
-        made.signed, made.radii, made.seen = signed, radii, seen
+        made.signed, made.radii, made.seen, made.shared = signed, radii, seen, False
         return made
+
+    def become(self, other: "_Form") -> "_Form":
+        """Do what a layer that works in place does."""
+        if self.shared:
+            raise _unknown("a layer that works in place on a part or another shape of a tensor")
+        self.signed, self.radii = other.signed, other.radii
+        return self
 
     @classmethod
     def __torch_function__(
@@ -160,10 +169,8 @@ def _relu(x: _Form, inplace: bool = False) -> _Form:  # noqa: FBT001, FBT002 - a
     center = (slope * x.signed[0] + half)[None]
     signed = torch.cat([center, (low + high)[None] / 2, slope * x.signed[2:]])
     radii = torch.stack([slope * x.radii[0] + half, (high - low) / 2])
-    if not inplace:
-        return _Form.of(signed, radii, x.seen)
-    x.signed, x.radii = signed, radii
-    return x
+    made = _Form.of(signed, radii, x.seen)
+    return x.become(made) if inplace else made
 
 
 def _slope(lower: Tensor, upper: Tensor) -> Tensor:
@@ -222,9 +229,7 @@ def _add(x: Any, y: Any, *, alpha: float = 1) -> _Form:
 
 
 def _add_(x: Any, y: Any, *, alpha: float = 1) -> _Form:
-    summed = _add(x, y, alpha=alpha)
-    x.signed, x.radii = summed.signed, summed.radii
-    made: _Form = x
+    made: _Form = x.become(_add(x, y, alpha=alpha))
     return made
 
 
@@ -265,7 +270,9 @@ def _mean(x: _Form, dim: Any = None, keepdim: bool = False) -> _Form:  # noqa: F
 
 def _averaged(layer: Callable[[Tensor], Tensor], x: _Form) -> _Form:
     """Return what a linear layer whose weights are not below 0 makes of it."""
-    return x.through(layer, layer)
+    made = x.through(layer, layer)
+    x.shared = made.shared = True  # some of these layers are views
+    return made
 
 
 def _pool(x: _Form, *rest: Any, **more: Any) -> _Form:
