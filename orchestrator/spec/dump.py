@@ -97,10 +97,8 @@ def _plain(value: Any) -> Any:  # noqa: C901, PLR0911 - one for each type
             return {name: _plain(one) for name, one in value.items()}
         case OwnObjective(value=name, maximise=maximise):
             return {"metric": name, "direction": DIRECTIONS[maximise]}
-        case AttackChoice(attack=attack) if attack.benign:
-            return _plain({"name": attack.name})
         case AttackChoice(attack=attack):
-            poison = {"labels": value.labels, "stamp": value.stamp}
+            poison = {} if attack.benign else {"labels": value.labels, "stamp": value.stamp}
             poison |= _said({"poison_ratio": value.poison_ratio, "source": value.source})
             return _plain({"name": attack.name, **_fields(attack), **poison})
         case Dataset() | Architecture():

@@ -1,5 +1,6 @@
 """ACC, ASR, RA on predictions made up for the purpose, and DER worked by hand."""
 
+from dataclasses import replace
 from math import isnan
 
 import pytest
@@ -9,11 +10,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ulrl.attacks import LabelRule, stamp_bytes
+from ulrl.attacks.none import NoAttack
 from ulrl.attacks.sig import SIG
 from ulrl.datasets import ImageSet
-from ulrl.metrics import Metrics, count_predictions, der, measure, rir
+from ulrl.metrics import (
+    CleanMetrics,
+    Metrics,
+    count_predictions,
+    der,
+    measure,
+    measure_clean,
+    rir,
+)
 from ulrl.poison import Poison
-from ulrl.poisoning import MONITOR_COUNT, TestHalf, make_test_sets, split_halves
+from ulrl.poisoning import (
+    MONITOR_COUNT,
+    TestHalf,
+    example_pairs,
+    make_test_sets,
+    poison_training_set,
+    split_halves,
+)
 from ulrl.randomness import generator
 
 FRACTION = st.floats(0, 1)
@@ -228,3 +245,32 @@ def test_halves_depend_on_the_labels_alone(pictures: ImageSet) -> None:
             )
             cleans.append(make_test_sets(poison, pictures, seed).report.clean)
     assert all(torch.equal(clean, pictures.test_images[once[1]]) for clean in cleans)
+
+
+def test_without_an_attack_there_is_acc_alone(pictures: ImageSet) -> None:
+    poison = Poison(attack=NoAttack(), labels=LabelRule.ALL_TO_ONE, poison_ratio=0.0)
+    tests = make_test_sets(poison, pictures, seed=0)
+    poisoned = poison_training_set(poison, pictures, seed=0)
+    assert torch.equal(poisoned.images, pictures.train_images)
+    assert torch.equal(poisoned.labels, pictures.train_labels)
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(images), dtype=torch.int64)
+
+    for half in (tests.selection, tests.report, tests.monitor):
+        assert len(half.triggered) == 0
+        share = int((half.clean_labels == 0).sum()) / len(half.clean)
+        assert measure_clean(predict, half) == CleanMetrics(acc=share)
+        counted = count_predictions(predict, half, pictures.classes)
+        assert counted.clean_metrics == CleanMetrics(acc=share)
+        assert int(counted.triggered.sum()) == 0
+        assert example_pairs(poison, half, 4) == {}
+        with pytest.raises(ValueError, match="use measure_clean"):
+            measure(predict, half)
+    with pytest.raises(ValueError, match="without an attack no image is triggered; got 1"):
+        replace(tests.report, **{n: getattr(tests.report, m)[:1] for n, m in SAME.items()})
+    with pytest.raises(ValueError, match="poison_ratio is 0 without an attack"):
+        replace(poison, poison_ratio=0.1)
+
+
+SAME = {"triggered": "clean", "true_labels": "clean_labels", "target_labels": "clean_labels"}
