@@ -23,7 +23,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
     Raises:
         SpecError: A folder is named twice or is no study's, or the page cannot be written.
     """
-    from orchestrator.reporting.compare import comparison_csv, comparison_page, read_sides
+    from orchestrator.compare import comparison_csv, comparison_page, read_sides
 
     twice = [f for n, f in enumerate(folders) if f.resolve() in {o.resolve() for o in folders[:n]}]
     if twice:

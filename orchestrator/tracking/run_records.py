@@ -242,7 +242,9 @@ class RunRecords:
         Of a victim that was audited by several draws of clean samples, the last counts.
         """
         audits, metrics = self._scheduler.audits, dict[str, float]()
-        for name, found in {} if audits is None else audits.found.items():
+        if audits is None:
+            return metrics
+        for name, found in audits.found.items():
             target = audits.targets[name]
             if target.trial.scenario is not scenario or target.repaired != (trial is not None):
                 continue

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from orchestrator.compare import aligned, bests, fair, read_sides
 from orchestrator.report import main
-from orchestrator.reporting.compare import aligned, bests, fair, read_sides
 from tests.orchestrator_tests.report_folders import (
     Row,
     make_rows,

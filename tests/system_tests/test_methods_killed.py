@@ -65,10 +65,12 @@ def test_it_ends_with_the_same_table_and_computes_nothing_twice(
     done = 0
     for arguments in (("--inline",), ()):
         process = command.start("grid.yaml", *arguments)
-        command.wait_until(
-            lambda done=done: command.listed(name) and finished(command.stages(name)) >= done + 2,
-            "two more trials are done",
-        )
+        wanted = done + 2
+
+        def enough(wanted: int = wanted) -> bool:
+            return bool(command.listed(name)) and finished(command.stages(name)) >= wanted
+
+        command.wait_until(enough, "two more trials are done")
         kill(process)
         done = finished(command.stages(name))
         assert 2 <= done < finished(all_stages), "the study was over before it was killed"

@@ -47,4 +47,5 @@ class _Network(nn.Module):
 
     def forward(self, x: Float[Tensor, "n channels side side"]) -> Float[Tensor, "n classes"]:
         x = self.relu1(self.bn1(self.conv1(x)))
-        return self.linear(self.flatten(self.relu2(self.bn2(self.conv2(x)))))
+        logits: Tensor = self.linear(self.flatten(self.relu2(self.bn2(self.conv2(x)))))
+        return logits
