@@ -136,7 +136,7 @@ class RunRecords:
             experiment={
                 **KIND,
                 **views(plan.varied()),
-                DESCRIPTION: described("" if found is None else found.text),
+                DESCRIPTION: described("" if found is None else found.text, plan.varied()),
             },
         )
 

@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.plan.columns import METRICS, SURFACE_AXES
+from orchestrator.plan.columns import METHOD, METRICS, SURFACE_AXES
 
 SHARED = "mlflow.sharedViewState."  # and the key that a link names
-SCENARIOS, SETTINGS = "scenarios", "settings"
+SCENARIOS, SETTINGS, METHODS = "scenarios", "settings", "methods"
 LINK = "viewStateShareKey="
 DESCRIPTION = "mlflow.note.content"
 ID = "{experiment}"  # in a tag: the experiment's id, which nobody knows before it is made
@@ -27,9 +27,10 @@ def page(experiment: str, view: str) -> str:
     return f"#/experiments/{experiment}/runs?workflowType=machine_learning&{LINK}{view}{charts}"
 
 
-def described(text: str) -> str:
-    """Return the description of an experiment: links to the views, and what was found."""
+def described(text: str, axes: Sequence[str] = ()) -> str:
+    """Return the description of an experiment: links to its views, and what was found."""
     links = {SCENARIOS: "Scenarios before and after", SETTINGS: "Charts of the settings"}
+    links |= {METHODS: "Repair methods"} if "repair" in axes else {}
     words = " · ".join(f"[{word}]({page(ID, view)})" for view, word in links.items())
     return f"{words}\n\n{text}".strip()  # first: of a long text the page shows the beginning
 
@@ -39,7 +40,9 @@ def views(axes: Sequence[str]) -> dict[str, str]:
 
     *scenarios* is a table: a row per scenario, ACC, ASR and RA of the victim and of its best
     repair, and DER, the largest first. *settings* is two charts of all trials that are done:
-    parallel coordinates, and DER over two axes.
+    parallel coordinates, and DER over two axes. Where repair methods are compared these are of
+    methods, with ACC over ASR, since ULRL's axes mean nothing to others; and *methods* is a table
+    of all done trials, grouped by setting, with means of effect, cost and edits.
 
     Args:
         axes: The setting axes that vary, the first two of which span the second chart.
@@ -57,18 +60,27 @@ def views(axes: Sequence[str]) -> dict[str, str]:
             "tags.`best_setting`": 320,
         },
     )
-    axes = axes or SURFACE_AXES
+    axes, compared = axes or SURFACE_AXES, "repair" in axes
     after = [f"{name}_after_report" for name in METRICS]
     cards: list[dict[str, Any]] = [
         {
             "type": "PARALLEL",
             "displayName": "Settings and what they reach",
-            "selectedParams": ["attack", *axes],
+            "selectedParams": ["attack", *(("repair",) if compared else axes)],
             "selectedMetrics": [*after, DER],
             "showAllRuns": True,
         }
     ]
-    if len(axes) > 1:
+    if compared:
+        cards.append(
+            {
+                "type": "SCATTER",
+                "displayName": "ACC over ASR",
+                "xaxis": {"key": "asr_after_report", "type": "METRIC"},
+                "yaxis": {"key": "acc_after_report", "type": "METRIC"},
+            }
+        )
+    elif len(axes) > 1:
         first, second = axes[:2]
         cards.append(
             {
@@ -104,7 +116,30 @@ def views(axes: Sequence[str]) -> dict[str, str]:
         runListHidden=True,
         isAccordionReordered=True,
     )
-    return {f"{SHARED}{SCENARIOS}": table, f"{SHARED}{SETTINGS}": charts}
+    found = {SCENARIOS: table, SETTINGS: charts}
+    if compared:
+        found[METHODS] = _methods(axes)
+    return {f"{SHARED}{name}": view for name, view in found.items()}
+
+
+def _methods(axes: Sequence[str]) -> str:
+    """Return the view of the settings of all repair methods, each a group of its trials."""
+    numbers = [DER, *(f"{name}_after_report" for name in METRICS)]
+    numbers += ["repair_seconds", "passes", "zeroed_parts", "weight_change"]
+    named = sorted(axes, key=lambda axis: axis not in METHOD)
+    return _view(
+        "Repair methods, by setting",
+        "tags.kind = 'trial' and tags.status = 'done'",
+        columns=[
+            *(f"params.`{name}`" for name in named),
+            *(f"metrics.`{name}`" for name in numbers),
+        ],
+        columnWidths={f"metrics.`{name}`": 130 for name in numbers},
+        groupBy={
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "param", "groupByData": axis} for axis in named],
+        },
+    )
 
 
 def _view(name: str, runs: str, columns: Sequence[str], **more: Any) -> str:

@@ -16,6 +16,7 @@ from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.spec.model import LogModels, Prune, Tracking, VictimRule
 from orchestrator.store.lookup import ScoreResult
 from orchestrator.store.serialization import REPAIRED
+from orchestrator.tracking import views as mlflow_views
 from orchestrator.tracking.callback import artifacts_of
 from orchestrator.tracking.models import describe, materialise
 from orchestrator.tracking.records import Dataset, Record, digest_of, fitted, to_plain
@@ -379,6 +380,21 @@ def test_what_mlflow_cannot_take_is_left_out_and_named() -> None:
         curves={"relearn/acc": ((0, 0.5), (2, 0.25))},
         tags={"error": "y" * 8000, "ulrl.not_finite": "asr, relearn/acc at 1"},
     )
+
+
+def test_a_study_of_methods_has_a_view_that_groups_by_setting() -> None:
+    axes = ("unlearn_threshold", "repair", "repair_options")
+    found = mlflow_views.views(axes)
+    assert set(mlflow_views.views(("alpha",))) == {n for n in found if not n.endswith("methods")}
+    state = json.loads(found["mlflow.sharedViewState.methods"])
+    keys = [key["groupByData"] for key in state["groupBy"]["groupByKeys"]]
+    assert keys == ["repair", "repair_options", "unlearn_threshold"]
+    assert {"metrics.`repair_seconds`", "metrics.`passes`"} <= {*state["selectedColumns"]}
+    charts = json.loads(found["mlflow.sharedViewState.settings"])["compareRunCharts"]
+    assert [chart["type"] for chart in charts] == ["PARALLEL", "SCATTER"]
+    assert charts[0]["selectedParams"] == ["attack", "repair"]
+    assert "viewStateShareKey=methods" in mlflow_views.described("", axes)
+    assert "viewStateShareKey=methods" not in mlflow_views.described("", ("alpha",))
 
 
 def test_parameters_of_another_method_are_its_own() -> None:
