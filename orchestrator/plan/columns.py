@@ -47,7 +47,7 @@ TRIGGER_COLUMNS = (*SCENARIO, "victim", "file", "psnr", "ssim")
 # Of audits.csv, after those of the scenario and the setting.
 AUDIT_COLUMNS = (
     *("model", "audit", "audit_options", "status", "error", "statistic", "threshold", "suspects"),
-    *("target_rank", "scores", "rule", "passes", "queries", "seconds"),
+    *("target_rank", "scores", "rule", "passes", "queries", "seconds", "details"),
 )
 SETTING = ("defence_seed", "clean_ratio", *SURFACE_AXES)
 METHOD = ("repair", "repair_options")

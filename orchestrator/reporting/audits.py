@@ -8,9 +8,18 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from orchestrator.files import read_table
-from orchestrator.plan.columns import AUDIT_COLUMNS, MODELS, NO_ATTACK, SCENARIO, count
-from orchestrator.reporting.text import NOTHING, label_of
+from orchestrator.files import csv_text, read_table
+from orchestrator.plan.columns import (
+    AUDIT_COLUMNS,
+    MODELS,
+    NO_ATTACK,
+    SCENARIO,
+    Family,
+    count,
+)
+from orchestrator.reporting import svg
+from orchestrator.reporting.read_folder import ScenarioRow
+from orchestrator.reporting.text import NOTHING, Names, label_of
 from orchestrator.search.inference import AurocEstimate, auroc
 
 
@@ -28,6 +37,8 @@ class AuditRow:
         suspects: Classes that its rule flags; None where it has no verdict.
         rank: Place of the true target by its scores; None where there is none.
         first: The most suspect class; None where it has no result or several share the place.
+        bounds: Of a certificate, by row and column of the patch: the share of images that a patch
+            there may turn to the most suspect class. Empty of other audits.
     """
 
     scenario: tuple[str, ...]
@@ -43,6 +54,7 @@ class AuditRow:
     passes: float
     queries: int
     seconds: float
+    bounds: Sequence[Sequence[float]] = ()
 
     @property
     def cell(self) -> tuple[str, ...]:
@@ -93,6 +105,7 @@ def _row(cells: Any) -> AuditRow:
         passes=float(cells["passes"] or 0),
         queries=int(cells["queries"] or 0),
         seconds=float(cells["seconds"] or 0),
+        bounds=json.loads(cells["details"]).get("bounds", ()) if cells["details"] else (),
     )
 
 
@@ -251,3 +264,57 @@ def _agreement(
         if tops[one][place] is not None and tops[other][place] is not None
     ]
     return _share([float(a == b) for a, b in shared], bool), str(len(shared))
+
+
+MOST_MAPS = 12  # panels of the figure
+_WIDE = 190.0  # of a panel, in points
+
+
+def mapped(rows: Sequence[AuditRow]) -> list[AuditRow]:
+    """Return the rows that have a map of bounds."""
+    return [row for row in rows if row.bounds]
+
+
+def draw_maps(rows: Sequence[AuditRow], names: Names) -> svg.SvgFigure:
+    """Draw the first `MOST_MAPS` maps, dark at 0 and bright at 1, the largest bound outlined."""
+    sheet = svg.SvgCanvas(columns=4, width=_WIDE, height=_WIDE + 26)
+    for row in rows[:MOST_MAPS]:
+        lines, worst = row.bounds[::-1], max(map(max, row.bounds))  # drawn from the bottom
+        scenario = ScenarioRow(Family(*row.scenario[:-1]), row.scenario[-1])
+        title = [names.scenario(scenario), _map_title(row, worst)]
+        axes = svg.cell_axis([""] * len(lines[0])), svg.cell_axis([""] * len(lines))
+        panel = sheet.panel((8, 8, 8, 38), *axes, title, frame=())
+        cells = {
+            (column, place): svg.Cell(
+                share=bound,
+                marked=bound == worst,
+                tip=f"patch from row {len(lines) - 1 - place}, column {column}: {bound:.2f}",
+            )
+            for place, line in enumerate(lines)
+            for column, bound in enumerate(line)
+        }
+        svg.draw_cells(panel, cells)
+    return sheet.finish()
+
+
+def _map_title(row: AuditRow, worst: float) -> str:
+    model = "benign" if row.benign and not row.method else label_of(row.method) or "victim"
+    return f"{model}, to class {NOTHING if row.first is None else row.first}: {worst:.2f}"
+
+
+def maps_csv(rows: Sequence[AuditRow]) -> str:
+    """Return the maps, a line per position."""
+    columns = (*SCENARIO, "repair", "audit", "audit_options", "class", "row", "column", "bound")
+    lines = [
+        dict(
+            zip(
+                columns,
+                (*one.scenario, one.method, *one.audit, one.first, row, column, bound),
+                strict=True,
+            )
+        )
+        for one in rows
+        for row, bounds in enumerate(one.bounds)
+        for column, bound in enumerate(bounds)
+    ]
+    return csv_text(columns, lines)

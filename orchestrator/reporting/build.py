@@ -437,7 +437,7 @@ LEAGUE_FILES = ("league.tex", "league.md")
 FIGURE_NAMES = (  # how they begin
     *("before-after.", "flagged.", "selection-report.", "surfaces-", "front.", "marginals."),
     *("importance.", "variance.", "unlearning.", "relearning.", "classes-", "methods.", "edits"),
-    "benign.",
+    *("benign.", "audit-maps."),
     *("marginals-", "importance-", "variance-"),  # of one repair method of several
 )
 
@@ -482,6 +482,7 @@ def _assembled(
     sections = [_section(method, *part, drafts) for method, part in parts.items()]
     values = study_values(results, summary, names)
     values["answer"] += filter(None, [classes.warning(names)])
+    audited = read_audits(folder / AUDITS)
     pruning = read_pruning(folder / "logs" / "pruning.csv")
     values |= {
         "name": name,
@@ -502,7 +503,8 @@ def _assembled(
         "benign": benign if results.benign else None,
         "league": league_table(ranked, names) if ranked else None,
         "edits": drafts.edits(read_edits(folder / EDITS, ranked)) if ranked else [],
-        "audits": audit_tables(read_audits(folder / AUDITS)),
+        "audits": audit_tables(audited),
+        "audit_maps": drafts.maps(audited),
         "setting_head": setting_head(summary),
         "flags": flags,
         "flagged": drafts.flagged(flags),

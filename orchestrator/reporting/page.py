@@ -29,7 +29,7 @@ from orchestrator.plan.columns import (
     slug,
 )
 from orchestrator.plan.labels import applies, method_text
-from orchestrator.reporting import classes, figures, league
+from orchestrator.reporting import audits, classes, figures, league
 from orchestrator.reporting.read_folder import Setting, StudyResults, TrialRow, distinct, in_order
 from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
 from orchestrator.reporting.svg import SvgFigure, attack_styles, is_grid
@@ -281,6 +281,17 @@ class FigureFiles:
             )
             for architecture, own in groups
         ]
+
+    def maps(self, rows: Sequence[audits.AuditRow]) -> FigureView | None:
+        """Return the maps of certificates' bounds; nothing where there are none."""
+        shown = audits.mapped(rows)
+        if not shown:
+            return None
+        left = len(shown) - audits.MOST_MAPS
+        note = f"FILE has {count(left, 'map')} more." if left > 0 else ""
+        return self.keep(
+            "audit-maps", audits.draw_maps(shown, self.names), audits.maps_csv(shown), note
+        )
 
     def curves(self, name: str, phase: str, curves: Sequence[figures.Curve]) -> FigureView | None:
         own = [curve for curve in curves if curve.phase == phase]

@@ -14,6 +14,9 @@ from orchestrator.plan.plan import Plan, Trial, options_text
 from orchestrator.spec.model import AuditedModels
 from orchestrator.store.lookup import StageResults
 from ulrl.attacks import LabelRule
+from ulrl.audits import AuditResult
+
+MOST_DETAILS = 4096  # numbers of one detail in a row: a map of 64 × 64 positions
 
 
 class StudyAudits:
@@ -138,7 +141,18 @@ def _numbers(target: AuditTarget, found: FoundAudit) -> dict[str, Any]:
         "passes": round(result.passes, 1),
         "queries": result.queries,
         "seconds": round(found.seconds, 4),
+        "details": json.dumps(_details(result)),
     }
+
+
+def _details(result: AuditResult) -> dict[str, Any]:
+    """Return what else an audit found; of a map per class, that of the most suspect class."""
+    details = {}
+    for name, found in result.details.items():
+        values = found[int(result.scores.argmax())] if found.ndim > 2 else found
+        if values.numel() <= MOST_DETAILS:
+            details[name] = values.double().mul(1e4).round().div(1e4).tolist()
+    return details
 
 
 def target_rank(target: AuditTarget, found: FoundAudit) -> float | None:
