@@ -479,7 +479,7 @@ def draw_scattered(
     """Draw ACC, ASR and DER of every setting over its threshold and ratio.
 
     A point is the mean over the setting's done trials, small where some of them are not; a
-    grey ring has none (pruned, failed or pending).
+    grey ring has none (pruned, skipped, failed or pending).
     """
     across, up = axes
     sheet = svg.SvgCanvas(columns=len(METRICS), width=260, height=220)

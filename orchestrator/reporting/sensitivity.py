@@ -350,7 +350,9 @@ def _lost(block: stats.Block, part: stats.Block) -> str:
         "scenario": len(block.scenarios) - len(part.scenarios),
     }
     words = " and ".join(count(number, noun) for noun, number in lost.items() if number)
-    return f" (left out, being pruned, failed or pending somewhere: {words})" if words else ""
+    return (
+        f" (left out, being pruned, skipped, failed or pending somewhere: {words})" if words else ""
+    )
 
 
 def _censored(drafts: FigureFiles) -> str:

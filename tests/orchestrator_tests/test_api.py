@@ -68,7 +68,7 @@ def test_a_study_that_ran_is_a_frame_and_a_best_setting(grid: Path, tmp_path: Pa
     }
     study = o.load_study(grid, set=changes)
     results = o.run_study(study, tmp_path / "run", inline=True)
-    assert results.statuses == {"done": 4, "pruned": 0, "failed": 0, "pending": 0}
+    assert results.statuses == {"done": 4, "pruned": 0, "skipped": 0, "failed": 0, "pending": 0}
     assert results.complete
     frame = results.frame
     assert (str(frame.seed.dtype), str(frame.der_report.dtype)) == ("Int64", "Float64")

@@ -79,7 +79,10 @@ def test_missing_columns_are_all_named(tmp_path: Path, refusal: Callable[[], str
         ({"victim_ok": ""}, "victim_ok: must be True or False; got ''"),
         ({"flagged": "[true]"}, "flagged: must be a JSON list of rows; got '[true]'"),
         ({"seconds": ""}, "seconds: must be a number; got ''"),
-        ({"status": "over"}, "status: must be one of done, pruned, failed, pending; got 'over'"),
+        (
+            {"status": "over"},
+            "status: must be one of done, pruned, skipped, failed, pending; got 'over'",
+        ),
         ({"attack": ""}, "attack: must be a value; got ''"),
         ({"attack_options": "alpha"}, "attack_options: must be a JSON object; got 'alpha'"),
         ({"seed": "1.5"}, "seed: must be a whole number; got '1.5'"),
