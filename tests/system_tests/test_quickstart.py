@@ -1,4 +1,4 @@
-"""The quickstart as a user runs it: a fresh folder, a fresh store, all 81 trials."""
+"""The quickstart as a user runs it: a fresh folder, a fresh store, all 117 trials."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,8 @@ from mlflow.entities import Run
 from tests.system_tests.commands import ROOT, Command
 
 QUICKSTART = str(ROOT / "studies/quickstart.yaml")
-POINT = ["attack", "seed", "unlearn_threshold", "reinit_ratio"]
+POINT = ["attack", "seed", "repair", "repair_options", "unlearn_threshold", "reinit_ratio"]
+EPOCHS = {"ulrl": 20, "fine_tuning": 10, "bnp": 1}  # of a curve; where nothing is trained, its end
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,14 @@ def runs(quickstart: Command) -> list[Run]:
 
 
 def test_a_row_per_trial_and_real_victims(results: pd.DataFrame) -> None:
-    assert len(results) == 81
+    assert len(results) == 117
     assert not results.duplicated(POINT).any()
     assert set(results.status) <= {"done", "pruned"}
     nothing = results[results.reinit_ratio == 0]  # no reinitialisation: it deserves to go
     for _, setting in nothing.groupby("unlearn_threshold"):
         assert "pruned" in set(setting.status)
+    methods = results[results.status == "done"].groupby("repair").asr_after_report.mean()
+    assert methods[["ulrl", "bnp"]].max() < methods["fine_tuning"] - 0.3
     assert results.victim_ok.all()
     half = results.groupby(["attack", "seed"]).first()
     for part in ("selection", "report"):
@@ -70,7 +73,7 @@ def test_mlflow_has_the_same_numbers(results: pd.DataFrame, runs: list[Run]) -> 
     for run in runs:
         by_kind.setdefault(run.data.tags["kind"], []).append(run)
     counts = {kind: len(found) for kind, found in by_kind.items()}
-    assert counts == {"study": 1, "scenario": 9, "trial": 81}
+    assert counts == {"study": 1, "scenario": 9, "trial": 117}
     study = by_kind["study"][0].info.run_id
     scenarios = {run.info.run_id for run in by_kind["scenario"]}
     assert {run.data.tags["mlflow.parentRunId"] for run in by_kind["scenario"]} == {study}
@@ -84,8 +87,10 @@ def test_mlflow_has_the_same_numbers(results: pd.DataFrame, runs: list[Run]) -> 
         run = trials[row["mlflow_run_id"]]
         assert run.info.status == "FINISHED"
         assert run.data.tags["status"] == row["status"]
-        assert float(run.data.params["reinit_ratio"]) == row["reinit_ratio"]
-        assert float(run.data.params["unlearn_threshold"]) == row["unlearn_threshold"]
+        assert run.data.params["repair"] == row["repair"]
+        if row["repair"] == "ulrl":
+            assert float(run.data.params["reinit_ratio"]) == row["reinit_ratio"]
+            assert float(run.data.params["unlearn_threshold"]) == row["unlearn_threshold"]
         wanted = {name: row[name] for name in numbers if not pd.isna(row[name])}
         found = {name: value for name, value in run.data.metrics.items() if name in numbers}
         assert found == wanted
@@ -103,7 +108,7 @@ def test_mlflow_has_curves_and_the_best_models(
         scenario = results[(results.attack == row.attack) & (results.seed == row.seed)]
         assert row.der_selection == scenario.der_selection.max()
         curve = client.get_metric_history(run.info.run_id, "relearn/asr")
-        assert [point.step for point in curve] == list(range(1, 21))
+        assert [point.step for point in curve] == list(range(1, EPOCHS[row.repair] + 1))
         assert run.outputs is not None
         assert len(run.outputs.model_outputs) == 1
 
@@ -111,7 +116,7 @@ def test_mlflow_has_curves_and_the_best_models(
 def test_the_figures_data_are_the_results(folder: Path, results: pd.DataFrame) -> None:
     files = sorted((folder / "figures").glob("surfaces-*-seed-*.csv"))
     assert len(files) == 9
-    done = results[results.status == "done"].set_index("mlflow_run_id")
+    done = results[(results.status == "done") & (results.repair == "ulrl")]
     seen = 0
     for file in files:
         data = pd.read_csv(file)
