@@ -49,5 +49,8 @@ def test_what_is_said_stands_beside_what_was_taken(tmp_path: Path) -> None:
 def test_a_plan_is_asked_as_the_command_asks_it(tmp_path: Path, *, inline: bool) -> None:
     said = asked("studies/quickstart.yaml", [f"store={tmp_path / 'store'}"], inline=inline)
     assert (said.runs["relearn"], said.relearns) == (81, 45)
+    # BNP's three cuts of a victim share what they cut by; each, and fine-tuning, is a repair.
+    stages = (said.runs["repair.statistics"], said.runs["repair.tune"])
+    assert stages == (9, 9 * (3 + 1))
     assert sum(said.stages.values()) == pytest.approx(said.seconds)
     assert said.workers == 1 if inline else 1 <= said.workers <= 2

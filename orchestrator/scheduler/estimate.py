@@ -43,6 +43,7 @@ from orchestrator.store.store import Store
 from orchestrator.store.study_folder import Cuts
 from ulrl.datasets import DatasetError
 from ulrl.interchange import ImportRefused
+from ulrl.methods import RepairStage
 from ulrl.models import WeightsError
 from ulrl.precision import Precision
 from ulrl.weight_selection import Suspects
@@ -240,7 +241,8 @@ class _JobCount:
         self._crowd = crowd  # how much longer a job takes beside those that share its GPU
         self._catalog, self._load = JobCatalog(plan), Workload(plan)
         self._trained: set[int] = set()  # scenarios with a victim, evaluated or not
-        self._scores: dict[int, Findings] = {}  # by the trial's number
+        self._found: dict[int, int] = {}  # stages before the last one, by the trial's number
+        self._scores: dict[int, Findings] = {}  # likewise
         self._repairs: dict[int, RepairResult] = {}
         self._timings = recall(store, keys.compute, plan)
         self._timings |= gather(plan, self._read(), self._scores, self._repairs)
@@ -275,6 +277,7 @@ class _JobCount:
             if trial.scenario.number not in self._trained:
                 continue
             befores, stages = reached(self._findings, trial), chain_of(trial)
+            self._found[trial.number] = len(befores) - 1
             if len(befores) == len(stages):
                 self._scores[trial.number] = befores[-1]
                 repaired = stages[-1].repaired(self._findings, trial, befores[-1])
@@ -331,7 +334,7 @@ class _JobCount:
         """Count the stages of trials that share the first; return the seconds of one chain."""
         first = trials[0]
         if first.method is not None:
-            return self._add_methods(trials)
+            return self._add_chains(trials)
         known = all(trial.number in self._scores for trial in trials)
         chain, longest = self._add(self._catalog.group_of(first).job, cached=known), 0.0
         for trial in trials:
@@ -348,23 +351,20 @@ class _JobCount:
                 self.disk += self._bytes(job)
         return chain + longest
 
-    def _add_methods(self, trials: list[Trial]) -> float:
-        """Count the stages of trials of methods once each; return the seconds of one chain.
-
-        Trials whose methods are equal up to a stage share it. Others may turn out to share it too.
-        """
-        counted: set[object] = set()
+    def _add_chains(self, trials: list[Trial]) -> float:
+        """Count the stages of other methods' trials, as if no two strengths cut the same."""
+        alone: dict[tuple[RepairStage, ...], float] = {}
         longest = 0.0
         for trial in trials:
-            done, chain = 0, 0.0
-            if trial.scenario.number in self._trained:
-                done = len(reached(self._findings, trial)) - 1 + (trial.number in self._repairs)
             stages = () if trial.method is None else trial.method.stages
+            done = self._found.get(trial.number, 0) + (trial.number in self._repairs)
+            chain = 0.0
             for position in range(len(stages)):
-                if stages[: position + 1] not in counted:
-                    counted.add(stages[: position + 1])
+                so_far = stages[: position + 1]
+                if so_far not in alone:
                     job = self._catalog.job(trial, position)
-                    chain += self._add(job, cached=position < done)
+                    alone[so_far] = self._add(job, cached=position < done)
+                chain += alone[so_far]
             longest = max(longest, chain)
         return longest
 
