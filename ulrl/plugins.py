@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ulrl.attacks import ATTACKS
+from ulrl.audits import AUDITS
 from ulrl.datasets import DATASETS
 from ulrl.messages import nearest
 from ulrl.methods import METHODS, TUNERS
@@ -181,6 +182,7 @@ def _entries_of(module: str) -> list[tuple[dict[str, Any], str]]:
         ARCHITECTURES,
         METHODS,
         TUNERS,
+        AUDITS,
         OWN_METRICS,
     )
     return [

@@ -37,6 +37,7 @@ class AuditRow:
         suspects: Classes that its rule flags; None where it has no verdict.
         rank: Place of the true target by its scores; None where there is none.
         first: The most suspect class; None where it has no result or several share the place.
+        top: The first class of the highest score.
         bounds: Of a certificate, by row and column of the patch: the share of images that a patch
             there may turn to the most suspect class. Empty of other audits.
     """
@@ -54,6 +55,7 @@ class AuditRow:
     passes: float
     queries: int
     seconds: float
+    top: int | None = None
     bounds: Sequence[Sequence[float]] = ()
 
     @property
@@ -105,6 +107,7 @@ def _row(cells: Any) -> AuditRow:
         passes=float(cells["passes"] or 0),
         queries=int(cells["queries"] or 0),
         seconds=float(cells["seconds"] or 0),
+        top=top[0] if top else None,
         bounds=json.loads(cells["details"]).get("bounds", ()) if cells["details"] else (),
     )
 
@@ -143,9 +146,7 @@ def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
         "rules": [
             (names[audit], _rule([r for r in found if r.audit == audit])) for audit in audits
         ],
-        "note": f"{count(failed, 'audit')} without a result; audits.csv says why."
-        if failed
-        else "",
+        "note": f"{count(failed, 'audit')} without a result, failed or to come." if failed else "",
     }
 
 
@@ -280,6 +281,9 @@ def draw_maps(rows: Sequence[AuditRow], names: Names) -> svg.SvgFigure:
     sheet = svg.SvgCanvas(columns=4, width=_WIDE, height=_WIDE + 26)
     for row in rows[:MOST_MAPS]:
         lines, worst = row.bounds[::-1], max(map(max, row.bounds))  # drawn from the bottom
+        first = next(
+            (p, c) for p, line in enumerate(lines) for c, b in enumerate(line) if b == worst
+        )
         scenario = ScenarioRow(Family(*row.scenario[:-1]), row.scenario[-1])
         title = [names.scenario(scenario), _map_title(row, worst)]
         axes = svg.cell_axis([""] * len(lines[0])), svg.cell_axis([""] * len(lines))
@@ -287,7 +291,7 @@ def draw_maps(rows: Sequence[AuditRow], names: Names) -> svg.SvgFigure:
         cells = {
             (column, place): svg.Cell(
                 share=bound,
-                marked=bound == worst,
+                marked=(place, column) == first,
                 tip=f"patch from row {len(lines) - 1 - place}, column {column}: {bound:.2f}",
             )
             for place, line in enumerate(lines)
@@ -299,7 +303,7 @@ def draw_maps(rows: Sequence[AuditRow], names: Names) -> svg.SvgFigure:
 
 def _map_title(row: AuditRow, worst: float) -> str:
     model = "benign" if row.benign and not row.method else label_of(row.method) or "victim"
-    return f"{model}, to class {NOTHING if row.first is None else row.first}: {worst:.2f}"
+    return f"{model}, to class {row.top}: {worst:.2f}"
 
 
 def maps_csv(rows: Sequence[AuditRow]) -> str:
@@ -309,7 +313,7 @@ def maps_csv(rows: Sequence[AuditRow]) -> str:
         dict(
             zip(
                 columns,
-                (*one.scenario, one.method, *one.audit, one.first, row, column, bound),
+                (*one.scenario, one.method, *one.audit, one.top, row, column, bound),
                 strict=True,
             )
         )
