@@ -11,8 +11,9 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,8 @@ def sharing(scale: int) -> dict[str, object]:
                 STUDY.format(**fields, searched=20 * scale), encoding="utf-8"
             )
             study = o.load_study("shared.yaml")
-            o.run_study(study, out="runs/shared", inline=True)
+            with redirect_stdout(StringIO()):
+                o.run_study(study, out="runs/shared", inline=True)
             listed = pd.read_csv("runs/shared/stages.csv").key
             plan = make_plan(study)
             keys = CacheKeys(study.victim, compute_here(study))
