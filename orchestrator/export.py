@@ -10,6 +10,7 @@ import shtab
 
 from orchestrator.errors import SpecError, StudyError, unwritable
 from orchestrator.files import given_path
+from orchestrator.pipeline.chain import repaired_key
 from orchestrator.pipeline.victims import model_spec_from_info
 from orchestrator.plan.columns import METRICS
 from orchestrator.plan.plan import Plan, Trial, make_plan
@@ -79,11 +80,11 @@ def _export(
 ) -> Path | str:
     if row["status"] != "done":
         return f"it is {row['status']}"
-    store, found = Store(plan.study.store), findings.scores(trial)
+    store, key = Store(plan.study.store), repaired_key(findings, trial)
     model_spec = model_spec_from_info(trial.scenario)
     repaired = None
-    if found is not None and model_spec is not None:
-        repaired = REPAIRED.read(store, found.relearn_key, model_spec)
+    if key and model_spec is not None:
+        repaired = REPAIRED.read(store, key, model_spec)
     if repaired is None or model_spec is None:
         return ABSENT
     columns = columns_of(plan)
@@ -92,7 +93,7 @@ def _export(
     card: dict[str, dict[str, Any]] = {
         "scenario": {name: row[name] for name in SCENARIO},
         "setting": {name: row[name] for name in settings},
-        "metrics": {name: float(row[name]) for name in (*metrics, "der_report")},
+        "metrics": {name: float(row[name]) for name in (*metrics, "der_report") if row[name]},
     }
     try:
         export_model(repaired.content.of(model_spec), place, card)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from orchestrator.errors import StoreError
 from orchestrator.pipeline.cached import Making, reported
-from orchestrator.pipeline.chain import chain_of, reached
+from orchestrator.pipeline.chain import chain_of, repaired_key
 from orchestrator.pipeline.tools import StageTools, Steps
 from orchestrator.plan.jobs import AuditTarget, StageRun, trial_job
 from orchestrator.plan.plan import Trial
@@ -112,12 +112,6 @@ class _Chain:
             model=self._model,
             samples=self._audit.needs_samples,
         )
-
-
-def repaired_key(results: StageResults, trial: Trial) -> str:
-    """Return the key of a trial's repaired model; "" where a stage before it is missing."""
-    befores = reached(results, trial)
-    return befores[-1].relearn_key if len(befores) == len(chain_of(trial)) else ""
 
 
 def _repaired(tools: StageTools, trial: Trial) -> Making[tuple[str, Weights]]:

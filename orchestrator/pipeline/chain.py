@@ -53,6 +53,12 @@ def reached(results: StageResults, trial: Trial) -> list[Findings]:
     return befores
 
 
+def repaired_key(results: StageResults, trial: Trial) -> str:
+    """Return the key of a trial's repaired model; "" where a stage before it is missing."""
+    befores = reached(results, trial)
+    return befores[-1].relearn_key if len(befores) == len(chain_of(trial)) else ""
+
+
 class MethodStage(ChainStage):
     """A stage of a repair method that `ulrl.methods` knows."""
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.files import csv_text, write_text
-from orchestrator.pipeline.audits import FoundAudit, find_audit, repaired_key
+from orchestrator.pipeline.audits import FoundAudit, find_audit
+from orchestrator.pipeline.chain import repaired_key
 from orchestrator.plan.audits import audits_of_repaired, audits_of_victims
 from orchestrator.plan.columns import AUDIT_COLUMNS, MODELS, SCENARIO
-from orchestrator.plan.jobs import AuditTarget, Job, audit_job
+from orchestrator.plan.jobs import AuditTarget, Job, JobResult, audit_job
 from orchestrator.plan.plan import Plan, Trial, options_text
 from orchestrator.spec.model import AuditedModels
 from orchestrator.store.lookup import StageResults
@@ -30,6 +31,7 @@ class StudyAudits:
     Attributes:
         found: By the name of the audit's job.
         errors: In one line, of audits that failed, by the same.
+        skipped: Why audits do not apply to a model, as only the run could tell, by the same.
         targets: All of them; empty until `begin`.
     """
 
@@ -40,6 +42,7 @@ class StudyAudits:
         self.targets: dict[str, AuditTarget] = {}
         self.found: dict[str, FoundAudit] = {}
         self.errors: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
         self.begun = False
 
     def begin(self) -> list[Job]:
@@ -65,9 +68,13 @@ class StudyAudits:
             self.found[name] = found
         return found is not None
 
+    def failed(self, name: str, result: JobResult) -> None:
+        """Note that an audit has no result, and why."""
+        (self.skipped if result.skipped else self.errors)[name] = result.error
+
     def finish(self) -> None:
         """Take what others found in equal models."""
-        for name in self.targets.keys() - self.found.keys() - self.errors.keys():
+        for name in self.targets.keys() - self.found.keys():
             self.take(name)
 
     @property
@@ -116,13 +123,17 @@ class StudyAudits:
             samples = ("clean_ratio", "clean_draw", "defence_seed") if audit.needs_samples else ()
             row = {key: row[key] if key in (*SCENARIO, *samples) else None for key in row}
         row |= dict.fromkeys(AUDIT_COLUMNS)
-        status = "done" if name in self.found else "failed" if name in self.errors else "pending"
+        lacks = [("failed", self.errors), ("skipped", self.skipped)]
+        reasons = [(word, texts[name]) for word, texts in lacks if name in texts]
+        status, error = reasons[0] if reasons else ("pending", None)
+        if name in self.found:
+            status, error = "done", None
         row |= {
             "model": MODELS[target.repaired],
             "audit": audit.name,
             "audit_options": options_text(audit),
             "status": status,
-            "error": self.errors.get(name),
+            "error": error,
         }
         if (found := self.found.get(name)) is not None:
             row |= _numbers(target, found)
