@@ -15,7 +15,7 @@ class DivergedError(ArithmeticError):
 
 
 class NotApplicable(ValueError):  # noqa: N818 - what is so of a network, not what went wrong
-    """A repair method does not apply to a network, as only running it could tell.
+    """A repair method or an audit does not apply to a network, as only running it could tell.
 
     The text is the reason. What `RepairMethod.check` can tell without numbers is refused before.
     """

@@ -459,12 +459,13 @@ class StudyScheduler:
         return stages[position].found(self._findings, trial, before) is not None
 
     def _failed(self, job: Job, result: JobResult) -> None:
-        if result.skipped:
+        if job.kind is JobKind.AUDIT and self.audits is not None:
+            self.audits.failed(job.name, result)
+        elif result.skipped:
             self._skipped(job, result.error)
             return
         self.errors[job.name] = result
-        if job.kind is JobKind.AUDIT and self.audits is not None:
-            self.audits.errors[job.name] = result.error
+        if job.kind is JobKind.AUDIT:
             return
         if job.is_trial:
             curve = self._outcomes.of_curve(job.trial, self._seen.get(job.name, ()))

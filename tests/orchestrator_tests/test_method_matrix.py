@@ -46,9 +46,11 @@ ENTRIES = {
     "fine_pruning": "{name: fine_pruning, epochs: 1}",
     "fine_tuning": "{name: fine_tuning, epochs: 1}",
     "ft_sam": "{name: ft_sam, epochs: 1}",
+    "head_neurons": "{name: head_neurons, tune: none, share: 0.1}",
     "i_bau": "{name: i_bau, rounds: 1}",
     "nad": "{name: nad, teacher_epochs: 1, epochs: 1}",
     "nc": "{name: nc, steps: 10, success: 0, threshold: 0, epochs: 1}",
+    "npd": "{name: npd, epochs: 1}",
     "rnp": "{name: rnp, mask_epochs: 1, share: 0.1}",
     "sau": "{name: sau, rounds: 1}",
     "shortcuts": "{name: shortcuts, block: layer4.0, epochs: 1}",
@@ -56,6 +58,10 @@ ENTRIES = {
     "tsbd": "{name: tsbd, unlearn_lr: 0.01, unlearn_threshold: 0.4, epochs: 1}",
 }
 NO_BATCHNORM = "needs BatchNorm layers, and the network has none"
+NO_PAIR = (
+    "needs a convolution with a BatchNorm after it, and the network has none: elsewhere there are "
+    "no weights that could hold the polariser"
+)
 NO_SHORTCUT = (
     "needs residual blocks with a projection in the shortcut, and the network has none: elsewhere "
     "there are no weights that could hold the factor"
@@ -64,6 +70,7 @@ REFUSED = {
     ("anp", "vit_b_16"): NO_BATCHNORM,
     ("bnp", "vit_b_16"): NO_BATCHNORM,
     ("clp", "vit_b_16"): NO_BATCHNORM,
+    ("npd", "vit_b_16"): NO_PAIR,
     ("rnp", "vit_b_16"): NO_BATCHNORM,
     ("shortcuts", "vgg19_bn"): NO_SHORTCUT,
     ("shortcuts", "vit_b_16"): NO_SHORTCUT,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ulrl.attacks import Step
 from ulrl.audits._base import Audit, AuditResult, check_rules, register
 from ulrl.audits._bounds import KNOWN, Bounder, Box
+from ulrl.errors import NotApplicable
 from ulrl.methods import RepairContext, RepairStage, Tensors
 from ulrl.models import Classifier, restore
 from ulrl.randomness import generator
@@ -157,7 +158,7 @@ class BoundPatches(RepairStage):
         del before
         spec = context.victim.model_spec
         if self.patch > spec.side:
-            raise ValueError(
+            raise NotApplicable(
                 f"patch is at most the side of the images, {spec.side}; got {self.patch}"
             )
         classifier = restore(context.victim, context.device)

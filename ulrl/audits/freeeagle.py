@@ -11,6 +11,7 @@ from torch.optim import Adam
 
 from ulrl.attacks import Step
 from ulrl.audits._base import Audit, AuditResult, check_rules, register
+from ulrl.errors import NotApplicable
 from ulrl.messages import nearest
 from ulrl.methods import RepairContext, RepairStage, Tensors
 from ulrl.methods._loop import reproducible
@@ -232,7 +233,7 @@ class Tail:
         finally:
             handle.remove()
         if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
-            raise ValueError(
+            raise NotApplicable(
                 f"cut is the path of a module that is called once and returns a tensor; "
                 f"{self._path} was called {len(outputs)} times, with other outputs or none"
             )
@@ -242,7 +243,7 @@ class Tail:
         """Refuse a cut beside which the image has another way to the output."""
         logits = self(outputs[:1].expand(outputs.shape))
         if not torch.allclose(logits, logits[:1].expand(logits.shape), rtol=1e-3, atol=1e-3):
-            raise ValueError(
+            raise NotApplicable(
                 f"cut is a module through which alone the network sees the image; {self._path} is "
                 f"passed by, perhaps inside a residual block: name the whole block or stage"
             )
