@@ -262,7 +262,7 @@ def wait_until(
 
 def comparable(results: pd.DataFrame) -> pd.DataFrame:
     """Return the columns that may not depend on who computed them, or when."""
-    return results.drop(columns=["seconds", "mlflow_run_id"])
+    return results.drop(columns=["seconds", "repair_seconds", "mlflow_run_id"], errors="ignore")
 
 
 def same(found: pd.DataFrame, wanted: pd.DataFrame) -> None:
