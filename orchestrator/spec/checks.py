@@ -87,9 +87,13 @@ def _check_oracles(axes: Axes) -> None:
     """Note each method that would choose by the ASR where there is no attack."""
     if "repair" not in axes.items:
         return
-    for p, m in _left(axes, "poisoning", "repair"):
+    noted: set[int] = set()
+    for d, p, m in _left(axes, "dataset", "poisoning", "repair"):
         attack, method = axes.poisonings[p][0].value.attack, axes.items["repair"][m]
-        if attack.benign and getattr(method.value, "oracle", False):
+        if m in noted or not attack.benign or method.value.name == ULRL:
+            continue
+        if method.value.resolved(axes.items["dataset"][d].value.name).oracle:
+            noted.add(m)
             method.node.note(
                 f"rule oracle chooses by the ASR, and there is none without an attack; exclude "
                 f"{{repair: {{name: {method.value.name}, rule: oracle}}, attack: {attack.name}}}"

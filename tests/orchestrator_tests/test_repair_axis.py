@@ -10,6 +10,7 @@ from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
 from orchestrator.spec.dump import resolved_yaml
 from tests.orchestrator_tests.spec_files import SMALL, load
+from ulrl.methods import METHODS
 from ulrl.methods._cuts import Rule
 from ulrl.methods._tuning import NoTuning
 from ulrl.methods.clp import CLP
@@ -160,3 +161,11 @@ def test_a_method_is_not_dropped_because_another_is_better() -> None:
         "settings of clp",
         "settings of fine_tuning",
     ]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_goes_with_benign_models(method: str) -> None:
+    text = SMALL.replace("attack: badnets", "attack: [badnets, none]")
+    assert text != SMALL
+    trials = make_plan(load(f"{text}  repair: {method}\n")).trials
+    assert sorted(trial.scenario.poison.attack.name for trial in trials) == ["badnets", "none"]
