@@ -1,5 +1,6 @@
 """Repair methods beside each other, each at its own best setting."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -12,7 +13,7 @@ import pandas as pd
 from orchestrator.errors import SpecError
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import COST, EDITED, Family, column_of, count, spoken
-from orchestrator.plan.labels import DAGGER
+from orchestrator.plan.labels import DAGGER, option_text
 from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.reporting import svg
 from orchestrator.reporting.figures import room, short
@@ -204,11 +205,17 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
 
 
 def _own_setting(row: MethodOutcome) -> str:
-    """Return a method's best setting by the options that it gives."""
-    if row.summary.common is None:
+    """Return a method's best setting by its axes, or by the options that all its settings give."""
+    common = row.summary.common
+    if common is None:
         return NOTHING
-    given = [(axis, value) for axis, value in row.summary.common if value != DEFAULT]
-    return setting_text(given) or "defaults"
+    given = [(axis, value) for axis, value in common if value != DEFAULT]
+    if given:
+        return setting_text(given)
+    trials = (trial for outcome in row.summary.outcomes for trial in outcome.trials)
+    chosen = next(trial for trial in trials if trial.setting == common)
+    options = json.loads(chosen.cells.get("repair_options") or "{}")
+    return setting_text((name, option_text(value)) for name, value in options.items()) or "defaults"
 
 
 def _wrecked_text(row: MethodOutcome) -> str:
