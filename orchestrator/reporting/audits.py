@@ -1,7 +1,7 @@
 """What audits see in victims, in benign models and in repaired ones."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -14,9 +14,11 @@ from orchestrator.plan.columns import (
     MODELS,
     NO_ATTACK,
     SCENARIO,
+    ULRL,
     Family,
     count,
 )
+from orchestrator.plan.labels import mark_of
 from orchestrator.reporting import svg
 from orchestrator.reporting.read_folder import ScenarioRow
 from orchestrator.reporting.text import NOTHING, Names, label_of
@@ -96,7 +98,9 @@ def _row(cells: Any) -> AuditRow:
     return AuditRow(
         scenario=tuple(cells[name] for name in SCENARIO),
         samples=tuple(cells[name] for name in ("clean_ratio", "defence_seed")),
-        method=(cells.get("repair") or "ulrl") if cells["model"] == MODELS[1] else "",
+        method=(cells.get("repair") or ULRL) + mark_of(cells)
+        if cells["model"] == MODELS[1]
+        else "",
         audit=(cells["audit"], cells["audit_options"]),
         failed=not done,
         statistic=float(cells["statistic"]) if cells["statistic"] else None,
@@ -110,6 +114,10 @@ def _row(cells: Any) -> AuditRow:
         top=top[0] if top else None,
         bounds=json.loads(cells["details"]).get("bounds", ()) if cells["details"] else (),
     )
+
+
+def _method(cells: Mapping[str, str]) -> str:
+    return (cells.get("repair") or ULRL) + mark_of(cells)
 
 
 def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
@@ -170,8 +178,8 @@ def _detection(rows: Sequence[AuditRow]) -> tuple[str, ...]:
     victims, benign = _split(own)
     ranked = [row.rank for row in victims if row.rank is not None]
     return (
-        str(len(victims)),
-        str(len(benign)),
+        _models(victims),
+        _models(benign),
         _auroc_text(_auroc(victims, benign)),
         _share(ranked, lambda rank: rank == 1),
         f"{median(ranked):g}" if ranked else NOTHING,
@@ -194,7 +202,7 @@ def _after(rows: Sequence[AuditRow], method: str) -> tuple[str, ...]:
         former = [before[row.model[:-1]] for row in part]
         flags = tuple(map(_flagged, (former, part)))
         shown = NOTHING if NOTHING in flags else " → ".join(flags)
-        cells += [str(len(part)), _change(former, part), shown]
+        cells += [_models(part), _change(former, part), shown]
     attacked, _ = _split(repaired)
     _, benign = _split([row for row in rows if not row.method])
     return (*cells, _auroc_text(_auroc(attacked, benign)))
@@ -204,12 +212,21 @@ def _split(rows: Sequence[AuditRow]) -> tuple[list[AuditRow], list[AuditRow]]:
     return [row for row in rows if not row.benign], [row for row in rows if row.benign]
 
 
+def _models(rows: Sequence[AuditRow]) -> str:
+    """Return how many trained models there are, however often each was repaired and audited."""
+    return str(len({row.scenario for row in rows}))
+
+
 def _auroc(victims: Sequence[AuditRow], benign: Sequence[AuditRow]) -> AurocEstimate | None:
+    """Compare a statistic of each trained model: audits of one model are no further models."""
     cells = {row.cell for row in victims}
 
     def statistics(rows: Sequence[AuditRow], cell: tuple[str, ...]) -> list[float]:
-        own = (row.statistic for row in rows if row.cell == cell)
-        return [statistic for statistic in own if statistic is not None]
+        models: dict[tuple[str, ...], list[float]] = {}
+        for row in rows:
+            if row.cell == cell and row.statistic is not None:
+                models.setdefault(row.scenario, []).append(row.statistic)
+        return [median(values) for values in models.values()]
 
     return auroc((statistics(victims, cell), statistics(benign, cell)) for cell in cells)
 
