@@ -126,12 +126,12 @@ def league(parts: Mapping[str, Summary]) -> list[MethodOutcome]:
     return [
         MethodOutcome(
             method=method,
-            settings=len({t.setting for o in parts[method].outcomes for t in o.trials}),
-            summary=parts[method],
+            settings=len({part.named(t.setting) for o in part.outcomes for t in o.trials}),
+            summary=part,
             repairs=repairs[method],
-            behind=_behind(repairs[method], repairs[order[0]], parts[method]),
+            behind=_behind(repairs[method], repairs[order[0]], part),
         )
-        for method in order
+        for method, part in ((method, parts[method]) for method in order)
     ]
 
 
@@ -212,10 +212,10 @@ def _own_setting(row: MethodOutcome) -> str:
     given = [(axis, value) for axis, value in common if value != DEFAULT]
     if given:
         return setting_text(given)
-    trials = (trial for outcome in row.summary.outcomes for trial in outcome.trials)
-    chosen = next(trial for trial in trials if trial.setting == common)
-    options = json.loads(chosen.cells.get("repair_options") or "{}")
-    return setting_text((name, option_text(value)) for name, value in options.items()) or "defaults"
+    trials = [trial for outcome in row.summary.outcomes for trial in outcome.trials]
+    options = [json.loads(trial.cells.get("repair_options") or "{}") for trial in trials]
+    fixed = [(n, v) for n, v in options[0].items() if all(one.get(n) == v for one in options)]
+    return setting_text((name, option_text(value)) for name, value in fixed) or "defaults"
 
 
 def _wrecked_text(row: MethodOutcome) -> str:

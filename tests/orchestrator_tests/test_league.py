@@ -106,16 +106,18 @@ def test_a_method_all_of_whose_settings_wreck_says_so(tmp_path: Path) -> None:
     assert (last[0], last[3], last[9]) == ("clp", "0", "by every setting")
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 @pytest.mark.parametrize(
     ("options", "text"), [({"epochs": 1, "tune": "none"}, "epochs=1, tune=none"), ({}, "defaults")]
 )
 def test_a_single_setting_is_named_by_the_options_that_it_gives(
-    tmp_path: Path, options: dict[str, object], text: str
+    tmp_path: Path, options: dict[str, object], text: str, seeds: tuple[int, ...]
 ) -> None:
     rows = [row for row in league_rows() if row["repair_options"] != '{"u": 3.0}']
     for row in rows:
         if row["repair"] == "clp":
             row["repair_options"] = json.dumps(options)
+    rows = [{**row, "defence_seed": seed} for row in rows for seed in seeds]
     write_study(tmp_path, rows)
     write_report(tmp_path)
     assert league_of(tmp_path)[0][:3] == ["clp", text, "1"]
