@@ -190,6 +190,8 @@ class _Run:
             raise BudgetExhausted(
                 f"{self.scheduler.allowance.spent} with {count(pending, 'trial')} pending"
             )
+        if audits is not None and audits.left and (spent := self.scheduler.allowance.spent):
+            raise BudgetExhausted(f"{spent} with {audits.left}")
         if self._lacking:
             self.interrupts.check()
         return 1 if failures else 0

@@ -9,7 +9,7 @@ from orchestrator.files import csv_text, write_text
 from orchestrator.pipeline.audits import FoundAudit, find_audit
 from orchestrator.pipeline.chain import repaired_key
 from orchestrator.plan.audits import audits_of_repaired, audits_of_victims
-from orchestrator.plan.columns import AUDIT_COLUMNS, MODELS, SCENARIO
+from orchestrator.plan.columns import AUDIT_COLUMNS, MODELS, SCENARIO, count
 from orchestrator.plan.jobs import AuditTarget, Job, JobResult, audit_job
 from orchestrator.plan.plan import Plan, Trial, options_text
 from orchestrator.spec.model import AuditedModels
@@ -81,6 +81,15 @@ class StudyAudits:
     def missing(self) -> int:
         """How many audits there are without a result, failed ones included."""
         return len(self.targets.keys() - self.found.keys())
+
+    @property
+    def left(self) -> str:
+        """What is still to be audited, in words; nothing where all have a result or failed."""
+        if not self.begun:
+            return "audits not begun"
+        ended = self.found.keys() | self.errors.keys() | self.skipped.keys()
+        pending = len(self.targets.keys() - ended)
+        return f"{count(pending, 'audit')} pending" if pending else ""
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of audits.csv: victims first, by scenario, by setting, by audit."""

@@ -16,6 +16,7 @@ from orchestrator.spec.model import Study
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.serialization import VICTIM
 from orchestrator.store.store import Store
+from orchestrator.study import main
 from ulrl.audits import audit_context
 from ulrl.models import Weights
 
@@ -121,3 +122,15 @@ def test_without_benign_models_there_is_no_auroc() -> None:
     report = Path("runs/audited/report.html").read_text()
     assert 'id="audits-table"' in report
     assert 'id="audits-repaired"' not in report
+
+
+def test_a_budget_that_leaves_audits_alone_is_spent(capfd: pytest.CaptureFixture[str]) -> None:
+    text = STUDY.replace("[badnets, none]", "badnets")
+    only = "  repair: [{name: fine_tuning, epochs: 1}]\naudit: [ulrl_scores]\n"
+    start, end = text.index("  unlearn_epochs"), text.index("victim:")
+    text = text[:start] + only + "audit_models: victim\nbudget: {trials: 1}\n" + text[end:]
+    Path("grid.yaml").write_text(text)
+    codes = [main(["grid.yaml", "--inline", "--out", "runs/audited"]) for _ in range(2)]
+    assert codes == [4, 0]
+    assert "budget.trials = 1 with audits not begun" in capfd.readouterr().err
+    assert set(pd.read_csv("runs/audited/audits.csv").status) == {"done"}
