@@ -12,7 +12,6 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 CONFIDENCE = 0.95
 _TINY = 1e-12  # a standard error of nothing but rounding
@@ -180,6 +179,8 @@ def auroc(cells: Iterable[tuple[Sequence[float], Sequence[float]]]) -> AurocEsti
     Args:
         cells: Of each, its positives and its negatives.
     """
+    from scipy.optimize import brentq  # half a second of import, needed here only
+
     pairs = [(np.asarray(p, float), np.asarray(n, float)) for p, n in cells if len(p) and len(n)]
     if not pairs:
         return None

@@ -212,9 +212,9 @@ def test_pruned_trials_are_left_out_of_importance_and_it_says_so(tmp_path: Path)
     assert part.whole
     assert shape(part) == (6, 8)
     assert (
-        "over 8 settings that are all done in 6 scenarios (left out, being pruned, failed or "
-        "pending somewhere: 1 setting). Pruned settings are the bad ones: where settings are left "
-        "out, the shares of the axes that made them bad are too small;"
+        "over 8 settings that are all done in 6 scenarios (left out, being pruned, skipped, "
+        "failed or pending somewhere: 1 setting). Pruned settings are the bad ones: where settings "
+        "are left out, the shares of the axes that made them bad are too small;"
     ) in html
     assert "No exact ANOVA: the settings done everywhere are no complete grid." in html
     assert "left out, for the best tenth of 8 settings is too few; it needs 50 settings" in html

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
-from scipy.stats import beta
+from scipy.special import betaincinv
 from torch import Tensor, nn
 
 from ulrl.attacks import Step
@@ -105,7 +105,7 @@ class Certify(Audit):
         scores, places = bounds.flatten(1).max(dim=1)
         most = left.flatten(1).max(dim=1).values
         share = (1 - self.confidence) / (classes * rows * columns)
-        upper = beta.ppf(1 - share, most.numpy() + 1, (counted - most).numpy().clip(min=1e-9))
+        upper = betaincinv(most.numpy() + 1, (counted - most).numpy().clip(min=1e-9), 1 - share)
         whole = (most < counted) & known
         return AuditResult(
             scores=scores,
