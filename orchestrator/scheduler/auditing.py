@@ -44,6 +44,7 @@ class StudyAudits:
         self.errors: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
         self.begun = False
+        self._equal: dict[str, list[str]] = {}  # those that wait for a job's result, itself too
 
     def begin(self) -> list[Job]:
         """Return the jobs of audits that the store lacks: of equal models one."""
@@ -58,7 +59,8 @@ class StudyAudits:
             self.targets[job.name] = target
             if not self.take(job.name):
                 samples = (target.trial.hyperparameters.clean, target.trial.defence_seed)
-                jobs.setdefault((target.place, self._model(target), samples), job)
+                first = jobs.setdefault((target.place, self._model(target), samples), job)
+                self._equal.setdefault(first.name, []).append(job.name)
         return list(jobs.values())
 
     def take(self, name: str) -> bool:
@@ -69,8 +71,9 @@ class StudyAudits:
         return found is not None
 
     def failed(self, name: str, result: JobResult) -> None:
-        """Note that an audit has no result, and why."""
-        (self.skipped if result.skipped else self.errors)[name] = result.error
+        """Note that an audit has no result, and why: of equal models too."""
+        ended = self.skipped if result.skipped else self.errors
+        ended |= dict.fromkeys(self._equal[name], result.error)
 
     def finish(self) -> None:
         """Take what others found in equal models."""

@@ -18,6 +18,7 @@ from orchestrator.store.serialization import VICTIM
 from orchestrator.store.store import Store
 from orchestrator.study import main
 from ulrl.audits import audit_context
+from ulrl.audits.ulrl_scores import MoveHead
 from ulrl.models import Weights
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -134,3 +135,21 @@ def test_a_budget_that_leaves_audits_alone_is_spent(capfd: pytest.CaptureFixture
     assert codes == [4, 0]
     assert "budget.trials = 1 with audits not begun" in capfd.readouterr().err
     assert set(pd.read_csv("runs/audited/audits.csv").status) == {"done"}
+
+
+def test_an_audit_that_fails_has_failed_for_equal_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = STUDY.replace("[badnets, none]", "badnets")
+    # Neither cuts anything, so both leave the victim's weights.
+    only = "  repair: [{name: clp, u: 99}, {name: bnp, u: 99}]\naudit: [ulrl_scores]\n"
+    only += "audit_models: all\nmlflow: {log_models: all}\n"
+    start, end = text.index("  unlearn_epochs"), text.index("victim:")
+    Path("grid.yaml").write_text(text[:start] + only + text[end:])
+
+    def broken(*_: object) -> None:
+        raise ArithmeticError("on purpose")
+
+    monkeypatch.setattr(MoveHead, "run", broken)
+    table = run(o.load_study("grid.yaml"))
+    assert list(table.repair) == ["", "clp", "bnp"]
+    assert set(table.status) == {"failed"}
+    assert table.error.str.contains("on purpose").all()
