@@ -2,6 +2,7 @@
 
 import faulthandler
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -54,10 +55,25 @@ class TimeLimit:
         try:
             with _alarm(self._left):
                 yield
+        except TimeLimitExceeded:
+            _forget_orphans()
+            raise
         finally:
             if self._grace is not None:
                 faulthandler.cancel_dump_traceback_later()
             self._left -= time.monotonic() - started
+
+
+def _forget_orphans() -> None:
+    """Forget modules whose package was interrupted in its import, and so is imported again.
+
+    Python forgets the package alone. A package that then finds its parts imported has no names
+    for them, and fails wherever it is used.
+    """
+    for name in sorted(sys.modules):  # a package before its parts
+        package = name.rpartition(".")[0]
+        if package and package not in sys.modules:
+            del sys.modules[name]
 
 
 @contextmanager

@@ -35,6 +35,27 @@ def test_time_counts_only_while_it_runs() -> None:
         pytest.fail("the time was over")
 
 
+def test_a_package_that_was_interrupted_in_its_import_is_whole_when_it_is_imported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "slow_to_import"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import time\nfrom pathlib import Path\nfrom slow_to_import.part import answer\n"
+        "time.sleep(float(Path(__file__).with_name('wait').read_text()))\n"
+    )
+    (package / "part.py").write_text("answer = 42\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "import slow_to_import; answer = slow_to_import.part.answer"
+    (package / "wait").write_text("60")
+    with pytest.raises(TimeLimitExceeded), TimeLimit(0.3, expendable=False).running():
+        exec(code)
+    (package / "wait").write_text("0")
+    found: dict[str, int] = {}
+    exec(code, found)
+    assert found["answer"] == 42
+
+
 def test_no_limit_interrupts_nothing_and_another_alarm_goes_on() -> None:
     with TimeLimit(None, expendable=True).running():
         time.sleep(0.01)
