@@ -1,9 +1,11 @@
 """What a study would do: ``--plan``."""
 
 import io
+from collections import defaultdict
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -120,12 +122,8 @@ class StudyPlan:
             if assumed := _assumed(study, cost):
                 console.print(f"it counts {assumed}", soft_wrap=True)
         if study.prune.setting is not None:
-            families = [plan.family_of(scenario) for scenario in plan.scenarios]
-            arguments = study.prune.setting.arguments
-            for method, settings in plan.settings_of_methods.items():
-                of = f"{method}: " if len(plan.methods) > 1 else ""
-                text = forecast(settings, families, arguments)
-                console.print(of + text, soft_wrap=True)
+            for line in _forecasts(plan, study.prune.setting.arguments):
+                console.print(line, soft_wrap=True)
 
     def __str__(self) -> str:
         text = io.StringIO()
@@ -139,6 +137,17 @@ class StudyPlan:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+
+def _forecasts(plan: Plan, arguments: Mapping[str, Any]) -> list[str]:
+    """Return what the pruner of settings does, once for all methods of which it is the same."""
+    families = [plan.family_of(scenario) for scenario in plan.scenarios if not scenario.benign]
+    methods: dict[str, list[str]] = defaultdict(list)
+    for method, settings in plan.settings_of_methods.items():
+        methods[forecast(settings, families, arguments)].append(method)
+    if len(methods) == 1:
+        return list(methods)
+    return [f"{', '.join(names)}: {text}" for text, names in methods.items()]
 
 
 def _are(number: int) -> str:

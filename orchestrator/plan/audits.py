@@ -40,5 +40,6 @@ def planned_audits(plan: Plan) -> list[AuditTarget]:
     audited = plan.study.audited
     trials = plan.rows if audited is AuditedModels.ALL else []
     if audited is AuditedModels.BEST:
-        trials = list({(t.scenario.number, t.method_name): t for t in plan.rows}.values())
+        apt = [trial for trial in plan.rows if not trial.is_oracle]  # an oracle's is never the best
+        trials = list({(t.scenario.number, t.method_name): t for t in apt}.values())
     return audits_of_victims(plan) + audits_of_repaired(plan, trials)

@@ -153,3 +153,22 @@ def test_an_audit_that_fails_has_failed_for_equal_models(monkeypatch: pytest.Mon
     assert list(table.repair) == ["", "clp", "bnp"]
     assert set(table.status) == {"failed"}
     assert table.error.str.contains("on purpose").all()
+
+
+def test_a_plan_counts_no_audit_of_an_oracle_and_says_once_what_is_so_of_all_methods() -> None:
+    text = """\
+name: planned
+grid:
+  attack: [badnets, none]
+  dataset: {name: digits, size: 12}
+  architecture: {name: preact_resnet18, width: 2}
+  repair: [ulrl, fine_tuning, {name: rnp, rule: oracle}]
+exclude: [{repair: rnp, attack: none}]
+audit: ulrl_scores
+store: store
+"""
+    Path("grid.yaml").write_text(text)
+    plan = o.plan_study(o.load_study("grid.yaml"))
+    assert plan.runs["audit"] == 2 + 2 * 2
+    assert str(plan).count("the pruner of settings has no effect") == 1
+    assert "there is 1" in str(plan) or "there are 1" in str(plan)  # with an attack
