@@ -20,6 +20,7 @@ from orchestrator.plan.columns import STOPPED, count, span, spoken
 from orchestrator.plan.jobs import Job, JobResult, Progress
 from orchestrator.plan.labels import DAGGER, DAGGER_NOTE, cell_text, setting_text
 from orchestrator.plan.plan import Plan, Scenario, Trial
+from orchestrator.scheduler.auditing import StudyAudits
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, amount, sentence
 from orchestrator.scheduler.scheduler import point_of
@@ -69,6 +70,7 @@ class ProgressState:
         self._remaining = RemainingTime(plan) if remaining is None else remaining
         self._started = time.monotonic()
         self._places: dict[str, int] = {}  # workers, numbered as they report
+        self.audits: StudyAudits | None = None
 
     def begin(self) -> None:
         """Start the clock."""
@@ -171,7 +173,10 @@ class ProgressState:
         found[Status.FAILED] -= self.stopped
         counts = ", ".join(f"{number} {word}" for word, number in found.items() if number)
         text = f"{self.decided_count}/{self.plan.most_trials} trials"
-        return f"{text} ({counts})" if counts else text
+        text = f"{text} ({counts})" if counts else text
+        if self.audits is None or not self.audits.begun:
+            return text
+        return f"{text}, {self.audits.over}/{len(self.audits.targets)} audits"
 
     def best(self) -> str:
         """Return the best setting so far, or nothing."""

@@ -139,6 +139,7 @@ class _Run:
         self.mlflow_callback = MlflowCallback(self.mlflow, scheduler, runs, self.retention)
         remaining = RemainingTime(plan, scheduler.scores, recall(store, compute, plan))
         self.state = ProgressState(plan, self._value_of, remaining)
+        self.state.audits = scheduler.audits
         logs = TrialLogs(folder, scheduler)
         self.view = ProgressView(console, self.state, logs.path)
         self.starts = StartLog(folder.logs, compute.device)

@@ -94,6 +94,11 @@ class StudyAudits:
         pending = len(self.targets.keys() - ended)
         return f"{count(pending, 'audit')} pending" if pending else ""
 
+    @property
+    def over(self) -> int:
+        """How many audits have a result, or will have none."""
+        return len(self.found.keys() | self.errors.keys() | self.skipped.keys())
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of audits.csv: victims first, by scenario, by setting, by audit."""
         order = {trial.number: row for row, trial in enumerate(self._plan.rows)}

@@ -21,6 +21,7 @@ from orchestrator.plan.labels import DAGGER_NOTE, setting_text
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.reporting.read_folder import read_results
 from orchestrator.reporting.summary import summarise
+from orchestrator.scheduler.auditing import StudyAudits
 from orchestrator.scheduler.decisions import Status, Verdict
 from orchestrator.spec.model import Objective, Prune, VictimRule
 from orchestrator.store.lookup import objective_value
@@ -147,6 +148,15 @@ def test_plain_lines_where_it_is_no_terminal(plan: Plan, clock: Clock) -> None:
         "      relearn 1/20 of badnets, seed=0",
         "1:13  2/8 trials (2 done); best DER 0.750 in 2 scenarios: alpha=0.8",
     ]
+
+
+def test_audits_are_counted_once_they_have_begun(plan: Plan) -> None:
+    state = ProgressState(plan, nothing)
+    before = state.counts()
+    state.audits = Mock(spec=StudyAudits, begun=False, over=2, targets=dict.fromkeys("abcde"))
+    assert state.counts() == before
+    state.audits.begun = True
+    assert state.counts() == f"{before}, 2/5 audits"
 
 
 def test_silence_is_said_ever_more_rarely_with_what_it_is_of(
