@@ -115,7 +115,7 @@ def test_page_and_mlflow_name_them_with_the_reason(calls: Counter[str]) -> None:
     assert "No trial failed." in html
     table = html.partition('<table id="league-table">')[2].partition("</table>")[0]
     assert table.count("<td>does not apply</td>") == 2
-    client = mlflow.MlflowClient("sqlite:///runs/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{Path('runs/mlflow.db').absolute()}")
     (experiment,) = (e for e in client.search_experiments() if e.name == "some")
     runs = client.search_runs([experiment.experiment_id], "tags.status = 'skipped'")
     assert len(runs) == 8
