@@ -209,7 +209,7 @@ def test_the_report_says_what_a_repair_costs(folder: Path, rows: pd.DataFrame) -
 
 def test_mlflow_has_no_metric_of_an_attack(folder: Path) -> None:
     del folder
-    client = mlflow.MlflowClient("sqlite:///runs/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{Path('runs/mlflow.db').absolute()}")
     (experiment,) = [e for e in client.search_experiments() if e.name == "mixed"]
     runs = client.search_runs([experiment.experiment_id], "tags.attack = 'none'")
     assert len(runs) == 4  # the scenario and three trials
