@@ -45,6 +45,9 @@ audit_models: best                     # or victim, or all
 - `queries`: images that an audit which sees nothing but answers has asked about.
 - `seconds`: on the worker. `status`, `error`: why there is no result.
 
+Measured on digits: [benchmarks/results/audits-digits.md](../benchmarks/results/audits-digits.md).
+`studies/audits.yaml` is the same question on CIFAR-10 images, from your own arrays.
+
 The report has the AUROC of each statistic over pairs of a victim and a benign model of the same
 dataset and architecture, with its interval and both numbers of models; how often the true target
 is first; flagged victims and false alarms; the same after each repair method; and how often two
