@@ -98,9 +98,7 @@ def _row(cells: Any) -> AuditRow:
     return AuditRow(
         scenario=tuple(cells[name] for name in SCENARIO),
         samples=tuple(cells[name] for name in ("clean_ratio", "defence_seed")),
-        method=(cells.get("repair") or ULRL) + mark_of(cells)
-        if cells["model"] == MODELS[1]
-        else "",
+        method=_method(cells) if cells["model"] == MODELS[1] else "",
         audit=(cells["audit"], cells["audit_options"]),
         failed=not done,
         statistic=float(cells["statistic"]) if cells["statistic"] else None,
