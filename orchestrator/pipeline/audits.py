@@ -17,8 +17,8 @@ from orchestrator.plan.plan import Trial
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.lookup import StageResults
 from orchestrator.store.serialization import REPAIRED, StoredTensors, stage_of_method
-from ulrl.audits import AuditResult
-from ulrl.methods import RepairContext, RepairStage
+from ulrl.audits import AuditResult, audit_context
+from ulrl.methods import RepairStage
 from ulrl.models import Weights
 
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -82,7 +82,7 @@ def work_on_audit(tools: StageTools, target: AuditTarget) -> Steps:
         find = partial(_tensors, tools, stage.name, key)
         made = find()
         if made is None:
-            make = partial(_make, tools, target.trial, stage, key, weights, before)
+            make = partial(_make, tools, target, stage, key, weights, before)
             made = yield from tools.cached.once(kind.name, key, find, make)
         before = made
 
@@ -131,19 +131,15 @@ def _repaired(tools: StageTools, trial: Trial) -> Making[tuple[str, Weights]]:
 
 def _make(
     tools: StageTools,
-    trial: Trial,
+    target: AuditTarget,
     stage: RepairStage,
     key: str,
     weights: Weights,
     before: Tensors,
 ) -> Making[Tensors]:
-    kind = stage_of_method(stage.name)
-    context = RepairContext(
-        victim=weights,
-        clean=tools.inputs.clean(trial),
-        device=tools.device,
-        observe=lambda _: None,
-    )
+    kind, trial = stage_of_method(stage.name), target.trial
+    clean = tools.inputs.clean(trial) if target.audit.needs_samples else None
+    context = audit_context(weights, clean, tools.device)
     started = time.perf_counter()
     tensors = yield from reported(stage.checked(context, before), kind.name)
     seconds = time.perf_counter() - started
