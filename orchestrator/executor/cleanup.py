@@ -23,6 +23,7 @@ import psutil
 PATIENCE = 3.0  # seconds for processes to end by themselves
 GIVE_UP = 30.0  # seconds after which a process that was killed is left to the system
 EVERY = 0.2  # seconds between looks
+LOCK = "driver.lock"  # `processes.LOCK`: another driver holds it while it removes the folder
 
 
 @contextmanager
@@ -74,15 +75,16 @@ def _left(folder: Path, driver: int) -> set[psutil.Process]:
 
 
 def _writes(pid: int, folder: str) -> bool:
-    """Return whether a process has a file below a folder open for writing.
+    """Return whether a process has a file below a folder open for writing, but for the lock.
 
     Also one that is deleted, which psutil does not list: another driver that starts now removes
-    the folder.
+    the folder, and holds its lock meanwhile. That driver must live.
     """
     place = Path(f"/proc/{pid}")
     for file in (place / "fd").iterdir():
         with suppress(OSError):  # closed by now
-            if str(file.readlink()).startswith(folder):
+            target = str(file.readlink())
+            if target.startswith(folder) and not target.startswith(f"{folder}{LOCK}"):
                 flags = (place / "fdinfo" / file.name).read_text().partition("flags:")[2]
                 if int(flags.split()[0], 8) & os.O_ACCMODE != os.O_RDONLY:
                     return True

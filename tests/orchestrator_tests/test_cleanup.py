@@ -90,6 +90,41 @@ def test_what_starts_another_meanwhile_is_ended_with_it(
         assert descendants() == []
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from filelock import FileLock
+from orchestrator.processes import LOCK
+file = Path(sys.argv[1]) / LOCK
+with FileLock(file):
+    print("held", flush=True)
+    sys.stdin.readline()
+    file.unlink()
+    print("removed", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_another_driver_that_removes_the_folder_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command typed again at once, while what the killed one left is still ended."""
+    monkeypatch.setattr(cleanup, "PATIENCE", 0.1)
+    monkeypatch.setattr(cleanup, "GIVE_UP", 1)
+    words = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as next_:
+        assert next_.stdin is not None
+        assert next_.stdout is not None
+        for said in ("held\n", "removed\n"):
+            assert next_.stdout.readline() == said
+            cleanup.sweep(tmp_path, os.getpid())
+            assert next_.poll() is None
+            if said == "held\n":
+                next_.stdin.write("\n")
+                next_.stdin.flush()
+        next_.kill()
+
+
 def test_what_cannot_be_ended_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that waits inside the system's core for a disk, say."""
 
