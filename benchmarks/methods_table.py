@@ -1,0 +1,94 @@
+"""Tables of docs/methods.md from a study of repair methods: ``methods_table.py runs/methods``.
+
+The numbers are the report's, by the same code from the same results.csv.
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from orchestrator.plan.columns import ULRL
+from orchestrator.plan.labels import DAGGER
+from orchestrator.reporting.build import league_markdown, read_summary
+from orchestrator.reporting.league import MethodOutcome, league, league_table
+from orchestrator.reporting.summary import summarise
+from orchestrator.reporting.text import difference_texts, names_of
+from orchestrator.search.inference import estimate
+
+METRICS = ("acc_after_report", "asr_after_report", "der_report")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def by_attack(found: Sequence[MethodOutcome]) -> str:
+    """Return ACC / ASR (DER) of each method on each attack, means over the seeds."""
+    families = list(dict.fromkeys(one.family for row in found for one in row.repairs))
+    victims = {o.scenario: o.victim for row in found for o in row.summary.outcomes if o.took}
+    before = ["none"]
+    for family in families:
+        of = [victim for scenario, victim in victims.items() if scenario.family == family]
+        clean, obeyed = (100 * fmean(v[f"{m}_before_report"] for v in of) for m in ("acc", "asr"))
+        before.append(f"{clean:.0f} / {obeyed:.0f}, n = {len(of)}")
+    rows = [before]
+    for row in found:
+        cells = []
+        for family in families:
+            acc, asr, der = (row.of(family, metric) for metric in METRICS)
+            if acc and asr and der:
+                cells.append(f"{100 * acc.mean:.0f} / {100 * asr.mean:.0f} ({der.mean:.2f})")
+            else:
+                cells.append("–")
+        rows.append([row.method, *cells])
+    return table(["method", *(family.attack.partition(" ")[0] for family in families)], rows)
+
+
+def beside_ulrl(found: Sequence[MethodOutcome]) -> str:
+    """Return how ULRL stands to each other method: DER of ULRL less that of the other.
+
+    An attack is won if ULRL's DER is the larger on every one of its victims, and lost if it is
+    the smaller on every one.
+    """
+    [ulrl] = [row for row in found if row.method == ULRL]
+    rows, gaps = [], []
+    for row in found:
+        if row is ulrl:
+            continue
+        shared = [one for one in ulrl.repairs if one in row.repairs]
+        attacks = [one.family.attack for one in shared]
+        own, other = ([r.repairs[one].numbers["der_report"] for one in shared] for r in (ulrl, row))
+        differences = [a - b for a, b in zip(own, other, strict=True)]
+        gaps.append((estimate(differences, attacks), "der"))
+        places: tuple[list[str], ...] = ([], [], [])
+        for attack in dict.fromkeys(attacks):
+            of = [d for d, a in zip(differences, attacks, strict=True) if a == attack]
+            places[0 if min(of) > 0 else 2 if max(of) < 0 else 1].append(attack.partition(" ")[0])
+        rows.append([row.method, *(", ".join(names) or "–" for names in places)])
+    texts = difference_texts(gaps)
+    lines = [[row[0], text, *row[1:]] for row, text in zip(rows, texts, strict=True)]
+    return table(["method", "ULRL - method, DER", "ULRL wins", "neither", "ULRL loses"], lines)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the study's folder")
+    folder = parser.parse_args().folder
+    results, study, summary = read_summary(folder)
+    found = league(
+        {
+            method: summarise(part, summary.objective, oracles=method.endswith(DAGGER))
+            for method, part in results.by_method.items()
+        }
+    )
+    print(league_markdown(study.name or folder.name, league_table(found, names_of(results))))
+    print(by_attack(found))
+    print(beside_ulrl(found))
+
+
+if __name__ == "__main__":
+    main()
