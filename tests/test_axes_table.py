@@ -1,0 +1,39 @@
+"""The table of ULRL's two axes: its spreads and shares, against models whose answer is known."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.axes_table import DRAW, RATIO, THRESHOLD, VICTIM, shares, spreads
+
+
+def trials(values: dict[tuple[float, float, int, int], float]) -> pd.DataFrame:
+    rows = [(*place, value) for place, value in values.items()]
+    return pd.DataFrame(rows, columns=[THRESHOLD, RATIO, VICTIM, DRAW, "x"])
+
+
+def test_a_hundred_victims_give_back_the_spreads_they_were_made_with() -> None:
+    source = np.random.default_rng(0)
+    victims, draws = source.normal(0, 0.2, 400), source.normal(0, 0.1, (400, 3))
+    made = {(0.1, 1.0, v, d): victims[v] + draws[v, d] for v in range(400) for d in range(3)}
+    assert spreads(trials(made), "x") == pytest.approx((0.2, 0.1), rel=0.1)
+
+
+def test_what_draws_put_into_victims_means_is_not_the_victims() -> None:
+    """By hand: means 0 and 1, variance of draws 2 each; 0.5 - 2 / 2 is below 0."""
+    made = {(0.1, 1.0, 0, 0): -1.0, (0.1, 1.0, 0, 1): 1.0}
+    made |= {(0.1, 1.0, 1, 0): 0.0, (0.1, 1.0, 1, 1): 2.0}
+    assert spreads(trials(made), "x") == pytest.approx((0.0, 2**0.5))
+
+
+def test_shares_of_a_design_by_hand() -> None:
+    """Effects ±3 of the threshold, ±1 of the ratio, ±2 of their product, ±1 of the draw."""
+    signs = (-1, 1)
+    made = {
+        (t, r, 0, d): 3.0 * t + r + 2 * t * r + d
+        for t, r, d in itertools.product(signs, signs, signs)
+    }
+    assert shares(trials(made), "x") == pytest.approx((9 / 15, 1 / 15, 4 / 15))
+    assert shares(trials(dict.fromkeys(made, 1.0)), "x") == (0.0, 0.0, 0.0)
