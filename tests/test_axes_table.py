@@ -31,7 +31,7 @@ def test_what_draws_put_into_victims_means_is_not_the_victims() -> None:
 def test_shares_of_a_design_by_hand() -> None:
     """Effects ±3 of the threshold, ±1 of the ratio, ±2 of their product, ±1 of the draw."""
     signs = (-1, 1)
-    made = {
+    made: dict[tuple[float, float, int, int], float] = {
         (t, r, 0, d): 3.0 * t + r + 2 * t * r + d
         for t, r, d in itertools.product(signs, signs, signs)
     }
