@@ -31,6 +31,7 @@ from orchestrator.reporting.text import (
     peers_sentence,
     sampler_sentence,
     seeds_sentence,
+    short_sentence,
     unflagged_sentence,
     weak_sentence,
 )
@@ -56,8 +57,8 @@ def print_summary(
     results = read_results(results_file)
     summary = summarise(results, objective, sampler, lowest=lowest)
     console.print()
-    warnings = (weak_sentence(summary), sampler_sentence(summary), unflagged_sentence(summary))
-    for warning in filter(None, warnings):
+    warnings = (weak_sentence, sampler_sentence, unflagged_sentence, short_sentence)
+    for warning in filter(None, (sentence(summary) for sentence in warnings)):
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     words = counted(summary)
     counts = ", ".join(f"{number} {status}" for status, number in words.items() if number)

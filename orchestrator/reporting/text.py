@@ -223,7 +223,8 @@ def answer(summary: Summary, names: Names) -> list[str]:
     elif summary.all_weak:
         sentences = [weak_sentence(summary), sampler_sentence(summary), f"{_trials(summary)}."]
     else:
-        sentences = [unflagged_sentence(summary), _best(summary), peers_sentence(summary)]
+        sentences = [unflagged_sentence(summary), short_sentence(summary)]
+        sentences += [_best(summary), peers_sentence(summary)]
         sentences += [seeds_sentence(summary)]
         sentences += [sampler_sentence(summary), _progress(summary), _failures(summary, names)]
         sentences += [benign_sentence(summary)]
@@ -287,6 +288,20 @@ def unflagged_sentence(summary: Summary) -> str:
     return (
         f"No neuron is flagged in {which}: each is plain fine-tuning, and neither threshold nor "
         f"ratio makes a difference."
+    )
+
+
+def short_sentence(summary: Summary) -> str:
+    """Say that phase 1 ended above its threshold, where it did in at least half of the trials."""
+    trials = [trial for outcome in summary.outcomes for trial in outcome.trials]
+    ended = [trial.cells.get("threshold_reached") for trial in trials if trial.done]
+    short, all_ = ended.count("False"), ended.count("False") + ended.count("True")
+    if 2 * short < all_ or not short:
+        return ""
+    return (
+        f"Phase 1 ended at its last epoch, above the threshold, in {short:,} of {all_:,} done "
+        f"trials of ULRL: it may flag the wrong neurons, or none. It needs more steps: a smaller "
+        f"unlearn_batch_size where clean samples are few, or more unlearn_epochs."
     )
 
 

@@ -158,6 +158,21 @@ def test_a_study_in_which_nothing_is_flagged_says_so_first(
     assert (sentence in text) is said
 
 
+@pytest.mark.parametrize(("short", "said"), [(12, True), (11, False)])
+def test_ascents_that_ended_above_their_threshold_are_told(
+    tmp_path: Path, short: int, *, said: bool
+) -> None:
+    """With few samples an epoch is a single step, and twenty of them may not be enough."""
+    table = made(tmp_path)
+    rows = pd.read_csv(table, keep_default_na=False, dtype=str)
+    rows["threshold_reached"] = ["False"] * short + ["True"] * (len(rows) - short)
+    rows.to_csv(table, index=False)
+    sentence = (
+        "Phase 1 ended at its last epoch, above the threshold, in 12 of 24 done trials of ULRL:"
+    )
+    assert (sentence in "\n".join(printed(table))) is said
+
+
 def test_settings_that_are_exactly_level_are_counted(tmp_path: Path) -> None:
     table = made(tmp_path)
     rows = pd.read_csv(table, keep_default_na=False, dtype=str)
