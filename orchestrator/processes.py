@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
@@ -35,6 +36,18 @@ def end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before
             os._exit(1)
+
+
+def installed(package: str) -> bool:
+    """Return whether a package can be imported.
+
+    A folder of its name without code, as mlflow/ of a checkout, is none.
+    """
+    try:
+        spec = find_spec(package)
+    except ImportError:
+        return False
+    return spec is not None and spec.origin is not None
 
 
 PREFIX = "ulrl-"

@@ -114,4 +114,5 @@ def test_the_job_of_the_manifest_is_a_study_that_parses(
     monkeypatch.chdir(tmp_path)
     study = load_study(str(ROOT / words[3]), overrides)
     assert study.store.reveal() == "/ulrl/store"
+    assert study.mlflow.uri is not None
     assert study.mlflow.uri.reveal() == "http://mlflow:5000"

@@ -24,6 +24,7 @@ from orchestrator.plan.cost_model import lengths
 from orchestrator.plan.jobs import Site
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.plan.resources import Shares
+from orchestrator.processes import installed
 from orchestrator.scheduler.auditing import StudyAudits
 from orchestrator.scheduler.callbacks import CallbackList
 from orchestrator.scheduler.decisions import Status, write_prunings
@@ -65,10 +66,10 @@ def run_study(  # noqa: PLR0913 - what the command says, by name
     What `redo` chooses is forgotten first, so that it is computed again.
 
     Raises:
-        SpecError: Data that the study names is missing, or `redo` chooses nothing.
+        SpecError: Data that the study names or a package is missing, or `redo` chooses nothing.
         ResourceError: It cannot be run, here or now.
     """
-    if missing := missing_data(study):
+    if missing := [*_missing_packages(study, inline=inline), *missing_data(study)]:
         raise SpecError(missing)
     plan = make_plan(study)
     folder = StudyFolder(out)
@@ -87,6 +88,22 @@ def run_study(  # noqa: PLR0913 - what the command says, by name
             line = redo.forget(plan, folder, StageResults(store, keys))
             console.print(line, soft_wrap=True, markup=False)
         return _Run(plan, folder, store, console, interrupts, chosen).go()
+
+
+def _missing_packages(study: Study, *, inline: bool) -> list[str]:
+    """Return a line for each package that is not installed, and that a study can do without."""
+    lines = []
+    if not inline and not installed("ray"):
+        lines.append(
+            "command line: Ray is not installed; install it (pip install 'ray[tune]'), or give "
+            "--inline to run in one process"
+        )
+    if study.mlflow.uri is not None and not installed("mlflow"):
+        lines.append(
+            f"{study.source}: mlflow: MLflow is not installed; install it (pip install mlflow), or "
+            f"write mlflow: none (--set mlflow=none) for a study without it"
+        )
+    return lines
 
 
 class _Run:
@@ -143,7 +160,8 @@ class _Run:
         logs = TrialLogs(folder, scheduler)
         self.view = ProgressView(console, self.state, logs.path)
         self.starts = StartLog(folder.logs, compute.device)
-        last = self.shares.likely(chosen.nodes, plan.scenarios) if self.site.keep_repaired else 0
+        exports = self.site.keep_repaired and study.mlflow.uri is not None
+        last = self.shares.likely(chosen.nodes, plan.scenarios) if exports else 0
         self.exporter = ModelExporter(plan.most_trials, last)
         callbacks.add(
             *(self.view, self.pictures, self.retention, self.mlflow_callback, logs, self.starts),
@@ -333,6 +351,9 @@ class _Run:
         for word, name in (("report", "report.html"), ("results", "results.csv"), ("logs", "logs")):
             self._say(f"{word:<8} {shown(path / name)}", link=path / name)
         self._say(f"shared   {shared(self.scheduler, self.folder)}")
+        if study.mlflow.uri is None:
+            self._say("MLflow   none, as mlflow: none asks; mlflow_run_id in the results is empty")
+            return
         uri, experiment = study.mlflow.uri.reveal(), self.mlflow.experiment_id
         server, word = str(study.mlflow.uri).rstrip("/"), "MLflow"
         if uri.startswith("sqlite:"):

@@ -497,6 +497,7 @@ def _assembled(
         "repeated": repeated(pruning),
         "pruner": _pruner(results, study),
         "starts": read_starts(folder / "logs" / STARTS),
+        "untracked": study.untracked,
         "triggers": trigger_views(folder / "figures", results, names),
         **drafts.repairs(),
         "methods": sections,

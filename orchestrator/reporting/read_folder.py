@@ -29,7 +29,7 @@ from orchestrator.plan.columns import (
     Family,
 )
 from orchestrator.plan.labels import applies, mark_of, option_text, telling
-from orchestrator.spec.rules import lettered
+from orchestrator.spec.rules import NO_MLFLOW, lettered
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -393,6 +393,7 @@ class StudyFile:
     sampler: str | None = None  # what drew the settings; None in a grid
     labels: Mapping[str, str] = field(default_factory=dict)  # what to call names
     log_axes: frozenset[str] = frozenset()  # ranges that are searched on a logarithmic scale
+    untracked: bool = False  # whether it was run without MLflow
 
 
 def read_study(path: Path) -> StudyFile:
@@ -431,6 +432,7 @@ def read_study(path: Path) -> StudyFile:
         sampler=_text(_mapping(study, "search").get("sampler")),
         labels={str(k): lettered(str(v)) for k, v in _mapping(study, "labels").items()},
         log_axes=frozenset(a for a in axes if _mapping(axes, a).get("log") is True),
+        untracked=_mapping(study, "mlflow").get("uri") == NO_MLFLOW,
     )
 
 

@@ -16,6 +16,7 @@ from orchestrator.spec.model import (
     Study,
     VictimImport,
 )
+from orchestrator.spec.rules import NO_MLFLOW
 from orchestrator.spec.space import DrawnMethod
 from orchestrator.spec.yaml_tree import NUMBER
 from ulrl.audits import Audit
@@ -71,7 +72,7 @@ def resolved_yaml(study: Study) -> str:
         "limits": study.limits,
         "budget": study.budget,
         "optuna": study.optuna_storage and {"storage": study.optuna_storage},
-        "mlflow": _fields(study.mlflow),
+        "mlflow": _fields(study.mlflow) | {"uri": study.mlflow.uri or NO_MLFLOW},
         "store": study.store,
         "labels": study.labels or None,
     }

@@ -33,6 +33,7 @@ from orchestrator.spec.model import (
 )
 from orchestrator.spec.optuna_sections import DEFAULT_PRUNE, check_search, read_prune, read_search
 from orchestrator.spec.rules import (
+    NO_MLFLOW,
     AbsolutePath,
     OptunaStorage,
     RuleError,
@@ -81,10 +82,7 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
             root.child(key, None).note("this key is required")
     preset_node, sections = given.get("preset"), dict(given)
     sections.setdefault("store", root.child("store", DEFAULT_STORE))
-    mlflow = sections.get("mlflow", root.child("mlflow", {}))
-    if mlflow.value is None or isinstance(mlflow.value, dict):
-        mlflow = replace(mlflow, value={"uri": mlflow.child("uri", DEFAULT_URI), **mlflow.entries})
-    sections["mlflow"] = mlflow
+    sections.setdefault("mlflow", root.child("mlflow", {}))
     found: dict[str, Any] = {"prune": DEFAULT_PRUNE}
     for key in [key for key in _READERS if key in sections]:
         with root.problems.collecting():
@@ -305,6 +303,17 @@ def _optuna_storage(node: YamlNode) -> Address | None:
     return None if storage is None else read(storage, OptunaStorage)
 
 
+def _mlflow(node: YamlNode) -> Tracking:
+    """Return where MLflow's record goes; the word `none` is no MLflow."""
+    if node.value == NO_MLFLOW:
+        return Tracking(uri=None)
+    if node.value is not None and not isinstance(node.value, dict):
+        raise node.invalid(f"a mapping or {NO_MLFLOW}")
+    uri = node.child("uri", DEFAULT_URI)
+    tracking: Tracking = read(replace(node, value={"uri": uri, **node.entries}), Tracking)
+    return tracking
+
+
 def _as(hint: Any) -> Reader:
     return partial(read, hint=hint)
 
@@ -323,7 +332,7 @@ _READERS: Mapping[str, Reader] = {
     "resources": _as(Resources),
     "limits": _as(Limits),
     "budget": _as(Budget),
-    "mlflow": _as(Tracking),
+    "mlflow": _mlflow,
     "store": _as(StorePlace),
 }
 

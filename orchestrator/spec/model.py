@@ -394,17 +394,19 @@ class VictimRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """Where MLflow's record goes."""
+    """Where MLflow's record goes, and which repaired models the store keeps."""
 
     __pydantic_config__ = _STRICT
 
-    uri: TrackingUri
+    uri: TrackingUri  # None is no MLflow
     log_models: LogModels = LogModels.BEST
     register: bool = False  # the best model of each scenario, under the alias `best`
 
     def __post_init__(self) -> None:
         if self.register and self.log_models is LogModels.NONE:
             raise ValueError("register wants models that are logged; let log_models be best or all")
+        if self.register and self.uri is None:
+            raise ValueError("register wants MLflow; leave it out, or let uri be an address")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ GREEK = {  # LaTeX's commands, and the letters that they stand for
     )
     for name in _LETTERS
 }
+NO_MLFLOW = "none"  # in place of its address
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 
 
@@ -96,9 +97,14 @@ def _store(value: Any) -> Address:
     return Address(absolute_path(place.partition("://")[2] or place) if is_local else place)
 
 
-def _tracking(value: Any) -> Address:
-    """Return the address of MLflow's server or database; a SQLite file's path is absolute."""
+def _tracking(value: Any) -> Address | None:
+    """Return the address of MLflow's server or database; a SQLite file's path is absolute.
+
+    None stands for no MLflow.
+    """
     uri = _text(value)
+    if uri == NO_MLFLOW:
+        return None
     match = _SCHEME.match(uri)
     if match is None or match[1].lower() == "file":
         rule = "a server's http(s):// address or a database's, since MLflow no longer writes to"
@@ -138,6 +144,6 @@ def _remote(uri: str, scheme: str, valid: tuple[str, ...], rule: str) -> Address
 
 
 StorePlace = Annotated[Address, PlainValidator(_store)]
-TrackingUri = Annotated[Address, PlainValidator(_tracking)]
+TrackingUri = Annotated[Address | None, PlainValidator(_tracking)]
 OptunaStorage = Annotated[Address, PlainValidator(_storage)]
 AbsolutePath = Annotated[str, PlainValidator(absolute_path)]

@@ -69,7 +69,7 @@ class ModelExporter(StudyCallback):
 
     def started(self, job: Job) -> None:
         del job
-        if self._undecided <= self._last and self._process is None:
+        if 0 < self._last >= self._undecided and self._process is None:
             with suppress(OSError):  # the export reports it
                 self._start()
 
@@ -80,7 +80,7 @@ class ModelExporter(StudyCallback):
     def export(
         self,
         worker: SyncWorker,
-        uri: Address | str,
+        uri: Address | str | None,
         experiment: str,
         store: Address | str,
         progress: EndProgress,
@@ -97,7 +97,7 @@ class ModelExporter(StudyCallback):
         from ulrl.plugins import loaded
 
         jobs, state = worker.models(), ExportState()
-        if not jobs:
+        if uri is None or not jobs:
             return state
         request = {
             "uri": Address.of(uri).reveal(),

@@ -401,11 +401,40 @@ class SyncWorker:
             self._change.notify_all()
 
 
-def open_sync(uri: Address | str, experiment: str, file: Path, study: str) -> SyncWorker:
+class NoSync(SyncWorker):
+    """Stands for the worker in a study without MLflow: it drops records and has no runs."""
+
+    def __init__(self) -> None:
+        self.experiment_id = ""
+
+    def record(self, record: Record) -> None:
+        del record
+
+    def retire(self, present: Collection[str]) -> None:
+        del present
+
+    def run_ids(self) -> Mapping[str, str]:
+        return {}
+
+    def models(self) -> dict[str, tuple[str, Record]]:
+        return {}
+
+    def flush(
+        self, limit: float = inf, *, quiet: float = inf, look: Callable[[int], bool] | None = None
+    ) -> None:
+        del limit, quiet, look
+
+    def close(self, timeout: float) -> SyncState:
+        del timeout
+        return SyncState(delivered=0, left=0, error=None)
+
+
+def open_sync(uri: Address | str | None, experiment: str, file: Path, study: str) -> SyncWorker:
     """Return a study's way to MLflow, which is imported here: call this in the main thread.
 
     Args:
-        uri: ``sqlite:///FILE``, which is made if absent, or the address of a server.
+        uri: ``sqlite:///FILE``, which is made if absent, or the address of a server. None is no
+            MLflow: nothing is imported.
         experiment: The study's name.
         file: Of the table, in the study's folder; beside it lies what an earlier version wrote.
         study: The study's identifier.
@@ -413,6 +442,8 @@ def open_sync(uri: Address | str, experiment: str, file: Path, study: str) -> Sy
     Raises:
         OSError: The table cannot be written.
     """
+    if uri is None:
+        return NoSync()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = Address.of(uri).reveal()

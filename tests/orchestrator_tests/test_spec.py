@@ -283,7 +283,27 @@ def test_the_store(
 )
 def test_the_tracking_uri(uri: str, expected: str, tmp_path: Path) -> None:
     study = load(f"{SMALL}mlflow: {{uri: '{uri}'}}\n")
+    assert study.mlflow.uri is not None
     assert study.mlflow.uri.reveal() == expected.format(cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "log_models"),
+    [
+        ("mlflow: none\n", [], LogModels.BEST),
+        ("mlflow: {uri: none, log_models: all}\n", [], LogModels.ALL),
+        (
+            "mlflow: {uri: 'http://localhost:5000', register: true}\n",
+            ["mlflow=none"],
+            LogModels.BEST,
+        ),
+        ("", ["mlflow.uri=none", "mlflow.log_models=all"], LogModels.ALL),
+    ],
+)
+def test_a_study_without_mlflow(text: str, overrides: list[str], log_models: LogModels) -> None:
+    study = load(SMALL + text, *overrides)
+    assert study.mlflow == Tracking(uri=None, log_models=log_models)
+    assert load(resolved_yaml(study)) == study
 
 
 def with_architectures(entries: str) -> str:
@@ -366,6 +386,7 @@ def test_overrides() -> None:
     assert study.prune.setting == PrunerChoice(
         pruner="wilcoxon", arguments={"p_threshold": 0.05, "n_startup_steps": 7}
     )
+    assert study.mlflow.uri is not None
     assert study.mlflow.uri.reveal() == "postgresql+psycopg2://u:p=q@host/db?sslmode=require"
     assert (study.name, study.preset) == ("second", Preset.OFFICIAL)
     assert study.source == "grid.yaml"
