@@ -7,13 +7,15 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
+from orchestrator.plan.jobs import Job
+from orchestrator.scheduler.decisions import Verdict
 from orchestrator.store.store import Entry, Store
 from orchestrator.terminal import Interrupts
 from orchestrator.tracking import model_export
@@ -264,3 +266,23 @@ def test_a_signal_ends_the_wait_for_models(
     interrupts.signum = signal.SIGINT
     state = Driver(tmp_path, store).export("first", interrupts=interrupts)
     assert (state.left, state.error) == (1, "interrupted")
+
+
+@pytest.mark.parametrize(("last", "before_the_end"), [(0, [False] * 3), (1, [False, True, True])])
+def test_the_process_starts_with_the_last_trials_or_by_export_only(
+    last: int,
+    before_the_end: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With `last` 0 not even audits, which begin when no trial is undecided, start it."""
+    begun: list[bool] = []
+    monkeypatch.setattr(ModelExporter, "_start", lambda _: begun.append(True))
+    exporter = ModelExporter(2, last)
+    job, verdict = cast("Job", None), cast("Verdict", None)
+    seen = []
+    for undecided in (2, 1, 0):
+        exporter.started(job)
+        seen.append(bool(begun))
+        if undecided:
+            exporter.decided(verdict)
+    assert seen == before_the_end
