@@ -51,8 +51,9 @@ Measured on digits: [benchmarks/results/audits-digits.md](../benchmarks/results/
 The report has the AUROC of each statistic over pairs of a victim and a benign model of the same
 dataset and architecture, with its interval and both numbers of models; how often the true target
 is first; flagged victims and false alarms; the same after each repair method; and how often two
-audits name the same class. MLflow has `audit/NAME/statistic` and `audit/NAME/target_rank` on the
-model's run.
+audits name the same class. Each `clean_ratio` has a row of its own, in which a model counts once,
+with the median over its draws. MLflow has `audit/NAME/statistic` and `audit/NAME/target_rank` on
+the model's run.
 
 ```python
 result = ulrl.audit(network, "nc", images=images, labels=labels, preprocessing=preprocessing)

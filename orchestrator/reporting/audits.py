@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, compress
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -20,7 +20,7 @@ from orchestrator.plan.columns import (
 )
 from orchestrator.plan.labels import mark_of
 from orchestrator.reporting import svg
-from orchestrator.reporting.read_folder import ScenarioRow
+from orchestrator.reporting.read_folder import ScenarioRow, distinct
 from orchestrator.reporting.text import NOTHING, Names, label_of
 from orchestrator.search.inference import AurocEstimate, auroc
 
@@ -31,7 +31,8 @@ class AuditRow:
 
     Attributes:
         scenario: Its columns as text.
-        samples: The clean samples that it looked at, as text; empty where it takes none.
+        samples: The clean samples that it looked at, as text: how many, how they are drawn, and
+            the draw; empty where it takes none.
         method: What repaired the model; "" of a victim.
         audit: Name and options.
         failed: Whether it has no result.
@@ -45,7 +46,7 @@ class AuditRow:
     """
 
     scenario: tuple[str, ...]
-    samples: tuple[str, ...]
+    samples: tuple[str, str, str]
     method: str
     audit: tuple[str, str]
     failed: bool
@@ -61,9 +62,9 @@ class AuditRow:
     bounds: Sequence[Sequence[float]] = ()
 
     @property
-    def cell(self) -> tuple[str, ...]:
-        """Within which statistics compare: dataset, architecture and clean samples but the seed."""
-        return (*self.scenario[2:4], *self.samples[:1])
+    def kind(self) -> "Kind":
+        """What makes audits comparable: the audit and its samples but for their draw."""
+        return (*self.audit, *self.samples[:2])
 
     @property
     def benign(self) -> bool:
@@ -74,6 +75,10 @@ class AuditRow:
     def model(self) -> tuple[str, ...]:
         """What names the audited model among those of the same method."""
         return (*self.scenario, *self.samples, self.method)
+
+
+Kind = tuple[str, str, str, str]  # name and options of an audit, `SAMPLES` but the draw
+SAMPLES = ("clean_ratio", "clean_draw", "defence_seed")
 
 
 def read_audits(path: Path) -> list[AuditRow]:
@@ -87,7 +92,7 @@ def read_audits(path: Path) -> list[AuditRow]:
     rows = [_row(cells) for cells in read_table(path, (*SCENARIO, *AUDIT_COLUMNS)).rows]
     # A repaired model's row has the samples of its repair, whatever the audit looks at.
     looking = {row.audit for row in rows if not row.method and row.samples[0]}
-    return [row if row.audit in looking else replace(row, samples=("", "")) for row in rows]
+    return [row if row.audit in looking else replace(row, samples=("", "", "")) for row in rows]
 
 
 def _row(cells: Any) -> AuditRow:
@@ -97,7 +102,7 @@ def _row(cells: Any) -> AuditRow:
     suspects = cells["suspects"]
     return AuditRow(
         scenario=tuple(cells[name] for name in SCENARIO),
-        samples=tuple(cells[name] for name in ("clean_ratio", "defence_seed")),
+        samples=(cells["clean_ratio"], cells.get("clean_draw") or "", cells["defence_seed"]),
         method=_method(cells) if cells["model"] == MODELS[1] else "",
         audit=(cells["audit"], cells["audit_options"]),
         failed=not done,
@@ -121,6 +126,8 @@ def _method(cells: Mapping[str, str]) -> str:
 def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
     """Return the section on audits, in words; None where nothing was audited.
 
+    By clean samples of another number, or drawn in another way, an audit is another one.
+
     Returns:
         ``audits``: for each audit what it makes of victims and benign models. ``repaired``: for
         each audit and repair method what it makes of the repaired models. ``agreement``: how
@@ -128,38 +135,40 @@ def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
     """
     if not rows:
         return None
-    audits = {row.audit: None for row in rows}
-    names = {audit: _name(audit) for audit in audits}
+    kinds = distinct(row.kind for row in rows)
+    names = _names(kinds)
     found = [row for row in rows if not row.failed]
+    own = {kind: [row for row in found if row.kind == kind] for kind in kinds}
     failed = len(rows) - len(found)
     return {
-        "audits": [
-            (names[audit], *_detection([r for r in found if r.audit == audit])) for audit in audits
-        ],
+        "audits": [(names[kind], *_detection(own[kind])) for kind in kinds],
         "repaired": [
-            (
-                names[audit],
-                label_of(method),
-                *_after([r for r in found if r.audit == audit], method),
-            )
-            for audit in audits
-            for method in dict.fromkeys(r.method for r in rows if r.method)
+            (names[kind], label_of(method), *_after(own[kind], method))
+            for kind in kinds
+            for method in distinct(r.method for r in rows if r.method)
         ],
         "agreement": [
-            (names[one], names[other], *_agreement(found, one, other))
-            for one, other in combinations(audits, 2)
+            (names[one], names[other], *_agreement(own[one], own[other]))
+            for one, other in combinations(kinds, 2)
+            if one[2:] == other[2:] or "" in (one[2], other[2])
         ],
-        "rules": [
-            (names[audit], _rule([r for r in found if r.audit == audit])) for audit in audits
-        ],
+        "rules": [(names[kind], _rule(own[kind])) for kind in kinds],
         "note": f"{count(failed, 'audit')} without a result, failed or to come." if failed else "",
     }
 
 
-def _name(audit: tuple[str, str]) -> str:
-    name, options = audit
-    parts = ", ".join(f"{key}={value}" for key, value in json.loads(options).items())
-    return f"{label_of(name)} ({parts})" if parts else label_of(name)
+def _names(kinds: Sequence[Kind]) -> dict[Kind, str]:
+    """Return each audit with its options, and with that of its samples in which kinds differ."""
+    values = zip(*(kind[2:] for kind in kinds if kind[2]), strict=True)
+    several = [len(set(column)) > 1 for column in values]
+    names = {}
+    for kind in kinds:
+        options = [f"{key}={value}" for key, value in json.loads(kind[1]).items()]
+        samples = compress(zip(SAMPLES, kind[2:], strict=False), several)
+        options += [f"{label_of(key)}={value}" for key, value in samples if value]
+        name = label_of(kind[0])
+        names[kind] = f"{name} ({', '.join(options)})" if options else name
+    return names
 
 
 def _rule(rows: Sequence[AuditRow]) -> str:
@@ -217,15 +226,18 @@ def _models(rows: Sequence[AuditRow]) -> str:
 
 def _auroc(victims: Sequence[AuditRow], benign: Sequence[AuditRow]) -> AurocEstimate | None:
     """Compare a statistic of each trained model: audits of one model are no further models."""
-    cells = {row.cell for row in victims}
+
+    def network(row: AuditRow) -> tuple[str, ...]:
+        return row.scenario[2:4]  # with the dataset
 
     def statistics(rows: Sequence[AuditRow], cell: tuple[str, ...]) -> list[float]:
         models: dict[tuple[str, ...], list[float]] = {}
         for row in rows:
-            if row.cell == cell and row.statistic is not None:
+            if network(row) == cell and row.statistic is not None:
                 models.setdefault(row.scenario, []).append(row.statistic)
         return [median(values) for values in models.values()]
 
+    cells = distinct(map(network, victims))
     return auroc((statistics(victims, cell), statistics(benign, cell)) for cell in cells)
 
 
@@ -266,18 +278,17 @@ def _cost(rows: Sequence[AuditRow]) -> tuple[str, str, str]:
     )
 
 
-def _agreement(
-    rows: Sequence[AuditRow], one: tuple[str, str], other: tuple[str, str]
-) -> tuple[str, str]:
+def _agreement(one: Sequence[AuditRow], other: Sequence[AuditRow]) -> tuple[str, str]:
     """Return over how many victims two audits name one class each, and how often the same."""
-    tops: dict[tuple[str, str], dict[tuple[str, ...], int | None]] = {one: {}, other: {}}
-    for row in rows:
-        if row.audit in tops and not row.method and not row.benign:
-            tops[row.audit].setdefault(row.scenario, row.first)
+    tops: tuple[dict[tuple[str, ...], int | None], ...] = ({}, {})
+    for rows, found in zip((one, other), tops, strict=True):
+        for row in rows:
+            if not row.method and not row.benign:
+                found.setdefault(row.scenario, row.first)
     shared = [
-        (tops[one][place], tops[other][place])
-        for place in tops[one].keys() & tops[other].keys()
-        if tops[one][place] is not None and tops[other][place] is not None
+        (tops[0][place], tops[1][place])
+        for place in tops[0].keys() & tops[1].keys()
+        if tops[0][place] is not None and tops[1][place] is not None
     ]
     return _share([float(a == b) for a, b in shared], bool), str(len(shared))
 

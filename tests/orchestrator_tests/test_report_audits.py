@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from orchestrator.files import csv_text
 from orchestrator.plan.columns import AUDIT_COLUMNS, SCENARIO
 from orchestrator.reporting.audits import audit_tables, read_audits
@@ -53,6 +55,29 @@ def test_audits_of_one_model_by_several_samples_are_no_further_models(tmp_path: 
     assert by_hand.value == 0.75
     assert area == f"0.75 ({by_hand.low:.2f} to {by_hand.high:.2f})"
     assert made["repaired"][0][:3] == ("nc", "clp", "1")
+
+
+def test_each_clean_ratio_is_a_row_in_which_a_model_counts_once(tmp_path: Path) -> None:
+    victims, benign = (4.0, 9.0, 1.0), (2.0, 3.0)
+    rows = []
+    for ratio, sign in (("0.1", 1.0), ("0.01", -1.0)):
+        for attack, statistics in (("badnets", victims), ("none", benign)):
+            of_models = [row(attack, s, 0, sign * v) for s, v in enumerate(statistics)]
+            rows += [{**one, "clean_ratio": ratio} for one in of_models]
+    free = [row("badnets", 0, 0, 1.0), row("none", 0, 0, 1.0)]
+    rows += [{**one, "audit": "freeeagle", "clean_ratio": "", "defence_seed": ""} for one in free]
+    made = tables(tmp_path, rows)
+    names = ["nc (clean_ratio=0.1)", "nc (clean_ratio=0.01)", "freeeagle"]
+    assert [cells[0] for cells in made["audits"]] == names
+    # 4 of the 6 pairs of a victim and a benign model have a higher victim; with the other sign, 2.
+    for (_, *cells), share in zip(made["audits"][:2], (4 / 6, 2 / 6), strict=True):
+        by_hand = auroc([([1.0, 1.0, 0.0], [0.5, 0.5])])
+        assert by_hand is not None
+        assert cells[:2] == ["3", "2"]
+        assert cells[2].startswith(f"{share:.2f} (")
+        low, high = map(float, cells[2][6:-1].split(" to "))
+        assert high - low == pytest.approx(by_hand.high - by_hand.low, abs=0.011)
+    assert [cells[:2] for cells in made["agreement"]] == [(n, "freeeagle") for n in names[:2]]
 
 
 def test_models_that_an_oracle_cut_are_a_marked_row_of_their_own(tmp_path: Path) -> None:
