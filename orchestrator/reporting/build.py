@@ -479,7 +479,12 @@ def _assembled(
         drafts.files["methods.csv"] = league_csv(ranked)
     if results.benign:
         drafts.files["benign.csv"] = benign["csv"]
-    sections = [_section(method, *part, drafts) for method, part in parts.items()]
+    # Of several methods, one with a single setting has its row in their table and no more.
+    sections = [
+        _section(method, *part, drafts)
+        for method, part in parts.items()
+        if not ranked or len({trial.setting for trial in part[0].trials}) > 1
+    ]
     values = study_values(results, summary, names)
     values["answer"] += filter(None, [classes.warning(names)])
     audited = read_audits(folder / AUDITS)

@@ -10,12 +10,13 @@ from orchestrator.plan.columns import column_of, count, spoken
 from orchestrator.reporting import figures, svg
 from orchestrator.reporting import statistics as stats
 from orchestrator.reporting.page import FigureFiles, FigureView
-from orchestrator.reporting.read_folder import TrialRow, distinct, grouped
+from orchestrator.reporting.read_folder import DEFAULT, TrialRow, distinct, grouped
 from orchestrator.reporting.statistics import METRICS
 from orchestrator.reporting.summary import ScenarioOutcome, sound, spread_of
 from orchestrator.reporting.text import (
     difference_texts,
     label_of,
+    listed,
     number_text,
     setting_text,
     title_of,
@@ -174,7 +175,8 @@ def sensitivity(drafts: FigureFiles, *, surfaces: bool = True) -> dict[str, Any]
         surfaces: Whether the two axes of surfaces mean something.
 
     Returns:
-        ``grid``: whether the settings make one, else each is a point of its own. ``left_out``:
+        ``nothing``: why no part has a figure, in a sentence, or "". ``grid``: whether the
+        settings make one, else each is a point of its own. ``left_out``:
         which scenarios do not count, in a sentence, or "". ``everything``,
         ``marginals``, ``importance``, ``variance``: figures. ``effects``: per value of an axis,
         the differences to the axis's first value (what, ACC, ASR, DER, and the sample of their
@@ -190,19 +192,40 @@ def sensitivity(drafts: FigureFiles, *, surfaces: bool = True) -> dict[str, Any]
         curves = _marginals(drafts, done, axes, found)
     else:
         curves = _sampled(drafts, outcomes, axes)
+    parts = {
+        "marginals": curves,
+        "importance": _importance(drafts, block, axes),
+        "variance": _variance(drafts, block, axes),
+    }
     without = len(sound(summary.outcomes)) - len(outcomes)
+    empty = all(isinstance(part, str) for part in parts.values())
     return {
+        "nothing": _nothing(axes, done) if empty else "",
         "grid": drafts.grid,
         "left_out": f"{count(without, 'scenario')} without a repair that counts "
         f"{'is' if without == 1 else 'are'} left out of this section."
         if without and outcomes
         else "",
         "everything": drafts.everything() if surfaces else None,
-        "marginals": curves,
         "effects": _effects(found),
-        "importance": _importance(drafts, block, axes),
-        "variance": _variance(drafts, block, axes),
+        **parts,
     }
+
+
+def _nothing(axes: Sequence[svg.SettingAxis], done: pd.DataFrame) -> str:
+    """Return why there is nothing to see in any part, in a sentence; "" if each says it better."""
+    if not axes:
+        return "There is one setting, so there is no other to compare it with."
+    if done.empty:
+        return "No trial is done."
+    mixed = [axis for axis in axes if DEFAULT in axis.values]  # noqa: PD011 - no frame
+    if not mixed:
+        return ""
+    options = listed([label_of(axis.name) for axis in mixed])
+    return (
+        f"Only some of the settings give {options}, so no option varies while the others stay as "
+        f"they are; results.csv has the settings."
+    )
 
 
 def _sampled(

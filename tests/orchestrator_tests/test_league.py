@@ -79,6 +79,32 @@ def test_methods_have_sections_of_their_own_axes(tmp_path: Path) -> None:
     assert set(values.value) == {2.0, 3.0}
 
 
+def test_a_method_with_one_setting_has_no_section_of_its_own(tmp_path: Path) -> None:
+    rows = [row for row in league_rows() if "3.0" not in row["repair_options"]]
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "Sensitivity of ulrl" in html
+    assert "Sensitivity of clp" not in html
+    assert {cells[0] for cells in league_of(tmp_path)} == {"clp", "ulrl"}
+
+
+def test_entries_that_give_different_options_say_why_there_is_no_sensitivity(
+    tmp_path: Path,
+) -> None:
+    rows = league_rows()
+    for row in rows:
+        if row["repair_options"] == '{"u": 3.0}':
+            row["repair_options"] = '{"rule": "budget"}'
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    _, section = html.split("<h2>Sensitivity of clp</h2>")
+    section, _ = section.split("</section>", 1)
+    assert "Only some of the settings give u and rule" in section
+    assert "<h3>" not in section  # no part that is empty
+
+
 def test_a_method_that_wrecks_models_is_not_the_first(tmp_path: Path) -> None:
     rows = league_rows()
     for row in rows:
