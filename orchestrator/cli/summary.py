@@ -1,7 +1,6 @@
 """The end of a study on the terminal: what worked, in one table."""
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from orchestrator.reporting.text import (
     Names,
     benign_sentence,
     counted,
+    folded,
     names_of,
     oracle_note,
     peers_sentence,
@@ -107,17 +107,6 @@ def print_summary(
 def _say_benign(console: Console, summary: Summary) -> None:
     if benign := benign_sentence(summary):
         console.print(escape(benign), soft_wrap=True)
-
-
-def folded(name: str, width: int) -> list[str]:
-    """Return a name in lines of `width` characters, broken where no number is, if possible."""
-    lines = [""]
-    parts = re.findall(r"[^\s(,=_-]+[\s(,=_-]*", name)
-    for part in (p[i : i + width] for p in parts for i in range(0, len(p), width)):
-        if lines[-1] and len((lines[-1] + part).rstrip()) > width:
-            lines.append("")
-        lines[-1] += part
-    return [line.rstrip() for line in lines]
 
 
 def _names(names: Names, families: list[Family]) -> dict[Family, str]:

@@ -16,7 +16,6 @@ from orchestrator.plan.columns import COST, EDITED, Family, column_of, count, sp
 from orchestrator.plan.labels import DAGGER, option_text
 from orchestrator.plan.labels import setting_text as plain_setting_text
 from orchestrator.reporting import svg
-from orchestrator.reporting.figures import room, short
 from orchestrator.reporting.read_folder import DEFAULT, ScenarioRow, TrialRow, distinct
 from orchestrator.reporting.summary import (
     BenignRepair,
@@ -32,6 +31,7 @@ from orchestrator.reporting.text import (
     NOTHING,
     Names,
     difference_texts,
+    folded,
     label_of,
     listed,
     number_text,
@@ -329,6 +329,7 @@ def _apart(found: Sequence[MethodOutcome]) -> str:
 
 _EDITS = ("parts", "zeroed_parts", "weights", "zeroed_weights", "moved", "norm")
 _CELL = (60.0, 13.0)  # points
+_LETTERS = 11  # of a name, that a cell is wide
 
 
 def read_edits(path: Path, found: Sequence[MethodOutcome]) -> pd.DataFrame:
@@ -380,19 +381,18 @@ def edits_csv(edits: pd.DataFrame) -> str:
 def draw_edits(edits: pd.DataFrame) -> svg.SvgFigure:
     """Draw layers by methods, of one architecture: parts newly zero, and the weights' change."""
     methods, layers = distinct(edits["method"]), distinct(edits["layer"])[::-1]
-    labels = [short(layer) for layer in layers]
-    heads = [short(label_of(method), 11) for method in methods]
-    left, (wide, high) = room(labels), _CELL
+    heads = [folded(label_of(method), _LETTERS) for method in methods]
+    left, (wide, high) = 10 + 5.2 * max(map(len, layers)), _CELL
+    below = 24 + svg.LINE * max(map(len, heads))
     sheet = svg.SvgCanvas(
-        columns=2, width=left + 12 + wide * len(methods), height=66 + high * len(layers)
+        columns=2, width=left + 12 + wide * len(methods), height=below + 32 + high * len(layers)
     )
+    across, up = svg.cell_axis(["\n".join(lines) for lines in heads]), svg.cell_axis(layers)
     for column, title in (
         ("zeroed", "Parts newly zero, % of the layer's"),
         ("change", "Change of the weights, % of their norm"),
     ):
-        panel = sheet.panel(
-            (left, 34, 12, 22), svg.cell_axis(heads), svg.cell_axis(labels), [title], frame=()
-        )
+        panel = sheet.panel((left, below, 12, 22), across, up, [title], frame=())
         most = max(float(edits[column].max()), 1e-12)
         cells = {}
         for row in edits.to_dict("records"):

@@ -22,6 +22,7 @@ from orchestrator.reporting.text import label_of, printable, value_text
 
 INK = "currentColor"  # of the surrounding text
 FONT_SIZE = 9.0  # points
+LINE = 10.0
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")  # in matplotlib's letters
 MARKS = (*SHAPES, *(f"open {shape}" for shape in SHAPES[1:]))  # an open o is a victim
 # Points of a panel around what is drawn: left, bottom, right, top.
@@ -63,7 +64,8 @@ class SvgFigure:
 class Axis:
     """An axis from `low` to `high`; `log` where equal ratios are equally far apart.
 
-    Labels stand at `ticks`, with lines across the panel if `grid`.
+    Labels stand at `ticks`, with lines across the panel if `grid`. Below the panel a label may have
+    line breaks, with `LINE` points from one line to the next.
     """
 
     low: float
@@ -110,7 +112,8 @@ class Panel:
             self._write(place, y.label, transform=f"rotate(-90 {_pair(place)})")
         for value, label in x.ticks:
             start, end = self.at(value, y.low), self.at(value, y.high)
-            self._write((start[0], start[1] + 11), label)
+            for number, text in enumerate(label.split("\n")):
+                self._write((start[0], start[1] + 11 + LINE * number), text)
             self._grid(start, end, drawn=x.grid)
         for value, label in y.ticks:
             start, end = self.at(x.low, value), self.at(x.high, value)

@@ -1,6 +1,7 @@
 """Labels, sentences, tooltips and table rows of the report."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -517,6 +518,17 @@ def _failures(summary: Summary, names: Names) -> str:
         f"Even with each scenario's own best setting, an upper bound, {who} fails in places: "
         f"{'; '.join(found)}."
     )
+
+
+def folded(name: str, width: int) -> list[str]:
+    """Return a name in lines of `width` characters, broken where no number is, if possible."""
+    lines = [""]
+    parts = re.findall(r"[^\s(,=_-]+[\s(,=_-]*", name)
+    for part in (p[i : i + width] for p in parts for i in range(0, len(p), width)):
+        if lines[-1] and len((lines[-1] + part).rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return [line.rstrip() for line in lines]
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.plan.columns import ULRL
 from orchestrator.plan.labels import DAGGER_NOTE, applies
 from orchestrator.reporting.build import read_summary, write_report
+from orchestrator.reporting.league import draw_edits
 from orchestrator.spec.model import is_of_ulrl
 from tests.orchestrator_tests.report_folders import Row, make_rows, reach, unfinish, write_study
 from ulrl.hyperparameters import names
@@ -244,6 +245,24 @@ def test_cost_and_edits_stand_beside_the_effect(tmp_path: Path) -> None:
     assert set(drawn.trials) == {6}
     picture = (tmp_path / "figures/edits.svg").read_text()
     assert picture.count(">25</text>") == 1 + 4
+
+
+def test_the_figure_of_edits_shows_whole_names() -> None:
+    layer = "encoder.layers.encoder_layer_11.mlp.linear_1"
+    numbers = {"trials": 1, "zeroed": 0.0, "change": 0.1, "zeroed_parts": 0.0, "parts": 8.0}
+    methods = ["super_fine_tuning", "clp †"]
+    edits = pd.DataFrame([{"method": one, "layer": layer, **numbers} for one in methods])
+    drawn = draw_edits(edits).panels[0]
+    texts = re.findall(r"<text ([^>]*)>([^<]*)</text>", drawn)
+    heads = [(style, text) for style, text in texts if text in ("super_fine_", "tuning", "clp †")]
+    assert [text for _, text in heads] == ["super_fine_", "tuning", "clp †"]
+    places = [re.findall(r'\b[xy]="([^"]*)"', style) for style, _ in heads]
+    across, down = zip(*places, strict=True)
+    assert across[0] == across[1] != across[2]
+    assert float(down[0]) < float(down[1])
+    assert float(across[2]) - float(across[0]) > 5.2 * len("super_fine_")  # side by side
+    (place,) = (style for style, text in texts if text == layer)
+    assert 5.2 * len(layer) < float(re.findall(r'\bx="([^"]*)"', place)[0])  # ends there
 
 
 def test_results_from_before_say_that_edits_are_not_known(tmp_path: Path) -> None:

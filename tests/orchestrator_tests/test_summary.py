@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.summary import folded, print_summary
+from orchestrator.cli.summary import print_summary
+from orchestrator.reporting.text import folded
 from orchestrator.spec.model import Study, VictimRule
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, BLENDED, choice, small_study
