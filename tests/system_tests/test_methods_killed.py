@@ -1,20 +1,20 @@
-"""A study of several repair methods whose driver is killed goes on where it was."""
+"""A study of repair methods and audits whose driver is killed goes on where it was."""
 
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pandas as pd
 import pytest
 
 from tests.system_tests.commands import Command, computed, same
 
-# Each method has a stage that its settings share, and one of their own.
+# Each method has a stage that its settings share, and one of their own; an audit shares nc's.
 STUDY = """\
 name: methods
 grid:
-  attack: badnets
+  attack: [badnets, none]
   dataset: {name: digits, size: 8}
   architecture: {name: preact_resnet18, width: 2}
   clean_ratio: 0.06
@@ -26,12 +26,13 @@ grid:
     - {name: anp, steps: 40, share: [0.1, 0.3]}
     - {name: rnp, mask_epochs: 2, share: [0.1, 0.3]}
     - {name: fine_pruning, epochs: 2, share: [0.1, 0.3]}
-    - {name: nc, steps: 20, success: 0, threshold: 0, epochs: [1, 2]}
+    - {name: nc, steps: 5, success: 0, threshold: 0, epochs: [1, 2]}
     - ulrl
+exclude: [{attack: none, repair: [nad, anp, rnp, fine_pruning, nc]}]
+audit: [{name: nc, steps: 5, success: 0}, ulrl_scores, {name: freeeagle, steps: 20}]
 victim: {epochs: 2, batch_size: 64, min_acc: 0, min_asr: 0}
 prune: none
 resources: {workers: 2}
-mlflow: {log_models: none}
 """
 
 
@@ -49,31 +50,40 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def finished(stages: pd.DataFrame) -> int:
-    """Return how many repaired models are listed as evaluated; the victim's is not counted."""
-    return int((stages.stage == "evaluate").sum()) - 1
+def audits(command: Command) -> pd.DataFrame:
+    return pd.read_csv(command.folder / "runs/methods/audits.csv")
+
+
+def repaired(stages: pd.DataFrame) -> int:
+    """Return how many repaired models are listed as evaluated; victims are no repaired models."""
+    return int((stages.stage == "evaluate").sum() - (stages.stage == "train_victim").sum())
+
+
+def audited(stages: pd.DataFrame) -> int:
+    """Return how many audits are listed whose stages no repair method has."""
+    return int(stages.stage.isin(["repair.moved_head", "repair.invented_features"]).sum())
 
 
 @pytest.mark.usefixtures("tables")
-def test_it_ends_with_the_same_table_and_computes_nothing_twice(
+def test_it_ends_with_the_same_tables_and_computes_nothing_twice(
     command: Command, whole: Command
 ) -> None:
-    """Killed inline after some results, and with two workers on Ray after some more."""
+    """Killed inline at its trials, and with two workers on Ray at its audits."""
     all_stages, name = whole.stages("methods"), "methods"
     assert set(whole.results(name).status) == {"done"}
+    assert set(audits(whole).status) == {"done"}
     command.write(STUDY)
-    done = 0
-    for arguments in (("--inline",), ()):
+    for count, arguments in ((repaired, ["--inline"]), (audited, [])):
         process = command.start("grid.yaml", *arguments)
-        wanted = done + 2
 
-        def enough(wanted: int = wanted) -> bool:
-            return bool(command.listed(name)) and finished(command.stages(name)) >= wanted
+        def enough(count: Callable[[pd.DataFrame], int] = count) -> bool:
+            return bool(command.listed(name)) and count(command.stages(name)) >= 2
 
-        command.wait_until(enough, "two more trials are done")
+        command.wait_until(enough, f"two models are {count.__name__}")
         kill(process)
-        done = finished(command.stages(name))
-        assert 2 <= done < finished(all_stages), "the study was over before it was killed"
-    command.run("grid.yaml", "--inline")
+        left = count(all_stages) - count(command.stages(name))
+        assert left > 0, f"all models were {count.__name__} before it was killed"
+    command.run("grid.yaml")  # so that Ray does all audits
     same(command.results(name), whole.results(name))
+    same(audits(command), audits(whole))
     assert computed(command.stages(name)) == computed(all_stages)
