@@ -350,7 +350,7 @@ class _Run:
             self._say(f"pruned   by {count(prunings, 'decision')}, in {shown(file)}", link=file)
         for word, name in (("report", "report.html"), ("results", "results.csv"), ("logs", "logs")):
             self._say(f"{word:<8} {shown(path / name)}", link=path / name)
-        self._say(f"shared   {shared(self.scheduler, self.folder)}")
+        self._say(f"shared   {shared(self.scheduler, self.folder, self.findings.keys)}")
         if study.mlflow.uri is None:
             self._say("MLflow   none, as mlflow: none asks; mlflow_run_id in the results is empty")
             return

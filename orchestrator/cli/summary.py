@@ -37,6 +37,7 @@ from orchestrator.reporting.text import (
 )
 from orchestrator.scheduler.decisions import Status
 from orchestrator.scheduler.scheduler import StudyScheduler
+from orchestrator.store.keys import CacheKeys
 from orchestrator.store.study_folder import StudyFolder
 
 _NUMBERS = 64  # columns that the numbers of the table take
@@ -170,16 +171,22 @@ def stage_names(stages: Iterable[str]) -> dict[str, str]:
     return NAMES | methods | {"audit": "audit"}
 
 
-def shared(scheduler: StudyScheduler, folder: StudyFolder) -> str:
+def shared(scheduler: StudyScheduler, folder: StudyFolder, cache: CacheKeys) -> str:
     """Return what the trials of a study came to rest on, and what of it was run this time."""
     trials = scheduler.plan.trials
     names = stage_names(kind for trial in trials for kind in kinds_of(trial)[:-1])
+    if any(trial.method is not None for trial in trials):
+        names["relearn"] = "repaired model"  # the last stage of any method
     keys = {stage: folder.used(stage) for stage in names}
-    keys["relearn"] = {
-        scheduler.scores[trial.number].relearn_key
+    done = [
+        trial
         for trial in trials
         if (verdict := scheduler.decisions.verdict(trial)) and verdict.status is Status.DONE
-    }
+    ]
+    keys["relearn"] = {scheduler.scores[trial.number].relearn_key for trial in done}
+    # Nothing reads a helper again once its victim is there.
+    scenarios = {trial.scenario.number: trial.scenario for trial in done}.values()
+    keys["train_helper"] |= {cache.helper(one, h) for one in scenarios for h in one.helpers}
     rest = [count(len(keys[stage]), name) for stage, name in names.items() if keys[stage]]
     run = [count(made, name) for stage, name in names.items() if (made := folder.executed[stage])]
     return f"{count(len(trials), 'trial')} → {', '.join(rest)}; run now: {', '.join(run) or '–'}"

@@ -241,7 +241,7 @@ def test_results_are_computed_again(
     assert "1 victim with all that rests on them" in text
     assert "run now: 1 helper, 1 victim" in text
     assert main(["grid.yaml", "--inline", "--out", "runs/mixed", "--redo", "attack=none"]) == 0
-    assert "run now: 3 relearns" in capsys.readouterr().out
+    assert "run now: 3 repaired models" in capsys.readouterr().out
     again = pd.read_csv("runs/mixed/results.csv", dtype=str, keep_default_na=False)
     times = ["seconds", "repair_seconds", "mlflow_run_id"]
     pd.testing.assert_frame_equal(again.drop(columns=times), rows.drop(columns=times))

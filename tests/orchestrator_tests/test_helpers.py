@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.summary import shared
 from orchestrator.plan.jobs import JobKind
 from orchestrator.scheduler.estimate import estimate
 from orchestrator.spec.model import Limits, Study
@@ -48,6 +49,13 @@ def test_attacks_share_the_clean_model_and_each_has_its_own_part(tmp_path: Path)
     made = Counter(stage for stage, _ in workers.executed)
     assert (made["train_helper"], made["train_victim"]) == (3, 4)
     assert max(workers.executed.values()) == 1
+    again = Desk(study_of(tmp_path, BADNETS, LF(), TrojanNN(), LF(scale=0.1)), tmp_path)
+    Workers().run(again)
+    told = [shared(one.scheduler, one.folder, one.keys) for one in (desk, again)]
+    rests = {text.partition("; run now: ")[0] for text in told}  # a resume rests on the same
+    assert len(rests) == 1
+    assert " → 3 helpers, 4 victims, " in rests.pop()
+    assert told[1].endswith("; run now: –")
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,12 @@ def test_the_end_says_what_was_distinct_and_what_was_run(tmp_path: Path, store: 
     rest = "72 trials → 6 victims, 6 ascents, 27 relearns; run now: "
     desk = Desk(study_of("nobody", store), tmp_path)
     Workers(Random(1), 3).run(desk)
-    assert shared(desk.scheduler, desk.folder) == f"{rest}6 victims, 6 ascents, 27 relearns"
+    assert (
+        shared(desk.scheduler, desk.folder, desk.keys) == f"{rest}6 victims, 6 ascents, 27 relearns"
+    )
     again = Desk(study_of("nobody", store), tmp_path)
     Workers().run(again)
-    assert shared(again.scheduler, again.folder) == f"{rest}–"
+    assert shared(again.scheduler, again.folder, again.keys) == f"{rest}–"
 
 
 def test_what_ran_ahead_of_a_decision_was_run_but_nothing_rests_on_it(
@@ -39,7 +41,7 @@ def test_what_ran_ahead_of_a_decision_was_run_but_nothing_rests_on_it(
         if status == "done"
     }
     ran = sum(1 for stage, _ in crew.executed if stage == "relearn")
-    text = shared(desk.scheduler, desk.folder)
+    text = shared(desk.scheduler, desk.folder, desk.keys)
     assert f"{len(done)} relearns; run now: " in text
     assert text.endswith(f"{ran} relearns")
     assert ran > len(done)
