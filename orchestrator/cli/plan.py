@@ -80,7 +80,9 @@ class StudyPlan:
         self.workers = 1 if inline else shares.likely([here], plan.scenarios)
         keys = CacheKeys(study.victim, shares.compute)
         gpu = max(share.gpu for share in taken)
-        self._cost = cost = estimate(plan, store, keys, self.workers, gpu, folder.cuts())
+        self._cost = cost = estimate(
+            plan, store, keys, self.workers, gpu, folder.cuts(), folder.skips()
+        )
         self._remark = "" if here.gpus or not cost.seconds else _without_gpu(shares.device, study)
         self.trials, self.scenarios = len(plan.trials), len(plan.scenarios)
         self.settings = len(plan.settings)
@@ -108,8 +110,8 @@ class StudyPlan:
         console.print(table)
         console.print(
             f"about {span(cost.hours * 3600)} on {count(self.workers, 'worker')}; "
-            f"{cost.gpu_hours:.2f} GPU-hours; "
-            f"{cost.disk / 1e6:,.0f} MB of disk"
+            + (f"{cost.gpu_hours:.2f} GPU-hours; " if cost.gpu else "")
+            + f"{cost.disk / 1e6:,.0f} MB of disk"
         )
         for line in self._missing:
             console.print(Text(f"a run would be refused: {line}", "yellow"), soft_wrap=True)

@@ -6,7 +6,7 @@ on one network and dataset.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -202,10 +202,12 @@ def estimate(
     workers: int,
     gpu: float,
     cuts: Cuts | None = None,
+    skips: Collection[str] = (),
 ) -> PlanEstimate:
     """Count what `plan` needs and what `store` has, and estimate the rest.
 
-    Trials that the stored results prune are not counted, those that pruning will spare are.
+    Trials that the stored results prune, or whose method was found not to apply, are not counted;
+    those that pruning will spare are.
     Nothing but the store's present entries is read, and nothing is written.
 
     Args:
@@ -215,8 +217,9 @@ def estimate(
         workers: How many work at once.
         gpu: What each takes of a GPU.
         cuts: Curves of relearnings that were cut before, by their keys.
+        skips: Keys of stages whose method does not apply.
     """
-    count = _JobCount(plan, store, keys, crowding(sharing(workers, gpu)))
+    count = _JobCount(plan, store, keys, crowding(sharing(workers, gpu)), skips)
     longest = count.add_all(cuts or {})
     total = sum(count.stages.values())
     return PlanEstimate(
@@ -236,8 +239,12 @@ def estimate(
 class _JobCount:
     """Counts a plan's jobs, and adds up the seconds and bytes of those without a result."""
 
-    def __init__(self, plan: Plan, store: Store, keys: CacheKeys, crowd: float) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, keys: CacheKeys, crowd: float, skips: Collection[str]
+    ) -> None:
         self._plan, self._findings = plan, StageResults(store, keys)
+        self._skips = skips
+        self._skipped: set[int] = set()  # trials, by number
         self._crowd = crowd  # how much longer a job takes beside those that share its GPU
         self._catalog, self._load = JobCatalog(plan), Workload(plan)
         self._trained: set[int] = set()  # scenarios with a victim, evaluated or not
@@ -278,6 +285,8 @@ class _JobCount:
                 continue
             befores, stages = reached(self._findings, trial), chain_of(trial)
             self._found[trial.number] = len(befores) - 1
+            if befores[-1].relearn_key in self._skips:
+                self._skipped.add(trial.number)
             if len(befores) == len(stages):
                 self._scores[trial.number] = befores[-1]
                 repaired = stages[-1].repaired(self._findings, trial, befores[-1])
@@ -287,10 +296,10 @@ class _JobCount:
 
     def add_all(self, cuts: Cuts) -> float:
         """Count all jobs, and return the seconds of the longest chain."""
-        pruned = self._pruned(cuts)
+        spared = self._pruned(cuts) | self._skipped
         groups: dict[int, dict[object, list[Trial]]] = defaultdict(lambda: defaultdict(list))
         for group in self._catalog.groups:
-            wanted = [t for t in group.trials if t.number not in pruned]
+            wanted = [t for t in group.trials if t.number not in spared]
             if wanted:
                 groups[group.scenario.number][group.shared] += wanted
         helped: dict[str, float] = {}

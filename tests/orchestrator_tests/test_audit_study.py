@@ -170,5 +170,6 @@ store: store
     Path("grid.yaml").write_text(text)
     plan = o.plan_study(o.load_study("grid.yaml"))
     assert plan.runs["audit"] == 2 + 2 * 2
+    assert "GPU-hours" not in str(plan)  # it computes on CPUs
     assert str(plan).count("the pruner of settings has no effect") == 1
     assert "there is 1" in str(plan) or "there are 1" in str(plan)  # with an attack

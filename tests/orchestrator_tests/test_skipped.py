@@ -84,6 +84,8 @@ def test_such_trials_are_skipped_and_not_tried_again(
     ]
     assert skipped[[*left, "repair_seconds", "weight_change"]].isna().all(axis=None)
     bytes_before = Path("out/results.csv").read_bytes()
+    plan = o.plan_study(o.load_study("grid.yaml"), "out")
+    assert plan.runs == plan.cached == {"train_victim": 2, "unlearn": 2, "relearn": 2}
     assert run() == 0
     assert calls == {FindBounds.name: 2, Tune.name: 4}
     assert Path("out/results.csv").read_bytes() == bytes_before
