@@ -40,7 +40,7 @@ grid:
 - The report begins with a table of methods: each at the one setting that is best over all scenarios
   on the selection half, shown on the report half, with the number of settings that it was given.
   Give each about as many. Differences to the best are paired by scenario, with an interval over the
-  attacks' means. Below, each method has the sensitivity to its own options.
+  attacks' means. Below, a method with several settings has the sensitivity to its own options.
 - `studies/methods.yaml` has every method on six attacks.
 - Stages are stored and shared. All strengths of a cut share what the method found; methods whose
   stages are equal share them too, and equal cuts share the training after them.
