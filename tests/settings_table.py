@@ -5,7 +5,7 @@ import inspect
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ulrl.hyperparameters import PARTS, Preset, names, preset_values
 from ulrl.supervised import VictimConfig
@@ -28,7 +28,7 @@ Each is an axis of a study by its name (`grid: {alpha: [0.0, 0.7]}`) and an argu
 CIFAR-100, GTSRB and Tiny-ImageNet both presets have `relearn_lr` 0.001 and `alpha` 0.001. (It draws
 its clean samples with seed 0 always: that is a `defence_seed` of 0 here.) `fine_tuning` is
 BackdoorBench's plain fine-tuning, the baseline to beat. `preset` is itself an axis. `null` in a
-file switches an optional value off.
+file switches an optional value off. The column of the axis `suspects` is `named_suspects`.
 
 This page is made from the code by `python -m tests.settings_table`; a test keeps it fresh.
 """
@@ -89,6 +89,8 @@ def choices(hint: Any) -> str:
     for kind in (hint, *get_args(hint)):
         if isinstance(kind, type) and issubclass(kind, StrEnum):
             return ", ".join(kind)
+        if get_origin(kind) is Literal:
+            return ", ".join(get_args(kind))
     return ""
 
 

@@ -186,7 +186,8 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     classes = weights.model_spec.classes
     layers = parts.unlearn.layers
     parts.score.check(classes, layers)
-    parts.relearn.check(parts.score.certain(classes, layers), classes)
+    certain, named = parts.score.certain(classes, layers), parts.score.suspects is not None
+    parts.relearn.check(certain, classes, named=named)
     for ascent in unlearn(parts.unlearn, weights, clean, parts.score.stop_at(classes), place):
         metrics = {"loss": ascent.loss[-1], "accuracy": ascent.accuracy[-1]}
         hear("unlearn", len(ascent.loss), metrics)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ulrl.clean import CleanConfig
 from ulrl.messages import nearest
@@ -133,10 +133,12 @@ def _of_kind(name: str, value: Any, hint: Any) -> Any:
     if value is None and type(None) in kinds:
         return None
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if get_origin(hint) is tuple:
-        if isinstance(value, Iterable) and not isinstance(value, str):
-            return tuple(_of_kind(name, one, int) for one in value)
-        kind = "a list of whole numbers"
+    if any(get_origin(one) is tuple for one in kinds):
+        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        listed = isinstance(value, Iterable) and not isinstance(value, str)
+        if listed or value in words:
+            return tuple(_of_kind(name, one, int) for one in value) if listed else value
+        kind = " or ".join(("a list of whole numbers", *words))
     elif bool in kinds:
         if isinstance(value, bool):
             return value

@@ -110,12 +110,13 @@ class RelearnConfig:
         if self.batchnorm_updates not in (0, 1, 2):
             raise ValueError(f"batchnorm_updates is 0, 1 or 2; got {self.batchnorm_updates}")
 
-    def check(self, suspects: int, classes: int) -> None:
+    def check(self, suspects: int, classes: int, *, named: bool = False) -> None:
         """Raise ``ValueError`` where the whole head would be turned inside out.
 
         Args:
             suspects: Rows of the head that are suspects for certain.
             classes: Rows of the head.
+            named: Whether the option ``suspects`` names them.
         """
         weight = self.alpha / suspects if suspects else 0.0
         if self.cosine_reduction is CosineReduction.SUM:
@@ -123,10 +124,10 @@ class RelearnConfig:
         signed = self.cosine_form is CosineForm.SIGNED
         if signed and suspects >= classes and weight >= INVERTING:
             raise ValueError(
-                f"suspect_share flags all {classes} rows of the head, and a signed cosine of "
-                f"weight {weight:g} for each turns every row into its opposite: in all trials so "
-                f"far ACC fell below chance; write cosine_reduction: mean, a smaller alpha, "
-                f"another cosine_form, or flag fewer rows"
+                f"{'suspects names' if named else 'suspect_share flags'} all {classes} rows of "
+                f"the head, and a signed cosine of weight {weight:g} for each turns every row "
+                f"into its opposite: in all trials so far ACC fell below chance; write "
+                f"cosine_reduction: mean, a smaller alpha, another cosine_form, or flag fewer rows"
             )
 
     def effective(self, suspects: Suspects) -> "RelearnConfig":

@@ -1,10 +1,11 @@
 """Stage 3 of 5: rank neurons by how far unlearning moved them, and flag outliers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 from fractions import Fraction
+from typing import Final, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,6 +20,9 @@ VERSION = 3
 
 NORMAL_MAD = 1.4826  # MAD × this estimates a normal distribution's standard deviation
 NORMAL_MEAN_AD = 1.253314  # so does the mean absolute deviation × this: sqrt(pi / 2)
+
+TARGET: Final = "target"  # the row of the attacker's class, which only a study knows
+NamedSuspects: TypeAlias = tuple[int, ...] | Literal["target"] | None
 
 
 class ThresholdScale(StrEnum):
@@ -78,6 +82,10 @@ class ScoreConfig:
         suspect_order: Which suspects stay when there are more.
         zero_mad: What to do when the median absolute deviation is 0.
         mad_epsilon: Added to the median absolute deviation.
+        suspects: Rows of the head that are reset whatever phase 1 finds, as ``[[0], [3, 5]]``, or
+            ``target``: the row of the attacker's class. No defender knows them, so such settings
+            are marked †, as ``rule: oracle`` is, and none is a best setting. The rule and the cap
+            mean nothing then; null is what phase 1 flags.
     """
 
     unlearn_threshold: float = 0.20
@@ -91,6 +99,7 @@ class ScoreConfig:
     suspect_order: SuspectOrder = SuspectOrder.SCORE
     zero_mad: ZeroMAD = ZeroMAD.MEAN_DEVIATION
     mad_epsilon: float = 0.0
+    suspects: NamedSuspects = field(default=None, metadata={"added": True})
 
     def __post_init__(self) -> None:
         if not 0 <= self.unlearn_threshold <= 1:
@@ -107,6 +116,14 @@ class ScoreConfig:
             raise ValueError(f"max_suspects is at least 0, or null; got {self.max_suspects}")
         if not 0 <= self.mad_epsilon <= 1e6:
             raise ValueError(f"mad_epsilon is in [0, 1e6]; got {self.mad_epsilon}")
+        rows = self.suspects
+        if isinstance(rows, tuple) and (
+            not rows or min(rows) < 0 or list(rows) != sorted(set(rows))
+        ):
+            raise ValueError(
+                f"suspects are rows of the head from 0, in increasing order, at least one; "
+                f"got {list(rows)}"
+            )
 
     def stop_at(self, classes: int) -> float:
         """Return the accuracy that `unlearn_threshold` means for so many classes."""
@@ -122,6 +139,12 @@ class ScoreConfig:
             layers: Which layers are watched; with all of them a head is a small part, and
                 there is nothing to check.
         """
+        if self.suspects is not None:
+            if self.suspects != TARGET and self.suspects[-1] >= classes:
+                raise ValueError(
+                    f"suspects are rows of the head, 0 to {classes - 1}; got {list(self.suspects)}"
+                )
+            return
         if layers is Layers.ALL or self.max_suspects == 0:
             return
         outlier = self.suspect_rule is SuspectRule.OUTLIER
@@ -140,6 +163,8 @@ class ScoreConfig:
 
     def certain(self, classes: int, layers: Layers) -> int:
         """Return how many rows of a head are flagged whatever their scores are."""
+        if self.suspects is not None:
+            return 1 if self.suspects == TARGET else len(self.suspects)
         if layers is Layers.ALL or self.suspect_rule is not SuspectRule.LARGEST:
             return 0
         flagged = rounded_share(self.suspect_share, classes)
@@ -230,7 +255,8 @@ def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
     """Score every watched neuron by what the ascent changed about it, and flag suspects.
 
     Raises:
-        ValueError: The rule cannot tell the neurons of so small a head apart.
+        ValueError: The rule cannot tell the neurons of so small a head apart; suspects are named
+            that the head does not have, or ``target``, which only a study knows.
     """
     weights = [name for name, values in ascent.before.items() if values.ndim == 2]
     classes = len(ascent.before[weights[-1]])
@@ -245,7 +271,7 @@ def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
     z = torch.cat([modified_z(part, config.zero_mad, config.mad_epsilon) for part in shifts])
     reached = ascent.reaches(stop)
     diverged = ascent.diverged and not reached
-    suspects = () if diverged else pick_suspects(config, shift, z)
+    suspects = () if diverged else _suspects(config, shift, z, classes)
     sizes = [len(changes[name]) for name in weights]
     parts = torch.zeros(len(shift), dtype=torch.bool)
     parts[list(suspects)] = True
@@ -266,6 +292,15 @@ def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
         threshold_reached=reached,
         diverged=diverged,
     )
+
+
+def _suspects(config: ScoreConfig, shift: Tensor, z: Tensor, classes: int) -> tuple[int, ...]:
+    """Return the neurons that are named, or else those that the rule flags."""
+    if config.suspects is None:
+        return pick_suspects(config, shift, z)
+    if config.suspects == TARGET:
+        raise ValueError("suspects target is for studies, which know the target; name the rows")
+    return tuple(len(shift) - classes + row for row in config.suspects)
 
 
 def _shift(

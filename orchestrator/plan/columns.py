@@ -51,6 +51,7 @@ AUDIT_COLUMNS = (
 )
 SETTING = ("defence_seed", "clean_ratio", *SURFACE_AXES)
 METHOD = ("repair", "repair_options")
+NAMED_SUSPECTS = "named_suspects"  # of the axis `suspects`: audits.csv has a column of that name
 NO_ATTACK = "none"  # in the column of attacks
 ULRL = "ulrl"  # in the column of methods; here again, since the package of that name loads torch
 _LAST = ("target_z", "stop_epoch", "threshold_reached", "seconds", "mlflow_run_id")

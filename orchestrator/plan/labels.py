@@ -5,12 +5,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from orchestrator.plan.columns import METHOD, SCENARIO, SURFACE_AXES, ULRL
+from orchestrator.plan.columns import METHOD, NAMED_SUSPECTS, SCENARIO, SURFACE_AXES, ULRL
 
 _OF_ALL = {*SCENARIO, "defence_seed", "clean_ratio", "clean_draw", *METHOD}  # axes of every method
-ORACLE, DAGGER = "oracle", " †"  # a rule of methods that cut, and the mark of settings with it
+ORACLE, DAGGER = "oracle", " †"  # a rule of methods that cut, and the mark of such settings
 DAGGER_NOTE = (
-    "† the strength of the cut is chosen by the ASR on the selection half: no defence can do that."
+    "† the strength of the cut is chosen by the ASR on the selection half, or the rows to reset "
+    "are named (suspects): no defence can do that."
 )
 _LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
 
@@ -63,6 +64,8 @@ def setting_text(setting: Iterable[tuple[str, str]], label_of: Callable[[str], s
     if "repair" in values:
         parts = [axis for axis in parts if applies(axis, values)]
     texts = [f"{label_of(axis)}={label_of(value_text(values[axis]))}" for axis in parts]
+    if NAMED_SUSPECTS in parts and is_named(values[NAMED_SUSPECTS]):
+        texts[parts.index(NAMED_SUSPECTS)] += DAGGER
     if "repair" in values:
         texts.insert(0, label_of(method_text(values)))
     elif "repair_options" in values:  # of the only method
@@ -78,7 +81,13 @@ def method_text(values: Mapping[str, str]) -> str:
 
 def mark_of(values: Mapping[str, str]) -> str:
     """Return the mark of a setting that no defence could choose, from columns of the results."""
-    return DAGGER if _given(values.get("repair_options") or "{}").get("rule") == ORACLE else ""
+    chosen = _given(values.get("repair_options") or "{}").get("rule") == ORACLE
+    return DAGGER if chosen or is_named(values.get(NAMED_SUSPECTS)) else ""
+
+
+def is_named(suspects: str | None) -> bool:
+    """Whether a text of the column says which rows to reset."""
+    return suspects not in (None, "", "none")
 
 
 @lru_cache(maxsize=1024)

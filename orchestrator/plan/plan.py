@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from orchestrator.plan.columns import METHOD, SETTING
+from orchestrator.plan.columns import METHOD, NAMED_SUSPECTS, SETTING
 from orchestrator.plan.labels import DAGGER, ORACLE, scenario_text, telling
 from orchestrator.spec.model import (
     FIRST_SETTINGS,
@@ -33,9 +33,11 @@ from ulrl.methods import METHODS, ULRL, RepairMethod
 from ulrl.models import Architecture
 from ulrl.poison import Poison
 from ulrl.registry import options_of
+from ulrl.scoring import TARGET
 
 NO_VALUES = ("preset", "defence_seed", "repair")  # setting axes that are no hyper-parameters
-_COLUMNS = {"repair": METHOD}  # of axes that have others than themselves
+# Of axes that have others than themselves.
+_COLUMNS = {"repair": METHOD, "suspects": (NAMED_SUSPECTS,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +139,11 @@ class Trial:
     @property
     def method_name(self) -> str:
         """The name of the repair method, with the mark of an oracle's settings."""
-        return _title(self.method)
+        return _title(self.method, self.setting.values)
 
     @property
     def is_oracle(self) -> bool:
-        """Whether the strength of its cut is chosen by the ASR, as no defence can do."""
+        """Whether no defence can do that: the ASR chooses a cut, or the rows are named."""
         return self.method_name.endswith(DAGGER)
 
     @cached_property
@@ -157,21 +159,30 @@ def trial_of(
     number: int,
     scenario: Scenario,
     setting: Setting,
-    resolved: dict[str, Hyperparameters],
+    resolved: dict[tuple[str, Any], Hyperparameters],
 ) -> Trial:
-    """Return a point of the study; `resolved` keeps the setting's values by dataset."""
+    """Return a point of the study.
+
+    `resolved` keeps the setting's values by dataset and named suspects: of ``target`` they are
+    the scenario's.
+    """
     dataset, values = scenario.dataset.name, setting.values
     method = method_of(values)
-    if dataset not in resolved:
+    named = values.get("suspects")
+    if named == TARGET:
+        named = (scenario.poison.target_label,)
+    if (dataset, named) not in resolved:
         preset = preset_values(values.get("preset") or study.preset, dataset)
         own = {name: value for name, value in values.items() if name not in NO_VALUES}
-        resolved[dataset] = assemble(preset | (own if method is None else _of_samples(own)))
+        own |= {"suspects": named} if "suspects" in own else {}
+        values_of = own if method is None else _of_samples(own)
+        resolved[dataset, named] = assemble(preset | values_of)
     seed = values.get("defence_seed")
     return Trial(
         number=number,
         scenario=scenario,
         setting=setting,
-        hyperparameters=resolved[dataset],
+        hyperparameters=resolved[dataset, named],
         defence_seed=scenario.seed if seed is None else seed,
         method=None if method is None else method.resolved(dataset),
     )
@@ -227,16 +238,18 @@ def _setting(study: Study, number: int, values: Values) -> Setting:
     return Setting(number=number, values=dict(values), text=text or "the preset")
 
 
-def _title(method: RepairMethod | None) -> str:
+def _title(method: RepairMethod | None, values: Values) -> str:
     """Return what a method's settings are compared under: its name, an oracle's apart."""
     if method is None:
-        return ULRL
+        return ULRL + (DAGGER if values.get("suspects") is not None else "")
     return method.name + (DAGGER if getattr(method, "rule", None) == ORACLE else "")
 
 
 def _plainly(name: str, value: Any) -> str:
     if name == "repair" and getattr(value, "rule", None) == ORACLE:
         return f"{value}{DAGGER}"
+    if name == "suspects" and value is not None:
+        return f"{value if value == TARGET else json.dumps(value)}{DAGGER}"
     if value is None:
         return "seed" if name == "defence_seed" else "none"
     return json.dumps(value) if isinstance(value, tuple) else str(value)
@@ -262,15 +275,19 @@ class Plan:
     @cached_property
     def methods(self) -> tuple[str, ...]:
         """The names of the repair methods, as in the file; an oracle's settings are one apart."""
-        entries = self.study.grid.settings.get("repair", ())
-        names = [_title(entry) for entry in entries] if isinstance(entries, tuple) else []
-        return tuple(dict.fromkeys(names)) or (ULRL,)
+        entries, named = (self.study.grid.settings.get(axis) for axis in ("repair", "suspects"))
+        names = [
+            _title(method_of({"repair": entry}), {"suspects": suspects})
+            for entry in (entries if isinstance(entries, tuple) else (None,))
+            for suspects in (named if isinstance(named, tuple) else (None,))
+        ]
+        return tuple(dict.fromkeys(names))
 
     @property
     def settings_of_methods(self) -> Counter[str]:
         """How many settings each method has."""
-        methods = (method_of(setting.values) for setting in self.settings)
-        return Counter(map(_title, methods))
+        every = (setting.values for setting in self.settings)
+        return Counter(_title(method_of(values), values) for values in every)
 
     @cached_property
     def by_place(self) -> dict[tuple[int, int], Trial]:
@@ -317,7 +334,7 @@ class Plan:
     def with_setting(self, number: int, values: Values) -> list[Trial]:
         """Return the trials that a drawn setting has in this plan; the plan stays as it is."""
         setting = _setting(self.study, number, values)
-        known: dict[str, Hyperparameters] = {}
+        known: dict[tuple[str, Any], Hyperparameters] = {}
         first = number * len(self.scenarios)
         return [
             trial_of(self.study, first + scenario.number, scenario, setting, known)
@@ -374,7 +391,7 @@ class Plan:
             if method is not None and axis in _COLUMNS["repair"]:
                 point[axis] = method.name if axis == "repair" else options_text(method)
                 continue
-            value = trial.setting.values[axis]
+            value = trial.setting.values["suspects" if axis == NAMED_SUSPECTS else axis]
             point[axis] = json.dumps(value) if isinstance(value, tuple) else value
         return point
 
@@ -400,7 +417,7 @@ def make_plan(study: Study, drawn: Iterable[Values] = ()) -> Plan:
         order = {method: place for place, method in enumerate(axes[names.index("repair")])}
         distinct = sorted(apart, key=lambda values: order[values["repair"]])
     settings = [_setting(study, number, values) for number, values in enumerate(distinct)]
-    resolved: list[dict[str, Hyperparameters]] = [{} for _ in settings]
+    resolved: list[dict[tuple[str, Any], Hyperparameters]] = [{} for _ in settings]
     scenarios: list[Scenario] = []
     trials: list[Trial] = []
     for found in _scenarios(study):

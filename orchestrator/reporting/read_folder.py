@@ -147,7 +147,7 @@ class StudyResults:
         return {name: self._of(trials) for name, trials in groups.items()}
 
     def _of(self, trials: Sequence[TrialRow]) -> "StudyResults":
-        given = [json.loads(trial.cells["repair_options"]) for trial in trials]
+        given = [json.loads(trial.cells.get("repair_options") or "{}") for trial in trials]
         options = distinct(name for one in given for name in one)
         usual = dict.fromkeys(options, DEFAULT)
         rows = [

@@ -11,6 +11,7 @@ from orchestrator.spec.axes import Axes, Item
 from orchestrator.spec.model import is_of_ulrl
 from orchestrator.spec.space import Range
 from orchestrator.spec.yaml_tree import YamlNode
+from ulrl.attacks import LabelRule
 from ulrl.audits import Audit
 from ulrl.datasets import DatasetError, DatasetInfo
 from ulrl.hyperparameters import Hyperparameters, Preset, assemble, preset_values
@@ -19,12 +20,13 @@ from ulrl.methods import ULRL, RepairMethod
 from ulrl.models import ModelSpec
 from ulrl.plugins import source_of
 from ulrl.poison_checks import check_poison, check_trigger
+from ulrl.scoring import TARGET
 
 _CLEAN_AXES = ("preset", "clean_ratio", "clean_draw")
 # What decides whether phase 1 can flag a neuron of a head, and phase 2 leave a classifier.
 _RULE_AXES = (
     *("preset", "layers", "suspect_rule", "suspect_share", "max_suspects", "mad_epsilon"),
-    *("alpha", "cosine_form", "cosine_reduction"),
+    *("suspects", "alpha", "cosine_form", "cosine_reduction"),
 )
 
 
@@ -43,6 +45,7 @@ def check_combinations(axes: Axes, preset: Preset) -> None:
     _check_repair_axes(axes)
     _check_methods(axes, facts)
     _check_oracles(axes)
+    _check_targets(axes)
 
 
 def _facts(axes: Axes, *, noted: bool = False) -> dict[int, DatasetInfo]:
@@ -98,6 +101,25 @@ def _check_oracles(axes: Axes) -> None:
                 f"rule oracle chooses by the ASR, and there is none without an attack; exclude "
                 f"{{repair: {{name: {method.value.name}, rule: oracle}}, attack: {attack.name}}}"
             )
+
+
+def _check_targets(axes: Axes) -> None:
+    """Note ``suspects: target`` where ULRL meets an attack without one target."""
+    if "suspects" not in axes.items or "suspects" in axes.folded:  # with a search it is refused
+        return
+    methods = axes.items.get("repair", ())
+    dimensions = ("poisoning", "suspects", *(["repair"] if methods else []))
+    for p, s, *m in _left(axes, *dimensions):
+        choice, named = axes.poisonings[p][0].value, axes.items["suspects"][s]
+        one_target = not choice.attack.benign and choice.labels is not LabelRule.ALL_TO_ALL
+        other = any(methods[place].value.name != ULRL for place in m)
+        if named.value == TARGET and not one_target and not other:
+            what = "without an attack" if choice.attack.benign else "where labels are all_to_all"
+            named.node.note(
+                f"suspects target is the row of the attacker's class, and there is none {what}; "
+                f"exclude {{suspects: target, attack: {choice.attack.name}}}"
+            )
+            return
 
 
 def check_audits(axes: Axes, audits: Sequence[Item]) -> None:
@@ -190,7 +212,8 @@ def _check_clean(parts: Hyperparameters, supply: DatasetInfo) -> None:
 def _check_rule(parts: Hyperparameters, supply: DatasetInfo) -> None:
     rule, classes, layers = parts.score, supply.classes, parts.unlearn.layers
     rule.check(classes, layers)
-    parts.relearn.check(rule.certain(classes, layers), classes)
+    named = rule.suspects is not None
+    parts.relearn.check(rule.certain(classes, layers), classes, named=named)
 
 
 def _check_settings(

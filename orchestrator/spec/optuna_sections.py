@@ -204,6 +204,11 @@ def check_search(node: YamlNode | None, search: Search | None, axes: Axes) -> No
             "a sampler would draw defence_seed as if it were a hyper-parameter; give one value, or "
             "list the settings in place of search to have each run with several"
         )
+    if grid.settings.get("suspects", (None,)) != (None,):
+        node.note(
+            "a sampler would learn from suspects that no defence knows; leave them out of the "
+            "grid, or list the settings in place of search"
+        )
     # A method whose one setting there is stands beside the others as it is.
     spaces = {
         method: space

@@ -140,11 +140,15 @@ def axis_values(node: YamlNode, reader: Reader, hint: Any) -> list[tuple[YamlNod
     """Return the values of one key that may list several, each with its place.
 
     A scalar is a list of one. Where each value is a list of its own, a flat list is one
-    value. What is wrong, empty or there twice is noted and left out.
+    value; where it may be a list or a word, a flat list of numbers is. What is wrong, empty or
+    there twice is noted and left out.
     """
     nodes = node.items
     is_list = get_origin(hint) is tuple
     if is_list and nodes and not any(isinstance(item.value, tuple) for item in nodes):
+        nodes = (node,)
+    may_be_list = any(get_origin(kind) is tuple for kind in get_args(hint))
+    if may_be_list and nodes and all(type(item.value) is int for item in nodes):
         nodes = (node,)
     if not nodes or (node.value is None and type(None) not in get_args(hint)):
         node.note(f"{node.name} has no values; list at least one")

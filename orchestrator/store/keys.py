@@ -41,7 +41,8 @@ def result_key(stage: str, version: int, config: Any, inputs: Mapping[str, str])
 
     The key covers the stage and its version, every field of `config` (defaults too, so
     that editing a default cannot revive an old result) and the keys of its inputs. Fields
-    marked ``runtime`` (where a dataset lies) are left out.
+    marked ``runtime`` (where a dataset lies) are left out; so are those marked ``added`` where
+    they have their default, for results that are older than they.
 
     Raises:
         TypeError: Something in `config` has no canonical form.
@@ -76,6 +77,7 @@ def plain(value: Any) -> Any:
             field.name: plain(getattr(value, field.name))
             for field in dataclasses.fields(value)
             if not field.metadata.get("runtime", False)
+            and not (field.metadata.get("added") and getattr(value, field.name) == field.default)
         }
         return {"type": getattr(value, "key_name", type(value).__name__), **fields}
     raise TypeError(f"{value!r} has no canonical form, so it cannot be part of a key")

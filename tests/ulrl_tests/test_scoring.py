@@ -397,3 +397,40 @@ def test_suspects_are_told_apart_by_layer() -> None:
     assert conv.reset.tolist() == [[True, False, True], [False, True, True]]  # 1.5: two of three
     assert (last.weight, last.rows) == ("head.weight", (0, 2))
     assert last.reset.tolist() == [[False, True], [True, False]]
+
+
+def test_named_suspects_take_the_place_of_flagged_ones() -> None:
+    flagged = score_neurons(ScoreConfig(), heads(10))
+    named = score_neurons(ScoreConfig(suspects=(0, 3), max_suspects=0), heads(10))
+    assert (flagged.suspects, named.suspects) == ((), (0, 3))
+    assert named.movement["head.weight"].tolist() == [[0.0], [9.0]]
+    assert torch.equal(named.z, flagged.z)
+    assert named.rank(9) == 1
+
+
+def test_named_suspects_are_rows_of_the_head_where_all_layers_are_watched() -> None:
+    before: Rows = {"body.weight": [[0.0]] * 4, "head.weight": [[0.0]] * 3}
+    after: Rows = {"body.weight": [[9.0]] * 4, "head.weight": [[1.0], [2.0], [3.0]]}
+    found = score_neurons(ScoreConfig(suspects=(1,)), ascent_of(before, after, accuracy=(0.0,)))
+    assert found.places == (("head", 1),)
+    assert found.movement["head.weight"].tolist() == [[2.0]]
+
+
+def test_two_classes_can_have_a_named_suspect() -> None:
+    assert score_neurons(ScoreConfig(suspects=(1,)), heads(2)).suspects == (1,)
+
+
+@pytest.mark.parametrize(
+    ("suspects", "text"), [((10,), "0 to 9; got .10."), ("target", "which know the target")]
+)
+def test_suspects_that_the_head_does_not_have_are_refused(suspects: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        score_neurons(ScoreConfig(suspects=suspects), heads(10))
+
+
+def test_named_suspects_come_as_lists_and_words() -> None:
+    assert assemble({"suspects": [0, 3]}).score.suspects == (0, 3)
+    assert assemble({"suspects": "target"}).score.suspects == "target"
+    assert assemble({"suspects": None}).score.suspects is None
+    with pytest.raises(TypeError, match="suspects is a list of whole numbers or target or None"):
+        assemble({"suspects": "traget"})
