@@ -29,6 +29,7 @@ CIFAR-100, GTSRB and Tiny-ImageNet both presets have `relearn_lr` 0.001 and `alp
 its clean samples with seed 0 always: that is a `defence_seed` of 0 here.) `fine_tuning` is
 BackdoorBench's plain fine-tuning, the baseline to beat. `preset` is itself an axis. `null` in a
 file switches an optional value off. The column of the axis `suspects` is `named_suspects`.
+`studies/finders.yaml` compares every `finder` and the score `per_mass`.
 
 This page is made from the code by `python -m tests.settings_table`; a test keeps it fresh.
 """

@@ -72,3 +72,37 @@ def test_what_a_pass_costs_besides_its_images_is_told_apart() -> None:
     assert (piece.each, piece.fixed) == (4 / 128, 2.0)
     assert piece.of(0) == 2.0
     assert piece.of(384) == 14.0
+
+
+def test_the_table_of_finders_counts_what_was_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.finders_table import main
+
+    head = (
+        "attack,target_label,status,victim_ok,finder,named_suspects,flagged,target_rank,"
+        "acc_before_report,acc_after_report,asr_after_report,repair_seconds"
+    )
+    rows = (
+        'sig,3,done,True,ascent,,"[3, 5]",1,0.7,0.6,0.01,2.0',
+        'sig,3,done,True,ascent,,"[5]",6,0.7,0.6,0.99,4.0',  # another row
+        'sig,3,done,True,ascent,,"[]",1,0.7,0.7,0.99,3.0',  # first, but not flagged
+        'sig,3,done,False,ascent,,"[3]",1,0.2,0.2,0.01,3.0',  # a weak victim
+        'sig,3,done,True,ascent,target,"[3]",6,0.7,0.65,0.0,3.0',
+        'none,,done,True,ascent,,"[4]",,0.7,0.5,,3.0',
+        'none,,done,True,ascent,,"[]",,0.7,0.7,,3.0',
+        "sig,3,failed,True,ascent,,,,,,,",
+    )
+    (tmp_path / "results.csv").write_text("\n".join((head, *rows)))
+    main([str(tmp_path)])
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in capsys.readouterr().out.splitlines()
+    ]
+    assert lines[0][:4] == ["finder", "named_suspects", "found: sig", "found: all"]
+    assert lines[2] == [
+        *("ascent", "–", "1/3", "1/3", "1", "1/3", "6.7", "1/2", "10.0", "3.0"),
+    ]
+    assert lines[3] == [
+        *("ascent", "target †", "–", "–", "–", "1/1", "5.0", "–", "–", "3.0"),
+    ]

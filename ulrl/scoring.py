@@ -38,6 +38,7 @@ class Score(StrEnum):
     L1 = "l1"  # the official code: the sum of absolute changes
     L2 = "l2"  # the Euclidean length of the change
     RELATIVE = "relative"  # the sum of absolute changes over that of absolute weights
+    PER_MASS = "per_mass"  # that sum over the share of the predictions at the stop; the head's only
 
 
 class SuspectRule(StrEnum):
@@ -70,7 +71,9 @@ class ScoreConfig:
             samples is at most this; 0.20 in the official code. Below chance (1 / classes) it
             may never be reached, and then the last epoch is scored.
         threshold_scale: What `unlearn_threshold` is a fraction of.
-        score: How a neuron's change becomes one number.
+        score: How a neuron's change becomes one number. ``per_mass`` is for `layers` ``head``: the
+            sum of a row's absolute changes, over the share of the clean samples that its class
+            is predicted for at the stop, or 1 / classes if that is more.
         score_bias: Whether its bias counts as one more weight.
         suspect_rule: What makes a neuron suspicious. Of 2 classes ``outlier`` can flag none
             and is refused.
@@ -139,6 +142,11 @@ class ScoreConfig:
             layers: Which layers are watched; with all of them a head is a small part, and
                 there is nothing to check.
         """
+        if self.score is Score.PER_MASS and layers is Layers.ALL:
+            raise ValueError(
+                "score per_mass is of rows of the head, each of which has a class; write another "
+                "score with layers: all"
+            )
         if self.suspects is not None:
             if self.suspects != TARGET and self.suspects[-1] >= classes:
                 raise ValueError(
@@ -266,6 +274,8 @@ def score_neurons(config: ScoreConfig, ascent: Ascent) -> NeuronScores:
     after = ascent.at(epoch)
     changes = {name: (after[name] - ascent.before[name]).abs() for name in after}
     shifts = [_shift(config, name, changes, ascent.before) for name in weights]
+    if config.score is Score.PER_MASS:
+        shifts = [shifts[-1] / predicted_mass(ascent.predicted_at(epoch))]
     shift = torch.cat(shifts)
     # Layers differ a hundredfold in how far their weights move, so each is its own scale.
     z = torch.cat([modified_z(part, config.zero_mad, config.mad_epsilon) for part in shifts])
@@ -315,6 +325,15 @@ def _shift(
         return change.square().sum(dim=1).sqrt()
     total = change.sum(dim=1)
     return total / start.sum(dim=1) if config.score is Score.RELATIVE else total
+
+
+def predicted_mass(predicted: Int64[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+    """Return the share of the samples that each class is predicted for, at least 1 / classes.
+
+    Without a least value a class that nothing is predicted for would have an infinite score.
+    """
+    total = max(1, int(predicted.sum()))
+    return (predicted / total).clamp(min=1 / len(predicted))
 
 
 def modified_z(

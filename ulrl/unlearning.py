@@ -1,18 +1,19 @@
 """Stage 2 of 5: gradient ascent on the clean samples, to expose suspicious neurons."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import log
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ulrl.clean import CleanSamples
 from ulrl.errors import DivergedError
-from ulrl.fitting import SGDConfig, Sources, train
-from ulrl.layers import Layers, as_rows, neurons_of
+from ulrl.fitting import Objective, SGDConfig, Sources, train
+from ulrl.layers import Layers, as_rows, bias_name, neurons_of
 from ulrl.models import Classifier, Weights, restore
 from ulrl.precision import Precision
 from ulrl.ranges import Proportion
@@ -25,6 +26,14 @@ class StopAccuracy(StrEnum):
 
     RUNNING = "running"  # the official code's: train mode, augmented, before each step
     EVAL = "eval"  # of the weights at the end of the epoch: eval mode, images as they are
+
+
+class Finder(StrEnum):
+    """How the ascent is kept from ending in whatever class is nearest."""
+
+    ASCENT = "ascent"  # the official code's: it is not
+    BALANCED = "balanced"  # classes that are predicted often count less: logit adjustment
+    SECOND_ASCENT = "second_ascent"  # a second one, without the class that the first ended in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +53,12 @@ class UnlearnConfig:
         unlearn_precision: Of the forward pass.
         stop_accuracy: Which accuracy the threshold is compared with.
         layers: Whose neurons are watched.
+        finder: How the ascent is kept from ending in whatever class is nearest. ``balanced``
+            takes the logarithm of the mean prediction of the batch from the logits.
+            ``second_ascent`` goes on until one class is predicted for most of the samples,
+            then climbs again from the victim without that class and its samples. The others
+            are scored by the second ascent; the row of that class by the first, in multiples of
+            what the others usually moved by.
     """
 
     unlearn_lr: float = 0.01
@@ -58,6 +73,7 @@ class UnlearnConfig:
     unlearn_precision: Precision = Precision.AMP
     stop_accuracy: StopAccuracy = StopAccuracy.RUNNING
     layers: Layers = Layers.HEAD
+    finder: Finder = field(default=Finder.ASCENT, metadata={"added": True})
 
     def __post_init__(self) -> None:
         self.sgd.check("unlearn", self.unlearn_lr)
@@ -150,6 +166,21 @@ class Ascent:
         return self.reaches(threshold) or self.diverged or ended
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _TakenOut:
+    """A class that an ascent does without.
+
+    Attributes:
+        label: The class; none of the samples has it, and none is predicted to.
+        changes: How far its row moved in the ascent that ended in it, by the head's parameters.
+        unit: How far other rows moved in that ascent; see `_usual_movement`.
+    """
+
+    label: int
+    changes: Mapping[str, Tensor]
+    unit: float
+
+
 def unlearn(
     config: UnlearnConfig,
     victim: Weights,
@@ -167,8 +198,76 @@ def unlearn(
     threshold, so one ascent serves all of them exactly. `observe` is called with the
     climbing classifier after each epoch that did not diverge; it may measure, and shall change
     nothing.
+
+    Of a ``second_ascent`` the first is yielded too, epoch by epoch, but not observed. Where it
+    diverges, or there are only two classes, there is no second.
+
+    Raises:
+        ValueError: Fewer than two samples are left for a second ascent.
     """
+    out: _TakenOut | None = None
+    if config.finder is Finder.SECOND_ASCENT and victim.model_spec.classes > 2:
+        for ascent in _ascend(config, victim, clean, 0.0, device):
+            yield ascent
+            if 2 * int(ascent.predicted_at(ascent.kept[-1]).max()) > len(clean.samples.labels):
+                break
+        if ascent.diverged:
+            return
+        out = _ended_in(f"{victim.model_spec.head}.weight", ascent)
+        clean = _without(out.label, clean)
+    yield from _ascend(config, victim, clean, floor, device, out=out, observe=observe)
+
+
+def _ended_in(weight: str, ascent: Ascent) -> _TakenOut:
+    """Return the class that an ascent predicts most at its last minimum, and how its row moved.
+
+    Args:
+        weight: The head's, by its name.
+        ascent: That has not diverged.
+    """
+    label = int(ascent.predicted_at(ascent.kept[-1]).argmax())
+    now, before = ascent.at(ascent.kept[-1]), ascent.before
+    names = [name for name in (weight, bias_name(weight)) if name in now]
+    return _TakenOut(
+        label=label,
+        changes={name: now[name][label] - before[name][label] for name in names},
+        unit=_usual_movement(now[weight] - before[weight], label),
+    )
+
+
+def _usual_movement(change: Float[Tensor, "classes fan_in"], label: int) -> float:
+    """Return the median of the sums of absolute changes of the rows but that of a class."""
+    others = torch.arange(len(change)) != label
+    return float(change.abs().sum(dim=1)[others].median())
+
+
+def _without(label: int, clean: CleanSamples) -> CleanSamples:
+    """Return the clean samples of other classes."""
+    left = clean.samples.labels != label
+    if int(left.sum()) < 2:
+        raise ValueError(
+            f"finder second_ascent takes out class {label}, which leaves {int(left.sum())} clean "
+            f"samples, and two are needed; draw more, or write finder: ascent"
+        )
+    samples = replace(
+        clean.samples, images=clean.samples.images[left], labels=clean.samples.labels[left]
+    )
+    return replace(clean, samples=samples, index=clean.index[left])
+
+
+def _ascend(
+    config: UnlearnConfig,
+    victim: Weights,
+    clean: CleanSamples,
+    floor: float,
+    device: torch.device,
+    *,
+    out: _TakenOut | None = None,
+    observe: Callable[[Classifier], None] | None = None,
+) -> Iterator[Ascent]:
+    """Climb once, from the victim; see `unlearn`."""
     classifier = restore(victim, device)
+    _never_predict(out, classifier)
     watched = neurons_of(classifier, config.layers)
     before = _copies(watched)
     accuracies: list[float] = []
@@ -176,8 +275,8 @@ def unlearn(
     kept: dict[int, dict[str, Tensor]] = {}
     predicted: list[Tensor] = []
     sources = Sources.of(clean.seed, "unlearn")
-    for epoch in train(classifier, clean.samples, _climb, config.sgd, sources):
-        now = _copies(watched)
+    for epoch in train(classifier, clean.samples, _CLIMBS[config.finder], config.sgd, sources):
+        now = _with_row(out, before, _copies(watched))
         answers: Tensor | None = None
         accuracy, diverged = epoch.accuracy, bool(epoch.fault)
         last = False
@@ -223,6 +322,53 @@ def _is_least(accuracy: float, earlier: list[float]) -> bool:
 
 def _climb(logits: Tensor, labels: Tensor) -> Tensor:
     return -cross_entropy(logits, labels)
+
+
+def _climb_balanced(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the negative cross-entropy of logits less the log of the batch's mean prediction.
+
+    Logit adjustment (Menon et al., ICLR 2021) by predicted classes in place of labels: what pulls
+    all samples to one class is divided out of the softmax, so that classes grow alike.
+    """
+    mass = logits.log_softmax(dim=1).logsumexp(dim=0) - log(len(logits))
+    return -cross_entropy(logits - mass.detach(), labels)
+
+
+_CLIMBS: Mapping[Finder, Objective] = {
+    Finder.ASCENT: _climb,
+    Finder.BALANCED: _climb_balanced,
+    Finder.SECOND_ASCENT: _climb,
+}
+
+
+def _with_row(
+    out: _TakenOut | None, before: Mapping[str, Tensor], now: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return parameters in which the row of the class that was taken out moved as it had.
+
+    That is by the same multiple of what other rows usually moved by, so that one score compares
+    the rows of two ascents that may have gone on for longer or shorter.
+    """
+    if out is None:
+        return now
+    weight = next(name for name, change in out.changes.items() if change.ndim)
+    usual = _usual_movement(now[weight] - before[weight], out.label)
+    scale = usual / out.unit if out.unit else 1.0
+    for name, change in out.changes.items():
+        now[name][out.label] = before[name][out.label] + change * scale
+    return now
+
+
+def _never_predict(out: _TakenOut | None, classifier: Classifier) -> None:
+    """Give a class that was taken out the least logit there is, whatever the network says."""
+    if out is None:
+        return
+    place = torch.tensor([out.label], device=classifier.device)
+
+    def mask(_module: nn.Module, _inputs: object, logits: Tensor) -> Tensor:
+        return logits.index_fill(1, place, torch.finfo(logits.dtype).min)
+
+    classifier.network.register_forward_hook(mask)
 
 
 def _copies(watched: Mapping[str, Tensor]) -> dict[str, Tensor]:

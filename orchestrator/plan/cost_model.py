@@ -22,6 +22,7 @@ from ulrl.precision import Precision
 from ulrl.randomness import preserved_default_rng
 from ulrl.supervised import VictimConfig
 from ulrl.training_hooks import NO_HOOKS, TrainingHooks
+from ulrl.unlearning import Finder
 
 BUDGET = 4.0  # seconds for all that a plan wants to know
 LEAST = 0.2  # seconds for one network
@@ -292,6 +293,7 @@ class Workload:
         """Return the load of an ascent of typical length."""
         config = trial.hyperparameters.unlearn
         epochs = min(ASCENT_EPOCHS, config.unlearn_epochs)
+        epochs *= 2 if config.finder is Finder.SECOND_ASCENT else 1
         return replace(self._phase(trial, epochs, config.unlearn_batch_size), known=False)
 
     def relearn(self, trial: Trial) -> JobLoad:

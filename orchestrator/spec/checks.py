@@ -26,7 +26,7 @@ _CLEAN_AXES = ("preset", "clean_ratio", "clean_draw")
 # What decides whether phase 1 can flag a neuron of a head, and phase 2 leave a classifier.
 _RULE_AXES = (
     *("preset", "layers", "suspect_rule", "suspect_share", "max_suspects", "mad_epsilon"),
-    *("suspects", "alpha", "cosine_form", "cosine_reduction"),
+    *("suspects", "score", "alpha", "cosine_form", "cosine_reduction"),
 )
 
 

@@ -1,0 +1,115 @@
+"""How often each finder finds the target's row, in Markdown: ``finders_table.py runs/finders``.
+
+Found: the row of the target has the largest score of all rows of the head and is flagged. Removed:
+the ASR of the repaired model is below 10 % on the report half. Weak victims are left out.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import TypeAlias
+
+Row: TypeAlias = Mapping[str, str]
+AXES = ("finder", "score", "unlearn_threshold", "clean_ratio", "named_suspects")
+REMOVED = 0.1
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a results.csv that are done, of ULRL, weak victims left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        row
+        for row in rows
+        if row["status"] == "done"
+        and row.get("repair", "ulrl") == "ulrl"
+        and (row["attack"] == "none" or row["victim_ok"] == "True")
+    ]
+
+
+def flags(row: Row) -> list[int | str]:
+    """Return the rows that are flagged."""
+    found: list[int | str] = json.loads(row["flagged"])
+    return found
+
+
+def is_found(row: Row) -> bool:
+    """Whether the target's row is first and flagged."""
+    return float(row["target_rank"] or 0) == 1 and int(float(row["target_label"])) in flags(row)
+
+
+def share(rows: Sequence[Row], holds: Iterable[bool]) -> str:
+    """Return how many of some rows something holds of, as ``2/3``."""
+    return f"{sum(holds)}/{len(rows)}" if rows else "–"
+
+
+def told(row: Row) -> bool:
+    """Whether the study named the rows."""
+    return row.get("named_suspects", "") not in ("", "none")
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Return the table, a line per setting as the first rows have them."""
+    axes = [axis for axis in AXES if axis in rows[0]]
+    attacks = list(dict.fromkeys(row["attack"] for row in rows if row["attack"] != "none"))
+    head = [
+        *axes,
+        *(f"found: {attack}" for attack in attacks),
+        *("found: all", "median rank", "removed", "ACC lost", "benign: flagged", "ACC lost", "s"),
+    ]
+    lines = [head, ["---"] * len(head)]
+    for place in dict.fromkeys(tuple(row[axis] for axis in axes) for row in rows):
+        own = [row for row in rows if tuple(row[axis] for axis in axes) == place]
+        lines.append([*_named(axes, place), *_cells(own, attacks)])
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _named(axes: Sequence[str], place: Sequence[str]) -> list[str]:
+    marked = [
+        axis == "named_suspects" and value not in ("", "none")
+        for axis, value in zip(axes, place, strict=True)
+    ]
+    return [
+        f"{value} †" if mark else value or "–" for value, mark in zip(place, marked, strict=True)
+    ]
+
+
+def _cells(rows: Sequence[Row], attacks: Sequence[str]) -> list[str]:
+    attacked = [row for row in rows if row["attack"] != "none"]
+    benign = [row for row in rows if row["attack"] == "none"]
+    by_phase_one = [row for row in attacked if not told(row)]  # else nothing was sought
+    ranks = [float(row["target_rank"]) for row in by_phase_one if row["target_rank"]]
+    seconds = [float(row["repair_seconds"]) for row in rows if row.get("repair_seconds")]
+    parts = [[row for row in by_phase_one if row["attack"] == attack] for attack in attacks]
+    return [
+        *(share(part, map(is_found, part)) for part in (*parts, by_phase_one)),
+        f"{median(ranks):g}" if ranks else "–",
+        share(attacked, (float(row["asr_after_report"]) < REMOVED for row in attacked)),
+        _lost(attacked),
+        share(benign, (bool(flags(row)) for row in benign)),
+        _lost(benign),
+        f"{mean(seconds):.1f}" if seconds else "–",
+    ]
+
+
+def _lost(rows: Sequence[Row]) -> str:
+    """Return the mean loss of ACC on the report half, in percentage points."""
+    losses = [float(row["acc_before_report"]) - float(row["acc_after_report"]) for row in rows]
+    return f"{100 * mean(losses):.1f}" if losses else "–"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the study's folder")
+    rows = read(parser.parse_args(arguments).folder / "results.csv")
+    if not rows:
+        parser.error("no trial of ULRL is done whose victim took")
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
