@@ -10,8 +10,8 @@ from orchestrator.plan.columns import METHOD, NAMED_SUSPECTS, SCENARIO, SURFACE_
 _OF_ALL = {*SCENARIO, "defence_seed", "clean_ratio", "clean_draw", *METHOD}  # axes of every method
 ORACLE, DAGGER = "oracle", " †"  # a rule of methods that cut, and the mark of such settings
 DAGGER_NOTE = (
-    "† the strength of the cut is chosen by the ASR on the selection half, or the rows to reset "
-    "are named (suspects): no defence can do that."
+    "† the ASR on the selection half chooses the strength of the cut, or suspects names the rows: "
+    "no defence can do that."
 )
 _LONGEST_NUMBER = 8  # digits; what is longer was hardly typed
 

@@ -20,7 +20,7 @@ from ulrl.relearning import (
 )
 from ulrl.scoring import Score, ScoreConfig, SuspectOrder, SuspectRule, ThresholdScale, ZeroMAD
 from ulrl.supervised import VictimConfig
-from ulrl.unlearning import StopAccuracy, UnlearnConfig
+from ulrl.unlearning import Finder, StopAccuracy, UnlearnConfig
 from ulrl.weight_selection import ReinitBias, ResetConfig
 
 FOUR = ["cifar10", "cifar100", "gtsrb", "tiny_imagenet"]
@@ -41,6 +41,7 @@ OFFICIAL = {
     "unlearn_precision": Precision.AMP,
     "stop_accuracy": StopAccuracy.RUNNING,
     "layers": Layers.HEAD,
+    "finder": Finder.ASCENT,
     "unlearn_threshold": 0.20,
     "threshold_scale": ThresholdScale.ABSOLUTE,
     "score": Score.L1,
@@ -52,6 +53,7 @@ OFFICIAL = {
     "max_suspects": 2,
     "suspect_order": SuspectOrder.INDEX,
     "zero_mad": ZeroMAD.INFINITE,
+    "suspects": None,
     "reinit_ratio": 1.0,
     "reinit_bias": ReinitBias.ZERO,
     "reinit_distribution": ReinitDistribution.UNIFORM,
@@ -129,7 +131,7 @@ def test_members_of_a_set_of_names_may_be_texts() -> None:
         if isinstance(entry.default, Enum)
         for other in list(type(entry.default))[-1:]
     }
-    assert len(members) == 15
+    assert len(members) == 16
     assert assemble({name: str(member) for name, member in members.items()}) == assemble(members)
     for name, (part, _) in names().items():
         if name in members:
@@ -193,6 +195,10 @@ RANGES: dict[tuple[type, str], tuple[str, tuple[Any, ...]]] = {
     ),
     (ScoreConfig, "z_threshold"): ("z_threshold is above 0 and at most 1e6", (0.0, 2e6, NAN)),
     (ScoreConfig, "max_suspects"): ("max_suspects is at least 0, or null", (-1,)),
+    (ScoreConfig, "suspects"): (
+        "suspects are rows of the head from 0, in increasing order, at least one",
+        ((), (-1,), (1, 0), (2, 2)),
+    ),
     (ResetConfig, "reinit_ratio"): (
         "reinit_ratio is a fraction of a neuron's weights, in [0, 1]",
         (-0.01, 1.01, NAN),
