@@ -204,11 +204,7 @@ def check_search(node: YamlNode | None, search: Search | None, axes: Axes) -> No
             "a sampler would draw defence_seed as if it were a hyper-parameter; give one value, or "
             "list the settings in place of search to have each run with several"
         )
-    if grid.settings.get("suspects", (None,)) != (None,):
-        node.note(
-            "a sampler would learn from suspects that no defence knows; leave them out of the "
-            "grid, or list the settings in place of search"
-        )
+    _note_oracles(node, grid, axes)
     # A method whose one setting there is stands beside the others as it is.
     spaces = {
         method: space
@@ -228,6 +224,23 @@ def check_search(node: YamlNode | None, search: Search | None, axes: Axes) -> No
             node.note(
                 f"{search.sampler} needs at least two ranges{of}, since it draws from lists at "
                 f"random; take tpe, or write ranges"
+            )
+
+
+def _note_oracles(node: YamlNode, grid: Grid, axes: Axes) -> None:
+    way_out = "out of the grid, or list the settings in place of search"
+    if grid.settings.get("suspects", (None,)) != (None,):
+        node.note(
+            f"a sampler would learn from suspects that no defence knows; leave them {way_out}"
+        )
+    for item in axes.items.get("repair", ()):
+        entry = item.value
+        drawn = isinstance(entry, DrawnMethod)
+        rule = dict(entry.fixed).get("rule") if drawn else getattr(entry, "rule", None)
+        if rule == "oracle":
+            item.node.note(
+                f"a sampler would learn from rule oracle, which no defence can follow; leave it "
+                f"{way_out}"
             )
 
 
