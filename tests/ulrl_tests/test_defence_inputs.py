@@ -149,7 +149,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"unlearn_threshold": 2}, "unlearn_threshold is an accuracy, in [0, 1]; got 2"),
     (
         {"score": "relativ"},
-        "score is l1 or l2 or relative; got 'relativ'; did you mean 'relative'?",
+        "score is l1 or l2 or relative or per_mass; got 'relativ'; did you mean 'relative'?",
     ),
     ({"seed": -1}, "a seed is an integer of at least 0; got -1"),
     (
