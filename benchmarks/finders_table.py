@@ -12,8 +12,11 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TypeAlias
 
+from orchestrator.plan.columns import NAMED_SUSPECTS
+from orchestrator.plan.labels import DAGGER, is_named
+
 Row: TypeAlias = Mapping[str, str]
-AXES = ("finder", "score", "unlearn_threshold", "clean_ratio", "named_suspects")
+AXES = ("finder", "score", "unlearn_threshold", "clean_ratio", NAMED_SUSPECTS)
 REMOVED = 0.1
 
 
@@ -46,11 +49,6 @@ def share(rows: Sequence[Row], holds: Iterable[bool]) -> str:
     return f"{sum(holds)}/{len(rows)}" if rows else "–"
 
 
-def told(row: Row) -> bool:
-    """Whether the study named the rows."""
-    return row.get("named_suspects", "") not in ("", "none")
-
-
 def table(rows: Sequence[Row]) -> list[str]:
     """Return the table, a line per setting as the first rows have them."""
     axes = [axis for axis in AXES if axis in rows[0]]
@@ -68,19 +66,18 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def _named(axes: Sequence[str], place: Sequence[str]) -> list[str]:
-    marked = [
-        axis == "named_suspects" and value not in ("", "none")
-        for axis, value in zip(axes, place, strict=True)
-    ]
     return [
-        f"{value} †" if mark else value or "–" for value, mark in zip(place, marked, strict=True)
+        f"{value}{DAGGER}" if axis == NAMED_SUSPECTS and is_named(value) else value or "–"
+        for axis, value in zip(axes, place, strict=True)
     ]
 
 
 def _cells(rows: Sequence[Row], attacks: Sequence[str]) -> list[str]:
     attacked = [row for row in rows if row["attack"] != "none"]
     benign = [row for row in rows if row["attack"] == "none"]
-    by_phase_one = [row for row in attacked if not told(row)]  # else nothing was sought
+    by_phase_one = [
+        row for row in attacked if not is_named(row.get(NAMED_SUSPECTS))
+    ]  # else nothing was sought
     ranks = [float(row["target_rank"]) for row in by_phase_one if row["target_rank"]]
     seconds = [float(row["repair_seconds"]) for row in rows if row.get("repair_seconds")]
     parts = [[row for row in by_phase_one if row["attack"] == attack] for attack in attacks]

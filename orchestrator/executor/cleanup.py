@@ -78,7 +78,7 @@ def _writes(pid: int, folder: str) -> bool:
     """Return whether a process has a file below a folder open for writing, but for the lock.
 
     Also one that is deleted, which psutil does not list: another driver that starts now removes
-    the folder, and holds its lock meanwhile. That driver must live.
+    the folder, and holds its lock for that time. That driver must live.
     """
     place = Path(f"/proc/{pid}")
     for file in (place / "fd").iterdir():

@@ -475,5 +475,5 @@ def _can_flag(trial: TrialRow) -> bool:
         and cells.get("preset") != "fine_tuning"
         and cells.get("max_suspects") != "0"
         and cells.get("layers") != "all"
-        and not trial.is_oracle  # it was told the rows
+        and not trial.is_oracle  # its rows are named
     )
