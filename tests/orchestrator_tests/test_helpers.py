@@ -51,11 +51,11 @@ def test_attacks_share_the_clean_model_and_each_has_its_own_part(tmp_path: Path)
     assert max(workers.executed.values()) == 1
     again = Desk(study_of(tmp_path, BADNETS, LF(), TrojanNN(), LF(scale=0.1)), tmp_path)
     Workers().run(again)
-    told = [shared(one.scheduler, one.folder, one.keys) for one in (desk, again)]
-    rests = {text.partition("; run now: ")[0] for text in told}  # a resume rests on the same
+    lines = [shared(one.scheduler, one.folder, one.keys) for one in (desk, again)]
+    rests = {text.partition("; run now: ")[0] for text in lines}  # a resume rests on the same
     assert len(rests) == 1
     assert " → 3 helpers, 4 victims, " in rests.pop()
-    assert told[1].endswith("; run now: –")
+    assert lines[1].endswith("; run now: –")
 
 
 @pytest.mark.parametrize(

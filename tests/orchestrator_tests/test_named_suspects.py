@@ -112,8 +112,8 @@ def test_rows_that_are_named_are_the_ones_that_are_reset() -> None:
 
 def test_named_suspects_are_marked_in_the_report_and_never_the_best(tmp_path: Path) -> None:
     rows = make_rows(thresholds=(0.2,), ratios=(1.0,), further={"named_suspects": ("", "target")})
-    told = [row for row in rows if row["named_suspects"]]
-    for row in told:
+    named = [row for row in rows if row["named_suspects"]]
+    for row in named:
         for half in ("selection", "report"):
             reach(row, 0.999, half)
     write_study(tmp_path, rows)
@@ -127,4 +127,4 @@ def test_named_suspects_are_marked_in_the_report_and_never_the_best(tmp_path: Pa
     print_summary(Console(file=output, width=200), tmp_path / "results.csv", "der")
     assert DAGGER_NOTE in output.getvalue()
     trials = read_results(tmp_path / "results.csv").trials
-    assert sum(trial.is_oracle for trial in trials) == len(told)
+    assert sum(trial.is_oracle for trial in trials) == len(named)
