@@ -432,7 +432,8 @@ def draw_flagged(counts: Sequence[FlagCount]) -> svg.SvgFigure:
 def missed(results: StudyResults, names: Names) -> list[str]:
     """Return a sentence on each ascent that did not flag the target's row, in plan order.
 
-    Older results do not say what an ascent ended in; there are none of those.
+    Older results do not say what an ascent ended in; there are none of those. Nor do some say
+    what rank the target's row had.
     """
     pairs = {(t.scenario, t.cells["defence_seed"]) for t in results.trials}
     seeds = [scenario for scenario, _ in pairs]
@@ -441,10 +442,16 @@ def missed(results: StudyResults, names: Names) -> list[str]:
         + (f" · defence seed {t.cells['defence_seed']}" if seeds.count(t.scenario) > 1 else "")
         + f": phase 1 ended, after epoch {t.cells['stop_epoch']}, in class "
         f"{t.cells['collapse_class']} ({100 * float(t.cells['collapse_share']):.0f}\u00a0% of "
-        f"predictions); the target is {t.scenario.family.target_label}"
+        f"predictions); the target{_ranked(t)}"
         for t in results.trials
         if _can_flag(t) and t.cells.get("collapse_class") and _target(t) not in (t.flagged or ())
     )
+
+
+def _ranked(trial: TrialRow) -> str:
+    """Return the target of a trial, with the rank of its row where that is known."""
+    target, rank = trial.scenario.family.target_label, trial.cells.get("target_rank")
+    return f", {target}, had rank {rank}" if rank else f" is {target}"
 
 
 def _target(trial: TrialRow) -> int:

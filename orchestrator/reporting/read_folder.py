@@ -276,6 +276,7 @@ _OF_ATTACKS = (
 _OPTIONAL = {  # may be empty; older results lack some of these columns
     "flagged": _ROWS,  # as the next, empty of a repair method other than ULRL
     "threshold_reached": _BOOLEAN,
+    "target_rank": _WHOLE,
     "collapse_class": _WHOLE,
     "collapse_share": _FRACTION,
     "wrecked": _BOOLEAN,

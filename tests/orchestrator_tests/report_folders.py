@@ -27,7 +27,7 @@ OUTCOME = (
 )
 # Columns that older results lack.
 LATER = (
-    *("collapse_class", "collapse_share", "wrecked", "rir_selection", "rir_report"),
+    *("target_rank", "collapse_class", "collapse_share", "wrecked", "rir_selection", "rir_report"),
     *("repair_seconds", "passes", "passes_planned"),
     *("zeroed_parts", "zeroed_share", "weight_change"),
 )

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.summary import print_summary
+from orchestrator.errors import SpecError
 from orchestrator.reporting.build import assemble
 from orchestrator.reporting.classes import missed
 from orchestrator.reporting.read_folder import StudyResults, read_results
@@ -43,6 +44,29 @@ def test_a_missed_target_is_told_with_the_class_that_phase_one_ended_in(tmp_path
     assert "after epoch 7, in class 5" in page
     assert "after epoch 3" not in page  # there the target was flagged
     assert "A flagged row is not evidence of a backdoor" in page
+
+
+@pytest.mark.parametrize(
+    ("cells", "end"),
+    [
+        ({"target_rank": 6}, "in class 5 (100\u00a0% of predictions); the target, 0, had rank 6"),
+        ({"target_rank": ""}, "in class 5 (100\u00a0% of predictions); the target is 0"),
+    ],
+)
+def test_the_rank_of_the_targets_row_is_given_where_it_is_known(
+    tmp_path: Path, cells: dict[str, Any], end: str
+) -> None:
+    rows = rows_of(("[5]", 5, "1.0", 0.9, 7))
+    rows[0] |= cells
+    (found,) = missed(results := results_of(tmp_path, rows), names_of(results))
+    assert found.endswith(end)
+
+
+def test_a_rank_that_is_no_whole_number_is_refused(tmp_path: Path) -> None:
+    rows = rows_of(("[5]", 5, "1.0", 0.9, 7))
+    rows[0] |= {"target_rank": "sixth"}
+    with pytest.raises(SpecError, match="row 2, target_rank: must be a whole number"):
+        results_of(tmp_path, rows)
 
 
 def test_of_several_defence_seeds_each_ascent_is_named(tmp_path: Path) -> None:
