@@ -12,7 +12,7 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -88,13 +88,18 @@ def ratios(slow: Sequence[Clock], fast: Sequence[Clock], clock_of: str) -> list[
     return [getattr(one, clock_of) / getattr(other, clock_of) for one, other in pairs]
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a Markdown table; floats to three digits."""
-    print("| " + " | ".join(heads) + " |")
-    print("|" + "---|" * len(heads))
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table in Markdown; floats to three digits."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         cells = (f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row)
-        print("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table in Markdown."""
+    print(markdown(heads, rows))
 
 
 def spread(values: Sequence[float]) -> str:

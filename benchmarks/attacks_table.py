@@ -1,4 +1,4 @@
-"""Tables of docs/attacks.md from a finished study: ``attacks_table.py runs/cifar10-attacks``.
+"""Tables of docs/attacks.md: ``python -m benchmarks.attacks_table runs/cifar10-attacks``.
 
 Means over seeds, sample standard deviations; the report half, in percent; DER a fraction.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks._common import table
 from orchestrator.pipeline.cached import CachedStages
 from orchestrator.pipeline.inputs import StageInputs
 from orchestrator.pipeline.victims import VictimStages
@@ -47,6 +48,9 @@ PUBLISHED = {
     "lira": "62.5 / – (weak)",
     "blind": "83 / – (weak)",
 }
+HEAD = (
+    *("attack, options", "n", "ACC / ASR", "ACC - benign", "published", "ULRL: ACC / ASR", "DER"),
+)
 
 Rows = list[dict[str, str]]
 
@@ -63,16 +67,15 @@ def main(folder: Path) -> None:
         print(f"Benign: ACC {clean} (n = {len(benign)}).\n")
     else:  # only attacks that look into a clean model train one
         print("Benign: no attack of this study trains a clean model.\n")
-    print("| attack, options | n | ACC / ASR | ACC - benign | published | ULRL: ACC / ASR | DER |")
-    print("|" + "---|" * 7)
-    for attack, group in _groups(rows):
-        print(_victims_line(attack, group, benign))
-    print("\n| attack | PSNR, dB | SSIM |\n|---|---|---|")
+    table(HEAD, [_victims_line(attack, group, benign) for attack, group in _groups(rows)])
+    print()
+    alike = []
     for attack, group in _groups(rows):
         seeds = {row["seed"] for row in group}
         pairs = [desk.alike(s) for s in desk.scenarios(attack) if str(s.seed) in seeds]
         noise, likeness = zip(*pairs, strict=True)
-        print(f"| {attack} | {_spread(noise)} | {_spread(likeness, 3)} |")
+        alike.append([attack, _spread(noise), _spread(likeness, 3)])
+    table(["attack", "PSNR, dB", "SSIM"], alike)
 
 
 def _groups(rows: Rows) -> Iterator[tuple[str, Rows]]:
@@ -80,7 +83,7 @@ def _groups(rows: Rows) -> Iterator[tuple[str, Rows]]:
         yield attack, [row for row in rows if row["attack"] == attack]
 
 
-def _victims_line(attack: str, rows: Rows, benign: dict[int, float]) -> str:
+def _victims_line(attack: str, rows: Rows, benign: dict[int, float]) -> list[str]:
     def of(column: str, scale: float = 100) -> list[float]:
         return [scale * float(row[column]) for row in rows]
 
@@ -94,10 +97,8 @@ def _victims_line(attack: str, rows: Rows, benign: dict[int, float]) -> str:
     acc, asr = _spread(of("acc_before_report")), _spread(of("asr_before_report"))
     after = f"{_spread(of('acc_after_report'))} / {_spread(of('asr_after_report'))}"
     gap = f"{mean(gaps):+.1f}".replace("-0.0", "0.0") if gaps else "–"
-    return (
-        f"| {label} | {len(rows)} | {acc} / {asr} | {gap} | {PUBLISHED.get(attack, '–')} "
-        f"| {after} | {_spread(of('der_report', 1), 3)} |"
-    )
+    victim, der = f"{acc} / {asr}", _spread(of("der_report", 1), 3)
+    return [label, str(len(rows)), victim, gap, PUBLISHED.get(attack, "–"), after, der]
 
 
 def _spread(values: Sequence[float], digits: int = 1) -> str:

@@ -1,23 +1,18 @@
-"""Tables of ULRL's two axes, in Markdown: ``axes_table.py runs/axes``.
+"""Tables of ULRL's two axes, in Markdown: ``python -m benchmarks.axes_table runs/axes``.
 
 All numbers are of the report half, of trials on victims that took. Each victim is repaired with
 several draws of clean samples (``defence_seed``), so two spreads can be told apart.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from benchmarks._common import table
+
 THRESHOLD, RATIO, VICTIM, DRAW = "unlearn_threshold", "reinit_ratio", "seed", "defence_seed"
 SURFACES = {"ACC": "acc_after_report", "ASR": "asr_after_report", "RA": "ra_after_report"}
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def spreads(trials: pd.DataFrame, column: str) -> tuple[float, float]:
@@ -71,9 +66,10 @@ def main() -> None:
         found.append([str(attack), *(f"{100 * share:.0f}" for share in by)])
     head = ["attack", "victims", "threshold", "ratio", "both"]
     head += [f"{m}, sd over {over}" for m in ("ACC", "ASR") for over in ("victims", "draws")]
-    print(table(head, rows))
+    table(head, rows)
+    print()
     thresholds = [f"{value:g}" for value in sorted(trials[THRESHOLD].unique())]
-    print(table(["attack", *thresholds], found))
+    table(["attack", *thresholds], found)
     for attack, of in trials.groupby("attack", sort=False):
         lines = []
         for threshold, row in of.groupby(THRESHOLD):
@@ -83,7 +79,8 @@ def main() -> None:
             ]
             lines.append([f"{threshold:g}", *cells])
         ratios = [f"{value:g}" for value in sorted(of[RATIO].unique())]
-        print(table([f"{attack}: {' / '.join(SURFACES)}", *ratios], lines))
+        print()
+        table([f"{attack}: {' / '.join(SURFACES)}", *ratios], lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How often each finder finds the target's row, in Markdown: ``finders_table.py runs/finders``.
+"""How often finders find the target's row: ``python -m benchmarks.finders_table runs/finders``.
 
 Found: the row of the target has the largest score of all rows of the head and is flagged. Removed:
 the ASR of the repaired model is below 10 % on the report half. Weak victims are left out.
@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TypeAlias
 
+from benchmarks._common import table
 from orchestrator.plan.columns import NAMED_SUSPECTS
 from orchestrator.plan.labels import DAGGER, is_named
 
@@ -49,8 +50,8 @@ def share(rows: Sequence[Row], holds: Iterable[bool]) -> str:
     return f"{sum(holds)}/{len(rows)}" if rows else "–"
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Return the table, a line per setting as the first rows have them."""
+def tabulate(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return the table's head, and a line per setting as the first rows have them."""
     axes = [axis for axis in AXES if axis in rows[0]]
     attacks = list(dict.fromkeys(row["attack"] for row in rows if row["attack"] != "none"))
     head = [
@@ -58,11 +59,11 @@ def table(rows: Sequence[Row]) -> list[str]:
         *(f"found: {attack}" for attack in attacks),
         *("found: all", "median rank", "removed", "ACC lost", "benign: flagged", "ACC lost", "s"),
     ]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for place in dict.fromkeys(tuple(row[axis] for axis in axes) for row in rows):
         own = [row for row in rows if tuple(row[axis] for axis in axes) == place]
         lines.append([*_named(axes, place), *_cells(own, attacks)])
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    return head, lines
 
 
 def _named(axes: Sequence[str], place: Sequence[str]) -> list[str]:
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = read(parser.parse_args(arguments).folder / "results.csv")
     if not rows:
         parser.error("no trial of ULRL is done whose victim took")
-    print("\n".join(table(rows)))
+    table(*tabulate(rows))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Tables of docs/methods.md from a study of repair methods: ``methods_table.py runs/methods``.
+"""Tables of a study of repair methods: ``python -m benchmarks.methods_table runs/methods``.
 
 The numbers are the report's, by the same code from the same results.csv.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks._common import markdown
 from orchestrator.plan.columns import ULRL
 from orchestrator.plan.labels import DAGGER
 from orchestrator.reporting.build import league_markdown, read_summary
@@ -17,12 +18,6 @@ from orchestrator.reporting.text import difference_texts, names_of
 from orchestrator.search.inference import estimate
 
 METRICS = ("acc_after_report", "asr_after_report", "der_report")
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def by_attack(found: Sequence[MethodOutcome]) -> str:
@@ -44,7 +39,7 @@ def by_attack(found: Sequence[MethodOutcome]) -> str:
             else:
                 cells.append("–")
         rows.append([row.method, *cells])
-    return table(["method", *(family.attack.partition(" ")[0] for family in families)], rows)
+    return markdown(["method", *(family.attack.partition(" ")[0] for family in families)], rows)
 
 
 def beside_ulrl(found: Sequence[MethodOutcome]) -> str:
@@ -70,7 +65,7 @@ def beside_ulrl(found: Sequence[MethodOutcome]) -> str:
         rows.append([row.method, *(", ".join(names) or "–" for names in places)])
     texts = difference_texts(gaps)
     lines = [[row[0], text, *row[1:]] for row, text in zip(rows, texts, strict=True)]
-    return table(["method", "ULRL - method, DER", "ULRL wins", "neither", "ULRL loses"], lines)
+    return markdown(["method", "ULRL - method, DER", "ULRL wins", "neither", "ULRL loses"], lines)
 
 
 def main() -> None:
@@ -86,8 +81,7 @@ def main() -> None:
         }
     )
     print(league_markdown(study.name or folder.name, league_table(found, names_of(results))))
-    print(by_attack(found))
-    print(beside_ulrl(found))
+    print(by_attack(found), beside_ulrl(found), sep="\n\n")
 
 
 if __name__ == "__main__":
