@@ -8,19 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import torch
 
 from benchmarks._common import table
-from orchestrator.pipeline.cached import CachedStages
-from orchestrator.pipeline.inputs import StageInputs
-from orchestrator.pipeline.victims import VictimStages
-from orchestrator.plan.jobs import Site
-from orchestrator.plan.plan import Plan, Scenario, make_plan
-from orchestrator.plan.resources import compute_here
+from benchmarks._victims import StudyVictims
+from orchestrator.plan.plan import Scenario, make_plan
 from orchestrator.spec.load import load_study
-from orchestrator.store.keys import CacheKeys
 from orchestrator.store.serialization import HELPER
 from ulrl.attacks import Learned
 from ulrl.attacks._benign import BenignModel
@@ -106,57 +100,36 @@ def _spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
-class _Desk:
+class _Desk(StudyVictims):
     """The store of a study, and what its scenarios are made of."""
-
-    def __init__(self, plan: Plan) -> None:
-        study = plan.study
-        compute = compute_here(study)
-        torch.set_num_threads(1)
-        self._plan = plan
-        self._keys = CacheKeys(study.victim, compute)
-        site = Site(store=study.store, study="table", device=compute.device)
-        self._cached = CachedStages(site, self._keys)
-        self._inputs = StageInputs()
-        device = torch.device(compute.device)
-        self._victims = VictimStages(self._cached, self._keys, study.victim, self._inputs, device)
 
     def scenarios(self, attack: str) -> list[Scenario]:
         """Return the scenarios of an attack."""
-        return [s for s in self._plan.scenarios if s.columns["attack"] == attack]
+        return [s for s in self.plan.scenarios if s.columns["attack"] == attack]
 
     def benign(self) -> Iterator[tuple[int, float]]:
         """Yield seed and accuracy, on the report half, of the clean models attacks looked into."""
-        for scenario in self._plan.scenarios:
+        for scenario in self.plan.scenarios:
             for helper in scenario.helpers:
-                found = HELPER.read(self._cached.store, self._keys.helper(scenario, helper))
+                found = HELPER.read(self.store, self.keys.helper(scenario, helper))
                 if isinstance(helper, BenignModel) and found is not None:
                     yield scenario.seed, self._accuracy(scenario, found.content.tensors)
 
     def _accuracy(self, scenario: Scenario, learned: Learned) -> float:
         state = {name.removeprefix("model/"): value for name, value in learned.items()}
         state.pop("accuracy")  # on all test images
-        weights = Weights(model_spec=self._inputs.model_spec(scenario), state=state)
-        images = self._inputs.images(scenario.dataset)
+        weights = Weights(model_spec=self.inputs.model_spec(scenario), state=state)
+        images = self.inputs.images(scenario.dataset)
         _, report = split_halves(images.test_labels)
         classes = restore(weights, torch.device("cpu")).predict(images.test_images[report])
         return float((classes == images.test_labels[report]).float().mean())
 
     def alike(self, scenario: Scenario) -> tuple[float, float]:
         """Return mean PSNR and SSIM of test images and their triggered selves."""
-        pairs = example_pairs(scenario.poison, _last(self._victims.tests(scenario)).report, IMAGES)
+        pairs = example_pairs(scenario.poison, self.tests(scenario).report, IMAGES)
         clean, triggered = (pairs[name].float() / 255 for name in ("clean", "triggered"))
         noise = psnr(clean, triggered)  # infinite where a white patch meets a white corner
         return float(noise[noise.isfinite()].mean()), float(ssim(clean, triggered).mean())
-
-
-def _last(steps: Any) -> Any:
-    """Return what a generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 if __name__ == "__main__":
