@@ -1,0 +1,153 @@
+"""Repairs by the victims' conditions: ``python -m benchmarks.victims_table runs/victims``.
+
+A row for each attack, with its options, and poison ratio: how many victims took, their ACC / ASR,
+in how many of them phase 1 found the target's row at each threshold (the largest score of all rows,
+and flagged), and ACC / ASR after each repair method, each at the one setting that is best on the
+selection half over all victims of the study and architecture. Last the method of the highest DER.
+Means over the victims that took, on the report half, in percent.
+
+Of several folders each has its own rows, and its own settings: ``runs/victims runs/victims-long``.
+``--split layers max_suspects`` makes a method of each combination of ULRL's values of these axes.
+"""
+
+import argparse
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks._common import table
+from benchmarks.finders_table import is_found, share
+from orchestrator.plan.columns import ULRL, Family
+from orchestrator.plan.labels import DAGGER, setting_text
+from orchestrator.reporting.build import read_summary
+from orchestrator.reporting.league import MethodOutcome, league
+from orchestrator.reporting.read_folder import (
+    Setting,
+    StudyResults,
+    TrialRow,
+    distinct,
+    grouped,
+    setting_of,
+)
+from orchestrator.reporting.summary import Summary, summarise
+from orchestrator.reporting.text import Names, names_of
+
+Lines = list[list[str]]
+
+
+def tabulate(
+    results: StudyResults, objective: str, split: Sequence[str] = ()
+) -> tuple[list[str], Lines, list[str]]:
+    """Return the head and the lines of the table of one architecture, and its settings.
+
+    Args:
+        results: Trials of the architecture.
+        objective: The metric by which settings are chosen.
+        split: Axes of ULRL whose values make methods of their own.
+    """
+    found = league(dict(_summaries(results, objective, split)))
+    names = names_of(results)
+    thresholds = distinct(t.cells["unlearn_threshold"] for t in _scored(results.trials))
+    head = ["attack", "poison", "took", "victim"]
+    head += [f"found at {threshold}" for threshold in thresholds]
+    head += [*(row.method for row in found), "best DER"]
+    by_family = grouped(results.trials, lambda trial: trial.scenario.family)
+    lines = [
+        [*_victims(family, trials, names), *_finds(trials, thresholds), *_repairs(family, found)]
+        for family, trials in by_family.items()
+    ]
+    settings = [
+        f"{row.method}: {setting_text(row.summary.common) if row.summary.common else '–'}"
+        for row in found
+    ]
+    return head, lines, settings
+
+
+def _summaries(
+    results: StudyResults, objective: str, split: Sequence[str]
+) -> Iterator[tuple[str, Summary]]:
+    for method, part in results.by_method.items():
+        axes = [axis for axis in split if axis in part.telling]
+        if method.removesuffix(DAGGER) != ULRL:
+            axes = []
+        groups = grouped(part.trials, partial(_values, axes))
+        for values, trials in groups.items():
+            own = replace(part, trials=tuple(trials), benign=())
+            text = f" ({setting_text(values)})" if values else ""
+            name = method.removesuffix(DAGGER) + text + (DAGGER if method.endswith(DAGGER) else "")
+            yield name, summarise(own, objective, oracles=method.endswith(DAGGER))
+
+
+def _values(axes: Sequence[str], trial: TrialRow) -> Setting:
+    return setting_of(trial.cells, axes)
+
+
+def _victims(family: Family, trials: Sequence[TrialRow], names: Names) -> list[str]:
+    """Return the cells that name a family, and those of its victims: all if none took."""
+    victims = {t.scenario: t for t in trials if t.victim_ok is not None}.values()
+    took = [t for t in victims if t.victim_ok]
+    acc, asr = (
+        _percent([t.numbers[f"{metric}_before_report"] for t in took or victims])
+        for metric in ("acc", "asr")
+    )
+    counts = f"{len(took)}/{len(victims)}"
+    return [names.attack(family), family.poison_ratio, counts, f"{acc} / {asr}"]
+
+
+def _scored(trials: Iterable[TrialRow]) -> list[TrialRow]:
+    """Return the trials whose phase 1 scored the head's rows, on victims that took."""
+    return [
+        t
+        for t in trials
+        if t.flagged is not None
+        and t.victim_ok
+        and t.cells.get("layers") != "all"
+        and not t.is_oracle  # its rows are named
+    ]
+
+
+def _finds(trials: Iterable[TrialRow], thresholds: Iterable[str]) -> list[str]:
+    ascents = {
+        (t.cells["unlearn_threshold"], t.scenario.seed, t.cells["defence_seed"]): t.cells
+        for t in _scored(trials)
+    }
+    parts = [[cells for place, cells in ascents.items() if place[0] == t] for t in thresholds]
+    return [share(part, map(is_found, part)) for part in parts]
+
+
+def _repairs(family: Family, found: Sequence[MethodOutcome]) -> list[str]:
+    cells, ders = [], {}
+    for row in found:
+        means = [row.of(family, f"{name}_report") for name in ("acc_after", "asr_after", "der")]
+        acc, asr, der = (None if spread is None else spread.mean for spread in means)
+        cells.append("–" if acc is None or asr is None else f"{100 * acc:.0f} / {100 * asr:.0f}")
+        if der is not None and not row.is_oracle:
+            ders[row.method] = der
+    return [*cells, max(ders, key=lambda method: ders[method]) if ders else "–"]
+
+
+def _percent(shares: Collection[float]) -> str:
+    return f"{100 * fmean(shares):.0f}" if shares else "–"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="+", help="the studies' folders")
+    parser.add_argument("--split", nargs="+", default=[], metavar="AXIS", help="axes of ULRL")
+    given = parser.parse_args(arguments)
+    for folder in given.folder:
+        results, study, summary = read_summary(folder)
+        parts = grouped(results.trials, lambda trial: trial.scenario.family.architecture)
+        for architecture, trials in parts.items():
+            own = replace(results, trials=tuple(trials), benign=())
+            head, lines, settings = tabulate(own, summary.objective, given.split)
+            print(f"{study.name or folder.name}, {architecture}\n")
+            table(head, lines)
+            print("\n" + "\n".join(f"- {setting}" for setting in settings) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The table of repairs by the victims' conditions, on results made up here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.victims_table import main
+from tests.orchestrator_tests.report_folders import Row, make_rows, settle, write_study
+
+STAMPED = {"stamp": "after_augmentation"}
+
+
+def rows_of() -> list[Row]:
+    """Return two attacks of three victims, by ULRL with two values of an axis, and by clp.
+
+    Of the first attack one victim is weak. After layers=head ASR is the threshold, after
+    layers=all half of it; the target's row is found at the threshold of 0.1 on two of them.
+    """
+    made = make_rows(
+        attacks=[("badnets", {}), ("badnets", STAMPED)],
+        seeds=(0, 1, 2),
+        thresholds=(0.1, 0.2),
+        ratios=(1.0,),
+        further={"layers": ["head", "all"], "repair": ["ulrl"], "repair_options": ["{}"]},
+    )
+    rows = []
+    for row in made:
+        weak = not json.loads(row["attack_options"]) and row["seed"] == 2
+        threshold, share = row["unlearn_threshold"], 1 if row["layers"] == "head" else 0.5
+        found = threshold == 0.1 and row["seed"] != 1
+        row |= {"target_rank": 1 if found else 3, "flagged": "[0]" if found else "[5]"}
+        if row["layers"] == "all":
+            row["flagged"] = '["conv:3"]'
+        row["victim_ok"] = not weak
+        for half in ("selection", "report"):
+            row |= {f"acc_before_{half}": 0.9, f"asr_before_{half}": 0.3 if weak else 1.0}
+            row |= {f"acc_after_{half}": 0.8, f"asr_after_{half}": threshold * share}
+        settle(row)
+        rows.append(row)
+        if row["layers"] == "all" and threshold == 0.2:
+            empty = ("unlearn_threshold", "reinit_ratio", "layers", "flagged", "target_rank")
+            clp = {**row, **dict.fromkeys(empty, ""), "repair": "clp"}
+            clp |= {f"asr_after_{half}": 0.6 for half in ("selection", "report")}
+            settle(clp)
+            rows.append(clp)
+    return rows
+
+
+def lines_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_a_row_is_an_attack_and_a_column_a_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(write_study(tmp_path, rows_of()))])
+    out = capsys.readouterr().out
+    head, plain, stamped = lines_of(out)
+    assert head == [
+        *("attack", "poison", "took", "victim", "found at 0.1", "found at 0.2"),
+        *("ulrl", "clp", "best DER"),
+    ]
+    # The weak victim is in no mean: it would make 77 of the ASR of 100.
+    assert plain == ["badnets", "0.1", "2/3", "90 / 100", "1/2", "0/2", "80 / 5", "80 / 60", "ulrl"]
+    assert stamped[0] == "badnets(stamp=after_augmentation)"
+    assert stamped[2:6] == ["3/3", "90 / 100", "2/3", "0/3"]
+    assert "- ulrl: unlearn_threshold=0.1" in out
+    assert "layers=all" in out
+
+
+def test_values_of_an_axis_are_methods_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(write_study(tmp_path, rows_of())), "--split", "layers"])
+    head, plain, _ = lines_of(capsys.readouterr().out)
+    assert head[6:] == ["ulrl (layers=all)", "ulrl (layers=head)", "clp", "best DER"]
+    assert plain[6:] == ["80 / 5", "80 / 10", "80 / 60", "ulrl (layers=all)"]
+
+
+def test_folders_follow_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (write_study(tmp_path / name, rows_of()) for name in "ab")
+    main([str(first), str(second)])
+    assert len(lines_of(capsys.readouterr().out)) == 6
