@@ -31,11 +31,13 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from benchmarks._common import markdown
+from benchmarks._common import table
 from benchmarks._victims import StudyVictims
 from orchestrator.files import read_table
 from orchestrator.plan.columns import SCENARIO
+from orchestrator.plan.labels import scenario_text
 from orchestrator.plan.plan import Scenario, Trial, make_plan
+from orchestrator.reporting.read_folder import grouped
 from orchestrator.spec.load import load_study
 from ulrl.clean import CleanSamples
 from ulrl.fitting import Sources
@@ -234,11 +236,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     folder: Path = given.folder
     training = VictimConfig(epochs=given.epochs, batch_size=64, lr=given.lr)
-    text = json.dumps({"epochs": given.epochs, "lr": given.lr})
+    how = json.dumps({"epochs": given.epochs, "lr": given.lr})
     plan = make_plan(load_study(str(folder / "study.yaml")))
     victims = StudyVictims(plan)
     file = folder / "layers.csv"
-    rows = [row for row in read_rows(file) if row["training"] == text]
+    rows = [row for row in read_rows(file) if row["training"] == how]
     for trial in victims_that_took(folder, plan.trials):
         scenario = trial.scenario
         place = dict(zip(SCENARIO, named(scenario), strict=True))
@@ -250,16 +252,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         half, clean = victims.tests(scenario).report, victims.inputs.clean(trial)
         done = {(row["group"], row["treatment"]) for row in own}
         for one in treated(victim, clean, half, training, done):
-            rows += [append_row(file, {**place, "training": text, **asdict(one)})]
+            rows += [append_row(file, {**place, "training": how, **asdict(one)})]
     if not rows:
         parser.error("no victim took")
-    for architecture in dict.fromkeys(row["architecture"] for row in rows):
-        of = [row for row in rows if row["architecture"] == architecture]
-        for attack in dict.fromkeys((row["attack"], row["poison_ratio"]) for row in of):
-            own = [row for row in of if (row["attack"], row["poison_ratio"]) == attack]
-            number = len({row["seed"] for row in own})
-            print(f"{attack[0]}, {attack[1]}, {architecture} (n = {number})\n")
-            print(markdown(*tabulate(own)) + "\n")
+    for text, own in grouped(rows, kind_of).items():
+        print(f"{text} (n = {len({row['seed'] for row in own})})\n")
+        table(*tabulate(own))
+        print()
+
+
+def kind_of(row: Row) -> str:
+    """Return all that makes a victim but its seed, in a line."""
+    return scenario_text(row, without=frozenset({"seed"}))
 
 
 def read_rows(file: Path) -> list[Row]:

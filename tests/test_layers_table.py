@@ -247,7 +247,7 @@ def test_the_command_goes_on_where_it_was(
     main([str(folder), "--epochs", "1"])
     assert len(runs) == 2 * 6 * 3 - 20
     first = capsys.readouterr().out
-    assert first.splitlines()[0].startswith("badnets, 0.1, preact_resnet18")
+    assert first.splitlines()[0].endswith("poison_ratio=0.1, target_label=0 (n = 2)")
     assert [line.split(" | ")[0] for line in first.splitlines()[4:]][:2] == ["| victim", "| stem"]
     main([str(folder), "--epochs", "1"])
     assert len(runs) == 2 * 6 * 3 - 20
