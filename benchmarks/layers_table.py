@@ -197,7 +197,7 @@ def tabulate(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     for group in dict.fromkeys(row["group"] for row in sorted(rows, key=lambda r: int(r["place"]))):
         own = [row for row in rows if row["group"] == group]
         if group == VICTIM:
-            lines.append([group, "", *[""] * (len(TREATMENTS) - 1), _cell(own)])
+            lines.append([group, "", _cell(own), *[""] * (len(TREATMENTS) - 1)])
             continue
         cells = [_cell([row for row in own if row["treatment"] == kind]) for kind in TREATMENTS]
         lines.append([group, f"{100 * float(own[0]['share']):.1f}", *cells])

@@ -200,7 +200,7 @@ def test_a_table_has_means_over_victims() -> None:
     head, lines = tabulate(rows)
     assert head[:2] == ["group", "% of weights"]
     assert lines == [
-        ["victim", "", "", "", "80 / 95"],
+        ["victim", "", "80 / 95", "", ""],
         ["head", "25.0", "–", "65 / 50 (0–100)", "–"],
     ]
 
