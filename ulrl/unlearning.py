@@ -14,11 +14,13 @@ from ulrl.clean import CleanSamples
 from ulrl.errors import DivergedError
 from ulrl.fitting import Objective, SGDConfig, Sources, train
 from ulrl.layers import Layers, as_rows, bias_name, neurons_of
-from ulrl.models import Classifier, Weights, restore
+from ulrl.models import EVALUATION_BATCH, Classifier, Weights, restore
 from ulrl.precision import Precision
 from ulrl.ranges import Proportion
 
 VERSION = 3
+
+_NEWTON_STEPS, _NEWTON_END = 100, 1e-10  # at most; the largest change of the last one
 
 
 class StopAccuracy(StrEnum):
@@ -34,6 +36,10 @@ class Finder(StrEnum):
     ASCENT = "ascent"  # the official code's: it is not
     BALANCED = "balanced"  # classes that are predicted often count less: logit adjustment
     SECOND_ASCENT = "second_ascent"  # a second one, without the class that the first ended in
+    PRIOR_SHIFT = "prior_shift"  # a second one, in which rare predictions are made frequent first
+
+
+CLIMBS_TWICE = (Finder.SECOND_ASCENT, Finder.PRIOR_SHIFT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,12 @@ class UnlearnConfig:
             ``second_ascent`` goes on until one class is predicted for most of the samples,
             then climbs again from the victim without that class and its samples. The others
             are scored by the second ascent; the row of that class by the first, in multiples of
-            what the others usually moved by.
+            what the others usually moved by. ``prior_shift`` is for clean-label attacks, whose
+            trigger stands for part of the target class, so that the victim predicts the class too
+            seldom without it. It climbs again too, with all classes, from logits in which a class
+            that was too unlikely on the clean samples is as much too likely. The row of the class
+            that the first ascent ended in is scored by the ascent in which it moved more. The
+            samples shall have classes in the proportions of the training set.
     """
 
     unlearn_lr: float = 0.01
@@ -167,16 +178,19 @@ class Ascent:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _TakenOut:
-    """A class that an ascent does without.
+class _FirstEnd:
+    """The class that a first ascent ended in, for the second.
 
     Attributes:
-        label: The class; none of the samples has it, and none is predicted to.
+        label: The class.
+        gone: Whether the second does without it: none of the samples has it, and none is
+            predicted to.
         changes: How far its row moved in the ascent that ended in it, by the head's parameters.
         unit: How far other rows moved in that ascent; see `_usual_movement`.
     """
 
     label: int
+    gone: bool
     changes: Mapping[str, Tensor]
     unit: float
 
@@ -199,37 +213,40 @@ def unlearn(
     climbing classifier after each epoch that did not diverge; it may measure, and shall change
     nothing.
 
-    Of a ``second_ascent`` the first is yielded too, epoch by epoch, but not observed. Where it
-    diverges, or there are only two classes, there is no second.
+    Where a finder climbs twice the first ascent is yielded too, epoch by epoch, but not observed.
+    Where it diverges, or there are only two classes, there is no second.
 
     Raises:
         ValueError: Fewer than two samples are left for a second ascent.
     """
-    out: _TakenOut | None = None
-    if config.finder is Finder.SECOND_ASCENT and victim.model_spec.classes > 2:
+    first: _FirstEnd | None = None
+    if config.finder in CLIMBS_TWICE and victim.model_spec.classes > 2:
         for ascent in _ascend(config, victim, clean, 0.0, device):
             yield ascent
             if 2 * int(ascent.predicted_at(ascent.kept[-1]).max()) > len(clean.samples.labels):
                 break
         if ascent.diverged:
             return
-        out = _ended_in(f"{victim.model_spec.head}.weight", ascent)
-        clean = _without(out.label, clean)
-    yield from _ascend(config, victim, clean, floor, device, out=out, observe=observe)
+        gone = config.finder is Finder.SECOND_ASCENT
+        first = _ended_in(f"{victim.model_spec.head}.weight", ascent, gone=gone)
+        clean = _without(first.label, clean) if gone else clean
+    yield from _ascend(config, victim, clean, floor, device, first=first, observe=observe)
 
 
-def _ended_in(weight: str, ascent: Ascent) -> _TakenOut:
+def _ended_in(weight: str, ascent: Ascent, *, gone: bool) -> _FirstEnd:
     """Return the class that an ascent predicts most at its last minimum, and how its row moved.
 
     Args:
         weight: The head's, by its name.
         ascent: That has not diverged.
+        gone: Whether the second does without the class.
     """
     label = int(ascent.predicted_at(ascent.kept[-1]).argmax())
     now, before = ascent.at(ascent.kept[-1]), ascent.before
     names = [name for name in (weight, bias_name(weight)) if name in now]
-    return _TakenOut(
+    return _FirstEnd(
         label=label,
+        gone=gone,
         changes={name: now[name][label] - before[name][label] for name in names},
         unit=_usual_movement(now[weight] - before[weight], label),
     )
@@ -262,12 +279,12 @@ def _ascend(
     floor: float,
     device: torch.device,
     *,
-    out: _TakenOut | None = None,
+    first: _FirstEnd | None = None,
     observe: Callable[[Classifier], None] | None = None,
 ) -> Iterator[Ascent]:
     """Climb once, from the victim; see `unlearn`."""
     classifier = restore(victim, device)
-    _never_predict(out, classifier)
+    _begin_second(first, classifier, clean)
     watched = neurons_of(classifier, config.layers)
     before = _copies(watched)
     accuracies: list[float] = []
@@ -276,7 +293,7 @@ def _ascend(
     predicted: list[Tensor] = []
     sources = Sources.of(clean.seed, "unlearn")
     for epoch in train(classifier, clean.samples, _CLIMBS[config.finder], config.sgd, sources):
-        now = _with_row(out, before, _copies(watched))
+        now = _with_row(first, before, _copies(watched))
         answers: Tensor | None = None
         accuracy, diverged = epoch.accuracy, bool(epoch.fault)
         last = False
@@ -338,37 +355,88 @@ _CLIMBS: Mapping[Finder, Objective] = {
     Finder.ASCENT: _climb,
     Finder.BALANCED: _climb_balanced,
     Finder.SECOND_ASCENT: _climb,
+    Finder.PRIOR_SHIFT: _climb,
 }
 
 
 def _with_row(
-    out: _TakenOut | None, before: Mapping[str, Tensor], now: dict[str, Tensor]
+    first: _FirstEnd | None, before: Mapping[str, Tensor], now: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return parameters in which the row of the class that was taken out moved as it had.
+    """Return parameters in which the row that a first ascent ended in moved as it had there.
 
     That is by the same multiple of what other rows usually moved by, so that one score compares
-    the rows of two ascents that may have gone on for longer or shorter.
+    the rows of two ascents that may have gone on for longer or shorter. Where the second ascent has
+    the class too, its own movement stays if it is larger.
     """
-    if out is None:
+    if first is None:
         return now
-    weight = next(name for name, change in out.changes.items() if change.ndim)
-    usual = _usual_movement(now[weight] - before[weight], out.label)
-    scale = usual / out.unit if out.unit else 1.0
-    for name, change in out.changes.items():
-        now[name][out.label] = before[name][out.label] + change * scale
+    weight = next(name for name, change in first.changes.items() if change.ndim)
+    usual = _usual_movement(now[weight] - before[weight], first.label)
+    scale = usual / first.unit if first.unit else 1.0
+    moved = float((now[weight] - before[weight])[first.label].abs().sum())
+    if not first.gone and moved >= scale * float(first.changes[weight].abs().sum()):
+        return now
+    for name, change in first.changes.items():
+        now[name][first.label] = before[name][first.label] + change * scale
     return now
 
 
-def _never_predict(out: _TakenOut | None, classifier: Classifier) -> None:
-    """Give a class that was taken out the least logit there is, whatever the network says."""
-    if out is None:
+def _begin_second(first: _FirstEnd | None, classifier: Classifier, clean: CleanSamples) -> None:
+    """Change what the network says before a second ascent."""
+    if first is None:
         return
-    place = torch.tensor([out.label], device=classifier.device)
+    if first.gone:
+        _never_predict(first.label, classifier)
+    else:
+        _shift_prior(classifier, clean)
+
+
+def _never_predict(label: int, classifier: Classifier) -> None:
+    """Give a class the least logit there is, whatever the network says."""
+    place = torch.tensor([label], device=classifier.device)
 
     def mask(_module: nn.Module, _inputs: object, logits: Tensor) -> Tensor:
         return logits.index_fill(1, place, torch.finfo(logits.dtype).min)
 
     classifier.network.register_forward_hook(mask)
+
+
+def _shift_prior(classifier: Classifier, clean: CleanSamples) -> None:
+    """Add to the logits twice what the clean samples' labels say is missing; see `missing_prior`.
+
+    Once would leave the ascent of a benign network, which may end in any class.
+    """
+    classifier.network.eval()
+    with torch.no_grad():
+        batches = torch.split(clean.samples.images, EVALUATION_BATCH)
+        logits = torch.cat([classifier.logits(batch).double().cpu() for batch in batches])
+    shift = (2 * missing_prior(logits, clean.samples.labels)).to(classifier.device)
+
+    def add(_module: nn.Module, _inputs: object, logits: Tensor) -> Tensor:
+        return logits + shift.to(logits.dtype)
+
+    classifier.network.register_forward_hook(add)
+
+
+def missing_prior(
+    logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]
+) -> Float[Tensor, " classes"]:
+    """Return what to add to logits so that each class is as likely as it is among the labels.
+
+    The numbers of the greatest likelihood, each with a standard normal prior, which keeps those of
+    classes with few samples near 0. Newton's method on a concave function, in steps of at most 1.
+    """
+    counts = torch.bincount(labels, minlength=logits.shape[1]).to(logits)
+    shift = torch.zeros_like(counts)
+    for _ in range(_NEWTON_STEPS):
+        likely = (logits + shift).softmax(dim=1)
+        slope = counts - likely.sum(dim=0) - shift
+        curvature = torch.diag(likely.sum(dim=0) + 1) - likely.T @ likely
+        step = torch.linalg.solve(curvature, slope)
+        shift += step / step.abs().max().clamp(min=1)
+        if float(step.abs().max()) < _NEWTON_END:
+            break
+    return shift
 
 
 def _copies(watched: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from ulrl.precision import Precision
 from ulrl.randomness import preserved_default_rng
 from ulrl.supervised import VictimConfig
 from ulrl.training_hooks import NO_HOOKS, TrainingHooks
-from ulrl.unlearning import Finder
+from ulrl.unlearning import CLIMBS_TWICE, Finder
 
 BUDGET = 4.0  # seconds for all that a plan wants to know
 LEAST = 0.2  # seconds for one network
@@ -293,8 +293,10 @@ class Workload:
         """Return the load of an ascent of typical length."""
         config = trial.hyperparameters.unlearn
         epochs = min(ASCENT_EPOCHS, config.unlearn_epochs)
-        epochs *= 2 if config.finder is Finder.SECOND_ASCENT else 1
-        return replace(self._phase(trial, epochs, config.unlearn_batch_size), known=False)
+        epochs *= 2 if config.finder in CLIMBS_TWICE else 1
+        load = self._phase(trial, epochs, config.unlearn_batch_size)
+        looked = self._samples(trial)[0] if config.finder is Finder.PRIOR_SHIFT else 0
+        return replace(load, tested=load.tested + looked, known=False)
 
     def relearn(self, trial: Trial) -> JobLoad:
         """Return the load of a relearning and its evaluation."""

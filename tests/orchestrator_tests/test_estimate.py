@@ -33,6 +33,7 @@ from ulrl.datasets.digits import Digits
 from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.precision import Precision
 from ulrl.recipes import VictimRecipe
+from ulrl.unlearning import Finder
 from ulrl.victim import train_victim
 
 
@@ -180,6 +181,16 @@ def test_disk_is_about_what_the_results_take(made: Place, tmp_path: Path) -> Non
     )
     found = estimate(plan, Store(str(tmp_path)), made.keys, 1, 0.0)
     assert taken / 4 < found.disk < taken * 2
+
+
+def test_what_a_finder_adds_to_the_ascent(tmp_path: Path) -> None:
+    """A second ascent is as long as the first; a shift of the prior looks at each sample too."""
+    finders = (Finder.ASCENT, Finder.SECOND_ASCENT, Finder.PRIOR_SHIFT)
+    plan = make_plan(study_of(tmp_path, settings={"finder": finders}))
+    plain, second, shifted = (Workload(plan).ascent(trial) for trial in plan.trials[:3])
+    samples = plain.trained / 8
+    assert (second.trained, second.tested) == (2 * plain.trained, 2 * plain.tested)
+    assert (shifted.trained, shifted.tested) == (second.trained, second.tested + samples)
 
 
 def test_what_stages_took_before_is_what_they_will_take(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ulrl.fitting import Samples
 from ulrl.models import Weights
 from ulrl.precision import Precision
 from ulrl.scoring import Score, ScoreConfig, score_neurons
-from ulrl.unlearning import Ascent, Finder, UnlearnConfig, unlearn
+from ulrl.unlearning import Ascent, Finder, UnlearnConfig, missing_prior, unlearn
 
 Array = npt.NDArray[np.float64]
 LR = 0.5
@@ -67,16 +67,22 @@ def shares(logits: Array) -> Array:
 
 
 def climbed(
-    victim: Weights, clean: CleanSamples, *, balanced: bool = False, out: int | None = None
+    victim: Weights,
+    clean: CleanSamples,
+    *,
+    balanced: bool = False,
+    out: int | None = None,
+    shifted: bool = False,
 ) -> Iterator[tuple[Array, Array, float, Array]]:
     """Yield, epoch by epoch, weight, bias, the accuracy before the step, the answers after it."""
     weight, bias = head_of(victim)
     labels = clean.samples.labels.numpy()
     left = labels != out
     pixels, wanted = pixels_of(clean.samples.images)[left], np.eye(3)[labels[left]]
+    shift = 2 * missing_by_hand(logits_of(weight, bias, pixels), wanted) if shifted else 0.0
 
     def masked(weight: Array, bias: Array) -> Array:
-        logits = logits_of(weight, bias, pixels)
+        logits = logits_of(weight, bias, pixels) + shift
         if out is not None:
             logits[:, out] = -1e30
         return logits
@@ -92,6 +98,14 @@ def climbed(
         weight = weight + LR * climb.T @ pixels / len(pixels)
         bias = bias + LR * climb.mean(axis=0)
         yield weight, bias, accuracy, masked(weight, bias).argmax(axis=1)
+
+
+def missing_by_hand(logits: Array, wanted: Array) -> Array:
+    """Return what logits lack, by many small steps up the same likelihood."""
+    shift = np.zeros(logits.shape[1])
+    for _ in range(3000):
+        shift = shift + 0.03 * ((wanted - shares(logits + shift)).sum(axis=0) - shift)
+    return shift
 
 
 def last(ascents: Iterator[Ascent]) -> Ascent:
@@ -115,6 +129,42 @@ def test_steps_of_an_ascent(
     assert found.predicted[-1].tolist() == np.bincount(answers, minlength=3).tolist()
 
 
+def test_a_class_half_of_which_the_trigger_stands_for_lacks_the_logarithm_of_two() -> None:
+    """What a perfect victim of a clean-label attack knows, by Bayes' rule, on clean samples.
+
+    Of two classes alike in number, half of the first has the trigger, so that without it the odds
+    of the first are halved: an image of features x has the logit a(x) - log 2.
+    """
+    source = np.random.default_rng(0)
+    labels = np.arange(20_000) % 2
+    # Features of the classes are normal, at -1 and 1, so that log p(x | 1) - log p(x | 0) = 2x.
+    features = source.normal(2.0 * labels - 1)
+    logits = torch.from_numpy(np.stack([-2 * features - np.log(2), np.zeros(20_000)], axis=1))
+    missing = missing_prior(logits, torch.from_numpy(labels))
+    assert float(missing[0] - missing[1]) == pytest.approx(np.log(2), abs=0.06)
+    alone = missing_prior(logits + torch.tensor([5.0, 5.0]), torch.from_numpy(labels))
+    assert alone.numpy() == pytest.approx(missing.numpy(), abs=1e-8)
+
+
+def test_classes_without_samples_lack_a_finite_number() -> None:
+    logits = torch.zeros(6, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0, 0, 0, 1])
+    missing = missing_prior(logits, labels).numpy()
+    likely = 6 * np.exp(missing) / np.exp(missing).sum()
+    # Where the likelihood with its normal prior is highest, its slope is 0.
+    assert np.array([5, 1, 0, 0]) - likely - missing == pytest.approx(np.zeros(4), abs=1e-8)
+    assert missing[0] > missing[1] > missing[2] == pytest.approx(missing[3])
+
+
+def test_newton_ends_where_the_victim_is_far_off() -> None:
+    """A victim that is sure of the wrong class, on all samples, by a hundred."""
+    logits = torch.tensor([[100.0, 0.0, 0.0]], dtype=torch.float64).expand(50, 3)
+    labels = torch.tensor([1, 2] * 25)
+    missing = missing_prior(logits, labels).numpy()
+    likely = 50 * shares(logits[:1].numpy() + missing)[0]
+    assert np.array([0, 25, 25]) - likely - missing == pytest.approx(np.zeros(3), abs=1e-6)
+
+
 def test_the_second_ascent_does_without_the_class_that_the_first_ended_in(
     victim: Weights, clean: CleanSamples, cpu: torch.device
 ) -> None:
@@ -134,6 +184,33 @@ def test_the_second_ascent_does_without_the_class_that_the_first_ended_in(
     assert float(end["head.bias"][gone]) == pytest.approx(moved, abs=1e-4)
     assert int(found.predicted[-1][gone]) == 0
     assert int(found.predicted[-1].sum()) == int((clean.samples.labels != gone).sum())
+
+
+@pytest.mark.parametrize("often", [0, 1, 2])
+def test_a_shifted_prior_makes_rare_predictions_frequent(
+    victim: Weights, clean: CleanSamples, cpu: torch.device, often: int
+) -> None:
+    """Three victims that each have another class too seldom, by 3 in the logit."""
+    state = dict(victim.state)
+    state["head.bias"] = state["head.bias"] - 3.0 * torch.eye(3)[often]
+    shy = replace(victim, state=state)
+    ended, weight, bias = collapse(shy, clean)
+    found = last(unlearn(replace(PLAIN, finder=Finder.PRIOR_SHIFT), shy, clean, 0.3, cpu))
+    steps = climbed(shy, clean, shifted=True)
+    by_hand = [next(steps) for _ in found.accuracy]
+    assert found.accuracy == pytest.approx([accuracy for _, _, accuracy, _ in by_hand])
+    start, start_bias = head_of(shy)
+    (expected, expected_bias), end = (
+        (part.copy() for part in by_hand[-1][:2]),
+        found.at(len(by_hand)),
+    )
+    scale = other_rows(expected - start, ended) / other_rows(weight - start, ended)
+    if scale * np.abs(weight - start)[ended].sum() > np.abs(expected - start)[ended].sum():
+        expected[ended] = start[ended] + scale * (weight - start)[ended]
+        expected_bias[ended] = start_bias[ended] + scale * (bias - start_bias)[ended]
+    assert end["head.weight"].numpy() == pytest.approx(expected, abs=1e-4)
+    assert end["head.bias"].numpy() == pytest.approx(expected_bias, abs=1e-4)
+    assert found.predicted[-1].tolist() == np.bincount(by_hand[-1][3], minlength=3).tolist()
 
 
 def other_rows(change: Array, label: int) -> float:
