@@ -40,7 +40,8 @@ from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.keys import CacheKeys
 from orchestrator.store.study_folder import StudyFolder
 
-_NUMBERS = 64  # columns that the numbers of the table take
+_NUMBERS = ("n", "ACC", "ASR", "RA", "DER")
+_PADDING = 1  # on both sides of each column
 
 
 def print_summary(
@@ -87,20 +88,22 @@ def print_summary(
         "victim → repaired by it, on the report half in percent, mean ±sd over n trained victims:",
         soft_wrap=True,
     )
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("scenario", no_wrap=True)
-    for name in ("n", "ACC", "ASR", "RA", "DER"):
-        table.add_column(name, justify="right", no_wrap=True)
     families = summary.families()
     names = _names(names_of(results), list(families))
+    rows = {}
     for family, outcomes in families.items():
         weak = sum(outcome.took is False for outcome in outcomes)
         measured = [outcome for outcome in sound(outcomes) if outcome.common is not None]
-        table.add_row(
-            "\n".join(map(escape, folded(names[family], console.width - _NUMBERS)))
-            + (f" [yellow]({weak} weak)[/]" if weak else ""),
-            *_cells(measured),
-        )
+        rows[names[family] + (f" ({weak} weak)" if weak else "")] = _cells(measured)
+    # No number is cut: names are folded into what the numbers leave.
+    taken = sum(max(map(len, cells)) for cells in zip(_NUMBERS, *rows.values(), strict=True))
+    room = max(1, console.width - taken - 2 * _PADDING * (len(_NUMBERS) + 1))
+    table = Table(box=None, padding=(0, _PADDING), header_style="bold")
+    table.add_column("scenario"[:room], no_wrap=True)
+    for name in _NUMBERS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, cells in rows.items():
+        table.add_row("\n".join(map(escape, folded(name, room))), *cells)
     console.print(table)
     _say_benign(console, summary)
 

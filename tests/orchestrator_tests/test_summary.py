@@ -126,6 +126,20 @@ def test_some_weak_victims_are_counted_beside_their_family(tmp_path: Path) -> No
     assert [line.split()[:4] for line in weak] == [["blended", "(2", "weak)", "1"]]
 
 
+def test_no_number_is_cut_where_names_are_long(tmp_path: Path) -> None:
+    table = made(tmp_path, victim_rule=VictimRule(min_acc=0.9, min_asr=0.95))
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    rows.loc[(rows.attack == "blended") & (rows.seed != "0"), "victim_ok"] = "False"
+    rows.loc[rows.attack == "blended", "poison_ratio"] = "0.123456"
+    rows.to_csv(table, index=False)
+    narrow, wide = ("\n".join(printed(table, width=width)) for width in (80, 160))
+    assert "…" not in narrow
+    of_table = [text.partition("trained victims:")[2].split() for text in (narrow, wide)]
+    figures = [sorted(word for word in words if re.search(r"\d", word)) for words in of_table]
+    assert figures[0] == figures[1]
+    assert "weak)" in narrow
+
+
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
