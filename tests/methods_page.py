@@ -41,8 +41,9 @@ grid:
   on the selection half, shown on the report half, with the number of settings that it was given.
   Give each about as many. Differences to the best are paired by scenario, with an interval over the
   attacks' means. Below, a method with several settings has the sensitivity to its own options.
-- `studies/methods.yaml` has every method on six attacks, `studies/victims.yaml` three on victims of other
-  poison ratios and recipes, `studies/architectures.yaml` seven on VGG19-BN and a ViT.
+- `studies/methods.yaml` has every method on six attacks ([its tables](methods.md)),
+  `studies/victims.yaml` three on victims of other poison ratios and recipes,
+  `studies/architectures.yaml` seven on VGG19-BN and a ViT.
 - Stages are stored and shared. All strengths of a cut share what the method found; methods whose
   stages are equal share them too, and equal cuts share the training after them.
 

@@ -405,7 +405,8 @@ def _league_notes(name: str, table: Mapping[str, Any]) -> list[str]:
         f"{name}: repair methods, each at the one setting that is best over all scenarios by "
         f"{sought} on the selection half, of as many settings as it was given. "
         f"Report half; ACC, ASR, RA in percent, DER "
-        f"a fraction: means over n scenarios, {table['intervals']}."
+        f"a fraction: means over n scenarios, in which each attack counts the same, "
+        f"{table['intervals']}."
     )
     if facts:
         caption += f" Everywhere: {'; '.join(facts)}."

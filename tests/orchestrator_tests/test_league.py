@@ -18,7 +18,14 @@ from orchestrator.plan.labels import DAGGER_NOTE, applies
 from orchestrator.reporting.build import read_summary, write_report
 from orchestrator.reporting.league import draw_edits
 from orchestrator.spec.model import is_of_ulrl
-from tests.orchestrator_tests.report_folders import Row, make_rows, reach, unfinish, write_study
+from tests.orchestrator_tests.report_folders import (
+    Row,
+    make_rows,
+    reach,
+    unfinish,
+    weaken,
+    write_study,
+)
 from ulrl.hyperparameters import names
 
 
@@ -65,6 +72,24 @@ def test_the_league_judges_each_method_at_its_own_best_setting(tmp_path: Path) -
     assert table[0][:2] == ["clp", "u=2.0"]  # chosen on the selection half, not on the other
     assert table[0][7].startswith(f"{ours.der_report.mean():.3f}")
     assert table[0][8] == "–"
+
+
+def test_each_attack_counts_the_same_in_the_league(tmp_path: Path) -> None:
+    """One attack has a single victim that took, the others have two."""
+    rows = league_rows()
+    for row in rows:
+        if row["attack"] == "sig" and row["repair_options"] == '{"u": 2.0}':
+            reach(row, 0.9, "report")
+    weaken(rows, lambda row: row["attack"] == "sig" and row["seed"] == 1)
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    first = league_of(tmp_path)[0]
+    frame = pd.DataFrame(rows)
+    own = frame[(frame.repair == "clp") & (frame.repair_options == '{"u": 2.0}') & frame.victim_ok]
+    of_attacks = own.groupby("attack").der_report.mean().mean()
+    assert first[:4] == ["clp", "u=2.0", "2", "5"]
+    assert first[7].startswith(f"{of_attacks:.3f}<span")
+    assert f"{of_attacks:.3f}" != f"{own.der_report.mean():.3f}"
 
 
 def test_methods_have_sections_of_their_own_axes(tmp_path: Path) -> None:
