@@ -90,19 +90,20 @@ def print_summary(
     )
     families = summary.families()
     names = _names(names_of(results), list(families))
-    rows = {}
+    rows = []
     for family, outcomes in families.items():
         weak = sum(outcome.took is False for outcome in outcomes)
         measured = [outcome for outcome in sound(outcomes) if outcome.common is not None]
-        rows[names[family] + (f" ({weak} weak)" if weak else "")] = _cells(measured)
+        rows.append((names[family] + (f" ({weak} weak)" if weak else ""), _cells(measured)))
     # No number is cut: names are folded into what the numbers leave.
-    taken = sum(max(map(len, cells)) for cells in zip(_NUMBERS, *rows.values(), strict=True))
+    columns = zip(_NUMBERS, *(cells for _, cells in rows), strict=True)
+    taken = sum(max(map(len, column)) for column in columns)
     room = max(1, console.width - taken - 2 * _PADDING * (len(_NUMBERS) + 1))
     table = Table(box=None, padding=(0, _PADDING), header_style="bold")
     table.add_column("scenario"[:room], no_wrap=True)
     for name in _NUMBERS:
         table.add_column(name, justify="right", no_wrap=True)
-    for name, cells in rows.items():
+    for name, cells in rows:
         table.add_row("\n".join(map(escape, folded(name, room))), *cells)
     console.print(table)
     _say_benign(console, summary)
