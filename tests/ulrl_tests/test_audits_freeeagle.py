@@ -1,7 +1,6 @@
 """FreeEagle: features invented for each class, and where else they lean."""
 
-from collections.abc import Callable, Generator
-from typing import TypeVar
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,25 +8,14 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from tests.steps import finished
 from tests.ulrl_tests.audited import audited, benign_model, found_by
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone, classifier_of
-from ulrl.attacks import Step
 from ulrl.audits.freeeagle import FreeEagle, InventFeatures, Tail, cut_of, spread, tendencies_of
 from ulrl.datasets import ImageSet
 from ulrl.models import ARCHITECTURES, Classifier, Weights, restore
 from ulrl.poison import Poison
-
-T = TypeVar("T")
-
-
-def result_of(steps: Generator[Step, None, T]) -> T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 class Cut(nn.Module):
@@ -49,7 +37,7 @@ class Cut(nn.Module):
 def features_of(body: nn.Module, steps: int) -> tuple[Classifier, Tensor]:
     classifier = classifier_of(lambda: Cut(body))
     stage = InventFeatures(cut="body", steps=steps, lr=0.01, weight_decay=0.3, seed=0)
-    return classifier, result_of(stage.invent(classifier, [0, 1, 2]))
+    return classifier, finished(stage.invent(classifier, [0, 1, 2]))[1]
 
 
 @pytest.mark.parametrize(("body", "least"), [(nn.Identity(), None), (nn.ReLU(), 0.0)])
@@ -73,10 +61,11 @@ def test_features_of_a_linear_tail_are_the_optimum(body: nn.Module, least: float
 
 def test_a_batch_of_all_classes_is_a_batch_of_each(victim_of: Callable[[int], Weights]) -> None:
     stage = InventFeatures(cut=None, steps=5, lr=0.01, weight_decay=0.005, seed=0)
-    together = result_of(stage.invent(restore(victim_of(0), torch.device("cpu")), list(range(10))))
+    classifier = restore(victim_of(0), torch.device("cpu"))
+    _, together = finished(stage.invent(classifier, list(range(10))))
     for label in (0, 7):
         classifier = restore(victim_of(0), torch.device("cpu"))
-        alone = result_of(stage.invent(classifier, [label]))
+        alone = finished(stage.invent(classifier, [label]))[1]
         torch.testing.assert_close(together[label], alone[0], rtol=1e-3, atol=1e-3)
 
 

@@ -1,7 +1,6 @@
 """Neural Cleanse: the search for triggers, which stand out, and fine-tuning against them."""
 
-from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,10 +9,10 @@ from scipy.stats import median_abs_deviation
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from tests.steps import finished
 from tests.ulrl_tests.repairs import CPU, clean_samples, rates, repaired
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone, Made
-from ulrl.attacks import Step
 from ulrl.clean import CleanSamples
 from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.fitting import Samples, Sources
@@ -22,17 +21,7 @@ from ulrl.methods.nc import NeuralCleanse, ReverseTriggers, anomalies, patched
 from ulrl.models import Classifier, ModelSpec, Weights, restore
 from ulrl.poison import Poison
 
-T = TypeVar("T")
 SEARCH = ReverseTriggers(steps=20, batch_size=40, lr=0.1, mask_weight=0.01, success=0.0)
-
-
-def result_of(steps: Generator[Step, None, T]) -> T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 def planted(target: int) -> Classifier:
@@ -63,7 +52,7 @@ def noise(count: int) -> CleanSamples:
 @pytest.mark.parametrize("target", [0, 4])
 def test_the_class_of_a_planted_trigger_has_the_least_norm(target: int) -> None:
     search = ReverseTriggers(steps=400, batch_size=30, lr=0.1, mask_weight=1e-3, success=0.98)
-    found = result_of(search.search(planted(target), noise(30), range(6)))
+    found = finished(search.search(planted(target), noise(30), range(6)))[1]
     order = found["norms"].argsort()
     assert int(order[0]) == target
     assert float(found["norms"][target]) < 0.7 * float(found["norms"][order[1]])
@@ -77,9 +66,9 @@ def test_each_class_is_sought_as_if_it_were_alone(
     victim_of: Callable[[int], Weights], pictures: ImageSet
 ) -> None:
     clean = clean_samples(pictures)
-    together = result_of(SEARCH.search(restore(victim_of(0), CPU), clean, range(4)))
+    together = finished(SEARCH.search(restore(victim_of(0), CPU), clean, range(4)))[1]
     for label in (1, 3):
-        alone = result_of(SEARCH.search(restore(victim_of(0), CPU), clean, [label]))
+        alone = finished(SEARCH.search(restore(victim_of(0), CPU), clean, [label]))[1]
         for name, value in alone.items():
             wanted = value[0].float()
             torch.testing.assert_close(together[name][label].float(), wanted, rtol=1e-3, atol=1e-3)
@@ -93,7 +82,7 @@ def test_the_search_is_that_of_a_plain_writing(
     search = ReverseTriggers(
         steps=30, batch_size=40, lr=0.1, mask_weight=0.01, success=0.0, augment=False
     )
-    found = result_of(search.search(restore(victim_of(0), CPU), clean, [3]))
+    found = finished(search.search(restore(victim_of(0), CPU), clean, [3]))[1]
     classifier = restore(victim_of(0), CPU)
     classifier.network.eval()
     sources = Sources.of(0, "reversed_triggers")
@@ -123,7 +112,7 @@ def test_the_search_is_that_of_a_plain_writing(
 
 def test_a_class_that_is_not_reached_keeps_the_trigger_of_the_start() -> None:
     search = ReverseTriggers(steps=20, batch_size=30, lr=1e-6, mask_weight=1e-3, success=1.0)
-    found = result_of(search.search(planted(2), noise(30), [2, 3]))
+    found = finished(search.search(planted(2), noise(30), [2, 3]))[1]
     assert found["reached"].tolist() == [True, False]
     level = float(np.tanh(1) / 2 + 0.5)
     torch.testing.assert_close(found["masks"][1], torch.full((1, 8, 8), level))
