@@ -292,11 +292,16 @@ class Workload:
     def ascent(self, trial: Trial) -> JobLoad:
         """Return the load of an ascent of typical length."""
         config = trial.hyperparameters.unlearn
-        epochs = min(ASCENT_EPOCHS, config.unlearn_epochs)
-        epochs *= 2 if config.finder in CLIMBS_TWICE else 1
+        epochs = min(ASCENT_EPOCHS, config.unlearn_epochs) + self.planned_first_ascent(trial)
         load = self._phase(trial, epochs, config.unlearn_batch_size)
         looked = self._samples(trial)[0] if config.finder is Finder.PRIOR_SHIFT else 0
         return replace(load, tested=load.tested + looked, known=False)
+
+    def planned_first_ascent(self, trial: Trial) -> int:
+        """Return the epochs planned for an ascent before the one that is scored; 0 without one."""
+        config = trial.hyperparameters.unlearn
+        twice = config.finder in CLIMBS_TWICE
+        return min(ASCENT_EPOCHS, config.unlearn_epochs) if twice else 0
 
     def relearn(self, trial: Trial) -> JobLoad:
         """Return the load of a relearning and its evaluation."""

@@ -140,15 +140,18 @@ class ResultRows:
         """Return what a repair took: all stages that it needs, shared with others or not.
 
         Neither the victim's training nor the evaluation is part of it. Epochs of ULRL are those
-        that there were; of other methods only the plan is known.
+        that there were, but for those of a finder's first ascent, which are not stored; of these,
+        and of other methods, only the plan is known.
         """
         relearned, _ = repaired.runs
         seconds = round(scored.seconds + relearned.seconds, 4)
         if isinstance(scored, ScoreResult):
-            passes = float(scored.scores.stop_epoch + len(repaired.training))
+            first = self._workload.planned_first_ascent(trial)
+            passes = float(first + scored.scores.stop_epoch + len(repaired.training))
+            planned = first > 0
         else:
             passes = self._workload.planned_passes(trial)
-        planned = not isinstance(scored, ScoreResult)
+            planned = True
         return dict(zip(COST, (seconds, round(passes, 4), planned), strict=True))
 
     def victim_ok(self, victim: VictimResult) -> bool:
