@@ -16,6 +16,7 @@ from orchestrator.errors import ResourceError
 from orchestrator.pipeline.audits import find_audit
 from orchestrator.pipeline.catalog import JobCatalog
 from orchestrator.pipeline.chain import chain_of, reached
+from orchestrator.pipeline.ulrl_chain import find_ascent
 from orchestrator.plan.audits import planned_audits
 from orchestrator.plan.cost_model import (
     Calibration,
@@ -265,6 +266,7 @@ class _JobCount:
         self.stages: dict[str, float] = defaultdict(float)
         self.disk = 0.0
         self.relearns: set[Hashable] = set()
+        self._likely: set[Hashable] = set()  # of trials whose relearnings are counted
 
     def _read(self) -> dict[int, VictimResult]:
         """Read what the store has of each trial, and return the victims that are evaluated.
@@ -344,21 +346,34 @@ class _JobCount:
         first = trials[0]
         if first.method is not None:
             return self._add_chains(trials)
-        known = all(trial.number in self._scores for trial in trials)
+        scored = [trial.number in self._scores for trial in trials]
+        known = all(scored) or self._is_climbed(trials)
         chain, longest = self._add(self._catalog.group_of(first).job, cached=known), 0.0
-        for trial in trials:
-            result = self._scores[trial.number].relearn_key if known else likely_relearning(trial)
+        for trial in sorted(trials, key=lambda trial: trial.number not in self._scores):
+            found, likely = self._scores.get(trial.number), likely_relearning(trial)
+            result = likely if found is None else found.relearn_key
             job = self._catalog.job(trial, 1)
-            if result not in self.relearns:
+            if result not in self.relearns and (found is not None or likely not in self._likely):
                 self.relearns.add(result)
-                done = known and (
+                done = found is not None and (
                     trial.number in self._repairs or self._findings.is_relearned(str(result))
                 )
                 longest = max(longest, self._add(job, cached=done))
-            elif not known:  # not expected, but possible
+            elif found is None:  # not expected, but possible
                 self.runs["relearn"] += 1
                 self.disk += self._bytes(job)
+            self._likely.add(likely)
         return chain + longest
+
+    def _is_climbed(self, trials: list[Trial]) -> bool:
+        """Whether the store has the ascent of trials that share one, down to their last stop."""
+        first = trials[0]
+        if first.scenario.number not in self._trained:
+            return False
+        classes, _, _ = shape_of(first.scenario.dataset)
+        floor = min(trial.hyperparameters.score.stop_at(classes) for trial in trials)
+        ascent = self._findings.keys.ascent(first)
+        return find_ascent(self._findings.store, ascent, first, floor) is not None
 
     def _add_chains(self, trials: list[Trial]) -> float:
         """Count the stages of other methods' trials, as if no two strengths cut the same."""

@@ -42,7 +42,10 @@ SECONDS = {
 }
 SCORED = {"layers": ["linear"], "sizes": [10], "movement": ["linear.weight"]}
 CLIMBED: dict[str, Any] = {
-    **{name: [] for name in ("curve", "accuracy", "loss", "kept", "before", "after")},
+    **{name: [] for name in ("curve", "before", "after")},
+    "accuracy": [0.5, 0.125],
+    "loss": [1.0, 2.0],
+    "kept": [1, 2],
     "diverged": False,
 }
 STOPPED = {"stop_epoch": 2, "stop_accuracy": 0.125, "threshold_reached": True, "diverged": False}
@@ -204,7 +207,7 @@ class Workers:
         ascent = ascent_entry(
             desk.keys.ascent(job.trial), min(r.stop_at(10) for r in rules_of(job))
         )
-        nothing = {"predicted": torch.zeros(0, 10, dtype=torch.int64)}
+        nothing = {"predicted": torch.zeros(2, 10, dtype=torch.int64)}
         self._make(desk, job, runs, "unlearn", ascent, CLIMBED, nothing)
         yield Progress(stage="unlearn", epoch=1, epochs=1)
         for config in rules_of(job):

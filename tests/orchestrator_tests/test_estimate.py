@@ -1,5 +1,6 @@
 """What a plan will cost: exact counts, and nothing touched."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -68,6 +69,36 @@ def test_counts_of_a_study_that_is_done(tmp_path: Path) -> None:
     assert found.runs == {"train_victim": 4, "unlearn": 8, "relearn": 12}
     assert found.cached == found.runs
     assert (found.seconds, found.disk, found.hours) == (0, 0, 0)
+
+
+def test_a_study_with_more_settings_counts_what_is_there(tmp_path: Path) -> None:
+    """A wider axis reads the ascents that there are, and repairs again only where it is new."""
+    study = study_of(f"memory://{tmp_path}", settings={"reinit_ratio": (0.5, 1.0)})
+    Workers().run(Desk(study, tmp_path))
+    before = cost(study).runs
+    wider = replace(study, grid=replace(study.grid, settings={"reinit_ratio": (0.5, 1.0, 0.75)}))
+    strict = {"reinit_ratio": (0.5, 1.0), "z_threshold": (3.5, 1e6)}
+    scored = replace(study, grid=replace(study.grid, settings=strict))
+    for other, repaired in ((wider, 4), (scored, 0)):  # made-up scores agree on suspects
+        found = cost(other)
+        assert found.cached == before
+        assert {name: found.runs[name] for name in ("train_victim", "unlearn")} == {
+            "train_victim": 4,
+            "unlearn": 4,
+        }
+        crew = Workers()
+        crew.run(Desk(replace(other, name="other"), tmp_path))
+        executed = Counter(stage for stage, _ in crew.executed)
+        assert executed["unlearn"] == 0
+        assert found.runs["relearn"] - before["relearn"] >= executed["relearn"] == repaired
+
+
+def test_an_ascent_that_stopped_above_a_new_threshold_is_not_there(tmp_path: Path) -> None:
+    study = study_of(f"memory://{tmp_path}", settings={"unlearn_threshold": (0.4,)})
+    Workers().run(Desk(study, tmp_path))
+    lower = replace(study, grid=replace(study.grid, settings={"unlearn_threshold": (0.4, 0.0)}))
+    assert cost(study).cached["unlearn"] == 4
+    assert cost(lower).cached["unlearn"] == 0
 
 
 def test_models_of_an_older_store_that_are_only_evaluated_again_are_there(tmp_path: Path) -> None:

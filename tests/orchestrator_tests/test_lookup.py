@@ -90,7 +90,11 @@ def test_a_repair_needs_both_its_parts(desk: Desk) -> None:
 def test_the_curves_of_an_ascent_that_is_gone_are_empty(desk: Desk) -> None:
     found = fresh(desk).scores(desk.plan.trials[0])
     assert found is not None
-    assert fresh(desk).ascent(found) == {"curve": (), "accuracy": (), "loss": ()}
+    assert fresh(desk).ascent(found) == {
+        "curve": (),
+        "accuracy": (0.5, 0.125),
+        "loss": (1.0, 2.0),
+    }
     desk.store.delete("unlearn", found.runs[0].key)
     assert fresh(desk).ascent(found) == {}
 
