@@ -31,6 +31,8 @@ def main() -> None:
     parts = [
         markdown(DETECTION, found["audits"]),
         "\n".join(f"- {name}: {rule}" for name, rule in found["rules"]),
+        "True target first, by attack:",
+        markdown(["audit", *found["attacks"]], found["by_attack"]),
         "After the repair (before → after, the statistic as a median):",
         markdown(AFTER, found["repaired"]),
         markdown(AGREEMENT, [row[:3] for row in found["agreement"]]),

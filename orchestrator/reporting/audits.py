@@ -129,7 +129,8 @@ def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
     By clean samples of another number, or drawn in another way, an audit is another one.
 
     Returns:
-        ``audits``: for each audit what it makes of victims and benign models. ``repaired``: for
+        ``audits``: for each audit what it makes of victims and benign models. ``by_attack``: in
+        how many victims of each of the ``attacks`` it has the true target first. ``repaired``: for
         each audit and repair method what it makes of the repaired models. ``agreement``: how
         often two audits name the same class. ``note``: what failed.
     """
@@ -140,8 +141,11 @@ def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
     found = [row for row in rows if not row.failed]
     own = {kind: [row for row in found if row.kind == kind] for kind in kinds}
     failed = len(rows) - len(found)
+    attacks = distinct(row.scenario[0] for row in rows if not row.benign)
     return {
         "audits": [(names[kind], *_detection(own[kind])) for kind in kinds],
+        "attacks": [label_of(attack) for attack in attacks],
+        "by_attack": [(names[kind], *_first_by_attack(own[kind], attacks)) for kind in kinds],
         "repaired": [
             (names[kind], label_of(method), *_after(own[kind], method))
             for kind in kinds
@@ -192,6 +196,14 @@ def _detection(rows: Sequence[AuditRow]) -> tuple[str, ...]:
         f"{median(ranked):g}" if ranked else NOTHING,
         *(_flagged(part) for part in (victims, benign)),
         *_cost(own),
+    )
+
+
+def _first_by_attack(rows: Sequence[AuditRow], attacks: Sequence[str]) -> tuple[str, ...]:
+    ranked = [row for row in rows if not row.method and row.rank is not None]
+    return tuple(
+        _share([r.rank for r in ranked if r.scenario[0] == attack and r.rank], lambda x: x == 1)
+        for attack in attacks
     )
 
 

@@ -80,6 +80,24 @@ def test_each_clean_ratio_is_a_row_in_which_a_model_counts_once(tmp_path: Path) 
     assert [cells[:2] for cells in made["agreement"]] == [(n, "freeeagle") for n in names[:2]]
 
 
+def test_each_attack_has_its_count_of_targets_that_are_first(tmp_path: Path) -> None:
+    """Two of two, one of two (a shared first place is none), and no target to find."""
+    ranks = {
+        ("badnets", 0): 1,
+        ("badnets", 1): 1,
+        ("sig", 0): 1,
+        ("sig", 1): 1.5,
+        ("tact", 0): None,
+    }
+    rows = [
+        {**row(attack, seed, 0, 2.0), "target_rank": rank} for (attack, seed), rank in ranks.items()
+    ]
+    rows.append({**row("sig", 1, 0, 2.0, "clp", "{}"), "target_rank": 1})  # a repaired model
+    made = tables(tmp_path, [*rows, row("none", 0, 0, 1.0)])
+    assert made["attacks"] == ["badnets", "sig", "tact"]
+    assert made["by_attack"] == [("nc", "2 of 2", "1 of 2", "–")]
+
+
 def test_models_that_an_oracle_cut_are_a_marked_row_of_their_own(tmp_path: Path) -> None:
     rows = [row("badnets", 0, 0, 3.0), row("none", 0, 0, 1.0)]
     rows.append(row("badnets", 0, 0, 2.0, "clp", json.dumps({"u": 2.0})))
