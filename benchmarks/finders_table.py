@@ -1,7 +1,8 @@
 """How often finders find the target's row: ``python -m benchmarks.finders_table runs/finders``.
 
 Found: the row of the target has the largest score of all rows of the head and is flagged. Removed:
-the ASR of the repaired model is below 10 % on the report half. Weak victims are left out.
+the ASR of the repaired model is below 10 % on the report half. Weak victims are left out. Rows: how
+many a benign model has flagged on average, so what share of classes is flagged by chance.
 """
 
 import argparse
@@ -52,12 +53,13 @@ def share(rows: Sequence[Row], holds: Iterable[bool]) -> str:
 
 def tabulate(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return the table's head, and a line per setting as the first rows have them."""
-    axes = [axis for axis in AXES if axis in rows[0]]
+    axes = [axis for axis in AXES if len({row.get(axis) for row in rows}) > 1 or axis == AXES[0]]
     attacks = list(dict.fromkeys(row["attack"] for row in rows if row["attack"] != "none"))
     head = [
         *axes,
         *(f"found: {attack}" for attack in attacks),
-        *("found: all", "median rank", "removed", "ACC lost", "benign: flagged", "ACC lost", "s"),
+        *("found: all", "median rank", "removed", "ACC lost"),
+        *("benign: flagged", "rows", "ACC lost", "s"),
     ]
     lines = []
     for place in dict.fromkeys(tuple(row[axis] for axis in axes) for row in rows):
@@ -88,6 +90,7 @@ def _cells(rows: Sequence[Row], attacks: Sequence[str]) -> list[str]:
         share(attacked, (float(row["asr_after_report"]) < REMOVED for row in attacked)),
         _lost(attacked),
         share(benign, (bool(flags(row)) for row in benign)),
+        f"{mean(len(flags(row)) for row in benign):.1f}" if benign else "–",
         _lost(benign),
         f"{mean(seconds):.1f}" if seconds else "–",
     ]

@@ -101,8 +101,8 @@ def test_the_table_of_finders_counts_what_was_found(
     ]
     assert lines[0][:4] == ["finder", "named_suspects", "found: sig", "found: all"]
     assert lines[2] == [
-        *("ascent", "–", "1/3", "1/3", "1", "1/3", "6.7", "1/2", "10.0", "3.0"),
+        *("ascent", "–", "1/3", "1/3", "1", "1/3", "6.7", "1/2", "0.5", "10.0", "3.0"),
     ]
     assert lines[3] == [
-        *("ascent", "target †", "–", "–", "–", "1/1", "5.0", "–", "–", "3.0"),
+        *("ascent", "target †", "–", "–", "–", "1/1", "5.0", "–", "–", "–", "3.0"),
     ]
