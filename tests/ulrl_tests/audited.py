@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from tests.ulrl_tests.exact import exactly, in_single
 from ulrl.audits import Audit, AuditResult, audit_context
 from ulrl.clean import CleanSamples
 from ulrl.datasets import ImageSet
@@ -52,16 +53,23 @@ def audited(audit: Audit, model: Weights, clean: CleanSamples | None) -> AuditRe
     return result
 
 
+def audited_exactly(audit: Audit, model: Weights, clean: CleanSamples | None) -> AuditResult:
+    """Return what an audit says in double precision, the same on every kind of CPU."""
+    with exactly():
+        return audited(audit, model, clean)
+
+
 _benign: dict[int, Weights] = {}
 
 
 def benign_model(model_spec: ModelSpec, pictures: ImageSet, seed: int) -> Weights:
     """Return a model of the victim's recipe on clean data, trained once per process."""
     if seed not in _benign:
-        classifier = initialise(model_spec, generator(seed, "victim", "weights"), CPU)
         samples = Samples(images=pictures.train_images, labels=pictures.train_labels)
         config = VictimConfig(epochs=8, batch_size=32)
-        for _ in fit(config, classifier, samples, Sources.of(seed, "victim")):
-            pass
-        _benign[seed] = classifier.weights()
+        with exactly():
+            classifier = initialise(model_spec, generator(seed, "victim", "weights"), CPU)
+            for _ in fit(config, classifier, samples, Sources.of(seed, "victim")):
+                pass
+            _benign[seed] = in_single(classifier.weights())
     return _benign[seed]

@@ -1,11 +1,12 @@
 """Repairs of small victims by any method, stage by stage."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from tests.ulrl_tests.exact import exactly, in_single
 from ulrl.clean import CleanConfig, CleanSamples, draw_clean_samples
 from ulrl.datasets import ImageSet
 from ulrl.methods import RepairContext, RepairMethod
@@ -59,6 +60,13 @@ def repaired(
     assert all(torch.equal(original[name], value) for name, value in victim.state.items())
     weights = Weights(model_spec=victim.model_spec, state=dict(before))
     return Found(stages=tuple(results), weights=weights, shown=shown)
+
+
+def repaired_exactly(method: RepairMethod, victim: Weights, clean: CleanSamples) -> Found:
+    """Run a method in double precision, for the same effect on every kind of CPU."""
+    with exactly():
+        found = repaired(method, victim, clean)
+    return replace(found, weights=in_single(found.weights))
 
 
 def rates(weights: Weights, poison: Poison, pictures: ImageSet) -> Metrics:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from tests.ulrl_tests.audited import CPU, audited, found_by
+from tests.ulrl_tests.audited import CPU, audited, audited_exactly, found_by
 from tests.ulrl_tests.repairs import clean_samples
-from tests.ulrl_tests.small_models import small_models
+from tests.ulrl_tests.small_models import TRIGGER, small_models
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone, Made
 from ulrl.audits import AUDITS, Audit, audit_context
@@ -226,11 +226,12 @@ def test_it_ranks_the_target_first(pictures: ImageSet, model_spec: ModelSpec) ->
     """
     audit = B3D(steps=100, batch_size=10, draws=10, lr=0.1)
     models = small_models(pictures, model_spec)
-    victim, benign = (audited(audit, model, clean_samples(pictures)) for model in models)
-    assert (victim.rank(1), victim.suspects) == (1, ())
-    assert int(victim.details["anomaly"].argmax()) == 1
-    assert float(victim.details["anomaly"][1]) > 3
-    assert benign.rank(1) > 3
+    victim, benign = (audited_exactly(audit, model, clean_samples(pictures)) for model in models)
+    target = TRIGGER.target_label
+    assert (victim.rank(target), victim.suspects) == (1, ())
+    assert int(victim.details["anomaly"].argmax()) == target
+    assert float(victim.details["anomaly"][target]) > 5
+    assert benign.rank(target) > 1
     assert benign.suspects == ()
     assert float(benign.details["anomaly"].max()) < 3
 

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Generator, Tensor, nn
 
-from tests.ulrl_tests.audited import CPU, audited, found_by
+from tests.ulrl_tests.audited import CPU, audited, audited_exactly, found_by
 from tests.ulrl_tests.repairs import clean_samples, rates
 from tests.ulrl_tests.small_models import TRIGGER, Small, small_models
 from tests.ulrl_tests.states import same
@@ -149,11 +149,13 @@ def test_a_victim_is_not_cleared_and_a_benign_model_is(
 ) -> None:
     """A part of the trigger does; with patches of 3 × 3 bounds are loose, and four are at 1."""
     victim, benign = (
-        audited(Certify(patch=2, images=10), model, clean_samples(pictures)) for model in small
+        audited_exactly(Certify(patch=2, images=10), model, clean_samples(pictures))
+        for model in small
     )
     assert rates(small[0], TRIGGER, pictures).asr > 0.9
-    assert (victim.suspects, victim.rank(1)) == ((1,), 1)
-    assert float(victim.details["bounds"][1, 13:, 13:].max()) == 1  # where the trigger is
+    target = TRIGGER.target_label
+    assert (victim.suspects, victim.rank(target)) == ((target,), 1)
+    assert float(victim.details["bounds"][target, 13:, 13:].max()) > 0.7  # where the trigger is
     assert float(victim.scores.sort().values[-2]) < 0.7
     assert benign.suspects == ()
     assert benign.statistic < 0.6

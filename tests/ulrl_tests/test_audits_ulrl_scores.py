@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ulrl_tests.audited import CPU, audited, benign_model, found_by
+from tests.ulrl_tests.audited import CPU, audited, audited_exactly, benign_model, found_by
 from tests.ulrl_tests.repairs import clean_samples
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone
@@ -47,14 +47,17 @@ def moved(shift: list[float], predicted: list[int]) -> dict[str, Tensor]:
 def test_it_ranks_the_target_first(
     victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
 ) -> None:
-    """The z tells them apart for this seed only: two of three benign models are flagged too."""
-    clean = clean_samples(pictures)
-    victim = audited(SHORT, victim_of(0), clean)
-    assert victim.rank(badnets.target_label) == 1
-    assert badnets.target_label in (victim.suspects or ())
-    benign = audited(SHORT, benign_model(victim_of(0).model_spec, pictures, 0), clean)
-    assert benign.rank(badnets.target_label) > 1
-    assert benign.statistic < 3.5 < victim.statistic
+    """In benign models another class is first, and flagged as well: z alone does not tell."""
+    clean = clean_samples(pictures, 0.5)
+    for seed in range(3):
+        victim = audited_exactly(SHORT, victim_of(seed), clean)
+        assert victim.rank(badnets.target_label) == 1
+        assert badnets.target_label in (victim.suspects or ())
+        assert victim.statistic > 7
+        model = benign_model(victim_of(seed).model_spec, pictures, seed)
+        benign = audited_exactly(SHORT, model, clean)
+        assert benign.rank(badnets.target_label) > 3
+        assert benign.suspects
 
 
 def test_the_rows_that_moved_far_are_suspects() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import ulrl
+from tests.ulrl_tests.exact import exactly, in_single
 from tests.ulrl_tests.tiny_networks import Victims
 from ulrl.attacks import LabelRule
 from ulrl.attacks.badnets import BadNets
@@ -155,16 +156,17 @@ def story(cpu: torch.device) -> Story:
     values = {"clean_ratio": 0.1, "unlearn_batch_size": 32, "max_suspects": 1}
     h = assemble(preset_values(Preset.DEFAULT, "digits") | values)
     config = VictimConfig(epochs=6, batch_size=32)
-    training = train_victim(config, model_spec, poison, images, SEED, cpu)
-    learned = list(training.epochs)
-    victim = training.classifier.weights()
     tests = make_test_sets(poison, images, SEED)
     clean = draw_clean_samples(CleanConfig(clean_ratio=0.1), images, SEED)
-    *_, ascent = unlearn(h.unlearn, victim, clean, h.score.unlearn_threshold, cpu)
-    scores = score_neurons(h.score, ascent)
-    repair = relearn(h.relearn, victim, select_weights(h.reset, scores), clean, cpu)
-    relearned = list(repair.epochs)
-    repaired = repair.classifier.weights()
+    with exactly():
+        training = train_victim(config, model_spec, poison, images, SEED, cpu)
+        learned = list(training.epochs)
+        victim = in_single(training.classifier.weights())
+        *_, ascent = unlearn(h.unlearn, victim, clean, h.score.unlearn_threshold, cpu)
+        scores = score_neurons(h.score, ascent)
+        repair = relearn(h.relearn, victim, select_weights(h.reset, scores), clean, cpu)
+        relearned = list(repair.epochs)
+        repaired = in_single(repair.classifier.weights())
     return Story(
         learned=learned,
         victim=victim,

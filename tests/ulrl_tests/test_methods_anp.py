@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.ulrl_tests import naive
 from tests.ulrl_tests.plain_masks import PlainMask, clamp, put_plain_masks
-from tests.ulrl_tests.repairs import CPU, Found, clean_samples, rates, repaired
+from tests.ulrl_tests.repairs import CPU, Found, clean_samples, rates, repaired, repaired_exactly
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone
 from ulrl.augmentation import draw_views
@@ -23,8 +23,9 @@ from ulrl.randomness import generator
 
 
 @pytest.fixture(scope="module")
-def found(victim_of: Callable[[int], Weights], pictures: ImageSet) -> Found:
-    return repaired(ANP(steps=60, batch_size=32), victim_of(0), clean_samples(pictures, 0.5))
+def found(wide_victim: Weights, pictures: ImageSet) -> Found:
+    method = ANP(steps=60, batch_size=32)
+    return repaired_exactly(method, wide_victim, clean_samples(pictures, 0.5))
 
 
 class PlainBatches:
@@ -118,9 +119,9 @@ def test_without_noise_it_is_plain_descent_whatever_the_weights_of_the_losses(
 
 
 def test_it_repairs_a_victim(
-    found: Found, victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
+    found: Found, wide_victim: Weights, pictures: ImageSet, badnets: Poison
 ) -> None:
-    before = rates(victim_of(0), badnets, pictures)
+    before = rates(wide_victim, badnets, pictures)
     after = rates(found.weights, badnets, pictures)
     assert before.asr > 0.9
     assert after.asr < 0.3
@@ -128,9 +129,7 @@ def test_it_repairs_a_victim(
     assert len(found.shown) == 1
 
 
-def test_a_larger_mask_cuts_more_and_no_shift(
-    found: Found, victim_of: Callable[[int], Weights]
-) -> None:
+def test_a_larger_mask_cuts_more_and_no_shift(found: Found, wide_victim: Weights) -> None:
     counts = []
     for threshold in (0.0, 0.2, 0.5, 0.9):
         edit = Cut(rule=Rule.THRESHOLD, strength=-threshold).choose(found.stages[0])
@@ -141,7 +140,7 @@ def test_a_larger_mask_cuts_more_and_no_shift(
     changed = [
         name
         for name, value in found.weights.state.items()
-        if not torch.equal(value, victim_of(0).state[name])
+        if not torch.equal(value, wide_victim.state[name])
     ]
     assert changed
     assert all(name.endswith(("bn1.weight", "bn2.weight")) for name in changed)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.ulrl_tests.repairs import CPU, clean_samples, rates, repaired
+from tests.ulrl_tests.repairs import CPU, clean_samples, rates, repaired, repaired_exactly
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone
 from ulrl.datasets import ImageSet
@@ -130,20 +130,21 @@ def test_a_channel_without_variance_hides_no_other(
 
 
 def test_one_deviation_repairs_a_victim_and_three_do_nothing_in_narrow_layers(
-    victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
+    wide_victim: Weights, pictures: ImageSet, badnets: Poison
 ) -> None:
     """Of n values none lies more than (n - 1) / sqrt(n) deviations above the mean.
 
-    That is 1.5 for the first layers here, of 4 channels, and 5.5 for the last, of 32.
+    That is 2.5 for the first layers here, of 8 channels, and 7.9 for the last, of 64.
     """
-    clean = clean_samples(pictures)
-    three = repaired(BNP(), victim_of(0), clean)
+    clean = clean_samples(pictures, 0.5)
+    three = repaired_exactly(BNP(), wide_victim, clean)
     assert rates(three.weights, badnets, pictures).asr > 0.9
     assert len(three.shown) == 1
     for name, score in three.stages[0].items():
         if name.startswith("score/"):
             assert float(score.max()) <= (len(score) - 1) / len(score) ** 0.5 + 1e-5
-    one = rates(repaired(BNP(u=1.0), victim_of(0), clean).weights, badnets, pictures)
+    found = repaired_exactly(BNP(u=1.5), wide_victim, clean)
+    one = rates(found.weights, badnets, pictures)
     assert one.asr < 0.3
     assert one.acc > 0.8
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.ulrl_tests.repairs import CPU, Found, clean_samples, rates, repaired
+from tests.ulrl_tests.repairs import CPU, Found, clean_samples, rates, repaired, repaired_exactly
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone, Mixed, classifier_of
 from ulrl.clean import CleanSamples
@@ -33,7 +33,7 @@ HEAD = "linear.weight"
 
 @pytest.fixture(scope="module")
 def found(victim_of: Callable[[int], Weights], pictures: ImageSet) -> Found:
-    return repaired(FinePruning(epochs=40), victim_of(0), clean_samples(pictures, 0.4))
+    return repaired(FinePruning(epochs=2), victim_of(0), clean_samples(pictures, 0.4))
 
 
 def test_scores_of_the_head_are_minus_the_mean_features(
@@ -71,15 +71,21 @@ def test_the_budget_takes_the_last_cut_that_held(
 
 
 def test_it_weakens_the_backdoor(
-    found: Found, victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
+    victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
 ) -> None:
     """A repair it is not: published numbers under this name range from 22 to 54 % mean ASR."""
-    before = rates(victim_of(0), badnets, pictures)
-    after = rates(found.weights, badnets, pictures)
-    assert before.asr > 0.9
-    assert after.asr < before.asr - 0.2
-    assert after.acc > before.acc - 0.05
-    assert len(found.shown) == 40
+    falls = []
+    for seed in range(3):
+        before = rates(victim_of(seed), badnets, pictures)
+        method = FinePruning(epochs=20, batch_size=16, lr=0.03)
+        found = repaired_exactly(method, victim_of(seed), clean_samples(pictures, 0.5))
+        after = rates(found.weights, badnets, pictures)
+        assert before.asr > 0.9
+        assert after.acc > before.acc - 0.05
+        assert len(found.shown) == 20
+        falls.append(before.asr - after.asr)
+    assert min(falls) > 0.08
+    assert max(falls) > 0.5
 
 
 def test_without_a_cut_it_is_fine_tuning(

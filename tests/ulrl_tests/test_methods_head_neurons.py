@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.ulrl_tests.repairs import CPU, Found, clean_samples, rates, repaired
+from tests.ulrl_tests.repairs import CPU, Found, clean_samples, rates, repaired, repaired_exactly
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone
 from ulrl.datasets import ImageSet
@@ -82,12 +82,15 @@ def test_tsbds_tuner_repairs_after_it(
     found: Found, victim_of: Callable[[int], Weights], badnets: Poison, pictures: ImageSet
 ) -> None:
     """Here the tuner would do without the cut; the cut is only seen to come before it."""
-    clean, tune = clean_samples(pictures), GradientNorm(epochs=20, lr=0.02)
+    clean, tune = clean_samples(pictures), GradientNorm(epochs=2, lr=0.02)
     tuned = repaired(HeadNeurons(share=0.2, weights=0.5, tune=tune), victim_of(0), clean)
     classifier = restore(found.weights, CPU)
     context = RepairContext(victim=victim_of(0), clean=clean, device=CPU, observe=print)
-    list(GradientNormTuner(epochs=20, lr=0.02, weight_decay=0.0).train(classifier, context))
+    list(GradientNormTuner(epochs=2, lr=0.02, weight_decay=0.0).train(classifier, context))
     assert same(dict(tuned.weights.state), dict(classifier.weights().state))
+    longer = GradientNorm(epochs=10, lr=0.05, batch_size=16)
+    method = HeadNeurons(share=0.2, weights=0.5, tune=longer)
+    tuned = repaired_exactly(method, victim_of(0), clean_samples(pictures, 0.5))
     before, after = (rates(w, badnets, pictures) for w in (victim_of(0), tuned.weights))
     assert before.asr > 0.9
     assert after.asr < 0.3

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tests.steps import finished
-from tests.ulrl_tests.repairs import CPU, clean_samples, rates, repaired
+from tests.ulrl_tests.repairs import CPU, clean_samples, rates, repaired, repaired_exactly
+from tests.ulrl_tests.small_models import TRIGGER, small_models
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone, Made
 from ulrl.clean import CleanSamples
@@ -19,7 +20,6 @@ from ulrl.fitting import Samples, Sources
 from ulrl.methods._loop import hold_out
 from ulrl.methods.nc import NeuralCleanse, ReverseTriggers, anomalies, patched
 from ulrl.models import Classifier, ModelSpec, Weights, restore
-from ulrl.poison import Poison
 
 SEARCH = ReverseTriggers(steps=20, batch_size=40, lr=0.1, mask_weight=0.01, success=0.0)
 
@@ -175,20 +175,29 @@ def test_what_is_read_is_the_triggers_that_are_flagged() -> None:
     assert labels == {2.0: [0, 4], 3.3: [0, 4], 3.4: [0], 5.1: []}
 
 
-def test_it_repairs_a_victim_and_names_the_class(
-    victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
-) -> None:
-    before = rates(victim_of(0), badnets, pictures)
+def test_it_repairs_a_victim_and_names_the_class(pictures: ImageSet, model_spec: ModelSpec) -> None:
+    """In a small network, where many steps of the search take seconds.
+
+    The threshold is low: how far the target's norm lies below the others is not tried here.
+    """
+    victim, _ = small_models(pictures, model_spec)
+    before = rates(victim, TRIGGER, pictures)
     method = NeuralCleanse(
-        steps=110, search_batch_size=30, mask_weight=0.01, threshold=2.0, epochs=15, batch_size=32
+        steps=200,
+        search_batch_size=30,
+        mask_weight=0.01,
+        threshold=1.0,
+        epochs=30,
+        lr=0.05,
+        batch_size=32,
     )
-    found = repaired(method, victim_of(0), clean_samples(pictures))
-    after = rates(found.weights, badnets, pictures)
-    assert int(found.stages[0]["norms"].argmin()) == badnets.target_label
+    found = repaired_exactly(method, victim, clean_samples(pictures, 0.5))
+    after = rates(found.weights, TRIGGER, pictures)
+    assert int(found.stages[0]["norms"].argmin()) == TRIGGER.target_label
     assert before.asr > 0.9
-    assert after.asr < 0.4
+    assert after.asr < 0.3
     assert after.acc > before.acc - 0.1
-    assert len(found.shown) == 15
+    assert len(found.shown) == 30
 
 
 def test_where_nothing_is_flagged_nothing_happens(

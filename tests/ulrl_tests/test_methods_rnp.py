@@ -8,7 +8,7 @@ import torch
 
 from tests.ulrl_tests import naive
 from tests.ulrl_tests.plain_masks import PlainMask, clamp, put_plain_masks
-from tests.ulrl_tests.repairs import CPU, Found, clean_samples, rates, repaired
+from tests.ulrl_tests.repairs import CPU, Found, clean_samples, rates, repaired, repaired_exactly
 from tests.ulrl_tests.states import same
 from tests.ulrl_tests.tiny_networks import HeadAlone
 from ulrl.clean import CleanSamples
@@ -23,8 +23,8 @@ from ulrl.randomness import generator
 
 
 @pytest.fixture(scope="module")
-def found(victim_of: Callable[[int], Weights], pictures: ImageSet) -> Found:
-    return repaired(RNP(), victim_of(0), clean_samples(pictures, 0.4))
+def found(wide_victim: Weights, pictures: ImageSet) -> Found:
+    return repaired_exactly(RNP(), wide_victim, clean_samples(pictures, 0.4))
 
 
 def test_masks_are_those_of_a_plain_loop(
@@ -76,12 +76,9 @@ def test_the_ascent_is_not_clipped_and_ends_at_its_threshold(
 
 
 def test_it_repairs_a_victim(
-    found: Found,
-    victim_of: Callable[[int], Weights],
-    pictures: ImageSet,
-    badnets: Poison,
+    found: Found, wide_victim: Weights, pictures: ImageSet, badnets: Poison
 ) -> None:
-    before = rates(victim_of(0), badnets, pictures)
+    before = rates(wide_victim, badnets, pictures)
     after = rates(found.weights, badnets, pictures)
     assert before.asr > 0.9
     assert after.asr < 0.2
@@ -90,10 +87,7 @@ def test_it_repairs_a_victim(
 
 
 def test_the_backdoor_goes_before_the_accuracy_as_in_the_published_log(
-    found: Found,
-    victim_of: Callable[[int], Weights],
-    pictures: ImageSet,
-    badnets: Poison,
+    found: Found, wide_victim: Weights, pictures: ImageSet, badnets: Poison
 ) -> None:
     """The log of the official code: 12 of 4,800 channels are cut at 0, 24 at 0.2, 753 at 0.9.
 
@@ -104,11 +98,11 @@ def test_the_backdoor_goes_before_the_accuracy_as_in_the_published_log(
     cuts = [Cut(rule=Rule.THRESHOLD, strength=-t / 10).choose(masks) for t in range(10)]
     counts = [sum(int(mask.sum()) for mask in edit.values()) for edit in cuts]
     assert counts == sorted(counts)
-    assert counts[0] < counts[-1] < 212  # BatchNorm's channels, at width 4
+    assert counts[0] < counts[-1] < 424  # BatchNorm's channels, at width 8
     measured: dict[int, Metrics] = {}
     for count in (0, 1, 2, 3, 4, 6, 9, 13, 20, 30, 50):
-        cut = restore(victim_of(0), CPU)
-        apply(Cut(rule=Rule.LARGEST, strength=count / 212).choose(masks), cut)
+        cut = restore(wide_victim, CPU)
+        apply(Cut(rule=Rule.LARGEST, strength=count / 424).choose(masks), cut)
         measured[count] = rates(cut.weights(), badnets, pictures)
     gone = next(count for count, rate in measured.items() if rate.asr < 0.5)
     broken = next(count for count, rate in measured.items() if rate.acc < 0.9)
@@ -116,9 +110,9 @@ def test_the_backdoor_goes_before_the_accuracy_as_in_the_published_log(
 
 
 def test_the_cut_sets_scales_to_zero_and_leaves_the_rest(
-    found: Found, victim_of: Callable[[int], Weights]
+    found: Found, wide_victim: Weights
 ) -> None:
-    victim = victim_of(0).state
+    victim = wide_victim.state
     edit = Cut(rule=Rule.BUDGET, strength=0.05).choose(found.stages[1])
     for name, value in found.weights.state.items():
         kept = ~edit.get(name, torch.zeros(value.shape, dtype=torch.bool))

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch import Generator, Tensor
 
-from tests.ulrl_tests.repairs import CPU, clean_samples, rates, repaired
+from tests.ulrl_tests.repairs import CPU, clean_samples, rates, repaired, repaired_exactly
 from tests.ulrl_tests.states import same
 from ulrl.datasets import ImageSet
 from ulrl.errors import DivergedError
@@ -160,8 +160,8 @@ def test_it_repairs_a_victim(
     victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
 ) -> None:
     before = rates(victim_of(0), badnets, pictures)
-    method = SAU(rounds=6, lr=2e-3, batch_size=30)
-    found = repaired(method, victim_of(0), clean_samples(pictures))
+    method = SAU(rounds=6, lr=1e-3, batch_size=30)
+    found = repaired_exactly(method, victim_of(0), clean_samples(pictures, 0.5))
     after = rates(found.weights, badnets, pictures)
     assert before.asr > 0.9
     assert after.asr < 0.3

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tests.ulrl_tests.repairs import CPU, clean_samples, rates, repaired
+from tests.ulrl_tests.repairs import CPU, clean_samples, rates, repaired, repaired_exactly
 from tests.ulrl_tests.states import same
 from ulrl.datasets import ImageSet
 from ulrl.fitting import SGDConfig, Sources, train
@@ -218,20 +218,25 @@ def test_the_block_that_is_probed_is_the_one_that_is_cut(
 def test_a_cut_shortcut_repairs_more_than_the_same_training_without_a_cut(
     victim_of: Callable[[int], Weights], pictures: ImageSet, badnets: Poison
 ) -> None:
-    """Of the three blocks the last alone, and of the victims of seeds 0, 1 and 2 the first."""
-    before = rates(victim_of(0), badnets, pictures)
-    uncut, cut = (
-        repaired(
-            Shortcuts(block="layer4.0", gamma=gamma, epochs=20, batch_size=20),
-            victim_of(0),
-            clean_samples(pictures),
+    """Far more in the victim of seed 2; in those of seeds 0 and 1 both hardly do."""
+    falls = []
+    for seed in range(3):
+        before = rates(victim_of(seed), badnets, pictures)
+        uncut, cut = (
+            repaired_exactly(
+                Shortcuts(block="layer4.0", gamma=gamma, epochs=20, batch_size=20),
+                victim_of(seed),
+                clean_samples(pictures, 0.5),
+            )
+            for gamma in (1.0, 0.0)
         )
-        for gamma in (1.0, 0.0)
-    )
-    after, control = (rates(found.weights, badnets, pictures) for found in (cut, uncut))
-    assert after.acc > before.acc - 0.1
-    assert after.asr < control.asr - 0.05 < before.asr - 0.1
-    assert len(cut.shown) == 20
+        after, control = (rates(found.weights, badnets, pictures) for found in (cut, uncut))
+        assert before.asr > 0.9
+        assert after.acc > before.acc - 0.1
+        assert len(cut.shown) == 20
+        falls.append(control.asr - after.asr)
+    assert min(falls) >= 0
+    assert max(falls) > 0.2
 
 
 def test_a_probe_shares_the_search_of_neural_cleanse() -> None:
