@@ -118,7 +118,10 @@ def victim_of(
 
 @pytest.fixture(scope="session")
 def wide_victim(pictures: ImageSet, model_spec: ModelSpec, badnets: Poison) -> Weights:
-    """Return a victim of twice the width, with channels enough that some can be done without."""
+    """Return a victim of twice the width, with channels enough that some can be done without.
+
+    It is that of seed 2; the network of seed 1 hardly learns the trigger.
+    """
     wide = replace(model_spec, architecture=PreActResNet18(width=8))
     return _victims(VictimConfig(epochs=12, batch_size=32), wide, badnets, pictures)(2)
 

@@ -147,7 +147,7 @@ def small(pictures: ImageSet, model_spec: ModelSpec) -> tuple[Weights, Weights]:
 def test_a_victim_is_not_cleared_and_a_benign_model_is(
     small: tuple[Weights, Weights], pictures: ImageSet
 ) -> None:
-    """A part of the trigger does; with patches of 3 × 3 bounds are loose, and four are at 1."""
+    """A part of the trigger does; with patches of 3 × 3 bounds are loose."""
     victim, benign = (
         audited_exactly(Certify(patch=2, images=10), model, clean_samples(pictures))
         for model in small

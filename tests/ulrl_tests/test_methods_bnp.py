@@ -129,7 +129,7 @@ def test_a_channel_without_variance_hides_no_other(
     assert float(others.std()) == pytest.approx(1, abs=1e-5)
 
 
-def test_one_deviation_repairs_a_victim_and_three_do_nothing_in_narrow_layers(
+def test_few_deviations_repair_a_victim_and_three_do_nothing_in_narrow_layers(
     wide_victim: Weights, pictures: ImageSet, badnets: Poison
 ) -> None:
     """Of n values none lies more than (n - 1) / sqrt(n) deviations above the mean.
@@ -144,9 +144,9 @@ def test_one_deviation_repairs_a_victim_and_three_do_nothing_in_narrow_layers(
         if name.startswith("score/"):
             assert float(score.max()) <= (len(score) - 1) / len(score) ** 0.5 + 1e-5
     found = repaired_exactly(BNP(u=1.5), wide_victim, clean)
-    one = rates(found.weights, badnets, pictures)
-    assert one.asr < 0.3
-    assert one.acc > 0.8
+    after = rates(found.weights, badnets, pictures)
+    assert after.asr < 0.3
+    assert after.acc > 0.85
 
 
 def test_the_same_inputs_give_the_same_bits(
