@@ -42,12 +42,15 @@ def test_ascent_climbs_and_keeps_every_new_minimum(
 ) -> None:
     config = replace(CONFIG, unlearn_epochs=12)
     ascent = last(unlearn(config, victim_of(0), clean, 0.0, cpu))
+    epochs = len(ascent.accuracy)
+    assert epochs == 12 or ascent.accuracy[-1] == 0.0  # no accuracy is below that
     minima = [
         epoch
-        for epoch in range(1, 13)
+        for epoch in range(1, epochs + 1)
         if all(ascent.accuracy[epoch - 1] < earlier for earlier in ascent.accuracy[: epoch - 1])
     ]
-    assert ascent.kept == tuple(sorted({*minima, 12}))
+    assert len(minima) > 2
+    assert ascent.kept == tuple(sorted({*minima, epochs}))
     assert [len(values) for values in ascent.after.values()] == [len(ascent.kept)] * 2
     assert ascent.loss[0] > 0
     assert ascent.loss[-1] > ascent.loss[0]
