@@ -31,10 +31,10 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 IMAGES = os.environ.get("ULRL_TEST_IMAGES")
 DATASET = f"{{arrays: {IMAGES}, flip: true, padding: 4}}" if IMAGES else "{name: digits, size: 8}"
-EPOCHS = 20 if IMAGES else 8
+EPOCHS = 20 if IMAGES else 16
 NETWORKS = {
     "preact_resnet18": "{name: preact_resnet18, width: 4}",
-    "vgg19_bn": "{name: vgg19_bn, width: 4, dropout: 0}",
+    "vgg19_bn": "{name: vgg19_bn, width: 8, dropout: 0}",
     "vit_b_16": "{name: vit_b_16, size: 16, patch: 4, width: 24, heads: 2, depth: 2, mlp: 48}",
 }
 # So short, and so strong where it cuts, that each changes the network within a second.
@@ -55,7 +55,7 @@ ENTRIES = {
     "sau": "{name: sau, rounds: 1}",
     "shortcuts": "{name: shortcuts, block: layer4.0, epochs: 1}",
     "super_fine_tuning": "{name: super_fine_tuning, epochs: 2, cycle: 2}",
-    "tsbd": "{name: tsbd, unlearn_lr: 0.01, unlearn_threshold: 0.4, epochs: 1}",
+    "tsbd": "{name: tsbd, unlearn_lr: 0.001, unlearn_threshold: 0.4, filters: 0.02, epochs: 1}",
 }
 NO_BATCHNORM = "needs BatchNorm layers, and the network has none"
 NO_PAIR = (
@@ -84,6 +84,7 @@ grid:
   attack: [badnets, blended]
   dataset: {DATASET}
   architecture: [{", ".join(NETWORKS.values())}]
+  poison_ratio: 0.2
   clean_ratio: 0.06
   unlearn_epochs: 2
   relearn_epochs: 1
@@ -130,10 +131,6 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[str, Weights]:
     return kept
 
 
-@pytest.mark.xfail(
-    torch.backends.cpu.get_cpu_capability() == "AVX512",
-    reason="with AVX-512 the narrow VGG is another victim: weak, and one tuning of it diverges",
-)
 def test_the_others_repair(kept: dict[str, Weights]) -> None:
     exclude = ", ".join(f"{{repair: {m}, architecture: {n}}}" for m, n in REFUSED)
     study = load(text(f"exclude: [{exclude}]\n"))
@@ -148,8 +145,9 @@ def test_the_others_repair(kept: dict[str, Weights]) -> None:
     assert failed.empty, failed[["repair", "architecture", "attack", "error"]].to_string()
     for half, when, metric in product(("selection", "report"), ("before", "after"), METRICS):
         assert frame[f"{metric}_{when}_{half}"].between(0, 1).all()
+    # By three kinds of arithmetic an ASR of 0.99 and an ACC of 0.4 at least.
     assert (frame.asr_before_report > 0.8).all()
-    assert (frame.acc_before_report > 0.15).all()  # a tenth is chance
+    assert (frame.acc_before_report > 0.2).all()  # a tenth is chance
     stages = Counter(pd.read_csv("runs/matrix/stages.csv").stage)
     assert stages["train_victim"] == 2 * len(NETWORKS)
     assert stages["evaluate"] == len(frame) + stages["train_victim"]
