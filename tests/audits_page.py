@@ -67,8 +67,8 @@ python -m orchestrator.study studies/audits.yaml
 python -m benchmarks.audits_table runs/audits
 ```
 
-15 victims (five attacks, three seeds) and 15 benign models, a narrow PreAct-ResNet18 on CIFAR-10 at 16 pixels,
-500 clean images ([all tables](../benchmarks/results/audits-cifar.md)):
+15 victims (five attacks, three seeds) and 15 benign models, a narrow PreAct-ResNet18 on CIFAR-10
+at 16 pixels, 500 clean images ([all tables](../benchmarks/results/audits-cifar.md)):
 
 | audit | AUROC (95 %) | target first | victims flagged | false alarms | seconds |
 |---|---|---|---|---|---|
@@ -82,9 +82,10 @@ python -m benchmarks.audits_table runs/audits
 | `ulrl_scores` | 3 of 3 | 3 of 3 | 0 of 3 | 2 of 3 | 3 of 3 |
 | `freeeagle` | 0 of 3 | 1 of 3 | 0 of 3 | 0 of 3 | 0 of 3 |
 
-**Neural Cleanse and FreeEagle do not tell these victims from benign models**, and phase 1 of ULRL does so
-weakly, by its statistic alone: its rule flags 26 of the 30 models. No audit finds the target of a SIG victim.
-`ulrl_scores` flags the row that ULRL drew anew in a repaired model, so it cannot say whether that repair worked.
+**Neural Cleanse and FreeEagle do not tell these victims from benign models**, and phase 1 of ULRL
+does so weakly, by its statistic alone: its rule flags 26 of the 30 models. No audit finds the target
+of a SIG victim. `ulrl_scores` flags the row that ULRL drew anew in a repaired model, so it cannot say
+whether that repair worked.
 B3D and `certify` are for smaller models: on digits `certify` alone tells victims from benign models
 ([audits-digits.md](../benchmarks/results/audits-digits.md)).
 
