@@ -83,9 +83,9 @@ at 16 pixels, 500 clean images ([all tables](../benchmarks/results/audits-cifar.
 | `freeeagle` | 0 of 3 | 1 of 3 | 0 of 3 | 0 of 3 | 0 of 3 |
 
 **Neural Cleanse and FreeEagle do not tell these victims from benign models**, and phase 1 of ULRL
-does so weakly, by its statistic alone: its rule flags 26 of the 30 models. No audit finds the target
-of a SIG victim. `ulrl_scores` flags the row that ULRL drew anew in a repaired model, so it cannot say
-whether that repair worked.
+does so weakly, by its statistic alone: its rule flags 26 of the 30 models. No audit finds the
+target of a SIG victim. `ulrl_scores` flags the row that ULRL drew anew in a repaired model, so it
+cannot say whether that repair worked.
 B3D and `certify` are for smaller models: on digits `certify` alone tells victims from benign models
 ([audits-digits.md](../benchmarks/results/audits-digits.md)).
 
