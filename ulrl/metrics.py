@@ -252,12 +252,17 @@ def der(before: Metrics, after: Metrics) -> float:
     return (asr_drop - acc_drop + 1) / 2
 
 
-def is_wreck(acc: float, classes: int) -> bool:
-    """Whether a model with this ACC is no better than guessing: at most 1 / `classes`.
+def is_wreck(acc: float, chance: float) -> bool:
+    """Whether a model with this ACC is at or below chance.
 
     A wreck seldom obeys its trigger either, so its DER can be above that of a sound model.
+
+    Args:
+        acc: Its ACC.
+        chance: ACC of the best constant prediction: the share of the largest class in the same
+            images. Of classes of equal size that is 1 / their number.
     """
-    return acc <= 1 / classes
+    return acc <= chance
 
 
 def rir(before: Metrics, after: Metrics) -> float:

@@ -28,12 +28,12 @@ from orchestrator.processes import commit
 from orchestrator.reporting.read_folder import STARTS
 from orchestrator.scheduler.callbacks import StudyCallback
 from orchestrator.scheduler.decisions import Status, Verdict, sentence
-from orchestrator.scheduler.results_table import classes_of
+from orchestrator.scheduler.results_table import wrecks
 from orchestrator.scheduler.scheduler import StudyScheduler
 from orchestrator.store.lookup import ScoreResult, VictimResult
 from orchestrator.store.study_folder import StudyFolder
 from ulrl.evaluation import Evaluation
-from ulrl.metrics import CleanMetrics, Metrics, is_wreck
+from ulrl.metrics import CleanMetrics, Metrics
 from ulrl.scoring import NeuronScores
 
 KINDS = ("trial-*.log", "ascent-*.log", "victim-*.log", "helper-*.log", "audit.*.log")
@@ -110,9 +110,8 @@ class TrialLogs(StudyCallback):
                 for number, point in enumerate(repaired.curve, start=1)
             )
             text += _halves(repaired.evaluation)
-            classes = classes_of(trial, scored)
-            if is_wreck(repaired.evaluation.selection.acc, classes=classes):
-                text += "wreck     ACC is at or below chance\n"
+            if wrecks(trial, scored, repaired):
+                text += "wreck     ACC is at or below chance: the share of the largest class\n"
         if verdict.pruning is not None:
             text += f"decision  {sentence(self._plan, verdict.pruning)}\n"
         said = verdict.error == STOPPED or verdict.status is Status.SKIPPED

@@ -67,7 +67,8 @@ def print_summary(
     console.print(f"{count(len(results.all), 'trial')}: {counts}", soft_wrap=True)
     if wrecks := sum(trial.wrecked for trial in results.all):
         console.print(
-            f"[yellow]{wrecks} wrecked[/]: after the repair ACC is at or below chance",
+            f"[yellow]{wrecks} wrecked[/]: after the repair ACC is at or below chance, the "
+            "share of the largest class",
             soft_wrap=True,
         )
     if note := oracle_note(results.trials):

@@ -417,7 +417,10 @@ def _league_notes(name: str, table: Mapping[str, Any]) -> list[str]:
             f"Difference: {sought} less the first method's, paired by scenario; * differs clearly "
             f"after Holm's adjustment over the methods (p \u2264 0.05)."
         ),
-        "Wrecked: scenarios after whose repair ACC is at or below chance.",
+        (
+            "Wrecked: scenarios after whose repair ACC is at or below chance (the share of the "
+            "largest class)."
+        ),
         (
             "Seconds of one repair, without the victim's training and the evaluation; passes over "
             "the clean samples, ≈ as planned, else counted. Both charge a setting every stage that "

@@ -108,7 +108,10 @@ class TrialRow:
 
     @property
     def wrecked(self) -> bool:
-        """Whether the repaired model's ACC is at or below chance, on the selection half."""
+        """Whether the repaired model's ACC is at or below chance, on the selection half.
+
+        Chance is the share of the largest class in it.
+        """
         return self.cells.get("wrecked") == "True"
 
 

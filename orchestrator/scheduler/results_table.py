@@ -203,7 +203,7 @@ def _after(
     return {
         **_metrics(repaired, "after"),
         **_ratings(victim, repaired),
-        "wrecked": is_wreck(repaired.evaluation.selection.acc, classes=classes_of(trial, scored)),
+        "wrecked": wrecks(trial, scored, repaired),
         "seconds": round(victim.seconds + scored.seconds + repaired.seconds, 4),
         **(_phase_one(trial, scored) if isinstance(scored, ScoreResult) else {}),
     }
@@ -227,7 +227,18 @@ def _ratings(victim: VictimResult, repaired: RepairResult) -> dict[str, float]:
     return found
 
 
-def classes_of(trial: Trial, scored: Findings) -> int:
+def wrecks(trial: Trial, scored: Findings, repaired: RepairResult) -> bool:
+    """Whether a repair leaves a model at or below chance, on the selection half."""
+    true, _, count = repaired.counts["selection_clean"].numpy().astype(np.int64).T
+    chance = 1 / _classes_of(trial, scored)  # of classes of equal size, where there are no counts
+    if len(count):
+        sizes = np.zeros(true.max() + 1, np.int64)
+        np.add.at(sizes, true, count)
+        chance = int(sizes.max()) / int(sizes.sum())  # divided as ACC is: equal counts are equal
+    return is_wreck(repaired.evaluation.selection.acc, chance)
+
+
+def _classes_of(trial: Trial, scored: Findings) -> int:
     """Return how many classes a trial's models tell apart."""
     if isinstance(scored, ScoreResult):
         return len(scored.scores.predicted)

@@ -115,4 +115,7 @@ def test_wrecks_are_told_on_the_page_and_on_the_terminal(tmp_path: Path) -> None
     told = io.StringIO()
     console = Console(file=told, width=200)
     print_summary(console, tmp_path / "results.csv", "der")
-    assert "1 wrecked: after the repair ACC is at or below chance" in told.getvalue()
+    assert (
+        "1 wrecked: after the repair ACC is at or below chance, the share of the largest class"
+        in told.getvalue()
+    )

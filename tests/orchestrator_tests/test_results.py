@@ -148,6 +148,31 @@ def test_a_repair_that_leaves_chance_is_a_wreck(desk: Desk, acc: float, *, wreck
     assert desk.results.row(trial)["wrecked"] is wrecked
 
 
+@pytest.mark.parametrize("predicted", [0, 1, 2])
+def test_one_answer_for_all_images_is_a_wreck(desk: Desk, predicted: int) -> None:
+    """Also where it is the largest class, whose share is above 1 / classes; more is none."""
+    trial, repaired = desk.plan.trials[0], desk.scheduler.repairs[0]
+
+    def row_of(cells: list[list[int]]) -> bool:
+        table = torch.tensor(cells, dtype=torch.int16)
+        right, total = (
+            int(part[:, 2].sum()) for part in (table[table[:, 0] == table[:, 1]], table)
+        )
+        selection = replace(repaired.evaluation.selection, acc=right / total)
+        desk.scheduler.repairs[0] = replace(
+            repaired,
+            evaluation=replace(repaired.evaluation, selection=selection),
+            counts={**repaired.counts, "selection_clean": table},
+        )
+        wrecked: bool = desk.results.row(trial)["wrecked"]
+        return wrecked
+
+    sizes = [31, 29, 40]
+    assert row_of([[true, predicted, size] for true, size in enumerate(sizes)])
+    # 41 of 100 are right, the largest class is 40.
+    assert not row_of([[0, 0, 1], [0, 2, 30], [1, 2, 29], [2, 2, 40]])
+
+
 def test_seconds_are_those_of_all_stages_that_a_row_rests_on(desk: Desk) -> None:
     """Whoever executed them: the row tells what it costs, not what it cost this time."""
     stages = ("train_victim", "unlearn", "score_neurons", "relearn", "evaluate", "evaluate")
