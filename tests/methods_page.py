@@ -41,6 +41,8 @@ grid:
   on the selection half, shown on the report half, with the number of settings that it was given.
   Give each about as many. Differences to the best are paired by scenario, with an interval over the
   attacks' means. Below, a method with several settings has the sensitivity to its own options.
+- Entries that run the same are refused, so that none counts twice: `clp` beside
+  `{name: clp, u: 3}`.
 - `studies/methods.yaml` has every method on six attacks ([its tables](methods.md)),
   `studies/victims.yaml` three on victims of other poison ratios and recipes,
   `studies/architectures.yaml` seven on VGG19-BN and a ViT.

@@ -26,7 +26,7 @@ from orchestrator.spec.validation import Reader, axis_values, field_reader, name
 from orchestrator.spec.yaml_tree import UNREADABLE, InvalidValue, YamlNode
 from ulrl.attacks import ATTACKS, Attack, LabelRule, Stamp
 from ulrl.audits import AUDITS
-from ulrl.datasets import DATASETS
+from ulrl.datasets import DATASETS, Dataset, DatasetError
 from ulrl.hyperparameters import PARTS, Preset, names
 from ulrl.methods import METHODS, TUNERS, ULRL, TuningMethod
 from ulrl.models import ARCHITECTURES
@@ -510,3 +510,57 @@ def _note_duplicates(axes: Axes) -> None:
     for name in ("dataset", "architecture", "repair"):
         for item in axes.items.get(name, ()):
             check(item, (name, item.value.label), item.value, item.value.label)
+    _note_same_runs(axes)
+
+
+def _note_same_runs(axes: Axes) -> None:
+    """Note entries that run the same once their defaults are known, on every dataset of the grid.
+
+    ``clp`` and ``{name: clp, u: 3}`` do, but for Tiny-ImageNet, where the default is another.
+    """
+    first: dict[Any, tuple[Item, str]] = {}
+
+    def check(item: Item, key: Any, label: str) -> None:
+        try:
+            other, known = first.setdefault(key, (item, label))
+        except TypeError:  # a plugin's stage that has no hash
+            return
+        if other is not item and known != label:  # those of one label are noted
+            _note_same_run(item, label, other, known)
+
+    datasets = [item.value for item in axes.items["dataset"]]
+    sides = {dataset: _side(dataset) for dataset in datasets}
+    for attack, ratio in axes.poisonings if None not in sides.values() else ():
+        found = {attack.value.attack.resolved(side) for side in sides.values()}
+        choice = replace(attack.value, poison_ratio=None)
+        rest = (choice.labels, choice.stamp, choice.source)
+        options = ",".join(f"{name}={value}" for name, value in attack_options(choice).items())
+        label = f"{choice.attack.name}({options})".removesuffix("()")
+        check(attack, (frozenset(found), rest, ratio.value), label)
+    names = dict.fromkeys(dataset.name for dataset in datasets)
+    for item in axes.items.get("repair", ()) if names else ():
+        if item.value.name == ULRL:  # whose options are axes
+            continue
+        ends = item.value.ends if isinstance(item.value, DrawnMethod) else (item.value,)
+        run = tuple(method.resolved(name).stages for method in ends for name in names)
+        check(item, (type(item.value), item.value.name, run), item.value.label)
+
+
+def _side(dataset: Dataset) -> int | None:
+    """Return the side of a dataset's images; None where no file tells."""
+    try:
+        info = dataset.info()
+    except (DatasetError, OSError):
+        return None
+    return None if info is None else info.side
+
+
+def _note_same_run(item: Item, label: str, other: Item, known: str) -> None:
+    """Note that an item repeats another, at an option where both come from one list."""
+    here, there = item.node, other.node
+    if here.path == there.path:
+        for option in item.options.keys() & other.options.keys():
+            if item.options[option].path != other.options[option].path:
+                here, there = item.options[option], other.options[option]
+    where = "" if here.path == there.path else f" at {there.path}"
+    here.note(f"{label} runs the same as {known}{where}; leave one of them out")

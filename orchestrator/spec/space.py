@@ -175,6 +175,15 @@ class DrawnMethod:
         """Raise ``ValueError`` where the method does not apply to a network."""
         self.at({option: axis.low for option, axis in self.ranges}).check(network, head, classes)
 
+    @property
+    def ends(self) -> tuple[RepairMethod, RepairMethod]:
+        """The methods at the low and at the high end of every range."""
+        low, high = (
+            self.at({option: getattr(axis, end) for option, axis in self.ranges})
+            for end in ("low", "high")
+        )
+        return low, high
+
     def at(self, values: Mapping[str, float]) -> RepairMethod:
         """Return the method with these values of the options that are drawn."""
         method: RepairMethod = self.kind(**dict(self.fixed), **values)

@@ -169,3 +169,65 @@ def test_every_method_goes_with_benign_models(method: str) -> None:
     assert text != SMALL
     trials = make_plan(load(f"{text}  repair: {method}\n")).trials
     assert sorted(trial.scenario.poison.attack.name for trial in trials) == ["badnets", "none"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "lines"),
+    [
+        (
+            "[rnp, {name: rnp, rule: budget}, {name: rnp, budget: 0.05}]",
+            [
+                "grid.repair.1: rnp(rule=budget) runs the same as rnp at grid.repair.0",
+                "grid.repair.2: rnp(budget=0.05) runs the same as rnp at grid.repair.0",
+            ],
+        ),
+        (
+            "[{name: rnp, rule: threshold}, {name: rnp, mask_threshold: [0.5, 0.7]}]",
+            ["grid.repair.1: rnp(mask_threshold=0.7) runs the same as rnp(rule=threshold)"],
+        ),
+        ("[{name: clp, u: 3}, clp]", ["grid.repair.1: clp runs the same as clp(u=3.0)"]),
+        (
+            "[bnp, {name: bnp, rule: [deviations, budget]}]",
+            ["grid.repair.1: bnp(rule=deviations) runs the same as bnp at grid.repair.0"],
+        ),
+        (
+            "[{name: fine_pruning, tune: fine_tuning}, fine_pruning]",
+            ["grid.repair.1: fine_pruning runs the same as fine_pruning(tune=fine_tuning)"],
+        ),
+        (
+            "{name: clp, u: [3, null]}",
+            ["grid.repair.u.1: clp runs the same as clp(u=3.0) at grid.repair.u.0"],
+        ),
+    ],
+)
+def test_entries_that_run_the_same_are_refused(entries: str, lines: list[str]) -> None:
+    with pytest.raises(SpecError) as error:
+        plan(f"  repair: {entries}\n")
+    found = str(error.value).splitlines()
+    for line, text in zip(found, lines, strict=True):
+        assert text in line
+        assert line.endswith("leave one of them out")
+
+
+def test_entries_that_differ_on_one_dataset_are_settings_of_their_own() -> None:
+    """CLP's default is 5 deviations on Tiny-ImageNet, else 3; strengths of rules differ anyway."""
+    both = "dataset: [digits, {name: tiny_imagenet, root: nowhere}]"
+    text = SMALL.replace("dataset: digits", both)
+    assert text != SMALL
+    small = load(f"{text}  repair: [clp, {{name: clp, u: 3}}, {{name: clp, u: 5}}]\n")
+    entries = small.grid.settings["repair"]
+    assert isinstance(entries, tuple)
+    assert len(entries) == 3
+    found = plan(
+        "  repair: [rnp, {name: rnp, rule: [threshold, largest]}, {name: clp, u: 5}, clp]\n"
+    )
+    assert len(found.settings) == 5
+
+
+def test_attacks_that_stamp_the_same_are_refused() -> None:
+    """BadNets' square is of 3 pixels on images of up to 32."""
+    text = SMALL.replace("attack: badnets", "attack: [badnets, {name: badnets, size: [2, 3]}]")
+    assert text != SMALL
+    with pytest.raises(SpecError) as error:
+        load(text)
+    assert "badnets(size=3) runs the same as badnets at grid.attack.0" in str(error.value)
