@@ -326,11 +326,11 @@ class Workload:
         """Return how often another method than ULRL trains on each clean sample, as it is planned.
 
         Every stage that the trial needs counts, shared with others or not. Forward passes alone
-        count as a third of one in training where a stage's cost has them.
+        count as a third of one in training where a stage's cost has them. A sweep of held-out
+        accuracies counts where the rule chooses by it, although the stage takes it for any rule.
         """
         samples, _ = self._samples(trial)
-        stages = () if trial.method is None else trial.method.stages
-        return sum(stage.cost(samples) for stage in stages) / samples
+        return 0.0 if trial.method is None else trial.method.cost(samples) / samples
 
     def _samples(self, trial: Trial) -> tuple[int, int]:
         """Return clean samples and test images."""

@@ -124,6 +124,29 @@ def test_the_plan_counts_what_an_oracle_tests() -> None:
     assert workload.stage(oracle, 2) == workload.stage(usual, 1)
 
 
+def test_passes_charge_a_sweep_only_to_the_rule_that_chooses_by_it() -> None:
+    """By hand: a level tests a fifth of the samples, forward, which is a third of a pass."""
+    plan = make_plan(
+        load(f"""{SMALL}  repair:
+    - {{name: clp, u: 2}}
+    - {{name: clp, rule: [budget, oracle]}}
+    - {{name: clp, u: 4, tune: {{name: fine_tuning, epochs: 5}}}}
+    - {{name: bnp, u: 2}}
+    - {{name: bnp, rule: budget}}
+    - {{name: rnp, mask_epochs: 10, unlearn_epochs: 3, rule: [budget, threshold, largest, oracle]}}
+    - {{name: fine_pruning, epochs: 7, rule: [budget, largest]}}
+""")
+    )
+    workload = Workload(plan)
+    passes = [workload.planned_passes(trial) for trial in plan.trials]
+    clp, masks, shares = 41 * 0.2 / 3, 100 * 0.2 / 3, 100 * 0.2 / 3
+    look, rnp = 0.8 / 3, 3 + 0.8 * 10
+    wanted = [0, clp, 0, 5, look, look + clp, rnp + masks, rnp, rnp, rnp]
+    assert passes == pytest.approx([*wanted, look + shares + 7, look + 7])
+    # What a worker computes is the same by any rule, and so is the time that is planned.
+    assert workload.stage(plan.trials[0], 0) == workload.stage(plan.trials[1], 0)
+
+
 def test_the_plan_counts_every_cut_of_a_method() -> None:
     """Scores and masks are counted once, each training of a cut network for itself."""
     entries = """\

@@ -70,6 +70,11 @@ class RepairStage(ABC):
         """How often it measures a network on the selection half, with triggered images."""
         return 0
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether it chooses by the accuracies on held-out samples that a stage before took."""
+        return False
+
     def cost(self, samples: int) -> float:
         """Return about how many images the stage trains on, each as often as it is seen.
 
@@ -77,6 +82,14 @@ class RepairStage(ABC):
             samples: Number of clean samples.
         """
         return 20.0 * samples
+
+    def sweep_cost(self, samples: int) -> float:
+        """Return the part of `cost` that only a cut by held-out accuracies needs.
+
+        The stage takes them by any rule, since settings of all rules share its result.
+        """
+        del samples
+        return 0.0
 
     @abstractmethod
     def run(self, context: RepairContext, before: Tensors) -> Generator[Step, None, Tensors]:
@@ -123,6 +136,20 @@ class RepairMethod(ABC):
     def oracle(self) -> bool:
         """Whether it chooses by triggered images and is no defence; as `resolved` returns it."""
         return any(stage.looks for stage in self.stages)
+
+    def cost(self, samples: int) -> float:
+        """Return about how many images it needs to train on, each as often as it is seen.
+
+        As `resolved` returns it. Held-out accuracies count where its cut is chosen by them.
+
+        Args:
+            samples: Number of clean samples.
+        """
+        swept = any(stage.sweeps for stage in self.stages)
+        return sum(
+            stage.cost(samples) - (0.0 if swept else stage.sweep_cost(samples))
+            for stage in self.stages
+        )
 
     def resolved(self, dataset: str) -> Self:
         """Return the method with its defaults for a dataset's name in place of None."""

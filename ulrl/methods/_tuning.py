@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from ulrl.attacks import Step
 from ulrl.fitting import Epoch, SGDConfig, Sources, raise_if_diverged, train
 from ulrl.methods._base import CHOOSES, RepairContext, RepairMethod, RepairStage, Tensors
-from ulrl.methods._cuts import Cut, Edit, apply, stay_cut
+from ulrl.methods._cuts import Cut, Edit, Rule, apply, stay_cut
 from ulrl.models import Classifier, restore
 from ulrl.precision import Precision
 from ulrl.registry import registrar
@@ -54,6 +54,11 @@ class Tune(RepairStage):
     def reads(self, before: Tensors) -> Tensors | None:
         """Return what is cut; trials that cut the same share the result."""
         return None if self.cut is None else self.cut.choose(before)
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether the cut is by a budget."""
+        return self.cut is not None and self.cut.rule is Rule.BUDGET
 
     def cost(self, samples: int) -> float:
         """Return the tuner's cost."""

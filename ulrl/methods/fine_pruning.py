@@ -105,7 +105,11 @@ class FindActivations(RepairStage):
 
     def cost(self, samples: int) -> float:
         """Return what a pass and the held-out accuracies take, in images trained on."""
-        return samples * (0.8 + 0.2 * SHARES) / 3
+        return 0.8 * samples / 3 + self.sweep_cost(samples)
+
+    def sweep_cost(self, samples: int) -> float:
+        """Return what the held-out accuracies take, in images trained on."""
+        return SHARES * 0.2 * samples / 3
 
     def run(self, context: RepairContext, before: Tensors) -> Generator[Step, None, Tensors]:
         """Return the scores with the held-out accuracies."""

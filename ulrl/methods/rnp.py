@@ -107,7 +107,11 @@ class RecoverMasks(RepairStage):
 
     def cost(self, samples: int) -> float:
         """Return a pass per epoch over those that are not held out, and the accuracies."""
-        return samples * (0.8 * self.mask_epochs + 0.2 * len(LEVELS) / 3)
+        return 0.8 * self.mask_epochs * samples + self.sweep_cost(samples)
+
+    def sweep_cost(self, samples: int) -> float:
+        """Return what the held-out accuracies take, in images trained on."""
+        return len(LEVELS) * 0.2 * samples / 3
 
     def run(self, context: RepairContext, before: Tensors) -> Generator[Step, None, Tensors]:
         """Return the scores with the held-out accuracies.
