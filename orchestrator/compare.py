@@ -29,6 +29,7 @@ from orchestrator.plan.columns import (
 from orchestrator.reporting.figures import Pair, draw_pairs
 from orchestrator.reporting.page import FigureView, fill, view
 from orchestrator.reporting.read_folder import (
+    GIVEN,
     ScenarioRow,
     StudyFile,
     StudyResults,
@@ -77,7 +78,12 @@ class Side:
     preset: str | None  # the preset of values that no axis names, or None if nothing says so
 
     def value(self, trial: TrialRow, axis: str) -> str:
-        """Return a trial's value of any study's axis: its own or the preset's."""
+        """Return a trial's value of any study's axis: its own or the preset's.
+
+        Options of a method are those that it gives: which others vary is a study's own affair.
+        """
+        if axis == "repair_options" and GIVEN in trial.cells:
+            return trial.cells[GIVEN]
         if axis in trial.cells:
             return trial.cells[axis]
         preset = trial.cells.get("preset", self.preset)

@@ -27,6 +27,7 @@ BEFORE = tuple(f"{metric}_before_{half}" for metric in METRICS for half in HALVE
 AFTER = tuple(f"{metric}_after_{half}" for metric in METRICS for half in HALVES)
 DER = tuple(f"der_{half}" for half in HALVES)
 COST = ("repair_seconds", "passes", "passes_planned")  # in a study of several repair methods
+VARIED_DEFAULTS = "repair_defaults"  # likewise: options of the method beside `repair_options`
 EDITED = ("zeroed_parts", "zeroed_share", "weight_change")  # likewise
 RIR = tuple(f"rir_{half}" for half in HALVES)
 

@@ -31,18 +31,27 @@ def telling(
 ) -> tuple[str, ...]:
     """Return the axes by which settings are told apart: those with several values in a scenario.
 
-    Where there is a single setting these are threshold and ratio. (A ``defence_seed`` that only
-    follows the seed is thus no axis.)
+    Where there is a single setting of ULRL these are threshold and ratio. (A ``defence_seed`` that
+    only follows the seed is thus no axis.) Where another method repairs, settings are named by the
+    method with its options, however many there are.
 
     Points are the scenario of each trial and its value of every axis.
     """
+    axes = tuple(axes)
     found = list(points)
     varied = []
     for axis in axes:
         values = {(scenario, point[axis]) for scenario, point in found if applies(axis, point)}
         if len(values) > len({scenario for scenario, _ in values}):
             varied.append(axis)
-    return tuple(varied) or SURFACE_AXES
+    given = {METHOD[0]: ULRL, METHOD[1]: "{}"}
+    named = [
+        axis
+        for axis, usual in given.items()
+        if axis in axes and any(point.get(axis) not in (usual, "", None) for _, point in found)
+    ]
+    others = [axis for axis in axes if axis in varied or axis in named]
+    return tuple(others) or SURFACE_AXES
 
 
 def applies(axis: str, point: Mapping[str, Any]) -> bool:
@@ -99,6 +108,14 @@ def _given(options: str) -> dict[str, Any]:
 def _options(values: Mapping[str, str]) -> str:
     options = json.loads(values.get("repair_options") or "{}")
     return ", ".join(f"{name}={option_text(value)}" for name, value in options.items())
+
+
+def with_defaults(options: str, defaults: str) -> str:
+    """Return a method's options as JSON, with those that vary in the study by their default."""
+    added = json.loads(defaults or "{}")
+    return (
+        json.dumps({**added, **json.loads(options or "{}")}, sort_keys=True) if added else options
+    )
 
 
 def option_text(value: object) -> str:

@@ -23,7 +23,7 @@ from orchestrator.spec.model import (
     import_path,
     is_of_ulrl,
 )
-from orchestrator.spec.space import Space, Values, identity, is_open
+from orchestrator.spec.space import DrawnMethod, Space, Values, identity, is_open
 from ulrl.attacks import Helper
 from ulrl.attacks.imported import Imported
 from ulrl.audits import Audit
@@ -394,6 +394,52 @@ class Plan:
             value = trial.setting.values["suspects" if axis == NAMED_SUSPECTS else axis]
             point[axis] = json.dumps(value) if isinstance(value, tuple) else value
         return point
+
+    @cached_property
+    def _varied_options(self) -> Mapping[str, tuple[str, ...]]:
+        """The options in which a method's entries differ, by its name."""
+        axis = self.study.grid.settings.get("repair", ())
+        entries: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for entry in axis if isinstance(axis, tuple) else ():
+            drawn = isinstance(entry, DrawnMethod)
+            given = dict(entry.fixed + entry.ranges) if drawn else options_of(entry)
+            entries[entry.name].append(given)
+            if drawn:
+                entries[entry.name].append(dict(entry.fixed))  # so that what is drawn varies
+        missing = object()
+        return {
+            name: tuple(
+                option
+                for option in dict.fromkeys(itertools.chain(*found))
+                if any(one.get(option, missing) != found[0].get(option, missing) for one in found)
+            )
+            for name, found in entries.items()
+        }
+
+    def defaults(self, setting: Setting) -> str:
+        """Return the options of a setting's method that vary and that it does not give, as JSON.
+
+        With them a text of the setting says which of several values it has. One that is another
+        on each dataset is left out, and so is one that means nothing beside the others. Where
+        settings are drawn, a default that is None is too: one may be drawn that equals it.
+        """
+        method = setting.values.get("repair")
+        if method is None:
+            return "{}"
+        given = options_of(method)
+        varied = self._varied_options.get(method.name, ())
+        known = [{option: getattr(method, option) for option in varied}]
+        if self.study.search is None:
+            names = sorted({dataset.name for dataset in self.study.grid.datasets})
+            known = [method.resolved(name).values_of(varied) for name in names]
+        usual = {
+            option: value
+            for option, value in known[0].items()
+            if option not in given
+            and value is not None
+            and all(one[option] == value for one in known)
+        }
+        return json.dumps(usual, sort_keys=True, default=str)
 
     def varied(self) -> tuple[str, ...]:
         """Return the axes that tell settings apart; see `orchestrator.plan.labels.telling`."""

@@ -1,7 +1,7 @@
 """Repair methods beside each other, each at its own best setting."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -204,18 +204,20 @@ def league_table(found: Sequence[MethodOutcome], names: Names) -> dict[str, Any]
     }
 
 
-def _own_setting(row: MethodOutcome) -> str:
+def _own_setting(
+    row: MethodOutcome, text: Callable[[Iterable[tuple[str, str]]], str] = setting_text
+) -> str:
     """Return a method's best setting by its axes, or by the options that all its settings give."""
     common = row.summary.common
     if common is None:
         return NOTHING
     given = [(axis, value) for axis, value in common if value != DEFAULT]
     if given:
-        return setting_text(given)
+        return text(given)
     trials = [trial for outcome in row.summary.outcomes for trial in outcome.trials]
     options = [json.loads(trial.cells.get("repair_options") or "{}") for trial in trials]
     fixed = [(n, v) for n, v in options[0].items() if all(one.get(n) == v for one in options)]
-    return setting_text((name, option_text(value)) for name, value in fixed) or "defaults"
+    return text((name, option_text(value)) for name, value in fixed) or "defaults"
 
 
 def _wrecked_text(row: MethodOutcome) -> str:
@@ -264,7 +266,8 @@ def league_csv(found: Sequence[MethodOutcome]) -> str:
     rows = []
     for row in found:
         cells: dict[str, object] = {"method": row.method, "settings": row.settings}
-        cells |= {"setting": plain_setting_text(row.summary.common or ())}
+        setting = _own_setting(row, plain_setting_text) if row.summary.common else ""
+        cells |= {"setting": setting}
         cells |= {"scenarios": len(row.repairs), "wrecked": len(row.wrecked)}
         for metric in _LEAGUE:
             mean = row.mean(column_of(metric, "report"))

@@ -26,9 +26,10 @@ from orchestrator.plan.columns import (
     STATUSES,
     SURFACE_AXES,
     ULRL,
+    VARIED_DEFAULTS,
     Family,
 )
-from orchestrator.plan.labels import applies, mark_of, option_text, telling
+from orchestrator.plan.labels import applies, mark_of, option_text, telling, with_defaults
 from orchestrator.spec.rules import NO_MLFLOW, lettered
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return found
 
 
+GIVEN = "repair_given"  # in a row as it was read: its options without those of `VARIED_DEFAULTS`
 DEFAULT = "default"  # of an option that a setting of a method does not give
 
 
@@ -183,18 +185,26 @@ def read_results(path: Path) -> StudyResults:
     _refuse_faults(table)
     place = table.columns.index
     axes = (*SETTING, *table.columns[place("reinit_ratio") + 1 : place("status")])
-    scenarios = [scenario_of(row) for row in table.rows]
-    found = telling(axes, zip(scenarios, table.rows, strict=True))
+    rows = [_with_defaults(row) for row in table.rows]
+    scenarios = [scenario_of(row) for row in rows]
+    found = telling(axes, zip(scenarios, rows, strict=True))
     varied = tuple(axis for axis in axes if axis in SURFACE_AXES or axis in found)
     trials = tuple(
-        _trial(place, *pair, varied)
-        for place, pair in enumerate(zip(table.rows, scenarios, strict=True))
+        _trial(place, *pair, varied) for place, pair in enumerate(zip(rows, scenarios, strict=True))
     )
     seen: dict[tuple[ScenarioRow, Setting], int] = {}
     for number, trial in enumerate(trials, start=2):
         if (same := seen.setdefault((trial.scenario, trial.setting), number)) != number:
             raise SpecError([f"{path}: row {number} is the same trial as row {same}"])
     return _results(trials, axes, varied, found)
+
+
+def _with_defaults(row: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a row whose options name those that vary, by their default too."""
+    if not row.get(VARIED_DEFAULTS):  # as in older results
+        return row
+    options = with_defaults(row["repair_options"], row[VARIED_DEFAULTS])
+    return {**row, "repair_options": options, GIVEN: row["repair_options"]}
 
 
 def _results(
@@ -302,6 +312,7 @@ def _refuse_faults(table: Table) -> None:
         rules |= {axis: _EMPTY for axis in SURFACE_AXES if not applies(axis, row)}
         if row["status"] == "done":
             rules |= {**_DONE, **{name: rule for name, rule in _OPTIONAL.items() if row.get(name)}}
+        rules |= {VARIED_DEFAULTS: _OPTIONS} if row.get(VARIED_DEFAULTS) else {}
         if row["attack"] == NO_ATTACK:
             rules |= dict.fromkeys(_OF_ATTACKS, _EMPTY)
         faults += [

@@ -20,6 +20,7 @@ from orchestrator.plan.columns import (
     SCENARIO,
     SERIES,
     UNLEARN,
+    VARIED_DEFAULTS,
 )
 from orchestrator.plan.cost_model import Workload
 from orchestrator.plan.plan import Plan, Trial
@@ -68,7 +69,7 @@ def columns_of(plan: Plan) -> tuple[str, ...]:
         *("target_rank", "accuracy_at_stop", "plain_fine_tuning"),
         *("collapse_class", "collapse_share", "wrecked", "rir_selection", "rir_report"),
         *own,
-        *((*COST, *EDITED) if compares_methods(plan) else ()),
+        *((*COST, *EDITED, VARIED_DEFAULTS) if compares_methods(plan) else ()),
     )
 
 
@@ -122,6 +123,8 @@ class ResultRows:
     ) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys(self.columns)
         row |= self._plan.point(trial)
+        if self._compares:
+            row[VARIED_DEFAULTS] = self._plan.defaults(trial.setting)
         row["status"] = (Status.PENDING if verdict is None else verdict.status).value
         row["error"] = verdict.error or None if verdict is not None else None
         if victim is None:

@@ -29,7 +29,7 @@ OUTCOME = (
 LATER = (
     *("target_rank", "collapse_class", "collapse_share", "wrecked", "rir_selection", "rir_report"),
     *("repair_seconds", "passes", "passes_planned"),
-    *("zeroed_parts", "zeroed_share", "weight_change"),
+    *("zeroed_parts", "zeroed_share", "weight_change", "repair_defaults"),
 )
 AFTER_THE_VICTIM = [name for name in OUTCOME if "_after_" in name or name.startswith("der_")]
 AFTER_THE_VICTIM += ["flagged", "target_z", "stop_epoch", "threshold_reached", "seconds"]

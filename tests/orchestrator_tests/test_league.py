@@ -158,6 +158,27 @@ def test_a_method_all_of_whose_settings_wreck_says_so(tmp_path: Path) -> None:
     assert (last[0], last[3], last[9]) == ("clp", "0", "by every setting")
 
 
+def test_a_best_setting_at_its_default_is_named_by_it(tmp_path: Path) -> None:
+    """No file says ``default``, and what means nothing by a rule is not there."""
+    rows = league_rows()
+    for row in rows:
+        u = json.loads(row["repair_options"]).get("u")
+        given = {2.0: ("{}", '{"rule": "deviations", "u": 2.0}'), 3.0: ('{"rule": "budget"}', "{}")}
+        row["repair_options"], row["repair_defaults"] = given.get(u, ("{}", "{}"))
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    assert league_of(tmp_path)[0][:3] == ["clp", "rule=deviations, u=2.0", "2"]
+    numbers = pd.read_csv(tmp_path / "figures" / "methods.csv").set_index("method")
+    assert numbers.setting["clp"] == "rule=deviations, u=2.0"
+    for row in rows:  # the other is the best
+        if row["repair"] == "clp":
+            reach(row, 0.99 if "budget" in row["repair_options"] else 0.5, "selection")
+    write_study(tmp_path, rows)
+    write_report(tmp_path)
+    numbers = pd.read_csv(tmp_path / "figures" / "methods.csv").set_index("method")
+    assert numbers.setting["clp"] == "rule=budget"
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 @pytest.mark.parametrize(
     ("options", "text"), [({"epochs": 1, "tune": "none"}, "epochs=1, tune=none"), ({}, "defaults")]

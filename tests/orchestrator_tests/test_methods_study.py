@@ -1,5 +1,6 @@
 """A study of every repair method, and what its stages share."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 import orchestrator as o
+from orchestrator.report import main
 from ulrl.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -90,3 +92,31 @@ def test_a_finder_that_climbs_twice_has_the_passes_of_two_ascents(finder: str) -
     (row,) = o.run_study(o.load_study("grid.yaml"), out="runs/all", inline=True).frame.itertuples()
     twice = finder in ("second_ascent", "prior_shift")
     assert (row.passes, row.passes_planned) == (4 * twice + row.stop_epoch + 2, twice)
+
+
+def test_the_best_of_a_single_method_is_named_everywhere() -> None:
+    """The terminal's sentence, the report, its tables, and Python: by the option that varies."""
+    text = STUDY.partition("  unlearn_epochs:")[0].replace("width: 2", "width: 4")
+    text += "  repair: {name: fine_tuning, epochs: 1, lr: [0.01, 0.05]}\n"
+    text += (
+        "victim: {epochs: 6, batch_size: 32, min_acc: 0, min_asr: 0}\nprune: none\nstore: store\n"
+    )
+    Path("grid.yaml").write_text(text)
+    found = o.run_study(o.load_study("grid.yaml"), out="runs/one", inline=True)
+    given = [json.loads(text) for text in found.frame.repair_options]
+    assert given == [{"epochs": 1}, {"epochs": 1, "lr": 0.05}]
+    defaults = [json.loads(text) for text in found.frame.repair_defaults]
+    assert defaults == [{"lr": 0.01}, {}]
+    chosen = found.best()
+    assert chosen is not None
+    best = chosen.setting
+    assert best["repair"] == "fine_tuning"
+    place = int(best["repair_options"]["lr"] == 0.05)
+    assert best["repair_options"] == {**given[place], **defaults[place]}
+    name = f"fine_tuning(epochs=1, lr={(0.01, 0.05)[place]})"
+    assert main(["runs/one"]) == 0
+    for file in ("report.html", "table.md"):
+        assert name in (Path("runs/one") / file).read_text().replace("\\_", "_")
+    figures = [path.read_text() for path in Path("runs/one/figures").glob("*.csv")]
+    assert figures
+    assert not any("=default" in text or ",default," in text for text in figures)

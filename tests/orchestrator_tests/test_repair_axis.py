@@ -1,11 +1,13 @@
 """Repair methods as an axis: entries with options, beside ULRL's own axes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import SpecError
+from orchestrator.plan.labels import setting_text, with_defaults
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
 from orchestrator.spec.dump import resolved_yaml
@@ -231,3 +233,57 @@ def test_attacks_that_stamp_the_same_are_refused() -> None:
     with pytest.raises(SpecError) as error:
         load(text)
     assert "badnets(size=3) runs the same as badnets at grid.attack.0" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entries", "texts"),
+    [
+        ("[{name: fine_tuning, epochs: 1}]", ["fine_tuning(epochs=1)"]),
+        ("clp", ["clp"]),
+        ("{name: rnp, tune: ft_sam}", ["rnp(tune=ft_sam)"]),
+        (
+            "{name: fine_tuning, epochs: 2, lr: [0.01, 0.05]}",
+            ["fine_tuning(epochs=2, lr=0.01)", "fine_tuning(epochs=2, lr=0.05)"],
+        ),
+        ("[{name: ft_sam, rho: [1, 2]}, clp]", ["ft_sam(rho=1.0)", "ft_sam(rho=2.0)", "clp"]),
+        ("[clp, {name: clp, u: 2}]", ["clp(u=3.0)", "clp(u=2.0)"]),
+        (
+            "[rnp, {name: rnp, mask_threshold: 0.2}]",
+            ["rnp(rule=budget)", "rnp(mask_threshold=0.2)"],
+        ),
+        (
+            "[{name: rnp, rule: threshold}, {name: rnp, mask_threshold: 0.2}]",
+            ["rnp(mask_threshold=0.7, rule=threshold)", "rnp(mask_threshold=0.2, rule=threshold)"],
+        ),
+        (
+            "[{name: clp, u: 2}, {name: clp, rule: budget}]",
+            ["clp(rule=deviations, u=2.0)", "clp(rule=budget)"],
+        ),
+        ("{name: npd, bound: [1.5, null]}", ["npd(bound=1.5)", "npd(bound=3.0)"]),
+        ("ulrl", ["unlearn_threshold=0.2, reinit_ratio=1.0"]),
+        ("clp\n  clean_ratio: [0.05, 0.1]", ["clp, clean_ratio=0.05", "clp, clean_ratio=0.1"]),
+    ],
+)
+def test_a_setting_is_named_by_its_method_and_the_options_that_vary(
+    entries: str, texts: list[str]
+) -> None:
+    """However many settings there are, and where the value is the default."""
+    found = plan(f"  repair: {entries}\n")
+    told = []
+    for trial in found.trials:
+        point = found.point(trial)
+        options = with_defaults(point["repair_options"], found.defaults(trial.setting))
+        point |= {"repair_options": options}
+        told.append(setting_text((axis, str(point[axis])) for axis in found.varied()))
+    assert [set(re.split("[(), ]+", text)) for text in told] == [
+        set(re.split("[(), ]+", text)) for text in texts
+    ]
+
+
+def test_a_default_of_one_dataset_is_not_told_of_all() -> None:
+    """CLP's `u` is 5 on Tiny-ImageNet: no one number names the setting."""
+    both = SMALL.replace(
+        "dataset: digits", "dataset: [digits, {name: tiny_imagenet, root: nowhere}]"
+    )
+    found = make_plan(load(f"{both}  repair: [clp, {{name: clp, u: 2}}]\n"))
+    assert [found.defaults(setting) for setting in found.settings] == ["{}", "{}"]

@@ -204,6 +204,26 @@ def test_an_axis_at_the_presets_value_is_the_same_setting(tmp_path: Path) -> Non
     }
 
 
+def test_what_else_varies_in_a_study_makes_no_other_setting(tmp_path: Path) -> None:
+    """One study has another rate too, so that it names the default, and the other does not."""
+    rows = make_rows(thresholds=(0.1,), ratios=(0.3, 0.7), seeds=(0, 1))
+    none = {"unlearn_threshold": "", "reinit_ratio": "", "flagged": "", "repair": "fine_tuning"}
+    both = [
+        {
+            **row,
+            **none,
+            "repair_options": '{"lr": 0.05}' if row["reinit_ratio"] == 0.7 else "{}",
+            "repair_defaults": "{}" if row["reinit_ratio"] == 0.7 else '{"lr": 0.01}',
+        }
+        for row in rows
+    ]
+    alone = [{**row, "repair_defaults": "{}"} for row in both if row["repair_options"] == "{}"]
+    html = compared(write(tmp_path / "a", both, "a"), write(tmp_path / "b", alone, "b"))
+    assert f"have done {len(alone)} trials that are the same" in html
+    trials = read_sides([tmp_path / "a"]).sides[0].results.trials
+    assert ("repair_options", '{"lr": 0.01}') in {pair for t in trials for pair in t.setting}
+
+
 @pytest.mark.parametrize("told", ["", "\npreset: gone", "\npreset: 3"])
 def test_a_preset_that_nothing_tells_makes_no_trials_the_same(told: str, tmp_path: Path) -> None:
     one = write(tmp_path / "one", make_rows(), f"one{told}")

@@ -1,9 +1,9 @@
 """Repair methods beside ULRL: each is a chain of stages whose results can be stored and shared."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -155,6 +155,13 @@ class RepairMethod(ABC):
         """Return the method with its defaults for a dataset's name in place of None."""
         del dataset
         return self
+
+    def values_of(self, options: Iterable[str]) -> dict[str, Any]:
+        """Return the values of some options; None of one that means nothing beside the others.
+
+        As `resolved` returns it: a default that is None is what stands for it.
+        """
+        return {option: getattr(self, option) for option in options}
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
         """Raise ``ValueError`` where the method does not apply to a network.

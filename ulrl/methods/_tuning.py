@@ -1,10 +1,10 @@
 """The last stage of most methods: cut what was chosen, then train on the clean samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from math import cos, pi
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -16,6 +16,14 @@ from ulrl.methods._cuts import Cut, Edit, Rule, apply, stay_cut
 from ulrl.models import Classifier, restore
 from ulrl.precision import Precision
 from ulrl.registry import registrar
+
+STRENGTHS = {  # options that say how strong a cut is by a rule
+    Rule.BUDGET: "budget",
+    Rule.THRESHOLD: "mask_threshold",
+    Rule.DEVIATIONS: "u",
+    Rule.OUTLIER: "z_threshold",
+    Rule.LARGEST: "share",
+}
 
 
 class Tuner(ABC):
@@ -140,6 +148,24 @@ class CuttingMethod(RepairMethod):
     def resolved(self, dataset: str) -> Self:
         """Return the method with its tuner's defaults for a dataset."""
         return self if self.tune is None else replace(self, tune=self.tune.resolved(dataset))
+
+    def values_of(self, options: Iterable[str]) -> dict[str, Any]:
+        """Return the values of some options, the rule and its strength as they are in the end.
+
+        Of strengths that vary only that of the rule has a value. Where it is none of them, the
+        rule is there beside them.
+        """
+        found = super().values_of(options)
+        last = self.stages[-1]
+        cut = last.cut if isinstance(last, Tune) else None
+        if cut is None or found.keys().isdisjoint({"rule", *STRENGTHS.values()}):
+            return found
+        own = STRENGTHS.get(cut.rule)
+        if "rule" in found or own not in found:
+            found["rule"] = cut.rule.value
+        if own in found:
+            found[own] = abs(cut.strength)  # of a mask the score is minus its value
+        return found
 
     def tuner_or(self, own: Tuner | None, *options: str) -> Tuner | None:
         """Return what trains the cut network.
