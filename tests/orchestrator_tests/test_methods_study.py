@@ -89,7 +89,7 @@ def test_a_finder_that_climbs_twice_has_the_passes_of_two_ascents(finder: str) -
     """Four epochs of each ascent are planned at most; of the first no more is known."""
     text = STUDY.partition("    - {name: fine_tuning")[0] + f"  finder: {finder}\nvictim:"
     Path("grid.yaml").write_text(text + STUDY.partition("victim:")[2])
-    (row,) = o.run_study(o.load_study("grid.yaml"), out="runs/all", inline=True).frame.itertuples()
+    row = o.run_study(o.load_study("grid.yaml"), out="runs/all", inline=True).frame.iloc[0]
     twice = finder in ("second_ascent", "prior_shift")
     assert (row.passes, row.passes_planned) == (4 * twice + row.stop_epoch + 2, twice)
 
