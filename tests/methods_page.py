@@ -34,6 +34,8 @@ grid:
   JSON in `repair_options`. A setting is named by both, and by those options that vary in the study
   where it has their default (`repair_defaults`): `ft_sam(rho=2.0)`. Columns of ULRL's own axes and
   of its phase 1 are empty.
+- `null` leaves an option to the method, as its absence does, or switches it off:
+  `max_suspects: [2, null]`.
 - A method that cannot repair a network (no BatchNorm, say) is refused with the study file: leave
   the combination out, `exclude: [{repair: rnp, architecture: vit_b_16}]`.
 - Pruning compares settings of one method: none is dropped because another method is better. A

@@ -157,7 +157,10 @@ def _option_values(node: YamlNode, reader: Reader, hint: Any) -> list[tuple[Yaml
     found: list[tuple[YamlNode, Any]] = []
     for entry in node.items:
         with node.problems.collecting():
-            found += [(item.node, item.value) for item in read_entry(entry, "tune")]
+            if entry.value is None:  # as the method tunes by itself
+                found.append((entry, None))
+            else:
+                found += [(item.node, item.value) for item in read_entry(entry, "tune")]
     return found
 
 

@@ -1,8 +1,11 @@
 """Repair methods as an axis: entries with options, beside ULRL's own axes."""
 
+import contextlib
+import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -12,12 +15,14 @@ from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
 from orchestrator.spec.dump import resolved_yaml
 from tests.orchestrator_tests.spec_files import SMALL, load
-from ulrl.methods import METHODS
+from ulrl.audits import AUDITS
+from ulrl.methods import METHODS, TuningMethod
 from ulrl.methods._cuts import Rule
 from ulrl.methods._tuning import NoTuning
 from ulrl.methods.clp import CLP
 from ulrl.methods.fine_tuning import FineTuning
 from ulrl.methods.ft_sam import FTSAM
+from ulrl.methods.head_neurons import HeadNeurons
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -136,6 +141,41 @@ def test_a_tuner_that_is_wrong_has_one_line(entry: str, line: str) -> None:
     text = str(error.value)
     assert line in text
     assert text.count("grid.repair") == 1
+
+
+REGISTRIES: dict[str, dict[str, Any]] = {"repair": {**METHODS}, "audit": {**AUDITS}}
+
+
+def nullable() -> list[tuple[str, str, str]]:
+    """Return key, name and option of all numbers, texts and tuners for which Python takes None."""
+    found = []
+    for key, registry in REGISTRIES.items():
+        for name, kind in registry.items():
+            hints = get_type_hints(kind)
+            for option in (part.name for part in dataclasses.fields(kind)):
+                if {float, int, str, TuningMethod} & {hints[option], *get_args(hints[option])}:
+                    with contextlib.suppress(AttributeError, TypeError, ValueError):
+                        kind(**{option: None})
+                        found.append((key, name, option))
+    assert ("repair", "head_neurons", "max_suspects") in found
+    return found
+
+
+@pytest.mark.parametrize(("key", "name", "option"), nullable())
+def test_null_may_be_written_where_none_may_be_given(key: str, name: str, option: str) -> None:
+    meant = REGISTRIES[key][name](**{option: None})
+    for value in ("null", "[null]"):
+        entry = f"{key}: {{name: {name}, {option}: {value}}}\n"
+        study = load(f"{SMALL}  {entry}" if key == "repair" else f"{SMALL}{entry}")
+        assert (study.grid.settings["repair"] if key == "repair" else study.audits) == (meant,)
+        assert load(resolved_yaml(study)).grid == study.grid
+
+
+def test_null_is_one_value_among_others() -> None:
+    study = load(f"{SMALL}  repair: {{name: head_neurons, max_suspects: [2, null]}}\n")
+    assert study.grid.settings["repair"] == (HeadNeurons(), HeadNeurons(max_suspects=None))
+    study = load(f"{SMALL}  repair: {{name: clp, tune: [null, ft_sam]}}\n")
+    assert study.grid.settings["repair"] == (CLP(), CLP(tune=FTSAM()))
 
 
 def test_a_method_is_not_dropped_because_another_is_better() -> None:

@@ -42,7 +42,7 @@ class HeadNeurons(CuttingMethod):
             else ``outlier``.
         z_threshold: Modified z-score above which a row is cut, in (0, 1000], by default ULRL's 3.5.
         share: Of the rows, in [0, 1], by default 0.15.
-        max_suspects: Rows at most, those that stand out most; ULRL's 2.
+        max_suspects: Rows at most, those that stand out most; ULRL's 2. ``null`` is no limit.
         weights: Share of each such row's weights that are cut, those that moved most, in [0, 1].
             Above 0 the row's bias is cut with them.
         ascent: Whose ascent it is.
@@ -56,7 +56,7 @@ class HeadNeurons(CuttingMethod):
     rule: Rule | None = None
     z_threshold: float | None = None
     share: float | None = None
-    max_suspects: int = 2
+    max_suspects: int | None = 2
     weights: float = 1.0
     ascent: Ascents = Ascents.ULRL
     unlearn_threshold: float = 0.2
@@ -126,11 +126,11 @@ class RowCut(Cut):
     """Cut rows of the head by ULRL's rules.
 
     Attributes:
-        max_suspects: Rows at most.
+        max_suspects: Rows at most; None is no limit.
         weights: Share of each row's weights, in [0, 1].
     """
 
-    max_suspects: int
+    max_suspects: int | None
     weights: float
 
     def __post_init__(self) -> None:
