@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from orchestrator.spec.axes import Axes, Item
+from orchestrator.spec.exclude import way_out
 from orchestrator.spec.model import is_of_ulrl
 from orchestrator.spec.space import Range
 from orchestrator.spec.yaml_tree import YamlNode
@@ -81,9 +82,10 @@ def _check_methods(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
     for d, a, m in _left(axes, "dataset", "architecture", "repair"):
         method = axes.items["repair"][m]
         if error := networks.refusal(method.value, d, a):
-            called = axes.items["architecture"][a].value.label
-            text = f"{error}; exclude {method.value.name} for {called}"
-            _note(axes, d, method.node, ValueError(text))
+            point = {"repair": method.value, "architecture": axes.items["architecture"][a].value}
+            if len(axes.items["dataset"]) > 1:
+                point["dataset"] = axes.items["dataset"][d].value
+            _note(axes, d, method.node, ValueError(f"{error}; {way_out(axes, point)}"))
 
 
 def _check_oracles(axes: Axes) -> None:
@@ -92,14 +94,14 @@ def _check_oracles(axes: Axes) -> None:
         return
     noted: set[int] = set()
     for d, p, m in _left(axes, "dataset", "poisoning", "repair"):
-        attack, method = axes.poisonings[p][0].value.attack, axes.items["repair"][m]
-        if m in noted or not attack.benign or method.value.name == ULRL:
+        choice, method = axes.poisonings[p][0].value, axes.items["repair"][m]
+        if m in noted or not choice.attack.benign or method.value.name == ULRL:
             continue
         if method.value.resolved(axes.items["dataset"][d].value.name).oracle:
             noted.add(m)
             method.node.note(
-                f"rule oracle chooses by the ASR, and there is none without an attack; exclude "
-                f"{{repair: {{name: {method.value.name}, rule: oracle}}, attack: {attack.name}}}"
+                f"rule oracle chooses by the ASR, and there is none without an attack; "
+                f"{way_out(axes, {'repair': method.value, 'attack': choice})}"
             )
 
 
@@ -117,7 +119,7 @@ def _check_targets(axes: Axes) -> None:
             what = "without an attack" if choice.attack.benign else "where labels are all_to_all"
             named.node.note(
                 f"suspects target is the row of the attacker's class, and there is none {what}; "
-                f"exclude {{suspects: target, attack: {choice.attack.name}}}"
+                f"{way_out(axes, {'suspects': TARGET, 'attack': choice})}"
             )
             return
 

@@ -15,14 +15,16 @@ from orchestrator.spec.model import (
     PrunerChoice,
     Study,
     VictimImport,
+    attack_options,
 )
 from orchestrator.spec.rules import NO_MLFLOW
 from orchestrator.spec.space import DrawnMethod
 from orchestrator.spec.yaml_tree import NUMBER
 from ulrl.audits import Audit
 from ulrl.datasets import Dataset
-from ulrl.methods import RepairMethod
+from ulrl.methods import RepairMethod, TuningMethod
 from ulrl.models import Architecture
+from ulrl.registry import options_of
 
 HEADER = (
     "# The study as it was resolved: every default is written out, paths are absolute. A preset\n"
@@ -85,6 +87,30 @@ def resolved_yaml(study: Study) -> str:
         width=100,
     )
     return HEADER + body
+
+
+def briefly(value: Any) -> Any:
+    """Return an entry of the grid as one would write it: its name and what is not a default."""
+    if isinstance(value, AttackChoice):
+        options = attack_options(value, paths=True)
+        ratio = {} if value.poison_ratio is None else {"poison_ratio": value.poison_ratio}
+        return {"name": value.attack.name, **_plain({**options, **ratio})}
+    if isinstance(value, Dataset | Architecture | RepairMethod | TuningMethod):
+        return {"name": value.name, **{n: briefly(v) for n, v in options_of(value).items()}}
+    return _plain(value)
+
+
+def in_line(value: Any) -> str:
+    """Return what `briefly` gives, or any mapping of that, as YAML in one line."""
+    text: str = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=True,
+        width=float("inf"),
+    )
+    return text.strip()
 
 
 def _plain(value: Any) -> Any:  # noqa: C901, PLR0911 - one for each type

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from orchestrator.spec.axes import (
     read_range,
     value_reader,
 )
-from orchestrator.spec.model import SCENARIO_AXES, Exclusion, matches
-from orchestrator.spec.space import DrawnMethod, Range, Span
+from orchestrator.spec.dump import briefly, in_line
+from orchestrator.spec.model import SCENARIO_AXES, AttackChoice, Exclusion, matches
+from orchestrator.spec.space import DrawnMethod, Range, Span, plainly
 from orchestrator.spec.validation import axis_values, written
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode
 from ulrl.datasets import Dataset
+from ulrl.models import Architecture
 
 Mask = npt.NDArray[np.bool_]  # one axis per dimension of the grid
 
@@ -136,9 +139,48 @@ def _read_named(node: YamlNode, name: str, column: Sequence[Any]) -> tuple[Any, 
             elif entry.value not in labels:
                 class_of(entry, entry.value, name)
             if column and not all(any(matches([v], other) for other in column) for v in values):
-                raise InvalidValue(entry, f"the grid has no such {name}")
+                raise InvalidValue(entry, f"the grid has no such {name}{_offered(entry, column)}")
             wanted += values
     return tuple(wanted)
+
+
+def _offered(node: YamlNode, column: Sequence[Any]) -> str:
+    """Return the end of a message about an entry that the grid lacks: those that it has."""
+    names = list(dict.fromkeys(map(_name_of, column)))
+    called = node.entries["name"].value if "name" in node.entries else None
+    if called not in names:
+        return f"; it has {', '.join(names)}"
+    texts = [in_line(briefly(value)) for value in column if _name_of(value) == called]
+    near = get_close_matches(in_line(node.plain), dict.fromkeys(texts), n=3, cutoff=0)
+    return f"; write {' or '.join(near)}, or {called} for every variant"
+
+
+def _name_of(value: Any) -> str:
+    """Return the name that matches every variant of an entry."""
+    if isinstance(value, AttackChoice):
+        return value.attack.name
+    return value.called if isinstance(value, Architecture) else str(value.name)
+
+
+def way_out(axes: Axes, point: Mapping[str, Any]) -> str:
+    """Return what a message says of a combination, by axis, that cannot be: how to exclude it.
+
+    Where that would leave nothing of the grid, it is to be changed.
+    """
+    written_as, wanted = {}, {}
+    for name, value in point.items():
+        if name not in REGISTRIES:
+            written_as[name], wanted[name] = plainly(value), value
+            continue
+        called = _name_of(value)
+        variants = {id(one) for one in axes.column(name) if _name_of(one) == called}
+        by_name = len(variants) == 1 or isinstance(value, DrawnMethod)
+        written_as[name] = called if by_name else briefly(value)
+        wanted[name] = called if by_name else value
+    matched = mask_of({name: (value,) for name, value in wanted.items()}, axes)
+    if not (axes.left & ~matched).any():
+        return f"change {' or '.join(point)}"
+    return f"exclude {in_line(written_as)}"
 
 
 def mask_of(conditions: Mapping[str, tuple[Any, ...]], axes: Axes) -> Mask:

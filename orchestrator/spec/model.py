@@ -440,10 +440,14 @@ class Study:
     places: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
 
-def attack_options(choice: AttackChoice) -> dict[str, Any]:
-    """Return what an entry of the attack axis says beyond the attack's name; no path's folders."""
+def attack_options(choice: AttackChoice, *, paths: bool = False) -> dict[str, Any]:
+    """Return what an entry of the attack axis says beyond the attack's name.
+
+    Without `paths`, files have no folders.
+    """
     attack_class: Any = type(choice.attack)  # a dataclass, as every registered one
     places = {part.name for part in fields(attack_class) if part.metadata.get("runtime")}
+    places = set() if paths else places
     options = {
         name: Path(value).name if name in places else value
         for name, value in options_of(choice.attack).items()

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from orchestrator.spec.axes import Axes
-from orchestrator.spec.exclude import mask_of, read_conditions
+from orchestrator.spec.exclude import mask_of, read_conditions, way_out
 from orchestrator.spec.model import (
     BRACES,
     SCENARIO_AXES,
@@ -158,6 +158,10 @@ def _check_cover(node: YamlNode, entries: Sequence[VictimImport], axes: Axes) ->
     for bare in np.argwhere(axes.left & ~served)[:1]:
         dimensions = axes.dimensions.items()
         point = {name: items[place] for (name, items), place in zip(dimensions, bare, strict=True)}
-        attack = point["poisoning"][0].value.attack.name
+        attack, ratio = (item.value for item in point.pop("poisoning"))
         others = [point[name].value.label for name in ("dataset", "architecture")]
-        node.note(f"no entry serves {attack}, {', '.join(others)}; add one, or exclude it")
+        values = {"attack": attack, "poison_ratio": ratio}
+        values |= {name: point[name].value for name in SCENARIO_AXES if name in point}
+        several = {n: v for n, v in values.items() if len({*map(str, axes.column(n))}) > 1}
+        text = f"no entry serves {attack.attack.name}, {', '.join(others)}; add one"
+        node.note(f"{text}, or {way_out(axes, several)}")

@@ -106,8 +106,9 @@ def test_what_does_not_apply_is_refused_before_anything_runs() -> None:
     assert len(lines) == len(REFUSED)
     for (method, network), reason in REFUSED.items():
         place = f"grid.repair.{list(ENTRIES).index(method)}: "
-        (line,) = (line for line in lines if place in line and f"{method} for {network}(" in line)
-        assert f", {method} {reason}; exclude {method} for {network}(" in line
+        entry = f"{{repair: {method}, architecture: {network}}}"
+        (line,) = (line for line in lines if place in line and entry in line)
+        assert f", {method} {reason}; exclude {entry}" in line
 
 
 @pytest.fixture

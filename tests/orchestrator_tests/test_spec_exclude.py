@@ -1,11 +1,14 @@
 """What `exclude` leaves out, and which of its entries are mistakes."""
 
 import itertools
+import re
 
 import pytest
 
+from orchestrator.errors import SpecError
+from orchestrator.plan.plan import make_plan
 from orchestrator.spec.model import Study, holds
-from tests.orchestrator_tests.spec_files import load, mistakes
+from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -95,3 +98,54 @@ def test_a_broken_axis_makes_no_exclusion_wrong() -> None:
         "3: grid.attack.1.size: size is in pixels, at least 1; got 0",
         "7: grid.seed.1: seed is a whole number; got 'x'",
     ]
+
+
+WAYS_OUT = [
+    (
+        "attack: [badnets, none]",
+        "repair: [{name: rnp, rule: [budget, oracle], alpha: 1, tune: {name: ft_sam, rho: 1}}]",
+    ),
+    ("attack: [badnets, none]", "repair: [clp, {name: rnp, rule: oracle}]"),
+    ("attack: [badnets, none]", "repair: [{name: rnp, rule: oracle}]"),
+    ("attack: [badnets, none]", "suspects: [null, target]"),
+    ("attack: [badnets, {name: badnets, labels: all_to_all, size: 4}]", "suspects: [null, target]"),
+    ("attack: {name: badnets, labels: [all_to_one, all_to_all]}", "suspects: [target]"),
+    ("architecture: [preact_resnet18, {name: vit_b_16, size: 64}]", "repair: [clp, bnp, nc]"),
+    ("dataset: [digits, {name: digits, size: 32}]", "repair: [{name: npd, layer: linear}, nc]"),
+]
+
+
+@pytest.mark.parametrize(("scenario", "setting"), WAYS_OUT)
+def test_the_way_out_that_a_message_states_is_taken(scenario: str, setting: str) -> None:
+    """Written as it stands, it ends its message, and the first attack keeps trials."""
+    key = scenario.partition(":")[0]
+    text = re.sub(f"  {key}: .*", f"  {scenario}", SMALL) + f"  {setting}\n"
+    told: list[str] = []
+    study = None
+    while study is None:
+        entries = "".join(f"  - {one}\n" for one in told)
+        new: list[str] = []
+        try:
+            study = load(f"{text}exclude:\n{entries}" if told else text)
+        except SpecError as error:
+            new = [line.partition("; exclude ")[2] for line in error.lines]
+        assert all(new)
+        assert not set(new) & set(told)
+        told += dict.fromkeys(new)
+    assert 0 < len(told) <= 3
+    assert len(study.exclude) == len(told)
+    assert study.grid.attacks[0] in {trial.scenario.choice for trial in make_plan(study).trials}
+
+
+def test_where_nothing_would_be_left_the_grid_is_to_change() -> None:
+    text = SMALL.replace("badnets", "none") + "  repair: [{name: rnp, rule: oracle}]\n"
+    (line,) = mistakes(text)
+    assert line.endswith("there is none without an attack; change repair or attack")
+
+
+def test_an_entry_that_the_grid_lacks_is_told_those_that_it_has() -> None:
+    text = SMALL + "  repair: [clp, {name: rnp, rule: [budget, oracle], mask_epochs: 3}]\n"
+    (line,) = mistakes(f"{text}exclude: [{{repair: {{name: rnp, rule: oracle}}}}]\n")
+    way_out = line.partition("; write ")[2].partition("} or ")[0] + "}"
+    assert way_out == "{name: rnp, rule: oracle, mask_epochs: 3}"
+    load(f"{text}exclude: [{{repair: {way_out}}}]\n")
