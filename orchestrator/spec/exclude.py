@@ -19,11 +19,12 @@ from orchestrator.spec.axes import (
     value_reader,
 )
 from orchestrator.spec.dump import briefly, in_line
-from orchestrator.spec.model import SCENARIO_AXES, AttackChoice, Exclusion, matches
+from orchestrator.spec.model import SCENARIO_AXES, AttackChoice, Exclusion, is_of_ulrl, matches
 from orchestrator.spec.space import DrawnMethod, Range, Span, plainly
 from orchestrator.spec.validation import axis_values, written
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode
 from ulrl.datasets import Dataset
+from ulrl.methods import ULRL
 from ulrl.models import Architecture
 
 Mask = npt.NDArray[np.bool_]  # one axis per dimension of the grid
@@ -42,16 +43,15 @@ def read_exclude(node: YamlNode | None, axes: Axes) -> tuple[tuple[Exclusion, ..
     for entry in node.items:
         with node.problems.collecting():
             exclusion = Exclusion(conditions=read_conditions(entry, axes))
-            # What an exclusion takes of a range leaves the rest of it.
-            conditions = exclusion.conditions.items()
-            listed = {n: v for n, v in conditions if not isinstance(axes.values(n), Range)}
-            matched = mask_of(listed, axes)
+            conditions = exclusion.conditions
+            matched = mask_of(conditions, axes)
             if not axes.unsound and not matched.any():
-                raise InvalidValue(entry, "the entry matches nothing in the grid")
+                raise InvalidValue(entry, _why_nothing(conditions, axes))
             if exclusion in exclusions:
                 raise InvalidValue(entry, "the entry stands twice")
             exclusions.append(exclusion)
-            if len(listed) == len(exclusion.conditions):
+            # What an exclusion takes of a range leaves the rest of it.
+            if not any(isinstance(axes.values(name), Range) for name in conditions):
                 left &= ~matched
     if node.problems.count > at_first:
         return (), replace(axes, left=np.zeros_like(left))
@@ -59,6 +59,14 @@ def read_exclude(node: YamlNode | None, axes: Axes) -> tuple[tuple[Exclusion, ..
         whole = "only trial" if axes.count == 1 else f"{axes.count:,} trials"
         node.note(f"nothing is left of the grid's {whole}")
     return tuple(exclusions), replace(axes, left=left)
+
+
+def _why_nothing(conditions: Mapping[str, tuple[Any, ...]], axes: Axes) -> str:
+    others = {name: wanted for name, wanted in conditions.items() if not is_of_ulrl(name)}
+    own = next((name for name in conditions if name not in others), None)
+    if own is None or not mask_of(others, axes).any():
+        return "the entry matches nothing in the grid"
+    return f"{own} is an axis of {ULRL}, and the entry matches other methods alone; leave {own} out"
 
 
 def read_conditions(node: YamlNode, axes: Axes) -> dict[str, tuple[Any, ...]]:
@@ -186,14 +194,19 @@ def way_out(axes: Axes, point: Mapping[str, Any]) -> str:
 def mask_of(conditions: Mapping[str, tuple[Any, ...]], axes: Axes) -> Mask:
     """Return the points of the grid that meet every condition.
 
-    Without an attack a point has neither a poison ratio nor a target label to meet one.
+    Without an attack a point has neither a poison ratio nor a target label to meet one, and other
+    methods than ULRL have no value on its axes. Of a range every condition meets something.
     """
     dimensions = axes.dimensions
     mask: Mask = np.ones([len(values) for values in dimensions.values()], dtype=np.bool_)
     for name, wanted in conditions.items():
+        if isinstance(axes.values(name), Range):
+            continue
         matching = np.array([matches(wanted, value) for value in axes.column(name)], dtype=np.bool_)
         place = dimension_of(name)
         mask &= matching.reshape([-1 if other == place else 1 for other in dimensions])
     if "target_label" in conditions:  # ratios without an attack are None, and match nothing
         mask[~np.array(axes.attacked, dtype=np.bool_)] = False
+    if axes.items.get("repair") and any(map(is_of_ulrl, conditions)):
+        mask &= mask_of({"repair": (ULRL,)}, axes)
     return mask

@@ -306,7 +306,13 @@ def is_of_ulrl(axis: str) -> bool:
 
 
 def holds(conditions: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> bool:
-    """Return whether a point of the grid, by axis, meets every condition."""
+    """Return whether a point of the grid, by axis, meets every condition.
+
+    ULRL's axes have no value for other methods, which null does not match either.
+    """
+    method = point.get("repair")
+    if method is not None and method.name != ULRL and any(map(is_of_ulrl, conditions)):
+        return False
     return all(matches(wanted, point[axis]) for axis, wanted in conditions.items())
 
 

@@ -149,3 +149,45 @@ def test_an_entry_that_the_grid_lacks_is_told_those_that_it_has() -> None:
     way_out = line.partition("; write ")[2].partition("} or ")[0] + "}"
     assert way_out == "{name: rnp, rule: oracle, mask_epochs: 3}"
     load(f"{text}exclude: [{{repair: {way_out}}}]\n")
+
+
+METHODS_BESIDE = """\
+  repair: [ulrl, fine_tuning]
+  unlearn_threshold: [0.1, 0.2]
+  max_suspects: [null, 2]
+"""
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "{repair: fine_tuning, unlearn_threshold: 0.2}",
+        "{repair: [fine_tuning], max_suspects: null}",
+        "{repair: fine_tuning, seed: 0, unlearn_threshold: [0.1, 0.2]}",
+    ],
+)
+def test_axes_of_ulrl_exclude_nothing_of_another_method(entry: str) -> None:
+    (line,) = mistakes(with_exclude(f"[{entry}]", SMALL + METHODS_BESIDE))
+    own = "max_suspects" if "max_suspects" in entry else "unlearn_threshold"
+    text = f"{own} is an axis of ulrl, and the entry matches other methods alone; leave {own} out"
+    assert line == f"9: exclude.0: {text}"
+
+
+def test_a_range_of_ulrl_excludes_nothing_of_another_method() -> None:
+    text = f"{SMALL}  repair: [ulrl, {{name: ft_sam, rho: {{low: 1, high: 2}}}}]\n"
+    text += "  alpha: {low: 0, high: 1}\nsearch: {sampler: random, settings: 3}\n"
+    load(with_exclude("[{alpha: {low: 0, high: 0.5}}]", text))
+    (line,) = mistakes(with_exclude("[{repair: ft_sam, alpha: {low: 0, high: 0.5}}]", text))
+    assert line.endswith("leave alpha out")
+
+
+def test_null_on_an_axis_of_ulrl_is_no_other_method() -> None:
+    study = load(with_exclude("[{max_suspects: null}]", SMALL + METHODS_BESIDE))
+    kept = [setting.values for setting in make_plan(study).settings]
+    assert [values["repair"].name for values in kept].count("fine_tuning") == 1
+    trials = [trial.setting.values for trial in make_plan(study).trials]
+    assert [(values["repair"].name, values["max_suspects"]) for values in trials] == [
+        ("ulrl", 2),
+        ("ulrl", 2),
+        ("fine_tuning", None),
+    ]
