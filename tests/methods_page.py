@@ -2,11 +2,13 @@
 
 import dataclasses
 import inspect
+from enum import EnumType
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from tests.settings_table import choices, meanings, shown
 from ulrl.methods import METHODS, TUNERS, ULRL, TuningMethod
+from ulrl.registry import words_of
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "repair-methods.md"
 INTRO = """\
@@ -137,6 +139,9 @@ def section(name: str, method: type[Any]) -> str:
         default = "" if field.default is None else shown(field.default)
         hint = hints[field.name]
         words = ", ".join(sorted(TUNERS)) if hint == TuningMethod | None else choices(hint)
+        for kind in (hint, *get_args(hint)):
+            if isinstance(kind, EnumType):  # of which this method may take a part
+                words = ", ".join(words_of(method, field.name, kind))
         cells = (f"`{field.name}`", default, words)
         meaning = told[field.name].replace("``", "`")
         rows.append(f"| {' | '.join((*cells, meaning))} |")

@@ -3,10 +3,11 @@
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Callable[..., Any])
+W = TypeVar("W")
 
 
 def registrar(kind: str, entries: dict[str, Any]) -> Callable[[str], Callable[[T], T]]:
@@ -50,6 +51,22 @@ def options_of(entry: Any, *, places: bool = True) -> dict[str, Any]:
         if getattr(entry, field.name) != field.default
         and (places or not field.metadata.get("runtime", False))
     }
+
+
+def words_of(kind: type[Any], option: str, words: Iterable[W]) -> list[W]:
+    """Return the words that an option of a registered class may be, of those of its type.
+
+    A class that refuses one says ``OPTION is ...``; what it says of other options is no refusal.
+    """
+
+    def refused(word: W) -> bool:
+        try:
+            kind(**{option: word})
+        except (TypeError, ValueError) as error:
+            return str(error).startswith(f"{option} is ")
+        return False
+
+    return [word for word in words if not refused(word)]
 
 
 def label_of(entry: Any) -> str:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import EnumType
 from functools import cached_property, partial
 from itertools import product
 from math import prod
@@ -31,6 +32,7 @@ from ulrl.hyperparameters import PARTS, Preset, names
 from ulrl.methods import METHODS, TUNERS, ULRL, TuningMethod
 from ulrl.models import ARCHITECTURES
 from ulrl.poison import Poison
+from ulrl.registry import words_of
 
 MAX_TRIALS = 1_000_000
 MAX_VARIANTS = 10_000
@@ -236,8 +238,31 @@ def _option_readers(chosen: type[Any], axis: str) -> dict[str, tuple[Reader, Any
         if is_path and hint in (str, str | None):
             readers[name] = partial(_read_path, part=parts[name]), hint
         else:
-            readers[name] = partial(read, hint=hint), hint
+            words = _words(chosen, name, hint)
+            readers[name] = partial(_read_word, hint=hint, words=words, of=chosen.name), hint
     return readers
+
+
+def _words(chosen: type[Any], option: str, hint: Any) -> tuple[str, ...]:
+    """Return the words that this thing's option may be; nothing where its type says enough."""
+    kind = next((k for k in (hint, *get_args(hint)) if isinstance(k, EnumType)), None)
+    if kind is None:
+        return ()
+    if kind is LabelRule:
+        return tuple(map(str, chosen.label_rules))
+    found = words_of(chosen, option, kind)
+    return () if len(found) == len(kind) else tuple(map(str, found))
+
+
+def _read_word(node: YamlNode, hint: Any, words: Sequence[str], of: str) -> Any:
+    """Return an option's value; a word that no such thing knows is told those of this one."""
+    try:
+        return read(node, hint)
+    except InvalidValue:
+        if not words:
+            raise
+        text = f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+        raise node.invalid(f"{text} for {of}", nearest(node.value, words)) from None
 
 
 def _is_path(part: dataclasses.Field[Any]) -> bool:

@@ -14,6 +14,7 @@ from orchestrator.plan.labels import setting_text, with_defaults
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.scheduler.decisions import Decisions, Status, TrialOutcome
 from orchestrator.spec.dump import resolved_yaml
+from tests import methods_page
 from tests.orchestrator_tests.spec_files import SMALL, load
 from ulrl.audits import AUDITS
 from ulrl.methods import METHODS, TuningMethod
@@ -327,3 +328,22 @@ def test_a_default_of_one_dataset_is_not_told_of_all() -> None:
     )
     found = make_plan(load(f"{both}  repair: [clp, {{name: clp, u: 2}}]\n"))
     assert [found.defaults(setting) for setting in found.settings] == ["{}", "{}"]
+
+
+@pytest.mark.parametrize(
+    "method", sorted(name for name in METHODS if hasattr(METHODS[name], "rule"))
+)
+def test_the_page_and_the_message_list_the_rules_that_are_taken(method: str) -> None:
+    taken = set()
+    for rule in Rule:
+        with contextlib.suppress(SpecError):
+            load(f"{SMALL}  repair: {{name: {method}, rule: {rule}}}\n")
+            taken.add(str(rule))
+    section = methods_page.section(method, METHODS[method])
+    cells = re.search(r"^\| `rule` \|([^|]*)\|([^|]*)\|", section, re.MULTILINE)
+    assert cells is not None
+    assert set(cells[2].strip().split(", ")) == taken
+    with pytest.raises(SpecError) as error:
+        load(f"{SMALL}  repair: {{name: {method}, rule: zzz}}\n")
+    told = str(error.value).partition("rule is ")[2].partition(f" for {method}; got 'zzz'")[0]
+    assert set(re.split(", | or ", told)) == taken
