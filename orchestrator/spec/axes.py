@@ -13,13 +13,20 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import NonNegativeInt
 
+from orchestrator.spec.dump import in_line
 from orchestrator.spec.model import (
     FIRST_SETTINGS,
     SCENARIO_AXES,
     AttackChoice,
+    Budget,
     Grid,
+    Limits,
+    Resources,
     Search,
+    Tracking,
+    VictimRule,
     attack_options,
+    is_of_ulrl,
 )
 from orchestrator.spec.rules import AbsolutePath, nearest
 from orchestrator.spec.space import DrawnMethod, Range, Span
@@ -33,6 +40,12 @@ from ulrl.methods import METHODS, TUNERS, ULRL, TuningMethod
 from ulrl.models import ARCHITECTURES
 from ulrl.poison import Poison
 from ulrl.registry import words_of
+from ulrl.supervised import VictimConfig
+
+
+def _names_of(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(part.name for part in dataclasses.fields(kind))
+
 
 MAX_TRIALS = 1_000_000
 MAX_VARIANTS = 10_000
@@ -46,6 +59,22 @@ ATTACK_OPTIONS = {
     "poison_ratio": float,
     "stamp": Stamp,
     "source": tuple[int, ...],
+}
+KEYS = (
+    *("name", "plugins", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
+    *("metrics", "audit", "audit_models", "resources", "limits", "budget", "optuna", "mlflow"),
+    *("store", "labels"),
+)
+# Keys inside sections, for those that stand elsewhere.
+SECTIONS = {
+    "victim": ("recipe", "import", *_names_of(VictimConfig), *_names_of(VictimRule)),
+    "search": ("sampler", "settings"),
+    "prune": ("setting", "curve"),
+    "resources": _names_of(Resources),
+    "limits": _names_of(Limits),
+    "budget": _names_of(Budget),
+    "mlflow": _names_of(Tracking),
+    "optuna": ("storage",),
 }
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 R = TypeVar("R", Range, Span)
@@ -80,6 +109,7 @@ REGISTRIES: Mapping[str, Mapping[str, type[Any]]] = {
 _ENTRIES = {**REGISTRIES, "tune": TUNERS, "audit": AUDITS}  # with what is on no axis
 # Of these things, if it is not the axis's name.
 _NOUNS = {"repair": "repair method", "tune": "tuner"}
+ENTRY = "an entry of an axis"
 FAMILIES = {"timm": "model"}  # names that go on after a colon, and the option that the rest is for
 
 
@@ -128,7 +158,7 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
         if name == ULRL:
             text += ", its hyper-parameters are axes: write them in the grid, beside repair"
         raise InvalidValue(next(iter(given.values())), text)
-    options = replace(node, value={**defaults, **given}).known(readers)
+    options = replace(node, value={**defaults, **given}).known(readers, _beside)
     required = [p.name for p in parts if p.default is p.default_factory is dataclasses.MISSING]
     before = node.problems.count
     for option in required:
@@ -217,12 +247,73 @@ def _name_and_options(node: YamlNode, axis: str) -> tuple[YamlNode, str, dict[st
     if "name" in options:
         named = options.pop("name")
         return replace(named, path=node.path), read(named, str), options
-    for name in options:
-        if name in _ENTRIES[axis]:  # {arrays: FILE.npz}
+    named_by_key = [name for name in options if name in _ENTRIES[axis]]
+    for name in named_by_key:
+        if name in _option_readers(_ENTRIES[axis][name], axis):  # {arrays: FILE.npz}
             return node, name, options
+    if named_by_key:
+        raise InvalidValue(node, _as_entries(options, named_by_key))
     noted = any(option.value is UNREADABLE for option in options.values())
     text = f"the {_NOUNS.get(axis, axis)} has no name; write {{name: ..., OPTION: ...}}"
     raise InvalidValue(node, "" if noted else text)
+
+
+def _beside(key: str, node: YamlNode) -> str:
+    """Return where a key of an entry belongs that is no option: an axis of all, or a section."""
+    return "" if key in AXES and is_of_ulrl(key) else place_of(key, node, here=ENTRY)
+
+
+def _as_entries(options: Mapping[str, YamlNode], named: Sequence[str]) -> str:
+    """Return what to write for things whose names are keys, as in {ft_sam: {rho: 1}}."""
+    rest = {option: node.plain for option, node in options.items() if option not in named}
+    entries: list[Any] = []
+    for name in named:
+        inner, lone = options[name].plain, options[name].value is None
+        given = inner if isinstance(inner, dict) else {} if lone else {"OPTION": inner}
+        entries.append({"name": name, **given, **rest} if given or rest else name)
+    written = in_line(entries)
+    if len(entries) == 1:
+        written = named[0] if entries == [named[0]] else in_line(entries[0])
+    return f"an entry is a name, or a mapping with the key name; write {written}"
+
+
+def place_of(key: str, node: YamlNode, here: str, named: Iterable[str] = ()) -> str:
+    """Return what a message says of a key that belongs elsewhere, "" if it belongs nowhere.
+
+    Args:
+        key: It is valid neither where it stands nor misspelt.
+        node: Its value.
+        here: Where it stands.
+        named: Of things that have it as an option, those to prefer.
+    """
+    shown = "..." if isinstance(node.value, tuple | dict) else node.shown.strip("'")
+    if key in AXES:
+        return f"{key} is an axis; this is {here}; write grid: {{..., {key}: {shown}}}"
+    if key in KEYS:
+        return f"{key} is a key of the study; this is {here}; write it beside grid, not inside"
+    if here == ENTRY:
+        return ""
+    found: list[tuple[str, str]] = [
+        (f"a key of {s}", f"{s}: {{{key}: {shown}}}") for s in SECTIONS if key in SECTIONS[s]
+    ]
+    having = {
+        axis: [name for name, kind in registry.items() if key in _option_readers(kind, axis)]
+        for axis, registry in _ENTRIES.items()
+        if axis != "tune"  # they are methods too
+    }
+    preferred = {axis: [one for one in those if one in named] for axis, those in having.items()}
+    if any(preferred.values()):
+        found, having = [], preferred
+    for axis, those in having.items():
+        if those:
+            most = ", ".join(those[:4]) + (" and others" if len(those) > 4 else "")
+            kinds = _NOUNS.get(axis, axis) + ("s" if len(those) > 1 else "")
+            way = f"{axis}: {{name: {those[0]}, {key}: {shown}}}"
+            found.append((f"an option of the {kinds} {most}", way))
+    if not found:
+        return ""
+    what, ways = zip(*found, strict=True)
+    return f"{key} is {', and '.join(what)}; this is {here}; write {' or '.join(ways)}"
 
 
 def _option_readers(chosen: type[Any], axis: str) -> dict[str, tuple[Reader, Any]]:
@@ -407,7 +498,7 @@ def read_grid(
     node: YamlNode, search: Search | None = None, distinguished: Iterable[str] = AXES
 ) -> Axes:
     """Return the axes of the grid, and note what is wrong; exclusions name `distinguished`."""
-    given = _without_options(node).known(AXES)
+    given = _without_options(node).known(AXES, partial(place_of, here="the grid"))
     order = [*SCENARIO_AXES, *(name for name in FIRST_SETTINGS if name in given)]
     items: dict[str, tuple[Item, ...]] = {}
     unsound = set()

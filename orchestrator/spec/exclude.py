@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from orchestrator.spec.axes import (
     Axes,
     class_of,
     dimension_of,
+    place_of,
     read_entry,
     read_range,
     value_reader,
@@ -81,7 +83,11 @@ def read_conditions(node: YamlNode, axes: Axes) -> dict[str, tuple[Any, ...]]:
         raise InvalidValue(node, "the entry names no axis, so it would leave nothing")
     before = node.problems.count
     conditions = {}
-    for name, values in node.known(AXES).items():
+    names = [
+        _name_of(value) for name in REGISTRIES if name in axes.items for value in axes.column(name)
+    ]
+    elsewhere = partial(place_of, here="an entry of exclude", named=names)
+    for name, values in node.known(AXES, elsewhere).items():
         if name not in axes.items:
             values.note(f"the grid has no axis {name}, so there is nothing to tell apart")
             continue

@@ -11,7 +11,16 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from orchestrator.address import Address
-from orchestrator.spec.axes import AXES, REGISTRIES, Axes, Item, read_entry, read_grid
+from orchestrator.spec.axes import (
+    AXES,
+    KEYS,
+    REGISTRIES,
+    Axes,
+    Item,
+    place_of,
+    read_entry,
+    read_grid,
+)
 from orchestrator.spec.checks import check_audits, check_combinations
 from orchestrator.spec.exclude import read_exclude
 from orchestrator.spec.model import (
@@ -52,11 +61,6 @@ from ulrl.metrics import LOWEST, OWN_METRICS, SAMPLE, MetricError, value_of
 from ulrl.models import WeightsError
 from ulrl.plugins import Plugin, PluginError, load_plugin, read_module, read_plugin
 
-KEYS = (
-    *("name", "plugins", "preset", "grid", "exclude", "search", "victim", "prune", "objective"),
-    *("metrics", "audit", "audit_models", "resources", "limits", "budget", "optuna", "mlflow"),
-    *("store", "labels"),
-)
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
 
@@ -76,7 +80,7 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
         SpecError: All that is wrong with the file, in its order, a line each.
     """
     root = root or read_tree(path, overrides)
-    given = root.known(KEYS)
+    given = root.known(KEYS, partial(place_of, here="the study"))
     for key in ("name", "grid"):
         if key not in given:
             root.child(key, None).note("this key is required")

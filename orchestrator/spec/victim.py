@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from orchestrator.spec.axes import Axes
+from orchestrator.spec.axes import Axes, place_of
 from orchestrator.spec.exclude import mask_of, read_conditions, way_out
 from orchestrator.spec.model import (
     BRACES,
@@ -56,7 +56,8 @@ def read_victim(node: YamlNode | None, axes: Axes | None) -> dict[str, Any]:
         training[part.name] = field_reader(VictimConfig, part.name)[0]
     values: dict[str, Any] = {}
     imports: tuple[VictimImport, ...] = ()
-    for key, entry in node.known((*training, *rules, "import")).items():
+    keys = (*training, *rules, "import")
+    for key, entry in node.known(keys, partial(place_of, here="the section victim")).items():
         with node.problems.collecting():
             if key == "import":
                 imports = _read_imports(entry, axes)

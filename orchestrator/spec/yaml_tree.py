@@ -5,7 +5,7 @@ places. The tree is made from its nodes instead.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf, ulp
@@ -149,8 +149,14 @@ class YamlNode:
         noted = self.value is UNREADABLE
         return InvalidValue(self, "" if noted else f"{self.name} is {rule}; got {self.shown}{end}")
 
-    def known(self, valid: Iterable[str]) -> "dict[str, YamlNode]":
+    def known(
+        self, valid: Iterable[str], elsewhere: "Callable[[str, YamlNode], str] | None" = None
+    ) -> "dict[str, YamlNode]":
         """Return the entries with valid keys, and note the others; nothing has no entries.
+
+        Args:
+            valid: The keys.
+            elsewhere: Returns where a key that is not valid belongs, "" if it is no key at all.
 
         Raises:
             InvalidValue: The value is no mapping.
@@ -160,7 +166,8 @@ class YamlNode:
         names = list(valid)
         for key, node in self.entries.items():
             if key not in names:
-                node.note(f"unknown key{nearest(key, names, 'the keys are')}")
+                where = elsewhere(key, node) if elsewhere else ""
+                node.note(where or f"unknown key{nearest(key, names, 'the keys are')}")
         return {key: node for key, node in self.entries.items() if key in names}
 
 

@@ -191,3 +191,10 @@ def test_null_on_an_axis_of_ulrl_is_no_other_method() -> None:
         ("ulrl", 2),
         ("fine_tuning", None),
     ]
+
+
+def test_an_option_that_is_excluded_as_an_axis_belongs_to_the_entry_of_the_grid() -> None:
+    text = f"{SMALL}  repair: [clp, {{name: rnp, mask_threshold: [0.2, 0.4]}}]\n"
+    (line,) = mistakes(with_exclude("[{mask_threshold: 0.2}]", text))
+    assert "an option of the repair method rnp; this is an entry of exclude; write " in line
+    load(with_exclude(f"[{{{line.partition('write ')[2]}}}]", text))
