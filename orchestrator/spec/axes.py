@@ -303,7 +303,8 @@ def place_of(key: str, node: YamlNode, here: str, named: Iterable[str] = ()) -> 
     }
     preferred = {axis: [one for one in those if one in named] for axis, those in having.items()}
     if any(preferred.values()):
-        found, having = [], preferred
+        found.clear()
+        having = preferred
     for axis, those in having.items():
         if those:
             most = ", ".join(those[:4]) + (" and others" if len(those) > 4 else "")
@@ -341,7 +342,7 @@ def _words(chosen: type[Any], option: str, hint: Any) -> tuple[str, ...]:
         return ()
     if kind is LabelRule:
         return tuple(map(str, chosen.label_rules))
-    found = words_of(chosen, option, kind)
+    found: list[Any] = words_of(chosen, option, list(kind))
     return () if len(found) == len(kind) else tuple(map(str, found))
 
 

@@ -1,6 +1,8 @@
 """Combinations of the grid that a dataset does not allow, found before anything runs."""
 
 import itertools
+import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,13 +81,32 @@ def _check_methods(axes: Axes, facts: dict[int, DatasetInfo]) -> None:
     if all(item.value.name == ULRL for item in axes.items.get("repair", ())):
         return
     networks = _Networks(axes, facts)
-    for d, a, m in _left(axes, "dataset", "architecture", "repair"):
+    places = _left(axes, "dataset", "architecture", "repair")
+    refused: dict[int, list[tuple[int, int, ValueError]]] = defaultdict(list)
+    for d, a, m in places:
+        if error := networks.refusal(axes.items["repair"][m].value, d, a):
+            refused[m].append((d, a, error))
+    for m, refusals in refused.items():
         method = axes.items["repair"][m]
-        if error := networks.refusal(method.value, d, a):
+        everywhere = len(refusals) == sum(place[2] == m for place in places)
+        for d, a, error in refusals:
+            node = _option_in(error, method)
             point = {"repair": method.value, "architecture": axes.items["architecture"][a].value}
             if len(axes.items["dataset"]) > 1:
                 point["dataset"] = axes.items["dataset"][d].value
-            _note(axes, d, method.node, ValueError(f"{error}; {way_out(axes, point)}"))
+            # A value that is wrong for every network is to be another.
+            says_all = str(error).endswith("?") or (everywhere and node is not method.node)
+            text = f"{error}" if says_all else f"{error}; {way_out(axes, point)}"
+            _note(axes, d, node, ValueError(text))
+
+
+def _option_in(error: ValueError, item: Item) -> YamlNode:
+    """Return the option that a text begins with, "share is" or "NAME with share: 0", or the entry.
+
+    An option that the entry leaves out is no place in the file.
+    """
+    begun = re.match(r"(?:\w+ with )?(\w+)", str(error))
+    return item.options.get(begun[1], item.node) if begun else item.node
 
 
 def _check_oracles(axes: Axes) -> None:
@@ -135,7 +156,7 @@ def check_audits(axes: Axes, audits: Sequence[Item]) -> None:
                 called = axes.items["architecture"][a].value.label
                 end = "" if str(error).endswith("?") else f"; leave it out, or {called}"
                 text = f"{error}{end}"
-                _note(axes, d, audit.node, ValueError(text))
+                _note(axes, d, _option_in(error, audit), ValueError(text))
 
 
 class _Networks:

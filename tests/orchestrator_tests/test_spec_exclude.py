@@ -111,7 +111,7 @@ WAYS_OUT = [
     ("attack: [badnets, {name: badnets, labels: all_to_all, size: 4}]", "suspects: [null, target]"),
     ("attack: {name: badnets, labels: [all_to_one, all_to_all]}", "suspects: [target]"),
     ("architecture: [preact_resnet18, {name: vit_b_16, size: 64}]", "repair: [clp, bnp, nc]"),
-    ("dataset: [digits, {name: digits, size: 32}]", "repair: [{name: npd, layer: linear}, nc]"),
+    ("architecture: [vgg19_bn, preact_resnet18]", "repair: [{name: npd, layer: features.49}, nc]"),
 ]
 
 

@@ -41,7 +41,7 @@ class HeadNeurons(CuttingMethod):
             `share` of all rows, those that moved most. By default the one whose option is given,
             else ``outlier``.
         z_threshold: Modified z-score above which a row is cut, in (0, 1000], by default ULRL's 3.5.
-        share: Of the rows, in [0, 1], by default 0.15.
+        share: Of the rows, at least half a row and at most 1, by default 0.15.
         max_suspects: Rows at most, those that stand out most; ULRL's 2. ``null`` is no limit.
         weights: Share of each such row's weights that are cut, those that moved most, in [0, 1].
             Above 0 the row's bias is cut with them.
