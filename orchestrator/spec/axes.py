@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import EnumType
@@ -166,9 +167,11 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
             node.child(option, None).note("this key is required")
     ranges, options = _taken_ranges(options, readers) if axis == "repair" else ({}, options)
     values = {option: _option_values(part, *readers[option]) for option, part in options.items()}
-    if not all(values.get(option) or option in ranges for option in required):
-        return []
     right = {option: found for option, found in values.items() if found}
+    ends = {option: [(at, axis.low)] for option, (at, axis) in ranges.items()}
+    complete = all(option in right or option in ranges for option in required)
+    if not complete or _is_mixed(node, chosen, right | ends, required):
+        return []
     count = prod(map(len, right.values()))
     if count > MAX_VARIANTS:
         raise InvalidValue(node, f"one entry stands for at most {MAX_VARIANTS:,}; got {count:,}")
@@ -180,6 +183,51 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
         places = {option: place for option, (place, _) in {**variant, **ranges}.items()}
         items.append(Item(node=node, value=value, options=places))
     return items if node.problems.count == before else []
+
+
+def _is_mixed(
+    node: YamlNode,
+    chosen: type[Any],
+    values: Mapping[str, Sequence[tuple[YamlNode, Any]]],
+    required: Sequence[str],
+) -> bool:
+    """Return whether only some values of an option admit another option, which is noted.
+
+    Those of ``rule: [budget, threshold]`` beside ``mask_threshold``, for example: each combination
+    by itself would be told to leave out what the next one needs.
+    """
+
+    def refusal(**options: Any) -> str:
+        try:
+            chosen(**{option: values[option][0][1] for option in required} | options)
+        except (TypeError, ValueError) as error:
+            return str(error)
+        return ""
+
+    def against(option: str, pivot: str, one: Any) -> str:
+        value = values[option][0][1]
+        told = refusal(**{pivot: one, option: value}) if option != pivot else ""
+        return told if told.startswith(f"{option} ") and not refusal(**{option: value}) else ""
+
+    for pivot, listed in values.items():
+        if len(listed) == 1 or issubclass(chosen, Attack):
+            continue
+        told = [{o: text for o in values if (text := against(o, pivot, one))} for _, one in listed]
+        mixed = [o for o in values if any(o in texts for texts in told)]
+        if not mixed or any(all(o in texts for texts in told) for o in mixed):
+            continue
+        entries: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+        for (at, _), texts in zip(listed, told, strict=True):
+            entries[tuple(texts)].append(at.plain)
+        lines = []
+        for left_out, some in entries.items():
+            kept = {o: part.plain for o, part in node.entries.items() if o not in left_out}
+            lines.append(in_line({**kept, pivot: some if len(some) > 1 else some[0]}))
+        text = next(texts[mixed[0]] for texts in told if mixed[0] in texts).partition(";")[0]
+        at = node.entries.get(mixed[0], node)
+        at.note(f"{text}; write {len(lines)} entries, {' and '.join(lines)}")
+        return True
+    return False
 
 
 def _option_values(node: YamlNode, reader: Reader, hint: Any) -> list[tuple[YamlNode, Any]]:

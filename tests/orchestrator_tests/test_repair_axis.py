@@ -347,3 +347,32 @@ def test_the_page_and_the_message_list_the_rules_that_are_taken(method: str) -> 
         load(f"{SMALL}  repair: {{name: {method}, rule: zzz}}\n")
     told = str(error.value).partition("rule is ")[2].partition(f" for {method}; got 'zzz'")[0]
     assert set(re.split(", | or ", told)) == taken
+
+
+@pytest.mark.parametrize(
+    ("entry", "labels"),
+    [
+        (
+            "{name: rnp, rule: [budget, threshold], mask_threshold: [0.2, 0.4]}",
+            {"rnp(rule=budget)", "rnp(rule=threshold,mask_threshold=0.2)"}
+            | {"rnp(rule=threshold,mask_threshold=0.4)"},
+        ),
+        (
+            "{name: rnp, rule: [budget, threshold], budget: 0.1, mask_threshold: 0.2}",
+            {"rnp(rule=budget,budget=0.1)", "rnp(rule=threshold,mask_threshold=0.2)"},
+        ),
+        (
+            "{name: tsbd, tune: [none, null], radius: 1}",
+            {"tsbd(tune=none)", "tsbd(radius=1.0)"},
+        ),
+    ],
+)
+def test_what_one_entry_cannot_hold_is_told_as_several(entry: str, labels: set[str]) -> None:
+    with pytest.raises(SpecError) as error:
+        load(f"{SMALL}  repair: {entry}\n")
+    told = str(error.value).partition("; write 2 entries, ")[2]
+    assert "\n" not in told
+    study = load(f"{SMALL}  repair: [{told.replace('} and {', '}, {')}]\n")
+    entries = study.grid.settings["repair"]
+    assert isinstance(entries, tuple)
+    assert {one.label for one in entries} == labels
