@@ -110,6 +110,7 @@ REGISTRIES: Mapping[str, Mapping[str, type[Any]]] = {
 _ENTRIES = {**REGISTRIES, "tune": TUNERS, "audit": AUDITS}  # with what is on no axis
 # Of these things, if it is not the axis's name.
 _NOUNS = {"repair": "repair method", "tune": "tuner"}
+NO_RANGE = "since a sampler draws setting axes and options of an entry of repair alone"
 ENTRY = "an entry of an axis"
 FAMILIES = {"timm": "model"}  # names that go on after a colon, and the option that the rest is for
 
@@ -165,7 +166,7 @@ def read_entry(node: YamlNode, axis: str) -> list[Item]:
     for option in required:
         if option not in options:
             node.child(option, None).note("this key is required")
-    ranges, options = _taken_ranges(options, readers) if axis == "repair" else ({}, options)
+    ranges, options = _taken_ranges(options, readers, drawn=axis == "repair")
     values = {option: _option_values(part, *readers[option]) for option, part in options.items()}
     right = {option: found for option, found in values.items() if found}
     ends = {option: [(at, axis.low)] for option, (at, axis) in ranges.items()}
@@ -245,18 +246,28 @@ def _option_values(node: YamlNode, reader: Reader, hint: Any) -> list[tuple[Yaml
 
 
 def _taken_ranges(
-    options: Mapping[str, YamlNode], readers: Mapping[str, tuple[Reader, Any]]
+    options: Mapping[str, YamlNode], readers: Mapping[str, tuple[Reader, Any]], *, drawn: bool
 ) -> tuple[dict[str, tuple[YamlNode, Range]], dict[str, YamlNode]]:
-    """Return the options that are ranges, and the others; what is wrong with a range is noted."""
+    """Return the options that are ranges, and the others; what is wrong with a range is noted.
+
+    Where nothing is `drawn`, every range is.
+    """
     ranges: dict[str, tuple[YamlNode, Range]] = {}
     others = {}
     for option, part in options.items():
-        if not isinstance(part.value, dict) or {"low", "high"}.isdisjoint(part.value):
+        if not _is_range(part):
             others[option] = part
+            continue
+        if not drawn:
+            part.note(f"no range is taken here, {NO_RANGE}; list the values")
             continue
         with part.problems.collecting():
             ranges[option] = part, _read_range(part, option, Range, *readers[option])
     return ranges, others
+
+
+def _is_range(node: YamlNode) -> bool:
+    return not {"low", "high"}.isdisjoint(node.entries)
 
 
 def _drawn(
@@ -619,6 +630,8 @@ def _read_axis(node: YamlNode, name: str) -> tuple[Item, ...]:
         return tuple(entries)
     if name not in SCENARIO_AXES and isinstance(node.value, dict):
         return (Item(node=node, value=read_range(node, name, Range)),)
+    if _is_range(node):
+        raise InvalidValue(node, f"no range is taken here, {NO_RANGE}; list the values")
     values = axis_values(node, *value_reader(name))
     return tuple(Item(node=place, value=value) for place, value in values)
 
