@@ -57,10 +57,13 @@ from ulrl.attacks import AttackFileError
 from ulrl.audits import Audit
 from ulrl.datasets import DatasetError
 from ulrl.hyperparameters import Preset
+from ulrl.methods import ULRL
 from ulrl.metrics import LOWEST, OWN_METRICS, SAMPLE, MetricError, value_of
 from ulrl.models import WeightsError
 from ulrl.plugins import Plugin, PluginError, load_plugin, read_module, read_plugin
 
+OPTIONAL = ("plugins", "exclude", "search", "metrics", "audit", "optuna", "labels")
+NONE = "none"  # as null, in place of a section that may be left out
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
 DEFAULT_STORE = "runs/store"
 
@@ -81,6 +84,11 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
     """
     root = root or read_tree(path, overrides)
     given = root.known(KEYS, partial(place_of, here="the study"))
+    given = {
+        key: node
+        for key, node in given.items()
+        if key not in OPTIONAL or node.value not in (None, NONE)
+    }
     for key in ("name", "grid"):
         if key not in given:
             root.child(key, None).note("this key is required")
@@ -103,8 +111,8 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
         _check_attacked(given, found, axes)
         check_audits(axes, audits)
     grid = axes.grid() if axes else Grid(attacks=(), datasets=(), architectures=())
-    if preset_node is not None and "preset" in grid.settings:
-        preset_node.note("preset is an axis of this grid already; say it there alone")
+    if preset_node is not None and axes is not None:
+        _check_preset(preset_node, found.get("preset"), axes)
     with root.problems.collecting():
         found |= read_victim(given.get("victim"), axes)
     if axes and not axes.unsound:
@@ -116,6 +124,19 @@ def load_study(path: str, overrides: Sequence[str] = (), root: YamlNode | None =
     root.problems.raise_if_any()
     places = {} if axes is None else {name: axes.places(name) for name in REGISTRIES}
     return Study(source=path, grid=grid, places=places, **found)
+
+
+def _check_preset(node: YamlNode, preset: Preset | None, axes: Axes) -> None:
+    """Note a preset at the top that the grid has too, or that no method of the grid has.
+
+    That of every resolved study, the default one, says nothing.
+    """
+    if "preset" in axes.items:
+        node.note("preset is an axis of this grid already; say it there alone")
+    methods = () if "repair" in axes.unsound else axes.items.get("repair", ())
+    others = bool(methods) and all(item.value.name != ULRL for item in methods)
+    if others and preset not in (None, Preset.DEFAULT):
+        node.note(f"preset is of {ULRL}, and no entry of repair is {ULRL}; leave it out")
 
 
 def missing_data(study: Study) -> list[str]:

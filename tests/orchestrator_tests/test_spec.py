@@ -461,3 +461,17 @@ def test_the_most_particular_line_counts() -> None:
 
 def test_one_number_of_minutes_is_every_stage() -> None:
     assert load(SMALL + "limits: {minutes: 30}\n").limits.minutes == dict.fromkeys(STAGES, 30)
+
+
+@pytest.mark.parametrize("value", ["null", "none", "~", ""])
+@pytest.mark.parametrize(
+    "section", ["audit", "metrics", "plugins", "exclude", "search", "labels", "optuna"]
+)
+def test_a_section_that_may_be_left_out_may_say_so(section: str, value: str) -> None:
+    assert load(f"{SMALL}{section}: {value}\n") == load(SMALL)
+
+
+def test_a_preset_is_refused_only_where_nothing_has_it() -> None:
+    methods = f"{SMALL}  repair: [clp, fine_tuning]\n"
+    assert load(f"{methods}preset: default\n") == load(methods)  # as the resolved study says
+    assert load(f"{SMALL}  repair: [clp, ulrl]\npreset: official\n").preset is Preset.OFFICIAL
