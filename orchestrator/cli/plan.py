@@ -2,7 +2,7 @@
 
 import io
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from orchestrator.cli.summary import stage_names
 from orchestrator.errors import ResourceError
 from orchestrator.pipeline.victims import check_imports
 from orchestrator.plan.columns import count, span
+from orchestrator.plan.cost_model import kinds_to_share
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.plan.resources import Shares, this_machine
 from orchestrator.scheduler.estimate import PlanEstimate, estimate
@@ -26,7 +27,7 @@ from orchestrator.store.keys import CacheKeys
 from orchestrator.store.store import Store
 from orchestrator.store.study_folder import StudyFolder
 
-STAGE_NOTES = {"train_helper": " of attacks", "relearn": " (at most)"}
+BOUNDED = frozenset(["relearn"])  # stages of which a plan counts as many as there can be
 
 
 def check_start(folder: StudyFolder, store: Store) -> None:
@@ -54,7 +55,8 @@ class StudyPlan:
     Attributes:
         trials, scenarios, settings: How many there are; of drawn settings, as many as there
             may be.
-        runs: Distinct results that the trials need, by stage: an upper bound for ``relearn``.
+        runs: Distinct results that the trials need, by stage: an upper bound for
+            ``relearn``, and for stages after a cut.
         cached: How many of them the store has.
         workers: That would run at once.
         hours: Estimated time.
@@ -101,12 +103,15 @@ class StudyPlan:
                 f"counts and costs below are of as many drawn at random",
                 soft_wrap=True,
             )
-        console.print(planned(len(plan.trials), cost.runs), soft_wrap=True)
+        bounded = BOUNDED | kinds_to_share(plan.trials)
+        console.print(planned(len(plan.trials), cost.runs, bounded), soft_wrap=True)
         table = Table("stage", "runs after sharing", "cached", box=None, padding=(0, 2))
         for stage, name in stage_names(cost.runs).items():
             if stage in cost.runs:
                 runs, cached = f"{cost.runs[stage]:,}", f"{cost.cached[stage]:,}"
-                table.add_row(f"{name}s{STAGE_NOTES.get(stage, '')}", runs, cached)
+                note = " of attacks" if stage == "train_helper" else ""
+                note += " (at most)" if stage in bounded else ""
+                table.add_row(f"{name}s{note}", runs, cached)
         console.print(table)
         console.print(
             f"about {span(cost.hours * 3600)} on {count(self.workers, 'worker')}; "
@@ -170,10 +175,10 @@ def _without_gpu(device: Device, study: Study) -> str:
     )
 
 
-def planned(trials: int, counts: Mapping[str, int]) -> str:
+def planned(trials: int, counts: Mapping[str, int], bounded: Collection[str] = BOUNDED) -> str:
     """Return what so many trials need: "81 trials → 9 victims, 9 ascents, at most 81 relearns"."""
     parts = [
-        f"{'at most ' if stage == 'relearn' else ''}{count(counts[stage], name)}"
+        f"{'at most ' if stage in bounded else ''}{count(counts[stage], name)}"
         for stage, name in stage_names(counts).items()
         if counts.get(stage)
     ]

@@ -1,7 +1,7 @@
 """Work of each job, the measured speed of a machine, and the order that follows."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,6 +16,7 @@ from orchestrator.plan.plan import Plan, Scenario, Trial
 from ulrl.attacks import Helper
 from ulrl.datasets import Dataset, Preprocessing
 from ulrl.fitting import Samples, SGDConfig, Sources, train
+from ulrl.methods import RepairStage
 from ulrl.models import EVALUATION_BATCH, Architecture, Classifier, ModelSpec
 from ulrl.poisoning import MONITOR_COUNT
 from ulrl.precision import Precision
@@ -356,6 +357,20 @@ def kinds_of(trial: Trial) -> list[str]:
     """Return the kinds of all stages of a trial's repair method."""
     count = 2 if trial.method is None else len(trial.method.stages)
     return [kind_of(trial, position) for position in range(count)]
+
+
+def kinds_to_share(trials: Iterable[Trial]) -> set[str]:
+    """Return the kinds of stages that may be fewer than a plan counts, as equal cuts share them.
+
+    They are counted as if no two stages before them found the same.
+    """
+    methods = {trial.method: trial for trial in trials if trial.method is not None}
+    return {
+        kind_of(trial, position)
+        for method, trial in methods.items()
+        for position, stage in enumerate(method.stages)
+        if position and type(stage).reads is not RepairStage.reads
+    }
 
 
 def machine_of(scenario: Scenario) -> tuple[str, str]:

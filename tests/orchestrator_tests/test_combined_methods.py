@@ -156,7 +156,7 @@ def test_the_plan_counts_every_cut_of_a_method() -> None:
     planned = o.plan_study(load(f"{STUDY}{entries}{REST}"))
     lines = str(planned).splitlines()
     assert lines[1] == (
-        "10 trials → 1 victim, 1 lipschitz stage, 2 mask_recovery stages, 10 tune stages, "
+        "10 trials → 1 victim, 1 lipschitz stage, 2 mask_recovery stages, at most 10 tune stages, "
         "1 unlearned stage"
     )
 
@@ -224,3 +224,9 @@ def test_the_text_of_a_tuner_of_ones_own_is_in_the_key() -> None:
         unload("ulrl_plugin_slow")
     assert before[0] != after[0]
     assert before[1] == after[1]
+
+
+def test_what_no_cut_goes_before_is_counted_for_sure() -> None:
+    planned = o.plan_study(load(f"{STUDY}    - {{name: fine_tuning, lr: [0.1, 0.2]}}\n{REST}"))
+    assert "2 tune stages" in str(planned)
+    assert "at most" not in str(planned)

@@ -247,3 +247,15 @@ store: store
     assert frame[frame.repair == "clp"].repair_options.nunique() == 3
     o.run_study(o.load_study("grid.yaml"), out="runs/drawn", inline=True)
     assert Path("runs/drawn/results.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize(
+    ("ratios", "begins"), [("0.1", True), ("[0.01, 0.1]", True), ("[0.1, 0.2]", False)]
+)
+def test_a_methods_first_setting_is_its_defaults_where_the_clean_axes_admit_it(
+    ratios: str, tmp_path: Path, *, begins: bool
+) -> None:
+    """The preset's clean ratio is 0.01; one ratio leaves no choice."""
+    axes = f"  clean_ratio: {ratios}\n  repair: [{{name: ft_sam, rho: {{low: 0.5, high: 4}}}}]\n"
+    plan, _ = drawn(study_of(axes, "random", 2), tmp_path / "out")
+    assert (plan.settings[0].values["repair"] == FTSAM()) == begins
