@@ -29,8 +29,9 @@ audit_models: best                     # or victim, or all
 - A victim is audited by each draw of clean samples that the study has, a repaired model by the
   samples of its repair. An audit without samples has one row per model.
 - `audit: none` is no audit, as without the section.
-- An audit that does not apply to a network is refused with the study file. One that fails has its
-  error in audits.csv; the command then returns 1, and tries it again when it runs again.
+- An audit that does not apply to a network, or to a dataset's images, is refused with the study
+  file. One that fails has its error in audits.csv; the command then returns 1, and tries it again
+  when it runs again.
 - `--plan` counts audits, and their time.
 
 `audits.csv` has a row per audit and model: the scenario, the setting that repaired the model, and

@@ -157,6 +157,8 @@ def check_audits(axes: Axes, audits: Sequence[Item]) -> None:
                 end = "" if str(error).endswith("?") else f"; leave it out, or {called}"
                 text = f"{error}{end}"
                 _note(axes, d, _option_in(error, audit), ValueError(text))
+            elif error := networks.refusal_of_images(audit.value, d, a):
+                _note(axes, d, _option_in(error, audit), error)
 
 
 class _Networks:
@@ -165,6 +167,17 @@ class _Networks:
     def __init__(self, axes: Axes, facts: dict[int, DatasetInfo]) -> None:
         self._axes, self._facts = axes, facts
         self._built: dict[tuple[int, int], tuple[nn.Module, str]] = {}
+
+    def refusal_of_images(self, audit: Audit, dataset: int, architecture: int) -> ValueError | None:
+        """Return why an audit that `refusal` lets pass does not apply to the dataset's images."""
+        if dataset not in self._facts:
+            return None
+        facts, (network, _) = self._facts[dataset], self._built[dataset, architecture]
+        try:
+            audit.check_images(network, facts.channels, facts.side)
+        except ValueError as error:
+            return error
+        return None
 
     def refusal(
         self, applied: RepairMethod | Audit, dataset: int, architecture: int

@@ -17,6 +17,7 @@ from orchestrator.store.keys import CacheKeys
 from orchestrator.store.serialization import VICTIM
 from orchestrator.store.store import Store
 from orchestrator.study import main
+from tests.orchestrator_tests.spec_files import mistakes
 from ulrl.audits import audit_context
 from ulrl.audits.ulrl_scores import MoveHead
 from ulrl.models import Weights
@@ -173,3 +174,15 @@ store: store
     assert "GPU-hours" not in str(plan)  # it computes on CPUs
     assert str(plan).count("the pruner of settings has no effect") == 1
     assert "there is 1" in str(plan) or "there are 1" in str(plan)  # with an attack
+
+
+def test_a_patch_larger_than_a_dataset_s_images_is_refused_with_the_study_file() -> None:
+    text = STUDY[: STUDY.index("  clean_ratio")] + "audit: {name: certify, patch: [12, 14, 17]}\n"
+    text = text.replace("preact_resnet18, width: 2", "small_cnn")
+    text = text.replace("{name: digits, size: 12}", "{name: digits, size: [12, 16]}")
+    rule = "patch is at most the side of the images"
+    assert mistakes(text) == [
+        f"6: audit.patch.1: on digits(size=12), {rule}, 12 pixels; got 14",
+        f"6: audit.patch.2: on digits(size=12), {rule}, 12 pixels; got 17",
+        f"6: audit.patch.2: on digits, {rule}, 16 pixels; got 17",
+    ]

@@ -57,6 +57,12 @@ def tiny(seed: int) -> tuple[Weights, CleanSamples]:
     return weights, CleanSamples(samples=samples, index=torch.arange(40), seed=0)
 
 
+def test_a_patch_larger_than_the_images_is_refused_before_anything_runs() -> None:
+    Certify(patch=12).check_images(nn.Identity(), 1, 12)
+    with pytest.raises(ValueError, match="patch is at most the side of the images, 12 pixels; g"):
+        Certify(patch=13).check_images(nn.Identity(), 1, 12)
+
+
 @pytest.mark.parametrize(("patch", "seed"), [(1, 0), (1, 1), (2, 0)])
 def test_no_patch_turns_more_images_than_its_bound(patch: int, seed: int) -> None:
     """One pixel of two channels is tried on a grid, four pixels at random and at corners.
@@ -208,7 +214,9 @@ def test_small_networks_are_accepted() -> None:
 
 
 def test_a_patch_larger_than_the_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="patch is at most the side of the images, 4; got 5"):
+    with pytest.raises(
+        ValueError, match="patch is at most the side of the images, 4 pixels; got 5"
+    ):
         found_by(Certify(patch=5), *tiny(0))
 
 

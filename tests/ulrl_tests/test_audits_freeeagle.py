@@ -15,6 +15,7 @@ from tests.ulrl_tests.tiny_networks import HeadAlone, classifier_of
 from ulrl.audits.freeeagle import FreeEagle, InventFeatures, Tail, cut_of, spread, tendencies_of
 from ulrl.datasets import ImageSet
 from ulrl.models import ARCHITECTURES, Classifier, Weights, restore
+from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.poison import Poison
 
 
@@ -156,6 +157,59 @@ def test_cuts_that_are_none_are_refused() -> None:
     FreeEagle(cut="body").check(network, "head", 5)
     with pytest.raises(ValueError, match="body is passed by"):
         Tail(classifier_of(lambda: Cut(nn.ReLU(), around=True)), "body", 0)
+
+
+class Ends(nn.Module):
+    """A linear layer, and what has no weights after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.inner = nn.ReLU(), nn.Sequential(nn.Flatten(), nn.Linear(2 * 5 * 5, 3))
+        self.end = nn.Identity()
+        self.head = self.inner[1]  # the same layer, under the name that the others have
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.end(self.inner(self.body(x)))
+        return logits
+
+
+@pytest.mark.parametrize("cut", ["inner.1", "inner", "end"])
+def test_a_cut_that_no_weights_follow_is_refused(cut: str) -> None:
+    """Its tail is the same function in every network, so no network could differ by it."""
+    message = f"layers with weights follow, and none follows {cut}; name one"
+    with pytest.raises(ValueError, match=message):
+        Tail(classifier_of(Ends), cut, 0)
+    with torch.device("meta"):
+        network = Ends()
+    with pytest.raises(ValueError, match=message):
+        FreeEagle(cut=cut).check_images(network, 2, 5)
+    if cut != "end":  # the paths alone tell
+        with pytest.raises(ValueError, match=message):
+            FreeEagle(cut=cut).check(network, "inner.1", 5)
+    for right in ("body", "inner.0"):
+        FreeEagle(cut=right).check_images(network, 2, 5)
+        assert Tail(classifier_of(Ends), right, 0).shape
+
+
+class Runless(Cut):
+    """A network whose path depends on numbers, which it lacks on torch's ``meta``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if float(x.sum()) > 0 else -x)
+
+
+def test_a_trial_without_numbers_finds_what_the_audit_would() -> None:
+    with torch.device("meta"):
+        around, through, runless = Cut(nn.ReLU(), around=True), Cut(nn.ReLU()), Runless(nn.ReLU())
+        resnet = PreActResNet18(width=2).build(classes=10, channels=1, side=12)
+    FreeEagle(cut="body").check_images(through, 2, 5)
+    FreeEagle(cut="body").check_images(runless, 2, 5)  # left to the audit
+    with pytest.raises(ValueError, match="body is passed by"):
+        FreeEagle(cut="body").check_images(around, 2, 5)
+    for cut in ("layer1", "layer2", "layer4.1", None):
+        FreeEagle(cut=cut).check_images(resnet, 1, 12)
+    with pytest.raises(ValueError, match=r"layer2\.0\.conv1 is passed by"):
+        FreeEagle(cut="layer2.0.conv1").check_images(resnet, 1, 12)
 
 
 @pytest.mark.parametrize(

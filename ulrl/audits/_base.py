@@ -96,6 +96,18 @@ class Audit(ABC):
         """
         del network, head, classes  # most apply to all
 
+    def check_images(self, network: nn.Module, channels: int, side: int) -> None:
+        """Raise ``ValueError`` where the audit does not apply to a network on images of a size.
+
+        A study asks this before anything runs; `ulrl.audit` leaves it to the stages.
+
+        Args:
+            network: Without numbers (on torch's ``meta``); it may be run there, in eval mode.
+            channels: Of the images.
+            side: Of the images, in pixels.
+        """
+        del network, channels, side  # most apply to all
+
     @property
     def label(self) -> str:
         """The name with the options that differ from their defaults, as a table shows it."""

@@ -83,6 +83,11 @@ class Certify(Audit):
                     f"{self.name} cannot bound {type(module).__name__} ({path}); it knows {KNOWN}"
                 )
 
+    def check_images(self, network: nn.Module, channels: int, side: int) -> None:
+        """Raise ``ValueError`` where the patch is larger than the images."""
+        del network, channels
+        check_patch(self.patch, side)
+
     @property
     def stages(self) -> tuple[RepairStage, ...]:
         """The bounds."""
@@ -157,10 +162,7 @@ class BoundPatches(RepairStage):
         """
         del before
         spec = context.victim.model_spec
-        if self.patch > spec.side:
-            raise NotApplicable(
-                f"patch is at most the side of the images, {spec.side}; got {self.patch}"
-            )
+        check_patch(self.patch, spec.side)
         classifier = restore(context.victim, context.device)
         clean = context.clean
         source = generator(clean.seed, self.name)
@@ -215,6 +217,12 @@ class BoundPatches(RepairStage):
                 raise RuntimeError("a bound does not hold for the image itself")
             safe = least > MARGIN
             yield number[: len(part)], place[: len(part)], safe[: len(part)]
+
+
+def check_patch(patch: int, side: int) -> None:
+    """Raise `NotApplicable` where a patch is larger than the images."""
+    if patch > side:
+        raise NotApplicable(f"patch is at most the side of the images, {side} pixels; got {patch}")
 
 
 def _inputs(

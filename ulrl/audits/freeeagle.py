@@ -38,10 +38,10 @@ class FreeEagle(Audit):
     is none by default, and no verdict: read the rank of a class, and compare statistics.
 
     Attributes:
-        cut: Path of the module whose output is invented. All that follows may see the image
-            through this output alone. By default ``layer2`` of a ResNet, the middle one of
-            the max pools of a VGG, the middle block of a vision transformer (the last is ours); for
-            other networks it has to be named.
+        cut: Path of the module whose output is invented. Layers with weights have to follow, and
+            may see the image through this output alone. By default ``layer2`` of a ResNet, the
+            middle one of the max pools of a VGG, the middle block of a vision transformer (the last
+            is ours); for other networks it has to be named.
         steps: Of Adam, from 1 to 100000.
         lr: Learning rate of Adam, above 0.
         weight_decay: L2 penalty, in [0, 1).
@@ -70,14 +70,49 @@ class FreeEagle(Audit):
         check_rules(self, rules)
 
     def check(self, network: nn.Module, head: str, classes: int) -> None:
-        """Raise ``ValueError`` where there is no such cut, or too few classes for quartiles."""
-        del head
+        """Raise ``ValueError`` where there is no such cut, or too few classes for quartiles.
+
+        Also where the cut is the last layer or has it inside, so that nothing follows.
+        """
         if classes < 5:
             raise ValueError(
                 f"{self.name} compares the largest tendency with the upper quartile, which it is "
                 f"itself for fewer than 5 classes; there are {classes}"
             )
-        cut_of(network, self.cut)
+        path, _ = cut_of(network, self.cut)
+        if f"{head}.".startswith(f"{path}."):
+            raise ValueError(_nothing_follows(path))
+
+    def check_images(self, network: nn.Module, channels: int, side: int) -> None:
+        """Raise ``ValueError`` where the cut does not part the network, as a trial run tells.
+
+        A network that does not run without numbers is tried by the audit itself.
+        """
+        path, module = cut_of(network, self.cut)
+        device = next(network.parameters()).device
+        images = torch.zeros(2, channels, side, side, device=device, requires_grad=True)
+        found: list[Tensor] = []
+
+        def begin_anew(_module: nn.Module, _inputs: object, output: object) -> object:
+            outputs.append(output)
+            if not isinstance(output, Tensor):
+                return output
+            found.append(output.detach().requires_grad_())
+            return found[-1].clone()
+
+        outputs: list[object] = []
+        handle = module.register_forward_hook(begin_anew)
+        try:
+            with torch.enable_grad():
+                logits = network.eval()(images)
+        except (RuntimeError, NotImplementedError):
+            return
+        finally:
+            handle.remove()
+        _check_outputs(path, outputs)
+        _check_followed(path, network, logits)
+        if _depends(logits, [images]):
+            raise NotApplicable(_passed_by(path))
 
     @property
     def stages(self) -> tuple[RepairStage, ...]:
@@ -200,9 +235,9 @@ class Tail:
     """
 
     def __init__(self, classifier: Classifier, cut: str | None, seed: int) -> None:
-        classifier.network.eval().requires_grad_(requires_grad=False)
+        network = classifier.network.eval()
         self._classifier = classifier
-        self._path, self._module = cut_of(classifier.network, cut)
+        self._path, self._module = cut_of(network, cut)
         spec = classifier.model_spec
         shape = (spec.classes, spec.channels, spec.side, spec.side)
         source = generator(seed, "freeeagle", "probe")
@@ -213,6 +248,11 @@ class Tail:
             self.shape = tuple(outputs.shape[1:])
             self.above_zero = bool((outputs >= 0).all())
             self._check(outputs)
+        for parameter in network.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        with torch.enable_grad():
+            _check_followed(self._path, network, self(outputs))
+        network.requires_grad_(requires_grad=False)
 
     def __call__(self, features: Float[Tensor, "n ..."]) -> Float[Tensor, "n classes"]:
         """Return the logits for features, at most as many as there are classes."""
@@ -232,21 +272,57 @@ class Tail:
             self._classifier.logits(self._images)
         finally:
             handle.remove()
-        if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
-            raise NotApplicable(
-                f"cut is the path of a module that is called once and returns a tensor; "
-                f"{self._path} was called {len(outputs)} times, with other outputs or none"
-            )
-        return outputs[0].clone()
+        return _check_outputs(self._path, outputs).clone()
 
     def _check(self, outputs: Tensor) -> None:
         """Refuse a cut beside which the image has another way to the output."""
         logits = self(outputs[:1].expand(outputs.shape))
         if not torch.allclose(logits, logits[:1].expand(logits.shape), rtol=1e-3, atol=1e-3):
-            raise NotApplicable(
-                f"cut is a module through which alone the network sees the image; {self._path} is "
-                f"passed by, perhaps inside a residual block: name the whole block or stage"
-            )
+            raise NotApplicable(_passed_by(self._path))
+
+
+def _check_outputs(path: str, outputs: list[object]) -> Tensor:
+    """Return the one tensor that a cut gives, or raise `NotApplicable`."""
+    if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
+        raise NotApplicable(
+            f"cut is the path of a module that is called once and returns a tensor; "
+            f"{path} was called {len(outputs)} times, with other outputs or none"
+        )
+    return outputs[0]
+
+
+def _check_followed(path: str, network: nn.Module, logits: Tensor) -> None:
+    """Raise `NotApplicable` where no layer with weights follows a cut.
+
+    Args:
+        path: Of the cut.
+        network: Whose parameters have gradients.
+        logits: Its output, by features in place of the cut's output.
+    """
+    if not _depends(logits, [one for one in network.parameters() if one.requires_grad]):
+        raise NotApplicable(_nothing_follows(path))
+
+
+def _depends(logits: Tensor, inputs: list[Tensor]) -> bool:
+    """Whether autograd knows a way from one of the inputs to the logits."""
+    if not logits.requires_grad:
+        return False
+    found = torch.autograd.grad(logits.sum(), inputs, retain_graph=True, allow_unused=True)
+    return any(one is not None for one in found)
+
+
+def _nothing_follows(path: str) -> str:
+    return (
+        f"cut is a module that layers with weights follow, and none follows {path}; name one "
+        f"in the middle of the network"
+    )
+
+
+def _passed_by(path: str) -> str:
+    return (
+        f"cut is a module through which alone the network sees the image; {path} is passed by, "
+        f"perhaps inside a residual block: name the whole block or stage"
+    )
 
 
 def cut_of(network: nn.Module, cut: str | None) -> tuple[str, nn.Module]:
