@@ -59,7 +59,8 @@ result = ulrl.audit(network, "nc", images=images, labels=labels, preprocessing=p
 result.statistic, result.suspects, result.scores
 ```
 
-audits any classifier that ends in a linear layer. Adding an audit is adding a file to
+audits any classifier that ends in a linear layer. Options follow by name (`steps=100`) or as a mapping
+(`options={"steps": 100}`), as `images` of `certify` has to be, which is the name of an argument. Adding an audit is adding a file to
 `ulrl/audits/`.
 
 ## Which audits tell victims from benign models?

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ulrl.audits import AUDITS, Audit, AuditResult, audit_context
 from ulrl.clean import CleanSamples
 from ulrl.datasets import Preprocessing
-from ulrl.defence import as_weights, check_victim, registered
+from ulrl.defence import as_weights, check_victim, merged, registered
 from ulrl.fitting import Samples
 from ulrl.randomness import checked_seed, generator
 from ulrl.samples import Images, Labels, Source, as_samples
@@ -32,7 +32,8 @@ def audit(  # noqa: PLR0913 - one call for everything; all but three have defaul
     seed: int = 0,
     device: torch.device | str | None = None,
     on_step: OnStep | None = None,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
+    **others: Any,
 ) -> AuditResult:
     """Look for a backdoor in `network`, with a few clean samples or without data.
 
@@ -54,7 +55,9 @@ def audit(  # noqa: PLR0913 - one call for everything; all but three have defaul
         device: Where to compute; by default where the network is.
         on_step: Called now and then with the stage's name, what is done and what there is to do.
             An exception that it raises ends the audit.
-        **options: Of the audit.
+        options: Of the audit, as a mapping: for one that has the name of an argument above, such as
+            ``options={"images": 10}`` of ``certify``.
+        **others: More options of the audit, by name.
 
     Raises:
         ValueError: A value is out of range, or samples and network do not go together; there is
@@ -63,7 +66,7 @@ def audit(  # noqa: PLR0913 - one call for everything; all but three have defaul
         DivergedError: The audit left the finite numbers.
     """
     seed = checked_seed(seed)
-    chosen = _chosen(method, options, seed)
+    chosen = _chosen(method, merged(options, others), seed)
     clean = _clean(chosen, images, labels, preprocessing, seed)
     samples = _noise(preprocessing, side, method) if clean is None else clean.samples
     check_victim(network)
@@ -88,6 +91,8 @@ def audit(  # noqa: PLR0913 - one call for everything; all but three have defaul
 def _chosen(name: str, options: Mapping[str, Any], seed: int) -> Audit:
     kind: Any = AUDITS.get(name)
     if kind is not None and any(part.name == "seed" for part in fields(kind)):
+        if "seed" in options:
+            raise TypeError("seed is an argument of audit; leave it out of options")
         options = {**options, "seed": seed}  # of an audit without samples
     made: Audit = registered(AUDITS, "audit", name, options)
     return made

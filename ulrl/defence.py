@@ -90,6 +90,7 @@ def repair(
     seed: int = 0,
     device: torch.device | str | None = None,
     on_epoch: OnEpoch | None = None,
+    options: Mapping[str, Any] | None = None,
     **hyperparameters: Any,
 ) -> Repair: ...
 
@@ -107,6 +108,7 @@ def repair(
     seed: int = 0,
     device: torch.device | str | None = None,
     on_epoch: OnEpoch | None = None,
+    options: Mapping[str, Any] | None = None,
     **hyperparameters: Any,
 ) -> MethodRepair: ...
 
@@ -126,6 +128,7 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
     seed: int = 0,
     device: torch.device | str | None = None,
     on_epoch: OnEpoch | None = None,
+    options: Mapping[str, Any] | None = None,
     **hyperparameters: Any,
 ) -> Repair | MethodRepair:
     """Repair `victim` with a few clean samples: by ULRL (arXiv:2405.14781), or another method.
@@ -153,6 +156,8 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
         on_epoch: Called after each epoch with the phase (``unlearn`` or ``relearn``), the epoch
             from 1, and its running ``loss`` and ``accuracy``; by another method with the name of
             its stage, the step from 1, and nothing. An exception that it raises ends the repair.
+        options: More of what follows, as a mapping: for a method's option that has the name of an
+            argument above.
         **hyperparameters: Changes to the preset by name, e.g. ``unlearn_threshold=0.1``;
             `ulrl.hyperparameters.names` lists them. The samples are given, so those of how
             they are drawn (``clean_ratio``, ``clean_draw``) are refused. Of another method: its
@@ -166,6 +171,7 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
         DivergedError: Unlearning diverged before its accuracy fell to the threshold, or relearning
             did: there is no repaired network.
     """
+    hyperparameters = merged(options, hyperparameters)
     other = None if method == ULRL else _method(method, preset, dataset, hyperparameters)
     parts = _parts(preset, dataset, hyperparameters if other is None else {})
     if on_epoch is not None and not callable(on_epoch):
@@ -321,6 +327,22 @@ def _method(
             f"studies, as an entry of repair"
         )
     return method
+
+
+def merged(options: Mapping[str, Any] | None, others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are given as a mapping, and those that are given by name.
+
+    Raises:
+        TypeError: One is given both ways, or what is given is no mapping.
+    """
+    if options is None:
+        return dict(others)
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options is a mapping of names to values; got {options!r}")
+    for name in options:
+        if name in others:
+            raise TypeError(f"{name} is given twice, by its name and in options; leave one out")
+    return {**options, **others}
 
 
 def registered(

@@ -1,6 +1,8 @@
 """An audit as one call, on a network that the library did not build."""
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from ulrl.audits.freeeagle import FreeEagle
 from ulrl.audits.nc import NeuralCleanseAudit
 from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.models import Weights, restore
+from ulrl.randomness import generator
 
 CPU = torch.device("cpu")
 PLAIN = Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3, padding=1, flip=True)
@@ -92,3 +95,41 @@ def test_an_option_that_there_is_not_is_refused() -> None:
     network = HeadAlone(3 * 4 * 4, 6)
     with pytest.raises(TypeError, match="freeeagle has no option 'stepss'; did you mean 'steps'"):
         ulrl.audit(network, "freeeagle", preprocessing=PLAIN, side=4, stepss=3)
+
+
+def test_every_option_of_an_audit_can_be_set(pictures: ImageSet) -> None:
+    """Also one that has the name of an argument: ``images`` of ``certify``."""
+    torch.manual_seed(0)
+    network, clean = HeadAlone(3 * 4 * 4, 6), clean_samples(pictures)
+    images, labels = clean.samples.images[:20, :, :4, :4], clean.samples.labels[:20] % 6
+
+    def counted(**given: Any) -> int:
+        found = ulrl.audit(network, "certify", images, labels, preprocessing=PLAIN, **given)
+        return int(found.details["images"].sum()) // 5  # each image counts for the other five
+
+    right = int((restored(network, images) == labels).sum())
+    assert counted() == right > 0
+    assert counted(options={"images": 20}, patch=2) == right
+    assert counted(options={"images": 20, "patch": 2}) == right
+    order = torch.randperm(20, generator=generator(0, "patch_bounds"))[:10]
+    chosen = int((restored(network, images[order]) == labels[order]).sum())
+    assert counted(options={"images": 10}) == chosen < right
+
+
+def restored(network: nn.Module, images: Tensor) -> Tensor:
+    return ulrl.predictor(network, PLAIN)(images)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"options": {"steps": 3}, "steps": 3}, "steps is given twice, by its name and in options"),
+        ({"options": {"stepss": 3}}, "freeeagle has no option 'stepss'"),
+        ({"options": {"seed": 3}}, "seed is an argument of audit; leave it out of options"),
+        ({"options": ["steps"]}, "options is a mapping of names to values; got ['steps']"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(given: dict[str, Any], message: str) -> None:
+    network = HeadAlone(3 * 4 * 4, 6)
+    with pytest.raises(TypeError, match=re.escape(message)):
+        ulrl.audit(network, "freeeagle", preprocessing=PLAIN, side=4, **given)

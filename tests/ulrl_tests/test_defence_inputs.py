@@ -186,6 +186,14 @@ def test_what_is_no_hyperparameter_or_of_another_kind(change: dict[str, Any], me
         repaired(**change)
 
 
+def test_options_as_a_mapping_are_those_by_name() -> None:
+    by_name = repaired(alpha=0.5)
+    assert same(repaired(options={"alpha": 0.5}), by_name)
+    assert not same(repaired(), by_name)
+    with pytest.raises(TypeError, match="alpha is given twice, by its name and in options"):
+        repaired(options={"alpha": 0.5}, alpha=0.5)
+
+
 # The victim.
 
 
