@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ulrl.audits import AUDITS, Audit, AuditResult, audit_context
 from ulrl.clean import CleanSamples
 from ulrl.datasets import Preprocessing
-from ulrl.defence import as_weights, check_victim, merged, registered
+from ulrl.defence import as_weights, check_given, check_victim, merged, registered
 from ulrl.fitting import Samples
+from ulrl.hyperparameters import of_kind
 from ulrl.randomness import checked_seed, generator
 from ulrl.samples import Images, Labels, Source, as_samples
 
@@ -62,10 +63,17 @@ def audit(  # noqa: PLR0913 - one call for everything; all but three have defaul
     Raises:
         ValueError: A value is out of range, or samples and network do not go together; there is
             no such audit, it does not apply to the network, or it needs samples.
-        TypeError: The audit has no such option.
+        TypeError: The audit has no such option, or a value is of another kind; `on_step` cannot
+            be called.
         DivergedError: The audit left the finite numbers.
     """
     seed = checked_seed(seed)
+    check_given(network, preprocessing)
+    if on_step is not None and not callable(on_step):
+        raise TypeError(
+            f"on_step is a function of the stage, what is done and what there is to do; got "
+            f"{on_step!r}"
+        )
     chosen = _chosen(method, merged(options, others), seed)
     clean = _clean(chosen, images, labels, preprocessing, seed)
     samples = _noise(preprocessing, side, method) if clean is None else clean.samples
@@ -89,7 +97,7 @@ def audit(  # noqa: PLR0913 - one call for everything; all but three have defaul
 
 
 def _chosen(name: str, options: Mapping[str, Any], seed: int) -> Audit:
-    kind: Any = AUDITS.get(name)
+    kind: Any = AUDITS.get(name) if isinstance(name, str) else None
     if kind is not None and any(part.name == "seed" for part in fields(kind)):
         if "seed" in options:
             raise TypeError("seed is an argument of audit; leave it out of options")
@@ -115,6 +123,7 @@ def _clean(
 
 def _noise(preprocessing: Preprocessing, side: int | None, name: str) -> Samples:
     """Return two images of noise to try a network on."""
+    side = cast("int | None", of_kind("side", side, int | None))
     if side is None or side < 1:
         raise ValueError(
             f"side is that of the images that the network takes, in pixels; {name} needs it where "

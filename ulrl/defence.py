@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
 from typing import Any, Literal, TypeAlias, get_args, get_type_hints, overload
 
 import torch
@@ -18,6 +17,7 @@ from ulrl.hyperparameters import (
     assemble,
     member,
     names,
+    of_kind,
     preset_values,
 )
 from ulrl.messages import nearest
@@ -171,6 +171,7 @@ def repair(  # noqa: PLR0913 - one call for everything; all but four have defaul
         DivergedError: Unlearning diverged before its accuracy fell to the threshold, or relearning
             did: there is no repaired network.
     """
+    check_given(victim, preprocessing)
     hyperparameters = merged(options, hyperparameters)
     other = None if method == ULRL else _method(method, preset, dataset, hyperparameters)
     parts = _parts(preset, dataset, hyperparameters if other is None else {})
@@ -265,6 +266,7 @@ def predictor(
         preprocessing: Normalisation that it expects.
         device: Where to compute; by default where the network is.
     """
+    check_given(network, preprocessing)
     place = next(network.parameters()).device if device is None else torch.device(device)
     model_spec = ModelSpec(
         architecture=_Given(network=network, path=""),
@@ -317,7 +319,8 @@ def _copy_of(network: nn.Module) -> nn.Module:
 def _method(
     name: str, preset: Preset | str, dataset: str, options: Mapping[str, Any]
 ) -> RepairMethod:
-    if preset != Preset.DEFAULT and name in METHODS:
+    _text("dataset", dataset)
+    if preset != Preset.DEFAULT and name in [*METHODS]:
         raise TypeError(f"preset is of ULRL, and {name} has options of its own; leave it out")
     named: RepairMethod = registered(METHODS, "repair method", name, options)
     method = named.resolved(dataset)
@@ -351,13 +354,15 @@ def registered(
     """Return what a name selects, with some options, and defaults for others.
 
     Raises:
-        TypeError: It has no such option.
+        TypeError: It has no such option, a value is of another kind, or the name is no text.
         ValueError: There is no such name, or a value is out of range.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the {what}'s name is a text; got {name!r}")
     if name not in registry:
         near = nearest(name, registry) or f"; there are {', '.join(registry)}"
         raise ValueError(f"no {what} is called {name!r}{near}")
-    kind: Any = registry[str(name)]
+    kind: Any = registry[name]
     known = [part.name for part in fields(kind)]
     for option in options:
         if option not in known:
@@ -371,15 +376,23 @@ def registered(
 
 def _as_option(name: str, value: Any, hint: Any) -> Any:
     """Return the value of an option as its method holds it; words and names may be texts."""
-    for kind in (hint, *get_args(hint)):
-        if isinstance(kind, type) and issubclass(kind, StrEnum) and isinstance(value, str):
-            return member(kind, name, value)
-        if kind is TuningMethod and isinstance(value, str | Mapping):
-            given = {"name": value} if isinstance(value, str) else dict(value)
-            if "name" not in given:
-                raise ValueError(f"{name} has the name of a tuner beside its options; got {value}")
-            return registered(TUNERS, "tuner", given.pop("name"), given)
-    return value
+    kinds = (hint, *get_args(hint))
+    if TuningMethod not in kinds:
+        return of_kind(name, value, hint)
+    if isinstance(value, TuningMethod) or (value is None and type(None) in kinds):
+        return value
+    if isinstance(value, str):
+        return registered(TUNERS, "tuner", value, {})
+    if not isinstance(value, Mapping):
+        optional = " or None" if type(None) in kinds else ""
+        raise TypeError(
+            f"{name} is the name of a tuner, or a mapping of it and its options{optional}; "
+            f"got {value!r}"
+        )
+    given = dict(value)
+    if "name" not in given:
+        raise ValueError(f"{name} has the name of a tuner beside its options; got {value}")
+    return registered(TUNERS, "tuner", given.pop("name"), given)
 
 
 def _parts(preset: Preset | str, dataset: str, hyperparameters: dict[str, Any]) -> Hyperparameters:
@@ -391,7 +404,7 @@ def _parts(preset: Preset | str, dataset: str, hyperparameters: dict[str, Any]) 
             raise TypeError(
                 f"{name} is of how samples are drawn; here they are given: leave it out"
             )
-    if dataset not in DATASETS:
+    if _text("dataset", dataset) not in DATASETS:
         near = nearest(dataset, DATASETS) or f"; there are {', '.join(DATASETS)}"
         raise ValueError(
             f"dataset is one whose values the preset takes; got {dataset!r}{near} (any other "
@@ -399,6 +412,22 @@ def _parts(preset: Preset | str, dataset: str, hyperparameters: dict[str, Any]) 
         )
     chosen = Preset(member(Preset, "preset", preset))
     return assemble(preset_values(chosen, dataset) | hyperparameters)
+
+
+def _text(name: str, value: str) -> str:
+    found: str = of_kind(name, value, str)
+    return found
+
+
+def check_given(network: object, preprocessing: object) -> None:
+    """Raise ``TypeError`` unless a caller gave a network and a preprocessing."""
+    kinds = {
+        "the network": (network, nn.Module, "torch.nn.Module"),
+        "preprocessing": (preprocessing, Preprocessing, "ulrl.Preprocessing"),
+    }
+    for name, (value, kind, called) in kinds.items():
+        if isinstance(value, type) or not isinstance(value, kind):
+            raise TypeError(f"{name} is a {called}; got {value!r}")
 
 
 def check_victim(victim: nn.Module) -> None:
@@ -434,6 +463,7 @@ def as_weights(
             labels are not its classes.
     """
     linear = {path: one for path, one in victim.named_modules() if isinstance(one, nn.Linear)}
+    of_kind("head", head, str | None)
     if head is not None and head not in linear:
         raise ValueError(
             f"head is the path of a linear layer of the victim; got {head!r}"

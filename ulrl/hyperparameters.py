@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ulrl.clean import CleanConfig
 from ulrl.messages import nearest
@@ -62,6 +63,14 @@ _FINE_TUNING = {
     "relearn_batch_size": 256,
 }
 
+_KINDS: dict[type, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+}
+_LISTS: dict[type, str] = {int: "a list of whole numbers", float: "a list of numbers"}
+
 
 def names() -> dict[str, tuple[str, dataclasses.Field[Any]]]:
     """Return the part and the field of every hyper-parameter, by its name."""
@@ -103,7 +112,7 @@ def assemble(values: Mapping[str, Any]) -> Hyperparameters:
         parts[part][name] = (
             member(type(usual), name, value)
             if isinstance(usual, StrEnum)
-            else _of_kind(name, value, _hints()[name])
+            else of_kind(name, value, _hints()[name])
         )
     return Hyperparameters(**{part: PARTS[part](**chosen) for part, chosen in parts.items()})
 
@@ -127,31 +136,60 @@ def _hints() -> dict[str, Any]:
     return {name: hint for part in PARTS.values() for name, hint in get_type_hints(part).items()}
 
 
-def _of_kind(name: str, value: Any, hint: Any) -> Any:
-    """Return `value` as its hyper-parameter holds it; numbers of NumPy become Python's."""
-    kinds = {hint, *get_args(hint)}
+def of_kind(name: str, value: Any, hint: Any) -> Any:
+    """Return `value` as a field of a type holds it.
+
+    As in a study file a text is no number and True is not 1, while a list stands for a tuple and
+    a text for a member of a set of names. Numbers of NumPy become Python's. A type that is none
+    of these has every value.
+
+    Args:
+        name: Of the field.
+        value: What is given for it.
+        hint: The field's type.
+
+    Raises:
+        TypeError: It is of another kind.
+        ValueError: It is no member of a set of names.
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and type(None) in kinds:
         return None
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if any(get_origin(one) is tuple for one in kinds):
-        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-        listed = isinstance(value, Iterable) and not isinstance(value, str)
-        if listed or value in words:
-            return tuple(_of_kind(name, one, int) for one in value) if listed else value
-        kind = " or ".join(("a list of whole numbers", *words))
-    elif bool in kinds:
-        if isinstance(value, bool):
-            return value
-        kind = "True or False"
-    elif float in kinds:
-        if whole:
-            return operator.index(value)
-        if isinstance(value, Real) and not isinstance(value, bool):
-            return float(value)
-        kind = "a number"
-    else:
-        if whole:
-            return operator.index(value)
-        kind = "a whole number"
-    optional = " or None" if type(None) in kinds else ""
-    raise TypeError(f"{name} is {kind}{optional}; got {value!r}")
+    wanted: list[str] = []
+    for kind in kinds:
+        if kind is not type(None):
+            found, rule = _of_one(name, value, kind)
+            if not rule:
+                return found
+            wanted.append(rule)
+    optional = ["None"] if type(None) in kinds else []
+    raise TypeError(f"{name} is {' or '.join(wanted + optional)}; got {value!r}")
+
+
+def _of_one(name: str, value: Any, kind: Any) -> tuple[Any, str]:
+    """Return a value as one type holds it and nothing, or what that type holds in words."""
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return member(kind, name, value), ""
+    if get_origin(kind) is Literal:
+        same = any(type(value) is type(word) and value == word for word in get_args(kind))
+        return value, "" if same else " or ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        of = get_args(kind)[0]
+        if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+            return tuple(of_kind(name, one, of) for one in value), ""
+        return None, _LISTS.get(of, "a list")
+    if kind in _KINDS:
+        found = _plain(value, kind)
+        return found, _KINDS[kind] if found is None else ""
+    return value, ""  # its own class knows its rules
+
+
+def _plain(value: Any, kind: type) -> Any:
+    """Return a value of one of `_KINDS`, or None if it is of another."""
+    if isinstance(value, bool | str):
+        return value if type(value) is kind else None
+    if kind in (bool, str):
+        return None
+    if isinstance(value, Integral):
+        return operator.index(value)
+    return float(value) if kind is float and isinstance(value, Real) else None
