@@ -30,8 +30,9 @@ audit_models: best                     # or victim, or all
   samples of its repair. An audit without samples has one row per model.
 - `audit: none` is no audit, as without the section.
 - An audit that does not apply to a network, or to a dataset's images, is refused with the study
-  file. One that fails has its error in audits.csv; the command then returns 1, and tries it again
-  when it runs again.
+  file. One to which it does not apply as only the run can tell is skipped: audits.csv has the
+  reason. One that fails has its error there; the command then returns 1, and tries it again when
+  it runs again.
 - `--plan` counts audits, and their time.
 
 `audits.csv` has a row per audit and model: the scenario, the setting that repaired the model, and

@@ -50,7 +50,7 @@ def steps_of(runner: StageRunner, job: Job) -> Steps:
     except (ResourceError, RecordingError) as error:
         return JobResult(error=str(error), fatal=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's result
-        if isinstance(error, NotApplicable) and job.trials:
+        if isinstance(error, NotApplicable) and (job.trials or job.audit is not None):
             return JobResult(
                 runs=runner.executed,
                 error=" ".join(redacted(str(error)).split())[:500],

@@ -461,6 +461,8 @@ class StudyScheduler:
     def _failed(self, job: Job, result: JobResult) -> None:
         if job.kind is JobKind.AUDIT and self.audits is not None:
             self.audits.failed(job.name, result)
+            if result.skipped:
+                return
         elif result.skipped:
             self._skipped(job, result.error)
             return

@@ -20,6 +20,7 @@ from orchestrator.study import main
 from tests.orchestrator_tests.spec_files import mistakes
 from ulrl.audits import audit_context
 from ulrl.audits.ulrl_scores import MoveHead
+from ulrl.errors import NotApplicable
 from ulrl.models import Weights
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -154,6 +155,28 @@ def test_an_audit_that_fails_has_failed_for_equal_models(monkeypatch: pytest.Mon
     assert list(table.repair) == ["", "clp", "bnp"]
     assert set(table.status) == {"failed"}
     assert table.error.str.contains("on purpose").all()
+
+
+def test_an_audit_that_does_not_apply_to_a_model_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As only the run can tell; no other result comes of trying again, so the study is done."""
+    only = "  repair: [{name: fine_tuning, epochs: 1}]\naudit: [ulrl_scores]\n"
+    text = STUDY.replace("[badnets, none]", "badnets")
+    start, end = text.index("  unlearn_epochs"), text.index("victim:")
+    Path("grid.yaml").write_text(
+        text[:start] + only + "audit_models: victim\nmlflow: none\n" + text[end:]
+    )
+
+    def unfit(*_: object) -> None:
+        raise NotApplicable("nothing counts")
+
+    monkeypatch.setattr(MoveHead, "run", unfit)
+    assert main(["grid.yaml", "--inline", "--out", "runs/audited"]) == 0
+    said = capfd.readouterr()
+    assert "1 audit, 1 without a result" in said.out + said.err
+    (row,) = pd.read_csv("runs/audited/audits.csv").itertuples()
+    assert (row.status, row.error) == ("skipped", "nothing counts")
 
 
 def test_a_plan_counts_no_audit_of_an_oracle_and_says_once_what_is_so_of_all_methods() -> None:

@@ -17,6 +17,7 @@ from tests.ulrl_tests.tiny_networks import HeadAlone, Made
 from ulrl.audits.certify import Certify
 from ulrl.clean import CleanSamples
 from ulrl.datasets import ImageSet, Preprocessing
+from ulrl.errors import NotApplicable
 from ulrl.fitting import Samples
 from ulrl.models import ModelSpec, Weights, restore
 from ulrl.models.preact_resnet import PreActResNet18
@@ -109,7 +110,7 @@ def test_what_stays_open_is_each_image_s_own() -> None:
     weights, clean = tiny(0)
     together = found_by(Certify(patch=2), weights, clean)[0]
     left = torch.zeros_like(together["left"])
-    for number in range(40):
+    for number in range(4, 40):  # the first four, which the network gets wrong, do not count
         one = Samples(
             images=clean.samples.images[number][None], labels=clean.samples.labels[number][None]
         )
@@ -174,11 +175,18 @@ def test_twice_is_the_same() -> None:
     assert int(first["images"].sum()) <= 14  # each of at most 7 images counts for two classes
 
 
-def test_where_no_image_is_classified_well_nothing_is_ruled_out() -> None:
+def test_where_all_that_count_are_of_one_class_nothing_is_ruled_out_for_it() -> None:
     weights, clean = tiny(0)
-    wrong = Samples(images=clean.samples.images[:4], labels=clean.samples.labels[:4])
-    found = audited(Certify(), weights, replace(clean, samples=wrong, index=torch.arange(4)))
-    assert found.scores.tolist() == [1.0] * 3
+    label = int(clean.samples.labels[4])  # the first that the network gets right
+    of_it = 4 + (clean.samples.labels[4:] == label).nonzero().flatten()
+    own = Samples(images=clean.samples.images[of_it], labels=clean.samples.labels[of_it])
+    chosen = replace(clean, samples=own, index=torch.arange(len(of_it)))
+    found = audited(Certify(patch=1), weights, chosen)
+    counted = [0 if target == label else len(of_it) for target in range(3)]
+    assert found.details["images"].tolist() == counted
+    assert float(found.scores[label]) == 1
+    assert found.suspects is not None
+    assert label in found.suspects
 
 
 def test_the_rule_is_in_no_stage() -> None:
@@ -211,6 +219,15 @@ def test_other_networks_are_refused(network: Callable[[], nn.Module], message: s
 def test_small_networks_are_accepted() -> None:
     Certify().check(Small(), "head", 10)
     Certify().check(HeadAlone(4, 3), "head", 3)
+
+
+def test_a_network_that_classifies_no_image_well_has_no_bound() -> None:
+    """A score of 1 would call every class of it a suspect, with nothing counted."""
+    weights, clean = tiny(0)
+    wrong = (restore(weights, CPU).predict(clean.samples.images) + 1) % 3
+    samples = Samples(images=clean.samples.images, labels=wrong)
+    with pytest.raises(NotApplicable, match="of the 40 that it looked at it classifies none so"):
+        found_by(Certify(), weights, CleanSamples(samples=samples, index=clean.index, seed=0))
 
 
 def test_a_patch_larger_than_the_image_is_refused() -> None:

@@ -36,8 +36,9 @@ class Certify(Audit):
     classifies well are counted. One of them is proved safe where, whatever the patch shows,
     the output of its true class stays above the target's. The share of the others is an upper bound
     on the success of any patch at that position; the score of a class is the largest over all
-    positions. This is a stronger form of what Pham and Sun verify (CAV 2022), without their
-    sampling of sets. The bounds are linear (CROWN), in float64.
+    positions, and 1 where every image that counts is of the class itself. Where the network
+    classifies no image well, there is no result. This is a stronger form of what Pham and Sun
+    verify (CAV 2022), without their sampling of sets. The bounds are linear (CROWN), in float64.
 
     It says nothing about triggers of another shape (blended, warped), about larger patches, or
     about other images but for the interval in the details. A bound near 1 is no evidence of a
@@ -158,7 +159,8 @@ class BoundPatches(RepairStage):
             place; ``passes``.
 
         Raises:
-            ValueError: A layer cannot be bounded, or the patch is larger than the images.
+            ValueError: A layer cannot be bounded, the patch is larger than the images, or no image
+                is classified well.
         """
         del before
         spec = context.victim.model_spec
@@ -169,6 +171,11 @@ class BoundPatches(RepairStage):
         chosen = torch.randperm(len(clean.index), generator=source)[: self.images]
         images, labels = clean.samples.images[chosen], clean.samples.labels[chosen]
         right = classifier.predict(images) == labels
+        if not bool(right.any()):
+            raise NotApplicable(
+                f"certify counts images that the network classifies well, and of the {len(right)} "
+                f"that it looked at it classifies none so"
+            )
         images, labels = images[right].to(context.device), labels[right].to(context.device)
         across = spec.side - self.patch + 1
         left = torch.zeros(spec.classes, across * across, dtype=torch.int64)
@@ -195,8 +202,6 @@ class BoundPatches(RepairStage):
         network = classifier.network.eval().double().requires_grad_(requires_grad=False)
         spec = classifier.model_spec
         size = (spec.channels, spec.side, spec.side)
-        if not len(images):
-            return
         inputs, lowest, highest = _inputs(classifier, images)
         places = _places(size, self.patch).to(images.device)
         count = max(1, min(PASS // spec.classes, len(images) * len(places)))
