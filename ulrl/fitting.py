@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from ulrl.augmentation import Views, apply_views, draw_views
 from ulrl.errors import DivergedError
-from ulrl.models import Classifier
+from ulrl.models import TOO_SMALL, Classifier
 from ulrl.precision import Precision
 from ulrl.randomness import generator, preserved_default_rng, seeded_layer_rng
 from ulrl.replay import Replay
@@ -171,10 +171,7 @@ def train(
     alone = config.batch_size == 1 or config.leaves_one(count)
     join = alone and not _takes_one(classifier, samples)
     if join and config.batch_size == 1:
-        raise ValueError(
-            "batches of 1 are too small for this network: BatchNorm over features of 1 × 1 needs "
-            "two images at least"
-        )
+        raise ValueError(TOO_SMALL)
     try:
         for epoch in range(config.epochs):
             set_train_mode(network, config.batchnorm_updates)

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -14,11 +15,11 @@ import ulrl
 from tests.ulrl_tests.repairs import CPU, clean_samples, repaired
 from tests.ulrl_tests.states import same
 from ulrl.clean import CleanSamples
-from ulrl.datasets import ImageSet
+from ulrl.datasets import ImageSet, Preprocessing
 from ulrl.fitting import Samples, SGDConfig, Sources, train
 from ulrl.hyperparameters import Preset, assemble, preset_values
 from ulrl.layers import Layers, as_rows
-from ulrl.methods import RepairContext
+from ulrl.methods import METHODS, RepairContext
 from ulrl.methods._ascent import Unlearn
 from ulrl.methods._cuts import Cut, Rule, apply, edit_at, findings, stay_cut, sweep
 from ulrl.methods._loop import Passes, hold_out, train_by
@@ -27,7 +28,8 @@ from ulrl.methods.clp import CLP
 from ulrl.methods.fine_tuning import FineTuning
 from ulrl.methods.rnp import RNP
 from ulrl.methods.ulrl import Ulrl
-from ulrl.models import Weights, restore
+from ulrl.models import TOO_SMALL, Weights, restore
+from ulrl.models.preact_resnet import PreActResNet18
 from ulrl.relearning import relearn
 from ulrl.unlearning import UnlearnConfig, unlearn
 from ulrl.weight_selection import Suspects
@@ -314,3 +316,19 @@ def test_the_option_that_is_given_is_the_rule(options: dict[str, Any], cut: Cut)
 def test_an_option_of_another_rule_is_refused(options: dict[str, Any], option: str) -> None:
     with pytest.raises(ValueError, match=f"^{option} means nothing by the rule"):
         RNP(**options)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"ulrl"}))
+def test_batches_too_small_for_batchnorm_are_refused_in_words(name: str) -> None:
+    """Of one image whose features are 1 × 1."""
+    source = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (4, 1, 8, 8), generator=source).to(torch.uint8)
+    network = PreActResNet18(width=2).build(classes=4, channels=1, side=8)
+    preprocessing = Preprocessing(mean=(0.5,), std=(0.25,), padding=0, flip=False)
+    length = ("batch_size", "epochs", "mask_epochs", "warmup_epochs", "steps", "rounds")
+    options: Any = METHODS[name]
+    ones: Any = {part.name: 1 for part in fields(options) if part.name.endswith(length)}
+    spared = name in {"bnp", "clp", "i_bau", "nc", "sau"}  # they train on more at once, or not
+    refused = pytest.raises(ValueError, match=f"^{re.escape(TOO_SMALL)}$")
+    with nullcontext() if spared else refused:
+        ulrl.repair(network, images, torch.arange(4), preprocessing, method=name, **ones)

@@ -2,6 +2,7 @@
 
 from ulrl.models._base import ARCHITECTURES as ARCHITECTURES
 from ulrl.models._base import EVALUATION_BATCH as EVALUATION_BATCH
+from ulrl.models._base import TOO_SMALL as TOO_SMALL
 from ulrl.models._base import Architecture as Architecture
 from ulrl.models._base import Classifier as Classifier
 from ulrl.models._base import ModelSpec as ModelSpec

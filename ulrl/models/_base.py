@@ -21,6 +21,11 @@ ARCHITECTURES: dict[str, type["Architecture"]] = {}
 register = registrar("architecture", ARCHITECTURES)
 
 EVALUATION_BATCH = 500  # fixed: another batch size may change the last bit of a logit
+_OF_ONE = "Expected more than 1 value per channel"  # what torch's BatchNorm says of one value
+TOO_SMALL = (
+    "batches of 1 are too small for this network: BatchNorm over features of 1 × 1 needs two "
+    "images at least"
+)
 
 
 class WeightsError(Exception):
@@ -151,10 +156,19 @@ class Classifier:
         return head
 
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        """Return class scores in the network's present mode; gradients are recorded."""
+        """Return class scores in the network's present mode; gradients are recorded.
+
+        Raises:
+            ValueError: BatchNorm in train mode has a single value per channel: one image of 1 × 1.
+        """
         inputs = (images.to(self.device).float() - self._mean) / self._std
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        scores: Tensor = self.network(inputs)
+        try:
+            scores: Tensor = self.network(inputs)
+        except ValueError as error:
+            if _OF_ONE in str(error):
+                raise ValueError(TOO_SMALL) from error
+            raise
         return scores
 
     @torch.no_grad()
