@@ -44,25 +44,31 @@ audit_models: best                     # or victim, or all
   empty where no threshold is published that holds for other models than those it was set on.
 - `scores`, `target_rank`: a score per class, and the place of the true target, 1 being the most
   suspect. Equal scores share the mean of their places; without one target there is no rank.
-- `passes`: images through the network, a forward and a backward pass of one counted as 1.
+  Scores have nine significant digits, so that the rank follows from them.
+- `passes`: images through the network, a forward and a backward pass of one counted as 1, a forward
+  pass alone as 1/3: the 3,000 queries of an audit by queries are 1,000 passes.
 - `queries`: images that an audit which sees nothing but answers has asked about.
 - `seconds`: on the worker. `status`, `error`: why there is no result.
+- `details`: what else the audit found, by name, as JSON; each number with four decimals. Of a map
+  for each class (`bounds` of `certify`) that of the class with the highest score; nothing of more
+  than 4,096 numbers. `ulrl.audit` returns all of it, as it is.
 
 The report has the AUROC of each statistic over pairs of a victim and a benign model of the same
-dataset and architecture, with its interval and both numbers of models; how often the true target
-is first; flagged victims and false alarms; the same after each repair method; and how often two
-audits name the same class. Each `clean_ratio` has a row of its own, in which a model counts once,
-with the median over its draws. MLflow has `audit/NAME/statistic` and `audit/NAME/target_rank` on
-the model's run.
+dataset and architecture, with its interval and both numbers of models; how often the true target is
+first; flagged victims and false alarms; the same after each repair method; and how often two audits
+name the same class. Each `clean_ratio` has a row of its own. In an AUROC and its interval a model
+counts once there, with the median over its draws of clean samples; target first, flagged victims
+and false alarms count audits, one per draw. MLflow has `audit/NAME/statistic` and
+`audit/NAME/target_rank` on the model's run.
 
 ```python
 result = ulrl.audit(network, "nc", images=images, labels=labels, preprocessing=preprocessing)
 result.statistic, result.suspects, result.scores
 ```
 
-audits any classifier that ends in a linear layer. Options follow by name (`steps=100`) or as a mapping
-(`options={"steps": 100}`), as `images` of `certify` has to be, which is the name of an argument. Adding an audit is adding a file to
-`ulrl/audits/`.
+audits any classifier that ends in a linear layer. Options follow by name (`steps=100`) or as a
+mapping (`options={"steps": 100}`), as `images` of `certify` has to be, which is the name of an
+argument. Adding an audit is adding a file to `ulrl/audits/`.
 
 ## Which audits tell victims from benign models?
 
@@ -71,8 +77,8 @@ python -m orchestrator.study studies/audits.yaml
 python -m benchmarks.audits_table runs/audits
 ```
 
-15 victims (five attacks, three seeds) and 15 benign models, a narrow PreAct-ResNet18 on CIFAR-10
-at 16 pixels, 500 clean images ([all tables](../benchmarks/results/audits-cifar.md)):
+15 victims (five attacks, three seeds) and 15 benign models, a narrow PreAct-ResNet18 on CIFAR-10 at
+16 pixels, 500 clean images ([all tables](../benchmarks/results/audits-cifar.md)):
 
 | audit | AUROC (95 %) | target first | victims flagged | false alarms | seconds |
 |---|---|---|---|---|---|
@@ -89,9 +95,8 @@ at 16 pixels, 500 clean images ([all tables](../benchmarks/results/audits-cifar.
 **Neural Cleanse and FreeEagle do not tell these victims from benign models**, and phase 1 of ULRL
 does so weakly, by its statistic alone: its rule flags 26 of the 30 models. No audit finds the
 target of a SIG victim. `ulrl_scores` flags the row that ULRL drew anew in a repaired model, so it
-cannot say whether that repair worked.
-B3D and `certify` are for smaller models: on digits `certify` alone tells victims from benign models
-([audits-digits.md](../benchmarks/results/audits-digits.md)).
+cannot say whether that repair worked. B3D and `certify` are for smaller models: on digits `certify`
+alone tells victims from benign models ([audits-digits.md](../benchmarks/results/audits-digits.md)).
 
 This page is made from the code by `python -m tests.audits_page`; a test keeps it fresh.
 """

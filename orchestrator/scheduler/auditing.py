@@ -164,7 +164,8 @@ def _numbers(target: AuditTarget, found: FoundAudit) -> dict[str, Any]:
         "threshold": result.threshold,
         "suspects": None if result.suspects is None else json.dumps(list(result.suspects)),
         "target_rank": target_rank(target, found),
-        "scores": json.dumps([round(float(score), 6) for score in result.scores]),
+        # Nine digits tell any two numbers of float32 apart, so that ranks follow from them.
+        "scores": json.dumps([float(f"{float(score):.9g}") for score in result.scores]),
         "rule": result.rule,
         "passes": round(result.passes, 1),
         "queries": result.queries,

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,8 +20,8 @@ from orchestrator.store.serialization import VICTIM
 from orchestrator.store.store import Store
 from orchestrator.study import main
 from tests.orchestrator_tests.spec_files import mistakes
-from ulrl.audits import audit_context
-from ulrl.audits.ulrl_scores import MoveHead
+from ulrl.audits import AuditResult, audit_context
+from ulrl.audits.ulrl_scores import MoveHead, UlrlScores
 from ulrl.errors import NotApplicable
 from ulrl.models import Weights
 
@@ -157,16 +159,40 @@ def test_an_audit_that_fails_has_failed_for_equal_models(monkeypatch: pytest.Mon
     assert table.error.str.contains("on purpose").all()
 
 
+def one_audit(audit: str) -> str:
+    """Return the text of a study with one repair, and one audit of its victim."""
+    only = f"  repair: [{{name: fine_tuning, epochs: 1}}]\naudit: [{audit}]\n"
+    only += "audit_models: victim\nmlflow: none\n"
+    text = STUDY.replace("[badnets, none]", "badnets")
+    start, end = text.index("  unlearn_epochs"), text.index("victim:")
+    return text.replace(text[start:end], only)
+
+
+def test_ranks_follow_from_the_scores_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of scores that no six decimals tell apart: neighbours in float32, and tiny ones."""
+    scores = torch.full((10,), 0.5)
+    scores[0] = torch.nextafter(scores[1], torch.tensor(1.0))  # the target's
+    scores[3], scores[4] = 1e-12, 2e-12
+    usual = UlrlScores.result
+
+    def close(self: UlrlScores, *given: Any) -> AuditResult:
+        return replace(usual(self, *given), scores=scores)
+
+    monkeypatch.setattr(UlrlScores, "result", close)
+    Path("grid.yaml").write_text(one_audit("ulrl_scores"))
+    table = run(o.load_study("grid.yaml"))
+    assert len(table) == 1
+    row = table.iloc[0]
+    read = torch.tensor(json.loads(row.scores))
+    assert torch.equal(read, scores)
+    assert float(row.target_rank) == 1 == 1 + int((read > read[0]).sum())
+
+
 def test_an_audit_that_does_not_apply_to_a_model_is_skipped(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As only the run can tell; no other result comes of trying again, so the study is done."""
-    only = "  repair: [{name: fine_tuning, epochs: 1}]\naudit: [ulrl_scores]\n"
-    text = STUDY.replace("[badnets, none]", "badnets")
-    start, end = text.index("  unlearn_epochs"), text.index("victim:")
-    Path("grid.yaml").write_text(
-        text[:start] + only + "audit_models: victim\nmlflow: none\n" + text[end:]
-    )
+    Path("grid.yaml").write_text(one_audit("ulrl_scores"))
 
     def unfit(*_: object) -> None:
         raise NotApplicable("nothing counts")

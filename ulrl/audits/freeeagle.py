@@ -31,8 +31,9 @@ class FreeEagle(Audit):
     network is cut in the middle. For each class one feature map is fitted, from a random start, to
     be classified as the class, with an L2 penalty, and never below 0 where the cut's output never
     is. The tendency of class t, its score, is the mean probability of t for the features of all
-    others. The statistic is ``(max - Q3) / (Q3 - Q1)`` of the tendencies that are not 0; it is 0
-    where the quartiles are equal.
+    others. The statistic is ``(max - Q3) / (Q3 - Q1)`` of the n tendencies that are not 0; it is 0
+    where the quartiles are equal. Q1 and Q3 are the values at ⌊n / 4⌋ and ⌊3 n / 4⌋ of these in
+    order, counted from 0, not interpolated ones as NumPy's.
 
     The paper's threshold is set on labelled benign and trojaned models of the same kind, so there
     is none by default, and no verdict: read the rank of a class, and compare statistics.
