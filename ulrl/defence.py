@@ -434,7 +434,9 @@ def check_victim(victim: nn.Module) -> None:
     """Raise ``ValueError`` unless a network's parameters are float32."""
     kinds = {value.dtype for value in victim.parameters() if value.is_floating_point()}
     if not kinds:
-        raise ValueError("the victim has no parameters, and ULRL works on those of its last layer")
+        raise ValueError(
+            "the victim has no parameters, and repairs and audits need those of its layers"
+        )
     if kinds != {torch.float32}:
         found = ", ".join(sorted(str(kind) for kind in kinds))
         raise ValueError(
@@ -486,9 +488,9 @@ def as_weights(
         what = f"the output of {path!r} is not the victim's" if path else "no linear layer's is"
         there = f", but that of {_some(ends)} is" if ends else ""
         raise ValueError(
-            f"the victim's output is to be that of a linear layer, whose rows ULRL resets; {what}"
-            f"{there}. It has the linear layers {_some(linear) or 'none'}; give it without what "
-            f"follows the last one"
+            f"the victim's output is to be that of a linear layer with a row for each class, as "
+            f"repair methods and audits need it; {what}{there}. It has the linear layers "
+            f"{_some(linear) or 'none'}; give it without what follows the last one"
         )
     classes = linear[path].out_features
     low, high = int(samples.labels.min()), int(samples.labels.max())

@@ -205,7 +205,10 @@ def test_the_head_is_the_layer_whose_output_is_the_victims() -> None:
         assert (scores.layers, scores.sizes) == (("head",), (4,))
 
 
-NOT_ITS_OUTPUT = "the victim's output is to be that of a linear layer, whose rows ULRL resets; "
+NOT_ITS_OUTPUT = (
+    "the victim's output is to be that of a linear layer with a row for each class, as repair "
+    "methods and audits need it; "
+)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +223,14 @@ NOT_ITS_OUTPUT = "the victim's output is to be that of a linear layer, whose row
 def test_a_layer_that_is_not_the_head(
     kind: Callable[[], nn.Module], head: str | None, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=re.escape(NOT_ITS_OUTPUT + message)):
+    said = re.escape(NOT_ITS_OUTPUT + message)
+    with pytest.raises(ValueError, match=said):
         repaired(made(kind), head=head)
+    images, labels = pictures(), LABELS
+    with pytest.raises(ValueError, match=said):  # what holds for ULRL holds for all
+        ulrl.repair(made(kind), images, labels, PREPROCESSING, method="fine_tuning", head=head)
+    with pytest.raises(ValueError, match=said):
+        ulrl.audit(made(kind), "nc", images, labels, preprocessing=PREPROCESSING, head=head)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float64"])

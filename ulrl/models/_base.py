@@ -151,7 +151,8 @@ class Classifier:
         head = self.network.get_submodule(self.model_spec.head)
         if not isinstance(head, nn.Linear):
             raise TypeError(
-                f"{self.model_spec.head} is {type(head).__name__}, not the linear layer ULRL needs"
+                f"{self.model_spec.head} is {type(head).__name__}, not a linear layer, as "
+                f"repair methods and audits need it"
             )
         return head
 

@@ -79,8 +79,8 @@ def classifier_of(model: str) -> str:
         raise ValueError(f"timm names no last layer of {model}; write classifier: PATH")
     if len(paths) > 1:
         raise ValueError(
-            f"{model} has {len(paths)} last layers ({', '.join(paths)}), and ULRL repairs one; "
-            f"choose another model, or one of them with classifier: PATH"
+            f"{model} has {len(paths)} last layers ({', '.join(paths)}), and a network here has "
+            f"one; choose another model, or one of them with classifier: PATH"
         )
     return paths[0]
 
@@ -110,8 +110,9 @@ def check(model: str, size: int | None, classifier: str) -> None:
         raise ValueError(f"{model} has no layer {classifier}; classifier names its last") from None
     if not isinstance(layer, nn.Linear) or layer.out_features != CLASSES:
         raise ValueError(
-            f"{classifier}, the last layer of {model}, is {type(layer).__name__}, not the linear "
-            f"layer that ULRL needs; choose another model, or another layer with classifier: PATH"
+            f"{classifier}, the last layer of {model}, is {type(layer).__name__}, not a linear "
+            f"layer with a row for each class, as repair methods and audits need it; "
+            f"choose another model, or another layer with classifier: PATH"
         )
     height, width = (size, size) if size else model_info_of(model).sides
     if height != width:
