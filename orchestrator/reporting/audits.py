@@ -157,7 +157,7 @@ def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
             if one[2:] == other[2:] or "" in (one[2], other[2])
         ],
         "rules": [(names[kind], _rule(own[kind])) for kind in kinds],
-        "note": f"{count(failed, 'audit')} without a result, failed or to come." if failed else "",
+        "note": f"{count(failed, 'audit')} without a result: failed, skipped or to come." if failed else "",
     }
 
 
