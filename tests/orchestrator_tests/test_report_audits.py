@@ -93,7 +93,8 @@ def test_each_attack_has_its_count_of_targets_that_are_first(tmp_path: Path) -> 
         {**row(attack, seed, 0, 2.0), "target_rank": rank} for (attack, seed), rank in ranks.items()
     ]
     rows.append({**row("sig", 1, 0, 2.0, "clp", "{}"), "target_rank": 1})  # a repaired model
-    made = tables(tmp_path, [*rows, row("none", 0, 0, 1.0)])
+    made = audit_tables(read_audits(write(tmp_path, [*rows, row("none", 0, 0, 1.0)])))
+    assert made is not None
     assert made["attacks"] == ["badnets", "sig", "tact"]
     assert made["by_attack"] == [("nc", "2 of 2", "1 of 2", "–")]
 
