@@ -141,6 +141,7 @@ def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
     found = [row for row in rows if not row.failed]
     own = {kind: [row for row in found if row.kind == kind] for kind in kinds}
     failed = len(rows) - len(found)
+    note = f"{count(failed, 'audit')} without a result: failed, skipped or to come."
     attacks = distinct(row.scenario[0] for row in rows if not row.benign)
     return {
         "audits": [(names[kind], *_detection(own[kind])) for kind in kinds],
@@ -157,7 +158,7 @@ def audit_tables(rows: Sequence[AuditRow]) -> dict[str, Any] | None:
             if one[2:] == other[2:] or "" in (one[2], other[2])
         ],
         "rules": [(names[kind], _rule(own[kind])) for kind in kinds],
-        "note": f"{count(failed, 'audit')} without a result: failed, skipped or to come." if failed else "",
+        "note": note if failed else "",
     }
 
 

@@ -107,7 +107,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("timm", {"model": "resnet5o"}, "timm has no model 'resnet5o'; did you mean 'resnet50' or 're"),
     ("timm", {"model": "hf-hub:timm/resnet18"}, "timm has no model 'hf-hub:timm/resnet18'; write"),
     ("timm", {"model": "hf_hub:someone/resnet18"}, "timm has no model 'hf_hub:someone/resnet18'"),
-    ("timm", {"model": "resnetv2_50"}, "head.fc, the last layer of resnetv2_50, is Conv2d, not a li"),
+    ("timm", {"model": "resnetv2_50"}, "head.fc, the last layer of resnetv2_50, is Conv2d, not a"),
     ("timm", {"model": "deit_tiny_distilled_patch16_224"}, "deit_tiny_distilled_patch16_224 has 2"),
     ("timm", {"model": "resnet18.a1_in1q"}, "timm has no weights 'resnet18.a1_in1q'; did you mean"),
 ]
