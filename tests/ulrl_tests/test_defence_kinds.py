@@ -26,26 +26,19 @@ LABELS = torch.arange(12) % 6
 WRONG: tuple[Any, ...] = (None, True, 3, 0.5, "x", [1], [0.5], ["x"], {"a": 1}, (), "ft_sam")
 
 
+def called(call: Any, network: str, method: str, given: dict[str, Any]) -> Any:
+    """Call with sound arguments but for those given, the network's by the name `network`."""
+    first = given.pop(network, HeadAlone(3 * 4 * 4, 6))
+    sound = {"images": IMAGES, "labels": LABELS, "preprocessing": PLAIN, "method": method}
+    return call(first, **(sound | given))
+
+
 def repaired(**given: Any) -> Any:
-    network = given.pop("victim", HeadAlone(3 * 4 * 4, 6))
-    sound: dict[str, Any] = {
-        "images": IMAGES,
-        "labels": LABELS,
-        "preprocessing": PLAIN,
-        "method": "fine_tuning",
-    }
-    return ulrl.repair(network, **(sound | given))
+    return called(ulrl.repair, "victim", "fine_tuning", given)
 
 
 def audited(**given: Any) -> Any:
-    network = given.pop("network", HeadAlone(3 * 4 * 4, 6))
-    sound: dict[str, Any] = {
-        "images": IMAGES,
-        "labels": LABELS,
-        "preprocessing": PLAIN,
-        "method": "nc",
-    }
-    return ulrl.audit(network, **(sound | given))
+    return called(ulrl.audit, "network", "nc", given)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
