@@ -94,7 +94,7 @@ python -m benchmarks.audits_table runs/audits
 
 **Neural Cleanse and FreeEagle do not tell these victims from benign models**, and phase 1 of ULRL
 does so weakly, by its statistic alone: its rule flags 26 of the 30 models. No audit finds the
-target of a SIG victim. `ulrl_scores` flags the row that ULRL drew anew in a repaired model, so it
+target of a SIG victim. `ulrl_scores` flags the row that ULRL reset in a repaired model, so it
 cannot say whether that repair worked. B3D and `certify` are for smaller models: on digits `certify`
 alone tells victims from benign models ([audits-digits.md](../benchmarks/results/audits-digits.md)).
 
