@@ -59,13 +59,13 @@ def main() -> None:
     rows, found = [], []
     for attack, of in trials.groupby("attack", sort=False):
         parts = [f"{100 * part:.0f}" for part in shares(of, "der_report")]
-        sd = [f"{100 * s:.1f}" for m in ("acc", "asr") for s in spreads(of, f"{m}_after_report")]
+        sd = [f"{100 * s:.1f}" for column in SURFACES.values() for s in spreads(of, column)]
         rows.append([str(attack), str(of[VICTIM].nunique()), *parts, *sd])
         runs = of[of[RATIO] == 1.0].drop_duplicates([VICTIM, DRAW, THRESHOLD])
         by = runs.groupby(THRESHOLD)["target_rank"].agg(lambda ranks: (ranks == 1).mean())
         found.append([str(attack), *(f"{100 * share:.0f}" for share in by)])
     head = ["attack", "victims", "threshold", "ratio", "both"]
-    head += [f"{m}, sd over {over}" for m in ("ACC", "ASR") for over in ("victims", "draws")]
+    head += [f"{m}, sd over {over}" for m in SURFACES for over in ("victims", "draws")]
     table(head, rows)
     print()
     thresholds = [f"{value:g}" for value in sorted(trials[THRESHOLD].unique())]

@@ -2,7 +2,8 @@
 
 Found: the row of the target has the largest score of all rows of the head and is flagged. Removed:
 the ASR of the repaired model is below 10 % on the report half. Weak victims are left out. Rows: how
-many a benign model has flagged on average, so what share of classes is flagged by chance.
+many a benign model has flagged on average, so what share of classes is flagged by chance. A second
+table has what was removed by attack, and the lowest and the highest RA of these, in percent.
 """
 
 import argparse
@@ -51,21 +52,52 @@ def share(rows: Sequence[Row], holds: Iterable[bool]) -> str:
     return f"{sum(holds)}/{len(rows)}" if rows else "–"
 
 
+def is_removed(row: Row) -> bool:
+    """Whether the repaired model hardly follows the trigger."""
+    return float(row["asr_after_report"]) < REMOVED
+
+
+def by_setting(rows: Sequence[Row]) -> tuple[list[str], dict[tuple[str, ...], list[Row]]]:
+    """Return the axes that vary, and the rows of each setting as the first rows have them."""
+    always = [axis for axis in AXES[:1] if axis in rows[0]]
+    axes = [axis for axis in AXES if axis in always or len({row.get(axis) for row in rows}) > 1]
+    settings: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        settings.setdefault(tuple(row[axis] for axis in axes), []).append(row)
+    return axes, settings
+
+
+def attacks_of(rows: Iterable[Row]) -> list[str]:
+    """Return the attacks, in the rows' order."""
+    return list(dict.fromkeys(row["attack"] for row in rows if row["attack"] != "none"))
+
+
 def tabulate(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return the table's head, and a line per setting as the first rows have them."""
-    axes = [axis for axis in AXES if len({row.get(axis) for row in rows}) > 1 or axis == AXES[0]]
-    attacks = list(dict.fromkeys(row["attack"] for row in rows if row["attack"] != "none"))
+    """Return the table's head, and a line per setting."""
+    axes, settings = by_setting(rows)
+    attacks = attacks_of(rows)
     head = [
         *axes,
         *(f"found: {attack}" for attack in attacks),
         *("found: all", "median rank", "removed", "ACC lost"),
         *("benign: flagged", "rows", "ACC lost", "s"),
     ]
-    lines = []
-    for place in dict.fromkeys(tuple(row[axis] for axis in axes) for row in rows):
-        own = [row for row in rows if tuple(row[axis] for axis in axes) == place]
-        lines.append([*_named(axes, place), *_cells(own, attacks)])
+    lines = [[*_named(axes, p), *_cells(own, attacks)] for p, own in settings.items()]
     return head, lines
+
+
+def removals(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return the head of the table of what was removed by attack, and a line per setting."""
+    axes, settings = by_setting(rows)
+    attacks = attacks_of(rows)
+    lines = []
+    for place, own in settings.items():
+        parts = [[row for row in own if row["attack"] == attack] for attack in attacks]
+        ra = [100 * float(r["ra_after_report"]) for part in parts for r in part if is_removed(r)]
+        cells = [share(part, map(is_removed, part)) for part in parts]
+        spread = f"{min(ra):.0f} to {max(ra):.0f}" if ra else "–"
+        lines.append([*_named(axes, place), *cells, spread])
+    return [*axes, *(f"removed: {attack}" for attack in attacks), "RA of these"], lines
 
 
 def _named(axes: Sequence[str], place: Sequence[str]) -> list[str]:
@@ -87,7 +119,7 @@ def _cells(rows: Sequence[Row], attacks: Sequence[str]) -> list[str]:
     return [
         *(share(part, map(is_found, part)) for part in (*parts, by_phase_one)),
         f"{median(ranks):g}" if ranks else "–",
-        share(attacked, (float(row["asr_after_report"]) < REMOVED for row in attacked)),
+        share(attacked, map(is_removed, attacked)),
         _lost(attacked),
         share(benign, (bool(flags(row)) for row in benign)),
         f"{mean(len(flags(row)) for row in benign):.1f}" if benign else "–",
@@ -110,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not rows:
         parser.error("no trial of ULRL is done whose victim took")
     table(*tabulate(rows))
+    print()
+    table(*removals(rows))
 
 
 if __name__ == "__main__":

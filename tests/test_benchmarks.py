@@ -81,17 +81,17 @@ def test_the_table_of_finders_counts_what_was_found(
 
     head = (
         "attack,target_label,status,victim_ok,finder,named_suspects,flagged,target_rank,"
-        "acc_before_report,acc_after_report,asr_after_report,repair_seconds"
+        "acc_before_report,acc_after_report,asr_after_report,ra_after_report,repair_seconds"
     )
     rows = (
-        'sig,3,done,True,ascent,,"[3, 5]",1,0.7,0.6,0.01,2.0',
-        'sig,3,done,True,ascent,,"[5]",6,0.7,0.6,0.99,4.0',  # another row
-        'sig,3,done,True,ascent,,"[]",1,0.7,0.7,0.99,3.0',  # first, but not flagged
-        'sig,3,done,False,ascent,,"[3]",1,0.2,0.2,0.01,3.0',  # a weak victim
-        'sig,3,done,True,ascent,target,"[3]",6,0.7,0.65,0.0,3.0',
-        'none,,done,True,ascent,,"[4]",,0.7,0.5,,3.0',
-        'none,,done,True,ascent,,"[]",,0.7,0.7,,3.0',
-        "sig,3,failed,True,ascent,,,,,,,",
+        'sig,3,done,True,ascent,,"[3, 5]",1,0.7,0.6,0.01,0.4,2.0',
+        'sig,3,done,True,ascent,,"[5]",6,0.7,0.6,0.99,0.0,4.0',  # another row
+        'sig,3,done,True,ascent,,"[]",1,0.7,0.7,0.99,0.0,3.0',  # first, but not flagged
+        'sig,3,done,False,ascent,,"[3]",1,0.2,0.2,0.01,0.1,3.0',  # a weak victim
+        'sig,3,done,True,ascent,target,"[3]",6,0.7,0.65,0.0,0.25,3.0',
+        'none,,done,True,ascent,,"[4]",,0.7,0.5,,,3.0',
+        'none,,done,True,ascent,,"[]",,0.7,0.7,,,3.0',
+        "sig,3,failed,True,ascent,,,,,,,,",
     )
     (tmp_path / "results.csv").write_text("\n".join((head, *rows)))
     main([str(tmp_path)])
@@ -106,3 +106,7 @@ def test_the_table_of_finders_counts_what_was_found(
     assert lines[3] == [
         *("ascent", "target †", "–", "–", "–", "1/1", "5.0", "–", "–", "–", "3.0"),
     ]
+
+    assert lines[5] == ["finder", "named_suspects", "removed: sig", "RA of these"]
+    assert lines[7] == ["ascent", "–", "1/3", "40 to 40"]
+    assert lines[8] == ["ascent", "target †", "1/1", "25 to 25"]
