@@ -1,10 +1,13 @@
 """Tables of ULRL's two axes, in Markdown: ``python -m benchmarks.axes_table runs/axes``.
 
 All numbers are of the report half, of trials on victims that took. Each victim is repaired with
-several draws of clean samples (``defence_seed``), so two spreads can be told apart.
+several draws of clean samples (``defence_seed``), so two spreads can be told apart. Tables: how
+much of an attack's DER the axes explain, and the spreads; in how many repairs the backdoor is
+removed (ASR below 10 %) at each setting; what the ascents do; and of each attack the surfaces.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +15,7 @@ import pandas as pd
 from benchmarks._common import table
 
 THRESHOLD, RATIO, VICTIM, DRAW = "unlearn_threshold", "reinit_ratio", "seed", "defence_seed"
+REMOVED = 0.1
 SURFACES = {"ACC": "acc_after_report", "ASR": "asr_after_report", "RA": "ra_after_report"}
 
 
@@ -50,26 +54,53 @@ def shares(trials: pd.DataFrame, column: str) -> tuple[float, float, float]:
     return threshold, ratio, explained([THRESHOLD, RATIO]) - threshold - ratio
 
 
+def removals(trials: pd.DataFrame) -> list[str]:
+    """Return of each setting, in the columns' order, how many repairs leave an ASR below 10 %."""
+    by = trials.groupby([THRESHOLD, RATIO])[SURFACES["ASR"]]
+    return [f"{(asr < REMOVED).sum()}/{len(asr)}" for _, asr in by]
+
+
+def ascents(trials: pd.DataFrame) -> list[str]:
+    """Return how many ascents there are, and what holds of them, as counts.
+
+    Whether phase 1 flags anything, whether it flags the class that most images are predicted as at
+    the end (``collapse_class``), whether that is the target, and whether the target is flagged.
+    """
+    once = trials.drop_duplicates([VICTIM, DRAW, THRESHOLD])
+    flagged = once["flagged"].map(json.loads)
+    pairs = list(zip(flagged, once["collapse_class"], once["target_label"], strict=True))
+    counts = (
+        sum(bool(rows) for rows, _, _ in pairs),
+        sum(int(collapse) in rows for rows, collapse, _ in pairs),
+        sum(int(collapse) == int(target) for _, collapse, target in pairs),
+        sum(int(target) in rows for rows, _, target in pairs),
+    )
+    return [str(len(once)), *map(str, counts)]
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the study's folder")
     trials = pd.read_csv(parser.parse_args().folder / "results.csv")
     trials = trials[(trials["status"] == "done") & (trials["victim_ok"].astype(str) == "True")]
-    rows, found = [], []
+    rows, removed, ends = [], [], []
     for attack, of in trials.groupby("attack", sort=False):
         parts = [f"{100 * part:.0f}" for part in shares(of, "der_report")]
         sd = [f"{100 * s:.1f}" for column in SURFACES.values() for s in spreads(of, column)]
         rows.append([str(attack), str(of[VICTIM].nunique()), *parts, *sd])
-        runs = of[of[RATIO] == 1.0].drop_duplicates([VICTIM, DRAW, THRESHOLD])
-        by = runs.groupby(THRESHOLD)["target_rank"].agg(lambda ranks: (ranks == 1).mean())
-        found.append([str(attack), *(f"{100 * share:.0f}" for share in by)])
+        removed.append([str(attack), *removals(of)])
+        ends.append([str(attack), *ascents(of)])
     head = ["attack", "victims", "threshold", "ratio", "both"]
     head += [f"{m}, sd over {over}" for m in SURFACES for over in ("victims", "draws")]
     table(head, rows)
     print()
-    thresholds = [f"{value:g}" for value in sorted(trials[THRESHOLD].unique())]
-    table(["attack", *thresholds], found)
+    settings = sorted({*zip(trials[THRESHOLD], trials[RATIO], strict=True)})
+    table(["attack", *(f"{threshold:g}, {ratio:g}" for threshold, ratio in settings)], removed)
+    print()
+    ends.append(["all", *map(str, map(sum, zip(*(map(int, e[1:]) for e in ends), strict=True)))])
+    what = ("any flagged", "collapse class flagged", "it is the target", "target flagged")
+    table(["attack", "ascents", *what], ends)
     for attack, of in trials.groupby("attack", sort=False):
         lines = []
         for threshold, row in of.groupby(THRESHOLD):

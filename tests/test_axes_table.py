@@ -6,7 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.axes_table import DRAW, RATIO, THRESHOLD, VICTIM, shares, spreads
+from benchmarks.axes_table import (
+    DRAW,
+    RATIO,
+    THRESHOLD,
+    VICTIM,
+    ascents,
+    removals,
+    shares,
+    spreads,
+)
 
 
 def trials(values: dict[tuple[float, float, int, int], float]) -> pd.DataFrame:
@@ -37,3 +46,19 @@ def test_shares_of_a_design_by_hand() -> None:
     }
     assert shares(trials(made), "x") == pytest.approx((9 / 15, 1 / 15, 4 / 15))
     assert shares(trials(dict.fromkeys(made, 1.0)), "x") == (0.0, 0.0, 0.0)
+
+
+def test_removals_and_ascents_are_counted() -> None:
+    """An ascent counts once, whatever ratios its repairs have; ASR 10 % is not removed."""
+    columns = [THRESHOLD, RATIO, VICTIM, DRAW, "asr_after_report", "flagged", "collapse_class"]
+    rows = [
+        (0.1, 0.0, 0, 0, 0.9, "[3, 5]", 5),
+        (0.1, 1.0, 0, 0, 0.0, "[3, 5]", 5),
+        (0.1, 0.0, 1, 0, 0.9, "[]", 3),
+        (0.1, 1.0, 1, 0, 0.1, "[]", 3),
+        (0.2, 0.0, 0, 0, 0.9, "[4]", 5),
+        (0.2, 1.0, 0, 0, 0.05, "[4]", 5),
+    ]
+    made = pd.DataFrame(rows, columns=columns).assign(target_label=3)
+    assert removals(made) == ["0/2", "1/2", "0/1", "1/1"]
+    assert ascents(made) == ["3", "2", "1", "1", "1"]
