@@ -79,9 +79,9 @@ python -m benchmarks.audits_table runs/audits
 
 15 victims (five attacks, three seeds) and 15 benign models, a narrow PreAct-ResNet18 on CIFAR-10 at
 16 pixels, 500 clean images; commit 6fd62b0, two cores of an AMD EPYC
-([all tables](../benchmarks/results/audits-cifar.md)). Neural Cleanse takes an eighth of its published
-steps. Intervals are over models as if each were drawn by itself; three victims of one attack are alike,
-so they are too narrow:
+([all tables](../benchmarks/results/audits-cifar.md)). Neural Cleanse takes an eighth of its
+published steps. Intervals are over models as if each were drawn by itself; three victims of one
+attack are alike, so they are too narrow:
 
 | audit | AUROC (95 %) | target first | victims flagged | false alarms | seconds |
 |---|---|---|---|---|---|
@@ -95,12 +95,13 @@ so they are too narrow:
 | `ulrl_scores` | 3 of 3 | 3 of 3 | 0 of 3 | 2 of 3 | 3 of 3 |
 | `freeeagle` | 0 of 3 | 1 of 3 | 0 of 3 | 0 of 3 | 0 of 3 |
 
-**None of the three is seen to tell these victims from benign models.** The statistic of ULRL's phase 1
-comes nearest (0.76), but its interval overlaps that of Neural Cleanse, and with five attacks in place
-of 15 victims it would have 0.5 in it. Its rule flags 26 of the 30 models. No audit finds the target of
-a SIG victim. `ulrl_scores` flags the row that ULRL reset in a repaired model, so it
-cannot say whether that repair worked. B3D and `certify` are for smaller models: on digits `certify`
-alone tells victims from benign models ([audits-digits.md](../benchmarks/results/audits-digits.md)).
+**None of the three is seen to tell these victims from benign models.** The statistic of ULRL's
+phase 1 comes nearest (0.76), but its interval overlaps that of Neural Cleanse, and with five
+attacks in place of 15 victims it would have 0.5 in it. Its rule flags 26 of the 30 models. No
+audit finds the target of a SIG victim. `ulrl_scores` flags the row that ULRL reset in a repaired
+model, so it cannot say whether that repair worked. B3D and `certify` are for smaller models: on
+digits `certify` alone tells victims from benign models
+([audits-digits.md](../benchmarks/results/audits-digits.md)).
 
 This page is made from the code by `python -m tests.audits_page`; a test keeps it fresh.
 """

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from orchestrator.spec.axes import Axes, Item
+from orchestrator.spec.axes import Axes
+from orchestrator.spec.entries import Item
 from orchestrator.spec.exclude import way_out
 from orchestrator.spec.model import is_of_ulrl
 from orchestrator.spec.space import Range

@@ -9,18 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.spec.axes import (
-    AXES,
-    REGISTRIES,
-    Axes,
-    class_of,
-    dimension_of,
-    place_of,
-    read_entry,
-    read_range,
-    value_reader,
-)
+from orchestrator.spec.axes import Axes, dimension_of, read_range, value_reader
 from orchestrator.spec.dump import briefly, in_line
+from orchestrator.spec.entries import AXES, REGISTRIES, class_of, place_of, read_entry
 from orchestrator.spec.model import SCENARIO_AXES, AttackChoice, Exclusion, is_of_ulrl, matches
 from orchestrator.spec.space import DrawnMethod, Range, Span, plainly
 from orchestrator.spec.validation import axis_values, written

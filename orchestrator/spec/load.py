@@ -11,17 +11,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from orchestrator.address import Address
-from orchestrator.spec.axes import (
-    AXES,
-    KEYS,
-    REGISTRIES,
-    Axes,
-    Item,
-    place_of,
-    read_entry,
-    read_grid,
-)
+from orchestrator.spec.axes import Axes, read_grid
 from orchestrator.spec.checks import check_audits, check_combinations
+from orchestrator.spec.entries import AXES, KEYS, REGISTRIES, Item, place_of, read_entry
 from orchestrator.spec.exclude import read_exclude
 from orchestrator.spec.model import (
     DIRECTIONS,
@@ -40,7 +32,6 @@ from orchestrator.spec.model import (
     Study,
     Tracking,
 )
-from orchestrator.spec.optuna_sections import DEFAULT_PRUNE, check_search, read_prune, read_search
 from orchestrator.spec.rules import (
     NO_MLFLOW,
     AbsolutePath,
@@ -50,8 +41,14 @@ from orchestrator.spec.rules import (
     lettered,
     nearest,
 )
+from orchestrator.spec.sections import (
+    DEFAULT_PRUNE,
+    check_search,
+    read_prune,
+    read_search,
+    read_victim,
+)
 from orchestrator.spec.validation import Reader, axis_values, read
-from orchestrator.spec.victim import read_victim
 from orchestrator.spec.yaml_tree import InvalidValue, YamlNode, read_tree
 from ulrl.attacks import AttackFileError
 from ulrl.audits import Audit

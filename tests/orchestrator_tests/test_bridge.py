@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.spec.model import Prune, PrunerChoice, Study
-from orchestrator.spec.optuna_sections import CURVE_PRUNERS
+from orchestrator.spec.sections import CURVE_PRUNERS
 from tests.orchestrator_tests.simulation import Desk, Workers
 from tests.orchestrator_tests.small_studies import BADNETS, choice, small_study
 

@@ -12,9 +12,9 @@ import yaml
 from orchestrator.errors import SpecError
 from orchestrator.search.pruners import make_pruner
 from orchestrator.search.samplers import Sampler
-from orchestrator.spec.axes import AXES
+from orchestrator.spec.entries import AXES
 from orchestrator.spec.model import Study
-from orchestrator.spec.optuna_sections import PRUNERS, SAMPLERS
+from orchestrator.spec.sections import PRUNERS, SAMPLERS
 from tests.orchestrator_tests.spec_files import load
 from ulrl.attacks import ATTACKS
 from ulrl.datasets import DATASETS

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import Prune, PrunerChoice
-from orchestrator.spec.optuna_sections import PRUNERS
+from orchestrator.spec.sections import PRUNERS
 from tests.orchestrator_tests.spec_files import SMALL, load
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

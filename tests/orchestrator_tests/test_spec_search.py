@@ -8,7 +8,7 @@ import pytest
 from orchestrator.search.samplers import SAMPLERS as CLASSES
 from orchestrator.spec.dump import resolved_yaml
 from orchestrator.spec.model import Search
-from orchestrator.spec.optuna_sections import SAMPLERS
+from orchestrator.spec.sections import SAMPLERS
 from orchestrator.spec.space import Range, Span
 from tests.orchestrator_tests.spec_files import SMALL, load, mistakes
 
