@@ -7,7 +7,8 @@ selection half over all victims of the study and architecture. Last the method o
 Means over the victims that took, on the report half, in percent.
 
 Of several folders each has its own rows, and its own settings: ``runs/victims runs/victims-long``.
-``--split layers max_suspects`` makes a method of each combination of ULRL's values of these axes.
+``--split layers max_suspects`` makes a method of each combination of ULRL's values of these axes,
+``--split clean_ratio`` of each share of clean samples that a method has.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from orchestrator.reporting.read_folder import (
 )
 from orchestrator.reporting.summary import Summary, summarise
 from orchestrator.reporting.text import Names, names_of
+from orchestrator.spec.model import is_of_ulrl
 
 Lines = list[list[str]]
 
@@ -45,7 +47,7 @@ def tabulate(
     Args:
         results: Trials of the architecture.
         objective: The metric by which settings are chosen.
-        split: Axes of ULRL whose values make methods of their own.
+        split: Setting axes whose values make methods of their own, of a method that has them.
     """
     found = league(dict(_summaries(results, objective, split)))
     names = names_of(results)
@@ -71,7 +73,7 @@ def _summaries(
     for method, part in results.by_method.items():
         axes = [axis for axis in split if axis in part.telling]
         if method.removesuffix(DAGGER) != ULRL:
-            axes = []
+            axes = [axis for axis in axes if not is_of_ulrl(axis)]
         groups = grouped(part.trials, partial(_values, axes))
         for values, trials in groups.items():
             own = replace(part, trials=tuple(trials), benign=())
@@ -109,8 +111,9 @@ def _scored(trials: Iterable[TrialRow]) -> list[TrialRow]:
 
 
 def _finds(trials: Iterable[TrialRow], thresholds: Iterable[str]) -> list[str]:
+    draw = ("clean_ratio", "defence_seed")
     ascents = {
-        (t.cells["unlearn_threshold"], t.scenario.seed, t.cells["defence_seed"]): t.cells
+        (t.cells["unlearn_threshold"], t.scenario.seed, *(t.cells[name] for name in draw)): t.cells
         for t in _scored(trials)
     }
     parts = [[cells for place, cells in ascents.items() if place[0] == t] for t in thresholds]
@@ -136,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, nargs="+", help="the studies' folders")
-    parser.add_argument("--split", nargs="+", default=[], metavar="AXIS", help="axes of ULRL")
+    parser.add_argument("--split", nargs="+", default=[], metavar="AXIS", help="setting axes")
     given = parser.parse_args(arguments)
     for folder in given.folder:
         results, study, summary = read_summary(folder)

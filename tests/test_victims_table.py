@@ -83,3 +83,27 @@ def test_folders_follow_each_other(tmp_path: Path, capsys: pytest.CaptureFixture
     first, second = (write_study(tmp_path / name, rows_of()) for name in "ab")
     main([str(first), str(second)])
     assert len(lines_of(capsys.readouterr().out)) == 6
+
+
+def test_a_share_of_clean_samples_is_of_every_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With 2 % ASR is a tenth of that with 1 %; an ascent of each share is counted."""
+    rows = rows_of()
+    more = []
+    for row in rows:
+        row["clean_ratio"] = 0.01
+        more.append({**row, "clean_ratio": 0.02})
+        for half in ("selection", "report"):
+            more[-1][f"asr_after_{half}"] = row[f"asr_after_{half}"] / 10
+        settle(more[-1])
+    main([str(write_study(tmp_path, rows + more)), "--split", "clean_ratio"])
+    head, plain, _ = lines_of(capsys.readouterr().out)
+    assert dict(zip(head[4:10], plain[4:10], strict=True)) == {
+        "found at 0.1": "2/4",
+        "found at 0.2": "0/4",
+        "ulrl (clean_ratio=0.01)": "80 / 5",
+        "ulrl (clean_ratio=0.02)": "80 / 0",
+        "clp (clean_ratio=0.01)": "80 / 60",
+        "clp (clean_ratio=0.02)": "80 / 6",
+    }
