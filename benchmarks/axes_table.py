@@ -3,11 +3,13 @@
 All numbers are of the report half, of trials on victims that took. Each victim is repaired with
 several draws of clean samples (``defence_seed``), so two spreads can be told apart. Tables: how
 much of an attack's DER the axes explain, and the spreads; in how many repairs the backdoor is
-removed (ASR below 10 %) at each setting; what the ascents do; and of each attack the surfaces.
+removed (ASR below 10 %) at each setting, and at the highest ratio by draw; what becomes of repairs
+whose target row is flagged, and of the others; what the ascents do; of each attack the surfaces.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -54,10 +56,31 @@ def shares(trials: pd.DataFrame, column: str) -> tuple[float, float, float]:
     return threshold, ratio, explained([THRESHOLD, RATIO]) - threshold - ratio
 
 
-def removals(trials: pd.DataFrame) -> list[str]:
-    """Return of each setting, in the columns' order, how many repairs leave an ASR below 10 %."""
-    by = trials.groupby([THRESHOLD, RATIO])[SURFACES["ASR"]]
-    return [f"{(asr < REMOVED).sum()}/{len(asr)}" for _, asr in by]
+def removals(trials: pd.DataFrame, by: Sequence[str] = (THRESHOLD, RATIO)) -> list[str]:
+    """Return of each combination of these columns how many repairs leave an ASR below 10 %."""
+    groups = trials.groupby([*by])[SURFACES["ASR"]]
+    return [f"{(asr < REMOVED).sum()}/{len(asr)}" for _, asr in groups]
+
+
+def outcomes(trials: pd.DataFrame) -> list[str]:
+    """Return what becomes of repairs that reset something.
+
+    Removed of those whose target row is flagged, and of the others; of those removed the loss of
+    ACC in points and RA in percent, each as mean (lowest to highest).
+    """
+    some = trials[trials[RATIO] > 0]
+    pairs = zip(some["flagged"].map(json.loads), some["target_label"], strict=True)
+    hit = pd.Series([int(target) in rows for rows, target in pairs], index=some.index)
+    removed = some[SURFACES["ASR"]] < REMOVED
+    lost = (some["acc_before_report"] - some[SURFACES["ACC"]])[removed]
+    return [
+        *(f"{removed[of].sum()}/{of.sum()}" for of in (hit, ~hit)),
+        *(_range(100 * values) for values in (lost, some[SURFACES["RA"]][removed])),
+    ]
+
+
+def _range(values: "pd.Series[float]") -> str:
+    return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})" if len(values) else "–"
 
 
 def ascents(trials: pd.DataFrame) -> list[str]:
@@ -84,19 +107,29 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the study's folder")
     trials = pd.read_csv(parser.parse_args().folder / "results.csv")
     trials = trials[(trials["status"] == "done") & (trials["victim_ok"].astype(str) == "True")]
-    rows, removed, ends = [], [], []
+    rows, removed, drawn, ends, became = [], [], [], [], []
+    reset = trials[trials[RATIO] == trials[RATIO].max()]
     for attack, of in trials.groupby("attack", sort=False):
         parts = [f"{100 * part:.0f}" for part in shares(of, "der_report")]
         sd = [f"{100 * s:.1f}" for column in SURFACES.values() for s in spreads(of, column)]
         rows.append([str(attack), str(of[VICTIM].nunique()), *parts, *sd])
         removed.append([str(attack), *removals(of)])
+        drawn.append([str(attack), *removals(reset[reset["attack"] == attack], (THRESHOLD, DRAW))])
         ends.append([str(attack), *ascents(of)])
+        became.append([str(attack), *outcomes(of)])
     head = ["attack", "victims", "threshold", "ratio", "both"]
     head += [f"{m}, sd over {over}" for m in SURFACES for over in ("victims", "draws")]
     table(head, rows)
     print()
     settings = sorted({*zip(trials[THRESHOLD], trials[RATIO], strict=True)})
     table(["attack", *(f"{threshold:g}, {ratio:g}" for threshold, ratio in settings)], removed)
+    print()
+    draws = sorted({*zip(reset[THRESHOLD], reset[DRAW], strict=True)})
+    table(["attack", *(f"{threshold:g}, draw {draw}" for threshold, draw in draws)], drawn)
+    print()
+    became.append(["all", *outcomes(trials)])
+    what = ("removed, target flagged", "removed, target not flagged", "ACC lost", "RA")
+    table(["attack", *what], became)
     print()
     ends.append(["all", *map(str, map(sum, zip(*(map(int, e[1:]) for e in ends), strict=True)))])
     what = ("any flagged", "collapse class flagged", "it is the target", "target flagged")

@@ -12,6 +12,7 @@ from benchmarks.axes_table import (
     THRESHOLD,
     VICTIM,
     ascents,
+    outcomes,
     removals,
     shares,
     spreads,
@@ -62,3 +63,7 @@ def test_removals_and_ascents_are_counted() -> None:
     made = pd.DataFrame(rows, columns=columns).assign(target_label=3)
     assert removals(made) == ["0/2", "1/2", "0/1", "1/1"]
     assert ascents(made) == ["3", "2", "1", "1", "1"]
+    assert removals(made, (THRESHOLD, DRAW)) == ["1/4", "1/2"]
+    made = made.assign(acc_before_report=0.7, ra_after_report=made["asr_after_report"] + 0.2)
+    made = made.assign(acc_after_report=0.65 - made[THRESHOLD] / 10)
+    assert outcomes(made) == ["1/1", "1/2", "6.5 (6.0 to 7.0)", "22.5 (20.0 to 25.0)"]
