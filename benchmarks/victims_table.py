@@ -105,6 +105,7 @@ def _scored(trials: Iterable[TrialRow]) -> list[TrialRow]:
         for t in trials
         if t.flagged is not None
         and t.victim_ok
+        and t.cells.get("target_rank")  # not without an ascent
         and t.cells.get("layers") != "all"
         and not t.is_oracle  # its rows are named
     ]
