@@ -53,7 +53,7 @@ def test_a_row_per_trial_and_real_victims(results: pd.DataFrame) -> None:
     # Repairs that reset something. ASR depends on the CPU: with AVX2 0.36 and 0.51, 0.85 without.
     changed = results[(results.status == "done") & (results.reinit_ratio != 0)]
     methods = changed.groupby("repair").asr_after_report.mean()
-    assert methods[["ulrl", "bnp"]].max() < methods["fine_tuning"] - 0.2
+    assert methods[["ulrl", "bnp"]].max() < methods["fine_tuning"] - 0.3
     assert results.victim_ok.all()
     half = results.groupby(["attack", "seed"]).first()
     for part in ("selection", "report"):
