@@ -15,9 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks._common import table
+from benchmarks.finders_table import REMOVED
 
 THRESHOLD, RATIO, VICTIM, DRAW = "unlearn_threshold", "reinit_ratio", "seed", "defence_seed"
-REMOVED = 0.1
 SURFACES = {"ACC": "acc_after_report", "ASR": "asr_after_report", "RA": "ra_after_report"}
 
 
@@ -89,7 +89,7 @@ def ascents(trials: pd.DataFrame) -> list[str]:
     Whether phase 1 flags anything, whether it flags the class that most images are predicted as at
     the end (``collapse_class``), whether that is the target, and whether the target is flagged.
     """
-    once = trials.drop_duplicates([VICTIM, DRAW, THRESHOLD])
+    once = trials.drop_duplicates(["attack", VICTIM, DRAW, THRESHOLD])
     flagged = once["flagged"].map(json.loads)
     pairs = list(zip(flagged, once["collapse_class"], once["target_label"], strict=True))
     counts = (
@@ -131,7 +131,7 @@ def main() -> None:
     what = ("removed, target flagged", "removed, target not flagged", "ACC lost", "RA")
     table(["attack", *what], became)
     print()
-    ends.append(["all", *map(str, map(sum, zip(*(map(int, e[1:]) for e in ends), strict=True)))])
+    ends.append(["all", *ascents(trials)])
     what = ("any flagged", "collapse class flagged", "it is the target", "target flagged")
     table(["attack", "ascents", *what], ends)
     for attack, of in trials.groupby("attack", sort=False):

@@ -60,7 +60,7 @@ def test_removals_and_ascents_are_counted() -> None:
         (0.2, 0.0, 0, 0, 0.9, "[4]", 5),
         (0.2, 1.0, 0, 0, 0.05, "[4]", 5),
     ]
-    made = pd.DataFrame(rows, columns=columns).assign(target_label=3)
+    made = pd.DataFrame(rows, columns=columns).assign(attack="sig", target_label=3)
     assert removals(made) == ["0/2", "1/2", "0/1", "1/1"]
     assert ascents(made) == ["3", "2", "1", "1", "1"]
     assert removals(made, (THRESHOLD, DRAW)) == ["1/4", "1/2"]
