@@ -1,7 +1,7 @@
 """Entries of the grid's lists: an attack, a dataset, a network or a method, with its options.
 
 An entry stands for one thing, or for one per combination of its options' values. A key that stands
-where it does not belong is told where it does.
+where it does not belong is refused with the place where it does.
 """
 
 import dataclasses
@@ -202,24 +202,26 @@ def _is_mixed(
 
     def against(option: str, pivot: str, one: Any) -> str:
         value = values[option][0][1]
-        told = refusal(**{pivot: one, option: value}) if option != pivot else ""
-        return told if told.startswith(f"{option} ") and not refusal(**{option: value}) else ""
+        text = refusal(**{pivot: one, option: value}) if option != pivot else ""
+        return text if text.startswith(f"{option} ") and not refusal(**{option: value}) else ""
 
     for pivot, listed in values.items():
         if len(listed) == 1 or issubclass(chosen, Attack):
             continue
-        told = [{o: text for o in values if (text := against(o, pivot, one))} for _, one in listed]
-        mixed = [o for o in values if any(o in texts for texts in told)]
-        if not mixed or any(all(o in texts for texts in told) for o in mixed):
+        refusals = [
+            {o: text for o in values if (text := against(o, pivot, one))} for _, one in listed
+        ]
+        mixed = [o for o in values if any(o in texts for texts in refusals)]
+        if not mixed or any(all(o in texts for texts in refusals) for o in mixed):
             continue
         entries: dict[tuple[str, ...], list[Any]] = defaultdict(list)
-        for (at, _), texts in zip(listed, told, strict=True):
+        for (at, _), texts in zip(listed, refusals, strict=True):
             entries[tuple(texts)].append(at.plain)
         lines = []
         for left_out, some in entries.items():
-            kept = {o: part.plain for o, part in node.entries.items() if o not in left_out}
-            lines.append(in_line({**kept, pivot: some if len(some) > 1 else some[0]}))
-        text = next(texts[mixed[0]] for texts in told if mixed[0] in texts).partition(";")[0]
+            others = {o: part.plain for o, part in node.entries.items() if o not in left_out}
+            lines.append(in_line({**others, pivot: some if len(some) > 1 else some[0]}))
+        text = next(texts[mixed[0]] for texts in refusals if mixed[0] in texts).partition(";")[0]
         at = node.entries.get(mixed[0], node)
         at.note(f"{text}; write {len(lines)} entries, {' and '.join(lines)}")
         return True
