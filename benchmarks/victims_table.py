@@ -13,7 +13,7 @@ Of several folders each has its own rows, and its own settings: ``runs/victims r
 
 import argparse
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -35,8 +35,15 @@ from orchestrator.reporting.read_folder import (
 from orchestrator.reporting.summary import Summary, summarise
 from orchestrator.reporting.text import Names, names_of
 from orchestrator.spec.model import is_of_ulrl
+from ulrl.scoring import ScoreConfig
+from ulrl.unlearning import UnlearnConfig
 
 Lines = list[list[str]]
+# What makes an ascent and its scores beside the victim and the threshold, where it is an axis.
+OF_PHASE_1 = ("clean_ratio", "defence_seed", "preset")
+OF_PHASE_1 += tuple(
+    field.name for config in (UnlearnConfig, ScoreConfig) for field in fields(config)
+)
 
 
 def tabulate(
@@ -112,9 +119,8 @@ def _scored(trials: Iterable[TrialRow]) -> list[TrialRow]:
 
 
 def _finds(trials: Iterable[TrialRow], thresholds: Iterable[str]) -> list[str]:
-    draw = ("clean_ratio", "defence_seed")
     ascents = {
-        (t.cells["unlearn_threshold"], t.scenario.seed, *(t.cells[name] for name in draw)): t.cells
+        (t.cells["unlearn_threshold"], t.scenario.seed, *map(t.cells.get, OF_PHASE_1)): t.cells
         for t in _scored(trials)
     }
     parts = [[cells for place, cells in ascents.items() if place[0] == t] for t in thresholds]

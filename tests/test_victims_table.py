@@ -107,3 +107,23 @@ def test_a_share_of_clean_samples_is_of_every_method(
         "clp (clean_ratio=0.01)": "80 / 60",
         "clp (clean_ratio=0.02)": "80 / 6",
     }
+
+
+def test_each_preset_has_an_ascent_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two presets, three victims, two ratios: six ascents, of which those of `official` find it."""
+    rows = make_rows(
+        attacks=[("badnets", {})],
+        seeds=(0, 1, 2),
+        thresholds=(0.1,),
+        ratios=(0.5, 1.0),
+        further={"preset": ["default", "official"]},
+    )
+    for row in rows:
+        found = row["preset"] == "official"
+        row |= {"target_rank": 1 if found else 3, "flagged": "[0]" if found else "[5]"}
+        settle(row)
+    main([str(write_study(tmp_path, rows)), "--split", "preset"])
+    _, line = lines_of(capsys.readouterr().out)
+    assert line[4] == "3/6"
