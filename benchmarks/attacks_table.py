@@ -1,28 +1,33 @@
-"""Tables of docs/attacks.md: ``python -m benchmarks.attacks_table runs/cifar10-attacks``.
+"""Tables of docs/attacks.md, in Markdown: ``python -m benchmarks.attacks_table runs/attacks``.
 
-Means over seeds, sample standard deviations; the report half, in percent; DER a fraction.
+The first is of the victims, each counted once: how many took, their ACC / ASR, the ACC less that of
+the benign model of the same seed (the study's ``none``), and PSNR and SSIM between 1,000 test
+images and their triggered selves, PSNR over those that the trigger changes. Means over seeds and
+sample standard deviations. The second is of ULRL's repairs of the victims that took: how many are
+removed (ASR below 10 %) with each draw of clean samples, what becomes of those whose target row is
+flagged and of the others, and mean (lowest to highest) loss of ACC and RA of those removed. All
+numbers are of the report half, in percent; differences of ACC in points.
 """
 
-import csv
-import sys
-from collections.abc import Iterator, Sequence
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-import torch
+import pandas as pd
 
 from benchmarks._common import table
 from benchmarks._victims import StudyVictims
+from benchmarks.axes_table import DRAW, outcomes, removals
+from orchestrator.plan.columns import NO_ATTACK
 from orchestrator.plan.plan import Scenario, make_plan
 from orchestrator.spec.load import load_study
-from orchestrator.store.serialization import HELPER
-from ulrl.attacks import Learned
-from ulrl.attacks._benign import BenignModel
 from ulrl.image_similarity import psnr, ssim
-from ulrl.models import Weights, restore
-from ulrl.poisoning import example_pairs, split_halves
+from ulrl.poisoning import example_pairs
 
 IMAGES = 1000  # triggered test images behind PSNR and SSIM
+ATTACK = ["attack", "attack_options", "poison_ratio"]
+BEFORE = {metric: f"{metric}_before_report" for metric in ("acc", "asr")}
 # ACC / ASR of published CIFAR-10 victims at 10 % poison, PreAct-ResNet18: BackdoorBench's
 # leaderboard, (b) there at 5 %, (c) AGPD (ICLR 2025); none for the others.
 PUBLISHED = {
@@ -42,57 +47,25 @@ PUBLISHED = {
     "lira": "62.5 / – (weak)",
     "blind": "83 / – (weak)",
 }
-HEAD = (
-    *("attack, options", "n", "ACC / ASR", "ACC - benign", "published", "ULRL: ACC / ASR", "DER"),
-)
-
-Rows = list[dict[str, str]]
 
 
-def main(folder: Path) -> None:
-    """Print the table of victims and repairs, and that of PSNR and SSIM."""
-    plan = make_plan(load_study(str(folder / "study.yaml")))
-    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
-    desk = _Desk(plan)
-    benign = dict(desk.benign())
-    if benign:
-        clean = _spread([100 * value for value in benign.values()])
-        print(f"Benign: ACC {clean} (n = {len(benign)}).\n")
-    else:  # only attacks that look into a clean model train one
-        print("Benign: no attack of this study trains a clean model.\n")
-    table(HEAD, [_victims_line(attack, group, benign) for attack, group in _groups(rows)])
-    print()
-    alike = []
-    for attack, group in _groups(rows):
-        seeds = {row["seed"] for row in group}
-        pairs = [desk.alike(s) for s in desk.scenarios(attack) if str(s.seed) in seeds]
-        noise, likeness = zip(*pairs, strict=True)
-        alike.append([attack, _spread(noise), _spread(likeness, 3)])
-    table(["attack", "PSNR, dB", "SSIM"], alike)
+def victims(trials: pd.DataFrame, benign: "pd.Series[float]") -> list[str]:
+    """Return the cells of an attack's victims.
+
+    Args:
+        trials: Those of one attack, any number of each seed.
+        benign: ACC of the benign models, by seed; of some seeds or none.
+    """
+    once = trials.drop_duplicates("seed").set_index("seed")
+    acc, asr = (_spread(list(100 * once[column])) for column in BEFORE.values())
+    gaps = (100 * (once[BEFORE["acc"]] - benign)).dropna()
+    took = f"{is_strong(once).sum()}/{len(once)}"
+    return [took, f"{acc} / {asr}", f"{gaps.mean():+.1f}" if len(gaps) else "–"]
 
 
-def _groups(rows: Rows) -> Iterator[tuple[str, Rows]]:
-    for attack in dict.fromkeys(row["attack"] for row in rows):
-        yield attack, [row for row in rows if row["attack"] == attack]
-
-
-def _victims_line(attack: str, rows: Rows, benign: dict[int, float]) -> list[str]:
-    def of(column: str, scale: float = 100) -> list[float]:
-        return [scale * float(row[column]) for row in rows]
-
-    options = rows[0]["attack_options"].strip("{}").replace('"', "")
-    label = f"{attack}: {options}, {rows[0]['poison_ratio']}".replace(": ,", ",")
-    gaps = [
-        100 * (float(row["acc_before_report"]) - benign[int(row["seed"])])
-        for row in rows
-        if int(row["seed"]) in benign
-    ]
-    acc, asr = _spread(of("acc_before_report")), _spread(of("asr_before_report"))
-    after = f"{_spread(of('acc_after_report'))} / {_spread(of('asr_after_report'))}"
-    gap = f"{mean(gaps):+.1f}".replace("-0.0", "0.0") if gaps else "–"
-    victim, der = f"{acc} / {asr}", _spread(of("der_report", 1), 3)
-    return [label, str(len(rows)), victim, gap, PUBLISHED.get(attack, "–"), after, der]
+def is_strong(trials: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which trials are on victims that took."""
+    return trials["victim_ok"].astype(str) == "True"
 
 
 def _spread(values: Sequence[float], digits: int = 1) -> str:
@@ -100,37 +73,60 @@ def _spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
-class _Desk(StudyVictims):
-    """The store of a study, and what its scenarios are made of."""
+class _Triggers(StudyVictims):
+    """What the attacks of a study do to test images."""
 
-    def scenarios(self, attack: str) -> list[Scenario]:
-        """Return the scenarios of an attack."""
-        return [s for s in self.plan.scenarios if s.columns["attack"] == attack]
+    def similarity(self, attack: Sequence[object], seeds: Sequence[int]) -> list[str]:
+        """Return PSNR and SSIM of an attack, as spreads over seeds."""
+        name = [str(cell) for cell in attack]
+        pairs = [
+            self._of(scenario)
+            for scenario in self.plan.scenarios
+            if scenario.seed in seeds and [str(scenario.columns[n]) for n in ATTACK] == name
+        ]
+        noise, likeness = zip(*pairs, strict=True)
+        return [_spread(noise), _spread(likeness, 3)]
 
-    def benign(self) -> Iterator[tuple[int, float]]:
-        """Yield seed and accuracy, on the report half, of the clean models attacks looked into."""
-        for scenario in self.plan.scenarios:
-            for helper in scenario.helpers:
-                found = HELPER.read(self.store, self.keys.helper(scenario, helper))
-                if isinstance(helper, BenignModel) and found is not None:
-                    yield scenario.seed, self._accuracy(scenario, found.content.tensors)
-
-    def _accuracy(self, scenario: Scenario, learned: Learned) -> float:
-        state = {name.removeprefix("model/"): value for name, value in learned.items()}
-        state.pop("accuracy")  # on all test images
-        weights = Weights(model_spec=self.inputs.model_spec(scenario), state=state)
-        images = self.inputs.images(scenario.dataset)
-        _, report = split_halves(images.test_labels)
-        classes = restore(weights, torch.device("cpu")).predict(images.test_images[report])
-        return float((classes == images.test_labels[report]).float().mean())
-
-    def alike(self, scenario: Scenario) -> tuple[float, float]:
-        """Return mean PSNR and SSIM of test images and their triggered selves."""
+    def _of(self, scenario: Scenario) -> tuple[float, float]:
         pairs = example_pairs(scenario.poison, self.tests(scenario).report, IMAGES)
         clean, triggered = (pairs[name].float() / 255 for name in ("clean", "triggered"))
         noise = psnr(clean, triggered)  # infinite where a white patch meets a white corner
         return float(noise[noise.isfinite()].mean()), float(ssim(clean, triggered).mean())
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="the study's folder")
+    folder: Path = parser.parse_args(arguments).folder
+    trials = pd.read_csv(folder / "results.csv")
+    trials = trials[trials["status"] == "done"]
+    benign = trials[trials["attack"] == NO_ATTACK]
+    trials = trials[trials["attack"] != NO_ATTACK]
+    models = benign.drop_duplicates("seed").set_index("seed")[BEFORE["acc"]]
+    triggers = _Triggers(make_plan(load_study(str(folder / "study.yaml"))))
+    made, repaired = [], []
+    draws = sorted(trials[DRAW].unique())
+    for key, of in trials.groupby(ATTACK, sort=False):
+        attack, options, poison = key
+        text = str(options).strip("{}").replace('"', "") or "–"
+        cells = victims(of, models)
+        likeness = triggers.similarity(key, list(of["seed"]))
+        published = PUBLISHED.get(attack, "–")
+        made.append([attack, text, str(poison), *cells, published, *likeness])
+        strong = of[is_strong(of)]
+        by_draw = [removals(strong[strong[DRAW] == draw], (DRAW,)) for draw in draws]
+        repaired.append([attack, *(one[0] if one else "–" for one in by_draw), *outcomes(strong)])
+    head = ["attack", "options", "poison", "took", "ACC / ASR", "ACC - benign", "published"]
+    table([*head, "PSNR, dB", "SSIM"], made)
+    if len(benign):
+        lost = 100 * (benign[BEFORE["acc"]] - benign["acc_after_report"])
+        print(f"\nBenign models: ACC {_spread(list(100 * models))} (n = {len(models)}),", end=" ")
+        print(f"less by {_spread(list(lost))} after ULRL (n = {len(lost)}).")
+    print()
+    what = ("removed, target flagged", "removed, target not flagged", "ACC lost", "RA")
+    table(["attack", *(f"removed, draw {draw}" for draw in draws), *what], repaired)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -1,0 +1,80 @@
+"""The tables of attacks: cells by hand, and the command on a small study."""
+
+import csv
+from math import log10
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.attacks_table import main, victims
+from orchestrator.study import main as study
+
+
+def test_a_victim_counts_once_whatever_draws_repair_it() -> None:
+    """By hand: ACC 60 and 70, benign models 66 of seed 0 and 69 of seed 2, so a gap of -6."""
+    columns = ["seed", "defence_seed", "acc_before_report", "asr_before_report", "victim_ok"]
+    rows = [(0, 0, 0.6, 0.9, True), (0, 1, 0.6, 0.9, True), (1, 0, 0.7, 0.5, False)]
+    made = pd.DataFrame(rows, columns=columns)
+    benign = pd.Series({0: 0.66, 2: 0.69})
+    assert victims(made, benign) == ["1/2", "65.0 ± 7.1 / 70.0 ± 28.3", "-6.0"]
+    assert victims(made, benign.iloc[1:])[2] == "–"
+
+
+STUDY = """\
+name: attacks
+grid:
+  attack: [none, {name: badnets, size: 2}, {name: sig, poison_ratio: 0.05}]
+  dataset: {name: digits, size: 16}
+  architecture: {name: preact_resnet18, width: 1}
+  seed: [0, 1]
+  defence_seed: [0, 1]
+  clean_ratio: 0.05
+  unlearn_epochs: 1
+  relearn_epochs: 1
+victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
+prune: none
+mlflow: none
+store: store
+"""
+
+
+def test_the_command_prints_what_the_results_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("grid.yaml").write_text(STUDY)
+    assert study(["grid.yaml", "--inline"]) == 0
+    capsys.readouterr()
+    folder = tmp_path / "runs" / "attacks"
+    main([str(folder)])
+    out = capsys.readouterr().out
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in out.splitlines()
+        if line.startswith("| ")
+    ]
+    made, repaired = lines[:3], lines[3:]
+    assert [line[:4] for line in made[1:]] == [
+        ["badnets", "size: 2", "0.1", "2/2"],
+        ["sig", "–", "0.05", "2/2"],
+    ]
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    acc = {row["seed"]: float(row["acc_before_report"]) for row in rows if row["attack"] == "sig"}
+    assert made[2][4].startswith(f"{100 * (acc['0'] + acc['1']) / 2:.1f} ± ")
+    # A white square of 4 in 256 pixels, and a sine of 40 grey levels: as much noise at most.
+    noise = [float(line[7].split(" ")[0]) for line in made[1:]]
+    assert noise[0] == pytest.approx(10 * log10(256 / 4), abs=1)
+    assert noise[1] == pytest.approx(10 * log10(2 * (255 / 40) ** 2), abs=1.5)
+    assert noise[0] > 18.0
+    assert noise[1] > 19.1
+    assert repaired[0][:3] == ["attack", "removed, draw 0", "removed, draw 1"]
+    asr = [
+        float(row["asr_after_report"])
+        for row in rows
+        if (row["attack"], row["defence_seed"]) == ("sig", "1")
+    ]
+    assert repaired[2][:3:2] == ["sig", f"{sum(value < 0.1 for value in asr)}/2"]
+    assert "Benign models: ACC " in out
+    assert "(n = 4)" in out
