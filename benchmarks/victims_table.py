@@ -2,9 +2,12 @@
 
 A row for each attack, with its options, and poison ratio: how many victims took, their ACC / ASR,
 in how many of them phase 1 found the target's row at each threshold (the largest score of all rows,
-and flagged), and ACC / ASR after each repair method, each at the one setting that is best on the
-selection half over all victims of the study and architecture. Last the method of the highest DER.
-Means over the victims that took, on the report half, in percent.
+and flagged), and ACC / ASR after each repair method and in how many repairs the backdoor is removed
+(ASR below 10 %, ACC above chance), each at the one setting that is best on the selection half over
+all victims of the study and architecture. Last the method of the highest DER, if it leaves no model
+at chance. Means over the victims that took, on the
+report half, in percent. Where there are more methods than rows, a second table has the methods
+downwards.
 
 Of several folders each has its own rows, and its own settings: ``runs/victims runs/victims-long``.
 ``--split layers max_suspects`` makes a method of each combination of ULRL's values of these axes,
@@ -19,7 +22,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks._common import table
-from benchmarks.finders_table import is_found, share
+from benchmarks.finders_table import REMOVED, is_found, share
 from orchestrator.plan.columns import ULRL, Family
 from orchestrator.plan.labels import DAGGER, setting_text
 from orchestrator.reporting.build import read_summary
@@ -39,6 +42,7 @@ from ulrl.scoring import ScoreConfig
 from ulrl.unlearning import UnlearnConfig
 
 Lines = list[list[str]]
+Table = tuple[list[str], Lines]  # head and lines
 # What makes an ascent and its scores beside the victim and the threshold, where it is an axis.
 OF_PHASE_1 = ("clean_ratio", "defence_seed", "preset")
 OF_PHASE_1 += tuple(
@@ -48,30 +52,42 @@ OF_PHASE_1 += tuple(
 
 def tabulate(
     results: StudyResults, objective: str, split: Sequence[str] = ()
-) -> tuple[list[str], Lines, list[str]]:
-    """Return the head and the lines of the table of one architecture, and its settings.
+) -> tuple[list[Table], list[str]]:
+    """Return the tables of one architecture, and the setting of each method.
 
     Args:
         results: Trials of the architecture.
         objective: The metric by which settings are chosen.
         split: Setting axes whose values make methods of their own, of a method that has them.
     """
-    found = league(dict(_summaries(results, objective, split)))
+    parts = dict(_summaries(results, objective, split))
+    found = sorted(league(parts), key=lambda row: [*parts].index(row.method))
     names = names_of(results)
     thresholds = distinct(t.cells["unlearn_threshold"] for t in _scored(results.trials))
-    head = ["attack", "poison", "took", "victim"]
-    head += [f"found at {threshold}" for threshold in thresholds]
-    head += [*(row.method for row in found), "best DER"]
     by_family = grouped(results.trials, lambda trial: trial.scenario.family)
+    head = ["attack", "poison", "took", "victim", *(f"found at {value}" for value in thresholds)]
     lines = [
-        [*_victims(family, trials, names), *_finds(trials, thresholds), *_repairs(family, found)]
+        [*_victims(family, trials, names), *_finds(trials, thresholds)]
         for family, trials in by_family.items()
     ]
+    cells = [[_repaired(row, family) for row in found] for family in by_family]
+    best = [_best(family, found) for family in by_family]
+    methods = [row.method for row in found]
+    if len(methods) > len(by_family):
+        attacks = [f"{names.attack(family)}, {family.poison_ratio}" for family in by_family]
+        repaired = [list(line) for line in zip(methods, *cells, strict=True)]
+        repaired.append(["best DER", *best])
+        tables = [(head, lines), (["repair", *attacks], repaired)]
+    else:
+        whole = [[*line, *own, first] for line, own, first in zip(lines, cells, best, strict=True)]
+        tables = [([*head, *methods, "best DER"], whole)]
+    texts = [setting_text(row.summary.common) if row.summary.common else "–" for row in found]
     settings = [
-        f"{row.method}: {setting_text(row.summary.common) if row.summary.common else '–'}"
-        for row in found
+        f"{method}: {text}"
+        for method, text in zip(methods, texts, strict=True)
+        if f"({text})" not in method
     ]
-    return head, lines, settings
+    return tables, settings
 
 
 def _summaries(
@@ -127,15 +143,26 @@ def _finds(trials: Iterable[TrialRow], thresholds: Iterable[str]) -> list[str]:
     return [share(part, map(is_found, part)) for part in parts]
 
 
-def _repairs(family: Family, found: Sequence[MethodOutcome]) -> list[str]:
-    cells, ders = [], {}
-    for row in found:
-        means = [row.of(family, f"{name}_report") for name in ("acc_after", "asr_after", "der")]
-        acc, asr, der = (None if spread is None else spread.mean for spread in means)
-        cells.append("–" if acc is None or asr is None else f"{100 * acc:.0f} / {100 * asr:.0f}")
-        if der is not None and not row.is_oracle:
-            ders[row.method] = der
-    return [*cells, max(ders, key=lambda method: ders[method]) if ders else "–"]
+def _repaired(row: MethodOutcome, family: Family) -> str:
+    """Return ACC / ASR of a method's repairs of a family, and how many were removed."""
+    acc, asr = (row.of(family, f"{metric}_after_report") for metric in ("acc", "asr"))
+    if acc is None or asr is None:
+        return "–"
+    trials = _judged(row, family)
+    gone = (t.numbers["asr_after_report"] < REMOVED and not t.wrecked for t in trials)
+    return f"{100 * acc.mean:.0f} / {100 * asr.mean:.0f}, {share(trials, gone)}"
+
+
+def _judged(row: MethodOutcome, family: Family) -> list[TrialRow]:
+    return [trial for trial in row.judged if trial.scenario.family == family]
+
+
+def _best(family: Family, found: Sequence[MethodOutcome]) -> str:
+    """Return the method of the highest mean DER; without oracles, and methods that wreck one."""
+    fair = (r for r in found if not r.is_oracle and not any(t.wrecked for t in _judged(r, family)))
+    spreads = {row.method: row.of(family, "der_report") for row in fair}
+    ders = {method: spread.mean for method, spread in spreads.items() if spread}
+    return max(ders, key=lambda method: ders[method]) if ders else "–"
 
 
 def _percent(shares: Collection[float]) -> str:
@@ -153,10 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts = grouped(results.trials, lambda trial: trial.scenario.family.architecture)
         for architecture, trials in parts.items():
             own = replace(results, trials=tuple(trials), benign=())
-            head, lines, settings = tabulate(own, summary.objective, given.split)
+            tables, settings = tabulate(own, summary.objective, given.split)
             print(f"{study.name or folder.name}, {architecture}\n")
-            table(head, lines)
-            print("\n" + "\n".join(f"- {setting}" for setting in settings) + "\n")
+            for head, lines in tables:
+                table(head, lines)
+                print()
+            print("\n".join(f"- {setting}" for setting in settings) + "\n")
 
 
 if __name__ == "__main__":
