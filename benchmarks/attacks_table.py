@@ -19,7 +19,7 @@ import pandas as pd
 from benchmarks._common import table
 from benchmarks._victims import StudyVictims
 from benchmarks.axes_table import DRAW, outcomes, removals
-from orchestrator.plan.columns import NO_ATTACK
+from orchestrator.plan.columns import NO_ATTACK, ULRL
 from orchestrator.plan.plan import Scenario, make_plan
 from orchestrator.spec.load import load_study
 from ulrl.image_similarity import psnr, ssim
@@ -101,12 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder: Path = parser.parse_args(arguments).folder
     trials = pd.read_csv(folder / "results.csv")
     trials = trials[trials["status"] == "done"]
+    if "repair" in trials:
+        trials = trials[trials["repair"] == ULRL]
     benign = trials[trials["attack"] == NO_ATTACK]
     trials = trials[trials["attack"] != NO_ATTACK]
     models = benign.drop_duplicates("seed").set_index("seed")[BEFORE["acc"]]
     triggers = _Triggers(make_plan(load_study(str(folder / "study.yaml"))))
     made, repaired = [], []
     draws = sorted(trials[DRAW].unique())
+    kinds = trials[ATTACK].drop_duplicates()["attack"].value_counts()
     for key, of in trials.groupby(ATTACK, sort=False):
         attack, options, poison = key
         text = str(options).strip("{}").replace('"', "") or "–"
@@ -116,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made.append([attack, text, str(poison), *cells, published, *likeness])
         strong = of[is_strong(of)]
         by_draw = [removals(strong[strong[DRAW] == draw], (DRAW,)) for draw in draws]
-        repaired.append([attack, *(one[0] if one else "–" for one in by_draw), *outcomes(strong)])
+        name = attack if kinds[attack] == 1 else f"{attack}: {text}, {poison}"
+        repaired.append([name, *(one[0] if one else "–" for one in by_draw), *outcomes(strong)])
     head = ["attack", "options", "poison", "took", "ACC / ASR", "ACC - benign", "published"]
     table([*head, "PSNR, dB", "SSIM"], made)
     if len(benign):
