@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Treat what is not done yet, and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="the study's folder")
-    parser.add_argument("--epochs", type=int, default=40, help="default: 40")
+    parser.add_argument("--epochs", type=int, default=20, help="default: 20")
     parser.add_argument("--lr", type=float, default=0.05, help="default: 0.05")
     given = parser.parse_args(arguments)
     folder: Path = given.folder
