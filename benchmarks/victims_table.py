@@ -5,9 +5,9 @@ in how many of them phase 1 found the target's row at each threshold (the larges
 and flagged), and ACC / ASR after each repair method and in how many repairs the backdoor is removed
 (ASR below 10 %, ACC above chance), each at the one setting that is best on the selection half over
 all victims of the study and architecture. Last the method of the highest DER, if it leaves no model
-at chance. Means over the victims that took, on the
-report half, in percent. Where there are more methods than rows, a second table has the methods
-downwards.
+at chance. Means over the victims that took and the draws of clean samples that judge (all draws of
+a method that has one setting), on the report half, in percent. Where there are more methods than
+rows, a second table has the methods downwards.
 
 Of several folders each has its own rows, and its own settings: ``runs/victims runs/victims-long``.
 ``--split layers max_suspects`` makes a method of each combination of ULRL's values of these axes,
@@ -145,23 +145,37 @@ def _finds(trials: Iterable[TrialRow], thresholds: Iterable[str]) -> list[str]:
 
 def _repaired(row: MethodOutcome, family: Family) -> str:
     """Return ACC / ASR of a method's repairs of a family, and how many were removed."""
-    acc, asr = (row.of(family, f"{metric}_after_report") for metric in ("acc", "asr"))
-    if acc is None or asr is None:
-        return "–"
     trials = _judged(row, family)
+    if not trials:
+        return "–"
+    acc, asr = (_mean(trials, f"{metric}_after_report") for metric in ("acc", "asr"))
     gone = (t.numbers["asr_after_report"] < REMOVED and not t.wrecked for t in trials)
-    return f"{100 * acc.mean:.0f} / {100 * asr.mean:.0f}, {share(trials, gone)}"
+    return f"{100 * acc:.0f} / {100 * asr:.0f}, {share(trials, gone)}"
 
 
 def _judged(row: MethodOutcome, family: Family) -> list[TrialRow]:
+    """Return the trials by which a method is judged on a family.
+
+    Where it has a single setting, none of its draws of clean samples had to choose one.
+    """
+    if row.summary.ranked == 1:
+        own = (o for o in row.summary.outcomes if o.took and o.scenario.family == family)
+        return [trial for outcome in own for trial in outcome.trials if trial.done]
     return [trial for trial in row.judged if trial.scenario.family == family]
+
+
+def _mean(trials: Sequence[TrialRow], column: str) -> float:
+    return fmean(trial.numbers[column] for trial in trials)
 
 
 def _best(family: Family, found: Sequence[MethodOutcome]) -> str:
     """Return the method of the highest mean DER; without oracles, and methods that wreck one."""
-    fair = (r for r in found if not r.is_oracle and not any(t.wrecked for t in _judged(r, family)))
-    spreads = {row.method: row.of(family, "der_report") for row in fair}
-    ders = {method: spread.mean for method, spread in spreads.items() if spread}
+    fair = {r.method: _judged(r, family) for r in found if not r.is_oracle}
+    ders = {
+        method: _mean(trials, "der_report")
+        for method, trials in fair.items()
+        if trials and not any(trial.wrecked for trial in trials)
+    }
     return max(ders, key=lambda method: ders[method]) if ders else "–"
 
 

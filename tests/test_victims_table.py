@@ -159,3 +159,22 @@ def test_each_preset_has_an_ascent_of_its_own(
     main([str(write_study(tmp_path, rows)), "--split", "preset"])
     _, line, *_ = lines_of(capsys.readouterr().out)
     assert line[4] == "3/6"
+
+
+def test_a_single_setting_is_judged_by_all_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By hand: ASR 0, 30 and 60 after the three draws; of two thresholds the last draw judges."""
+    rows = []
+    for draw in (0, 1, 2):
+        for row in make_rows(attacks=[("badnets", {})], thresholds=(0.1, 0.2), ratios=(1.0,)):
+            row |= {"defence_seed": draw, "target_rank": 1, "flagged": "[0]"}
+            for half in ("selection", "report"):
+                row |= {f"acc_after_{half}": 0.8, f"asr_after_{half}": 0.3 * draw}
+            settle(row)
+            rows.append(row)
+    main([str(write_study(tmp_path / "two", rows))])
+    assert lines_of(capsys.readouterr().out)[1][6] == "80 / 60, 0/1"
+    one = [row for row in rows if row["unlearn_threshold"] == 0.1]
+    main([str(write_study(tmp_path / "one", one))])
+    assert lines_of(capsys.readouterr().out)[1][5] == "80 / 30, 1/3"
