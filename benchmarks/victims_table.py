@@ -158,7 +158,7 @@ def _judged(row: MethodOutcome, family: Family) -> list[TrialRow]:
 
     Where it has a single setting, none of its draws of clean samples had to choose one.
     """
-    if row.summary.ranked == 1:
+    if row.settings == 1:
         own = (o for o in row.summary.outcomes if o.took and o.scenario.family == family)
         return [trial for outcome in own for trial in outcome.trials if trial.done]
     return [trial for trial in row.judged if trial.scenario.family == family]
