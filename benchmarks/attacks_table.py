@@ -10,6 +10,7 @@ numbers are of the report half, in percent; differences of ACC in points.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -76,9 +77,8 @@ def _spread(values: Sequence[float], digits: int = 1) -> str:
 class _Triggers(StudyVictims):
     """What the attacks of a study do to test images."""
 
-    def similarity(self, attack: Sequence[object], seeds: Sequence[int]) -> list[str]:
+    def similarity(self, name: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """Return PSNR and SSIM of an attack, as spreads over seeds."""
-        name = [str(cell) for cell in attack]
         pairs = [
             self._of(scenario)
             for scenario in self.plan.scenarios
@@ -109,18 +109,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     triggers = _Triggers(make_plan(load_study(str(folder / "study.yaml"))))
     made, repaired = [], []
     draws = sorted(trials[DRAW].unique())
-    kinds = trials[ATTACK].drop_duplicates()["attack"].value_counts()
+    kinds = Counter(trials[ATTACK].drop_duplicates()["attack"])
     for key, of in trials.groupby(ATTACK, sort=False):
-        attack, options, poison = key
-        text = str(options).strip("{}").replace('"', "") or "–"
+        attack, options, poison = name = [str(cell) for cell in key]
+        text = options.strip("{}").replace('"', "") or "–"
         cells = victims(of, models)
-        likeness = triggers.similarity(key, list(of["seed"]))
+        likeness = triggers.similarity(name, list(of["seed"]))
         published = PUBLISHED.get(attack, "–")
-        made.append([attack, text, str(poison), *cells, published, *likeness])
+        made.append([attack, text, poison, *cells, published, *likeness])
         strong = of[is_strong(of)]
         by_draw = [removals(strong[strong[DRAW] == draw], (DRAW,)) for draw in draws]
-        name = attack if kinds[attack] == 1 else f"{attack}: {text}, {poison}"
-        repaired.append([name, *(one[0] if one else "–" for one in by_draw), *outcomes(strong)])
+        title = attack if kinds[attack] == 1 else f"{attack}: {text}, {poison}"
+        repaired.append([title, *(one[0] if one else "–" for one in by_draw), *outcomes(strong)])
     head = ["attack", "options", "poison", "took", "ACC / ASR", "ACC - benign", "published"]
     table([*head, "PSNR, dB", "SSIM"], made)
     if len(benign):

@@ -9,7 +9,7 @@ table has what was removed by attack, and the lowest and the highest RA of these
 import argparse
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from statistics import mean, median
 from typing import TypeAlias
@@ -47,7 +47,7 @@ def is_found(row: Row) -> bool:
     return float(row["target_rank"] or 0) == 1 and int(float(row["target_label"])) in flags(row)
 
 
-def share(rows: Sequence[Row], holds: Iterable[bool]) -> str:
+def share(rows: Sized, holds: Iterable[bool]) -> str:
     """Return how many of some rows something holds of, as ``2/3``."""
     return f"{sum(holds)}/{len(rows)}" if rows else "–"
 

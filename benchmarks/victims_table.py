@@ -44,9 +44,9 @@ from ulrl.unlearning import UnlearnConfig
 Lines = list[list[str]]
 Table = tuple[list[str], Lines]  # head and lines
 # What makes an ascent and its scores beside the victim and the threshold, where it is an axis.
-OF_PHASE_1 = ("clean_ratio", "defence_seed", "preset")
-OF_PHASE_1 += tuple(
-    field.name for config in (UnlearnConfig, ScoreConfig) for field in fields(config)
+OF_PHASE_1 = (
+    *("clean_ratio", "defence_seed", "preset"),
+    *(field.name for config in (UnlearnConfig, ScoreConfig) for field in fields(config)),
 )
 
 
