@@ -5,8 +5,9 @@ the benign model of the same seed (the study's ``none``), and PSNR and SSIM betw
 images and their triggered selves, PSNR over those that the trigger changes. Means over seeds and
 sample standard deviations. The second is of ULRL's repairs of the victims that took: how many are
 removed (ASR below 10 %) with each draw of clean samples, what becomes of those whose target row is
-flagged and of the others, and mean (lowest to highest) loss of ACC and RA of those removed. All
-numbers are of the report half, in percent; differences of ACC in points.
+flagged and of the others, and of those removed the mean (lowest to highest) loss of ACC and RA, and
+in how many the target's class keeps an ACC above 10 % (a model that never predicts it has no
+backdoor either). All numbers are of the report half, in percent; differences of ACC in points.
 """
 
 import argparse
@@ -18,8 +19,10 @@ from statistics import mean, stdev
 import pandas as pd
 
 from benchmarks._common import table
+from benchmarks._target_class import DEAD, SHARE, target_class_acc
 from benchmarks._victims import StudyVictims
-from benchmarks.axes_table import DRAW, outcomes, removals
+from benchmarks.axes_table import DRAW, SURFACES, outcomes, removals
+from benchmarks.finders_table import REMOVED
 from orchestrator.plan.columns import NO_ATTACK, ULRL
 from orchestrator.plan.plan import Scenario, make_plan
 from orchestrator.spec.load import load_study
@@ -64,6 +67,13 @@ def victims(trials: pd.DataFrame, benign: "pd.Series[float]") -> list[str]:
     return [took, f"{acc} / {asr}", f"{gaps.mean():+.1f}" if len(gaps) else "–"]
 
 
+def class_kept(trials: pd.DataFrame) -> str:
+    """Return in how many of the removals the target's class keeps an ACC above 10 %."""
+    removed = trials[trials[SURFACES["ASR"]] < REMOVED]
+    known = removed[SHARE].dropna()
+    return f"{(known > DEAD).sum()}/{len(known)}" if len(known) else "–"
+
+
 def is_strong(trials: pd.DataFrame) -> "pd.Series[bool]":
     """Return which trials are on victims that took."""
     return trials["victim_ok"].astype(str) == "True"
@@ -99,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="the study's folder")
     folder: Path = parser.parse_args(arguments).folder
-    trials = pd.read_csv(folder / "results.csv")
+    trials = pd.read_csv(folder / "results.csv").join(target_class_acc(folder))
     trials = trials[trials["status"] == "done"]
     if "repair" in trials:
         trials = trials[trials["repair"] == ULRL]
@@ -120,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         strong = of[is_strong(of)]
         by_draw = [removals(strong[strong[DRAW] == draw], (DRAW,)) for draw in draws]
         title = attack if kinds[attack] == 1 else f"{attack}: {text}, {poison}"
-        repaired.append([title, *(one[0] if one else "–" for one in by_draw), *outcomes(strong)])
+        cells = [*(one[0] if one else "–" for one in by_draw), *outcomes(strong)]
+        repaired.append([title, *cells, class_kept(strong)])
     head = ["attack", "options", "poison", "took", "ACC / ASR", "ACC - benign", "published"]
     table([*head, "PSNR, dB", "SSIM"], made)
     if len(benign):
@@ -128,7 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\nBenign models: ACC {_spread(list(100 * models))} (n = {len(models)}),", end=" ")
         print(f"less by {_spread(list(lost))} after ULRL (n = {len(lost)}).")
     print()
-    what = ("removed, target flagged", "removed, target not flagged", "ACC lost", "RA")
+    what = (
+        "removed, target flagged",
+        "removed, target not flagged",
+        "ACC lost",
+        "RA",
+        "class kept",
+    )
     table(["attack", *(f"removed, draw {draw}" for draw in draws), *what], repaired)
 
 

@@ -3,11 +3,12 @@
 A row for each attack, with its options, and poison ratio: how many victims took, their ACC / ASR,
 in how many of them phase 1 found the target's row at each threshold (the largest score of all rows,
 and flagged), and ACC / ASR after each repair method and in how many repairs the backdoor is removed
-(ASR below 10 %, ACC above chance), each at the one setting that is best on the selection half over
-all victims of the study and architecture. Last the method of the highest DER, if it leaves no model
-at chance. Means over the victims that took and the draws of clean samples that judge (all draws of
-a method that has one setting), on the report half, in percent. Where there are more methods than
-rows, a second table has the methods downwards.
+(ASR below 10 %, ACC above chance; in brackets in how many of these the target's class keeps an ACC
+above 10 %: a model that never predicts it has no backdoor either), each at the one setting that is
+best on the selection half over all victims of the study and architecture. Last the method of the
+highest DER, if it leaves no model at chance. Means over the victims that took and the draws of
+clean samples that judge (all draws of a method that has one setting), on the report half, in
+percent. Where there are more methods than rows, a second table has the methods downwards.
 
 Of several folders each has its own rows, and its own settings: ``runs/victims runs/victims-long``.
 ``--split layers max_suspects`` makes a method of each combination of ULRL's values of these axes,
@@ -22,6 +23,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks._common import table
+from benchmarks._target_class import DEAD, target_class_acc
 from benchmarks.finders_table import REMOVED, is_found, share
 from orchestrator.plan.columns import ULRL, Family
 from orchestrator.plan.labels import DAGGER, setting_text
@@ -51,7 +53,7 @@ OF_PHASE_1 = (
 
 
 def tabulate(
-    results: StudyResults, objective: str, split: Sequence[str] = ()
+    results: StudyResults, objective: str, split: Sequence[str], kept: Collection[int]
 ) -> tuple[list[Table], list[str]]:
     """Return the tables of one architecture, and the setting of each method.
 
@@ -59,6 +61,7 @@ def tabulate(
         results: Trials of the architecture.
         objective: The metric by which settings are chosen.
         split: Setting axes whose values make methods of their own, of a method that has them.
+        kept: Places of the trials whose repaired models still know the target's class.
     """
     parts = dict(_summaries(results, objective, split))
     found = sorted(league(parts), key=lambda row: [*parts].index(row.method))
@@ -70,7 +73,7 @@ def tabulate(
         [*_victims(family, trials, names), *_finds(trials, thresholds)]
         for family, trials in by_family.items()
     ]
-    cells = [[_repaired(row, family) for row in found] for family in by_family]
+    cells = [[_repaired(row, family, kept) for row in found] for family in by_family]
     best = [_best(family, found) for family in by_family]
     methods = [row.method for row in found]
     if len(methods) > len(by_family):
@@ -143,14 +146,15 @@ def _finds(trials: Iterable[TrialRow], thresholds: Iterable[str]) -> list[str]:
     return [share(part, map(is_found, part)) for part in parts]
 
 
-def _repaired(row: MethodOutcome, family: Family) -> str:
-    """Return ACC / ASR of a method's repairs of a family, and how many were removed."""
+def _repaired(row: MethodOutcome, family: Family, kept: Collection[int]) -> str:
+    """Return ACC / ASR of a method's repairs of a family, how many are removed, and kept."""
     trials = _judged(row, family)
     if not trials:
         return "–"
     acc, asr = (_mean(trials, f"{metric}_after_report") for metric in ("acc", "asr"))
-    gone = (t.numbers["asr_after_report"] < REMOVED and not t.wrecked for t in trials)
-    return f"{100 * acc:.0f} / {100 * asr:.0f}, {share(trials, gone)}"
+    gone = [t for t in trials if t.numbers["asr_after_report"] < REMOVED and not t.wrecked]
+    alive = f" ({sum(trial.place in kept for trial in gone)})" if gone else ""
+    return f"{100 * acc:.0f} / {100 * asr:.0f}, {len(gone)}/{len(trials)}{alive}"
 
 
 def _judged(row: MethodOutcome, family: Family) -> list[TrialRow]:
@@ -191,10 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     for folder in given.folder:
         results, study, summary = read_summary(folder)
+        accuracies = target_class_acc(folder)
+        kept = set(accuracies.index[accuracies > DEAD])
         parts = grouped(results.trials, lambda trial: trial.scenario.family.architecture)
         for architecture, trials in parts.items():
             own = replace(results, trials=tuple(trials), benign=())
-            tables, settings = tabulate(own, summary.objective, given.split)
+            tables, settings = tabulate(own, summary.objective, given.split, kept)
             print(f"{study.name or folder.name}, {architecture}\n")
             for head, lines in tables:
                 table(head, lines)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.attacks_table import main, victims
+from benchmarks._target_class import target_class_acc
+from benchmarks.attacks_table import class_kept, main, victims
 from orchestrator.study import main as study
 
 
@@ -19,6 +20,27 @@ def test_a_victim_counts_once_whatever_draws_repair_it() -> None:
     benign = pd.Series({0: 0.66, 2: 0.69})
     assert victims(made, benign) == ["1/2", "65.0 ± 7.1 / 70.0 ± 28.3", "-6.0"]
     assert victims(made, benign.iloc[1:])[2] == "–"
+
+
+def test_the_class_of_the_target_is_counted_on_clean_images(tmp_path: Path) -> None:
+    """By hand: of 8 images of class 3 the repaired model knows 2; of trial 1 there are no counts."""
+    pd.DataFrame({"target_label": [3, 3]}).to_csv(tmp_path / "results.csv")
+    columns = ["trial", "model", "half", "images", "true_class", "predicted_class", "count"]
+    rows = [
+        (0, "repaired", "report", "clean", 3, 3, 2),
+        (0, "repaired", "report", "clean", 3, 5, 6),
+        (0, "repaired", "report", "clean", 5, 5, 9),
+        (0, "repaired", "report", "triggered", 3, 3, 9),
+        (0, "repaired", "selection", "clean", 3, 3, 9),
+        (0, "victim", "report", "clean", 3, 3, 9),
+    ]
+    pd.DataFrame(rows, columns=columns).to_parquet(tmp_path / "confusion.parquet")
+    found = target_class_acc(tmp_path)
+    assert found.to_dict() == {0: 0.25}
+    trials = pd.DataFrame({"asr_after_report": [0.0, 0.0]}).join(found)
+    assert class_kept(trials) == "1/1"
+    assert class_kept(trials.assign(target_class_acc=0.1)) == "0/2"
+    assert class_kept(trials.assign(asr_after_report=0.1)) == "–"
 
 
 STUDY = """\

@@ -70,7 +70,7 @@ def test_a_row_is_an_attack_and_a_column_a_method(
         "90 / 100",
         "1/2",
         "0/2",
-        "80 / 5, 2/2",
+        "80 / 5, 2/2 (0)",
         "80 / 60, 0/2",
         "ulrl",
     ]
@@ -90,7 +90,7 @@ def test_values_of_an_axis_are_methods_of_their_own(
     assert [line[:2] for line in lines[3:]] == [
         ["repair", "badnets, 0.1"],
         ["ulrl (layers=head)", "80 / 10, 0/2"],
-        ["ulrl (layers=all)", "80 / 5, 2/2"],
+        ["ulrl (layers=all)", "80 / 5, 2/2 (0)"],
         ["clp", "80 / 60, 0/2"],
         ["best DER", "ulrl (layers=all)"],
     ]
@@ -109,7 +109,7 @@ def test_a_wreck_is_neither_removed_nor_best(
         row["wrecked"] = row["repair"] == "clp" and row["seed"] == 0
     main([str(write_study(tmp_path, rows))])
     _, plain, _ = lines_of(capsys.readouterr().out)
-    assert plain[6:] == ["80 / 5, 2/2", "85 / 0, 1/2", "ulrl"]
+    assert plain[6:] == ["80 / 5, 2/2 (0)", "85 / 0, 1/2 (0)", "ulrl"]
 
 
 def test_folders_follow_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,10 +134,10 @@ def test_a_share_of_clean_samples_is_of_every_method(
     lines = lines_of(capsys.readouterr().out)
     assert lines[1][4:] == ["2/4", "0/4"]
     assert [line[:2] for line in lines[4:-1]] == [
-        ["ulrl (clean_ratio=0.01)", "80 / 5, 2/2"],
-        ["ulrl (clean_ratio=0.02)", "80 / 0, 2/2"],
+        ["ulrl (clean_ratio=0.01)", "80 / 5, 2/2 (0)"],
+        ["ulrl (clean_ratio=0.02)", "80 / 0, 2/2 (0)"],
         ["clp (clean_ratio=0.01)", "80 / 60, 0/2"],
-        ["clp (clean_ratio=0.02)", "80 / 6, 2/2"],
+        ["clp (clean_ratio=0.02)", "80 / 6, 2/2 (0)"],
     ]
 
 
@@ -177,4 +177,4 @@ def test_a_single_setting_is_judged_by_all_draws(
     assert lines_of(capsys.readouterr().out)[1][6] == "80 / 60, 0/1"
     one = [row for row in rows if row["unlearn_threshold"] == 0.1]
     main([str(write_study(tmp_path / "one", one))])
-    assert lines_of(capsys.readouterr().out)[1][5] == "80 / 30, 1/3"
+    assert lines_of(capsys.readouterr().out)[1][5] == "80 / 30, 1/3 (0)"

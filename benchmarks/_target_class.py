@@ -1,0 +1,31 @@
+"""What becomes of the target's class: a model that never predicts it has no backdoor either."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from orchestrator.plan.columns import CONFUSION
+from orchestrator.reporting.classes import DEAD
+
+SHARE = "target_class_acc"
+__all__ = ["DEAD", "SHARE", "target_class_acc"]
+
+
+def target_class_acc(folder: Path) -> "pd.Series[float]":
+    """Return the ACC of the target's class after each repair, on the report half, in [0, 1].
+
+    By the place of the trial's row in results.csv, from 0; of trials whose predictions the study
+    has. Where the attacker wants several classes (``all_to_all``), it is that of ``target_label``.
+    """
+    labels = pd.read_csv(folder / "results.csv")["target_label"]
+    if not (folder / CONFUSION).exists():  # as of studies that other programs made
+        return pd.Series(dtype=float, name=SHARE)
+    cells = pd.read_parquet(folder / CONFUSION)
+    cells = cells[(cells["model"] == "repaired") & (cells["half"] == "report")]
+    cells = cells[
+        (cells["images"] == "clean") & (cells["true_class"] == cells["trial"].map(labels))
+    ]
+    right = cells["count"].where(cells["predicted_class"] == cells["true_class"], 0)
+    return (right.groupby(cells["trial"]).sum() / cells.groupby("trial")["count"].sum()).rename(
+        SHARE
+    )
