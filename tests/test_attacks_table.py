@@ -23,7 +23,7 @@ def test_a_victim_counts_once_whatever_draws_repair_it() -> None:
 
 
 def test_the_class_of_the_target_is_counted_on_clean_images(tmp_path: Path) -> None:
-    """By hand: of 8 images of class 3 the repaired model knows 2; of trial 1 there are no counts."""
+    """By hand: of 8 images of class 3 the repaired model knows 2; trial 1 has no counts."""
     pd.DataFrame({"target_label": [3, 3]}).to_csv(tmp_path / "results.csv")
     columns = ["trial", "model", "half", "images", "true_class", "predicted_class", "count"]
     rows = [
