@@ -28,7 +28,7 @@ from orchestrator.plan.columns import (
     pictured,
     slug,
 )
-from orchestrator.plan.labels import applies, method_text
+from orchestrator.plan.labels import applies, cell_text, method_text
 from orchestrator.reporting import audits, classes, figures, league
 from orchestrator.reporting.read_folder import Setting, StudyResults, TrialRow, distinct, in_order
 from orchestrator.reporting.summary import ScenarioOutcome, Summary, sound
@@ -188,7 +188,8 @@ def _facts(results: StudyResults, names: Names) -> list[tuple[str, str]]:
         given = (t.cells[axis] for t in trials if applies(axis, t.cells))
         # Without an attack there is neither a poison ratio nor a target label.
         of_attacks = axis in ("poison_ratio", "target_label")
-        values = [value_text(v) for v in in_order(one for one in given if one or not of_attacks)]
+        found = (one or cell_text(None) for one in given if one or not of_attacks)
+        values = [value_text(value) for value in in_order(found)]
         if not values:
             continue
         if len(values) > _MOST_VALUES:

@@ -257,3 +257,9 @@ def test_importance_says_why_it_is_missing(tmp_path: Path) -> None:
     assert "All settings have the same results, so no axis has a share" in page(tmp_path, rows)
     few = page(tmp_path, make_rows(thresholds=(0.2,)))
     assert "Importance needs two axes and four settings" in few
+
+
+def test_a_limit_that_is_none_is_called_none(tmp_path: Path) -> None:
+    rows = make_rows(further={"max_suspects": ["2", ""]}, thresholds=(0.1,), ratios=(1.0,))
+    html = write_report(write_study(tmp_path, rows)).read_text(encoding="utf-8")
+    assert re.search(r"max_suspects</dt>\s*<dd>2, none</dd>", html)
