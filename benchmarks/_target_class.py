@@ -5,10 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from orchestrator.plan.columns import CONFUSION
-from orchestrator.reporting.classes import DEAD
 
 SHARE = "target_class_acc"
-__all__ = ["DEAD", "SHARE", "target_class_acc"]
 
 
 def target_class_acc(folder: Path) -> "pd.Series[float]":
@@ -26,6 +24,5 @@ def target_class_acc(folder: Path) -> "pd.Series[float]":
         (cells["images"] == "clean") & (cells["true_class"] == cells["trial"].map(labels))
     ]
     right = cells["count"].where(cells["predicted_class"] == cells["true_class"], 0)
-    return (right.groupby(cells["trial"]).sum() / cells.groupby("trial")["count"].sum()).rename(
-        SHARE
-    )
+    known, all_of_it = (count.groupby(cells["trial"]).sum() for count in (right, cells["count"]))
+    return (known / all_of_it).rename(SHARE)

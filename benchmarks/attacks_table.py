@@ -19,12 +19,13 @@ from statistics import mean, stdev
 import pandas as pd
 
 from benchmarks._common import table
-from benchmarks._target_class import DEAD, SHARE, target_class_acc
+from benchmarks._target_class import SHARE, target_class_acc
 from benchmarks._victims import StudyVictims
-from benchmarks.axes_table import DRAW, SURFACES, outcomes, removals
+from benchmarks.axes_table import DRAW, OUTCOMES, SURFACES, is_strong, outcomes, removals
 from benchmarks.finders_table import REMOVED
 from orchestrator.plan.columns import NO_ATTACK, ULRL
 from orchestrator.plan.plan import Scenario, make_plan
+from orchestrator.reporting.classes import DEAD
 from orchestrator.spec.load import load_study
 from ulrl.image_similarity import psnr, ssim
 from ulrl.poisoning import example_pairs
@@ -64,7 +65,8 @@ def victims(trials: pd.DataFrame, benign: "pd.Series[float]") -> list[str]:
     acc, asr = (_spread(list(100 * once[column])) for column in BEFORE.values())
     gaps = (100 * (once[BEFORE["acc"]] - benign)).dropna()
     took = f"{is_strong(once).sum()}/{len(once)}"
-    return [took, f"{acc} / {asr}", f"{gaps.mean():+.1f}" if len(gaps) else "–"]
+    gap = f"{gaps.mean():+.1f}".replace("-0.0", "0.0") if len(gaps) else "–"
+    return [took, f"{acc} / {asr}", gap]
 
 
 def class_kept(trials: pd.DataFrame) -> str:
@@ -72,11 +74,6 @@ def class_kept(trials: pd.DataFrame) -> str:
     removed = trials[trials[SURFACES["ASR"]] < REMOVED]
     known = removed[SHARE].dropna()
     return f"{(known > DEAD).sum()}/{len(known)}" if len(known) else "–"
-
-
-def is_strong(trials: pd.DataFrame) -> "pd.Series[bool]":
-    """Return which trials are on victims that took."""
-    return trials["victim_ok"].astype(str) == "True"
 
 
 def _spread(values: Sequence[float], digits: int = 1) -> str:
@@ -139,14 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\nBenign models: ACC {_spread(list(100 * models))} (n = {len(models)}),", end=" ")
         print(f"less by {_spread(list(lost))} after ULRL (n = {len(lost)}).")
     print()
-    what = (
-        "removed, target flagged",
-        "removed, target not flagged",
-        "ACC lost",
-        "RA",
-        "class kept",
-    )
-    table(["attack", *(f"removed, draw {draw}" for draw in draws), *what], repaired)
+    by_draws = [f"removed, draw {draw}" for draw in draws]
+    table(["attack", *by_draws, *OUTCOMES, "class kept"], repaired)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from benchmarks._common import table
 from benchmarks.finders_table import REMOVED
 
 THRESHOLD, RATIO, VICTIM, DRAW = "unlearn_threshold", "reinit_ratio", "seed", "defence_seed"
+OUTCOMES = ("removed, target flagged", "removed, target not flagged", "ACC lost", "RA")
 SURFACES = {"ACC": "acc_after_report", "ASR": "asr_after_report", "RA": "ra_after_report"}
 
 
@@ -54,6 +55,11 @@ def shares(trials: pd.DataFrame, column: str) -> tuple[float, float, float]:
 
     threshold, ratio = explained([THRESHOLD]), explained([RATIO])
     return threshold, ratio, explained([THRESHOLD, RATIO]) - threshold - ratio
+
+
+def is_strong(trials: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which trials are on victims that took."""
+    return trials["victim_ok"].astype(str) == "True"
 
 
 def removals(trials: pd.DataFrame, by: Sequence[str] = (THRESHOLD, RATIO)) -> list[str]:
@@ -106,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the study's folder")
     trials = pd.read_csv(parser.parse_args().folder / "results.csv")
-    trials = trials[(trials["status"] == "done") & (trials["victim_ok"].astype(str) == "True")]
+    trials = trials[(trials["status"] == "done") & is_strong(trials)]
     rows, removed, drawn, ends, became = [], [], [], [], []
     reset = trials[trials[RATIO] == trials[RATIO].max()]
     for attack, of in trials.groupby("attack", sort=False):
@@ -128,8 +134,7 @@ def main() -> None:
     table(["attack", *(f"{threshold:g}, draw {draw}" for threshold, draw in draws)], drawn)
     print()
     became.append(["all", *outcomes(trials)])
-    what = ("removed, target flagged", "removed, target not flagged", "ACC lost", "RA")
-    table(["attack", *what], became)
+    table(["attack", *OUTCOMES], became)
     print()
     ends.append(["all", *ascents(trials)])
     what = ("any flagged", "collapse class flagged", "it is the target", "target flagged")

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks._target_class import target_class_acc
 from benchmarks.attacks_table import class_kept, main, victims
-from orchestrator.study import main as study
+from tests.finished_study import finished_study
 
 
 def test_a_victim_counts_once_whatever_draws_repair_it() -> None:
@@ -43,32 +43,14 @@ def test_the_class_of_the_target_is_counted_on_clean_images(tmp_path: Path) -> N
     assert class_kept(trials.assign(asr_after_report=0.1)) == "–"
 
 
-STUDY = """\
-name: attacks
-grid:
-  attack: [none, {name: badnets, size: 2}, {name: sig, poison_ratio: 0.05}]
-  dataset: {name: digits, size: 16}
-  architecture: {name: preact_resnet18, width: 1}
-  seed: [0, 1]
-  defence_seed: [0, 1]
-  clean_ratio: 0.05
-  unlearn_epochs: 1
-  relearn_epochs: 1
-victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
-prune: none
-mlflow: none
-store: store
-"""
-
-
 def test_the_command_prints_what_the_results_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("grid.yaml").write_text(STUDY)
-    assert study(["grid.yaml", "--inline"]) == 0
+    folder = finished_study(
+        "[none, {name: badnets, size: 2}, {name: sig, poison_ratio: 0.05}]", size=16, draws="[0, 1]"
+    )
     capsys.readouterr()
-    folder = tmp_path / "runs" / "attacks"
     main([str(folder)])
     out = capsys.readouterr().out
     lines = [

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from benchmarks import layers_table
 from benchmarks.layers_table import groups_of, main, relearned, tabulate, treated, with_reset
-from orchestrator.study import main as study
+from tests.finished_study import finished_study
 from tests.ulrl_tests.tiny_networks import Made
 from ulrl.clean import CleanSamples
 from ulrl.datasets import Preprocessing
@@ -205,31 +205,12 @@ def test_a_table_has_means_over_victims() -> None:
     ]
 
 
-STUDY = """\
-name: layers
-grid:
-  attack: badnets
-  dataset: {name: digits, size: 8}
-  architecture: {name: preact_resnet18, width: 1}
-  seed: [0, 1]
-  clean_ratio: 0.05
-  unlearn_epochs: 1
-  relearn_epochs: 1
-victim: {epochs: 1, batch_size: 64, min_acc: 0, min_asr: 0}
-prune: none
-mlflow: none
-store: store
-"""
-
-
 def test_the_command_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("grid.yaml").write_text(STUDY)
-    assert study(["grid.yaml", "--inline"]) == 0
+    folder = finished_study("badnets", size=8)
     capsys.readouterr()
-    folder = tmp_path / "runs" / "layers"
     real, runs = layers_table.relearned, list[str]()
 
     def counted(*arguments: object) -> object:
