@@ -19,13 +19,11 @@ from statistics import mean, stdev
 import pandas as pd
 
 from benchmarks._common import table
-from benchmarks._target_class import SHARE, target_class_acc
+from benchmarks._target_class import target_class_acc
 from benchmarks._victims import StudyVictims
-from benchmarks.axes_table import DRAW, OUTCOMES, SURFACES, is_strong, outcomes, removals
-from benchmarks.finders_table import REMOVED
+from benchmarks.axes_table import DRAW, OUTCOMES, is_strong, outcomes, removals
 from orchestrator.plan.columns import NO_ATTACK, ULRL
 from orchestrator.plan.plan import Scenario, make_plan
-from orchestrator.reporting.classes import DEAD
 from orchestrator.spec.load import load_study
 from ulrl.image_similarity import psnr, ssim
 from ulrl.poisoning import example_pairs
@@ -67,13 +65,6 @@ def victims(trials: pd.DataFrame, benign: "pd.Series[float]") -> list[str]:
     took = f"{is_strong(once).sum()}/{len(once)}"
     gap = f"{gaps.mean():+.1f}".replace("-0.0", "0.0") if len(gaps) else "–"
     return [took, f"{acc} / {asr}", gap]
-
-
-def class_kept(trials: pd.DataFrame) -> str:
-    """Return in how many of the removals the target's class keeps an ACC above 10 %."""
-    removed = trials[trials[SURFACES["ASR"]] < REMOVED]
-    known = removed[SHARE].dropna()
-    return f"{(known > DEAD).sum()}/{len(known)}" if len(known) else "–"
 
 
 def _spread(values: Sequence[float], digits: int = 1) -> str:
@@ -128,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         by_draw = [removals(strong[strong[DRAW] == draw], (DRAW,)) for draw in draws]
         title = attack if kinds[attack] == 1 else f"{attack}: {text}, {poison}"
         cells = [*(one[0] if one else "–" for one in by_draw), *outcomes(strong)]
-        repaired.append([title, *cells, class_kept(strong)])
+        repaired.append([title, *cells])
     head = ["attack", "options", "poison", "took", "ACC / ASR", "ACC - benign", "published"]
     table([*head, "PSNR, dB", "SSIM"], made)
     if len(benign):
@@ -137,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"less by {_spread(list(lost))} after ULRL (n = {len(lost)}).")
     print()
     by_draws = [f"removed, draw {draw}" for draw in draws]
-    table(["attack", *by_draws, *OUTCOMES, "class kept"], repaired)
+    table(["attack", *by_draws, *OUTCOMES], repaired)
 
 
 if __name__ == "__main__":

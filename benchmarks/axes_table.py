@@ -4,7 +4,8 @@ All numbers are of the report half, of trials on victims that took. Each victim 
 several draws of clean samples (``defence_seed``), so two spreads can be told apart. Tables: how
 much of an attack's DER the axes explain, and the spreads; in how many repairs the backdoor is
 removed (ASR below 10 %) at each setting, and at the highest ratio by draw; what becomes of repairs
-whose target row is flagged, and of the others; what the ascents do; of each attack the surfaces.
+whose target row is flagged, and of the others, and in how many removals the target's class is kept
+(ACC above 10 %); what the ascents do; of each attack the surfaces.
 """
 
 import argparse
@@ -15,10 +16,15 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks._common import table
+from benchmarks._target_class import SHARE, target_class_acc
 from benchmarks.finders_table import REMOVED
+from orchestrator.reporting.classes import DEAD
 
 THRESHOLD, RATIO, VICTIM, DRAW = "unlearn_threshold", "reinit_ratio", "seed", "defence_seed"
-OUTCOMES = ("removed, target flagged", "removed, target not flagged", "ACC lost", "RA")
+OUTCOMES = (
+    *("removed, target flagged", "removed, target not flagged", "ACC lost", "RA"),
+    "class kept",
+)
 SURFACES = {"ACC": "acc_after_report", "ASR": "asr_after_report", "RA": "ra_after_report"}
 
 
@@ -72,7 +78,8 @@ def outcomes(trials: pd.DataFrame) -> list[str]:
     """Return what becomes of repairs that reset something.
 
     Removed of those whose target row is flagged, and of the others; of those removed the loss of
-    ACC in points and RA in percent, each as mean (lowest to highest).
+    ACC in points and RA in percent, each as mean (lowest to highest), and in how many the target's
+    class keeps an ACC above 10 %: a model that never predicts it has no backdoor either.
     """
     some = trials[trials[RATIO] > 0]
     pairs = zip(some["flagged"].map(json.loads), some["target_label"], strict=True)
@@ -82,7 +89,12 @@ def outcomes(trials: pd.DataFrame) -> list[str]:
     return [
         *(f"{removed[of].sum()}/{of.sum()}" for of in (hit, ~hit)),
         *(_range(100 * values) for values in (lost, some[SURFACES["RA"]][removed])),
+        _kept(some[SHARE][removed].dropna()),
     ]
+
+
+def _kept(accuracies: "pd.Series[float]") -> str:
+    return f"{(accuracies > DEAD).sum()}/{len(accuracies)}" if len(accuracies) else "–"
 
 
 def _range(values: "pd.Series[float]") -> str:
@@ -111,7 +123,8 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the study's folder")
-    trials = pd.read_csv(parser.parse_args().folder / "results.csv")
+    folder = parser.parse_args().folder
+    trials = pd.read_csv(folder / "results.csv").join(target_class_acc(folder))
     trials = trials[(trials["status"] == "done") & is_strong(trials)]
     rows, removed, drawn, ends, became = [], [], [], [], []
     reset = trials[trials[RATIO] == trials[RATIO].max()]

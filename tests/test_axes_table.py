@@ -66,4 +66,7 @@ def test_removals_and_ascents_are_counted() -> None:
     assert removals(made, (THRESHOLD, DRAW)) == ["1/4", "1/2"]
     made = made.assign(acc_before_report=0.7, ra_after_report=made["asr_after_report"] + 0.2)
     made = made.assign(acc_after_report=0.65 - made[THRESHOLD] / 10)
-    assert outcomes(made) == ["1/1", "1/2", "6.5 (6.0 to 7.0)", "22.5 (20.0 to 25.0)"]
+    accuracies = [0.5, 0.11, 0.5, 0.5, 0.5, 0.1]  # of the target's class
+    made = made.assign(target_class_acc=accuracies)
+    assert outcomes(made) == ["1/1", "1/2", "6.5 (6.0 to 7.0)", "22.5 (20.0 to 25.0)", "1/2"]
+    assert outcomes(made.assign(target_class_acc=float("nan")))[-1] == "–"

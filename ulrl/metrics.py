@@ -148,6 +148,17 @@ def register(name: str, *, maximise: bool = True) -> Callable[[T], T]:
     return _register(name)
 
 
+@register("target_acc")
+def target_acc(found: Predictions) -> float:
+    """Return ACC among the clean images of the classes that the attacker wants.
+
+    A model that never predicts the target has an ASR of 0, and of ten classes hardly less ACC. NaN
+    without an attack; of ``all_to_all``, which wants every class, it is ACC.
+    """
+    own = np.isin(found.clean_labels, found.target_labels)
+    return float(np.mean(found.clean[own] == found.clean_labels[own]))
+
+
 # Ten classes, of which some images are taken for others: by this a metric is tried.
 _LABELS = np.repeat(np.arange(10), 4)
 SAMPLE = Predictions(

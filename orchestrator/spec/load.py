@@ -279,8 +279,8 @@ def _metrics(node: YamlNode) -> tuple[str, ...]:
 def _metric(node: YamlNode) -> str:
     name: str = read(node, str)
     if name not in OWN_METRICS:
-        hint = nearest(name, OWN_METRICS, "there are") if OWN_METRICS else "; plugins register them"
-        raise InvalidValue(node, f"no metric of your own is called {name!r}{hint}")
+        hint = nearest(name, OWN_METRICS, "there are")
+        raise InvalidValue(node, f"no further metric is called {name!r}{hint}")
     try:
         value_of(name, SAMPLE)
     except MetricError as error:

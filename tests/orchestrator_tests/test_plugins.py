@@ -52,7 +52,7 @@ store: store
 MEASURED = """\
 name: s
 plugins: [shares.py]
-metrics: [own_acc, own_asr, worst_class, own_ra]
+metrics: [own_acc, own_asr, target_acc, worst_class, own_ra]
 grid:
   attack: badnets
   dataset: {name: digits, size: 8}
@@ -172,7 +172,7 @@ def test_metrics_of_the_users_own(folder: Path) -> None:
     assert own[:4] == tuple(
         f"own_acc_{when}_{half}" for when in ("before", "after") for half in ("selection", "report")
     )
-    assert len(own) == 16
+    assert len(own) == 20
     records = RunRecords(
         *(desk.scheduler, desk.results, desk.findings, desk.store),
         TriggerPictures(desk.plan, folder),
@@ -181,6 +181,9 @@ def test_metrics_of_the_users_own(folder: Path) -> None:
         for name in (name for name in own if name.startswith("own_")):
             assert row[name] == row[name.removeprefix("own_")], name
         assert row["worst_class_before_report"] <= row["acc_before_report"]
+        counts = desk.scheduler.repairs[trial.number].counts["report_clean"].tolist()
+        known = {row[1]: row[2] for row in counts if row[:1] == [0]}  # class 0 as which, how often
+        assert row["target_acc_after_report"] == known.get(0, 0) / sum(known.values())
         metrics = records.trial(trial, best=False).metrics
         assert {name: metrics[name] for name in own} == {name: row[name] for name in own}
         victim = records.scenario(trial.scenario, desk.findings.victim(trial.scenario)).metrics
@@ -244,10 +247,7 @@ def test_wrong_objectives(text: str, message: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            ("own_ra]", "own_rb]"),
-            "no metric of your own is called 'own_rb'; did you mean",
-        ),
+        (("own_ra]", "own_rb]"), "no further metric is called 'own_rb'; did you mean"),
         (("[own_acc", "[own_ra, own_acc"), "own_ra stands twice"),
         (('r("own_ra"', 'r("der"'), "and is none of acc, asr, ra, der, rir; got 'der'"),
         (("return min(", "return 1 / 0 + min("), "the metric worst_class raises ZeroDivisionError"),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from math import isnan
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,11 +17,13 @@ from ulrl.datasets import ImageSet
 from ulrl.metrics import (
     CleanMetrics,
     Metrics,
+    Predictions,
     count_predictions,
     der,
     measure,
     measure_clean,
     rir,
+    value_of,
 )
 from ulrl.poison import Poison
 from ulrl.poisoning import (
@@ -72,6 +75,27 @@ def test_shares_of_constructed_predictions() -> None:
     # clean: 3 of 5 right; triggered: 2 of 4 as the target, 1 of 4 as the true class
     metrics = measure(predicting([0, 1, 2, 0, 1], [0, 2, 0, 3]), half)
     assert metrics == Metrics(acc=3 / 5, asr=2 / 4, ra=1 / 4)
+
+
+def test_target_acc_is_acc_of_the_wanted_classes_by_hand() -> None:
+    """Of three images of class 2 one is known; wanting classes 0 and 2, two of four are."""
+    labels, clean = np.array([0, 1, 2, 2, 2]), np.array([0, 0, 2, 1, 0])
+
+    def found(wanted: list[int]) -> Predictions:
+        none = np.zeros(len(wanted), int)
+        targets = np.array(wanted, int)
+        return Predictions(
+            clean=clean,
+            clean_labels=labels,
+            triggered=none,
+            true_labels=none,
+            target_labels=targets,
+        )
+
+    assert value_of("target_acc", found([2, 2])) == 1 / 3
+    assert value_of("target_acc", found([2, 0])) == 2 / 4
+    with pytest.warns(RuntimeWarning):
+        assert value_of("target_acc", found([])) is None
 
 
 @pytest.mark.parametrize(
