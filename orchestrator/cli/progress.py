@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.remaining_time import RemainingTime
-from orchestrator.plan.columns import STOPPED, count, span, spoken
+from orchestrator.plan.columns import DRAW, STOPPED, count, span, spoken
 from orchestrator.plan.jobs import Job, JobResult, Progress
 from orchestrator.plan.labels import DAGGER, DAGGER_NOTE, cell_text, setting_text, with_defaults
 from orchestrator.plan.plan import Plan, Scenario, Trial
@@ -157,7 +157,7 @@ class ProgressState:
         if "repair_options" in point:
             defaults = self.plan.defaults(trial.setting)
             point["repair_options"] = with_defaults(point["repair_options"], defaults)
-        shown = [axis for axis in axes if axis != "defence_seed" or not choice.crossed]
+        shown = [axis for axis in axes if axis != DRAW or not choice.crossed]
         return BestSoFar(
             text=setting_text((axis, cell_text(point[axis])) for axis in shown),
             value=abs(best.mean),

@@ -50,7 +50,8 @@ AUDIT_COLUMNS = (
     *("model", "audit", "audit_options", "status", "error", "statistic", "threshold", "suspects"),
     *("target_rank", "scores", "rule", "passes", "queries", "seconds", "details"),
 )
-SETTING = ("defence_seed", "clean_ratio", *SURFACE_AXES)
+DRAW = "defence_seed"  # of clean samples and re-initialisations
+SETTING = (DRAW, "clean_ratio", *SURFACE_AXES)
 METHOD = ("repair", "repair_options")
 NAMED_SUSPECTS = "named_suspects"  # of the axis `suspects`: audits.csv has a column of that name
 NO_ATTACK = "none"  # in the column of attacks

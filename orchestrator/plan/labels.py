@@ -5,9 +5,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from orchestrator.plan.columns import METHOD, NAMED_SUSPECTS, SCENARIO, SURFACE_AXES, ULRL
+from orchestrator.plan.columns import DRAW, METHOD, NAMED_SUSPECTS, SCENARIO, SURFACE_AXES, ULRL
 
-_OF_ALL = {*SCENARIO, "defence_seed", "clean_ratio", "clean_draw", *METHOD}  # axes of every method
+_OF_ALL = {*SCENARIO, DRAW, "clean_ratio", "clean_draw", *METHOD}  # axes of every method
 ORACLE, DAGGER = "oracle", " †"  # a rule of methods that cut, and the mark of such settings
 DAGGER_NOTE = (
     "† the ASR on the selection half chooses the strength of the cut, or suspects names the rows: "
@@ -31,9 +31,10 @@ def telling(
 ) -> tuple[str, ...]:
     """Return the axes by which settings are told apart: those with several values in a scenario.
 
-    Where there is a single setting of ULRL these are threshold and ratio. (A ``defence_seed`` that
-    only follows the seed is thus no axis.) Where another method repairs, settings are named by the
-    method with its options, however many there are.
+    Where there is a single setting of ULRL, with one draw of clean samples or several, threshold
+    and ratio are among them. (A ``defence_seed`` that only follows the seed is no axis.) Where
+    another method repairs, settings are named by the method with its options, however many there
+    are.
 
     Points are the scenario of each trial and its value of every axis.
     """
@@ -51,7 +52,7 @@ def telling(
         if axis in axes and any(point.get(axis) not in (usual, "", None) for _, point in found)
     ]
     others = [axis for axis in axes if axis in varied or axis in named]
-    return tuple(others) or SURFACE_AXES
+    return tuple(others) if {*others} - {DRAW} else (*others, *SURFACE_AXES)
 
 
 def applies(axis: str, point: Mapping[str, Any]) -> bool:

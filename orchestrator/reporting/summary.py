@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
 
-from orchestrator.plan.columns import STATUSES, Family, column_of
+from orchestrator.plan.columns import DRAW, STATUSES, Family, column_of
 from orchestrator.reporting.read_folder import (
     ScenarioRow,
     Setting,
@@ -23,7 +23,6 @@ from orchestrator.search.best import Choice, Point, Rival, Standing
 
 HIGHEST_ASR = 0.20  # above this a repaired model still obeys its trigger
 LARGEST_ACC_DROP = 0.10  # beyond this the repair costs more than it is worth
-_DRAW = "defence_seed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +151,7 @@ def summarise(
     lowest = lowest or objective == "asr"
     by_scenario = grouped(results.trials, lambda trial: trial.scenario)
     took = {scenario: _took(trials) for scenario, trials in by_scenario.items()}
-    own = [axis for axis in results.telling if axis != _DRAW]
+    own = [axis for axis in results.telling if axis != DRAW]
     points = {
         id(t): _point(
             t,
@@ -165,7 +164,7 @@ def summarise(
         for t in results.trials
     }
     choice = Choice(points.values())
-    axes = tuple(axis for axis in results.telling if axis != _DRAW or not choice.crossed)
+    axes = tuple(axis for axis in results.telling if axis != DRAW or not choice.crossed)
     ranked = choice.overall()
     settings = {choice.name(points[id(t)]): _of(t.setting, axes) for t in reversed(results.trials)}
 
@@ -243,7 +242,7 @@ def _point(
         scenario=trial.scenario,
         attack=trial.scenario.family.attack,
         setting=_of(trial.setting, axes),
-        defence_seed=int(float(trial.cells[_DRAW])),
+        defence_seed=int(float(trial.cells[DRAW])),
         value=value,
         took=took,
     )

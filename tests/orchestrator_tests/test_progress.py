@@ -424,3 +424,11 @@ def test_defence_seeds_are_no_settings() -> None:
     settings = {"defence_seed": (3, 4, 5), "alpha": (0.5, 0.7)}
     plan = make_plan(small_study(attacks=[choice(BADNETS)], settings=settings, few={}))
     assert counts(plan) == "1 scenario × 2 settings × 3 defence seeds = 6 trials"
+
+
+def test_one_setting_with_several_draws_is_named() -> None:
+    """By threshold and ratio, since draws are no settings: an empty text says nothing."""
+    settings = {"defence_seed": (3, 4, 5)}
+    plan = make_plan(small_study(attacks=[choice(BADNETS)], settings=settings, few={}))
+    leader = leader_of(state_of(plan, {(0, 0): 0.6, (1, 0): 0.5, (2, 0): 0.7}))
+    assert leader.text == "unlearn_threshold=0.2, reinit_ratio=1.0"
