@@ -97,7 +97,7 @@ attack are alike, so they are too narrow:
 
 **None of the three is seen to tell these victims from benign models.** The statistic of ULRL's
 phase 1 comes nearest (0.76), 0.55 to 0.89 over the victims, but with five attacks in place
-of 15 victims its interval would have 0.5 in it (0.46 to 0.91). Its rule flags 26 of the 30 models. No
+of 15 victims its interval would have 0.5 in it (0.46 to 0.91). Its rule flags 26 of 30 models. No
 audit finds the target of a SIG victim. `ulrl_scores` flags the row that ULRL reset in a repaired
 model, so it cannot say whether that repair worked. B3D and `certify` are for smaller models: on
 digits `certify` alone tells victims from benign models

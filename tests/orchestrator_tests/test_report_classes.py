@@ -154,6 +154,26 @@ def counted(
     ]
 
 
+Cells = dict[tuple[int, int], int]
+
+
+def top_of(tmp_path: Path, before: tuple[Cells, Cells], after: tuple[Cells, Cells]) -> str:
+    """Return the top of the report on one repair, by its clean and triggered counts."""
+    rows = make_rows(attacks=(("badnets", {}),), thresholds=(0.1,), ratios=(1.0,))
+    for when, (own, stamped) in {"before": before, "after": after}.items():
+        hits = {"acc": sum(n for (t, p), n in own.items() if t == p) / sum(own.values())}
+        hits["asr"] = sum(n for (_, p), n in stamped.items() if p == 0) / sum(stamped.values())
+        hits["ra"] = sum(n for (t, p), n in stamped.items() if t == p) / sum(stamped.values())
+        rows[0] |= {f"{metric}_{when}_report": share for metric, share in hits.items()}
+    settle(rows[0])
+    write_study(tmp_path, rows)
+    cells = [*counted("victim", *before), *counted("repaired", *after)]
+    frame = pd.DataFrame(cells).astype({"wanted_class": "Int64"})
+    frame.to_parquet(tmp_path / "confusion.parquet")
+    html = unescape(write_report(tmp_path).read_text(encoding="utf-8"))
+    return html[: html.index("<nav")]
+
+
 @pytest.mark.parametrize(
     ("clean", "triggered", "sentences"),
     [
@@ -173,23 +193,20 @@ def test_the_top_says_where_a_low_asr_is_no_repair(
     triggered: dict[tuple[int, int], int],
     sentences: tuple[str, ...],
 ) -> None:
-    rows = make_rows(attacks=(("badnets", {}),), thresholds=(0.1,), ratios=(1.0,))
-    before = {(label, label): 10 for label in range(3)}, {(1, 0): 10, (2, 0): 10}
-    images = sum(triggered.values())
-    for when, (own, stamped) in {"before": before, "after": (clean, triggered)}.items():
-        hits = {"acc": sum(n for (t, p), n in own.items() if t == p) / 30}
-        hits["asr"] = sum(n for (_, p), n in stamped.items() if p == 0) / images
-        hits["ra"] = sum(n for (t, p), n in stamped.items() if t == p) / images
-        rows[0] |= {f"{metric}_{when}_report": share for metric, share in hits.items()}
-    settle(rows[0])
-    write_study(tmp_path, rows)
-    cells = [*counted("victim", *before), *counted("repaired", clean, triggered)]
-    frame = pd.DataFrame(cells).astype({"wanted_class": "Int64"})
-    frame.to_parquet(tmp_path / "confusion.parquet")
-    html = unescape(write_report(tmp_path).read_text(encoding="utf-8"))
-    top = html[: html.index("<nav")]
+    knows = {(label, label): 10 for label in range(3)}
+    top = top_of(tmp_path, (knows, {(1, 0): 10, (2, 0): 10}), (clean, triggered))
     assert ("A low ASR is no repair everywhere" in top) is bool(sentences)
     assert all(sentence in top for sentence in sentences)
+
+
+@pytest.mark.parametrize(("known", "lost"), [(3, True), (2, False)])
+def test_a_class_of_which_a_victim_knows_three_tenths_can_be_lost(
+    tmp_path: Path, known: int, *, lost: bool
+) -> None:
+    clean = {(0, 0): known, (0, 1): 10 - known, (1, 1): 10, (2, 2): 10}
+    after = {(0, 1): 10, (1, 1): 10, (2, 2): 10}, {(1, 1): 10, (2, 2): 10}
+    top = top_of(tmp_path, (clean, {(1, 0): 10, (2, 0): 10}), after)
+    assert ("leaves the target's class" in top) is lost
 
 
 def test_ties_are_named_as_ties(tmp_path: Path) -> None:
