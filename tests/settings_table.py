@@ -39,7 +39,8 @@ VICTIMS = """\
 ## The victims
 
 These are keys of the section `victim`, not axes: `victim: {epochs: 40, lr: 0.02}`. `recipe:
-backdoorbench` has BackdoorBench's values in their place. Where a victim is weak, try more `epochs`,
+backdoorbench` has BackdoorBench's values in their place; on victims of its lower rate repairs do
+something else ([results](results.md#what-a-removal-is)). Where a victim is weak, try more `epochs`,
 another `lr`, or more poison. `min_acc` (0.5) and `min_asr` (0.8) say below which it counts as weak.
 """
 
