@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def study_folder(text: str) -> Path:
+    """Return the folder of a finished study, which an argument names.
+
+    Raises:
+        ArgumentTypeError: It has no results.
+    """
+    folder = Path(text)
+    if not (folder / "results.csv").is_file():
+        raise argparse.ArgumentTypeError(f"{text} has no results.csv; run the study first")
+    return folder
+
+
 @dataclass
 class Clock:
     """Seconds that something took."""

@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 import pandas as pd
 
-from benchmarks._common import table
+from benchmarks._common import study_folder, table
 from benchmarks._target_class import target_class_acc
 from benchmarks._victims import StudyVictims
 from benchmarks.axes_table import DRAW, OUTCOMES, is_strong, outcomes, removals
@@ -95,7 +95,7 @@ class _Triggers(StudyVictims):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="the study's folder")
+    parser.add_argument("folder", type=study_folder, help="the study's folder")
     folder: Path = parser.parse_args(arguments).folder
     trials = pd.read_csv(folder / "results.csv").join(target_class_acc(folder))
     trials = trials[trials["status"] == "done"]

@@ -4,9 +4,8 @@ The numbers are the report's, by the same code from the same audits.csv.
 """
 
 import argparse
-from pathlib import Path
 
-from benchmarks._common import markdown
+from benchmarks._common import markdown, study_folder
 from orchestrator.plan.columns import AUDITS
 from orchestrator.reporting.audits import audit_tables, read_audits
 
@@ -24,7 +23,7 @@ AGREEMENT = ("one audit", "another", "same class first")
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="the study's folder")
+    parser.add_argument("folder", type=study_folder, help="the study's folder")
     found = audit_tables(read_audits(parser.parse_args().folder / AUDITS))
     if found is None:
         parser.error("the study has audited nothing")

@@ -11,11 +11,10 @@ whose target row is flagged, and of the others, and in how many removals the tar
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from benchmarks._common import table
+from benchmarks._common import study_folder, table
 from benchmarks._target_class import SHARE, target_class_acc
 from benchmarks.finders_table import REMOVED
 from orchestrator.reporting.classes import DEAD
@@ -122,7 +121,7 @@ def ascents(trials: pd.DataFrame) -> list[str]:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="the study's folder")
+    parser.add_argument("folder", type=study_folder, help="the study's folder")
     folder = parser.parse_args().folder
     trials = pd.read_csv(folder / "results.csv").join(target_class_acc(folder))
     trials = trials[(trials["status"] == "done") & is_strong(trials)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TypeAlias
 
-from benchmarks._common import table
+from benchmarks._common import study_folder, table
 from orchestrator.plan.columns import NAMED_SUSPECTS
 from orchestrator.plan.labels import DAGGER, is_named
 
@@ -137,7 +137,7 @@ def _lost(rows: Sequence[Row]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="the study's folder")
+    parser.add_argument("folder", type=study_folder, help="the study's folder")
     rows = read(parser.parse_args(arguments).folder / "results.csv")
     if not rows:
         parser.error("no trial of ULRL is done whose victim took")

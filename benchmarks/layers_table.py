@@ -31,7 +31,7 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from benchmarks._common import table
+from benchmarks._common import study_folder, table
 from benchmarks._victims import StudyVictims
 from orchestrator.files import read_table
 from orchestrator.plan.columns import SCENARIO
@@ -230,7 +230,7 @@ def named(scenario: Scenario) -> tuple[str, ...]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Treat what is not done yet, and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="the study's folder")
+    parser.add_argument("folder", type=study_folder, help="the study's folder")
     parser.add_argument("--epochs", type=int, default=20, help="default: 20")
     parser.add_argument("--lr", type=float, default=0.05, help="default: 0.05")
     given = parser.parse_args(arguments)

@@ -5,10 +5,9 @@ The numbers are the report's, by the same code from the same results.csv.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 
-from benchmarks._common import markdown
+from benchmarks._common import markdown, study_folder
 from orchestrator.plan.columns import ULRL
 from orchestrator.plan.labels import DAGGER
 from orchestrator.reporting.build import league_markdown, read_summary
@@ -71,7 +70,7 @@ def beside_ulrl(found: Sequence[MethodOutcome]) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="the study's folder")
+    parser.add_argument("folder", type=study_folder, help="the study's folder")
     folder = parser.parse_args().folder
     results, study, summary = read_summary(folder)
     found = league(

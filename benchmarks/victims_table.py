@@ -19,10 +19,9 @@ import argparse
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 
-from benchmarks._common import table
+from benchmarks._common import study_folder, table
 from benchmarks._target_class import target_class_acc
 from benchmarks.finders_table import REMOVED, is_found, share
 from orchestrator.plan.columns import ULRL, Family
@@ -191,7 +190,7 @@ def _percent(shares: Collection[float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, nargs="+", help="the studies' folders")
+    parser.add_argument("folder", type=study_folder, nargs="+", help="the studies' folders")
     parser.add_argument("--split", nargs="+", default=[], metavar="AXIS", help="setting axes")
     given = parser.parse_args(arguments)
     for folder in given.folder:

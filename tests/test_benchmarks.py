@@ -110,3 +110,19 @@ def test_the_table_of_finders_counts_what_was_found(
     assert lines[5] == ["finder", "named_suspects", "removed: sig", "RA of these"]
     assert lines[7] == ["ascent", "–", "1/3", "40 to 40"]
     assert lines[8] == ["ascent", "target †", "1/1", "25 to 25"]
+
+
+@pytest.mark.parametrize(
+    "name", ["attacks", "audits", "axes", "finders", "layers", "methods", "victims"]
+)
+def test_a_table_of_no_study_is_refused_in_one_line(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", [name, str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"benchmarks.{name}_table").main()
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.endswith(f"{tmp_path} has no results.csv; run the study first")
