@@ -21,8 +21,8 @@ import pandas as pd
 from benchmarks._common import study_folder, table
 from benchmarks._target_class import target_class_acc
 from benchmarks._victims import StudyVictims
-from benchmarks.axes_table import DRAW, OUTCOMES, is_strong, outcomes, removals
-from orchestrator.plan.columns import NO_ATTACK, ULRL
+from benchmarks.axes_table import OUTCOMES, is_strong, outcomes, removals
+from orchestrator.plan.columns import DRAW, NO_ATTACK, ULRL
 from orchestrator.plan.plan import Scenario, make_plan
 from orchestrator.spec.load import load_study
 from ulrl.image_similarity import psnr, ssim

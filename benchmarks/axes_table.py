@@ -17,11 +17,16 @@ import pandas as pd
 from benchmarks._common import study_folder, table
 from benchmarks._target_class import SHARE, target_class_acc
 from benchmarks.finders_table import REMOVED
+from orchestrator.plan.columns import DRAW, SURFACE_AXES
 from orchestrator.reporting.classes import DEAD
 
-THRESHOLD, RATIO, VICTIM, DRAW = "unlearn_threshold", "reinit_ratio", "seed", "defence_seed"
+THRESHOLD, RATIO = SURFACE_AXES
+VICTIM = "seed"
 OUTCOMES = (
-    *("removed, target flagged", "removed, target not flagged", "ACC lost", "RA"),
+    "removed, target flagged",
+    "removed, target not flagged",
+    "ACC lost",
+    "RA",
     "class kept",
 )
 SURFACES = {"ACC": "acc_after_report", "ASR": "asr_after_report", "RA": "ra_after_report"}

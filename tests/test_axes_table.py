@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from benchmarks.axes_table import (
-    DRAW,
     RATIO,
     THRESHOLD,
     VICTIM,
@@ -17,6 +16,7 @@ from benchmarks.axes_table import (
     shares,
     spreads,
 )
+from orchestrator.plan.columns import DRAW
 
 
 def trials(values: dict[tuple[float, float, int, int], float]) -> pd.DataFrame:
