@@ -92,7 +92,7 @@ def outcomes(trials: pd.DataFrame) -> list[str]:
     lost = (some["acc_before_report"] - some[SURFACES["ACC"]])[removed]
     return [
         *(f"{removed[of].sum()}/{of.sum()}" for of in (hit, ~hit)),
-        *(_range(100 * values) for values in (lost, some[SURFACES["RA"]][removed])),
+        *(span(100 * values) for values in (lost, some[SURFACES["RA"]][removed])),
         _kept(some[SHARE][removed].dropna()),
     ]
 
@@ -101,7 +101,8 @@ def _kept(accuracies: "pd.Series[float]") -> str:
     return f"{(accuracies > DEAD).sum()}/{len(accuracies)}" if len(accuracies) else "–"
 
 
-def _range(values: "pd.Series[float]") -> str:
+def span(values: "pd.Series[float]") -> str:
+    """Return mean, lowest and highest."""
     return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})" if len(values) else "–"
 
 

@@ -1,13 +1,21 @@
 """Tables of a study of repair methods: ``python -m benchmarks.methods_table runs/methods``.
 
-The numbers are the report's, by the same code from the same results.csv.
+The numbers are the report's, by the same code from the same results.csv. Tables: each method at the
+one setting that is best over all victims; ACC / ASR (DER) by attack; in how many repairs the
+backdoor is removed (ASR below 10 %, ACC above chance; in brackets in how many of these the target's
+class keeps an ACC above 10 %: a model that never predicts it has no backdoor either), and the mean
+(lowest to highest) ACC of that class after the removals; ULRL beside each method.
 """
 
 import argparse
 from collections.abc import Sequence
 from statistics import fmean
 
+import pandas as pd
+
 from benchmarks._common import markdown, study_folder
+from benchmarks._target_class import removals, removed, target_class_acc
+from benchmarks.axes_table import span
 from orchestrator.plan.columns import ULRL
 from orchestrator.plan.labels import DAGGER
 from orchestrator.reporting.build import league_markdown, read_summary
@@ -41,6 +49,24 @@ def by_attack(found: Sequence[MethodOutcome]) -> str:
     return markdown(["method", *(family.attack.partition(" ")[0] for family in families)], rows)
 
 
+def by_class(found: Sequence[MethodOutcome], accuracies: "pd.Series[float]") -> str:
+    """Return in how many repairs of each attack the backdoor is removed, and the class kept.
+
+    Args:
+        found: The methods.
+        accuracies: ACC of the target's class after a repair, by the trial's place.
+    """
+    families = list(dict.fromkeys(one.family for row in found for one in row.repairs))
+    rows = []
+    for row in found:
+        of = [[t for t in row.judged if t.scenario.family == family] for family in families]
+        cells = [removals(part, accuracies) if part else "–" for part in [*of, row.judged]]
+        known = accuracies[accuracies.index.isin([t.place for t in removed(row.judged)])]
+        rows.append([row.method, *cells, span(100 * known)])
+    attacks = (family.attack.partition(" ")[0] for family in families)
+    return markdown(["removed (class kept)", *attacks, "all", "the class's ACC"], rows)
+
+
 def beside_ulrl(found: Sequence[MethodOutcome]) -> str:
     """Return how ULRL stands to each other method: DER of ULRL less that of the other.
 
@@ -50,9 +76,9 @@ def beside_ulrl(found: Sequence[MethodOutcome]) -> str:
     [ulrl] = [row for row in found if row.method == ULRL]
     rows, gaps = [], []
     for row in found:
-        if row is ulrl:
-            continue
         shared = [one for one in ulrl.repairs if one in row.repairs]
+        if row is ulrl or not shared:  # as where a method wrecks every model
+            continue
         attacks = [one.family.attack for one in shared]
         own, other = ([r.repairs[one].numbers["der_report"] for one in shared] for r in (ulrl, row))
         differences = [a - b for a, b in zip(own, other, strict=True)]
@@ -67,11 +93,11 @@ def beside_ulrl(found: Sequence[MethodOutcome]) -> str:
     return markdown(["method", "ULRL - method, DER", "ULRL wins", "neither", "ULRL loses"], lines)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=study_folder, help="the study's folder")
-    folder = parser.parse_args().folder
+    folder = parser.parse_args(arguments).folder
     results, study, summary = read_summary(folder)
     found = league(
         {
@@ -80,7 +106,10 @@ def main() -> None:
         }
     )
     print(league_markdown(study.name or folder.name, league_table(found, names_of(results))))
-    print(by_attack(found), beside_ulrl(found), sep="\n\n")
+    parts = [by_attack(found), by_class(found, target_class_acc(folder))]
+    if any(row.method == ULRL for row in found):
+        parts.append(beside_ulrl(found))
+    print(*parts, sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from dataclasses import fields, replace
 from functools import partial
 from statistics import fmean
 
+import pandas as pd
+
 from benchmarks._common import study_folder, table
-from benchmarks._target_class import target_class_acc
-from benchmarks.finders_table import REMOVED, is_found, share
+from benchmarks._target_class import removals, target_class_acc
+from benchmarks.finders_table import is_found, share
 from orchestrator.plan.columns import ULRL, Family
 from orchestrator.plan.labels import DAGGER, setting_text
 from orchestrator.reporting.build import read_summary
-from orchestrator.reporting.classes import DEAD
 from orchestrator.reporting.league import MethodOutcome, league
 from orchestrator.reporting.read_folder import (
     Setting,
@@ -53,7 +54,7 @@ OF_PHASE_1 = (
 
 
 def tabulate(
-    results: StudyResults, objective: str, split: Sequence[str], alive: Collection[int]
+    results: StudyResults, objective: str, split: Sequence[str], accuracies: "pd.Series[float]"
 ) -> tuple[list[Table], list[str]]:
     """Return the tables of one architecture, and the setting of each method.
 
@@ -61,7 +62,7 @@ def tabulate(
         results: Trials of the architecture.
         objective: The metric by which settings are chosen.
         split: Setting axes whose values make methods of their own, of a method that has them.
-        alive: Places of the trials whose repaired models still know the target's class.
+        accuracies: ACC of the target's class after a repair, by the trial's place.
     """
     parts = dict(_summaries(results, objective, split))
     found = sorted(league(parts), key=lambda row: [*parts].index(row.method))
@@ -73,7 +74,7 @@ def tabulate(
         [*_victims(family, trials, names), *_finds(trials, thresholds)]
         for family, trials in by_family.items()
     ]
-    cells = [[_repaired(row, family, alive) for row in found] for family in by_family]
+    cells = [[_repaired(row, family, accuracies) for row in found] for family in by_family]
     best = [_best(family, found) for family in by_family]
     methods = [row.method for row in found]
     if len(methods) > len(by_family):
@@ -146,15 +147,13 @@ def _finds(trials: Iterable[TrialRow], thresholds: Iterable[str]) -> list[str]:
     return [share(part, map(is_found, part)) for part in parts]
 
 
-def _repaired(row: MethodOutcome, family: Family, alive: Collection[int]) -> str:
-    """Return ACC / ASR of a method's repairs of a family, how many are removed, and alive."""
+def _repaired(row: MethodOutcome, family: Family, accuracies: "pd.Series[float]") -> str:
+    """Return ACC / ASR of a method's repairs of a family, how many are removed."""
     trials = _judged(row, family)
     if not trials:
         return "–"
     acc, asr = (_mean(trials, f"{metric}_after_report") for metric in ("acc", "asr"))
-    gone = [t for t in trials if t.numbers["asr_after_report"] < REMOVED and not t.wrecked]
-    known = f" ({sum(trial.place in alive for trial in gone)})" if gone else ""
-    return f"{100 * acc:.0f} / {100 * asr:.0f}, {len(gone)}/{len(trials)}{known}"
+    return f"{100 * acc:.0f} / {100 * asr:.0f}, {removals(trials, accuracies)}"
 
 
 def _judged(row: MethodOutcome, family: Family) -> list[TrialRow]:
@@ -196,11 +195,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for folder in given.folder:
         results, study, summary = read_summary(folder)
         accuracies = target_class_acc(folder)
-        alive = set(accuracies.index[accuracies > DEAD])
         parts = grouped(results.trials, lambda trial: trial.scenario.family.architecture)
         for architecture, trials in parts.items():
             own = replace(results, trials=tuple(trials), benign=())
-            tables, settings = tabulate(own, summary.objective, given.split, alive)
+            tables, settings = tabulate(own, summary.objective, given.split, accuracies)
             print(f"{study.name or folder.name}, {architecture}\n")
             for head, lines in tables:
                 table(head, lines)
