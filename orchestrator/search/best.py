@@ -102,7 +102,9 @@ class Choice:
     def __init__(self, points: Iterable[Point]) -> None:
         self.points = tuple(points)
         seeds: dict[Hashable, dict[Hashable, set[int]]] = {}
+        self._within: dict[Hashable, list[Point]] = {}
         for point in self.points:
+            self._within.setdefault(point.scenario, []).append(point)
             settings = seeds.setdefault(point.scenario, {})
             settings.setdefault(point.setting, set()).add(point.defence_seed)
         found = [list(settings.values()) for settings in seeds.values()]
@@ -139,7 +141,7 @@ class Choice:
 
     def within(self, scenario: Hashable) -> list[Standing]:
         """Return the settings with a result in one scenario, whatever its victim, best first."""
-        return self._ranked(point for point in self.points if point.scenario == scenario)
+        return self._ranked(self._within.get(scenario, ()))
 
     def _ranked(self, points: Iterable[Point]) -> list[Standing]:
         found: dict[Name, dict[Place, float]] = {}
