@@ -56,7 +56,7 @@ OF_PHASE_1 = (
 def tabulate(
     results: StudyResults, objective: str, split: Sequence[str], accuracies: "pd.Series[float]"
 ) -> tuple[list[Table], list[str]]:
-    """Return the tables of one architecture, and the setting of each method.
+    """Return the tables of one architecture, and the setting of each method that has several.
 
     Args:
         results: Trials of the architecture.
@@ -85,12 +85,8 @@ def tabulate(
     else:
         whole = [[*line, *own, first] for line, own, first in zip(lines, cells, best, strict=True)]
         tables = [([*head, *methods, "best DER"], whole)]
-    texts = [setting_text(row.summary.common) if row.summary.common else "–" for row in found]
-    settings = [
-        f"{method}: {text}"
-        for method, text in zip(methods, texts, strict=True)
-        if f"({text})" not in method
-    ]
+    texts = {r.method: setting_text(r.summary.common) for r in found if r.summary.common}
+    settings = [f"{method}: {text}" for method, text in texts.items() if f"({text})" not in method]
     return tables, settings
 
 

@@ -77,6 +77,7 @@ def test_a_row_is_an_attack_and_a_column_a_method(
     assert stamped[0] == "badnets(stamp=after_augmentation)"
     assert stamped[2:6] == ["3/3", "90 / 100", "2/3", "0/3"]
     assert "- ulrl: unlearn_threshold=0.1" in out
+    assert "- clp" not in out  # it has one setting, and no axis to tell
     assert "layers=all" in out
 
 
