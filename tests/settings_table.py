@@ -39,12 +39,12 @@ VICTIMS = """\
 ## The victims
 
 These are keys of the section `victim`, not axes: `victim: {epochs: 40, lr: 0.02}`. `recipe:
-backdoorbench` has BackdoorBench's values in their place. **The rate of `fast` is ten times the
-published one, and repairs do something else on its victims**: ULRL mostly loses the target's class
-with the backdoor, and fine-tuning helps little ([results](results.md#what-a-removal-is)). To stand
-beside published numbers, set `lr: 0.01` or take `backdoorbench`. Where a victim is weak, try more
-`epochs`, another `lr`, or more poison. `min_acc` (0.5) and `min_asr` (0.8) say below which it is
-weak.
+backdoorbench` has BackdoorBench's values in their place. **The rate of `fast` is ten times
+BackdoorBench's, and repairs do something else on its victims**: ULRL mostly loses the target's
+class with the backdoor, and fine-tuning helps little ([results](results.md#what-a-removal-is)). To
+stand beside published numbers, set `lr: 0.01` or take `backdoorbench`. Where a victim is weak, try
+more `epochs`, another `lr`, or more poison. `min_acc` (0.5) and `min_asr` (0.8) say below which it
+is weak.
 """
 
 
