@@ -37,7 +37,7 @@ def removed(trials: Iterable[TrialRow]) -> list[TrialRow]:
     return [t for t in trials if t.numbers["asr_after_report"] < REMOVED and not t.wrecked]
 
 
-def removals(trials: Sequence[TrialRow], accuracies: "pd.Series[float]") -> str:
+def count_removals(trials: Sequence[TrialRow], accuracies: "pd.Series[float]") -> str:
     """Return of how many trials the backdoor is removed, and in brackets the class kept.
 
     Args:

@@ -14,9 +14,9 @@ from statistics import fmean
 import pandas as pd
 
 from benchmarks._common import markdown, study_folder
-from benchmarks._target_class import removals, removed, target_class_acc
+from benchmarks._target_class import count_removals, removed, target_class_acc
 from benchmarks.axes_table import span
-from orchestrator.plan.columns import ULRL
+from orchestrator.plan.columns import ULRL, Family
 from orchestrator.plan.labels import DAGGER
 from orchestrator.reporting.build import league_markdown, read_summary
 from orchestrator.reporting.league import MethodOutcome, league, league_table
@@ -27,9 +27,18 @@ from orchestrator.search.inference import estimate
 METRICS = ("acc_after_report", "asr_after_report", "der_report")
 
 
+def _families(found: Sequence[MethodOutcome]) -> dict[Family, str]:
+    """Return the families that a method repairs, with the names of their attacks."""
+    return {one.family: _name(one.family.attack) for row in found for one in row.repairs}
+
+
+def _name(attack: str) -> str:
+    return attack.partition(" ")[0]  # without its options
+
+
 def by_attack(found: Sequence[MethodOutcome]) -> str:
     """Return ACC / ASR (DER) of each method on each attack, means over the seeds."""
-    families = list(dict.fromkeys(one.family for row in found for one in row.repairs))
+    families = _families(found)
     victims = {o.scenario: o.victim for row in found for o in row.summary.outcomes if o.took}
     before = ["none"]
     for family in families:
@@ -46,7 +55,7 @@ def by_attack(found: Sequence[MethodOutcome]) -> str:
             else:
                 cells.append("–")
         rows.append([row.method, *cells])
-    return markdown(["method", *(family.attack.partition(" ")[0] for family in families)], rows)
+    return markdown(["method", *families.values()], rows)
 
 
 def by_class(found: Sequence[MethodOutcome], accuracies: "pd.Series[float]") -> str:
@@ -56,15 +65,15 @@ def by_class(found: Sequence[MethodOutcome], accuracies: "pd.Series[float]") -> 
         found: The methods.
         accuracies: ACC of the target's class after a repair, by the trial's place.
     """
-    families = list(dict.fromkeys(one.family for row in found for one in row.repairs))
+    families = _families(found)
     rows = []
     for row in found:
         of = [[t for t in row.judged if t.scenario.family == family] for family in families]
-        cells = [removals(part, accuracies) if part else "–" for part in [*of, row.judged]]
+        cells = [count_removals(part, accuracies) if part else "–" for part in [*of, row.judged]]
         known = accuracies[accuracies.index.isin([t.place for t in removed(row.judged)])]
         rows.append([row.method, *cells, span(100 * known)])
-    attacks = (family.attack.partition(" ")[0] for family in families)
-    return markdown(["removed (class kept)", *attacks, "all", "the class's ACC"], rows)
+    head = ["removed (class kept)", *families.values(), "all", "the class's ACC"]
+    return markdown(head, rows)
 
 
 def beside_ulrl(found: Sequence[MethodOutcome]) -> str:
@@ -86,7 +95,7 @@ def beside_ulrl(found: Sequence[MethodOutcome]) -> str:
         places: tuple[list[str], ...] = ([], [], [])
         for attack in dict.fromkeys(attacks):
             of = [d for d, a in zip(differences, attacks, strict=True) if a == attack]
-            places[0 if min(of) > 0 else 2 if max(of) < 0 else 1].append(attack.partition(" ")[0])
+            places[0 if min(of) > 0 else 2 if max(of) < 0 else 1].append(_name(attack))
         rows.append([row.method, *(", ".join(names) or "–" for names in places)])
     texts = difference_texts(gaps)
     lines = [[row[0], text, *row[1:]] for row, text in zip(rows, texts, strict=True)]

@@ -24,7 +24,7 @@ from statistics import fmean
 import pandas as pd
 
 from benchmarks._common import study_folder, table
-from benchmarks._target_class import removals, target_class_acc
+from benchmarks._target_class import count_removals, target_class_acc
 from benchmarks.finders_table import is_found, share
 from orchestrator.plan.columns import ULRL, Family
 from orchestrator.plan.labels import DAGGER, setting_text
@@ -149,7 +149,7 @@ def _repaired(row: MethodOutcome, family: Family, accuracies: "pd.Series[float]"
     if not trials:
         return "–"
     acc, asr = (_mean(trials, f"{metric}_after_report") for metric in ("acc", "asr"))
-    return f"{100 * acc:.0f} / {100 * asr:.0f}, {removals(trials, accuracies)}"
+    return f"{100 * acc:.0f} / {100 * asr:.0f}, {count_removals(trials, accuracies)}"
 
 
 def _judged(row: MethodOutcome, family: Family) -> list[TrialRow]:

@@ -10,6 +10,7 @@ import pytest
 from benchmarks._target_class import target_class_acc
 from benchmarks.attacks_table import main, victims
 from tests.finished_study import finished_study
+from tests.markdown_tables import cells_of
 
 
 def test_a_victim_counts_once_whatever_draws_repair_it() -> None:
@@ -48,11 +49,7 @@ def test_the_command_prints_what_the_results_say(
     capsys.readouterr()
     main([str(folder)])
     out = capsys.readouterr().out
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in out.splitlines()
-        if line.startswith("| ")
-    ]
+    lines = cells_of(out)
     made, repaired = lines[:3], lines[3:]
     assert [line[:4] for line in made[1:]] == [
         ["badnets", "size: 2", "0.1", "2/2"],

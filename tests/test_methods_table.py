@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.methods_table import main
+from tests.markdown_tables import cells_of
 from tests.orchestrator_tests.report_folders import Row, make_rows, settle, write_study
 
 EMPTY = ("unlearn_threshold", "reinit_ratio", "flagged")
@@ -52,15 +53,7 @@ def write_counts(folder: Path, rows: list[Row]) -> None:
 
 def tables_of(text: str) -> list[list[list[str]]]:
     """Return the tables of a page: rows of cells."""
-    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
-    return [
-        [
-            [cell.strip() for cell in line.strip("|").split("|")]
-            for line in block
-            if "--" not in line
-        ]
-        for block in blocks
-    ]
+    return [cells_of(block) for block in text.split("\n\n") if block.startswith("| ")]
 
 
 def test_removals_and_the_class_are_counted(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.victims_table import main
+from tests.markdown_tables import cells_of
 from tests.orchestrator_tests.report_folders import Row, make_rows, settle, write_study
 
 STAMPED = {"stamp": "after_augmentation"}
@@ -47,17 +48,12 @@ def rows_of() -> list[Row]:
     return rows
 
 
-def lines_of(text: str) -> list[list[str]]:
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
 def test_a_row_is_an_attack_and_a_column_a_method(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main([str(write_study(tmp_path, rows_of()))])
     out = capsys.readouterr().out
-    head, plain, stamped = lines_of(out)
+    head, plain, stamped = cells_of(out)
     assert head == [
         *("attack", "poison", "took", "victim", "found at 0.1", "found at 0.2"),
         *("ulrl", "clp", "best DER"),
@@ -86,7 +82,7 @@ def test_values_of_an_axis_are_methods_of_their_own(
 ) -> None:
     """More methods than attacks, so the methods stand downwards, in the plan's order."""
     main([str(write_study(tmp_path, rows_of())), "--split", "layers"])
-    lines = lines_of(capsys.readouterr().out)
+    lines = cells_of(capsys.readouterr().out)
     assert [len(line) for line in lines] == [6] * 3 + [3] * 5
     assert [line[:2] for line in lines[3:]] == [
         ["repair", "badnets, 0.1"],
@@ -109,14 +105,14 @@ def test_a_wreck_is_neither_removed_nor_best(
             settle(row)
         row["wrecked"] = row["repair"] == "clp" and row["seed"] == 0
     main([str(write_study(tmp_path, rows))])
-    _, plain, _ = lines_of(capsys.readouterr().out)
+    _, plain, _ = cells_of(capsys.readouterr().out)
     assert plain[6:] == ["80 / 5, 2/2 (0)", "85 / 0, 1/2 (0)", "ulrl"]
 
 
 def test_folders_follow_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = (write_study(tmp_path / name, rows_of()) for name in "ab")
     main([str(first), str(second)])
-    assert len(lines_of(capsys.readouterr().out)) == 6
+    assert len(cells_of(capsys.readouterr().out)) == 6
 
 
 def test_a_share_of_clean_samples_is_of_every_method(
@@ -132,7 +128,7 @@ def test_a_share_of_clean_samples_is_of_every_method(
             more[-1][f"asr_after_{half}"] = row[f"asr_after_{half}"] / 10
         settle(more[-1])
     main([str(write_study(tmp_path, rows + more)), "--split", "clean_ratio"])
-    lines = lines_of(capsys.readouterr().out)
+    lines = cells_of(capsys.readouterr().out)
     assert lines[1][4:] == ["2/4", "0/4"]
     assert [line[:2] for line in lines[4:-1]] == [
         ["ulrl (clean_ratio=0.01)", "80 / 5, 2/2 (0)"],
@@ -158,7 +154,7 @@ def test_each_preset_has_an_ascent_of_its_own(
         row |= {"target_rank": 1 if found else 3, "flagged": "[0]" if found else "[5]"}
         settle(row)
     main([str(write_study(tmp_path, rows)), "--split", "preset"])
-    _, line, *_ = lines_of(capsys.readouterr().out)
+    _, line, *_ = cells_of(capsys.readouterr().out)
     assert line[4] == "3/6"
 
 
@@ -175,7 +171,7 @@ def test_a_single_setting_is_judged_by_all_draws(
             settle(row)
             rows.append(row)
     main([str(write_study(tmp_path / "two", rows))])
-    assert lines_of(capsys.readouterr().out)[1][6] == "80 / 60, 0/1"
+    assert cells_of(capsys.readouterr().out)[1][6] == "80 / 60, 0/1"
     one = [row for row in rows if row["unlearn_threshold"] == 0.1]
     main([str(write_study(tmp_path / "one", one))])
-    assert lines_of(capsys.readouterr().out)[1][5] == "80 / 30, 1/3 (0)"
+    assert cells_of(capsys.readouterr().out)[1][5] == "80 / 30, 1/3 (0)"
