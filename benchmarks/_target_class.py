@@ -1,16 +1,19 @@
-"""What becomes of the target's class: a model that never predicts it has no backdoor either."""
+"""Which repairs remove the backdoor, and what becomes of the target's class.
 
-from collections.abc import Iterable, Sequence
+A model that never predicts the target's class has no backdoor either.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.finders_table import REMOVED
 from orchestrator.plan.columns import CONFUSION
 from orchestrator.reporting.classes import DEAD
 from orchestrator.reporting.read_folder import TrialRow
 
 SHARE = "target_class_acc"
+REMOVED = 0.1
 
 
 def target_class_acc(folder: Path) -> "pd.Series[float]":
@@ -32,9 +35,19 @@ def target_class_acc(folder: Path) -> "pd.Series[float]":
     return (known / all_of_it).rename(SHARE)
 
 
+def is_removed(cells: Mapping[str, object]) -> bool:
+    """Whether a done trial's row of results.csv has an ASR below 10 % and an ACC above chance.
+
+    ASR is that of the report half; whether ACC is above chance is told by the selection half
+    (column ``wrecked``).
+    """
+    asr, wrecked = cells["asr_after_report"], cells.get("wrecked")
+    return float(str(asr)) < REMOVED and str(wrecked) != "True"
+
+
 def removed(trials: Iterable[TrialRow]) -> list[TrialRow]:
-    """Return the trials after which ASR is below 10 % and ACC above chance."""
-    return [t for t in trials if t.numbers["asr_after_report"] < REMOVED and not t.wrecked]
+    """Return the trials that remove the backdoor."""
+    return [trial for trial in trials if is_removed(trial.cells)]
 
 
 def count_removals(trials: Sequence[TrialRow], accuracies: "pd.Series[float]") -> str:

@@ -4,10 +4,11 @@ The first is of the victims, each counted once: how many took, their ACC / ASR, 
 the benign model of the same seed (the study's ``none``), and PSNR and SSIM between 1,000 test
 images and their triggered selves, PSNR over those that the trigger changes. Means over seeds and
 sample standard deviations. The second is of ULRL's repairs of the victims that took: how many are
-removed (ASR below 10 %) with each draw of clean samples, what becomes of those whose target row is
-flagged and of the others, and of those removed the mean (lowest to highest) loss of ACC and RA, and
-in how many the target's class keeps an ACC above 10 % (a model that never predicts it has no
-backdoor either). All numbers are of the report half, in percent; differences of ACC in points.
+removed (ASR below 10 %, ACC above chance) with each draw of clean samples, what becomes of those
+whose target row is flagged and of the others, and of those removed the mean (lowest to highest)
+loss of ACC and RA, and in how many the target's class keeps an ACC above 10 % (a model that never
+predicts it has no backdoor either). All numbers are of the report half, in percent; differences of
+ACC in points.
 """
 
 import argparse

@@ -3,20 +3,20 @@
 All numbers are of the report half, of trials on victims that took. Each victim is repaired with
 several draws of clean samples (``defence_seed``), so two spreads can be told apart. Tables: how
 much of an attack's DER the axes explain, and the spreads; in how many repairs the backdoor is
-removed (ASR below 10 %) at each setting, and at the highest ratio by draw; what becomes of repairs
-whose target row is flagged, and of the others, and in how many removals the target's class is kept
-(ACC above 10 %); what the ascents do; of each attack the surfaces.
+removed (ASR below 10 %, ACC above chance) at each setting, and at the highest ratio by draw; what
+becomes of repairs whose target row is flagged, and of the others, and in how many removals the
+target's class is kept (ACC above 10 %); what the ascents do; of each attack the surfaces.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from benchmarks._common import study_folder, table
-from benchmarks._target_class import SHARE, target_class_acc
-from benchmarks.finders_table import REMOVED
+from benchmarks._target_class import SHARE, is_removed, target_class_acc
 from orchestrator.plan.columns import DRAW, SURFACE_AXES
 from orchestrator.reporting.classes import DEAD
 
@@ -73,9 +73,13 @@ def is_strong(trials: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def removals(trials: pd.DataFrame, by: Sequence[str] = (THRESHOLD, RATIO)) -> list[str]:
-    """Return of each combination of these columns how many repairs leave an ASR below 10 %."""
-    groups = trials.groupby([*by])[SURFACES["ASR"]]
-    return [f"{(asr < REMOVED).sum()}/{len(asr)}" for _, asr in groups]
+    """Return of each combination of these columns how many repairs remove the backdoor."""
+    return [f"{_removed(of).sum()}/{len(of)}" for _, of in trials.groupby([*by])]
+
+
+def _removed(trials: pd.DataFrame) -> "pd.Series[bool]":
+    rows: list[Any] = trials.to_dict("records")
+    return pd.Series([is_removed(row) for row in rows], index=trials.index, dtype=bool)
 
 
 def outcomes(trials: pd.DataFrame) -> list[str]:
@@ -88,7 +92,7 @@ def outcomes(trials: pd.DataFrame) -> list[str]:
     some = trials[trials[RATIO] > 0]
     pairs = zip(some["flagged"].map(json.loads), some["target_label"], strict=True)
     hit = pd.Series([int(target) in rows for rows, target in pairs], index=some.index)
-    removed = some[SURFACES["ASR"]] < REMOVED
+    removed = _removed(some)
     lost = (some["acc_before_report"] - some[SURFACES["ACC"]])[removed]
     return [
         *(f"{removed[of].sum()}/{of.sum()}" for of in (hit, ~hit)),

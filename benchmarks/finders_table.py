@@ -1,9 +1,10 @@
 """How often finders find the target's row: ``python -m benchmarks.finders_table runs/finders``.
 
 Found: the row of the target has the largest score of all rows of the head and is flagged. Removed:
-the ASR of the repaired model is below 10 % on the report half. Weak victims are left out. Rows: how
-many a benign model has flagged on average, so what share of classes is flagged by chance. A second
-table has what was removed by attack, and the lowest and the highest RA of these, in percent.
+the repaired model has an ASR below 10 % on the report half and an ACC above chance. Weak victims
+are left out. Rows: how many a benign model has flagged on average, so what share of classes is
+flagged by chance. A second table has what was removed by attack, and the lowest and the highest RA
+of these, in percent.
 """
 
 import argparse
@@ -15,12 +16,12 @@ from statistics import mean, median
 from typing import TypeAlias
 
 from benchmarks._common import study_folder, table
+from benchmarks._target_class import is_removed
 from orchestrator.plan.columns import NAMED_SUSPECTS
 from orchestrator.plan.labels import DAGGER, is_named
 
 Row: TypeAlias = Mapping[str, str]
 AXES = ("finder", "score", "unlearn_threshold", "clean_ratio", NAMED_SUSPECTS)
-REMOVED = 0.1
 
 
 def read(path: Path) -> list[Row]:
@@ -50,11 +51,6 @@ def is_found(row: Row) -> bool:
 def share(rows: Sized, holds: Iterable[bool]) -> str:
     """Return how many of some rows something holds of, as ``2/3``."""
     return f"{sum(holds)}/{len(rows)}" if rows else "–"
-
-
-def is_removed(row: Row) -> bool:
-    """Whether the repaired model hardly follows the trigger."""
-    return float(row["asr_after_report"]) < REMOVED
 
 
 def by_setting(rows: Sequence[Row]) -> tuple[list[str], dict[tuple[str, ...], list[Row]]]:

@@ -50,7 +50,7 @@ def test_shares_of_a_design_by_hand() -> None:
 
 
 def test_removals_and_ascents_are_counted() -> None:
-    """An ascent counts once, whatever ratios its repairs have; ASR 10 % is not removed."""
+    """An ascent counts once, whatever ratios its repairs have; no removal: ASR 10 %, or a wreck."""
     columns = [THRESHOLD, RATIO, VICTIM, DRAW, "asr_after_report", "flagged", "collapse_class"]
     rows = [
         (0.1, 0.0, 0, 0, 0.9, "[3, 5]", 5),
@@ -62,6 +62,7 @@ def test_removals_and_ascents_are_counted() -> None:
     ]
     made = pd.DataFrame(rows, columns=columns).assign(attack="sig", target_label=3)
     assert removals(made) == ["0/2", "1/2", "0/1", "1/1"]
+    assert removals(made.assign(wrecked=[False, True] * 3)) == ["0/2", "0/2", "0/1", "0/1"]
     assert ascents(made) == ["3", "2", "1", "1", "1"]
     assert removals(made, (THRESHOLD, DRAW)) == ["1/4", "1/2"]
     made = made.assign(acc_before_report=0.7, ra_after_report=made["asr_after_report"] + 0.2)
