@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from orchestrator.plan.columns import CONFUSION
-from orchestrator.reporting.classes import DEAD
+from orchestrator.reporting.classes import DEAD, rates_by
 from orchestrator.reporting.read_folder import TrialRow
 
 SHARE = "target_class_acc"
@@ -27,12 +27,8 @@ def target_class_acc(folder: Path) -> "pd.Series[float]":
         return pd.Series(dtype=float, name=SHARE)
     cells = pd.read_parquet(folder / CONFUSION)
     cells = cells[(cells["model"] == "repaired") & (cells["half"] == "report")]
-    cells = cells[
-        (cells["images"] == "clean") & (cells["true_class"] == cells["trial"].map(labels))
-    ]
-    right = cells["count"].where(cells["predicted_class"] == cells["true_class"], 0)
-    known, all_of_it = (count.groupby(cells["trial"]).sum() for count in (right, cells["count"]))
-    return (known / all_of_it).rename(SHARE)
+    cells = cells[cells["true_class"] == cells["trial"].map(labels)]
+    return rates_by(cells, ["trial"])["acc"].dropna().rename(SHARE)
 
 
 def is_removed(cells: Mapping[str, object]) -> bool:

@@ -35,7 +35,8 @@ def test_the_class_of_the_target_is_counted_on_clean_images(tmp_path: Path) -> N
         (0, "repaired", "selection", "clean", 3, 3, 9),
         (0, "victim", "report", "clean", 3, 3, 9),
     ]
-    pd.DataFrame(rows, columns=columns).to_parquet(tmp_path / "confusion.parquet")
+    cells = pd.DataFrame(rows, columns=columns).assign(wanted_class=3)
+    cells.to_parquet(tmp_path / "confusion.parquet")
     assert target_class_acc(tmp_path).to_dict() == {0: 0.25}
 
 

@@ -48,7 +48,8 @@ def write_counts(folder: Path, rows: list[Row]) -> None:
             (place, "repaired", "report", "clean", 0, 0, known),
             (place, "repaired", "report", "clean", 0, 1, 10 - known),
         ]
-    pd.DataFrame(cells, columns=columns).to_parquet(folder / "confusion.parquet")
+    counts = pd.DataFrame(cells, columns=columns).assign(wanted_class=-1)
+    counts.to_parquet(folder / "confusion.parquet")
 
 
 def tables_of(text: str) -> list[list[list[str]]]:

@@ -149,7 +149,7 @@ def _repaired(repair: Repair, cells: pd.DataFrame) -> Repaired:
         sizes = victim[victim["images"] == images].groupby("true_class")["count"].sum()
         table[f"{images}_images"] = sizes.reindex(labels, fill_value=0)
     for model, when in _WHEN.items():
-        rates = _rates(cells[cells["model"] == model], ["true_class"])
+        rates = rates_by(cells[cells["model"] == model], ["true_class"])
         table = table.join(rates.add_suffix(f"_{when}"))
     return Repaired(repair=repair, cells=cells, classes=table)
 
@@ -160,7 +160,7 @@ def _killed(cells: pd.DataFrame) -> list[int]:
     wanted = triggered.groupby("place")["wanted_class"].agg(["min", "max"])
     targets = wanted["min"][wanted["min"] == wanted["max"]]  # all-to-all has none
     own = cells[cells["true_class"] == cells["place"].map(targets)]
-    acc = _rates(own, ["model", "place"])["acc"]
+    acc = rates_by(own, ["model", "place"])["acc"]
     known, lost = (acc[acc.index.get_level_values(0) == model] for model in (_VICTIM, _REPAIRED))
     return sorted(
         {place for _, place in known.index[known >= ALIVE]}
@@ -199,8 +199,8 @@ def _read(path: Path, trials: Sequence[int]) -> pd.DataFrame:
     return cells
 
 
-def _rates(cells: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return ACC, ASR and RA of the cells of each group; NaN without an image."""
+def rates_by(cells: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return ACC, ASR and RA in [0, 1] of the counts of each group; NaN without an image."""
     found = {}
     for metric, (images, aim) in _RATES.items():
         own = cells[cells["images"] == images]
@@ -212,7 +212,7 @@ def _rates(cells: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def _check(path: Path, results: StudyResults, cells: pd.DataFrame) -> None:
     """Refuse counts of other models than those of the results: rows may have moved."""
-    found = _rates(cells, ["trial", "model"])
+    found = rates_by(cells, ["trial", "model"])
     numbers_of = {trial.place: trial.numbers for trial in results.trials}
     for (number, model), *rates in found.itertuples(name=None):
         numbers = numbers_of[number]
