@@ -14,9 +14,9 @@ from orchestrator.address import redacted
 
 
 def sentence(error: BaseException) -> str:
-    """Return what went wrong, in one short line without secrets."""
+    """Return what went wrong, in one line of at most 1,000 characters, without secrets."""
     lines = redacted(str(error)).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return (lines[0] if lines else type(error).__name__)[:1000]
 
 
 class StudyError(Exception):

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from orchestrator.errors import sentence
 from orchestrator.files import ASIDE, aside_of, remove_left
+from orchestrator.plan.columns import count
 from orchestrator.processes import scratch
 
 QUIET = 30.0  # seconds without a change: no program is making this database any more
@@ -75,9 +76,9 @@ def _move_aside(path: Path, problem: str, written: float) -> None:
     runs = int(_ask(path, "select count(*) from runs")[0][0]) if there else 0
     if runs:
         raise RuntimeError(
-            f"MLflow cannot use {path}, with {runs} runs in it: {problem}. Copy it, then run: "
-            f"mlflow db upgrade sqlite:///{path}; if that fails move it away, and each study's "
-            f"command writes its runs again"
+            f"MLflow cannot use {path}, with {count(runs, 'run')} in it: {problem}. Copy it, then "
+            f"run: mlflow db upgrade sqlite:///{path}; if that fails move it away, and each "
+            f"study's command writes its runs again"
         )
     if path.stat().st_size and time.time() - written < QUIET:
         raise RuntimeError(

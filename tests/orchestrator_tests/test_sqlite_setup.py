@@ -89,18 +89,19 @@ def test_a_half_that_somebody_may_be_making_is_left_alone(tmp_path: Path) -> Non
 
 
 def test_runs_are_never_moved_aside(tmp_path: Path, template: Path) -> None:
-    path = tmp_path / "mlflow.db"
+    path = tmp_path / ("long" * 50) / "mlflow.db"  # however long, the way out is told
+    path.parent.mkdir()
     shutil.copyfile(template, path)
     assert send(path) == (0, None)
     change(path, "delete from alembic_version")
     grow_old(path)
-    (tmp_path / "mlflow.sqlite").unlink()
+    path.with_name("mlflow.sqlite").unlink()
     left, error = send(path)
     assert left == 1
     assert error is not None
-    assert error.startswith(f"MLflow cannot use {path}, with 1 runs in it: it is half made. Copy")
+    assert error.startswith(f"MLflow cannot use {path}, with 1 run in it: it is half made. Copy")
     assert f"mlflow db upgrade sqlite:///{path}; if that fails move it away" in error
-    assert leftovers(tmp_path) == []
+    assert leftovers(path.parent) == []
 
 
 @pytest.mark.parametrize("version", ["451aebb31d03", "ffffffffffff"])  # earlier, and later
@@ -120,7 +121,7 @@ def test_another_mlflows_schema_is_named_and_costs_no_run(
     left, error = send(path)
     assert left == 1
     assert error is not None
-    assert re.match(rf"MLflow cannot use {path}, with 1 runs in it: .*{version}.*Copy it, ", error)
+    assert re.match(rf"MLflow cannot use {path}, with 1 run in it: .*{version}.*Copy it, ", error)
     assert path.read_bytes() == before
     assert leftovers(tmp_path) == []
     assert send(empty) == (0, None)  # made again, since it holds no run
