@@ -78,16 +78,16 @@ python -m benchmarks.audits_table runs/audits
 ```
 
 15 victims (five attacks, three seeds) and 15 benign models, a narrow PreAct-ResNet18 on CIFAR-10 at
-16 pixels, 500 clean images; commit 6fd62b0, two cores of an AMD EPYC
+16 pixels, 500 clean images; commit 16ff831, two cores of an AMD EPYC
 ([all tables](../benchmarks/results/audits-cifar.md)). Neural Cleanse takes an eighth of its
 published steps. Intervals are over models as if each were drawn by itself; three victims of one
 attack are alike, so they are too narrow:
 
 | audit | AUROC (95 %) | target first | victims flagged | false alarms | seconds |
 |---|---|---|---|---|---|
-| `nc`, 100 steps | 0.58 (0.38 to 0.76) | 8 of 15 | 9 of 15 | 6 of 15 | 24.9 |
-| `ulrl_scores` | 0.76 (0.55 to 0.89) | 11 of 15 | 14 of 15 | 12 of 15 | 1.6 |
-| `freeeagle` | 0.38 (0.21 to 0.58) | 1 of 15 | no rule | no rule | 4.3 |
+| `nc`, 100 steps | 0.58 (0.38 to 0.76) | 8 of 15 | 9 of 15 | 6 of 15 | 17.6 |
+| `ulrl_scores` | 0.76 (0.55 to 0.89) | 11 of 15 | 14 of 15 | 12 of 15 | 1.1 |
+| `freeeagle` | 0.38 (0.21 to 0.58) | 1 of 15 | no rule | no rule | 2.7 |
 
 | target first, by attack | badnets | blended | sig | wanet | trojannn |
 |---|---|---|---|---|---|
