@@ -29,6 +29,7 @@ from benchmarks.finders_table import is_found, share
 from orchestrator.plan.columns import ULRL, Family
 from orchestrator.plan.labels import DAGGER, setting_text
 from orchestrator.reporting.build import read_summary
+from orchestrator.reporting.classes import can_flag
 from orchestrator.reporting.league import MethodOutcome, league
 from orchestrator.reporting.read_folder import (
     Setting,
@@ -123,15 +124,7 @@ def _victims(family: Family, trials: Sequence[TrialRow], names: Names) -> list[s
 
 def _scored(trials: Iterable[TrialRow]) -> list[TrialRow]:
     """Return the trials whose phase 1 scored the head's rows, on victims that took."""
-    return [
-        t
-        for t in trials
-        if t.flagged is not None
-        and t.victim_ok
-        and t.cells.get("target_rank")  # not without an ascent
-        and t.cells.get("layers") != "all"
-        and not t.is_oracle  # its rows are named
-    ]
+    return [t for t in trials if can_flag(t) and t.victim_ok and t.cells.get("target_rank")]
 
 
 def _finds(trials: Iterable[TrialRow], thresholds: Iterable[str]) -> list[str]:

@@ -141,17 +141,21 @@ def test_a_share_of_clean_samples_is_of_every_method(
 def test_each_preset_has_an_ascent_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two presets, three victims, two ratios: six ascents, of which those of `official` find it."""
+    """Two presets, three victims, two ratios: six ascents, of which those of `official` find it.
+
+    Plain fine-tuning flags nothing, whatever its ascent says.
+    """
     rows = make_rows(
         attacks=[("badnets", {})],
         seeds=(0, 1, 2),
         thresholds=(0.1,),
         ratios=(0.5, 1.0),
-        further={"preset": ["default", "official"]},
+        further={"preset": ["default", "official", "fine_tuning"]},
     )
+    flagged = {"default": "[5]", "official": "[0]", "fine_tuning": "[]"}
     for row in rows:
-        found = row["preset"] == "official"
-        row |= {"target_rank": 1 if found else 3, "flagged": "[0]" if found else "[5]"}
+        row |= {"target_rank": 1 if row["preset"] == "official" else 3}
+        row |= {"flagged": flagged[row["preset"]]}
         settle(row)
     main([str(write_study(tmp_path, rows)), "--split", "preset"])
     _, line, *_ = cells_of(capsys.readouterr().out)

@@ -385,7 +385,7 @@ def count_flags(results: StudyResults, names: Names) -> list[FlagCount]:
     """
     bins = _bins(trial.cells["unlearn_threshold"] for trial in results.trials)
     groups = grouped(
-        filter(_can_flag, results.trials),
+        filter(can_flag, results.trials),
         lambda t: (names.attack(t.scenario.family), bins[t.cells["unlearn_threshold"]]),
     )
     return [
@@ -444,7 +444,7 @@ def missed(results: StudyResults, names: Names) -> list[str]:
         f"{t.cells['collapse_class']} ({100 * float(t.cells['collapse_share']):.0f}\u00a0% of "
         f"predictions); the target{_ranked(t)}"
         for t in results.trials
-        if _can_flag(t) and t.cells.get("collapse_class") and _target(t) not in (t.flagged or ())
+        if can_flag(t) and t.cells.get("collapse_class") and _target(t) not in (t.flagged or ())
     )
 
 
@@ -473,7 +473,8 @@ def _bins(thresholds: Iterable[str]) -> dict[str, str]:
     return {value: f"{ends[place]}–{ends[place + 1]}" for value, place in places.items()}
 
 
-def _can_flag(trial: TrialRow) -> bool:
+def can_flag(trial: TrialRow) -> bool:
+    """Whether the trial's phase 1 could have flagged the row of *the* target's class."""
     cells = trial.cells
     return (
         trial.done
