@@ -82,7 +82,8 @@ class ScoreConfig:
             at least half a neuron.
         max_suspects: At most so many suspects, 2 in the official code; None is no limit (many
             suspects want `cosine_reduction` ``mean``), and 0 makes relearning plain fine-tuning.
-        suspect_order: Which suspects stay when there are more.
+        suspect_order: Which suspects stay when there are more. ``index``, as in the official
+            code, keeps those of lowest index, which favours a target of low index.
         zero_mad: What to do when the median absolute deviation is 0.
         mad_epsilon: Added to the median absolute deviation.
         suspects: Rows of the head that are reset whatever phase 1 finds, as ``[[0], [3, 5]]``, or
