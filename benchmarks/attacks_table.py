@@ -20,7 +20,7 @@ from statistics import mean, stdev
 import pandas as pd
 
 from benchmarks._common import study_folder, table
-from benchmarks._target_class import target_class_acc
+from benchmarks._removals import target_class_acc
 from benchmarks._victims import StudyVictims
 from benchmarks.axes_table import OUTCOMES, is_strong, outcomes, removals
 from orchestrator.plan.columns import DRAW, NO_ATTACK, ULRL

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks._common import study_folder, table
-from benchmarks._target_class import SHARE, is_removed, target_class_acc
+from benchmarks._removals import SHARE, is_removed, target_class_acc
 from orchestrator.plan.columns import DRAW, SURFACE_AXES
 from orchestrator.reporting.classes import DEAD
 

@@ -16,7 +16,7 @@ from statistics import mean, median
 from typing import TypeAlias
 
 from benchmarks._common import study_folder, table
-from benchmarks._target_class import is_removed
+from benchmarks._removals import is_removed
 from orchestrator.plan.columns import NAMED_SUSPECTS
 from orchestrator.plan.labels import DAGGER, is_named
 

@@ -14,7 +14,7 @@ from statistics import fmean
 import pandas as pd
 
 from benchmarks._common import markdown, study_folder
-from benchmarks._target_class import count_removals, removed, target_class_acc
+from benchmarks._removals import count_removals, removed, target_class_acc
 from benchmarks.axes_table import span
 from orchestrator.plan.columns import ULRL, Family
 from orchestrator.plan.labels import DAGGER

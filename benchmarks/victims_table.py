@@ -24,7 +24,7 @@ from statistics import fmean
 import pandas as pd
 
 from benchmarks._common import study_folder, table
-from benchmarks._target_class import count_removals, target_class_acc
+from benchmarks._removals import count_removals, target_class_acc
 from benchmarks.finders_table import is_found, share
 from orchestrator.plan.columns import ULRL, Family
 from orchestrator.plan.labels import DAGGER, setting_text

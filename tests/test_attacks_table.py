@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks._target_class import target_class_acc
+from benchmarks._removals import target_class_acc
 from benchmarks.attacks_table import main, victims
 from tests.finished_study import finished_study
 from tests.markdown_tables import cells_of

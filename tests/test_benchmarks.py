@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.markdown_tables import cells_of
+
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(
     path.stem
@@ -95,21 +97,18 @@ def test_the_table_of_finders_counts_what_was_found(
     )
     (tmp_path / "results.csv").write_text("\n".join((head, *rows)))
     main([str(tmp_path)])
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in capsys.readouterr().out.splitlines()
-    ]
+    lines = cells_of(capsys.readouterr().out)
     assert lines[0][:4] == ["finder", "named_suspects", "found: sig", "found: all"]
-    assert lines[2] == [
+    assert lines[1] == [
         *("ascent", "–", "1/3", "1/3", "1", "1/3", "6.7", "1/2", "0.5", "10.0", "3.0"),
     ]
-    assert lines[3] == [
+    assert lines[2] == [
         *("ascent", "target †", "–", "–", "–", "1/1", "5.0", "–", "–", "–", "3.0"),
     ]
 
-    assert lines[5] == ["finder", "named_suspects", "removed: sig", "RA of these"]
-    assert lines[7] == ["ascent", "–", "1/3", "40 to 40"]
-    assert lines[8] == ["ascent", "target †", "1/1", "25 to 25"]
+    assert lines[3] == ["finder", "named_suspects", "removed: sig", "RA of these"]
+    assert lines[4] == ["ascent", "–", "1/3", "40 to 40"]
+    assert lines[5] == ["ascent", "target †", "1/1", "25 to 25"]
 
 
 @pytest.mark.parametrize(

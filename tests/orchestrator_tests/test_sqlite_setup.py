@@ -89,7 +89,7 @@ def test_a_half_that_somebody_may_be_making_is_left_alone(tmp_path: Path) -> Non
 
 
 def test_runs_are_never_moved_aside(tmp_path: Path, template: Path) -> None:
-    path = tmp_path / ("long" * 50) / "mlflow.db"  # however long, the way out is told
+    path = tmp_path / ("long" * 50) / "mlflow.db"  # however long, the way out is there
     path.parent.mkdir()
     shutil.copyfile(template, path)
     assert send(path) == (0, None)

@@ -34,8 +34,8 @@ def target_class_acc(folder: Path) -> "pd.Series[float]":
 def is_removed(cells: Mapping[str, object]) -> bool:
     """Whether a done trial's row of results.csv has an ASR below 10 % and an ACC above chance.
 
-    ASR is that of the report half; whether ACC is above chance is told by the selection half
-    (column ``wrecked``).
+    ASR is that of the report half. The selection half says whether ACC is above chance (column
+    ``wrecked``).
     """
     asr, wrecked = cells["asr_after_report"], cells.get("wrecked")
     return float(str(asr)) < REMOVED and str(wrecked) != "True"
